@@ -1,0 +1,20 @@
+"""Harvester: a recorder and replay framework for Interactive Brokers data."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from harvester.eventlog.reader import open_day as open_day
+
+__version__ = "0.1.0"
+__all__ = ["__version__", "open_day"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import the reader when it is first asked for, so that `hv --help` need not pay for Arrow."""
+    if name == "open_day":
+        from harvester.eventlog.reader import open_day
+
+        return open_day
+    raise AttributeError(f"module 'harvester' has no attribute {name!r}")

@@ -1,0 +1,121 @@
+"""Every error a user can meet, each with the exit code `hv` ends with.
+
+    HarvesterError                 1   something went wrong that has no code of its own
+    ├── DamagedLog                 1   bytes of a log are not what was written
+    ├── CannotRun                  2   the command could not start its work
+    │   └── BadSetting             2   an option, variable or settings file makes no sense
+    ├── NoLog                      3   nothing was recorded for that date
+    ├── FutureFormat               4   written by a newer Harvester
+    ├── LockHeld                   5   another process records or folds that date
+    ├── GatewayError               6   the gateway cannot be reached, or is not one
+    │   ├── ClientIdInUse          7   another client holds that client id
+    │   └── UnknownSymbol          8   the gateway knows no such contract
+    ├── OrderRefused               9   an order tried to leave the process
+    ├── LogWriteFailed            10   the disk is full or failing; the log is whole up to the last commit
+    ├── Mismatch                  11   two things that must be equal are not
+    ├── CodeChanged               12   not comparable: the code is not the code that recorded
+    └── DateClosed                13   the date was folded and closed
+
+An error names the thing, the numbers and the next move, in one line.
+"""
+
+from __future__ import annotations
+
+
+class HarvesterError(Exception):
+    """Root of the tree; `exit_code` is what `hv` ends with."""
+
+    exit_code = 1
+
+
+class DamagedLog(HarvesterError):
+    """Bytes of a log are not what was written.
+
+    Attributes:
+        file: path of the damaged file, as text.
+        offset: byte offset in `file` at which the damage was found.
+        good: closed ranges of `seq` that are still readable, as (first, last) pairs.
+    """
+
+    exit_code = 1
+
+    def __init__(self, file: str, offset: int, what: str, good: tuple[tuple[int, int], ...] = ()) -> None:
+        self.file, self.offset, self.what, self.good = file, offset, what, good
+        ranges = ", ".join(f"{first}-{last}" for first, last in good) or "none"
+        super().__init__(f"damaged log: {file} at byte {offset}: {what}; good seq: {ranges}; read those with --salvage")
+
+
+class CannotRun(HarvesterError):
+    """The command could not start its work."""
+
+    exit_code = 2
+
+
+class BadSetting(CannotRun):
+    """An option, an environment variable or a settings file makes no sense."""
+
+
+class NoLog(HarvesterError):
+    """Nothing was recorded for that date."""
+
+    exit_code = 3
+
+
+class FutureFormat(HarvesterError):
+    """The log was written by a newer Harvester than this one."""
+
+    exit_code = 4
+
+
+class LockHeld(HarvesterError):
+    """Another process records or folds that date."""
+
+    exit_code = 5
+
+
+class GatewayError(HarvesterError):
+    """The gateway cannot be reached, or what answers is not one."""
+
+    exit_code = 6
+
+
+class ClientIdInUse(GatewayError):
+    """Another client is connected with that client id (IB error 326)."""
+
+    exit_code = 7
+
+
+class UnknownSymbol(GatewayError):
+    """The gateway knows no such contract (IB error 200)."""
+
+    exit_code = 8
+
+
+class OrderRefused(HarvesterError):
+    """A message that is not a data request tried to reach the socket."""
+
+    exit_code = 9
+
+
+class LogWriteFailed(HarvesterError):
+    """The disk is full or failing. Everything committed before is intact."""
+
+    exit_code = 10
+
+
+class Mismatch(HarvesterError):
+    """Two things that must be equal are not."""
+
+    exit_code = 11
+
+
+class CodeChanged(HarvesterError):
+    """Live and replay are not comparable: the code is not the code that recorded."""
+
+    exit_code = 12
+
+
+class DateClosed(HarvesterError):
+    """The date was folded by `hv eod` and closed; recording on it again needs --reopen."""
+
+    exit_code = 13

@@ -1,0 +1,140 @@
+"""Every path below the data root, in one place.
+
+Symbols and dates become file names only through this module, so that no input can leave the root and every name is
+legal on Windows, macOS and Linux.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+
+from harvester.errors import BadSetting
+
+_PLAIN = re.compile(r"[A-Za-z0-9_-]")
+_RESERVED = re.compile(r"^(CON|PRN|AUX|NUL|COM[0-9]|LPT[0-9])$", re.IGNORECASE)
+_NAME_LENGTH_MAX = 80
+
+
+def file_name(symbol: str) -> str:
+    """Encode a symbol as one safe path component; different symbols never share a name.
+
+    ASCII letters, digits, `_` and `-` stand for themselves; every other character becomes `%` and the hex of its UTF-8
+    bytes, as in a URL. Names Windows reserves (`CON`) have their first letter encoded. Lower-case letters are encoded
+    too, because file systems of Windows and macOS do not tell `a` from `A`.
+
+    Raises:
+        BadSetting: `symbol` is empty or longer than a file name may be.
+    """
+    if not symbol:
+        raise BadSetting("a symbol is empty; name at least one character")
+    safe = "".join(
+        c if _PLAIN.fullmatch(c) and not c.islower() else "".join(f"%{b:02X}" for b in c.encode("utf-8", "surrogatepass"))
+        for c in symbol
+    )
+    if _RESERVED.match(safe):
+        safe = f"%{ord(safe[0]):02X}{safe[1:]}"
+    if len(safe) > _NAME_LENGTH_MAX:
+        raise BadSetting(f"symbol {symbol[:20]!r}… makes a file name of {len(safe)} characters, at most {_NAME_LENGTH_MAX}")
+    return safe
+
+
+def symbol_of(name: str) -> str:
+    """Decode what `file_name` made."""
+    raw = re.sub(rb"%([0-9A-F]{2})", lambda m: bytes([int(m.group(1), 16)]), name.encode("ascii"))
+    return raw.decode("utf-8", "surrogatepass")
+
+
+def parse_date(text: str) -> date:
+    """Read `yyyy-MM-dd`.
+
+    Raises:
+        BadSetting: anything else.
+    """
+    try:
+        if not re.fullmatch(r"\d{4}-\d{2}-\d{2}", text):
+            raise ValueError(text)
+        return date.fromisoformat(text)
+    except ValueError:
+        raise BadSetting(f"date {text!r} is not of the form yyyy-MM-dd, for example 2025-07-17") from None
+
+
+@dataclass(frozen=True)
+class Home:
+    """The data root and every path below it."""
+
+    root: Path
+
+    @classmethod
+    def find(cls, given: str | os.PathLike[str] | None = None) -> Home:
+        """Take `--home`, else `HV_HOME`, else the working folder."""
+        return cls(Path(given or os.environ.get("HV_HOME") or ".").expanduser().resolve())
+
+    @property
+    def temp(self) -> Path:
+        return self.root / "temp"
+
+    @property
+    def events(self) -> Path:
+        return self.temp / "events"
+
+    def day(self, trading_date: date) -> Path:
+        """`temp/events/<trading-date>/`, one folder per run inside."""
+        return self.events / trading_date.isoformat()
+
+    def lock(self, trading_date: date) -> Path:
+        return self.temp / "locks" / f"{trading_date.isoformat()}.lock"
+
+    @property
+    def cache(self) -> Path:
+        """Snapshots and other files that may vanish at any time."""
+        return self.temp / "cache"
+
+    def episodes(self, trading_date: date, symbol: str | None = None) -> Path:
+        base = self.temp / "episodes" / trading_date.isoformat()
+        return base if symbol is None else base / file_name(symbol)
+
+    def replay_inputs(self, trading_date: date) -> Path:
+        return self.temp / "replay_inputs" / trading_date.isoformat()
+
+    def exports(self, folder: str = "exports") -> Path:
+        return self.root / folder
+
+    @property
+    def memory(self) -> Path:
+        return self.root / "memory"
+
+    @property
+    def memory_latest(self) -> Path:
+        return self.memory / "memory_latest.json"
+
+    @property
+    def memory_versions(self) -> Path:
+        return self.memory / "versions"
+
+    @property
+    def journal(self) -> Path:
+        return self.memory / "journal"
+
+    def dataset(self, trading_date: date) -> Path:
+        return self.memory / "datasets" / trading_date.isoformat()
+
+    def archive(self, trading_date: date) -> Path:
+        return self.memory / "archive" / trading_date.isoformat()
+
+    @property
+    def gateway_file(self) -> Path:
+        """Written by `hv gateway`: host, port, pid and the market clock `hv record` can follow."""
+        return self.root / "gateway.json"
+
+    def prepare(self) -> Home:
+        """Make `temp/` and `memory/`, each ignoring itself in git."""
+        for folder in (self.temp, self.memory):
+            folder.mkdir(parents=True, exist_ok=True)
+            ignore = folder / ".gitignore"
+            if not ignore.exists():
+                ignore.write_text("*\n!.gitignore\n", encoding="utf-8")
+        return self
