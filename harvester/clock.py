@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import heapq
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Protocol
 
 import msgspec
@@ -111,10 +111,9 @@ class FileClock:
         mono = real_monotonic_ns()
         if mono - self._looked > self._LOOK_EVERY_NS:
             self._looked = mono
-            try:
+            # When the gateway is gone or replacing the file, the last anchor stays in force.
+            with suppress(OSError, msgspec.DecodeError):
                 self._anchor = self._read()
-            except (OSError, msgspec.DecodeError):
-                pass  # the gateway is gone or replacing the file: the last anchor stays in force
         self._last = max(self._last, self._anchor.market(mono))
         return self._last
 

@@ -31,15 +31,16 @@ def file_name(symbol: str) -> str:
     """
     if not symbol:
         raise BadSetting("a symbol is empty; name at least one character")
-    safe = "".join(
-        c if _PLAIN.fullmatch(c) and not c.islower() else "".join(f"%{b:02X}" for b in c.encode("utf-8", "surrogatepass"))
-        for c in symbol
-    )
+    safe = "".join(c if _PLAIN.fullmatch(c) and not c.islower() else _percent(c) for c in symbol)
     if _RESERVED.match(safe):
         safe = f"%{ord(safe[0]):02X}{safe[1:]}"
     if len(safe) > _NAME_LENGTH_MAX:
-        raise BadSetting(f"symbol {symbol[:20]!r}… makes a file name of {len(safe)} characters, at most {_NAME_LENGTH_MAX}")
+        raise BadSetting(f"symbol {symbol[:20]!r}… makes a file name of {len(safe)}, at most {_NAME_LENGTH_MAX} characters")
     return safe
+
+
+def _percent(text: str) -> str:
+    return "".join(f"%{byte:02X}" for byte in text.encode("utf-8", "surrogatepass"))
 
 
 def symbol_of(name: str) -> str:
@@ -55,11 +56,11 @@ def parse_date(text: str) -> date:
         BadSetting: anything else.
     """
     try:
-        if not re.fullmatch(r"\d{4}-\d{2}-\d{2}", text):
-            raise ValueError(text)
-        return date.fromisoformat(text)
+        if re.fullmatch(r"[0-9]{4}-[0-9]{2}-[0-9]{2}", text):
+            return date.fromisoformat(text)
     except ValueError:
-        raise BadSetting(f"date {text!r} is not of the form yyyy-MM-dd, for example 2025-07-17") from None
+        pass  # a day that does not exist, 2025-02-30
+    raise BadSetting(f"date {text!r} is not of the form yyyy-MM-dd, for example 2025-07-17")
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,8 @@
 """The event kinds and their Arrow schemas. This list is the log's vocabulary; `SCHEMA_VERSION` rises when it changes.
 
-Every event carries `COMMON` first. A column holds what the gateway said, as sent: an empty field is null, unset markers
-(1.7976931348623157e308, 2147483647) and -1 stay numbers. Prices are USD (or the contract's currency) per unit, sizes are
-in the unit IB sends (shares since TWS 985), times are int64 ns UTC.
+Every event carries `COMMON` first. A column holds what the gateway said, as sent: an empty field is null, unset
+markers (1.7976931348623157e308, 2147483647) and -1 stay numbers. Prices are USD (or the contract's currency) per unit,
+sizes are in the unit IB sends (shares since TWS 985), times are int64 ns UTC.
 """
 
 from __future__ import annotations
@@ -236,7 +236,7 @@ COLUMNS: dict[Kind, tuple[pa.Field, ...]] = {
     Kind.RAW: (
         _MSG,
         _f("fields", _TEXT, "the message's fields, NUL between them"),
-        _f("reason", _TEXT, "untyped, copy or undecodable"),
+        _f("reason", _TEXT, "untyped, copy, sent or undecodable"),
     ),
 }
 

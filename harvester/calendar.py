@@ -1,0 +1,133 @@
+"""Trading dates and exchange sessions.
+
+The trading date of an instant is its date in a zone (New York unless set), with a day start of 00:00; products that
+trade around the clock start at 20:00 of the evening before. Sessions come from `exchange_calendars`, asked for a fixed
+span of years so that the answer does not depend on the day on which one asks.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, date, datetime, time, timedelta
+from functools import lru_cache
+from typing import Any
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+import msgspec
+
+from harvester.errors import BadSetting
+
+NEW_YORK = "America/New_York"
+_NOON = time(12)
+_FIRST, _LAST = "2000-01-01", "2035-12-31"
+
+
+class Session(msgspec.Struct, frozen=True):
+    """One exchange session; times are ns UTC, `extended_*` the hours in which US stocks trade at all."""
+
+    open_ns: int
+    close_ns: int
+    extended_open_ns: int
+    extended_close_ns: int
+    half_day: bool
+
+
+def to_ns(moment: datetime) -> int:
+    """Exact ns UTC of an aware datetime.
+
+    Raises:
+        BadSetting: `moment` has no zone; a time without one is refused, not guessed.
+    """
+    if moment.tzinfo is None:
+        raise BadSetting(f"time {moment.isoformat()} has no zone; write one, for example {moment.isoformat()}Z")
+    since = moment.astimezone(UTC) - datetime(1970, 1, 1, tzinfo=UTC)
+    return (since.days * 86_400 + since.seconds) * 1_000_000_000 + since.microseconds * 1_000
+
+
+def iso(ns: int) -> str:
+    """ISO-8601 UTC, trailing zeros of the fraction trimmed, with `Z`."""
+    seconds, fraction = divmod(ns, 1_000_000_000)
+    text = (datetime(1970, 1, 1, tzinfo=UTC) + timedelta(seconds=seconds)).strftime("%Y-%m-%dT%H:%M:%S")
+    return text + (f".{fraction:09d}".rstrip("0") if fraction else "") + "Z"
+
+
+@lru_cache
+def zone(name: str) -> ZoneInfo:
+    """A time zone by its IANA name.
+
+    Raises:
+        BadSetting: there is no such zone.
+    """
+    try:
+        return ZoneInfo(name)
+    except (ZoneInfoNotFoundError, ValueError, OSError):
+        raise BadSetting(f"time zone {name!r} is not known; use an IANA name, for example {NEW_YORK}") from None
+
+
+def _day_start(text: str) -> time:
+    try:
+        return time.fromisoformat(text)
+    except ValueError:
+        raise BadSetting(f"day start {text!r} is not a time of day; write HH:MM, for example 20:00") from None
+
+
+def day_bounds(trading_date: date, zone_name: str = NEW_YORK, day_start: str = "00:00") -> tuple[int, int]:
+    """Half-open bounds [start, end) of a trading date, ns UTC. A day start after noon belongs to the evening before."""
+    start = _day_start(day_start)
+    first = trading_date - timedelta(days=1) if start > _NOON else trading_date
+    tz = zone(zone_name)
+    return (
+        to_ns(datetime.combine(first, start, tz)),
+        to_ns(datetime.combine(first + timedelta(days=1), start, tz)),
+    )
+
+
+def trading_date(ts_ns: int, zone_name: str = NEW_YORK, day_start: str = "00:00") -> date:
+    """The trading date an instant (ns UTC) belongs to."""
+    local = (datetime(1970, 1, 1, tzinfo=UTC) + timedelta(seconds=ts_ns // 1_000_000_000)).astimezone(zone(zone_name))
+    start = _day_start(day_start)
+    if start > _NOON:
+        return local.date() + timedelta(days=1) if local.time() >= start else local.date()
+    return local.date() - timedelta(days=1) if local.time() < start else local.date()
+
+
+@lru_cache
+def _calendar(exchange: str) -> Any:
+    from exchange_calendars import get_calendar  # imports pandas: only when sessions are asked for
+
+    return get_calendar(exchange, start=_FIRST, end=_LAST)
+
+
+@lru_cache(maxsize=4096)
+def session(trading_date: date, exchange: str = "XNYS") -> Session | None:
+    """The exchange's session on a date, or None when it is closed. Extended hours are 04:00-20:00, 17:00 on half days.
+
+    Raises:
+        BadSetting: the date is outside the calendar's years.
+    """
+    calendar = _calendar(exchange)
+    day = trading_date.isoformat()
+    if not _FIRST <= day <= _LAST:
+        raise BadSetting(f"date {day} is outside the calendar's years {_FIRST[:4]}-{_LAST[:4]}")
+    if not calendar.is_session(day):
+        return None
+    opens, closes = int(calendar.session_open(day).value), int(calendar.session_close(day).value)
+    tz = zone(str(calendar.tz))
+    half = closes < to_ns(datetime.combine(trading_date, time(16), tz))
+    return Session(
+        open_ns=opens,
+        close_ns=closes,
+        extended_open_ns=to_ns(datetime.combine(trading_date, time(4), tz)),
+        extended_close_ns=to_ns(datetime.combine(trading_date, time(17 if half else 20), tz)),
+        half_day=half,
+    )
+
+
+def sessions_before(trading_date: date, count: int, exchange: str = "XNYS") -> list[date]:
+    """The last `count` session dates strictly before a date, oldest first."""
+    found: list[date] = []
+    day = trading_date
+    while len(found) < count:
+        day -= timedelta(days=1)
+        if session(day, exchange) is not None:
+            found.append(day)
+    return found[::-1]

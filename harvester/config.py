@@ -1,0 +1,161 @@
+"""One frozen settings object, made once at the edge from flags, environment, an optional TOML file and defaults.
+
+`Settings.load` is the only way in; `settings.origin("port")` says where a value came from.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from harvester.errors import BadSetting
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Every setting `hv record` and its neighbours share. Names are the option names with `_` for `-`."""
+
+    # the gateway
+    gateway_host: str = "127.0.0.1"
+    port: int = 7496
+    client_id: int = 9960
+    account: str = ""
+    timeout_seconds: float = 90.0
+    market_data_type: int = 1
+    # what is recorded
+    symbols: tuple[str, ...] = ()
+    primary_exchange: str = "NSDQ"
+    depth_rows: int = 10
+    depth_lines: int = 3
+    tick_by_tick_lines: int = 5
+    generic_ticks: str = "233,375"
+    five_second_bars: bool = True
+    focus_size: int = 5
+    batch_size: int = 20
+    fallback_symbol: str = "SIRI"
+    # history
+    hist_duration: str = "1 D"
+    hist_bar_size: str = "1 min"
+    hist_what: str = "TRADES"
+    skip_historical_backfill: bool = False
+    # the intraday cycle
+    scanner_min_score: float = 0.0
+    focus_capture_seconds: float = 45.0
+    require_mtf_alignment: bool = False
+    skip_scanner_workbench: bool = False
+    skip_focus_live_capture: bool = False
+    skip_strategy_replay: bool = False
+    export_dir: str = "exports"
+    # the log
+    commit_seconds: float = 1.0
+    commit_events: int = 10_000
+    compression: str = "none"
+    digest_seconds: float = 60.0
+    disk_margin_bytes: int = 256 * 1024 * 1024
+    # the day
+    time_zone: str = "America/New_York"
+    day_start: str = "00:00"
+    exchange_calendar: str = "XNYS"
+    # watchdogs, in seconds of market time
+    silence_seconds: float = 60.0
+    # artefacts
+    episode_epoch_ms: bool = False
+    episode_series_jsonl: bool = False
+    # simulated trading
+    strategy: str = "imbalance_breakout"
+    cost_table: str = "ibkr_fixed"
+    latency_ms: float = 250.0
+    origins: dict[str, str] = {}
+
+    def origin(self, name: str) -> str:
+        """Where a value came from: `flag`, `env NAME`, `file PATH` or `default`."""
+        return self.origins.get(name, "default")
+
+    def canonical(self) -> dict[str, Any]:
+        """The values alone, keys sorted, as JSON-ready builtins: what a run records about itself."""
+        values = msgspec.to_builtins(self)
+        del values["origins"]
+        return dict(sorted(values.items()))
+
+    @classmethod
+    def load(
+        cls, flags: Mapping[str, Any], env: Mapping[str, str] | None = None, file: Path | None = None
+    ) -> Settings:
+        """Merge the sources; a flag (not None) beats the environment, that the file, that the default.
+
+        Raises:
+            BadSetting: an unreadable file, an unknown name, a value of the wrong type or out of range.
+        """
+        merged: dict[str, Any] = {}
+        origins: dict[str, str] = {}
+        sources = [(f"file {file}", _from_file(file))] if file else []
+        sources += [(f"env {name}", {key: value}) for key, name, value in _from_env(env or {})]
+        sources.append(("flag", {k: v for k, v in flags.items() if v is not None}))
+        for origin, values in sources:
+            merged |= values
+            origins |= dict.fromkeys(values, origin)
+        return _convert(merged, origins)
+
+
+_ENVIRONMENT = {  # variable → setting; the first that is set wins
+    "HARVESTER_IB_ACCOUNT": "account",
+    "IBKR_ACCOUNT": "account",
+    "HARVESTER_EPISODE_EPOCH_MS": "episode_epoch_ms",
+    "HARVESTER_EPISODE_SERIES_JSONL": "episode_series_jsonl",
+}
+
+
+def _from_env(env: Mapping[str, str]) -> list[tuple[str, str, str]]:
+    found = [(key, name, env[name]) for name, key in _ENVIRONMENT.items() if env.get(name)]
+    return found[::-1]  # later entries overwrite earlier ones, so the preferred variable comes last
+
+
+def _from_file(path: Path) -> dict[str, Any]:
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise BadSetting(f"settings file {path} cannot be read: {error.strerror or error}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise BadSetting(f"settings file {path} is not valid TOML: {error}") from None
+    return {key.replace("-", "_"): value for key, value in values.items()}
+
+
+def _convert(values: dict[str, Any], origins: dict[str, str]) -> Settings:
+    for name, value in values.items():
+        if name not in Settings.__struct_fields__ or name == "origins":
+            raise BadSetting(f"{origins[name]}: no setting is called {name!r}; see `hv record --help`")
+        try:
+            msgspec.convert({name: value}, Settings, strict=False)
+        except msgspec.ValidationError as error:
+            raise BadSetting(f"{origins[name]}: {name} = {value!r} is not right: {error}") from None
+    settings = msgspec.convert(values | {"origins": origins}, Settings, strict=False)
+    for name, low, high in _RANGES:
+        value = getattr(settings, name)
+        if not low <= value <= high:
+            raise BadSetting(f"{settings.origin(name)}: {name} = {value} is outside {low} … {high}")
+    if settings.compression not in ("none", "lz4"):
+        raise BadSetting(f"{settings.origin('compression')}: compression = {settings.compression!r}; use none or lz4")
+    return settings
+
+
+_RANGES: tuple[tuple[str, float, float], ...] = (
+    ("port", 1, 65_535),
+    ("client_id", 0, 2_147_483_647),
+    ("timeout_seconds", 0.1, 86_400),
+    ("market_data_type", 1, 4),
+    ("depth_rows", 1, 60),
+    ("depth_lines", 0, 1_000),
+    ("tick_by_tick_lines", 0, 1_000),
+    ("focus_size", 1, 100),
+    ("batch_size", 1, 500),
+    ("commit_seconds", 0.01, 60),
+    ("commit_events", 1, 1_000_000),
+    ("digest_seconds", 1, 86_400),
+    ("silence_seconds", 1, 86_400),
+    ("latency_ms", 0, 60_000),
+)
