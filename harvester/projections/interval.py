@@ -1,0 +1,77 @@
+"""What the market side of the engine hands to the trading side: one `Interval` per `clock` event.
+
+The order of things inside a second, which is the order in which `Trading.on_interval` uses an interval: working orders are
+matched against its observations in `seq` order, then strategies see the closed buckets and decide, then the next begins.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+QUOTES = np.dtype(
+    [
+        ("seq", "<u8"),
+        ("ts", "<i8"),
+        ("con_id", "<i8"),
+        ("bid", "<f8"),
+        ("ask", "<f8"),
+        ("bid_size", "<f8"),
+        ("ask_size", "<f8"),
+        ("good", "?"),
+    ]
+)
+"""The quote in force after a change: prices in USD, sizes in shares, `good` false when it is unknown (its numbers are NaN
+or the last ones) or crossed."""
+
+TRADES = np.dtype(
+    [("seq", "<u8"), ("ts", "<i8"), ("con_id", "<i8"), ("price", "<f8"), ("size", "<f8"), ("forms_price", "?")]
+)
+"""Reported prints: price in USD, size in shares, `forms_price` false for past-limit and unreported ones."""
+
+
+class What(StrEnum):
+    """What else happened in an interval."""
+
+    OUTAGE_BEGIN = "outage_begin"  # the feed of con_id is gone; con_id 0 = of every symbol
+    OUTAGE_END = "outage_end"
+    REFUSED = "refused"  # a subscription was refused; value: IB's code
+    DATA_TYPE = "data_type"  # message 58; value: 1 live, 2 frozen, 3 delayed, 4 delayed frozen
+
+
+class Happening(NamedTuple):
+    """One fact that is neither a quote nor a print."""
+
+    seq: int
+    ts: int
+    con_id: int
+    what: What
+    value: int = 0
+
+
+@dataclass(frozen=True)
+class Interval:
+    """Everything since the previous clock.
+
+    Attributes:
+        seq: of the clock that ends the interval: the `decision_seq` of what is decided on it.
+        ts: `ts_recv` of that clock, ns UTC.
+        buckets: rows of the bucket table this clock closed, ordered by (ts, con_id).
+        quotes: changes of the quotes in force, dtype `QUOTES`, in seq order.
+        trades: prints, dtype `TRADES`, in seq order.
+        happenings: outages, refusals and data types, in seq order.
+    """
+
+    seq: int
+    ts: int
+    buckets: Sequence[Mapping[str, Any]] = ()
+    quotes: npt.NDArray[Any] = field(default_factory=lambda: np.empty(0, QUOTES))
+    trades: npt.NDArray[Any] = field(default_factory=lambda: np.empty(0, TRADES))
+    happenings: Sequence[Happening] = ()
