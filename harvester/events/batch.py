@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 
 def seqs(rows: pa.RecordBatch) -> np.ndarray[Any, np.dtype[np.uint64]]:
     """The `seq` column as a NumPy view, shape (rows,), uint64."""
-    return rows.column(0).to_numpy(zero_copy_only=False)
+    view: np.ndarray[Any, np.dtype[np.uint64]] = rows.column(0).to_numpy(zero_copy_only=False)
+    return view
 
 
 @dataclass(frozen=True)

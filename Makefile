@@ -1,0 +1,50 @@
+# Two commands on a machine with git, make and Python 3.11: `make demo` and `make test`.
+
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.stamp-ready
+
+.PHONY: demo test setup lint types wheel golden bench clean lock
+
+demo: $(STAMP)
+	$(BIN)/hv demo --home demo-home
+
+test: $(STAMP)
+	$(BIN)/python -m pytest -n 2 --dist loadgroup
+
+setup: $(STAMP)
+
+# The lock pins every package by hash; the project itself is installed in place.
+$(STAMP): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Harvester needs Python 3.11 or newer; this is " + sys.version.split()[0] + ". Say which: make demo PYTHON=python3.11")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $(STAMP)
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(STAMP)
+	$(BIN)/mypy
+
+# Builds the wheel, installs it into a fresh environment and runs `hv --help` from another folder.
+wheel: $(STAMP)
+	$(BIN)/python tools/check_wheel.py
+
+golden: $(STAMP)
+	HARVESTER_REWRITE_GOLDEN=1 $(BIN)/python -m pytest tests -k golden
+
+bench: $(STAMP)
+	$(BIN)/python bench/run_all.py
+
+# One lock for Linux, macOS and Windows: hashes only, no addresses.
+lock: $(STAMP)
+	$(BIN)/python -m pip install --quiet uv
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --extra dev --generate-hashes \
+		--no-annotate --no-header --output-file requirements.lock pyproject.toml
+
+clean:
+	rm -rf $(VENV) dist build demo-home

@@ -1,0 +1,101 @@
+"""`hv`: parses, wires, shows progress. One list names the commands; each lives in a module of its own.
+
+Command modules import only typer and the standard library at their top, and what is heavy inside the function, so that
+`hv --help` starts at once (a test holds them to it).
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from typing import Annotated, Any
+
+import typer
+
+from harvester import __version__
+from harvester.errors import HarvesterError
+
+# name → module; the function in the module (a `typer.Typer` for groups) has the command's name. Order is that of --help.
+COMMANDS: tuple[tuple[str, str], ...] = (
+    ("demo", "cli.cmd_demo"),
+    ("gateway", "cli.cmd_gateway"),
+    ("record", "cli.cmd_record"),
+    ("status", "cli.cmd_status"),
+    ("project", "cli.cmd_project"),
+    ("buckets", "cli.cmd_buckets"),
+    ("verify", "cli.cmd_verify"),
+    ("eod", "cli.cmd_eod"),
+    ("log", "cli.cmd_log"),
+    ("schema", "cli.cmd_schema"),
+)
+
+INTERRUPTED = 130  # 128 + SIGINT, as shells count
+
+
+class App(typer.Typer):
+    """A Typer that turns a `HarvesterError` into one line on stderr and its exit code; `--debug` shows the traceback."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        debug = "--debug" in sys.argv or bool(os.environ.get("HV_DEBUG"))
+        sys.argv = [word for word in sys.argv if word != "--debug"]
+        try:
+            return super().__call__(*args, **kwargs)
+        except HarvesterError as error:
+            if debug:
+                raise
+            _say(str(error))
+            sys.exit(error.exit_code)
+        except KeyboardInterrupt:
+            _say("interrupted")
+            sys.exit(INTERRUPTED)
+        except BrokenPipeError:
+            # The reader of a pipe went away (`hv log show | head`); nothing is wrong. Keep Python from flushing into it.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(0)
+        except Exception as error:
+            if debug:
+                raise
+            _say(f"unexpected {type(error).__name__}: {error}; run again with --debug for the traceback")
+            sys.exit(1)
+
+
+def _say(line: str) -> None:
+    print("hv: " + " ".join(line.split()), file=sys.stderr)  # noqa: T201 - the one place that talks to stderr
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"hv {__version__}")
+        raise typer.Exit
+
+
+def _top(
+    *,
+    version: Annotated[bool, typer.Option("--version", help="Show the version.", callback=_show_version, is_eager=True)] = False,
+) -> None:
+    """Record an Interactive Brokers trading day as a log that proves itself, and replay it through the same code.
+
+    No order ever leaves this program. Start with `hv demo`. Add --debug to any command for a traceback.
+    """
+
+
+def build() -> App:
+    """Make the command line from `COMMANDS`."""
+    made = App(
+        name="hv", no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode="markdown", add_completion=False
+    )
+    made.callback()(_top)
+    for name, module in COMMANDS:
+        found = getattr(importlib.import_module(module), name.replace("-", "_"))
+        if isinstance(found, typer.Typer):
+            made.add_typer(found, name=name)
+        else:
+            made.command(name)(found)
+    return made
+
+
+app = build()
+
+if __name__ == "__main__":
+    app()
