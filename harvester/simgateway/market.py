@@ -11,8 +11,9 @@ The order of the calls, from the gateway's pump:
 between two calls gets `snapshot` (the state after everything `advance` has returned) and then every later event once:
 none is lost, none comes twice, however long the pump slept.
 
-Messages are lists of TWS fields with "" where the subscriber's request id belongs (`REQ_ID_INDEX` tells where). Prices
-are USD, sizes shares, times int64 ns UTC.
+Messages are lists of TWS fields with "" where the subscriber's request id belongs (`wire.ids.REQ_ID_INDEX` tells where).
+L1 messages hold every tick field; those of `wire.ids.GENERIC_OF_FIELD` are for subscribers who asked for that generic
+tick, and dropping them for the others is the gateway's part. Prices are USD, sizes shares, times int64 ns UTC.
 """
 
 from __future__ import annotations
@@ -25,33 +26,6 @@ from harvester.events.kinds import Stream
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
-
-# Where the request id stands in a message (index into its fields), by message id. Source: the decoders of ib_async
-# 2.1.0 and of IB's own client, server versions 164 to 178.
-REQ_ID_INDEX: dict[str, int] = {
-    "1": 2,  # tickPrice
-    "2": 2,  # tickSize
-    "4": 2,  # error
-    "10": 1,  # contractData
-    "12": 2,  # marketDepth
-    "13": 2,  # marketDepthL2
-    "17": 1,  # historicalData
-    "20": 2,  # scannerData
-    "21": 1,  # tickOptionComputation
-    "45": 2,  # tickGeneric
-    "46": 2,  # tickString
-    "47": 2,  # tickEFP
-    "50": 2,  # realTimeBars
-    "52": 2,  # contractDataEnd
-    "57": 2,  # tickSnapshotEnd
-    "58": 2,  # marketDataType
-    "81": 1,  # tickReqParams
-    "90": 1,  # historicalDataUpdate
-    "99": 1,  # tickByTick
-}
-
-# L1 tick types that are sent only to subscribers who asked for a generic tick: tick type -> generic tick.
-GENERIC_TICK_OF: dict[str, str] = {"48": "233", "77": "375"}
 
 
 class MarketRefusal(HarvesterError):
@@ -110,7 +84,8 @@ class MarketEvent(NamedTuple):
     key: str = ""
 
 
-class Bar(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Bar:
     """One historical bar; `ts` is its start. `text` is the time exactly as recorded, when the source knows it."""
 
     ts: int
