@@ -1,6 +1,6 @@
 """Run every bench in fresh processes, take medians, print a Markdown table and the JSON lines it was made of.
 
-    python bench/run_all.py [--rounds 5] [--only ingest,append]
+python bench/run_all.py [--rounds 5] [--only ingest,append]
 """
 
 from __future__ import annotations

@@ -72,7 +72,9 @@ def _show_version(wanted: bool) -> None:
 
 def _top(
     *,
-    version: Annotated[bool, typer.Option("--version", help="Show the version.", callback=_show_version, is_eager=True)] = False,
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the version.", callback=_show_version, is_eager=True)
+    ] = False,
 ) -> None:
     """Record an Interactive Brokers trading day as a log that proves itself, and replay it through the same code.
 
@@ -83,7 +85,11 @@ def _top(
 def build() -> App:
     """Make the command line from `COMMANDS`."""
     made = App(
-        name="hv", no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode="markdown", add_completion=False
+        name="hv",
+        no_args_is_help=True,
+        pretty_exceptions_enable=False,
+        rich_markup_mode="markdown",
+        add_completion=False,
     )
     made.callback()(_top)
     for name, module in COMMANDS:

@@ -83,9 +83,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         return dict(sorted(values.items()))
 
     @classmethod
-    def load(
-        cls, flags: Mapping[str, Any], env: Mapping[str, str] | None = None, file: Path | None = None
-    ) -> Settings:
+    def load(cls, flags: Mapping[str, Any], env: Mapping[str, str] | None = None, file: Path | None = None) -> Settings:
         """Merge the sources; a flag (not None) beats the environment, that the file, that the default.
 
         Raises:

@@ -35,7 +35,9 @@ def file_name(symbol: str) -> str:
     if _RESERVED.match(safe):
         safe = f"%{ord(safe[0]):02X}{safe[1:]}"
     if len(safe) > _NAME_LENGTH_MAX:
-        raise BadSetting(f"{symbol[:20]!r}… is too long: {len(safe)} characters as a file name, at most {_NAME_LENGTH_MAX}")
+        raise BadSetting(
+            f"{symbol[:20]!r}… is too long: {len(safe)} characters as a file name, at most {_NAME_LENGTH_MAX}"
+        )
     return safe
 
 
