@@ -3,6 +3,7 @@ from __future__ import annotations
 import xml.etree.ElementTree as ET
 
 import numpy as np
+
 from harvester.artefacts.picture import Panel, Trade, day_picture
 
 
@@ -16,7 +17,7 @@ def tags(svg: str, name: str) -> list[ET.Element]:
 
 
 def test_the_picture_is_well_formed_and_marks_trades_and_gaps() -> None:
-    """One line per stretch of known mids, one mark per trade in its outcome's colour, a shade where nothing was known."""
+    """A line per stretch of known mids, a mark per trade in its outcome's colour, a shade where nothing was known."""
     trade = Trade(1_381_239_001_000_000_000, 10.1, 1_381_239_004_000_000_000, 10.0, "LOSS")
     svg = day_picture("IBM", [panel("IBM", [10.0, 10.1, float("nan"), 10.2, 10.0], (trade,))])
     assert len(tags(svg, "polyline")) == 2

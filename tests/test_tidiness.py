@@ -105,7 +105,7 @@ def test_help_is_light() -> None:
         "import sys; sys.argv = ['hv', '--help']\n"
         "from cli.app import app\n"
         "try:\n    app()\nexcept SystemExit as end:\n    assert end.code == 0, end.code\n"
-        "heavy = {'pyarrow','polars','numba','numpy','ib_async','pandas','exchange_calendars','asyncio'} & set(sys.modules)\n"
+        "heavy = {'pyarrow','polars','numba','numpy','ib_async','pandas','exchange_calendars'} & set(sys.modules)\n"
         "assert not heavy, heavy\n"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True, check=False)
