@@ -44,21 +44,18 @@ def test_two_symbols_never_share_a_file(symbols: list[str]) -> None:
     assert len({file_name(s).casefold() for s in symbols}) == len(symbols)
 
 
-@pytest.mark.parametrize("bad", ["", "x" * 200, "2025"])
+@pytest.mark.parametrize("bad", ["", "x" * 200])
 def test_symbols_that_cannot_be_a_name_are_refused_in_one_line(bad: str) -> None:
-    """An empty or endless symbol is an error with a number in it, not a strange file."""
-    if bad == "2025":
-        assert file_name(bad) == bad
-        return
+    """An empty or endless symbol is an error in one line, not a strange file."""
     with pytest.raises(BadSetting) as error:
         file_name(bad)
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize(
-    "bad",
-    ["2025-02-30", "25-1-1", "../../etc", "2025-07-17\n", "\u0662\u0660\u0662\u0665-\u0660\u0667-\u0661\u0667", ""],
-)
+ARABIC_DIGITS = "\u0662\u0660\u0662\u0665-\u0660\u0667-\u0661\u0667"
+
+
+@pytest.mark.parametrize("bad", ["2025-02-30", "25-1-1", "../../etc", "2025-07-17\n", ARABIC_DIGITS, ""])
 def test_a_date_is_a_date_or_an_error(bad: str) -> None:
     """A date from outside never becomes a path by accident."""
     with pytest.raises(BadSetting, match="yyyy-MM-dd"):
