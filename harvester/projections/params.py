@@ -1,0 +1,150 @@
+"""`RunParams`: everything a fold needs that no market message holds, as the run's start event carries it (law 5).
+
+The recorder calls `RunParams.build` once per run and writes `text()` into `request.params` of the `run_start` row; the
+engine reads it back with `RunParams.parse`. The text is canonical JSON (keys sorted, shortest numbers), so equal
+parameters are equal bytes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from harvester import __version__
+from harvester.calendar import Session, day_bounds, session, sessions_before
+from harvester.errors import DamagedLog
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from datetime import date
+
+    from harvester.config import Settings
+
+TOGGLES = ("episode_epoch_ms", "episode_series_jsonl")
+SESSIONS_BEFORE = 30  # enough to place the daily bars of a "1 M" backfill
+
+
+class CalendarDay(msgspec.Struct, frozen=True):
+    """A date and its session (None when the exchange is closed)."""
+
+    date: str
+    session: Session | None
+
+
+class Calendar(msgspec.Struct, frozen=True):
+    """The trading date [`start_ns`, `end_ns`) ns UTC, its session, and the sessions before it, oldest first."""
+
+    exchange: str
+    time_zone: str
+    trading_date: str
+    start_ns: int
+    end_ns: int
+    session: Session | None
+    before: tuple[CalendarDay, ...] = ()
+
+
+class StrategyRef(msgspec.Struct, frozen=True):
+    """A strategy by name, digest of its source, and its settings."""
+
+    name: str
+    digest: str
+    settings: dict[str, Any] = {}
+
+
+class RunParams(msgspec.Struct, frozen=True, kw_only=True):
+    """Parameters of one run.
+
+    Attributes:
+        config: `Settings.canonical()`.
+        toggles: the artefact toggles, by setting name.
+        calendar: the trading date and its sessions.
+        costs: the cost table in use, as JSON-ready builtins.
+        memory: what strategies are given of the days before; None without memory.
+        strategies: in the order in which they are asked.
+        package: version and digest of the code that records.
+    """
+
+    config: dict[str, Any] = {}
+    toggles: dict[str, bool] = {}
+    calendar: Calendar | None = None
+    costs: dict[str, Any] = {}
+    memory: Any = None
+    strategies: tuple[StrategyRef, ...] = ()
+    package: dict[str, str] = {}
+
+    @classmethod
+    def build(
+        cls,
+        settings: Settings,
+        trading_date: date,
+        *,
+        memory: Any = None,
+        strategies: Sequence[StrategyRef] = (),
+        costs: dict[str, Any] | None = None,
+    ) -> RunParams:
+        """What a run that starts now has to record about itself; `costs` defaults to the table the settings name."""
+        return cls(
+            config=settings.canonical(),
+            toggles={name: bool(getattr(settings, name)) for name in TOGGLES},
+            calendar=calendar_of(trading_date, settings),
+            costs=_cost_table(settings.cost_table) if costs is None else costs,
+            memory=memory,
+            strategies=tuple(strategies),
+            package={"version": __version__, "digest": package_digest()},
+        )
+
+    def text(self) -> str:
+        """Canonical JSON."""
+        return msgspec.json.encode(msgspec.to_builtins(self), order="sorted").decode()
+
+    def digest(self) -> str:
+        """BLAKE2b of `text()`, 32 hex digits."""
+        return hashlib.blake2b(self.text().encode(), digest_size=16).hexdigest()
+
+    @classmethod
+    def parse(cls, text: str | None, seq: int) -> RunParams:
+        """Read `request.params` of a `run_start` row; unknown keys of a newer Harvester are ignored.
+
+        Raises:
+            DamagedLog: the text is not such a JSON object.
+        """
+        try:
+            return msgspec.json.decode(text or "{}", type=cls)
+        except msgspec.DecodeError as error:
+            raise DamagedLog("request", 0, f"run_start at seq {seq} has unreadable parameters: {error}") from None
+
+
+def calendar_of(trading_date: date, settings: Settings) -> Calendar:
+    """The calendar part of the parameters."""
+    start, end = day_bounds(trading_date, settings.time_zone, settings.day_start)
+    exchange = settings.exchange_calendar
+    before = sessions_before(trading_date, SESSIONS_BEFORE, exchange)
+    return Calendar(
+        exchange=exchange,
+        time_zone=settings.time_zone,
+        trading_date=trading_date.isoformat(),
+        start_ns=start,
+        end_ns=end,
+        session=session(trading_date, exchange),
+        before=tuple(CalendarDay(day.isoformat(), session(day, exchange)) for day in before),
+    )
+
+
+def _cost_table(name: str) -> dict[str, Any]:
+    from harvester.projections.costs import cost_table
+
+    table: dict[str, Any] = msgspec.to_builtins(cost_table(name))
+    return table
+
+
+def package_digest(folder: Path | None = None) -> str:
+    """BLAKE2b over the package's Python sources (path and text, LF line ends), 32 hex digits."""
+    root = folder or Path(__file__).resolve().parent.parent
+    total = hashlib.blake2b(digest_size=16)
+    for path in sorted(root.rglob("*.py"), key=lambda p: p.relative_to(root).as_posix()):
+        total.update(path.relative_to(root).as_posix().encode() + b"\0")
+        total.update(path.read_bytes().replace(b"\r\n", b"\n") + b"\0")
+    return total.hexdigest()
