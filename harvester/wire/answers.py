@@ -1,8 +1,10 @@
 """Build what a gateway sends: every message as a list of text fields, ready for `framing.frame`.
 
-Layouts are those of server version 176 to 178 (ib_async `decoder.py`, official `decoder.py`). Numbers are written as the
-shortest decimal text that reads back to the same float64. `answer_of` turns an event row back into its message.
+Layouts are those of server version 176 to 178 (ib_async `decoder.py`, official `decoder.py`). Numbers are written as
+the shortest decimal text that reads back to the same float64. `answer_of` turns an event row back into its message.
 """
+
+# ruff: noqa: PLR0917 - a message's fields stand in the protocol's order, and callers write them in it
 
 from __future__ import annotations
 
@@ -362,7 +364,7 @@ def answer_of(kind: Kind, row: Mapping[str, Any], req_id: int) -> Fields | None:
         req_id: the request id of the client who is served; it takes the place of the recorded one.
 
     Returns:
-        The message's fields, or None where one row is not one message: rows Harvester wrote itself, contract rows (their
+        The message's fields, or None where one row is not one message: rows Harvester wrote, contract rows (their
         text is the `raw` row before), bars of a historical answer (`historical_of`), scanner rows (`scanner_of`).
     """
     inverse = _INVERSE.get(kind)

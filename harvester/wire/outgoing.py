@@ -1,0 +1,349 @@
+"""Read what a client sends: one message's fields become one typed request.
+
+Layouts are those both clients write to a server of version 176 to 178 (ib_async `client.py`, official `client.py`).
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from harvester.errors import HarvesterError
+from harvester.wire.ids import UNSET_INT, Out
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+
+class BadRequest(HarvesterError):
+    """A client's message does not have the layout of its id. `req_id` is -1 when it could not be read."""
+
+    def __init__(self, what: str, req_id: int = -1) -> None:
+        self.req_id = req_id
+        super().__init__(what)
+
+
+@dataclass(frozen=True)
+class VersionRange:
+    """What a client offers in its handshake, with the connect options after it."""
+
+    low: int
+    high: int
+    options: str = ""
+
+    @classmethod
+    def parse(cls, payload: bytes) -> VersionRange:
+        """Read `v157..178`, `v176` or `v100..226 +PACEAPI`.
+
+        Raises:
+            BadRequest: anything else.
+        """
+        text = payload.decode("ascii", "replace")
+        found = re.fullmatch(r"v(\d{1,6})(?:\.\.(\d{1,6}))?(?: (.*))?\0?", text, re.DOTALL)
+        if not found:
+            raise BadRequest(f"handshake {text[:40]!r} is not a version range such as v157..178")
+        low = int(found[1])
+        return cls(low, int(found[2] or low), found[3] or "")
+
+
+@dataclass(frozen=True)
+class ContractAsk:
+    """The contract fields of a request, as sent."""
+
+    con_id: int = 0
+    symbol: str = ""
+    sec_type: str = ""
+    expiry: str = ""
+    strike: str = ""
+    right: str = ""
+    multiplier: str = ""
+    exchange: str = ""
+    primary_exchange: str = ""
+    currency: str = ""
+    local_symbol: str = ""
+    trading_class: str = ""
+
+
+@dataclass(frozen=True)
+class Request:
+    """Base of all: the message id, the request id (-1 = it has none) and the fields as sent."""
+
+    msg: Out
+    req_id: int
+    fields: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Plain(Request):
+    """A request whose fields after the version matter to nobody, or are read by position."""
+
+    args: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class ContractDetailsAsk(Request):
+    contract: ContractAsk
+
+
+@dataclass(frozen=True)
+class MarketDataAsk(Request):
+    contract: ContractAsk
+    generic: tuple[str, ...]
+    snapshot: bool
+    regulatory: bool
+
+
+@dataclass(frozen=True)
+class DepthAsk(Request):
+    contract: ContractAsk
+    rows: int
+    smart: bool
+
+
+@dataclass(frozen=True)
+class DepthCancel(Request):
+    smart: bool
+
+
+@dataclass(frozen=True)
+class TickByTickAsk(Request):
+    """`tick_type` is Last, AllLast, BidAsk or MidPoint."""
+
+    contract: ContractAsk
+    tick_type: str
+    ticks: int
+    ignore_size: bool
+
+
+@dataclass(frozen=True)
+class RealtimeBarsAsk(Request):
+    contract: ContractAsk
+    bar_size: int
+    what: str
+    rth: bool
+
+
+@dataclass(frozen=True)
+class HistoryAsked(Request):
+    """`end` is the text as sent, empty for now; `format_date` 1 is local text, 2 epoch seconds."""
+
+    contract: ContractAsk
+    end: str
+    bar_size: str
+    duration: str
+    rth: bool
+    what: str
+    format_date: int
+    keep_up_to_date: bool
+
+
+@dataclass(frozen=True)
+class HeadTimestampAsk(Request):
+    contract: ContractAsk
+    rth: bool
+    what: str
+    format_date: int
+
+
+@dataclass(frozen=True)
+class ScannerAsk(Request):
+    """`rows` is -1 when the client leaves the number to the server."""
+
+    rows: int
+    instrument: str
+    location: str
+    scan_code: str
+
+
+class _Reader:
+    """Takes fields one after the other, and says which one makes no sense."""
+
+    def __init__(self, msg: Out, fields: Sequence[str]) -> None:
+        self._msg, self._fields, self._at = msg, fields, 1
+        self.req_id = -1
+
+    def text(self, name: str) -> str:
+        if self._at >= len(self._fields):
+            raise BadRequest(f"{self._msg.name} ends before its field {name}", self.req_id)
+        self._at += 1
+        return self._fields[self._at - 1]
+
+    def whole(self, name: str, empty: int = 0) -> int:
+        text = self.text(name)
+        if text == "":
+            return empty
+        if not re.fullmatch(r"[+-]?\d{1,18}", text):
+            raise BadRequest(f"{self._msg.name}: {name} {text[:40]!r} is not a whole number", self.req_id)
+        return int(text)
+
+    def flag(self, name: str) -> bool:
+        text = self.text(name)
+        if text.lower() not in {"", "0", "1", "true", "false"}:
+            raise BadRequest(f"{self._msg.name}: {name} {text[:40]!r} is neither 0 nor 1", self.req_id)
+        return text.lower() in {"1", "true"}
+
+    def take_req_id(self) -> int:
+        self.req_id = self.whole("request id", -1)
+        return self.req_id
+
+    def skip(self, n: int) -> None:
+        self._at += n
+
+    def contract(self) -> ContractAsk:
+        con_id = self.whole("conId")
+        names = ("symbol", "secType", "expiry", "strike", "right", "multiplier", "exchange")
+        more = ("primaryExchange", "currency", "localSymbol", "tradingClass")
+        return ContractAsk(con_id, *(self.text(name) for name in (*names, *more)))
+
+    def skip_legs(self, contract: ContractAsk) -> None:
+        """A BAG names its legs: four fields each."""
+        if contract.sec_type == "BAG":
+            self.skip(4 * self.whole("number of legs"))
+
+
+def _contract_details(msg: Out, read: _Reader, fields: tuple[str, ...]) -> Request:
+    read.skip(1)
+    return ContractDetailsAsk(msg, read.take_req_id(), fields, read.contract())
+
+
+def _market_data(msg: Out, read: _Reader, fields: tuple[str, ...]) -> Request:
+    read.skip(1)
+    req_id, contract = read.take_req_id(), read.contract()
+    read.skip_legs(contract)
+    if read.flag("delta neutral"):
+        read.skip(3)
+    generic = tuple(t.strip() for t in read.text("generic ticks").split(",") if t.strip())
+    return MarketDataAsk(
+        msg, req_id, fields, contract, generic, read.flag("snapshot"), read.flag("regulatory snapshot")
+    )
+
+
+def _depth(msg: Out, read: _Reader, fields: tuple[str, ...]) -> Request:
+    read.skip(1)
+    req_id, contract = read.take_req_id(), read.contract()
+    return DepthAsk(msg, req_id, fields, contract, read.whole("rows"), read.flag("smart depth"))
+
+
+def _cancel_depth(msg: Out, read: _Reader, fields: tuple[str, ...]) -> Request:
+    read.skip(1)
+    return DepthCancel(msg, read.take_req_id(), fields, read.flag("smart depth"))
+
+
+def _tick_by_tick(msg: Out, read: _Reader, fields: tuple[str, ...]) -> Request:
+    req_id, contract = read.take_req_id(), read.contract()
+    kind = read.text("tick type")
+    return TickByTickAsk(msg, req_id, fields, contract, kind, read.whole("number of ticks"), read.flag("ignore size"))
+
+
+def _realtime_bars(msg: Out, read: _Reader, fields: tuple[str, ...]) -> Request:
+    read.skip(1)
+    req_id, contract = read.take_req_id(), read.contract()
+    size, what = read.whole("bar size"), read.text("what to show")
+    return RealtimeBarsAsk(msg, req_id, fields, contract, size, what, read.flag("useRTH"))
+
+
+def _historical(msg: Out, read: _Reader, fields: tuple[str, ...]) -> Request:
+    req_id, contract = read.take_req_id(), read.contract()
+    read.skip(1)  # includeExpired
+    end, bar_size, duration = read.text("end"), read.text("bar size"), read.text("duration")
+    rth, what, format_date = read.flag("useRTH"), read.text("what to show"), read.whole("formatDate", 1)
+    read.skip_legs(contract)
+    keep = read.flag("keepUpToDate")
+    return HistoryAsked(msg, req_id, fields, contract, end, bar_size, duration, rth, what, format_date, keep)
+
+
+def _head_timestamp(msg: Out, read: _Reader, fields: tuple[str, ...]) -> Request:
+    req_id, contract = read.take_req_id(), read.contract()
+    read.skip(1)  # includeExpired
+    rth, what = read.flag("useRTH"), read.text("what to show")
+    return HeadTimestampAsk(msg, req_id, fields, contract, rth, what, read.whole("formatDate", 1))
+
+
+def _scanner(msg: Out, read: _Reader, fields: tuple[str, ...]) -> Request:
+    req_id, rows = read.take_req_id(), read.whole("number of rows", -1)
+    if rows == UNSET_INT:
+        rows = -1
+    instrument, location = read.text("instrument"), read.text("location")
+    return ScannerAsk(msg, req_id, fields, rows, instrument, location, read.text("scan code"))
+
+
+_TYPED: dict[Out, Callable[[Out, _Reader, tuple[str, ...]], Request]] = {
+    Out.CONTRACT: _contract_details,
+    Out.MARKET_DATA: _market_data,
+    Out.DEPTH: _depth,
+    Out.CANCEL_DEPTH: _cancel_depth,
+    Out.TICK_BY_TICK: _tick_by_tick,
+    Out.REALTIME_BARS: _realtime_bars,
+    Out.HISTORICAL_DATA: _historical,
+    Out.HEAD_TIMESTAMP: _head_timestamp,
+    Out.SCANNER: _scanner,
+}
+
+_UNVERSIONED = frozenset({Out.PLACE_ORDER, *(m for m in Out if m >= Out.OPTION_PARAMETERS)})
+"""Plain messages without a version field; `SCANNER` and `HISTORICAL_DATA` have none either, but are typed."""
+
+_WITHOUT_REQ_ID = frozenset(
+    {
+        Out.OPEN_ORDERS,
+        Out.ACCOUNT_UPDATES,
+        Out.IDS,
+        Out.NEWS_BULLETINS,
+        Out.CANCEL_NEWS_BULLETINS,
+        Out.SERVER_LOG_LEVEL,
+        Out.AUTO_OPEN_ORDERS,
+        Out.ALL_OPEN_ORDERS,
+        Out.MANAGED_ACCOUNTS,
+        Out.REQUEST_FA,
+        Out.REPLACE_FA,
+        Out.SCANNER_PARAMETERS,
+        Out.CURRENT_TIME,
+        Out.GLOBAL_CANCEL,
+        Out.MARKET_DATA_TYPE,
+        Out.POSITIONS,
+        Out.CANCEL_POSITIONS,
+        Out.VERIFY_REQUEST,
+        Out.VERIFY_MESSAGE,
+        Out.VERIFY_AUTH_REQUEST,
+        Out.VERIFY_AUTH_MESSAGE,
+        Out.START_API,
+        Out.FAMILY_CODES,
+        Out.DEPTH_EXCHANGES,
+        Out.NEWS_PROVIDERS,
+        Out.MARKET_RULE,
+        Out.COMPLETED_ORDERS,
+    }
+)
+
+
+def message_id(fields: Sequence[str]) -> int:
+    """The message id of a client's message.
+
+    Raises:
+        BadRequest: the first field is not a number.
+    """
+    if not fields or not re.fullmatch(r"\d{1,9}", fields[0]):
+        raise BadRequest(f"a message begins with {(fields or [''])[0][:40]!r}, not with a message id")
+    return int(fields[0])
+
+
+def parse(fields: Sequence[str]) -> Request:
+    """Read one message of a client.
+
+    Raises:
+        BadRequest: an unknown message id, a missing field, or one that is not what its place demands.
+    """
+    number = message_id(fields)
+    try:
+        msg = Out(number)
+    except ValueError:
+        raise BadRequest(f"message id {number} is not one a client of this server version sends") from None
+    read, as_sent = _Reader(msg, fields), tuple(fields)
+    if msg in _TYPED:
+        return _TYPED[msg](msg, read, as_sent)
+    read.skip(0 if msg in _UNVERSIONED else 1)
+    taken = 1 if msg in _UNVERSIONED else 2
+    if msg not in _WITHOUT_REQ_ID:
+        read.take_req_id()
+        taken += 1
+    return Plain(msg, read.req_id, as_sent, as_sent[taken:])
