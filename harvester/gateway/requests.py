@@ -1,0 +1,152 @@
+"""The requests a recorder makes. Each is a `request` row first and a message second.
+
+A request object knows the row that describes it and how ib_async sends it; `Requester` logs the row, then sends.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import msgspec
+
+from harvester.events.kinds import Action, Kind, Stream
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from harvester.gateway.connection import Connection
+
+# Names people use for an exchange, and the one IB routes depth and contract requests by.
+EXCHANGE_NAMES: dict[str, str] = {"NSDQ": "ISLAND", "NASDAQ": "ISLAND", "NMS": "ISLAND", "SCM": "ISLAND"}
+_TICK_TYPES = {
+    Stream.LAST: "Last",
+    Stream.ALL_LAST: "AllLast",
+    Stream.BID_ASK: "BidAsk",
+    Stream.MID_POINT: "MidPoint",
+}
+BAR_SECONDS = 5
+
+
+class Target(NamedTuple):
+    """The instrument a request is about; `con_id` 0 while it is being looked up."""
+
+    symbol: str
+    con_id: int = 0
+    sec_type: str = "STK"
+    exchange: str = "SMART"
+    primary_exchange: str = ""
+    currency: str = "USD"
+
+
+def params_text(params: Mapping[str, Any]) -> str:
+    """JSON object, keys sorted."""
+    return msgspec.json.encode(dict(sorted(params.items()))).decode()
+
+
+class Requester:
+    """Writes each request's row, then lets ib_async send it (through the guard, which records the exact text)."""
+
+    def __init__(self, connection: Connection, put: Callable[[Kind, dict[str, Any]], None]) -> None:
+        self._client, self._put = connection.client, put
+        self.con_id, self.req_id = 0, -1  # of the message being sent
+
+    def _send(
+        self, action: Action, stream: Stream, target: Target, req_id: int, params: Mapping[str, Any], send: Callable[[], None]
+    ) -> None:
+        self._put(Kind.REQUEST, request_row(action, stream, target, req_id, params))
+        self.con_id, self.req_id = target.con_id, req_id
+        try:
+            send()
+        finally:
+            self.con_id, self.req_id = 0, -1
+
+    def contract_details(self, req_id: int, target: Target) -> None:
+        params = {"exchange": target.exchange, "primary_exchange": target.primary_exchange, "currency": target.currency}
+        contract = _contract(target)
+        self._send(
+            Action.ASK, Stream.CONTRACT, target, req_id, params, lambda: self._client.reqContractDetails(req_id, contract)
+        )
+
+    def current_time(self) -> None:
+        self._send(Action.ASK, Stream.OTHER, Target(""), -1, {"ask": "current_time"}, self._client.reqCurrentTime)
+
+    def depth_exchanges(self) -> None:
+        self._send(Action.ASK, Stream.OTHER, Target(""), -1, {"ask": "depth_exchanges"}, self._client.reqMktDepthExchanges)
+
+    def market_data_type(self, value: int) -> None:
+        params = {"ask": "market_data_type", "value": value}
+        self._send(
+            Action.ASK, Stream.OTHER, Target(""), -1, params, lambda: self._client.reqMarketDataType(value)
+        )
+
+    def subscribe(self, stream: Stream, target: Target, req_id: int, params: Mapping[str, Any]) -> None:
+        """Subscribe a stream of `target`; `params` as `default_params` gives them."""
+        self._send(Action.SUBSCRIBE, stream, target, req_id, params, self._subscriber(stream, target, req_id, params))
+
+    def _subscriber(
+        self, stream: Stream, target: Target, req_id: int, params: Mapping[str, Any]
+    ) -> Callable[[], None]:
+        client, contract = self._client, _contract(target)
+        if stream is Stream.L1:
+            return lambda: client.reqMktData(req_id, contract, params["generic"], False, False, [])
+        if stream in {Stream.DEPTH, Stream.SMART_DEPTH}:
+            contract.exchange = params["exchange"]
+            return lambda: client.reqMktDepth(req_id, contract, params["rows"], params["smart"], [])
+        if stream is Stream.BARS_5S:
+            return lambda: client.reqRealTimeBars(req_id, contract, BAR_SECONDS, params["what"], params["rth"], [])
+        tick_type = _TICK_TYPES[stream]
+        return lambda: client.reqTickByTickData(req_id, contract, tick_type, 0, False)
+
+    def cancel(self, stream: Stream, target: Target, req_id: int, params: Mapping[str, Any]) -> None:
+        """End a subscription; `params` are those it was made with (a SMART depth must be cancelled as one, error 310)."""
+        client = self._client
+        if stream is Stream.L1:
+            send: Callable[[], None] = lambda: client.cancelMktData(req_id)  # noqa: E731 - one of four alike
+        elif stream in {Stream.DEPTH, Stream.SMART_DEPTH}:
+            send = lambda: client.cancelMktDepth(req_id, params["smart"])  # noqa: E731
+        elif stream is Stream.BARS_5S:
+            send = lambda: client.cancelRealTimeBars(req_id)  # noqa: E731
+        else:
+            send = lambda: client.cancelTickByTickData(req_id)  # noqa: E731
+        self._send(Action.CANCEL, stream, target, req_id, params, send)
+
+
+def request_row(
+    action: Action, stream: Stream, target: Target, req_id: int, params: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The `request` row of one request."""
+    return {
+        "con_id": target.con_id,
+        "req_id": req_id,
+        "action": action.value,
+        "stream": stream.value,
+        "symbol": target.symbol or None,
+        "params": params_text(params),
+    }
+
+
+def default_params(stream: Stream, target: Target, *, generic: str, rows: int) -> dict[str, Any]:
+    """What a subscription asks for. Depth goes to the primary exchange; SMART depth is asked for with its flag."""
+    if stream is Stream.L1:
+        return {"generic": generic}
+    if stream is Stream.DEPTH:
+        exchange = EXCHANGE_NAMES.get(target.primary_exchange, target.primary_exchange) or target.exchange
+        return {"exchange": exchange, "rows": rows, "smart": False}
+    if stream is Stream.SMART_DEPTH:
+        return {"exchange": "SMART", "rows": rows, "smart": True}
+    if stream is Stream.BARS_5S:
+        return {"bar_size": f"{BAR_SECONDS} secs", "what": "TRADES", "rth": False}
+    return {}
+
+
+def _contract(target: Target) -> Any:
+    from ib_async import Contract
+
+    return Contract(
+        secType=target.sec_type,
+        conId=target.con_id,
+        symbol=target.symbol,
+        exchange=target.exchange,
+        primaryExchange=target.primary_exchange,
+        currency=target.currency,
+    )

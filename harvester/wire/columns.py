@@ -1,0 +1,157 @@
+"""Texts of the wire into typed columns, exactly or not at all.
+
+A text is taken only if the number can be written back as the same decimal: integers must be canonical (no sign of plus,
+no leading zero) and in range, decimals must equal the shortest decimal of the float64 they become (every text of at most
+15 significant digits does). An empty text is null. Whatever is not so is reported by its row, never bent into shape.
+
+Each parser has a fast way for a whole column and an exact way for one text; the fast way is taken only where it cannot
+differ, so a column's values do not depend on its neighbours.
+"""
+
+from __future__ import annotations
+
+import re
+from decimal import Decimal, InvalidOperation
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+INT32 = (-(2**31), 2**31 - 1)
+INT64 = (-(2**63), 2**63 - 1)
+
+_INT = re.compile(r"(?:0|-?[1-9][0-9]*)\Z")
+_DECIMAL = re.compile(r"-?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?\Z")
+_EXACT_LENGTH = 15  # texts of at most this length and without exponent always survive float64
+_INT_LENGTH = 18  # likewise int64
+_TEXT_LENGTH_MAX = 400  # no number IB sends is longer; a bound keeps nonsense from costing time
+
+
+def _table(characters: bytes) -> npt.NDArray[np.bool_]:
+    known = np.zeros(256, np.bool_)
+    known[list(characters)] = True
+    return known
+
+
+_INT_BYTES, _DECIMAL_BYTES = _table(b"-0123456789"), _table(b"-.0123456789")
+
+Parsed = tuple[pa.Array | None, list[int]]
+"""A column, or None and the rows that could not be parsed exactly."""
+
+
+def exact_int(text: str, bounds: tuple[int, int] = INT32) -> int | None:
+    """One integer, None for an empty text.
+
+    Raises:
+        ValueError: not the canonical text of an integer within `bounds`.
+    """
+    if not text:
+        return None
+    if len(text) > _INT_LENGTH + 2 or not _INT.match(text):
+        raise ValueError(f"{text[:40]!r} is not an integer")
+    value = int(text)
+    if not bounds[0] <= value <= bounds[1]:
+        raise ValueError(f"{text} is outside {bounds[0]} … {bounds[1]}")
+    return value
+
+
+def exact_float(text: str) -> float | None:
+    """One decimal as float64, None for an empty text.
+
+    Raises:
+        ValueError: not a decimal, not finite, or not the shortest decimal of any float64.
+    """
+    if not text:
+        return None
+    if len(text) > _TEXT_LENGTH_MAX or not _DECIMAL.match(text):
+        raise ValueError(f"{text[:40]!r} is not a decimal")
+    value = float(text)
+    if len(text) <= _EXACT_LENGTH and "e" not in text and "E" not in text:
+        return value
+    try:
+        same = Decimal(text) == Decimal(repr(value))
+    except InvalidOperation:
+        same = False
+    if not same:
+        raise ValueError(f"{text[:40]!r} does not survive float64")
+    return value
+
+
+def _strings(texts: Sequence[str]) -> tuple[pa.Array, npt.NDArray[Any], npt.NDArray[Any]]:
+    """The texts as an Arrow array (empty ones null), their lengths in bytes, and all their bytes."""
+    array = pa.array(texts, pa.string())
+    _, offsets, data = array.buffers()
+    ends = np.frombuffer(offsets, np.int32, len(texts) + 1)
+    size = int(ends[-1])
+    lengths = np.diff(ends)
+    if size and int(lengths.min()) > 0:
+        return array, lengths, np.frombuffer(data, np.uint8, size)
+    nulled = pa.array([text or None for text in texts], pa.string())
+    return nulled, lengths, np.frombuffer(data, np.uint8, size) if size else np.empty(0, np.uint8)
+
+
+def _one_by_one(texts: Sequence[str], parse: Callable[[str], Any], kind: pa.DataType) -> Parsed:
+    values, bad = [], []
+    for row, text in enumerate(texts):
+        try:
+            values.append(parse(text))
+        except ValueError:
+            bad.append(row)
+    return (None, bad) if bad else (pa.array(values, kind), bad)
+
+
+def floats(texts: Sequence[str]) -> Parsed:
+    """A float64 column."""
+    array, lengths, data = _strings(texts)
+    if int(lengths.max()) <= _EXACT_LENGTH and bool(_DECIMAL_BYTES[data].all()):
+        try:
+            return array.cast(pa.float64()), []
+        except pa.ArrowInvalid:
+            pass  # some text is no number: find which
+    return _one_by_one(texts, exact_float, pa.float64())
+
+
+def _ints(texts: Sequence[str], kind: pa.DataType, bounds: tuple[int, int]) -> Parsed:
+    array, lengths, data = _strings(texts)
+    if int(lengths.max()) <= _INT_LENGTH and bool(_INT_BYTES[data].all()):
+        try:
+            wide = array.cast(pa.int64())
+            if wide.cast(pa.string()).equals(array):
+                return (wide if kind == pa.int64() else wide.cast(kind)), []
+        except pa.ArrowInvalid:
+            pass  # no number, or too large for its column: find which
+    return _one_by_one(texts, lambda text: exact_int(text, bounds), kind)
+
+
+def ints32(texts: Sequence[str]) -> Parsed:
+    """An int32 column."""
+    return _ints(texts, pa.int32(), INT32)
+
+
+def ints64(texts: Sequence[str]) -> Parsed:
+    """An int64 column."""
+    return _ints(texts, pa.int64(), INT64)
+
+
+def ids(texts: Sequence[str]) -> Parsed:
+    """An int32 column in which nothing may be missing."""
+    array, bad = ints32(texts)
+    if array is not None and array.null_count:
+        return None, [row for row, text in enumerate(texts) if not text]
+    return array, bad
+
+
+def strings(texts: Sequence[str]) -> Parsed:
+    """A text column, empty texts null."""
+    return _strings(texts)[0], []
+
+
+def bits(array: pa.Array, bit: int) -> pa.Array:
+    """One bit of an int64 column as booleans, null where the column is null."""
+    values = array.fill_null(0).to_numpy(zero_copy_only=False)
+    missing = array.is_null().to_numpy(zero_copy_only=False) if array.null_count else None
+    return pa.array((values >> bit) & 1 == 1, pa.bool_(), mask=missing)
