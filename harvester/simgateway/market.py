@@ -11,7 +11,7 @@ The order of the calls, from the gateway's pump:
 between two calls gets `snapshot` (the state after everything `advance` has returned) and then every later event once:
 none is lost, none comes twice, however long the pump slept.
 
-Messages are lists of TWS fields with "" where the subscriber's request id belongs (`wire.ids.REQ_ID_INDEX` tells where).
+Messages are lists of TWS fields with "" where the request id belongs (`wire.ids.REQ_ID_INDEX` tells where).
 L1 messages hold every tick field; those of `wire.ids.GENERIC_OF_FIELD` are for subscribers who asked for that generic
 tick, and dropping them for the others is the gateway's part. Prices are USD, sizes shares, times int64 ns UTC.
 """

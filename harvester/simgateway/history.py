@@ -1,0 +1,178 @@
+"""Historical bars: IB's durations and bar sizes, rolled up from one-minute bars of the past and the day's own seconds.
+
+Bars of less than a minute exist only for the day itself. `useRTH` keeps what falls into the exchange's session; the
+first bar of a session then starts at its open (an hour's bar at 09:30), as IB's do. A daily bar's `ts` is its session's
+open, a weekly or monthly one's that of its last session. WAP and count are -1, IB's "none", where the source has none.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from datetime import date, timedelta
+from functools import lru_cache
+from itertools import pairwise
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+
+from harvester.calendar import Session, day_bounds, session, sessions_before, trading_date
+from harvester.simgateway.market import Bar, History, HistoryAsk, MarketRefusal
+from harvester.simgateway.seconds import SECOND_NS, Series
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+MINUTE_NS = 60 * SECOND_NS
+BAD_REQUEST, NO_DATA = 321, 162
+
+SECONDS_OF: dict[str, int] = {
+    **{f"{n} secs": n for n in (1, 5, 10, 15, 30)},
+    "1 min": 60,
+    **{f"{n} mins": 60 * n for n in (2, 3, 5, 10, 15, 20, 30)},
+    "1 hour": 3600,
+    **{f"{n} hours": 3600 * n for n in (2, 3, 4, 8)},
+}
+"""Bar sizes within a day, in seconds."""
+
+_PERIOD_OF: dict[str, Callable[[date], tuple[int, ...]]] = {
+    "1 day": lambda day: (day.toordinal(),),
+    "1 week": lambda day: day.isocalendar()[:2],
+    "1W": lambda day: day.isocalendar()[:2],
+    "1 month": lambda day: (day.year, day.month),
+    "1M": lambda day: (day.year, day.month),
+}
+_SESSIONS_MAX = 2600  # ten years of trading days: more than IB gives
+
+
+class Past(Protocol):
+    """One-minute bars from before, or beside, what the running market has traded."""
+
+    def minutes(self, con_id: int, start_ns: int, end_ns: int) -> Series:
+        """Bars complete by `end_ns` that start at or after `start_ns`."""
+        ...
+
+
+def in_force_at(ask: HistoryAsk, now_ns: int) -> int:
+    """Exclusive end of an answer: what was asked for, never later than the trade that has just happened."""
+    return min(ask.end_ns, now_ns + 1) if ask.end_ns else now_ns + 1
+
+
+def start_of(duration: str, end_ns: int) -> int:
+    """Where a duration that ends at `end_ns` begins: `S` seconds, `D` trading days, `W` weeks, `M` months, `Y` years.
+
+    Raises:
+        MarketRefusal: 321, IB's code for a text it does not know.
+    """
+    found = re.fullmatch(r"([1-9][0-9]{0,5}) ([SDWMY])", duration)
+    if not found:
+        raise MarketRefusal(
+            BAD_REQUEST, f"Error validating request: invalid duration {duration!r}; e.g. '1 D' or '3600 S'"
+        )
+    count, unit = int(found[1]), found[2]
+    if unit == "S":
+        return end_ns - count * SECOND_NS
+    last = trading_date(end_ns - 1)
+    if unit == "D":
+        if count > _SESSIONS_MAX:
+            raise MarketRefusal(BAD_REQUEST, f"Error validating request: duration {duration!r} is too long")
+        first = sessions_before(last + timedelta(days=1), count)[0]
+    elif unit == "W":
+        first = last - timedelta(weeks=count)
+    else:
+        first = _months_before(last, count * (12 if unit == "Y" else 1))
+    return day_bounds(first)[0]
+
+
+def _months_before(day: date, months: int) -> date:
+    year, month = divmod(day.year * 12 + day.month - 1 - months, 12)
+    if year < 2000:
+        raise MarketRefusal(NO_DATA, "Historical Market Data Service error message:HMDS query returned no data")
+    for last in (day.day, 30, 29, 28):
+        try:
+            return date(year, month + 1, min(last, day.day))
+        except ValueError:
+            continue
+    raise AssertionError("every month has 28 days")
+
+
+def answer(ask: HistoryAsk, end_ns: int, past: Past, today: Series) -> History:
+    """Bars of one request from minutes of the past and the seconds of the day.
+
+    Raises:
+        MarketRefusal: 321 for texts IB does not know, 162 when there is no such data.
+    """
+    if ask.bar_size not in SECONDS_OF and ask.bar_size not in _PERIOD_OF:
+        legal = ", ".join((*SECONDS_OF, "1 day", "1 week", "1 month"))
+        raise MarketRefusal(BAD_REQUEST, f"Historical data bar size setting is invalid. Legal ones are: {legal}")
+    start_ns = start_of(ask.duration, end_ns)
+    if ask.what not in {"TRADES", "ADJUSTED_LAST"}:
+        raise MarketRefusal(NO_DATA, f"Historical Market Data Service error message:No historical data for {ask.what}")
+    source = today.between(start_ns, end_ns)
+    if SECONDS_OF.get(ask.bar_size, MINUTE_NS) >= 60:
+        minutes = past.minutes(ask.con_id, start_ns, end_ns)
+        done_ns = int(minutes.ts[-1]) + MINUTE_NS if len(minutes.ts) else start_ns
+        source = minutes.then(today.between(max(done_ns, start_ns), end_ns))
+    bars = list(_rolled_up(source, ask.bar_size, rth=ask.rth))
+    if not bars:
+        raise MarketRefusal(NO_DATA, "Historical Market Data Service error message:HMDS query returned no data")
+    return History(bars)
+
+
+@lru_cache(maxsize=4096)
+def _day(of: date) -> tuple[int, int, Session | None]:
+    return *day_bounds(of), session(of)
+
+
+def _days(series: Series) -> Iterator[tuple[date, int, Session, Series]]:
+    """The series cut into session days: date, its midnight in New York, its session, its bars."""
+    ts = series.ts
+    i = 0
+    while i < len(ts):
+        day = trading_date(int(ts[i]))
+        midnight, end_ns, hours = _day(day)
+        j = int(np.searchsorted(ts, end_ns, "left"))
+        if hours is not None:
+            yield day, midnight, hours, Series(*(column[i:j] for column in series))
+        i = j
+
+
+def _rolled_up(series: Series, bar_size: str, *, rth: bool) -> Iterator[Bar]:
+    parts: list[tuple[tuple[int, ...], int, Series]] = []
+    for day, midnight, hours, whole in _days(series):
+        bars = whole.between(hours.open_ns, hours.close_ns) if rth else whole
+        if not len(bars.ts):
+            continue
+        if bar_size in _PERIOD_OF:
+            parts.append((_PERIOD_OF[bar_size](day), hours.open_ns, bars))
+            continue
+        width = SECONDS_OF[bar_size] * SECOND_NS
+        places = (bars.ts - midnight) // width
+        edges = [0, *(np.flatnonzero(np.diff(places)) + 1).tolist(), len(places)]
+        for lo, hi in pairwise(edges):
+            start = midnight + int(places[lo]) * width
+            start = max(start, hours.open_ns) if rth else start
+            parts.append(((start,), start, Series(*(column[lo:hi] for column in bars))))
+    yield from _joined(parts)
+
+
+def _joined(parts: list[tuple[tuple[int, ...], int, Series]]) -> Iterator[Bar]:
+    """One bar of each run of parts with the same key, at the time of its last part."""
+    i = 0
+    while i < len(parts):
+        j = i
+        series = Series.empty()
+        while j < len(parts) and parts[j][0] == parts[i][0]:
+            series = series.then(parts[j][2]) if j > i else parts[j][2]
+            j += 1
+        yield _one(parts[j - 1][1], series)
+        i = j
+
+
+def _one(ts: int, bars: Series) -> Bar:
+    volume = math.fsum(bars.volume)
+    turnover = math.fsum(bars.turnover)  # exactly rounded, so the sum does not depend on how the bars were cut
+    wap = -1.0 if math.isnan(turnover) or not volume else round(turnover / volume, 6)
+    count = -1 if bars.trades.min() < 0 else int(bars.trades.sum())
+    high, low = float(bars.high.max()), float(bars.low.min())
+    return Bar(ts, float(bars.open[0]), high, low, float(bars.close[-1]), volume, wap, count)

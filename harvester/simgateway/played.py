@@ -1,0 +1,121 @@
+"""A market played from base rows: the part the model and the tape have in common."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from harvester.events.kinds import Stream
+from harvester.simgateway.history import answer, in_force_at
+from harvester.simgateway.level1 import Level1
+from harvester.simgateway.market import History, HistoryAsk, Instrument, MarketEvent, MarketRefusal, ScanRow
+from harvester.simgateway.render import Face, Renderer
+from harvester.simgateway.rows import RowQueue, Units
+from harvester.simgateway.scanner import Standing, rank
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from harvester.simgateway.history import Past
+    from harvester.simgateway.rows import Row
+
+NO_CONTRACT = 200
+
+
+@dataclass(frozen=True)
+class Cast:
+    """Everything a played market is made of.
+
+    `prior_closes` are in the source's units, one per instrument, 0 where unknown; `open_ns` is when the session opens.
+    `chunks` gives the base rows in time order.
+    """
+
+    instruments: Sequence[Instrument]
+    units: Units
+    prior_closes: Sequence[float]
+    start_ns: int
+    open_ns: int
+    end_ns: int
+    depth_rows: int
+    sample_ns: int
+    past: Past
+    chunks: Iterator[list[Row]]
+
+
+class Played:
+    """`Market` over base rows."""
+
+    pushes_scans = False
+
+    def __init__(self, cast: Cast) -> None:
+        self._cast = cast
+        self.instruments, self.depth_rows = tuple(cast.instruments), cast.depth_rows
+        self.start_ns, self.end_ns = cast.start_ns, cast.end_ns
+        faces = [self._face(i, close) for i, close in zip(cast.instruments, cast.prior_closes, strict=True)]
+        self._faces = {face.instrument.con_id: face for face in faces}
+        assert len(self._faces) == len(faces), "two instruments share a con_id"
+        self._renderer = Renderer(faces, cast.start_ns, cast.sample_ns)
+        self._queue = RowQueue(cast.chunks)
+        self.now_ns = cast.start_ns
+
+    def _face(self, instrument: Instrument, prior_close: float) -> Face:
+        units, texts = self._cast.units, self._cast.units.texts()
+        level1 = Level1(units, texts, Units(1).texts(), prior_close, self._cast.open_ns)
+        return Face(instrument, units, level1, self.depth_rows, texts)
+
+    def next_ts(self) -> int | None:
+        row, timer = self._queue.peek(), self._renderer.next_timer
+        if row is not None and row[0] < timer:
+            return int(row[0])
+        return timer if timer <= self.end_ns else None
+
+    def advance(self, until_ns: int, wanted: Callable[[int, Stream], bool], at_most: int = 2000) -> list[MarketEvent]:
+        out: list[MarketEvent] = []
+        queue, renderer = self._queue, self._renderer
+        apply, peek, pop = renderer.apply, queue.peek, queue.pop
+        until_ns = min(until_ns, self.end_ns)
+        while True:
+            row, timer = peek(), renderer.next_timer
+            due = row is not None and row[0] < timer
+            ts = row[0] if row is not None and due else timer
+            if ts > until_ns or (len(out) >= at_most and ts > self.now_ns):
+                return out
+            self.now_ns = ts
+            if due:
+                apply(pop(), wanted, out)
+            else:
+                renderer.fire(wanted, out)
+
+    def snapshot(self, con_id: int, stream: Stream) -> list[list[str]]:
+        face = self._faces.get(con_id)
+        if face is None:
+            return []
+        if stream == Stream.L1:
+            return face.level1.snapshot()
+        return face.book_snapshot(stream) if stream in face.books else []
+
+    def book(self, con_id: int, stream: Stream) -> tuple[list[list[str]], list[list[str]]]:
+        """The true rows of a depth stream now: asks, bids; each row price, size, market maker as text."""
+        return self._faces[con_id].books[stream].sides
+
+    def history(self, ask: HistoryAsk) -> History:
+        face = self._faces.get(ask.con_id)
+        if face is None:
+            raise MarketRefusal(NO_CONTRACT, "No security definition has been found for the request")
+        end_ns = in_force_at(ask, self.now_ns)
+        today = face.seconds.series(self._cast.units.per_dollar)
+        return answer(ask, end_ns, self._cast.past, today)
+
+    def scan(self, scan_code: str, rows: int) -> list[ScanRow]:
+        usd = self._cast.units.usd
+        standings = []
+        for instrument in self.instruments:
+            level1 = self._faces[instrument.con_id].level1
+            vwap = usd(level1.turnover / level1.volume) if level1.volume else 0.0
+            prices = (usd(level1.last_price), usd(level1.prior_close), usd(level1.open))
+            count = len(self._faces[instrument.con_id].seconds)
+            standings.append(Standing(instrument, *prices, level1.volume, vwap, count))
+        return rank(standings, scan_code, rows)
+
+    def contract_text(self, con_id: int) -> list[str] | None:  # noqa: ARG002 - the interface's signature
+        return None

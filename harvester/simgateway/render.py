@@ -1,0 +1,184 @@
+"""Base rows into messages: every stream of one instrument, and the timers that close 5-second bars and sample L1."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from harvester.events.kinds import Operation, Side, Stream
+from harvester.simgateway.market import Instrument, MarketEvent
+from harvester.simgateway.rows import Row, Texts, Units, What
+from harvester.simgateway.seconds import SECOND_NS, Seconds
+from harvester.wire.answers import number
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from harvester.simgateway.level1 import Level1
+
+    Wanted = Callable[[int, Stream], bool]
+
+BAR_NS = 5 * SECOND_NS
+
+
+class Book:
+    """The rows subscribers of one depth stream hold: what a newcomer is sent as inserts. Best row first."""
+
+    def __init__(self, rows: int) -> None:
+        self._rows = rows
+        self.sides: tuple[list[list[str]], list[list[str]]] = ([], [])  # Side.ASK, Side.BID; price, size, market maker
+
+    def apply(self, position: int, operation: int, side: int, level: list[str]) -> None:
+        """Shift semantics, cut at the subscribed rows. An operation past the end changes nothing."""
+        rows = self.sides[side]
+        if operation == Operation.INSERT:
+            if position <= len(rows):
+                rows.insert(position, level)
+                del rows[self._rows :]
+        elif position < len(rows):
+            if operation == Operation.UPDATE:
+                rows[position] = level
+            else:
+                del rows[position]
+
+
+class Face:
+    """One instrument as its subscribers see it."""
+
+    def __init__(self, instrument: Instrument, units: Units, level1: Level1, depth_rows: int, prices: Texts) -> None:
+        self.instrument, self.level1 = instrument, level1
+        self._con_id = instrument.con_id
+        self._units, self._price, self._size = units, prices, Texts()
+        self._mids = Units(2 * units.per_dollar).texts()
+        self.seconds = Seconds()
+        self.books = {Stream.DEPTH: Book(depth_rows), Stream.SMART_DEPTH: Book(depth_rows)}
+        self._mid: float = -1
+
+    def quote(self, row: Row, wanted: Wanted, out: list[MarketEvent], *, sampled: bool) -> None:
+        ts, _, _, bid, ask, bid_size, ask_size, _, _ = row
+        con_id, seconds = self._con_id, str(ts // SECOND_NS)
+        self.level1.quote = row
+        if not sampled:
+            self.level1_changes(ts, wanted, out)
+        if wanted(con_id, Stream.BID_ASK):
+            price, size = self._price, self._size
+            sides = [price[bid], price[ask], size[bid_size], size[ask_size], "0"]
+            out.append(MarketEvent(ts, con_id, Stream.BID_ASK, [["99", "", "3", seconds, *sides]]))
+        mid = bid + ask
+        if bid and ask and mid != self._mid:
+            self._mid = mid
+            if wanted(con_id, Stream.MID_POINT):
+                out.append(MarketEvent(ts, con_id, Stream.MID_POINT, [["99", "", "4", seconds, self._mids[mid]]]))
+
+    def trade(self, row: Row, wanted: Wanted, out: list[MarketEvent], *, sampled: bool) -> None:
+        ts, _, _, price, size, _, attribs, conditions, name = row
+        con_id = self._con_id
+        self.level1.on_trade(row)
+        if not attribs:
+            self.seconds.add(ts, price, size)
+        if wanted(con_id, Stream.L1):
+            out.append(MarketEvent(ts, con_id, Stream.L1, self.level1.real_time_volume(row)))
+        if not sampled:
+            self.level1_changes(ts, wanted, out)
+        seconds, prices, sizes = str(ts // SECOND_NS), self._price[price], self._size[size]
+        if wanted(con_id, Stream.ALL_LAST):
+            fields = ["99", "", "2", seconds, prices, sizes, str(attribs), name, conditions]
+            out.append(MarketEvent(ts, con_id, Stream.ALL_LAST, [fields]))
+        if not attribs and wanted(con_id, Stream.LAST):
+            out.append(
+                MarketEvent(ts, con_id, Stream.LAST, [["99", "", "1", seconds, prices, sizes, "0", name, conditions]])
+            )
+
+    def level1_changes(self, ts: int, wanted: Wanted, out: list[MarketEvent]) -> None:
+        if not wanted(self._con_id, Stream.L1):
+            self.level1.behind = True
+            return
+        messages = self.level1.changes()
+        if messages:
+            out.append(MarketEvent(ts, self._con_id, Stream.L1, messages))
+
+    def depth(self, row: Row, stream: Stream, wanted: Wanted, out: list[MarketEvent]) -> None:
+        ts, _, _, position, operation, side, price, size, maker = row
+        level = [self._price[price], self._size[size], maker]
+        self.books[stream].apply(position, operation, side, level)
+        if wanted(self._con_id, stream):
+            fields = depth_fields(stream, str(position), str(operation), str(side), level)
+            out.append(MarketEvent(ts, self._con_id, stream, [fields]))
+
+    def bar(self, end_ns: int, wanted: Wanted, out: list[MarketEvent]) -> None:
+        """Close the 5-second bar that ends at `end_ns`; a silent one repeats the last price with volume 0."""
+        if not self.level1.last_price or not wanted(self._con_id, Stream.BARS_5S):
+            return
+        start = end_ns - BAR_NS
+        bar = self.seconds.last_bar(start)
+        if bar is None:
+            last = self._price[self.level1.last_price]
+            values = [last, last, last, last, "0", last, "0"]
+        else:
+            opens, high, low, close, volume, turnover, count = bar
+            wap = round(self._units.usd(turnover / volume), 6)
+            prices = [number(self._units.usd(p)) for p in (opens, high, low, close)]
+            values = [*prices, number(volume), number(wap), str(count)]
+        fields = ["50", "3", "", str(start // SECOND_NS), *values]
+        out.append(MarketEvent(end_ns, self._con_id, Stream.BARS_5S, [fields]))
+
+    def book_snapshot(self, stream: Stream) -> list[list[str]]:
+        """The book as inserts, asks first, best row first."""
+        book = self.books[stream]
+        insert = str(int(Operation.INSERT))
+        return [
+            depth_fields(stream, str(i), insert, str(int(side)), level)
+            for side in (Side.ASK, Side.BID)
+            for i, level in enumerate(book.sides[side])
+        ]
+
+
+def depth_fields(stream: Stream, position: str, operation: str, side: str, level: list[str]) -> list[str]:
+    """Message 12 for a venue's rows without a market maker, else 13; the smart flag is 1 in SMART depth."""
+    price, size, maker = level
+    if stream == Stream.DEPTH and not maker:
+        return ["12", "1", "", position, operation, side, price, size]
+    return ["13", "1", "", position, maker, operation, side, price, size, "1" if stream == Stream.SMART_DEPTH else "0"]
+
+
+class Renderer:
+    """Rows in, events out; `next_timer` is the instant at which a bar closes or sampled L1 is due."""
+
+    def __init__(self, faces: list[Face], start_ns: int, sample_ns: int) -> None:
+        self.faces = faces
+        self._sample_ns = sample_ns
+        self._bar_at = start_ns - start_ns % BAR_NS + BAR_NS
+        self._flush_at = 0
+        self._pending: set[int] = set()
+
+    @property
+    def next_timer(self) -> int:
+        return min(self._flush_at, self._bar_at) if self._flush_at else self._bar_at
+
+    def fire(self, wanted: Wanted, out: list[MarketEvent]) -> None:
+        """What is due at `next_timer`: sampled L1 first, then bars, instruments in their order."""
+        now = self.next_timer
+        if self._flush_at == now:
+            for i in sorted(self._pending):
+                self.faces[i].level1_changes(now, wanted, out)
+            self._pending.clear()
+            self._flush_at = 0
+        if self._bar_at == now:
+            for face in self.faces:
+                face.bar(now, wanted, out)
+            self._bar_at += BAR_NS
+
+    def apply(self, row: Row, wanted: Wanted, out: list[MarketEvent]) -> None:
+        ts, place, what = row[:3]
+        face = self.faces[place]
+        sampled = self._sample_ns > 0
+        if what == What.QUOTE:
+            face.quote(row, wanted, out, sampled=sampled)
+        elif what == What.TRADE:
+            face.trade(row, wanted, out, sampled=sampled)
+        else:
+            face.depth(row, Stream.DEPTH if what == What.DEPTH else Stream.SMART_DEPTH, wanted, out)
+            return
+        if sampled:
+            self._pending.add(place)
+            if not self._flush_at:
+                self._flush_at = ts - ts % self._sample_ns + self._sample_ns

@@ -1,0 +1,84 @@
+"""Base rows: what a model or a tape says happened, before it becomes messages.
+
+A row is a plain tuple (ts, instrument's place in the list, `What`, six values). Prices are in the source's own units,
+which its `Units` turns into text and USD: integers of 1/10000 USD for the model, USD as float64 for a tape.
+
+    QUOTE   bid, ask, bid size, ask size, bid exchanges, ask exchanges   (price 0 or size 0: that side is empty)
+    TRADE   price, size, exchange letter, attribute bits, conditions, exchange name
+    DEPTH   position, operation, side, price, size, market maker         one venue's book
+    SMART   the same                                                     the book of all venues
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from enum import IntEnum
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from harvester.wire.answers import number
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+Row = tuple[Any, ...]
+
+PAST_LIMIT, UNREPORTED = 1, 2
+
+
+class What(IntEnum):
+    """Kind of a base row."""
+
+    QUOTE = 0
+    TRADE = 1
+    DEPTH = 2
+    SMART = 3
+
+
+class Texts(dict[Any, str]):
+    """Decimal text of a number, remembered: a day has few different prices and sizes."""
+
+    _LIMIT = 200_000
+
+    def __init__(self, per_unit: int = 1) -> None:
+        super().__init__()
+        self._per_unit = per_unit
+
+    def __missing__(self, value: Any) -> str:
+        if len(self) >= self._LIMIT:
+            self.clear()
+        text = number(value / self._per_unit) if self._per_unit != 1 else number(value)
+        self[value] = text
+        return text
+
+
+class Units(NamedTuple):
+    """How a source counts prices: `per_dollar` of its units make one USD (1 for a tape, whose prices are USD)."""
+
+    per_dollar: int
+
+    def usd(self, price: float) -> float:
+        """Price in USD, the float64 nearest to the decimal."""
+        return price / self.per_dollar if self.per_dollar != 1 else float(price)
+
+    def texts(self) -> Texts:
+        return Texts(self.per_dollar)
+
+
+class RowQueue:
+    """Rows in time order from an iterator of chunks, of which one at a time is held."""
+
+    def __init__(self, chunks: Iterator[list[Row]]) -> None:
+        self._chunks = chunks
+        self._rows: deque[Row] = deque()
+
+    def peek(self) -> Row | None:
+        """The next row, None at the end."""
+        while not self._rows:
+            chunk = next(self._chunks, None)
+            if chunk is None:
+                return None
+            self._rows.extend(chunk)
+        return self._rows[0]
+
+    def pop(self) -> Row:
+        return self._rows.popleft()
