@@ -1,0 +1,292 @@
+"""From a finished position to an episode: features before the decision, series, labels.
+
+An episode's document is plain data in the key order of the episode files, with every time as int ns UTC; the artefact
+writer turns those into text. Windows: `features_pre` holds the buckets that lie wholly between 120 s and 30 s before the
+decision, or, when there is none, the last 120 before it.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from harvester.projections.costs import CostTable
+from harvester.projections.exchange import DIGITS
+from harvester.projections.position import DATA_END, Position
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+SECOND_NS = 1_000_000_000
+SCHEMA = "harvester.episode"
+SCHEMA_VERSION = 1
+MODE_EVENT = "event"
+PRE_FAR_S, PRE_NEAR_S, PRE_COUNT = 120, 30, 120
+FLAT_USD = 0.005  # |pnl| up to here is BREAKEVEN
+
+BUCKET_FIELDS = [
+    "ts",
+    "mark",
+    "bid",
+    "ask",
+    "spread",
+    "spread_bps",
+    "spread_twa",
+    "mid",
+    "microprice",
+    "imbalance",
+    "bid_size_top_n",
+    "ask_size_top_n",
+    "bid_top_size",
+    "ask_top_size",
+    "ofi",
+    "tape_buy",
+    "tape_sell",
+    "tape_unknown",
+    "trade_count",
+    "quote_count",
+    "depth_count",
+    "volatility_proxy",
+    "realised_variance",
+    "quote_source",
+    "book_good",
+    "stale",
+]
+SERIES_FIELDS = ["ts", "mark", "bid", "ask", "mid", "spread", "imbalance", "tape_buy", "tape_sell", "volatility_proxy"]
+
+
+class SymbolHealth(msgspec.Struct):
+    """What is known to be wrong with a symbol's feed so far; the summary every episode carries."""
+
+    outages: int = 0
+    bad_book_seconds: int = 0
+    refused: int = 0
+    data_type: int | None = None
+
+
+class Tracked(msgspec.Struct):
+    """A position with what its episode needs: the cost table it trades under, buckets before and during it."""
+
+    position: Position
+    costs: CostTable
+    memory: str | None
+    trading_date: str
+    window: str
+    pre: list[dict[str, Any]]
+    series: list[dict[str, Any]] = []
+    trade_id: str = ""
+    exit_ts: int = 0
+    exit_seq: int = 0
+    exit_price: float | None = None
+
+    def extend(self, con_id: int, row: dict[str, Any]) -> None:
+        """Take in a closed bucket: the series runs from the second of the first fill to that of the exit."""
+        position = self.position
+        if position.con_id != con_id or not position.fills:
+            return
+        if row["ts"] >= _second(position.fills[0].ts) and (not self.trade_id or row["ts"] <= self.exit_ts):
+            self.series.append({name: row[name] for name in SERIES_FIELDS} | {"gate_codes": None})
+
+    def judged(self, con_id: int, strategy: str, gates: Sequence[str]) -> None:
+        """Note what the strategy was refused in the newest second of the series."""
+        mine = (self.position.con_id, self.position.strategy) == (con_id, strategy)
+        if mine and self.series and self.series[-1]["gate_codes"] is None:
+            self.series[-1]["gate_codes"] = list(gates)
+
+    def ended(self, trade_id: str, end: tuple[int, int, float | None] | None = None) -> None:
+        """Fix when and where it ended: at its last fill, or at `end` (ts, seq, price) when the data ended before it."""
+        position = self.position
+        self.trade_id = trade_id
+        if end is None:
+            last = position.fills[-1]
+            self.exit_ts, self.exit_seq = last.ts, last.seq
+            self.exit_price = round(position.exit_value / position.exited, DIGITS)
+        else:
+            self.exit_ts, self.exit_seq, self.exit_price = end
+            position.exit_reason = DATA_END
+
+
+def _second(ts: int) -> int:
+    return ts // SECOND_NS * SECOND_NS
+
+
+def clean(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A bucket row as builtins in the order of `BUCKET_FIELDS`, NaN as None."""
+    return {name: _plain(row.get(name)) for name in BUCKET_FIELDS}
+
+
+def _plain(value: Any) -> Any:
+    if hasattr(value, "item"):
+        value = value.item()
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def window_before(history: Sequence[dict[str, Any]], decision_ts: int) -> tuple[str, list[dict[str, Any]]]:
+    """The buckets `features_pre` holds, and which of the two windows they are."""
+    first, last = decision_ts - PRE_FAR_S * SECOND_NS, decision_ts - (PRE_NEAR_S + 1) * SECOND_NS
+    rows = [row for row in history if first <= row["ts"] <= last]
+    if rows:
+        return f"{PRE_FAR_S}s to {PRE_NEAR_S}s before", rows
+    rows = [row for row in history if row["ts"] <= decision_ts - SECOND_NS]
+    return f"last {PRE_COUNT} buckets before", rows[-PRE_COUNT:]
+
+
+def aggregates(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Of the buckets before the decision: means of states, sums of flows, the mid's return."""
+    mids = _values(rows, "mid")
+    buy, sell = _total(rows, "tape_buy"), _total(rows, "tape_sell")
+    return {
+        "seconds": len(rows),
+        "stale_seconds": sum(1 for row in rows if row["stale"]),
+        "mean_imbalance": _mean(rows, "imbalance"),
+        "mean_spread": _mean(rows, "spread"),
+        "mean_spread_bps": _mean(rows, "spread_bps"),
+        "tape_buy": buy,
+        "tape_sell": sell,
+        "tape_delta": buy - sell,
+        "ofi": _total(rows, "ofi"),
+        "trade_count": int(_total(rows, "trade_count")),
+        "mid_return": mids[-1] / mids[0] - 1 if mids else None,
+        "volatility_max": max(_values(rows, "volatility_proxy"), default=None),
+        "realised_variance": _total(rows, "realised_variance"),
+    }
+
+
+def _values(rows: Sequence[dict[str, Any]], name: str) -> list[float]:
+    return [row[name] for row in rows if row[name] is not None]
+
+
+def _total(rows: Sequence[dict[str, Any]], name: str) -> float:
+    return math.fsum(_values(rows, name))
+
+
+def _mean(rows: Sequence[dict[str, Any]], name: str) -> float | None:
+    values = _values(rows, name)
+    return math.fsum(values) / len(values) if values else None
+
+
+def labels(tracked: Tracked) -> dict[str, Any]:
+    """What came of it. USD, seconds; MAE ≤ 0 ≤ MFE are open profit before commission, `pnl_usd` is after it."""
+    position = tracked.position
+    entry_ts = position.fills[0].ts
+    gross = position.profit(tracked.exit_price or 0.0) if position.open else position.profit(0.0)
+    pnl = round(gross - math.fsum(f.commission for f in position.fills), DIGITS) + 0.0
+    risk = initial_risk(position)
+    moves = position.excursion
+    return {
+        "pnl_usd": pnl,
+        "r_multiple": pnl / risk if risk > 0 else None,
+        "mae": moves.mae,
+        "mfe": moves.mfe,
+        "time_to_mae": _seconds(moves.mae_ts, entry_ts),
+        "time_to_mfe": _seconds(moves.mfe_ts, entry_ts),
+        "hold_seconds": _seconds(tracked.exit_ts, entry_ts),
+        "exit_reason": position.exit_reason,
+        "win_loss": "WIN" if pnl > FLAT_USD else "LOSS" if pnl < -FLAT_USD else "BREAKEVEN",
+    }
+
+
+def _seconds(ts: int | None, since: int) -> float | None:
+    return None if ts is None else (ts - since) / SECOND_NS
+
+
+def entry_price(position: Position) -> float:
+    """Average over the entry's fills, USD."""
+    return round(position.entry_value / position.entered, DIGITS)
+
+
+def initial_risk(position: Position) -> float:
+    """|entry − first stop| × quantity, USD."""
+    return round(abs(entry_price(position) - position.plan.stop) * position.entered, DIGITS)
+
+
+def document(tracked: Tracked, health: SymbolHealth, through_seq: int) -> dict[str, Any]:
+    """The whole episode, keys in the order of the episode files, times int ns UTC."""
+    position = tracked.position
+    return {
+        "schema": SCHEMA,
+        "schema_version": SCHEMA_VERSION,
+        "trading_date": tracked.trading_date,
+        "run": position.run,
+        "through_seq": through_seq,
+        "health": msgspec.to_builtins(health),
+        "trade_id": tracked.trade_id,
+        "symbol": position.symbol,
+        "side": "LONG" if position.plan.long else "SHORT",
+        "quantity": position.entered,
+        "mode": MODE_EVENT,
+        "taken": True,
+        "decision": {"ts": position.decision_ts, "seq": position.decision_seq},
+        "entry": {"ts": position.fills[0].ts, "price": entry_price(position), "seq": position.fills[0].seq},
+        "exit": {"ts": tracked.exit_ts, "price": tracked.exit_price, "seq": tracked.exit_seq},
+        "features_pre": {
+            "window": tracked.window,
+            "buckets": tracked.pre,
+            "aggregates": aggregates(tracked.pre),
+        },
+        "series": tracked.series,
+        "fills": [msgspec.to_builtins(fill) for fill in position.fills],
+        "labels": labels(tracked),
+        "decision_trace": _trace(position),
+        "versions": {
+            "strategy": position.strategy,
+            "strategy_digest": position.strategy_digest,
+            "cost_model": tracked.costs.name,
+            "memory": tracked.memory,
+        },
+    }
+
+
+def _trace(position: Position) -> dict[str, Any]:
+    plan = position.plan
+    return {
+        "entry_reason": plan.reason,
+        "exit_reason": position.exit_reason,
+        "risk": {
+            "initial_stop": plan.stop,
+            "initial_risk_usd": initial_risk(position),
+            "target": plan.target,
+            "quantity_planned": plan.quantity,
+            "hold_seconds_max": plan.hold_seconds_max,
+        },
+        "gate_codes": position.gate_codes,
+        "features": plan.features,
+        "prediction": None,
+    }
+
+
+def episode_row(tracked: Tracked, health: SymbolHealth, through_seq: int) -> tuple[Any, ...]:
+    """One row of `blotter.EPISODES`."""
+    made = document(tracked, health, through_seq)
+    labelled, position = made["labels"], tracked.position
+    return (
+        made["trading_date"],
+        position.symbol,
+        position.strategy,
+        position.strategy_digest,
+        made["mode"],
+        position.decision_seq,
+        tracked.trade_id,
+        position.con_id,
+        made["side"],
+        position.entered,
+        made["taken"],
+        position.decision_ts,
+        made["entry"]["ts"],
+        made["entry"]["price"],
+        tracked.exit_ts,
+        tracked.exit_price,
+        tracked.exit_seq,
+        position.plan.reason,
+        position.exit_reason,
+        labelled["pnl_usd"],
+        labelled["r_multiple"],
+        labelled["mae"],
+        labelled["mfe"],
+        labelled["hold_seconds"],
+        labelled["win_loss"],
+        health.data_type,
+        msgspec.json.encode(made).decode(),
+    )

@@ -1,0 +1,200 @@
+"""The simulated exchange: what one order does at one observation. Pure rules, no bookkeeping of positions.
+
+1. An observation is a change of the quote in force or a print. It can fill an order only when its seq is above the order's
+   `after_seq` and its `ts` at or after the order's `not_before` (decision time + latency).
+2. Without a good quote in force nothing happens: no fill, no trigger.
+3. Market orders and triggered stops buy at the ask and sell at the bid in force, never more than is shown there. What we
+   took stays taken until that side's price changes, so one displayed lot never fills us twice.
+4. A limit that can trade when it arrives does so at the opposite quote. Once it rests it fills at its own price: when the
+   other side's quote reaches it (up to what that side shows), or when a price-forming print goes through it (up to the
+   print's size). A print exactly at the limit fills nothing: others stood before us in the queue.
+5. A stop triggers when the quote it would close against, or a price-forming print, touches it.
+
+Commission is charged by the order: each fill carries the rise of its order's total.
+"""
+
+from __future__ import annotations
+
+import math
+from enum import StrEnum
+from typing import TYPE_CHECKING, NamedTuple
+
+import msgspec
+
+if TYPE_CHECKING:
+    from harvester.projections.costs import CostTable
+
+DIGITS = 9  # derived USD amounts are rounded to 1e-9: what lies below is noise of binary fractions
+
+
+class OrderType(StrEnum):
+    MARKET = "market"
+    LIMIT = "limit"
+    STOP = "stop"
+
+
+class Order(msgspec.Struct):
+    """One working order. `price` is the limit or the stop; times are ns UTC, quantities whole shares, money USD."""
+
+    type: OrderType
+    buy: bool
+    quantity: int
+    after_seq: int
+    not_before: int
+    reference: str
+    reference_price: float | None
+    price: float = 0.0
+    expires: int | None = None
+    resting: bool = False
+    triggered: bool = False
+    filled: int = 0
+    value: float = 0.0
+    commission: float = 0.0
+
+    @property
+    def left(self) -> int:
+        """Shares still to fill."""
+        return self.quantity - self.filled
+
+
+class Fill(msgspec.Struct, frozen=True):
+    """One simulated execution, fields in the order of the episode files; `slippage` is USD a share, positive is worse."""
+
+    ts: int
+    seq: int
+    price: float
+    quantity: int
+    side: str
+    source: str
+    reference_price: float | None
+    slippage: float | None
+    commission: float
+    reference: str
+
+
+class Observation(NamedTuple):
+    """A change of the quote in force (`price` None) or a print (the quote's fields are then unused)."""
+
+    seq: int
+    ts: int
+    price: float | None = None
+    size: float = 0.0
+    forms_price: bool = False
+
+
+class Shown(msgspec.Struct):
+    """The quote in force of one symbol and how much of each side is left for us. Prices USD, sizes shares."""
+
+    good: bool = False
+    bid: float = 0.0
+    ask: float = 0.0
+    bid_size: float = 0.0
+    ask_size: float = 0.0
+    bid_taken: float = 0.0
+    ask_taken: float = 0.0
+
+    def update(self, bid: float, ask: float, bid_size: float, ask_size: float, good: bool) -> None:
+        """Take over a new quote in force; an unknown one keeps the last prices for the record."""
+        self.good = good and bid > 0 and ask > 0 and math.isfinite(bid) and math.isfinite(ask)
+        if not self.good:
+            return
+        if bid != self.bid:
+            self.bid_taken = 0.0
+        if ask != self.ask:
+            self.ask_taken = 0.0
+        self.bid, self.ask, self.bid_size, self.ask_size = bid, ask, _size(bid_size), _size(ask_size)
+
+    def lose(self) -> None:
+        """The feed is gone: the quote is unknown, not zero."""
+        self.good = False
+
+    def price(self, *, buy: bool) -> float:
+        """Where a market order would trade."""
+        return self.ask if buy else self.bid
+
+    def available(self, *, buy: bool) -> int:
+        """Whole shares left at that price."""
+        left = self.ask_size - self.ask_taken if buy else self.bid_size - self.bid_taken
+        return max(0, math.floor(left))
+
+    def take(self, shares: int, *, buy: bool) -> None:
+        """Use up what a fill took."""
+        if buy:
+            self.ask_taken += shares
+        else:
+            self.bid_taken += shares
+
+
+def _size(size: float) -> float:
+    return size if math.isfinite(size) and size > 0 else 0.0
+
+
+def execute(order: Order, seen: Observation, shown: Shown, costs: CostTable) -> Fill | None:
+    """Match one order against one observation; updates the order and what is left of the quote.
+
+    Returns:
+        The fill, or None. A stop that only triggers (nothing shown to trade with) returns None with `triggered` set.
+    """
+    if not shown.good or order.left <= 0 or not _in_time(order, seen):
+        return None
+    if order.type is OrderType.STOP and not order.triggered:
+        order.triggered = _touches(order, seen, shown)
+    if order.type is OrderType.LIMIT:
+        price, shares, from_quote = _limit(order, seen, shown)
+    elif order.type is OrderType.MARKET or order.triggered:
+        price, shares, from_quote = shown.price(buy=order.buy), shown.available(buy=order.buy), True
+    else:
+        return None
+    shares = min(shares, order.left)
+    if shares <= 0:
+        return None
+    if from_quote:
+        shown.take(shares, buy=order.buy)
+    return _fill(order, seen, price, shares, costs)
+
+
+def _in_time(order: Order, seen: Observation) -> bool:
+    if seen.seq <= order.after_seq or seen.ts < order.not_before:
+        return False
+    return order.expires is None or seen.ts < order.expires
+
+
+def _touches(order: Order, seen: Observation, shown: Shown) -> bool:
+    prices = [shown.price(buy=order.buy)]
+    if seen.price is not None and seen.forms_price:
+        prices.append(seen.price)
+    return any(p >= order.price if order.buy else p <= order.price for p in prices)
+
+
+def _limit(order: Order, seen: Observation, shown: Shown) -> tuple[float, int, bool]:
+    """Price, shares, and whether they come out of the displayed quote."""
+    arriving, order.resting = not order.resting, True
+    opposite = shown.price(buy=order.buy)
+    if opposite <= order.price if order.buy else opposite >= order.price:
+        return (opposite if arriving else order.price), shown.available(buy=order.buy), True
+    if seen.price is None or not seen.forms_price or arriving:
+        return order.price, 0, False
+    through = seen.price < order.price if order.buy else seen.price > order.price
+    return order.price, math.floor(_size(seen.size)) if through else 0, False
+
+
+def _fill(order: Order, seen: Observation, price: float, shares: int, costs: CostTable) -> Fill:
+    order.filled += shares
+    order.value += price * shares
+    total = round(costs.commission(order.filled, order.value), DIGITS)
+    charged, order.commission = round(total - order.commission, DIGITS), total
+    worse = None
+    if order.reference_price is not None:
+        worse = round((price - order.reference_price) * (1 if order.buy else -1), DIGITS) + 0.0
+    return Fill(
+        ts=seen.ts,
+        seq=seen.seq,
+        price=price,
+        quantity=shares,
+        side="BUY" if order.buy else "SELL",
+        source="quote" if seen.price is None else "print",
+        reference_price=order.reference_price,
+        slippage=worse,
+        commission=charged,
+        reference=order.reference,
+    )

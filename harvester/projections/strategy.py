@@ -1,0 +1,71 @@
+"""What a strategy is.
+
+A strategy is folded once a second: `observe` every closed bucket of a symbol in order, then `decide` once per clock and
+symbol. It sees closed buckets and the quote in force at the clock, nothing later. Its digest covers its source and its
+settings; a changed digest ends what the old one had open (`RUN_CHANGE`).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from harvester.projections.exchange import Shown
+    from harvester.projections.position import Plan
+
+
+class View(NamedTuple):
+    """What a strategy may look at when it decides about one symbol.
+
+    Attributes:
+        seq: decision_seq, the clock's.
+        ts: the clock's `ts_recv`, ns UTC.
+        bucket: the newest closed bucket of the symbol.
+        shown: the quote in force.
+        session: open and close of the exchange session, ns UTC, or None when there is none on the date.
+        holding: a position or a working entry exists.
+        outage: the symbol's feed is interrupted.
+    """
+
+    seq: int
+    ts: int
+    con_id: int
+    symbol: str
+    bucket: Mapping[str, Any]
+    shown: Shown
+    session: tuple[int, int] | None
+    holding: bool
+    outage: bool
+
+
+class Verdict(NamedTuple):
+    """Why not (`gates`, empty = allowed), and what to do when allowed and there is a reason to."""
+
+    gates: tuple[str, ...]
+    plan: Plan | None = None
+
+
+class Strategy(Protocol):
+    """The surface the trading fold calls; state is plain data, so that it can be stored and restored."""
+
+    name: str
+
+    def observe(self, con_id: int, bucket: Mapping[str, Any]) -> None:
+        """Take in one closed bucket; called for every one, in order."""
+
+    def decide(self, view: View) -> Verdict:
+        """Judge the present second of one symbol."""
+
+    def finished(self, con_id: int, ts: int) -> None:
+        """A position of this symbol is flat, or its entry was never filled."""
+
+    def flat_by(self, session: tuple[int, int] | None) -> int | None:
+        """When everything is closed at the market, ns UTC; None = never."""
+
+    def snapshot(self) -> Any:
+        """The state as builtins."""
+
+    def restore(self, state: Any) -> None:
+        """The inverse of `snapshot`."""

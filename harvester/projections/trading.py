@@ -1,0 +1,369 @@
+"""The trading fold: market intervals in, decisions, fills and episodes out.
+
+At each clock, in this order: working orders are matched against the interval's observations in seq order (run starts and
+outages take their place among them); what has run out of time is given up; strategies take in the closed buckets and
+decide; episodes whose last second has closed are handed out. Orders made at a clock can fill from the next interval on.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from harvester.projections import episodes
+from harvester.projections.blotter import Blotter
+from harvester.projections.costs import CostTable
+from harvester.projections.episodes import SymbolHealth, Tracked, clean
+from harvester.projections.exchange import Observation, Order, OrderType, Shown
+from harvester.projections.interval import Happening, Interval, What
+from harvester.projections.position import DATA_END, RUN_CHANGE, SESSION_END, TIME_STOP, Plan, Position
+from harvester.projections.strategies import digest, make
+from harvester.projections.strategy import Strategy, View
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    import pyarrow as pa
+
+    from harvester.projections.params import RunParams
+
+SECOND_NS = 1_000_000_000
+MILLI_NS = 1_000_000
+
+
+class Terms(msgspec.Struct, frozen=True):
+    """What of a run's parameters trading goes by; `strategies` are (name, recorded digest, settings)."""
+
+    run: str
+    trading_date: str
+    session: tuple[int, int] | None
+    latency_ns: int
+    costs: CostTable
+    memory: str | None
+    strategies: tuple[tuple[str, str, dict[str, Any]], ...]
+
+    @classmethod
+    def of(cls, params: RunParams, run: str) -> Terms:
+        """Pick them out; a run without a cost table trades free of commission."""
+        calendar = params.calendar
+        hours = calendar.session if calendar else None
+        memory = params.memory.get("hash") if isinstance(params.memory, dict) else None
+        return cls(
+            run=run,
+            trading_date=calendar.trading_date if calendar else "",
+            session=(hours.open_ns, hours.close_ns) if hours else None,
+            latency_ns=round(float(params.config.get("latency_ms", 0.0)) * MILLI_NS),
+            costs=msgspec.convert(params.costs or {"name": "none", "maximum_fraction": 0.0}, CostTable),
+            memory=memory,
+            strategies=tuple((ref.name, ref.digest, dict(ref.settings)) for ref in params.strategies),
+        )
+
+
+class State(msgspec.Struct):
+    """Everything the fold remembers, as plain data; `chain` and `strategies` are filled in by `snapshot`.
+
+    Attributes:
+        starting: run starts that wait for the interval they lie in, as (seq, ts, terms).
+        active: positions with a working order; `ending`: flat ones whose last second is not closed yet.
+        trades_of: episodes so far, by symbol.
+        outages: con_ids whose feed is interrupted, 0 = all.
+    """
+
+    terms: Terms | None = None
+    runs: int = 0
+    starting: list[tuple[int, int, Terms]] = []
+    shown: dict[int, Shown] = {}
+    symbols: dict[int, str] = {}
+    history: dict[int, list[dict[str, Any]]] = {}
+    active: list[Tracked] = []
+    ending: list[Tracked] = []
+    trades_of: dict[str, int] = {}
+    health: dict[int, SymbolHealth] = {}
+    outages: list[int] = []
+    chain: str = ""
+    strategies: list[Any] = []
+
+
+class Trading:
+    """Strategies and the simulated exchange behind one surface; `projections.base.TradingSide` gives the calls."""
+
+    name = "trading"
+
+    def __init__(self) -> None:
+        self._state = State()
+        self._strategies: list[tuple[Strategy, str, str]] = []  # with its recorded digest and that of the code at hand
+        self._blotter = Blotter()
+
+    def on_run_start(self, params: RunParams, seq: int, ts: int) -> None:
+        """A run begins; it takes its place among the observations of the interval it lies in."""
+        state = self._state
+        state.runs += 1
+        state.starting.append((seq, ts, Terms.of(params, f"r{state.runs:03d}")))
+        if state.terms is None:
+            self._start_runs(seq)
+
+    def on_interval(self, interval: Interval) -> None:
+        """Fold one interval; see the module's text for the order."""
+        takes = {"quote": self._on_quote, "trade": self._on_trade, "happening": self._on_happening, "run": self._on_run}
+        for what, row in _in_order(interval, self._state.starting):
+            takes[what](row)
+        self._run_out(interval.seq, interval.ts)
+        for con_id, bucket in self._observe(interval).items():
+            for strategy, _, code in self._strategies:
+                self._decide(strategy, code, con_id, bucket, interval)
+        self._hand_out(interval.seq, interval.ts)
+
+    def finish(self, seq: int, ts: int) -> None:
+        """The date is over: what is open becomes an episode `DATA_END`, what never filled is recorded as such."""
+        self._start_runs(seq)
+        for tracked in list(self._state.active):
+            position = tracked.position
+            position.cancel_entry()
+            if position.never_filled:
+                self._unfilled(tracked, DATA_END, seq, ts)
+                continue
+            last = self._shown(position.con_id).price(buy=not position.plan.long)
+            self._end(tracked, (ts, seq, last or None))
+        self._hand_out(seq, ts + SECOND_NS)
+
+    def take_rows(self) -> dict[str, pa.RecordBatch]:
+        """Rows finished since the last call, by table; a table without rows is left out."""
+        return self._blotter.take()
+
+    def digest(self) -> str:
+        """Hash over every row written so far and the state, 32 hex digits."""
+        return hashlib.blake2b(self.snapshot(), digest_size=16).hexdigest()
+
+    def snapshot(self) -> bytes:
+        """The whole state as MessagePack; equal states are equal bytes. Rows not yet taken are not part of it."""
+        self._state.chain = self._blotter.chain
+        self._state.strategies = [strategy.snapshot() for strategy, _, _ in self._strategies]
+        return msgspec.msgpack.encode(self._state)
+
+    def restore(self, data: bytes) -> None:
+        """The inverse of `snapshot`."""
+        state = self._state = msgspec.msgpack.decode(data, type=State)
+        self._blotter = Blotter(state.chain)
+        self._strategies = [_made(*ref) for ref in state.terms.strategies] if state.terms else []
+        for (strategy, _, _), saved in zip(self._strategies, state.strategies, strict=True):
+            strategy.restore(saved)
+
+    # what the interval brings, in seq order
+
+    def _on_quote(self, row: tuple[Any, ...]) -> None:
+        seq, ts, con_id, bid, ask, bid_size, ask_size, good = row
+        shown = self._shown(con_id)
+        shown.update(bid, ask, bid_size, ask_size, good)
+        if self._state.active:
+            self._match(con_id, Observation(seq, ts), shown)
+
+    def _on_trade(self, row: tuple[Any, ...]) -> None:
+        seq, ts, con_id, price, size, forms_price = row
+        if self._state.active:
+            self._match(con_id, Observation(seq, ts, price, size, forms_price), self._shown(con_id))
+
+    def _on_happening(self, row: Happening) -> None:
+        state = self._state
+        health = state.health.setdefault(row.con_id, SymbolHealth())
+        if row.what is What.OUTAGE_BEGIN:
+            health.outages += 1
+            if row.con_id not in state.outages:
+                state.outages.append(row.con_id)
+            for con_id, shown in state.shown.items():
+                if row.con_id in (0, con_id):
+                    shown.lose()
+        elif row.what is What.OUTAGE_END:
+            state.outages = [c for c in state.outages if c != row.con_id]
+        elif row.what is What.REFUSED:
+            health.refused += 1
+        elif row.what is What.DATA_TYPE:
+            health.data_type = row.value
+
+    def _on_run(self, row: tuple[int, int, Terms]) -> None:
+        self._start_runs(row[0])
+
+    def _start_runs(self, through_seq: int) -> None:
+        """A new run knows no quote yet; a strategy that is not the same any more leaves what it holds."""
+        state = self._state
+        while state.starting and state.starting[0][0] <= through_seq:
+            seq, ts, terms = state.starting.pop(0)
+            for shown in state.shown.values():
+                shown.lose()
+            state.outages = []
+            kept = {(s.name, was): (s, was, code) for s, was, code in self._strategies}
+            still = [(name, was) for name, was, _ in terms.strategies]
+            gone = [name for name, was in kept if (name, was) not in still]
+            for tracked in [t for t in state.active if t.position.strategy in gone]:
+                self._leave(tracked, RUN_CHANGE, (seq, ts), terms.latency_ns)
+            self._strategies = [kept.get(ref[:2]) or _made(*ref) for ref in terms.strategies]
+            state.terms = terms
+
+    def _match(self, con_id: int, seen: Observation, shown: Shown) -> None:
+        for tracked in [t for t in self._state.active if t.position.con_id == con_id]:
+            for role, fill in tracked.position.step(seen, shown, tracked.costs):
+                self._blotter.filled(tracked.position, role, fill)
+            if tracked.position.closed:
+                self._end(tracked)
+
+    def _shown(self, con_id: int) -> Shown:
+        shown = self._state.shown.get(con_id)
+        if shown is None:
+            shown = self._state.shown[con_id] = Shown()
+        return shown
+
+    # what the clock does
+
+    def _run_out(self, seq: int, ts: int) -> None:
+        terms = self._state.terms
+        for tracked in list(self._state.active):
+            position = tracked.position
+            if position.entry.expires is not None and ts >= position.entry.expires:
+                position.cancel_entry()
+                if position.never_filled:
+                    self._unfilled(tracked, "EXPIRED", seq, ts)
+            if position.open == 0 or terms is None:
+                continue
+            flat_by = self._flat_by(position.strategy)
+            if flat_by is not None and ts >= flat_by:
+                self._leave(tracked, SESSION_END, (seq, ts), terms.latency_ns)
+            elif ts >= position.fills[0].ts + int(position.plan.hold_seconds_max * SECOND_NS):
+                self._leave(tracked, TIME_STOP, (seq, ts), terms.latency_ns)
+
+    def _flat_by(self, name: str) -> int | None:
+        session = self._state.terms.session if self._state.terms else None
+        return next((s.flat_by(session) for s, _, _ in self._strategies if s.name == name), None)
+
+    def _leave(self, tracked: Tracked, reason: str, at: tuple[int, int], latency_ns: int) -> None:
+        position = tracked.position
+        leaving = position.leave(reason, at[0], at[1] + latency_ns, self._shown(position.con_id))
+        if position.never_filled:
+            self._unfilled(tracked, reason, *at)
+        elif leaving and position.exit is not None:
+            price = position.exit.reference_price
+            self._blotter.decided(position, "exit", reason, at, self._newest(position.con_id), price)
+
+    def _unfilled(self, tracked: Tracked, reason: str, seq: int, ts: int) -> None:
+        position = tracked.position
+        self._state.active.remove(tracked)
+        newest = self._newest(position.con_id)
+        self._blotter.decided(position, "unfilled", reason, (seq, ts), newest, position.entry.reference_price)
+        self._rest(position, ts)
+
+    def _newest(self, con_id: int) -> int | None:
+        rows = self._state.history.get(con_id)
+        return rows[-1]["ts"] if rows else None
+
+    def _rest(self, position: Position, ts: int) -> None:
+        for strategy, _, code in self._strategies:
+            if (strategy.name, code) == (position.strategy, position.strategy_digest):
+                strategy.finished(position.con_id, ts)
+
+    def _observe(self, interval: Interval) -> dict[int, dict[str, Any]]:
+        """Let strategies, histories and series take in the closed buckets; gives the newest of each symbol."""
+        state = self._state
+        newest: dict[int, dict[str, Any]] = {}
+        for raw in interval.buckets:
+            con_id, row = int(raw["con_id"]), clean(raw)
+            state.symbols[con_id] = str(raw["symbol"])
+            newest[con_id] = row
+            rows = state.history.setdefault(con_id, [])
+            rows.append(row)
+            if len(rows) > episodes.PRE_COUNT:
+                del rows[0]
+            if row["book_good"] is False:
+                state.health.setdefault(con_id, SymbolHealth()).bad_book_seconds += 1
+            for strategy, _, _ in self._strategies:
+                strategy.observe(con_id, row)
+            for tracked in (*state.active, *state.ending):
+                tracked.extend(con_id, row)
+        return newest
+
+    def _decide(self, strategy: Strategy, code: str, con_id: int, bucket: dict[str, Any], interval: Interval) -> None:
+        state, terms = self._state, self._state.terms
+        own = [t for t in state.active if (t.position.con_id, t.position.strategy) == (con_id, strategy.name)]
+        view = View(
+            seq=interval.seq,
+            ts=interval.ts,
+            con_id=con_id,
+            symbol=state.symbols[con_id],
+            bucket=bucket,
+            shown=self._shown(con_id),
+            session=terms.session if terms else None,
+            holding=bool(own),
+            outage=0 in state.outages or con_id in state.outages,
+        )
+        verdict = strategy.decide(view)
+        for tracked in (*state.active, *state.ending):
+            tracked.judged(con_id, strategy.name, verdict.gates)
+        if verdict.plan is not None and not verdict.gates and terms is not None:
+            self._enter(view, strategy.name, code, verdict.plan, terms)
+        else:
+            who = (con_id, view.symbol, strategy.name, code)
+            self._blotter.watched((interval.seq, interval.ts), bucket["ts"], who, verdict.gates)
+
+    def _enter(self, view: View, name: str, code: str, plan: Plan, terms: Terms) -> None:
+        reference = view.shown.price(buy=plan.long)
+        not_before = view.ts + terms.latency_ns
+        entry = Order(
+            type=OrderType.MARKET,
+            buy=plan.long,
+            quantity=plan.quantity,
+            after_seq=view.seq,
+            not_before=not_before,
+            expires=not_before + int(plan.valid_seconds * SECOND_NS),
+            reference="quote_at_decision",
+            reference_price=reference,
+        )
+        position = Position(view.con_id, view.symbol, name, code, terms.run, view.seq, view.ts, [], plan, entry)
+        window, pre = episodes.window_before(self._state.history[view.con_id], view.ts)
+        self._state.active.append(Tracked(position, terms.costs, terms.memory, terms.trading_date, window, pre))
+        self._blotter.decided(position, "enter", plan.reason, (view.seq, view.ts), view.bucket["ts"], reference)
+
+    # the end of a trade
+
+    def _end(self, tracked: Tracked, end: tuple[int, int, float | None] | None = None) -> None:
+        state, position = self._state, tracked.position
+        state.active.remove(tracked)
+        state.ending.append(tracked)
+        number = state.trades_of[position.symbol] = state.trades_of.get(position.symbol, 0) + 1
+        ts = position.fills[-1].ts if end is None else end[0]
+        tracked.ended(f"T{_time_of_day(ts)}_{number:03d}", end)
+        self._rest(position, ts)
+
+    def _hand_out(self, seq: int, ts: int) -> None:
+        """Finish the episodes whose last second is closed at `ts`."""
+        state = self._state
+        for tracked in list(state.ending):
+            if ts >= (tracked.exit_ts // SECOND_NS + 1) * SECOND_NS:
+                state.ending.remove(tracked)
+                health = self._health(tracked.position.con_id)
+                self._blotter.finished(episodes.episode_row(tracked, health, seq))
+
+    def _health(self, con_id: int) -> SymbolHealth:
+        own, shared = (self._state.health.get(c, SymbolHealth()) for c in (con_id, 0))
+        return SymbolHealth(
+            outages=own.outages + shared.outages,
+            bad_book_seconds=own.bad_book_seconds,
+            refused=own.refused + shared.refused,
+            data_type=own.data_type if own.data_type is not None else shared.data_type,
+        )
+
+
+def _made(name: str, recorded: str, settings: Mapping[str, Any]) -> tuple[Strategy, str, str]:
+    return make(name, settings), recorded, digest(name, settings)
+
+
+def _in_order(interval: Interval, starting: list[tuple[int, int, Terms]]) -> list[tuple[str, Any]]:
+    """Everything the interval brings, each with what it is, in seq order."""
+    parts: list[tuple[str, Any]] = [("quote", row) for row in interval.quotes.tolist()]
+    parts += [("trade", row) for row in interval.trades.tolist()]
+    parts += [("happening", row) for row in interval.happenings]
+    parts += [("run", row) for row in starting]
+    return sorted(parts, key=lambda part: part[1][0])
+
+
+def _time_of_day(ts: int) -> str:
+    seconds = ts // SECOND_NS % 86_400
+    return f"{seconds // 3600:02d}{seconds // 60 % 60:02d}{seconds % 60:02d}"

@@ -1,0 +1,180 @@
+"""A trading scenario reads as a table: one line per event, seconds after the start, then what happened.
+
+    0.0  run                                   a run starts
+    0.5  quote 10.00 10.02 500 500 [bad]       bid, ask, sizes
+    0.7  print 10.01 100 [odd]                 a trade; `odd` does not form the price
+    1    clock                                 closes the second and lets strategies decide
+    1    long 100 9.90 10.20 [valid hold]      what the scripted strategy wants at the clock of that second (before it)
+    2    outage | back                         the feed is gone, and again there
+    9    end                                   the date is over
+
+seq is the number of the line. All for one symbol, TEST, con_id 7; the date is 2025-07-17, second 0 is 10:00 in New York.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from harvester.calendar import Session
+from harvester.projections import strategies
+from harvester.projections.costs import cost_table
+from harvester.projections.episodes import BUCKET_FIELDS
+from harvester.projections.interval import QUOTES, TRADES, Happening, Interval, What
+from harvester.projections.params import Calendar, RunParams, StrategyRef
+from harvester.projections.position import Plan
+from harvester.projections.strategy import Verdict, View
+from harvester.projections.trading import Trading
+
+START = 1_752_760_800_000_000_000  # 2025-07-17 14:00:00 UTC
+SECOND = 1_000_000_000
+CON_ID, SYMBOL = 7, "TEST"
+
+
+def at(seconds: float) -> int:
+    return START + round(seconds * SECOND)
+
+
+class ScriptSettings(msgspec.Struct, frozen=True):
+    plans: tuple[tuple[int, Plan], ...] = ()
+    version: int = 1
+
+
+class Scripted:
+    """Enters where its script says, whatever the market does."""
+
+    name = "scripted"
+
+    def __init__(self, settings: Any) -> None:
+        self.settings = msgspec.convert(dict(settings), ScriptSettings)
+        self.observed = 0
+
+    def observe(self, con_id: int, bucket: Any) -> None:
+        self.observed += 1
+
+    def decide(self, view: View) -> Verdict:
+        if view.holding:
+            return Verdict(("HOLDING",))
+        return Verdict((), next((plan for ts, plan in self.settings.plans if ts == view.ts), None))
+
+    def finished(self, con_id: int, ts: int) -> None: ...
+
+    def flat_by(self, session: tuple[int, int] | None) -> int | None:
+        return session[1] if session else None
+
+    def snapshot(self) -> Any:
+        return self.observed
+
+    def restore(self, state: Any) -> None:
+        self.observed = state
+
+
+strategies.STRATEGIES["scripted"] = Scripted  # type: ignore[assignment]
+
+
+def params(plans: list[tuple[int, Plan]], version: int = 1, latency_ms: float = 100.0, costs: str = "none") -> RunParams:
+    """A run's parameters around a script."""
+    settings = msgspec.to_builtins({"plans": plans, "version": version})
+    session = Session(at(-1800), at(6 * 3600), at(-6 * 3600), at(10 * 3600), False)
+    calendar = Calendar("XNYS", "America/New_York", "2025-07-17", at(-10 * 3600), at(14 * 3600), session)
+    return RunParams(
+        config={"latency_ms": latency_ms},
+        calendar=calendar,
+        costs=msgspec.to_builtins(cost_table(costs)),
+        strategies=(StrategyRef("scripted", f"recorded-{version}", settings),),
+    )
+
+
+def bucket(second: int, **values: Any) -> dict[str, Any]:
+    """One closed bucket; `second` is its start."""
+    neutral = dict.fromkeys(BUCKET_FIELDS) | {"tape_buy": 0.0, "tape_sell": 0.0, "trade_count": 0, "stale": False}
+    return neutral | {"con_id": CON_ID, "symbol": SYMBOL, "ts": at(second)} | values
+
+
+class Step(msgspec.Struct):
+    """One call of the trading fold."""
+
+    what: str
+    seq: int
+    ts: int
+    interval: Any = None
+
+
+def steps(table: str) -> tuple[list[Step], list[tuple[int, Plan]]]:
+    """Parse a scenario into the calls the engine would make, and the script."""
+    lines = [line.split("#")[0].split() for line in table.strip().splitlines()]
+    calls: list[Step] = []
+    plans: list[tuple[int, Plan]] = []
+    quotes: list[Any] = []
+    trades: list[Any] = []
+    happenings: list[Happening] = []
+    mid: float | None = None
+    closed = 0
+    for seq, (when, what, *args) in enumerate((line for line in lines if line), start=1):
+        ts = at(float(when))
+        if what == "quote":
+            bid, ask, *sizes = (float(a) for a in args if a != "bad")
+            good = "bad" not in args
+            quotes.append((seq, ts, CON_ID, bid, ask, *sizes, good))
+            mid = (bid + ask) / 2 if good else None
+        elif what == "print":
+            trades.append((seq, ts, CON_ID, float(args[0]), float(args[1]), "odd" not in args))
+        elif what in ("outage", "back"):
+            happenings.append(Happening(seq, ts, 0, What.OUTAGE_BEGIN if what == "outage" else What.OUTAGE_END))
+        elif what in ("long", "short"):
+            plans.append((ts, _plan(what == "long", args)))
+        elif what == "clock":
+            rows = [bucket(s, mid=mid, mark=mid, stale=not quotes) for s in range(closed, int(float(when)))]
+            closed = int(float(when))
+            made = Interval(seq, ts, rows, np.array(quotes, QUOTES), np.array(trades, TRADES), happenings)
+            calls.append(Step("clock", seq, ts, made))
+            quotes, trades, happenings = [], [], []
+        else:
+            calls.append(Step(what if what != "run" else " ".join(["run", *args]), seq, ts))
+    return calls, plans
+
+
+def _plan(long: bool, args: list[str]) -> Plan:
+    quantity, stop, target, *times = args
+    valid, hold = (float(t) for t in (times + ["5", "300"][len(times) :]))
+    return Plan(long, int(quantity), float(stop), float(target), valid, hold, "SCRIPT", {"x": 1.0})
+
+
+def play(table: str, *, through_snapshots: bool = False, **terms: Any) -> dict[str, list[dict[str, Any]]]:
+    """Run a scenario; gives the rows of every table. `through_snapshots` saves and restores after every call."""
+    calls, plans = steps(table)
+    trading = Trading()
+    rows: dict[str, list[dict[str, Any]]] = {"decisions": [], "fills": [], "episodes": []}
+    for call in calls:
+        if call.what.startswith("run"):
+            version = int(call.what.split()[1]) if " " in call.what else 1
+            trading.on_run_start(params(plans, version, **terms), call.seq, call.ts)
+        elif call.what == "clock":
+            trading.on_interval(call.interval)
+        else:
+            trading.finish(call.seq, call.ts)
+        for name, batch in trading.take_rows().items():
+            rows[name] += batch.to_pylist()
+        if through_snapshots:
+            saved, trading = trading.snapshot(), Trading()
+            trading.restore(saved)
+            assert trading.snapshot() == saved
+    return rows
+
+
+def shown(rows: list[dict[str, Any]], columns: str) -> str:
+    """Rows as a text table, to be compared with the expected one; times as seconds after the start."""
+    picked = []
+    for row in rows:
+        values = []
+        for name in columns.split():
+            value = row[name]
+            values.append(f"{(value - START) / SECOND:g}" if name == "ts" or name.endswith("_ts") else _text(value))
+        picked.append(" ".join(values))
+    return "\n".join(picked)
+
+
+def _text(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
