@@ -1,0 +1,75 @@
+"""`closed.json`: the mark that a date was folded into memory. Recording on it again goes on from its last seq."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from harvester.errors import DamagedLog
+from harvester.eventlog.disk import Disk
+
+if TYPE_CHECKING:
+    from datetime import date
+    from pathlib import Path
+
+    from harvester.home import Home
+
+_BYTES_MAX = 16 * 1024 * 1024
+
+
+class ClosedRun(msgspec.Struct, frozen=True):
+    """A run of a closed date: its name, last seq and content hash."""
+
+    run: str
+    last_seq: int
+    content_hash: str
+
+
+class Closed(msgspec.Struct, frozen=True):
+    """What `hv eod` leaves behind: enough to number on, and to know the date's identity when its log is deleted.
+
+    `last_ts` is the last event's ts_recv, ns UTC.
+    """
+
+    trading_date: str
+    last_seq: int
+    content_hash: str
+    last_ts: int = 0
+    runs: list[ClosedRun] = []
+
+    @property
+    def last_run(self) -> int:
+        """Number of the last run, 0 for none."""
+        return max((int(run.run[1:]) for run in self.runs if run.run[1:].isdecimal()), default=0)
+
+
+def closed_path(home: Home, trading_date: date) -> Path:
+    return home.dataset(trading_date) / "closed.json"
+
+
+def read_closed(home: Home, trading_date: date) -> Closed | None:
+    """Read the mark; None while the date is open.
+
+    Raises:
+        DamagedLog: the file is there and is no such mark.
+    """
+    path = closed_path(home, trading_date)
+    try:
+        with path.open("rb") as file:
+            closed = msgspec.json.decode(file.read(_BYTES_MAX), type=Closed)
+    except FileNotFoundError:
+        return None
+    except (OSError, msgspec.MsgspecError, RecursionError) as error:
+        raise DamagedLog(str(path), 0, f"not the mark of a closed date: {error}") from None
+    if closed.trading_date != trading_date.isoformat() or closed.last_seq < 0:
+        raise DamagedLog(str(path), 0, f"speaks of {closed.trading_date}, seq {closed.last_seq}")
+    return closed
+
+
+def write_closed(home: Home, closed: Closed, trading_date: date, disk: Disk | None = None) -> Path:
+    """Close a date, atomically and durably."""
+    path = closed_path(home, trading_date)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    (disk or Disk()).write_atomic(path, msgspec.json.format(msgspec.json.encode(closed), indent=2) + b"\n")
+    return path

@@ -1,0 +1,64 @@
+"""Cut a stream of batches anew."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from harvester.events.batch import Batch, seqs
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+CARRY_BYTES_MAX = 1024 * 1024 * 1024
+"""A batch ends here at the latest: Arrow's strings count their bytes in 31 bits."""
+
+
+def recut(batches: Iterable[Batch], rows_max: int | None, cuts: Sequence[int]) -> Iterator[Batch]:
+    """Give the same events in batches that end at every seq in `cuts` and have at most `rows_max` rows.
+
+    With `rows_max` batches are joined where they follow each other, up to that many rows; without it they are only cut.
+    Where seq has a hole a batch ends.
+    """
+    wanted = np.unique(np.array([cut for cut in cuts if cut > 0], np.uint64))
+    carry: Batch | None = None
+    for batch in batches:
+        if carry is not None and carry.last_seq + 1 != batch.first_seq:
+            yield carry
+            carry = None
+        joined = batch if carry is None else Batch.concat([carry, batch])
+        pieces = list(_pieces(joined, rows_max, wanted))
+        carry = pieces.pop()
+        yield from pieces
+        size = sum(rows.nbytes for rows in carry.tables.values())
+        if rows_max is None or len(carry) >= rows_max or carry.last_seq in wanted or size > CARRY_BYTES_MAX:
+            yield carry
+            carry = None
+    if carry is not None:
+        yield carry
+
+
+def _pieces(batch: Batch, rows_max: int | None, wanted: np.ndarray[tuple[int], np.dtype[np.uint64]]) -> Iterator[Batch]:
+    first, last = batch.first_seq, batch.last_seq
+    ends: list[int] = []
+    forced = wanted[(wanted >= first) & (wanted < last)].tolist()
+    start = first
+    for stop in [*forced, last]:
+        if rows_max is not None:
+            ends.extend(range(start + rows_max - 1, stop, rows_max))
+        ends.append(stop)
+        start = stop + 1
+    if len(ends) == 1:
+        yield batch
+        return
+    at = np.array(ends, np.uint64)
+    stops = {kind: np.searchsorted(seqs(rows), at, "right").tolist() for kind, rows in batch.tables.items()}
+    done = dict.fromkeys(stops, 0)
+    for i in range(len(ends)):
+        tables = {}
+        for kind, stop_list in stops.items():
+            if stop_list[i] > done[kind]:
+                tables[kind] = batch.tables[kind].slice(done[kind], stop_list[i] - done[kind])
+                done[kind] = stop_list[i]
+        yield Batch(tables)

@@ -1,0 +1,60 @@
+"""Follow a date while it is being written, from any process."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from harvester.eventlog.damage import BadBytes, damaged_log
+from harvester.eventlog.days import good_ranges, run_folders
+from harvester.eventlog.reader import run_spans
+from harvester.eventlog.runlog import RunLog
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from datetime import date
+    from pathlib import Path
+
+    from harvester.events.batch import Batch
+    from harvester.home import Home
+
+
+class Follower:
+    """Gives what was committed since it last looked; new runs are picked up as they begin."""
+
+    def __init__(self, home: Home, trading_date: date, from_seq: int = 1) -> None:
+        self._home, self._date, self._next = home, trading_date, from_seq
+        self._logs: dict[Path, RunLog] = {}
+
+    @property
+    def next_seq(self) -> int:
+        """Seq of the first event not given yet."""
+        return self._next
+
+    @property
+    def live(self) -> bool:
+        """Whether a run has not ended, as far as its manifest tells."""
+        return any(not log.finished for log in self._logs.values())
+
+    def poll(self) -> Iterator[Batch]:
+        """Give the batches committed since the last call, which may be none.
+
+        Raises:
+            DamagedLog: what was read is not what was written.
+            FutureFormat: a newer Harvester writes it.
+        """
+        for folder in run_folders(self._home, self._date):
+            log = self._logs.setdefault(folder, RunLog(folder))
+            if log.finished:
+                continue
+            log.refresh()
+            if log.damages:
+                raise damaged_log(log.damages, good_ranges(self._logs.values()))
+            for first, last in list(run_spans(log, self._next)):
+                try:
+                    batch = log.load(first, last)
+                except BadBytes:
+                    raise damaged_log(log.damages, good_ranges(self._logs.values())) from None
+                cut = batch.slice(self._next, batch.last_seq)
+                if len(cut):
+                    self._next = cut.last_seq + 1
+                    yield cut

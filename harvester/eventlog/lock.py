@@ -1,0 +1,121 @@
+"""One writer per date: a lock of the operating system, and a note beside it that says who holds it.
+
+The lock is what counts: it dies with its process, so a note left behind by a killed one stops nobody.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from contextlib import suppress
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Self
+
+import msgspec
+from filelock import FileLock, Timeout
+
+from harvester.clock import real_wall_ns
+from harvester.errors import LockHeld, LogWriteFailed
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from datetime import date
+    from types import TracebackType
+
+    from harvester.home import Home
+
+_PATIENCE_S = 0.5  # outlasts somebody who only looks whether the lock is held
+_NOTE_BYTES_MAX = 4096
+
+
+class Holder(msgspec.Struct, frozen=True):
+    """Who holds a date: process id, host name, what for, since when (ns UTC)."""
+
+    pid: int
+    host: str
+    purpose: str
+    since: int
+
+    def __str__(self) -> str:
+        try:
+            since = datetime.fromtimestamp(self.since // 1_000_000_000, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        except (OverflowError, OSError, ValueError):
+            since = "an unknown time"
+        return f"process {self.pid} on {self.host} ({self.purpose}) since {since}"
+
+
+class DateLock:
+    """The writer lock of a trading date. Use it as a context manager, or `acquire` and `release`."""
+
+    def __init__(
+        self, home: Home, trading_date: date, purpose: str = "record", now_ns: Callable[[], int] = real_wall_ns
+    ) -> None:
+        self._date, self._purpose, self._now_ns = trading_date, purpose, now_ns
+        self._path = home.lock(trading_date)
+        self._note = self._path.with_suffix(".holder.json")
+        # A recorder may acquire in one thread and commit in another: the lock belongs to the process.
+        self._lock = FileLock(str(self._path), thread_local=False)
+
+    @property
+    def held(self) -> bool:
+        """Whether this object holds the lock."""
+        return bool(self._lock.is_locked)
+
+    def acquire(self) -> DateLock:
+        """Take the lock.
+
+        Raises:
+            LockHeld: another process (or another part of this one) holds it.
+            LogWriteFailed: the lock file cannot be made.
+        """
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            self._lock.acquire(timeout=_PATIENCE_S, poll_interval=0.02)
+        except Timeout:
+            by = self.holder() or "another process"
+            raise LockHeld(f"{self._date} is held by {by}; wait for it or stop it, then try again") from None
+        except OSError as error:
+            raise LogWriteFailed(f"cannot take the lock {self._path}: {error.strerror or error}") from error
+        holder = Holder(os.getpid(), socket.gethostname(), self._purpose, self._now_ns())
+        beside = self._note.with_suffix(".new")
+        with suppress(OSError):  # the note is a courtesy: the lock holds without it
+            beside.write_bytes(msgspec.json.encode(holder))
+            beside.replace(self._note)
+        return self
+
+    def release(self) -> None:
+        """Give the lock back; nothing happens when it is not held."""
+        if self.held:
+            with suppress(OSError):
+                self._note.unlink(missing_ok=True)
+            self._lock.release()
+
+    def holder(self) -> Holder | None:
+        """What the note says, whether or not anybody still holds the lock."""
+        try:
+            with self._note.open("rb") as file:
+                return msgspec.json.decode(file.read(_NOTE_BYTES_MAX), type=Holder)
+        except (OSError, msgspec.MsgspecError):
+            return None
+
+    def held_by(self) -> Holder | None:
+        """Who holds the lock this moment, None when nobody does: for `hv status`, from outside."""
+        if not self._path.exists():
+            return None
+        try:
+            self._lock.acquire(timeout=0)
+        except Timeout:
+            return self.holder() or Holder(0, "an unknown host", "unknown", 0)
+        except OSError:
+            return None
+        self._lock.release()
+        return None
+
+    def __enter__(self) -> Self:
+        self.acquire()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.release()

@@ -1,0 +1,276 @@
+"""Read a date back: `open_day` gives a `Day` with merged batches, tables, frames and identity.
+
+    day = open_day("2025-07-17")
+    for batch in day.batches(rows_max=100_000):
+        engine.fold(batch)
+    day.frame(Kind.TRADE)            a Polars frame
+
+Opening re-reads every byte the journals name and compares it with its checksum. A `Day` shows the date as it was when
+it was opened; a live one is followed with `follow.Follower`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+
+from harvester.errors import HarvesterError
+from harvester.eventlog.closed import read_closed
+from harvester.eventlog.content import ContentHash, combined
+from harvester.eventlog.cutting import recut
+from harvester.eventlog.damage import BadBytes, Damage, damaged_log
+from harvester.eventlog.days import between_runs, good_ranges, read_runs
+from harvester.events.kinds import SCHEMAS, Kind
+from harvester.home import Home, parse_date
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Iterator, Sequence
+    from datetime import date as Date  # noqa: N812 - `date` is the parameter's name
+    from pathlib import Path
+
+    import polars as pl
+
+    from harvester.eventlog.closed import Closed
+    from harvester.eventlog.runlog import RunLog
+    from harvester.events.batch import Batch
+
+WINDOW_BYTES = 64 * 1024 * 1024
+WINDOW_ROWS = 1_000_000
+
+
+@dataclass(frozen=True)
+class RunView:
+    """One run of a date. Times are ns UTC, 0 when it holds no event; bytes are those the journal names and itself."""
+
+    run: str
+    folder: Path
+    status: str
+    first_seq: int
+    last_seq: int
+    first_ts: int
+    last_ts: int
+    rows: int
+    commits: int
+    n_bytes: int
+    content_hash: str
+    config_digest: str
+    package: str
+    compression: str
+
+
+def run_view(log: RunLog) -> RunView:
+    """Sum a run up."""
+    manifest, lines = log.manifest, log.commits
+    return RunView(
+        run=log.run,
+        folder=log.folder,
+        status=manifest.status if manifest else "damaged",
+        first_seq=log.first_seq,
+        last_seq=log.last_seq,
+        first_ts=lines[0].first_ts if lines else 0,
+        last_ts=lines[-1].last_ts if lines else 0,
+        rows=sum(line.rows for i, line in enumerate(lines) if i not in log.bad),
+        commits=len(lines),
+        n_bytes=log.journal_end + log.digests_end + sum(log.ends.values()),
+        content_hash=lines[-1].content if lines else ContentHash().digest(),
+        config_digest=manifest.config_digest if manifest else "",
+        package=manifest.package if manifest else "",
+        compression=(manifest.compression if manifest else None) or "none",
+    )
+
+
+class Day:
+    """A trading date's log.
+
+    Attributes:
+        trading_date: the date.
+        damages: what is wrong with it; empty unless it was opened with `salvage`.
+    """
+
+    def __init__(self, trading_date: Date, logs: Sequence[RunLog], closed: Closed | None, *, salvage: bool) -> None:
+        self.trading_date = trading_date
+        self._logs, self._closed, self._salvage = list(logs), closed, salvage
+        for log in self._logs:
+            log.check_bodies()
+        self._between = between_runs(self._logs, closed)
+        self._refuse_damage()
+
+    @property
+    def damages(self) -> list[Damage]:
+        return [damage for log in self._logs for damage in log.damages] + self._between
+
+    @property
+    def runs(self) -> list[RunView]:
+        """The date's runs, in order."""
+        return [run_view(log) for log in self._logs]
+
+    @property
+    def first_seq(self) -> int:
+        """First seq that can be read; 1 unless the log's beginning was deleted after the date was closed."""
+        return next((log.first_seq for log in self._logs if log.commits), 1)
+
+    @property
+    def last_seq(self) -> int:
+        """The high-watermark: last seq the journals name, 0 for none."""
+        return max((log.last_seq for log in self._logs if log.commits), default=0)
+
+    @property
+    def last_ts(self) -> int:
+        """ts_recv of the last event, ns UTC, 0 for none."""
+        return max((log.commits[-1].last_ts for log in self._logs if log.commits), default=0)
+
+    @property
+    def rows(self) -> int:
+        """Events that can be read."""
+        return sum(run.rows for run in self.runs)
+
+    @property
+    def complete(self) -> bool:
+        """Whether every run has ended (or was recovered) and nothing is damaged."""
+        return all(log.finished for log in self._logs) and not self.damages
+
+    @property
+    def good(self) -> tuple[tuple[int, int], ...]:
+        """Closed ranges of seq that can be read: one, unless the day was salvaged."""
+        return good_ranges(self._logs)
+
+    def _refuse_damage(self) -> None:
+        if not self._salvage and (damages := self.damages):
+            raise damaged_log(damages, self.good)
+
+    def batches(self, rows_max: int | None = None, cuts: Sequence[int] = (), from_seq: int = 1) -> Iterator[Batch]:
+        """Give all events in seq order.
+
+        Args:
+            rows_max: rows of a batch at most; batches are that large but for the last of each run and those a cut ends.
+                None: as many as are read at a time (up to about a million).
+            cuts: seqs at which a batch must end.
+            from_seq: seq of the first event wanted.
+
+        A batch never crosses a run or, in a salvaged day, a hole.
+
+        Raises:
+            DamagedLog: what was read is not what was written.
+        """
+        if rows_max is not None and rows_max < 1:
+            raise HarvesterError(f"rows_max is {rows_max}, at least one row goes into a batch")
+        for log in self._logs:
+            yield from recut(self._windows(log, from_seq, rows_max), rows_max, cuts)
+
+    def _windows(self, log: RunLog, from_seq: int, rows_max: int | None) -> Iterator[Batch]:
+        for first, last in run_spans(log, from_seq, min(max(WINDOW_ROWS, rows_max or 0), 8 * WINDOW_ROWS)):
+            for batch in self._read(log, first, last):
+                cut = batch.slice(from_seq, batch.last_seq) if batch.first_seq < from_seq else batch
+                if len(cut):
+                    yield cut
+
+    def _read(self, log: RunLog, first: int, last: int) -> Iterator[Batch]:
+        try:
+            yield log.load(first, last)
+        except BadBytes:
+            self._refuse_damage()
+            for i in range(first, last):
+                if i not in log.bad and last - first > 1:
+                    yield from self._read(log, i, i + 1)
+
+    def table(self, kind: Kind | str) -> pa.Table:
+        """All rows of one kind, in seq order, one chunk per million rows or so.
+
+        Raises:
+            DamagedLog: what was read is not what was written.
+        """
+        kind = _kind(kind)
+        pieces = []
+        for log in self._logs:
+            for first, last in run_spans(log):
+                pieces += self._read_kind(log, kind, first, last)
+        return pa.Table.from_batches(pieces, SCHEMAS[kind])
+
+    def _read_kind(self, log: RunLog, kind: Kind, first: int, last: int) -> list[pa.RecordBatch]:
+        try:
+            rows = log.load_kind(kind, first, last)
+        except BadBytes:
+            # Reading all kinds finds the commit to blame, and leaves out what its neighbours cannot vouch for.
+            return [batch.tables[kind] for batch in self._read(log, first, last) if kind in batch.tables]
+        return [rows] if rows is not None else []
+
+    def frame(self, kind: Kind | str) -> pl.DataFrame:
+        """All rows of one kind as a Polars frame; `kind` may be its name, `"trade"`."""
+        import polars as pl
+
+        frame = pl.from_arrow(self.table(kind))
+        assert isinstance(frame, pl.DataFrame)
+        return frame
+
+    def identity(self) -> str:
+        """The date's content hash: over its runs' content hashes in order, hex BLAKE2b-256.
+
+        Runs deleted after the date was closed count as `closed.json` names them.
+
+        Raises:
+            DamagedLog: the day was salvaged, so it has none.
+        """
+        if damages := self.damages:
+            raise damaged_log(damages, self.good)
+        return day_identity(self._logs, self._closed)
+
+    def live_digests(self) -> list[tuple[str, int, dict[str, str]]]:
+        """What the live projections came to: (run, seq, digest per projection)."""
+        return [(log.run, line.seq, line.digests) for log in self._logs for line in log.digests]
+
+
+def day_identity(logs: Sequence[RunLog], closed: Closed | None) -> str:
+    """Content hash of a date's runs."""
+    present = {log.run for log in logs}
+    hashes: list[str] = []
+    if closed is not None and logs and logs[0].first_seq > 1:
+        hashes += [run.content_hash for run in closed.runs if run.run not in present]
+        hashes = hashes or [closed.content_hash]
+    return combined([*hashes, *(log.commits[-1].content for log in logs if log.commits)])
+
+
+def _kind(kind: Kind | str) -> Kind:
+    try:
+        return Kind(kind)
+    except ValueError:
+        raise HarvesterError(f"no kind of event is named {kind!r}; there are {', '.join(Kind)}") from None
+
+
+def run_spans(log: RunLog, from_seq: int = 1, rows_max: int = WINDOW_ROWS) -> Iterator[tuple[int, int]]:
+    """Split a run's good commits into neighbours that are read together, as index ranges."""
+    start, rows, n_bytes = 0, 0, 0
+    for i, line in enumerate(log.commits):
+        usable = i not in log.bad and line.last_seq >= from_seq
+        size = sum(part.length for part in line.files)
+        follows = i == start or line.first_seq == log.commits[i - 1].last_seq + 1
+        if i > start and (not usable or not follows or rows + line.rows > rows_max or n_bytes + size > WINDOW_BYTES):
+            yield start, i
+            start, rows, n_bytes = i, 0, 0
+        if not usable:
+            start = i + 1
+        else:
+            rows, n_bytes = rows + line.rows, n_bytes + size
+    if start < len(log.commits):
+        yield start, len(log.commits)
+
+
+def open_day(date: Date | str, home: Home | str | os.PathLike[str] | None = None, *, salvage: bool = False) -> Day:
+    """Open a trading date's log, live or finished, for reading.
+
+    Args:
+        date: the date, or its text `yyyy-MM-dd`.
+        home: the data root; else `HV_HOME`, else the working folder.
+        salvage: give what is good of a damaged log instead of refusing it; `Day.damages` tells what is lost.
+
+    Raises:
+        NoLog: nothing was recorded on that date.
+        DamagedLog: a byte is not what was written.
+        FutureFormat: a newer Harvester wrote it.
+        BadSetting: `date` is no date.
+    """
+    trading_date = parse_date(date) if isinstance(date, str) else date
+    found = home if isinstance(home, Home) else Home.find(home)
+    return Day(trading_date, read_runs(found, trading_date), read_closed(found, trading_date), salvage=salvage)

@@ -1,0 +1,153 @@
+"""Mend runs of dead processes: torn bytes go to `quarantine/`, the run is marked recovered. The lock's holder only.
+
+Nothing the journal names is touched. Stopped at any point, running it again finishes the job.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from harvester.errors import LogWriteFailed
+from harvester.eventlog.closed import read_closed
+from harvester.eventlog.content import ContentHash
+from harvester.eventlog.damage import damaged_log
+from harvester.eventlog.days import between_runs, good_ranges, read_runs, run_folders
+from harvester.eventlog.disk import Disk
+from harvester.eventlog.format import DIGESTS, JOURNAL, MANIFEST, QUARANTINE, Final, file_of, run_number
+from harvester.eventlog.lines import seal
+from harvester.eventlog.lock import DateLock
+from harvester.events.kinds import Kind
+
+if TYPE_CHECKING:
+    from datetime import date
+    from pathlib import Path
+
+    from harvester.eventlog.runlog import RunLog
+    from harvester.home import Home
+
+_COPY_BYTES = 8 * 1024 * 1024
+
+
+@dataclass(frozen=True)
+class Recovery:
+    """What was mended in one run: its last durable seq, torn bytes moved per file name, where they lie now."""
+
+    run: str
+    last_seq: int
+    torn: dict[str, int]
+    quarantine: Path | None
+
+    def __str__(self) -> str:
+        what = ", ".join(f"{n} bytes of {name}" for name, n in self.torn.items()) or "nothing torn"
+        where = f", moved to {self.quarantine}" if self.quarantine else ""
+        return f"{self.run} recovered up to seq {self.last_seq}: {what}{where}"
+
+
+@dataclass
+class Held:
+    """Where a date stands, as its lock's holder found it."""
+
+    recovered: list[Recovery] = field(default_factory=list)
+    last_run: int = 0
+    last_seq: int = 0
+    last_ts: int = -(2**63)
+
+
+def recover_day(home: Home, trading_date: date, disk: Disk | None = None) -> list[Recovery]:
+    """Take the writer lock and mend every run of the date that was killed.
+
+    Raises:
+        LockHeld: a recorder is at work.
+        NoLog: the date has no log.
+        DamagedLog: more than torn bytes is wrong; nothing is changed.
+        LogWriteFailed: the disk fails.
+    """
+    if not run_folders(home, trading_date):
+        read_runs(home, trading_date)  # raises NoLog
+    with DateLock(home, trading_date, "recover"):
+        return recover_held(home, trading_date, disk or Disk()).recovered
+
+
+def recover_held(home: Home, trading_date: date, disk: Disk) -> Held:
+    """Mend as `recover_day` does, for a caller who holds the lock; a date without a log is fine."""
+    held = Held()
+    day = home.day(trading_date)
+    try:
+        for left in sorted(day.glob(".r*.new")) if day.is_dir() else ():
+            _set_aside(left, day / QUARANTINE, left.name.strip("."), disk)
+        if not run_folders(home, trading_date):
+            return held
+        runs = read_runs(home, trading_date)
+        damages = [damage for run in runs for damage in run.damages]
+        damages += between_runs(runs, read_closed(home, trading_date))
+        if damages:
+            raise damaged_log(damages, good_ranges(runs))
+        for run in runs:
+            held.last_run = run_number(run.run) or 0
+            held.last_seq = run.last_seq
+            held.last_ts = run.commits[-1].last_ts if run.commits else held.last_ts
+            if not run.finished:
+                held.recovered.append(_mend(run, day / QUARANTINE, disk))
+    except OSError as error:
+        raise LogWriteFailed(f"cannot recover {day}: {error.strerror or error}; free space and try again") from error
+    return held
+
+
+def _mend(run: RunLog, quarantine: Path, disk: Disk) -> Recovery:
+    assert run.manifest is not None
+    named = {file_of(kind): run.ends.get(kind, 0) for kind in Kind}
+    named |= {JOURNAL: run.journal_end, DIGESTS: run.digests_end}
+    torn = {name: n for name, n in run.torn.items() if n}
+    for name in torn:
+        if named[name] or name in (JOURNAL, DIGESTS):
+            _cut(run.folder / name, named[name], quarantine, f"{run.run}.{name}", disk)
+        else:
+            _set_aside(run.folder / name, quarantine, f"{run.run}.{name}.at0", disk)
+    # A dead process may have left whole commits that were never synced: they were read as good, so make them so.
+    for name, end in named.items():
+        if end:
+            disk.sync_file(run.folder / name)
+    disk.sync_folder(run.folder)
+    final = Final(
+        commits=len(run.commits),
+        last_seq=run.last_seq,
+        chain=run.chain,
+        content_hash=run.commits[-1].content if run.commits else ContentHash().digest(),
+        digests=len(run.digests),
+        digests_chain=run.digests_chain,
+    )
+    manifest = msgspec.structs.replace(run.manifest, status="recovered", final=final)
+    disk.write_atomic(run.folder / MANIFEST, seal(msgspec.json.encode(manifest)))
+    return Recovery(run.run, run.last_seq, torn, quarantine if torn else None)
+
+
+def _cut(path: Path, length: int, quarantine: Path, name: str, disk: Disk) -> None:
+    """Copy what follows `length` into quarantine, durably, then cut the file there."""
+    disk.make_folder(quarantine)
+    target = _free_name(quarantine, f"{name}.at{length}")
+    with path.open("rb") as source, disk.create(target) as copy:
+        source.seek(length)
+        while piece := source.read(_COPY_BYTES):
+            disk.write(copy, piece)
+        disk.fsync(copy)
+    disk.sync_folder(quarantine)
+    disk.truncate(path, length)
+
+
+def _set_aside(path: Path, quarantine: Path, name: str, disk: Disk) -> None:
+    disk.make_folder(quarantine)
+    disk.replace(path, _free_name(quarantine, name))
+    disk.sync_folder(quarantine)
+    disk.sync_folder(path.parent)
+
+
+def _free_name(folder: Path, name: str) -> Path:
+    """A name not yet taken: a recovery that was stopped half-way left a copy behind, it is kept."""
+    target, n = folder / name, 1
+    while target.exists():
+        n += 1
+        target = folder / f"{name}.{n}"
+    return target

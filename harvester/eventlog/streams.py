@@ -1,0 +1,107 @@
+"""Record batches to bytes of an Arrow IPC stream and back.
+
+Each commit's record batch is one self-contained message, so a stream is its schema message followed by the messages of
+its commits, and any run of whole messages can be read behind a schema message of the same schema.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+
+from harvester.eventlog.order import rows_problem
+from harvester.events.kinds import SCHEMAS, Kind
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from harvester.eventlog.format import ClockRow, Compression
+
+_PREFIX_BYTES = 8  # continuation marker ff ff ff ff, then the length of the metadata, int32 little-endian
+_CONTINUATION = b"\xff\xff\xff\xff"
+_HEADER_BYTES_MAX = 1024 * 1024
+
+HEADERS: dict[Kind, bytes] = {kind: SCHEMAS[kind].serialize().to_pybytes() for kind in Kind}
+"""The schema message of each kind."""
+
+
+def encode(rows: pa.RecordBatch, compression: Compression | None) -> bytes:
+    """One record-batch message, without the schema."""
+    if compression is None:
+        return bytes(rows.serialize().to_pybytes())
+    sink = pa.BufferOutputStream()
+    writer = pa.ipc.new_stream(sink, rows.schema, options=pa.ipc.IpcWriteOptions(compression=compression))
+    writer.write_batch(rows)  # not closed: an end mark would hide what later commits append
+    data = bytes(sink.getvalue().to_pybytes())
+    return data[header_length(data) :]
+
+
+def header_length(data: bytes | memoryview) -> int:
+    """Length in bytes of the schema message `data` begins with, padding included.
+
+    Raises:
+        ValueError: it begins with none.
+    """
+    length = _PREFIX_BYTES + int.from_bytes(data[4:8], "little", signed=True)
+    if bytes(data[:4]) != _CONTINUATION or not _PREFIX_BYTES < length <= min(len(data), _HEADER_BYTES_MAX):
+        raise ValueError("the stream does not begin with a schema")
+    return length
+
+
+def check_header(kind: Kind, data: bytes | memoryview) -> None:
+    """Assert that `data` begins with the schema of `kind`.
+
+    Raises:
+        ValueError: it does not.
+    """
+    length = header_length(data)
+    try:
+        schema = pa.ipc.read_schema(pa.py_buffer(bytes(data[:length])))
+    except (pa.ArrowException, OSError) as error:
+        raise ValueError(f"the stream's schema cannot be read: {error}") from None
+    if not schema.equals(SCHEMAS[kind]):
+        raise ValueError(f"the stream's columns {schema.names[:40]} are not those of kind {kind}")
+
+
+def decode(kind: Kind, data: bytearray, rows: int) -> pa.RecordBatch:
+    """Read a schema message and the record batches behind it as one record batch of `rows` rows.
+
+    Raises:
+        ValueError: the bytes are no such stream, or hold other rows.
+    """
+    try:
+        table = pa.ipc.open_stream(pa.py_buffer(data)).read_all()
+        # Without this a wrong offset in a buffer would be followed out of bounds.
+        table.validate(full=True)
+        if table.num_rows != rows:
+            raise ValueError(f"{table.num_rows} rows, the journal names {rows}")
+        joined = table.combine_chunks().to_batches()
+    except (pa.ArrowException, OSError, OverflowError, MemoryError) as error:
+        raise ValueError(f"not an Arrow stream: {' '.join(str(error).split())[:200]}") from None
+    if len(joined) != 1:
+        raise ValueError(f"{len(joined)} pieces instead of one")
+    # Field metadata (units) may differ between versions; the schema handed on is always this version's.
+    if not joined[0].schema.equals(SCHEMAS[kind]):
+        raise ValueError(f"columns {joined[0].schema.names[:40]} are not those of kind {kind}")
+    whole = pa.RecordBatch.from_arrays(joined[0].columns, schema=SCHEMAS[kind])
+    if problem := rows_problem(kind, whole):
+        raise ValueError(problem)
+    return whole
+
+
+def clock_lines(rows: pa.RecordBatch) -> list[ClockRow]:
+    """`clock` events as they stand in a journal line."""
+    return list(zip(*(column.to_pylist() for column in rows.columns), strict=True))
+
+
+def clock_rows(lines: Sequence[ClockRow]) -> pa.RecordBatch:
+    """`clock` events of journal lines as a record batch."""
+    schema = SCHEMAS[Kind.CLOCK]
+    grid: np.ndarray[Any, np.dtype[np.int64]] = np.array(lines, np.int64).reshape(len(lines), len(schema))
+    arrays = [
+        pa.array(np.ascontiguousarray(grid[:, i]).astype(field.type.to_pandas_dtype()))
+        for i, field in enumerate(schema)
+    ]
+    return pa.RecordBatch.from_arrays(arrays, schema=schema)

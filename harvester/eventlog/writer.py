@@ -1,0 +1,382 @@
+"""The writer of a run: takes batches, and returns when they are durable.
+
+    writer = LogWriter.open(home, trading_date, run_start_row={"params": "…"})   lock, recovery, folder, manifest
+    engine.fold(writer.begin(ts_recv))                                          the run's first event
+    writer.commit(batch); engine.fold(batch)                                    again and again
+    writer.live_digests(seq, engine.digests())                                  now and then
+    writer.close()                                                              manifest: ended
+
+Order of a commit: margin checked, bytes appended to each kind's file, those files synced, the folder synced when a file
+is new, one journal line appended, the journal synced. Any failure on the way stops the writer for good: what it
+committed before is whole, and whoever opens the date next moves the torn rest aside.
+"""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Self
+
+import msgspec
+
+from harvester import __version__
+from harvester.clock import real_wall_ns
+from harvester.errors import BadSetting, DateClosed, HarvesterError, LogWriteFailed
+from harvester.eventlog.closed import Closed, read_closed
+from harvester.eventlog.content import ContentHash
+from harvester.eventlog.disk import MARGIN_BYTES, Disk, size_text
+from harvester.eventlog.format import (
+    DIGESTS,
+    FORMAT_VERSION,
+    JOURNAL,
+    MANIFEST,
+    CommitLine,
+    DigestLine,
+    Final,
+    Manifest,
+    Part,
+    file_of,
+    run_name,
+)
+from harvester.eventlog.lines import checksum, seal, sealed_hash
+from harvester.eventlog.lock import DateLock
+from harvester.eventlog.order import order_problem, rows_problem
+from harvester.eventlog.recover import Recovery, recover_held
+from harvester.eventlog.streams import HEADERS, clock_lines, encode
+from harvester.events.batch import Batch
+from harvester.events.kinds import SCHEMA_VERSION, Action, Kind, Stream
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from datetime import date
+    from io import FileIO
+    from pathlib import Path
+    from types import TracebackType
+
+    from harvester.eventlog.format import Compression, Status
+    from harvester.home import Home
+
+CLOCK_ROWS_MAX = 400_000  # keeps a journal line below `LINE_BYTES_MAX`
+_COMPRESSIONS: dict[str | None, Compression | None] = {None: None, "none": None, "lz4": "lz4", "zstd": "zstd"}
+
+
+def _open_again(home: Home, trading_date: date, *, reopen: bool) -> Closed:
+    """Where a closed date stands, or an empty mark for one that is open."""
+    closed = read_closed(home, trading_date)
+    if closed and not reopen:
+        raise DateClosed(f"{trading_date} was closed at seq {closed.last_seq}; to record on it again give --reopen")
+    return closed or Closed(trading_date.isoformat(), 0, "", last_ts=-(2**63))
+
+
+@dataclass(frozen=True)
+class Commit:
+    """What one commit made durable: seq range, ts_recv range (ns UTC), rows, bytes, the run's content hash so far."""
+
+    first_seq: int
+    last_seq: int
+    first_ts: int
+    last_ts: int
+    rows: int
+    n_bytes: int
+    content_hash: str
+
+
+class LogWriter:
+    """One run of one date. Made by `open`; not safe for two threads at a time.
+
+    Attributes:
+        run_id: `r001`, `r002`, …
+        next_seq: number the next event must bear.
+        last_ts: ts_recv of the date's last event, ns UTC; later events must not be stamped earlier.
+        recovered: what was mended before this run began.
+        bytes_written: bytes of this run so far, for a forecast.
+    """
+
+    def __init__(self, folder: Path, manifest: Manifest, lock: DateLock, disk: Disk, margin_bytes: int) -> None:
+        self.folder, self.run_id = folder, manifest.run
+        self.next_seq, self.last_ts = manifest.first_seq, -(2**63)
+        self.recovered: list[Recovery] = []
+        self.bytes_written = 0
+        self._manifest, self._lock, self._disk, self._margin_bytes = manifest, lock, disk, margin_bytes
+        self._files: dict[str, FileIO] = {}
+        self._ends: dict[Kind, int] = {}
+        self._hash = ContentHash()
+        self._commits, self._chain = 0, manifest.genesis()
+        self._digests, self._digests_chain = 0, manifest.genesis()
+        self._failure: LogWriteFailed | None = None
+        self._run_start: dict[str, Any] | None = None
+
+    @classmethod
+    def open(
+        cls,
+        home: Home,
+        trading_date: date,
+        *,
+        run_start_row: Mapping[str, Any] | None = None,
+        reopen: bool = False,
+        compression: str | None = None,
+        margin_bytes: int = MARGIN_BYTES,
+        disk: Disk | None = None,
+        now_ns: Callable[[], int] = real_wall_ns,
+    ) -> LogWriter:
+        """Lock the date, mend runs that were killed, and begin the next run.
+
+        Nothing is committed yet: fold the day so far, then call `begin`.
+
+        Args:
+            home: the data root.
+            trading_date: the date to record on.
+            run_start_row: columns of the run's first event, above all `params`; its digest goes into the manifest.
+            reopen: go on with a date that `hv eod` has closed.
+            compression: None, "none", "lz4" or "zstd".
+            margin_bytes: free bytes a commit must leave.
+            disk: the file layer, for tests.
+            now_ns: real time, for the note that names the lock's holder.
+
+        Raises:
+            LockHeld: another process writes on this date.
+            DateClosed: the date is closed and `reopen` is not given.
+            DamagedLog: an earlier run of the date cannot be trusted to say where to go on.
+            FutureFormat: an earlier run was written by a newer Harvester.
+            LogWriteFailed: the folder cannot be made.
+        """
+        if compression not in _COMPRESSIONS:
+            raise BadSetting(f"compression {compression!r} is none of none, lz4, zstd")
+        disk = disk or Disk()
+        row = {"action": Action.RUN_START.value, "stream": Stream.RUN.value, **(run_start_row or {})}
+        lock = DateLock(home, trading_date, now_ns=now_ns).acquire()
+        try:
+            closed = _open_again(home, trading_date, reopen=reopen)
+            held = recover_held(home, trading_date, disk)
+            manifest = Manifest(
+                format_version=FORMAT_VERSION,
+                schema_version=SCHEMA_VERSION,
+                package=__version__,
+                trading_date=trading_date.isoformat(),
+                run=run_name(max(held.last_run, closed.last_run) + 1),
+                first_seq=max(held.last_seq, closed.last_seq) + 1,
+                status="running",
+                config_digest=checksum(str(row.get("params") or "").encode()),
+                compression=_COMPRESSIONS[compression],
+            )
+            writer = cls(home.day(trading_date) / manifest.run, manifest, lock, disk, margin_bytes)
+            writer.last_ts, writer.recovered = max(held.last_ts, closed.last_ts), held.recovered
+            writer._run_start = row
+            writer._create()
+        except BaseException:
+            lock.release()
+            raise
+        return writer
+
+    def _create(self) -> None:
+        """Make the run's folder under a passing name, so that a folder named like a run always holds a manifest."""
+        new = self.folder.with_name(f".{self.run_id}.new")
+        try:
+            self._disk.make_folder(new)
+            self._disk.write_new(new / JOURNAL, b"")
+            self._disk.write_new(new / DIGESTS, b"")
+            self._disk.write_new(new / MANIFEST, seal(msgspec.json.encode(self._manifest)))
+            self._disk.sync_folder(new)
+            self._disk.replace(new, self.folder)
+            for folder in (self.folder.parent, *self.folder.parent.parents[:2]):
+                self._disk.sync_folder(folder)
+            for name in (JOURNAL, DIGESTS):
+                self._files[name] = self._disk.open_append(self.folder / name)
+        except OSError as error:
+            self._close_files()
+            raise LogWriteFailed(f"cannot begin run {self.folder}: {error.strerror or error}") from error
+
+    def begin(self, ts_recv: int) -> Batch:
+        """Commit the run's first event, `run_start`, stamped `ts_recv` (ns UTC) or `last_ts`, whichever is later.
+
+        Returns:
+            The batch that was committed, for the engine to fold.
+        """
+        if self._run_start is None or self._commits:
+            raise HarvesterError(f"run {self.run_id} has begun already")
+        row = {**self._run_start, "ts_recv": max(ts_recv, self.last_ts)}
+        batch = Batch.of([(Kind.REQUEST, row)], self.next_seq)
+        self.commit(batch)
+        return batch
+
+    def commit(self, batch: Batch) -> Commit:
+        """Append a batch; it is durable when this returns. An empty batch writes nothing.
+
+        Raises:
+            HarvesterError: the batch does not follow what was committed (nothing is written, the writer lives on).
+            LogWriteFailed: the disk is full or failing; the writer refuses everything from then on.
+        """
+        self._refuse_after_failure()
+        if not len(batch):
+            ts = self.last_ts
+            return Commit(self.next_seq, self.next_seq - 1, ts, ts, 0, 0, self._hash.digest())
+        first_ts, last_ts = self._check(batch)
+        try:
+            return self._commit(batch, first_ts, last_ts)
+        except BaseException as error:
+            # Stopped half-way by whatever it was, memory and files no longer agree.
+            self._failure = self._failure or LogWriteFailed(f"a commit was broken off: {error!r}")
+            raise
+
+    def _commit(self, batch: Batch, first_ts: int, last_ts: int) -> Commit:
+        bodies: dict[Kind, bytes] = {
+            kind: self._body(kind, rows) for kind, rows in batch.tables.items() if kind is not Kind.CLOCK
+        }
+        parts = [
+            Part(kind, self._ends.get(kind, 0), len(body), batch.tables[kind].num_rows, checksum(body))
+            for kind, body in bodies.items()
+        ]
+        clock = batch.tables.get(Kind.CLOCK)
+        line = CommitLine(
+            commit=self._commits + 1,
+            first_seq=self.next_seq,
+            last_seq=self.next_seq + len(batch) - 1,
+            first_ts=first_ts,
+            last_ts=last_ts,
+            clock=[] if clock is None else clock_lines(clock),
+            files=parts,
+            content=self._hash.update(batch).digest(),
+            prev=self._chain,
+        )
+        sealed = seal(msgspec.json.encode(line))
+        self._write_commit(line, bodies, sealed)
+        self._commits, self._chain = line.commit, sealed_hash(sealed)
+        self._ends.update((part.kind, part.end) for part in parts)
+        self.next_seq, self.last_ts = line.last_seq + 1, last_ts
+        n_bytes = len(sealed) + sum(map(len, bodies.values()))
+        self.bytes_written += n_bytes
+        return Commit(line.first_seq, line.last_seq, first_ts, last_ts, line.rows, n_bytes, line.content)
+
+    def _check(self, batch: Batch) -> tuple[int, int]:
+        problem = next((p for kind, rows in batch.tables.items() if (p := rows_problem(kind, rows))), "")
+        first_ts = last_ts = 0
+        if not problem:
+            problem, first_ts, last_ts = order_problem(batch.tables, self.next_seq, self.last_ts)
+        if Kind.CLOCK in batch.tables and batch.tables[Kind.CLOCK].num_rows > CLOCK_ROWS_MAX:
+            problem = f"{batch.tables[Kind.CLOCK].num_rows} clock events in one commit, at most {CLOCK_ROWS_MAX}"
+        if problem:
+            raise HarvesterError(
+                f"batch refused, it does not follow seq {self.next_seq - 1} of {self.run_id}: {problem}"
+            )
+        return first_ts, last_ts
+
+    def _body(self, kind: Kind, rows: Any) -> bytes:
+        body = encode(rows, self._manifest.compression)
+        return body if kind in self._ends else HEADERS[kind] + body
+
+    def _write_commit(self, line: CommitLine, bodies: Mapping[Kind, bytes], sealed: bytes) -> None:
+        need = len(sealed) + sum(map(len, bodies.values()))
+        where = "free space"
+        try:
+            free = self._disk.free_bytes(self.folder)
+            if free - need < self._margin_bytes:
+                raise OSError(f"{size_text(free)} left, the margin is {size_text(self._margin_bytes)}")  # noqa: TRY301
+            new = [kind for kind in bodies if kind not in self._ends]
+            for kind, body in bodies.items():
+                where = file_of(kind)
+                if where not in self._files:
+                    self._files[where] = self._disk.create(self.folder / where)
+                self._disk.write(self._files[where], body)
+            for kind in bodies:
+                where = file_of(kind)
+                self._disk.fsync(self._files[where])
+            if new:
+                where = "the run's folder"
+                self._disk.sync_folder(self.folder)
+            where = JOURNAL
+            self._append(JOURNAL, sealed)
+        except OSError as error:
+            self._fail(f"{where}, {need} bytes of seq {line.first_seq}-{line.last_seq}", error)
+
+    def _append(self, name: str, data: bytes) -> None:
+        self._disk.write(self._files[name], data)
+        self._disk.fsync(self._files[name])
+
+    def live_digests(self, seq: int, digests: Mapping[str, str]) -> None:
+        """Note what the projections came to after event `seq`; durable when this returns.
+
+        Raises:
+            HarvesterError: `seq` is not committed.
+            LogWriteFailed: the disk is full or failing.
+        """
+        self._refuse_after_failure()
+        if not 0 <= seq < self.next_seq:
+            raise HarvesterError(f"live digests for seq {seq}, the last committed is {self.next_seq - 1}")
+        line = DigestLine(self._digests + 1, seq, dict(digests), self._digests_chain)
+        sealed = seal(msgspec.json.encode(line))
+        try:
+            self._append(DIGESTS, sealed)
+        except OSError as error:
+            self._fail(f"{DIGESTS}, {len(sealed)} bytes at seq {seq}", error)
+        self._digests, self._digests_chain = line.line, sealed_hash(sealed)
+        self.bytes_written += len(sealed)
+
+    def content_hash(self) -> str:
+        """The run's content hash so far."""
+        return self._hash.digest()
+
+    def _refuse_after_failure(self) -> None:
+        if self._failure is not None:
+            raise LogWriteFailed(f"run {self.run_id} takes nothing more: {self._failure}") from self._failure
+        if not self._files:
+            raise HarvesterError(f"run {self.run_id} is closed")
+
+    def _fail(self, where: str, error: OSError) -> None:
+        free = -1
+        with suppress(OSError):
+            free = self._disk.free_bytes(self.folder)
+        self._failure = LogWriteFailed(
+            f"cannot write {self.folder}: {where}: {error.strerror or error}; {size_text(max(free, 0))} free; "
+            f"everything up to seq {self.next_seq - 1} is safe; free space or change the disk, then start again"
+        )
+        raise self._failure from error
+
+    def close(self, status: Status = "ended") -> None:
+        """End the run: name its end in the manifest, give the lock back. After a failure only the lock is given back.
+
+        Raises:
+            LogWriteFailed: the manifest cannot be replaced; the run is then recovered by whoever opens the date next.
+        """
+        if not self._files:
+            return
+        self._close_files()
+        try:
+            if self._failure is None:
+                manifest = msgspec.structs.replace(self._manifest, status=status, final=self._final())
+                self._disk.write_atomic(self.folder / MANIFEST, seal(msgspec.json.encode(manifest)))
+        except OSError as error:
+            self._fail(MANIFEST, error)
+        finally:
+            self._lock.release()
+
+    def _final(self) -> Final:
+        return Final(
+            commits=self._commits,
+            last_seq=self.next_seq - 1,
+            chain=self._chain,
+            content_hash=self._hash.digest(),
+            digests=self._digests,
+            digests_chain=self._digests_chain,
+        )
+
+    def _close_files(self) -> None:
+        for file in self._files.values():
+            with suppress(OSError):
+                file.close()
+        self._files.clear()
+
+    def abandon(self) -> None:
+        """Let go without ending the run, as a killed process would: the next writer recovers it."""
+        self._close_files()
+        self._lock.release()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is None:
+            self.close()
+        else:
+            self.abandon()

@@ -1,0 +1,78 @@
+"""Events for tests of the log: every kind, every corner of its columns, the same on every machine."""
+
+from __future__ import annotations
+
+import random
+from datetime import date
+from typing import TYPE_CHECKING, Any
+
+from harvester.eventlog.writer import LogWriter
+from harvester.events.batch import Batch
+from harvester.events.kinds import COLUMNS, SCHEMAS, Kind
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+DATE = date(2025, 7, 17)
+START_NS = 1_752_757_200_000_000_000
+_NUMBERS = (0.0, -0.0, 1.25, 1.7976931348623157e308, float("nan"), float("inf"), -1.0, 123.456789)
+_TEXTS = ("", "A", "BRK B", "Zürich, 東京, 🙂", "a\x00b", "x" * 300)
+_INTEGERS = (0, 1, -1, 2147483647, -2147483648)
+
+
+def _value(rng: random.Random, name: str, type_name: str) -> Any:
+    if name in ("wall_ns", "mono_ns"):
+        return START_NS + rng.randrange(10**12)
+    if rng.random() < 0.25:
+        return None
+    if type_name == "double":
+        return rng.choice(_NUMBERS)
+    if type_name == "string":
+        return rng.choice(_TEXTS)
+    if type_name == "bool":
+        return rng.random() < 0.5
+    return rng.choice(_INTEGERS)
+
+
+def events(n: int, seed: int = 1, kinds: tuple[Kind, ...] = tuple(Kind), start_ns: int = START_NS) -> list[Any]:
+    """`n` events as (kind, row) with rising `ts_recv` and odd values in every column."""
+    rng = random.Random(seed)
+    out, ts = [], start_ns
+    for _ in range(n):
+        kind = rng.choice(kinds)
+        ts += rng.choice((0, 0, 1, 1_000_000))
+        row = {"ts_recv": ts, "con_id": rng.choice((0, 8314, 2**40)), "req_id": rng.randrange(-1, 9), "epoch": 1}
+        row |= {f.name: _value(rng, f.name, str(f.type)) for f in COLUMNS[kind]}
+        out.append((kind, row))
+    return out
+
+
+def batch(n: int, first_seq: int = 1, seed: int = 1, **options: Any) -> Batch:
+    return Batch.of(events(n, seed, **options), first_seq)
+
+
+def same(one: Batch, other: Batch) -> bool:
+    """Whether two batches hold equal rows, NaN equal to NaN."""
+    return one.tables.keys() == other.tables.keys() and all(
+        str(rows.to_pylist()) == str(other.tables[kind].to_pylist()) for kind, rows in one.tables.items()
+    )
+
+
+def write_run(home: Any, sizes: tuple[int, ...], seed: int = 1, kinds: tuple[Kind, ...] = tuple(Kind), **options: Any):
+    """Write one ended run in commits of the given sizes; returns the batch of all its events."""
+    with LogWriter.open(home, DATE, **options) as writer:
+        whole = batch(sum(sizes), writer.next_seq, seed, kinds=kinds, start_ns=max(START_NS, writer.last_ts))
+        first = writer.next_seq
+        for i, size in enumerate(sizes):
+            writer.commit(whole.slice(first, first + size - 1))
+            first += size
+            if i % 2:
+                writer.live_digests(first - 1, {"book": f"{i:032x}", "quotes": "0" * 32})
+    return whole
+
+
+def files_of(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.is_file())
+
+
+__all__ = ["DATE", "SCHEMAS", "START_NS", "batch", "events", "files_of", "same", "write_run"]
