@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     import pyarrow as pa
 
-    from harvester.projections.interval import Interval
+    from harvester.projections.interval import Happening, Interval
     from harvester.projections.params import RunParams
 
 
@@ -70,6 +70,7 @@ class Step:
         clocks: shape (n, 2) int64: seq and ts of each clock event.
         closed: bucket rows handed out, dtype `tables.ROW`; `decision_seq` is the clock that closed them.
         quotes, trades: dtypes `interval.QUOTES` and `interval.TRADES`.
+        happenings: outages, refusals and data types; health, which stands before trading in the list, fills it.
     """
 
     first_seq: int
@@ -81,6 +82,7 @@ class Step:
     closed: npt.NDArray[Any]
     quotes: npt.NDArray[Any] = field(default_factory=lambda: np.empty(0, QUOTES))
     trades: npt.NDArray[Any] = field(default_factory=lambda: np.empty(0, TRADES))
+    happenings: list[Happening] = field(default_factory=list)
 
 
 class Projection(Protocol):

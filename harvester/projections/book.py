@@ -1,0 +1,176 @@
+"""The order books, row by row as IB keeps them, and the price ladder derived from them.
+
+IB's depth is a table of row positions: an insert shifts the rows below it down, a delete shifts them up, the table is cut
+at the subscribed rows (interactivebrokers.github.io/tws-api, "Market Depth"). The compiled kernel applies the rows; this
+module looks at the result.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+from sortedcontainers import SortedDict
+
+from harvester.events.kinds import Side, Stream
+from harvester.projections.market import DEPTH_STREAMS, STREAMS
+from harvester.projections.tables import Role
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from harvester.projections.base import Step
+    from harvester.projections.market import Market
+
+
+class Row(NamedTuple):
+    """One row position: price, size in shares, market maker (empty for a venue that names none)."""
+
+    price: float
+    size: float
+    market_maker: str
+
+
+class Level(NamedTuple):
+    """One price: total size, and what each market maker shows there, in row order."""
+
+    price: float
+    size: float
+    makers: tuple[tuple[str, float], ...]
+
+
+class BookState(NamedTuple):
+    """What is known of one book. `good`: both sides heard of since the last reset, and no impossible row since."""
+
+    con_id: int
+    stream: Stream
+    rows: int
+    good: bool
+    bad: bool
+    known_ask: bool
+    known_bid: bool
+    applied: int
+    impossible: int
+    resets: int
+
+
+class Book:
+    """Views of the books of the live depth subscriptions."""
+
+    name = "book"
+
+    def __init__(self, market: Market) -> None:
+        self._market = market
+
+    def fold(self, step: Step) -> None:
+        """The kernels have moved the books already."""
+
+    def take(self) -> dict[str, pa.RecordBatch]:
+        return {}
+
+    def finish(self, seq: int, ts: int) -> None:
+        """Nothing to hand over: the state is the output."""
+
+    def _slot(self, con_id: int, stream: Stream | None) -> int | None:
+        market, slots = self._market, self._market.state.slots
+        if stream is None:
+            k = market.instrument(con_id)
+            used = -1 if k is None else int(market.state.current[k, Role.BOOK])
+            return used if used >= 0 else None
+        found = [
+            k for k in market.live() if slots[k]["con_id"] == con_id and slots[k]["stream"] == STREAMS.index(stream)
+        ]
+        return found[-1] if found else None
+
+    def rows(self, con_id: int, side: Side, stream: Stream | None = None) -> list[Row]:
+        """The rows of one side, best first; empty when unknown.
+
+        `stream` picks between Stream.DEPTH and Stream.SMART_DEPTH; None takes the book the instrument's buckets use.
+        """
+        slot = self._slot(con_id, stream)
+        if slot is None:
+            return []
+        s, b = self._market.state, int(self._market.state.slots[slot]["book"])
+        n = int(s.count[b, side])
+        makers = [self._market.makers.names[i] for i in s.maker[b, side, :n].tolist()]
+        numbers = (s.price[b, side, :n].tolist(), s.size[b, side, :n].tolist(), makers)
+        return [Row(*row) for row in zip(*numbers, strict=True)]
+
+    def state(self, con_id: int, stream: Stream | None = None) -> BookState | None:
+        """What is known of a book, None when none is subscribed."""
+        slot = self._slot(con_id, stream)
+        return None if slot is None else self._state(slot)
+
+    def _state(self, slot: int) -> BookState:
+        s = self._market.state
+        b = int(s.slots[slot]["book"])
+        book, known = s.books[b], s.known[b].astype(bool).tolist()
+        bad = bool(book["bad"])
+        return BookState(
+            con_id=int(s.slots[slot]["con_id"]),
+            stream=STREAMS[int(s.slots[slot]["stream"])],
+            rows=int(book["rows"]),
+            good=all(known) and not bad,
+            bad=bad,
+            known_ask=known[Side.ASK],
+            known_bid=known[Side.BID],
+            applied=int(book["applied"]),
+            impossible=int(book["impossible"]),
+            resets=int(book["resets"]),
+        )
+
+    def ladder(self, con_id: int, side: Side, stream: Stream | None = None) -> list[Level]:
+        """The same side by price, best first, over market makers."""
+        levels: SortedDict = SortedDict((lambda price: -price) if side == Side.BID else None)
+        for row in self.rows(con_id, side, stream):
+            levels.setdefault(row.price, []).append(row)
+        return [
+            Level(price, sum(r.size for r in rows), tuple((r.market_maker, r.size) for r in rows))
+            for price, rows in levels.items()
+        ]
+
+    def check(self) -> None:
+        """Assert every invariant of every live book; on failure the message shows its insides."""
+        s = self._market.state
+        for slot in self._market.live():
+            b = int(s.slots[slot]["book"])
+            if STREAMS[int(s.slots[slot]["stream"])] not in DEPTH_STREAMS:
+                assert b == -1, f"slot {slot} is no depth subscription but holds book {b}"
+                continue
+            show = f"{self._state(slot)}\nask {s.price[b, 0].tolist()} x {s.size[b, 0].tolist()}\n"
+            show += f"bid {s.price[b, 1].tolist()} x {s.size[b, 1].tolist()}\ncount {s.count[b].tolist()}"
+            assert int(s.books[b]["slot"]) == slot, f"book {b} belongs to slot {s.books[b]['slot']}: {show}"
+            for side in Side:
+                n = int(s.count[b, side])
+                filled, empty = s.price[b, side, :n], s.price[b, side, n:]
+                assert 0 <= n <= s.books[b]["rows"], f"{n} rows: {show}"
+                assert (filled > 0).all() and (s.size[b, side, :n] >= 0).all(), f"absent number in force: {show}"
+                assert np.isnan(empty).all() and np.isnan(s.size[b, side, n:]).all(), f"rows past the end: {show}"
+                assert not s.maker[b, side, n:].any(), f"market maker past the end: {show}"
+                assert n == 0 or s.known[b, side], f"rows on an unknown side: {show}"
+
+    def digest(self) -> str:
+        """Hash of every live book: identity, flags, rows with their market makers."""
+        total = hashlib.blake2b(digest_size=16)
+        s = self._market.state
+        for slot in self._market.live():
+            if int(s.slots[slot]["book"]) >= 0:
+                stream = STREAMS[int(s.slots[slot]["stream"])]
+                con_id = int(s.slots[slot]["con_id"])
+                sides = [[tuple(row) for row in self._rows_of(slot, side)] for side in Side]
+                total.update(repr((con_id, int(s.slots[slot]["req_id"]), str(stream), self._state(slot)[2:], sides)).encode())
+        return total.hexdigest()
+
+    def _rows_of(self, slot: int, side: Side) -> list[Row]:
+        s, b = self._market.state, int(self._market.state.slots[slot]["book"])
+        n = int(s.count[b, side])
+        makers = [self._market.makers.names[i] for i in s.maker[b, side, :n].tolist()]
+        return [Row(*r) for r in zip(s.price[b, side, :n].tolist(), s.size[b, side, :n].tolist(), makers, strict=True)]
+
+    def snapshot(self) -> bytes:
+        """Empty: the state is the market's."""
+        return b""
+
+    def restore(self, data: bytes) -> None:
+        assert data == b"", f"a book has no state of its own, got {len(data)} bytes"

@@ -1,0 +1,63 @@
+"""One-second buckets: the rows the kernels finished, handed out at the clock that closed them. Columns: `tables.BUCKETS`."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from harvester.projections.tables import ROW, bucket_table
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from harvester.projections.base import Step
+    from harvester.projections.market import Market
+    from harvester.projections.tables import Array
+
+_FLOATS = tuple(name for name in ROW.names or () if ROW[name].kind == "f")
+
+
+class Buckets:
+    """Hands out closed buckets; the digest is a chain with one link per clock, so it can be continued from a snapshot."""
+
+    name = "buckets"
+
+    def __init__(self, market: Market) -> None:
+        self._market = market
+        self._chain = bytes(16)
+        self._ready: list[Array] = []
+
+    def fold(self, step: Step) -> None:
+        if not len(step.closed):
+            return
+        self._ready.append(step.closed)
+        canonical = step.closed.copy()
+        for name in _FLOATS:  # a NaN may come with any sign and payload, depending on the processor
+            column = canonical[name]
+            column[np.isnan(column)] = np.nan
+        edges = np.flatnonzero(np.diff(canonical["decision_seq"])) + 1
+        for rows in np.split(canonical, edges):
+            self._chain = hashlib.blake2b(self._chain + rows.tobytes(), digest_size=16).digest()
+
+    def take(self) -> dict[str, pa.RecordBatch]:
+        if not self._ready:
+            return {}
+        rows: Any = self._ready[0] if len(self._ready) == 1 else np.concatenate(self._ready)
+        self._ready = []
+        return {"buckets": bucket_table(rows, self._market.symbols)}
+
+    def finish(self, seq: int, ts: int) -> None:
+        """A second without a clock behind it is never closed, so there is nothing left to hand over."""
+
+    def digest(self) -> str:
+        """Chain over all rows handed out, and the symbols their instruments stand for."""
+        return hashlib.blake2b(self._chain + repr(self._market.symbols).encode(), digest_size=16).hexdigest()
+
+    def snapshot(self) -> bytes:
+        assert not self._ready, f"{len(self._ready)} finished tables were not taken before the snapshot"
+        return self._chain
+
+    def restore(self, data: bytes) -> None:
+        self._chain, self._ready = data, []

@@ -1,0 +1,99 @@
+"""Where compiled kernels are kept, and the decorator that keeps them there.
+
+Numba keys its cache by a file's time and size and misses edits of callees; so the folder is named by the digest of the
+kernel sources, Numba's version, the processor and the bounds-check switch: another source is another folder. It lies in
+`__pycache__` beside the source, or in the user's cache folder when the install is read-only.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import sys
+import tempfile
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+SOURCES = ("kernels.py", "tables.py", "kernel_cache.py")
+
+
+def _say(text: str) -> None:
+    sys.stderr.write(text + "\n")
+
+
+on_compile: list[Callable[[str], None]] = [_say]
+"""Called with one line when the first use on this machine has to compile; a screen puts its own function here."""
+
+
+def key(numba_version: str, processor: str, bounds_check: str, sources: list[bytes]) -> str:
+    """Name of the cache folder; anything that changes the machine code changes it."""
+    total = hashlib.blake2b(digest_size=12)
+    for part in (numba_version.encode(), processor.encode(), bounds_check.encode(), *sources):
+        total.update(len(part).to_bytes(8, "little") + part)
+    return total.hexdigest()
+
+
+def user_cache() -> Path:
+    """The user's cache folder by the custom of the system."""
+    home = Path.home()
+    if sys.platform == "win32":
+        return Path(os.environ.get("LOCALAPPDATA", str(home / "AppData" / "Local"))) / "harvester" / "Cache"
+    if sys.platform == "darwin":
+        return home / "Library" / "Caches" / "harvester"
+    return Path(os.environ.get("XDG_CACHE_HOME", str(home / ".cache"))) / "harvester"
+
+
+def writable(folder: Path) -> bool:
+    """Whether files can be made there; makes the folder."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return True
+    except OSError:
+        return False
+
+
+def choose(source_folder: Path, name: str) -> Path | None:
+    """Folder for the compiled kernels, or None when nothing is writable (then each process compiles for itself)."""
+    for base in (source_folder / "__pycache__", user_cache()):
+        folder = base / f"kernels-{name}"
+        if writable(folder):
+            return folder
+    return None
+
+
+@lru_cache
+def _folder(source_folder: Path, numba_version: str, processor: str, bounds_check: str) -> Path | None:
+    sources = [(source_folder / name).read_bytes() for name in SOURCES]
+    folder = choose(source_folder, key(numba_version, processor, bounds_check, sources))
+    if folder is None or not any(folder.rglob("*.nbi")):
+        for tell in on_compile:
+            tell("compiling the market kernels, once for this version and machine: about half a minute")
+    return folder
+
+
+def decorator(numba: Any, source: str, *signature: Any) -> Any:
+    """`numba.njit` with our cache. Without a signature: a leaf, compiled into whatever calls it, cached with it."""
+    if not signature:
+        return numba.njit(nogil=True)
+    from llvmlite import binding
+
+    processor = f"{platform.machine()} {binding.get_host_cpu_name()} {binding.get_host_cpu_features().flatten()}"
+    folder = _folder(Path(source).resolve().parent, numba.__version__, processor, str(numba.config.BOUNDSCHECK))
+    if folder is None:
+        return numba.njit(*signature, nogil=True)
+
+    def compiled(function: Any) -> Any:
+        before = numba.config.CACHE_DIR
+        numba.config.CACHE_DIR = str(folder)
+        try:
+            return numba.njit(*signature, nogil=True, cache=True)(function)
+        finally:
+            numba.config.CACHE_DIR = before
+
+    return compiled

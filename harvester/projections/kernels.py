@@ -1,0 +1,590 @@
+"""The compiled market: one pass over the events of a batch, all state in the arrays of `tables.State`.
+
+Importing this module imports Numba and, the first time on a machine, compiles (see `kernel_cache`); so nobody imports
+it before the first fold. The only implementation there is: live commits and replays run `run`. `tests/reference` says
+the same in plain Python. Sums are accumulated event by event and the kernels know nothing of batches, so the result
+does not depend on how events are cut. Only + - * / and comparisons are used: the same bits on every machine.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numba
+import numpy as np
+from numba import types
+
+from harvester.projections import kernel_cache
+from harvester.projections.tables import (
+    BOOK,
+    INSTRUMENT,
+    QUOTE_OUT,
+    ROW,
+    SECOND_NS,
+    SLOT,
+    TOP_N,
+    TRADE_OUT,
+    Frame,
+    Glob,
+    Hot,
+    Role,
+    Source,
+    State,
+)
+from harvester.events.kinds import Operation, Stream, TickStream
+
+STREAMS: tuple[Stream, ...] = tuple(Stream)
+NAN = np.nan
+ABSENT_FROM = 1e300  # IB's unset marker is 1.7976931348623157e308
+
+_CLOCK, _CONTROL, _TICK, _TRADE, _QUOTE = int(Hot.CLOCK), int(Hot.CONTROL), int(Hot.TICK), int(Hot.TRADE), int(Hot.QUOTE)
+_BUCKET_END, _ROWS, _CLOSED = int(Glob.BUCKET_END), int(Glob.ROWS), int(Glob.CLOSED)
+_QUOTES, _TRADES, _DEAD = int(Glob.QUOTES), int(Glob.TRADES), int(Glob.DEAD)
+_EMIT, _INSTRUMENTS, _LAST_TS = int(Glob.EMIT), int(Glob.INSTRUMENTS), int(Glob.LAST_TS)
+_R_BID_ASK, _R_L1, _R_BOOK, _R_SMART, _R_TAPE = (int(role) for role in Role)
+_S_NONE, _S_BID_ASK, _S_L1, _S_SMART = (int(source) for source in Source)
+_INSERT, _UPDATE = int(Operation.INSERT), int(Operation.UPDATE)
+_BID_ASK_STREAM = int(TickStream.BID_ASK)
+_ST_L1, _ST_BID_ASK = STREAMS.index(Stream.L1), STREAMS.index(Stream.BID_ASK)
+_ST_LAST, _ST_ALL_LAST = STREAMS.index(Stream.LAST), STREAMS.index(Stream.ALL_LAST)
+
+_cached = kernel_cache.decorator(numba, __file__)
+
+
+@_cached
+def _price(x):
+    """A price, or NaN when IB means that there is none: null, 0, -1 or the unset marker."""
+    return x if 0.0 < x < ABSENT_FROM else NAN
+
+
+@_cached
+def _same(a, b):
+    return a == b or (a != a and b != b)  # noqa: PLR0124 - NaN
+
+
+@_cached
+def _slot_of(s, epoch, req):
+    """Slot of (epoch, request id) of the run under way, -1 = nobody holds it."""
+    mask = len(s.keys) - 1
+    key = (np.int64(epoch) << 32) | (np.int64(req) & 0xFFFFFFFF)
+    at = (key ^ (key >> 32)) & mask
+    while s.keys[at] != -1:
+        if s.keys[at] == key:
+            return s.vals[at]
+        at = (at + 1) & mask
+    return np.int64(-1)
+
+
+@_cached
+def _arrive(s, epoch, req, ts):
+    """Count a row and give its slot; -1 when the key is dead or unknown, and the row is to be ignored."""
+    k = _slot_of(s, epoch, req)
+    if k < 0:
+        s.glob[_DEAD] += 1
+        return k
+    slot = s.slots[k]
+    inst = s.inst[slot.inst]
+    if slot.alive == 0:
+        slot.dead += 1
+        inst.dead += 1
+        return np.int64(-1)
+    if slot.rows == 0:
+        slot.first_ts = ts
+    else:
+        slot.gap_max = max(slot.gap_max, ts - slot.last_ts)
+    slot.rows += 1
+    slot.last_ts = ts
+    inst.events += 1
+    return k
+
+
+# ---- the book: a table of row positions -------------------------------------------------------------------------
+
+
+@_cached
+def _apply(s, b, position, operation, side, price, size, maker):
+    """Apply one depth row; False = impossible, nothing changed but the count and the flag."""
+    book = s.books[b]
+    possible = (side == 0 or side == 1) and 0 <= position < book.rows and 0 <= operation <= 2
+    if possible:
+        end = s.count[b, side]
+        possible = position <= end if operation == _INSERT else position < end
+    if possible and operation <= _UPDATE:
+        possible = price > 0.0 and price < ABSENT_FROM and size >= 0.0 and size < ABSENT_FROM
+    if not possible:
+        book.impossible += 1
+        book.bad = 1
+        return False
+    prices, sizes, makers = s.price[b, side], s.size[b, side], s.maker[b, side]
+    if operation == _INSERT:
+        for i in range(min(end, book.rows - 1), position, -1):
+            prices[i], sizes[i], makers[i] = prices[i - 1], sizes[i - 1], makers[i - 1]
+        s.count[b, side] = min(end + 1, book.rows)
+    if operation <= _UPDATE:
+        prices[position], sizes[position], makers[position] = price, size, maker
+    else:
+        for i in range(position, end - 1):
+            prices[i], sizes[i], makers[i] = prices[i + 1], sizes[i + 1], makers[i + 1]
+        s.count[b, side] = end - 1
+        prices[end - 1], sizes[end - 1], makers[end - 1] = NAN, NAN, 0
+    s.known[b, side] = 1
+    book.applied += 1
+    return True
+
+
+@_cached
+def _good(s, b):
+    return s.known[b, 0] == 1 and s.known[b, 1] == 1 and s.books[b].bad == 0
+
+
+@_cached
+def _best(s, b, side):
+    """Best price of one side over all rows (SMART rows come from many venues), and the size shown there."""
+    price, size = NAN, NAN
+    for i in range(s.count[b, side]):
+        p, q = s.price[b, side, i], s.size[b, side, i]
+        if q <= 0.0:
+            continue
+        if price != price or (p > price if side == 1 else p < price):  # noqa: PLR0124 - NaN
+            price, size = p, q
+        elif p == price:
+            size += q
+    return price, size
+
+
+@_cached
+def _top(s, b, side):
+    total = 0.0
+    for i in range(min(s.count[b, side], TOP_N)):
+        total += s.size[b, side, i]
+    return total
+
+
+@_cached
+def _book_of(s, k, role):
+    """Book an instrument uses for a role, -1 = none."""
+    slot = s.current[k, role]
+    return s.slots[slot].book if slot >= 0 else np.int64(-1)
+
+
+# ---- the quote in force ------------------------------------------------------------------------------------------
+
+
+@_cached
+def _candidate(s, k):
+    """The quote that should be in force: (source, bid, ask, bid size, ask size)."""
+    for source in (_S_BID_ASK, _S_L1):
+        if s.heard[k, source - 1, 0] == 1 and s.heard[k, source - 1, 1] == 1:
+            f = s.feed[k, source - 1]
+            return source, f[0], f[1], f[2], f[3]
+    b = _book_of(s, k, _R_SMART)
+    if b >= 0 and _good(s, b):
+        bid, bid_size = _best(s, b, 1)
+        ask, ask_size = _best(s, b, 0)
+        return _S_SMART, bid, ask, bid_size, ask_size
+    return _S_NONE, NAN, NAN, NAN, NAN
+
+
+@_cached
+def _spread_until(q, ts):
+    """Add the spread in force since the last change, exact to the ns."""
+    spread = q.ask - q.bid
+    if spread == spread:  # noqa: PLR0124 - NaN
+        q.spread_sum += spread * (ts - q.spread_since)
+        q.spread_ns += ts - q.spread_since
+    q.spread_since = ts
+
+
+@_cached
+def _flow(q, bid, ask, bid_size, ask_size):
+    """Order flow of one change of the quote (Cont, Kukanov, Stoikov 2014, eq. 3); NaN when a number is absent."""
+    e = 0.0
+    if bid >= q.bid:
+        e += bid_size
+    if bid <= q.bid:
+        e -= q.bid_size
+    if ask <= q.ask:
+        e -= ask_size
+    if ask >= q.ask:
+        e += q.ask_size
+    return e + 0.0 * (bid_size + ask_size + q.bid_size + q.ask_size + bid + ask + q.bid + q.ask)
+
+
+@_cached
+def _requote(s, k, seq, ts):
+    """Put the right quote in force and account for the change, if it is one."""
+    q = s.inst[k]
+    source, bid, ask, bid_size, ask_size = _candidate(s, k)
+    same = _same(bid, q.bid) and _same(ask, q.ask) and _same(bid_size, q.bid_size) and _same(ask_size, q.ask_size)
+    if same and source == q.source:
+        return
+    _spread_until(q, ts)
+    mid = (bid + ask) / 2.0
+    if source == q.source:
+        flow = _flow(q, bid, ask, bid_size, ask_size)
+        if flow == flow:  # noqa: PLR0124 - NaN
+            q.ofi += flow
+        step = mid / ((q.bid + q.ask) / 2.0) - 1.0
+        if step == step:  # noqa: PLR0124 - NaN
+            q.volatility = max(q.volatility, abs(step))
+            q.variance += step * step
+    else:
+        q.source_changes += 1
+    if mid == mid:  # noqa: PLR0124 - NaN
+        q.mid_seen = 1
+    q.source, q.bid, q.ask, q.bid_size, q.ask_size = source, bid, ask, bid_size, ask_size
+    g = s.glob
+    if g[_EMIT] == 1:
+        out = s.quotes[g[_QUOTES]]
+        out.seq, out.ts, out.con_id, out.good = seq, ts, q.con_id, np.int64(bid <= ask)
+        out.bid, out.ask, out.bid_size, out.ask_size = bid, ask, bid_size, ask_size
+        g[_QUOTES] += 1
+
+
+# ---- prints ------------------------------------------------------------------------------------------------------
+
+
+@_cached
+def _aggressor(q, price):
+    """(side, rule): side 1 = BUY, -1 = SELL, 0 = unknown; rule 1 = quote in force, 2 = tick rule, 0 = none."""
+    if q.bid <= q.ask:
+        lean = (price - q.bid) - (q.ask - price)
+        if abs(lean) > 1e-9 * price:
+            return (1 if lean > 0.0 else -1), 1
+    if price > q.last_price:
+        return 1, 2
+    if price < q.last_price:
+        return -1, 2
+    if q.tick_rule != 0:
+        return q.tick_rule, 2
+    return 0, 0
+
+
+@_cached
+def _check_print(q, price):
+    """Health: is a price-forming print inside the quote in force?"""
+    q.prints += 1
+    if q.bid <= q.ask:
+        q.prints_quoted += 1
+        if price < q.bid or price > q.ask:
+            q.prints_outside += 1
+
+
+@_cached
+def _print(s, k, seq, ts, price, size, forms):
+    """One reported print of the tape in use."""
+    q = s.inst[k]
+    price, size = _price(price), _price(size)
+    if price != price or size != size:  # noqa: PLR0124 - NaN
+        return
+    q.trade_count += 1
+    q.tape_volume += size
+    q.tape_since += size
+    side, rule = np.int64(0), np.int64(0)
+    if forms:
+        side, rule = _aggressor(q, price)
+        _check_print(q, price)
+        if price != q.last_price:
+            q.tick_rule = 0 if q.last_price != q.last_price else (1 if price > q.last_price else -1)  # noqa: PLR0124 - NaN
+        q.last_price = price
+        q.mark = price
+    if side > 0:
+        q.tape_buy += size
+    elif side < 0:
+        q.tape_sell += size
+    else:
+        q.tape_unknown += size
+    g = s.glob
+    if g[_EMIT] == 1:
+        out = s.trades[g[_TRADES]]
+        out.seq, out.ts, out.con_id, out.forms_price = seq, ts, q.con_id, np.int64(forms)
+        out.aggressor, out.inferred, out.price, out.size = side, rule, price, size
+        g[_TRADES] += 1
+
+
+@_cached
+def _volume(q, size):
+    """Cumulative volume (tick 8): check the tape since the first one against its rise."""
+    q.volume = size
+    if q.volume_base != q.volume_base:  # noqa: PLR0124 - NaN
+        q.volume_base, q.tape_since, q.tape_at = size, 0.0, 0.0
+        return
+    q.volume_matched += size - q.volume_base
+    q.tape_matched += q.tape_since
+    q.volume_base, q.tape_since = size, 0.0
+
+
+# ---- seconds -----------------------------------------------------------------------------------------------------
+
+
+@_cached
+def _close_book(s, k, row):
+    """Book columns of one bucket row, and what health counts of them."""
+    q = s.inst[k]
+    row.bid_top_size, row.ask_top_size = q.bid_size, q.ask_size
+    row.imbalance, row.bid_size_top_n, row.ask_size_top_n, row.book_good = NAN, NAN, NAN, 0
+    b = _book_of(s, k, _R_BOOK)
+    if b < 0:
+        return
+    q.depth_seconds += 1
+    if not _good(s, b):
+        q.bad_book_seconds += 1
+        return
+    row.book_good = 1
+    bids, asks = _top(s, b, 1), _top(s, b, 0)
+    row.bid_size_top_n, row.ask_size_top_n = bids, asks
+    if bids + asks > 0.0:
+        row.imbalance = (bids - asks) / (bids + asks)
+    if q.source == _S_NONE:
+        row.bid_top_size, row.ask_top_size = s.size[b, 1, 0], s.size[b, 0, 0]
+    elif q.source != _S_SMART and s.count[b, 0] > 0 and s.count[b, 1] > 0:
+        q.top_seconds += 1
+        q.top_bid_equal += s.price[b, 1, 0] == q.bid
+        q.top_ask_equal += s.price[b, 0, 0] == q.ask
+        q.top_beyond += s.price[b, 1, 0] > q.bid or s.price[b, 0, 0] < q.ask
+
+
+@_cached
+def _close(s, k, start):
+    """Write the row of one instrument for [start, start + 1 s) and begin its next second."""
+    q = s.inst[k]
+    end = start + SECOND_NS
+    _spread_until(q, end)
+    row = s.rows[s.glob[_ROWS]]
+    s.glob[_ROWS] += 1
+    mid = (q.bid + q.ask) / 2.0
+    row.ts, row.con_id, row.inst, row.decision_seq = start, q.con_id, k, 0
+    row.mark = q.mark if q.mark == q.mark else mid  # noqa: PLR0124 - NaN
+    row.bid, row.ask, row.mid, row.spread = q.bid, q.ask, mid, q.ask - q.bid
+    row.spread_bps = row.spread / mid * 10_000.0
+    row.spread_twa = q.spread_sum / q.spread_ns if q.spread_ns > 0 else NAN
+    row.microprice = (q.ask * q.bid_size + q.bid * q.ask_size) / (q.bid_size + q.ask_size)
+    _close_book(s, k, row)
+    seen = q.mid_seen == 1
+    row.ofi = q.ofi if seen else NAN
+    row.volatility_proxy = q.volatility if seen else NAN
+    row.realised_variance = q.variance if seen else NAN
+    row.tape_buy, row.tape_sell, row.tape_unknown = q.tape_buy, q.tape_sell, q.tape_unknown
+    row.trade_count, row.quote_count, row.depth_count = q.trade_count, q.quote_count, q.depth_count
+    row.quote_source, row.stale = q.source, np.int64(q.events == 0)
+    q.seconds += 1
+    q.stale_seconds += row.stale
+    q.crossed_seconds += row.spread < 0.0
+    _begin(q)
+
+
+@_cached
+def _begin(q):
+    q.events = q.trade_count = q.quote_count = q.depth_count = q.spread_ns = q.touched = 0
+    q.mark = NAN
+    q.spread_sum = q.ofi = q.tape_buy = q.tape_sell = q.tape_unknown = q.volatility = q.variance = 0.0
+    q.mid_seen = np.int64(q.bid == q.bid and q.ask == q.ask)  # noqa: PLR0124 - NaN
+
+
+@_cached
+def _pass_time(s, ts):
+    """Close every second that ends at or before `ts`; False = no room for the rows, call again after draining."""
+    g = s.glob
+    while g[_BUCKET_END] <= ts:
+        start = g[_BUCKET_END] - SECOND_NS
+        rows = 0
+        for i in range(g[_INSTRUMENTS]):
+            rows += s.inst[i].subs > 0 or s.inst[i].touched == 1
+        if rows == 0:
+            g[_BUCKET_END] = (ts // SECOND_NS + 1) * SECOND_NS
+            return True
+        if g[_ROWS] + rows > len(s.rows):
+            return False
+        for i in range(g[_INSTRUMENTS]):
+            k = s.order[i]
+            if s.inst[k].subs > 0 or s.inst[k].touched == 1:
+                _close(s, k, start)
+        g[_BUCKET_END] += SECOND_NS
+    return True
+
+
+# ---- rows --------------------------------------------------------------------------------------------------------
+
+
+@_cached
+def _on_tick(s, f, j):
+    k = _arrive(s, f.tick_epoch[j], f.tick_req[j], f.tick_ts[j])
+    if k < 0:
+        return
+    slot = s.slots[k]
+    i = slot.inst
+    field, price, size = f.tick_field[j], f.tick_price[j], f.tick_size[j]
+    if slot.stream != _ST_L1:
+        return
+    if field == slot.rt_field and field != 0:
+        if s.current[i, _R_TAPE] == k and slot.warm == 1:
+            _print(s, i, f.tick_seq[j], f.tick_ts[j], price, size, True)
+        slot.warm = 1  # the first one repeats the last print before the subscription
+        return
+    if field == 8 or field == 74:
+        if s.current[i, _R_L1] == k and size >= 0.0 and size < ABSENT_FROM:
+            _volume(s.inst[i], size)
+        return
+    ask = field == 2 or field == 3 or field == 67 or field == 70
+    is_price = field == 1 or field == 2 or field == 66 or field == 67
+    if not (ask or is_price or field == 0 or field == 69):
+        return
+    s.inst[i].quote_count += 1
+    if s.current[i, _R_L1] != k:
+        return
+    side = 1 if ask else 0
+    feed = s.feed[i, _S_L1 - 1]
+    if is_price:
+        feed[side] = _price(price)
+        s.heard[i, _S_L1 - 1, side] = 1
+    if size == size:  # noqa: PLR0124 - NaN: a price message of an old server brings no size
+        feed[2 + side] = _price(size)
+    _requote(s, i, f.tick_seq[j], f.tick_ts[j])
+
+
+@_cached
+def _on_trade(s, f, j):
+    k = _arrive(s, f.trade_epoch[j], f.trade_req[j], f.trade_ts[j])
+    if k < 0:
+        return
+    slot = s.slots[k]
+    if (slot.stream == _ST_ALL_LAST or slot.stream == _ST_LAST) and s.current[slot.inst, _R_TAPE] == k:
+        forms = not (f.trade_past[j] or f.trade_unreported[j])
+        _print(s, slot.inst, f.trade_seq[j], f.trade_ts[j], f.trade_price[j], f.trade_size[j], forms)
+
+
+@_cached
+def _on_quote(s, f, j):
+    k = _arrive(s, f.quote_epoch[j], f.quote_req[j], f.quote_ts[j])
+    if k < 0:
+        return
+    slot = s.slots[k]
+    if slot.stream != _ST_BID_ASK or f.quote_stream[j] != _BID_ASK_STREAM:
+        return
+    i = slot.inst
+    s.inst[i].quote_count += 1
+    if s.current[i, _R_BID_ASK] != k:
+        return
+    feed = s.feed[i, _S_BID_ASK - 1]
+    feed[0], feed[1] = _price(f.quote_bid[j]), _price(f.quote_ask[j])
+    feed[2], feed[3] = _price(f.quote_bid_size[j]), _price(f.quote_ask_size[j])
+    s.heard[i, _S_BID_ASK - 1, 0] = s.heard[i, _S_BID_ASK - 1, 1] = 1
+    _requote(s, i, f.quote_seq[j], f.quote_ts[j])
+
+
+@_cached
+def _on_depth(s, f, j):
+    k = _arrive(s, f.depth_epoch[j], f.depth_req[j], f.depth_ts[j])
+    if k < 0 or s.slots[k].book < 0:
+        return
+    slot = s.slots[k]
+    i = slot.inst
+    s.inst[i].depth_count += 1
+    _apply(
+        s, slot.book, f.depth_position[j], f.depth_operation[j], f.depth_side[j],
+        f.depth_price[j], f.depth_size[j], f.depth_maker[j],
+    )  # fmt: skip
+    if s.current[i, _R_SMART] == k and (s.inst[i].source == _S_SMART or s.inst[i].source == _S_NONE):
+        _requote(s, i, f.depth_seq[j], f.depth_ts[j])
+
+
+@_cached
+def _on_change(s, ops):
+    """Carry out what control rows changed: columns seq, ts, instrument, role, slot. Time has passed up to ts already."""
+    for n in range(len(ops)):
+        k, role, slot = ops[n, 2], ops[n, 3], ops[n, 4]
+        q = s.inst[k]
+        s.current[k, role] = slot
+        q.touched = 1
+        if role == _R_BID_ASK or role == _R_L1:
+            s.feed[k, role] = NAN
+            s.heard[k, role] = 0
+        if role == _R_TAPE:
+            q.last_price, q.tick_rule = NAN, 0
+        if role == _R_TAPE or role == _R_L1:
+            q.volume_base = NAN
+    for n in range(len(ops)):
+        _requote(s, ops[n, 2], ops[n, 0], ops[n, 1])
+
+
+@_cached
+def _room(s):
+    return s.glob[_QUOTES] < len(s.quotes) and s.glob[_TRADES] < len(s.trades)
+
+
+@_cached
+def _next_ts(f, kind, j):
+    if kind == _TICK:
+        return f.tick_ts[j]
+    if kind == _TRADE:
+        return f.trade_ts[j]
+    if kind == _QUOTE:
+        return f.quote_ts[j]
+    if kind == _CLOCK:
+        return f.clock_ts[j]
+    if kind == _CONTROL:
+        return f.control_ts[j]
+    return f.depth_ts[j]
+
+
+def _run(s, f, cursor, start, stop, ops):
+    """Events [start, stop) of a frame, after the changes `ops`; gives where it stopped: `stop`, or earlier when full."""
+    _on_change(s, ops)
+    for at in range(start, stop):
+        kind = f.which[at]
+        j = cursor[kind]
+        ts = _next_ts(f, kind, j)
+        if ts >= s.glob[_BUCKET_END] and not _pass_time(s, ts):
+            return at
+        if not _room(s):
+            return at
+        s.glob[_LAST_TS] = ts
+        if kind == _TICK:
+            _on_tick(s, f, j)
+        elif kind == _TRADE:
+            _on_trade(s, f, j)
+        elif kind == _QUOTE:
+            _on_quote(s, f, j)
+        elif kind == _CLOCK:
+            for i in range(s.glob[_CLOSED], s.glob[_ROWS]):
+                s.rows[i].decision_seq = f.clock_seq[j]
+            s.glob[_CLOSED] = s.glob[_ROWS]
+        elif kind != _CONTROL:
+            _on_depth(s, f, j)
+        cursor[kind] += 1
+    return stop
+
+
+# ---- types: explicit, so that there is one compiled form and no guessing at the first call ------------------------
+
+
+def _kind_of(name: str) -> Any:
+    if name == "which":
+        return types.uint8
+    if name in ("trade_past", "trade_unreported"):
+        return types.boolean
+    last = name.split("_", 1)[1]
+    if last == "epoch":
+        return types.uint16
+    if last in ("req", "field", "stream", "position", "operation", "side"):
+        return types.int32
+    return types.float64 if last in ("price", "size", "bid", "ask", "bid_size", "ask_size") else types.int64
+
+
+_RECORDS = {"inst": INSTRUMENT, "slots": SLOT, "books": BOOK, "rows": ROW, "quotes": QUOTE_OUT, "trades": TRADE_OUT}
+_SHAPES = {"current": 2, "heard": 3, "count": 2, "known": 2, "maker": 3, "feed": 3, "price": 3, "size": 3}
+
+
+def _state_type(name: str) -> Any:
+    if name in _RECORDS:
+        return numba.from_dtype(_RECORDS[name])[::1]
+    item = types.float64 if name in ("feed", "price", "size") else types.int64
+    return types.Array(item, _SHAPES.get(name, 1), "C")
+
+
+_STATE = types.NamedTuple([_state_type(name) for name in State._fields], State)
+_FRAME = types.NamedTuple([types.Array(_kind_of(n), 1, "C", readonly=True) for n in Frame._fields], Frame)
+_OPS = types.Array(types.int64, 2, "C")
+run = kernel_cache.decorator(
+    numba, __file__, types.int64(_STATE, _FRAME, types.Array(types.int64, 1, "C"), types.int64, types.int64, _OPS)
+)(_run)

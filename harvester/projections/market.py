@@ -1,0 +1,377 @@
+"""The market under the projections: subscriptions, instruments, books and quotes as arrays, moved by the kernels.
+
+`fold` cuts a batch at its control rows. Between two of them the kernels run; at a control row plain Python decides what
+it means (who subscribes, what is dead, what is unknown) and hands the kernels a list of changes. A subscription is
+known by (run, epoch, request id); the newest live one of a stream is in use.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import numpy as np
+
+from harvester.events.kinds import Action, Own, Stream
+from harvester.projections.base import Control, RunStart, Step
+from harvester.projections.interval import QUOTES, TRADES
+from harvester.projections.merge import Makers, clocks_of, controls_of, frame_of, last_of
+from harvester.projections.params import RunParams
+from harvester.projections.tables import (
+    QUOTE_OUT,
+    ROW,
+    ROWS_DEFAULT,
+    ROWS_LIMIT,
+    TRADE_OUT,
+    Frame,
+    Glob,
+    Hot,
+    Role,
+    State,
+    new_state,
+    with_room,
+)
+
+if TYPE_CHECKING:
+    from harvester.events.batch import Batch
+    from harvester.projections.tables import Array
+
+STREAMS: tuple[Stream, ...] = tuple(Stream)
+MARKET_STREAMS = (
+    Stream.L1, Stream.DEPTH, Stream.SMART_DEPTH, Stream.LAST, Stream.ALL_LAST, Stream.BID_ASK, Stream.MID_POINT,
+)  # fmt: skip
+DEPTH_STREAMS = (Stream.DEPTH, Stream.SMART_DEPTH)
+ROLE_STREAMS: dict[Role, tuple[Stream, ...]] = {  # a stream further left wins
+    Role.BID_ASK: (Stream.BID_ASK,),
+    Role.L1: (Stream.L1,),
+    Role.BOOK: (Stream.SMART_DEPTH, Stream.DEPTH),
+    Role.SMART: (Stream.SMART_DEPTH,),
+    Role.TAPE: (Stream.ALL_LAST, Stream.LAST, Stream.L1),
+}
+DEPTH_RESET, DEPTH_HALTED, LOST, RESTORED_EMPTY, RESTORED = 317, 316, 1100, 1101, 1102
+REFUSALS = frozenset((101, 200, 309, 310, 316, 321, 322, 354, 10089, 10090, 10092, 10168, 10186, 10189, 10190))
+"""Errors after which a request gives nothing (10167 and 10197 do not belong here: delayed data flow, and may resume)."""
+_NO_CHANGES = np.empty((0, 5), np.int64)
+_SMALL, _LARGE = 4096, 65_536
+
+
+class Market:
+    """Arrays and the names that belong to them."""
+
+    def __init__(self, *, emit: bool = True) -> None:
+        self.state: State = new_state()
+        self.state.glob[Glob.EMIT] = int(emit)
+        self.makers = Makers()
+        self.symbols: list[str] = []  # by instrument
+        self.runs = 0
+        self._epoch = 0
+        self._slots = 0
+        self._live: list[int] = []  # slots, oldest first
+        self._instrument: dict[int, int] = {}  # con_id → instrument
+        self._changes: list[tuple[int, int, int, int, int]] = []
+        self._quotes: list[Array] = []
+        self._trades: list[Array] = []
+        self._closed: list[Array] = []
+
+    # ---- the fold ----------------------------------------------------------------------------------------------
+
+    def fold(self, batch: Batch) -> Step:
+        """Move the market through a batch."""
+        controls = controls_of(batch)
+        acting = [control for control in controls if self._acts(control)]
+        frame = frame_of(batch, acting, self.makers)
+        runs: list[RunStart] = []
+        at, cursor = 0, np.zeros(len(Hot), np.int64)
+        for control, stop in zip(acting, np.flatnonzero(frame.which == Hot.CONTROL).tolist(), strict=True):
+            held = self._held(control)
+            if held and control.con_id == 0:  # an error names the request alone
+                con_id = int(self.state.slots[held[0]]["con_id"])
+                controls[controls.index(control)] = control._replace(con_id=con_id)
+            at = self._run(frame, cursor, at, stop)
+            if control.action == Action.RUN_START:
+                # The run before ended with its last event, not when the next began: nothing of it saw the time between.
+                runs.append(RunStart(control.seq, control.ts, RunParams.parse(control.row["params"], control.seq)))
+                self._start_run(control)
+            at = self._run(frame, cursor, at, stop + 1)
+            self._apply(control)
+        self._run(frame, cursor, at, len(frame.which))
+        first, last, ts = last_of(batch)
+        closed, quotes, trades = self._drained()
+        return Step(first, last, ts, controls, runs, clocks_of(frame), closed, quotes, trades)
+
+    def _run(self, frame: Frame, cursor: Array, start: int, stop: int) -> int:
+        if start >= stop and not self._changes:
+            return stop
+        from harvester.projections.kernels import run  # compiles or loads on first use
+
+        changes = np.array(self._changes, np.int64) if self._changes else _NO_CHANGES
+        self._changes = []
+        self._make_room(max(len(changes), _LARGE if stop - start > _SMALL else _SMALL))
+        while (at := run(self.state, frame, cursor, start, stop, changes)) < stop:
+            start, changes = at, _NO_CHANGES
+            self._drain()
+            if self.state.glob[Glob.ROWS] + len(self.symbols) > len(self.state.rows):  # rows waiting for a late clock
+                self.state = self.state._replace(rows=np.resize(self.state.rows, 2 * len(self.state.rows)))
+        self._drain()
+        return stop
+
+    def _make_room(self, events: int) -> None:
+        if len(self.state.quotes) < events:
+            self.state = self.state._replace(quotes=np.zeros(events, QUOTE_OUT), trades=np.zeros(events, TRADE_OUT))
+        rows = int(self.state.glob[Glob.ROWS]) + 4 * len(self.symbols)
+        if rows > len(self.state.rows):
+            self.state = self.state._replace(rows=np.resize(self.state.rows, 2 * rows))
+
+    def _drain(self) -> None:
+        """Take what the kernels wrote; bucket rows without a clock yet move to the front and stay."""
+        s, g = self.state, self.state.glob
+        if g[Glob.QUOTES]:
+            self._quotes.append(s.quotes[: g[Glob.QUOTES]].copy())
+        if g[Glob.TRADES]:
+            self._trades.append(s.trades[: g[Glob.TRADES]].copy())
+        if closed := int(g[Glob.CLOSED]):
+            rows = int(g[Glob.ROWS])
+            self._closed.append(s.rows[:closed].copy())
+            s.rows[: rows - closed] = s.rows[closed:rows].copy()
+            g[Glob.ROWS] = rows - closed
+        g[Glob.QUOTES] = g[Glob.TRADES] = g[Glob.CLOSED] = 0
+
+    def _drained(self) -> tuple[Array, Array, Array]:
+        out = (_join(self._closed, ROW), _join(self._quotes, QUOTE_OUT), _join(self._trades, TRADE_OUT))
+        self._closed, self._quotes, self._trades = [], [], []
+        return out[0], _as(out[1], QUOTES), _as(out[2], TRADES)
+
+    # ---- control rows ------------------------------------------------------------------------------------------
+
+    def _acts(self, control: Control) -> bool:
+        """Whether a control row can change the market."""
+        if control.action:
+            return control.action in (Action.RUN_START, Action.RUN_END, Action.SUBSCRIBE, Action.CANCEL)
+        return control.code in _NOTICES or control.row.get("msg") == 58 or control.code in REFUSALS
+
+    def _apply(self, control: Control) -> None:
+        action, code = control.action, control.code
+        if action == Action.SUBSCRIBE:
+            self._subscribe(control)
+        elif action == Action.CANCEL:
+            self._kill(control, self._held(control))
+        elif action == Action.RUN_END or code in (RESTORED_EMPTY, Own.DISCONNECTED):
+            self._kill(control, self._live)
+        elif code == LOST:
+            self._forget(control, self._live)
+        elif code == DEPTH_RESET:
+            self._reset_book(control)
+        elif code in REFUSALS or code == Own.STREAM_REFUSED:
+            self._kill(control, self._held(control))
+        elif control.row.get("msg") == 58:
+            for k in self._held(control):
+                self._inst(k)["data_type"] = control.row["value"] or 0
+
+    def _held(self, control: Control) -> list[int]:
+        """The live slot with the control's (epoch, request id), as a list of one or none."""
+        slots = self.state.slots
+        return [k for k in self._live if slots[k]["req_id"] == control.req_id and slots[k]["epoch"] == control.epoch]
+
+    def _inst(self, slot: int) -> Any:
+        return self.state.inst[self.state.slots[slot]["inst"]]
+
+    def _start_run(self, control: Control) -> None:
+        """Every key of the run before is dead, before time moves on to the new run's start."""
+        self._kill(control, self._live)
+        self.runs += 1
+        self._epoch = 0
+        self.state.keys[:] = -1
+        self._settle()
+
+    def _settle(self) -> None:
+        """Date the pending changes at the last event before, so that no time passes for them."""
+        last = int(self.state.glob[Glob.LAST_TS])
+        self._changes = [(seq, last, *rest) for seq, _, *rest in self._changes]  # type: ignore[misc]
+
+    def _subscribe(self, control: Control) -> None:
+        stream = control.row["stream"]
+        if stream not in MARKET_STREAMS:
+            return
+        if control.epoch > self._epoch:  # keys of an earlier connection died with it, noticed or not
+            self._epoch = control.epoch
+            self._kill(control, [k for k in self._live if self.state.slots[k]["epoch"] < control.epoch])
+        self._kill(control, self._held(control))
+        slot = self._new_slot(control, self._instrument_of(control), Stream(stream))
+        self._live.append(slot)
+        self._choose(control, [slot], fresh=slot)
+
+    def _instrument_of(self, control: Control) -> int:
+        found = self._instrument.get(control.con_id)
+        if found is not None:
+            return found
+        k = self._instrument[control.con_id] = len(self.symbols)
+        self.symbols.append(control.row["symbol"] or str(control.con_id))
+        self.state = with_room(self.state, instruments=k + 1)
+        inst = self.state.inst[k]
+        for name in ("bid", "ask", "bid_size", "ask_size", "mark", "last_price", "volume", "volume_base"):
+            inst[name] = np.nan
+        inst["con_id"] = control.con_id
+        order = sorted(range(k + 1), key=lambda i: int(self.state.inst[i]["con_id"]))
+        self.state.order[: k + 1] = order
+        self.state.glob[Glob.INSTRUMENTS] = k + 1
+        return k
+
+    def _new_slot(self, control: Control, inst: int, stream: Stream) -> int:
+        k = self._slots
+        self._slots += 1
+        self.state = with_room(self.state, slots=self._slots)
+        params = _params(control)
+        slot = self.state.slots[k]
+        slot["con_id"], slot["epoch"], slot["req_id"], slot["inst"] = control.con_id, control.epoch, control.req_id, inst
+        slot["stream"], slot["alive"], slot["opened"] = STREAMS.index(stream), 1, control.ts
+        generic = str(params.get("generic", "")).split(",")
+        slot["rt_field"] = 77 if "375" in generic else 48 if "233" in generic else 0
+        slot["book"] = self._new_book(k, params) if stream in DEPTH_STREAMS else -1
+        self._learn_key(control.epoch, control.req_id, k)
+        return k
+
+    def _new_book(self, slot: int, params: dict[str, Any]) -> int:
+        rows = params.get("rows", ROWS_DEFAULT)
+        rows = min(max(rows, 1), ROWS_LIMIT) if isinstance(rows, int) else ROWS_DEFAULT
+        used = {int(self.state.slots[k]["book"]) for k in self._live}
+        book = next(b for b in range(len(self._live) + 1) if b not in used)
+        self.state = with_room(self.state, books=book + 1, depth=rows)
+        self._clear(book)
+        self.state.books[book] = (slot, rows, 0, 0, 0, 0)
+        return book
+
+    def _learn_key(self, epoch: int, req_id: int, slot: int) -> None:
+        if 2 * int((self.state.keys >= 0).sum()) >= len(self.state.keys):
+            old = [(int(k), int(v)) for k, v in zip(self.state.keys, self.state.vals, strict=True) if k >= 0]
+            size = 2 * len(self.state.keys)
+            self.state = self.state._replace(keys=np.full(size, -1, np.int64), vals=np.zeros(size, np.int64))
+            for key, value in old:
+                self._put_key(key, value)
+        self._put_key((epoch << 32) | (req_id & 0xFFFFFFFF), slot)
+
+    def _put_key(self, key: int, slot: int) -> None:
+        keys, mask = self.state.keys, len(self.state.keys) - 1
+        at = (key ^ (key >> 32)) & mask
+        while keys[at] not in (-1, key):
+            at = (at + 1) & mask
+        keys[at], self.state.vals[at] = key, slot
+
+    # ---- what is dead, what is unknown -----------------------------------------------------------------------------
+
+    def _kill(self, control: Control, slots: list[int]) -> None:
+        gone = list(slots)
+        self._live = [k for k in self._live if k not in gone]
+        for k in gone:
+            self.state.slots[k]["alive"] = 0
+            self.state.slots[k]["closed"] = control.ts
+            if (book := int(self.state.slots[k]["book"])) >= 0:
+                for name in ("applied", "impossible", "resets"):
+                    self.state.slots[k][name] = self.state.books[book][name]
+                self._clear(book)
+        self._choose(control, gone)
+
+    def _forget(self, control: Control, slots: list[int]) -> None:
+        """The feed is gone but the subscriptions are not: books and quotes are unknown until they speak again."""
+        for k in slots:
+            if (book := int(self.state.slots[k]["book"])) >= 0:
+                self._clear(book)
+        self._choose(control, slots, again=True)
+
+    def _reset_book(self, control: Control) -> None:
+        for k in self._held(control):
+            if (book := int(self.state.slots[k]["book"])) >= 0:
+                self._clear(book)
+                self._choose(control, [k])
+
+    def _clear(self, book: int) -> None:
+        s = self.state
+        s.count[book], s.known[book], s.maker[book] = 0, 0, 0
+        s.price[book], s.size[book] = np.nan, np.nan
+        s.books[book]["bad"] = 0
+        s.books[book]["resets"] += 1
+
+    def _choose(self, control: Control, slots: list[int], *, fresh: int = -1, again: bool = False) -> None:
+        """Which slots the instruments of `slots` use from here on; a changed or forgotten one starts from nothing."""
+        for inst in sorted({int(self.state.slots[k]["inst"]) for k in slots}):
+            alive = [k for k in self._live if self.state.slots[k]["inst"] == inst]
+            self.state.inst[inst]["subs"] = len(alive)
+            touched = False
+            for role, streams in ROLE_STREAMS.items():
+                best = self._best(alive, streams, role)
+                if best != self.state.current[inst, role] or best == fresh or again:
+                    self._changes.append((control.seq, control.ts, inst, role, best))
+                    touched = True
+            if not touched:  # a cleared book, or a subscription no role uses: look at the quote again
+                role = Role.SMART
+                self._changes.append((control.seq, control.ts, inst, role, self._best(alive, ROLE_STREAMS[role], role)))
+
+    def _best(self, alive: list[int], streams: tuple[Stream, ...], role: Role) -> int:
+        slots = self.state.slots
+        for stream in streams:
+            newest = [k for k in alive if slots[k]["stream"] == STREAMS.index(stream)]
+            if role == Role.TAPE and stream == Stream.L1:
+                newest = [k for k in newest if slots[k]["rt_field"]]
+            if newest:
+                return newest[-1]
+        return -1
+
+    # ---- snapshot --------------------------------------------------------------------------------------------------
+
+    def snapshot(self) -> bytes:
+        """State after the last fold, as bytes; equal states are equal bytes."""
+        s = self.state._replace(quotes=self.state.quotes[:0], trades=self.state.trades[:0])
+        s = s._replace(rows=s.rows[: s.glob[Glob.ROWS]])
+        arrays = [(array.shape, np.ascontiguousarray(array).tobytes()) for array in s]
+        names = (self.makers.names, self.symbols, self.runs, self._epoch, self._slots, self._live)
+        return msgspec.msgpack.encode((arrays, names, self._changes))
+
+    def restore(self, data: bytes) -> None:
+        """Become what `snapshot` saw."""
+        arrays, names, changes = msgspec.msgpack.decode(data)
+        fresh = new_state()
+        loaded = [np.frombuffer(raw, old.dtype).reshape(shape).copy() for (shape, raw), old in zip(arrays, fresh, strict=True)]
+        self.state = State(*loaded)
+        waiting = self.state.rows
+        self.state = self.state._replace(
+            rows=np.zeros(max(256, 2 * len(waiting)), ROW), quotes=fresh.quotes, trades=fresh.trades
+        )
+        self.state.rows[: len(waiting)] = waiting
+        makers, self.symbols, self.runs, self._epoch, self._slots, self._live = names
+        self.makers = Makers(makers)
+        self._instrument = {int(self.state.inst[k]["con_id"]): k for k in range(len(self.symbols))}
+        self._changes = [tuple(change) for change in changes]
+
+    def subscriptions(self) -> list[dict[str, int]]:
+        """Every subscription of the date, in the order in which they were asked for."""
+        rows = self.state.slots[: self._slots]
+        return [dict(zip(rows.dtype.names or (), row, strict=True)) for row in rows.tolist()]
+
+    def instrument(self, con_id: int) -> int | None:
+        """Index of an instrument, None when nothing of it was ever subscribed."""
+        return self._instrument.get(con_id)
+
+    def live(self) -> list[int]:
+        """Slots that are alive, oldest first."""
+        return list(self._live)
+
+
+_NOTICES = frozenset((DEPTH_RESET, LOST, RESTORED_EMPTY, int(Own.DISCONNECTED), int(Own.STREAM_REFUSED)))
+
+
+def _params(control: Control) -> dict[str, Any]:
+    try:
+        params = msgspec.json.decode(control.row["params"] or "{}")
+    except msgspec.DecodeError:
+        return {}  # what was asked cannot be read: defaults hold
+    return params if isinstance(params, dict) else {}
+
+
+def _join(parts: list[Array], dtype: Any) -> Array:
+    return parts[0] if len(parts) == 1 else np.concatenate(parts) if parts else np.empty(0, dtype)
+
+
+def _as(rows: Array, dtype: Any) -> Array:
+    out = np.empty(len(rows), dtype)
+    for name in dtype.names:
+        out[name] = rows[name]
+    return out

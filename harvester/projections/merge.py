@@ -1,0 +1,158 @@
+"""A batch as one frame in seq order: the columns stay where Arrow holds them, one byte per event says which kind is next.
+
+No Python object is made per hot event (`tick`, `trade`, `quote`, `depth`, `clock`). Rare rows (`request`, `notice`) become
+`Control` tuples. Other kinds do not move the market and are left out.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from harvester.events.kinds import SCHEMAS, Kind
+from harvester.projections.base import Control
+from harvester.projections.tables import Frame, Hot
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from harvester.events.batch import Batch
+    from harvester.projections.tables import Array
+
+_HOT: tuple[tuple[Kind, Hot], ...] = (
+    (Kind.CLOCK, Hot.CLOCK),
+    (Kind.TICK, Hot.TICK),
+    (Kind.TRADE, Hot.TRADE),
+    (Kind.QUOTE, Hot.QUOTE),
+    (Kind.DEPTH, Hot.DEPTH),
+)
+_NOTHING = 255
+RT_FIELDS = (48, 77)  # RTVolume (generic tick 233) and RTTrdVolume (375): "price;size;time;total;vwap;single"
+_RT_TEXT = r"^[0-9]*\.?[0-9]+;[0-9]*\.?[0-9]+;"
+NULL_INT = -(2**31)  # a null integer: no operation, side or position has this value
+_EMPTY = {kind: pa.RecordBatch.from_pylist([], schema=SCHEMAS[kind]) for kind, _ in _HOT}
+
+
+def controls_of(batch: Batch) -> list[Control]:
+    """Every request and notice of a batch, in seq order."""
+    found = [
+        Control(row["seq"], row["ts_recv"], row["con_id"], row["req_id"], row["epoch"], row)
+        for kind in (Kind.REQUEST, Kind.NOTICE)
+        if kind in batch.tables
+        for row in batch.tables[kind].to_pylist()
+    ]
+    return sorted(found, key=lambda control: control.seq)
+
+
+def frame_of(batch: Batch, controls: Sequence[Control], makers: Makers) -> Frame:
+    """The hot rows of a batch in seq order, with the given controls between them."""
+    tables = {kind: batch.tables.get(kind, _EMPTY[kind]) for kind, _ in _HOT}
+    seqs = [(_column(tables[kind], "seq"), hot) for kind, hot in _HOT]
+    seqs.append((np.array([c.seq for c in controls], np.int64), Hot.CONTROL))
+    tick, depth = tables[Kind.TICK], tables[Kind.DEPTH]
+    price, size = _tick_numbers(tick)
+    given = {
+        "which": _order(seqs),
+        "control_ts": np.array([c.ts for c in controls], np.int64),
+        "tick_price": price,
+        "tick_size": size,
+        "depth_maker": makers.codes(depth.column("market_maker")),
+    }
+    columns = [given[name] if name in given else _column(*_place(name, tables)) for name in Frame._fields]
+    for column in columns:
+        column.flags.writeable = False  # events are facts; and the kernels are compiled for read-only columns
+    return Frame(*columns)
+
+
+_NAMES = {"ts": "ts_recv", "req": "req_id", "past": "past_limit", "maker": "market_maker"}
+
+
+def _place(name: str, tables: dict[Kind, pa.RecordBatch]) -> tuple[pa.RecordBatch, str]:
+    kind, column = name.split("_", 1)
+    return tables[Kind(kind)], _NAMES.get(column, column)
+
+
+def _column(table: pa.RecordBatch, name: str) -> Array:
+    """A column as NumPy, without a copy where it has no nulls; null floats are NaN, null integers `NULL_INT`."""
+    column = table.column(name)
+    if column.null_count and pa.types.is_integer(column.type):
+        column = pc.fill_null(column, NULL_INT)
+    elif column.null_count and pa.types.is_boolean(column.type):
+        column = pc.fill_null(column, False)
+    array = column.to_numpy(zero_copy_only=False)
+    return (array.view(np.int64) if array.dtype == np.uint64 else array).view()
+
+
+def _order(seqs: Sequence[tuple[Array, Hot]]) -> Array:
+    """Which kind each next event is of, shape (events,), uint8."""
+    filled = [(seq, hot) for seq, hot in seqs if len(seq)]
+    if not filled:
+        return np.empty(0, np.uint8)
+    first = min(int(seq[0]) for seq, _ in filled)
+    last = max(int(seq[-1]) for seq, _ in filled)
+    total = sum(len(seq) for seq, _ in filled)
+    if last - first < 4 * total + 1024:  # the usual case: seqs are dense, so a seq is a place
+        which = np.full(last - first + 1, _NOTHING, np.uint8)
+        for seq, hot in filled:
+            which[seq - first] = hot
+        return which if len(which) == total else which[which != _NOTHING]
+    order = np.argsort(np.concatenate([seq for seq, _ in filled]), kind="stable")
+    return np.concatenate([np.full(len(seq), hot, np.uint8) for seq, hot in filled])[order]
+
+
+def _tick_numbers(tick: pa.RecordBatch) -> tuple[Array, Array]:
+    """Price and size of tick rows; for real-time volume they stand in the text. Malformed text gives NaN."""
+    price, size = _column(tick, "price"), _column(tick, "size")
+    text = tick.column("text")
+    if text.null_count == len(text):
+        return price, size
+    wanted = pc.is_in(tick.column("field"), value_set=pa.array(RT_FIELDS, pa.int32()))
+    at = np.flatnonzero(pc.fill_null(wanted, False).to_numpy(zero_copy_only=False))
+    if not len(at):
+        return price, size
+    texts = text.take(pa.array(at))
+    readable = pc.fill_null(pc.match_substring_regex(texts, _RT_TEXT), False)
+    parts = pc.split_pattern(pc.if_else(readable, texts, "nan;nan;"), ";")
+    price, size = price.copy(), size.copy()
+    price[at] = pc.cast(pc.list_element(parts, 0), pa.float64()).to_numpy(zero_copy_only=False)
+    size[at] = pc.cast(pc.list_element(parts, 1), pa.float64()).to_numpy(zero_copy_only=False)
+    return price, size
+
+
+class Makers:
+    """Market makers by number, in the order in which the log first names them; 0 = none."""
+
+    def __init__(self, names: Sequence[str] = ("",)) -> None:
+        self.names = list(names)
+        self._codes = {name: i for i, name in enumerate(self.names)}
+
+    def codes(self, column: pa.Array) -> Array:
+        """Numbers of a text column, shape (rows,), int64; new names are learned in row order."""
+        if column.null_count == len(column):
+            return np.zeros(len(column), np.int64)
+        encoded = pc.fill_null(column, "").dictionary_encode()
+        table = [self._learn(name) for name in encoded.dictionary.to_pylist()]
+        codes: Array = np.array(table, np.int64)[encoded.indices.to_numpy(zero_copy_only=False)]
+        return codes
+
+    def _learn(self, name: str) -> int:
+        code = self._codes.setdefault(name, len(self.names))
+        if code == len(self.names):
+            self.names.append(name)
+        return code
+
+
+def clocks_of(frame: Frame) -> Array:
+    """(seq, ts) of each clock, shape (n, 2), int64."""
+    return np.stack([frame.clock_seq, frame.clock_ts], axis=1)
+
+
+def last_of(batch: Batch) -> tuple[int, int, int]:
+    """First seq, last seq, and the latest `ts_recv` (ns UTC) of a batch; zeros when it is empty."""
+    tables: list[Any] = [t for t in batch.tables.values() if t.num_rows]
+    if not tables:
+        return 0, 0, 0
+    return batch.first_seq, batch.last_seq, max(int(t.column("ts_recv")[-1].as_py()) for t in tables)

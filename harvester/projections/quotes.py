@@ -1,0 +1,95 @@
+"""The quote in force per instrument: tick-by-tick BidAsk, else L1, else the best of SMART depth.
+
+One venue's depth never gives the best price. Null, 0, -1 and unset prices and sizes are absent. A source counts once both
+of its sides have spoken since it was subscribed or lost, be it to say that there is no bid.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from typing import TYPE_CHECKING, NamedTuple
+
+from harvester.projections.tables import INSTRUMENT, SOURCE_NAMES
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from harvester.projections.base import Step
+    from harvester.projections.market import Market
+
+
+class Quote(NamedTuple):
+    """Best bid and ask with sizes in shares; None = absent. `source` None = no quote in force."""
+
+    symbol: str
+    con_id: int
+    source: str | None
+    bid: float | None
+    ask: float | None
+    bid_size: float | None
+    ask_size: float | None
+    last: float | None
+
+    @property
+    def mid(self) -> float | None:
+        """(bid + ask) / 2, None unless both are there."""
+        return None if self.bid is None or self.ask is None else (self.bid + self.ask) / 2
+
+
+_FOLDED = ("con_id", "source", "source_changes", "bid", "ask", "bid_size", "ask_size", "last_price", "tick_rule")
+
+
+class Quotes:
+    """Views of the quotes in force."""
+
+    name = "quotes"
+
+    def __init__(self, market: Market) -> None:
+        self._market = market
+
+    def fold(self, step: Step) -> None:
+        """The kernels have moved the quotes already."""
+
+    def take(self) -> dict[str, pa.RecordBatch]:
+        return {}
+
+    def finish(self, seq: int, ts: int) -> None:
+        """Nothing to hand over: the state is the output."""
+
+    def quote(self, con_id: int) -> Quote | None:
+        """The quote in force of an instrument, None when nothing of it was ever subscribed."""
+        k = self._market.instrument(con_id)
+        return None if k is None else self._at(k)
+
+    def all(self) -> list[Quote]:
+        """One per instrument, ordered by con_id."""
+        return [self._at(k) for k in self._market.state.order[: len(self._market.symbols)].tolist()]
+
+    def _at(self, k: int) -> Quote:
+        q = self._market.state.inst[k]
+        numbers = [float(q[name]) for name in ("bid", "ask", "bid_size", "ask_size", "last_price")]
+        present = [None if math.isnan(x) else x for x in numbers]
+        return Quote(self._market.symbols[k], int(q["con_id"]), SOURCE_NAMES[int(q["source"])], *present)
+
+    def check(self) -> None:
+        """Assert that no absent marker is in force and that nothing is quoted without a source."""
+        for quote in self.all():
+            assert quote.source is not None or quote[3:7] == (None,) * 4, f"numbers without a source: {quote}"
+            assert all(x is None or 0 < x < 1e300 for x in quote[3:7]), f"absent marker in force: {quote}"
+
+    def digest(self) -> str:
+        """Hash of the quotes in force and of how often their source changed."""
+        total = hashlib.blake2b(digest_size=16)
+        names = INSTRUMENT.names or ()
+        for k in self._market.state.order[: len(self._market.symbols)].tolist():
+            row = dict(zip(names, self._market.state.inst[k].tolist(), strict=True))
+            total.update(repr([self._market.symbols[k], *(row[name] for name in _FOLDED)]).encode())
+        return total.hexdigest()
+
+    def snapshot(self) -> bytes:
+        """Empty: the state is the market's."""
+        return b""
+
+    def restore(self, data: bytes) -> None:
+        assert data == b"", f"quotes have no state of their own, got {len(data)} bytes"
