@@ -64,27 +64,39 @@ class Played:
         return Face(instrument, units, level1, self.depth_rows, texts)
 
     def next_ts(self) -> int | None:
-        row, timer = self._queue.peek(), self._renderer.next_timer
-        if row is not None and row[0] < timer:
-            return int(row[0])
+        queue, timer = self._queue, self._renderer.next_timer
+        if queue.filled() and queue.rows[queue.at][0] < timer:
+            return int(queue.rows[queue.at][0])
         return timer if timer <= self.end_ns else None
 
     def advance(self, until_ns: int, wanted: Callable[[int, Stream], bool], at_most: int = 2000) -> list[MarketEvent]:
         out: list[MarketEvent] = []
-        queue, renderer = self._queue, self._renderer
-        apply, peek, pop = renderer.apply, queue.peek, queue.pop
+        renderer = self._renderer
         until_ns = min(until_ns, self.end_ns)
         while True:
-            row, timer = peek(), renderer.next_timer
-            due = row is not None and row[0] < timer
-            ts = row[0] if row is not None and due else timer
-            if ts > until_ns or (len(out) >= at_most and ts > self.now_ns):
+            self._rows_before_timer(until_ns, wanted, at_most, out)
+            ts = self.next_ts()
+            if ts is None or ts > until_ns or (len(out) >= at_most and ts > self.now_ns):
                 return out
-            self.now_ns = ts
-            if due:
-                apply(pop(), wanted, out)
-            else:
+            if ts == renderer.next_timer:
+                self.now_ns = ts
                 renderer.fire(wanted, out)
+
+    def _rows_before_timer(
+        self, until_ns: int, wanted: Callable[[int, Stream], bool], at_most: int, out: list[MarketEvent]
+    ) -> None:
+        """Play the held rows up to the next timer, `until_ns`, or the first instant after `at_most` events."""
+        renderer, queue = self._renderer, self._queue
+        apply, rows, at, now = renderer.apply, queue.rows, queue.at, self.now_ns
+        while at < len(rows):
+            row = rows[at]
+            ts = row[0]
+            if ts != now and (ts > until_ns or ts >= renderer.next_timer or len(out) >= at_most):
+                break
+            now = ts
+            apply(row, wanted, out)
+            at += 1
+        queue.at, self.now_ns = at, now
 
     def snapshot(self, con_id: int, stream: Stream) -> list[list[str]]:
         face = self._faces.get(con_id)

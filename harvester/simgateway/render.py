@@ -19,6 +19,23 @@ if TYPE_CHECKING:
 
 BAR_NS = 5 * SECOND_NS
 
+# Plain numbers and names for what is looked up hundreds of thousands of times a second.
+_INSERT, _UPDATE = int(Operation.INSERT), int(Operation.UPDATE)
+_QUOTE, _TRADE, _DEPTH = int(What.QUOTE), int(What.TRADE), int(What.DEPTH)
+_L1, _BID_ASK, _MID_POINT, _LAST, _ALL_LAST = (
+    Stream.L1,
+    Stream.BID_ASK,
+    Stream.MID_POINT,
+    Stream.LAST,
+    Stream.ALL_LAST,
+)
+_DIRECT, _SMART = Stream.DEPTH, Stream.SMART_DEPTH
+_DIGITS = tuple(map(str, range(1000)))
+
+
+def _event(ts: int, con_id: int, stream: Stream, fields: list[list[str]]) -> MarketEvent:
+    return tuple.__new__(MarketEvent, (ts, con_id, stream, fields, ""))
+
 
 class Book:
     """The rows subscribers of one depth stream hold: what a newcomer is sent as inserts. Best row first."""
@@ -30,12 +47,12 @@ class Book:
     def apply(self, position: int, operation: int, side: int, level: list[str]) -> None:
         """Shift semantics, cut at the subscribed rows. An operation past the end changes nothing."""
         rows = self.sides[side]
-        if operation == Operation.INSERT:
+        if operation == _INSERT:
             if position <= len(rows):
                 rows.insert(position, level)
                 del rows[self._rows :]
         elif position < len(rows):
-            if operation == Operation.UPDATE:
+            if operation == _UPDATE:
                 rows[position] = level
             else:
                 del rows[position]
@@ -59,15 +76,15 @@ class Face:
         self.level1.quote = row
         if not sampled:
             self.level1_changes(ts, wanted, out)
-        if wanted(con_id, Stream.BID_ASK):
+        if wanted(con_id, _BID_ASK):
             price, size = self._price, self._size
             sides = [price[bid], price[ask], size[bid_size], size[ask_size], "0"]
-            out.append(MarketEvent(ts, con_id, Stream.BID_ASK, [["99", "", "3", seconds, *sides]]))
+            out.append(_event(ts, con_id, _BID_ASK, [["99", "", "3", seconds, *sides]]))
         mid = bid + ask
         if bid and ask and mid != self._mid:
             self._mid = mid
-            if wanted(con_id, Stream.MID_POINT):
-                out.append(MarketEvent(ts, con_id, Stream.MID_POINT, [["99", "", "4", seconds, self._mids[mid]]]))
+            if wanted(con_id, _MID_POINT):
+                out.append(_event(ts, con_id, _MID_POINT, [["99", "", "4", seconds, self._mids[mid]]]))
 
     def trade(self, row: Row, wanted: Wanted, out: list[MarketEvent], *, sampled: bool) -> None:
         ts, _, _, price, size, _, attribs, conditions, name = row
@@ -75,34 +92,32 @@ class Face:
         self.level1.on_trade(row)
         if not attribs:
             self.seconds.add(ts, price, size)
-        if wanted(con_id, Stream.L1):
-            out.append(MarketEvent(ts, con_id, Stream.L1, self.level1.real_time_volume(row)))
+        if wanted(con_id, _L1):
+            out.append(_event(ts, con_id, _L1, self.level1.real_time_volume(row)))
         if not sampled:
             self.level1_changes(ts, wanted, out)
         seconds, prices, sizes = str(ts // SECOND_NS), self._price[price], self._size[size]
-        if wanted(con_id, Stream.ALL_LAST):
+        if wanted(con_id, _ALL_LAST):
             fields = ["99", "", "2", seconds, prices, sizes, str(attribs), name, conditions]
-            out.append(MarketEvent(ts, con_id, Stream.ALL_LAST, [fields]))
-        if not attribs and wanted(con_id, Stream.LAST):
-            out.append(
-                MarketEvent(ts, con_id, Stream.LAST, [["99", "", "1", seconds, prices, sizes, "0", name, conditions]])
-            )
+            out.append(_event(ts, con_id, _ALL_LAST, [fields]))
+        if not attribs and wanted(con_id, _LAST):
+            out.append(MarketEvent(ts, con_id, _LAST, [["99", "", "1", seconds, prices, sizes, "0", name, conditions]]))
 
     def level1_changes(self, ts: int, wanted: Wanted, out: list[MarketEvent]) -> None:
-        if not wanted(self._con_id, Stream.L1):
+        if not wanted(self._con_id, _L1):
             self.level1.behind = True
             return
         messages = self.level1.changes()
         if messages:
-            out.append(MarketEvent(ts, self._con_id, Stream.L1, messages))
+            out.append(_event(ts, self._con_id, _L1, messages))
 
     def depth(self, row: Row, stream: Stream, wanted: Wanted, out: list[MarketEvent]) -> None:
         ts, _, _, position, operation, side, price, size, maker = row
         level = [self._price[price], self._size[size], maker]
         self.books[stream].apply(position, operation, side, level)
         if wanted(self._con_id, stream):
-            fields = depth_fields(stream, str(position), str(operation), str(side), level)
-            out.append(MarketEvent(ts, self._con_id, stream, [fields]))
+            fields = depth_fields(stream, _DIGITS[position], _DIGITS[operation], _DIGITS[side], level)
+            out.append(_event(ts, self._con_id, stream, [fields]))
 
     def bar(self, end_ns: int, wanted: Wanted, out: list[MarketEvent]) -> None:
         """Close the 5-second bar that ends at `end_ns`; a silent one repeats the last price with volume 0."""
@@ -119,7 +134,7 @@ class Face:
             prices = [number(self._units.usd(p)) for p in (opens, high, low, close)]
             values = [*prices, number(volume), number(wap), str(count)]
         fields = ["50", "3", "", str(start // SECOND_NS), *values]
-        out.append(MarketEvent(end_ns, self._con_id, Stream.BARS_5S, [fields]))
+        out.append(_event(end_ns, self._con_id, Stream.BARS_5S, [fields]))
 
     def book_snapshot(self, stream: Stream) -> list[list[str]]:
         """The book as inserts, asks first, best row first."""
@@ -145,14 +160,11 @@ class Renderer:
 
     def __init__(self, faces: list[Face], start_ns: int, sample_ns: int) -> None:
         self.faces = faces
-        self._sample_ns = sample_ns
+        self._sample_ns, self._sampled = sample_ns, sample_ns > 0
         self._bar_at = start_ns - start_ns % BAR_NS + BAR_NS
         self._flush_at = 0
         self._pending: set[int] = set()
-
-    @property
-    def next_timer(self) -> int:
-        return min(self._flush_at, self._bar_at) if self._flush_at else self._bar_at
+        self.next_timer = self._bar_at
 
     def fire(self, wanted: Wanted, out: list[MarketEvent]) -> None:
         """What is due at `next_timer`: sampled L1 first, then bars, instruments in their order."""
@@ -166,19 +178,21 @@ class Renderer:
             for face in self.faces:
                 face.bar(now, wanted, out)
             self._bar_at += BAR_NS
+        self.next_timer = min(self._flush_at or self._bar_at, self._bar_at)
 
     def apply(self, row: Row, wanted: Wanted, out: list[MarketEvent]) -> None:
         ts, place, what = row[:3]
         face = self.faces[place]
-        sampled = self._sample_ns > 0
-        if what == What.QUOTE:
+        sampled = self._sampled
+        if what == _QUOTE:
             face.quote(row, wanted, out, sampled=sampled)
-        elif what == What.TRADE:
+        elif what == _TRADE:
             face.trade(row, wanted, out, sampled=sampled)
         else:
-            face.depth(row, Stream.DEPTH if what == What.DEPTH else Stream.SMART_DEPTH, wanted, out)
+            face.depth(row, _DIRECT if what == _DEPTH else _SMART, wanted, out)
             return
         if sampled:
             self._pending.add(place)
             if not self._flush_at:
                 self._flush_at = ts - ts % self._sample_ns + self._sample_ns
+                self.next_timer = min(self._flush_at, self._bar_at)

@@ -11,7 +11,6 @@ which its `Units` turns into text and USD: integers of 1/10000 USD for the model
 
 from __future__ import annotations
 
-from collections import deque
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -65,20 +64,18 @@ class Units(NamedTuple):
 
 
 class RowQueue:
-    """Rows in time order from an iterator of chunks, of which one at a time is held."""
+    """Rows in time order from an iterator of chunks, of which one at a time is held: `rows[at:]` are still to come."""
 
     def __init__(self, chunks: Iterator[list[Row]]) -> None:
         self._chunks = chunks
-        self._rows: deque[Row] = deque()
+        self.rows: list[Row] = []
+        self.at = 0
 
-    def peek(self) -> Row | None:
-        """The next row, None at the end."""
-        while not self._rows:
+    def filled(self) -> bool:
+        """Fetch the next chunk if this one is used up; False at the end."""
+        while self.at == len(self.rows):
             chunk = next(self._chunks, None)
             if chunk is None:
-                return None
-            self._rows.extend(chunk)
-        return self._rows[0]
-
-    def pop(self) -> Row:
-        return self._rows.popleft()
+                return False
+            self.rows, self.at = chunk, 0
+        return True

@@ -27,7 +27,8 @@ class Series(NamedTuple):
 
     @staticmethod
     def empty() -> Series:
-        return Series(np.zeros(0, np.int64), *np.zeros((6, 0)), np.zeros(0, np.int64))
+        whole, real = np.zeros(0, np.int64), np.zeros(0)
+        return Series(whole, real, real, real, real, real, real, whole)
 
     def between(self, start_ns: int, end_ns: int) -> Series:
         """Bars with start <= ts < end."""

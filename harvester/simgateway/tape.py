@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 CON_IDS = {"IBM": 8314, "BAC": 10098, "SPY": 756733}
 MINUTE_NS = 60 * SECOND_NS
-_CHUNK = 20_000
+_CHUNK = 8_000
 
 
 @dataclass(frozen=True)
