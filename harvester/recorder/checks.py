@@ -1,0 +1,117 @@
+"""What can be seen to be wrong before anything is connected."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from harvester.clock import FileClock, MachineClock
+from harvester.errors import BadSetting, CannotRun
+from harvester.home import file_name
+
+if TYPE_CHECKING:
+    from harvester.clock import Clock
+    from harvester.config import Settings
+    from harvester.home import Home
+
+REAL_PORTS = frozenset({7496, 7497, 4001, 4002})
+"""Default ports of TWS and IB Gateway, live and paper."""
+
+_SYMBOL_LENGTH_MAX = 40
+
+
+def check_settings(settings: Settings, home: Home) -> None:
+    """Refuse what cannot work.
+
+    Raises:
+        BadSetting: client id 0, no symbol, a symbol the wire or a file name cannot carry, no account on a real port.
+    """
+    if settings.client_id == 0:
+        raise BadSetting("client id 0 is refused: it binds to orders placed by hand; use another, such as 9960")
+    if not settings.symbols:
+        raise BadSetting("no symbol is given; name some, for example --symbols AAPL,MSFT")
+    for symbol in settings.symbols:
+        check_symbol(symbol)
+    if settings.port in REAL_PORTS and not settings.account and simulated_gateway(settings, home) is None:
+        raise BadSetting(
+            f"port {settings.port} is a real gateway's and no account is given; "
+            "use --account, or set HARVESTER_IB_ACCOUNT or IBKR_ACCOUNT"
+        )
+
+
+def check_symbol(symbol: str) -> None:
+    """A symbol must be printable, without surrounding space, and fit a file name once encoded.
+
+    Path characters, inner spaces and letters beyond ASCII are legal (file names encode them); whether such a symbol
+    exists is the gateway's to say.
+
+    Raises:
+        BadSetting: it is not.
+    """
+    if not symbol or len(symbol) > _SYMBOL_LENGTH_MAX:
+        raise BadSetting(f"symbol {symbol[:_SYMBOL_LENGTH_MAX]!r} has {len(symbol)} characters, allowed are 1 to 40")
+    if not symbol.isprintable() or symbol != symbol.strip():
+        raise BadSetting(f"symbol {symbol!r} has a control character or space around it; correct --symbols")
+    file_name(symbol)
+
+
+def simulated_gateway(settings: Settings, home: Home) -> dict[str, Any] | None:
+    """What `gateway.json` in the home says, when its gateway is alive and the one we are to connect to."""
+    try:
+        facts = msgspec.json.decode(home.gateway_file.read_bytes(), type=dict)
+        pid, port = int(facts["pid"]), int(facts["port"])
+    except (OSError, msgspec.MsgspecError, KeyError, TypeError, ValueError):
+        return None
+    return facts if port == settings.port and _alive(pid) else None
+
+
+def _alive(pid: int) -> bool:
+    if pid == os.getpid():
+        return True
+    if os.name == "nt":
+        return _alive_windows(pid)
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True  # somebody else's process
+    return True
+
+
+def _alive_windows(pid: int) -> bool:
+    """Signal 0 would end the process on Windows; asking for a handle does not."""
+    import ctypes
+
+    kernel = ctypes.windll.kernel32  # type: ignore[attr-defined,unused-ignore]
+    handle = kernel.OpenProcess(0x1000, False, pid)  # PROCESS_QUERY_LIMITED_INFORMATION
+    if not handle:
+        return False
+    code = ctypes.c_ulong()
+    kernel.GetExitCodeProcess(handle, ctypes.byref(code))
+    kernel.CloseHandle(handle)
+    return code.value == 259  # STILL_ACTIVE
+
+
+def find_clock(choice: str, settings: Settings, home: Home) -> Clock:
+    """The clock `--clock` names: `machine`, a file a gateway writes, or `auto`.
+
+    `auto` follows `gateway.json` of the home when the gateway it tells of lives and is the one connected to.
+
+    Raises:
+        CannotRun: the file cannot be read as a market clock.
+    """
+    if choice == "machine":
+        return MachineClock()
+    path = home.gateway_file
+    if choice == "auto":
+        if simulated_gateway(settings, home) is None:
+            return MachineClock()
+    else:
+        path = type(path)(choice)
+    try:
+        return FileClock(path)
+    except (OSError, msgspec.MsgspecError) as error:
+        raise CannotRun(f"--clock {path} is no market clock of a simulated gateway: {error}") from None

@@ -1,0 +1,137 @@
+"""The one queue everything goes through: messages as they arrive, Harvester's own rows where they happen.
+
+Order of appending is the order of the log. Nothing is ever dropped: when the log falls behind, `crowded` asks the
+connection to stop reading, and TCP tells the gateway to wait.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from harvester.wire.incoming import Arrivals
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from harvester.clock import Clock
+    from harvester.events.kinds import Kind
+    from harvester.wire.incoming import Item
+
+_CROWDED_COMMITS = 20  # this many commits' worth of waiting items stop the reading
+
+
+class _Stretch(NamedTuple):
+    """Items from index `start` on bear this stamp."""
+
+    start: int
+    ts_recv: int
+    epoch: int
+
+
+class Taken(NamedTuple):
+    """What one commit takes; `at_cut` says that the run ends with it."""
+
+    arrivals: Arrivals
+    at_cut: bool
+
+
+class Inbox:
+    """Items waiting to be committed, each with the stamp of its packet. For one event loop, not for threads.
+
+    Attributes:
+        epoch: number of the connection, given to what is appended.
+        last_ts: stamp of the last item, ns UTC; stamps never run back.
+        boundary_ns: market time at which the trading date ends; `on_boundary` is called before anything later is stamped.
+        filled: set when a commit's worth of items waits, or a cut.
+    """
+
+    def __init__(self, clock: Clock, commit_events: int) -> None:
+        self._clock, self._commit_events = clock, commit_events
+        self._crowd = commit_events * _CROWDED_COMMITS
+        self._items: list[Item] = []
+        self.message: Callable[[list[str]], None] = self._items.append
+        self._stretches: list[_Stretch] = []
+        self._cuts: list[int] = []
+        self.epoch, self.last_ts = 0, 0
+        self.boundary_ns: int | None = None
+        self.on_boundary: Callable[[], None] | None = None
+        self.filled = asyncio.Event()
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    @property
+    def crowded(self) -> bool:
+        """More waits than should: stop reading."""
+        return len(self._items) > self._crowd
+
+    @property
+    def roomy(self) -> bool:
+        """Reading may go on."""
+        return len(self._items) < self._crowd // 2
+
+    @property
+    def first_ts(self) -> int:
+        """Stamp of the first waiting item, of now when none waits."""
+        return self._stretches[0].ts_recv if self._items else self._stamp_now()
+
+    def _stamp_now(self) -> int:
+        return max(self.last_ts, self._clock.now())
+
+    def packet(self) -> None:
+        """Stamp what is appended from here on with this instant."""
+        now = self._stamp_now()
+        if self.boundary_ns is not None and now >= self.boundary_ns and self.on_boundary is not None:
+            self.on_boundary()
+        self._stamp(now)
+
+    def _stamp(self, ts_recv: int) -> None:
+        self.last_ts = max(self.last_ts, ts_recv)
+        last = self._stretches[-1] if self._stretches else None
+        if last is None or (last.ts_recv, last.epoch) != (self.last_ts, self.epoch):
+            self._stretches.append(_Stretch(len(self._items), self.last_ts, self.epoch))
+        if len(self._items) >= self._commit_events:
+            self.filled.set()
+
+    def put(self, kind: Kind, row: Mapping[str, Any], at: int | None = None) -> None:
+        """Append a row of Harvester's own, stamped now (or `at`, if that is not earlier than what is there)."""
+        if at is None:
+            self.packet()
+        else:
+            self._stamp(at)
+        self._items.append((kind, row))
+
+    def cut(self) -> None:
+        """End the run here: no commit holds items of both sides."""
+        self._cuts.append(len(self._items))
+        self.filled.set()
+
+    def take(self, everything: bool = False) -> Taken:
+        """Take the next commit's items: at most `commit_events` of them unless `everything`, never past a cut."""
+        count = len(self._items) if everything else min(len(self._items), self._commit_events)
+        at_cut = bool(self._cuts) and self._cuts[0] <= count
+        if at_cut:
+            count = self._cuts.pop(0)
+        taken = self._items[:count]
+        starts = [s.start for s in self._stretches] + [len(self._items)]
+        spans = np.diff(np.minimum(starts, count))
+        arrivals = Arrivals(
+            taken,
+            np.repeat(np.array([s.ts_recv for s in self._stretches], np.int64), spans),
+            np.repeat(np.array([s.epoch for s in self._stretches], np.uint16), spans),
+        )
+        del self._items[:count]
+        self._cuts = [cut - count for cut in self._cuts]
+        self._forget(count)
+        if not self._cuts and len(self._items) < self._commit_events:
+            self.filled.clear()
+        return Taken(arrivals, at_cut)
+
+    def _forget(self, count: int) -> None:
+        """Drop stretches that are over; the one in force goes on at index 0."""
+        kept = [_Stretch(max(s.start - count, 0), s.ts_recv, s.epoch) for s in self._stretches]
+        first = max((i for i, s in enumerate(kept) if s.start == 0), default=0)
+        self._stretches = kept[first:]

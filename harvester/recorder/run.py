@@ -1,0 +1,192 @@
+"""One run: commits of one recorder on one trading date. Log first, then look.
+
+    run = Run.open(home, trading_date, settings)     lock, recovery, the day so far folded
+    run.begin(ts)                                    run_start committed and folded
+    run.commit(arrivals)                             decode, number, make durable, fold, hand out
+    run.end()                                        last digests, manifest: ended
+
+Everything here runs in one worker thread, call after call, so that the event loop keeps stamping packets.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from harvester.errors import CannotRun, NoLog
+from harvester.eventlog.reader import open_day
+from harvester.eventlog.writer import LogWriter
+from harvester.events.kinds import Kind
+from harvester.projections.engine import Engine
+from harvester.projections.params import RunParams, StrategyRef
+from harvester.projections.strategies import describe
+from harvester.wire.incoming import Arrivals, Incoming
+
+if TYPE_CHECKING:
+    from datetime import date
+
+    from harvester.config import Settings
+    from harvester.eventlog.disk import Disk
+    from harvester.events.batch import Batch
+    from harvester.home import Home
+
+_STREAMED = (Kind.TICK, Kind.TRADE, Kind.QUOTE, Kind.DEPTH, Kind.BAR)
+
+
+@dataclass(frozen=True)
+class Committed:
+    """What one commit did. `seen`: {request id: (rows, last ts_recv)}; `free_bytes` of the disk after it."""
+
+    first_seq: int
+    last_seq: int
+    last_ts: int
+    rows: dict[Kind, int]
+    seen: dict[int, tuple[int, int]]
+    n_bytes: int
+
+
+@dataclass
+class Totals:
+    """What a run holds so far."""
+
+    rows: Counter[str] = field(default_factory=Counter)
+    outputs: Counter[str] = field(default_factory=Counter)
+    commits: int = 0
+    last_seq: int = 0
+    n_bytes: int = 0
+    digest_lines: int = 0
+
+
+class Run:
+    """See the module's text for the order of the calls."""
+
+    def __init__(self, writer: LogWriter, engine: Engine, trading_date: date) -> None:
+        self.writer, self.engine, self.trading_date = writer, engine, trading_date
+        self.totals = Totals()
+        self.projection_failure: Exception | None = None
+        self._incoming = Incoming()
+
+    @classmethod
+    def open(
+        cls, home: Home, trading_date: date, settings: Settings, *, reopen: bool = False, disk: Disk | None = None
+    ) -> Run:
+        """Take the date's lock, mend what a killed recorder left, fold the day so far.
+
+        Raises:
+            LockHeld, DateClosed, DamagedLog, LogWriteFailed: see `LogWriter.open`.
+        """
+        params = RunParams.build(settings, trading_date, strategies=_strategies(settings))
+        writer = LogWriter.open(
+            home,
+            trading_date,
+            run_start_row={"params": params.text()},
+            reopen=reopen,
+            compression=settings.compression,
+            margin_bytes=settings.disk_margin_bytes,
+            disk=disk,
+        )
+        try:
+            run = cls(writer, Engine(), trading_date)
+            run._catch_up(home)
+        except BaseException:
+            writer.close()
+            raise
+        return run
+
+    @property
+    def floor_ts(self) -> int:
+        """Stamp of the date's last event, ns UTC; nothing may be stamped earlier."""
+        return self.writer.last_ts
+
+    def _catch_up(self, home: Home) -> None:
+        try:
+            day = open_day(self.trading_date, home)
+        except NoLog:
+            return
+        for batch in day.batches():
+            self._fold(batch)
+
+    def begin(self, ts_recv: int) -> Committed:
+        """Commit and fold the run's first event."""
+        batch = self.writer.begin(ts_recv)
+        return self._after(batch, 0)
+
+    def commit(self, arrivals: Arrivals) -> Committed:
+        """Make arrivals durable, then fold them.
+
+        Raises:
+            LogWriteFailed: nothing of these arrivals counts as recorded.
+        """
+        late = np.maximum(arrivals.ts_recv, self.floor_ts)
+        batch = self._incoming.decode(Arrivals(arrivals.items, late, arrivals.epoch), self.writer.next_seq)
+        commit = self.writer.commit(batch)
+        return self._after(batch, commit.n_bytes)
+
+    def _after(self, batch: Batch, n_bytes: int) -> Committed:
+        self._fold(batch)
+        rows = {kind: table.num_rows for kind, table in batch.tables.items()}
+        totals = self.totals
+        totals.rows.update({kind.value: count for kind, count in rows.items()})
+        totals.commits += 1
+        totals.n_bytes += n_bytes
+        totals.last_seq = self.writer.next_seq - 1
+        return Committed(batch.first_seq, batch.last_seq, self.writer.last_ts, rows, _seen(batch), n_bytes)
+
+    def _fold(self, batch: Batch) -> None:
+        """Fold; a projection that fails must not cost a single event: the log goes on, the end says so."""
+        if self.projection_failure is not None:
+            return
+        try:
+            outputs = self.engine.fold(batch)
+            self.totals.outputs.update({name: table.num_rows for name, table in outputs.tables.items()})
+        except Exception as error:  # noqa: BLE001 - whatever a fold or a strategy raises, recording goes on
+            self.projection_failure = error
+
+    def digests(self) -> None:
+        """Note what the projections came to so far."""
+        if self.projection_failure is None and self.totals.last_seq:
+            self.writer.live_digests(self.totals.last_seq, self.engine.digests())
+            self.totals.digest_lines += 1
+
+    def end(self) -> None:
+        """End the run: last digests, manifest."""
+        try:
+            self.digests()
+        finally:
+            self.writer.close()
+
+    def check(self) -> None:
+        """Raise what a projection raised.
+
+        Raises:
+            CannotRun: a projection failed; the log is whole.
+        """
+        if self.projection_failure is not None:
+            error = self.projection_failure
+            raise CannotRun(
+                f"the log of {self.trading_date} is whole, but a projection failed while recording: "
+                f"{type(error).__name__}: {error}; try `hv project --date {self.trading_date} --debug`"
+            ) from error
+
+
+def _strategies(settings: Settings) -> list[StrategyRef]:
+    return [StrategyRef(**describe(settings.strategy))] if settings.strategy else []
+
+
+def _seen(batch: Batch) -> dict[int, tuple[int, int]]:
+    """Rows and last stamp per request id, of the kinds that flow."""
+    found: dict[int, tuple[int, int]] = {}
+    for kind in _STREAMED:
+        rows = batch.tables.get(kind)
+        if rows is None:
+            continue
+        ids: Any = rows.column(3).to_numpy(zero_copy_only=False)
+        ts: Any = rows.column(1).to_numpy(zero_copy_only=False)
+        unique, first_from_end, counts = np.unique(ids[::-1], return_index=True, return_counts=True)
+        for req_id, at, count in zip(unique.tolist(), first_from_end.tolist(), counts.tolist(), strict=True):
+            before, stamp = found.get(req_id, (0, 0))
+            found[req_id] = (before + count, max(stamp, int(ts[len(ts) - 1 - at])))
+    return found

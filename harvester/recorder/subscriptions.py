@@ -1,0 +1,147 @@
+"""What is subscribed, what was granted, what was refused, and in which order things are asked for.
+
+The gateway never says yes: a stream is granted with its first row. It says no with an error that bears the request's
+id. Priority, when lines are scarce: L1 of every symbol, AllLast of the focus symbols, depth of the first few, 5-second
+bars, then BidAsk with the tick-by-tick lines that are left.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from harvester.events.kinds import Stream
+from harvester.gateway.requests import default_params
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from harvester.config import Settings
+    from harvester.gateway.requests import Target
+
+TICK_BY_TICK = (Stream.LAST, Stream.ALL_LAST, Stream.BID_ASK, Stream.MID_POINT)
+DEPTHS = (Stream.DEPTH, Stream.SMART_DEPTH)
+
+HALTED, DEPTH_RESET = 316, 317
+WARNINGS = frozenset({165, HALTED, DEPTH_RESET, 399, 10090, 10167, 10197})
+"""Errors that bear a subscription's id and do not end it (10197: a competing session pauses the data)."""
+NO_MORE_DEPTH = 309
+NO_MORE_TICK_BY_TICK = frozenset({10190, 322})
+_SYSTEM_MESSAGES = range(2100, 2200)
+
+
+def is_refusal(code: int) -> bool:
+    """Whether an error about a subscription ends it."""
+    return code not in WARNINGS and code not in _SYSTEM_MESSAGES
+
+
+@dataclass
+class Subscription:
+    """One subscription. `first_ts` and `last_ts` are stamps of its rows (ns UTC), 0 while there are none."""
+
+    req_id: int
+    target: Target
+    stream: Stream
+    params: Mapping[str, Any]
+    asked_ts: int
+    first_ts: int = 0
+    last_ts: int = 0
+    rows: int = 0
+    refused: int = 0
+    silent: bool = False
+
+    @property
+    def granted(self) -> bool:
+        return self.rows > 0 and not self.refused
+
+
+@dataclass
+class Registry:
+    """All live subscriptions of the connection, by request id, and what was refused since it began."""
+
+    live: dict[int, Subscription] = field(default_factory=dict)
+    refusals: list[Subscription] = field(default_factory=list)
+    _next_id: int = 1
+
+    def new_id(self) -> int:
+        """A request id; none is ever given twice in a process."""
+        self._next_id += 1
+        return self._next_id - 1
+
+    def add(self, subscription: Subscription) -> None:
+        self.live[subscription.req_id] = subscription
+
+    def refuse(self, req_id: int, code: int) -> Subscription | None:
+        """Take a subscription off the list; None when it is not on it."""
+        found = self.live.pop(req_id, None)
+        if found is not None:
+            found.refused = code
+            self.refusals.append(found)
+        return found
+
+    def forget_all(self) -> None:
+        """The gateway has forgotten every subscription (socket lost, or 1101)."""
+        self.live.clear()
+        self.refusals.clear()
+
+    def of(self, *streams: Stream) -> list[Subscription]:
+        return [s for s in self.live.values() if s.stream in streams]
+
+    def saw(self, counts: Mapping[int, tuple[int, int]]) -> list[Subscription]:
+        """Note committed rows, {request id: (rows, last ts_recv)}; gives the subscriptions this grants."""
+        granted = []
+        for req_id, (rows, last_ts) in counts.items():
+            found = self.live.get(req_id)
+            if found is None:
+                continue
+            if not found.rows:
+                found.first_ts = last_ts
+                granted.append(found)
+            found.rows += rows
+            found.last_ts, found.silent = last_ts, False
+        return granted
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The order of asking. Iterate for everything that needs no spacing; `bid_ask` comes later, spaced by instrument."""
+
+    settings: Settings
+    targets: Sequence[Target]
+
+    @property
+    def focus(self) -> Sequence[Target]:
+        return self.targets[: self.settings.focus_size]
+
+    def first(self) -> Iterator[tuple[Stream, Target]]:
+        """Streams in order of priority, all but BidAsk."""
+        for target in self.targets:
+            yield Stream.L1, target
+        for target in self.focus[: self.settings.tick_by_tick_lines]:
+            yield Stream.ALL_LAST, target
+        for target in self.targets[: self.settings.depth_lines]:
+            yield Stream.DEPTH, target
+        if self.settings.five_second_bars:
+            for target in self.targets:
+                yield Stream.BARS_5S, target
+
+    def bid_ask(self) -> Sequence[Target]:
+        """Symbols that get BidAsk from the tick-by-tick lines AllLast leaves over."""
+        left = self.settings.tick_by_tick_lines - min(len(self.focus), self.settings.tick_by_tick_lines)
+        return self.focus[:left]
+
+    def params(self, stream: Stream, target: Target) -> dict[str, Any]:
+        return default_params(stream, target, generic=self.settings.generic_ticks, rows=self.settings.depth_rows)
+
+
+WANTED = (Stream.L1, Stream.ALL_LAST, Stream.BID_ASK, Stream.DEPTH, Stream.BARS_5S)
+
+
+def coverage(registry: Registry, symbols: Sequence[str]) -> dict[str, dict[str, str]]:
+    """Per symbol and stream: `granted`, `asked`, `refused CODE`, or `-` (not asked for). Either depth counts as depth."""
+    table: dict[str, dict[str, str]] = {symbol: dict.fromkeys(WANTED, "-") for symbol in symbols}
+    for found in [*registry.refusals, *registry.live.values()]:
+        word = f"refused {found.refused}" if found.refused else "granted" if found.rows else "asked"
+        stream = Stream.DEPTH if found.stream is Stream.SMART_DEPTH else found.stream
+        table.setdefault(found.target.symbol, {})[stream] = word
+    return table

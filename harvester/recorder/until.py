@@ -1,0 +1,103 @@
+"""When a recording ends: at a time, after a duration, at the session's end, or by a signal."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import signal
+from contextlib import contextmanager, suppress
+from datetime import datetime, time
+from typing import TYPE_CHECKING, Any
+
+from harvester.calendar import day_bounds, session, to_ns, trading_date, zone
+from harvester.clock import SECOND_NS
+from harvester.errors import BadSetting
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from harvester.config import Settings
+
+_DURATION = re.compile(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s?)?\Z")
+NEVER = "never"
+
+
+def parse_duration(text: str) -> int:
+    """`90`, `90s`, `15m`, `1h30m` as ns of market time.
+
+    Raises:
+        BadSetting: anything else, or nothing.
+    """
+    found = _DURATION.match(text.strip().lower())
+    parts = [float(part or 0) for part in found.groups()] if found else [0.0]
+    seconds = sum(part * unit for part, unit in zip(parts, (3600, 60, 1), strict=False))
+    if seconds <= 0:
+        raise BadSetting(f"duration {text!r} is not understood; write for example 90s, 15m or 1h30m")
+    return round(seconds * SECOND_NS)
+
+
+def parse_until(text: str, now_ns: int, settings: Settings) -> int | None:
+    """`16:00` (in the settings' zone, today), an ISO time with a zone, or `never`, as market time in ns UTC.
+
+    Raises:
+        BadSetting: anything else, or a time that is past.
+    """
+    if text == NEVER:
+        return None
+    tz = zone(settings.time_zone)
+    try:
+        if re.fullmatch(r"\d{1,2}:\d{2}(:\d{2})?", text):
+            day = datetime.fromtimestamp(now_ns // SECOND_NS, tz).date()
+            at = to_ns(datetime.combine(day, time.fromisoformat(text.zfill(5) if len(text) < 6 else text.zfill(8)), tz))
+        else:
+            at = to_ns(datetime.fromisoformat(text))
+    except ValueError:
+        raise BadSetting(f"--until {text!r} is not a time; write 16:00, 2025-07-17T20:00:00Z or never") from None
+    if at <= now_ns:
+        raise BadSetting(f"--until {text} is past: market time is {datetime.fromtimestamp(now_ns // SECOND_NS, tz)}")
+    return at
+
+
+def end_of_recording(until: str | None, duration: str | None, now_ns: int, settings: Settings) -> int | None:
+    """Market time at which to stop, ns UTC; None for never.
+
+    Without `until` and `duration`: when extended trading of the date ends, or the date itself when that is past or the
+    exchange is closed.
+    """
+    ends = []
+    if until is not None:
+        ends.append(parse_until(until, now_ns, settings))
+    if duration is not None:
+        ends.append(now_ns + parse_duration(duration))
+    if ends:
+        return min((end for end in ends if end is not None), default=None)
+    date = trading_date(now_ns, settings.time_zone, settings.day_start)
+    today = session(date, settings.exchange_calendar)
+    if today is not None and now_ns < today.extended_close_ns:
+        return today.extended_close_ns
+    return day_bounds(date, settings.time_zone, settings.day_start)[1]
+
+
+@contextmanager
+def stop_on_signals(stop: asyncio.Event, said: Callable[[str], None]) -> Iterator[None]:
+    """SIGINT and SIGTERM (and Ctrl-Break on Windows) set `stop`; a second one changes nothing.
+
+    `signal.signal` and not the loop's own handlers, which Windows does not have.
+    """
+    loop = asyncio.get_running_loop()
+
+    def handle(number: int, _frame: Any) -> None:
+        with suppress(RuntimeError):  # the loop is closed: we are on the way out
+            loop.call_soon_threadsafe(lambda: (stop.is_set() or said(signal.Signals(number).name), stop.set()))
+
+    names = [name for name in ("SIGINT", "SIGTERM", "SIGBREAK") if hasattr(signal, name)]
+    before = {}
+    for name in names:
+        number = getattr(signal, name)
+        with suppress(ValueError):  # not the main thread: signals are somebody else's
+            before[number] = signal.signal(number, handle)
+    try:
+        yield
+    finally:
+        for number, old in before.items():
+            signal.signal(number, old)
