@@ -32,6 +32,12 @@ def _hash() -> Any:
     return blake2b(digest_size=32)
 
 
+def _present(array: pa.Array) -> np.ndarray[Any, np.dtype[np.bool_]]:
+    """One byte per row, 1 where it is not null."""
+    present: np.ndarray[Any, np.dtype[np.bool_]] = array.is_valid().to_numpy(zero_copy_only=False)
+    return present
+
+
 class _Column:
     """The streams of one column. Subclasses add what their type needs."""
 
@@ -41,10 +47,12 @@ class _Column:
 
     def update(self, array: pa.Array) -> None:
         if self._validity is not None:
-            if array.null_count:
-                self._validity.update(array.is_valid().cast(pa.uint8()).to_numpy(zero_copy_only=False).tobytes())
-            else:
+            if not array.null_count:
                 self._validity.update(b"\x01" * len(array))
+            elif array.null_count == len(array):
+                self._validity.update(bytes(len(array)))
+            else:
+                self._validity.update(_present(array))
         self._values(array)
 
     def digest(self) -> bytes:
@@ -69,21 +77,26 @@ class _Fixed(_Column):
         super().__init__(name, nullable=nullable)
         self._label = str(kind).encode()
         self._stream = _hash()
-        self._view = _VIEWED[kind.bit_width] if pa.types.is_temporal(kind) else None
         self._float = pa.types.is_floating(kind)
         self._bool = pa.types.is_boolean(kind)
+        plain = _VIEWED[kind.bit_width] if pa.types.is_temporal(kind) else kind
+        self._dtype = np.dtype(np.bool_ if self._bool else plain.to_pandas_dtype())
 
     def _values(self, array: pa.Array) -> None:
-        if self._view is not None:
-            array = array.view(self._view)
-        if array.null_count:
-            array = array.fill_null(False if self._bool else 0)
-        values = array.to_numpy(zero_copy_only=False)
+        if array.null_count == len(array):
+            self._stream.update(bytes(self._dtype.itemsize * len(array)))
+            return
         if self._bool:
-            values = values.astype(np.uint8)
-        elif self._float and np.isnan(values).any():
-            values = np.where(np.isnan(values), values.dtype.type(np.nan), values)
-        little = values.astype(values.dtype.newbyteorder("<"), copy=False)
+            filled = array.fill_null(False) if array.null_count else array
+            values = filled.to_numpy(zero_copy_only=False)
+        else:
+            # The buffer itself, because converting copies; what lies under a null in it is anything.
+            values = np.frombuffer(array.buffers()[1], self._dtype)[array.offset :][: len(array)]
+            if array.null_count:
+                values = np.where(_present(array), values, self._dtype.type(0))
+        if self._float and np.isnan(values).any():
+            values = np.where(np.isnan(values), self._dtype.type(np.nan), values)
+        little = values.astype(self._dtype.newbyteorder("<"), copy=False)
         self._stream.update(np.ascontiguousarray(little))
 
     def _parts(self) -> Iterable[bytes]:

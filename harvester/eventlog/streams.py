@@ -23,6 +23,9 @@ _PREFIX_BYTES = 8  # continuation marker ff ff ff ff, then the length of the met
 _CONTINUATION = b"\xff\xff\xff\xff"
 _HEADER_BYTES_MAX = 1024 * 1024
 
+# Spreading the decompression of many small buffers over threads costs more than it saves.
+_READ = pa.ipc.IpcReadOptions(use_threads=False)
+
 HEADERS: dict[Kind, bytes] = {kind: SCHEMAS[kind].serialize().to_pybytes() for kind in Kind}
 """The schema message of each kind."""
 
@@ -72,7 +75,7 @@ def decode(kind: Kind, data: bytearray, rows: int) -> pa.RecordBatch:
         ValueError: the bytes are no such stream, or hold other rows.
     """
     try:
-        table = pa.ipc.open_stream(pa.py_buffer(data)).read_all()
+        table = pa.ipc.open_stream(pa.py_buffer(data), options=_READ).read_all()
         # Without this a wrong offset in a buffer would be followed out of bounds.
         table.validate(full=True)
         if table.num_rows != rows:

@@ -1,0 +1,322 @@
+"""`hv log`: look at the event log, prove it, mend it.
+
+Tables on a terminal, tab-separated lines in a pipe, with --json one object a line.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+    from datetime import date
+
+    from harvester.eventlog.verify import Report
+    from harvester.events.batch import Batch
+    from harvester.home import Home
+
+log = typer.Typer(no_args_is_help=True, help="Look at the event log, prove it, mend it.")
+
+HomeOption = Annotated[Path | None, typer.Option("--home", help="Data root; else HV_HOME, else this folder.")]
+DateOption = Annotated[str, typer.Option("--date", help="Trading date, yyyy-MM-dd.")]
+KindOption = Annotated[list[str] | None, typer.Option("--kind", help="Only events of this kind; repeatable.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="JSON for scripts, one object a line.")]
+
+_POLL_S = 0.25
+_TEXT_MAX = 60
+
+
+@log.command()
+def ls(*, home: HomeOption = None, as_json: JsonOption = False) -> None:
+    """List every recorded run of every date.
+
+    Journals are read, bodies are not: `hv log verify` proves them.
+
+    Example: hv log ls
+    """
+    from harvester.errors import HarvesterError
+    from harvester.eventlog.days import read_runs, recorded_dates
+    from harvester.eventlog.reader import run_view
+    from harvester.home import Home, parse_date
+
+    found, rows = Home.find(home), []
+    for name in recorded_dates(found):
+        try:
+            for run in read_runs(found, parse_date(name)):
+                view = run_view(run)
+                status = "damaged" if run.damages else view.status
+                times = (_iso(view.first_ts), _iso(view.last_ts))
+                rows.append([name, view.run, status, view.rows, *times, view.n_bytes])
+        except HarvesterError as error:
+            rows.append([name, "", f"unreadable: {error}", 0, "", "", 0])
+    headers = ["date", "run", "status", "events", "first", "last", "bytes"]
+    if as_json:
+        _lines(dict(zip(headers, row, strict=True)) for row in rows)
+    elif rows:
+        _table(headers, [[*row[:4], *(text[:19] for text in row[4:6]), row[6]] for row in rows])
+    else:
+        typer.echo(f"nothing is recorded under {found.root}")
+
+
+@log.command()
+def show(
+    *,
+    date: DateOption,
+    home: HomeOption = None,
+    kind: KindOption = None,
+    from_seq: Annotated[int, typer.Option(help="First seq to show.")] = 1,
+    limit: Annotated[int, typer.Option(help="Events to show at most, 0 = all.")] = 50,
+    salvage: Annotated[bool, typer.Option(help="Show what is good of a damaged log.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Print events in seq order.
+
+    With --salvage the good part of a damaged log is shown, and what is lost is said on stderr.
+
+    Example: hv log show --date 2025-07-17 --kind trade --limit 5
+    """
+    from harvester.eventlog.reader import open_day
+
+    kinds = _kinds(kind)
+    day = open_day(date, _home(home), salvage=salvage)
+    left = limit or sys.maxsize
+    for batch in day.batches(from_seq=from_seq, rows_max=10_000):
+        for row in _events(batch, kinds):
+            if not left:
+                break
+            _print_event(row, as_json=as_json)
+            left -= 1
+        if not left:
+            break
+    if day.damages:
+        good = ", ".join(f"{first}-{last}" for first, last in day.good) or "none"
+        typer.echo(f"hv: salvaged, good seq: {good}", err=True)
+        for damage in day.damages:
+            typer.echo(f"hv: lost: {damage}", err=True)
+
+
+@log.command()
+def tail(
+    *,
+    date: DateOption,
+    home: HomeOption = None,
+    kind: KindOption = None,
+    lines: Annotated[int, typer.Option("-n", help="Events to begin with.")] = 10,
+    follow: Annotated[bool, typer.Option("-f", "--follow", help="Go on as events are committed; Ctrl-C ends.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Print the last events, and with -f those that follow.
+
+    Example: hv log tail -f --date 2025-07-17
+    """
+    from harvester.eventlog.follow import Follower
+    from harvester.eventlog.reader import open_day
+    from harvester.home import parse_date
+
+    kinds = _kinds(kind)
+    day = open_day(date, _home(home))
+    rows: list[dict[str, Any]] = []
+    reach = max(lines, 1)
+    while len(rows) < lines:  # rare kinds lie far back: look ten times as far each time
+        rows = [row for batch in day.batches(from_seq=day.last_seq - reach + 1) for row in _events(batch, kinds)]
+        if reach >= day.last_seq:
+            break
+        reach *= 10
+    for row in rows[-lines:] if lines else ():
+        _print_event(row, as_json=as_json)
+    follower = Follower(_home(home), parse_date(date), day.last_seq + 1)
+    try:
+        while follow:
+            for batch in follower.poll():
+                for row in _events(batch, kinds):
+                    _print_event(row, as_json=as_json)
+            sys.stdout.flush()
+            time.sleep(_POLL_S)
+    except KeyboardInterrupt:
+        return
+
+
+@log.command()
+def verify(*, date: DateOption, home: HomeOption = None, as_json: JsonOption = False) -> None:
+    """Re-read every byte: checksums, chain, content hash, schemas, dense seq, ts_recv that never runs back.
+
+    Exit code 0: clean. 1: damaged. Anything else: it could not run (2; no log 3; a newer format 4).
+
+    Example: hv log verify --date 2025-07-17
+    """
+    from harvester.eventlog.verify import verify_day
+    from harvester.home import parse_date
+
+    trading_date, found = parse_date(date), _home(home)
+    if sys.stderr.isatty() and not as_json:
+        report = _verify_with_bar(found, trading_date)
+    else:
+        report = verify_day(found, trading_date)
+    if as_json:
+        _lines([_report_json(report)])
+    else:
+        _show_report(report)
+    raise typer.Exit(report.exit_code)
+
+
+@log.command()
+def recover(*, date: DateOption, home: HomeOption = None, as_json: JsonOption = False) -> None:
+    """Move the torn bytes of killed runs to quarantine/ and mark the runs recovered.
+
+    `hv record` does the same when it starts; a date that is being recorded is left alone.
+
+    Example: hv log recover --date 2025-07-17
+    """
+    from harvester.eventlog.recover import recover_day
+    from harvester.home import parse_date
+
+    mended = recover_day(_home(home), parse_date(date))
+    if as_json:
+        _lines(
+            {"run": r.run, "last_seq": r.last_seq, "torn": r.torn, "quarantine": _text(r.quarantine)} for r in mended
+        )
+    else:
+        for recovery in mended:
+            typer.echo(str(recovery))
+        if not mended:
+            typer.echo(f"nothing to recover: every run of {date} has ended")
+
+
+def _home(given: Path | None) -> Home:
+    from harvester.home import Home
+
+    return Home.find(given)
+
+
+def _kinds(given: list[str] | None) -> set[str]:
+    from harvester.errors import BadSetting
+    from harvester.events.kinds import Kind
+
+    unknown = sorted(set(given or ()) - {kind.value for kind in Kind})
+    if unknown:
+        raise BadSetting(f"no kind of event is named {unknown[0]!r}; there are {', '.join(Kind)}")
+    return set(given or (kind.value for kind in Kind))
+
+
+def _events(batch: Batch, kinds: set[str]) -> Iterable[dict[str, Any]]:
+    from harvester.events.batch import Batch
+
+    wanted = Batch({kind: rows for kind, rows in batch.tables.items() if kind.value in kinds})
+    return ({"seq": row["seq"], "kind": kind.value, **row} for kind, row in wanted.events())
+
+
+def _print_event(row: dict[str, Any], *, as_json: bool) -> None:
+    if as_json:
+        _lines([row])
+        return
+    head = [str(row["seq"]), _iso(row["ts_recv"]), row["kind"], f"con_id={row['con_id']}", f"req_id={row['req_id']}"]
+    shown = {"seq", "ts_recv", "kind", "con_id", "req_id"}
+    rest = [f"{name}={_shown(value)}" for name, value in row.items() if name not in shown and value is not None]
+    typer.echo("\t".join([*head, *rest]))
+
+
+def _shown(value: Any) -> str:
+    if not isinstance(value, str):
+        return str(value)
+    if len(value) > _TEXT_MAX and sys.stdout.isatty():
+        value = value[:_TEXT_MAX] + "…"
+    # Text comes from outside: control characters must not reach a terminal.
+    return "".join(c if c.isprintable() else f"\\u{ord(c):04x}" for c in json.dumps(value, ensure_ascii=False))
+
+
+def _verify_with_bar(home: Home, trading_date: date) -> Report:
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn
+
+    from harvester.eventlog.days import read_runs
+    from harvester.eventlog.verify import verify_day
+
+    total = 2 * sum(end for run in read_runs(home, trading_date) for end in run.ends.values())
+    columns = ("verifying", BarColumn(), DownloadColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("verify", total=total)
+        return verify_day(home, trading_date, lambda n: bar.advance(task, n))
+
+
+def _report_json(report: Report) -> dict[str, Any]:
+    return {
+        "trading_date": report.trading_date.isoformat(),
+        "clean": report.clean,
+        "events": report.rows,
+        "bytes": report.n_bytes,
+        "identity": report.identity or None,
+        "runs": [
+            {"run": run.run, "status": run.status, "last_seq": run.last_seq, "content_hash": run.content_hash}
+            for run in report.runs
+        ],
+        "good": report.good,
+        "problems": [
+            {"file": str(p.file), "offset": p.offset, "what": p.what, "first_seq": p.first_seq, "last_seq": p.last_seq}
+            for p in report.problems
+        ],
+        "notes": report.notes,
+    }
+
+
+def _show_report(report: Report) -> None:
+    headers = ["run", "status", "first seq", "last seq", "commits", "bytes", "content hash"]
+    _table(
+        headers, [[r.run, r.status, r.first_seq, r.last_seq, r.commits, r.n_bytes, r.content_hash] for r in report.runs]
+    )
+    for note in report.notes:
+        typer.echo(f"note: {note}")
+    for problem in report.problems:
+        typer.echo(f"damaged: {problem}")
+    if report.clean:
+        typer.echo(f"clean: {report.rows} events in {report.n_bytes} bytes, identity {report.identity}")
+    else:
+        good = ", ".join(f"{first}-{last}" for first, last in report.good) or "none"
+        typer.echo(f"damaged in {len(report.problems)} places; good seq: {good}; read those with hv log show --salvage")
+
+
+def _table(headers: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    if not sys.stdout.isatty():
+        for row in (headers, *rows):
+            typer.echo("\t".join(str(cell) for cell in row))
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, header_style="bold")
+    for i, header in enumerate(headers):
+        numeric = bool(rows) and all(isinstance(row[i], int) for row in rows)
+        table.add_column(header, justify="right" if numeric else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(f"{cell:,}" if isinstance(cell, int) else str(cell) for cell in row))
+    Console().print(table)
+
+
+def _lines(objects: Iterable[dict[str, Any]]) -> None:
+    import msgspec
+
+    for item in objects:
+        typer.echo(msgspec.json.encode(item).decode())
+
+
+def _text(path: Path | None) -> str | None:
+    return None if path is None else str(path)
+
+
+def _iso(ns: int) -> str:
+    """Ns UTC as ISO-8601, trailing zeros trimmed; empty for 0, the number itself where no calendar reaches."""
+    from datetime import UTC, datetime
+
+    if not ns:
+        return ""
+    seconds, rest = divmod(ns, 1_000_000_000)
+    try:
+        whole = datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S")
+    except (OverflowError, OSError, ValueError):
+        return str(ns)
+    return whole + (f".{rest:09d}".rstrip("0") if rest else "") + "Z"
