@@ -11,21 +11,29 @@ The order of the calls, from the gateway's pump:
 between two calls gets `snapshot` (the state after everything `advance` has returned) and then every later event once:
 none is lost, none comes twice, however long the pump slept.
 
-Messages are lists of TWS fields with "" where the request id belongs (`wire.ids.REQ_ID_INDEX` tells where).
-L1 messages hold every tick field; those of `wire.ids.GENERIC_OF_FIELD` are for subscribers who asked for that generic
-tick, and dropping them for the others is the gateway's part. Prices are USD, sizes shares, times int64 ns UTC.
+Messages are lists of TWS fields with "" where the request id belongs (`REQ_ID_INDEX` tells where). L1 messages hold
+every tick field; those of `GENERIC_TICK_OF` are for subscribers who asked for that generic tick, and dropping them for
+the others is the gateway's part. Prices are USD, sizes shares, times int64 ns UTC.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from harvester.errors import HarvesterError
 from harvester.events.kinds import Stream
+from harvester.wire import ids
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+
+
+REQ_ID_INDEX: dict[str, int] = {str(msg): at for msg, at in ids.REQ_ID_INDEX.items()}
+"""Where the request id stands in a message's fields, by the text of its id."""
+
+GENERIC_TICK_OF: dict[str, str] = {str(int(field)): generic for field, generic in ids.GENERIC_OF_FIELD.items()}
+"""L1 tick types only for subscribers who asked for a generic tick, and for which one."""
 
 
 class MarketRefusal(HarvesterError):
@@ -100,7 +108,11 @@ class Bar:
 
 
 class ScanRow(NamedTuple):
-    """One row of a scanner list; the rank is its place, from 0."""
+    """One row of a scanner list; the rank is its place, from 0.
+
+    `columns` are all columns as recorded (`wire.answers.SCAN_COLUMNS`), where the source knows them; they replace
+    whatever the gateway would say.
+    """
 
     con_id: int
     symbol: str
@@ -108,6 +120,7 @@ class ScanRow(NamedTuple):
     benchmark: str = ""
     projection: str = ""
     legs: str = ""
+    columns: Mapping[str, Any] | None = None
 
 
 class HistoryAsk(NamedTuple):
@@ -161,6 +174,14 @@ class Market(Protocol):
     @property
     def pushes_scans(self) -> bool:
         """True when scanner lists come as events (key = scan code) and `scan` gives only the list in force."""
+        ...
+
+    @property
+    def gives_params(self) -> bool:
+        """True when tick parameters (81) and data type (58) of L1 come as events and in its snapshot.
+
+        The gateway then sends none of its own.
+        """
         ...
 
     def next_ts(self) -> int | None:
