@@ -1,0 +1,228 @@
+"""The fault script: a text table, one fault per line, that says what goes wrong, when, and for whom.
+
+    # at             who           action    arguments
+    +60              *             error     2103
+    09:45:00         IBM           error     317
+    +90              IBM:depth     depth     12 1 0 184.05 300
+    +2:00:00         client=9960   drop
+    +2:00:00         *             closed    20
+
+`at`    `+seconds`, `+h:mm:ss` since the market began, `h:mm[:ss]` in New York on the market's first day, or ISO-8601
+        with a zone. All of it, durations too, is market time.
+`who`   `*` everybody, `client=ID`, a symbol (its subscriptions), `SYMBOL:stream` with the streams of `Stream`.
+
+Lines are read with shell quoting; `#` begins a comment. `ACTIONS` lists the actions; wherever a symbol is named, an
+error or message goes to each of its subscriptions under its own request id, otherwise once to the client with id -1.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+from zoneinfo import ZoneInfo
+
+from harvester.errors import BadSetting
+from harvester.events.kinds import Stream
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+_SECOND_NS = 1_000_000_000
+_NEW_YORK = ZoneInfo("America/New_York")
+
+TEXTS: dict[int, str] = {
+    200: "No security definition has been found for the request",
+    316: "Market depth data has been HALTED. Please re-subscribe.",
+    317: "Market depth data has been RESET. Please empty deep book contents before applying any new entries.",
+    321: "Error validating request.-'bW' : cause - The request is not valid",
+    354: "Requested market data is not subscribed. Check API status by selecting the Account menu then under "
+    "Management choose Market Data Subscription Manager",
+    1100: "Connectivity between IBKR and Trader Workstation has been lost.",
+    1101: "Connectivity between IBKR and Trader Workstation has been restored - data lost.",
+    1102: "Connectivity between IBKR and Trader Workstation has been restored - data maintained.",
+    2103: "Market data farm connection is broken:usfarm",
+    2104: "Market data farm connection is OK:usfarm",
+    2105: "HMDS data farm connection is broken:ushmds",
+    2106: "HMDS data farm connection is OK:ushmds",
+    2107: "HMDS data farm connection is inactive but should be available upon demand.ushmds",
+    2108: "Market data farm connection is inactive but should be available upon demand.usfarm",
+    2119: "Market data farm is connecting:usfarm",
+    2157: "Sec-def data farm connection is broken:secdefnj",
+    2158: "Sec-def data farm connection is OK:secdefnj",
+    10167: "Requested market data is not subscribed. Displaying delayed market data.",
+    10168: "Requested market data is not subscribed. Delayed market data is not enabled.",
+    10197: "No market data during competing live session",
+}
+"""IB's texts of the codes a script may name without one."""
+
+ACTIONS: dict[str, tuple[int, int, str]] = {
+    "error": (1, 99, "CODE [TEXT]: an error or status; 316 ends depth, 317 resets it, 1100/1101/1102 do what they say"),
+    "refuse": (1, 99, "CODE [TEXT]: answer every request from now on with that error; code 0 ends it"),
+    "drop": (0, 0, "close the connection"),
+    "closed": (1, 1, "SECONDS: nobody can connect; the port is closed"),
+    "silence": (1, 1, "SECONDS: nothing of this is sent, and what would have been is lost"),
+    "split": (1, 1, "N: cut the bytes into packets of 1 to N bytes; 0 ends it"),
+    "packets": (1, 1, "one | any: each message in a packet of its own, or as it comes"),
+    "coalesce": (1, 1, "KB: hold bytes back until so many have gathered; 0 ends it"),
+    "depth": (5, 6, "POSITION OPERATION SIDE PRICE SIZE [MARKET_MAKER]: a row operation, possible or not"),
+    "impossible": (0, 0, "a dozen depth operations no book allows"),
+    "unset": (0, 0, "a message full of unset values on every subscription"),
+    "tick": (2, 2, "FIELD VALUE: an L1 tick of any type, known or not"),
+    "message": (1, 99, "FIELDS…: a message as written; {req} stands for the request id"),
+    "garbage": (1, 1, "length | zero | text | noise: a frame of 4 GB, an empty one, non-UTF-8 text, random bytes"),
+}
+"""Action: fewest and most arguments, and what it does."""
+
+_GARBAGE = ("length", "zero", "text", "noise")
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One line. `at` is ns since the market's start when `relative`, else a time of day or an instant as text."""
+
+    line: int
+    at: str
+    who: str
+    action: str
+    args: tuple[str, ...]
+
+    @property
+    def client_id(self) -> int | None:
+        """The client named by `client=ID`."""
+        return int(self.who[7:]) if self.who.startswith("client=") else None
+
+    @property
+    def symbol(self) -> str | None:
+        """The symbol named, None for everybody or one client."""
+        if self.who == "*" or self.who.startswith("client="):
+            return None
+        return self._parts()[0]
+
+    @property
+    def stream(self) -> Stream | None:
+        return self._parts()[1]
+
+    def _parts(self) -> tuple[str, Stream | None]:
+        symbol, _, stream = self.who.rpartition(":")
+        if symbol and stream in set(Stream):
+            return symbol, Stream(stream)
+        return self.who, None
+
+    def at_ns(self, start_ns: int) -> int:
+        """Market time of the fault, ns UTC."""
+        if self.at.startswith("+"):
+            return start_ns + int(seconds(self.at[1:]) * _SECOND_NS)
+        if re.fullmatch(r"[\d:.]+", self.at):
+            first = datetime.fromtimestamp(start_ns / _SECOND_NS, _NEW_YORK)
+            midnight = first.replace(hour=0, minute=0, second=0, microsecond=0)
+            of_day = seconds(self.at if self.at.count(":") == 2 else f"{self.at}:00")
+            hours, rest = divmod(of_day, 3600)
+            there = midnight.replace(hour=int(hours), minute=int(rest // 60))
+            return int(there.timestamp()) * _SECOND_NS + int(rest % 60 * _SECOND_NS)
+        instant = datetime.fromisoformat(self.at).astimezone(UTC)
+        return int(instant.timestamp() * 1_000_000) * 1000
+
+
+@dataclass(frozen=True)
+class Script:
+    """Faults in the order of the file."""
+
+    faults: tuple[Fault, ...] = field(default=())
+
+    @classmethod
+    def read(cls, path: Path) -> Script:
+        """Read a script file.
+
+        Raises:
+            BadSetting: the file cannot be read, or a line makes no sense; the message names the line.
+        """
+        try:
+            text = path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise BadSetting(f"fault script {path} cannot be read: {error}") from None
+        return cls.parse(text, str(path))
+
+    @classmethod
+    def parse(cls, text: str, name: str = "fault script") -> Script:
+        """Read a script's text; errors as in `read`."""
+        faults = []
+        for number, line in enumerate(text.splitlines(), 1):
+            try:
+                words = shlex.split(line, comments=True)
+                if words:
+                    faults.append(_fault(number, words))
+            except ValueError as error:
+                raise BadSetting(f"{name}, line {number}: {error}; the line is {line.strip()!r}") from None
+        return cls(tuple(faults))
+
+
+def seconds(text: str) -> float:
+    """Seconds of `90`, `1.5`, `1:30`, `2:00:00`."""
+    if not re.fullmatch(r"(\d+:){0,2}\d+(\.\d+)?", text):
+        raise ValueError(f"{text!r} is not a time such as 90, 1.5 or 2:00:00")
+    total = 0.0
+    for part in text.split(":"):
+        total = total * 60 + float(part)
+    return total
+
+
+def _fault(number: int, words: Sequence[str]) -> Fault:
+    if len(words) < 3:
+        raise ValueError("a fault needs at least three words: at, who, action")
+    at, who, action, *args = words
+    if action not in ACTIONS:
+        raise ValueError(f"there is no action {action!r}; there are {', '.join(ACTIONS)}")
+    least, most, meaning = ACTIONS[action]
+    if not least <= len(args) <= most:
+        raise ValueError(f"{action} has {len(args)} arguments, it takes {meaning}")
+    fault = Fault(number, at, who, action, tuple(args))
+    _check_at(fault)
+    _check_who(fault)
+    _check_args(fault)
+    return fault
+
+
+def _check_at(fault: Fault) -> None:
+    if fault.at.startswith("+"):
+        seconds(fault.at[1:])
+    elif re.fullmatch(r"\d{1,2}:\d{2}(:\d{2}(\.\d+)?)?", fault.at):
+        if int(fault.at.split(":")[0]) > 23 or int(fault.at.split(":")[1]) > 59:
+            raise ValueError(f"{fault.at!r} is not a time of day")
+    elif datetime.fromisoformat(fault.at).tzinfo is None:
+        raise ValueError(f"{fault.at!r} has no time zone; write it with Z or an offset")
+
+
+def _check_who(fault: Fault) -> None:
+    if fault.who.startswith("client=") and not re.fullmatch(r"client=\d{1,9}", fault.who):
+        raise ValueError(f"{fault.who!r} does not name a client; write client=9960")
+    needs_symbol = fault.action in {"depth", "impossible", "unset", "tick"}
+    if needs_symbol and fault.symbol is None and fault.who != "*":
+        raise ValueError(f"{fault.action} goes to subscriptions: name a symbol or *")
+
+
+def _check_args(fault: Fault) -> None:
+    first = fault.args[0] if fault.args else ""
+    if fault.action in {"error", "refuse"}:
+        _number(first, "an error code")
+        if len(fault.args) == 1 and int(first) not in TEXTS and int(first) != 0:
+            raise ValueError(f"code {first} has no text of its own here; write one after it")
+    elif fault.action in {"closed", "silence"}:
+        seconds(first)
+    elif fault.action in {"split", "coalesce"}:
+        _number(first, "a count")
+    elif fault.action == "tick":
+        _number(first, "a tick type")
+    elif fault.action == "packets" and first not in {"one", "any"}:
+        raise ValueError(f"packets takes one or any, not {first!r}")
+    elif fault.action == "garbage" and first not in _GARBAGE:
+        raise ValueError(f"garbage takes {', '.join(_GARBAGE)}, not {first!r}")
+
+
+def _number(text: str, what: str) -> int:
+    if not re.fullmatch(r"\d{1,9}", text):
+        raise ValueError(f"{text!r} is not {what}")
+    return int(text)

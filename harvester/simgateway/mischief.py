@@ -1,0 +1,236 @@
+"""Do what a fault script says, at its market time, to the clients it names."""
+
+from __future__ import annotations
+
+import random
+import struct
+from typing import TYPE_CHECKING, Any
+
+import structlog
+
+from harvester.clock import SECOND_NS
+from harvester.events.kinds import Stream
+from harvester.simgateway.faults import TEXTS, Fault, seconds
+from harvester.simgateway.limits import Refusal
+from harvester.simgateway.subscriptions import DEPTH_STREAMS
+from harvester.wire import answers
+from harvester.wire.framing import frame_bytes
+from harvester.wire.ids import UNSET_DOUBLE, UNSET_INT
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from harvester.simgateway.desk import Desk
+    from harvester.simgateway.pump import Timers
+    from harvester.simgateway.session import Session
+    from harvester.simgateway.subscriptions import Subscription
+
+logger = structlog.get_logger()
+
+LOST, RESTORED_EMPTY, RESTORED = 1100, 1101, 1102
+HALTED, RESET, NOT_SUBSCRIBED, DELAYED, COMPETING = 316, 317, 354, 10167, 10197
+_ENDS_STREAM = frozenset({200, 321, HALTED, NOT_SUBSCRIBED, 10168, COMPETING})
+_DELAYED_TYPE = 3
+
+IMPOSSIBLE: tuple[tuple[answers.Number, ...], ...] = (
+    (99, 0, 1, 10.0, 100),  # insert far past the end
+    (50, 1, 0, 10.0, 100),  # update a row that is not there
+    (31, 2, 1, 0, 0),  # delete one that is not there
+    (-1, 0, 1, 10.0, 100),  # position before the first
+    (UNSET_INT, 1, 1, 10.0, 100),
+    (0, 7, 1, 10.0, 100),  # no such operation
+    (0, -1, 0, 10.0, 100),
+    (0, 1, 5, 10.0, 100),  # no such side
+    (0, 1, 1, UNSET_DOUBLE, 100),
+    (0, 1, 0, -1, -100),
+    (0, 1, 1, 0, 0),
+    (0, 1, 0, 1e300, 1e300),
+)
+"""Position, operation, side, price, size of the operations `impossible` sends."""
+
+
+class Mischief:
+    """The script's actions. `close_port` closes the listening socket for so many market seconds."""
+
+    def __init__(self, desk: Desk, timers: Timers, close_port: Callable[[float], None]) -> None:
+        self._desk, self._timers, self._close_port = desk, timers, close_port
+        self._random = random.Random(desk.settings.seed)  # noqa: S311 - noise for a test, the same for a seed
+
+    def arm(self, start_ns: int) -> None:
+        """Put every fault on the timeline."""
+        for fault in self._desk.settings.faults.faults:
+            self._timers.at(fault.at_ns(start_ns), self._doing(fault))
+
+    def _doing(self, fault: Fault) -> Callable[[int], None]:
+        def do(ts: int) -> None:
+            touched = self.do(fault)
+            fact: dict[str, Any] = {"line": fault.line, "ts": ts, "action": fault.action, "who": fault.who}
+            self._desk.report.faults.append({**fact, "args": list(fault.args), "touched": touched})
+            logger.info("fault", line=fault.line, action=fault.action, who=fault.who, touched=touched)
+
+        return do
+
+    def do(self, fault: Fault) -> int:
+        """Do one fault now; gives how many clients or subscriptions it met."""
+        if fault.action == "closed":
+            self._close_port(seconds(fault.args[0]))
+            return 1
+        if fault.action == "refuse":
+            return self._refuse(fault)
+        on_subs: dict[str, Callable[[Fault, Subscription], None]] = {
+            "error": self._error_sub,
+            "silence": self._silence_sub,
+            "message": self._message_sub,
+            "depth": self._depth,
+            "impossible": self._impossible,
+            "unset": self._unset,
+            "tick": self._tick,
+        }
+        if fault.action in on_subs and (fault.symbol is not None or fault.action in {"depth", *_SUBS_ALWAYS}):
+            subs = self._subs(fault)
+            for sub in subs:
+                on_subs[fault.action](fault, sub)
+            return len(subs)
+        sessions = self._sessions(fault)
+        for session in sessions:
+            getattr(self, f"_{fault.action}")(fault, session)
+        return len(sessions)
+
+    def _sessions(self, fault: Fault) -> list[Session]:
+        """The clients named; a symbol names those who have a subscription to it."""
+        if fault.symbol is not None:
+            return list(dict.fromkeys(sub.session for sub in self._subs(fault)))
+        return [s for s in self._desk.sessions if fault.client_id in {None, s.client_id}]
+
+    def _subs(self, fault: Fault) -> list[Subscription]:
+        wanted = {None: None, Stream.DEPTH: DEPTH_STREAMS}.get(fault.stream, frozenset({fault.stream}))
+        subs = [s for s in self._desk.registry if fault.symbol in {None, s.symbol}]
+        return [s for s in subs if wanted is None or s.stream in wanted]
+
+    # ---- to clients ----
+
+    def _error(self, fault: Fault, session: Session) -> None:
+        code, text = _code_text(fault)
+        session.error(-1, code, text)
+        session.watched = True
+        if code == LOST:
+            session.offline = True
+        elif code in {RESTORED, RESTORED_EMPTY}:
+            session.offline = False
+            for sub in list(session.subs.values()) if code == RESTORED_EMPTY else ():
+                self._desk.end(sub)
+
+    def _drop(self, _fault: Fault, session: Session) -> None:
+        session.close("a fault script drops it")
+
+    def _silence(self, fault: Fault, session: Session) -> None:
+        session.watched = True
+        session.silent_until = self._desk.clock.now() + int(seconds(fault.args[0]) * SECOND_NS)
+
+    def _split(self, fault: Fault, session: Session) -> None:
+        session.split_max = int(fault.args[0])
+
+    def _packets(self, fault: Fault, session: Session) -> None:
+        session.one_per_packet = fault.args[0] == "one"
+
+    def _coalesce(self, fault: Fault, session: Session) -> None:
+        session.coalesce_bytes = int(fault.args[0]) * 1024
+
+    def _message(self, fault: Fault, session: Session) -> None:
+        session.send([arg.replace("{req}", "-1") for arg in fault.args])
+
+    def _garbage(self, fault: Fault, session: Session) -> None:
+        data = {
+            "length": struct.pack(">I", 0xFFFFFFFF) + b"4\x00",
+            "zero": struct.pack(">I", 0),
+            "text": frame_bytes(b"4\x002\x00-1\x002104\x00caf\xe9 \xff\xfe\x00\x00"),
+            "noise": self._random.randbytes(64),
+        }[fault.args[0]]
+        self._desk.report.raw_bytes += len(data)
+        session.queue(data)
+
+    def _refuse(self, fault: Fault) -> int:
+        """From now on; code 0 takes it back."""
+        code, text = _code_text(fault)
+        place = (fault.client_id, fault.symbol or "", fault.stream)
+        if code:
+            self._desk.refusals[place] = Refusal(code, text)
+        else:
+            self._desk.refusals.pop(place, None)
+        return 1
+
+    # ---- to subscriptions ----
+
+    def _error_sub(self, fault: Fault, sub: Subscription) -> None:
+        """316 and 317 concern depth alone; 317 is followed by the book anew, 10167 by the delayed data type."""
+        code, text = _code_text(fault)
+        if code in {HALTED, RESET} and sub.stream not in DEPTH_STREAMS:
+            return
+        sub.session.error(sub.req_id, code, text)
+        if code == RESET:
+            sub.restart()
+            sub.deliver(self._desk.market.snapshot(sub.con_id, sub.stream))
+        elif code == DELAYED:
+            sub.session.send(answers.market_data_type(sub.req_id, _DELAYED_TYPE), sub.symbol)
+        elif code in _ENDS_STREAM:
+            self._desk.end(sub)
+
+    def _silence_sub(self, fault: Fault, sub: Subscription) -> None:
+        sub.session.watched = True
+        sub.silent_until = self._desk.clock.now() + int(seconds(fault.args[0]) * SECOND_NS)
+
+    def _message_sub(self, fault: Fault, sub: Subscription) -> None:
+        sub.session.send([arg.replace("{req}", str(sub.req_id)) for arg in fault.args], sub.symbol)
+
+    def _depth(self, fault: Fault, sub: Subscription) -> None:
+        maker = fault.args[5] if len(fault.args) > 5 else ""
+        self._row(sub, fault.args[:5], maker)
+
+    def _impossible(self, _fault: Fault, sub: Subscription) -> None:
+        for row in IMPOSSIBLE:
+            self._row(sub, row, "")
+
+    def _row(self, sub: Subscription, row: tuple[answers.Number, ...], maker: str) -> None:
+        """Straight to the client, past its own cut of the book."""
+        if sub.stream not in DEPTH_STREAMS:
+            return
+        position, operation, side, price, size = row
+        if sub.stream == Stream.SMART_DEPTH or maker:
+            smart = int(sub.stream == Stream.SMART_DEPTH)
+            fields = answers.depth_l2(sub.req_id, position, maker, operation, side, price, size, smart)
+        else:
+            fields = answers.depth(sub.req_id, position, operation, side, price, size)
+        sub.session.send(fields, sub.symbol)
+
+    def _tick(self, fault: Fault, sub: Subscription) -> None:
+        if sub.stream == Stream.L1:
+            sub.session.send(answers.tick_price(sub.req_id, int(fault.args[0]), fault.args[1], 1, 0), sub.symbol)
+
+    def _unset(self, _fault: Fault, sub: Subscription) -> None:
+        for fields in _UNSET[sub.stream](sub.req_id) if sub.stream in _UNSET else ():
+            sub.session.send(fields, sub.symbol)
+
+
+_SUBS_ALWAYS = frozenset({"impossible", "unset", "tick"})
+
+
+def _code_text(fault: Fault) -> tuple[int, str]:
+    code = int(fault.args[0])
+    return code, " ".join(fault.args[1:]) or TEXTS.get(code, "")
+
+
+_UNSET: dict[Stream, Callable[[int], list[list[str]]]] = {
+    Stream.L1: lambda req: [
+        *(answers.tick_price(req, field, UNSET_DOUBLE, UNSET_INT, 0) for field in (1, 2, 4)),
+        answers.tick_price(req, 1, -1, 0, 0),
+        answers.tick_size(req, 8, None),
+    ],
+    Stream.DEPTH: lambda req: [answers.depth(req, 0, 1, 1, UNSET_DOUBLE, UNSET_INT)],
+    Stream.SMART_DEPTH: lambda req: [answers.depth_l2(req, 0, "", 1, 1, UNSET_DOUBLE, UNSET_INT, 1)],
+    Stream.LAST: lambda req: [answers.trade(req, 1, 0, UNSET_DOUBLE, UNSET_INT, UNSET_INT, "", "")],
+    Stream.ALL_LAST: lambda req: [answers.trade(req, 2, 0, UNSET_DOUBLE, UNSET_INT, UNSET_INT, "", "")],
+    Stream.BID_ASK: lambda req: [answers.quote(req, 0, UNSET_DOUBLE, UNSET_DOUBLE, -1, UNSET_INT, 0)],
+    Stream.MID_POINT: lambda req: [answers.mid_point(req, 0, UNSET_DOUBLE)],
+    Stream.BARS_5S: lambda req: [answers.realtime_bar(req, 0, (*[UNSET_DOUBLE] * 4, -1, UNSET_DOUBLE, -1))],
+}
+"""Messages of a stream with IB's unset markers, -1 and empty fields in place of numbers."""

@@ -1,0 +1,197 @@
+"""Count what was sent, per kind of event and symbol: rows, and exact sums of every number.
+
+Sums are decimal sums of the numbers as they stand in the messages, without rounding, so that a recorder can be held to
+them value for value: `exact_sum` of its columns must give the same text.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from decimal import Context, Decimal, InvalidOperation
+from typing import TYPE_CHECKING, Any
+
+from harvester.events.kinds import Kind
+from harvester.wire.ids import In
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+    from pathlib import Path
+
+# 309 digits before the point (unset doubles) and plenty behind it: no addition ever rounds.
+_EXACT = Context(prec=700, Emax=999999, Emin=-999999)
+_BATCH = 4096
+
+_TBT_LAST = {"price": 4, "size": 5, "attribs": 6}
+_TBT_QUOTE = {"bid": 4, "ask": 5, "bid_size": 6, "ask_size": 7, "attribs": 8}
+_BAR = ("open", "high", "low", "close", "volume", "wap", "count")
+
+_LAYOUT: dict[str, tuple[Kind, dict[str, int]]] = {
+    "1": (Kind.TICK, {"field": 3, "price": 4, "size": 5, "attribs": 6}),
+    "2": (Kind.TICK, {"field": 3, "size": 4}),
+    "45": (Kind.TICK, {"field": 3, "value": 4}),
+    "46": (Kind.TICK, {"field": 3}),
+    "12": (Kind.DEPTH, {"position": 3, "operation": 4, "side": 5, "price": 6, "size": 7}),
+    "13": (Kind.DEPTH, {"position": 3, "operation": 5, "side": 6, "price": 7, "size": 8, "smart": 9}),
+    "99/1": (Kind.TRADE, _TBT_LAST),
+    "99/2": (Kind.TRADE, _TBT_LAST),
+    "99/3": (Kind.QUOTE, _TBT_QUOTE),
+    "99/4": (Kind.QUOTE, {"mid": 4}),
+    "50": (Kind.BAR, {column: 4 + i for i, column in enumerate(_BAR)}),
+    "90": (Kind.BAR, {"count": 2, "open": 4, "close": 5, "high": 6, "low": 7, "wap": 8, "volume": 9}),
+    "10": (Kind.CONTRACT, {}),
+    "4": (Kind.NOTICE, {"code": 3}),
+    "58": (Kind.NOTICE, {"value": 3}),
+}
+"""Message id (with the tick-by-tick stream) to event kind, and where the numbers stand."""
+
+_ENDS = frozenset({"17", "20", str(int(In.CONTRACT_END)), str(int(In.SNAPSHOT_END))})
+"""Messages a recorder makes an `end` of; other closing messages stay raw, as it keeps them."""
+
+
+def exact_sum(values: Iterable[float | int | str | None]) -> str:
+    """Sum the shortest decimal texts of numbers without rounding; None, empty and non-finite ones count nothing."""
+    total = Decimal(0)
+    for value in values:
+        number = _decimal(value if isinstance(value, str) else repr(value))
+        if number is not None:
+            total = _EXACT.add(total, number)
+    return _text(total)
+
+
+def _decimal(text: str) -> Decimal | None:
+    try:
+        number = Decimal(text)
+    except InvalidOperation:
+        return None
+    return number if number.is_finite() else None
+
+
+def _text(total: Decimal) -> str:
+    return "0" if not total else format(total.normalize(_EXACT), "f")
+
+
+class Tally:
+    """What was sent of one symbol in messages of one layout; `add` only keeps, sums are drawn in batches."""
+
+    def __init__(self, columns: dict[str, int]) -> None:
+        self.columns, self.rows = columns, 0
+        self._pending: list[Sequence[str]] = []
+        self._sums = dict.fromkeys(columns, Decimal(0))
+
+    def add(self, fields: Sequence[str]) -> None:
+        self._pending.append(fields)
+        if len(self._pending) >= _BATCH:
+            self.sums()
+
+    def sums(self) -> dict[str, Decimal]:
+        pending, self._pending = self._pending, []
+        self.rows += len(pending)
+        for column, at in self.columns.items():
+            total, add = self._sums[column], _EXACT.add
+            for fields in pending:
+                number = _decimal(fields[at]) if at < len(fields) and fields[at] else None
+                if number is not None:
+                    total = add(total, number)
+            self._sums[column] = total
+        return self._sums
+
+
+class Report:
+    """Everything a gateway sent and was asked, as JSON on exit."""
+
+    def __init__(self) -> None:
+        self._tallies: dict[tuple[str, str], Tally] = {}
+        self._lists: dict[tuple[Kind, str], int] = {}
+        self.messages = self.bytes = self.orders_refused = self.raw_bytes = 0
+        self.requests: Counter[str] = Counter()
+        self.errors: Counter[int] = Counter()
+        self.faults: list[dict[str, Any]] = []
+        self.clients: list[dict[str, Any]] = []
+
+    def tally(self, layout: str, symbol: str) -> Tally:
+        """The counter of a layout and symbol; the caller may keep it."""
+        found = self._tallies.get((layout, symbol))
+        if found is None:
+            found = Tally(_LAYOUT[layout][1] if layout in _LAYOUT else {})
+            self._tallies[layout, symbol] = found
+        return found
+
+    def count(self, fields: Sequence[str], symbol: str) -> None:
+        """Count one message, whatever it is."""
+        layout = layout_of(fields)
+        if layout == "17":
+            self._bars(fields, symbol)
+        elif layout == "20":
+            self._list(Kind.SCAN, "", int(fields[3]))
+        elif layout == "4":
+            self.errors[int(fields[3])] += 1
+        self.tally(layout, symbol).add(fields)
+
+    def _bars(self, fields: Sequence[str], symbol: str) -> None:
+        for at in range(5, 5 + 8 * int(fields[4]), 8):
+            time, *values = fields[at : at + 8]
+            self.tally("50", symbol).add(("17", "", "", time, *values))
+
+    def _list(self, kind: Kind, symbol: str, rows: int) -> None:
+        self._lists[kind, symbol] = self._lists.get((kind, symbol), 0) + rows
+
+    def by_kind(self) -> dict[str, dict[str, dict[str, Any]]]:
+        """Kind → symbol → {rows, sums}; the symbol is "" for what belongs to the connection."""
+        out: dict[str, dict[str, dict[str, Any]]] = {}
+        totals: dict[tuple[str, str, str], Decimal] = {}
+        for (layout, symbol), tally in sorted(self._tallies.items()):
+            kind = kind_of(layout)
+            sums = tally.sums()
+            entry = out.setdefault(kind, {}).setdefault(symbol, {"rows": 0, "sums": {}})
+            entry["rows"] += tally.rows
+            for column, part in sums.items():
+                at = (kind, symbol, column)
+                totals[at] = _EXACT.add(totals.get(at, Decimal(0)), part)
+                entry["sums"][column] = _text(totals[at])
+        for (kind, symbol), rows in sorted(self._lists.items()):
+            out.setdefault(kind, {})[symbol] = {"rows": rows, "sums": {}}
+        return out
+
+    def as_dict(self) -> dict[str, Any]:
+        return {
+            "schema": "gateway_report",
+            "schema_version": 1,
+            "messages": self.messages,
+            "bytes": self.bytes,
+            "raw_bytes": self.raw_bytes,
+            "orders_refused": self.orders_refused,
+            "requests": dict(sorted(self.requests.items())),
+            "errors": {str(code): n for code, n in sorted(self.errors.items())},
+            "faults": self.faults,
+            "clients": self.clients,
+            "sent": self.by_kind(),
+        }
+
+
+def layout_of(fields: Sequence[str]) -> str:
+    """Key of a message's layout: its id, for tick-by-tick with the stream."""
+    return f"99/{fields[2]}" if fields[0] == "99" and len(fields) > 2 else fields[0]
+
+
+def kind_of(layout: str) -> Kind:
+    """The kind of event a message becomes; historical and scanner answers end a list, what is untyped is raw."""
+    if layout in _LAYOUT:
+        return _LAYOUT[layout][0]
+    return Kind.END if layout in _ENDS else Kind.RAW
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Write beside the place, then rename, so that a reader never sees half a file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    beside.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    for attempt in range(20):
+        try:
+            beside.replace(path)
+        except PermissionError:  # Windows: a reader has the file open at this instant
+            if attempt == 19:
+                raise
+        else:
+            return

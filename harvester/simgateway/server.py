@@ -1,0 +1,164 @@
+"""The simulated gateway: a TCP server that speaks the TWS protocol and serves one market day.
+
+    gateway = SimGateway(market, settings, clock)     # clock: a LockstepClock in one process, None for one of its own
+    port = await gateway.start()
+    ...
+    report = await gateway.stop()
+
+The clock of its own is `gateway.clock`; a recorder in the same process may share it, one elsewhere follows
+`gateway.json`. Every client of a gateway with a `LockstepClock` must count its bytes on that clock, under the channels
+(its own port, "up") and (its own port, "down").
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+from typing import TYPE_CHECKING, Any
+
+import structlog
+
+from harvester.errors import CannotRun
+from harvester.simgateway.clockfile import GatewayClock, GatewayFile
+from harvester.simgateway.desk import Desk
+from harvester.simgateway.mischief import Mischief
+from harvester.simgateway.pump import Pump, Timers
+from harvester.simgateway.report import Report, write_json
+from harvester.simgateway.session import Session
+
+if TYPE_CHECKING:
+    from harvester.clock import Clock
+    from harvester.simgateway.market import Market
+    from harvester.simgateway.settings import GatewaySettings
+
+logger = structlog.get_logger()
+
+
+class SimGateway:
+    """A gateway for any number of clients. `start` and `stop` once each."""
+
+    def __init__(self, market: Market, settings: GatewaySettings, clock: Clock | None = None) -> None:
+        self.market, self.settings = market, settings.check()
+        self.report = Report()
+        self._server: asyncio.Server | None = None
+        self._pump_task: asyncio.Task[None] | None = None
+        self._clients: dict[asyncio.Task[None], Session] = {}
+        self._given_clock = clock
+        self._file = GatewayFile(None, {})
+        self.port = 0
+
+    async def start(self) -> int:
+        """Listen; gives the port.
+
+        Raises:
+            CannotRun: the port is taken, or the window holds nothing of this market's day.
+        """
+        await self._listen(self.settings.port)
+        facts = {
+            "host": self.settings.host,
+            "port": self.port,
+            "server_version": self.settings.server_version,
+            "accounts": list(self.settings.accounts),
+            "source": self.settings.source,
+            "max_speed": not self.settings.speed,
+        }
+        self._file = GatewayFile(self.settings.gateway_file, facts)
+        start_ns = max(self.settings.start_ns or self.market.start_ns, self.market.start_ns)
+        self.clock = self._given_clock or GatewayClock(start_ns, self.settings.speed, self._file)
+        timers = Timers(self.clock)
+        self.desk = Desk(self.market, self.settings, self.clock, self.report, timers)
+        self.pump = Pump(self.market, self.settings, self.clock, timers, self.desk)
+        if self.pump.start_ns >= self.pump.end_ns:
+            await self._close_server()
+            raise CannotRun("the window --start to --end holds nothing of this market's day; choose another")
+        Mischief(self.desk, timers, self._close_port).arm(self.pump.start_ns)
+        self.pump.prepare()
+        self._pump_task = asyncio.create_task(self.pump.run(), name="market pump")
+        self._pump_task.add_done_callback(self._pump_done)
+        return self.port
+
+    async def _listen(self, port: int) -> None:
+        try:
+            self._server = await asyncio.start_server(self._accept, self.settings.host, port)
+        except OSError as error:
+            taken = error.errno in {errno.EADDRINUSE, errno.EACCES}
+            why = "is taken or not allowed; choose another with --port" if taken else f"cannot be used: {error}"
+            raise CannotRun(f"{self.settings.host} port {port} {why}") from None
+        self.port = self._server.sockets[0].getsockname()[1]
+
+    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        session = Session(self.desk, reader, writer)
+        self._clients[task] = session
+        try:
+            await session.run()
+        finally:
+            self._clients.pop(task, None)
+            self.report.messages += session.sent_messages
+            self.report.bytes += session.sent_bytes
+
+    def _pump_done(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and task.exception() is not None:
+            logger.error("the market stopped", why=repr(task.exception()))
+
+    async def wait_over(self) -> None:
+        """Return when the market's day is over.
+
+        Raises:
+            Exception: whatever stopped the market before.
+        """
+        assert self._pump_task is not None, "wait_over before start"
+        await asyncio.shield(self._pump_task)
+
+    # ---- the port, closed for a while ----
+
+    def _close_port(self, seconds: float) -> None:
+        """Refuse connections for so many market seconds; those that exist live on."""
+        if self._server is None:
+            return
+        self._server.close()
+        self._server = None
+        self.desk.timeline.after(seconds, self._reopen)
+
+    def _reopen(self, _now: int) -> None:
+        self._reopening = asyncio.create_task(self._listen(self.port), name="reopen the port")
+
+    async def _close_server(self) -> None:
+        if self._server is not None:
+            self._server.close()
+            self._server = None
+
+    # ---- the end ----
+
+    async def stop(self) -> dict[str, Any]:
+        """Close everything, write the report if a place was given, and return it."""
+        await self._close_server()
+        if self._pump_task is not None:
+            self._pump_task.cancel()
+            await asyncio.gather(self._pump_task, return_exceptions=True)
+        for session in list(self._clients.values()):
+            session.close()
+        tasks = list(self._clients)
+        if tasks:
+            await asyncio.wait(tasks, timeout=2)
+        for task in tasks:
+            task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.gather(*tasks, return_exceptions=True)
+        self._file.remove()
+        report = {**self._about(), **self.report.as_dict()}
+        if self.settings.report_file is not None:
+            write_json(self.settings.report_file, report)
+        return report
+
+    def _about(self) -> dict[str, Any]:
+        return {
+            "source": self.settings.source,
+            "seed": self.settings.seed,
+            "market_start_ns": self.pump.start_ns,
+            "market_end_ns": self.pump.end_ns,
+            "market_now_ns": self.clock.now(),
+            "market_over": self.pump.over.is_set(),
+        }

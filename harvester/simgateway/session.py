@@ -1,0 +1,226 @@
+"""One client's connection: handshake, frames in, bytes out. What the messages mean is the desk's business."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+import re
+from typing import TYPE_CHECKING, Any, Protocol
+
+import structlog
+
+from harvester.clock import LockstepClock
+from harvester.errors import HarvesterError
+from harvester.simgateway.limits import Window
+from harvester.wire import answers
+from harvester.wire.framing import HANDSHAKE, BadFrame, Deframer, frame, split
+from harvester.wire.ids import SERVER_VERSION_MIN
+from harvester.wire.outgoing import BadRequest, VersionRange
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from harvester.clock import Clock
+    from harvester.simgateway.report import Report
+    from harvester.simgateway.settings import GatewaySettings
+    from harvester.simgateway.subscriptions import Subscription
+
+logger = structlog.get_logger()
+
+_READ_BYTES = 1 << 16
+_HIGH_WATER = 1 << 18
+_HANDSHAKE_MAX = 256
+_RATE_CODE, _RATE_TEXT = 100, "Max rate of messages per second has been exceeded:max={} rec={} ({})"
+
+
+class Desk(Protocol):
+    """What a session tells its owner."""
+
+    settings: GatewaySettings
+    clock: Clock
+    report: Report
+
+    def connection_time(self) -> str:
+        """Market time as the handshake shows it."""
+        ...
+
+    def take(self, session: Session, fields: list[str]) -> None:
+        """Answer one message."""
+        ...
+
+    def gone(self, session: Session) -> None:
+        """Forget a client."""
+        ...
+
+
+class GarbageError(HarvesterError):
+    """A client sends what is no message; its connection is closed."""
+
+
+class Session:
+    """A client from accept to close. `send` queues, `flush` writes, `drain` waits for a slow reader."""
+
+    def __init__(self, desk: Desk, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._desk, self._reader, self._writer = desk, reader, writer
+        self.report = desk.report
+        self.host, self.port = writer.get_extra_info("peername")[:2]
+        self.client_id: int | None = None
+        self.subs: dict[int, Subscription] = {}
+        self.offline = self.closing = self.watched = False
+        self.silent_until = 0
+        self.split_max = self.coalesce_bytes = 0
+        self.one_per_packet = False
+        self._random = random.Random(f"{desk.settings.seed} {desk.report.requests.total()}")  # noqa: S311 - cuts bytes
+        self._out: list[bytes] = []
+        self._out_bytes = self.sent_bytes = self.sent_messages = 0
+        self._rate = Window(desk.settings.limits.messages_per_s, 1.0)
+        self._strikes, self._violations = Window(1, 1.0), 0
+        self._lockstep = desk.clock if isinstance(desk.clock, LockstepClock) else None
+        writer.transport.set_write_buffer_limits(high=_HIGH_WATER)
+
+    # ---- out ----
+
+    @property
+    def muted(self) -> bool:
+        """True while market data is withheld: connection to IB lost, or a silence."""
+        return self.offline or self.silent_until > self._desk.clock.now()
+
+    def send(self, fields: Sequence[str], symbol: str = "") -> None:
+        """Queue one message and count it."""
+        self.report.count(fields, symbol)
+        self.queue(frame(fields))
+
+    def queue(self, message: bytes) -> None:
+        """Queue one framed message that has been counted."""
+        self._out.append(message)
+        self._out_bytes += len(message)
+        self.sent_messages += 1
+
+    def flush(self, *, held_too: bool = False) -> None:
+        """Hand what is queued to the socket, cut as a fault may have it."""
+        if not self._out or self.closing or (self._out_bytes < self.coalesce_bytes and not held_too):
+            return
+        messages, self._out, self._out_bytes = self._out, [], 0
+        if self.one_per_packet:
+            for message in messages:
+                self._write(message)
+            return
+        data = b"".join(messages)
+        if not self.split_max:
+            self._write(data)
+            return
+        at = 0
+        while at < len(data):
+            step = self._random.randint(1, self.split_max)
+            self._write(data[at : at + step])
+            at += step
+
+    def _write(self, data: bytes) -> None:
+        self.sent_bytes += len(data)
+        if self._lockstep is not None:
+            self._lockstep.sent((self.port, "down"), len(data))
+        self._writer.write(data)
+
+    async def drain(self) -> None:
+        """Wait until the client has taken enough; nothing is ever dropped for a slow one."""
+        with contextlib.suppress(ConnectionError):
+            await self._writer.drain()
+
+    def error(self, req_id: int, code: int, text: str) -> None:
+        self.send(answers.error(req_id, code, text))
+
+    def close(self, why: str = "") -> None:
+        """Send what is queued, then close."""
+        if self.closing:
+            return
+        if why:
+            logger.warning("client closed", client_id=self.client_id, peer=f"{self.host}:{self.port}", why=why)
+        self.flush(held_too=True)
+        self.closing = True
+        self._writer.close()
+
+    # ---- in ----
+
+    async def run(self) -> None:
+        """Serve the client until either side closes."""
+        why = ""
+        try:
+            await asyncio.wait_for(self._handshake(), self._desk.settings.handshake_s)
+            await self._messages()
+        except (BadFrame, BadRequest, GarbageError) as error:
+            why = str(error)
+        except TimeoutError:
+            why = f"no handshake within {self._desk.settings.handshake_s:g} s"
+        except (ConnectionError, asyncio.IncompleteReadError):
+            pass
+        finally:
+            self._desk.gone(self)
+            self.close(why)
+            with contextlib.suppress(ConnectionError, asyncio.CancelledError):
+                await self._writer.wait_closed()
+            if self._lockstep is not None:
+                self._lockstep.closed((self.port, "up"))
+                self._lockstep.closed((self.port, "down"))
+
+    async def _handshake(self) -> None:
+        head = await self._reader.readexactly(len(HANDSHAKE))
+        if head != HANDSHAKE:
+            raise GarbageError(f"the first bytes are {head!r}, not API: no TWS client")
+        length = await self._reader.readexactly(4)
+        size = int.from_bytes(length, "big")
+        if not 0 < size <= _HANDSHAKE_MAX:
+            raise GarbageError(f"a version range of {size} bytes is none")
+        offer = VersionRange.parse(await self._reader.readexactly(size))
+        version = min(offer.high, self._desk.settings.server_version)
+        if version < max(offer.low, SERVER_VERSION_MIN):
+            raise GarbageError(f"client speaks v{offer.low}..{offer.high}, this gateway up to {version}")
+        hello = frame(answers.handshake(version, self._desk.connection_time()))
+        self.queue(hello)
+        self.flush(held_too=True)
+        self._count_in(len(head) + 4 + size)
+
+    async def _messages(self) -> None:
+        deframer = Deframer(self._desk.settings.limits.frame_bytes_max)
+        while not self.closing:
+            data = await self._reader.read(_READ_BYTES)
+            if not data:
+                return
+            try:
+                for payload in deframer.feed(data):
+                    self._message(payload)
+                self.flush()
+            finally:
+                self._count_in(len(data))
+            await self.drain()
+
+    def _count_in(self, n_bytes: int) -> None:
+        """Tell a lockstep clock that bytes have been acted upon; answers are counted as sent before."""
+        if self._lockstep is not None:
+            self._lockstep.received((self.port, "up"), n_bytes)
+
+    def _message(self, payload: bytes) -> None:
+        fields = split(payload)
+        if not fields or not re.fullmatch(r"\d{1,9}", fields[0]):
+            raise GarbageError(f"a message begins with {payload[:20]!r}, not with a message id")
+        if any("\udc80" <= c <= "\udcff" for field in fields for c in field):
+            raise GarbageError(f"message {fields[0]} holds bytes that are not UTF-8")
+        if self.closing or not self._within_rate():
+            return
+        self._desk.take(self, fields)
+
+    def _within_rate(self) -> bool:
+        """IB's rule: a message too many in a second gets error 100; in the third such second the client is closed."""
+        if self._rate.take():
+            return True
+        limits = self._desk.settings.limits
+        self._violations += self._strikes.take()
+        rate = (limits.messages_per_s, limits.messages_per_s + 1, self._violations)
+        self.error(-1, _RATE_CODE, _RATE_TEXT.format(*rate))
+        if self._violations >= limits.violations_max:
+            self.close(f"more than {limits.messages_per_s} messages a second, in {self._violations} seconds")
+        return False
+
+    def facts(self) -> dict[str, Any]:
+        """The client's line in the report."""
+        return {"client_id": self.client_id, "messages": self.sent_messages, "bytes": self.sent_bytes}

@@ -1,0 +1,123 @@
+"""Who gets what: subscriptions by (instrument, stream), and how an event becomes one client's bytes."""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from harvester.events.kinds import Stream
+from harvester.simgateway.report import layout_of
+from harvester.wire.ids import GENERIC_OF_FIELD, REQ_ID_INDEX
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+    from harvester.simgateway.report import Tally
+    from harvester.simgateway.session import Session
+
+LINE_KIND: dict[Stream, str] = {
+    Stream.L1: "market_data",
+    Stream.DEPTH: "depth",
+    Stream.SMART_DEPTH: "depth",
+    Stream.LAST: "tick_by_tick",
+    Stream.ALL_LAST: "tick_by_tick",
+    Stream.BID_ASK: "tick_by_tick",
+    Stream.MID_POINT: "tick_by_tick",
+    Stream.SCANNER: "scanner",
+}
+"""Streams that take a line of IB's limits, and of which kind."""
+
+DEPTH_STREAMS = frozenset({Stream.DEPTH, Stream.SMART_DEPTH})
+
+REQ_ID_AT = {str(msg): at for msg, at in REQ_ID_INDEX.items()}
+"""`REQ_ID_INDEX` by the text a message begins with."""
+
+_GENERIC_OF = {str(int(tick)): generic for tick, generic in GENERIC_OF_FIELD.items()}
+_LENGTH = struct.Struct(">I")
+
+
+@dataclass(eq=False)
+class Subscription:
+    """One running request of one client.
+
+    `reshape` turns a message of the market into those this client gets (fewer depth rows, another date format); None
+    passes everything. `key` is `MarketEvent.key` where (con_id, stream) is not enough.
+    """
+
+    session: Session
+    req_id: int
+    con_id: int
+    symbol: str
+    stream: Stream
+    key: str = ""
+    reshape: Callable[[list[str]], Iterable[list[str]]] | None = None
+    silent_until: int = 0
+    _tallies: dict[str, Tally] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._req_text = str(self.req_id)
+        self.wanted_generic = {""}  # of a tick field that needs no asking
+
+    def restart(self) -> None:
+        """Forget what a cut of the book remembers; what follows begins anew."""
+        forget = getattr(self.reshape, "reset", None)
+        if forget is not None:
+            forget()
+
+    def deliver(self, messages: Iterable[list[str]]) -> None:
+        """Queue messages of the market for the client."""
+        if self.reshape is not None:
+            messages = [shaped for fields in messages for shaped in self.reshape(fields)]
+        for fields in messages:
+            msg = fields[0]
+            if msg == "46" and _GENERIC_OF.get(fields[3], "") not in self.wanted_generic:
+                continue
+            at = REQ_ID_AT.get(msg)
+            if at is None:
+                self.session.send(fields, self.symbol)
+                continue
+            fields[at] = self._req_text
+            layout = msg if msg != "99" else layout_of(fields)
+            tally = self._tallies.get(layout)
+            if tally is None or msg in {"4", "17", "20"}:
+                self._slowly(layout, fields)
+                continue
+            tally.add(fields)
+            payload = ("\0".join(fields) + "\0").encode("utf-8", "surrogateescape")
+            self.session.queue(_LENGTH.pack(len(payload)) + payload)
+
+    def _slowly(self, layout: str, fields: list[str]) -> None:
+        """The first message of a layout, and those whose count is more than a row."""
+        self._tallies[layout] = self.session.report.tally(layout, self.symbol)
+        self.session.send(fields, self.symbol)
+
+
+class Registry:
+    """All running subscriptions, by what they want."""
+
+    def __init__(self) -> None:
+        self._by_want: dict[tuple[int, Stream], list[Subscription]] = {}
+
+    def add(self, sub: Subscription) -> None:
+        self._by_want.setdefault((sub.con_id, sub.stream), []).append(sub)
+
+    def remove(self, sub: Subscription) -> None:
+        wanting = self._by_want.get((sub.con_id, sub.stream), [])
+        if sub in wanting:
+            wanting.remove(sub)
+        if not wanting:
+            self._by_want.pop((sub.con_id, sub.stream), None)
+
+    def wanted(self, con_id: int, stream: Stream) -> bool:
+        return (con_id, stream) in self._by_want or stream == Stream.OTHER
+
+    def wanting(self, con_id: int, stream: Stream) -> list[Subscription]:
+        return self._by_want.get((con_id, stream), [])
+
+    def lines(self, kind: str) -> int:
+        """Lines of a kind in use over all clients."""
+        return sum(len(subs) for (_, stream), subs in self._by_want.items() if LINE_KIND.get(stream) == kind)
+
+    def __iter__(self) -> Iterator[Subscription]:
+        return iter([sub for subs in self._by_want.values() for sub in subs])
