@@ -173,7 +173,10 @@ class Market(Protocol):
 
     @property
     def pushes_scans(self) -> bool:
-        """True when scanner lists come as events (key = scan code) and `scan` gives only the list in force."""
+        """True when scanner lists come as events (key = scan code).
+
+        `scan` then gives the list in force, [] while there is none yet: in that case nothing is to be sent.
+        """
         ...
 
     @property

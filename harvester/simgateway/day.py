@@ -1,0 +1,240 @@
+"""A recorded day as a market: the log served again, at its own times, to any client of IB.
+
+Every message of a stream that was recorded under a request goes to whoever subscribes the same (con_id, stream), in
+the order and at the `ts_recv` of the log; when a recorder subscribes what the first one had, its events have equal
+payloads in equal order. That includes errors tied to a subscription, tick parameters, the data type, scanner lists,
+messages without a typed kind, and statuses without a request (farms, 1100) once a connection had subscribed something.
+Contract details are given as they stand in the log, historical answers in the order in which they came. What Harvester
+wrote itself (clock, requests, own notices) is not served.
+
+A client who comes later gets the state first: the last message of each L1 field, the book as inserts.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from harvester.eventlog.reader import open_day
+from harvester.events.kinds import Action, Kind, Operation, Stream
+from harvester.simgateway.market import History, HistoryAsk, MarketEvent, MarketRefusal, ScanRow
+from harvester.simgateway.recorded import Histories, Request, Requests, contract_texts, depth_rows, instruments
+from harvester.wire import answers
+from harvester.wire.ids import REQ_ID_INDEX, In
+from harvester.wire.incoming import VERSIONS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from datetime import date
+    from pathlib import Path
+
+    from harvester.eventlog.reader import Day
+    from harvester.events.batch import Batch
+
+Row = dict[str, Any]
+_DEPTHS = (Stream.DEPTH, Stream.SMART_DEPTH)
+_ROWS = 50_000
+_NOBODY = -1  # stands for the request id until "" takes its place
+_STREAMED = (Kind.TICK, Kind.TRADE, Kind.QUOTE, Kind.DEPTH, Kind.BAR, Kind.NOTICE, Kind.RAW, Kind.SCAN, Kind.END)
+
+
+def open_recorded(home: Path | None = None, *, trading_date: date | str) -> RecordedDay:
+    """Serve the day recorded on `trading_date` below `home`.
+
+    Raises:
+        NoLog, DamagedLog, FutureFormat: as `harvester.open_day`.
+    """
+    return RecordedDay(open_day(trading_date, home))
+
+
+class Memory:
+    """What a late subscriber is told first, per (con_id, stream)."""
+
+    def __init__(self, rows: int) -> None:
+        self._rows = rows
+        self._level1: dict[int, dict[tuple[str, str], list[str]]] = {}
+        self._books: dict[tuple[int, Stream], dict[str, list[Row]]] = {}
+
+    def forget(self, con_id: int, stream: Stream) -> None:
+        """A subscription began or ended: its successor starts from nothing."""
+        if stream == Stream.L1:
+            self._level1.pop(con_id, None)
+        self._books.pop((con_id, stream), None)
+
+    def keep(self, kind: Kind, row: Row, request: Request, fields: list[str]) -> None:
+        if request.stream == Stream.L1 and kind != Kind.NOTICE:
+            field = fields[3] if kind == Kind.TICK else ""
+            self._level1.setdefault(request.con_id, {})[fields[0], field] = fields
+        elif request.stream == Stream.L1 and row["msg"] == In.MARKET_DATA_TYPE:
+            self._level1.setdefault(request.con_id, {})["58", ""] = fields
+        elif kind == Kind.DEPTH:
+            self._apply(row, self._books.setdefault((request.con_id, request.stream), {}).setdefault(row["side"], []))
+        elif kind == Kind.NOTICE and row["code"] == 317:
+            self._books.pop((request.con_id, request.stream), None)
+
+    def _apply(self, row: Row, side: list[Row]) -> None:
+        at, operation = row["position"], row["operation"]
+        if at is None or at < 0 or at > len(side):
+            return
+        if operation == Operation.INSERT:
+            side.insert(at, row)
+            del side[self._rows :]
+        elif at < len(side):
+            if operation == Operation.UPDATE:
+                side[at] = row
+            elif operation == Operation.DELETE:
+                del side[at]
+
+    def snapshot(self, con_id: int, stream: Stream) -> list[list[str]]:
+        if stream == Stream.L1:
+            return [list(fields) for fields in self._level1.get(con_id, {}).values()]
+        out = []
+        for _, side in sorted(self._books.get((con_id, stream), {}).items()):
+            for at, row in enumerate(side):
+                insert = {**row, "position": at, "operation": int(Operation.INSERT)}
+                out.append(_without_id(answers.answer_of(Kind.DEPTH, insert, _NOBODY)))
+        return [fields for fields in out if fields is not None]
+
+
+class RecordedDay:
+    """`Market` of a recorded day."""
+
+    pushes_scans = True
+    gives_params = True
+
+    def __init__(self, day: Day) -> None:
+        self._requests = Requests(day)
+        self._texts, self._histories = contract_texts(day), Histories(day, self._requests)
+        self.instruments = tuple(instruments(day, self._requests))
+        self.depth_rows = depth_rows(self._requests)
+        self.trading_date = day.trading_date
+        first = next(iter(day.batches(rows_max=1)), None)
+        self.start_ns = int(next(iter(first.tables.values())).column(1)[0].as_py()) if first is not None else 0
+        self.end_ns = day.last_ts
+        self._memory = Memory(self.depth_rows)
+        self._lists: dict[str, list[ScanRow]] = {}
+        self._scans: dict[int, list[Row]] = {}
+        self._versions = dict(VERSIONS)
+        self._rows = self._in_order(day)
+        self._next: tuple[Kind, Row] | None = next(self._rows, None)
+
+    def _in_order(self, day: Day) -> Iterator[tuple[Kind, Row]]:
+        for batch in day.batches(rows_max=_ROWS):
+            yield from _events(batch)
+
+    def next_ts(self) -> int | None:
+        return None if self._next is None else int(self._next[1]["ts_recv"])
+
+    def advance(self, until_ns: int, wanted: Callable[[int, Stream], bool], at_most: int = 2000) -> list[MarketEvent]:
+        out: list[MarketEvent] = []
+        now = -1
+        while self._next is not None:
+            kind, row = self._next
+            if row["ts_recv"] > until_ns or (len(out) >= at_most and row["ts_recv"] != now):
+                break
+            now = row["ts_recv"]
+            event = self._event(kind, row)
+            if event is not None and wanted(event.con_id, event.stream):
+                out.append(event)
+            self._next = next(self._rows, None)
+        return out
+
+    def _event(self, kind: Kind, row: Row) -> MarketEvent | None:
+        request = self._requests.of(row)
+        if kind == Kind.REQUEST:
+            if request is not None and row["action"] in {Action.SUBSCRIBE, Action.CANCEL}:
+                self._memory.forget(request.con_id, request.stream)
+            return None
+        if kind == Kind.NOTICE and row["req_id"] == -1 and row["msg"] == In.ERROR:
+            return self._status(row)
+        if request is None or request.stream == Stream.CONTRACT:
+            return None
+        if kind == Kind.SCAN or (kind == Kind.END and row["msg"] == In.SCANNER_DATA):
+            return self._scan_list(kind, row, request)
+        answered = request.stream == Stream.HISTORY and kind != Kind.BAR  # refusals and ends: `history` gives them
+        fields = None if answered else self._fields(kind, row)
+        if fields is None:
+            return None
+        self._memory.keep(kind, row, request, fields)
+        return MarketEvent(row["ts_recv"], request.con_id, request.stream, [fields], request.key)
+
+    def _fields(self, kind: Kind, row: Row) -> list[str] | None:
+        """The row's message, with the version it was sent with."""
+        if kind == Kind.END:
+            return None  # the gateway ends its own answers
+        if kind == Kind.RAW:
+            return self._raw(row)
+        fields = _without_id(answers.answer_of(kind, row, _NOBODY))
+        if fields is not None and fields[0] in self._versions:
+            fields[1] = self._versions[fields[0]]
+        return fields
+
+    def _raw(self, row: Row) -> list[str] | None:
+        """A message without a typed kind, exactly; a copy only tells the version of what follows."""
+        if row["fields"] is None or row["reason"] == "sent":
+            return None
+        fields: list[str] = row["fields"].split("\0")
+        if row["reason"] == "copy":
+            if fields[0] in self._versions:
+                self._versions[fields[0]] = fields[1]
+            return None
+        fields[REQ_ID_INDEX[row["msg"]]] = ""
+        return fields
+
+    def _status(self, row: Row) -> MarketEvent | None:
+        """A status without a request goes to every client, unless it was the greeting of a fresh connection."""
+        first = self._requests.first_subscription.get(self._requests.life_of(row))
+        if first is None or row["seq"] < first:
+            return None
+        fields = answers.answer_of(Kind.NOTICE, row, _NOBODY)
+        return None if fields is None else MarketEvent(row["ts_recv"], 0, Stream.OTHER, [fields])
+
+    def _scan_list(self, kind: Kind, row: Row, request: Request) -> MarketEvent | None:
+        """Rows are gathered until their list ends."""
+        rows = self._scans.setdefault(row["req_id"], [])
+        if kind == Kind.SCAN:
+            rows.append(row)
+            return None
+        del self._scans[row["req_id"]]
+        self._lists[request.key] = [
+            ScanRow(scan["con_id"], scan["symbol"] or "", columns={c: scan[c] for c in answers.SCAN_COLUMNS})
+            for scan in rows
+        ]
+        fields = _without_id(answers.scanner_of(rows, _NOBODY))
+        assert fields is not None, "a scanner list is always a message"
+        return MarketEvent(row["ts_recv"], 0, Stream.SCANNER, [fields], request.key)
+
+    def snapshot(self, con_id: int, stream: Stream) -> list[list[str]]:
+        return self._memory.snapshot(con_id, stream)
+
+    def history(self, ask: HistoryAsk) -> History:
+        return self._histories.answer(ask)
+
+    def scan(self, scan_code: str, rows: int) -> list[ScanRow]:
+        known = {r.key for r in self._requests.all() if r.stream == Stream.SCANNER}
+        if scan_code not in known:
+            text = f"Scanner code {scan_code} was not recorded"
+            raise MarketRefusal(162, f"Historical Market Data Service error message:{text}")
+        return self._lists.get(scan_code, [])[:rows]
+
+    def contract_text(self, con_id: int) -> list[str] | None:
+        fields = self._texts.get(con_id)
+        return None if fields is None else list(fields)
+
+
+def _events(batch: Batch) -> list[tuple[Kind, Row]]:
+    """Rows of a batch in seq order, without those that are never served."""
+    rows = [
+        (kind, row)
+        for kind, table in batch.tables.items()
+        if kind in _STREAMED or kind == Kind.REQUEST
+        for row in table.to_pylist()
+    ]
+    rows.sort(key=lambda item: item[1]["seq"])
+    return rows
+
+
+def _without_id(fields: list[str] | None) -> list[str] | None:
+    """A message with "" where the request id stands."""
+    if fields is not None:
+        fields[REQ_ID_INDEX[int(fields[0])]] = ""
+    return fields

@@ -1,0 +1,220 @@
+"""What a recorded day holds besides its streams: who asked for what, contracts, and historical answers."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import msgspec
+import polars as pl
+
+from harvester.events.kinds import Action, Kind, Stream
+from harvester.simgateway.market import Bar, History, HistoryAsk, Instrument, MarketRefusal
+from harvester.wire.ids import REQ_ID_INDEX, In
+from harvester.wire.rare import END_SEPARATOR
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from harvester.eventlog.reader import Day
+
+Row = dict[str, Any]
+_ASKING = (Action.SUBSCRIBE, Action.BACKFILL, Action.ASK)
+_DEPTHS = (Stream.DEPTH, Stream.SMART_DEPTH)
+
+
+class Request(NamedTuple):
+    """A request of the recorded day; `key` as in `MarketEvent`."""
+
+    con_id: int
+    stream: Stream
+    symbol: str
+    params: Mapping[str, Any]
+    key: str
+    seq: int
+    ts: int
+
+
+@dataclass(frozen=True)
+class Reply:
+    """A recorded answer to a historical request: bars, or the error that refused it. `ts` is when it came."""
+
+    ts: int
+    duration: str
+    history: History | None
+    refusal: tuple[int, str] | None = None
+
+
+class Requests:
+    """Requests by run and id: ids are never used twice within a run, but begin again with the next."""
+
+    def __init__(self, day: Day) -> None:
+        self._first_seqs = [run.first_seq for run in day.runs]
+        self._found: dict[tuple[int, int], Request] = {}
+        self.first_subscription: dict[int, int] = {}  # `life_of` -> seq
+        for row in day.frame(Kind.REQUEST).iter_rows(named=True):
+            if row["action"] in _ASKING and row["req_id"] >= 0:
+                self._found.setdefault((self.run_of(row["seq"]), row["req_id"]), _request(row))
+            if row["action"] == Action.SUBSCRIBE:
+                self.first_subscription.setdefault(self.life_of(row), row["seq"])
+
+    def run_of(self, seq: int) -> int:
+        return bisect_right(self._first_seqs, seq)
+
+    def life_of(self, row: Row) -> int:
+        """The connection a row came over: its run and epoch in one number."""
+        return self.run_of(row["seq"]) << 16 | int(row["epoch"])
+
+    def of(self, row: Row) -> Request | None:
+        """The request a row answers."""
+        return self._found.get((self.run_of(row["seq"]), row["req_id"]))
+
+    def all(self) -> list[Request]:
+        return list(self._found.values())
+
+
+def _stream(text: str | None) -> Stream:
+    try:
+        return Stream(text or "")
+    except ValueError:
+        return Stream.OTHER
+
+
+def _request(row: Row) -> Request:
+    params = msgspec.json.decode(row["params"] or "{}")
+    stream = _stream(row["stream"])
+    key = ""
+    if stream == Stream.SCANNER:
+        key = str(params.get("scan_code", ""))
+    elif stream == Stream.HISTORY:
+        key = _ask(row["con_id"], params).key
+    return Request(row["con_id"], stream, row["symbol"] or "", params, key, row["seq"], row["ts_recv"])
+
+
+def _ask(con_id: int, params: Mapping[str, Any]) -> HistoryAsk:
+    duration, bar_size, what = (str(params.get(name, "")) for name in ("duration", "bar_size", "what"))
+    return HistoryAsk(con_id, 0, duration, bar_size, what, bool(params.get("rth")))
+
+
+def contract_texts(day: Day) -> dict[int, list[str]]:
+    """First recorded contract details message of each con_id, request id "" ."""
+    raw = pl.DataFrame(day.frame(Kind.RAW))
+    found: dict[int, list[str]] = {}
+    copies = raw.filter((pl.col("msg") == int(In.CONTRACT)) & (pl.col("reason") == "copy"))
+    for con_id, text in copies.select("con_id", "fields").iter_rows():
+        fields = text.split("\0")
+        fields[REQ_ID_INDEX[In.CONTRACT]] = ""
+        found.setdefault(con_id, fields)
+    return found
+
+
+def instruments(day: Day, requests: Requests) -> list[Instrument]:
+    """Contracts of the day in the order in which they were recorded; those only asked for by request come last."""
+    asked: dict[int, list[Request]] = {}
+    for request in requests.all():
+        if request.con_id:
+            asked.setdefault(request.con_id, []).append(request)
+    found: dict[int, Instrument] = {}
+    for row in day.frame(Kind.CONTRACT).iter_rows(named=True):
+        if row["con_id"] not in found:
+            found[row["con_id"]] = _instrument(row, asked.get(row["con_id"], []))
+    for con_id, own in asked.items():
+        if con_id not in found:
+            found[con_id] = _instrument({"con_id": con_id, "symbol": own[0].symbol}, own)
+    return list(found.values())
+
+
+_CONTRACT_COLUMNS = (
+    "symbol",
+    "sec_type",
+    "exchange",
+    "primary_exchange",
+    "currency",
+    "local_symbol",
+    "trading_class",
+    "long_name",
+    "time_zone",
+    "trading_hours",
+    "liquid_hours",
+)
+
+
+def _instrument(row: Row, own: Sequence[Request]) -> Instrument:
+    streams = {request.stream for request in own}
+    venues = {str(r.params.get("exchange", "")) for r in own if r.stream == Stream.DEPTH} - {""}
+    given = {name: row[name] for name in _CONTRACT_COLUMNS if row.get(name) is not None}
+    if row.get("min_tick") is not None:
+        given["min_tick"] = f"{row['min_tick']:.10f}".rstrip("0").rstrip(".")
+    return Instrument(
+        con_id=row["con_id"],
+        **given,
+        depth_venues=tuple(sorted(venues)),
+        has_depth=Stream.DEPTH in streams,
+        has_smart_depth=Stream.SMART_DEPTH in streams,
+    )
+
+
+def depth_rows(requests: Requests) -> int:
+    """Most rows a depth request of the day asked for."""
+    return max((int(r.params.get("rows", 10)) for r in requests.all() if r.stream in _DEPTHS), default=10)
+
+
+class Histories:
+    """Recorded historical answers, given out in the order in which they came.
+
+    Each is found by instrument, bar size, what and RTH; of several, those for the same duration come first. An ask gets
+    the next answer nobody has had; when all were given, the last one again.
+    """
+
+    def __init__(self, day: Day, requests: Requests) -> None:
+        self._replies: dict[tuple[int, str], list[Reply]] = {}
+        self._given: dict[tuple[int, str, str], int] = {}
+        bars: dict[tuple[int, int], list[Bar]] = {}
+        for row in day.frame(Kind.BAR).filter(pl.col("msg") == int(In.HISTORICAL_DATA)).iter_rows(named=True):
+            bars.setdefault((requests.run_of(row["seq"]), row["req_id"]), []).append(_bar(row))
+        for row in day.frame(Kind.END).filter(pl.col("msg") == int(In.HISTORICAL_DATA)).iter_rows(named=True):
+            request = requests.of(row)
+            if request is not None:
+                first, _, last = (row["text"] or "").partition(END_SEPARATOR)
+                own = bars.get((requests.run_of(row["seq"]), row["req_id"]), [])
+                self._add(request, Reply(row["ts_recv"], _duration(request), History(own, first, last)))
+        for row in day.frame(Kind.NOTICE).filter(pl.col("msg") == int(In.ERROR)).iter_rows(named=True):
+            request = requests.of(row)
+            if request is not None and request.stream == Stream.HISTORY:
+                refusal = (row["code"], row["text"] or "")
+                self._add(request, Reply(row["ts_recv"], _duration(request), None, refusal))
+        for replies in self._replies.values():
+            replies.sort(key=lambda reply: reply.ts)
+
+    def _add(self, request: Request, reply: Reply) -> None:
+        self._replies.setdefault((request.con_id, request.key), []).append(reply)
+
+    def answer(self, ask: HistoryAsk) -> History:
+        """The recorded answer to a request.
+
+        Raises:
+            MarketRefusal: as recorded, or 162 when nothing like it was.
+        """
+        replies = self._replies.get((ask.con_id, ask.key), [])
+        replies = [reply for reply in replies if reply.duration == ask.duration] or replies
+        if not replies:
+            text = f"HMDS query returned no data: no {ask.bar_size} {ask.what} bars were recorded"
+            raise MarketRefusal(162, f"Historical Market Data Service error message:{text}")
+        slot = (ask.con_id, ask.key, ask.duration)
+        place = self._given.get(slot, 0)
+        self._given[slot] = place + 1
+        reply = replies[min(place, len(replies) - 1)]
+        if reply.history is None:
+            assert reply.refusal is not None, "a reply is bars or a refusal"
+            raise MarketRefusal(*reply.refusal)
+        return reply.history
+
+
+def _duration(request: Request) -> str:
+    return str(request.params.get("duration", ""))
+
+
+def _bar(row: Row) -> Bar:
+    columns = {name: row[name] for name in ("open", "high", "low", "close", "volume", "wap", "count")}
+    return Bar(ts=row["ts_event"] or 0, **columns, text=row["time"] or "")
