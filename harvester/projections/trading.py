@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 SECOND_NS = 1_000_000_000
 MILLI_NS = 1_000_000
+NO_BOOK_NS = 60 * SECOND_NS
 
 
 class Terms(msgspec.Struct, frozen=True):
@@ -69,6 +70,7 @@ class State(msgspec.Struct):
         active: positions with a working order; `ending`: flat ones whose last second is not closed yet.
         trades_of: episodes so far, by symbol.
         outages: con_ids whose feed is interrupted, 0 = all.
+        depth_ts: start of the last second with depth rows, by con_id.
     """
 
     terms: Terms | None = None
@@ -82,6 +84,7 @@ class State(msgspec.Struct):
     trades_of: dict[str, int] = {}
     health: dict[int, SymbolHealth] = {}
     outages: list[int] = []
+    depth_ts: dict[int, int] = {}
     chain: str = ""
     strategies: list[Any] = []
 
@@ -266,6 +269,7 @@ class Trading:
         newest: dict[int, dict[str, Any]] = {}
         for raw in interval.buckets:
             con_id, row = int(raw["con_id"]), clean(raw)
+            self._know_book(con_id, row)
             state.symbols[con_id] = str(raw["symbol"])
             newest[con_id] = row
             rows = state.history.setdefault(con_id, [])
@@ -279,6 +283,14 @@ class Trading:
             for tracked in (*state.active, *state.ending):
                 tracked.extend(con_id, row)
         return newest
+
+    def _know_book(self, con_id: int, row: dict[str, Any]) -> None:
+        """Tell a bad book from none: without a depth row for a minute `book_good` is None, not False."""
+        seen = self._state.depth_ts
+        if row["depth_count"]:
+            seen[con_id] = row["ts"]
+        if not row["book_good"] and row["ts"] - seen.get(con_id, -NO_BOOK_NS) >= NO_BOOK_NS:
+            row["book_good"] = None
 
     def _decide(self, strategy: Strategy, code: str, con_id: int, bucket: dict[str, Any], interval: Interval) -> None:
         state, terms = self._state, self._state.terms

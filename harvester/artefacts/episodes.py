@@ -1,0 +1,124 @@
+"""Episode files: `temp/episodes/<date>/<symbol>/<trade_id>.json`, and the series beside them when wanted."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from harvester.artefacts.text import json_file, json_lines, put, times
+from harvester.home import file_name
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+    from pathlib import Path
+
+    from harvester.eventlog.disk import Disk
+
+DATA_END = "DATA_END"
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A file that is not what the projection gives; `what` is one of different, unreadable, unexpected, missing."""
+
+    path: Path
+    what: str
+
+
+def episode_files(
+    document: str, *, epoch_ms: bool = False, series_jsonl: bool = False
+) -> dict[str, bytes]:
+    """The files of one episode, by path below the date's folder (`/` between its parts)."""
+    made = msgspec.json.decode(document)
+    base = f"{file_name(made['symbol'])}/{made['trade_id']}"
+    files = {f"{base}.json": json_file(times(made, epoch_ms=epoch_ms))}
+    if series_jsonl:
+        files[f"{base}.series.jsonl"] = json_lines([times(row, epoch_ms=epoch_ms) for row in series_rows(made)])
+    return files
+
+
+def series_rows(made: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The series of an episode, one row a second, under the names of the series files."""
+    return [
+        {
+            "trade_id": made["trade_id"],
+            "symbol": made["symbol"],
+            "ts": row["ts"],
+            "mark": row["mark"],
+            "spread": row["spread"],
+            "imb": row["imbalance"],
+            "tape_buy": row["tape_buy"],
+            "tape_sell": row["tape_sell"],
+            "vol": row["volatility_proxy"],
+            "gate_codes": row["gate_codes"] or [],
+        }
+        for row in made["series"]
+    ]
+
+
+def day_files(documents: Iterable[str], *, epoch_ms: bool = False, series_jsonl: bool = False) -> dict[str, bytes]:
+    """The files of all episodes of a date, by path below the date's folder."""
+    files: dict[str, bytes] = {}
+    for document in documents:
+        files |= episode_files(document, epoch_ms=epoch_ms, series_jsonl=series_jsonl)
+    return files
+
+
+def write_day(folder: Path, files: Mapping[str, bytes], disk: Disk | None = None) -> int:
+    """Put the files below the date's folder; gives how many were written anew."""
+    return sum(put(folder / name, files[name], disk) for name in sorted(files))
+
+
+def compare_day(folder: Path, *versions: Mapping[str, bytes]) -> list[Difference]:
+    """What below the date's folder is not what the projection gives, in the order of paths. Follows no links.
+
+    A file is right when it is that of any of `versions` (the same episodes under other toggles); missing are only those
+    of the first.
+    """
+    found: list[Difference] = []
+    on_disk = sorted(p for p in folder.rglob("*") if p.is_symlink() or not p.is_dir()) if folder.is_dir() else []
+    for path in on_disk:
+        name = path.relative_to(folder).as_posix()
+        wanted = [files[name] for files in versions if name in files]
+        try:
+            if path.is_symlink() or not wanted:
+                found.append(Difference(path, "unexpected"))
+            elif path.read_bytes() not in wanted:
+                found.append(Difference(path, "different"))
+        except OSError:
+            found.append(Difference(path, "unreadable"))
+    present = {path.relative_to(folder).as_posix() for path in on_disk}
+    found += [Difference(folder / name, "missing") for name in sorted(versions[0]) if name not in present]
+    return found
+
+
+def superseded(folder: Path, files: Mapping[str, bytes], documents: Iterable[str]) -> list[Path]:
+    """Files an earlier projection of an unfinished day wrote for trades that have ended differently since.
+
+    Such a file says DATA_END; the same decision is in the new projection under another name. Nothing else is named.
+    """
+    decisions = {_decision(msgspec.json.decode(text)) for text in documents}
+    stale: list[Path] = []
+    for difference in compare_day(folder, files):
+        path = difference.path
+        if difference.what != "unexpected" or path.is_symlink():
+            continue
+        episode = path.with_name(path.name.removesuffix(".series.jsonl").removesuffix(".json") + ".json")
+        made = _read(episode)
+        if made and made["labels"]["exit_reason"] == DATA_END and _decision(made) in decisions:
+            stale.append(path)
+    return stale
+
+
+def _decision(made: Mapping[str, Any]) -> tuple[Any, ...]:
+    return made["symbol"], made["versions"]["strategy_digest"], made["mode"], made["decision"]["seq"]
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    try:
+        made = msgspec.json.decode(path.read_bytes())
+        return made if _decision(made) and made["labels"]["exit_reason"] else None
+    except (OSError, msgspec.DecodeError, KeyError, TypeError):
+        return None

@@ -1,0 +1,64 @@
+"""Tables as Parquet and CSV bytes; the same rows give the same bytes."""
+
+from __future__ import annotations
+
+import csv
+import io
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from harvester.errors import DamagedLog
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+
+def parquet_file(table: pa.Table, about: Mapping[str, str] | None = None) -> bytes:
+    """A Parquet file of the table, zstd; `about` goes into the schema's metadata."""
+    plain = table.replace_schema_metadata(dict(about) if about else None).combine_chunks()
+    sink = pa.BufferOutputStream()
+    pq.write_table(plain, sink, compression="zstd", version="2.6", store_schema=True)
+    return sink.getvalue().to_pybytes()
+
+
+def read_parquet(path: Path) -> pa.Table:
+    """Read a Parquet file back.
+
+    Raises:
+        DamagedLog: it cannot be read.
+    """
+    try:
+        return pq.read_table(pa.BufferReader(path.read_bytes()))
+    except (OSError, pa.ArrowException) as error:
+        raise DamagedLog(str(path), 0, f"not a readable Parquet file: {error}") from None
+
+
+def about(table: pa.Table) -> dict[str, str]:
+    """The metadata `parquet_file` was given."""
+    return {key.decode(): value.decode() for key, value in (table.schema.metadata or {}).items()}
+
+
+def csv_file(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> bytes:
+    """RFC 4180 with a header; floats in their shortest round-trip form, absent values empty."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\r\n")
+    writer.writerow(columns)
+    for row in rows:
+        writer.writerow(["" if row[name] is None else _cell(row[name]) for name in columns])
+    return out.getvalue().encode()
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, float):
+        return repr(value)
+    text = str(value)
+    # A spreadsheet would run a text that begins like a formula.
+    return f"'{text}" if isinstance(value, str) and text[:1] in ("=", "+", "-", "@") else text
+
+
+def joined(batches: Sequence[pa.RecordBatch], schema: pa.Schema) -> pa.Table:
+    """Record batches as one table; none give an empty one."""
+    return pa.Table.from_batches([batch.cast(schema) for batch in batches], schema)

@@ -1,0 +1,192 @@
+"""`memory_n = fold(memory_{n-1}, day n)`: pure, idempotent, and the same bytes from kept episodes.
+
+Memory is a JSON-ready dictionary in the key order of its file. It is a function of the set of days it holds: a day that
+comes again changes nothing, a day in another version or out of order makes it fold all its days anew, in date order.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from harvester.errors import HarvesterError
+from harvester.memory import stats
+from harvester.memory.day import STRUCTURES, Day, Group, added, merged
+from harvester.memory.model import level_one
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+SCHEMA_VERSION = 1
+TRADES_MIN, FOCUS_WIN_RATE, REDUCE_WIN_RATE = 5, 0.55, 0.45  # the user's thresholds
+TOP = 5
+
+Memory = dict[str, Any]
+
+
+def fold(memory: Memory | None, day: Day) -> Memory:
+    """Take in one day."""
+    days = [] if memory is None else days_of(memory)
+    if memory is not None and day in days:
+        return memory
+    if not days or day.date > days[-1].date:
+        return _derived([*days, day], memory["hash"] if memory else None)
+    return rebuild([*(d for d in days if d.date != day.date), day])
+
+
+def rebuild(days: Iterable[Day]) -> Memory:
+    """Memory of these days from nothing.
+
+    Raises:
+        HarvesterError: there is no day.
+    """
+    memory: Memory | None = None
+    for day in sorted(days, key=lambda d: d.date):
+        memory = fold(memory, day)
+    if memory is None:
+        raise HarvesterError("memory cannot be built of no day at all; fold one with `hv eod --date`")
+    return memory
+
+
+def days_of(memory: Mapping[str, Any]) -> list[Day]:
+    """The days a memory holds, in date order."""
+    return msgspec.convert(memory["days"], list[Day])
+
+
+def encode(memory: Memory) -> bytes:
+    """The bytes of its file."""
+    return msgspec.json.format(msgspec.json.encode(memory), indent=2) + b"\n"
+
+
+def decode(data: bytes, where: str) -> Memory:
+    """Read a memory file and check it against its own hash.
+
+    Raises:
+        HarvesterError: it is not a memory of this version, or was altered.
+    """
+    try:
+        memory = msgspec.json.decode(data, type=dict[str, Any])
+        known = memory["schema_version"] == SCHEMA_VERSION
+        sound = known and memory["hash"] == _hash(memory) and bool(days_of(memory))
+    except (msgspec.MsgspecError, KeyError, TypeError):
+        known = sound = False
+    if not sound:
+        what = "is damaged" if known else f"is no memory of schema version {SCHEMA_VERSION}"
+        raise HarvesterError(f"{where} {what}; take the newest of memory/versions or rebuild from memory/datasets")
+    return memory
+
+
+def _hash(memory: Mapping[str, Any]) -> str:
+    body = {key: value for key, value in memory.items() if key != "hash"}
+    return hashlib.blake2b(msgspec.json.encode(body), digest_size=16).hexdigest()
+
+
+def _derived(days: list[Day], parent: str | None) -> Memory:
+    symbols, setups = _over_days(days, "symbols"), _over_days(days, "setups")
+    memory: Memory = {
+        "schema_version": SCHEMA_VERSION,
+        "date": days[-1].date,
+        "days": [msgspec.to_builtins(day) for day in days],
+        "training": {
+            "episodes": sum(sum(day.samples.values()) for day in days),
+            "parse_failures": sum(day.parse_failures for day in days),
+            "outcomes": added(day.outcomes for day in days),
+            "left_out": added(day.left_out for day in days),
+        },
+        "model": level_one(days),
+        "setups": [_setup(group) for group in setups],
+        "symbol_profiles": [_profile(group) for group in symbols],
+        "chart_structure_counts": _structures(added(g.structures for g in symbols)),
+        "top_entry_reasons": _top(added(g.entry_reasons for g in symbols)),
+        "top_exit_reasons": _top(added(g.exit_reasons for g in symbols)),
+        "recommendations": _recommendations(symbols),
+        "parent": parent,
+    }
+    return memory | {"hash": _hash(memory)}
+
+
+def _over_days(days: list[Day], what: str) -> list[Group]:
+    by_key: dict[tuple[str, str], list[Group]] = {}
+    for day in days:
+        for group in getattr(day, what):
+            by_key.setdefault((group.name, group.mode), []).append(group)
+    return [merged(by_key[key]) for key in sorted(by_key)]
+
+
+def _setup(group: Group) -> dict[str, Any]:
+    return {
+        "setup": group.name,
+        "mode": group.mode,
+        "n": group.trade_count,
+        "hit_rate": _estimate(stats.hit_rate(group.wins, group.trade_count)) | {"prior": list(stats.HIT_PRIOR)},
+        "mean_r": _estimate(stats.mean_r(group.r_n, group.r_sum, group.r_squares)) | {"prior": list(stats.R_PRIOR)},
+    }
+
+
+def _estimate(estimate: stats.Estimate) -> dict[str, Any]:
+    return {**estimate._asdict(), "level": stats.LEVEL}
+
+
+def _profile(group: Group) -> dict[str, Any]:
+    n = group.trade_count
+    return {
+        "symbol": group.name,
+        "mode": group.mode,
+        "trade_count": n,
+        "win_rate": _mean(group.wins, n),
+        "win_rate_interval": _estimate(stats.hit_rate(group.wins, n)),
+        "pnl_usd": _usd(group.pnl_usd),
+        "volume": group.volume,
+        "avg_r_multiple": _mean(group.r_sum, group.r_n),
+        "avg_r_multiple_interval": _estimate(stats.mean_r(group.r_n, group.r_sum, group.r_squares)),
+        "avg_mae": _mean(group.mae_sum, n),
+        "avg_mfe": _mean(group.mfe_sum, n),
+        "avg_hold_seconds": _mean(group.hold_sum, n),
+        "avg_pre_imbalance": _mean(group.imbalance_sum, group.imbalance_n),
+        "avg_pre_spread": _mean(group.spread_sum, group.spread_n),
+        "avg_pre_tape_delta": _mean(group.tape_delta_sum, n),
+        "structure_counts": _structures(group.structures),
+        "top_entry_reasons": _top(group.entry_reasons),
+        "top_exit_reasons": _top(group.exit_reasons),
+    }
+
+
+def _mean(total: float, n: int) -> float | None:
+    return round(total / n, 9) + 0.0 if n else None
+
+
+def _usd(amount: float) -> float:
+    return round(amount, 9) + 0.0
+
+
+def _structures(counts: Mapping[str, int]) -> dict[str, int]:
+    return {name: counts.get(name, 0) for name in STRUCTURES}
+
+
+def _top(counts: Mapping[str, int]) -> list[dict[str, Any]]:
+    ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    return [{"reason": reason, "count": count} for reason, count in ordered[:TOP]]
+
+
+def _recommendations(symbols: list[Group]) -> dict[str, Any]:
+    enough = [group for group in symbols if group.trade_count >= TRADES_MIN]
+    focus = [g for g in enough if g.wins / g.trade_count >= FOCUS_WIN_RATE and g.pnl_usd > 0]
+    reduce = [g for g in enough if g.wins / g.trade_count < REDUCE_WIN_RATE]
+    return {
+        "basis": "the user's thresholds, not evidence",
+        "focus_symbols": [_recommended(group) for group in focus],
+        "reduce_symbols": [_recommended(group) for group in reduce],
+    }
+
+
+def _recommended(group: Group) -> dict[str, Any]:
+    return {
+        "symbol": group.name,
+        "mode": group.mode,
+        "n": group.trade_count,
+        "win_rate": _mean(group.wins, group.trade_count),
+        "win_rate_interval": _estimate(stats.hit_rate(group.wins, group.trade_count)),
+        "pnl_usd": _usd(group.pnl_usd),
+    }

@@ -1,0 +1,207 @@
+"""`hv project`: rebuild a date from its log, through the engine's one verb, and write the artefacts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from harvester.artefacts import episodes as episode_files
+from harvester.artefacts.buckets import of_symbols, with_gate_codes
+from harvester.artefacts.tables import joined, parquet_file
+from harvester.artefacts.text import envelope, json_file, put, times
+from harvester.eventlog.disk import Disk
+from harvester.eventlog.reader import open_day
+from harvester.events.kinds import Action, Kind
+from harvester.projections.blotter import TABLES
+from harvester.projections.engine import Engine
+from harvester.projections.health import HEALTH
+from harvester.projections.params import RunParams
+from harvester.projections.tables import BUCKETS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from datetime import date
+    from pathlib import Path
+
+    from harvester.eventlog.reader import Day
+    from harvester.home import Home
+
+SCHEMAS: dict[str, pa.Schema] = {"buckets": BUCKETS, **TABLES, "health": HEALTH}
+ROWS_A_STEP = 50_000  # how often progress is told
+
+
+@dataclass(frozen=True)
+class Projected:
+    """A date, folded.
+
+    Attributes:
+        identity: content hash of the log.
+        run: the last one.
+        last_ts: ts_recv of the last event, ns UTC.
+        digests: one per projection, after the last event and before `finish`, as the live recorder's last ones.
+        tables: every finished row, by table name.
+        health: the summary every artefact carries.
+        toggles: those recorded with the last run.
+    """
+
+    trading_date: date
+    identity: str
+    run: str
+    last_seq: int
+    last_ts: int
+    rows: int
+    digests: dict[str, str]
+    tables: dict[str, pa.Table]
+    health: dict[str, Any]
+    toggles: dict[str, bool]
+
+    @property
+    def documents(self) -> list[str]:
+        """The episodes' documents, in the order in which they ended."""
+        texts: list[str] = self.tables["episodes"]["document"].to_pylist()
+        return texts
+
+    def files(self, **toggles: bool) -> dict[str, bytes]:
+        """The episode files under the recorded toggles, or under these."""
+        chosen = self.toggles | {f"episode_{name}": value for name, value in toggles.items()}
+        return episode_files.day_files(
+            self.documents,
+            epoch_ms=chosen.get("episode_epoch_ms", False),
+            series_jsonl=chosen.get("episode_series_jsonl", False),
+        )
+
+
+def fold_day(day: Day, progress: Callable[[int, int], None] | None = None) -> Projected:
+    """Fold a whole date; `progress` is told (events folded, events there are)."""
+    engine = Engine()
+    parts: dict[str, list[pa.RecordBatch]] = {name: [] for name in SCHEMAS}
+    total, done = day.rows, 0
+    for batch in day.batches(ROWS_A_STEP):
+        _keep(parts, engine.fold(batch).tables)
+        done += len(batch)
+        if progress:
+            progress(done, total)
+    digests = engine.digests()
+    _keep(parts, engine.finish().tables)
+    runs = day.runs
+    return Projected(
+        trading_date=day.trading_date,
+        identity=day.identity(),
+        run=runs[-1].run,
+        last_seq=day.last_seq,
+        last_ts=day.last_ts,
+        rows=done,
+        digests=digests,
+        tables={name: joined(parts[name], schema) for name, schema in SCHEMAS.items()},
+        health=dict(engine.health_summary()._asdict()),
+        toggles=_toggles(day),
+    )
+
+
+def _keep(parts: dict[str, list[pa.RecordBatch]], tables: dict[str, pa.RecordBatch]) -> None:
+    for name, rows in tables.items():
+        if name in parts:
+            parts[name].append(rows)
+
+
+def _toggles(day: Day) -> dict[str, bool]:
+    starts = [r for r in day.table(Kind.REQUEST).to_pylist() if r["action"] == Action.RUN_START.value]
+    return RunParams.parse(starts[-1]["params"], starts[-1]["seq"]).toggles if starts else {}
+
+
+@dataclass
+class Written:
+    """What `write_artefacts` put where; `superseded` are files of an unfinished day that were taken away."""
+
+    files: list[Path] = field(default_factory=list)
+    superseded: list[Path] = field(default_factory=list)
+    differences: list[episode_files.Difference] = field(default_factory=list)
+
+
+def write_artefacts(
+    made: Projected,
+    home: Home,
+    out: Path | None = None,
+    symbols: Sequence[str] | None = None,
+    disk: Disk | None = None,
+) -> Written:
+    """Write episodes, buckets, decisions, fills and health; below `out` when it is given, else in their usual places."""
+    disk = disk or Disk()
+    written = Written()
+    day = made.trading_date.isoformat()
+    folder = (out or home.exports()).resolve()
+    tables = {name: of_symbols(made.tables[name], symbols) for name in ("buckets", *TABLES)}
+    contents = {
+        f"buckets_{day}.parquet": parquet_file(with_gate_codes(tables["buckets"], tables["decisions"]), _about(made)),
+        f"decisions_{day}.parquet": parquet_file(tables["decisions"], _about(made)),
+        f"fills_{day}.json": _rows_file("harvester.fills", made, tables["fills"]),
+        f"health_{day}.json": _rows_file("harvester.health", made, made.tables["health"]),
+    }
+    for name, data in contents.items():
+        put(folder / name, data, disk)
+        written.files.append(folder / name)
+    below = home.episodes(made.trading_date) if out is None else folder / "episodes" / day
+    documents = tables["episodes"]["document"].to_pylist()
+    files = episode_files.day_files(documents, **_plain(made.toggles))
+    episode_files.write_day(below, files, disk)
+    written.files += [below / name for name in sorted(files)]
+    if symbols is None:
+        _supersede(below, files, made, disk, written)
+    return written
+
+
+def _plain(toggles: dict[str, bool]) -> dict[str, bool]:
+    return {name.removeprefix("episode_"): value for name, value in toggles.items()}
+
+
+def _supersede(below: Path, files: dict[str, bytes], made: Projected, disk: Disk, written: Written) -> None:
+    """Take away what an earlier look at the unfinished day wrote, once its replacement is proven to be on disk."""
+    stale = episode_files.superseded(below, files, made.documents)
+    kept = {difference.path.relative_to(below).as_posix() for difference in episode_files.compare_day(below, files)}
+    if not kept & files.keys():
+        for path in stale:
+            path.unlink()
+            disk.sync_folder(path.parent)
+        written.superseded = stale
+    written.differences = episode_files.compare_day(below, files)
+
+
+def _about(made: Projected) -> dict[str, str]:
+    return {
+        "trading_date": made.trading_date.isoformat(),
+        "content_hash": made.identity,
+        "through_seq": str(made.last_seq),
+        "run": made.run,
+    }
+
+
+def _rows_file(schema: str, made: Projected, table: pa.Table) -> bytes:
+    body = envelope(
+        schema,
+        table.to_pylist(),
+        trading_date=made.trading_date.isoformat(),
+        run=made.run,
+        through_seq=made.last_seq,
+        health=made.health,
+    )
+    return json_file(times(body, epoch_ms=made.toggles.get("episode_epoch_ms", False)))
+
+
+def project(
+    home: Home,
+    trading_date: date,
+    *,
+    out: Path | None = None,
+    symbols: Sequence[str] | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> tuple[Projected, Written]:
+    """Fold a date and write its artefacts.
+
+    Raises:
+        NoLog: nothing was recorded on it.
+        DamagedLog: its log is not what was written.
+    """
+    made = fold_day(open_day(trading_date, home), progress)
+    return made, write_artefacts(made, home, out, symbols)

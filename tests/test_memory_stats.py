@@ -1,0 +1,83 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from harvester.memory.stats import beta_cdf, beta_quantile, hit_rate, mean_r, t_quantile
+
+
+@pytest.mark.parametrize(
+    ("x", "a", "b", "value"),
+    [
+        (0.5, 2, 2, 0.5),
+        (0.3, 1, 1, 0.3),
+        (0.25, 0.5, 0.5, 1 / 3),  # arcsine law: 2/π · asin(√x)
+        (0.2, 1, 5, 1 - 0.8**5),
+        (0.7, 4, 1, 0.7**4),
+        (0.4, 3, 8, sum(math.comb(10, k) * 0.4**k * 0.6 ** (10 - k) for k in range(3, 11))),
+        (0.03, 40, 1200, 1 - sum(math.comb(1239, k) * 0.03**k * 0.97 ** (1239 - k) for k in range(40))),
+    ],
+)
+def test_incomplete_beta(x, a, b, value):
+    """The incomplete beta function equals its closed forms, the binomial tail among them."""
+    assert beta_cdf(x, a, b) == pytest.approx(value, rel=1e-11)
+
+
+@pytest.mark.parametrize(
+    ("p", "df", "t"),
+    # The usual printed table; df 1 and 2 in closed form.
+    [
+        (0.975, 1, math.tan(math.pi * 0.475)),
+        (0.975, 2, 0.95 * math.sqrt(2 / (1 - 0.95**2))),
+        (0.975, 10, 2.2281388519649385),
+        (0.95, 30, 1.6972608943617378),
+        (0.975, 1e6, 1.959966),
+    ],
+)
+def test_student_t(p, df, t):
+    """Student's quantile equals closed forms and printed tables."""
+    assert t_quantile(p, df) == pytest.approx(t, rel=2e-6)
+
+
+@given(st.floats(0.001, 0.999), st.floats(0.5, 500), st.floats(0.5, 500))
+def test_quantile_inverts(p, a, b):
+    """The quantile is the inverse of the distribution."""
+    assert beta_cdf(beta_quantile(p, a, b), a, b) == pytest.approx(p, abs=1e-9)
+
+
+def test_hit_rate_against_binomial_tails():
+    """7 wins in 10: the interval's ends are where the binomial tails of Beta(8, 4) are 2.5 % and 97.5 %."""
+
+    def tail(x):
+        return sum(math.comb(11, k) * x**k * (1 - x) ** (11 - k) for k in range(8, 12))
+
+    made = hit_rate(7, 10)
+    assert (made.n, made.mean) == (10, 0.666667)
+    assert tail(made.low) == pytest.approx(0.025, abs=1e-6)
+    assert tail(made.high) == pytest.approx(0.975, abs=1e-6)
+
+
+def test_nothing_known():
+    """Without a trade the hit rate is the prior, and the mean R is 0 within a wide interval."""
+    assert hit_rate(0, 0)[1:] == (0.5, 0.025, 0.975)
+    none = mean_r(0, 0.0, 0.0)
+    assert none.mean == 0
+    assert none.low == -none.high < -0.8
+
+
+@given(st.integers(0, 200), st.integers(0, 200))
+def test_interval_holds_the_mean(wins, losses):
+    """The interval holds the mean, lies within [0, 1], and mirrored counts mirror it."""
+    made, mirror = hit_rate(wins, wins + losses), hit_rate(losses, wins + losses)
+    assert 0 <= made.low < made.mean < made.high <= 1
+    assert made.low == pytest.approx(1 - mirror.high, abs=2e-6)
+
+
+def test_mean_r_shrinks():
+    """Ten trades of +1 R pull the mean half-way from 0; a thousand nearly all the way."""
+    assert mean_r(10, 10.0, 10.0).mean == 0.5
+    assert mean_r(1000, 1000.0, 1000.0).mean == pytest.approx(0.990099)
+    assert mean_r(10, 10.0, 10.0).low < 0.2 < mean_r(1000, 1000.0, 1000.0).low
