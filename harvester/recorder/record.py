@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from harvester.config import Settings
     from harvester.eventlog.disk import Disk
     from harvester.home import Home
+    from harvester.projections.quotes import Quote
 
 logger = structlog.get_logger()
 _T = TypeVar("_T")
@@ -92,6 +93,8 @@ class Recorder:
         self.last_commit: Committed | None = None
         self.last_commit_real_ns = 0
         self.free_bytes = -1
+        self.wants_view = False  # a screen is watching: sample the quotes after a commit
+        self.view: list[Quote] = []
         self._disk, self._reopen = disk, reopen
         self._worker = ThreadPoolExecutor(1, "commit")
         self._digests_at = self._disk_at = 0
@@ -184,6 +187,8 @@ class Recorder:
             done = await self._in_worker(self.run.commit, taken.arrivals)
             self.last_commit, self.last_commit_real_ns = done, real_monotonic_ns()
             self.session.saw(done.seen)
+            if self.wants_view:
+                self.view = await self._in_worker(self.run.engine.quotes.all)
             if self.pace.patience() - self._digests_at >= self.settings.digest_seconds * SECOND_NS:
                 self._digests_at = self.pace.patience()
                 await self._in_worker(self.run.digests)

@@ -1,0 +1,43 @@
+"""`hv status`: is a day being recorded?"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def status(
+    *,
+    date: Annotated[str | None, typer.Option("--date", help="Trading date, yyyy-MM-dd; the latest recorded one.")] = None,
+    home: Annotated[Path | None, typer.Option("--home", help="Data root; else HV_HOME, else this folder.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="JSON for scripts.")] = False,
+) -> None:
+    """Tell from outside whether a day is being recorded, since when, and which symbols lack which stream.
+
+    Example: hv status --json
+    """
+    import msgspec
+
+    from harvester.errors import NoLog
+    from harvester.eventlog.days import recorded_dates
+    from harvester.home import Home, parse_date
+    from harvester.recorder.status import status as look
+
+    root = Home.find(home)
+    dates = recorded_dates(root)
+    if date is None and not dates:
+        raise NoLog(f"nothing is recorded under {root.root}; start with hv record, or name another --home")
+    found = look(root, parse_date(date or dates[-1]))
+    if as_json:
+        typer.echo(msgspec.json.encode(found).decode())
+        return
+    doing = f"being recorded by {found.holder}" if found.recording else f"not being recorded (last run: {found.run_status})"
+    typer.echo(f"{found.trading_date} is {doing}")
+    typer.echo(f"run {found.run} since {found.since}, last commit {found.last_commit}, seq {found.last_seq:,}, {found.events:,} events")
+    if found.outage:
+        typer.echo("the feed is down")
+    for symbol in found.symbols:
+        lacks = ", ".join(f"{stream} ({why})" for stream, why in found.lacking.get(symbol, {}).items())
+        typer.echo(f"  {symbol}: " + (f"lacks {lacks}" if lacks else "complete"))

@@ -1,0 +1,143 @@
+"""What a person sees of a recording: a table that is drawn anew twice a second, or log lines when nobody watches."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import structlog
+
+from harvester.calendar import iso
+from harvester.clock import SECOND_NS, real_monotonic_ns
+from harvester.eventlog.disk import disk_forecast
+from harvester.recorder.subscriptions import WANTED, coverage
+
+if TYPE_CHECKING:
+    from rich.console import Group
+
+    from harvester.projections.quotes import Quote
+    from harvester.recorder.record import Recorder
+
+logger = structlog.get_logger()
+
+DRAW_S = 0.5
+LINE_S = 30.0
+
+
+@dataclass(frozen=True)
+class Reading:
+    """Counters at one moment of real time, ns; rates are differences of two."""
+
+    at_ns: int
+    rows: dict[str, int]
+    n_bytes: int
+
+
+def read(recorder: Recorder) -> Reading:
+    """The counters now."""
+    totals = recorder.run.totals if recorder.run else None
+    return Reading(real_monotonic_ns(), dict(totals.rows) if totals else {}, totals.n_bytes if totals else 0)
+
+
+def rates(before: Reading, now: Reading) -> tuple[dict[str, float], float]:
+    """Rows per second by kind, and bytes per second, in real time."""
+    seconds = max((now.at_ns - before.at_ns) / SECOND_NS, 1e-9)
+    rows = {kind: max(count - before.rows.get(kind, 0), 0) / seconds for kind, count in now.rows.items()}
+    return rows, max(now.n_bytes - before.n_bytes, 0) / seconds
+
+
+async def draw(recorder: Recorder) -> None:
+    """Draw the live screen until cancelled."""
+    from rich.live import Live
+
+    recorder.wants_view = True
+    first = before = read(recorder)
+    with Live(refresh_per_second=4, transient=False) as live:
+        while True:
+            await asyncio.sleep(DRAW_S)
+            now = read(recorder)
+            live.update(picture(recorder, rates(before, now)[0], rates(first, now)[1]))
+            before = now
+
+
+async def speak(recorder: Recorder) -> None:
+    """Write one log line now and then until cancelled."""
+    before = read(recorder)
+    while True:
+        await asyncio.sleep(LINE_S)
+        now = read(recorder)
+        rows, n_bytes = rates(before, now)
+        logger.info(
+            "recorded",
+            events=sum(now.rows.values()),
+            per_second=round(sum(rows.values()), 1),
+            last_seq=recorder.run.totals.last_seq if recorder.run else 0,
+            lag_ms=lag_ms(recorder),
+            outages=recorder.session.outages,
+            disk=str(disk_forecast(recorder.home, n_bytes)),
+        )
+        before = now
+
+
+def lag_ms(recorder: Recorder) -> int:
+    """Real milliseconds since the last commit ended; what a power cut would cost."""
+    return (real_monotonic_ns() - recorder.last_commit_real_ns) // 1_000_000 if recorder.last_commit else 0
+
+
+def picture(recorder: Recorder, rows_per_second: dict[str, float], bytes_per_second: float) -> Group:
+    """The whole screen as one rich renderable."""
+    from rich.console import Group
+
+    return Group(_head(recorder, bytes_per_second), _kinds(recorder, rows_per_second), _symbols(recorder))
+
+
+def _head(recorder: Recorder, bytes_per_second: float) -> str:
+    run, commit = recorder.run, recorder.last_commit
+    name = f"{run.trading_date} {run.writer.run_id}" if run else "connecting"
+    where = f"seq {commit.last_seq:,} at {iso(commit.last_ts)}" if commit else "nothing committed yet"
+    return (
+        f"[bold]hv record[/] {name}  market {iso(recorder.clock.now())[:19]}Z\n"
+        f"last commit {where}, {lag_ms(recorder)} ms ago, {len(recorder.inbox):,} waiting; "
+        f"outages {recorder.session.outages}; disk {disk_forecast(recorder.home, bytes_per_second)}"
+    )
+
+
+def _kinds(recorder: Recorder, rows_per_second: dict[str, float]) -> object:
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False)
+    rows = recorder.run.totals.rows if recorder.run else {}
+    for kind in rows:
+        table.add_column(kind, justify="right")
+    table.add_row(*(f"{count:,}" for count in rows.values()))
+    table.add_row(*(f"{rows_per_second.get(kind, 0.0):,.0f}/s" for kind in rows))
+    return table
+
+
+def _symbols(recorder: Recorder) -> object:
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False)
+    for name in ("symbol", "bid", "ask", "size", *map(str, WANTED)):
+        table.add_column(name, justify="right" if name in {"bid", "ask", "size"} else "left")
+    quotes = {quote.symbol: quote for quote in recorder.view}
+    for symbol, streams in coverage(recorder.session.registry, recorder.settings.symbols).items():
+        quote = quotes.get(symbol)
+        best = (_price(quote.bid), _price(quote.ask), _sizes(quote)) if quote else ("", "", "")
+        table.add_row(symbol, *best, *(_word(streams.get(stream, "-")) for stream in WANTED))
+    return table
+
+
+def _price(price: float | None) -> str:
+    return "" if price is None else f"{price:.2f}"
+
+
+def _sizes(quote: Quote) -> str:
+    return " × ".join("" if size is None else f"{size:.0f}" for size in (quote.bid_size, quote.ask_size))
+
+
+def _word(state: str) -> str:
+    if state == "granted":
+        return "[green]yes[/]"
+    return f"[red]{state}[/]" if state.startswith("refused") else state

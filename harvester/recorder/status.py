@@ -1,0 +1,113 @@
+"""`status`: told from outside, by the log and the lock alone, whether a day is being recorded and what it lacks."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from harvester.calendar import iso
+from harvester.eventlog.lock import DateLock
+from harvester.eventlog.reader import open_day
+from harvester.events.kinds import Action, Kind, Own, Stream
+from harvester.recorder.subscriptions import WANTED
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from datetime import date
+    from typing import Any
+
+    from harvester.home import Home
+
+_STREAMED = (Kind.TICK, Kind.TRADE, Kind.QUOTE, Kind.DEPTH, Kind.BAR)
+
+
+class Status(msgspec.Struct, frozen=True):
+    """One trading date from outside. Times are ISO-8601 UTC, empty when there is none.
+
+    Attributes:
+        recording: whether a process holds the date's writer lock to record.
+        holder: who holds the lock, empty for nobody.
+        since: begin of the latest run.
+        last_commit: stamp of the last event committed.
+        lacking: symbol → streams it lacks, each with the reason (`refused 309`, `no data yet`, `not asked for`).
+        outage: whether the feed is down by the log's last word.
+    """
+
+    trading_date: str
+    recording: bool
+    holder: str
+    run: str
+    run_status: str
+    since: str
+    last_commit: str
+    last_seq: int
+    events: int
+    symbols: list[str]
+    lacking: dict[str, dict[str, str]]
+    outage: bool
+
+
+def status(home: Home, trading_date: date) -> Status:
+    """Look at a date.
+
+    Raises:
+        NoLog: nothing was recorded on it.
+        DamagedLog: its bytes are not what was written.
+    """
+    holder = DateLock(home, trading_date).held_by()
+    day = open_day(trading_date, home)
+    run = day.runs[-1]
+    notices = day.table(Kind.NOTICE).to_pylist()
+    requests = [row for row in day.table(Kind.REQUEST).to_pylist() if row["seq"] >= run.first_seq]
+    flowing = {
+        (int(epoch), int(req_id))
+        for kind in _STREAMED
+        for epoch, req_id in _streams(day.table(kind), run.first_seq)
+    }
+    symbols, lacking = _lacking(requests, [n for n in notices if n["seq"] >= run.first_seq], flowing)
+    return Status(
+        trading_date=trading_date.isoformat(),
+        recording=holder is not None and holder.purpose == "record",
+        holder=str(holder) if holder is not None else "",
+        run=run.run,
+        run_status=run.status,
+        since=iso(run.first_ts) if run.first_ts else "",
+        last_commit=iso(day.last_ts) if day.last_ts else "",
+        last_seq=day.last_seq,
+        events=day.rows,
+        symbols=symbols,
+        lacking=lacking,
+        outage=_outage(notices),
+    )
+
+
+def _streams(table: Any, first_seq: int) -> Iterable[tuple[int, int]]:
+    """Distinct (epoch, request id) of a kind's rows from a seq on."""
+    import polars as pl
+
+    frame = pl.from_arrow(table.select(["seq", "epoch", "req_id"]))
+    assert isinstance(frame, pl.DataFrame)
+    return frame.filter(pl.col("seq") >= first_seq).select("epoch", "req_id").unique().rows()
+
+
+def _lacking(
+    requests: list[dict[str, Any]], notices: list[dict[str, Any]], flowing: set[tuple[int, int]]
+) -> tuple[list[str], dict[str, dict[str, str]]]:
+    refused = {(n["epoch"], n["req_id"]): n["value"] for n in notices if n["code"] == Own.STREAM_REFUSED}
+    state: dict[str, dict[str, str]] = {}
+    for row in requests:
+        if row["action"] == Action.ASK and row["stream"] == Stream.CONTRACT:
+            state.setdefault(row["symbol"], dict.fromkeys(map(str, WANTED), "not asked for"))
+        elif row["action"] == Action.SUBSCRIBE and row["symbol"]:
+            streams = state.setdefault(row["symbol"], dict.fromkeys(map(str, WANTED), "not asked for"))
+            key = (row["epoch"], row["req_id"])
+            stream = Stream.DEPTH.value if row["stream"] == Stream.SMART_DEPTH else row["stream"]
+            streams[stream] = "" if key in flowing else f"refused {refused[key]}" if key in refused else "no data yet"
+    lacking = {symbol: {s: why for s, why in streams.items() if why} for symbol, streams in state.items()}
+    return sorted(state), {symbol: streams for symbol, streams in sorted(lacking.items()) if streams}
+
+
+def _outage(notices: list[dict[str, Any]]) -> bool:
+    codes = [n["code"] for n in notices if n["code"] in {Own.OUTAGE_BEGIN, Own.OUTAGE_END, Own.CONNECTED}]
+    return bool(codes) and codes[-1] == Own.OUTAGE_BEGIN
