@@ -51,11 +51,12 @@ class Control(NamedTuple):
 
 
 class RunStart(NamedTuple):
-    """A `run_start` and its parameters."""
+    """A `run_start` and its parameters; `before_ts` is when the market moved last before it, 0 = never (ns UTC)."""
 
     seq: int
     ts: int
     params: RunParams
+    before_ts: int = 0
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,7 @@ class Step:
     """What one batch did to the market. Arrays are in seq order.
 
     Attributes:
+        events: number of events of the batch.
         first_seq, last_seq: of the batch, 0 when it is empty.
         last_ts: `ts_recv` of the last event, ns UTC.
         controls: every request and notice of the batch.
@@ -73,6 +75,7 @@ class Step:
         happenings: outages, refusals and data types; health, which stands before trading in the list, fills it.
     """
 
+    events: int
     first_seq: int
     last_seq: int
     last_ts: int

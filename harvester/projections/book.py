@@ -1,8 +1,8 @@
 """The order books, row by row as IB keeps them, and the price ladder derived from them.
 
-IB's depth is a table of row positions: an insert shifts the rows below it down, a delete shifts them up, the table is cut
-at the subscribed rows (interactivebrokers.github.io/tws-api, "Market Depth"). The compiled kernel applies the rows; this
-module looks at the result.
+IB's depth is a table of row positions: an insert shifts the rows below it down, a delete shifts them up, the table is
+cut at the subscribed rows (interactivebrokers.github.io/tws-api, "Market Depth"). The compiled kernel applies the rows;
+this module looks at the result.
 """
 
 from __future__ import annotations
@@ -89,13 +89,7 @@ class Book:
         `stream` picks between Stream.DEPTH and Stream.SMART_DEPTH; None takes the book the instrument's buckets use.
         """
         slot = self._slot(con_id, stream)
-        if slot is None:
-            return []
-        s, b = self._market.state, int(self._market.state.slots[slot]["book"])
-        n = int(s.count[b, side])
-        makers = [self._market.makers.names[i] for i in s.maker[b, side, :n].tolist()]
-        numbers = (s.price[b, side, :n].tolist(), s.size[b, side, :n].tolist(), makers)
-        return [Row(*row) for row in zip(*numbers, strict=True)]
+        return [] if slot is None else self._rows_of(slot, side)
 
     def state(self, con_id: int, stream: Stream | None = None) -> BookState | None:
         """What is known of a book, None when none is subscribed."""
@@ -139,14 +133,16 @@ class Book:
                 assert b == -1, f"slot {slot} is no depth subscription but holds book {b}"
                 continue
             show = f"{self._state(slot)}\nask {s.price[b, 0].tolist()} x {s.size[b, 0].tolist()}\n"
-            show += f"bid {s.price[b, 1].tolist()} x {s.size[b, 1].tolist()}\ncount {s.count[b].tolist()}"
+            show += f"bid {s.price[b, 1].tolist()} x {s.size[b, 1].tolist()}\ncount {s.filled[b].tolist()}"
             assert int(s.books[b]["slot"]) == slot, f"book {b} belongs to slot {s.books[b]['slot']}: {show}"
             for side in Side:
-                n = int(s.count[b, side])
+                n = int(s.filled[b, side])
                 filled, empty = s.price[b, side, :n], s.price[b, side, n:]
                 assert 0 <= n <= s.books[b]["rows"], f"{n} rows: {show}"
-                assert (filled > 0).all() and (s.size[b, side, :n] >= 0).all(), f"absent number in force: {show}"
-                assert np.isnan(empty).all() and np.isnan(s.size[b, side, n:]).all(), f"rows past the end: {show}"
+                assert (filled > 0).all(), f"absent price in force: {show}"
+                assert (s.size[b, side, :n] >= 0).all(), f"absent size in force: {show}"
+                assert np.isnan(empty).all(), f"prices past the end: {show}"
+                assert np.isnan(s.size[b, side, n:]).all(), f"sizes past the end: {show}"
                 assert not s.maker[b, side, n:].any(), f"market maker past the end: {show}"
                 assert n == 0 or s.known[b, side], f"rows on an unknown side: {show}"
 
@@ -156,15 +152,15 @@ class Book:
         s = self._market.state
         for slot in self._market.live():
             if int(s.slots[slot]["book"]) >= 0:
-                stream = STREAMS[int(s.slots[slot]["stream"])]
-                con_id = int(s.slots[slot]["con_id"])
+                state = self._state(slot)
+                key = (state.con_id, int(s.slots[slot]["req_id"]), str(state.stream))
                 sides = [[tuple(row) for row in self._rows_of(slot, side)] for side in Side]
-                total.update(repr((con_id, int(s.slots[slot]["req_id"]), str(stream), self._state(slot)[2:], sides)).encode())
+                total.update(repr((key, tuple(state[2:]), sides)).encode())
         return total.hexdigest()
 
     def _rows_of(self, slot: int, side: Side) -> list[Row]:
         s, b = self._market.state, int(self._market.state.slots[slot]["book"])
-        n = int(s.count[b, side])
+        n = int(s.filled[b, side])
         makers = [self._market.makers.names[i] for i in s.maker[b, side, :n].tolist()]
         return [Row(*r) for r in zip(s.price[b, side, :n].tolist(), s.size[b, side, :n].tolist(), makers, strict=True)]
 

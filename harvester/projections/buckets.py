@@ -1,4 +1,4 @@
-"""One-second buckets: the rows the kernels finished, handed out at the clock that closed them. Columns: `tables.BUCKETS`."""
+"""One-second buckets, finished by the kernels, handed out at the clock that closed them. Columns: `tables.BUCKETS`."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _FLOATS = tuple(name for name in ROW.names or () if ROW[name].kind == "f")
 
 
 class Buckets:
-    """Hands out closed buckets; the digest is a chain with one link per clock, so it can be continued from a snapshot."""
+    """Hands out closed buckets; the digest is a chain with one link per clock, so a snapshot can continue it."""
 
     name = "buckets"
 

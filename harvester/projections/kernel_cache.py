@@ -81,7 +81,7 @@ def decorator(numba: Any, source: str, *signature: Any) -> Any:
     """`numba.njit` with our cache. Without a signature: a leaf, compiled into whatever calls it, cached with it."""
     if not signature:
         return numba.njit(nogil=True)
-    from llvmlite import binding
+    from llvmlite import binding  # type: ignore[import-untyped]
 
     processor = f"{platform.machine()} {binding.get_host_cpu_name()} {binding.get_host_cpu_features().flatten()}"
     folder = _folder(Path(source).resolve().parent, numba.__version__, processor, str(numba.config.BOUNDSCHECK))

@@ -6,16 +6,22 @@ the same in plain Python. Sums are accumulated event by event and the kernels kn
 does not depend on how events are cut. Only + - * / and comparisons are used: the same bits on every machine.
 """
 
+# Compiled code compares one by one (a set would be built per event) and takes its numbers as they come.
+# ruff: noqa: PLR1714, SIM109, PLR0917, PLR0124
+# Numba's decorators and array elements carry no types.
+# mypy: disable-error-code="untyped-decorator, no-any-return, return-value, no-untyped-call"
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numba
 import numpy as np
 from numba import types
 
+from harvester.events.kinds import Operation, Stream, TickStream
 from harvester.projections import kernel_cache
 from harvester.projections.tables import (
+    BLANK_SECONDS_MAX,
     BOOK,
     INSTRUMENT,
     QUOTE_OUT,
@@ -31,13 +37,15 @@ from harvester.projections.tables import (
     Source,
     State,
 )
-from harvester.events.kinds import Operation, Stream, TickStream
+
+if TYPE_CHECKING:
+    from harvester.projections.tables import Array
 
 STREAMS: tuple[Stream, ...] = tuple(Stream)
 NAN = np.nan
 ABSENT_FROM = 1e300  # IB's unset marker is 1.7976931348623157e308
 
-_CLOCK, _CONTROL, _TICK, _TRADE, _QUOTE = int(Hot.CLOCK), int(Hot.CONTROL), int(Hot.TICK), int(Hot.TRADE), int(Hot.QUOTE)
+_CLOCK, _CONTROL, _TICK, _TRADE, _QUOTE, _DEPTH = (int(hot) for hot in Hot)
 _BUCKET_END, _ROWS, _CLOSED = int(Glob.BUCKET_END), int(Glob.ROWS), int(Glob.CLOSED)
 _QUOTES, _TRADES, _DEAD = int(Glob.QUOTES), int(Glob.TRADES), int(Glob.DEAD)
 _EMIT, _INSTRUMENTS, _LAST_TS = int(Glob.EMIT), int(Glob.INSTRUMENTS), int(Glob.LAST_TS)
@@ -52,18 +60,18 @@ _cached = kernel_cache.decorator(numba, __file__)
 
 
 @_cached
-def _price(x):
+def _price(x: float) -> float:
     """A price, or NaN when IB means that there is none: null, 0, -1 or the unset marker."""
     return x if 0.0 < x < ABSENT_FROM else NAN
 
 
 @_cached
-def _same(a, b):
-    return a == b or (a != a and b != b)  # noqa: PLR0124 - NaN
+def _same(a: float, b: float) -> bool:
+    return a == b or (a != a and b != b)
 
 
 @_cached
-def _slot_of(s, epoch, req):
+def _slot_of(s: State, epoch: int, req: int) -> int:
     """Slot of (epoch, request id) of the run under way, -1 = nobody holds it."""
     mask = len(s.keys) - 1
     key = (np.int64(epoch) << 32) | (np.int64(req) & 0xFFFFFFFF)
@@ -76,7 +84,7 @@ def _slot_of(s, epoch, req):
 
 
 @_cached
-def _arrive(s, epoch, req, ts):
+def _arrive(s: State, epoch: int, req: int, ts: int) -> int:
     """Count a row and give its slot; -1 when the key is dead or unknown, and the row is to be ignored."""
     k = _slot_of(s, epoch, req)
     if k < 0:
@@ -102,12 +110,12 @@ def _arrive(s, epoch, req, ts):
 
 
 @_cached
-def _apply(s, b, position, operation, side, price, size, maker):
+def _apply(s: State, b: int, position: int, operation: int, side: int, price: float, size: float, maker: int) -> bool:
     """Apply one depth row; False = impossible, nothing changed but the count and the flag."""
     book = s.books[b]
     possible = (side == 0 or side == 1) and 0 <= position < book.rows and 0 <= operation <= 2
     if possible:
-        end = s.count[b, side]
+        end = s.filled[b, side]
         possible = position <= end if operation == _INSERT else position < end
     if possible and operation <= _UPDATE:
         possible = price > 0.0 and price < ABSENT_FROM and size >= 0.0 and size < ABSENT_FROM
@@ -119,13 +127,13 @@ def _apply(s, b, position, operation, side, price, size, maker):
     if operation == _INSERT:
         for i in range(min(end, book.rows - 1), position, -1):
             prices[i], sizes[i], makers[i] = prices[i - 1], sizes[i - 1], makers[i - 1]
-        s.count[b, side] = min(end + 1, book.rows)
+        s.filled[b, side] = min(end + 1, book.rows)
     if operation <= _UPDATE:
         prices[position], sizes[position], makers[position] = price, size, maker
     else:
         for i in range(position, end - 1):
             prices[i], sizes[i], makers[i] = prices[i + 1], sizes[i + 1], makers[i + 1]
-        s.count[b, side] = end - 1
+        s.filled[b, side] = end - 1
         prices[end - 1], sizes[end - 1], makers[end - 1] = NAN, NAN, 0
     s.known[b, side] = 1
     book.applied += 1
@@ -133,19 +141,19 @@ def _apply(s, b, position, operation, side, price, size, maker):
 
 
 @_cached
-def _good(s, b):
+def _good(s: State, b: int) -> bool:
     return s.known[b, 0] == 1 and s.known[b, 1] == 1 and s.books[b].bad == 0
 
 
 @_cached
-def _best(s, b, side):
+def _best(s: State, b: int, side: int) -> tuple[float, float]:
     """Best price of one side over all rows (SMART rows come from many venues), and the size shown there."""
     price, size = NAN, NAN
-    for i in range(s.count[b, side]):
+    for i in range(s.filled[b, side]):
         p, q = s.price[b, side, i], s.size[b, side, i]
         if q <= 0.0:
             continue
-        if price != price or (p > price if side == 1 else p < price):  # noqa: PLR0124 - NaN
+        if price != price or (p > price if side == 1 else p < price):
             price, size = p, q
         elif p == price:
             size += q
@@ -153,15 +161,15 @@ def _best(s, b, side):
 
 
 @_cached
-def _top(s, b, side):
+def _top(s: State, b: int, side: int) -> float:
     total = 0.0
-    for i in range(min(s.count[b, side], TOP_N)):
+    for i in range(min(s.filled[b, side], TOP_N)):
         total += s.size[b, side, i]
     return total
 
 
 @_cached
-def _book_of(s, k, role):
+def _book_of(s: State, k: int, role: int) -> int:
     """Book an instrument uses for a role, -1 = none."""
     slot = s.current[k, role]
     return s.slots[slot].book if slot >= 0 else np.int64(-1)
@@ -171,7 +179,7 @@ def _book_of(s, k, role):
 
 
 @_cached
-def _candidate(s, k):
+def _candidate(s: State, k: int) -> tuple[int, float, float, float, float]:
     """The quote that should be in force: (source, bid, ask, bid size, ask size)."""
     for source in (_S_BID_ASK, _S_L1):
         if s.heard[k, source - 1, 0] == 1 and s.heard[k, source - 1, 1] == 1:
@@ -186,17 +194,17 @@ def _candidate(s, k):
 
 
 @_cached
-def _spread_until(q, ts):
+def _spread_until(q: Any, ts: int) -> None:
     """Add the spread in force since the last change, exact to the ns."""
     spread = q.ask - q.bid
-    if spread == spread:  # noqa: PLR0124 - NaN
+    if spread == spread:
         q.spread_sum += spread * (ts - q.spread_since)
         q.spread_ns += ts - q.spread_since
     q.spread_since = ts
 
 
 @_cached
-def _flow(q, bid, ask, bid_size, ask_size):
+def _flow(q: Any, bid: float, ask: float, bid_size: float, ask_size: float) -> float:
     """Order flow of one change of the quote (Cont, Kukanov, Stoikov 2014, eq. 3); NaN when a number is absent."""
     e = 0.0
     if bid >= q.bid:
@@ -211,7 +219,7 @@ def _flow(q, bid, ask, bid_size, ask_size):
 
 
 @_cached
-def _requote(s, k, seq, ts):
+def _requote(s: State, k: int, seq: int, ts: int) -> None:
     """Put the right quote in force and account for the change, if it is one."""
     q = s.inst[k]
     source, bid, ask, bid_size, ask_size = _candidate(s, k)
@@ -222,15 +230,15 @@ def _requote(s, k, seq, ts):
     mid = (bid + ask) / 2.0
     if source == q.source:
         flow = _flow(q, bid, ask, bid_size, ask_size)
-        if flow == flow:  # noqa: PLR0124 - NaN
+        if flow == flow:
             q.ofi += flow
         step = mid / ((q.bid + q.ask) / 2.0) - 1.0
-        if step == step:  # noqa: PLR0124 - NaN
+        if step == step:
             q.volatility = max(q.volatility, abs(step))
             q.variance += step * step
     else:
         q.source_changes += 1
-    if mid == mid:  # noqa: PLR0124 - NaN
+    if mid == mid:
         q.mid_seen = 1
     q.source, q.bid, q.ask, q.bid_size, q.ask_size = source, bid, ask, bid_size, ask_size
     g = s.glob
@@ -245,7 +253,7 @@ def _requote(s, k, seq, ts):
 
 
 @_cached
-def _aggressor(q, price):
+def _aggressor(q: Any, price: float) -> tuple[int, int]:
     """(side, rule): side 1 = BUY, -1 = SELL, 0 = unknown; rule 1 = quote in force, 2 = tick rule, 0 = none."""
     if q.bid <= q.ask:
         lean = (price - q.bid) - (q.ask - price)
@@ -261,7 +269,7 @@ def _aggressor(q, price):
 
 
 @_cached
-def _check_print(q, price):
+def _check_print(q: Any, price: float) -> None:
     """Health: is a price-forming print inside the quote in force?"""
     q.prints += 1
     if q.bid <= q.ask:
@@ -271,11 +279,11 @@ def _check_print(q, price):
 
 
 @_cached
-def _print(s, k, seq, ts, price, size, forms):
+def _print(s: State, k: int, seq: int, ts: int, price: float, size: float, forms: bool) -> None:
     """One reported print of the tape in use."""
     q = s.inst[k]
     price, size = _price(price), _price(size)
-    if price != price or size != size:  # noqa: PLR0124 - NaN
+    if price != price or size != size:
         return
     q.trade_count += 1
     q.tape_volume += size
@@ -285,7 +293,7 @@ def _print(s, k, seq, ts, price, size, forms):
         side, rule = _aggressor(q, price)
         _check_print(q, price)
         if price != q.last_price:
-            q.tick_rule = 0 if q.last_price != q.last_price else (1 if price > q.last_price else -1)  # noqa: PLR0124 - NaN
+            q.tick_rule = 0 if q.last_price != q.last_price else (1 if price > q.last_price else -1)
         q.last_price = price
         q.mark = price
     if side > 0:
@@ -303,10 +311,10 @@ def _print(s, k, seq, ts, price, size, forms):
 
 
 @_cached
-def _volume(q, size):
+def _volume(q: Any, size: float) -> None:
     """Cumulative volume (tick 8): check the tape since the first one against its rise."""
     q.volume = size
-    if q.volume_base != q.volume_base:  # noqa: PLR0124 - NaN
+    if q.volume_base != q.volume_base:
         q.volume_base, q.tape_since, q.tape_at = size, 0.0, 0.0
         return
     q.volume_matched += size - q.volume_base
@@ -318,7 +326,7 @@ def _volume(q, size):
 
 
 @_cached
-def _close_book(s, k, row):
+def _close_book(s: State, k: int, row: Any) -> None:
     """Book columns of one bucket row, and what health counts of them."""
     q = s.inst[k]
     row.bid_top_size, row.ask_top_size = q.bid_size, q.ask_size
@@ -337,7 +345,7 @@ def _close_book(s, k, row):
         row.imbalance = (bids - asks) / (bids + asks)
     if q.source == _S_NONE:
         row.bid_top_size, row.ask_top_size = s.size[b, 1, 0], s.size[b, 0, 0]
-    elif q.source != _S_SMART and s.count[b, 0] > 0 and s.count[b, 1] > 0:
+    elif q.source != _S_SMART and s.filled[b, 0] > 0 and s.filled[b, 1] > 0:
         q.top_seconds += 1
         q.top_bid_equal += s.price[b, 1, 0] == q.bid
         q.top_ask_equal += s.price[b, 0, 0] == q.ask
@@ -345,7 +353,7 @@ def _close_book(s, k, row):
 
 
 @_cached
-def _close(s, k, start):
+def _close(s: State, k: int, start: int) -> None:
     """Write the row of one instrument for [start, start + 1 s) and begin its next second."""
     q = s.inst[k]
     end = start + SECOND_NS
@@ -354,7 +362,7 @@ def _close(s, k, start):
     s.glob[_ROWS] += 1
     mid = (q.bid + q.ask) / 2.0
     row.ts, row.con_id, row.inst, row.decision_seq = start, q.con_id, k, 0
-    row.mark = q.mark if q.mark == q.mark else mid  # noqa: PLR0124 - NaN
+    row.mark = q.mark if q.mark == q.mark else mid
     row.bid, row.ask, row.mid, row.spread = q.bid, q.ask, mid, q.ask - q.bid
     row.spread_bps = row.spread / mid * 10_000.0
     row.spread_twa = q.spread_sum / q.spread_ns if q.spread_ns > 0 else NAN
@@ -374,15 +382,15 @@ def _close(s, k, start):
 
 
 @_cached
-def _begin(q):
+def _begin(q: Any) -> None:
     q.events = q.trade_count = q.quote_count = q.depth_count = q.spread_ns = q.touched = 0
     q.mark = NAN
     q.spread_sum = q.ofi = q.tape_buy = q.tape_sell = q.tape_unknown = q.volatility = q.variance = 0.0
-    q.mid_seen = np.int64(q.bid == q.bid and q.ask == q.ask)  # noqa: PLR0124 - NaN
+    q.mid_seen = np.int64(q.bid == q.bid and q.ask == q.ask)
 
 
 @_cached
-def _pass_time(s, ts):
+def _pass_time(s: State, ts: int) -> bool:
     """Close every second that ends at or before `ts`; False = no room for the rows, call again after draining."""
     g = s.glob
     while g[_BUCKET_END] <= ts:
@@ -390,6 +398,7 @@ def _pass_time(s, ts):
         rows = 0
         for i in range(g[_INSTRUMENTS]):
             rows += s.inst[i].subs > 0 or s.inst[i].touched == 1
+        blank = ts - g[_BUCKET_END] > BLANK_SECONDS_MAX * SECOND_NS
         if rows == 0:
             g[_BUCKET_END] = (ts // SECOND_NS + 1) * SECOND_NS
             return True
@@ -400,6 +409,10 @@ def _pass_time(s, ts):
             if s.inst[k].subs > 0 or s.inst[k].touched == 1:
                 _close(s, k, start)
         g[_BUCKET_END] += SECOND_NS
+        if blank:
+            g[_BUCKET_END] = (ts // SECOND_NS + 1) * SECOND_NS
+            for k in range(g[_INSTRUMENTS]):
+                s.inst[k].spread_since = g[_BUCKET_END] - SECOND_NS
     return True
 
 
@@ -407,7 +420,7 @@ def _pass_time(s, ts):
 
 
 @_cached
-def _on_tick(s, f, j):
+def _on_tick(s: State, f: Frame, j: int) -> None:
     k = _arrive(s, f.tick_epoch[j], f.tick_req[j], f.tick_ts[j])
     if k < 0:
         return
@@ -437,13 +450,13 @@ def _on_tick(s, f, j):
     if is_price:
         feed[side] = _price(price)
         s.heard[i, _S_L1 - 1, side] = 1
-    if size == size:  # noqa: PLR0124 - NaN: a price message of an old server brings no size
+    if size == size:  # a price message of an old server brings no size
         feed[2 + side] = _price(size)
     _requote(s, i, f.tick_seq[j], f.tick_ts[j])
 
 
 @_cached
-def _on_trade(s, f, j):
+def _on_trade(s: State, f: Frame, j: int) -> None:
     k = _arrive(s, f.trade_epoch[j], f.trade_req[j], f.trade_ts[j])
     if k < 0:
         return
@@ -454,7 +467,7 @@ def _on_trade(s, f, j):
 
 
 @_cached
-def _on_quote(s, f, j):
+def _on_quote(s: State, f: Frame, j: int) -> None:
     k = _arrive(s, f.quote_epoch[j], f.quote_req[j], f.quote_ts[j])
     if k < 0:
         return
@@ -473,7 +486,7 @@ def _on_quote(s, f, j):
 
 
 @_cached
-def _on_depth(s, f, j):
+def _on_depth(s: State, f: Frame, j: int) -> None:
     k = _arrive(s, f.depth_epoch[j], f.depth_req[j], f.depth_ts[j])
     if k < 0 or s.slots[k].book < 0:
         return
@@ -489,8 +502,8 @@ def _on_depth(s, f, j):
 
 
 @_cached
-def _on_change(s, ops):
-    """Carry out what control rows changed: columns seq, ts, instrument, role, slot. Time has passed up to ts already."""
+def _on_change(s: State, ops: Array) -> None:
+    """Carry out what control rows changed: columns seq, ts, instrument, role, slot. Time has passed up to ts."""
     for n in range(len(ops)):
         k, role, slot = ops[n, 2], ops[n, 3], ops[n, 4]
         q = s.inst[k]
@@ -508,12 +521,12 @@ def _on_change(s, ops):
 
 
 @_cached
-def _room(s):
+def _room(s: State) -> bool:
     return s.glob[_QUOTES] < len(s.quotes) and s.glob[_TRADES] < len(s.trades)
 
 
 @_cached
-def _next_ts(f, kind, j):
+def _next_ts(f: Frame, kind: int, j: int) -> int:
     if kind == _TICK:
         return f.tick_ts[j]
     if kind == _TRADE:
@@ -527,8 +540,8 @@ def _next_ts(f, kind, j):
     return f.depth_ts[j]
 
 
-def _run(s, f, cursor, start, stop, ops):
-    """Events [start, stop) of a frame, after the changes `ops`; gives where it stopped: `stop`, or earlier when full."""
+def _run(s: State, f: Frame, cursor: Array, start: int, stop: int, ops: Array) -> int:
+    """Fold the changes `ops`, then events [start, stop) of a frame; gives `stop`, or where an output was full."""
     _on_change(s, ops)
     for at in range(start, stop):
         kind = f.which[at]
@@ -549,7 +562,7 @@ def _run(s, f, cursor, start, stop, ops):
             for i in range(s.glob[_CLOSED], s.glob[_ROWS]):
                 s.rows[i].decision_seq = f.clock_seq[j]
             s.glob[_CLOSED] = s.glob[_ROWS]
-        elif kind != _CONTROL:
+        elif kind == _DEPTH:
             _on_depth(s, f, j)
         cursor[kind] += 1
     return stop
@@ -572,7 +585,7 @@ def _kind_of(name: str) -> Any:
 
 
 _RECORDS = {"inst": INSTRUMENT, "slots": SLOT, "books": BOOK, "rows": ROW, "quotes": QUOTE_OUT, "trades": TRADE_OUT}
-_SHAPES = {"current": 2, "heard": 3, "count": 2, "known": 2, "maker": 3, "feed": 3, "price": 3, "size": 3}
+_SHAPES = {"current": 2, "heard": 3, "filled": 2, "known": 2, "maker": 3, "feed": 3, "price": 3, "size": 3}
 
 
 def _state_type(name: str) -> Any:

@@ -50,7 +50,7 @@ ROLE_STREAMS: dict[Role, tuple[Stream, ...]] = {  # a stream further left wins
 }
 DEPTH_RESET, DEPTH_HALTED, LOST, RESTORED_EMPTY, RESTORED = 317, 316, 1100, 1101, 1102
 REFUSALS = frozenset((101, 200, 309, 310, 316, 321, 322, 354, 10089, 10090, 10092, 10168, 10186, 10189, 10190))
-"""Errors after which a request gives nothing (10167 and 10197 do not belong here: delayed data flow, and may resume)."""
+"""Errors after which a request gives nothing. Not 10167 and 10197: delayed data flow, live data may resume."""
 _NO_CHANGES = np.empty((0, 5), np.int64)
 _SMALL, _LARGE = 4096, 65_536
 
@@ -90,14 +90,15 @@ class Market:
             at = self._run(frame, cursor, at, stop)
             if control.action == Action.RUN_START:
                 # The run before ended with its last event, not when the next began: nothing of it saw the time between.
-                runs.append(RunStart(control.seq, control.ts, RunParams.parse(control.row["params"], control.seq)))
+                params = RunParams.parse(control.row["params"], control.seq)
+                runs.append(RunStart(control.seq, control.ts, params, int(self.state.glob[Glob.LAST_TS])))
                 self._start_run(control)
             at = self._run(frame, cursor, at, stop + 1)
             self._apply(control)
         self._run(frame, cursor, at, len(frame.which))
         first, last, ts = last_of(batch)
         closed, quotes, trades = self._drained()
-        return Step(first, last, ts, controls, runs, clocks_of(frame), closed, quotes, trades)
+        return Step(len(batch), first, last, ts, controls, runs, clocks_of(frame), closed, quotes, trades)
 
     def _run(self, frame: Frame, cursor: Array, start: int, stop: int) -> int:
         if start >= stop and not self._changes:
@@ -222,7 +223,12 @@ class Market:
         self.state = with_room(self.state, slots=self._slots)
         params = _params(control)
         slot = self.state.slots[k]
-        slot["con_id"], slot["epoch"], slot["req_id"], slot["inst"] = control.con_id, control.epoch, control.req_id, inst
+        slot["con_id"], slot["epoch"], slot["req_id"], slot["inst"] = (
+            control.con_id,
+            control.epoch,
+            control.req_id,
+            inst,
+        )
         slot["stream"], slot["alive"], slot["opened"] = STREAMS.index(stream), 1, control.ts
         generic = str(params.get("generic", "")).split(",")
         slot["rt_field"] = 77 if "375" in generic else 48 if "233" in generic else 0
@@ -285,7 +291,7 @@ class Market:
 
     def _clear(self, book: int) -> None:
         s = self.state
-        s.count[book], s.known[book], s.maker[book] = 0, 0, 0
+        s.filled[book], s.known[book], s.maker[book] = 0, 0, 0
         s.price[book], s.size[book] = np.nan, np.nan
         s.books[book]["bad"] = 0
         s.books[book]["resets"] += 1
@@ -329,7 +335,9 @@ class Market:
         """Become what `snapshot` saw."""
         arrays, names, changes = msgspec.msgpack.decode(data)
         fresh = new_state()
-        loaded = [np.frombuffer(raw, old.dtype).reshape(shape).copy() for (shape, raw), old in zip(arrays, fresh, strict=True)]
+        loaded = [
+            np.frombuffer(raw, old.dtype).reshape(shape).copy() for (shape, raw), old in zip(arrays, fresh, strict=True)
+        ]
         self.state = State(*loaded)
         waiting = self.state.rows
         self.state = self.state._replace(

@@ -1,7 +1,7 @@
-"""A batch as one frame in seq order: the columns stay where Arrow holds them, one byte per event says which kind is next.
+"""A batch as one frame in seq order: columns stay where Arrow holds them, one byte per event says which kind is next.
 
-No Python object is made per hot event (`tick`, `trade`, `quote`, `depth`, `clock`). Rare rows (`request`, `notice`) become
-`Control` tuples. Other kinds do not move the market and are left out.
+No Python object is made per hot event (`tick`, `trade`, `quote`, `depth`, `clock`). Rare rows (`request`, `notice`)
+become `Control` tuples. Other kinds do not move the market and are left out.
 """
 
 from __future__ import annotations
@@ -33,7 +33,6 @@ _NOTHING = 255
 RT_FIELDS = (48, 77)  # RTVolume (generic tick 233) and RTTrdVolume (375): "price;size;time;total;vwap;single"
 _RT_TEXT = r"^[0-9]*\.?[0-9]+;[0-9]*\.?[0-9]+;"
 NULL_INT = -(2**31)  # a null integer: no operation, side or position has this value
-_EMPTY = {kind: pa.RecordBatch.from_pylist([], schema=SCHEMAS[kind]) for kind, _ in _HOT}
 
 
 def controls_of(batch: Batch) -> list[Control]:
@@ -49,30 +48,20 @@ def controls_of(batch: Batch) -> list[Control]:
 
 def frame_of(batch: Batch, controls: Sequence[Control], makers: Makers) -> Frame:
     """The hot rows of a batch in seq order, with the given controls between them."""
-    tables = {kind: batch.tables.get(kind, _EMPTY[kind]) for kind, _ in _HOT}
-    seqs = [(_column(tables[kind], "seq"), hot) for kind, hot in _HOT]
-    seqs.append((np.array([c.seq for c in controls], np.int64), Hot.CONTROL))
-    tick, depth = tables[Kind.TICK], tables[Kind.DEPTH]
-    price, size = _tick_numbers(tick)
-    given = {
-        "which": _order(seqs),
-        "control_ts": np.array([c.ts for c in controls], np.int64),
-        "tick_price": price,
-        "tick_size": size,
-        "depth_maker": makers.codes(depth.column("market_maker")),
-    }
-    columns = [given[name] if name in given else _column(*_place(name, tables)) for name in Frame._fields]
-    for column in columns:
+    columns = dict(_NO_ROWS)
+    for kind, _ in _HOT:
+        if kind in batch.tables:
+            columns |= {name: _column(batch.tables[kind], of) for name, of in _PLACES[kind]}
+    if Kind.TICK in batch.tables:
+        columns["tick_price"], columns["tick_size"] = _tick_numbers(batch.tables[Kind.TICK], columns)
+    if Kind.DEPTH in batch.tables:
+        columns["depth_maker"] = makers.codes(batch.tables[Kind.DEPTH].column("market_maker"))
+    columns["control_ts"] = np.array([c.ts for c in controls], np.int64)
+    seqs = [(columns[f"{kind}_seq"], hot) for kind, hot in _HOT]
+    columns["which"] = _order([*seqs, (np.array([c.seq for c in controls], np.int64), Hot.CONTROL)])
+    for column in columns.values():
         column.flags.writeable = False  # events are facts; and the kernels are compiled for read-only columns
-    return Frame(*columns)
-
-
-_NAMES = {"ts": "ts_recv", "req": "req_id", "past": "past_limit", "maker": "market_maker"}
-
-
-def _place(name: str, tables: dict[Kind, pa.RecordBatch]) -> tuple[pa.RecordBatch, str]:
-    kind, column = name.split("_", 1)
-    return tables[Kind(kind)], _NAMES.get(column, column)
+    return Frame(**columns)
 
 
 def _column(table: pa.RecordBatch, name: str) -> Array:
@@ -82,8 +71,25 @@ def _column(table: pa.RecordBatch, name: str) -> Array:
         column = pc.fill_null(column, NULL_INT)
     elif column.null_count and pa.types.is_boolean(column.type):
         column = pc.fill_null(column, False)
-    array = column.to_numpy(zero_copy_only=False)
+    array: Array = column.to_numpy(zero_copy_only=False)
     return (array.view(np.int64) if array.dtype == np.uint64 else array).view()
+
+
+_NAMES = {"ts": "ts_recv", "req": "req_id", "past": "past_limit"}
+_MADE = ("which", "control_ts", "depth_maker")  # no column of a table, or not as it stands there
+_PLACES: dict[Kind, list[tuple[str, str]]] = {
+    kind: [
+        (name, _NAMES.get(last := name.removeprefix(f"{kind}_"), last))
+        for name in Frame._fields
+        if name.startswith(f"{kind}_") and name not in _MADE
+    ]
+    for kind, _ in _HOT
+}
+_NO_ROWS: dict[str, Array] = {
+    name: _column(pa.RecordBatch.from_pylist([], schema=SCHEMAS[kind]), of)
+    for kind, _ in _HOT
+    for name, of in _PLACES[kind]
+} | {"depth_maker": np.empty(0, np.int64)}
 
 
 def _order(seqs: Sequence[tuple[Array, Hot]]) -> Array:
@@ -103,9 +109,9 @@ def _order(seqs: Sequence[tuple[Array, Hot]]) -> Array:
     return np.concatenate([np.full(len(seq), hot, np.uint8) for seq, hot in filled])[order]
 
 
-def _tick_numbers(tick: pa.RecordBatch) -> tuple[Array, Array]:
+def _tick_numbers(tick: pa.RecordBatch, columns: dict[str, Array]) -> tuple[Array, Array]:
     """Price and size of tick rows; for real-time volume they stand in the text. Malformed text gives NaN."""
-    price, size = _column(tick, "price"), _column(tick, "size")
+    price, size = columns["tick_price"], columns["tick_size"]
     text = tick.column("text")
     if text.null_count == len(text):
         return price, size

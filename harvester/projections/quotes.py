@@ -1,7 +1,7 @@
 """The quote in force per instrument: tick-by-tick BidAsk, else L1, else the best of SMART depth.
 
-One venue's depth never gives the best price. Null, 0, -1 and unset prices and sizes are absent. A source counts once both
-of its sides have spoken since it was subscribed or lost, be it to say that there is no bid.
+One venue's depth never gives the best price. Null, 0, -1 and unset prices and sizes are absent. A source counts once
+both of its sides have spoken since it was subscribed or lost, be it to say that there is no bid.
 """
 
 from __future__ import annotations

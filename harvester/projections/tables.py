@@ -16,6 +16,7 @@ import pyarrow as pa
 SECOND_NS = 1_000_000_000
 TOP_N = 5  # rows of the book summed for imbalance
 ROWS_DEFAULT, ROWS_LIMIT = 10, 1_000
+BLANK_SECONDS_MAX = 86_400  # a longer time without any event is no silence: nobody was there
 
 Array = npt.NDArray[Any]
 
@@ -100,7 +101,7 @@ class State(NamedTuple):
     keys: Array  # int64, hash table: epoch << 32 | request id, -1 = free
     vals: Array  # int64: slot of the key
     books: Array  # BOOK
-    count: Array  # int64 [book, side]: rows in force
+    filled: Array  # int64 [book, side]: rows in force
     known: Array  # int64 [book, side]: a row arrived since the last reset
     price: Array  # float64 [book, side, position]
     size: Array  # float64 [book, side, position]
@@ -111,7 +112,7 @@ class State(NamedTuple):
 
 
 class Frame(NamedTuple):
-    """The hot rows of one batch: per kind its columns as Arrow holds them, and `which` kind comes next, in seq order."""
+    """The hot rows of one batch: per kind its columns as Arrow holds them, and in seq order `which` kind is next."""
 
     which: Array  # uint8, one of Hot
     clock_seq: Array
@@ -165,7 +166,11 @@ class Hot(IntEnum):
 
 
 def _grown(array: Array, length: int, fill: int) -> Array:
-    out = np.full((length, *array.shape[1:]), fill, array.dtype) if array.dtype.names is None else np.zeros(length, array.dtype)
+    out = (
+        np.full((length, *array.shape[1:]), fill, array.dtype)
+        if array.dtype.names is None
+        else np.zeros(length, array.dtype)
+    )
     out[: len(array)] = array
     return out
 
@@ -183,7 +188,7 @@ def new_state() -> State:
         keys=np.full(64, -1, np.int64),
         vals=np.zeros(64, np.int64),
         books=np.zeros(4, BOOK),
-        count=np.zeros((4, 2), np.int64),
+        filled=np.zeros((4, 2), np.int64),
         known=np.zeros((4, 2), np.int64),
         price=np.full((4, 2, ROWS_DEFAULT), np.nan),
         size=np.full((4, 2, ROWS_DEFAULT), np.nan),
@@ -208,7 +213,7 @@ def with_room(state: State, *, instruments: int = 0, slots: int = 0, books: int 
     if books > len(state.books) or depth > state.price.shape[2]:
         n = max(books, 2 * len(state.books)) if books > len(state.books) else len(state.books)
         wide = (n, 2, max(depth, state.price.shape[2]))
-        change |= {name: _grown(getattr(state, name), n, 0) for name in ("books", "count", "known")}
+        change |= {name: _grown(getattr(state, name), n, 0) for name in ("books", "filled", "known")}
         for name, fill in (("price", np.nan), ("size", np.nan), ("maker", 0)):
             old = getattr(state, name)
             change[name] = np.full(wide, fill, old.dtype)
@@ -216,45 +221,49 @@ def with_room(state: State, *, instruments: int = 0, slots: int = 0, books: int 
     return state._replace(**change) if change else state
 
 
-def _column(name: str, kind: pa.DataType, unit: str, formula: str, *, null: bool = True) -> pa.Field:
-    return pa.field(name, kind, nullable=null, metadata={"unit": unit, "formula": formula})
-
-
-_F, _I, _U = pa.float64(), pa.int64(), pa.uint64()
-BUCKETS: pa.Schema = pa.schema([
-    _column("ts", _I, "ns UTC", "start of the second [ts, ts + 1 s) of ts_recv", null=False),
-    _column("symbol", pa.string(), "", "symbol of the subscription", null=False),
-    _column("con_id", _I, "", "IBKR instrument id", null=False),
-    _column("decision_seq", _U, "seq", "the first clock with ts_recv >= ts + 1 s; it closes the bucket", null=False),
-    _column("mark", _F, "price", "last price-forming print within the second, else mid"),
-    _column("bid", _F, "price", "bid of the quote in force at the second's end"),
-    _column("ask", _F, "price", "ask of the quote in force at the second's end"),
-    _column("spread", _F, "price", "ask - bid, kept when <= 0"),
-    _column("spread_bps", _F, "1e-4 of mid", "spread / mid * 10000"),
-    _column("spread_twa", _F, "price", "sum(spread * ns in force) / sum(ns with both sides in force), within the second"),
-    _column("mid", _F, "price", "(bid + ask) / 2"),
-    _column("microprice", _F, "price", "(ask * bid_size + bid * ask_size) / (bid_size + ask_size), of the quote in force"),
-    _column("imbalance", _F, "-1 to 1", "(bid_size_top_n - ask_size_top_n) / (bid_size_top_n + ask_size_top_n)"),
-    _column("bid_size_top_n", _F, "shares", "size of the first 5 bid rows of a good book: SMART depth, else one venue's"),
-    _column("ask_size_top_n", _F, "shares", "size of the first 5 ask rows of a good book: SMART depth, else one venue's"),
-    _column("bid_top_size", _F, "shares", "bid size of the quote in force, without one the first bid row of a good book"),
-    _column("ask_top_size", _F, "shares", "ask size of the quote in force, without one the first ask row of a good book"),
-    _column(
-        "ofi", _F, "shares",
-        "sum over quotes n of [b >= b'] B - [b <= b'] B' - [a <= a'] A + [a >= a'] A' (Cont, Kukanov, Stoikov 2014), "
-        "primes the quote before; restarts when the source changes or a side is absent",
+_F, _I, _U, _T, _B = pa.float64(), pa.int64(), pa.uint64(), pa.string(), pa.bool_()
+_COLUMNS: tuple[tuple[str, pa.DataType, str, str], ...] = (  # name, type, unit, formula; a trailing ! means never null
+    ("ts!", _I, "ns UTC", "start of the second [ts, ts + 1 s) of ts_recv"),
+    ("symbol!", _T, "", "symbol of the subscription"),
+    ("con_id!", _I, "", "IBKR instrument id"),
+    ("decision_seq!", _U, "seq", "the first clock with ts_recv >= ts + 1 s; it closes the bucket"),
+    ("mark", _F, "price", "last price-forming print within the second, else mid"),
+    ("bid", _F, "price", "bid of the quote in force at the second's end"),
+    ("ask", _F, "price", "ask of the quote in force at the second's end"),
+    ("spread", _F, "price", "ask - bid, kept when <= 0"),
+    ("spread_bps", _F, "1e-4 of mid", "spread / mid * 10000"),
+    ("spread_twa", _F, "price", "sum(spread * ns in force) / sum(ns with both sides in force), within the second"),
+    ("mid", _F, "price", "(bid + ask) / 2"),
+    ("microprice", _F, "price", "(ask * bid_size + bid * ask_size) / (bid_size + ask_size), quote in force"),
+    ("imbalance", _F, "-1 to 1", "(bid_size_top_n - ask_size_top_n) / (bid_size_top_n + ask_size_top_n)"),
+    ("bid_size_top_n", _F, "shares", "sum over the first 5 bid rows of a good book: SMART depth, else one venue's"),
+    ("ask_size_top_n", _F, "shares", "sum over the first 5 ask rows of a good book: SMART depth, else one venue's"),
+    ("bid_top_size", _F, "shares", "bid size of the quote in force; without one the first bid row of a good book"),
+    ("ask_top_size", _F, "shares", "ask size of the quote in force; without one the first ask row of a good book"),
+    (
+        "ofi",
+        _F,
+        "shares",
+        (
+            "sum over quotes of [b >= b'] B - [b <= b'] B' - [a <= a'] A + [a >= a'] A', primes the quote before (Cont, "
+            "Kukanov, Stoikov 2014); restarts when the source changes or a number is absent"
+        ),
     ),
-    _column("tape_buy", _F, "shares", "price-forming prints above mid, or at mid or without a quote by the tick rule", null=False),
-    _column("tape_sell", _F, "shares", "the mirror image of tape_buy", null=False),
-    _column("tape_unknown", _F, "shares", "prints neither rule decides, past-limit and unreported ones", null=False),
-    _column("trade_count", _I, "prints", "prints of the tape: AllLast, else Last, else RTVolume", null=False),
-    _column("quote_count", _I, "rows", "tick-by-tick BidAsk rows and L1 rows of bid, ask and their sizes", null=False),
-    _column("depth_count", _I, "rows", "depth rows of every book of the instrument", null=False),
-    _column("volatility_proxy", _F, "1", "max |mid / mid' - 1| over consecutive mids, the first against the second before"),
-    _column("realised_variance", _F, "1", "sum of (mid / mid' - 1)^2 over consecutive mids"),
-    _column("quote_source", pa.string(), "", "bid_ask, l1 or smart_depth; null without a quote in force"),
-    _column("book_good", pa.bool_(), "", "at the second's end both sides known since the reset, no impossible row", null=False),
-    _column("stale", pa.bool_(), "", "no row of any live stream of the instrument arrived within the second", null=False),
+    ("tape_buy!", _F, "shares", "price-forming prints above mid; at mid or without a quote by the tick rule"),
+    ("tape_sell!", _F, "shares", "the mirror image of tape_buy"),
+    ("tape_unknown!", _F, "shares", "prints neither rule decides, past-limit and unreported ones"),
+    ("trade_count!", _I, "prints", "prints of the tape: AllLast, else Last, else RTVolume"),
+    ("quote_count!", _I, "rows", "tick-by-tick BidAsk rows, and L1 rows of bid, ask and their sizes"),
+    ("depth_count!", _I, "rows", "depth rows of every book of the instrument"),
+    ("volatility_proxy", _F, "1", "max |mid / mid' - 1| over consecutive mids, the first against the last before"),
+    ("realised_variance", _F, "1", "sum of (mid / mid' - 1)^2 over consecutive mids"),
+    ("quote_source", _T, "", "bid_ask, l1 or smart_depth; null without a quote in force"),
+    ("book_good!", _B, "", "at the second's end both sides known since the reset and no impossible row since"),
+    ("stale!", _B, "", "no row of any live stream of the instrument arrived within the second"),
+)
+BUCKETS: pa.Schema = pa.schema([
+    pa.field(name.rstrip("!"), kind, nullable=not name.endswith("!"), metadata={"unit": unit, "formula": formula})
+    for name, kind, unit, formula in _COLUMNS
 ])  # fmt: skip
 SOURCE_NAMES = (None, "bid_ask", "l1", "smart_depth")
 
@@ -285,5 +294,10 @@ def bucket_dicts(rows: Array, symbols: list[str]) -> list[dict[str, Any]]:
     for row, inst, source, good, stale in zip(
         out, *(rows[n].tolist() for n in ("inst", "quote_source", "book_good", "stale")), strict=True
     ):
-        row |= {"symbol": symbols[inst], "quote_source": SOURCE_NAMES[source], "book_good": bool(good), "stale": bool(stale)}
+        row |= {
+            "symbol": symbols[inst],
+            "quote_source": SOURCE_NAMES[source],
+            "book_good": bool(good),
+            "stale": bool(stale),
+        }
     return out

@@ -1,0 +1,115 @@
+"""The engine: `fold` a batch, get finished rows. The recorder folds what it has committed, replay what it reads.
+
+    engine = Engine()
+    for batch in day.batches():
+        outputs = engine.fold(batch)
+    outputs = engine.finish()            # once, when the date is over
+
+Everything a fold needs comes from the log itself; cutting the same events differently changes no byte of the output.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from harvester.projections.base import Outputs
+from harvester.projections.book import Book
+from harvester.projections.buckets import Buckets
+from harvester.projections.feed import TradingFeed
+from harvester.projections.health import Health
+from harvester.projections.market import Market
+from harvester.projections.quotes import Quotes
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from harvester.events.batch import Batch
+    from harvester.projections.base import Projection, TradingSide
+    from harvester.projections.health import Summary
+
+PROJECTIONS: tuple[str, ...] = (
+    "book",  # rows of the order books
+    "quotes",  # the quote in force
+    "buckets",  # one row per symbol and second
+    "health",  # what was missing, refused or inconsistent
+    "trading",  # decisions, fills, episodes
+)
+
+
+class Engine:
+    """All projections of one trading date.
+
+    Attributes:
+        market: arrays and names under the projections.
+        book, quotes, buckets, health: views for screens and commands.
+        trading: the simulated trading; None with `market_only`.
+    """
+
+    def __init__(self, *, market_only: bool = False, trading: TradingSide | None = None) -> None:
+        self.market = Market(emit=not market_only)
+        self.book = Book(self.market)
+        self.quotes = Quotes(self.market)
+        self.buckets = Buckets(self.market)
+        self.health = Health(self.market)
+        self.trading: TradingSide | None = None if market_only else trading or _trading()
+        made: dict[str, Projection] = {p.name: p for p in (self.book, self.quotes, self.buckets, self.health)}
+        if self.trading is not None:
+            made["trading"] = TradingFeed(self.market, self.trading)
+        self.projections: list[Projection] = [made[name] for name in PROJECTIONS if name in made]
+        self.through_seq = 0
+        self.through_ts = 0
+
+    def fold(self, batch: Batch) -> Outputs:
+        """Fold the next events; gives the rows they finished. Batches come in seq order, each event once."""
+        step = self.market.fold(batch)
+        if step.last_seq:
+            assert step.first_seq > self.through_seq, f"seq {step.first_seq} again after {self.through_seq}"
+            self.through_seq, self.through_ts = step.last_seq, step.last_ts
+        tables: dict[str, pa.RecordBatch] = {}
+        for projection in self.projections:
+            projection.fold(step)
+            tables |= projection.take()
+        return Outputs(tables, self.through_seq)
+
+    def finish(self) -> Outputs:
+        """The date is over: what only then is known (open trades, the health table)."""
+        tables: dict[str, pa.RecordBatch] = {}
+        for projection in self.projections:
+            projection.finish(self.through_seq, self.through_ts)
+            tables |= projection.take()
+        return Outputs(tables, self.through_seq)
+
+    def digests(self) -> dict[str, str]:
+        """One per projection, in their order; equal for equal events, however they were cut."""
+        return {projection.name: projection.digest() for projection in self.projections}
+
+    def health_summary(self, con_id: int | None = None) -> Summary:
+        """What an artefact says about the data behind it, of one symbol or of the date."""
+        return self.health.summary(con_id)
+
+    def check(self) -> None:
+        """Assert every invariant of the market's state."""
+        self.book.check()
+        self.quotes.check()
+
+    def snapshot(self) -> bytes:
+        """The whole state after the last fold."""
+        parts = {projection.name: projection.snapshot() for projection in self.projections}
+        return msgspec.msgpack.encode((self.through_seq, self.through_ts, self.market.snapshot(), parts))
+
+    def restore(self, data: bytes) -> None:
+        """Become the engine that made `data`; it must have had the same projections."""
+        self.through_seq, self.through_ts, market, parts = msgspec.msgpack.decode(data)
+        mine = [projection.name for projection in self.projections]
+        assert list(parts) == mine, f"snapshot of {list(parts)}, engine of {mine}"
+        self.market.restore(market)
+        for projection in self.projections:
+            projection.restore(parts[projection.name])
+
+
+def _trading() -> TradingSide:
+    from harvester.projections.trading import Trading
+
+    return Trading()
