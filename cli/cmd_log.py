@@ -45,7 +45,8 @@ def ls(*, home: HomeOption = None, as_json: JsonOption = False) -> None:
     from harvester.eventlog.reader import run_view
     from harvester.home import Home, parse_date
 
-    found, rows = Home.find(home), []
+    found = Home.find(home)
+    rows: list[list[Any]] = []
     for name in recorded_dates(found):
         try:
             for run in read_runs(found, parse_date(name)):
@@ -58,8 +59,11 @@ def ls(*, home: HomeOption = None, as_json: JsonOption = False) -> None:
     headers = ["date", "run", "status", "events", "first", "last", "bytes"]
     if as_json:
         _lines(dict(zip(headers, row, strict=True)) for row in rows)
+    elif rows and sys.stdout.isatty():
+        short = [[*row[:4], row[4][11:19], row[5][11:19], row[6]] for row in rows]
+        _table([*headers[:4], "first UTC", "last UTC", "bytes"], short)
     elif rows:
-        _table(headers, [[*row[:4], *(text[:19] for text in row[4:6]), row[6]] for row in rows])
+        _table(headers, rows)
     else:
         typer.echo(f"nothing is recorded under {found.root}")
 

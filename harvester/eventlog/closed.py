@@ -60,7 +60,7 @@ def read_closed(home: Home, trading_date: date) -> Closed | None:
             closed = msgspec.json.decode(file.read(_BYTES_MAX), type=Closed)
     except FileNotFoundError:
         return None
-    except (OSError, msgspec.MsgspecError, RecursionError) as error:
+    except (OSError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise DamagedLog(str(path), 0, f"not the mark of a closed date: {error}") from None
     if closed.trading_date != trading_date.isoformat() or closed.last_seq < 0:
         raise DamagedLog(str(path), 0, f"speaks of {closed.trading_date}, seq {closed.last_seq}")

@@ -160,6 +160,9 @@ class _Versions(msgspec.Struct):
     schema_version: int
 
 
+_UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+
+
 class Malformed(ValueError):
     """Bytes that carry a right hash and yet are not what this version writes."""
 
@@ -177,7 +180,7 @@ def decode_manifest(body: bytes, where: str) -> Manifest:
     """
     try:
         versions = _VERSIONS.decode(body)
-    except (msgspec.MsgspecError, RecursionError) as error:
+    except _UNREADABLE as error:
         raise Malformed(f"not a manifest: {error}") from None
     if versions.format_version > FORMAT_VERSION or versions.schema_version > SCHEMA_VERSION:
         raise FutureFormat(
@@ -186,7 +189,7 @@ def decode_manifest(body: bytes, where: str) -> Manifest:
         )
     try:
         return _MANIFEST.decode(body)
-    except (msgspec.MsgspecError, RecursionError) as error:
+    except _UNREADABLE as error:
         raise Malformed(f"not a manifest: {error}") from None
 
 
@@ -198,7 +201,7 @@ def decode_commit(body: bytes) -> CommitLine:
     """
     try:
         line = _COMMIT.decode(body)
-    except (msgspec.MsgspecError, RecursionError) as error:
+    except _UNREADABLE as error:
         raise Malformed(f"not a commit: {error}") from None
     if problem := line.problem():
         raise Malformed(problem)
@@ -213,5 +216,5 @@ def decode_digest(body: bytes) -> DigestLine:
     """
     try:
         return _DIGEST.decode(body)
-    except (msgspec.MsgspecError, RecursionError) as error:
+    except _UNREADABLE as error:
         raise Malformed(f"not a line of digests: {error}") from None

@@ -95,7 +95,7 @@ class DateLock:
         try:
             with self._note.open("rb") as file:
                 return msgspec.json.decode(file.read(_NOTE_BYTES_MAX), type=Holder)
-        except (OSError, msgspec.MsgspecError):
+        except (OSError, msgspec.MsgspecError, UnicodeDecodeError):
             return None
 
     def held_by(self) -> Holder | None:

@@ -201,12 +201,14 @@ class RunLog:
     def _check_sizes(self) -> None:
         for kind in Kind:
             path, end = self.folder / file_of(kind), self.ends.get(kind, 0)
+            missing = "the file is missing"
             try:
                 size = regular_file_size(path)
             except OSError as error:
                 size = -1
+                missing = str(error)
                 if not end:
-                    self.damages.append(Damage(path, 0, str(error)))
+                    self.damages.append(Damage(path, 0, missing))
             if end and size < end:
                 lost = [
                     i
@@ -217,7 +219,7 @@ class RunLog:
                 if self.bad.issuperset(lost):
                     continue
                 self.bad.update(lost)
-                what = "the file is missing" if size < 0 else f"the file ends here, the journal names {end} bytes"
+                what = missing if size < 0 else f"the file ends here, the journal names {end} bytes"
                 first, last = self.commits[lost[0]].first_seq, self.commits[lost[-1]].last_seq
                 self.damages.append(Damage(path, max(size, 0), what, first, last))
             elif size > end:
@@ -335,7 +337,7 @@ class RunLog:
         try:
             data = _read_parts(path, parts, b"" if parts[0].offset == 0 else HEADERS[kind], check=not proved)
             rows = decode(kind, data, sum(part.rows for part in parts))
-            _check_places(seqs(rows), picked)
+            _check_places(rows, picked)
         except (ValueError, OSError) as error:
             line = picked[0][0]
             raise BadBytes(Damage(path, parts[0].offset, str(error), line.first_seq, picked[-1][0].last_seq)) from None
@@ -379,8 +381,11 @@ def _fill(file: FileIO, offset: int, view: memoryview, at: int, length: int) -> 
     return at
 
 
-def _check_places(seq: np.ndarray[tuple[int], np.dtype[np.uint64]], picked: Sequence[tuple[CommitLine, Part]]) -> None:
-    """Assert that each commit's rows bear seqs of its own range."""
+def _check_places(rows: pa.RecordBatch, picked: Sequence[tuple[CommitLine, Part]]) -> None:
+    """Assert that one kind's rows rise in seq, do not run back in time, and lie in their commits' ranges of seq."""
+    seq, ts = seqs(rows), rows.column(1).to_numpy(zero_copy_only=False)
+    if (seq[1:] <= seq[:-1]).any() or (ts[1:] < ts[:-1]).any():
+        raise ValueError("seq does not rise, or ts_recv runs back")
     ends = np.cumsum([part.rows for _, part in picked])
     starts = ends - [part.rows for _, part in picked]
     first = np.array([line.first_seq for line, _ in picked], np.uint64)
