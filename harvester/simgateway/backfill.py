@@ -107,7 +107,7 @@ class Backfill:
         session.subs[ask.req_id] = sub
         self._desk.registry.add(sub)
         self._desk.subscribed()
-        if self._desk.market.pushes_scans:
+        if self._desk.recorded:
             sub.reshape = _dated(ask, instrument.time_zone)
             return
 
@@ -163,7 +163,7 @@ class Backfill:
         self._desk.registry.add(sub)
         sub.deliver([first])
         self._desk.subscribed()
-        if not self._desk.market.pushes_scans:
+        if not self._desk.recorded:
             self._repeat(sub, ask, rows)
 
     def _repeat(self, sub: Subscription, ask: ScannerAsk, rows: int) -> None:

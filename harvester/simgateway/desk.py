@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 from harvester.simgateway.backfill import Backfill
+from harvester.simgateway.depthcut import DepthCut
 from harvester.simgateway.feeds import Feeds
 from harvester.simgateway.limits import Pacing, Refusal
 from harvester.simgateway.replies import ANSWERS
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from harvester.simgateway.subscriptions import Subscription
 
 ZONE = "US/Eastern"
+_RESET = "317"
 NO_ORDERS = Refusal(201, "Order rejected - reason:This is a simulated gateway for market data; it takes no orders")
 _NOT_STARTED = Refusal(321, "Error validating request.-'bW' : cause - The API has not been started")
 
@@ -38,6 +40,19 @@ class Timeline(Protocol):
         ...
 
 
+class FreshCut:
+    """A cut of the book that begins anew when the book is reset (error 317)."""
+
+    def __init__(self, rows: int, source_rows: int) -> None:
+        self._rows, self._source_rows = rows, source_rows
+        self._cut = DepthCut(rows, source_rows)
+
+    def __call__(self, fields: list[str]) -> list[list[str]]:
+        if fields[0] == "4" and fields[3] == _RESET:
+            self._cut = DepthCut(self._rows, self._source_rows)
+        return self._cut(fields)
+
+
 class Desk:
     """All clients' requests meet here. `subscribed` is called for each stream that starts."""
 
@@ -46,6 +61,8 @@ class Desk:
     ) -> None:
         self.market, self.settings, self.clock, self.report = market, settings, clock, report
         self.timeline = timeline
+        # A recorded day brings scanner lists, kept-up-to-date bars, tick parameters and data types as its own events.
+        self.recorded = market.pushes_scans
         self.registry = Registry()
         self.pacing = Pacing(settings.limits)
         self.sessions: list[Session] = []
@@ -115,6 +132,4 @@ class Desk:
         """What makes a book of fewer rows out of the market's, None when it gives no more than that."""
         if rows >= self.market.depth_rows:
             return None
-        from harvester.simgateway.depthcut import DepthCut
-
-        return DepthCut(rows, self.market.depth_rows)
+        return FreshCut(rows, self.market.depth_rows)

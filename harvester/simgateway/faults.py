@@ -20,19 +20,15 @@ from __future__ import annotations
 import re
 import shlex
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING
-from zoneinfo import ZoneInfo
 
 from harvester.errors import BadSetting
 from harvester.events.kinds import Stream
+from harvester.simgateway.times import market_time, seconds
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
-
-_SECOND_NS = 1_000_000_000
-_NEW_YORK = ZoneInfo("America/New_York")
 
 TEXTS: dict[int, str] = {
     200: "No security definition has been found for the request",
@@ -82,7 +78,7 @@ _GARBAGE = ("length", "zero", "text", "noise")
 
 @dataclass(frozen=True)
 class Fault:
-    """One line. `at` is ns since the market's start when `relative`, else a time of day or an instant as text."""
+    """One line of a script."""
 
     line: int
     at: str
@@ -114,17 +110,7 @@ class Fault:
 
     def at_ns(self, start_ns: int) -> int:
         """Market time of the fault, ns UTC."""
-        if self.at.startswith("+"):
-            return start_ns + int(seconds(self.at[1:]) * _SECOND_NS)
-        if re.fullmatch(r"[\d:.]+", self.at):
-            first = datetime.fromtimestamp(start_ns / _SECOND_NS, _NEW_YORK)
-            midnight = first.replace(hour=0, minute=0, second=0, microsecond=0)
-            of_day = seconds(self.at if self.at.count(":") == 2 else f"{self.at}:00")
-            hours, rest = divmod(of_day, 3600)
-            there = midnight.replace(hour=int(hours), minute=int(rest // 60))
-            return int(there.timestamp()) * _SECOND_NS + int(rest % 60 * _SECOND_NS)
-        instant = datetime.fromisoformat(self.at).astimezone(UTC)
-        return int(instant.timestamp() * 1_000_000) * 1000
+        return market_time(self.at, start_ns)
 
 
 @dataclass(frozen=True)
@@ -160,16 +146,6 @@ class Script:
         return cls(tuple(faults))
 
 
-def seconds(text: str) -> float:
-    """Seconds of `90`, `1.5`, `1:30`, `2:00:00`."""
-    if not re.fullmatch(r"(\d+:){0,2}\d+(\.\d+)?", text):
-        raise ValueError(f"{text!r} is not a time such as 90, 1.5 or 2:00:00")
-    total = 0.0
-    for part in text.split(":"):
-        total = total * 60 + float(part)
-    return total
-
-
 def _fault(number: int, words: Sequence[str]) -> Fault:
     if len(words) < 3:
         raise ValueError("a fault needs at least three words: at, who, action")
@@ -180,20 +156,10 @@ def _fault(number: int, words: Sequence[str]) -> Fault:
     if not least <= len(args) <= most:
         raise ValueError(f"{action} has {len(args)} arguments, it takes {meaning}")
     fault = Fault(number, at, who, action, tuple(args))
-    _check_at(fault)
+    market_time(at, 0)
     _check_who(fault)
     _check_args(fault)
     return fault
-
-
-def _check_at(fault: Fault) -> None:
-    if fault.at.startswith("+"):
-        seconds(fault.at[1:])
-    elif re.fullmatch(r"\d{1,2}:\d{2}(:\d{2}(\.\d+)?)?", fault.at):
-        if int(fault.at.split(":")[0]) > 23 or int(fault.at.split(":")[1]) > 59:
-            raise ValueError(f"{fault.at!r} is not a time of day")
-    elif datetime.fromisoformat(fault.at).tzinfo is None:
-        raise ValueError(f"{fault.at!r} has no time zone; write it with Z or an offset")
 
 
 def _check_who(fault: Fault) -> None:

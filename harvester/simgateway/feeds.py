@@ -87,11 +87,11 @@ class Feeds:
             return
         if not (ask.snapshot or ask.regulatory) and not self.line(session, ask.req_id, Stream.L1):
             return
-        session.send(
-            answers.tick_req_params(ask.req_id, instrument.min_tick, _BBO_EXCHANGE, _SNAPSHOT_PERMISSIONS),
-            instrument.symbol,
-        )
-        session.send(answers.market_data_type(ask.req_id, self._desk.settings.market_data_type), instrument.symbol)
+        if not self._desk.recorded:
+            facts = (instrument.min_tick, _BBO_EXCHANGE, _SNAPSHOT_PERMISSIONS)
+            session.send(answers.tick_req_params(ask.req_id, *facts), instrument.symbol)
+            kind = self._desk.settings.market_data_type
+            session.send(answers.market_data_type(ask.req_id, kind), instrument.symbol)
         sub = _subscription(session, ask.req_id, instrument, Stream.L1)
         sub.wanted_generic |= {tick.split(":")[0] for tick in ask.generic}
         if ask.snapshot or ask.regulatory:

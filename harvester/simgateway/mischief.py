@@ -10,9 +10,10 @@ import structlog
 
 from harvester.clock import SECOND_NS
 from harvester.events.kinds import Stream
-from harvester.simgateway.faults import TEXTS, Fault, seconds
+from harvester.simgateway.faults import TEXTS, Fault
 from harvester.simgateway.limits import Refusal
 from harvester.simgateway.subscriptions import DEPTH_STREAMS
+from harvester.simgateway.times import seconds
 from harvester.wire import answers
 from harvester.wire.framing import frame_bytes
 from harvester.wire.ids import UNSET_DOUBLE, UNSET_INT
@@ -166,9 +167,8 @@ class Mischief:
         code, text = _code_text(fault)
         if code in {HALTED, RESET} and sub.stream not in DEPTH_STREAMS:
             return
-        sub.session.error(sub.req_id, code, text)
+        sub.deliver([answers.error(sub.req_id, code, text)])
         if code == RESET:
-            sub.restart()
             sub.deliver(self._desk.market.snapshot(sub.con_id, sub.stream))
         elif code == DELAYED:
             sub.session.send(answers.market_data_type(sub.req_id, _DELAYED_TYPE), sub.symbol)

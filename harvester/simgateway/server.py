@@ -112,6 +112,16 @@ class SimGateway:
         assert self._pump_task is not None, "wait_over before start"
         await asyncio.shield(self._pump_task)
 
+    async def run(self, *, forever: bool = True) -> None:
+        """Serve until cancelled; not `forever`, until the day is over and every client has left.
+
+        Raises:
+            Exception: whatever stopped the market.
+        """
+        await self.wait_over()
+        while forever or self._clients:
+            await asyncio.sleep(0.05)
+
     # ---- the port, closed for a while ----
 
     def _close_port(self, seconds: float) -> None:

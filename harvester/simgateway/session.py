@@ -73,7 +73,8 @@ class Session:
         self.one_per_packet = False
         self._random = random.Random(f"{desk.settings.seed} {desk.report.requests.total()}")  # noqa: S311 - cuts bytes
         self._out: list[bytes] = []
-        self._out_bytes = self.sent_bytes = self.sent_messages = 0
+        self.queue = self._out.append  # one framed message that has been counted
+        self.sent_bytes = self.sent_messages = 0
         self._rate = Window(desk.settings.limits.messages_per_s, 1.0)
         self._strikes, self._violations = Window(1, 1.0), 0
         self._lockstep = desk.clock if isinstance(desk.clock, LockstepClock) else None
@@ -91,25 +92,24 @@ class Session:
         self.report.count(fields, symbol)
         self.queue(frame(fields))
 
-    def queue(self, message: bytes) -> None:
-        """Queue one framed message that has been counted."""
-        self._out.append(message)
-        self._out_bytes += len(message)
-        self.sent_messages += 1
-
     def flush(self, *, held_too: bool = False) -> None:
         """Hand what is queued to the socket, cut as a fault may have it."""
-        if not self._out or self.closing or (self._out_bytes < self.coalesce_bytes and not held_too):
+        if not self._out or self.closing:
             return
-        messages, self._out, self._out_bytes = self._out, [], 0
+        if self.coalesce_bytes and not held_too and sum(map(len, self._out)) < self.coalesce_bytes:
+            return
+        messages = self._out[:]
+        self._out.clear()
+        self.sent_messages += len(messages)
         if self.one_per_packet:
             for message in messages:
                 self._write(message)
-            return
-        data = b"".join(messages)
-        if not self.split_max:
-            self._write(data)
-            return
+        elif self.split_max:
+            self._write_in_pieces(b"".join(messages))
+        else:
+            self._write(b"".join(messages))
+
+    def _write_in_pieces(self, data: bytes) -> None:
         at = 0
         while at < len(data):
             step = self._random.randint(1, self.split_max)

@@ -59,16 +59,11 @@ class Subscription:
         self._req_text = str(self.req_id)
         self.wanted_generic = {""}  # of a tick field that needs no asking
 
-    def restart(self) -> None:
-        """Forget what a cut of the book remembers; what follows begins anew."""
-        forget = getattr(self.reshape, "reset", None)
-        if forget is not None:
-            forget()
-
     def deliver(self, messages: Iterable[list[str]]) -> None:
         """Queue messages of the market for the client."""
         if self.reshape is not None:
             messages = [shaped for fields in messages for shaped in self.reshape(fields)]
+        queue = self.session.queue
         for fields in messages:
             msg = fields[0]
             if msg == "46" and _GENERIC_OF.get(fields[3], "") not in self.wanted_generic:
@@ -85,7 +80,7 @@ class Subscription:
                 continue
             tally.add(fields)
             payload = ("\0".join(fields) + "\0").encode("utf-8", "surrogateescape")
-            self.session.queue(_LENGTH.pack(len(payload)) + payload)
+            queue(_LENGTH.pack(len(payload)) + payload)
 
     def _slowly(self, layout: str, fields: list[str]) -> None:
         """The first message of a layout, and those whose count is more than a row."""

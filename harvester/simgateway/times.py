@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 SECOND_NS = 1_000_000_000
+NEW_YORK = "America/New_York"
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -53,6 +54,40 @@ def parse_end(text: str, zone_name: str) -> int:
     except (ZoneInfoNotFoundError, ValueError):
         raise ValueError(f"Ending date/time {text!r} names an unknown time zone") from None
     return int(naive.replace(tzinfo=there).timestamp()) * SECOND_NS
+
+
+def seconds(text: str) -> float:
+    """Seconds of `90`, `1.5`, `1:30`, `2:00:00`.
+
+    Raises:
+        ValueError: anything else.
+    """
+    if not re.fullmatch(r"(\d+:){0,2}\d+(\.\d+)?", text):
+        raise ValueError(f"{text!r} is not a time such as 90, 1.5 or 2:00:00")
+    total = 0.0
+    for part in text.split(":"):
+        total = total * 60 + float(part)
+    return total
+
+
+def market_time(text: str, start_ns: int) -> int:
+    """Market time in ns UTC: `+seconds`, `+h:mm:ss` since `start_ns`, `h:mm[:ss]` in New York on its day, or ISO-8601.
+
+    Raises:
+        ValueError: anything else; an ISO time without a zone is refused, not guessed.
+    """
+    if text.startswith("+"):
+        return start_ns + int(seconds(text[1:]) * SECOND_NS)
+    if re.fullmatch(r"\d{1,2}:\d{2}(:\d{2}(\.\d+)?)?", text):
+        hours, minutes, *rest = text.split(":")
+        if int(hours) > 23 or int(minutes) > 59 or (rest and float(rest[0]) >= 60):
+            raise ValueError(f"{text!r} is not a time of day")
+        midnight = local(start_ns, NEW_YORK).replace(hour=int(hours), minute=int(minutes), second=0, microsecond=0)
+        return int(midnight.timestamp()) * SECOND_NS + int(float(rest[0]) * SECOND_NS if rest else 0)
+    instant = datetime.fromisoformat(text)
+    if instant.tzinfo is None:
+        raise ValueError(f"{text!r} has no time zone; write it with Z or an offset")
+    return int(instant.timestamp()) * SECOND_NS + instant.microsecond * 1000
 
 
 def open_spans(hours: str, zone_name: str) -> list[tuple[int, int]]:

@@ -1,0 +1,203 @@
+"""`hv gateway`: a simulated Interactive Brokers gateway on a TCP port."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from harvester.home import Home
+    from harvester.simgateway.market import Market
+    from harvester.simgateway.server import SimGateway
+    from harvester.simgateway.settings import GatewaySettings
+
+MarketOption = Annotated[str, typer.Option("--market", help="Where the market comes from: model, tape or day.")]
+What = Annotated[
+    list[str] | None,
+    typer.Argument(help="tape: folders, one per symbol and date. day: the recorded trading date, yyyy-MM-dd."),
+]
+Port = Annotated[int, typer.Option(help="TCP port, the one `hv record` looks at by default; 0 takes a free one.")]
+Speed = Annotated[str, typer.Option(help="Market time against real time: 1, 100, or max (as fast as clients take it).")]
+Start = Annotated[str | None, typer.Option(help="Begin the market here: 9:30 (New York), +1:00:00, or ISO-8601.")]
+End = Annotated[str | None, typer.Option(help="End the market here; forms as --start.")]
+Symbols = Annotated[str | None, typer.Option(help="model: symbols, separated by commas.")]
+Limit = typer.Option(help="As IB's; 0 switches it off.", rich_help_panel="Limits")
+
+
+def gateway(
+    what: What = None,
+    *,
+    market: MarketOption = "model",
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Port = 7496,
+    speed: Speed = "1",
+    start: Start = None,
+    end: End = None,
+    symbols: Symbols = None,
+    date: Annotated[str | None, typer.Option(help="model: the trading date, yyyy-MM-dd.")] = None,
+    rate: Annotated[int | None, typer.Option(help="model: orders per symbol in a day.")] = None,
+    sample_ms: Annotated[int | None, typer.Option(help="model, tape: L1 sampling in ms; 0 sends all.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the model and of scripted noise.")] = 1,
+    account: Annotated[str, typer.Option(help="Account names, separated by commas.")] = "DU1234567",
+    server_version: Annotated[int, typer.Option(help="TWS server version, 176 to 178.")] = 178,
+    market_data_type: Annotated[int, typer.Option(help="1 live, 2 frozen, 3 delayed, 4 delayed frozen.")] = 1,
+    faults: Annotated[Path | None, typer.Option(help="Fault script; see docs/gateway.md.")] = None,
+    report: Annotated[Path | None, typer.Option(help="Write what was sent here on exit, as JSON.")] = None,
+    grace: Annotated[float, typer.Option(help="Seconds of quiet after the first stream before time starts.")] = 1.5,
+    once: Annotated[bool, typer.Option("--once", help="End when the day is over and every client has left.")] = False,
+    depth_lines: Annotated[int, Limit] = 3,
+    tick_by_tick_lines: Annotated[int, Limit] = 5,
+    tick_by_tick_spacing: Annotated[float, Limit] = 0.0,
+    market_data_lines: Annotated[int, Limit] = 100,
+    historical_per_10_minutes: Annotated[int, Limit] = 60,
+    messages_per_second: Annotated[int, Limit] = 50,
+    home: Annotated[Path | None, typer.Option(help="Data root; else HV_HOME, else this folder.")] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="One JSON object at the start, the report at the end.")
+    ] = False,
+) -> None:
+    """Serve a market day to any IB client: TWS protocol on a TCP port, no account, no orders.
+
+    Market time stands until the first client subscribes. `gateway.json` in the data root tells `hv record` the clock.
+    Orders are refused with 201. SIGINT or SIGTERM ends it with a report of what was sent.
+
+    Example: hv gateway --market tape tapes/IBM-2013-10-08 --speed 100
+    """
+    import asyncio
+
+    from harvester.home import Home
+    from harvester.simgateway.faults import Script
+    from harvester.simgateway.limits import Limits
+    from harvester.simgateway.server import SimGateway
+    from harvester.simgateway.settings import GatewaySettings
+
+    root = Home.find(home)
+    given = {"symbols": symbols, "trading_date": date, "rate": rate, "sample_ms": sample_ms}
+    source = _open(market, list(what or []), root, seed, {k: v for k, v in given.items() if v is not None})
+    limits = Limits(
+        depth_lines=depth_lines,
+        tick_by_tick_lines=tick_by_tick_lines,
+        tick_by_tick_spacing_s=tick_by_tick_spacing,
+        market_data_lines=market_data_lines,
+        historical_per_10_minutes=historical_per_10_minutes,
+        messages_per_s=messages_per_second,
+    )
+    settings = GatewaySettings(
+        host=host,
+        port=port,
+        server_version=server_version,
+        accounts=tuple(account.split(",")),
+        market_data_type=market_data_type,
+        speed=_speed(speed),
+        grace_s=grace,
+        start_ns=_market_time("--start", start, source.start_ns),
+        end_ns=_market_time("--end", end, source.start_ns),
+        limits=limits,
+        faults=Script.read(faults) if faults else Script(),
+        seed=seed,
+        gateway_file=root.gateway_file,
+        report_file=report,
+        source=" ".join([market, *(what or [])]),
+    )
+    asyncio.run(_serve(SimGateway(source, settings), settings, once=once, as_json=as_json))
+
+
+def _open(market: str, what: list[str], root: Home, seed: int, given: dict[str, Any]) -> Market:
+    from harvester.errors import BadSetting
+    from harvester.simgateway.sources import open_market
+
+    if market == "model":
+        if what:
+            raise BadSetting(
+                f"a model takes no folder or date, {what[0]!r} was given; a tape is --market tape {what[0]}"
+            )
+        if "symbols" in given:
+            given["symbols"] = tuple(name.strip() for name in given["symbols"].split(","))
+        return open_market("model", seed=seed, **given)
+    foreign = [f"--{name.replace('trading_', '')}" for name in given if name != "sample_ms" or market == "day"]
+    if foreign:
+        raise BadSetting(f"{', '.join(foreign)} is for --market model, not for {market}; leave it out")
+    if market == "day":
+        if len(what) != 1:
+            raise BadSetting("name the recorded trading date: hv gateway --market day 2025-07-17")
+        return open_market("day", [root.root], trading_date=what[0])
+    return open_market(market, [Path(folder) for folder in what], **given)
+
+
+def _speed(text: str) -> float:
+    from harvester.errors import BadSetting
+
+    if text.lower() == "max":
+        return 0.0
+    try:
+        speed = float(text)
+    except ValueError:
+        speed = -1.0
+    if not 0 <= speed < 1e9:
+        raise BadSetting(f"speed {text!r} is neither max nor a number such as 1 or 100")
+    return speed
+
+
+def _market_time(option: str, text: str | None, start_ns: int) -> int | None:
+    from harvester.errors import BadSetting
+    from harvester.simgateway.times import market_time
+
+    if text is None:
+        return None
+    try:
+        return market_time(text, start_ns)
+    except ValueError as error:
+        raise BadSetting(f"{option}: {error}") from None
+
+
+async def _serve(gateway: SimGateway, settings: GatewaySettings, *, once: bool, as_json: bool) -> None:
+    import json
+
+    port = await gateway.start()
+    if as_json:
+        typer.echo(json.dumps({"host": settings.host, "port": port, "source": settings.source}))
+    else:
+        pace = f"at speed {settings.speed:g}" if settings.speed else "as fast as it goes"
+        names = [i.symbol for i in gateway.market.instruments]
+        shown = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
+        typer.echo(f"gateway on {settings.host} port {port}: {settings.source} ({shown}), {pace}; Ctrl-C ends it")
+    try:
+        await _until_ended(gateway, once=once)
+    finally:
+        report = await gateway.stop()
+        typer.echo(json.dumps(report) if as_json else _summary(report))
+
+
+async def _until_ended(gateway: SimGateway, *, once: bool) -> None:
+    """Return at SIGINT or SIGTERM, with `once` also when the day is over and nobody is connected."""
+    import asyncio
+    import contextlib
+    import signal
+
+    stopped = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for name in (signal.SIGINT, signal.SIGTERM):
+        with contextlib.suppress(NotImplementedError):  # Windows: Ctrl-C cancels the loop's main task instead
+            loop.add_signal_handler(name, stopped.set)
+    waiting = [asyncio.create_task(stopped.wait()), asyncio.create_task(gateway.run(forever=not once))]
+    try:
+        done, _ = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            task.result()
+    except asyncio.CancelledError:
+        pass
+    finally:
+        for task in waiting:
+            task.cancel()
+
+
+def _summary(report: dict[str, Any]) -> str:
+    rows = {kind: sum(entry["rows"] for entry in symbols.values()) for kind, symbols in report["sent"].items()}
+    kinds = ", ".join(f"{n:,} {kind}" for kind, n in rows.items()) or "nothing"
+    over = "the day is over" if report["market_over"] else "the day was not over"
+    return (
+        f"sent {report['messages']:,} messages, {report['bytes']:,} bytes ({kinds}); "
+        f"{report['orders_refused']} orders refused; {over}"
+    )
