@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from harvester.artefacts import episodes as episode_files
-from harvester.artefacts.buckets import of_symbols, with_gate_codes
+from harvester.artefacts.buckets import bucket_rows, of_symbols, with_gate_codes
 from harvester.artefacts.tables import joined, parquet_file
 from harvester.artefacts.text import envelope, json_file, put, times
+from harvester.errors import CannotRun
 from harvester.eventlog.disk import Disk
 from harvester.eventlog.reader import open_day
 from harvester.events.kinds import Action, Kind
@@ -73,13 +74,21 @@ class Projected:
         )
 
 
-def fold_day(day: Day, progress: Callable[[int, int], None] | None = None) -> Projected:
-    """Fold a whole date; `progress` is told (events folded, events there are)."""
+def fold_day(
+    day: Day,
+    progress: Callable[[int, int], None] | None = None,
+    cuts: Sequence[int] = (),
+    at_cut: Callable[[int, dict[str, str]], None] | None = None,
+) -> Projected:
+    """Fold a whole date; `progress` is told (events folded, events there are), `at_cut` (seq, digests) at each cut."""
     engine = Engine()
     parts: dict[str, list[pa.RecordBatch]] = {name: [] for name in SCHEMAS}
     total, done = day.rows, 0
-    for batch in day.batches(ROWS_A_STEP):
+    wanted = set(cuts)
+    for batch in day.batches(ROWS_A_STEP, cuts):
         _keep(parts, engine.fold(batch).tables)
+        if at_cut and batch.last_seq in wanted:
+            at_cut(batch.last_seq, engine.digests())
         done += len(batch)
         if progress:
             progress(done, total)
@@ -205,3 +214,26 @@ def project(
     """
     made = fold_day(open_day(trading_date, home), progress)
     return made, write_artefacts(made, home, out, symbols)
+
+
+def bucket_artefact(made: Projected, symbol: str) -> dict[str, Any]:
+    """The JSON artefact of one symbol's buckets.
+
+    Raises:
+        CannotRun: the date holds no such symbol.
+    """
+    known = sorted(set(made.tables["buckets"]["symbol"].to_pylist()))
+    if symbol not in known:
+        raise CannotRun(f"no symbol {symbol!r} on {made.trading_date}; recorded are {', '.join(known) or 'none'}")
+    rows = of_symbols(with_gate_codes(made.tables["buckets"], made.tables["decisions"]), [symbol])
+    body = envelope(
+        "harvester.buckets",
+        bucket_rows(rows),
+        trading_date=made.trading_date.isoformat(),
+        run=made.run,
+        through_seq=made.last_seq,
+        health=made.health,
+        symbol=symbol,
+    )
+    plain: dict[str, Any] = times(body, epoch_ms=made.toggles.get("episode_epoch_ms", False))
+    return plain

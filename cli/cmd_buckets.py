@@ -1,0 +1,72 @@
+"""`hv buckets`: the one-second buckets of a symbol."""
+
+from __future__ import annotations
+
+import json as json_text
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+SHOWN = (
+    "ts bid ask spread_bps mid microprice imbalance ofi tape_buy tape_sell trade_count quote_count depth_count "
+    "volatility_proxy stale gate_codes"
+).split()  # noqa: SIM905 - a list of words
+
+
+def buckets(
+    *,
+    date: Annotated[str, typer.Option("--date", help="Trading date, yyyy-MM-dd.")],
+    symbol: Annotated[str, typer.Option("--symbol", help="As it was recorded.")],
+    limit: Annotated[int, typer.Option("--limit", help="Seconds to show at most, from the end; 0 = all.")] = 60,
+    out: Annotated[Path | None, typer.Option("--out", help="Write the JSON artefact here instead of showing.")] = None,
+    home: Annotated[Path | None, typer.Option("--home", help="Data root; else HV_HOME, else this folder.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="The whole JSON artefact on standard output.")] = False,
+) -> None:
+    """Show or export the one-second buckets of a symbol, rebuilt from the log.
+
+    Example: hv buckets --date 2025-07-17 --symbol ARL
+    """
+    from cli.bars import Bar
+    from harvester.artefacts.text import json_file, put
+    from harvester.home import Home, parse_date
+    from harvester.recorder.project import bucket_artefact, fold_day
+    from harvester.eventlog.reader import open_day
+
+    with Bar(f"folding {date}", quiet=as_json) as bar:
+        made = fold_day(open_day(parse_date(date), Home.find(home)), bar.told)
+    body = bucket_artefact(made, symbol)
+    if out is not None:
+        put(out.resolve(), json_file(body))
+        typer.echo(f"{len(body['rows'])} seconds of {symbol} in {out}")
+    elif as_json:
+        typer.echo(json_text.dumps(body, allow_nan=False))
+    else:
+        _show(body["rows"][-limit:] if limit else body["rows"])
+
+
+def _show(rows: Sequence[dict[str, Any]]) -> None:
+    if not sys.stdout.isatty():
+        typer.echo("\t".join(SHOWN))
+        for row in rows:
+            typer.echo("\t".join(_cell(row[name]) for name in SHOWN))
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(*SHOWN, box=None)
+    for row in rows:
+        table.add_row(*(_cell(row[name]) for name in SHOWN))
+    Console().print(table)
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, list):
+        return "|".join(value)
+    return f"{value:.6g}" if isinstance(value, float) else str(value)

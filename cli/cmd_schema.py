@@ -1,0 +1,24 @@
+"""`hv schema`: the JSON Schemas of the artefacts."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+
+def schema(
+    name: Annotated[str | None, typer.Argument(help="One of the names listed without it.")] = None,
+) -> None:
+    """List the artefacts that have a JSON Schema, or print one of them (draft 2020-12).
+
+    Example: hv schema episode
+    """
+    from harvester.artefacts.schemas import SCHEMAS, find
+    from harvester.artefacts.text import json_file
+
+    if name is None:
+        for known, (about, _) in SCHEMAS.items():
+            typer.echo(f"{known:<16} {about}")
+    else:
+        typer.echo(json_file(find(name)).decode(), nl=False)

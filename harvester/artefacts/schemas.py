@@ -1,0 +1,269 @@
+"""JSON Schemas (draft 2020-12) of every artefact this version writes. Built from a few words so that they stay readable.
+
+A schema is closed: a file with a key it does not name, or without one it names, is not valid.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from harvester.errors import BadSetting
+
+Schema = dict[str, Any]
+
+DIALECT = "https://json-schema.org/draft/2020-12/schema"
+TIME: Schema = {
+    "oneOf": [
+        {"type": "string", "pattern": r"^\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}(\.\d{0,8}[1-9])?Z$"},
+        {"type": "integer", "description": "Unix epoch milliseconds, with the epoch toggle"},
+    ]
+}
+DATE: Schema = {"type": "string", "pattern": r"^\d{4}-\d{2}-\d{2}$"}
+NUMBER: Schema = {"type": "number"}
+INTEGER: Schema = {"type": "integer"}
+COUNT: Schema = {"type": "integer", "minimum": 0}
+TEXT: Schema = {"type": "string"}
+FLAG: Schema = {"type": "boolean"}
+HASH: Schema = {"type": "string", "pattern": "^[0-9a-f]{16,64}$"}
+COUNTS: Schema = {"type": "object", "additionalProperties": COUNT}
+ANY: Schema = {}
+
+
+def or_null(schema: Schema) -> Schema:
+    """The schema, or null."""
+    return {"anyOf": [schema, {"type": "null"}]}
+
+
+def one_of(*values: str) -> Schema:
+    return {"enum": list(values)}
+
+
+def listed(items: Schema) -> Schema:
+    return {"type": "array", "items": items}
+
+
+def record(fields: dict[str, Schema]) -> Schema:
+    """An object with exactly these keys."""
+    return {"type": "object", "properties": fields, "required": list(fields), "additionalProperties": False}
+
+
+def _all(names: str, schema: Schema) -> dict[str, Schema]:
+    return dict.fromkeys(names.split(), schema)
+
+
+HEALTH = record({**_all("outages bad_book_seconds refused", COUNT), "data_type": or_null(COUNT)})
+
+
+def enveloped(name: str, row: Schema, *, symbol: bool = False) -> Schema:
+    """An artefact that is an object around its rows."""
+    head: dict[str, Schema] = {"schema": {"const": name}, "schema_version": {"const": 1}, "trading_date": DATE}
+    if symbol:
+        head["symbol"] = TEXT
+    return record(head | {"run": TEXT, "through_seq": COUNT, "health": HEALTH, "rows": listed(row)})
+
+
+BUCKET = (
+    {"ts": TIME}
+    | _all("mark bid ask spread spread_bps spread_twa mid microprice imbalance", or_null(NUMBER))
+    | _all("bid_size_top_n ask_size_top_n bid_top_size ask_top_size ofi", or_null(NUMBER))
+    | _all("tape_buy tape_sell tape_unknown", NUMBER)
+    | _all("trade_count quote_count depth_count", COUNT)
+    | _all("volatility_proxy realised_variance", or_null(NUMBER))
+    | {"quote_source": or_null(one_of("bid_ask", "l1", "smart_depth")), "book_good": or_null(FLAG), "stale": FLAG}
+)
+GATES = listed(TEXT)
+FILL = {
+    "ts": TIME,
+    "seq": COUNT,
+    "price": NUMBER,
+    "quantity": COUNT,
+    "side": one_of("BUY", "SELL"),
+    "source": one_of("quote", "print"),
+    "reference_price": or_null(NUMBER),
+    "slippage": or_null(NUMBER),
+    "commission": NUMBER,
+    "reference": one_of("quote_at_decision", "stop_price", "limit_price"),
+}
+SIDE, WIN_LOSS = one_of("LONG", "SHORT"), one_of("WIN", "LOSS", "BREAKEVEN")
+MODE = one_of("event", "bars")
+AGGREGATES = record(
+    _all("seconds stale_seconds trade_count", COUNT)
+    | _all("mean_imbalance mean_spread mean_spread_bps mid_return volatility_max", or_null(NUMBER))
+    | _all("tape_buy tape_sell tape_delta ofi realised_variance", NUMBER)
+)
+SERIES_ROW = record(
+    {"ts": TIME}
+    | _all("mark bid ask mid spread imbalance", or_null(NUMBER))
+    | _all("tape_buy tape_sell", NUMBER)
+    | {"volatility_proxy": or_null(NUMBER), "gate_codes": or_null(GATES)}
+)
+LABELS = record(
+    {"pnl_usd": NUMBER, "r_multiple": or_null(NUMBER)}
+    | {"mae": {"type": "number", "maximum": 0}, "mfe": {"type": "number", "minimum": 0}}
+    | _all("time_to_mae time_to_mfe", or_null(NUMBER))
+    | {"hold_seconds": NUMBER, "exit_reason": TEXT, "win_loss": WIN_LOSS}
+)
+RISK = record(_all("initial_stop initial_risk_usd target hold_seconds_max", NUMBER) | {"quantity_planned": COUNT})
+TRACE = record(
+    {
+        "entry_reason": TEXT,
+        "exit_reason": TEXT,
+        "risk": RISK,
+        "gate_codes": GATES,
+        "features": {"type": "object", "additionalProperties": or_null(NUMBER)},
+        "prediction": or_null(record({"probability": NUMBER, "memory_version": TEXT})),
+    }
+)
+
+
+def _moment(*, price: bool) -> Schema:
+    return record({"ts": TIME, **({"price": or_null(NUMBER)} if price else {}), "seq": COUNT})
+
+
+EPISODE = record(
+    {
+        "schema": {"const": "harvester.episode"},
+        "schema_version": {"const": 1},
+        "trading_date": DATE,
+        "run": TEXT,
+        "through_seq": COUNT,
+        "health": HEALTH,
+        "trade_id": {"type": "string", "pattern": r"^T\d{6}_\d{3,}$"},
+        "symbol": TEXT,
+        "side": SIDE,
+        "quantity": COUNT,
+        "mode": MODE,
+        "taken": FLAG,
+        "decision": _moment(price=False),
+        "entry": _moment(price=True),
+        "exit": _moment(price=True),
+        "features_pre": record({"window": TEXT, "buckets": listed(record(BUCKET)), "aggregates": AGGREGATES}),
+        "series": listed(SERIES_ROW),
+        "fills": listed(record(FILL)),
+        "labels": LABELS,
+        "decision_trace": TRACE,
+        "versions": record(
+            {"strategy": TEXT, "strategy_digest": HASH, "cost_model": TEXT, "memory": or_null(HASH)}
+        ),
+    }
+)
+EPISODE_SERIES = record(
+    {"trade_id": TEXT, "symbol": TEXT, "ts": TIME}
+    | _all("mark spread imb", or_null(NUMBER))
+    | _all("tape_buy tape_sell", NUMBER)
+    | {"vol": or_null(NUMBER), "gate_codes": GATES}
+)
+FILLS_ROW = record(
+    {"seq": COUNT, "ts": TIME, "con_id": INTEGER, "symbol": TEXT, "strategy": TEXT, "strategy_digest": HASH}
+    | {"decision_seq": COUNT, "role": one_of("entry", "stop", "target", "exit"), "side": FILL["side"]}
+    | {name: FILL[name] for name in "price quantity source reference reference_price slippage commission".split()}
+)
+HEALTH_ROW = record(
+    {"symbol": or_null(TEXT), "con_id": INTEGER, "stream": or_null(TEXT)}
+    | {"measure": TEXT, "value": or_null(NUMBER), "unit": TEXT}
+)
+TRADE_ROW = record(
+    {"trade_id": TEXT, "symbol": TEXT, "side": SIDE, "quantity": COUNT, "taken": FLAG}
+    | {"decision_ts": TIME, "entry_ts": TIME, "entry_price": NUMBER, "exit_ts": TIME, "exit_price": or_null(NUMBER)}
+    | {"entry_reason": TEXT, "exit_reason": TEXT, "pnl_usd": NUMBER, "r_multiple": or_null(NUMBER)}
+    | _all("mae mfe hold_seconds", NUMBER)
+    | {"win_loss": WIN_LOSS, "strategy": TEXT, "strategy_digest": HASH, "mode": MODE}
+)
+ESTIMATE = {"n": COUNT, "mean": NUMBER, "low": NUMBER, "high": NUMBER, "level": NUMBER}
+PRIOR = ESTIMATE | {"prior": listed(NUMBER)}
+REASONS = listed(record({"reason": TEXT, "count": COUNT}))
+STRUCTURES = record(_all("UPTREND DOWNTREND RANGE", COUNT))
+GROUP = record(
+    {"mode": MODE, "name": TEXT}
+    | _all("trade_count wins", COUNT)
+    | {"pnl_usd": NUMBER, "volume": COUNT, "r_n": COUNT}
+    | _all("r_sum r_squares mae_sum mfe_sum hold_sum", NUMBER)
+    | {"imbalance_n": COUNT, "imbalance_sum": NUMBER, "spread_n": COUNT, "spread_sum": NUMBER}
+    | {"tape_delta_sum": NUMBER, "structures": COUNTS, "entry_reasons": COUNTS, "exit_reasons": COUNTS}
+)
+DAY = record(
+    {"date": DATE, "content_hash": HASH, "episode_count": COUNT, "episodes_hash": HASH, "last_ts": TIME}
+    | {"parse_failures": COUNT, "samples": COUNTS, "sample_wins": COUNTS, "outcomes": COUNTS, "left_out": COUNTS}
+    | {"symbols": listed(GROUP), "setups": listed(GROUP)}
+)
+MODEL = record(
+    {"type": one_of("none", "logistic"), "mode": MODE, "feature_names": listed(TEXT), "weights": listed(NUMBER)}
+    | {"sample_count": COUNT}
+    | _all("brier log_loss base_rate_brier base_rate_log_loss walk_forward_skill", or_null(NUMBER))
+    | {"walk_forward_interval": or_null(listed(NUMBER)), "in_use": FLAG, "days_needed": or_null(COUNT)}
+    | {"verdict": TEXT}
+)
+PROFILE = record(
+    {"symbol": TEXT, "mode": MODE, "trade_count": COUNT, "win_rate": or_null(NUMBER)}
+    | {"win_rate_interval": record(ESTIMATE), "pnl_usd": NUMBER, "volume": COUNT}
+    | {"avg_r_multiple": or_null(NUMBER), "avg_r_multiple_interval": record(ESTIMATE)}
+    | _all("avg_mae avg_mfe avg_hold_seconds", or_null(NUMBER))
+    | _all("avg_pre_imbalance avg_pre_spread avg_pre_tape_delta", or_null(NUMBER))
+    | {"structure_counts": STRUCTURES, "top_entry_reasons": REASONS, "top_exit_reasons": REASONS}
+)
+RECOMMENDED = record(
+    {"symbol": TEXT, "mode": MODE, "n": COUNT, "win_rate": NUMBER}
+    | {"win_rate_interval": record(ESTIMATE), "pnl_usd": NUMBER}
+)
+MEMORY = record(
+    {
+        "schema_version": {"const": 1},
+        "date": DATE,
+        "days": listed(DAY),
+        "training": record({"episodes": COUNT, "parse_failures": COUNT, "outcomes": COUNTS, "left_out": COUNTS}),
+        "model": MODEL,
+        "setups": listed(
+            record({"setup": TEXT, "mode": MODE, "n": COUNT, "hit_rate": record(PRIOR), "mean_r": record(PRIOR)})
+        ),
+        "symbol_profiles": listed(PROFILE),
+        "chart_structure_counts": STRUCTURES,
+        "top_entry_reasons": REASONS,
+        "top_exit_reasons": REASONS,
+        "recommendations": record(
+            {"basis": TEXT, "focus_symbols": listed(RECOMMENDED), "reduce_symbols": listed(RECOMMENDED)}
+        ),
+        "parent": or_null(HASH),
+        "hash": HASH,
+    }
+)
+CLOSED = record(
+    {"trading_date": DATE, "last_seq": COUNT, "content_hash": HASH, "last_ts": INTEGER}
+    | {"runs": listed(record({"run": TEXT, "last_seq": COUNT, "content_hash": HASH}))}
+)
+DELETION = record(
+    {"schema": {"const": "harvester.deletion"}, "schema_version": {"const": 1}, "trading_date": DATE}
+    | {"content_hash": HASH, "log_kept": or_null(TEXT)}
+    | {"files": listed(record({"path": TEXT, "bytes": COUNT, "blake2b": HASH})), "folders": listed(TEXT)}
+    | {"done": FLAG}
+)
+
+SCHEMAS: dict[str, tuple[str, Schema]] = {  # name: where the file lies, schema
+    "episode": ("temp/episodes/<date>/<symbol>/<trade_id>.json", EPISODE),
+    "episode_series": ("a line of <trade_id>.series.jsonl", EPISODE_SERIES),
+    "buckets": (
+        "hv buckets --json",
+        enveloped("harvester.buckets", record(BUCKET | {"gate_codes": or_null(GATES)}), symbol=True),
+    ),
+    "fills": ("exports/fills_<date>.json", enveloped("harvester.fills", FILLS_ROW)),
+    "health": ("exports/health_<date>.json", enveloped("harvester.health", HEALTH_ROW)),
+    "trades_summary": ("memory/journal/trades_summary_<date>.json", enveloped("harvester.trades_summary", TRADE_ROW)),
+    "journal_fills": (
+        "memory/journal/fills_<date>.json",
+        enveloped("harvester.journal_fills", record({"trade_id": TEXT, "symbol": TEXT} | FILL)),
+    ),
+    "memory": ("memory/memory_latest.json, memory/versions/*.json", MEMORY),
+    "closed": ("memory/datasets/<date>/closed.json", CLOSED),
+    "deletion": ("memory/datasets/<date>/deletion.json", DELETION),
+}
+
+
+def find(name: str) -> Schema:
+    """The whole schema of that name.
+
+    Raises:
+        BadSetting: there is none.
+    """
+    if name not in SCHEMAS:
+        raise BadSetting(f"no artefact is called {name!r}; there are {', '.join(SCHEMAS)}")
+    about, body = SCHEMAS[name]
+    return {"$schema": DIALECT, "title": f"harvester.{name}", "description": about} | body
