@@ -31,7 +31,7 @@ def number(value: Number) -> str:
     if isinstance(value, float):
         if value.is_integer() and -_WHOLE_MAX < value < _WHOLE_MAX and str(value) != "-0.0":
             return str(int(value))
-        return repr(value)
+        return repr(value).replace("e+", "e")
     return str(int(value))
 
 
