@@ -14,12 +14,12 @@ class DepthCut:
     """Maps each depth message to the messages a subscriber of `rows` rows gets.
 
     It keeps the source's whole book (`source_rows` a side), because a delete inside the view brings the row below it
-    into view: that is sent as an insert at the foot. Inserts push the last row out of view silently, as IB's do. Messages
-    of other kinds pass unchanged; an impossible operation passes if it lies in view and changes nothing here.
+    into view: that is sent as an insert at the foot. Inserts push the last row out of view silently, as IB's do.
+    Messages of other kinds pass unchanged; an impossible operation passes if it lies in view and changes nothing here.
     """
 
     def __init__(self, rows: int, source_rows: int) -> None:
-        assert 0 < rows, f"a depth stream of {rows} rows shows nothing"
+        assert rows > 0, f"a depth stream of {rows} rows shows nothing"
         self._rows, self._source_rows = rows, source_rows
         self._sides: dict[str, list[list[str]]] = {"0": [], "1": []}
 

@@ -308,6 +308,8 @@ def _take(s: Ints, p: Ints, book: Ints, rng: Words, out: Ints) -> None:
     side = _ASK if below(rng, 200) < 100 + min(max(pull, -70), 70) else _BID
     left = 1 + below(rng, 99) if below(rng, 100) < 18 else _lots(rng, p[P_SCALE]) * (1 + below(rng, 2))
     condition = SWEEP if below(rng, 3) == 0 else REGULAR
+    if below(rng, 10):  # one order in ten goes through the touch
+        left = min(left, _top(book[side], s[N_ASK + side])[1])
     while left > 0 and s[N_ASK + side] > ROWS_MIN:
         price, venue, there = book[side, 0, 0], book[side, 0, 1], book[side, 0, 2]
         size = min(left, there)
