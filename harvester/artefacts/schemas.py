@@ -242,7 +242,7 @@ SCHEMAS: dict[str, tuple[str, Schema]] = {  # name: where the file lies, schema
     "episode_series": ("a line of <trade_id>.series.jsonl", EPISODE_SERIES),
     "buckets": (
         "hv buckets --json",
-        enveloped("harvester.buckets", record(BUCKET | {"gate_codes": or_null(GATES)}), symbol=True),
+        enveloped("harvester.buckets", record({"ts": TIME, "symbol": TEXT} | BUCKET | {"gate_codes": or_null(GATES)}), symbol=True),
     ),
     "fills": ("exports/fills_<date>.json", enveloped("harvester.fills", FILLS_ROW)),
     "health": ("exports/health_<date>.json", enveloped("harvester.health", HEALTH_ROW)),

@@ -1,0 +1,175 @@
+from __future__ import annotations
+
+import json
+
+import jsonschema
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from trading_log import DATE, record
+
+from harvester.artefacts import schemas
+from harvester.artefacts.episodes import compare_day, episode_files
+from harvester.artefacts.tables import csv_file
+from harvester.artefacts.text import json_file, put, put_bare_list, times
+from harvester.errors import BadSetting, CannotRun
+from harvester.eventlog.disk import Disk
+from harvester.home import Home
+from harvester.recorder.eod import Wishes, eod
+from harvester.recorder.project import bucket_artefact, project
+
+
+@pytest.fixture(scope="module")
+def day(tmp_path_factory):
+    """A recorded, projected and folded day."""
+    home = Home(tmp_path_factory.mktemp("home")).prepare()
+    record(home)
+    made, _ = project(home, DATE)
+    eod(home, DATE, Wishes(parquet=True))
+    return home, made
+
+
+def valid(name: str, value) -> None:
+    jsonschema.Draft202012Validator(schemas.find(name)).validate(value)
+
+
+def loaded(path):
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("name", schemas.SCHEMAS)
+def test_schema_is_a_schema(name):
+    """Every schema is valid JSON Schema of its draft, and closed at the top."""
+    jsonschema.Draft202012Validator.check_schema(schemas.find(name))
+    assert schemas.find(name)["additionalProperties"] is False
+
+
+def test_unknown_schema():
+    """An unknown name is answered with those there are."""
+    with pytest.raises(BadSetting, match="no artefact is called 'x'; there are episode, "):
+        schemas.find("x")
+
+
+def test_every_written_file_validates(day):
+    """Each JSON file a projected and folded day leaves behind follows its schema, keys in the schema's order."""
+    home, made = day
+    found = {
+        "episode": sorted(home.episodes(DATE).rglob("*.json")),
+        "fills": [home.exports() / f"fills_{DATE}.json"],
+        "health": [home.exports() / f"health_{DATE}.json"],
+        "trades_summary": [home.journal / f"trades_summary_{DATE}.json"],
+        "journal_fills": [home.journal / f"fills_{DATE}.json"],
+        "memory": [home.memory_latest, *sorted(home.memory_versions.glob("*.json"))],
+        "closed": [home.dataset(DATE) / "closed.json"],
+    }
+    assert len(found["episode"]) == 8
+    assert {p.suffix for p in home.root.rglob("*.json")} == {".json"}
+    for name, paths in found.items():
+        for path in paths:
+            value = loaded(path)
+            valid(name, value)
+            assert list(value) == list(schemas.find(name)["properties"]), path
+    valid("buckets", bucket_artefact(made, "AAA"))
+    everything = {p for paths in found.values() for p in paths}
+    logs = {p for p in home.root.rglob("*.json") if home.events in p.parents}
+    assert set(home.root.rglob("*.json")) - logs == everything
+
+
+def test_both_toggles_validate(day):
+    """With epoch milliseconds and series lines the files still follow their schemas, and name the same instants."""
+    _, made = day
+    plain, epoch = made.files(epoch_ms=False), made.files(epoch_ms=True, series_jsonl=True)
+    for name, data in epoch.items():
+        if name.endswith(".jsonl"):
+            for line in data.splitlines():
+                valid("episode_series", json.loads(line))
+        else:
+            valid("episode", json.loads(data))
+    first = next(iter(plain))
+    assert json.loads(plain[first])["decision"]["ts"].startswith("2025-07-17T14:")
+    assert json.loads(epoch[first])["decision"]["ts"] == json.loads(made.documents[0])["decision"]["ts"] // 1_000_000
+    assert len(epoch) == 2 * len(plain)
+
+
+def test_journal_csv_equals_json(day):
+    """The CSV journal holds the same rows as the JSON one, numbers in the same digits."""
+    home, _ = day
+    rows = loaded(home.journal / f"trades_summary_{DATE}.json")["rows"]
+    lines = (home.journal / f"trades_summary_{DATE}.csv").read_text(encoding="utf-8").splitlines()
+    assert lines[0].split(",") == list(rows[0])
+    assert [line.split(",")[list(rows[0]).index("pnl_usd")] for line in lines[1:]] == [repr(r["pnl_usd"]) for r in rows]
+
+
+def test_csv_cells_do_not_run():
+    """A text that a spreadsheet would take for a formula is quoted, absent values are empty."""
+    assert csv_file([{"a": "=1+1", "b": None, "c": -0.5}], ["a", "b", "c"]) == b"a,b,c\r\n'=1+1,,-0.5\r\n"
+
+
+FLOATS = st.floats(allow_nan=True, allow_infinity=True)
+
+
+@given(st.dictionaries(st.text(min_size=1, max_size=5), st.one_of(FLOATS, st.integers(-(2**60), 2**60), st.text())))
+def test_numbers_round_trip(value):
+    """Every finite number reads back exactly, every other is null, keys keep their order, text is UTF-8."""
+    back = json.loads(json_file(value).decode("utf-8"))
+    assert list(back) == list(value)
+    for key, number in value.items():
+        unknown = isinstance(number, float) and (number != number or abs(number) == float("inf"))
+        assert back[key] is None if unknown else back[key] == number
+
+
+def test_times():
+    """Times are ISO-8601 with trailing zeros trimmed and Z, or whole milliseconds; other numbers stay."""
+    value = {"ts": 1_752_760_800_120_000_000, "rows": [{"ts": 1_752_760_800_000_000_000, "seq": 7}, {"ts": None}]}
+    assert times(value) == {
+        "ts": "2025-07-17T14:00:00.12Z",
+        "rows": [{"ts": "2025-07-17T14:00:00Z", "seq": 7}, {"ts": None}],
+    }
+    assert times(value, epoch_ms=True)["ts"] == 1_752_760_800_120
+
+
+def test_put_is_atomic_and_idempotent(tmp_path):
+    """Equal bytes are left alone, a failing disk leaves the old file whole, and the error names the file."""
+
+    class Full(Disk):
+        def replace(self, source, target):
+            raise OSError(28, "No space left on device")
+
+    path = tmp_path / "a" / "b" / "x.json"
+    assert put(path, b"one")
+    assert not put(path, b"one")
+    with pytest.raises(CannotRun, match=r"x\.json: No space left"):
+        put(path, b"two", Full())
+    assert path.read_bytes() == b"one"
+
+
+def test_bare_list_has_its_meta(tmp_path):
+    """A bare list stays one; what belongs to it lies beside it."""
+    put_bare_list(tmp_path / "batch.json", [{"symbol": "A"}], {"schema": "x"})
+    assert loaded(tmp_path / "batch.json") == [{"symbol": "A"}]
+    assert loaded(tmp_path / "batch.meta.json") == {"schema": "x"}
+
+
+def test_symbols_cannot_leave_the_folder(day):
+    """An episode of a symbol with path characters lands below the date's folder, under a name of its own."""
+    _, made = day
+    body = json.loads(made.documents[0])
+    names = {next(iter(episode_files(json.dumps(body | {"symbol": s})))) for s in ("../x", "..%2Fx", "CON", "BRK B", "é")}
+    assert len(names) == 5
+    assert all(name.count("/") == 1 and ".." not in name.split("/")[0].replace("%2E", "") for name in names)
+
+
+def test_differences_are_told_apart(day, tmp_path):
+    """Altered, additional, linked and missing files are each found and named."""
+    _, made = day
+    files = made.files()
+    for name, data in files.items():
+        put(tmp_path / name, data)
+    assert compare_day(tmp_path, files) == []
+    first, second, *_ = files
+    (tmp_path / first).write_bytes(b"{}")
+    (tmp_path / second).unlink()
+    (tmp_path / "AAA" / "more.json").write_bytes(b"")
+    (tmp_path / "link.json").symlink_to(tmp_path / first)
+    found = {d.path.relative_to(tmp_path).as_posix(): d.what for d in compare_day(tmp_path, files)}
+    assert found == {first: "different", "AAA/more.json": "unexpected", "link.json": "unexpected", second: "missing"}
