@@ -77,10 +77,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         return self.origins.get(name, "default")
 
     def canonical(self) -> dict[str, Any]:
-        """The values alone, keys sorted, as JSON-ready builtins: what a run records about itself."""
+        """What a run records about itself, as JSON-ready builtins with sorted keys.
+
+        Where the data came from and how it was cut into commits is left out: it changes no fold, and two recordings of
+        one stream must have one content hash.
+        """
         values = msgspec.to_builtins(self)
-        del values["origins"]
-        return dict(sorted(values.items()))
+        return {name: values[name] for name in sorted(values) if name not in _NOT_OF_THE_DATA}
 
     @classmethod
     def load(cls, flags: Mapping[str, Any], env: Mapping[str, str] | None = None, file: Path | None = None) -> Settings:
@@ -99,6 +102,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             origins |= dict.fromkeys(values, origin)
         return _convert(merged, origins)
 
+
+_NOT_OF_THE_DATA = frozenset({
+    "origins", "gateway_host", "port", "client_id", "account", "timeout_seconds", "commit_seconds", "commit_events",
+    "compression", "digest_seconds", "disk_margin_bytes", "export_dir",
+})  # fmt: skip
 
 _ENVIRONMENT = {  # variable → setting; the first that is set wins
     "HARVESTER_IB_ACCOUNT": "account",

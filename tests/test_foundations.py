@@ -129,7 +129,15 @@ def test_settings_say_where_they_come_from(tmp_path: Path) -> None:
     assert (settings.account, settings.origin("account")) == ("E1", "env IBKR_ACCOUNT")
     assert (settings.depth_rows, settings.origin("depth_rows")) == (5, f"file {file}")
     assert (settings.client_id, settings.origin("client_id")) == (9960, "default")
-    assert "origins" not in settings.canonical()
+
+
+def test_what_a_run_records_of_itself_does_not_depend_on_where_and_how() -> None:
+    """Port, account and commit interval change no fold, so they are not part of the data's identity; symbols are."""
+    one = Settings.load({"port": 1, "account": "A", "commit_seconds": 0.5, "symbols": ["IBM"]})
+    two = Settings.load({"port": 2, "account": "B", "commit_events": 7, "symbols": ["IBM"]})
+    assert one.canonical() == two.canonical()
+    assert one.canonical() != Settings.load({"symbols": ["BAC"]}).canonical()
+    assert list(one.canonical()) == sorted(one.canonical())
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,94 @@
+"""`hv demo`: a modelled trading day, recorded, projected, verified and folded, in one command."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from datetime import date as Date  # noqa: N812 - `date` is the option's name
+
+    from harvester.home import Home
+
+
+def demo(
+    *,
+    date: Annotated[str, typer.Option("--date", help="Trading date of the modelled day.")] = "2025-07-17",
+    symbols: Annotated[str, typer.Option("--symbols", help="Symbols, comma-separated.")] = "AAPL,MSFT,NVDA,AMD,F",
+    seed: Annotated[int, typer.Option("--seed", help="Another seed, another day.")] = 1,
+    rate: Annotated[int, typer.Option("--rate", help="Orders per symbol and day in the model.")] = 3000,
+    home: Annotated[
+        Path, typer.Option("--home", help="Data root of the demo; its earlier demo days are replaced.")
+    ] = Path("demo-home"),
+) -> None:
+    """Live through a modelled trading day: simulated gateway, recorder, projections, verification, memory.
+
+    Everything is real but the market: a TWS server on a loopback port, ib_async as the client, the log on disk. Market
+    time jumps from event to event, so the day takes seconds; the same seed gives the same log, byte for byte.
+
+    Example: hv demo --seed 7
+    """
+    import asyncio
+
+    from cli.bars import Bar
+    from harvester.home import Home, parse_date
+    from harvester.recorder.demo import DemoDay, fresh_home, quiet_log, record_demo
+
+    day = DemoDay(parse_date(date), tuple(word.strip() for word in symbols.split(",") if word.strip()), seed, rate)
+    quiet_log()
+    root = fresh_home(Home.find(home), day.trading_date)
+    _say("1 record", "a simulated gateway plays the day, `hv record` records it through ib_async")
+    with Bar("recording", quiet=False) as bar:
+        summary = asyncio.run(record_demo(root, day, bar.told))
+    run = summary.runs[0]
+    kinds = ", ".join(f"{count:,} {kind}" for kind, count in run.totals.rows.most_common(6))
+    typer.echo(f"           {run.totals.last_seq:,} events, {run.totals.n_bytes:,} bytes: {kinds}")
+    _rest(root, day.trading_date)
+
+
+def _rest(home: Home, day: Date) -> None:
+    from harvester.recorder.eod import eod
+    from harvester.recorder.project import project
+    from harvester.recorder.verify import verify
+
+    _say("2 project", "the same log through the same code: books, buckets, trades, episodes")
+    made, written = project(home, day)
+    rows = ", ".join(f"{made.tables[name].num_rows:,} {name}" for name in ("buckets", "decisions", "fills", "episodes"))
+    typer.echo(f"           {rows}")
+    _say("3 verify", "every byte again, live digests against replay, files against the log")
+    found = verify(home, day)
+    typer.echo(
+        f"           {found.live.equal} of {found.live.points} live digests equal replay's; log {found.log.identity[:16]}…"
+    )
+    if found.exit_code:
+        raise typer.Exit(found.exit_code)
+    _say("4 eod", "the day's episodes into memory; nothing is deleted")
+    report = eod(home, day)
+    typer.echo(f"           {report.learned} episodes, {report.pnl_usd:+.2f} USD after costs; {report.verdict}")
+    _look(home, day, written)
+
+
+def _say(step: str, what: str) -> None:
+    typer.echo(typer.style(f"{step:<10}", bold=True) + f" {what}")
+
+
+def _look(home: Home, day: Date, written: Any) -> None:
+    here = Path.cwd()
+
+    def near(path: Path) -> str:
+        return str(path.relative_to(here) if path.is_relative_to(here) else path)
+
+    option = f"--date {day} --home {near(home.root)}"
+    pictures = [path for path in written.files if path.suffix == ".svg"]
+    typer.echo("\nlook at")
+    for path in pictures:
+        typer.echo(f"  {near(path)}   the day in one picture; open it in a browser")
+    typer.echo(f"  {near(home.episodes(day))}   one file per simulated trade")
+    typer.echo(f"  {near(home.memory_latest)}   what was learned, with n and interval")
+    typer.echo("try")
+    typer.echo(f"  hv log ls --home {near(home.root)}")
+    typer.echo(f"  hv log show {option} --kind trade --limit 5")
+    typer.echo(f"  hv buckets {option} --symbol AAPL")
+    typer.echo(f"  hv verify {option}")

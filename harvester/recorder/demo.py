@@ -1,0 +1,113 @@
+"""`hv demo`: a whole modelled day through a real socket, in lockstep, in one process.
+
+Gateway and recorder share one market clock that jumps to the next event, so six and a half hours take seconds and the
+same seed gives the same log, byte for byte.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import shutil
+from typing import TYPE_CHECKING, NamedTuple
+
+import structlog
+
+from harvester.calendar import session
+from harvester.clock import SECOND_NS, LockstepClock
+from harvester.config import Settings
+from harvester.errors import CannotRun
+from harvester.recorder.record import record
+from harvester.simgateway.limits import Limits
+from harvester.simgateway.server import SimGateway
+from harvester.simgateway.settings import GatewaySettings
+from harvester.simgateway.sources import open_market
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from datetime import date
+
+    from harvester.home import Home
+    from harvester.recorder.record import Recorder, Summary
+
+LEAD_NS = 60 * SECOND_NS  # the recorder is there a minute before the market's first event
+LOOK_S = 0.2
+
+
+class DemoDay(NamedTuple):
+    """What a demo day is made of: `rate` is orders per symbol and day."""
+
+    trading_date: date
+    symbols: tuple[str, ...]
+    seed: int
+    rate: int
+
+
+async def record_demo(home: Home, day: DemoDay, progress: Callable[[int, int], None] | None = None) -> Summary:
+    """Serve the modelled day and record it; `progress` is told (seconds of the day done, seconds there are).
+
+    Raises:
+        CannotRun: the exchange is closed on that date.
+        HarvesterError: as `record` does.
+    """
+    hours = session(day.trading_date)
+    if hours is None:
+        raise CannotRun(f"the exchange is closed on {day.trading_date}; choose a trading day with --date")
+    market = open_market(
+        "model", seed=day.seed, trading_date=day.trading_date, rate=day.rate, symbols=day.symbols, sample_ms=250
+    )
+    clock = LockstepClock(market.start_ns - LEAD_NS)
+    # One process on a quiet loopback needs no real-time pacing, and a whole day passes faster than pacing windows do.
+    limits = Limits(
+        messages_per_s=0, historical_per_10_minutes=0, historical_identical_s=0, historical_per_contract_2_s=0
+    )
+    gateway = SimGateway(market, GatewaySettings(port=0, grace_s=0.3, limits=limits, seed=day.seed), clock)
+    port = await gateway.start()
+    mover = asyncio.create_task(clock.run())
+    looks: list[asyncio.Task[None]] = []
+    settings = Settings.load(
+        {"port": port, "symbols": day.symbols, "account": gateway.settings.accounts[0], "commit_seconds": 60}
+    )
+
+    def watch(recorder: Recorder) -> None:
+        if progress is not None:
+            looks.append(asyncio.create_task(_look(recorder, market.start_ns, market.end_ns, progress)))
+
+    try:
+        return await record(settings, home, clock, until_ns=market.end_ns + SECOND_NS, watch=watch)
+    finally:
+        for task in (*looks, mover):
+            task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.gather(*looks, mover, return_exceptions=True)
+        await gateway.stop()
+
+
+async def _look(recorder: Recorder, start_ns: int, end_ns: int, progress: Callable[[int, int], None]) -> None:
+    while True:
+        done = min(max(recorder.clock.now(), start_ns), end_ns) - start_ns
+        progress(done // SECOND_NS, (end_ns - start_ns) // SECOND_NS)
+        await asyncio.sleep(LOOK_S)
+
+
+def fresh_home(home: Home, trading_date: date) -> Home:
+    """Make room for a demo day: an earlier demo of the date goes, anything that is not a demo's own is refused.
+
+    Raises:
+        CannotRun: the folder holds data that no demo wrote.
+    """
+    mark = home.root / "demo.txt"
+    if home.root.exists() and any(home.root.iterdir()) and not mark.exists():
+        raise CannotRun(f"{home.root} holds data that no demo wrote; name another folder with --home")
+    if mark.exists():
+        for name in ("temp", "memory", "exports"):
+            shutil.rmtree(home.root / name, ignore_errors=True)
+    home.root.mkdir(parents=True, exist_ok=True)
+    mark.write_text(f"made by hv demo for {trading_date}; hv demo replaces what is in here\n", encoding="utf-8")
+    return home.prepare()
+
+
+def quiet_log() -> None:
+    """Only warnings: the demo speaks for itself."""
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))

@@ -1,0 +1,137 @@
+"""`hv verify`: is the log what was written, did live equal replay, and are the files on disk what the log gives?"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from harvester.artefacts.episodes import compare_day
+from harvester.eventlog.reader import open_day
+from harvester.eventlog.verify import verify_day
+from harvester.events.kinds import Action, Kind
+from harvester.projections.params import RunParams, package_digest
+from harvester.recorder.project import fold_day
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from datetime import date
+
+    from harvester.eventlog.reader import Day
+    from harvester.home import Home
+    from harvester.recorder.project import Projected
+
+DAMAGED, MISMATCH, CODE_CHANGED = 1, 11, 12  # exit codes, as `harvester.errors` documents them
+
+
+class LogPart(msgspec.Struct, kw_only=True):
+    """What re-reading every byte found."""
+
+    events: int
+    bytes: int
+    runs: int
+    identity: str
+    problems: list[str]
+    notes: list[str]
+
+
+class LivePart(msgspec.Struct, kw_only=True):
+    """Live digests against replay.
+
+    Attributes:
+        points: digests the recorder wrote while it ran.
+        equal: those replay gives too.
+        changed: those written by other code than this, which cannot be compared.
+        mismatches: (run, seq, projections) where the same code gave something else.
+    """
+
+    points: int = 0
+    equal: int = 0
+    changed: int = 0
+    mismatches: list[tuple[str, int, list[str]]] = []
+
+
+class FilesPart(msgspec.Struct, kw_only=True):
+    """Episode files on disk against the projection."""
+
+    checked: int = 0
+    differences: list[str] = []
+    note: str = ""
+
+
+class Verified(msgspec.Struct, kw_only=True):
+    """The whole report; `exit_code` is 0 clean, 1 damaged, 11 not equal, 12 recorded by other code."""
+
+    trading_date: str
+    log: LogPart
+    live: LivePart
+    files: FilesPart
+    digests: dict[str, str] = {}
+    exit_code: int = 0
+
+
+def verify(home: Home, trading_date: date, progress: Callable[[str, int, int], None] | None = None) -> Verified:
+    """Check a date; `progress` is told (what, done, total).
+
+    Raises:
+        NoLog: nothing was recorded on that date.
+        FutureFormat: a newer Harvester wrote it.
+    """
+    report = verify_day(home, trading_date, (lambda n: progress("log", n, 0)) if progress else None)
+    log = LogPart(
+        events=report.rows,
+        bytes=report.n_bytes,
+        runs=len(report.runs),
+        identity=report.identity,
+        problems=[str(problem) for problem in report.problems],
+        notes=list(report.notes),
+    )
+    found = Verified(trading_date=trading_date.isoformat(), log=log, live=LivePart(), files=FilesPart())
+    if not report.clean:
+        found.exit_code = DAMAGED
+        found.files.note = "not compared: the log is damaged"
+        return found
+    day = open_day(trading_date, home)
+    made = _replay(day, found.live, (lambda done, total: progress("replay", done, total)) if progress else None)
+    found.digests = made.digests
+    found.files = _files(home, day, made)
+    if found.live.mismatches or found.files.differences:
+        found.exit_code = MISMATCH
+    elif found.live.changed:
+        found.exit_code = CODE_CHANGED
+    return found
+
+
+def _replay(day: Day, live: LivePart, progress: Callable[[int, int], None] | None) -> Projected:
+    lines = day.live_digests()
+    code, mine = _code_of_runs(day), package_digest()
+    seen: dict[int, dict[str, str]] = {}
+    made = fold_day(day, progress, sorted({seq for _, seq, _ in lines}), seen.__setitem__)
+    for run, seq, digests in lines:
+        live.points += 1
+        if code.get(run) != mine:
+            live.changed += 1
+        elif seen.get(seq) == digests:
+            live.equal += 1
+        else:
+            now = seen.get(seq, {})
+            live.mismatches.append((run, seq, sorted(k for k in {*digests, *now} if digests.get(k) != now.get(k))))
+    return made
+
+
+def _code_of_runs(day: Day) -> dict[str, str]:
+    """Run → digest of the package that recorded it, from its start event."""
+    starts = [row for row in day.table(Kind.REQUEST).to_pylist() if row["action"] == Action.RUN_START.value]
+    begun = {row["seq"]: RunParams.parse(row["params"], row["seq"]).package.get("digest", "") for row in starts}
+    return {run.run: begun.get(run.first_seq, "") for run in day.runs}
+
+
+def _files(home: Home, day: Day, made: Projected) -> FilesPart:
+    folder = home.episodes(day.trading_date)
+    if not folder.is_dir():
+        return FilesPart(note="no episode files yet; `hv project` writes them")
+    if not day.complete:
+        return FilesPart(note="not compared: the day is still being recorded")
+    files = made.files()
+    differences = [f"{d.path.relative_to(home.root).as_posix()}: {d.what}" for d in compare_day(folder, files)]
+    return FilesPart(checked=len(files), differences=differences)
