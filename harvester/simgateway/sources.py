@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -43,7 +42,7 @@ def open_market(kind: str, paths: Sequence[Path] = (), **settings: Any) -> Marke
 
             return open_recorded(_one(paths), **settings)
     except TypeError as error:
-        if "keyword argument" in str(error):
+        if "keyword" in str(error):  # a setting the source does not have, or one it needs
             raise BadSetting(f"market {kind}: {error}") from None
         raise
     raise BadSetting(f"market {kind!r} is unknown; choose one of {', '.join(KINDS)}")
@@ -53,10 +52,3 @@ def _one(paths: Sequence[Path]) -> Path:
     if len(paths) > 1:
         raise BadSetting(f"market day takes one data root, {len(paths)} were given")
     return Path(paths[0]) if paths else Path()
-
-
-def as_date(given: date | str) -> date:
-    """A date, or its text yyyy-MM-dd."""
-    from harvester.home import parse_date
-
-    return given if isinstance(given, date) else parse_date(given)
