@@ -298,7 +298,8 @@ class Market:
 
     def _choose(self, control: Control, slots: list[int], *, fresh: int = -1, again: bool = False) -> None:
         """Which slots the instruments of `slots` use from here on; a changed or forgotten one starts from nothing."""
-        for inst in sorted({int(self.state.slots[k]["inst"]) for k in slots}):
+        for con_id in sorted({int(self.state.slots[k]["con_id"]) for k in slots}):
+            inst = self._instrument[con_id]
             alive = [k for k in self._live if self.state.slots[k]["inst"] == inst]
             self.state.inst[inst]["subs"] = len(alive)
             touched = False

@@ -245,8 +245,8 @@ _COLUMNS: tuple[tuple[str, pa.DataType, str, str], ...] = (  # name, type, unit,
         _F,
         "shares",
         (
-            "sum over quotes of [b >= b'] B - [b <= b'] B' - [a <= a'] A + [a >= a'] A', primes the quote before (Cont, "
-            "Kukanov, Stoikov 2014); restarts when the source changes or a number is absent"
+            "sum over quotes of [b >= b'] B - [b <= b'] B' - [a <= a'] A + [a >= a'] A', primes the quote before "
+            "(Cont, Kukanov, Stoikov 2014); restarts when the source changes or a number is absent"
         ),
     ),
     ("tape_buy!", _F, "shares", "price-forming prints above mid; at mid or without a quote by the tick rule"),

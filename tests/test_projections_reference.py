@@ -1,0 +1,177 @@
+"""The compiled kernels against the plain-Python reference, and against themselves under every cut."""
+
+from __future__ import annotations
+
+import math
+from datetime import UTC, datetime
+from itertools import pairwise
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from harvester.calendar import to_ns
+from harvester.events.batch import Batch
+from harvester.events.kinds import Kind, Side
+from harvester.projections.engine import Engine
+from tests.reference.market import Market
+from tests.reference.streams import stream
+
+STARTS = [
+    to_ns(datetime(2025, 7, 17, 14, 30, tzinfo=UTC)),
+    to_ns(datetime(2025, 3, 9, 6, 59, 57, tzinfo=UTC)),  # clocks in New York go from 02:00 to 03:00 at 07:00 UTC
+    to_ns(datetime(2025, 11, 2, 5, 59, 57, tzinfo=UTC)),  # 01:00-02:00 happens twice
+    to_ns(datetime(2025, 3, 8, 23, 59, 58, tzinfo=UTC)),
+    to_ns(datetime(2025, 11, 28, 17, 59, 58, tzinfo=UTC)),  # a half day closes at 13:00 in New York
+    to_ns(datetime(2025, 12, 16, 23, 59, 58, tzinfo=UTC)) + 999_999_999,  # late trading in winter passes UTC midnight
+]
+seeds = st.integers(0, 2**32)
+lengths = st.integers(1, 260)
+starts = st.sampled_from(STARTS)
+quick = settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
+
+
+class Seen:
+    """A trading side that writes down what it is told."""
+
+    def __init__(self) -> None:
+        self.told: list[Any] = []
+
+    def on_run_start(self, params: Any, seq: int, ts: int) -> None:
+        self.told.append(("run", seq, ts))
+
+    def on_interval(self, interval: Any) -> None:
+        self.told.append((
+            "interval", interval.seq, interval.ts, list(interval.buckets), interval.quotes.tolist(),
+            interval.trades.tolist(), list(interval.happenings),
+        ))  # fmt: skip
+
+    def finish(self, seq: int, ts: int) -> None:
+        self.told.append(("finish", seq, ts))
+
+    def take_rows(self) -> dict[str, Any]:
+        return {}
+
+    def digest(self) -> str:
+        return repr(self.told)
+
+    def snapshot(self) -> bytes:
+        return repr(self.told).encode()
+
+    def restore(self, data: bytes) -> None:
+        self.told = [data]
+
+
+def plain(x: Any) -> Any:
+    """NaN as None, all the way down, so that equality means equality."""
+    if isinstance(x, (list, tuple)):
+        return [plain(part) for part in x]
+    return None if isinstance(x, float) and math.isnan(x) else x
+
+
+def cut(batch: Batch, edges: list[int]) -> list[Batch]:
+    """A batch cut after the given seqs."""
+    marks = [0, *sorted({e for e in edges if 0 < e < batch.last_seq}), batch.last_seq]
+    return [batch.slice(a + 1, b) for a, b in pairwise(marks)]
+
+
+def fold(parts: list[Batch]) -> tuple[Engine, Seen, dict[str, list[dict[str, Any]]]]:
+    seen = Seen()
+    engine = Engine(trading=seen)
+    tables: dict[str, list[dict[str, Any]]] = {}
+    for part in parts:
+        for name, table in engine.fold(part).tables.items():
+            tables.setdefault(name, []).extend(table.to_pylist())
+        engine.check()
+    return engine, seen, tables
+
+
+@quick
+@given(seeds, lengths, starts)
+def test_kernels_say_what_the_reference_says(seed: int, length: int, start: int) -> None:
+    """Books, quotes in force, their changes, prints and every bucket column equal the plain-Python market, bit for bit."""
+    events = stream(seed, length, start)
+    reference = Market()
+    for kind, row in events:
+        reference.on(str(kind), complete(kind, row))
+    engine, seen, tables = fold([Batch.of(events)])
+    got = tables.get("buckets", [])
+    for mine, theirs in zip(got, reference.rows, strict=True):
+        assert mine == theirs, {k: (mine[k], theirs[k]) for k in mine if mine[k] != theirs[k]}
+    assert quotes_of(engine) == [
+        (i.symbol, i.source, *i.quote) for _, i in sorted(reference.instruments.items())
+    ]
+    assert books_of(engine) == sorted(
+        (s.epoch, s.req_id, s.book.good, s.book.bad, s.book.impossible, s.book.sides) for s in reference.live if s.book
+    )
+    last_clock = max((told[1] for told in seen.told if told[0] == "interval"), default=0)
+    changes = [q for told in seen.told if told[0] == "interval" for q in plain(told[4])]
+    for mine, theirs in zip(changes, [list(q) for q in reference.quotes if q[0] < last_clock], strict=True):
+        assert mine == theirs
+    prints = [t for told in seen.told if told[0] == "interval" for t in told[5]]
+    assert prints == [t for t in reference.prints if t[0] < last_clock]
+
+
+def complete(kind: Kind, row: dict[str, Any]) -> dict[str, Any]:
+    (_, full), = Batch.of([(kind, row)]).events()
+    return full
+
+
+def quotes_of(engine: Engine) -> list[tuple[Any, ...]]:
+    return [(q.symbol, q.source, q.bid, q.ask, q.bid_size, q.ask_size) for q in engine.quotes.all()]
+
+
+def books_of(engine: Engine) -> list[tuple[Any, ...]]:
+    market, out = engine.market, []
+    for slot in market.live():
+        row = market.state.slots[slot]
+        if row["book"] >= 0:
+            state = engine.book._state(slot)
+            sides = tuple([tuple(r) for r in engine.book._rows_of(slot, side)] for side in Side)
+            out.append((int(row["epoch"]), int(row["req_id"]), state.good, state.bad, state.impossible, sides))
+    return sorted(out)
+
+
+@quick
+@given(seeds, lengths, starts, st.lists(st.integers(1, 300), max_size=12))
+def test_cutting_changes_nothing(seed: int, length: int, start: int, edges: list[int]) -> None:
+    """Batches of 1, 7, 1000, the whole, and cuts Hypothesis chooses give the same rows, calls, digests and state."""
+    batch = Batch.of(stream(seed, length, start))
+    whole, told, tables = fold([batch])
+    for marks in (edges, list(range(7, length + 400, 7)), [1000]):
+        engine, seen, rows = fold(cut(batch, marks))
+        assert rows == tables
+        assert plain(seen.told) == plain(told.told)
+        assert engine.digests() == whole.digests()
+        assert engine.snapshot() == whole.snapshot()
+
+
+@pytest.mark.parametrize("start", STARTS)
+def test_one_event_at_a_time(start: int) -> None:
+    """A batch of one event each gives what the whole gives."""
+    batch = Batch.of(stream(5, 700, start))
+    whole, told, tables = fold([batch])
+    engine, seen, rows = fold(cut(batch, list(range(1, batch.last_seq))))
+    assert rows == tables
+    assert rows["buckets"], "the stream closes buckets"
+    assert plain(seen.told) == plain(told.told)
+    assert engine.digests() == whole.digests()
+
+
+@settings(deadline=None, max_examples=25)
+@given(seeds, lengths, st.integers(0, 300))
+def test_a_snapshot_goes_on_as_if_nothing_had_happened(seed: int, length: int, at: int) -> None:
+    """An engine restored at any seq gives the rows and digests of one that never stopped."""
+    batch = Batch.of(stream(seed, length, STARTS[0]))
+    parts = cut(batch, [at])
+    engine = Engine(market_only=True)
+    first = engine.fold(parts[0])
+    again = Engine(market_only=True)
+    again.restore(engine.snapshot())
+    assert again.digests() == engine.digests()
+    for part in parts[1:]:
+        assert again.fold(part) == engine.fold(part)
+    assert again.digests() == engine.digests()
+    assert again.finish() == engine.finish()
+    assert first.through_seq == parts[0].last_seq
