@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import random
+import shutil
+import sys
 from datetime import date
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from harvester.eventlog.recover import recover_day
 from harvester.eventlog.writer import LogWriter
 from harvester.events.batch import Batch
-from harvester.events.kinds import COLUMNS, SCHEMAS, Kind
-
-if TYPE_CHECKING:
-    from pathlib import Path
+from harvester.events.kinds import COLUMNS, Kind
+from harvester.home import Home
 
 DATE = date(2025, 7, 17)
 START_NS = 1_752_757_200_000_000_000
@@ -71,8 +75,21 @@ def write_run(home: Any, sizes: tuple[int, ...], seed: int = 1, kinds: tuple[Kin
     return whole
 
 
+def write_golden(root: Path) -> None:
+    """Write the sample of the current format: a plain run, an lz4 run, and one that was killed and recovered."""
+    home = Home(root)
+    write_run(home, (30, 4, 6), seed=1)
+    write_run(home, (35, 5), seed=2, compression="lz4")
+    killed = LogWriter.open(home, DATE)
+    killed.commit(batch(10, killed.next_seq, 3, start_ns=killed.last_ts))
+    killed.abandon()
+    recover_day(home, DATE)
+    shutil.rmtree(home.temp / "locks")
+
+
 def files_of(folder: Path) -> list[Path]:
     return sorted(path for path in folder.rglob("*") if path.is_file())
 
 
-__all__ = ["DATE", "SCHEMAS", "START_NS", "batch", "events", "files_of", "same", "write_run"]
+if __name__ == "__main__":
+    write_golden(Path(sys.argv[1]))

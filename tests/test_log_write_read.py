@@ -74,7 +74,7 @@ def test_batches_are_cut_as_asked(tmp_path_factory):
         cuts=st.lists(st.integers(-5, 400), max_size=6),
         from_seq=st.integers(-1, 180),
     )
-    @settings(max_examples=150, deadline=None)
+    @settings(max_examples=80, deadline=None)
     def check(rows_max, cuts, from_seq):
         got = list(day.batches(rows_max=rows_max, cuts=cuts, from_seq=from_seq))
         for one in got:
@@ -157,7 +157,7 @@ def test_begin_writes_the_run_start(home):
 
 
 def test_a_batch_that_does_not_follow_is_refused(home):
-    """A hole, a repeat, time running back, a null where none may be: refused by name, nothing written, the run lives on."""
+    """A hole, a repeat, time running back, a null where none may be: refused by name, and the run lives on."""
     with LogWriter.open(home, DATE) as writer:
         writer.commit(batch(5))
         good = batch(3, 6, kinds=(Kind.TRADE,), start_ns=START_NS + 10**9)
@@ -193,12 +193,17 @@ def test_a_second_writer_is_told_who_holds_the_date(home):
         with pytest.raises(LockHeld, match=rf"process {os.getpid()} on \S+ \(record\) since 2025-07-17T13:00:00Z"):
             LogWriter.open(home, DATE)
         assert DateLock(home, DATE).held_by().pid == os.getpid()
-        code = "import sys; from harvester.eventlog.writer import *; from harvester.home import Home; from pathlib import Path\n"
-        code += "from datetime import date\nLogWriter.open(Home(Path(sys.argv[1])), date(2025, 7, 17))"
+        code = """
+import sys
+from datetime import date
+from pathlib import Path
+from harvester.eventlog.writer import LogWriter
+from harvester.home import Home
+LogWriter.open(Home(Path(sys.argv[1])), date(2025, 7, 17))
+"""
+        command = [sys.executable, "-c", code, str(home.root)]
         project = Path(harvester.__file__).parent.parent
-        other = subprocess.run(
-            [sys.executable, "-c", code, str(home.root)], capture_output=True, text=True, cwd=project
-        )
+        other = subprocess.run(command, capture_output=True, text=True, cwd=project, check=False)
         assert f"LockHeld: 2025-07-17 is held by process {os.getpid()}" in other.stderr
         with LogWriter.open(home, DATE.replace(day=18)) as neighbour:
             assert neighbour.next_seq == 1
@@ -225,7 +230,7 @@ def test_a_closed_date_needs_reopen_and_goes_on(home):
     before = day.identity()
     runs = [ClosedRun(run.run, run.last_seq, run.content_hash) for run in day.runs]
     write_closed(home, Closed(DATE.isoformat(), day.last_seq, before, day.last_ts, runs), DATE)
-    with pytest.raises(DateClosed, match="seq 20.*--reopen"):
+    with pytest.raises(DateClosed, match=r"seq 20.*--reopen"):
         LogWriter.open(home, DATE)
     import shutil
 
@@ -248,7 +253,7 @@ def test_an_unreadable_closed_mark_is_damage(home):
     assert read_closed(home, DATE).last_seq == 3
     for text in ("{", "[]", '{"trading_date":"2020-01-01","last_seq":1,"content_hash":""}', "[" * 100_000):
         path.write_text(text)
-        with pytest.raises(DamagedLog, match="closed.json"):
+        with pytest.raises(DamagedLog, match=r"closed\.json"):
             LogWriter.open(home, DATE)
 
 
@@ -267,7 +272,7 @@ def test_archived_runs_are_found(home):
 
 def test_a_date_without_a_log_is_named(home):
     """NoLog names the date and what there is; a text that is no date is a bad setting."""
-    with pytest.raises(NoLog, match="2025-07-17.*nothing is recorded"):
+    with pytest.raises(NoLog, match=r"2025-07-17.*nothing is recorded"):
         harvester.open_day(DATE, home)
     write_run(home, (1,))
     with pytest.raises(NoLog, match="recorded are 2025-07-17"):
@@ -298,8 +303,8 @@ def test_a_live_log_is_read_while_it_is_written(home):
     writer = LogWriter.open(home, DATE)
     reader = threading.Thread(target=read)
     reader.start()
-    rows = events(11 * 150, seed=4)
-    for i in range(150):
+    rows = events(11 * 100, seed=4, kinds=(Kind.TRADE, Kind.RAW, Kind.CLOCK))
+    for i in range(100):
         writer.commit(Batch.of(rows[i * 11 : i * 11 + 11], writer.next_seq))
         if i % 10 == 9:
             writer.live_digests(writer.next_seq - 1, {"book": str(i)})

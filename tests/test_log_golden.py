@@ -1,0 +1,43 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from log_samples import DATE
+
+import harvester
+from harvester.eventlog.format import FORMAT_VERSION
+from harvester.eventlog.verify import verify_day
+from harvester.events.kinds import SCHEMA_VERSION, Kind
+from harvester.home import Home
+
+FORMATS = Path(__file__).resolve().parent.parent / "golden" / "formats"
+
+# identity, events and bytes of one invented log per format version; written once, read by every later version
+KNOWN = {
+    "v1": ("19674d9c4c865c29e12cc599e14ba9ad194a90bf13b7f2eb7d95c05ee76459df", 90),
+}
+
+
+def test_every_version_has_its_sample():
+    """The current format is among the kept ones."""
+    assert f"v{FORMAT_VERSION}" in KNOWN
+    assert f"v{SCHEMA_VERSION}" in KNOWN
+    assert {folder.name for folder in FORMATS.iterdir() if folder.is_dir()} == set(KNOWN)
+
+
+@pytest.mark.parametrize("version", KNOWN)
+def test_a_kept_log_still_reads_and_verifies(version):
+    """A log of each format version, of plain, lz4 and recovered runs, verifies and gives the events it gave."""
+    home = Home(FORMATS / version)
+    identity, rows = KNOWN[version]
+    report = verify_day(home, DATE)
+    assert report.clean, report.problems
+    assert (report.rows, report.identity) == (rows, identity)
+    day = harvester.open_day(DATE, home)
+    assert [run.status for run in day.runs] == ["ended", "ended", "recovered"]
+    assert [run.compression for run in day.runs] == ["none", "lz4", "none"]
+    assert day.identity() == identity
+    assert sum(map(len, day.batches(rows_max=7))) == rows
+    assert all(day.frame(kind).height for kind in Kind)
+    assert len(day.live_digests()) == 2
