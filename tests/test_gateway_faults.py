@@ -1,0 +1,275 @@
+"""The fault script: how it is read, and what each line does to a client."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from gateway_support import ACME, Client, running, small_market
+
+from harvester.errors import BadSetting
+from harvester.simgateway.faults import ACTIONS, TEXTS, Script
+from harvester.simgateway.limits import Limits
+from harvester.simgateway.mischief import IMPOSSIBLE
+from harvester.simgateway.times import market_time, stamp
+
+OPEN = 1_752_759_000 * 10**9  # 2025-07-17 09:30 in New York
+
+
+def test_reading():
+    """A script is a table: comments, quotes, every form of time, every form of who."""
+    script = Script.parse("""
+        # at                  who          action   arguments
+        +60                   *            error    2103 "farm is broken: usfarm"   # why
+        9:45:30.5             ACME         error    317
+        2025-07-17T14:00:00Z  BRK B:depth  drop
+        +1:00:00              client=7     drop
+    """.replace("BRK B:depth", '"BRK B:depth"'))
+    assert [f.at_ns(OPEN) - OPEN for f in script.faults] == [60 * 10**9, 930_500_000_000, 1800 * 10**9, 3600 * 10**9]
+    first, second, third, fourth = script.faults
+    assert (first.line, first.args) == (3, ("2103", "farm is broken: usfarm"))
+    assert (second.symbol, second.stream) == ("ACME", None)
+    assert (third.symbol, third.stream) == ("BRK B", "depth")
+    assert (fourth.client_id, fourth.symbol) == (7, None)
+
+
+@pytest.mark.parametrize(
+    ("line", "what"),
+    [
+        ("+60 *", "at least three words"),
+        ("+60 * explode", "no action 'explode'"),
+        ("soon * drop", "soon"),
+        ("25:00 * drop", "not a time of day"),
+        ("2025-07-17T14:00:00 * drop", "no time zone"),
+        ("+60 * error", "0 arguments"),
+        ("+60 * error many", "'many' is not an error code"),
+        ("+60 * error 12345", "no text of its own"),
+        ("+60 client=x drop", "does not name a client"),
+        ("+60 * closed soon", "'soon' is not a time"),
+        ("+60 * split few", "'few' is not a count"),
+        ("+60 client=1 unset", "name a symbol"),
+        ("+60 * packets two", "one or any"),
+        ("+60 * garbage more", "length, zero, text, noise"),
+        ("+60 ACME depth 1 2 3", "3 arguments"),
+        ('+60 * error 317 "unclosed', "No closing quotation"),
+    ],
+)
+def test_bad_lines(line, what):
+    """A line that makes no sense is one clear error that names the file, the line and the word."""
+    with pytest.raises(BadSetting, match=what) as caught:
+        Script.parse(f"# one\n{line}\n", "faults.txt")
+    assert str(caught.value).startswith("faults.txt, line 2: ")
+
+
+def test_missing_file(tmp_path):
+    """A script that is not there is one clear error."""
+    with pytest.raises(BadSetting, match=r"nothing\.txt cannot be read"):
+        Script.read(tmp_path / "nothing.txt")
+
+
+def test_times():
+    """A time of day is New York's, on both sides of a change to daylight saving."""
+    for day, utc in ((1_741_356_000, "14:30"), (1_741_615_200, "13:30")):  # 2025-03-07, 2025-03-10
+        assert stamp(market_time("9:30", day * 10**9), "UTC").split()[1] == f"{utc}:00"
+
+
+def troubled(script, story, rate=2000, client=None, **settings):
+    """Run a story with a client that has all streams of ACME; gives the report."""
+
+    async def run():
+        faults = Script.parse(script)
+        chosen = {"speed": 60, "limits": Limits(messages_per_s=0), "faults": faults, **settings}
+        async with running(small_market(rate), **chosen) as gateway:
+            one = await Client.connect(gateway.port)
+            one.send(1, 11, 1, *ACME, 0, "233", 0, 0, "")
+            one.send(97, 2, *ACME, "AllLast", 0, 0)
+            one.send(97, 3, *ACME, "BidAsk", 0, 0)
+            one.send(10, 5, 4, *ACME, 10, 1, "")
+            one.send(50, 3, 5, *ACME, 5, "TRADES", 0, "")
+            async with asyncio.timeout(20):
+                await story(one, gateway)
+            await one.close()
+        return gateway.final
+
+    return asyncio.run(run())
+
+
+async def _until_fault(client, gateway, n=1):
+    while len(gateway.report.faults) < n:
+        await asyncio.sleep(0.005)
+    client.send(49, 1)
+    count = len(client.of("49"))
+    await client.until(lambda c: len(c.of("49")) > count)
+
+
+def test_reset_sends_the_book_again():
+    """317 reaches depth alone, and the whole book follows it as inserts."""
+
+    async def story(client, gateway):
+        await client.until(lambda c: 317 in c.errors())
+        await _until_fault(client, gateway)
+        assert [m[2] for m in client.of("4") if m[3] == "317"] == ["4"]
+        at = next(i for i, m in enumerate(client.got) if m[0] == "4" and m[3] == "317")
+        rows = [m for m in client.got[at:] if m[0] == "13"][:4]
+        assert [(m[3], m[5]) for m in rows] == [("0", "0"), ("1", "0"), ("2", "0"), ("3", "0")]
+
+    troubled("+5 ACME error 317", story)
+
+
+@pytest.mark.parametrize("code", [354, 10197, 200, 321])
+def test_errors_that_end_a_stream(code):
+    """An error that means no data ends the stream it names and no other; 316 likewise for depth."""
+
+    async def story(client, gateway):
+        assert await client.error(3) == code
+        assert await client.error(4) == 316
+        assert sorted(s.req_id for s in gateway.desk.registry) == [1, 2, 5]
+        assert client.errors(1) == client.errors(2) == []
+
+    troubled(f"+2 ACME:bid_ask error {code}\n+3 ACME error 316", story)
+
+
+def test_delayed():
+    """10167 is followed by data type 3, and the stream goes on."""
+
+    async def story(client, gateway):
+        await client.until(lambda c: c.of("58", 1) and c.of("58", 1)[-1][3] == "3")
+        assert 10167 in client.errors(1)
+        assert 1 in [s.req_id for s in gateway.desk.registry]
+
+    troubled("+2 ACME:l1 error 10167", story)
+
+
+def test_connection_lost_and_restored():
+    """After 1100 nothing streams; after 1102 everything goes on; after 1101 every subscription is gone."""
+
+    async def story(client, gateway):
+        await _until_fault(client, gateway, 3)
+        times = {m[3]: i for i, m in enumerate(client.got) if m[0] == "4" and m[3] in {"1100", "1101", "1102"}}
+        between = client.got[times["1100"] : times["1102"]]
+        assert {m[0] for m in between} <= {"4", "49"}
+        assert any(m[0] in {"1", "99"} for m in client.got[times["1102"] : times["1101"]])
+        assert not list(gateway.desk.registry)
+
+    troubled("+20 * error 1100\n+60 * error 1102\n+120 * error 1101", story)
+
+
+def test_statuses():
+    """Farm notices and any other code go to each client once, with id -1."""
+
+    async def story(client, gateway):
+        await _until_fault(client, gateway, 3)
+        assert [m[2:5] for m in client.of("4") if m[3] in {"2103", "2105", "999"}] == [
+            ["-1", "2103", TEXTS[2103]],
+            ["-1", "2105", TEXTS[2105]],
+            ["-1", "999", "my own text"],
+        ]
+
+    troubled('+1 * error 2103\n+1 * error 2105\n+1 client=1 error 999 "my own text"\n+1 client=2 error 1100', story)
+
+
+def test_refuse_requests():
+    """From its time on a request is answered with the scripted error; code 0 ends that."""
+
+    async def story(client, gateway):
+        await _until_fault(client, gateway)
+        client.send(97, 10, *ACME, "MidPoint", 0, 0)
+        client.send(9, 8, 11, *ACME, 0, "", "", "")
+        assert await client.error(10) == 10189
+        assert await client.error(11) == 200
+        await _until_fault(client, gateway, 4)
+        client.send(97, 12, *ACME, "MidPoint", 0, 0)
+        await client.until(lambda c: c.of("99", 12))
+
+    troubled(
+        "+1 ACME:mid_point refuse 10189 no permission\n+1 ACME:contract refuse 200\n"
+        "+50 ACME:mid_point refuse 0\n+50 ACME:contract refuse 0",
+        story,
+    )
+
+
+def test_drop_and_closed():
+    """A dropped client is disconnected; while the port is closed nobody gets in, afterwards anybody does."""
+
+    async def story(client, gateway):
+        await client.until(lambda c: c.closed)
+        with pytest.raises(ConnectionRefusedError):
+            await Client.connect(gateway.port)
+        while True:
+            try:
+                again = await Client.connect(gateway.port)
+                break
+            except ConnectionRefusedError:
+                await asyncio.sleep(0.02)
+        assert again.of("9")
+        await again.close()
+
+    troubled("+10 * closed 60\n+10 client=1 drop", story)
+
+
+def test_silence():
+    """A silent stream gives nothing for its time while others flow, and then goes on."""
+
+    async def story(client, gateway):
+        await _until_fault(client, gateway, 2)
+        first, second = len(client.of("99", 3)), len(client.of("99", 2))
+        await asyncio.sleep(0.5)
+        assert len(client.of("99", 3)) == first
+        await client.until(lambda c: len(c.of("99", 3)) > first)
+        assert len(client.of("99", 2)) > second
+
+    troubled("+5 ACME:bid_ask silence 90\n+5 * error 2103", story, rate=60_000)
+
+
+@pytest.mark.parametrize("line", ["+0 * split 3", "+0 * packets one", "+0 * coalesce 4"])
+def test_packets(line):
+    """However the bytes are packed, the same messages arrive whole."""
+
+    async def story(client, gateway):
+        await client.until(lambda c: len(c.of("99", 3)) > 30)
+        assert all(len(m) == 9 for m in client.of("99", 3))
+        if "coalesce" in line:
+            assert max(client.packets) >= 4096
+
+    troubled(line, story, rate=20_000)
+
+
+def test_impossible_depth():
+    """Impossible operations arrive as scripted, counted like all others, and the stream goes on."""
+
+    async def story(client, gateway):
+        await _until_fault(client, gateway, 2)
+        rows = [m[3:4] + m[5:9] for m in client.of("13", 4)]
+        assert ["12", "1", "0", "184.05", "300"] in rows
+        assert sum(float(r[3]) == 1e300 for r in rows) == 1
+        count = len(rows)
+        await client.until(lambda c: len(c.of("13", 4)) > count)
+
+    report = troubled("+2 ACME impossible\n+2 ACME depth 12 1 0 184.05 300 ARCA", story)
+    assert report["sent"]["depth"]["ACME"]["rows"] > len(IMPOSSIBLE)
+
+
+def test_unset_and_unknown():
+    """Unset values, unknown tick types and unknown message ids arrive as scripted."""
+
+    async def story(client, gateway):
+        await _until_fault(client, gateway, 3)
+        prices = [m[4] for m in client.of("1", 1)]
+        assert prices.count("1.7976931348623157e308") == 3
+        assert ["1", "6", "1", "999", "1.5", "1", "0"] in client.got
+        assert ["250", "1", "4", "hello"] in client.got
+        assert ["50", "3", "5", "0", *["1.7976931348623157e308"] * 4, "-1", "1.7976931348623157e308", "-1"] in client.got
+
+    troubled("+2 ACME unset\n+2 ACME tick 999 1.5\n+2 ACME message 250 1 {req} hello", story)
+
+
+def test_garbage():
+    """Garbage frames go out as scripted: a length of 4 GB, an empty frame, text that is not UTF-8, noise."""
+
+    async def story(client, gateway):
+        await client.until(lambda c: c.task.done() or any("\udce9" in f for m in c.got for f in m))
+        assert [] in client.got
+
+    report = troubled("+2 * garbage zero\n+2 * garbage text\n+4 * garbage length\n+5 * garbage noise", story)
+    assert report["raw_bytes"] > 0
+    assert all(len(meaning) for _, _, meaning in ACTIONS.values())
