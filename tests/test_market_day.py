@@ -209,7 +209,7 @@ def test_historical_answers_come_in_their_order(tmp_path):
 
 
 def test_scanner_lists_come_at_their_times_with_all_columns(tmp_path):
-    """Each recorded list is one message 20 for its scan code; `scan` gives the list in force with the recorded columns."""
+    """Each recorded list is one message 20 for its scan code; `scan` gives the list in force with all columns."""
     recording, t = Recording(tmp_path), 1_752_759_000_000_000_000
     row = ["0", "700001", "ACME", "STK", "", "0", "", "SMART", "USD", "ACME", "NMS", "NMS", "d", "b", "p", "l"]
     recording.add(t, request(Action.SUBSCRIBE, Stream.SCANNER, 0, 9, scan_code="MOST_ACTIVE", rows=25))

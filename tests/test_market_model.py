@@ -73,6 +73,27 @@ def test_events_do_not_depend_on_how_far_one_advances_at_a_time():
         assert got == whole
 
 
+def test_events_do_not_depend_on_the_windows_they_are_made_in(monkeypatch):
+    """Windows of a few hundred rows give the events that windows of thousands give."""
+    whole = list(drain(small(rate=3000)))
+    monkeypatch.setattr(model_module, "_WINDOW_ROWS", 300)
+    assert list(drain(small(rate=3000))) == whole
+
+
+def test_deep_books_keep_within_their_arrays():
+    """Fifty rows a side and a hundred thousand orders: every operation is possible and its book the true one."""
+    market = small(rate=100_000, depth_rows=50, symbols=("EMBR",))
+    con_id = market.instruments[0].con_id
+    sides = {"0": 0, "1": 0}
+    for event in drain(market, lambda _con_id, stream: stream == Stream.SMART_DEPTH):
+        for fields in event.fields:
+            position, operation, side = int(fields[3]), fields[5], fields[6]
+            assert position < 50
+            assert position <= sides[side] if operation == "0" else position < sides[side]
+            sides[side] = min(50, sides[side] + (1, 0, -1)[int(operation)])
+    assert [len(side) for side in market.book(con_id, Stream.SMART_DEPTH)] == [sides["0"], sides["1"]]
+
+
 def test_one_advance_never_ends_inside_an_instant():
     """After a call that stopped early the next event has a later time."""
     market, last = small(), 0

@@ -42,7 +42,7 @@ STATE_SLOTS = 16
 P_ROWS, P_TARGET, P_SPREAD, P_SCALE, P_OPEN, P_CLOSE, P_START, P_SLOT, P_WALK, P_IMPACT = range(10)
 PARAM_SLOTS = 10
 OUT_COLUMNS = 8
-OUT_SPARE = 600  # most rows one arrival can give: a sweep of a whole side in both books
+OUT_SPARE = 1200  # more rows than one arrival can give: a sweep of a side of 190 rows, a print and four moves each
 
 _QUOTE, _TRADE, _DEPTH, _SMART = int(What.QUOTE), int(What.TRADE), int(What.DEPTH), int(What.SMART)
 _PAST_LIMIT, _UNREPORTED = PAST_LIMIT, UNREPORTED
