@@ -57,9 +57,13 @@ class Lives:
         self._process.stdin.flush()
         return int(self._process.stdout.readline().removeprefix("pid "))
 
-    def last_words(self) -> tuple[int, int]:
+    def opened(self) -> int:
+        """Wait until the life has opened the log; returns the seq it begins at."""
+        return int(self._process.stdout.readline().removeprefix("open "))
+
+    def last_words(self, opened: int = 0) -> tuple[int, int]:
         """The seq the life began at (0 if it never came to that) and the last it reported durable."""
-        opened = durable = 0
+        durable = 0
         for line in self._process.stdout:
             if line.startswith("open "):
                 opened = int(line[5:])
@@ -78,16 +82,18 @@ class Lives:
 def test_kill_at_random_moments_loses_nothing_durable(home):
     """kill -9 at 50 random moments: all reported durable is there, no hole in seq, the next run goes on from there."""
     rng, lives = random.Random(11), Lives(home)
-    before = durable = torn = 0
+    before = durable = 0
     for life in range(LIVES):
         pid = lives.begin()
-        time.sleep(rng.uniform(0, 0.16))
+        # every fifth is killed while it opens and mends, the others while they commit, however slow the machine
+        opened = 0 if life % 5 == 0 else lives.opened()
+        time.sleep(rng.uniform(0, 0.1))
         if before and life % 5 == 4:
             # read while it is being written: whatever is shown is whole
             day = harvester.open_day(DATE, home)
             assert sum(map(len, day.batches())) == day.last_seq
         os.kill(pid, getattr(signal, "SIGKILL", signal.SIGTERM))
-        opened, said = lives.last_words()
+        opened, said = lives.last_words(opened)
         durable = max(durable, said)
         if opened:
             assert opened == before + 1
@@ -97,16 +103,15 @@ def test_kill_at_random_moments_loses_nothing_durable(home):
         assert report.clean, report.problems
         before = report.rows
         assert before == max(run.last_seq for run in report.runs) >= durable
-        torn += bool(report.notes)
     lives.end()
-    assert len(report.runs) > LIVES // 2
+    assert len(report.runs) >= LIVES * 4 // 5
+    assert durable > LIVES
     with LogWriter.open(home, DATE) as writer:
         assert writer.next_seq == before + 1
     day = harvester.open_day(DATE, home)
     assert day.complete
     assert {run.status for run in day.runs} == {"recovered", "ended"}
     assert verify_day(home, DATE).clean
-    assert torn, "no kill left anything torn: the moments were badly chosen"
 
 
 class Failing(Disk):
