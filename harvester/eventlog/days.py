@@ -65,6 +65,9 @@ def between_runs(runs: Sequence[RunLog], closed: Closed | None) -> list[Damage]:
     expected, last_ts = 1, -(2**63)
     if closed is not None and runs and runs[0].first_seq == closed.last_seq + 1:
         expected, last_ts = closed.last_seq + 1, closed.last_ts or last_ts
+    elif closed is not None and runs and runs[0].first_seq - 1 in [run.last_seq for run in closed.runs]:
+        # Folded and deleted, recorded on, and folded again: the mark names the runs that are gone as well.
+        expected = runs[0].first_seq
     for run in runs:
         if run.manifest is None:  # where it began cannot be told, that damage is known already
             expected = run.last_seq + 1 if run.commits else 0

@@ -166,7 +166,7 @@ def _trade(row: Mapping[str, Any]) -> _Trade | None:
 
 def structure(entry: float, exit_: float) -> str:
     """What the price did over the episode."""
-    move = exit_ / entry - 1
+    move = round(exit_ / entry - 1, 9)  # 100 to 100.15 is 0.15 %, whatever its binary fraction says
     return "UPTREND" if move > TREND else "DOWNTREND" if move < -TREND else "RANGE"
 
 

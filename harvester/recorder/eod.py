@@ -270,6 +270,8 @@ def _delete(home: Home, trading_date: date, made: Projected, wishes: Wishes, rep
     log_kept = where.relative_to(home.root).as_posix() if where else None
     folders = _doomed_folders(home, trading_date)
     listed = deletion.plan(home, folders, trading_date.isoformat(), made.identity, log_kept)
+    if not listed.files and not listed.folders:
+        return  # an earlier list, if there is one, stays as the record of what went
     if not wishes.confirm(listed):
         report.stopped = "not confirmed"
         return

@@ -1,0 +1,384 @@
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from datetime import date
+from pathlib import Path
+
+import pytest
+from trading_log import DATE, SYMBOLS, days, record, run_params
+
+from harvester.errors import CannotRun, DamagedLog, LockHeld, Mismatch, NoLog
+from harvester.eventlog.disk import Disk
+from harvester.eventlog.lock import DateLock
+from harvester.eventlog.reader import open_day
+from harvester.eventlog.verify import verify_day
+from harvester.eventlog.writer import LogWriter
+from harvester.home import Home
+from harvester.memory import fold
+from harvester.recorder.deletion import carry_out, plan, read_plan
+from harvester.recorder.eod import STEPS, Wishes, eod, plan_path, rebuild_memory
+from harvester.recorder.project import fold_day, project
+
+SECONDS = 200
+
+
+class Killed(BaseException):
+    """The process is gone: nothing catches this."""
+
+
+@pytest.fixture(scope="session")
+def master(tmp_path_factory):
+    """Two recorded and projected days, the first of them folded."""
+    home = Home(tmp_path_factory.mktemp("master")).prepare()
+    for n, day in enumerate(days(2)):
+        record(home, day, seconds=SECONDS, seed=n + 1)
+        project(home, day)
+    eod(home, DATE)
+    return home
+
+
+@pytest.fixture
+def home(master, tmp_path):
+    shutil.copytree(master.root, tmp_path / "home", symlinks=True)
+    return Home(tmp_path / "home")
+
+
+NEXT = days(2)[1]
+
+
+def tree(home: Home, under: Path | None = None) -> dict[str, bytes]:
+    """Every file below a folder but locks."""
+    base = under or home.root
+    return {
+        p.relative_to(home.root).as_posix(): p.read_bytes()
+        for p in sorted(base.rglob("*"))
+        if p.is_file() and "locks" not in p.parts
+    }
+
+
+def test_fold_and_fold_again(home):
+    """The first fold writes everything, the second nothing; memory holds both days and every trade once."""
+    report = eod(home, NEXT, Wishes(parquet=True))
+    before = tree(home)
+    again = eod(home, NEXT, Wishes(parquet=True))
+    assert report.written
+    assert not again.written
+    assert tree(home) == before
+    memory = fold.decode(home.memory_latest.read_bytes(), "")
+    assert [day["date"] for day in memory["days"]] == [DATE.isoformat(), NEXT.isoformat()]
+    assert memory["training"]["episodes"] == sum(fold_day(open_day(d, home)).tables["episodes"].num_rows for d in days(2))
+    assert (home.root / report.version).read_bytes() == home.memory_latest.read_bytes()
+
+
+def test_folding_an_earlier_day_again_changes_nothing(home):
+    """`hv eod` of a day that memory already holds leaves memory and its versions alone."""
+    eod(home, NEXT)
+    before = tree(home, home.memory)
+    eod(home, DATE)
+    assert tree(home, home.memory) == before
+
+
+def test_rebuilt_memory_has_the_same_bytes(home):
+    """From the kept episodes alone the same memory comes out, also after the logs are gone."""
+    for day in days(2):
+        eod(home, day, Wishes(delete_temp=True))
+    assert not home.day(DATE).exists()
+    assert fold.encode(rebuild_memory(home)) == home.memory_latest.read_bytes()
+
+
+def test_order_of_days_does_not_matter(master, tmp_path):
+    """Folding the second day first ends in the same memory."""
+    other = Home(tmp_path / "other").prepare()
+    shutil.copytree(master.events, other.events)
+    for day in reversed(days(2)):
+        eod(other, day)
+    shutil.copytree(master.root, tmp_path / "home")
+    usual = Home(tmp_path / "home")
+    eod(usual, NEXT)
+    assert other.memory_latest.read_bytes() == usual.memory_latest.read_bytes()
+
+
+@pytest.fixture(scope="module")
+def finished(master, tmp_path_factory):
+    """What an undisturbed run leaves, without and with the archive."""
+    made = {}
+    for archive in (False, True):
+        home = Home(tmp_path_factory.mktemp("finished") / "home")
+        shutil.copytree(master.root, home.root)
+        eod(home, NEXT, Wishes(parquet=True, delete_temp=True, archive=archive))
+        made[archive] = tree(home)
+    return made
+
+
+@pytest.mark.parametrize("archive", [False, True], ids=["plain", "archive"])
+@pytest.mark.parametrize("step", STEPS)
+def test_killed_before_any_step(home, finished, step, archive):
+    """Killed before any step, running it again leaves exactly what an undisturbed run leaves."""
+    if step == "archive" and not archive:
+        pytest.skip("there is no such step without --archive")
+
+    def at(name):
+        if name == step:
+            raise Killed
+
+    wishes = Wishes(parquet=True, delete_temp=True, archive=archive)
+    with pytest.raises(Killed):
+        eod(home, NEXT, Wishes(parquet=True, delete_temp=True, archive=archive, at=at))
+    eod(home, NEXT, wishes)
+    assert tree(home) == finished[archive]
+
+
+@pytest.mark.parametrize("many", range(0, 15, 3))
+def test_killed_while_deleting(home, finished, many):
+    """Killed after some files are gone, running it again deletes the rest and counts nothing twice."""
+    told = []
+
+    def at(name):
+        if name == "delete":
+            told.append(name)
+            if len(told) > many:
+                raise Killed
+
+    with pytest.raises(Killed):
+        eod(home, NEXT, Wishes(parquet=True, delete_temp=True, at=at))
+    if many:
+        with pytest.raises(CannotRun, match="had begun; finish it with --delete-temp"):
+            eod(home, NEXT)
+    eod(home, NEXT, Wishes(parquet=True, delete_temp=True))
+    assert tree(home) == finished[False]
+
+
+@pytest.mark.parametrize("call", ["write", "fsync", "replace", "sync_folder"])
+def test_failing_disk(home, finished, call):
+    """Whichever write, sync or rename fails, the log stays; once the disk is well, the run ends as if nothing had been."""
+    before = tree(home, home.events)
+    for nth in (1, 2, 5, 9, 14):
+
+        class Failing(Disk):
+            left = nth
+
+        def fail(self, *args, _real=getattr(Disk, call), **kwargs):
+            self.left -= 1
+            if self.left == 0:
+                raise OSError(28, "No space left on device")
+            return _real(self, *args, **kwargs)
+
+        setattr(Failing, call, fail)
+        try:
+            eod(home, NEXT, Wishes(parquet=True, disk=Failing()))
+        except (CannotRun, OSError) as error:
+            assert "No space left" in str(error)
+        assert tree(home, home.events) == before
+    eod(home, NEXT, Wishes(parquet=True, delete_temp=True))
+    assert tree(home) == finished[False]
+
+
+def test_nothing_is_deleted_without_being_asked(home):
+    """Without --delete-temp not a byte below temp/ changes."""
+    before = tree(home, home.temp)
+    eod(home, NEXT, Wishes(parquet=True, archive=True))
+    assert tree(home, home.temp) == before
+
+
+def test_not_confirmed(home):
+    """Whoever says no to the plan keeps everything, and no list is left behind."""
+    before = tree(home, home.temp)
+    report = eod(home, NEXT, Wishes(delete_temp=True, confirm=lambda listed: False))
+    assert report.stopped == "not confirmed"
+    assert tree(home, home.temp) == before
+    assert read_plan(plan_path(home, NEXT)) is None
+
+
+def test_the_list_comes_first(home):
+    """The deletion list is on disk, complete, before the first file goes; it tells where the log stays."""
+    seen = []
+
+    def at(name):
+        if name == "delete" and not seen:
+            seen.append((read_plan(plan_path(home, NEXT)), tree(home, home.day(NEXT)).keys()))
+
+    eod(home, NEXT, Wishes(delete_temp=True, archive=True, at=at))
+    listed, there = seen[0]
+    assert there <= {doomed.path for doomed in listed.files}
+    assert listed.log_kept == f"memory/archive/{NEXT}"
+    assert not home.day(NEXT).exists()
+    assert read_plan(plan_path(home, NEXT)).done
+
+
+def test_archive_is_read_like_the_log(home):
+    """After --archive --delete-temp the date still verifies, projects to the same digests, and folds to no change."""
+    before = fold_day(open_day(NEXT, home))
+    eod(home, NEXT, Wishes(delete_temp=True, archive=True))
+    assert verify_day(home, NEXT).clean
+    after = fold_day(open_day(NEXT, home))
+    assert (after.identity, after.digests) == (before.identity, before.digests)
+    kept = tree(home, home.memory)
+    assert not eod(home, NEXT).written
+    assert tree(home, home.memory) == kept
+
+
+def test_deleted_date_is_done(home):
+    """Once the log is gone, running it again says so and changes nothing; a date never recorded is an error."""
+    eod(home, NEXT, Wishes(delete_temp=True))
+    before = tree(home)
+    report = eod(home, NEXT, Wishes(delete_temp=True))
+    assert "nothing is left to do" in report.notes[0]
+    assert tree(home) == before
+    with pytest.raises(NoLog):
+        eod(home, date(2025, 7, 16))
+
+
+@pytest.mark.parametrize("harm", ["altered", "unreadable", "unexpected", "link"])
+def test_differing_episode_files_stop_deletion(home, harm):
+    """An episode file that is not what the projection gives is reported and stops deletion; the fold goes on."""
+    files = sorted(home.episodes(NEXT).rglob("*.json"))
+    assert files
+    if harm == "altered":
+        files[0].write_bytes(files[0].read_bytes() + b" ")
+    elif harm == "unreadable":
+        files[0].write_bytes(b"\x00\xff")
+    elif harm == "unexpected":
+        (files[0].parent / "note.txt").write_text("mine")
+    else:
+        (files[0].parent / "link.json").symlink_to(files[0])
+    before = tree(home, home.temp)
+    report = eod(home, NEXT, Wishes(delete_temp=True))
+    assert len(report.differences) == 1
+    assert report.stopped
+    assert report.deleted == 0
+    assert tree(home, home.temp) == before
+    assert (home.dataset(NEXT) / "closed.json").exists()
+
+
+def test_damaged_log_touches_nothing(home):
+    """A flipped byte in the log ends the run before anything is written."""
+    path = home.day(NEXT) / "r001" / "quote.arrows"
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    before = tree(home)
+    with pytest.raises(DamagedLog, match=r"quote\.arrows"):
+        eod(home, NEXT, Wishes(delete_temp=True))
+    assert tree(home) == before
+
+
+def test_date_being_recorded(home):
+    """While somebody holds the date, folding it is refused and names the holder."""
+    with DateLock(home, NEXT), pytest.raises(LockHeld, match=r"held by process \d+"):
+        eod(home, NEXT)
+
+
+def test_file_that_appears_after_the_list_stays(home):
+    """What changed or appeared after the list was written is not deleted, and is told."""
+    victim = home.day(NEXT) / "r001" / "quote.arrows"
+    extra = home.day(NEXT) / "r001" / "notes.txt"
+
+    def at(name):
+        if name == "delete":
+            extra.write_text("mine")
+            victim.write_bytes(b"changed")
+
+    report = eod(home, NEXT, Wishes(delete_temp=True, at=at))
+    assert sorted(p.name for p in (home.day(NEXT) / "r001").iterdir()) == ["notes.txt", "quote.arrows"]
+    assert any("quote.arrows has changed" in line for line in report.stays)
+
+
+def test_links_are_never_followed(home, tmp_path):
+    """A link below temp/, or one that replaces a folder on the way, stops deletion; what it points to stays."""
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "precious").write_text("keep")
+    link = home.day(NEXT) / "r001" / "linked"
+    link.symlink_to(outside)
+    with pytest.raises(Mismatch, match="is a link"):
+        eod(home, NEXT, Wishes(delete_temp=True))
+    link.unlink()
+    folders = [home.day(NEXT)]
+    listed = plan(home, folders, NEXT.isoformat(), "x", None)
+    shutil.move(home.day(NEXT), tmp_path / "elsewhere")
+    home.day(NEXT).symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(Mismatch, match="leads out of"):
+        carry_out(home, listed, Disk(), folders)
+    assert (outside / "precious").read_text() == "keep"
+    assert len(list((tmp_path / "elsewhere" / "r001").iterdir())) >= 6
+
+
+@pytest.mark.parametrize("path", ["../outside", "temp/events/{date}/../../../memory/memory_latest.json", "/etc/hostname"])
+def test_an_altered_list_cannot_reach_out(home, path):
+    """A deletion list that names something outside the date's folders is refused before it does harm."""
+    listed = plan(home, [home.day(NEXT)], NEXT.isoformat(), "x", None)
+    one = listed.files[0]
+    forged = type(one)(path.format(date=NEXT), one.bytes, one.blake2b)
+    bad = type(listed)(**{f: getattr(listed, f) for f in listed.__struct_fields__} | {"files": [forged]})
+    before = tree(home)
+    with pytest.raises(Mismatch):
+        carry_out(home, bad, Disk(), [home.day(NEXT)])
+    assert tree(home) == before
+
+
+def test_reopened_after_deletion(home):
+    """A date recorded on after its log was deleted keeps the episodes of both parts, and folds again."""
+    first = eod(home, NEXT, Wishes(delete_temp=True))
+    record(home, NEXT, seconds=SECONDS, start=4000, seed=3)
+    second = eod(home, NEXT)
+    assert second.episodes > first.episodes
+    assert not eod(home, NEXT).written
+    assert len(sorted(home.memory_versions.glob(f"memory_{NEXT}_*.json"))) == 2
+    third = eod(home, NEXT, Wishes(delete_temp=True))
+    assert third.episodes == second.episodes
+    assert fold.encode(rebuild_memory(home)) == home.memory_latest.read_bytes()
+
+
+def test_lost_memory_comes_back(home):
+    """When memory_latest.json is gone, the next fold rebuilds it from every kept day."""
+    eod(home, NEXT)
+    before = home.memory_latest.read_bytes()
+    home.memory_latest.unlink()
+    eod(home, NEXT)
+    assert home.memory_latest.read_bytes() == before
+
+
+def test_delayed_data_are_not_learned_from(tmp_path):
+    """A day of delayed data gives episodes but nothing learned, unless that is asked for; it can be rebuilt either way."""
+    home = Home(tmp_path).prepare()
+    record(home, seconds=SECONDS, data_type=3)
+    report = eod(home, DATE)
+    assert report.episodes > 0
+    assert (report.learned, report.left_out) == (0, {"NOT_LIVE": report.episodes})
+    allowed = eod(home, DATE, Wishes(allow_not_live=True))
+    assert allowed.learned == allowed.episodes
+    assert fold.encode(rebuild_memory(home)) == home.memory_latest.read_bytes()
+
+
+def test_killed_recorder_is_recovered_first(home):
+    """A run that was killed in the middle of a write is mended before it is folded."""
+    before = eod(home, NEXT).through_seq
+    with LogWriter.open(home, NEXT, run_start_row={"params": run_params(NEXT).text()}, reopen=True) as writer:
+        writer.begin(0)
+        run = writer.folder
+        writer.abandon()
+    with (run / "commits.jsonl").open("ab") as file:
+        file.write(b'{"commit": 99')
+    report = eod(home, NEXT)
+    assert report.through_seq == before + 1
+    assert "13 bytes of commits.jsonl" in report.notes[0]
+
+
+def test_command_line(home):
+    """The command prints what it did, says that the log goes for ever, and is silent about nothing it deletes."""
+    code = (
+        "import typer; from cli.cmd_eod import eod; app = typer.Typer(); app.command()(eod); "
+        f"app(['--date', '{NEXT}', '--home', {str(home.root)!r}, '--delete-temp'])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=Path(__file__).parent.parent)
+    assert done.returncode == 0, done.stderr
+    assert "the log of this date goes for ever" in done.stdout
+    assert "insufficient evidence" in done.stdout
+    assert not home.day(NEXT).exists()
+
+
+def test_symbols_of_the_sample():
+    """The sample holds a symbol with a space, so that folders of its episodes are encoded."""
+    assert "BRK B" in SYMBOLS

@@ -1,0 +1,206 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from harvester.errors import HarvesterError
+from harvester.memory.day import digest_day, structure
+from harvester.memory.fold import decode, encode, fold, rebuild
+
+
+def episode(
+    seq: int = 1,
+    *,
+    date: str = "2025-07-17",
+    symbol: str = "AAA",
+    pnl: float = 10.0,
+    mode: str = "event",
+    taken: bool = True,
+    exit_reason: str = "TARGET",
+    entry_reason: str = "BREAKOUT_UP",
+    data_type: int | None = 1,
+    move: float = 0.0,
+):
+    """One row of episodes.parquet, as far as memory reads it."""
+    outcome = "WIN" if pnl > 0.005 else "LOSS" if pnl < -0.005 else "BREAKEVEN"
+    document = {
+        "mode": mode,
+        "symbol": symbol,
+        "taken": taken,
+        "quantity": 100,
+        "entry": {"price": 100.0},
+        "exit": {"price": 100.0 * (1 + move)},
+        "versions": {"strategy": "s"},
+        "features_pre": {"aggregates": {"mean_imbalance": 0.1, "mean_spread": 0.01, "tape_delta": 50.0}},
+        "labels": {
+            "pnl_usd": pnl,
+            "r_multiple": pnl / 10,
+            "mae": min(pnl, 0.0),
+            "mfe": max(pnl, 0.0),
+            "hold_seconds": 5.0,
+            "win_loss": outcome,
+            "exit_reason": exit_reason,
+        },
+        "decision_trace": {"entry_reason": entry_reason},
+    }
+    return {
+        "trading_date": date,
+        "symbol": symbol,
+        "strategy_digest": "d",
+        "mode": mode,
+        "decision_seq": seq,
+        "exit_reason": exit_reason,
+        "data_type": data_type,
+        "document": json.dumps(document),
+    }
+
+
+def day(date: str = "2025-07-17", rows=None, content: str = "", **kwargs):
+    rows = [episode(date=date)] if rows is None else rows
+    return digest_day(date, content or f"hash of {date}", f"{date}T20:00:00Z", rows, **kwargs)
+
+
+DATES = [f"2025-07-{n:02d}" for n in range(7, 12)]
+EPISODE = st.builds(
+    episode,
+    st.integers(1, 8),
+    symbol=st.sampled_from(["AAA", "BRK B"]),
+    pnl=st.floats(-500, 500).map(lambda x: round(x, 2)),
+    mode=st.sampled_from(["event", "bars"]),
+    taken=st.booleans(),
+    exit_reason=st.sampled_from(["TARGET", "STOP", "DATA_END"]),
+    data_type=st.sampled_from([None, 1, 3]),
+    move=st.sampled_from([0.0, 0.01, -0.01]),
+)
+DAYS = st.lists(st.lists(EPISODE, max_size=6), min_size=1, max_size=5).map(
+    lambda many: [
+        day(date, [row | {"trading_date": date} for row in rows]) for date, rows in zip(DATES, many, strict=False)
+    ]
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(DAYS, st.randoms())
+def test_memory_is_a_function_of_its_days(days, rng):
+    """In whatever order days are folded, and however often, memory has the same bytes."""
+    expected = encode(rebuild(days))
+    order = [*days, *days]
+    rng.shuffle(order)
+    memory = None
+    for one in order:
+        memory = fold(memory, one)
+    assert encode(memory) == expected
+    assert encode(decode(expected, "memory")) == expected
+
+
+@given(st.lists(EPISODE, max_size=8), st.randoms())
+def test_an_identity_counts_once(rows, rng):
+    """Rows that come twice, in any order, change nothing."""
+    unique = list({(r["symbol"], r["mode"], r["decision_seq"]): r for r in rows}.values())
+    twice = [*unique, *unique]
+    rng.shuffle(twice)
+    assert day(rows=twice) == day(rows=unique)
+
+
+def test_fold_does_not_change_its_input():
+    """Folding leaves the memory it was given as it was."""
+    memory = fold(None, day())
+    before = encode(memory)
+    fold(memory, day("2025-07-18"))
+    assert encode(memory) == before
+
+
+def test_a_revision_replaces_its_day():
+    """A day in another version takes the place of the first: its trades are not counted twice."""
+    one, other = day(), day(rows=[episode(pnl=-5.0), episode(2)], content="another")
+    memory = fold(fold(fold(None, one), day("2025-07-18")), other)
+    assert [d["content_hash"] for d in memory["days"]] == ["another", "hash of 2025-07-18"]
+    assert memory["symbol_profiles"][0]["trade_count"] == 3
+    assert encode(memory) == encode(rebuild([day("2025-07-18"), other]))
+
+
+def test_parents_chain():
+    """Each memory names the hash of the one it grew from."""
+    first = fold(None, day())
+    second = fold(first, day("2025-07-18"))
+    assert (first["parent"], second["parent"]) == (None, first["hash"])
+
+
+def test_only_taken_closed_live_trades_are_money():
+    """DATA_END, vetoed and delayed episodes stay out of P&L; a vetoed one is still a sample."""
+    rows = [
+        episode(1, pnl=10.0),
+        episode(2, pnl=1000.0, exit_reason="DATA_END"),
+        episode(3, pnl=2000.0, taken=False),
+        episode(4, pnl=4000.0, data_type=3),
+        episode(5, pnl=-4.0),
+    ]
+    made = day(rows=rows)
+    profile = fold(None, made)["symbol_profiles"][0]
+    assert (profile["trade_count"], profile["pnl_usd"], profile["win_rate"]) == (2, 6.0, 0.5)
+    assert made.left_out == {"DATA_END": 1, "NOT_LIVE": 1, "NOT_TAKEN": 1}
+    assert made.samples == {"event": 3}
+    assert day(rows=rows, allow_not_live=True).symbols[0].pnl_usd == 4006.0
+
+
+def test_modes_stay_apart():
+    """An evaluation on bars never mixes with trades on events."""
+    memory = fold(None, day(rows=[episode(1, pnl=10.0), episode(1, pnl=-7.0, mode="bars")]))
+    assert [(p["mode"], p["pnl_usd"]) for p in memory["symbol_profiles"]] == [("bars", -7.0), ("event", 10.0)]
+
+
+def test_unreadable_document_is_counted():
+    """An episode whose document cannot be read is counted as such, and nothing else of the day is lost."""
+    made = day(rows=[episode(1), episode(2) | {"document": "{"}, episode(3) | {"document": '{"mode": "event"}'}])
+    assert (made.parse_failures, made.symbols[0].trade_count, made.episode_count) == (2, 1, 3)
+
+
+def test_recommendations_follow_the_thresholds():
+    """At least five trades; focus at 0.55 with a profit, reduce below 0.45; each with n and interval."""
+    rows = [episode(n, symbol="FOCUS", pnl=10.0 if n <= 3 else -5.0) for n in range(1, 6)]
+    rows += [episode(n, symbol="REDUCE", pnl=10.0 if n <= 2 else -5.0) for n in range(1, 6)]
+    rows += [episode(n, symbol="FEW", pnl=10.0) for n in range(1, 5)]
+    rows += [episode(n, symbol="LOSES", pnl=1.0 if n <= 3 else -50.0) for n in range(1, 6)]
+    made = fold(None, day(rows=rows))["recommendations"]
+    assert [r["symbol"] for r in made["focus_symbols"]] == ["FOCUS"]
+    assert [r["symbol"] for r in made["reduce_symbols"]] == ["REDUCE"]
+    assert made["focus_symbols"][0]["n"] == 5
+    assert made["focus_symbols"][0]["win_rate_interval"]["low"] < 0.55
+
+
+def test_level_one_says_what_it_does_not_know():
+    """Without evidence there is no model, no score, and the number of days still needed; the base rate's score is real."""
+    model = fold(None, day())["model"]
+    assert (model["type"], model["in_use"], model["brier"], model["walk_forward_skill"]) == ("none", False, None, None)
+    assert model["days_needed"] == 199
+    assert model["verdict"] == "insufficient evidence: needs about 199 more days at this rate"
+    assert model["base_rate_brier"] is None
+    second = fold(fold(None, day()), day("2025-07-18", [episode(pnl=-1.0)]))["model"]
+    assert second["base_rate_brier"] == pytest.approx((2 / 3) ** 2)
+    empty = fold(None, day(rows=[]))["model"]
+    assert (empty["days_needed"], empty["verdict"]) == (None, "insufficient evidence: no finished episode yet")
+
+
+@pytest.mark.parametrize(
+    ("exit_", "name"), [(100.15, "RANGE"), (100.16, "UPTREND"), (99.85, "RANGE"), (99.84, "DOWNTREND")]
+)
+def test_structure(exit_, name):
+    """More than 0.15 % up or down is a trend."""
+    assert structure(100.0, exit_) == name
+
+
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [
+        (lambda m: m | {"date": "2030-01-01"}, "is damaged"),
+        (lambda m: m | {"schema_version": 99}, "is no memory of schema version 1"),
+        (lambda m: {k: v for k, v in m.items() if k != "hash"}, "is damaged|is no memory"),
+    ],
+)
+def test_altered_memory_is_refused(change, what):
+    """A memory that does not match its own hash or version is refused, with the way out."""
+    with pytest.raises(HarvesterError, match=what):
+        decode(encode(change(fold(None, day()))), "memory_latest.json")
