@@ -18,9 +18,13 @@ def eod(
     *,
     date: Annotated[str, typer.Option("--date", help="Trading date, yyyy-MM-dd.")],
     parquet: Annotated[bool, typer.Option("--parquet", help="Keep buckets and series as Parquet too.")] = False,
-    delete_temp: Annotated[bool, typer.Option("--delete-temp", help="Delete the date below temp/, after proof.")] = False,
+    delete_temp: Annotated[
+        bool, typer.Option("--delete-temp", help="Delete the date below temp/, after proof.")
+    ] = False,
     archive: Annotated[bool, typer.Option("--archive", help="Keep the log under memory/archive/.")] = False,
-    allow_not_live: Annotated[bool, typer.Option("--allow-not-live", help="Learn from delayed and frozen data too.")] = False,
+    allow_not_live: Annotated[
+        bool, typer.Option("--allow-not-live", help="Learn from delayed and frozen data too.")
+    ] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask before deleting.")] = False,
     home: Annotated[Path | None, typer.Option("--home", help="Data root; else HV_HOME, else this folder.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object for scripts.")] = False,
@@ -74,7 +78,9 @@ def _show(report: Report) -> None:
     typer.echo(f"{report.trading_date}  through seq {report.through_seq}, content {report.content_hash}")
     if report.memory_hash:
         left_out = ", ".join(f"{n} {reason}" for reason, n in report.left_out.items())
-        typer.echo(f"  {report.episodes} episodes, {report.learned} learned from" + (f" ({left_out})" if left_out else ""))
+        typer.echo(
+            f"  {report.episodes} episodes, {report.learned} learned from" + (f" ({left_out})" if left_out else "")
+        )
         typer.echo(f"  pnl {report.pnl_usd:.2f} USD after costs, simulated")
         typer.echo(f"  memory {report.memory_hash}: {report.version}")
         typer.echo(f"  model: {report.verdict}")

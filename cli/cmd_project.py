@@ -13,7 +13,9 @@ def project(
     *,
     date: Annotated[str, typer.Option("--date", help="Trading date, yyyy-MM-dd.")],
     symbols: Annotated[str | None, typer.Option("--symbols", help="Only these, comma-separated; default all.")] = None,
-    out: Annotated[Path | None, typer.Option("--out", help="Folder to write into; else exports/ and temp/episodes/.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Folder to write into; else exports/ and temp/episodes/.")
+    ] = None,
     home: Annotated[Path | None, typer.Option("--home", help="Data root; else HV_HOME, else this folder.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object for scripts.")] = False,
 ) -> None:

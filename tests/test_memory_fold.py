@@ -172,7 +172,7 @@ def test_recommendations_follow_the_thresholds():
 
 
 def test_level_one_says_what_it_does_not_know():
-    """Without evidence there is no model, no score, and the number of days still needed; the base rate's score is real."""
+    """Without evidence: no model, no score, and the number of days still needed; the base rate's score is real."""
     model = fold(None, day())["model"]
     assert (model["type"], model["in_use"], model["brier"], model["walk_forward_skill"]) == ("none", False, None, None)
     assert model["days_needed"] == 199

@@ -78,7 +78,7 @@ def test_projecting_twice_writes_the_same_bytes(home, tmp_path):
 
 
 def test_features_before_the_decision(home):
-    """features_pre holds exactly the buckets between 120 s and 30 s before the decision, as the bucket table has them."""
+    """features_pre holds exactly the buckets between 120 s and 30 s before the decision, as the table has them."""
     made = fold_day(open_day(DATE, home))
     buckets = {(row["symbol"], row["ts"]): row for row in made.tables["buckets"].to_pylist()}
     for text in made.documents:
@@ -108,7 +108,7 @@ def test_features_need_nothing_later(home):
 
 
 def test_gate_codes_join_the_buckets(home, tmp_path):
-    """The bucket file says for every second what the strategy was refused, and that it was holding during its trades."""
+    """The bucket file says for every second what the strategy was refused, and when it was holding."""
     made = fold_day(open_day(DATE, home))
     write_artefacts(made, home, tmp_path)
     rows = pq.read_table(tmp_path / f"buckets_{DATE}.parquet").to_pylist()

@@ -11,7 +11,7 @@ from harvester.config import Settings
 from harvester.eventlog.writer import LogWriter
 from harvester.events.batch import Batch
 from harvester.events.kinds import Kind, TickStream
-from harvester.home import Home
+from harvester.home import Home  # noqa: TC001 - used at run time by those who import it
 from harvester.projections.params import RunParams, StrategyRef
 from harvester.projections.strategies import describe
 

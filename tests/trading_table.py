@@ -8,7 +8,8 @@
     2    outage | back                         the feed is gone, and again there
     9    end                                   the date is over
 
-seq is the number of the line. All for one symbol, TEST, con_id 7; the date is 2025-07-17, second 0 is 10:00 in New York.
+seq is the number of the line. All for one symbol, TEST, con_id 7; the date is 2025-07-17, second 0 is 10:00 in New
+York.
 """
 
 from __future__ import annotations
@@ -74,7 +75,9 @@ class Scripted:
 strategies.STRATEGIES["scripted"] = Scripted  # type: ignore[assignment]
 
 
-def params(plans: list[tuple[int, Plan]], version: int = 1, latency_ms: float = 100.0, costs: str = "none") -> RunParams:
+def params(
+    plans: list[tuple[int, Plan]], version: int = 1, latency_ms: float = 100.0, costs: str = "none"
+) -> RunParams:
     """A run's parameters around a script."""
     settings = msgspec.to_builtins({"plans": plans, "version": version})
     session = Session(at(-1800), at(6 * 3600), at(-6 * 3600), at(10 * 3600), False)

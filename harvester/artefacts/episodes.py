@@ -27,9 +27,7 @@ class Difference:
     what: str
 
 
-def episode_files(
-    document: str, *, epoch_ms: bool = False, series_jsonl: bool = False
-) -> dict[str, bytes]:
+def episode_files(document: str, *, epoch_ms: bool = False, series_jsonl: bool = False) -> dict[str, bytes]:
     """The files of one episode, by path below the date's folder (`/` between its parts)."""
     made = msgspec.json.decode(document)
     base = f"{file_name(made['symbol'])}/{made['trade_id']}"

@@ -1,4 +1,4 @@
-"""JSON Schemas (draft 2020-12) of every artefact this version writes. Built from a few words so that they stay readable.
+"""JSON Schemas (draft 2020-12) of every artefact this version writes, built from a few words.
 
 A schema is closed: a file with a key it does not name, or without one it names, is not valid.
 """
@@ -142,9 +142,7 @@ EPISODE = record(
         "fills": listed(record(FILL)),
         "labels": LABELS,
         "decision_trace": TRACE,
-        "versions": record(
-            {"strategy": TEXT, "strategy_digest": HASH, "cost_model": TEXT, "memory": or_null(HASH)}
-        ),
+        "versions": record({"strategy": TEXT, "strategy_digest": HASH, "cost_model": TEXT, "memory": or_null(HASH)}),
     }
 )
 EPISODE_SERIES = record(
@@ -156,7 +154,8 @@ EPISODE_SERIES = record(
 FILLS_ROW = record(
     {"seq": COUNT, "ts": TIME, "con_id": INTEGER, "symbol": TEXT, "strategy": TEXT, "strategy_digest": HASH}
     | {"decision_seq": COUNT, "role": one_of("entry", "stop", "target", "exit"), "side": FILL["side"]}
-    | {name: FILL[name] for name in "price quantity source reference reference_price slippage commission".split()}
+    | {name: FILL[name] for name in ("price", "quantity", "source", "reference")}
+    | {name: FILL[name] for name in ("reference_price", "slippage", "commission")}
 )
 HEALTH_ROW = record(
     {"symbol": or_null(TEXT), "con_id": INTEGER, "stream": or_null(TEXT)}
@@ -242,7 +241,11 @@ SCHEMAS: dict[str, tuple[str, Schema]] = {  # name: where the file lies, schema
     "episode_series": ("a line of <trade_id>.series.jsonl", EPISODE_SERIES),
     "buckets": (
         "hv buckets --json",
-        enveloped("harvester.buckets", record({"ts": TIME, "symbol": TEXT} | BUCKET | {"gate_codes": or_null(GATES)}), symbol=True),
+        enveloped(
+            "harvester.buckets",
+            record({"ts": TIME, "symbol": TEXT} | BUCKET | {"gate_codes": or_null(GATES)}),
+            symbol=True,
+        ),
     ),
     "fills": ("exports/fills_<date>.json", enveloped("harvester.fills", FILLS_ROW)),
     "health": ("exports/health_<date>.json", enveloped("harvester.health", HEALTH_ROW)),

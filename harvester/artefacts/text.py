@@ -1,5 +1,6 @@
-"""The JSON rules of every artefact: UTF-8, keys in their given order, shortest round-trip numbers, no NaN, one way to
-write a time, and one way to put a file in its place.
+"""The JSON rules of every artefact, and the one way to put a file in its place.
+
+UTF-8, keys in their given order, shortest round-trip numbers, no NaN, one way to write a time.
 """
 
 from __future__ import annotations
@@ -18,9 +19,10 @@ if TYPE_CHECKING:
 
 MILLI_NS = 1_000_000
 
-TIME_KEYS = frozenset(
-    "ts time bucket_start bucket_end bucket_ts decision_ts entry_ts exit_ts first_ts last_ts TimestampUtc".split()  # noqa: SIM905 - a list of words
-)
+TIME_KEYS = frozenset((
+    "ts", "time", "bucket_start", "bucket_end", "bucket_ts", "decision_ts", "entry_ts", "exit_ts", "first_ts",
+    "last_ts", "TimestampUtc",
+))  # fmt: skip
 """Keys whose integers are ns UTC inside Harvester and text (or epoch milliseconds) in a file."""
 
 
@@ -77,7 +79,9 @@ def put(path: Path, data: bytes, disk: Disk | None = None) -> bool:
         make_folders(path.parent, disk)
         disk.write_atomic(path, data)
     except OSError as error:
-        raise CannotRun(f"cannot write {path}: {error.strerror or error}; free space or choose another folder") from error
+        raise CannotRun(
+            f"cannot write {path}: {error.strerror or error}; free space or choose another folder"
+        ) from error
     return True
 
 

@@ -82,7 +82,7 @@ def digest_day(
     *,
     allow_not_live: bool = False,
 ) -> Day:
-    """Sum a day up. `episodes` are rows of `episodes.parquet`; `allow_not_live` learns from delayed and frozen data too."""
+    """Sum a day up. `episodes` are rows of `episodes.parquet`; `allow_not_live` takes delayed data too."""
     rows = sorted({_identity(row): row for row in episodes}.items())
     made = Day(
         date=date,
@@ -184,9 +184,7 @@ def _identity(row: Mapping[str, Any]) -> tuple[str, str, str, str, int]:
 
 def _groups(trades: Sequence[_Trade], by: str) -> list[Group]:
     keys = sorted({(trade.mode, str(getattr(trade, by))) for trade in trades})
-    return [
-        _group(mode, name, [t for t in trades if (t.mode, getattr(t, by)) == (mode, name)]) for mode, name in keys
-    ]
+    return [_group(mode, name, [t for t in trades if (t.mode, getattr(t, by)) == (mode, name)]) for mode, name in keys]
 
 
 def _group(mode: str, name: str, trades: Sequence[_Trade]) -> Group:

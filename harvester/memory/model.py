@@ -1,8 +1,8 @@
 """Level 1 of learning: the place of the model, and what can honestly be said while there is none.
 
-A model comes with enough days to test it walk-forward. Until then `type` is "none", its scores are null, and the verdict
-says how many days are missing at the present rate. The base rate's own scores are real: each day is predicted from the
-days before it, with the posterior mean of the hit rate.
+A model comes with enough days to test it walk-forward. Until then `type` is "none", its scores are null, and the
+verdict says how many days are missing at the present rate. The base rate's own scores are real: each day is predicted
+from the days before it, with the posterior mean of the hit rate.
 """
 
 from __future__ import annotations

@@ -2,9 +2,9 @@
 
 Hit rate: Beta-Binomial with the uniform prior Beta(1, 1). Mean R: normal with unknown mean and variance under the
 normal-inverse-gamma prior `R_PRIOR`, which pulls the mean to 0 with the weight of ten trades and expects a spread of
-about 1.4 R; the posterior of the mean is Student's t. (Gelman et al., Bayesian Data Analysis, 3rd ed., sections 2.4, 3.3.)
-Intervals are central, of probability `LEVEL`. Results are rounded to 1e-6, above any difference between mathematics
-libraries.
+about 1.4 R; the posterior of the mean is Student's t. (Gelman et al., Bayesian Data Analysis, 3rd ed., sections 2.4,
+3.3.) Intervals are central, of probability `LEVEL`. Results are rounded to 1e-6, above any difference between
+mathematics libraries.
 """
 
 from __future__ import annotations
@@ -74,9 +74,7 @@ def beta_cdf(x: float, a: float, b: float) -> float:
         return 0.0
     if x >= 1:
         return 1.0
-    front = math.exp(
-        math.lgamma(a + b) - math.lgamma(a) - math.lgamma(b) + a * math.log(x) + b * math.log1p(-x)
-    )
+    front = math.exp(math.lgamma(a + b) - math.lgamma(a) - math.lgamma(b) + a * math.log(x) + b * math.log1p(-x))
     if x < (a + 1) / (a + b + 2):
         return front * _fraction(x, a, b) / a
     return 1 - front * _fraction(1 - x, b, a) / b

@@ -113,7 +113,7 @@ class Blotter:
     def watched(
         self, at: tuple[int, int], bucket_ts: int, who: tuple[int, str, str, str], gates: Sequence[str]
     ) -> None:
-        """A strategy looked at a symbol and did nothing; `at` = (seq, ts), `who` = (con_id, symbol, strategy, digest)."""
+        """A strategy did nothing about a symbol; `at` = (seq, ts), `who` = (con_id, symbol, strategy, digest)."""
         self._write("decisions", (*at, bucket_ts, *who, "none", "|".join(gates), *_NOTHING))
 
     def decided(
@@ -121,6 +121,7 @@ class Blotter:
         position: Position,
         action: str,
         reason: str,
+        *,
         at: tuple[int, int],
         bucket_ts: int | None,
         price: float | None,

@@ -1,9 +1,9 @@
 """Commission by a named table. The table itself travels in the run's start event, so a replay charges what the run did.
 
-`ibkr_fixed` is Interactive Brokers' fixed pricing for US stocks and ETFs (interactivebrokers.com, Pricing > Commissions >
-Stocks, "IBKR Pro Fixed"): USD 0.005 a share, at least USD 1.00 an order, at most 1 % of the order's trade value; where the
-maximum is below the minimum the maximum is charged. Exchange fees are included in it; the SEC and FINRA fees of sells,
-which change during the year, are not.
+`ibkr_fixed` is Interactive Brokers' fixed pricing for US stocks and ETFs (interactivebrokers.com, Pricing > Commissions
+> Stocks, "IBKR Pro Fixed"): USD 0.005 a share, at least USD 1.00 an order, at most 1 % of the order's trade value;
+where the maximum is below the minimum the maximum is charged. Exchange fees are included in it; the SEC and FINRA fees
+of sells, which change during the year, are not.
 """
 
 from __future__ import annotations

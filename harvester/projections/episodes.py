@@ -1,8 +1,8 @@
 """From a finished position to an episode: features before the decision, series, labels.
 
 An episode's document is plain data in the key order of the episode files, with every time as int ns UTC; the artefact
-writer turns those into text. Windows: `features_pre` holds the buckets that lie wholly between 120 s and 30 s before the
-decision, or, when there is none, the last 120 before it.
+writer turns those into text. Windows: `features_pre` holds the buckets that lie wholly between 120 s and 30 s before
+the decision, or, when there is none, the last 120 before it.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from harvester.projections.costs import CostTable
+from harvester.projections.costs import CostTable  # noqa: TC001 - msgspec resolves the fields when it decodes
 from harvester.projections.exchange import DIGITS
 from harvester.projections.position import DATA_END, Position
 
@@ -26,35 +26,15 @@ MODE_EVENT = "event"
 PRE_FAR_S, PRE_NEAR_S, PRE_COUNT = 120, 30, 120
 FLAT_USD = 0.005  # |pnl| up to here is BREAKEVEN
 
-BUCKET_FIELDS = [
-    "ts",
-    "mark",
-    "bid",
-    "ask",
-    "spread",
-    "spread_bps",
-    "spread_twa",
-    "mid",
-    "microprice",
-    "imbalance",
-    "bid_size_top_n",
-    "ask_size_top_n",
-    "bid_top_size",
-    "ask_top_size",
-    "ofi",
-    "tape_buy",
-    "tape_sell",
-    "tape_unknown",
-    "trade_count",
-    "quote_count",
-    "depth_count",
-    "volatility_proxy",
-    "realised_variance",
-    "quote_source",
-    "book_good",
-    "stale",
-]
-SERIES_FIELDS = ["ts", "mark", "bid", "ask", "mid", "spread", "imbalance", "tape_buy", "tape_sell", "volatility_proxy"]
+BUCKET_FIELDS = (
+    "ts", "mark", "bid", "ask", "spread", "spread_bps", "spread_twa", "mid", "microprice", "imbalance",
+    "bid_size_top_n", "ask_size_top_n", "bid_top_size", "ask_top_size", "ofi", "tape_buy", "tape_sell",
+    "tape_unknown", "trade_count", "quote_count", "depth_count", "volatility_proxy", "realised_variance",
+    "quote_source", "book_good", "stale",
+)  # fmt: skip
+SERIES_FIELDS = (
+    "ts", "mark", "bid", "ask", "mid", "spread", "imbalance", "tape_buy", "tape_sell", "volatility_proxy",
+)  # fmt: skip
 
 
 class SymbolHealth(msgspec.Struct):
@@ -198,7 +178,7 @@ def entry_price(position: Position) -> float:
 
 
 def initial_risk(position: Position) -> float:
-    """|entry − first stop| × quantity, USD."""
+    """|entry - first stop| * quantity, USD."""
     return round(abs(entry_price(position) - position.plan.stop) * position.entered, DIGITS)
 
 

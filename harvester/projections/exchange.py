@@ -1,13 +1,13 @@
 """The simulated exchange: what one order does at one observation. Pure rules, no bookkeeping of positions.
 
-1. An observation is a change of the quote in force or a print. It can fill an order only when its seq is above the order's
-   `after_seq` and its `ts` at or after the order's `not_before` (decision time + latency).
+1. An observation is a change of the quote in force or a print. It can fill an order only when its seq is above the
+   order's `after_seq` and its `ts` at or after the order's `not_before` (decision time + latency).
 2. Without a good quote in force nothing happens: no fill, no trigger.
-3. Market orders and triggered stops buy at the ask and sell at the bid in force, never more than is shown there. What we
-   took stays taken until that side's price changes, so one displayed lot never fills us twice.
-4. A limit that can trade when it arrives does so at the opposite quote. Once it rests it fills at its own price: when the
-   other side's quote reaches it (up to what that side shows), or when a price-forming print goes through it (up to the
-   print's size). A print exactly at the limit fills nothing: others stood before us in the queue.
+3. Market orders and triggered stops buy at the ask and sell at the bid in force, never more than is shown there. What
+   we took stays taken until that side's price changes, so one displayed lot never fills us twice.
+4. A limit that can trade when it arrives does so at the opposite quote. Once it rests it fills at its own price: when
+   the other side's quote reaches it (up to what that side shows), or when a price-forming print goes through it (up to
+   the print's size). A print exactly at the limit fills nothing: others stood before us in the queue.
 5. A stop triggers when the quote it would close against, or a price-forming print, touches it.
 
 Commission is charged by the order: each fill carries the rise of its order's total.
@@ -58,7 +58,7 @@ class Order(msgspec.Struct):
 
 
 class Fill(msgspec.Struct, frozen=True):
-    """One simulated execution, fields in the order of the episode files; `slippage` is USD a share, positive is worse."""
+    """One simulated execution, fields as in the episode files; `slippage` is USD a share, positive is worse."""
 
     ts: int
     seq: int

@@ -1,7 +1,8 @@
 """What the market side of the engine hands to the trading side: one `Interval` per `clock` event.
 
-The order of things inside a second, which is the order in which `Trading.on_interval` uses an interval: working orders are
-matched against its observations in `seq` order, then strategies see the closed buckets and decide, then the next begins.
+The order of things inside a second, which is the order in which `Trading.on_interval` uses an interval: working orders
+are matched against its observations in `seq` order, then strategies see the closed buckets and decide, then the next
+begins.
 """
 
 from __future__ import annotations
@@ -28,8 +29,8 @@ QUOTES = np.dtype(
         ("good", "?"),
     ]
 )
-"""The quote in force after a change: prices in USD, sizes in shares, `good` false when it is unknown (its numbers are NaN
-or the last ones) or crossed."""
+"""The quote in force after a change: prices in USD, sizes in shares, `good` false when it is unknown (its numbers are
+NaN or the last ones) or crossed."""
 
 TRADES = np.dtype(
     [("seq", "<u8"), ("ts", "<i8"), ("con_id", "<i8"), ("price", "<f8"), ("size", "<f8"), ("forms_price", "?")]

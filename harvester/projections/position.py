@@ -6,10 +6,14 @@ things the clock can do to it.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import msgspec
 
-from harvester.projections.costs import CostTable
 from harvester.projections.exchange import DIGITS, Fill, Observation, Order, OrderType, Shown, execute
+
+if TYPE_CHECKING:
+    from harvester.projections.costs import CostTable
 
 STOP, TARGET = "STOP", "TARGET"
 TIME_STOP, SESSION_END = "TIME_STOP", "SESSION_END"

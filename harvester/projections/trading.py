@@ -1,8 +1,9 @@
 """The trading fold: market intervals in, decisions, fills and episodes out.
 
-At each clock, in this order: working orders are matched against the interval's observations in seq order (run starts and
-outages take their place among them); what has run out of time is given up; strategies take in the closed buckets and
-decide; episodes whose last second has closed are handed out. Orders made at a clock can fill from the next interval on.
+At each clock, in this order: working orders are matched against the interval's observations in seq order (run starts
+and outages take their place among them); what has run out of time is given up; strategies take in the closed buckets
+and decide; episodes whose last second has closed are handed out. Orders made at a clock can fill from the next interval
+on.
 """
 
 from __future__ import annotations
@@ -245,13 +246,15 @@ class Trading:
             self._unfilled(tracked, reason, *at)
         elif leaving and position.exit is not None:
             price = position.exit.reference_price
-            self._blotter.decided(position, "exit", reason, at, self._newest(position.con_id), price)
+            newest = self._newest(position.con_id)
+            self._blotter.decided(position, "exit", reason, at=at, bucket_ts=newest, price=price)
 
     def _unfilled(self, tracked: Tracked, reason: str, seq: int, ts: int) -> None:
         position = tracked.position
         self._state.active.remove(tracked)
         newest = self._newest(position.con_id)
-        self._blotter.decided(position, "unfilled", reason, (seq, ts), newest, position.entry.reference_price)
+        price = position.entry.reference_price
+        self._blotter.decided(position, "unfilled", reason, at=(seq, ts), bucket_ts=newest, price=price)
         self._rest(position, ts)
 
     def _newest(self, con_id: int) -> int | None:
@@ -331,7 +334,8 @@ class Trading:
         position = Position(view.con_id, view.symbol, name, code, terms.run, view.seq, view.ts, [], plan, entry)
         window, pre = episodes.window_before(self._state.history[view.con_id], view.ts)
         self._state.active.append(Tracked(position, terms.costs, terms.memory, terms.trading_date, window, pre))
-        self._blotter.decided(position, "enter", plan.reason, (view.seq, view.ts), view.bucket["ts"], reference)
+        at = (view.seq, view.ts)
+        self._blotter.decided(position, "enter", plan.reason, at=at, bucket_ts=view.bucket["ts"], price=reference)
 
     # the end of a trade
 

@@ -61,7 +61,9 @@ def equal(one: Path, other: Path) -> bool:
 
 
 def _contents(folder: Path) -> dict[str, str]:
-    return {path.name: file_hash(path) for path in sorted(folder.iterdir()) if path.is_file()} if folder.is_dir() else {}
+    return (
+        {path.name: file_hash(path) for path in sorted(folder.iterdir()) if path.is_file()} if folder.is_dir() else {}
+    )
 
 
 def _copy(run: Path, beside: Path, disk: Disk) -> None:

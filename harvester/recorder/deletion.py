@@ -36,7 +36,7 @@ class Doomed(msgspec.Struct, frozen=True):
 
 
 class Plan(msgspec.Struct, frozen=True):
-    """A deletion list. `folders` are taken away when they are empty; `log_kept` tells where the log lives on, if it does."""
+    """A deletion list. `folders` go when they are empty; `log_kept` tells where the log lives on, if it does."""
 
     schema: str
     schema_version: int
@@ -69,9 +69,7 @@ def plan(home: Home, folders: Sequence[Path], trading_date: str, content_hash: s
                 files.append(Doomed(name, path.stat().st_size, file_hash(path)))
             else:
                 raise Mismatch(f"{path} is a link or no plain file; nothing is deleted until it is gone")
-    return Plan(
-        "harvester.deletion", 1, trading_date, content_hash, log_kept, files, sorted(found, key=_deepest_first)
-    )
+    return Plan("harvester.deletion", 1, trading_date, content_hash, log_kept, files, sorted(found, key=_deepest_first))
 
 
 def _deepest_first(name: str) -> tuple[int, str]:

@@ -1,6 +1,9 @@
-"""`hv eod`: fold a finished date into memory, and delete what is proven to be kept elsewhere. The order is the point:
+"""`hv eod`: fold a finished date into memory, and delete what is proven to be kept elsewhere.
 
-    lock → verify → project → compare → datasets, journal → version → read back → latest → close → archive → list → delete
+The order is the point:
+
+    lock → verify → project → compare → datasets, journal → version → read back → latest → close → archive → list →
+    delete
 
 Every step may be the last one of a process that is killed; running again finishes the job and counts nothing twice,
 because every file is a function of the log and of the days before, and files that are already right are left alone.
@@ -185,7 +188,11 @@ def _keep(home: Home, day: Day, made: Projected, wishes: Wishes, report: Report)
     wishes.at("close")
     _close(home, day, made, wishes, report)
     report.content_hash, report.through_seq = made.identity, made.last_seq
-    report.episodes, report.learned, report.left_out = episodes.num_rows, sum(learned.samples.values()), learned.left_out
+    report.episodes, report.learned, report.left_out = (
+        episodes.num_rows,
+        sum(learned.samples.values()),
+        learned.left_out,
+    )
     report.pnl_usd = round(sum(group.pnl_usd for group in learned.symbols), 2)
     report.memory_hash, report.version, report.verdict = memory["hash"], str(name), memory["model"]["verdict"]
 
@@ -221,7 +228,7 @@ def rebuild_memory(home: Home) -> memory_fold.Memory:
 
 
 def _version(home: Home, memory: memory_fold.Memory, made: Projected, *, unchanged: bool) -> tuple[Path, bytes]:
-    """Where this memory's version lies: a name never changes content, other content gets `_r2`, `_r3` …"""
+    """Find this memory's version: a name never changes content, other content gets `_r2`, `_r3` and so on."""
     text = memory_fold.encode(memory)
     stamp = iso(made.last_ts // 1_000_000_000 * 1_000_000_000).translate(str.maketrans("T", "_", "-:Z"))
     base = f"memory_{made.trading_date.isoformat()}_{stamp}"

@@ -29,12 +29,14 @@ SCHEMA_OF = {"trades_summary": "harvester.trades_summary", "fills": "harvester.j
 EPISODES_FILE = "episodes.parquet"
 IDENTITY = ("trading_date", "symbol", "strategy_digest", "mode", "decision_seq")
 TRADES = (
-    "trade_id symbol side quantity taken decision_ts entry_ts entry_price exit_ts exit_price entry_reason exit_reason "
-    "pnl_usd r_multiple mae mfe hold_seconds win_loss strategy strategy_digest mode"
-).split()  # noqa: SIM905 - a list of words
+    "trade_id", "symbol", "side", "quantity", "taken", "decision_ts", "entry_ts", "entry_price", "exit_ts",
+    "exit_price", "entry_reason", "exit_reason", "pnl_usd", "r_multiple", "mae", "mfe", "hold_seconds", "win_loss",
+    "strategy", "strategy_digest", "mode",
+)  # fmt: skip
 FILLS = (
-    "trade_id symbol ts seq price quantity side source reference_price slippage commission reference"
-).split()  # noqa: SIM905 - a list of words
+    "trade_id", "symbol", "ts", "seq", "price", "quantity", "side", "source", "reference_price", "slippage",
+    "commission", "reference",
+)  # fmt: skip
 SERIES = pa.schema(
     [
         ("trade_id", pa.string()),
@@ -47,7 +49,7 @@ SERIES = pa.schema(
 
 
 def episodes_of(made: Projected, home: Home, first_seq: int) -> pa.Table:
-    """The date's episodes: of the log, and of the part of it that was folded and deleted before the date was reopened."""
+    """The date's episodes: of the log, and of the part that was folded and deleted before the date was reopened."""
     rows = made.tables["episodes"].to_pylist()
     path = home.dataset(made.trading_date) / EPISODES_FILE
     if first_seq > 1 and path.exists():
@@ -90,10 +92,11 @@ def journal_files(made: Projected, home: Home, episodes: pa.Table) -> dict[Path,
     """`trades_summary_<date>` and `fills_<date>`, each as JSON and CSV."""
     rows = episodes.to_pylist()
     trades = [{name: row[name] for name in TRADES} for row in rows]
-    fills = []
-    for row in rows:
-        for fill in msgspec.json.decode(row["document"])["fills"]:
-            fills.append({"trade_id": row["trade_id"], "symbol": row["symbol"]} | fill)
+    fills = [
+        {"trade_id": row["trade_id"], "symbol": row["symbol"]} | fill
+        for row in rows
+        for fill in msgspec.json.decode(row["document"])["fills"]
+    ]
     files: dict[Path, bytes] = {}
     for name, kept, columns in (("trades_summary", trades, TRADES), ("fills", fills, FILLS)):
         base = f"{name}_{made.trading_date.isoformat()}"

@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-import pyarrow as pa
-
 from harvester.artefacts import episodes as episode_files
 from harvester.artefacts.buckets import bucket_rows, of_symbols, with_gate_codes
 from harvester.artefacts.tables import joined, parquet_file
@@ -25,6 +23,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from datetime import date
     from pathlib import Path
+
+    import pyarrow as pa
 
     from harvester.eventlog.reader import Day
     from harvester.home import Home
@@ -136,7 +136,7 @@ def write_artefacts(
     symbols: Sequence[str] | None = None,
     disk: Disk | None = None,
 ) -> Written:
-    """Write episodes, buckets, decisions, fills and health; below `out` when it is given, else in their usual places."""
+    """Write episodes, buckets, decisions, fills, health; below `out` when it is given, else in their usual places."""
     disk = disk or Disk()
     written = Written()
     day = made.trading_date.isoformat()

@@ -1,9 +1,9 @@
 """Buy a breakout of the last minute's range when the resting sizes lean the same way; sell short in the mirror.
 
 Entry: the newest mid lies above (below) every mid of the `lookback_seconds` before it, has moved at least
-`momentum_bps_min` over `momentum_seconds`, and the imbalance is at least `imbalance_min` in that direction. Market order.
-Exit: stop and target at `stop_ranges` and `target_ranges` times the range of those mids from the quote at the decision,
-a time stop, and everything at the market shortly before the session's close.
+`momentum_bps_min` over `momentum_seconds`, and the imbalance is at least `imbalance_min` in that direction. Market
+order. Exit: stop and target at `stop_ranges` and `target_ranges` times the range of those mids from the quote at the
+decision, a time stop, and everything at the market shortly before the session's close.
 Size: `risk_usd` divided by the distance to the stop, at most `notional_usd_max`.
 Nothing here claims an edge: it is the smallest strategy that uses the quote, the sizes and the clock.
 """
@@ -86,7 +86,7 @@ class ImbalanceBreakout:
 
     def restore(self, state: Any) -> None:
         self._mids = {con_id: list(mids) for con_id, mids in state["mids"]}
-        self._rest_until = {con_id: ts for con_id, ts in state["rest_until"]}
+        self._rest_until = dict(state["rest_until"])
 
     def _gates(self, view: View) -> tuple[str, ...]:
         s, row = self.settings, view.bucket
