@@ -44,6 +44,9 @@ class Listener:
     def lost(self, reason: str) -> None:
         self.losses.append(reason)
 
+    def garbled(self, waiting: bytes) -> None:
+        self.losses.append(f"{len(waiting)} bytes")
+
     def failed(self, error: Exception) -> None:
         self.errors.append(error)
 

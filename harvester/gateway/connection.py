@@ -14,7 +14,7 @@ from harvester.clock import LockstepClock
 from harvester.errors import BadSetting, ClientIdInUse, GatewayError
 from harvester.gateway.guard import SendGuard
 from harvester.gateway.tap import Sink, Tap
-from harvester.wire.framing import Deframer
+from harvester.wire.framing import FRAME_LENGTH_MAX, Deframer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -50,6 +50,10 @@ class Listener(Protocol):
 
     def lost(self, reason: str) -> None:
         """The connection ended, ours or theirs."""
+        ...
+
+    def garbled(self, waiting: bytes) -> None:
+        """What arrives frames to no message; `waiting` is what has been held back. The connection is of no more use."""
         ...
 
     def failed(self, error: Exception) -> None:
@@ -172,10 +176,20 @@ class Connection:
         seen = int(self.client._numMsgRecv)  # noqa: SLF001 - the counter has no public name while connecting
         self.bytes_since_message = 0 if seen != self._messages_seen else self.bytes_since_message + len(data)
         self._messages_seen = seen
+        self._look_at_frame()
         if self._hello is not None:
             self._greet(data)
         if self._lockstep is not None:
             self._lockstep.received((self._port, "down"), len(data))
+
+    def _look_at_frame(self) -> None:
+        """ib_async believes any length and would wait for ever: tell when no message of that length can be meant."""
+        waiting = self.client._data  # noqa: SLF001 - ib_async's own buffer of what is not framed yet
+        if len(waiting) < 4 or not self.client.isReady():
+            return
+        claimed = int.from_bytes(waiting[:4], "big")
+        if claimed > FRAME_LENGTH_MAX or self.bytes_since_message > FRAME_LENGTH_MAX:
+            self._listener.garbled(bytes(waiting))
 
     def _greet(self, data: bytes) -> None:
         assert self._hello is not None

@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from harvester.clock import SECOND_NS, FileClock, LockstepClock, SpeedClock, real_monotonic_ns
+from harvester.clock import SECOND_NS, LockstepClock, MachineClock, real_monotonic_ns
 
 if TYPE_CHECKING:
     from harvester.clock import Clock
@@ -27,7 +27,7 @@ class Pace:
     def __init__(self, clock: Clock) -> None:
         self.clock = clock
         self.lockstep = isinstance(clock, LockstepClock)
-        self._fast = isinstance(clock, (SpeedClock, FileClock))
+        self._fast = not isinstance(clock, MachineClock)
         self._market, self._real, self._elapsed = clock.now(), real_monotonic_ns(), 0
 
     def now(self) -> int:

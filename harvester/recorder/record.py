@@ -34,7 +34,7 @@ from harvester.recorder.session import Session
 from harvester.recorder.subscriptions import coverage
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
     from datetime import date
 
     from harvester.clock import Clock
@@ -47,7 +47,6 @@ logger = structlog.get_logger()
 _T = TypeVar("_T")
 
 CLOCK_STEP_NS = SECOND_NS // 2  # a wall clock that jumps farther than this against market time is worth a notice
-UNFRAMED_BYTES_MAX = 1 << 20  # this many bytes without one whole message are no TWS stream
 DISK_LOOK_S = 10.0
 
 
@@ -100,6 +99,7 @@ class Recorder:
         self._digests_at = self._disk_at = 0
         self._wall_offset: int | None = None
         self._paused = False
+        self._standing = contextlib.ExitStack()
         self._committing: asyncio.Future[None] | None = None
         self._date = self._date_now()
 
@@ -233,18 +233,12 @@ class Recorder:
             self._wall_offset = before  # slow drift adds up until it is a step
 
     async def _watch(self) -> None:
-        """Real-time watchdogs: bytes that frame to nothing, a disk that fills, a reader that cannot keep up."""
+        """Real-time watchdogs: a disk that fills, a log that cannot keep up."""
         while True:
             await asyncio.sleep(0.25)
             if self.inbox.crowded and not self._paused:
                 self._paused = True
                 self.session.connection.pause()
-            connection = self.session.connection
-            if connection.bytes_since_message > UNFRAMED_BYTES_MAX:
-                lost = connection.bytes_since_message
-                self.session.note(Own.BYTES_WITHOUT_MESSAGES, "bytes that frame to no message; reconnecting", value=lost)
-                connection.bytes_since_message = 0
-                connection.disconnect()
             now = real_monotonic_ns()
             if now - self._disk_at > DISK_LOOK_S * SECOND_NS:
                 self._disk_at = now
@@ -261,9 +255,9 @@ class Recorder:
     async def _until_done(self, work: list[Any], stop: asyncio.Event, until_ns: int | None) -> None:
         """Run everything until the end is due, or something fails."""
         tasks = [asyncio.ensure_future(w) for w in (*work, self._opening())]
-        ends = {asyncio.ensure_future(stop.wait()): "stopped"}
+        ends = {asyncio.ensure_future(self._hold(stop.wait())): "stopped"}
         if until_ns is not None:
-            ends[asyncio.ensure_future(self.clock.sleep_until(until_ns))] = "end of recording"
+            ends[asyncio.ensure_future(self._hold(self.clock.sleep_until(until_ns)))] = "end of recording"
         waiting: set[asyncio.Future[Any]] = {*tasks, *ends, self.session.failure}
         opening = tasks[-1]
         try:
@@ -279,6 +273,12 @@ class Recorder:
             for task in (*tasks, *ends):
                 task.cancel()
             await asyncio.gather(*tasks, *ends, return_exceptions=True)
+
+    async def _hold(self, ending: Awaitable[Any]) -> None:
+        """Wait for an end; in lockstep market time stands still from then on, whatever the ending takes."""
+        await ending
+        if isinstance(self.clock, LockstepClock):
+            self._standing.enter_context(self.clock.busy())
 
     async def _opening(self) -> None:
         await self.session.resolve(self.settings.symbols)
@@ -303,6 +303,7 @@ class Recorder:
                 self.run.writer.close()  # gives the lock back; the run stays as it is, to be recovered
             raise
         finally:
+            self._standing.close()
             self._worker.shutdown()
             if self.session.failure.done() and not self.session.failure.cancelled():
                 self.session.failure.exception()  # raised already, or outrun by another failure

@@ -110,6 +110,18 @@ class Session:
         if self.targets:
             self._spawn(self._come_back())
 
+    def garbled(self, waiting: bytes) -> None:
+        """The stream has lost its frames: keep what there is as text, hang up, come back."""
+        if not self._up:
+            return
+        text = waiting.decode("utf-8", "backslashreplace")
+        self.inbox.put(Kind.RAW, {"fields": text, "reason": "undecodable"})
+        words = "what arrives frames to no message; reconnecting"
+        self.note(Own.BYTES_WITHOUT_MESSAGES, words, value=len(waiting))
+        logger.error("stream without frames", bytes=len(waiting))
+        self.lost("the stream lost its frames")
+        self.connection.disconnect()
+
     def failed(self, error: Exception) -> None:
         """The tap failed: end the recording with the error."""
         if not self.failure.done():

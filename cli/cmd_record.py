@@ -1,0 +1,178 @@
+"""`hv record`: record a gateway's market data."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    import asyncio
+
+    from harvester.clock import Clock
+    from harvester.config import Settings
+    from harvester.home import Home
+    from harvester.recorder.record import Summary
+
+_GATEWAY, _WHAT, _WHEN, _LOG = "Gateway", "What is recorded", "When", "Log"
+
+
+def record(
+    *,
+    symbols: Annotated[
+        str | None, typer.Option(help="Symbols, separated by commas; else those of the TOML file.", rich_help_panel=_WHAT)
+    ] = None,
+    host: Annotated[
+        str | None, typer.Option("--gateway-host", "--host", help="Where the gateway listens [127.0.0.1].", rich_help_panel=_GATEWAY)
+    ] = None,
+    port: Annotated[int | None, typer.Option(help="Its port [7496].", rich_help_panel=_GATEWAY)] = None,
+    client_id: Annotated[int | None, typer.Option(help="API client id, not 0 [9960].", rich_help_panel=_GATEWAY)] = None,
+    account: Annotated[
+        str | None,
+        typer.Option(
+            help="Account; else HARVESTER_IB_ACCOUNT, IBKR_ACCOUNT. Required for a real gateway.", rich_help_panel=_GATEWAY
+        ),
+    ] = None,
+    timeout_seconds: Annotated[
+        float | None, typer.Option(help="How long to wait for an answer, real time [90].", rich_help_panel=_GATEWAY)
+    ] = None,
+    market_data_type: Annotated[
+        int | None, typer.Option(help="1 live, 2 frozen, 3 delayed, 4 delayed frozen [1].", rich_help_panel=_GATEWAY)
+    ] = None,
+    primary_exchange: Annotated[
+        str | None, typer.Option(help="Listing exchange that settles between namesakes [NSDQ].", rich_help_panel=_WHAT)
+    ] = None,
+    depth_rows: Annotated[int | None, typer.Option(help="Rows a side of market depth [10].", rich_help_panel=_WHAT)] = None,
+    depth_lines: Annotated[int | None, typer.Option(help="Symbols that get depth [3].", rich_help_panel=_WHAT)] = None,
+    tick_by_tick_lines: Annotated[
+        int | None, typer.Option(help="Tick-by-tick subscriptions at most [5].", rich_help_panel=_WHAT)
+    ] = None,
+    focus_size: Annotated[
+        int | None, typer.Option(help="Symbols that get tick-by-tick data [5].", rich_help_panel=_WHAT)
+    ] = None,
+    until: Annotated[
+        str | None,
+        typer.Option(
+            help="Stop at this market time: 16:00 (New York), an ISO time with a zone, or never. "
+            "Default: the end of extended trading.",
+            rich_help_panel=_WHEN,
+        ),
+    ] = None,
+    duration: Annotated[
+        str | None, typer.Option(help="Stop after so much market time: 90s, 15m, 1h30m.", rich_help_panel=_WHEN)
+    ] = None,
+    clock: Annotated[
+        str,
+        typer.Option(
+            help="Market clock: machine, a gateway.json to follow, or auto (the home's gateway.json, if that gateway "
+            "lives and is the one connected to).",
+            rich_help_panel=_WHEN,
+        ),
+    ] = "auto",
+    commit_seconds: Annotated[float | None, typer.Option(help="Real time between commits [1].", rich_help_panel=_LOG)] = None,
+    commit_events: Annotated[int | None, typer.Option(help="Events of a commit at most [10000].", rich_help_panel=_LOG)] = None,
+    compression: Annotated[str | None, typer.Option(help="Of live batches: none or lz4 [none].", rich_help_panel=_LOG)] = None,
+    digest_seconds: Annotated[
+        float | None, typer.Option(help="Real time between live digests [60].", rich_help_panel=_LOG)
+    ] = None,
+    reopen: Annotated[bool, typer.Option("--reopen", help="Go on with a date `hv eod` has closed.", rich_help_panel=_LOG)] = False,
+    home: Annotated[Path | None, typer.Option("--home", help="Data root; else HV_HOME, else this folder.")] = None,
+    config: Annotated[Path | None, typer.Option("--config", help="TOML file of settings, named as the options.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
+) -> None:
+    """Record everything a gateway says about some symbols, until the session's end.
+
+    The last commit is whole however the recording ends; Ctrl-C and SIGTERM end it in order. No order is ever sent.
+
+    Example: hv record --symbols AAPL,MSFT --account DU1234567 --port 7497
+    """
+    import asyncio
+    import os
+
+    from harvester.config import Settings
+    from harvester.home import Home
+
+    flags = {
+        "gateway_host": host,
+        "port": port,
+        "client_id": client_id,
+        "account": account,
+        "timeout_seconds": timeout_seconds,
+        "market_data_type": market_data_type,
+        "primary_exchange": primary_exchange,
+        "depth_rows": depth_rows,
+        "depth_lines": depth_lines,
+        "tick_by_tick_lines": tick_by_tick_lines,
+        "focus_size": focus_size,
+        "commit_seconds": commit_seconds,
+        "commit_events": commit_events,
+        "compression": compression,
+        "digest_seconds": digest_seconds,
+        "symbols": None if symbols is None else [word.strip(" ") for word in symbols.split(",") if word.strip(" ")],
+    }
+    settings = Settings.load(flags, env=os.environ, file=config)
+    summary = asyncio.run(_record(settings, Home.find(home), clock, until, duration, reopen=reopen))
+    _show(summary, as_json=as_json)
+
+
+async def _record(
+    settings: Settings, home: Home, clock_choice: str, until: str | None, duration: str | None, *, reopen: bool
+) -> Summary:
+    import asyncio
+
+    from harvester.recorder.checks import check_settings, find_clock
+    from harvester.recorder.record import record as run
+    from harvester.recorder.until import end_of_recording, stop_on_signals
+
+    check_settings(settings, home)
+    clock: Clock = find_clock(clock_choice, settings, home)
+    until_ns = end_of_recording(until, duration, clock.now(), settings)
+    stop, screens = asyncio.Event(), []
+
+    def watch(recorder: Any) -> None:
+        screens.append(asyncio.ensure_future(_watch(recorder)))
+
+    with stop_on_signals(stop, lambda name: typer.echo(f"hv: {name}: ending with a whole last commit", err=True)):
+        try:
+            return await run(settings, home, clock, stop=stop, until_ns=until_ns, reopen=reopen, watch=watch)
+        finally:
+            await _end(screens)
+
+
+async def _watch(recorder: Any) -> None:
+    import sys
+
+    from harvester.recorder.screen import draw, speak
+
+    await (draw(recorder) if sys.stdout.isatty() else speak(recorder))
+
+
+async def _end(screens: list[asyncio.Task[None]]) -> None:
+    import asyncio
+
+    for screen in screens:
+        screen.cancel()
+    await asyncio.gather(*screens, return_exceptions=True)
+
+
+def _show(summary: Summary, *, as_json: bool) -> None:
+    import json
+
+    from harvester.recorder.record import describe
+
+    if not as_json:
+        typer.echo(describe(summary))
+        return
+    runs = [
+        {
+            "trading_date": run.trading_date.isoformat(),
+            "run": run.run_id,
+            "last_seq": run.totals.last_seq,
+            "commits": run.totals.commits,
+            "rows": dict(sorted(run.totals.rows.items())),
+            "content_hash": run.content_hash,
+        }
+        for run in summary.runs
+    ]
+    typer.echo(json.dumps({"reason": summary.reason, "outages": summary.outages, "coverage": summary.coverage, "runs": runs}))

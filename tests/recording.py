@@ -1,0 +1,171 @@
+"""Record from a simulated gateway in one process, in lockstep: what the tests of the recorder share."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from harvester.clock import LockstepClock
+from harvester.config import Settings
+from harvester.eventlog.disk import Disk
+from harvester.eventlog.reader import Day, open_day
+from harvester.events.kinds import Kind
+from harvester.projections.engine import Engine
+from harvester.recorder.record import Recorder, Summary, record
+from harvester.simgateway.faults import Script
+from harvester.simgateway.limits import Limits
+from harvester.simgateway.report import exact_sum
+from harvester.simgateway.server import SimGateway
+from harvester.simgateway.settings import GatewaySettings
+from harvester.simgateway.sources import open_market
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from io import FileIO
+    from pathlib import Path
+
+    from harvester.home import Home
+    from harvester.simgateway.market import Market
+
+SECOND_NS = 1_000_000_000
+
+
+class QuickDisk(Disk):
+    """Writes as the real one, waits for no medium: for tests in which power does not fail."""
+
+    def fsync(self, file: FileIO) -> None:
+        pass
+
+    def sync_folder(self, path: Path) -> None:
+        pass
+
+
+@dataclass
+class Recorded:
+    """One recording and what the gateway says of it."""
+
+    home: Home
+    summary: Summary
+    report: dict[str, Any]
+    notes: list[Any] = field(default_factory=list)
+
+    def day(self, trading_date: str = "2025-07-17") -> Day:
+        return open_day(trading_date, self.home)
+
+
+def model(**settings: Any) -> Market:
+    """A small modelled morning."""
+    given = {"seed": 5, "symbols": ("ACME", "BOLT", "CRUX"), "extended_minutes": 2} | settings
+    return open_market("model", **given)
+
+
+def run(scenario: Any) -> Any:
+    return asyncio.run(scenario)
+
+
+async def lockstep(
+    market: Market,
+    home: Home,
+    *,
+    minutes: float = 10.0,
+    faults: str = "",
+    limits: Limits | None = None,
+    start_ns: int | None = None,
+    disk: Disk | None = None,
+    watch: Callable[[Recorder], None] | None = None,
+    accounts: tuple[str, ...] = ("DU1234567",),
+    **settings: Any,
+) -> Recorded:
+    """Serve `minutes` of a market and record them and two seconds more, both on one market clock."""
+    begin = start_ns or market.start_ns
+    clock = LockstepClock(begin)
+    end = begin + round(minutes * 60 * SECOND_NS)
+    gateway_settings = GatewaySettings(
+        port=0, faults=Script.parse(faults), limits=limits or Limits(), start_ns=begin, end_ns=end, accounts=accounts
+    )
+    gateway = SimGateway(market, gateway_settings, clock)
+    port = await gateway.start()
+    time = asyncio.create_task(clock.run())
+    given = {
+        "port": port,
+        "symbols": [i.symbol for i in market.instruments],
+        "commit_seconds": 30,
+        "digest_seconds": 120,
+        "disk_margin_bytes": 1,
+    }
+    made = Settings.load(given | settings)
+    try:
+        summary = await record(made, home, clock, until_ns=end + 2 * SECOND_NS, disk=disk or QuickDisk(), watch=watch)
+    finally:
+        time.cancel()
+        report = await gateway.stop()
+    return Recorded(home, summary, report)
+
+
+SUMMED: dict[Kind, tuple[str, ...]] = {
+    Kind.TICK: ("field", "price", "size", "value", "attribs"),
+    Kind.TRADE: ("price", "size", "attribs"),
+    Kind.QUOTE: ("bid", "ask", "bid_size", "ask_size", "mid", "attribs"),
+    Kind.DEPTH: ("position", "operation", "side", "price", "size", "smart"),
+    Kind.BAR: ("open", "high", "low", "close", "volume", "wap", "count"),
+}
+
+
+def recorded_sums(day: Day) -> dict[str, dict[str, dict[str, Any]]]:
+    """Rows and exact sums per kind and symbol, of the kinds that flow."""
+    symbols = {row["con_id"]: row["symbol"] for row in day.table(Kind.CONTRACT).to_pylist()}
+    found: dict[str, dict[str, dict[str, Any]]] = {}
+    for kind, columns in SUMMED.items():
+        rows: dict[str, list[dict[str, Any]]] = {}
+        for row in day.table(kind).to_pylist():
+            rows.setdefault(symbols.get(row["con_id"], ""), []).append(row)
+        for symbol, mine in rows.items():
+            sums = {column: exact_sum(row[column] for row in mine) for column in columns}
+            found.setdefault(kind.value, {})[symbol] = {"rows": len(mine), "sums": sums}
+    return found
+
+
+def check_nothing_lost(recorded: Recorded, day: Day) -> int:
+    """Assert that rows and values per kind and symbol are those the gateway reports; gives the rows compared."""
+    mine, compared = recorded_sums(day), 0
+    for kind in SUMMED:
+        sent = recorded.report["sent"].get(kind.value, {})
+        assert set(mine.get(kind.value, {})) == set(sent), kind
+        for symbol, told in sent.items():
+            found = mine[kind.value][symbol]
+            assert found["rows"] == told["rows"], (kind, symbol)
+            compared += told["rows"]
+            for column, total in told["sums"].items():
+                assert found["sums"][column] == total, (kind, symbol, column)
+    for kind in (Kind.NOTICE, Kind.END, Kind.CONTRACT):
+        sent_rows = sum(entry["rows"] for entry in recorded.report["sent"].get(kind.value, {}).values())
+        rows = [row for row in day.table(kind).to_pylist() if row["msg"] is not None]
+        assert len(rows) == sent_rows, kind
+    sent_raw = sum(entry["rows"] for entry in recorded.report["sent"].get("raw", {}).values())
+    raw = [row for row in day.table(Kind.RAW).to_pylist() if row["reason"] not in {"sent", "copy"}]
+    assert len(raw) == sent_raw
+    return compared
+
+
+def replayed_digests(day: Day, rows_max: int | None = None) -> dict[str, str]:
+    """Digests of a fresh engine over the log."""
+    engine = Engine()
+    for batch in day.batches(rows_max=rows_max):
+        engine.fold(batch)
+    return engine.digests()
+
+
+def check_live_equals_replay(day: Day) -> int:
+    """Assert every live digest line against a replay that stops there; gives how many there are."""
+    lines = sorted(day.live_digests(), key=lambda line: line[1])
+    engine, seen = Engine(), 0
+    wanted = [line[1] for line in lines]
+    for batch in day.batches(cuts=wanted):
+        engine.fold(batch)
+        for _, seq, digests in lines:
+            if seq == batch.last_seq:
+                assert engine.digests() == digests, f"seq {seq}"
+                seen += 1
+    assert seen == len(lines)
+    return seen

@@ -1,0 +1,362 @@
+"""What a recorder meets on a bad day: resets, outages, drops, silence, garbage, restarts, a failing disk."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import date
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from harvester.calendar import day_bounds
+from harvester.clock import LockstepClock, MachineClock
+from harvester.config import Settings
+from harvester.errors import (
+    BadSetting,
+    ClientIdInUse,
+    GatewayError,
+    LockHeld,
+    LogWriteFailed,
+    UnknownSymbol,
+)
+from harvester.eventlog.disk import Disk
+from harvester.eventlog.reader import open_day
+from harvester.eventlog.verify import verify_day
+from harvester.events.kinds import Action, Kind, Own, Stream
+from harvester.home import Home
+from harvester.recorder.record import record
+from harvester.recorder.status import status
+from harvester.simgateway.limits import Limits
+from harvester.simgateway.server import SimGateway
+from harvester.simgateway.settings import GatewaySettings
+from tests.recording import QuickDisk, Recorded, check_live_equals_replay, lockstep, model, run
+
+if TYPE_CHECKING:
+    from io import FileIO
+    from pathlib import Path
+
+    from harvester.eventlog.reader import Day
+
+DATE = date(2025, 7, 17)
+
+
+def codes(day: Day) -> list[int]:
+    return [n["code"] for n in day.table(Kind.NOTICE).to_pylist()]
+
+
+def subscribed(day: Day, *streams: Stream) -> list[dict[str, Any]]:
+    """Subscribe rows of some streams, in order."""
+    rows = day.table(Kind.REQUEST).to_pylist()
+    return [r for r in rows if r["action"] == Action.SUBSCRIBE and r["stream"] in streams]
+
+
+def cancelled(day: Day, *streams: Stream) -> list[int]:
+    rows = day.table(Kind.REQUEST).to_pylist()
+    return [r["req_id"] for r in rows if r["action"] == Action.CANCEL and r["stream"] in streams]
+
+
+def sound(recorded: Recorded) -> Day:
+    """The log verifies and its live digests are those of a replay."""
+    day = recorded.day()
+    assert verify_day(recorded.home, DATE).problems in ((), [])
+    assert check_live_equals_replay(day) >= 1
+    return day
+
+
+def one(**settings: Any) -> Any:
+    return model(symbols=("ACME",), **settings)
+
+
+def test_after_1101_everything_is_asked_for_again(tmp_path: Path) -> None:
+    """1100 and 1101 are an outage with an end; every stream comes back under a new id, none is cancelled."""
+    day = sound(run(lockstep(one(), Home(tmp_path), minutes=4, faults="+100 * error 1100\n+110 * error 1101")))
+    for stream in (Stream.L1, Stream.ALL_LAST, Stream.DEPTH, Stream.BARS_5S):
+        ids = [r["req_id"] for r in subscribed(day, stream)]
+        assert len(ids) == len(set(ids)) == 2, stream
+    found = codes(day)
+    assert found.index(Own.OUTAGE_BEGIN) < found.index(1101) < found.index(Own.OUTAGE_END)
+    assert not cancelled(day, *Stream)
+    late = day.frame(Kind.DEPTH)["req_id"].to_list()
+    assert late[-1] == subscribed(day, Stream.DEPTH)[1]["req_id"]
+
+
+def test_after_1102_depth_is_asked_for_anew(tmp_path: Path) -> None:
+    """After 1102 depth is cancelled and requested under a new id; streams that flow on are left alone."""
+    day = sound(run(lockstep(one(), Home(tmp_path), minutes=4, faults="+100 * error 1100\n+110 * error 1102")))
+    depth = [r["req_id"] for r in subscribed(day, Stream.DEPTH)]
+    assert cancelled(day, *Stream) == depth[:1]
+    assert len(depth) == 2
+    assert len(subscribed(day, Stream.L1)) == 1
+
+
+def test_317_and_316_are_recorded_and_316_brings_a_new_request(tmp_path: Path) -> None:
+    """A reset is a notice; a halt ends the stream, so it is asked for again."""
+    faults = "+60 ACME:depth error 317\n+90 ACME:depth error 316"
+    day = sound(run(lockstep(one(), Home(tmp_path), minutes=3, faults=faults)))
+    assert {316, 317} <= set(codes(day))
+    assert len(subscribed(day, Stream.DEPTH)) == 2
+
+
+def test_a_dropped_connection_is_an_outage_and_a_new_epoch(tmp_path: Path) -> None:
+    """The socket closes and the port refuses for 20 s: back-off, reconnect, epoch 2, all streams again."""
+    recorded = run(lockstep(one(), Home(tmp_path), minutes=6, faults="+100 * drop\n+100 * closed 20"))
+    day = sound(recorded)
+    found = codes(day)
+    order = [Own.DISCONNECTED, Own.OUTAGE_BEGIN, Own.CONNECTED, Own.OUTAGE_END]
+    places = [max(i for i, code in enumerate(found) if code == wanted) for wanted in order]
+    assert places == sorted(places)
+    assert set(day.frame(Kind.TICK)["epoch"].to_list()) == {1, 2}
+    assert recorded.summary.outages == 1
+    assert len(subscribed(day, Stream.L1)) == 2
+    assert not status(recorded.home, DATE).outage
+
+
+def test_a_silent_stream_is_noticed_while_others_flow(tmp_path: Path) -> None:
+    """A subscription that gives nothing for longer than its limit gets one notice."""
+    day = sound(run(lockstep(model(), Home(tmp_path), minutes=5, faults="+60 ACME:l1 silence 150", silence_seconds=30)))
+    quiet = [n for n in day.table(Kind.NOTICE).to_pylist() if n["code"] == Own.STREAM_SILENT]
+    assert {"l1"} <= {n["text"].split()[0] for n in quiet if "ACME" in n["text"]}
+
+
+@pytest.mark.parametrize("what", ["zero", "text"])
+def test_garbage_frames_are_kept_as_they_came(tmp_path: Path, what: str) -> None:
+    """An empty frame and one that is no UTF-8 are raw events; everything around them goes on."""
+    day = sound(run(lockstep(one(), Home(tmp_path), minutes=2, faults=f"+40 * garbage {what}")))
+    raw = [r for r in day.table(Kind.RAW).to_pylist() if r["reason"] in {"undecodable", "untyped"}]
+    assert raw
+    assert day.frame(Kind.TICK)["epoch"].unique().to_list() == [1]
+
+
+@pytest.mark.parametrize("what", ["length", "noise"])
+def test_a_stream_without_frames_is_left_and_begun_anew(tmp_path: Path, what: str) -> None:
+    """A length no message can have is noticed at once; what came is kept as text, and the connection is made anew."""
+    day = sound(run(lockstep(one(), Home(tmp_path), minutes=4, faults=f"+60 * garbage {what}")))
+    if what == "length":
+        assert Own.BYTES_WITHOUT_MESSAGES in codes(day)
+        assert set(day.frame(Kind.TICK)["epoch"].to_list()) == {1, 2}
+
+
+def test_impossible_and_unset_values_are_recorded_as_sent(tmp_path: Path) -> None:
+    """Impossible depth, unset markers, unknown tick types and split packets: nothing raises, nothing is lost."""
+    faults = "+30 * split 3\n+40 ACME:depth impossible\n+50 * unset\n+60 ACME:l1 tick 199 1.5\n+70 * split 0"
+    recorded = run(lockstep(one(), Home(tmp_path), minutes=3, faults=faults))
+    day = sound(recorded)
+    ticks = day.frame(Kind.TICK)
+    assert 199 in ticks["field"].to_list()
+    assert 1.7976931348623157e308 in [x for column in ("price", "size") for x in ticks[column].to_list()]
+
+
+def test_refused_streams_are_degraded_and_recorded(tmp_path: Path) -> None:
+    """No tick-by-tick line and one depth line: refusals are notices with IB's code, L1 goes on with RTVolume."""
+    recorded = run(lockstep(model(), Home(tmp_path), minutes=2, limits=Limits(tick_by_tick=0, depth=1)))
+    day = sound(recorded)
+    refused = [n["value"] for n in day.table(Kind.NOTICE).to_pylist() if n["code"] == Own.STREAM_REFUSED]
+    assert {10190, 309} <= set(refused)
+    assert recorded.summary.coverage["ACME"]["all_last"] == "refused 10190"
+    assert recorded.summary.coverage["ACME"]["l1"] == "granted"
+    assert 48 in day.frame(Kind.TICK)["field"].to_list()
+    lacking = status(recorded.home, DATE).lacking
+    assert lacking["ACME"]["all_last"] == "refused 10190"
+
+
+def test_a_restart_goes_on_where_the_day_was(tmp_path: Path) -> None:
+    """Two runs of a date: seq goes on without a hole, and the second's live digests include the first run."""
+    home = Home(tmp_path)
+    first = run(lockstep(one(), home, minutes=2))
+    start = first.day().last_ts + 60 * 10**9
+    again = run(lockstep(one(), home, minutes=2, start_ns=start))
+    day = sound(again)
+    assert [r.run for r in day.runs] == ["r001", "r002"]
+    assert day.runs[1].first_seq == day.runs[0].last_seq + 1
+
+
+def test_a_clock_set_back_between_runs_is_a_notice(tmp_path: Path) -> None:
+    """A second run whose market time lies before the log's end stamps no event earlier, and says so."""
+    home = Home(tmp_path)
+    first = run(lockstep(one(), home, minutes=3))
+    last = first.day().last_ts
+    day = sound(run(lockstep(one(), home, minutes=2)))
+    steps = [n for n in day.table(Kind.NOTICE).to_pylist() if n["code"] == Own.CLOCK_STEP]
+    assert steps[0]["value"] < 0
+    assert day.runs[1].first_ts >= last
+
+
+class FailingDisk(QuickDisk):
+    """Its syncs fail from the n-th on."""
+
+    def __init__(self, good: int) -> None:
+        self.good = good
+
+    def fsync(self, file: FileIO) -> None:
+        self.good -= 1
+        if self.good < 0:
+            raise OSError(5, "Input/output error")
+
+
+def test_a_failing_sync_stops_the_recording_loudly(tmp_path: Path) -> None:
+    """LogWriteFailed with its code; what was committed before is whole, and the date can be recorded on again."""
+    home = Home(tmp_path)
+    with pytest.raises(LogWriteFailed, match="Input/output error") as caught:
+        run(lockstep(one(), home, minutes=5, disk=FailingDisk(30)))
+    assert caught.value.exit_code == 10
+    day = open_day(DATE, home)
+    assert day.last_seq > 10
+    assert day.frame(Kind.TICK)["seq"].is_sorted()
+    again = run(lockstep(one(), home, minutes=1, start_ns=day.last_ts + 10**9))
+    assert [r.status for r in again.day().runs] == ["recovered", "ended"]
+
+
+def test_a_failure_inside_the_tap_ends_the_recording_with_everything_before_it(tmp_path: Path) -> None:
+    """An error where ib_async would swallow it reaches the caller; what had arrived is committed."""
+    home = Home(tmp_path)
+
+    def watch(recorder: Any) -> None:
+        tap, seen = recorder.session.connection._tap, [0]
+        append = tap._append
+
+        def failing(fields: list[str]) -> None:
+            seen[0] += 1
+            if seen[0] == 200:
+                raise LogWriteFailed("injected into the tap")
+            append(fields)
+
+        tap._append = failing
+
+    with pytest.raises(LogWriteFailed, match="injected"):
+        run(lockstep(one(), home, minutes=5, watch=watch))
+    day = open_day(DATE, home)
+    arrived = sum(r["msg"] is not None for k in Kind if k is not Kind.CLOCK for r in day.table(k).to_pylist() if "msg" in r)
+    streamed = day.table(Kind.TRADE).num_rows + day.table(Kind.QUOTE).num_rows
+    copies = [r for r in day.table(Kind.RAW).to_pylist() if r["reason"] in {"sent", "copy"}]
+    assert arrived + streamed - len(copies) == 199
+
+
+async def alone(home: Home, **settings: Any) -> Any:
+    """Record in real time from whatever listens on a port."""
+    made = Settings.load({"symbols": ["ACME"], "timeout_seconds": 1.0, "disk_margin_bytes": 1} | settings)
+    return await record(made, home, MachineClock(), until_ns=MachineClock().now() + 5 * 10**9, disk=QuickDisk())
+
+
+def test_two_recorders_of_one_date(tmp_path: Path) -> None:
+    """The second ends with LockHeld before it touches the gateway, and names the first."""
+
+    async def scenario() -> None:
+        home, market = Home(tmp_path), one()
+        clock = LockstepClock(market.start_ns)
+        gateway = SimGateway(market, GatewaySettings(port=0), clock)
+        port = await gateway.start()
+        time = asyncio.create_task(clock.run())
+        made = Settings.load({"port": port, "symbols": ["ACME"], "disk_margin_bytes": 1})
+        first = asyncio.create_task(record(made, home, clock, until_ns=market.start_ns + 120 * 10**9, disk=QuickDisk()))
+        while not open_runs(home):
+            await asyncio.sleep(0.01)
+        with clock.busy(), pytest.raises(LockHeld, match="held by process") as caught:
+            await record(made, home, clock, until_ns=market.start_ns + 60 * 10**9)
+        assert caught.value.exit_code == 5
+        await first
+        time.cancel()
+        report = await gateway.stop()
+        assert len(report["clients"]) == 1
+
+    run(scenario())
+
+
+def open_runs(home: Home) -> list[Path]:
+    return list(home.day(DATE).glob("r*/manifest.json"))
+
+
+@pytest.mark.parametrize(
+    "settings,error,words",
+    [
+        ({"client_id": 0}, BadSetting, "client id 0"),
+        ({"symbols": []}, BadSetting, "no symbol"),
+        ({"symbols": ["A\0B"]}, BadSetting, "control character"),
+        ({"symbols": [" A"]}, BadSetting, "space around"),
+        ({"symbols": ["X" * 41]}, BadSetting, "41 characters"),
+        ({"port": 7496}, BadSetting, "no account"),
+        ({"port": 4002}, BadSetting, "no account"),
+        ({"port": 1}, GatewayError, "cannot connect"),
+    ],
+)
+def test_what_cannot_work_is_refused_in_one_line(tmp_path: Path, settings: dict[str, Any], error: Any, words: str) -> None:
+    """Bad settings and a closed port: one line, no run begun."""
+    with pytest.raises(error, match=words) as caught:
+        run(alone(Home(tmp_path), **settings))
+    assert "\n" not in str(caught.value)
+    assert not list(tmp_path.glob("temp/events/*/*"))
+
+
+@pytest.mark.parametrize("symbol", ["NOSUCH", "../x", "BRK B", "Ä", "CON", "a/b\\c"])
+def test_an_unknown_symbol_ends_the_recording_in_order(tmp_path: Path, symbol: str) -> None:
+    """Whatever its letters: UnknownSymbol with its code, a whole log, nothing written outside the home."""
+    home = Home(tmp_path / "home")
+    with pytest.raises(UnknownSymbol, match="200") as caught:
+        run(lockstep(one(), home, minutes=1, symbols=[symbol]))
+    assert caught.value.exit_code == 8
+    day = open_day(DATE, home)
+    assert day.runs[0].status == "ended"
+    assert 200 in codes(day)
+    assert [p.name for p in tmp_path.iterdir()] == ["home"]
+
+
+def test_an_account_the_gateway_does_not_manage(tmp_path: Path) -> None:
+    """A wrong account is named with those there are."""
+    with pytest.raises(BadSetting, match="it manages DU1234567"):
+        run(lockstep(one(), Home(tmp_path), minutes=1, account="U999"))
+
+
+def test_a_client_id_in_use(tmp_path: Path) -> None:
+    """Error 326 ends with its own code."""
+
+    async def scenario() -> None:
+        market = one()
+        gateway = SimGateway(market, GatewaySettings(port=0))
+        port = await gateway.start()
+        first = Settings.load({"port": port, "symbols": ["ACME"], "disk_margin_bytes": 1})
+        stop = asyncio.Event()
+        homes = [Home(tmp_path / name) for name in "ab"]
+        running = asyncio.create_task(record(first, homes[0], gateway.clock, stop=stop, disk=QuickDisk()))
+        while not gateway.report.clients:
+            await asyncio.sleep(0.01)
+        with pytest.raises(ClientIdInUse) as caught:
+            await record(first, homes[1], gateway.clock, disk=QuickDisk())
+        assert caught.value.exit_code == 7
+        stop.set()
+        await running
+        await gateway.stop()
+
+    run(scenario())
+
+
+def test_the_trading_date_rolls_over_on_the_same_connection(tmp_path: Path) -> None:
+    """At the boundary the run ends and the next begins in the new folder; streams are restated, depth is new."""
+    market = one()
+    boundary = market.start_ns + 90 * 10**9
+    local = boundary // 10**9 - 4 * 3600  # New York in July
+    day_start = f"{local % 86400 // 3600:02d}:{local % 3600 // 60:02d}"
+    assert local % 60 == 30 or local % 60 == 0
+    start_of_day = day_start if local % 60 == 0 else f"{day_start}:{local % 60:02d}"
+    recorded = run(lockstep(market, Home(tmp_path), minutes=4, day_start=start_of_day))
+    first, second = (run_.trading_date for run_ in recorded.summary.runs)
+    assert (second - first).days == 1
+    before, after = open_day(first, recorded.home), open_day(second, recorded.home)
+    edge = day_bounds(second, "America/New_York", start_of_day)[0]
+    assert before.last_ts < edge <= after.runs[0].first_ts
+    assert before.table(Kind.REQUEST).to_pylist()[-1]["action"] == Action.RUN_END
+    old, new = subscribed(before, Stream.L1), subscribed(after, Stream.L1)
+    assert [r["req_id"] for r in new] == [r["req_id"] for r in old]
+    depth = [r["req_id"] for r in subscribed(after, Stream.DEPTH)]
+    assert depth[0] == subscribed(before, Stream.DEPTH)[0]["req_id"]
+    assert cancelled(after, Stream.DEPTH) == depth[:1]
+    assert after.frame(Kind.DEPTH)["req_id"].to_list()[-1] == depth[1]
+    assert after.frame(Kind.TICK)["con_id"].min() > 0
+    for day in (before, after):
+        assert check_live_equals_replay(day) >= 1
+    frames = [d.frame(k).height for d in (before, after) for k in (Kind.TICK, Kind.TRADE, Kind.DEPTH)]
+    sent = recorded.report["sent"]
+    assert sum(frames) == sum(entry["rows"] for k in ("tick", "trade", "depth") for entry in sent[k].values())
+
+
+def test_the_real_disk_is_the_default(tmp_path: Path) -> None:
+    """A short recording with real syncs verifies."""
+    sound(run(lockstep(one(), Home(tmp_path), minutes=1, disk=Disk())))
