@@ -154,7 +154,12 @@ def _market_time(option: str, text: str | None, start_ns: int) -> int | None:
 
 async def _serve(gateway: SimGateway, settings: GatewaySettings, *, once: bool, as_json: bool) -> None:
     import json
+    import sys
 
+    import structlog
+
+    # Standard output is for what the command gives; who came and went is said beside it.
+    structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
     port = await gateway.start()
     if as_json:
         typer.echo(json.dumps({"host": settings.host, "port": port, "source": settings.source}))

@@ -69,8 +69,8 @@ class Client:
     def errors(self, req_id=None):
         return [int(m[3]) for m in self.of("4", req_id)]
 
-    async def until(self, ready, timeout=10):
-        async with asyncio.timeout(timeout):
+    async def until(self, ready, within_s=10):
+        async with asyncio.timeout(within_s):
             while not (found := ready(self)):
                 self.changed.clear()
                 await self.changed.wait()

@@ -18,13 +18,15 @@ OPEN = 1_752_759_000 * 10**9  # 2025-07-17 09:30 in New York
 
 def test_reading():
     """A script is a table: comments, quotes, every form of time, every form of who."""
-    script = Script.parse("""
+    script = Script.parse(
+        """
         # at                  who          action   arguments
         +60                   *            error    2103 "farm is broken: usfarm"   # why
         9:45:30.5             ACME         error    317
         2025-07-17T14:00:00Z  BRK B:depth  drop
         +1:00:00              client=7     drop
-    """.replace("BRK B:depth", '"BRK B:depth"'))
+    """.replace("BRK B:depth", '"BRK B:depth"')
+    )
     assert [f.at_ns(OPEN) - OPEN for f in script.faults] == [60 * 10**9, 930_500_000_000, 1800 * 10**9, 3600 * 10**9]
     first, second, third, fourth = script.faults
     assert (first.line, first.args) == (3, ("2103", "farm is broken: usfarm"))
@@ -258,7 +260,16 @@ def test_unset_and_unknown():
         assert prices.count("1.7976931348623157e308") == 3
         assert ["1", "6", "1", "999", "1.5", "1", "0"] in client.got
         assert ["250", "1", "4", "hello"] in client.got
-        assert ["50", "3", "5", "0", *["1.7976931348623157e308"] * 4, "-1", "1.7976931348623157e308", "-1"] in client.got
+        assert [
+            "50",
+            "3",
+            "5",
+            "0",
+            *["1.7976931348623157e308"] * 4,
+            "-1",
+            "1.7976931348623157e308",
+            "-1",
+        ] in client.got
 
     troubled("+2 ACME unset\n+2 ACME tick 999 1.5\n+2 ACME message 250 1 {req} hello", story)
 

@@ -59,7 +59,7 @@ def test_number_texts():
 
 @pytest.mark.parametrize("version", [176, 177, 178])
 @given(price, price, whole, whole, st.integers(0, 3))
-def test_quote(version, bid, ask, bid_size, ask_size, attribs):
+def test_quote(version, bid, ask, bid_size, ask_size, attribs):  # noqa: PLR0917 - as many values as the tick has
     """A BidAsk tick gives both clients the values put in."""
     fields = answers.quote(7, 1_381_219_200, bid, ask, bid_size, ask_size, attribs)
     [(name, args)] = by_ib_async(fields, version)

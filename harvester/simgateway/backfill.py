@@ -111,17 +111,21 @@ class Backfill:
             sub.reshape = _dated(ask, instrument.time_zone)
             return
 
-        def update(_now: int) -> None:
-            if session.subs.get(ask.req_id) is not sub:
-                return
-            self._update(sub, ask, instrument, wanted)
-            self._desk.timeline.after(_UPDATE_EVERY_S, update)
+        self._repeat(sub, _UPDATE_EVERY_S, lambda: self._update(sub, ask, instrument, wanted))
 
-        self._desk.timeline.after(_UPDATE_EVERY_S, update)
+    def _repeat(self, sub: Subscription, every_s: float, action: Callable[[], None]) -> None:
+        """Do it every so many seconds of market time while the subscription lives and nothing withholds it."""
+
+        def again(ts: int) -> None:
+            if sub.session.subs.get(sub.req_id) is not sub:
+                return
+            if not self._desk.withheld(sub):
+                action()
+            self._desk.timeline.at(ts + int(every_s * SECOND_NS), again)
+
+        self._desk.timeline.after(every_s, again)
 
     def _update(self, sub: Subscription, ask: HistoryAsked, instrument: Instrument, wanted: HistoryAsk) -> None:
-        if self._desk.withheld(sub):
-            return
         try:
             bars = self._desk.market.history(wanted).bars
         except MarketRefusal:
@@ -164,19 +168,14 @@ class Backfill:
         sub.deliver([first])
         self._desk.subscribed()
         if not self._desk.recorded:
-            self._repeat(sub, ask, rows)
+            every_s = self._desk.settings.scan_every_s
+            self._repeat(sub, every_s, lambda: self._scan_again(sub, ask, rows))
 
-    def _repeat(self, sub: Subscription, ask: ScannerAsk, rows: int) -> None:
-        every_s = self._desk.settings.scan_every_s
-
-        def again(_now: int) -> None:
-            if sub.session.subs.get(ask.req_id) is not sub:
-                return
-            if not self._desk.withheld(sub):
-                sub.deliver([self._list(ask, rows)])
-            self._desk.timeline.after(every_s, again)
-
-        self._desk.timeline.after(every_s, again)
+    def _scan_again(self, sub: Subscription, ask: ScannerAsk, rows: int) -> None:
+        try:
+            sub.deliver([self._list(ask, rows)])
+        except MarketRefusal as refusal:
+            sub.session.error(ask.req_id, refusal.code, refusal.text)
 
     def _list(self, ask: ScannerAsk, rows: int) -> list[str]:
         by_con_id = {i.con_id: i for i in self._desk.market.instruments}

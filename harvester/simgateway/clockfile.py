@@ -14,6 +14,8 @@ sees:
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import json
 import os
 from collections import deque
 from typing import TYPE_CHECKING, Any
@@ -49,8 +51,12 @@ class GatewayFile:
         write_json(self._path, {**self._facts, "pid": os.getpid(), "state": state, **clock})
 
     def remove(self) -> None:
-        if self._path is not None:
-            self._path.unlink(missing_ok=True)
+        """Take the file away, unless another gateway has written its own there meanwhile."""
+        if self._path is None:
+            return
+        with contextlib.suppress(OSError, ValueError):
+            if json.loads(self._path.read_bytes())["pid"] == os.getpid():
+                self._path.unlink()
 
 
 class GatewayClock:

@@ -35,8 +35,12 @@ _NOT_STARTED = Refusal(321, "Error validating request.-'bW' : cause - The API ha
 class Timeline(Protocol):
     """Things that happen at a market time."""
 
+    def at(self, ts: int, action: Callable[[int], None]) -> None:
+        """Call `action(ts)` at market time `ts`, ns UTC."""
+        ...
+
     def after(self, seconds: float, action: Callable[[int], None]) -> None:
-        """Call `action(now)` so many market seconds from now."""
+        """Call `action(ts)` so many market seconds from now."""
         ...
 
 

@@ -1,0 +1,471 @@
+"""Market time and the pump: nothing lost, order kept, clocks that agree, the report, the command."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+from gateway_support import ACME, Client, running, small_market
+
+from harvester.clock import SECOND_NS, FileClock, LockstepClock
+from harvester.events.kinds import Kind
+from harvester.simgateway.clockfile import GatewayClock, GatewayFile
+from harvester.simgateway.limits import Limits
+from harvester.simgateway.report import Report, exact_sum
+from harvester.wire.incoming import Arrivals, Incoming
+
+FREE = Limits(messages_per_s=0, depth_lines=0, tick_by_tick_lines=0)
+BOLT = (0, "BOLT", *ACME[2:])
+
+
+def subscribe_all(client, contracts=(ACME, BOLT)):
+    for i, contract in enumerate(contracts):
+        base = 10 * (i + 1)
+        client.send(1, 11, base, *contract, 0, "233,375", 0, 0, "")
+        for j, kind in enumerate(("AllLast", "Last", "BidAsk", "MidPoint")):
+            client.send(97, base + 1 + j, *contract, kind, 0, 0)
+        client.send(10, 5, base + 5, *contract, 10, 1, "")
+        client.send(50, 3, base + 6, *contract, 5, "TRADES", 0, "")
+
+
+def rows_of(got):
+    """What a recorder makes of the messages: its batch of events."""
+    return Incoming().decode(Arrivals.of([(i, 1, fields) for i, fields in enumerate(got)]), 1)
+
+
+def compare(report, got):
+    """Rows and exact sums of every column the report has, against what the recorder's decoder reads."""
+    batch = rows_of(got)
+    for kind, symbols in report["sent"].items():
+        if kind in {"raw", "scan"}:
+            continue
+        table = batch.tables[Kind(kind)]
+        assert table.num_rows == sum(entry["rows"] for entry in symbols.values()), kind
+        columns = {column for entry in symbols.values() for column in entry["sums"]}
+        for column in columns:
+            theirs = exact_sum(entry["sums"].get(column) for entry in symbols.values())
+            assert exact_sum(table.column(column).to_pylist()) == theirs, (kind, column)
+
+
+async def _whole_day(gateway, clock=None):
+    client = await Client.connect(gateway.port, clock=clock)
+    subscribe_all(client)
+    await gateway.wait_over()
+    client.send(49, 1)
+    await client.until(lambda c: c.of("49"), within_s=20)
+    return client
+
+
+def test_nothing_is_lost_at_full_speed():
+    """At speed max a client gets every row and every value the gateway reports, for every kind."""
+
+    async def story():
+        async with running(small_market(3000), limits=FREE) as gateway:
+            client = await _whole_day(gateway)
+            await client.close()
+        compare(gateway.final, client.got)
+        assert gateway.final["market_over"]
+        assert gateway.final["sent"]["depth"]["BOLT"]["rows"] > 1000
+        assert gateway.final["messages"] == len(client.got) - 1 + 1
+
+    asyncio.run(story())
+
+
+def test_slow_client_gets_everything():
+    """A client who reads slowly holds the market back; nothing is dropped for it, nor for the fast one beside it."""
+
+    async def story():
+        async with running(small_market(6000), limits=FREE) as gateway:
+            narrow = socket.socket()
+            narrow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            narrow.connect(("127.0.0.1", gateway.port))
+            reader, writer = await asyncio.open_connection(sock=narrow, limit=4096)
+            slow = Client(reader, writer)
+            slow.task.cancel()
+            fast = await Client.connect(gateway.port, 2)
+            slow.raw(b"API\0\x00\x00\x00\x09v157..178")
+            slow.send(71, 2, 3, "")
+            subscribe_all(slow)
+            subscribe_all(fast)
+            for session in gateway._clients.values():
+                peer = session._writer.get_extra_info("socket")
+                peer.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+            await asyncio.sleep(1.5)
+            assert not gateway.pump.over.is_set(), "the market ran on without the slow client"
+            stuck = len(fast.got)
+            await asyncio.sleep(0.3)
+            assert len(fast.got) == stuck
+            slow.task = asyncio.create_task(slow._read())
+            await gateway.wait_over()
+            for client in (slow, fast):
+                client.send(49, 1)
+                await client.until(lambda c: c.of("49"), within_s=20)
+            values = [[m[1:2] + m[3:] for m in c.got if m[0] == "99"] for c in (slow, fast)]
+            assert values[0] == values[1]
+            await slow.close()
+            await fast.close()
+
+    asyncio.run(story())
+
+
+def test_lockstep_is_the_same_every_time():
+    """In lockstep two runs give the same messages, each at its own market time, however the machine is loaded."""
+
+    async def story():
+        market = small_market(1000)
+        clock = LockstepClock(market.start_ns)
+        stamped = []
+        async with running(market, clock, limits=FREE) as gateway:
+            mover = asyncio.create_task(clock.run())
+            client = await Client.connect(gateway.port, clock=clock)
+            plain = client.reader.read
+
+            async def read(n):
+                data = await plain(n)
+                stamped.append((clock.now(), len(data)))
+                return data
+
+            client.reader.read = read
+            subscribe_all(client)
+            await gateway.wait_over()
+            client.send(49, 1)
+            await client.until(lambda c: c.of("49"), within_s=20)
+            mover.cancel()
+            await client.close()
+        return client.got, stamped[-200:]
+
+    first, second = asyncio.run(story()), asyncio.run(story())
+    assert first == second
+    assert len(first[0]) > 2000
+
+
+def test_lockstep_time_stands_until_the_market_starts():
+    """Before the first stream and the grace of quiet, lockstep time does not move, whoever sleeps."""
+
+    async def story():
+        market = small_market(100)
+        clock = LockstepClock(market.start_ns)
+        async with running(market, clock, grace_s=0.4) as gateway:
+            mover = asyncio.create_task(clock.run())
+            sleeper = asyncio.create_task(clock.sleep_until(market.start_ns + SECOND_NS))
+            client = await Client.connect(gateway.port, clock=clock)
+            await asyncio.sleep(0.2)
+            client.send(97, 1, *ACME, "BidAsk", 0, 0)
+            await asyncio.sleep(0.25)
+            client.send(97, 2, *ACME, "AllLast", 0, 0)
+            await asyncio.sleep(0.25)
+            assert clock.now() == market.start_ns
+            await asyncio.wait_for(sleeper, 5)
+            mover.cancel()
+            await client.close()
+
+    asyncio.run(story())
+
+
+def test_late_subscriber():
+    """Who subscribes in the middle gets the state first, then every later event once: the books are equal."""
+
+    async def story():
+        market = small_market(3000)
+        clock = LockstepClock(market.start_ns)
+        async with running(market, clock, limits=FREE) as gateway:
+            mover = asyncio.create_task(clock.run())
+            early = await Client.connect(gateway.port, clock=clock)
+            early.send(10, 5, 1, *ACME, 10, 1, "")
+            await early.until(lambda c: len(c.of("13")) > 500)
+            late = await Client.connect(gateway.port, 2, clock=clock)
+            late.send(10, 5, 1, *ACME, 10, 1, "")
+            late.send(10, 5, 2, *ACME, 4, 1, "")
+            await gateway.wait_over()
+            for client in (early, late):
+                client.send(49, 1)
+                await client.until(lambda c: c.of("49"), within_s=20)
+            whole = book(early.of("13", 1), 10)
+            assert book(late.of("13", 1), 10) == whole
+            assert book(late.of("13", 2), 4) == [side[:4] for side in whole]
+            truth = market.book(market.instruments[0].con_id, "smart_depth")
+            assert [[row[:2] for row in side] for side in truth] == [[row[:2] for row in side] for side in whole]
+            mover.cancel()
+            await early.close()
+            await late.close()
+
+    asyncio.run(story())
+
+
+def book(rows, depth):
+    """Apply depth rows by IB's meaning: insert shifts down, delete shifts up, cut at the subscribed rows."""
+    sides = [[], []]
+    for row in rows:
+        position, maker, operation, side, price, size = int(row[3]), row[4], int(row[5]), int(row[6]), row[7], row[8]
+        table = sides[side]
+        if operation == 0:
+            assert position <= len(table)
+            table.insert(position, [price, size, maker])
+            del table[depth:]
+        elif operation == 1:
+            table[position] = [price, size, maker]
+        else:
+            del table[position]
+    return sides
+
+
+def test_generic_ticks():
+    """RTVolume and RTTrdVolume come only to who asked for 233 and 375."""
+
+    async def story():
+        async with running(small_market(2000), limits=FREE) as gateway:
+            client = await Client.connect(gateway.port)
+            for req_id, generic in ((1, ""), (2, "233"), (3, "375,233")):
+                client.send(1, 11, req_id, *ACME, 0, generic, 0, 0, "")
+            await gateway.wait_over()
+            client.send(49, 1)
+            await client.until(lambda c: c.of("49"))
+            kinds = {r: {m[3] for m in client.of("46", r)} & {"48", "77"} for r in (1, 2, 3)}
+            assert kinds == {1: set(), 2: {"48"}, 3: {"48", "77"}}
+            await client.close()
+
+    asyncio.run(story())
+
+
+def test_snapshot_request():
+    """A snapshot gives the values in force, then its end, and takes no line."""
+
+    async def story():
+        async with running(small_market(), limits=FREE) as gateway:
+            client = await Client.connect(gateway.port)
+            client.send(1, 11, 1, *ACME, 0, "", 1, 0, "")
+            await client.until(lambda c: c.of("57", 1))
+            assert client.got[-1] == ["57", "1", "1"]
+            assert not list(gateway.desk.registry)
+            await client.close()
+
+    asyncio.run(story())
+
+
+def test_window():
+    """--start begins with the state of that instant, --end is the last; nothing outside is sent."""
+
+    async def story():
+        market = small_market(3000)
+        start, end = market.start_ns + 3600 * SECOND_NS, market.start_ns + 3900 * SECOND_NS
+        async with running(market, limits=FREE, start_ns=start, end_ns=end) as gateway:
+            client = await _whole_day(gateway)
+            times = [int(m[3]) for m in client.of("99", None)]
+            assert start // SECOND_NS <= min(times)
+            assert max(times) <= end // SECOND_NS
+            assert client.of("1", 10)[0][3] in {"1", "2", "4", "6", "7", "9", "14"}
+            await client.close()
+
+    asyncio.run(story())
+
+
+def test_scanner_repeats():
+    """A scanner list comes at once, and again every 30 s of market time until cancelled."""
+
+    async def story():
+        market = small_market(500)
+        async with running(market, limits=FREE, end_ns=market.start_ns + 100 * SECOND_NS) as gateway:
+            client = await Client.connect(gateway.port)
+            client.send(22, 1, 25, "STK", "STK.US.MAJOR", "TOP_PERC_GAIN", *[""] * 19)
+            client.send(22, 2, 25, "STK", "STK.US.MAJOR", "NO_SUCH_CODE", *[""] * 19)
+            await gateway.wait_over()
+            client.send(23, 1, 1)
+            assert await client.error(1) == 162
+            assert await client.error(2) == 162
+            assert len(client.of("20", 1)) == 4
+            assert len(client.of("20", 1)[0]) == 4 + 2 * 16
+            await client.close()
+
+    asyncio.run(story())
+
+
+def test_kept_up_to_date():
+    """With keepUpToDate the forming bar follows every 5 s as message 90, until the cancel, which IB confirms by 162."""
+
+    async def story():
+        market = small_market(2000)
+        async with running(market, limits=FREE, end_ns=market.start_ns + 60 * SECOND_NS) as gateway:
+            client = await Client.connect(gateway.port)
+            client.send(20, 1, *ACME, 0, "", "1 min", "2 D", 1, "TRADES", 2, 1, "")
+            await gateway.wait_over()
+            client.send(25, 1, 1)
+            assert await client.error(1) == 162
+            updates = client.of("90", 1)
+            assert 8 <= len(updates) <= 12
+            assert {int(m[3]) % 60 for m in updates} == {0}
+            await client.close()
+
+    asyncio.run(story())
+
+
+def test_end_forms():
+    """End dates are read in the contract's zone, in a named one, or in UTC; nonsense gets 321."""
+
+    async def story():
+        async with running(small_market(), limits=FREE) as gateway:
+            client = await Client.connect(gateway.port)
+            ends = (
+                "20250716 12:00:00",
+                "20250716 12:00:00 US/Eastern",
+                "20250716-16:00:00",
+                "tomorrow",
+                "20250716 1 X",
+            )
+            for req_id, end in enumerate(ends):
+                client.send(20, req_id, *ACME, 0, end, "1 min", "3600 S", 0, "TRADES", 2, 0, "")
+            await client.until(lambda c: len(c.of("17")) == 3)
+            assert len({tuple(m[5:]) for m in client.of("17")}) == 1
+            assert (await client.error(3), await client.error(4)) == (321, 321)
+            await client.close()
+
+    asyncio.run(story())
+
+
+def test_fixed_speed_clock_file(tmp_path):
+    """A follower of gateway.json shows the gateway's own time, standing at first, then at speed N."""
+
+    async def story():
+        path = tmp_path / "gateway.json"
+        async with running(small_market(), speed=100, gateway_file=path, grace_s=0.05) as gateway:
+            facts = json.loads(path.read_text())
+            assert (facts["port"], facts["pid"], facts["state"]) == (gateway.port, os.getpid(), "waiting")
+            follower = FileClock(path)
+            await asyncio.sleep(0.2)
+            assert follower.now() == gateway.clock.now() == gateway.market.start_ns
+            client = await Client.connect(gateway.port)
+            client.send(97, 1, *ACME, "BidAsk", 0, 0)
+            await asyncio.sleep(0.6)
+            for _ in range(20):
+                low = gateway.clock.now()
+                seen = follower.now()
+                assert low <= seen <= gateway.clock.now()
+                await asyncio.sleep(0.01)
+            assert gateway.clock.now() - gateway.market.start_ns > 10 * SECOND_NS
+            await client.close()
+        assert not path.exists()
+
+    asyncio.run(story())
+
+
+def test_followers_are_never_behind_at_full_speed(tmp_path):
+    """At speed max a follower's time is at no packet behind the events in it."""
+
+    async def story():
+        path = tmp_path / "gateway.json"
+        late = []
+        async with running(small_market(4000), limits=FREE, gateway_file=path) as gateway:
+            follower = FileClock(path)
+            client = await Client.connect(gateway.port)
+            plain = client.reader.read
+
+            async def read(n):
+                data = await plain(n)
+                late.append((follower.now(), len(client.got)))
+                return data
+
+            client.reader.read = read
+            client.send(97, 1, *ACME, "BidAsk", 0, 0)
+            await gateway.wait_over()
+            client.send(49, 1)
+            await client.until(lambda c: c.of("49"), within_s=20)
+            await client.close()
+        for (now, first), (_, end) in pairwise(late):
+            times = [int(m[3]) for m in client.got[first:end] if m[0] == "99"]
+            assert max(times, default=0) * SECOND_NS <= now
+        assert len(client.of("99", 1)) > 500
+
+    asyncio.run(story())
+
+
+def test_adaptive_clock_never_runs_back(tmp_path):
+    """Whatever the market does to it, the clock at speed max never runs back, and neither does a follower."""
+
+    async def story():
+        file = GatewayFile(tmp_path / "gateway.json", {})
+        clock = GatewayClock(10**18, 0.0, file)
+        follower = FileClock(tmp_path / "gateway.json")
+        clock.begin()
+        last = seen = 0
+        for step in range(60):
+            at = clock.now() + (10**12 if step % 3 else -(10**13))
+            await clock.sleep_until(at)
+            await asyncio.sleep(0.01)
+            assert clock.now() >= max(last, at)
+            assert follower.now() >= seen
+            last, seen = clock.now(), follower.now()
+
+    asyncio.run(story())
+
+
+def test_exact_sums():
+    """Sums are of the texts, exact: no order, no size of the numbers and no unset value disturbs them."""
+    assert exact_sum([0.1] * 10) == "1"
+    assert exact_sum([1.7976931348623157e308, 0.01, -1.7976931348623157e308]) == "0.01"
+    assert exact_sum([None, "", 3, "nonsense"]) == "3"
+    report = Report()
+    for _ in range(5000):
+        report.count(["2", "6", "1", "8", "0.1"], "X")
+    assert report.by_kind()["tick"]["X"] == {"rows": 5000, "sums": {"field": "40000", "size": "500"}}
+
+
+def _hv(*args, **kwargs):
+    command = [sys.executable, "-m", "cli.app", *args]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **kwargs)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_command(tmp_path, number):
+    """`hv gateway` serves, publishes gateway.json, and ends at a signal with exit code 0 and its report."""
+    report = tmp_path / "out" / "report.json"
+    root = Path(__file__).resolve().parent.parent
+    args = ["--port", "0", "--symbols", "ACME", "--home", str(tmp_path), "--report", str(report), "--json"]
+    process = _hv("gateway", "--market", "model", *args, cwd=root)
+    try:
+        port = json.loads(process.stdout.readline())["port"]
+        facts = json.loads((tmp_path / "gateway.json").read_text())
+        assert facts["port"] == port
+        assert facts["pid"] == process.pid
+        with socket.create_connection(("127.0.0.1", port)) as raw:
+            raw.sendall(b"API\0\x00\x00\x00\x09v157..178")
+            assert b"178\0" in raw.recv(100)
+            time.sleep(0.1)
+            process.send_signal(number)
+            out, err = process.communicate(timeout=20)
+    finally:
+        process.kill()
+    assert process.returncode == 0, err
+    assert json.loads(out)["sent"] == json.loads(report.read_text())["sent"]
+    assert not (tmp_path / "gateway.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("args", "what"),
+    [
+        (["--market", "tape"], "no tape folder given"),
+        (["--market", "tape", "nowhere"], "nowhere"),
+        (["--market", "moon"], "moon"),
+        (["--market", "day"], "trading date"),
+        (["--speed", "fast"], "neither max nor a number"),
+        (["--start", "noon"], "--start"),
+        (["--server-version", "200"], "176 to 178"),
+        (["--faults", "nothing.txt"], "nothing.txt"),
+    ],
+)
+def test_command_bad_input(tmp_path, args, what):
+    """Bad input to the command is one clear line and exit code 2."""
+    root = Path(__file__).resolve().parent.parent
+    process = _hv("gateway", *args, "--home", str(tmp_path), "--port", "0", cwd=root)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 2, (out, err)
+    assert what in err
+    assert len(err.strip().splitlines()) == 1
