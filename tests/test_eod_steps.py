@@ -18,8 +18,11 @@ from harvester.eventlog.verify import verify_day
 from harvester.eventlog.writer import LogWriter
 from harvester.home import Home
 from harvester.memory import fold
+from harvester.projections.params import RunParams
+from harvester.projections.trading import Terms
 from harvester.recorder.deletion import carry_out, plan, read_plan
 from harvester.recorder.eod import STEPS, Wishes, eod, plan_path, rebuild_memory
+from harvester.recorder.kept import memory_given
 from harvester.recorder.project import fold_day, project
 
 SECONDS = 200
@@ -342,6 +345,15 @@ def test_lost_memory_comes_back(home):
     home.memory_latest.unlink()
     eod(home, NEXT)
     assert home.memory_latest.read_bytes() == before
+
+
+def test_a_run_records_the_memory_it_was_given(home):
+    """What strategies are given of the days before goes into the run's parameters, and its hash into the episodes."""
+    given = memory_given(home)
+    assert given["hash"] == fold.decode(home.memory_latest.read_bytes(), "")["hash"]
+    text = RunParams(memory=given).text()
+    assert Terms.of(RunParams.parse(text, 1), "r001").memory == given["hash"]
+    assert memory_given(Home(home.root / "nowhere")) is None
 
 
 def test_delayed_data_are_not_learned_from(tmp_path):

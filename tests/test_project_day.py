@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 
 import msgspec
+import polars as pl
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
@@ -75,6 +76,19 @@ def test_projecting_twice_writes_the_same_bytes(home, tmp_path):
     one, two = write_artefacts(made, home, tmp_path / "one"), write_artefacts(made, home, tmp_path / "two")
     assert [p.read_bytes() for p in one.files] == [p.read_bytes() for p in two.files]
     assert not one.differences
+
+
+def test_fills_are_at_the_quote_in_force(home):
+    """Every market fill is at the other side of the last quote at or before its event: an independent as-of join."""
+    made = fold_day(open_day(DATE, home))
+    fills = pl.from_arrow(made.tables["fills"]).filter(pl.col("role") != "target").sort("seq")
+    quotes = open_day(DATE, home).frame("quote").select("seq", "con_id", "bid", "ask", "bid_size", "ask_size")
+    found = fills.join_asof(quotes, on="seq", by="con_id", check_sortedness=False)
+    assert len(found) > 10
+    for row in found.to_dicts():
+        price, size = (row["ask"], row["ask_size"]) if row["side"] == "BUY" else (row["bid"], row["bid_size"])
+        assert row["price"] == price
+        assert row["quantity"] <= size
 
 
 def test_features_before_the_decision(home):

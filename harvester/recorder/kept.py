@@ -15,6 +15,7 @@ from harvester.calendar import iso
 from harvester.errors import DamagedLog
 from harvester.home import parse_date
 from harvester.memory.day import Day, digest_day
+from harvester.memory.fold import decode
 from harvester.projections.blotter import EPISODES
 
 if TYPE_CHECKING:
@@ -147,3 +148,16 @@ def kept_dates(home: Home) -> Sequence[date]:
     folder = home.memory / "datasets"
     names = sorted(p.parent.name for p in folder.glob(f"*/{EPISODES_FILE}")) if folder.is_dir() else []
     return [parse_date(name) for name in names]
+
+
+def memory_given(home: Home) -> dict[str, Any] | None:
+    """What a run tells strategies of the days before, for `RunParams.build(memory=...)`; None without memory.
+
+    Raises:
+        HarvesterError: memory_latest.json is damaged.
+    """
+    try:
+        memory = decode(home.memory_latest.read_bytes(), str(home.memory_latest))
+    except FileNotFoundError:
+        return None
+    return {name: memory[name] for name in ("hash", "date", "setups", "model")}
