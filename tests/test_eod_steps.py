@@ -257,6 +257,26 @@ def test_differing_episode_files_stop_deletion(home, harm):
     assert (home.dataset(NEXT) / "closed.json").exists()
 
 
+def test_what_nothing_replaces_stays(home):
+    """A file beside the log stops deletion; torn bytes in quarantine and inputs of replays stay where they are."""
+    note = home.day(NEXT) / "r001" / "note.txt"
+    note.write_text("mine")
+    report = eod(home, NEXT, Wishes(delete_temp=True))
+    assert "note.txt is not part of the log" in report.stopped
+    assert (home.day(NEXT) / "r001" / "quote.arrows").exists()
+    note.unlink()
+    kept = [home.day(NEXT) / "quarantine" / "torn", home.replay_inputs(NEXT) / "replay_input_AAA.json"]
+    for path in kept:
+        path.parent.mkdir(parents=True)
+        path.write_bytes(b"x")
+    report = eod(home, NEXT, Wishes(delete_temp=True))
+    assert not report.stopped
+    assert "torn bytes" in report.notes[0]
+    assert all(path.exists() for path in kept)
+    assert not (home.day(NEXT) / "r001").exists()
+    assert "nothing is left to do" in eod(home, NEXT, Wishes(delete_temp=True)).notes[0]
+
+
 def test_damaged_log_touches_nothing(home):
     """A flipped byte in the log ends the run before anything is written."""
     path = home.day(NEXT) / "r001" / "quote.arrows"

@@ -23,10 +23,12 @@ from harvester.errors import CannotRun, HarvesterError, Mismatch, NoLog
 from harvester.eventlog.closed import Closed, ClosedRun, closed_path, read_closed, write_closed
 from harvester.eventlog.damage import damaged_log
 from harvester.eventlog.disk import Disk
+from harvester.eventlog.format import DIGESTS, JOURNAL, MANIFEST, QUARANTINE, file_of
 from harvester.eventlog.lock import DateLock
 from harvester.eventlog.reader import open_day
 from harvester.eventlog.recover import recover_held
 from harvester.eventlog.verify import verify_day
+from harvester.events.kinds import Kind
 from harvester.memory import fold as memory_fold
 from harvester.recorder import archive as archiving
 from harvester.recorder import deletion, kept
@@ -259,7 +261,26 @@ def _close(home: Home, day: Day, made: Projected, wishes: Wishes, report: Report
 
 
 def _doomed_folders(home: Home, trading_date: date) -> list[Path]:
-    return [home.day(trading_date), home.episodes(trading_date), home.replay_inputs(trading_date)]
+    return [home.day(trading_date), home.episodes(trading_date)]
+
+
+_LOG_FILES = frozenset((MANIFEST, JOURNAL, DIGESTS, *(file_of(kind) for kind in Kind)))
+
+
+def _strangers(home: Home, trading_date: date) -> list[Path]:
+    """Files beside the log that nothing replaces, so that nothing may delete them; torn bytes in quarantine aside."""
+    day = home.day(trading_date)
+    runs = archiving.runs_in(day)
+    files = [p for p in sorted(day.rglob("*")) if p.is_file() and day / QUARANTINE not in p.parents]
+    return [p for p in files if p.parent not in runs or p.name not in _LOG_FILES]
+
+
+def _to_delete(home: Home, trading_date: date, report: Report) -> list[Path]:
+    day = home.day(trading_date)
+    if not (day / QUARANTINE).exists():
+        return _doomed_folders(home, trading_date)
+    report.notes.append(f"{day / QUARANTINE} stays: torn bytes of a killed run, kept nowhere else")
+    return [*archiving.runs_in(day), home.episodes(trading_date)]
 
 
 def plan_path(home: Home, trading_date: date) -> Path:
@@ -275,8 +296,12 @@ def _delete(home: Home, trading_date: date, made: Projected, wishes: Wishes, rep
     wishes.at("list")
     where = home.archive(trading_date) if archiving.holds(home, trading_date) else None
     log_kept = where.relative_to(home.root).as_posix() if where else None
-    folders = _doomed_folders(home, trading_date)
-    listed = deletion.plan(home, folders, trading_date.isoformat(), made.identity, log_kept)
+    listed = deletion.plan(
+        home, _to_delete(home, trading_date, report), trading_date.isoformat(), made.identity, log_kept
+    )
+    if strangers := _strangers(home, trading_date):
+        report.stopped = f"{strangers[0]} is not part of the log"
+        return
     if not listed.files and not listed.folders:
         return  # an earlier list, if there is one, stays as the record of what went
     if not wishes.confirm(listed):
