@@ -33,7 +33,7 @@ def of_symbols(table: pa.Table, symbols: Sequence[str] | None) -> pa.Table:
 
 def bucket_rows(table: pa.Table) -> list[dict[str, Any]]:
     """Rows in the field order of the artefact, times ns UTC, gate codes as a list."""
-    rows = table.drop_columns([name for name in INSIDE if name in table.column_names]).to_pylist()
+    rows: list[dict[str, Any]] = table.drop_columns([name for name in INSIDE if name in table.column_names]).to_pylist()
     for row in rows:
         if row.get("gate_codes") is not None:
             row["gate_codes"] = row["gate_codes"].split("|") if row["gate_codes"] else []

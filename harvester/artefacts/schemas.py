@@ -168,7 +168,7 @@ TRADE_ROW = record(
     | _all("mae mfe hold_seconds", NUMBER)
     | {"win_loss": WIN_LOSS, "strategy": TEXT, "strategy_digest": HASH, "mode": MODE}
 )
-ESTIMATE = {"n": COUNT, "mean": NUMBER, "low": NUMBER, "high": NUMBER, "level": NUMBER}
+ESTIMATE: dict[str, Schema] = {"n": COUNT, "mean": NUMBER, "low": NUMBER, "high": NUMBER, "level": NUMBER}
 PRIOR = ESTIMATE | {"prior": listed(NUMBER)}
 REASONS = listed(record({"reason": TEXT, "count": COUNT}))
 STRUCTURES = record(_all("UPTREND DOWNTREND RANGE", COUNT))

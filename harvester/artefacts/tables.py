@@ -21,7 +21,8 @@ def parquet_file(table: pa.Table, about: Mapping[str, str] | None = None) -> byt
     plain = table.replace_schema_metadata(dict(about) if about else None).combine_chunks()
     sink = pa.BufferOutputStream()
     pq.write_table(plain, sink, compression="zstd", version="2.6", store_schema=True)
-    return sink.getvalue().to_pybytes()
+    made: bytes = sink.getvalue().to_pybytes()
+    return made
 
 
 def read_parquet(path: Path) -> pa.Table:

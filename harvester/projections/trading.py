@@ -24,7 +24,7 @@ from harvester.projections.strategies import digest, make
 from harvester.projections.strategy import Strategy, View
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     import pyarrow as pa
 
@@ -110,7 +110,12 @@ class Trading:
 
     def on_interval(self, interval: Interval) -> None:
         """Fold one interval; see the module's text for the order."""
-        takes = {"quote": self._on_quote, "trade": self._on_trade, "happening": self._on_happening, "run": self._on_run}
+        takes: dict[str, Callable[[Any], None]] = {
+            "quote": self._on_quote,
+            "trade": self._on_trade,
+            "happening": self._on_happening,
+            "run": self._on_run,
+        }
         for what, row in _in_order(interval, self._state.starting):
             takes[what](row)
         self._run_out(interval.seq, interval.ts)

@@ -119,7 +119,12 @@ class ImbalanceBreakout:
             long = False
         else:
             return None
-        features = {"range": high - low, "momentum_bps": momentum_bps, "imbalance": lean, "mid": now}
+        features: dict[str, float | None] = {
+            "range": high - low,
+            "momentum_bps": momentum_bps,
+            "imbalance": lean,
+            "mid": now,
+        }
         return self._plan(long, high - low, view, features)
 
     def _plan(self, long: bool, width: float, view: View, features: dict[str, float | None]) -> Plan | None:
