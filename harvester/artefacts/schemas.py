@@ -229,8 +229,10 @@ CLOSED = record(
     {"trading_date": DATE, "last_seq": COUNT, "content_hash": HASH, "last_ts": INTEGER}
     | {"runs": listed(record({"run": TEXT, "last_seq": COUNT, "content_hash": HASH}))}
 )
+_NAMED: dict[str, Schema] = {"schema": {"const": "harvester.deletion"}, "schema_version": {"const": 1}}
 DELETION = record(
-    {"schema": {"const": "harvester.deletion"}, "schema_version": {"const": 1}, "trading_date": DATE}
+    _NAMED
+    | {"trading_date": DATE}
     | {"content_hash": HASH, "log_kept": or_null(TEXT)}
     | {"files": listed(record({"path": TEXT, "bytes": COUNT, "blake2b": HASH})), "folders": listed(TEXT)}
     | {"done": FLAG}
