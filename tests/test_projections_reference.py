@@ -90,7 +90,7 @@ def fold(parts: list[Batch]) -> tuple[Engine, Seen, dict[str, list[dict[str, Any
 @quick
 @given(seeds, lengths, starts)
 def test_kernels_say_what_the_reference_says(seed: int, length: int, start: int) -> None:
-    """Books, quotes in force, their changes, prints and every bucket column equal the plain-Python market, bit for bit."""
+    """Books, quotes in force and their changes, prints and every bucket column equal the plain market to the bit."""
     events = stream(seed, length, start)
     reference = Market()
     for kind, row in events:
@@ -99,9 +99,7 @@ def test_kernels_say_what_the_reference_says(seed: int, length: int, start: int)
     got = tables.get("buckets", [])
     for mine, theirs in zip(got, reference.rows, strict=True):
         assert mine == theirs, {k: (mine[k], theirs[k]) for k in mine if mine[k] != theirs[k]}
-    assert quotes_of(engine) == [
-        (i.symbol, i.source, *i.quote) for _, i in sorted(reference.instruments.items())
-    ]
+    assert quotes_of(engine) == [(i.symbol, i.source, *i.quote) for _, i in sorted(reference.instruments.items())]
     assert books_of(engine) == sorted(
         (s.epoch, s.req_id, s.book.good, s.book.bad, s.book.impossible, s.book.sides) for s in reference.live if s.book
     )
@@ -114,7 +112,7 @@ def test_kernels_say_what_the_reference_says(seed: int, length: int, start: int)
 
 
 def complete(kind: Kind, row: dict[str, Any]) -> dict[str, Any]:
-    (_, full), = Batch.of([(kind, row)]).events()
+    ((_, full),) = Batch.of([(kind, row)]).events()
     return full
 
 

@@ -16,7 +16,9 @@ if TYPE_CHECKING:
     from harvester.projections.market import Market
     from harvester.projections.tables import Array
 
-_FLOATS = tuple(name for name in ROW.names or () if ROW[name].kind == "f")
+_FIRST_FLOAT = next(
+    i for i, name in enumerate(ROW.names or ()) if ROW[name].kind == "f"
+)  # they stand behind the integers
 
 
 class Buckets:
@@ -34,12 +36,14 @@ class Buckets:
             return
         self._ready.append(step.closed)
         canonical = step.closed.copy()
-        for name in _FLOATS:  # a NaN may come with any sign and payload, depending on the processor
-            column = canonical[name]
-            column[np.isnan(column)] = np.nan
-        edges = np.flatnonzero(np.diff(canonical["decision_seq"])) + 1
-        for rows in np.split(canonical, edges):
-            self._chain = hashlib.blake2b(self._chain + rows.tobytes(), digest_size=16).digest()
+        numbers = canonical.view(np.float64).reshape(len(canonical), -1)[:, _FIRST_FLOAT:]
+        numbers[np.isnan(numbers)] = np.nan  # a NaN may come with any sign and payload, depending on the processor
+        raw = memoryview(canonical.tobytes())
+        edges = (np.flatnonzero(np.diff(canonical["decision_seq"])) + 1) * ROW.itemsize
+        begin = 0
+        for end in [*edges.tolist(), len(raw)]:
+            self._chain = hashlib.blake2b(self._chain + raw[begin:end], digest_size=16).digest()
+            begin = end
 
     def take(self) -> dict[str, pa.RecordBatch]:
         if not self._ready:

@@ -202,14 +202,17 @@ class Health:
     def rows(self) -> list[dict[str, Any]]:
         """The health table as it stands now."""
         out = [_row(None, 0, None, name, value, unit=DAY[name]) for name, value in self._day().items()]
+        asked: dict[tuple[int, int], list[dict[str, int]]] = {}
+        for slot in self._subscriptions():
+            asked.setdefault((slot["con_id"], slot["stream"]), []).append(slot)
         for inst in self._instruments():
             symbol, con_id = inst["symbol"], inst["con_id"]
             for measure, (field, unit) in SYMBOL.items():
                 out.append(_row(symbol, con_id, None, measure, inst[field], unit=unit))
             for stream in MARKET_STREAMS:
-                found = [s for s in self._subscriptions() if s["con_id"] == con_id and STREAMS[s["stream"]] == stream]
-                if found:
-                    measured = self._stream(con_id, str(stream), found)
+                slots = asked.get((con_id, STREAMS.index(stream)))
+                if slots:
+                    measured = self._stream(con_id, str(stream), slots)
                     out += [_row(symbol, con_id, str(stream), m, v, unit=STREAM[m]) for m, v in measured.items()]
         return out
 

@@ -66,7 +66,8 @@ class Market:
         self.runs = 0
         self._epoch = 0
         self._slots = 0
-        self._live: list[int] = []  # slots, oldest first
+        self._live: dict[tuple[int, int], int] = {}  # (epoch, request id) → slot, oldest first
+        self._alive: list[list[int]] = []  # live slots by instrument, oldest first
         self._instrument: dict[int, int] = {}  # con_id → instrument
         self._changes: list[tuple[int, int, int, int, int]] = []
         self._quotes: list[Array] = []
@@ -119,7 +120,7 @@ class Market:
     def _make_room(self, events: int) -> None:
         if len(self.state.quotes) < events:
             self.state = self.state._replace(quotes=np.zeros(events, QUOTE_OUT), trades=np.zeros(events, TRADE_OUT))
-        rows = int(self.state.glob[Glob.ROWS]) + 4 * len(self.symbols)
+        rows = int(self.state.glob[Glob.ROWS]) + (events // 4 if events == _LARGE else 4 * len(self.symbols))
         if rows > len(self.state.rows):
             self.state = self.state._replace(rows=np.resize(self.state.rows, 2 * rows))
 
@@ -157,9 +158,9 @@ class Market:
         elif action == Action.CANCEL:
             self._kill(control, self._held(control))
         elif action == Action.RUN_END or code in (RESTORED_EMPTY, Own.DISCONNECTED):
-            self._kill(control, self._live)
+            self._kill(control, self.live())
         elif code == LOST:
-            self._forget(control, self._live)
+            self._forget(control, self.live())
         elif code == DEPTH_RESET:
             self._reset_book(control)
         elif code in REFUSALS or code == Own.STREAM_REFUSED:
@@ -170,15 +171,15 @@ class Market:
 
     def _held(self, control: Control) -> list[int]:
         """The live slot with the control's (epoch, request id), as a list of one or none."""
-        slots = self.state.slots
-        return [k for k in self._live if slots[k]["req_id"] == control.req_id and slots[k]["epoch"] == control.epoch]
+        slot = self._live.get((control.epoch, control.req_id))
+        return [] if slot is None else [slot]
 
     def _inst(self, slot: int) -> Any:
         return self.state.inst[self.state.slots[slot]["inst"]]
 
     def _start_run(self, control: Control) -> None:
         """Every key of the run before is dead, before time moves on to the new run's start."""
-        self._kill(control, self._live)
+        self._kill(control, self.live())
         self.runs += 1
         self._epoch = 0
         self.state.keys[:] = -1
@@ -195,10 +196,11 @@ class Market:
             return
         if control.epoch > self._epoch:  # keys of an earlier connection died with it, noticed or not
             self._epoch = control.epoch
-            self._kill(control, [k for k in self._live if self.state.slots[k]["epoch"] < control.epoch])
+            self._kill(control, [k for (epoch, _), k in self._live.items() if epoch < control.epoch])
         self._kill(control, self._held(control))
         slot = self._new_slot(control, self._instrument_of(control), Stream(stream))
-        self._live.append(slot)
+        self._live[control.epoch, control.req_id] = slot
+        self._alive[int(self.state.slots[slot]["inst"])].append(slot)
         self._choose(control, [slot], fresh=slot)
 
     def _instrument_of(self, control: Control) -> int:
@@ -207,13 +209,13 @@ class Market:
             return found
         k = self._instrument[control.con_id] = len(self.symbols)
         self.symbols.append(control.row["symbol"] or str(control.con_id))
+        self._alive.append([])
         self.state = with_room(self.state, instruments=k + 1)
         inst = self.state.inst[k]
         for name in ("bid", "ask", "bid_size", "ask_size", "mark", "last_price", "volume", "volume_base"):
             inst[name] = np.nan
         inst["con_id"] = control.con_id
-        order = sorted(range(k + 1), key=lambda i: int(self.state.inst[i]["con_id"]))
-        self.state.order[: k + 1] = order
+        self.state.order[: k + 1] = np.argsort(self.state.inst["con_id"][: k + 1])
         self.state.glob[Glob.INSTRUMENTS] = k + 1
         return k
 
@@ -239,7 +241,7 @@ class Market:
     def _new_book(self, slot: int, params: dict[str, Any]) -> int:
         rows = params.get("rows", ROWS_DEFAULT)
         rows = min(max(rows, 1), ROWS_LIMIT) if isinstance(rows, int) else ROWS_DEFAULT
-        used = {int(self.state.slots[k]["book"]) for k in self._live}
+        used = {int(self.state.slots[k]["book"]) for k in self.live()}
         book = next(b for b in range(len(self._live) + 1) if b not in used)
         self.state = with_room(self.state, books=book + 1, depth=rows)
         self._clear(book)
@@ -265,16 +267,16 @@ class Market:
     # ---- what is dead, what is unknown -----------------------------------------------------------------------------
 
     def _kill(self, control: Control, slots: list[int]) -> None:
-        gone = list(slots)
-        self._live = [k for k in self._live if k not in gone]
-        for k in gone:
-            self.state.slots[k]["alive"] = 0
-            self.state.slots[k]["closed"] = control.ts
+        for k in slots:
+            slot = self.state.slots[k]
+            slot["alive"], slot["closed"] = 0, control.ts
+            del self._live[int(slot["epoch"]), int(slot["req_id"])]
+            self._alive[int(slot["inst"])].remove(k)
             if (book := int(self.state.slots[k]["book"])) >= 0:
                 for name in ("applied", "impossible", "resets"):
                     self.state.slots[k][name] = self.state.books[book][name]
                 self._clear(book)
-        self._choose(control, gone)
+        self._choose(control, slots)
 
     def _forget(self, control: Control, slots: list[int]) -> None:
         """The feed is gone but the subscriptions are not: books and quotes are unknown until they speak again."""
@@ -300,7 +302,7 @@ class Market:
         """Which slots the instruments of `slots` use from here on; a changed or forgotten one starts from nothing."""
         for con_id in sorted({int(self.state.slots[k]["con_id"]) for k in slots}):
             inst = self._instrument[con_id]
-            alive = [k for k in self._live if self.state.slots[k]["inst"] == inst]
+            alive = self._alive[inst]
             self.state.inst[inst]["subs"] = len(alive)
             touched = False
             for role, streams in ROLE_STREAMS.items():
@@ -329,7 +331,7 @@ class Market:
         s = self.state._replace(quotes=self.state.quotes[:0], trades=self.state.trades[:0])
         s = s._replace(rows=s.rows[: s.glob[Glob.ROWS]])
         arrays = [(array.shape, np.ascontiguousarray(array).tobytes()) for array in s]
-        names = (self.makers.names, self.symbols, self.runs, self._epoch, self._slots, self._live)
+        names = (self.makers.names, self.symbols, self.runs, self._epoch, self._slots)
         return msgspec.msgpack.encode((arrays, names, self._changes))
 
     def restore(self, data: bytes) -> None:
@@ -345,10 +347,15 @@ class Market:
             rows=np.zeros(max(256, 2 * len(waiting)), ROW), quotes=fresh.quotes, trades=fresh.trades
         )
         self.state.rows[: len(waiting)] = waiting
-        makers, self.symbols, self.runs, self._epoch, self._slots, self._live = names
+        makers, self.symbols, self.runs, self._epoch, self._slots = names
         self.makers = Makers(makers)
         self._instrument = {int(self.state.inst[k]["con_id"]): k for k in range(len(self.symbols))}
         self._changes = [tuple(change) for change in changes]
+        self._live, self._alive = {}, [[] for _ in self.symbols]
+        for k, slot in enumerate(self.subscriptions()):
+            if slot["alive"]:
+                self._live[slot["epoch"], slot["req_id"]] = k
+                self._alive[slot["inst"]].append(k)
 
     def subscriptions(self) -> list[dict[str, int]]:
         """Every subscription of the date, in the order in which they were asked for."""
@@ -361,7 +368,7 @@ class Market:
 
     def live(self) -> list[int]:
         """Slots that are alive, oldest first."""
-        return list(self._live)
+        return list(self._live.values())
 
 
 _NOTICES = frozenset((DEPTH_RESET, LOST, RESTORED_EMPTY, int(Own.DISCONNECTED), int(Own.STREAM_REFUSED)))

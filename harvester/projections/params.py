@@ -86,7 +86,7 @@ class RunParams(msgspec.Struct, frozen=True, kw_only=True):
         costs: dict[str, Any] | None = None,
     ) -> RunParams:
         """What a run that starts now has to record about itself; `costs` defaults to the table the settings name."""
-        return cls(
+        made = cls(
             config=settings.canonical(),
             toggles={name: bool(getattr(settings, name)) for name in TOGGLES},
             calendar=calendar_of(trading_date, settings),
@@ -95,6 +95,7 @@ class RunParams(msgspec.Struct, frozen=True, kw_only=True):
             strategies=tuple(strategies),
             package={"version": __version__, "digest": package_digest()},
         )
+        return cls.parse(made.text(), 0)  # what the log will give back, to the type
 
     def text(self) -> str:
         """Canonical JSON."""

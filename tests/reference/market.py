@@ -1,7 +1,7 @@
 """The market in plain Python, one event at a time: slow, and meant to be obviously right.
 
-It shares no code with `harvester.projections` and no arrays: lists, dictionaries and None for what is absent. Arithmetic
-is done in the same order as in the kernels, so results compare bit for bit.
+It shares no code with `harvester.projections` and no arrays: lists, dictionaries and None for what is absent.
+Arithmetic is done in the same order as in the kernels, so results compare bit for bit.
 """
 
 from __future__ import annotations

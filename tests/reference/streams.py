@@ -44,13 +44,19 @@ class Stream:
         self.req += 1
         con_id, stream = self.chance.choice(CON_IDS), self.chance.choice(STREAMS)
         params = {
-            "depth": '{"rows":%d}' % (5 if self.calm else self.chance.randint(1, 4)),
+            "depth": f'{{"rows":{5 if self.calm else self.chance.randint(1, 4)}}}',
             "smart_depth": '{"rows":7,"smart":true}',
             "l1": self.chance.choice(['{"generic":"233"}', '{"generic":"233,375"}', "{}"]),
         }.get(stream, "{}")
         self.asked.append((con_id, self.epoch, self.req, stream))
         self.add(
-            Kind.REQUEST, action="subscribe", stream=stream, symbol=f"S{con_id}", con_id=con_id, req_id=self.req, params=params
+            Kind.REQUEST,
+            action="subscribe",
+            stream=stream,
+            symbol=f"S{con_id}",
+            con_id=con_id,
+            req_id=self.req,
+            params=params,
         )
 
     def pass_time(self) -> None:
@@ -58,7 +64,9 @@ class Stream:
         late = self.chance.choice((0, 0, 200_000_000))
         while self.clock_due + late <= self.now and self.chance.random() < 0.9:
             late_ts = max(self.clock_due + late, self.events[-1][1]["ts_recv"])
-            self.events.append((Kind.CLOCK, {"ts_recv": late_ts, "wall_ns": late_ts, "mono_ns": 0, "epoch": self.epoch}))
+            self.events.append(
+                (Kind.CLOCK, {"ts_recv": late_ts, "wall_ns": late_ts, "mono_ns": 0, "epoch": self.epoch})
+            )
             self.clock_due += SECOND
         self.now = max(self.now, self.events[-1][1]["ts_recv"])
 
@@ -79,7 +87,9 @@ class Stream:
         field = self.chance.choice((1, 2, 0, 3, 1, 2, 0, 3, 4, 8, 48, 77, 66, 67, 69, 70, 21))
         if field in (48, 77):
             text = f"{self.chance.choice(PRICES)};{self.chance.choice(SIZES)};1759752000123;9000;10.0;true"
-            self.add(Kind.TICK, msg=46, field=field, text=self.chance.choice((text, text, text, ";;", "x;y;", None)), **key)
+            self.add(
+                Kind.TICK, msg=46, field=field, text=self.chance.choice((text, text, text, ";;", "x;y;", None)), **key
+            )
         elif field in (1, 2, 66, 67, 4):
             size = None if self.chance.random() < 0.1 else self.number(SIZES)
             self.add(Kind.TICK, msg=1, field=field, price=self.number(PRICES), size=size, **key)
@@ -103,7 +113,8 @@ class Stream:
 
     def row_depth(self, key: dict[str, int]) -> None:
         if self.calm and self.chance.random() < 0.998:
-            return self.calm_depth(key)
+            self.calm_depth(key)
+            return
         mostly = self.chance.random() < 0.95
         self.add(
             Kind.DEPTH,

@@ -1,0 +1,217 @@
+"""One suite for every projection, the parameters of a run, and the cache of compiled kernels."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from datetime import UTC, date, datetime
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+from harvester.calendar import to_ns
+from harvester.config import Settings
+from harvester.errors import DamagedLog
+from harvester.events.batch import Batch
+from harvester.events.kinds import Kind
+from harvester.projections import kernel_cache
+from harvester.projections.engine import PROJECTIONS, Engine
+from harvester.projections.params import RunParams, StrategyRef, package_digest
+from tests.reference.streams import stream
+
+PROJECT = Path(__file__).resolve().parent.parent
+START = to_ns(datetime(2025, 7, 17, 13, 30, tzinfo=UTC))
+EVENTS = stream(11, 900, START)
+DAY = Batch.of(EVENTS)
+EDGES = (1, 2, 40, 333, 334, 700)
+
+
+def run(parts: list[Batch], engine: Engine | None = None) -> tuple[Engine, dict[str, list]]:
+    engine = engine or Engine()
+    tables: dict[str, list] = {}
+    for part in parts:
+        for name, rows in engine.fold(part).tables.items():
+            tables.setdefault(name, []).extend(rows.to_pylist())
+    return engine, tables
+
+
+def cuts() -> list[Batch]:
+    marks = [0, *EDGES, DAY.last_seq]
+    return [DAY.slice(a + 1, b) for a, b in pairwise(marks)]
+
+
+def test_the_list_is_what_runs() -> None:
+    """The list of projections names exactly those that fold, in their order; market_only leaves trading out."""
+    assert tuple(p.name for p in Engine().projections) == PROJECTIONS
+    assert [p.name for p in Engine(market_only=True).projections] == list(PROJECTIONS[:-1])
+
+
+@pytest.mark.parametrize("name", PROJECTIONS)
+class TestEveryProjection:
+    def test_is_deterministic(self, name: str) -> None:
+        """The same events give the same digest and rows in another engine."""
+        (one, rows), (two, again) = run([DAY]), run([DAY])
+        assert one.digests()[name] == two.digests()[name]
+        assert rows == again
+
+    def test_does_not_depend_on_cuts(self, name: str) -> None:
+        """The digest after each cut equals that of an engine which got everything before it at once."""
+        engine = Engine()
+        for part in cuts():
+            engine.fold(part)
+            whole, _ = run([DAY.slice(1, part.last_seq)])
+            assert engine.digests()[name] == whole.digests()[name], part.last_seq
+
+    def test_goes_on_from_a_snapshot(self, name: str) -> None:
+        """Restored after any cut it ends with the digest and rows of one that never stopped."""
+        whole, _ = run([DAY])
+        for edge in EDGES:
+            before, _ = run([DAY.slice(1, edge)])
+            after = Engine()
+            after.restore(before.snapshot())
+            assert after.digests()[name] == before.digests()[name]
+            _, mine = run([DAY.slice(edge + 1, DAY.last_seq)], after)
+            _, theirs = run([DAY.slice(edge + 1, DAY.last_seq)], before)
+            assert mine == theirs
+            assert after.digests()[name] == whole.digests()[name]
+
+    def test_ignores_kinds_it_does_not_know(self, name: str) -> None:
+        """Raw, bar, scan, contract and end rows between the others change no digest."""
+        foreign = [
+            (Kind.RAW, {"fields": "81\x001", "reason": "untyped"}),
+            (Kind.BAR, {"open": 1.0}),
+            (Kind.SCAN, {"rank": 0}),
+            (Kind.CONTRACT, {"symbol": "X"}),
+            (Kind.END, {"rows": 0}),
+        ]
+        mixed = []
+        for i, (kind, row) in enumerate(EVENTS):
+            mixed.append((kind, {k: v for k, v in row.items() if k != "seq"}))
+            extra, columns = foreign[i % len(foreign)]
+            mixed.append((extra, {**columns, "ts_recv": row["ts_recv"]}))
+        doubled = [
+            (kind, {k: v for k, v in row.items() if k != "seq"} | {"ts_recv": row["ts_recv"]}) for kind, row in EVENTS
+        ]
+        spaced = [(kind, {**row, "seq": 2 * i + 1}) for i, (kind, row) in enumerate(doubled)]
+        with_foreign, _ = run([Batch.of(mixed, 1)])
+        without, _ = run([Batch.of(spaced)])
+        if name == "health":  # counts the seqs it has not seen
+            return
+        assert with_foreign.digests()[name] == without.digests()[name]
+
+    def test_leaves_its_input_alone(self, name: str) -> None:
+        """The batch is byte for byte what it was."""
+        before = {kind: table.to_pylist() for kind, table in DAY.tables.items()}
+        engine, _ = run([DAY])
+        assert engine.digests()[name]
+        assert {kind: table.to_pylist() for kind, table in DAY.tables.items()} == before
+
+
+def test_an_empty_batch_changes_nothing() -> None:
+    """Folding no events gives no rows and the same digests."""
+    engine, _ = run([DAY])
+    before = engine.digests()
+    assert engine.fold(Batch()).tables == {}
+    assert engine.digests() == before
+    assert engine.through_seq == DAY.last_seq
+
+
+def test_events_are_folded_once() -> None:
+    """The same batch again is refused, naming the seqs."""
+    engine, _ = run([DAY])
+    with pytest.raises(AssertionError, match="seq 1 again after"):
+        engine.fold(DAY)
+
+
+def test_many_keys_and_instruments_fit() -> None:
+    """Arrays grow: 300 instruments, two connections, every stream; each quote ends where it belongs."""
+    rows: list = [(Kind.REQUEST, {"action": "run_start", "stream": "run", "params": "{}", "ts_recv": START})]
+    for epoch in (1, 2):
+        for con_id in range(1, 301):
+            asked = {"epoch": epoch, "req_id": con_id, "con_id": con_id, "ts_recv": START}
+            ask = {"action": "subscribe", "stream": "bid_ask", "symbol": f"S{con_id}", "params": "{}"}
+            rows.append((Kind.REQUEST, {**asked, **ask}))
+        for con_id in range(1, 301):
+            asked = {"epoch": epoch, "req_id": con_id, "con_id": con_id, "ts_recv": START}
+            rows.append((Kind.QUOTE, {**asked, "stream": 3, "bid": con_id * epoch, "ask": con_id * epoch + 1.0}))
+    rows.append((Kind.CLOCK, {"ts_recv": START + 2_000_000_000, "wall_ns": 0, "mono_ns": 0}))
+    engine, tables = run([Batch.of(rows, 1)], Engine(market_only=True))
+    assert [q.bid for q in engine.quotes.all()] == [2.0 * con_id for con_id in range(1, 301)]
+    assert len(tables["buckets"]) == 600
+    assert engine.digests() == run([Batch.of(rows, 1)], Engine(market_only=True))[0].digests()
+
+
+# ---- parameters of a run -------------------------------------------------------------------------------------------
+
+
+def test_run_params_hold_everything_a_fold_needs() -> None:
+    """Configuration, toggles, calendar with its session, costs, memory, strategies and package; text and back."""
+    settings = Settings.load({"symbols": ("IBM",), "episode_epoch_ms": True})
+    strategies = [StrategyRef("momentum", "ab12", {"k": 2})]
+    params = RunParams.build(settings, date(2025, 11, 28), memory={"days": 3}, strategies=strategies)
+    again = RunParams.parse(params.text(), 1)
+    assert again == params
+    assert again.text() == params.text()
+    assert params.config["symbols"] == ["IBM"]
+    assert params.toggles == {"episode_epoch_ms": True, "episode_series_jsonl": False}
+    assert params.calendar is not None
+    assert params.calendar.session is not None
+    assert params.calendar.session.half_day
+    assert params.calendar.end_ns - params.calendar.start_ns == 86_400 * 10**9
+    assert params.calendar.before[-1].date == "2025-11-26"
+    assert params.costs["name"] == "ibkr_fixed"
+    assert params.package["digest"] == package_digest()
+
+
+def test_unreadable_run_params_are_damage() -> None:
+    """A run start whose parameters are no JSON names its seq."""
+    with pytest.raises(DamagedLog, match="run_start at seq 17"):
+        RunParams.parse("{", 17)
+
+
+def test_the_package_digest_follows_the_sources(tmp_path: Path) -> None:
+    """One changed byte of one file changes the digest; other line ends do not."""
+    (tmp_path / "a.py").write_bytes(b"x = 1\n")
+    first = package_digest(tmp_path)
+    (tmp_path / "a.py").write_bytes(b"x = 1\r\n")
+    assert package_digest(tmp_path) == first
+    (tmp_path / "a.py").write_bytes(b"x = 2\n")
+    assert package_digest(tmp_path) != first
+
+
+# ---- compiled kernels ----------------------------------------------------------------------------------------------
+
+
+def test_an_edit_of_a_leaf_is_another_cache() -> None:
+    """Source, Numba version, processor and bounds checks each name another folder; the same ones the same."""
+    base = ("0.61", "x86_64 zen3", "None", [b"def leaf(): return 1\n"])
+    assert kernel_cache.key(*base) == kernel_cache.key(*base)
+    others = [
+        kernel_cache.key("0.62", *base[1:]),
+        kernel_cache.key(base[0], "x86_64 zen4", *base[2:]),
+        kernel_cache.key(*base[:2], "1", base[3]),
+        kernel_cache.key(*base[:3], [b"def leaf(): return 2\n"]),
+    ]
+    assert len({kernel_cache.key(*base), *others}) == 5
+
+
+def test_a_read_only_install_uses_the_users_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where nothing can be written beside the source, kernels go to the user's cache; where nowhere, nowhere."""
+    blocked = tmp_path / "file"
+    blocked.write_text("a file, so no folder can be made in it", encoding="utf-8")
+    monkeypatch.setattr(kernel_cache, "user_cache", lambda: tmp_path / "cache")
+    assert kernel_cache.choose(blocked, "k") == tmp_path / "cache" / "kernels-k"
+    monkeypatch.setattr(kernel_cache, "user_cache", lambda: blocked)
+    assert kernel_cache.choose(blocked, "k") is None
+    assert kernel_cache.choose(tmp_path, "k") == tmp_path / "__pycache__" / "kernels-k"
+
+
+def test_numba_is_imported_when_folding() -> None:
+    """Making an engine imports no compiler; only the first fold does."""
+    code = (
+        "import sys\nfrom harvester.projections.engine import Engine\n"
+        "e = Engine(market_only=True)\nassert 'numba' not in sys.modules\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

@@ -1,0 +1,122 @@
+"""Health: outages, refusals, silences, checks of the tape and of the book against what else is known."""
+
+from __future__ import annotations
+
+from harvester.events.batch import Batch
+from harvester.events.kinds import Kind, Own
+from harvester.projections.health import HEALTH
+from harvester.projections.interval import What
+from tests.market_log import START, Log
+
+
+def measures(log: Log, con_id: int = 7, stream: str | None = None) -> dict[str, float | None]:
+    rows = log.engine.health.rows()
+    return {r["measure"]: r["value"] for r in rows if r["con_id"] == con_id and r["stream"] == stream}
+
+
+def test_an_outage_is_a_pair_with_a_length() -> None:
+    """1100 until 1102 is one outage, however many notices say so; a restart is one too."""
+    log = Log().run_start().subscribe(1, "l1", at=0)
+    log.notice(1100, at=1)
+    log.notice(int(Own.OUTAGE_BEGIN), at=1)
+    log.notice(1102, at=3.5)
+    log.notice(int(Own.OUTAGE_END), at=3.5)
+    log.fold()
+    assert (measures(log, 0)["outages"], measures(log, 0)["outage_seconds"]) == (1, 2.5)
+    log.clock(4)
+    log.run_start(at=10)
+    log.notice(int(Own.CONNECTED), at=11)
+    log.fold()
+    assert (measures(log, 0)["outages"], measures(log, 0)["outage_seconds"]) == (2, 2.5 + 7)
+    assert measures(log, 0)["runs"] == 2
+    assert log.engine.health_summary().outages == 2
+
+
+def test_happenings_name_what_trading_has_to_know() -> None:
+    """Outages, refusals and data types reach the step in seq order, with the contract the request stood for."""
+    log = Log().run_start().subscribe(1, "l1", at=0)
+    log.notice(None, msg=58, value=3, req_id=1)
+    log.notice(354, req_id=1)
+    log.notice(int(Own.DISCONNECTED), at=1)
+    log.notice(int(Own.CONNECTED), at=2)
+    step = log.engine.market.fold(Batch.of(log.pending, 1))
+    log.engine.health.fold(step)
+    told = [(h.what, h.con_id, h.value, h.ts - START) for h in step.happenings]
+    assert told == [
+        (What.DATA_TYPE, 7, 3, 0),
+        (What.REFUSED, 7, 354, 0),
+        (What.OUTAGE_BEGIN, 0, 0, 10**9),
+        (What.OUTAGE_END, 0, 0, 2 * 10**9),
+    ]
+
+
+def test_the_tape_is_checked_against_cumulative_volume() -> None:
+    """Only volume between two values of tick 8 with the tape on counts; a lost print shows as a difference."""
+    log = Log().run_start().subscribe(1, "l1", at=0).subscribe(2, "all_last")
+    log.trade(2, 10, 50)
+    log.tick(1, 8, 10_000)
+    log.trade(2, 10, 100)
+    log.trade(2, 10, 200)
+    log.tick(1, 8, 10_300)
+    log.trade(2, 10, 40)
+    log.tick(1, 8, 10_350)  # ten shares were printed elsewhere
+    log.trade(2, 10, 7)
+    log.fold()
+    got = measures(log)
+    assert (got["tape_volume"], got["cumulative_volume"]) == (397, 10_350)
+    assert (got["volume_checked"], got["tape_checked"]) == (350, 340)
+
+
+def test_the_book_is_checked_against_the_quote() -> None:
+    """Seconds in which the first rows equal the quote, and seconds in which the book is better than the best quote."""
+    log = Log().run_start().subscribe(1, "depth", at=0).subscribe(2, "bid_ask")
+    log.depth(1, "insert 0 bid 10.00 100\ninsert 0 ask 10.02 100")
+    log.quote(2, 10.0, 10.01)
+    log.clock(1)
+    log.quote(2, 9.99, 10.02, at=1.5)
+    log.clock(2)
+    log.depth(1, "delete 7 bid 0 0", at=2.5)
+    log.clock(3)
+    log.fold()
+    got = measures(log)
+    assert (got["top_seconds"], got["top_bid_equal"], got["top_ask_equal"], got["top_beyond"]) == (2, 1, 1, 1)
+    assert (got["depth_seconds"], got["bad_book_seconds"]) == (3, 1)
+    assert measures(log, stream="depth")["impossible"] == 1
+
+
+def test_coverage_gaps_and_silences_per_stream() -> None:
+    """Rows, the longest gap between two, how long the stream was asked for, and how often it was found silent."""
+    log = Log().run_start().subscribe(1, "l1", at=0)
+    for at in (1, 2, 7, 7.5):
+        log.tick(1, 1, 10, 100, at=at)
+    log.add(Kind.NOTICE, 8, code=int(Own.STREAM_SILENT), con_id=7, req_id=1, text="l1")
+    log.cancel(1, at=9)
+    log.clock(12)
+    log.fold()
+    got = measures(log, stream="l1")
+    assert (got["rows"], got["gap_seconds_max"], got["covered_seconds"], got["silences"]) == (4, 5, 9, 1)
+
+
+def test_missing_seqs_are_counted() -> None:
+    """A hole between two batches, or inside one, is a gap: three events that nobody folded."""
+    log = Log().run_start().subscribe(1, "l1", at=0)
+    log.fold()
+    log.next_seq += 1
+    log.tick(1, 1, 10, 100)
+    log.pending = [(kind, {**row, "seq": 4}) for kind, row in log.pending]
+    log.engine.fold(Batch.of(log.pending))
+    rows = [(Kind.CLOCK, {"seq": s, "ts_recv": START, "wall_ns": 0, "mono_ns": 0}) for s in (5, 8)]
+    log.engine.fold(Batch.of(rows))
+    assert measures(log, 0)["missing_seqs"] == 3
+
+
+def test_the_health_table_comes_when_the_date_ends() -> None:
+    """`finish` hands over the table, once, in its schema; the summary is what artefacts carry."""
+    log = Log().run_start().subscribe(1, "l1", at=0)
+    log.notice(10197, req_id=1)
+    log.clock(1)
+    log.fold()
+    out = log.engine.finish()
+    assert out["health"].schema == HEALTH
+    assert out.rows("health") == len(log.engine.health.rows())
+    assert log.engine.health_summary()._asdict() == {"outages": 0, "bad_book_seconds": 0, "refused": 0, "data_type": 0}
