@@ -21,17 +21,24 @@ _GATEWAY, _WHAT, _WHEN, _LOG = "Gateway", "What is recorded", "When", "Log"
 def record(
     *,
     symbols: Annotated[
-        str | None, typer.Option(help="Symbols, separated by commas; else those of the TOML file.", rich_help_panel=_WHAT)
+        str | None,
+        typer.Option(help="Symbols, separated by commas; else those of the TOML file.", rich_help_panel=_WHAT),
     ] = None,
     host: Annotated[
-        str | None, typer.Option("--gateway-host", "--host", help="Where the gateway listens [127.0.0.1].", rich_help_panel=_GATEWAY)
+        str | None,
+        typer.Option(
+            "--gateway-host", "--host", help="Where the gateway listens [127.0.0.1].", rich_help_panel=_GATEWAY
+        ),
     ] = None,
     port: Annotated[int | None, typer.Option(help="Its port [7496].", rich_help_panel=_GATEWAY)] = None,
-    client_id: Annotated[int | None, typer.Option(help="API client id, not 0 [9960].", rich_help_panel=_GATEWAY)] = None,
+    client_id: Annotated[
+        int | None, typer.Option(help="API client id, not 0 [9960].", rich_help_panel=_GATEWAY)
+    ] = None,
     account: Annotated[
         str | None,
         typer.Option(
-            help="Account; else HARVESTER_IB_ACCOUNT, IBKR_ACCOUNT. Required for a real gateway.", rich_help_panel=_GATEWAY
+            help="Account; else HARVESTER_IB_ACCOUNT, IBKR_ACCOUNT. Required for a real gateway.",
+            rich_help_panel=_GATEWAY,
         ),
     ] = None,
     timeout_seconds: Annotated[
@@ -43,7 +50,9 @@ def record(
     primary_exchange: Annotated[
         str | None, typer.Option(help="Listing exchange that settles between namesakes [NSDQ].", rich_help_panel=_WHAT)
     ] = None,
-    depth_rows: Annotated[int | None, typer.Option(help="Rows a side of market depth [10].", rich_help_panel=_WHAT)] = None,
+    depth_rows: Annotated[
+        int | None, typer.Option(help="Rows a side of market depth [10].", rich_help_panel=_WHAT)
+    ] = None,
     depth_lines: Annotated[int | None, typer.Option(help="Symbols that get depth [3].", rich_help_panel=_WHAT)] = None,
     tick_by_tick_lines: Annotated[
         int | None, typer.Option(help="Tick-by-tick subscriptions at most [5].", rich_help_panel=_WHAT)
@@ -70,15 +79,25 @@ def record(
             rich_help_panel=_WHEN,
         ),
     ] = "auto",
-    commit_seconds: Annotated[float | None, typer.Option(help="Real time between commits [1].", rich_help_panel=_LOG)] = None,
-    commit_events: Annotated[int | None, typer.Option(help="Events of a commit at most [10000].", rich_help_panel=_LOG)] = None,
-    compression: Annotated[str | None, typer.Option(help="Of live batches: none or lz4 [none].", rich_help_panel=_LOG)] = None,
+    commit_seconds: Annotated[
+        float | None, typer.Option(help="Real time between commits [1].", rich_help_panel=_LOG)
+    ] = None,
+    commit_events: Annotated[
+        int | None, typer.Option(help="Events of a commit at most [10000].", rich_help_panel=_LOG)
+    ] = None,
+    compression: Annotated[
+        str | None, typer.Option(help="Of live batches: none or lz4 [none].", rich_help_panel=_LOG)
+    ] = None,
     digest_seconds: Annotated[
         float | None, typer.Option(help="Real time between live digests [60].", rich_help_panel=_LOG)
     ] = None,
-    reopen: Annotated[bool, typer.Option("--reopen", help="Go on with a date `hv eod` has closed.", rich_help_panel=_LOG)] = False,
+    reopen: Annotated[
+        bool, typer.Option("--reopen", help="Go on with a date `hv eod` has closed.", rich_help_panel=_LOG)
+    ] = False,
     home: Annotated[Path | None, typer.Option("--home", help="Data root; else HV_HOME, else this folder.")] = None,
-    config: Annotated[Path | None, typer.Option("--config", help="TOML file of settings, named as the options.")] = None,
+    config: Annotated[
+        Path | None, typer.Option("--config", help="TOML file of settings, named as the options.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
 ) -> None:
     """Record everything a gateway says about some symbols, until the session's end.
@@ -133,11 +152,15 @@ async def _record(
     def watch(recorder: Any) -> None:
         screens.append(asyncio.ensure_future(_watch(recorder)))
 
-    with stop_on_signals(stop, lambda name: typer.echo(f"hv: {name}: ending with a whole last commit", err=True)):
+    with stop_on_signals(stop, _said, last_act=True):
         try:
             return await run(settings, home, clock, stop=stop, until_ns=until_ns, reopen=reopen, watch=watch)
         finally:
             await _end(screens)
+
+
+def _said(name: str) -> None:
+    typer.echo(f"hv: {name}: ending with a whole last commit", err=True)
 
 
 async def _watch(recorder: Any) -> None:
@@ -175,4 +198,6 @@ def _show(summary: Summary, *, as_json: bool) -> None:
         }
         for run in summary.runs
     ]
-    typer.echo(json.dumps({"reason": summary.reason, "outages": summary.outages, "coverage": summary.coverage, "runs": runs}))
+    typer.echo(
+        json.dumps({"reason": summary.reason, "outages": summary.outages, "coverage": summary.coverage, "runs": runs})
+    )

@@ -10,7 +10,9 @@ import typer
 
 def status(
     *,
-    date: Annotated[str | None, typer.Option("--date", help="Trading date, yyyy-MM-dd; the latest recorded one.")] = None,
+    date: Annotated[
+        str | None, typer.Option("--date", help="Trading date, yyyy-MM-dd; the latest recorded one.")
+    ] = None,
     home: Annotated[Path | None, typer.Option("--home", help="Data root; else HV_HOME, else this folder.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="JSON for scripts.")] = False,
 ) -> None:
@@ -33,9 +35,12 @@ def status(
     if as_json:
         typer.echo(msgspec.json.encode(found).decode())
         return
-    doing = f"being recorded by {found.holder}" if found.recording else f"not being recorded (last run: {found.run_status})"
+    doing = (
+        f"being recorded by {found.holder}" if found.recording else f"not being recorded (last run: {found.run_status})"
+    )
     typer.echo(f"{found.trading_date} is {doing}")
-    typer.echo(f"run {found.run} since {found.since}, last commit {found.last_commit}, seq {found.last_seq:,}, {found.events:,} events")
+    typer.echo(f"run {found.run} since {found.since}, last commit {found.last_commit}")
+    typer.echo(f"seq {found.last_seq:,}, {found.events:,} events")
     if found.outage:
         typer.echo("the feed is down")
     for symbol in found.symbols:

@@ -82,7 +82,13 @@ async def lockstep(
     clock = LockstepClock(begin)
     end = begin + round(minutes * 60 * SECOND_NS)
     gateway_settings = GatewaySettings(
-        port=0, faults=Script.parse(faults), limits=limits or Limits(), start_ns=begin, end_ns=end, accounts=accounts
+        port=0,
+        faults=Script.parse(faults),
+        limits=limits or Limits(),
+        start_ns=begin,
+        end_ns=end,
+        accounts=accounts,
+        grace_s=0.0,
     )
     gateway = SimGateway(market, gateway_settings, clock)
     port = await gateway.start()

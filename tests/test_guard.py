@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from typing import Any
+from typing import Any, Self
 
 import pytest
 
@@ -60,11 +60,11 @@ class HandMade:
         self.server: asyncio.Server | None = None
         self.writers: list[asyncio.StreamWriter] = []
 
-    async def __aenter__(self) -> HandMade:
+    async def __aenter__(self) -> Self:
         self.server = await asyncio.start_server(self._client, "127.0.0.1", 0)
         return self
 
-    async def __aexit__(self, *_: Any) -> None:
+    async def __aexit__(self, *_: object) -> None:
         assert self.server is not None
         for writer in self.writers:
             writer.close()
@@ -135,6 +135,12 @@ def order_like_calls() -> list[tuple[str, Any]]:
     ]
 
 
+async def attempt(call: Any, ib: Any) -> None:
+    result = call(ib)
+    if asyncio.iscoroutine(result) or asyncio.isfuture(result):
+        await result
+
+
 def _known_order(ib: Any, stock: Any) -> Any:
     """An order ib_async believes to be open, so that it tries to cancel it on the wire."""
     from ib_async import LimitOrder, OrderStatus, Trade
@@ -145,7 +151,7 @@ def _known_order(ib: Any, stock: Any) -> Any:
     return order
 
 
-@pytest.mark.parametrize("name,call", [pytest.param(n, c, id=n) for n, c in order_like_calls()])
+@pytest.mark.parametrize(("name", "call"), [pytest.param(n, c, id=n) for n, c in order_like_calls()])
 def test_no_order_like_call_of_ib_async_lets_a_byte_out(name: str, call: Any) -> None:
     """Each call raises OrderRefused, is noted, and the socket's other end receives nothing of it."""
 
@@ -155,9 +161,7 @@ def test_no_order_like_call_of_ib_async_lets_a_byte_out(name: str, call: Any) ->
             connection = await connected(server, listener)
             before = bytes(server.received)
             with pytest.raises(OrderRefused, match="stopped before the socket"):
-                result = call(connection.ib)
-                if asyncio.iscoroutine(result) or asyncio.isfuture(result):
-                    await result
+                await attempt(call, connection.ib)
             connection.client.reqCurrentTime()  # an allowed message behind it: it must be all that arrives
             for _ in range(200):
                 if len(server.received) > len(before):
@@ -245,7 +249,7 @@ def test_a_closed_port_is_named() -> None:
         listener = Listener()
         async with HandMade() as server:
             port = server.port
-        with pytest.raises(GatewayError, match="cannot connect to 127.0.0.1"):
+        with pytest.raises(GatewayError, match=r"cannot connect to 127\.0\.0\.1"):
             await Connection(listener, listener, MachineClock()).connect("127.0.0.1", port, 7, 5.0)
 
     asyncio.run(scenario())
@@ -253,7 +257,9 @@ def test_a_closed_port_is_named() -> None:
 
 def test_a_client_id_in_use_has_its_own_error() -> None:
     """Error 326 and a hang-up, as TWS does it."""
-    greeting = frame(["178", "now"]) + frame(["4", "2", "-1", "326", "Unable to connect as the client id is already in use", ""])
+    greeting = frame(["178", "now"]) + frame(
+        ["4", "2", "-1", "326", "Unable to connect as the client id is already in use", ""]
+    )
     error = failing_connect(greeting, hang_up=True, timeout=20.0)
     assert isinstance(error, ClientIdInUse)
     assert "326" in str(error)
@@ -266,7 +272,11 @@ def test_ib_async_keeps_nothing_of_the_data() -> None:
         listener = Listener()
         async with HandMade() as server:
             connection = await connected(server, listener)
-            rows = [["12", "1", "5", "0", "0", "1", "10.5", "100"], ["2", "6", "5", "0", "100"], ["1", "6", "5", "1", "9", "1", "0"]]
+            rows = [
+                ["12", "1", "5", "0", "0", "1", "10.5", "100"],
+                ["2", "6", "5", "0", "100"],
+                ["1", "6", "5", "1", "9", "1", "0"],
+            ]
             rows += [["4", "2", "5", "317", "reset", ""], ["99", "5", "3", "1700000000", "1", "2", "3", "4", "0"]]
             server.writers[0].write(b"".join(frame(r) for r in rows * 500))
             while len(listener.messages) < 2 + len(rows) * 500:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 from decimal import Decimal
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pytest
@@ -18,8 +18,14 @@ from harvester.events.kinds import Kind
 from harvester.wire import columns
 from harvester.wire.incoming import HOT, Arrivals, Incoming, Item
 
+if TYPE_CHECKING:
+    from pathlib import Path
+
 REQUESTS: list[Item] = [
-    (Kind.REQUEST, {"action": "subscribe", "stream": "l1", "symbol": "IBM", "con_id": 8314, "req_id": 5, "params": "{}"}),
+    (
+        Kind.REQUEST,
+        {"action": "subscribe", "stream": "l1", "symbol": "IBM", "con_id": 8314, "req_id": 5, "params": "{}"},
+    ),
     (
         Kind.REQUEST,
         {
@@ -31,8 +37,14 @@ REQUESTS: list[Item] = [
             "params": '{"bar_size":"5 secs","rth":false,"what":"TRADES"}',
         },
     ),
-    (Kind.REQUEST, {"action": "subscribe", "stream": "scanner", "req_id": 7, "params": '{"scan_code":"HOT_BY_VOLUME"}'}),
-    (Kind.REQUEST, {"action": "subscribe", "stream": "l1", "symbol": "FAR", "con_id": 77, "req_id": 99_999, "params": "{}"}),
+    (
+        Kind.REQUEST,
+        {"action": "subscribe", "stream": "scanner", "req_id": 7, "params": '{"scan_code":"HOT_BY_VOLUME"}'},
+    ),
+    (
+        Kind.REQUEST,
+        {"action": "subscribe", "stream": "l1", "symbol": "FAR", "con_id": 77, "req_id": 99_999, "params": "{}"},
+    ),
 ]
 
 
@@ -41,7 +53,7 @@ def decode(items: list[Item], cuts: list[int] | None = None) -> list[tuple[Kind,
     incoming, seq, rows = Incoming(), 1, []
     entries = [(1000 + i, 1, item) for i, item in enumerate(items)]
     edges = sorted({0, len(items), *(c % (len(items) + 1) for c in cuts or [])})
-    for start, end in zip(edges, edges[1:], strict=False):
+    for start, end in itertools.pairwise(edges):
         batch = incoming.decode(Arrivals.of(entries[start:end]), seq).check()
         assert batch.first_seq == seq
         seq = batch.last_seq + 1
@@ -57,23 +69,47 @@ def only(message: list[str]) -> tuple[Kind, dict[str, Any]]:
 
 
 TYPED = [
-    (["1", "6", "5", "1", "10.25", "300", "3"], Kind.TICK, {"msg": 1, "field": 1, "price": 10.25, "size": 300.0, "attribs": 3}),
+    (
+        ["1", "6", "5", "1", "10.25", "300", "3"],
+        Kind.TICK,
+        {"msg": 1, "field": 1, "price": 10.25, "size": 300.0, "attribs": 3},
+    ),
     (["1", "6", "5", "66", "-1", "", "0"], Kind.TICK, {"field": 66, "price": -1.0, "size": None, "attribs": 0}),
     (["2", "6", "5", "8", "1.7976931348623157E308"], Kind.TICK, {"field": 8, "size": 1.7976931348623157e308}),
     (["45", "6", "5", "49", "0.0"], Kind.TICK, {"msg": 45, "value": 0.0}),
     (["46", "6", "5", "48", "10.1;100;;1"], Kind.TICK, {"text": "10.1;100;;1"}),
     (["46", "6", "5", "32", ""], Kind.TICK, {"text": None}),
     (["46", "6", "5", "32", "caf\\xe9"], Kind.TICK, {"text": "caf\\xe9"}),
-    (["12", "1", "5", "9", "2", "1", "0", "0"], Kind.DEPTH, {"position": 9, "operation": 2, "side": 1, "price": 0.0, "size": 0.0}),
+    (
+        ["12", "1", "5", "9", "2", "1", "0", "0"],
+        Kind.DEPTH,
+        {"position": 9, "operation": 2, "side": 1, "price": 0.0, "size": 0.0},
+    ),
     (
         ["13", "1", "5", "0", "ARCA", "0", "0", "10.26", "5", "1"],
         Kind.DEPTH,
-        {"msg": 13, "position": 0, "market_maker": "ARCA", "operation": 0, "side": 0, "price": 10.26, "size": 5.0, "smart": 1},
+        {
+            "msg": 13,
+            "position": 0,
+            "market_maker": "ARCA",
+            "operation": 0,
+            "side": 0,
+            "price": 10.26,
+            "size": 5.0,
+            "smart": 1,
+        },
     ),
     (
         ["99", "5", "2", "1700000000", "10.5", "7", "3", "FINRA", " 4 I"],
         Kind.TRADE,
-        {"stream": 2, "ts_event": 1700000000 * 10**9, "price": 10.5, "past_limit": True, "unreported": True, "exchange": "FINRA"},
+        {
+            "stream": 2,
+            "ts_event": 1700000000 * 10**9,
+            "price": 10.5,
+            "past_limit": True,
+            "unreported": True,
+            "exchange": "FINRA",
+        },
     ),
     (
         ["99", "5", "3", "1700000000", "1.08733", "1.08735", "250000", "1500000", "2"],
@@ -84,7 +120,15 @@ TYPED = [
     (
         ["50", "3", "6", "1700000000", "1", "2", "0.5", "1.5", "100", "1.2", "7"],
         Kind.BAR,
-        {"msg": 50, "ts_event": 1700000000 * 10**9, "open": 1.0, "wap": 1.2, "count": 7, "bar_size": "5 secs", "rth": False},
+        {
+            "msg": 50,
+            "ts_event": 1700000000 * 10**9,
+            "open": 1.0,
+            "wap": 1.2,
+            "count": 7,
+            "bar_size": "5 secs",
+            "rth": False,
+        },
     ),
     (
         ["90", "6", "7", "1700000000", "1", "1.5", "2", "0.5", "1.2", "100"],
@@ -102,9 +146,9 @@ TYPED = [
 ]
 
 
-@pytest.mark.parametrize("message,kind,expected", TYPED)
+@pytest.mark.parametrize(("message", "kind", "expected"), TYPED)
 def test_a_typed_message_keeps_every_field(message: list[str], kind: Kind, expected: dict[str, Any]) -> None:
-    """Each message becomes one row of its kind holding exactly what was sent, empty fields as null."""
+    """Each becomes one row holding exactly what was sent, empty fields as null."""
     found_kind, row = only(message)
     assert found_kind is kind
     assert {name: row[name] for name in expected} == expected
@@ -153,7 +197,7 @@ UNDECODABLE = [
 
 @pytest.mark.parametrize("message", UNDECODABLE)
 def test_what_cannot_be_parsed_exactly_keeps_its_text(message: list[str]) -> None:
-    """Bad numbers, wrong field counts and numbers out of range stay as text at their place; neighbours are untouched."""
+    """Bad numbers, wrong field counts and numbers out of range stay as text at their place."""
     good = ["2", "6", "5", "0", "100"]
     rows = decode([*REQUESTS, good, message, good])[len(REQUESTS) :]
     assert [kind for kind, _ in rows] == [Kind.TICK, Kind.RAW, Kind.TICK]
@@ -167,15 +211,22 @@ def test_an_empty_frame_is_an_event_too() -> None:
     assert (kind, row["fields"], row["reason"]) == (Kind.RAW, None, "undecodable")
 
 
-@pytest.mark.parametrize("message", [["81", "5", "0.01", "9c0001", "3"], ["15", "1", "DU1"], ["4711", "x"], ["49", "1", "17"]])
+@pytest.mark.parametrize(
+    "message", [["81", "5", "0.01", "9c0001", "3"], ["15", "1", "DU1"], ["4711", "x"], ["49", "1", "17"]]
+)
 def test_a_message_without_a_kind_is_kept_untyped(message: list[str]) -> None:
     """Unknown and untyped messages keep their exact text."""
     kind, row = only(message)
-    assert (kind, row["reason"], row["fields"].split("\0"), row["msg"]) == (Kind.RAW, "untyped", message, int(message[0]))
+    assert (kind, row["reason"], row["fields"].split("\0"), row["msg"]) == (
+        Kind.RAW,
+        "untyped",
+        message,
+        int(message[0]),
+    )
 
 
 def test_a_list_becomes_its_rows_and_an_end() -> None:
-    """Historical bars, scanner lists and contract details: one event per row, then the end with its count, zero included."""
+    """Historical bars and scanner lists: one event per row, then the end with its count, zero included."""
     bars = ["17", "6", "20230413  16:31:22", "20230415  16:31:22", "2", "20230413", "182.9400", "186.5000", "180.9400"]
     bars += ["185.9000", "948837.22", "184.869", "324891", "1700000000", "1", "2", "3", "4", "5", "6", "7"]
     scan = ["20", "3", "7", "1", "0", "667434000", "ELAB", "STK", "", "0", "", "SMART", "USD", "ELAB", "SCM", "SCM"]
@@ -211,20 +262,28 @@ def test_facts_of_a_request_hold_from_its_place_on() -> None:
 
 
 number = st.one_of(
-    st.sampled_from(["", "0", "-1", "100", "10.25", "2147483647", "-2147483648", "1.7976931348623157E308", "-0", "00", "1e5"]),
+    st.sampled_from(
+        ["", "0", "-1", "100", "10.25", "2147483647", "-2147483648", "1.7976931348623157E308", "-0", "00", "1e5"]
+    ),
     st.integers(-(2**65), 2**65).map(str),
     st.decimals(allow_nan=False, allow_infinity=False, places=4, min_value=-(10**6), max_value=10**6).map(str),
     st.floats(allow_nan=True).map(repr),
     st.text(alphabet="0123456789.-+eE _xn\u0661", max_size=20),
 )
-word = st.one_of(st.sampled_from(["", "ARCA", " 4 I"]), st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=8))
+word = st.one_of(
+    st.sampled_from(["", "ARCA", " 4 I"]),
+    st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=8),
+)
 
 
 def _hot_message(key: str) -> st.SearchStrategy[list[str]]:
     layout = HOT[key]
-    plain = {"ts_event": st.sampled_from(["1700000000", "0", ""]), "req_id": st.sampled_from(["5", "6", "8", "99999", "-1"])}
+    plain = {
+        "ts_event": st.sampled_from(["1700000000", "0", ""]),
+        "req_id": st.sampled_from(["5", "6", "8", "99999", "-1"]),
+    }
     fields: list[st.SearchStrategy[str]] = [st.sampled_from(["6", "1", "1", "7"])] * layout.length
-    fields[0] = st.just(key.split("/")[0])
+    fields[0] = st.just(key.split("/", maxsplit=1)[0])
     if "/" in key:
         fields[2] = st.just(key.split("/")[1])
     for name, index, parse in layout.columns:
@@ -235,7 +294,7 @@ def _hot_message(key: str) -> st.SearchStrategy[list[str]]:
 
 messages = st.one_of(
     *[_hot_message(key) for key in HOT],
-    st.sampled_from([item for item in REQUESTS]),
+    st.sampled_from(list(REQUESTS)),
     st.sampled_from([m for m, _, _ in TYPED]),
     st.sampled_from(UNDECODABLE),
     st.lists(word, max_size=6),
@@ -244,7 +303,9 @@ messages = st.one_of(
 
 
 def same(a: list[tuple[Kind, dict[str, Any]]], b: list[tuple[Kind, dict[str, Any]]]) -> bool:
-    return [(k, {n: repr(v) for n, v in r.items()}) for k, r in a] == [(k, {n: repr(v) for n, v in r.items()}) for k, r in b]
+    return [(k, {n: repr(v) for n, v in r.items()}) for k, r in a] == [
+        (k, {n: repr(v) for n, v in r.items()}) for k, r in b
+    ]
 
 
 @settings(max_examples=150, deadline=None)
@@ -288,7 +349,10 @@ def test_every_field_can_be_found_again(items: list[Any]) -> None:
 @given(st.lists(number, min_size=1, max_size=12))
 def test_a_column_parses_as_its_texts_one_by_one(texts: list[str]) -> None:
     """The fast way over a column and the exact way over one text agree, on values and on refusals."""
-    for whole, single in ((columns.floats, columns.exact_float), (columns.ints64, lambda t: columns.exact_int(t, columns.INT64))):
+    for whole, single in (
+        (columns.floats, columns.exact_float),
+        (columns.ints64, lambda t: columns.exact_int(t, columns.INT64)),
+    ):
         expected: list[Any] = []
         bad = []
         for i, text in enumerate(texts):
@@ -312,7 +376,7 @@ def test_every_float_written_shortest_is_exact(value: float) -> None:
 
 
 def test_real_gateway_messages_parse(shared_data: Path) -> None:
-    """Sixteen messages captured from a real gateway: those with a typed kind become rows, the rest keep their text."""
+    """Messages captured from a real gateway: those with a typed kind become rows, the rest keep their text."""
     lines = (shared_data / "ibkr" / "wire_messages.jsonl").read_text(encoding="utf-8").splitlines()
     items: list[Item] = [json.loads(line)["fields"] for line in lines]
     rows = decode(items)
@@ -324,7 +388,10 @@ def test_real_gateway_messages_parse(shared_data: Path) -> None:
     assert counts["scan"] == sum(int(i[3]) for i in items if isinstance(i, list) and i[0] == "20")
     contract = next(row for kind, row in rows if kind is Kind.CONTRACT)
     assert (contract["con_id"], contract["symbol"], contract["min_tick"], contract["time_zone"]) == (
-        12087792, "EUR", 0.00005, "US/Eastern",
+        12087792,
+        "EUR",
+        0.00005,
+        "US/Eastern",
     )
 
 

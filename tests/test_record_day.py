@@ -30,7 +30,9 @@ if TYPE_CHECKING:
 @pytest.fixture(scope="module")
 def morning(tmp_path_factory: pytest.TempPathFactory) -> Recorded:
     """Twelve minutes of a modelled market of three symbols."""
-    recorded: Recorded = run(lockstep(model(), Home(tmp_path_factory.mktemp("morning")), minutes=12, tick_by_tick_lines=6))
+    recorded: Recorded = run(
+        lockstep(model(), Home(tmp_path_factory.mktemp("morning")), minutes=12, tick_by_tick_lines=6)
+    )
     return recorded
 
 
@@ -80,7 +82,9 @@ def test_grants_are_recorded_and_shown(morning: Recorded) -> None:
     granted = [n["detail"] for n in notices if n["code"] == Own.STREAM_GRANTED]
     assert len(granted) == len([c for row in morning.summary.coverage.values() for c in row.values() if c == "granted"])
     assert set(morning.summary.coverage) == {"ACME", "BOLT", "CRUX"}
-    assert morning.summary.coverage["ACME"] == dict.fromkeys(("l1", "all_last", "bid_ask", "depth", "bars_5s"), "granted")
+    assert morning.summary.coverage["ACME"] == dict.fromkeys(
+        ("l1", "all_last", "bid_ask", "depth", "bars_5s"), "granted"
+    )
 
 
 def test_the_same_market_gives_the_same_log(tmp_path: Path, morning: Recorded) -> None:
@@ -128,7 +132,9 @@ def test_arl_book_is_the_truth_live(tmp_path: Path, shared_data: Path) -> None:
                     applied += item[0] in {"12", "13"}
                     boundary = item[0] in {"12", "13"} and applied in expected
                     if boundary or end == len(arrivals.items):
-                        done = commit(Arrivals(arrivals.items[start:end], arrivals.ts_recv[start:end], arrivals.epoch[start:end]))
+                        done = commit(
+                            Arrivals(arrivals.items[start:end], arrivals.ts_recv[start:end], arrivals.epoch[start:end])
+                        )
                         start = end
                     if boundary:
                         assert made.totals.rows["depth"] == applied
@@ -143,7 +149,7 @@ def test_arl_book_is_the_truth_live(tmp_path: Path, shared_data: Path) -> None:
 
     market = open_market("tape", [folder])
     minutes = (market.end_ns - market.start_ns) / 60e9
-    options: dict[str, Any] = {"commit_seconds": 600, "five_second_bars": False, "digest_seconds": 7200}
+    options: dict[str, Any] = {"commit_seconds": 60, "five_second_bars": False, "digest_seconds": 7200}
     recorded: Recorded = run(lockstep(market, Home(tmp_path), minutes=minutes, watch=watch, **options))
     assert recorded.summary.rows["depth"] == len(rows)
     assert sorted(set(checked)) == sorted(set(counts) - {0})

@@ -82,7 +82,7 @@ def test_after_1101_everything_is_asked_for_again(tmp_path: Path) -> None:
 
 def test_after_1102_depth_is_asked_for_anew(tmp_path: Path) -> None:
     """After 1102 depth is cancelled and requested under a new id; streams that flow on are left alone."""
-    day = sound(run(lockstep(one(), Home(tmp_path), minutes=4, faults="+100 * error 1100\n+110 * error 1102")))
+    day = sound(run(lockstep(one(), Home(tmp_path), minutes=6, faults="+240 * error 1100\n+250 * error 1102")))
     depth = [r["req_id"] for r in subscribed(day, Stream.DEPTH)]
     assert cancelled(day, *Stream) == depth[:1]
     assert len(depth) == 2
@@ -147,16 +147,16 @@ def test_impossible_and_unset_values_are_recorded_as_sent(tmp_path: Path) -> Non
 
 
 def test_refused_streams_are_degraded_and_recorded(tmp_path: Path) -> None:
-    """No tick-by-tick line and one depth line: refusals are notices with IB's code, L1 goes on with RTVolume."""
-    recorded = run(lockstep(model(), Home(tmp_path), minutes=2, limits=Limits(tick_by_tick=0, depth=1)))
+    """One tick-by-tick line and one depth line: refusals are notices with IB's code, L1 goes on with RTVolume."""
+    recorded = run(lockstep(model(), Home(tmp_path), minutes=2, limits=Limits(tick_by_tick_lines=1, depth_lines=1)))
     day = sound(recorded)
     refused = [n["value"] for n in day.table(Kind.NOTICE).to_pylist() if n["code"] == Own.STREAM_REFUSED]
     assert {10190, 309} <= set(refused)
-    assert recorded.summary.coverage["ACME"]["all_last"] == "refused 10190"
-    assert recorded.summary.coverage["ACME"]["l1"] == "granted"
+    assert recorded.summary.coverage["BOLT"]["all_last"] == "refused 10190"
+    assert recorded.summary.coverage["BOLT"]["l1"] == "granted"
     assert 48 in day.frame(Kind.TICK)["field"].to_list()
     lacking = status(recorded.home, DATE).lacking
-    assert lacking["ACME"]["all_last"] == "refused 10190"
+    assert lacking["BOLT"]["all_last"] == "refused 10190"
 
 
 def test_a_restart_goes_on_where_the_day_was(tmp_path: Path) -> None:
@@ -225,7 +225,9 @@ def test_a_failure_inside_the_tap_ends_the_recording_with_everything_before_it(t
     with pytest.raises(LogWriteFailed, match="injected"):
         run(lockstep(one(), home, minutes=5, watch=watch))
     day = open_day(DATE, home)
-    arrived = sum(r["msg"] is not None for k in Kind if k is not Kind.CLOCK for r in day.table(k).to_pylist() if "msg" in r)
+    arrived = sum(
+        r["msg"] is not None for k in Kind if k is not Kind.CLOCK for r in day.table(k).to_pylist() if "msg" in r
+    )
     streamed = day.table(Kind.TRADE).num_rows + day.table(Kind.QUOTE).num_rows
     copies = [r for r in day.table(Kind.RAW).to_pylist() if r["reason"] in {"sent", "copy"}]
     assert arrived + streamed - len(copies) == 199
@@ -243,7 +245,7 @@ def test_two_recorders_of_one_date(tmp_path: Path) -> None:
     async def scenario() -> None:
         home, market = Home(tmp_path), one()
         clock = LockstepClock(market.start_ns)
-        gateway = SimGateway(market, GatewaySettings(port=0), clock)
+        gateway = SimGateway(market, GatewaySettings(port=0, grace_s=0.0), clock)
         port = await gateway.start()
         time = asyncio.create_task(clock.run())
         made = Settings.load({"port": port, "symbols": ["ACME"], "disk_margin_bytes": 1})
@@ -266,7 +268,7 @@ def open_runs(home: Home) -> list[Path]:
 
 
 @pytest.mark.parametrize(
-    "settings,error,words",
+    ("settings", "error", "words"),
     [
         ({"client_id": 0}, BadSetting, "client id 0"),
         ({"symbols": []}, BadSetting, "no symbol"),
@@ -278,7 +280,9 @@ def open_runs(home: Home) -> list[Path]:
         ({"port": 1}, GatewayError, "cannot connect"),
     ],
 )
-def test_what_cannot_work_is_refused_in_one_line(tmp_path: Path, settings: dict[str, Any], error: Any, words: str) -> None:
+def test_what_cannot_work_is_refused_in_one_line(
+    tmp_path: Path, settings: dict[str, Any], error: Any, words: str
+) -> None:
     """Bad settings and a closed port: one line, no run begun."""
     with pytest.raises(error, match=words) as caught:
         run(alone(Home(tmp_path), **settings))
@@ -316,7 +320,7 @@ def test_a_client_id_in_use(tmp_path: Path) -> None:
         stop = asyncio.Event()
         homes = [Home(tmp_path / name) for name in "ab"]
         running = asyncio.create_task(record(first, homes[0], gateway.clock, stop=stop, disk=QuickDisk()))
-        while not gateway.report.clients:
+        while not open_runs(homes[0]):
             await asyncio.sleep(0.01)
         with pytest.raises(ClientIdInUse) as caught:
             await record(first, homes[1], gateway.clock, disk=QuickDisk())

@@ -74,7 +74,7 @@ class Connection:
         self.client: Any = self.ib.client
         self.client.MaxRequests = 0  # pacing is ours, on market time
         self._tap = Tap(self.ib, sink, self._heard, self._tap_failed)
-        wire = self.client.conn
+        wire: Any = self.client.conn
         wire.sendMsg = SendGuard(self._counted(wire.sendMsg), listener.sending, listener.refused)
         wire.hasData += self._has_data
         wire.disconnected += self._disconnected
@@ -110,7 +110,7 @@ class Connection:
         # ib_async waits for readiness alone: a gateway that hangs up first must not cost the whole time-out.
         if not ready.done():
             ready.cancel()
-        (outcome,) = await asyncio.gather(ready, return_exceptions=True)
+        outcome: BaseException | None = (await asyncio.gather(ready, return_exceptions=True))[0]
         self._hung_up = None
         if outcome is not None:
             raise self._why_not(where, client_id, timeout_s, outcome)
@@ -140,7 +140,9 @@ class Connection:
                 "stop the other program or take another --client-id"
             )
         if isinstance(outcome, TimeoutError):
-            said = f"sent {self.bytes_received} bytes that are no TWS greeting" if self.bytes_received else "said nothing"
+            said = (
+                f"sent {self.bytes_received} bytes that are no TWS greeting" if self.bytes_received else "said nothing"
+            )
             return GatewayError(
                 f"{where} accepts connections but {said} within {timeout_s:g} s: it is not TWS or IB Gateway, or "
                 "its API is not enabled; check the port (7496 TWS, 4001 IB Gateway, 7497 and 4002 paper)"
@@ -222,4 +224,3 @@ class Connection:
         if self._hung_up is not None and not self._hung_up.done():
             self._hung_up.set_result(None)
         self._listener.lost(reason)
-

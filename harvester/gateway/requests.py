@@ -50,8 +50,14 @@ class Requester:
         self._client, self._put = connection.client, put
         self.con_id, self.req_id = 0, -1  # of the message being sent
 
-    def _send(
-        self, action: Action, stream: Stream, target: Target, req_id: int, params: Mapping[str, Any], send: Callable[[], None]
+    def _send(  # noqa: PLR0917 - a row has these columns
+        self,
+        action: Action,
+        stream: Stream,
+        target: Target,
+        req_id: int,
+        params: Mapping[str, Any],
+        send: Callable[[], None],
     ) -> None:
         self._put(Kind.REQUEST, request_row(action, stream, target, req_id, params))
         self.con_id, self.req_id = target.con_id, req_id
@@ -64,28 +70,31 @@ class Requester:
         params = {"exchange": target.exchange, "primary_exchange": target.primary_exchange, "currency": target.currency}
         contract = _contract(target)
         self._send(
-            Action.ASK, Stream.CONTRACT, target, req_id, params, lambda: self._client.reqContractDetails(req_id, contract)
+            Action.ASK,
+            Stream.CONTRACT,
+            target,
+            req_id,
+            params,
+            lambda: self._client.reqContractDetails(req_id, contract),
         )
 
     def current_time(self) -> None:
         self._send(Action.ASK, Stream.OTHER, Target(""), -1, {"ask": "current_time"}, self._client.reqCurrentTime)
 
     def depth_exchanges(self) -> None:
-        self._send(Action.ASK, Stream.OTHER, Target(""), -1, {"ask": "depth_exchanges"}, self._client.reqMktDepthExchanges)
+        self._send(
+            Action.ASK, Stream.OTHER, Target(""), -1, {"ask": "depth_exchanges"}, self._client.reqMktDepthExchanges
+        )
 
     def market_data_type(self, value: int) -> None:
         params = {"ask": "market_data_type", "value": value}
-        self._send(
-            Action.ASK, Stream.OTHER, Target(""), -1, params, lambda: self._client.reqMarketDataType(value)
-        )
+        self._send(Action.ASK, Stream.OTHER, Target(""), -1, params, lambda: self._client.reqMarketDataType(value))
 
     def subscribe(self, stream: Stream, target: Target, req_id: int, params: Mapping[str, Any]) -> None:
         """Subscribe a stream of `target`; `params` as `default_params` gives them."""
         self._send(Action.SUBSCRIBE, stream, target, req_id, params, self._subscriber(stream, target, req_id, params))
 
-    def _subscriber(
-        self, stream: Stream, target: Target, req_id: int, params: Mapping[str, Any]
-    ) -> Callable[[], None]:
+    def _subscriber(self, stream: Stream, target: Target, req_id: int, params: Mapping[str, Any]) -> Callable[[], None]:
         client, contract = self._client, _contract(target)
         if stream is Stream.L1:
             return lambda: client.reqMktData(req_id, contract, params["generic"], False, False, [])
@@ -98,7 +107,7 @@ class Requester:
         return lambda: client.reqTickByTickData(req_id, contract, tick_type, 0, False)
 
     def cancel(self, stream: Stream, target: Target, req_id: int, params: Mapping[str, Any]) -> None:
-        """End a subscription; `params` are those it was made with (a SMART depth must be cancelled as one, error 310)."""
+        """End a subscription; `params` are those it was made with (SMART depth is cancelled as such, or 310)."""
         client = self._client
         if stream is Stream.L1:
             send: Callable[[], None] = lambda: client.cancelMktData(req_id)  # noqa: E731 - one of four alike

@@ -44,7 +44,7 @@ class Inbox:
     Attributes:
         epoch: number of the connection, given to what is appended.
         last_ts: stamp of the last item, ns UTC; stamps never run back.
-        boundary_ns: market time at which the trading date ends; `on_boundary` is called before anything later is stamped.
+        boundary_ns: market time at which the trading date ends; `on_boundary` is called before a later stamp.
         filled: set when a commit's worth of items waits, or a cut.
     """
 
@@ -56,6 +56,7 @@ class Inbox:
         self._stretches: list[_Stretch] = []
         self._cuts: list[int] = []
         self.epoch, self.last_ts = 0, 0
+        self._expecting = False
         self.boundary_ns: int | None = None
         self.on_boundary: Callable[[], None] | None = None
         self.filled = asyncio.Event()
@@ -81,8 +82,18 @@ class Inbox:
     def _stamp_now(self) -> int:
         return max(self.last_ts, self._clock.now())
 
+    def expect_connection(self) -> None:
+        """The next packet is the first of a new connection: the epoch rises with it."""
+        self._expecting = True
+
     def packet(self) -> None:
-        """Stamp what is appended from here on with this instant."""
+        """A packet arrives: stamp what is appended from here on with this instant."""
+        if self._expecting:
+            self._expecting = False
+            self.epoch += 1
+        self._arrive()
+
+    def _arrive(self) -> None:
         now = self._stamp_now()
         if self.boundary_ns is not None and now >= self.boundary_ns and self.on_boundary is not None:
             self.on_boundary()
@@ -99,7 +110,7 @@ class Inbox:
     def put(self, kind: Kind, row: Mapping[str, Any], at: int | None = None) -> None:
         """Append a row of Harvester's own, stamped now (or `at`, if that is not earlier than what is there)."""
         if at is None:
-            self.packet()
+            self._arrive()
         else:
             self._stamp(at)
         self._items.append((kind, row))

@@ -81,7 +81,9 @@ class Summary:
 class Recorder:
     """Wires the parts of one recording; screens look at its attributes."""
 
-    def __init__(self, settings: Settings, home: Home, clock: Clock, *, disk: Disk | None = None, reopen: bool = False) -> None:
+    def __init__(
+        self, settings: Settings, home: Home, clock: Clock, *, disk: Disk | None = None, reopen: bool = False
+    ) -> None:
         check_settings(settings, home)
         self.settings, self.home, self.clock = settings, home, clock
         self.pace = Pace(clock)
@@ -265,7 +267,7 @@ class Recorder:
                 done, _ = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
                 for task in done:
                     if task in ends:
-                        self.summary.reason = ends[task]  # type: ignore[index]
+                        self.summary.reason = ends[task]
                         return
                     task.result()
                 waiting.discard(opening)

@@ -23,6 +23,7 @@ from harvester.events.kinds import Kind
 from harvester.projections.engine import Engine
 from harvester.projections.params import RunParams, StrategyRef
 from harvester.projections.strategies import describe
+from harvester.recorder.kept import memory_given
 from harvester.wire.incoming import Arrivals, Incoming
 
 if TYPE_CHECKING:
@@ -78,7 +79,7 @@ class Run:
         Raises:
             LockHeld, DateClosed, DamagedLog, LogWriteFailed: see `LogWriter.open`.
         """
-        params = RunParams.build(settings, trading_date, strategies=_strategies(settings))
+        params = RunParams.build(settings, trading_date, memory=memory_given(home), strategies=_strategies(settings))
         writer = LogWriter.open(
             home,
             trading_date,

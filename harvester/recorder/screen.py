@@ -15,6 +15,7 @@ from harvester.recorder.subscriptions import WANTED, coverage
 
 if TYPE_CHECKING:
     from rich.console import Group
+    from rich.table import Table
 
     from harvester.projections.quotes import Quote
     from harvester.recorder.record import Recorder
@@ -103,7 +104,7 @@ def _head(recorder: Recorder, bytes_per_second: float) -> str:
     )
 
 
-def _kinds(recorder: Recorder, rows_per_second: dict[str, float]) -> object:
+def _kinds(recorder: Recorder, rows_per_second: dict[str, float]) -> Table:
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False)
@@ -115,7 +116,7 @@ def _kinds(recorder: Recorder, rows_per_second: dict[str, float]) -> object:
     return table
 
 
-def _symbols(recorder: Recorder) -> object:
+def _symbols(recorder: Recorder) -> Table:
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False)
@@ -134,7 +135,7 @@ def _price(price: float | None) -> str:
 
 
 def _sizes(quote: Quote) -> str:
-    return " × ".join("" if size is None else f"{size:.0f}" for size in (quote.bid_size, quote.ask_size))
+    return " / ".join("" if size is None else f"{size:.0f}" for size in (quote.bid_size, quote.ask_size))
 
 
 def _word(state: str) -> str:

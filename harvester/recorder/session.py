@@ -93,7 +93,9 @@ class Session:
         self.inbox.put(Kind.RAW, {**row, "msg": _number(text.split("\0", 1)[0]), "fields": text, "reason": "sent"})
 
     def refused(self, message_id: int, text: str) -> None:
-        self.note(Own.MESSAGE_BLOCKED, "the guard stopped a message before the socket", {"text": text}, value=message_id)
+        self.note(
+            Own.MESSAGE_BLOCKED, "the guard stopped a message before the socket", {"text": text}, value=message_id
+        )
         logger.error("message blocked", message_id=message_id)
 
     def lost(self, reason: str) -> None:
@@ -191,7 +193,7 @@ class Session:
     async def _connect(self) -> None:
         settings = self.settings
         patience = min(settings.timeout_seconds, CONNECT_S_MAX)
-        self.inbox.epoch += 1
+        self.inbox.expect_connection()
         hello = await self.connection.connect(settings.gateway_host, settings.port, settings.client_id, patience)
         self._up = True
         detail = {"accounts": len(hello.accounts), "connection_time": hello.connection_time}

@@ -61,9 +61,7 @@ def status(home: Home, trading_date: date) -> Status:
     notices = day.table(Kind.NOTICE).to_pylist()
     requests = [row for row in day.table(Kind.REQUEST).to_pylist() if row["seq"] >= run.first_seq]
     flowing = {
-        (int(epoch), int(req_id))
-        for kind in _STREAMED
-        for epoch, req_id in _streams(day.table(kind), run.first_seq)
+        (int(epoch), int(req_id)) for kind in _STREAMED for epoch, req_id in _streams(day.table(kind), run.first_seq)
     }
     symbols, lacking = _lacking(requests, [n for n in notices if n["seq"] >= run.first_seq], flowing)
     return Status(

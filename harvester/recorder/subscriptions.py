@@ -104,7 +104,7 @@ class Registry:
 
 @dataclass(frozen=True)
 class Plan:
-    """The order of asking. Iterate for everything that needs no spacing; `bid_ask` comes later, spaced by instrument."""
+    """The order of asking: `first` needs no spacing, `bid_ask` comes later, spaced by instrument."""
 
     settings: Settings
     targets: Sequence[Target]
@@ -138,7 +138,7 @@ WANTED = (Stream.L1, Stream.ALL_LAST, Stream.BID_ASK, Stream.DEPTH, Stream.BARS_
 
 
 def coverage(registry: Registry, symbols: Sequence[str]) -> dict[str, dict[str, str]]:
-    """Per symbol and stream: `granted`, `asked`, `refused CODE`, or `-` (not asked for). Either depth counts as depth."""
+    """Per symbol and stream: `granted`, `asked`, `refused CODE`, or `-` (not asked for). Either depth is depth."""
     table: dict[str, dict[str, str]] = {symbol: dict.fromkeys(WANTED, "-") for symbol in symbols}
     for found in [*registry.refusals, *registry.live.values()]:
         word = f"refused {found.refused}" if found.refused else "granted" if found.rows else "asked"

@@ -79,16 +79,22 @@ def end_of_recording(until: str | None, duration: str | None, now_ns: int, setti
 
 
 @contextmanager
-def stop_on_signals(stop: asyncio.Event, said: Callable[[str], None]) -> Iterator[None]:
+def stop_on_signals(stop: asyncio.Event, said: Callable[[str], None], *, last_act: bool = False) -> Iterator[None]:
     """SIGINT and SIGTERM (and Ctrl-Break on Windows) set `stop`; a second one changes nothing.
 
-    `signal.signal` and not the loop's own handlers, which Windows does not have.
+    With `last_act` they stay harmless afterwards, for a process that only has to say goodbye; else the handlers there
+    were before come back. `signal.signal` and not the loop's own handlers, which Windows does not have.
     """
     loop = asyncio.get_running_loop()
 
+    def end(name: str) -> None:
+        if not stop.is_set():
+            said(name)
+            stop.set()
+
     def handle(number: int, _frame: Any) -> None:
         with suppress(RuntimeError):  # the loop is closed: we are on the way out
-            loop.call_soon_threadsafe(lambda: (stop.is_set() or said(signal.Signals(number).name), stop.set()))
+            loop.call_soon_threadsafe(end, signal.Signals(number).name)
 
     names = [name for name in ("SIGINT", "SIGTERM", "SIGBREAK") if hasattr(signal, name)]
     before = {}
@@ -100,4 +106,4 @@ def stop_on_signals(stop: asyncio.Event, said: Callable[[str], None]) -> Iterato
         yield
     finally:
         for number, old in before.items():
-            signal.signal(number, old)
+            signal.signal(number, signal.SIG_IGN if last_act else old)

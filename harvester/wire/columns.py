@@ -1,7 +1,7 @@
 """Texts of the wire into typed columns, exactly or not at all.
 
-A text is taken only if the number can be written back as the same decimal: integers must be canonical (no sign of plus,
-no leading zero) and in range, decimals must equal the shortest decimal of the float64 they become (every text of at most
+A text is taken only if the number can be written back as the same decimal: integers must be canonical (no plus, no
+leading zero) and in range, decimals must equal the shortest decimal of the float64 they become (every text of at most
 15 significant digits does). An empty text is null. Whatever is not so is reported by its row, never bent into shape.
 
 Each parser has a fast way for a whole column and an exact way for one text; the fast way is taken only where it cannot

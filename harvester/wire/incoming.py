@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 Message = list[str]
 OwnRow = tuple[Kind, "Mapping[str, Any]"]
 Item = Message | OwnRow
-"""A message's fields as ib_async split them (its text, backslash escapes included), or a row Harvester itself writes."""
+"""A message's fields as ib_async split them (backslash escapes included), or a row Harvester itself writes."""
 
 VERSIONS: dict[str, str] = {
     "1": "6",

@@ -62,7 +62,7 @@ def _event_time(text: str) -> int | None:
 
 
 class Rare:
-    """Turns one item into its rows, in arrival order; state is per run."""
+    """Turns one item into its rows, in arrival order; state is per run. Each kind of message has a method."""
 
     def __init__(self, requests: RequestTable, versions: dict[str, str]) -> None:
         self._requests, self._versions = requests, versions
@@ -111,16 +111,16 @@ class Rare:
     def _ids(self, req_id: int) -> dict[str, Any]:
         return {"req_id": req_id, "con_id": self._requests.get(req_id).con_id}
 
-    def _error(self, m: Sequence[str], _position: int) -> list[Row]:
+    def error(self, m: Sequence[str], _position: int) -> list[Row]:
         _, _, req_id, code, text, detail = m
         row = {"msg": 4, "code": exact_int(code), "text": text or None, "detail": detail or None}
         return [(Kind.NOTICE, {**self._ids(_int(req_id)), **row})]
 
-    def _data_type(self, m: Sequence[str], _position: int) -> list[Row]:
+    def data_type(self, m: Sequence[str], _position: int) -> list[Row]:
         _, _, req_id, value = m
         return [(Kind.NOTICE, {**self._ids(_int(req_id)), "msg": 58, "value": exact_int(value, INT64)})]
 
-    def _contract(self, m: Sequence[str], position: int) -> list[Row]:
+    def contract(self, m: Sequence[str], position: int) -> list[Row]:
         if len(m) < _CONTRACT_LENGTH_MIN:
             raise Unfit("contract details are too short")
         req_id = _int(m[1])
@@ -130,12 +130,12 @@ class Rare:
         kind, copied = self._raw(m, "copy", position)
         return [(kind, {**copied, "con_id": row["con_id"]}), (Kind.CONTRACT, row)]
 
-    def _contract_end(self, m: Sequence[str], _position: int) -> list[Row]:
+    def contract_end(self, m: Sequence[str], _position: int) -> list[Row]:
         _, _, text = m
         req_id = _int(text)
         return [self._end(52, req_id, self._contracts.pop(req_id, 0))]
 
-    def _snapshot_end(self, m: Sequence[str], _position: int) -> list[Row]:
+    def snapshot_end(self, m: Sequence[str], _position: int) -> list[Row]:
         _, _, text = m
         return [self._end(57, _int(text), None)]
 
@@ -150,15 +150,15 @@ class Rare:
         row |= {"bar_size": facts.text("bar_size"), "what": facts.text("what"), "rth": facts.flag("rth")}
         return Kind.BAR, {**self._ids(req_id), **row}
 
-    def _realtime_bar(self, m: Sequence[str], _position: int) -> list[Row]:
+    def realtime_bar(self, m: Sequence[str], _position: int) -> list[Row]:
         _, _, req_id, time, *values, count = m
         return [self._bar(50, _int(req_id), time, dict(zip(_HISTORY_BAR, values, strict=True)), count)]
 
-    def _history_update(self, m: Sequence[str], _position: int) -> list[Row]:
+    def history_update(self, m: Sequence[str], _position: int) -> list[Row]:
         _, req_id, count, time, *values = m
         return [self._bar(90, _int(req_id), time, dict(zip(_UPDATE_BAR, values, strict=True)), count)]
 
-    def _history(self, m: Sequence[str], _position: int) -> list[Row]:
+    def history(self, m: Sequence[str], _position: int) -> list[Row]:
         _, text, start, end, count, *values = m
         req_id, n = _int(text), _int(count)
         if n < 0 or len(values) != 8 * n:
@@ -170,19 +170,20 @@ class Rare:
         made.append(self._end(17, req_id, n, f"{start}{END_SEPARATOR}{end}"))
         return made
 
-    def _scan(self, m: Sequence[str], _position: int) -> list[Row]:
+    def scan(self, m: Sequence[str], _position: int) -> list[Row]:
         _, _, text, count, *values = m
         req_id, n, width = _int(text), _int(count), len(SCAN_COLUMNS)
         if n < 0 or len(values) != width * n:
             raise Unfit("scanner rows and their number differ")
         code = self._requests.get(req_id).text("scan_code")
-        head = {"req_id": req_id, "scan_code": code, "snapshot": self._snapshots.get(req_id, 0) + 1}
+        snapshot = self._snapshots.get(req_id, 0) + 1
+        head = {"req_id": req_id, "scan_code": code, "snapshot": snapshot}
         made: list[Row] = []
         for at in range(0, len(values), width):
             row: dict[str, Any] = dict(zip(SCAN_COLUMNS, (v or None for v in values[at : at + width]), strict=True))
             row |= {"rank": exact_int(values[at]), "con_id": _int(values[at + 1], INT64)}
             made.append((Kind.SCAN, {**head, **row}))
-        self._snapshots[req_id] = head["snapshot"]
+        self._snapshots[req_id] = snapshot
         return [*made, self._end(20, req_id, n)]
 
 
@@ -197,13 +198,13 @@ def _is_bad(message: Sequence[str]) -> bool:
 
 
 _HANDLERS: dict[str, Callable[[Rare, Sequence[str], int], list[Row]]] = {
-    "4": Rare._error,
-    "10": Rare._contract,
-    "17": Rare._history,
-    "20": Rare._scan,
-    "50": Rare._realtime_bar,
-    "52": Rare._contract_end,
-    "57": Rare._snapshot_end,
-    "58": Rare._data_type,
-    "90": Rare._history_update,
+    "4": Rare.error,
+    "10": Rare.contract,
+    "17": Rare.history,
+    "20": Rare.scan,
+    "50": Rare.realtime_bar,
+    "52": Rare.contract_end,
+    "57": Rare.snapshot_end,
+    "58": Rare.data_type,
+    "90": Rare.history_update,
 }

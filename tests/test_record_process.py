@@ -1,0 +1,200 @@
+"""`hv record` as a process of its own: signals, kill -9, the command's exit codes."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+from datetime import date
+from pathlib import Path
+from typing import Any, Self
+
+import pytest
+
+from harvester.errors import DamagedLog, NoLog
+from harvester.eventlog.reader import open_day
+from harvester.eventlog.verify import verify_day
+from harvester.events.kinds import Kind
+from harvester.home import Home
+from harvester.recorder.status import status
+from harvester.simgateway.server import SimGateway
+from harvester.simgateway.settings import GatewaySettings
+from tests.recording import Recorded, check_live_equals_replay, check_nothing_lost, model
+
+PROJECT = Path(__file__).resolve().parent.parent
+DATE = date(2025, 7, 17)
+PROGRAM = """
+import typer
+from cli.app import App
+from cli.cmd_record import record
+app = App()
+app.command("record")(record)
+app.command("other")(lambda: None)  # one command alone would lose its name
+app()
+"""
+COMMAND = [sys.executable, "-c", PROGRAM]
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="SIGTERM and SIGKILL of POSIX; Windows has Ctrl-Break")
+
+
+class Served:
+    """A gateway of its own clock at some speed, and recorders in processes."""
+
+    def __init__(self, home: Home, speed: float, **settings: Any) -> None:
+        self.home = home
+        self.gateway = SimGateway(
+            model(**settings), GatewaySettings(port=0, speed=speed, grace_s=0.2, gateway_file=home.gateway_file)
+        )
+        self.port = 0
+
+    async def __aenter__(self) -> Self:
+        self.port = await self.gateway.start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self.report = await self.gateway.stop()
+
+    async def recorder(
+        self, *options: str, symbols: str = "ACME,BOLT,CRUX", client_id: int = 9960
+    ) -> asyncio.subprocess.Process:
+        words = [
+            "record",
+            "--symbols",
+            symbols,
+            "--port",
+            str(self.port),
+            "--client-id",
+            str(client_id),
+            "--home",
+            str(self.home.root),
+        ]
+        environment = {**os.environ, "PYTHONPATH": str(PROJECT), "HV_HOME": ""}
+        return await asyncio.create_subprocess_exec(
+            *COMMAND, *words, *options, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        )
+
+    async def until_events(self, at_least: int) -> int:
+        """Wait until so many events are committed."""
+        while True:
+            try:
+                last = open_day(DATE, self.home).last_seq
+            except (NoLog, DamagedLog):
+                last = 0
+            if last >= at_least:
+                return last
+            await asyncio.sleep(0.05)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_the_recording_in_order(tmp_path: Path, number: signal.Signals) -> None:
+    """One signal or three: exit code 0, the run has ended, the log verifies, live digests are those of a replay."""
+
+    async def scenario() -> None:
+        async with Served(Home(tmp_path), 60.0) as served:
+            recorder = await served.recorder()
+            await served.until_events(200)
+            assert status(served.home, DATE).recording
+            for _ in range(3):
+                recorder.send_signal(number)
+                await asyncio.sleep(0.01)
+            out, err = await asyncio.wait_for(recorder.communicate(), 60)
+            assert recorder.returncode == 0, err.decode()
+            assert b"r001" in out
+        assert not status(served.home, DATE).recording
+        assert not verify_day(served.home, DATE).problems
+        day = open_day(DATE, served.home)
+        assert day.runs[0].status == "ended"
+        assert check_live_equals_replay(day) >= 1
+
+    asyncio.run(scenario())
+
+
+def test_the_fastest_market_over_processes_loses_nothing(tmp_path: Path) -> None:
+    """A gateway as fast as it can go, a recorder that follows its clock: every row and value arrives."""
+
+    async def scenario() -> None:
+        home = Home(tmp_path)
+        served = Served(home, 0.0)
+        end = served.gateway.market.start_ns + 15 * 60 * 10**9
+        served.gateway.settings = GatewaySettings(
+            port=0, speed=0.0, grace_s=0.5, end_ns=end, gateway_file=home.gateway_file
+        )
+        async with served:
+            recorder = await served.recorder("--json", "--until", "never")
+            await asyncio.wait_for(served.gateway.wait_over(), 90)
+            await asyncio.sleep(1.5)
+            recorder.send_signal(signal.SIGTERM)
+            out, err = await asyncio.wait_for(recorder.communicate(), 60)
+            assert recorder.returncode == 0, err.decode()
+        told = json.loads(out.splitlines()[-1])
+        day = open_day(DATE, home)
+        assert told["runs"][0]["last_seq"] == day.last_seq
+        assert check_nothing_lost(Recorded(home, None, served.report), day) > 1000  # type: ignore[arg-type]
+        assert check_live_equals_replay(day) >= 1
+
+    asyncio.run(scenario())
+
+
+def test_a_killed_recorder_leaves_whole_commits(tmp_path: Path) -> None:
+    """kill -9 at random moments: what was committed is there, seq has no hole, the next run goes on from it."""
+
+    async def scenario() -> None:
+        moments, home = random.Random(7), Home(tmp_path)
+        async with Served(home, 20.0) as served:
+            before = 0
+            for attempt in range(4):
+                recorder = await served.recorder("--commit-seconds", "0.05")
+                await served.until_events(before + 40)
+                await asyncio.sleep(moments.uniform(0.0, 0.4))
+                seen = open_day(DATE, home).last_seq
+                recorder.kill()
+                await recorder.communicate()
+                day = open_day(DATE, home)
+                assert day.last_seq >= seen
+                assert len(day.runs) == attempt + 1
+                before = day.last_seq
+            recorder = await served.recorder()
+            await served.until_events(before + 40)
+            recorder.send_signal(signal.SIGTERM)
+            await asyncio.wait_for(recorder.communicate(), 60)
+        day = open_day(DATE, home)
+        assert [r.status for r in day.runs] == ["recovered"] * 4 + ["ended"]
+        assert not verify_day(home, DATE).problems
+        assert day.rows == day.last_seq
+        assert day.table(Kind.CLOCK).num_rows > 0
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "words"),
+    [
+        (["--client-id", "0"], 2, "client id 0"),
+        (["--symbols", "NOSUCH"], 8, "NOSUCH"),
+        (["--account", "U1"], 2, "not managed"),
+        (["--duration", "soon"], 2, "duration"),
+        (["--until", "25:00"], 2, "--until"),
+        (["--config", "no-such.toml"], 2, "cannot be read"),
+        (["--clock", "no-such.json"], 2, "no market clock"),
+        (["--port", "1"], 6, "cannot connect"),
+        (["--port", "4001", "--clock", "machine"], 2, "no account"),
+    ],
+)
+def test_errors_are_one_line_and_a_code(tmp_path: Path, options: list[str], code: int, words: str) -> None:
+    """Each mistake ends with its exit code and one clear line on stderr."""
+
+    async def scenario() -> None:
+        async with Served(Home(tmp_path), 10.0) as served:
+            recorder = await served.recorder(*options)
+            _, err = await asyncio.wait_for(recorder.communicate(), 60)
+            lines = [line for line in err.decode().splitlines() if line.startswith("hv:")]
+            assert recorder.returncode == code, err.decode()
+            assert len(lines) == 1
+            assert words in lines[0]
+            assert "Traceback" not in err.decode()
+
+    asyncio.run(scenario())
