@@ -50,6 +50,18 @@ def test_happenings_name_what_trading_has_to_know() -> None:
     ]
 
 
+def test_a_refusal_counts_once() -> None:
+    """IB's error and Harvester's own notice of it are one refusal; a question's error is none."""
+    log = Log().run_start().subscribe(1, "l1", at=0).subscribe(2, "bid_ask")
+    log.notice(200, req_id=77)  # a contract look-up
+    log.notice(10190, req_id=2)
+    log.notice(int(Own.STREAM_REFUSED), req_id=2, con_id=7, value=10190)
+    log.notice(int(Own.STREAM_REFUSED), req_id=5, con_id=7, value=420)  # 5-second bars: no stream of the market
+    log.fold()
+    assert [(refusal[2], refusal[3]) for refusal in log.engine.health.refusals()] == [(2, 10190), (5, 420)]
+    assert log.engine.health_summary(7).refused == 2
+
+
 def test_the_tape_is_checked_against_cumulative_volume() -> None:
     """Only volume between two values of tick 8 with the tape on counts; a lost print shows as a difference."""
     log = Log().run_start().subscribe(1, "l1", at=0).subscribe(2, "all_last")
@@ -89,7 +101,7 @@ def test_coverage_gaps_and_silences_per_stream() -> None:
     log = Log().run_start().subscribe(1, "l1", at=0)
     for at in (1, 2, 7, 7.5):
         log.tick(1, 1, 10, 100, at=at)
-    log.add(Kind.NOTICE, 8, code=int(Own.STREAM_SILENT), con_id=7, req_id=1, text="l1")
+    log.add(Kind.NOTICE, 8, code=int(Own.STREAM_SILENT), con_id=7, req_id=1, text="silent", detail='{"stream":"l1"}')
     log.cancel(1, at=9)
     log.clock(12)
     log.fold()

@@ -101,6 +101,7 @@ class Health:
         self._last_ts = 0
         self._dark_since = 0  # ns UTC; 0 = the feed is up
         self._refusals: list[tuple[int, int, int, int, str]] = []  # seq, con_id, request id, code, text
+        self._refused: list[str] = []  # "epoch request-id" of the run under way
         self._silences: dict[str, int] = {}  # "con_id stream" → times
         self._partial: dict[str, int] = {}  # "con_id" → outages of that symbol alone
         self._finished: pa.RecordBatch | None = None
@@ -126,10 +127,12 @@ class Health:
         if control.row.get("msg") == 58:
             return [Happening(control.seq, control.ts, control.con_id, What.DATA_TYPE, control.row["value"] or 0)]
         if control.code == Own.STREAM_SILENT:
-            key = f"{control.con_id} {control.row.get('text') or ''}"
+            key = f"{control.con_id} {_stream_of(control)}"
             self._silences[key] = self._silences.get(key, 0) + 1
-        if control.code in REFUSALS and control.req_id >= 0:
-            return self._refuse(control)
+        if control.code in REFUSALS and control.con_id:  # of a subscription, not of a question
+            return self._refuse(control, control.code)
+        if control.code == Own.STREAM_REFUSED:
+            return self._refuse(control, control.row["value"] or 0)
         return self._feed(control)
 
     def _feed(self, control: Control) -> list[Happening]:
@@ -144,6 +147,8 @@ class Health:
         return []
 
     def _request(self, control: Control) -> list[Happening]:
+        if control.action == Action.RUN_START:
+            self._refused = []
         if control.action == Action.SUBSCRIBE and control.row["stream"] in MARKET_STREAMS:
             return self._light(control)
         return []
@@ -170,11 +175,15 @@ class Health:
         what = What.OUTAGE_BEGIN if begins else What.OUTAGE_END
         return [Happening(control.seq, control.ts, control.con_id, what)]
 
-    def _refuse(self, control: Control) -> list[Happening]:
+    def _refuse(self, control: Control, code: int) -> list[Happening]:
+        """Once per subscription: IB's error and our own notice of it speak of the same refusal."""
+        key = f"{control.epoch} {control.req_id}"
+        if key in self._refused:
+            return []
+        self._refused.append(key)
         self._counts["refused"] += 1
-        refusal = (control.seq, control.con_id, control.req_id, control.code, control.row.get("text") or "")
-        self._refusals.append(refusal)
-        return [Happening(control.seq, control.ts, control.con_id, What.REFUSED, control.code)]
+        self._refusals.append((control.seq, control.con_id, control.req_id, code, control.row.get("text") or ""))
+        return [Happening(control.seq, control.ts, control.con_id, What.REFUSED, code)]
 
     # ---- what it says ----------------------------------------------------------------------------------------------
 
@@ -266,7 +275,7 @@ class Health:
         """Hash of the health table as it stands."""
         return hashlib.blake2b(msgspec.json.encode([self.rows(), self._refusals]), digest_size=16).hexdigest()
 
-    _STATE = ("_counts", "_next_seq", "_last_ts", "_dark_since", "_refusals", "_silences", "_partial")
+    _STATE = ("_counts", "_next_seq", "_last_ts", "_dark_since", "_refusals", "_refused", "_silences", "_partial")
 
     def snapshot(self) -> bytes:
         return msgspec.msgpack.encode([getattr(self, name) for name in self._STATE])
@@ -284,3 +293,12 @@ def _row(
     known = value == value  # noqa: PLR0124 - NaN
     number = float(value) if known else None
     return {"symbol": symbol, "con_id": con_id, "stream": stream, "measure": measure, "value": number, "unit": unit}
+
+
+def _stream_of(control: Control) -> str:
+    """Stream an Own notice is about, from its detail; empty when it names none."""
+    try:
+        detail = msgspec.json.decode(control.row["detail"] or "{}")
+    except msgspec.DecodeError:
+        return ""
+    return str(detail.get("stream", "")) if isinstance(detail, dict) else ""
