@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 def demo(
     *,
     date: Annotated[str, typer.Option("--date", help="Trading date of the modelled day.")] = "2025-07-17",
-    symbols: Annotated[str, typer.Option("--symbols", help="Symbols, comma-separated.")] = "AAPL,MSFT,NVDA,AMD,F",
+    symbols: Annotated[str, typer.Option("--symbols", help="Symbols, comma-separated.")] = "ACME,BOLT,CRUX,DYNE,EMBR",
     seed: Annotated[int, typer.Option("--seed", help="Another seed, another day.")] = 1,
-    rate: Annotated[int, typer.Option("--rate", help="Orders per symbol and day in the model.")] = 3000,
+    rate: Annotated[int, typer.Option("--rate", help="Orders per symbol and day in the model.")] = 5000,
     home: Annotated[
         Path, typer.Option("--home", help="Data root of the demo; its earlier demo days are replaced.")
     ] = Path("demo-home"),
@@ -90,5 +90,5 @@ def _look(home: Home, day: Date, written: Any) -> None:
     typer.echo("try")
     typer.echo(f"  hv log ls --home {near(home.root)}")
     typer.echo(f"  hv log show {option} --kind trade --limit 5")
-    typer.echo(f"  hv buckets {option} --symbol AAPL")
+    typer.echo(f"  hv buckets {option} --symbol ACME")
     typer.echo(f"  hv verify {option}")

@@ -8,12 +8,15 @@ from __future__ import annotations
 from html import escape
 from typing import TYPE_CHECKING, NamedTuple
 
+import msgspec
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from harvester.calendar import iso
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
 _WIDTH, _PANEL, _LEFT, _RIGHT, _TOP = 1000, 110, 84, 18, 46
 _POINTS_MAX = 800  # more than one point per pixel draws nothing new
@@ -40,13 +43,31 @@ class Panel(NamedTuple):
     trades: Sequence[Trade]
 
 
+def panels_of(buckets: pa.Table, documents: Iterable[str]) -> list[Panel]:
+    """The panels of a day: one per symbol with buckets, in the order of symbols; `documents` are episodes."""
+    trades: dict[str, list[Trade]] = {}
+    for text in documents:
+        made = msgspec.json.decode(text)
+        entry, end = made["entry"], made["exit"]
+        if made["taken"] and entry and end:
+            trade = Trade(entry["ts"], entry["price"], end["ts"], end["price"], made["labels"]["win_loss"])
+            trades.setdefault(made["symbol"], []).append(trade)
+    symbols = sorted(set(buckets["symbol"].to_pylist()))
+    return [_panel_of(buckets.filter(pc.equal(buckets["symbol"], s)), s, trades.get(s, [])) for s in symbols]
+
+
+def _panel_of(rows: pa.Table, symbol: str, trades: list[Trade]) -> Panel:
+    mid = rows["mid"].to_numpy().astype(np.float64)
+    return Panel(symbol, rows["ts"].cast(pa.int64()).to_numpy(), mid, trades)
+
+
 def day_picture(title: str, panels: Sequence[Panel]) -> str:
     """Draw the panels under each other over one common time axis; an empty day gives a picture that says so."""
     height = _TOP + max(len(panels), 1) * _PANEL + 30
     out = [
         (
-            f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {height}" width="{_WIDTH}" height="{height}" '
-            'font-family="system-ui, sans-serif" font-size="11">'
+            f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {height}" width="{_WIDTH}" '
+            f'height="{height}" font-family="system-ui, sans-serif" font-size="11">'
         ),
         f'<rect width="{_WIDTH}" height="{height}" fill="#ffffff"/>',
         f'<text x="{_LEFT}" y="20" font-size="15" font-weight="600" fill="{_INK}">{escape(title)}</text>',
@@ -81,7 +102,7 @@ def _panel(panel: Panel, top: int, first: int, last: int) -> list[str]:
     known = panel.mid[~np.isnan(panel.mid)]
     out = [
         f'<line x1="{_LEFT}" y1="{top + _PANEL}" x2="{_WIDTH - _RIGHT}" y2="{top + _PANEL}" stroke="#e4e7eb"/>',
-        f'<text x="10" y="{top + 22}" font-weight="600" fill="{_INK}">{escape(panel.symbol[:12])}</text>',
+        f'<text x="10" y="{top + _PANEL // 2 + 4}" font-weight="600" fill="{_INK}">{escape(panel.symbol[:12])}</text>',
     ]
     if not len(known):
         return [*out, f'<text x="{_LEFT}" y="{top + 22}" fill="{_SOFT}">no quotes</text>']

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from harvester.artefacts import episodes as episode_files
 from harvester.artefacts.buckets import bucket_rows, of_symbols, with_gate_codes
+from harvester.artefacts.picture import day_picture, panels_of
 from harvester.artefacts.tables import joined, parquet_file
 from harvester.artefacts.text import envelope, json_file, put, times
 from harvester.errors import CannotRun
@@ -148,11 +149,13 @@ def write_artefacts(
         f"fills_{day}.json": _rows_file("harvester.fills", made, tables["fills"]),
         f"health_{day}.json": _rows_file("harvester.health", made, made.tables["health"]),
     }
+    documents = tables["episodes"]["document"].to_pylist()
+    title = f"{day}   {made.rows:,} events, {len(documents)} episodes"
+    contents[f"day_{day}.svg"] = day_picture(title, panels_of(tables["buckets"], documents)).encode()
     for name, data in contents.items():
         put(folder / name, data, disk)
         written.files.append(folder / name)
     below = home.episodes(made.trading_date) if out is None else folder / "episodes" / day
-    documents = tables["episodes"]["document"].to_pylist()
     files = episode_files.day_files(documents, **_plain(made.toggles))
     episode_files.write_day(below, files, disk)
     written.files += [below / name for name in sorted(files)]
