@@ -1,4 +1,4 @@
-"""Messages a second over loopback: the recorder, projections and disk included, against plain ib_async on the same stream.
+"""Messages a second over loopback: recorder with projections and disk, against plain ib_async on the same stream.
 
     python bench/bench_ingest.py [--messages 150000] [--repeats 3]
 
@@ -34,9 +34,10 @@ CON_ID, SYMBOL, PACKET = 4711, "ACME", 4096
 def stream(messages: int, ids: dict[str, str]) -> list[bytes]:
     """The data messages: 40 % L1, 15 % prints, 45 % depth, prices on a walk."""
     rng, price, out, stamp = random.Random(1), 5000, [], int(time.time())
-    for row in range(10):
-        for side in "01":
-            out.append(frame(["12", "1", ids["depth"], str(row), "0", side, f"{50 + (0.01 + row / 100) * (1 - 2 * int(side)):.2f}", "100"]))
+    rows = [(row, side) for row in range(10) for side in (0, 1)]
+    prices = [f"{50 + (0.01 + row / 100) * (1 - 2 * side):.2f}" for row, side in rows]
+    for (row, side), cents in zip(rows, prices, strict=True):
+        out.append(frame(["12", "1", ids["depth"], str(row), "0", str(side), cents, "100"]))  # noqa: PERF401 - it goes on
     while len(out) < messages:
         price += rng.choice((-1, 0, 0, 1))
         cents, size, pick = f"{price / 100:.2f}", str(rng.randrange(1, 90) * 100), rng.random()

@@ -320,7 +320,7 @@ def test_grouping_changes_nothing(items: list[Any], cuts: list[int]) -> None:
 @settings(max_examples=150, deadline=None)
 @given(st.lists(messages, min_size=1, max_size=30))
 def test_every_field_can_be_found_again(items: list[Any]) -> None:
-    """Whatever arrives, each hot message is either a row whose values equal its texts as decimals, or its exact text."""
+    """Each hot message is either a row whose values equal its texts as decimals, or its exact text."""
     rows = decode(items)
     at = 0
     for item in items:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from datetime import date
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
 import pytest
 
+from harvester.artefacts.episodes import compare_day, day_files
 from harvester.events.kinds import Action, Kind, Own, Side
 from harvester.home import Home
+from harvester.projections.engine import Engine
 from harvester.simgateway.sources import open_market
 from harvester.wire.incoming import Arrivals
 from tests.recording import (
@@ -85,6 +88,18 @@ def test_grants_are_recorded_and_shown(morning: Recorded) -> None:
     assert morning.summary.coverage["ACME"] == dict.fromkeys(
         ("l1", "all_last", "bid_ask", "depth", "bars_5s"), "granted"
     )
+
+
+def test_episode_files_are_written_while_recording(morning: Recorded) -> None:
+    """Each finished episode of the live engine stands as a file, equal to what a replay hands out."""
+    engine, documents = Engine(), []
+    for batch in morning.day().batches():
+        outputs = engine.fold(batch)
+        if outputs.rows("episodes"):
+            documents += outputs["episodes"].column("document").to_pylist()
+    folder = morning.home.episodes(date(2025, 7, 17))
+    assert compare_day(folder, day_files(documents)) == []
+    assert documents
 
 
 def test_the_same_market_gives_the_same_log(tmp_path: Path, morning: Recorded) -> None:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from harvester.artefacts.episodes import day_files, write_day
 from harvester.errors import CannotRun, NoLog
 from harvester.eventlog.reader import open_day
 from harvester.eventlog.writer import LogWriter
@@ -28,6 +29,8 @@ from harvester.wire.incoming import Arrivals, Incoming
 
 if TYPE_CHECKING:
     from datetime import date
+
+    import pyarrow as pa
 
     from harvester.config import Settings
     from harvester.eventlog.disk import Disk
@@ -64,10 +67,15 @@ class Totals:
 class Run:
     """See the module's text for the order of the calls."""
 
-    def __init__(self, writer: LogWriter, engine: Engine, trading_date: date) -> None:
-        self.writer, self.engine, self.trading_date = writer, engine, trading_date
+    def __init__(
+        self, writer: LogWriter, trading_date: date, home: Home, settings: Settings, disk: Disk | None = None
+    ) -> None:
+        self.writer, self.engine, self.trading_date = writer, Engine(), trading_date
+        self._episodes_folder, self._disk = home.episodes(trading_date), disk
+        self._toggles = {"epoch_ms": settings.episode_epoch_ms, "series_jsonl": settings.episode_series_jsonl}
         self.totals = Totals()
         self.projection_failure: Exception | None = None
+        self.artefact_failure: OSError | None = None
         self._incoming = Incoming()
 
     @classmethod
@@ -90,7 +98,7 @@ class Run:
             disk=disk,
         )
         try:
-            run = cls(writer, Engine(), trading_date)
+            run = cls(writer, trading_date, home, settings, disk)
             run._catch_up(home)
         except BaseException:
             writer.close()
@@ -143,8 +151,19 @@ class Run:
         try:
             outputs = self.engine.fold(batch)
             self.totals.outputs.update({name: table.num_rows for name, table in outputs.tables.items()})
+            if outputs.rows("episodes"):
+                self._write_episodes(outputs["episodes"])
         except Exception as error:  # noqa: BLE001 - whatever a fold or a strategy raises, recording goes on
             self.projection_failure = error
+
+    def _write_episodes(self, episodes: pa.RecordBatch) -> None:
+        """Put finished episodes where people look for them; `hv project` writes the same files again."""
+        documents = episodes.column("document").to_pylist()
+        files = day_files(documents, **self._toggles)
+        try:
+            write_day(self._episodes_folder, files, self._disk)
+        except OSError as error:
+            self.artefact_failure = error
 
     def digests(self) -> None:
         """Note what the projections came to so far."""
@@ -160,11 +179,16 @@ class Run:
             self.writer.close()
 
     def check(self) -> None:
-        """Raise what a projection raised.
+        """Raise what went wrong beside the log.
 
         Raises:
-            CannotRun: a projection failed; the log is whole.
+            CannotRun: a projection failed, or an episode file could not be written; the log is whole.
         """
+        if self.projection_failure is None and self.artefact_failure is not None:
+            raise CannotRun(
+                f"the log of {self.trading_date} is whole, but an episode file could not be written: "
+                f"{self.artefact_failure}; free space, then `hv project --date {self.trading_date}`"
+            ) from self.artefact_failure
         if self.projection_failure is not None:
             error = self.projection_failure
             raise CannotRun(
