@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from harvester.events.batch import Batch
     from harvester.home import Home
 
-log = typer.Typer(no_args_is_help=True, help="Look at the event log, prove it, mend it.")
+log = typer.Typer(no_args_is_help=True, help="Look at the event log, prove it, mend it.\n\nExample: hv log show --date 2025-07-17 --kind trade --limit 5")
 
 HomeOption = Annotated[Path | None, typer.Option("--home", help="Data root; else HV_HOME, else this folder.")]
 DateOption = Annotated[str, typer.Option("--date", help="Trading date, yyyy-MM-dd.")]

@@ -44,7 +44,8 @@ def _lines(found: Verified) -> list[str]:
     out += [f"         {text}" for text in (*log.problems, *log.notes)]
     if log.problems:
         return [*out, "live     not compared: the log is damaged"]
-    out.append(f"live     {_word(not live.mismatches)}  {live.equal} of {live.points} recorded digests equal replay's")
+    word = _word(not live.mismatches) if live.changed < live.points or not live.points else "?  "
+    out.append(f"live     {word}  {live.equal} of {live.points} recorded digests equal replay's")
     if live.changed:
         out.append(
             f"         {live.changed} were written by other code than this and cannot be compared (exit code 12)"

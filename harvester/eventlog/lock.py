@@ -6,7 +6,7 @@ The lock is what counts: it dies with its process, so a note left behind by a ki
 from __future__ import annotations
 
 import os
-import socket
+import platform
 from contextlib import suppress
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Self
@@ -76,7 +76,7 @@ class DateLock:
             raise LockHeld(f"{self._date} is held by {by}; wait for it or stop it, then try again") from None
         except OSError as error:
             raise LogWriteFailed(f"cannot take the lock {self._path}: {error.strerror or error}") from error
-        holder = Holder(os.getpid(), socket.gethostname(), self._purpose, self._now_ns())
+        holder = Holder(os.getpid(), platform.node(), self._purpose, self._now_ns())
         beside = self._note.with_suffix(".new")
         with suppress(OSError):  # the note is a courtesy: the lock holds without it
             beside.write_bytes(msgspec.json.encode(holder))
