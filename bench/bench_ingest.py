@@ -37,7 +37,7 @@ def stream(messages: int, ids: dict[str, str]) -> list[bytes]:
     rows = [(row, side) for row in range(10) for side in (0, 1)]
     prices = [f"{50 + (0.01 + row / 100) * (1 - 2 * side):.2f}" for row, side in rows]
     for (row, side), cents in zip(rows, prices, strict=True):
-        out.append(frame(["12", "1", ids["depth"], str(row), "0", str(side), cents, "100"]))  # noqa: PERF401 - it goes on
+        out.append(frame(["12", "1", ids["depth"], str(row), "0", str(side), cents, "100"]))
     while len(out) < messages:
         price += rng.choice((-1, 0, 0, 1))
         cents, size, pick = f"{price / 100:.2f}", str(rng.randrange(1, 90) * 100), rng.random()
