@@ -64,7 +64,7 @@ def test_content_hash_is_the_same_for_any_commit_interval(tmp_path_factory, size
 
 
 def test_batches_are_cut_as_asked(tmp_path_factory):
-    """Any rows_max, cuts and first seq give the same events; every cut ends a batch; no batch crosses a run."""
+    """Any rows_max, cuts, first and last seq give the same events; every cut ends a batch; no batch crosses a run."""
     home = Home(tmp_path_factory.mktemp("home"))
     parts = [write_run(home, (30, 1, 60, 9), seed=1), write_run(home, (50, 25), seed=2)]
     day = harvester.open_day(DATE, home)
@@ -73,22 +73,23 @@ def test_batches_are_cut_as_asked(tmp_path_factory):
         rows_max=st.none() | st.integers(1, 200),
         cuts=st.lists(st.integers(-5, 400), max_size=6),
         from_seq=st.integers(-1, 180),
+        to_seq=st.none() | st.integers(0, 180),
     )
     @settings(max_examples=80, deadline=None)
-    def check(rows_max, cuts, from_seq):
-        got = list(day.batches(rows_max=rows_max, cuts=cuts, from_seq=from_seq))
+    def check(rows_max, cuts, from_seq, to_seq):
+        got = list(day.batches(rows_max=rows_max, cuts=cuts, from_seq=from_seq, to_seq=to_seq))
         for one in got:
             one.check()
             assert len(one) <= (rows_max or 10**9)
             assert not (one.first_seq <= 100 < one.last_seq)
             assert not any(one.first_seq <= cut < one.last_seq for cut in cuts)
         for run, whole in enumerate(parts):
-            wanted = whole.slice(from_seq, whole.last_seq)
+            wanted = whole.slice(from_seq, whole.last_seq if to_seq is None else to_seq)
             mine = [one for one in got if (one.first_seq > 100) == bool(run)]
             if mine:
                 assert same(Batch.concat(mine), wanted)
             assert sum(map(len, mine)) == len(wanted)
-        if rows_max and not cuts and from_seq <= 1:
+        if rows_max and not cuts and from_seq <= 1 and to_seq is None:
             assert [len(one) for one in got if len(one) != rows_max] == [
                 n for n in (100 % rows_max, 75 % rows_max) if n
             ]

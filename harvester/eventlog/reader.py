@@ -12,7 +12,7 @@ it was opened; a live one is followed with `follow.Follower`.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import pyarrow as pa
 
@@ -39,6 +39,14 @@ if TYPE_CHECKING:
 
 WINDOW_BYTES = 64 * 1024 * 1024
 WINDOW_ROWS = 1_000_000
+
+
+class Mark(NamedTuple):
+    """The end of a commit: last seq, ts_recv of that event (ns UTC), and a name for all content of the day so far."""
+
+    last_seq: int
+    last_ts: int
+    content: str
 
 
 @dataclass(frozen=True)
@@ -137,11 +145,25 @@ class Day:
         """Closed ranges of seq that can be read: one, unless the day was salvaged."""
         return good_ranges(self._logs)
 
+    def marks(self) -> list[Mark]:
+        """One per commit, in order: what caches of states inside the day are checked against."""
+        found: list[Mark] = []
+        for i, log in enumerate(self._logs):
+            before = combined(one.commits[-1].content for one in self._logs[:i] if one.commits)
+            found += [Mark(line.last_seq, line.last_ts, before[:32] + line.content[:32]) for line in log.commits]
+        return found
+
     def _refuse_damage(self) -> None:
         if not self._salvage and (damages := self.damages):
             raise damaged_log(damages, self.good)
 
-    def batches(self, rows_max: int | None = None, cuts: Sequence[int] = (), from_seq: int = 1) -> Iterator[Batch]:
+    def batches(
+        self,
+        rows_max: int | None = None,
+        cuts: Sequence[int] = (),
+        from_seq: int = 1,
+        to_seq: int | None = None,
+    ) -> Iterator[Batch]:
         """Give all events in seq order.
 
         Args:
@@ -149,6 +171,7 @@ class Day:
                 None: as many as are read at a time (up to about a million).
             cuts: seqs at which a batch must end.
             from_seq: seq of the first event wanted.
+            to_seq: seq of the last one; commits behind it are not read. None: to the end.
 
         A batch never crosses a run or, in a salvaged day, a hole.
 
@@ -157,13 +180,15 @@ class Day:
         """
         if rows_max is not None and rows_max < 1:
             raise HarvesterError(f"rows_max is {rows_max}, at least one row goes into a batch")
+        last = self.last_seq if to_seq is None else to_seq
         for log in self._logs:
-            yield from recut(self._windows(log, from_seq, rows_max), rows_max, cuts)
+            yield from recut(self._windows(log, from_seq, last, rows_max), rows_max, cuts)
 
-    def _windows(self, log: RunLog, from_seq: int, rows_max: int | None) -> Iterator[Batch]:
-        for first, last in run_spans(log, from_seq, min(max(WINDOW_ROWS, rows_max or 0), 8 * WINDOW_ROWS)):
+    def _windows(self, log: RunLog, from_seq: int, to_seq: int, rows_max: int | None) -> Iterator[Batch]:
+        for first, last in run_spans(log, from_seq, min(max(WINDOW_ROWS, rows_max or 0), 8 * WINDOW_ROWS), to_seq):
             for batch in self._read(log, first, last):
-                cut = batch.slice(from_seq, batch.last_seq) if batch.first_seq < from_seq else batch
+                inside = from_seq <= batch.first_seq and batch.last_seq <= to_seq
+                cut = batch if inside else batch.slice(from_seq, to_seq)
                 if len(cut):
                     yield cut
 
@@ -239,11 +264,13 @@ def _kind(kind: Kind | str) -> Kind:
         raise HarvesterError(f"no kind of event is named {kind!r}; there are {', '.join(Kind)}") from None
 
 
-def run_spans(log: RunLog, from_seq: int = 1, rows_max: int = WINDOW_ROWS) -> Iterator[tuple[int, int]]:
+def run_spans(
+    log: RunLog, from_seq: int = 1, rows_max: int = WINDOW_ROWS, to_seq: int = 2**63
+) -> Iterator[tuple[int, int]]:
     """Split a run's good commits into neighbours that are read together, as index ranges."""
     start, rows, n_bytes = 0, 0, 0
     for i, line in enumerate(log.commits):
-        usable = i not in log.bad and line.last_seq >= from_seq
+        usable = i not in log.bad and line.last_seq >= from_seq and line.first_seq <= to_seq
         size = sum(part.length for part in line.files)
         follows = i == start or line.first_seq == log.commits[i - 1].last_seq + 1
         if i > start and (not usable or not follows or rows + line.rows > rows_max or n_bytes + size > WINDOW_BYTES):
