@@ -7,10 +7,12 @@ connection to stop reading, and TCP tells the gateway to wait.
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from harvester.wire.ids import REQ_ID_INDEX
 from harvester.wire.incoming import Arrivals
 
 if TYPE_CHECKING:
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     from harvester.events.kinds import Kind
     from harvester.wire.incoming import Item
 
+_HEARD_AT = {str(msg): REQ_ID_INDEX[msg] for msg in (1, 2, 45, 46, 12, 13, 99, 50, 90, 17)}  # messages that flow
 _CROWDED_COMMITS = 20  # this many commits' worth of waiting items stop the reading
 
 
@@ -55,6 +58,7 @@ class Inbox:
         self.message: Callable[[list[str]], None] = self._items.append
         self._stretches: list[_Stretch] = []
         self._cuts: list[int] = []
+        self._counted, self._heard = 0, Counter[str]()
         self.epoch, self.last_ts = 0, 0
         self._expecting = False
         self.boundary_ns: int | None = None
@@ -115,6 +119,26 @@ class Inbox:
             self._stamp(at)
         self._items.append((kind, row))
 
+    def heard(self) -> dict[int, int]:
+        """Messages that flow, by request id, since the last call: what arrived, whether or not it is committed yet.
+
+        Counted here and not from commits, so that what the recorder says of its streams does not depend on when the
+        machine found time to commit.
+        """
+        self._count()
+        found, self._heard = self._heard, Counter()
+        return {int(req_id): count for req_id, count in found.items() if req_id.isdecimal()}
+
+    def _count(self) -> None:
+        fresh = self._items[self._counted :]
+        self._counted = len(self._items)
+        # Whole numbers of fields vary only in broken messages; those are looked at one by one when they occur.
+        try:
+            self._heard.update([f[_HEARD_AT[f[0]]] for f in fresh if type(f) is list and f[0] in _HEARD_AT])
+        except IndexError:
+            whole = [f for f in fresh if isinstance(f, list) and len(f) > 2]
+            self._heard.update([f[_HEARD_AT[f[0]]] for f in whole if f[0] in _HEARD_AT])
+
     def cut(self) -> None:
         """End the run here: no commit holds items of both sides."""
         self._cuts.append(len(self._items))
@@ -122,6 +146,7 @@ class Inbox:
 
     def take(self, everything: bool = False) -> Taken:
         """Take the next commit's items: at most `commit_events` of them unless `everything`, never past a cut."""
+        self._count()
         count = len(self._items) if everything else min(len(self._items), self._commit_events)
         at_cut = bool(self._cuts) and self._cuts[0] <= count
         if at_cut:
@@ -135,6 +160,7 @@ class Inbox:
             np.repeat(np.array([s.epoch for s in self._stretches], np.uint16), spans),
         )
         del self._items[:count]
+        self._counted -= count
         self._cuts = [cut - count for cut in self._cuts]
         self._forget(count)
         if not self._cuts and len(self._items) < self._commit_events:

@@ -188,7 +188,6 @@ class Recorder:
         if len(taken.arrivals.items):
             done = await self._in_worker(self.run.commit, taken.arrivals)
             self.last_commit, self.last_commit_real_ns = done, real_monotonic_ns()
-            self.session.saw(done.seen)
             if self.wants_view:
                 self.view = await self._in_worker(self.run.engine.quotes.all)
             if self.pace.patience() - self._digests_at >= self.settings.digest_seconds * SECOND_NS:
@@ -222,6 +221,7 @@ class Recorder:
         wall, now = self.clock.wall(), self.clock.now()
         mono = now if self.pace.lockstep else real_monotonic_ns()
         self.inbox.put(Kind.CLOCK, {"wall_ns": wall, "mono_ns": mono})
+        self.session.saw(self.inbox.heard())
         self._look_at_wall(wall - now)
 
     def _look_at_wall(self, offset: int) -> None:

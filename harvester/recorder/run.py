@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -20,7 +20,6 @@ from harvester.artefacts.episodes import day_files, write_day
 from harvester.errors import CannotRun, NoLog
 from harvester.eventlog.reader import open_day
 from harvester.eventlog.writer import LogWriter
-from harvester.events.kinds import Kind
 from harvester.projections.engine import Engine
 from harvester.projections.params import RunParams, StrategyRef
 from harvester.projections.strategies import describe
@@ -35,20 +34,18 @@ if TYPE_CHECKING:
     from harvester.config import Settings
     from harvester.eventlog.disk import Disk
     from harvester.events.batch import Batch
+    from harvester.events.kinds import Kind
     from harvester.home import Home
-
-_STREAMED = (Kind.TICK, Kind.TRADE, Kind.QUOTE, Kind.DEPTH, Kind.BAR)
 
 
 @dataclass(frozen=True)
 class Committed:
-    """What one commit did. `seen`: {request id: (rows, last ts_recv)}; `free_bytes` of the disk after it."""
+    """What one commit did. `free_bytes` of the disk after it."""
 
     first_seq: int
     last_seq: int
     last_ts: int
     rows: dict[Kind, int]
-    seen: dict[int, tuple[int, int]]
     n_bytes: int
 
 
@@ -142,7 +139,7 @@ class Run:
         totals.commits += 1
         totals.n_bytes += n_bytes
         totals.last_seq = self.writer.next_seq - 1
-        return Committed(batch.first_seq, batch.last_seq, self.writer.last_ts, rows, _seen(batch), n_bytes)
+        return Committed(batch.first_seq, batch.last_seq, self.writer.last_ts, rows, n_bytes)
 
     def _fold(self, batch: Batch) -> None:
         """Fold; a projection that fails must not cost a single event: the log goes on, the end says so."""
@@ -199,19 +196,3 @@ class Run:
 
 def _strategies(settings: Settings) -> list[StrategyRef]:
     return [StrategyRef(**describe(settings.strategy))] if settings.strategy else []
-
-
-def _seen(batch: Batch) -> dict[int, tuple[int, int]]:
-    """Rows and last stamp per request id, of the kinds that flow."""
-    found: dict[int, tuple[int, int]] = {}
-    for kind in _STREAMED:
-        rows = batch.tables.get(kind)
-        if rows is None:
-            continue
-        ids: Any = rows.column(3).to_numpy(zero_copy_only=False)
-        ts: Any = rows.column(1).to_numpy(zero_copy_only=False)
-        unique, first_from_end, counts = np.unique(ids[::-1], return_index=True, return_counts=True)
-        for req_id, at, count in zip(unique.tolist(), first_from_end.tolist(), counts.tolist(), strict=True):
-            before, stamp = found.get(req_id, (0, 0))
-            found[req_id] = (before + count, max(stamp, int(ts[len(ts) - 1 - at])))
-    return found

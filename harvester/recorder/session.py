@@ -182,9 +182,9 @@ class Session:
 
     # what the committed events tell
 
-    def saw(self, counts: Mapping[int, tuple[int, int]]) -> None:
-        """Take note of committed rows per request id: grants, silence."""
-        for found in self.registry.saw(counts):
+    def saw(self, counts: Mapping[int, int]) -> None:
+        """Take note of messages heard per request id: grants, silence."""
+        for found in self.registry.saw(counts, self.inbox.last_ts):
             self._about(found, Own.STREAM_GRANTED, f"{found.stream} of {found.target.symbol} flows")
         self._look_for_silence()
 

@@ -37,7 +37,7 @@ def is_refusal(code: int) -> bool:
 
 @dataclass
 class Subscription:
-    """One subscription. `first_ts` and `last_ts` are stamps of its rows (ns UTC), 0 while there are none."""
+    """One subscription. `first_ts`, `last_ts`: when its rows were noted (ns UTC, to the second), 0 for never."""
 
     req_id: int
     target: Target
@@ -87,10 +87,10 @@ class Registry:
     def of(self, *streams: Stream) -> list[Subscription]:
         return [s for s in self.live.values() if s.stream in streams]
 
-    def saw(self, counts: Mapping[int, tuple[int, int]]) -> list[Subscription]:
-        """Note committed rows, {request id: (rows, last ts_recv)}; gives the subscriptions this grants."""
+    def saw(self, counts: Mapping[int, int], last_ts: int) -> list[Subscription]:
+        """Note messages heard until `last_ts` (ns UTC), by request id; gives the subscriptions this grants."""
         granted = []
-        for req_id, (rows, last_ts) in counts.items():
+        for req_id, rows in counts.items():
             found = self.live.get(req_id)
             if found is None:
                 continue
