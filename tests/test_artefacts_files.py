@@ -58,12 +58,19 @@ def test_every_written_file_validates(day):
         "episode": sorted(home.episodes(DATE).rglob("*.json")),
         "fills": [home.exports() / f"fills_{DATE}.json"],
         "health": [home.exports() / f"health_{DATE}.json"],
+        "l2_candles": sorted(home.exports().glob("l2_candles_*.json")),
+        "l2_strategy_signals": sorted(home.exports().glob("l2_strategy_signals_*.json")),
         "trades_summary": [home.journal / f"trades_summary_{DATE}.json"],
         "journal_fills": [home.journal / f"fills_{DATE}.json"],
         "memory": [home.memory_latest, *sorted(home.memory_versions.glob("*.json"))],
         "closed": [home.dataset(DATE) / "closed.json"],
     }
     assert len(found["episode"]) == 8
+    assert [p.name for p in found["l2_candles"]] == [
+        "l2_candles_AAA_20250717_140000.json",
+        "l2_candles_BRK%20B_20250717_140000.json",
+    ]
+    assert len(found["l2_strategy_signals"]) == 2
     assert {p.suffix for p in home.root.rglob("*.json")} == {".json"}
     for name, paths in found.items():
         for path in paths:

@@ -238,6 +238,15 @@ DELETION = record(
     | {"done": FLAG}
 )
 
+CANDLE_ROW = record(
+    {"timeframe": one_of("30s", "1m", "5m", "15m", "1h", "1D"), "bucket_start": TIME, "bucket_end": TIME}
+    | _all("open high low close average_mid average_spread_bps", NUMBER)
+    | {"samples": COUNT}
+)
+SIGNAL_ROW = record(
+    {"ts": TIME, "symbol": TEXT, "signal": one_of("BUY", "SELL"), "trigger_price": NUMBER, "reason": TEXT}
+    | {"spread_bps": NUMBER, "samples_30s": COUNT, "source": record(_all("1D 1h 15m 5m 1m 30s", TEXT))}
+)
 SCHEMAS: dict[str, tuple[str, Schema]] = {  # name: where the file lies, schema
     "episode": ("temp/episodes/<date>/<symbol>/<trade_id>.json", EPISODE),
     "episode_series": ("a line of <trade_id>.series.jsonl", EPISODE_SERIES),
@@ -250,6 +259,14 @@ SCHEMAS: dict[str, tuple[str, Schema]] = {  # name: where the file lies, schema
         ),
     ),
     "fills": ("exports/fills_<date>.json", enveloped("harvester.fills", FILLS_ROW)),
+    "l2_candles": (
+        "exports/l2_candles_<symbol>_<stamp>.json",
+        enveloped("harvester.l2_candles", CANDLE_ROW, symbol=True),
+    ),
+    "l2_strategy_signals": (
+        "exports/l2_strategy_signals_<symbol>_<stamp>.json",
+        enveloped("harvester.l2_strategy_signals", SIGNAL_ROW, symbol=True),
+    ),
     "health": ("exports/health_<date>.json", enveloped("harvester.health", HEALTH_ROW)),
     "trades_summary": ("memory/journal/trades_summary_<date>.json", enveloped("harvester.trades_summary", TRADE_ROW)),
     "journal_fills": (

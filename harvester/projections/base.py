@@ -21,7 +21,7 @@ import numpy.typing as npt
 from harvester.projections.interval import QUOTES, TRADES
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     import pyarrow as pa
 
@@ -72,7 +72,8 @@ class Step:
         clocks: shape (n, 2) int64: seq and ts of each clock event.
         closed: bucket rows handed out, dtype `tables.ROW`; `decision_seq` is the clock that closed them.
         quotes, trades: dtypes `interval.QUOTES` and `interval.TRADES`.
-        happenings: outages, refusals and data types; health, which stands before trading in the list, fills it.
+        happenings: outages, refusals and data types, by health; alignments, by signals. Both stand before trading.
+        bars: backfilled bars that stand for a timeframe, in seq order.
     """
 
     events: int
@@ -86,6 +87,7 @@ class Step:
     quotes: npt.NDArray[Any] = field(default_factory=lambda: np.empty(0, QUOTES))
     trades: npt.NDArray[Any] = field(default_factory=lambda: np.empty(0, TRADES))
     happenings: list[Happening] = field(default_factory=list)
+    bars: Sequence[Mapping[str, Any]] = ()
 
 
 class Projection(Protocol):

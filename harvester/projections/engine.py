@@ -10,6 +10,7 @@ Everything a fold needs comes from the log itself; cutting the same events diffe
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -17,10 +18,12 @@ import msgspec
 from harvester.projections.base import Outputs
 from harvester.projections.book import Book
 from harvester.projections.buckets import Buckets
+from harvester.projections.candles import Candles
 from harvester.projections.feed import TradingFeed
 from harvester.projections.health import Health
 from harvester.projections.market import Market
 from harvester.projections.quotes import Quotes
+from harvester.projections.signals import Signals, bars_of
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -34,6 +37,8 @@ PROJECTIONS: tuple[str, ...] = (
     "quotes",  # the quote in force
     "buckets",  # one row per symbol and second
     "health",  # what was missing, refused or inconsistent
+    "candles",  # 30s to 1D of the mid
+    "signals",  # BUY and SELL on completed candles
     "trading",  # decisions, fills, episodes
 )
 
@@ -43,7 +48,7 @@ class Engine:
 
     Attributes:
         market: arrays and names under the projections.
-        book, quotes, buckets, health: views for screens and commands.
+        book, quotes, buckets, health, candles, signals: views for screens and commands.
         trading: the simulated trading; None with `market_only`.
     """
 
@@ -53,8 +58,11 @@ class Engine:
         self.quotes = Quotes(self.market)
         self.buckets = Buckets(self.market)
         self.health = Health(self.market)
+        self.candles = Candles(self.market)
+        self.signals = Signals(self.market, self.candles)
         self.trading: TradingSide | None = None if market_only else trading or _trading()
-        made: dict[str, Projection] = {p.name: p for p in (self.book, self.quotes, self.buckets, self.health)}
+        views = (self.book, self.quotes, self.buckets, self.health, self.candles, self.signals)
+        made: dict[str, Projection] = {p.name: p for p in views}
         if self.trading is not None:
             made["trading"] = TradingFeed(self.market, self.trading)
         self.projections: list[Projection] = [made[name] for name in PROJECTIONS if name in made]
@@ -63,7 +71,7 @@ class Engine:
 
     def fold(self, batch: Batch) -> Outputs:
         """Fold the next events; gives the rows they finished. Batches come in seq order, each event once."""
-        step = self.market.fold(batch)
+        step = replace(self.market.fold(batch), bars=bars_of(batch))
         if step.last_seq:
             assert step.first_seq > self.through_seq, f"seq {step.first_seq} again after {self.through_seq}"
             self.through_seq, self.through_ts = step.last_seq, step.last_ts

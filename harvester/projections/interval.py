@@ -15,7 +15,9 @@ import numpy as np
 import numpy.typing as npt
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
+
+    from harvester.projections.tape import Tape
 
 QUOTES = np.dtype(
     [
@@ -44,6 +46,7 @@ class What(StrEnum):
     OUTAGE_BEGIN = "outage_begin"  # the feed of con_id is gone; con_id 0 = of every symbol
     OUTAGE_END = "outage_end"
     REFUSED = "refused"  # a subscription was refused; value: IB's code
+    ALIGNED = "aligned"  # value: 1 all timeframes closed up, -1 all closed down, 0 no more
     DATA_TYPE = "data_type"  # message 58; value: 1 live, 2 frozen, 3 delayed, 4 delayed frozen
 
 
@@ -57,6 +60,14 @@ class Happening(NamedTuple):
     value: int = 0
 
 
+class Closed(NamedTuple):
+    """A closed bucket: whose it is, and its values in the order of `BUCKET_FIELDS`, absent numbers None."""
+
+    con_id: int
+    symbol: str
+    row: dict[str, Any]
+
+
 @dataclass(frozen=True)
 class Interval:
     """Everything since the previous clock.
@@ -64,15 +75,19 @@ class Interval:
     Attributes:
         seq: of the clock that ends the interval: the `decision_seq` of what is decided on it.
         ts: `ts_recv` of that clock, ns UTC.
-        buckets: rows of the bucket table this clock closed, ordered by (ts, con_id).
+        buckets: what this clock closed, ordered by (ts, con_id).
         quotes: changes of the quotes in force, dtype `QUOTES`, in seq order.
         trades: prints, dtype `TRADES`, in seq order.
         happenings: outages, refusals and data types, in seq order.
+        tape: the observations of this and neighbouring intervals by symbol, when whoever made it has them, …
+        place: … and which of the tape's clocks this is.
     """
 
     seq: int
     ts: int
-    buckets: Sequence[Mapping[str, Any]] = ()
+    buckets: Sequence[Closed] = ()
     quotes: npt.NDArray[Any] = field(default_factory=lambda: np.empty(0, QUOTES))
     trades: npt.NDArray[Any] = field(default_factory=lambda: np.empty(0, TRADES))
     happenings: Sequence[Happening] = ()
+    tape: Tape | None = None
+    place: int = 0

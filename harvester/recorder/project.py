@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from harvester.artefacts import episodes as episode_files
 from harvester.artefacts.buckets import bucket_rows, of_symbols, with_gate_codes
+from harvester.artefacts.candles import RunSpan, candle_files
 from harvester.artefacts.picture import day_picture, panels_of
 from harvester.artefacts.tables import joined, parquet_file
 from harvester.artefacts.text import envelope, json_file, put, times
@@ -15,9 +16,11 @@ from harvester.eventlog.disk import Disk
 from harvester.eventlog.reader import open_day
 from harvester.events.kinds import Action, Kind
 from harvester.projections.blotter import TABLES
+from harvester.projections.candles import CANDLES
 from harvester.projections.engine import Engine
 from harvester.projections.health import HEALTH
 from harvester.projections.params import RunParams
+from harvester.projections.signals import SIGNALS
 from harvester.projections.tables import BUCKETS
 
 if TYPE_CHECKING:
@@ -30,7 +33,13 @@ if TYPE_CHECKING:
     from harvester.eventlog.reader import Day
     from harvester.home import Home
 
-SCHEMAS: dict[str, pa.Schema] = {"buckets": BUCKETS, **TABLES, "health": HEALTH}
+SCHEMAS: dict[str, pa.Schema] = {
+    "buckets": BUCKETS,
+    "candles": CANDLES,
+    "signals": SIGNALS,
+    **TABLES,
+    "health": HEALTH,
+}
 ROWS_A_STEP = 50_000  # how often progress is told
 
 
@@ -46,6 +55,7 @@ class Projected:
         tables: every finished row, by table name.
         health: the summary every artefact carries.
         toggles: those recorded with the last run.
+        runs: the date's runs, in order.
     """
 
     trading_date: date
@@ -58,6 +68,7 @@ class Projected:
     tables: dict[str, pa.Table]
     health: dict[str, Any]
     toggles: dict[str, bool]
+    runs: tuple[RunSpan, ...] = ()
 
     @property
     def documents(self) -> list[str]:
@@ -107,6 +118,7 @@ def fold_day(
         tables={name: joined(parts[name], schema) for name, schema in SCHEMAS.items()},
         health=dict(engine.health_summary()._asdict()),
         toggles=_toggles(day),
+        runs=_spans(day),
     )
 
 
@@ -116,8 +128,17 @@ def _keep(parts: dict[str, list[pa.RecordBatch]], tables: dict[str, pa.RecordBat
             parts[name].append(rows)
 
 
+def _starts(day: Day) -> list[dict[str, Any]]:
+    return [row for row in day.table(Kind.REQUEST).to_pylist() if row["action"] == Action.RUN_START.value]
+
+
+def _spans(day: Day) -> tuple[RunSpan, ...]:
+    begun = {row["seq"]: row["ts_recv"] for row in _starts(day)}
+    return tuple(RunSpan(r.run, r.first_seq, r.last_seq, begun[r.first_seq]) for r in day.runs if r.first_seq in begun)
+
+
 def _toggles(day: Day) -> dict[str, bool]:
-    starts = [r for r in day.table(Kind.REQUEST).to_pylist() if r["action"] == Action.RUN_START.value]
+    starts = _starts(day)
     return RunParams.parse(starts[-1]["params"], starts[-1]["seq"]).toggles if starts else {}
 
 
@@ -137,18 +158,26 @@ def write_artefacts(
     symbols: Sequence[str] | None = None,
     disk: Disk | None = None,
 ) -> Written:
-    """Write episodes, buckets, decisions, fills, health; below `out` when it is given, else in their usual places."""
+    """Write episodes, buckets, candles, signals, decisions, fills, health; below `out`, else in their usual places."""
     disk = disk or Disk()
     written = Written()
     day = made.trading_date.isoformat()
     folder = (out or home.exports()).resolve()
-    tables = {name: of_symbols(made.tables[name], symbols) for name in ("buckets", *TABLES)}
+    tables = {name: of_symbols(made.tables[name], symbols) for name in ("buckets", "candles", "signals", *TABLES)}
     contents = {
         f"buckets_{day}.parquet": parquet_file(with_gate_codes(tables["buckets"], tables["decisions"]), _about(made)),
         f"decisions_{day}.parquet": parquet_file(tables["decisions"], _about(made)),
         f"fills_{day}.json": _rows_file("harvester.fills", made, tables["fills"]),
         f"health_{day}.json": _rows_file("harvester.health", made, made.tables["health"]),
     }
+    contents |= candle_files(
+        tables["candles"],
+        tables["signals"],
+        made.runs,
+        trading_date=day,
+        health=made.health,
+        epoch_ms=made.toggles.get("episode_epoch_ms", False),
+    )
     documents = tables["episodes"]["document"].to_pylist()
     title = f"{day}   {made.rows:,} events, {len(documents)} episodes"
     contents[f"day_{day}.svg"] = day_picture(title, panels_of(tables["buckets"], documents)).encode()

@@ -1,0 +1,69 @@
+"""Candle and signal files: one of each per symbol and run, named by the run's start event."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import msgspec
+import pyarrow.compute as pc
+
+from harvester.artefacts.text import envelope, json_file, times
+from harvester.home import file_name
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import pyarrow as pa
+
+CANDLE_FIELDS = (
+    "timeframe", "bucket_start", "bucket_end", "open", "high", "low", "close", "average_mid", "average_spread_bps",
+    "samples",
+)  # fmt: skip
+SIGNAL_FIELDS = ("ts", "symbol", "signal", "trigger_price", "reason", "spread_bps", "samples_30s", "source")
+
+
+class RunSpan(NamedTuple):
+    """A run of the date: its seqs, first and last included, and when it started (ns UTC)."""
+
+    run: str
+    first_seq: int
+    last_seq: int
+    start_ts: int
+
+    @property
+    def stamp(self) -> str:
+        """`yyyyMMdd_HHmmss` UTC of the start event."""
+        return datetime.fromtimestamp(self.start_ts // 1_000_000_000, UTC).strftime("%Y%m%d_%H%M%S")
+
+
+def candle_files(
+    candles: pa.Table,
+    signals: pa.Table,
+    runs: Sequence[RunSpan],
+    *,
+    trading_date: str,
+    health: dict[str, Any],
+    epoch_ms: bool = False,
+) -> dict[str, bytes]:
+    """`l2_candles_…` and `l2_strategy_signals_…` by file name: what each run completed of each symbol."""
+    made: dict[str, bytes] = {}
+    for span in runs:
+        of_run = _within(candles, span)
+        told = _within(signals, span)
+        for symbol in sorted(set(of_run["symbol"].to_pylist())):
+            head: dict[str, Any] = {"trading_date": trading_date, "run": span.run, "through_seq": span.last_seq}
+            head |= {"health": health, "symbol": symbol}
+            rows = of_run.filter(pc.equal(of_run["symbol"], symbol)).select(CANDLE_FIELDS).to_pylist()
+            found = told.filter(pc.equal(told["symbol"], symbol)).select(SIGNAL_FIELDS).to_pylist()
+            found = [row | {"source": msgspec.json.decode(row["source"])} for row in found]
+            for name, listed in (("l2_candles", rows), ("l2_strategy_signals", found)):
+                body = envelope(f"harvester.{name}", listed, **head)
+                path = f"{name}_{file_name(symbol)}_{span.stamp}.json"
+                made[path] = json_file(times(body, epoch_ms=epoch_ms))
+    return made
+
+
+def _within(table: pa.Table, span: RunSpan) -> pa.Table:
+    seqs = table["decision_seq"]
+    return table.filter(pc.and_(pc.greater_equal(seqs, span.first_seq), pc.less_equal(seqs, span.last_seq)))
