@@ -229,20 +229,256 @@ def test_arl_equals_the_truth_after_every_message(shared_data: Path) -> None:
     engine.check()
 
 
-def test_eurusd_capture_ends_in_its_final_book(shared_data: Path) -> None:
-    """A real gateway's 271 updates, on a book that was filled before the capture began, end in the recorded book."""
+def eurusd(shared_data: Path) -> tuple[list[str], dict[str, list[list[float]]]]:
+    """The capture as lines of `Log.depth`, and the book it ends in."""
     folder = shared_data / "ibkr"
     with (folder / "eurusd_depth_deltas.csv").open(encoding="utf-8") as file:
-        updates = list(csv.DictReader(file))
-    final = json.loads((folder / "eurusd_depth_final_book.json").read_text(encoding="utf-8"))
-    log = Log().run_start().subscribe(1, "depth", params='{"rows":5}')
-    log.depth(1, "\n".join(f"insert {i} {s} {1 + i / 10} 1" for s in ("bid", "ask") for i in range(5)))
+        rows = list(csv.DictReader(file))
+    assert {(r["operation"], r["market_maker"]) for r in rows} == {("1", "")}
     names = {"0": "ask", "1": "bid"}
-    lines = [f"update {u['position']} {names[u['side']]} {u['price']} {u['size']}" for u in updates]
-    assert {u["operation"] for u in updates} == {"1"}
-    log.depth(1, "\n".join(lines))
-    log.fold()
-    assert len(lines) == 271
+    final = json.loads((folder / "eurusd_depth_final_book.json").read_text(encoding="utf-8"))
+    return [f"update {r['position']} {names[r['side']]} {r['price']} {r['size']}" for r in rows], final
+
+
+def test_eurusd_capture_ends_in_its_final_book(shared_data: Path) -> None:
+    """271 updates of a real gateway, folded from an empty book, end in the recorded one; good from the 48th on."""
+    lines, final = eurusd(shared_data)
+    log = Log().run_start().subscribe(1, "depth", params='{"rows":5}')
+    good = []
+    for line in lines:
+        log.depth(1, line)
+        log.fold()
+        good.append(log.engine.book.state(7).good)
+    assert good == [False] * 47 + [True] * 224
     assert side(log, Side.BID) == [tuple(row) for row in final["bids"]]
     assert side(log, Side.ASK) == [tuple(row) for row in final["asks"]]
+    state = log.engine.book.state(7)
+    assert (state.applied, state.impossible, state.placed, state.waiting) == (271, 0, 5, 0)
+
+
+def test_eurusd_capture_is_the_same_in_one_batch(shared_data: Path) -> None:
+    """Folded whole, the capture gives the digests it gives row by row."""
+    lines, _ = eurusd(shared_data)
+    whole = Log().run_start().subscribe(1, "depth", params='{"rows":5}')
+    whole.depth(1, "\n".join(lines))
+    whole.fold()
+    single = Log().run_start().subscribe(1, "depth", params='{"rows":5}')
+    for line in lines:
+        single.depth(1, line)
+        single.fold()
+    assert whole.engine.digests() == single.engine.digests()
+
+
+def updated(text: str, rows: int = 5, ask: str = "update 0 ask 11 100") -> Log:
+    """A book of a venue that has sent no insert on its bid side."""
+    return book(rows, f"{ask}\n{text}")
+
+
+def told(log: Log, which: Side = Side.BID) -> list[tuple[int, float]]:
+    return [(position, row.price) for position, row in log.engine.book._told(0, which)]
+
+
+def test_updates_past_the_end_wait_behind_the_hole() -> None:
+    """Without an insert, an update past the end stays at its position; only rows before the first hole are shown."""
+    log = updated("update 3 bid 9.97 100\nupdate 1 bid 9.99 100")
+    assert (side(log, Side.BID), told(log)) == ([], [(1, 9.99), (3, 9.97)])
+    state = log.engine.book.state(7)
+    assert (state.good, state.bad, state.placed, state.waiting, state.impossible) == (False, False, 2, 2, 0)
+    log.depth(1, "update 0 bid 10 100")
+    log.clock(1)
+    log.fold()
+    assert side(log, Side.BID) == [(10.0, 100.0), (9.99, 100.0)]
+    assert not log.engine.book.state(7).good
+    assert log.buckets[-1]["bid_size_top_n"] is None
+    log.depth(1, "update 2 bid 9.98 100")
+    log.clock(2)
+    log.fold()
     assert log.engine.book.state(7).good
+    assert log.engine.book.state(7).waiting == 0
+    assert log.buckets[-1]["bid_size_top_n"] == 400.0
+
+
+@pytest.mark.parametrize(
+    ("row", "expected", "impossible"),
+    [
+        ("insert 0 bid 10.5 1", [(0, 10.5), (1, 10.0), (3, 9.98), (5, 9.96)], 0),
+        ("insert 1 bid 9.995 1", [(0, 10.0), (1, 9.995), (3, 9.98), (5, 9.96)], 0),
+        ("insert 3 bid 9.975 1", [(0, 10.0), (2, 9.98), (3, 9.975), (5, 9.96)], 0),
+        ("insert 5 bid 9.95 1", [(0, 10.0), (2, 9.98), (4, 9.96), (5, 9.95)], 0),
+        ("delete 0 bid 0 0", [(1, 9.98), (3, 9.96)], 0),
+        ("delete 2 bid 9.98 0", [(0, 10.0), (3, 9.96)], 0),
+        ("delete 4 bid 0 0", [(0, 10.0), (2, 9.98)], 0),
+        ("delete 1 bid 0 0", [(0, 10.0), (2, 9.98), (4, 9.96)], 1),
+        ("delete 5 bid 0 0", [(0, 10.0), (2, 9.98), (4, 9.96)], 1),
+    ],
+)
+def test_inserts_and_deletes_shift_holes_with_the_rows(
+    row: str, expected: list[tuple[int, float]], impossible: int
+) -> None:
+    """A hole is a row that exists and is not known: it moves as rows move; to delete it is impossible."""
+    log = updated("update 0 bid 10 1\nupdate 2 bid 9.98 1\nupdate 4 bid 9.96 1", rows=6)
+    log.depth(1, row)
+    log.fold()
+    assert told(log) == expected
+    assert log.engine.book.state(7).impossible == impossible
+    assert log.engine.book.state(7).bad == bool(impossible)
+
+
+def test_a_full_side_with_holes_loses_its_last_row() -> None:
+    """An insert pushes the row at the last position out, whether it was shown or waiting; the hole can be filled."""
+    log = updated("update 2 bid 9.98 1\nupdate 0 bid 10 1", rows=3)
+    log.depth(1, "insert 0 bid 10.5 1")
+    log.fold()
+    assert told(log) == [(0, 10.5), (1, 10.0)]
+    assert not log.engine.book.state(7).good, "row 2 exists at the venue and nobody told us of it"
+    log.depth(1, "update 2 bid 9.99 1")
+    log.fold()
+    assert side(log, Side.BID) == [(10.5, 1.0), (10.0, 1.0), (9.99, 1.0)]
+    assert log.engine.book.state(7).good
+
+
+@pytest.mark.parametrize("between", ["", "317", "1100"])
+def test_a_side_that_had_an_insert_takes_no_update_past_its_end(between: str) -> None:
+    """One insert on a side is enough, for good: a reset does not turn its venue into one that only updates."""
+    log = updated("insert 0 bid 10 1", ask="update 1 ask 11.01 1\nupdate 0 ask 11 1")
+    if between:
+        log.notice(int(between), req_id=1)
+    log.depth(1, "update 1 bid 9.99 1\nupdate 1 ask 11.01 1\nupdate 0 ask 11 1")
+    log.fold()
+    state = log.engine.book.state(7)
+    assert told(log) == ([] if between else [(0, 10.0)])
+    assert (state.impossible, state.bad) == (1, between != "317")
+    assert not state.good
+    assert told(log, Side.ASK) == [(0, 11.0), (1, 11.01)]
+    log.subscribe(2, "depth", params='{"rows":5}')
+    log.depth(2, "update 0 bid 10 1\nupdate 0 ask 11 1")
+    log.fold()
+    assert log.engine.book.state(7).good, "another subscription starts without a habit"
+
+
+@pytest.mark.parametrize("late", ["update 1 bid 9.99 70", "update 0 bid 10 1", "delete 0 bid 10 0", "delete 2 bid 0 0"])
+def test_late_rows_after_a_reset_leave_the_book_unknown_until_it_is_refilled(late: str) -> None:
+    """After 317 a row of the book before is counted and dropped; the refill that follows is good."""
+    log = book()
+    log.notice(317, req_id=1)
+    log.depth(1, f"{late}\n{late}")
+    log.clock(1)
+    log.fold()
+    state = log.engine.book.state(7)
+    assert (state.good, state.bad, state.impossible, state.known_bid) == (False, False, 2, False)
+    assert log.buckets[-1]["book_good"] is False
+    log.depth(1, FULL)
+    log.fold()
+    assert log.engine.book.state(7).good
+    assert side(log, Side.BID) == BIDS
+    log.depth(1, "delete 3 bid 0 0")
+    log.fold()
+    assert log.engine.book.state(7).bad, "a side that is known again tolerates nothing"
+
+
+def test_after_a_lost_connection_no_refill_is_promised() -> None:
+    """After 1100 and 1102 rows that miss what they speak of make the book bad: the venue goes on where it was."""
+    log = book()
+    log.notice(1100)
+    log.notice(1102)
+    log.depth(1, "update 1 bid 9.99 70")
+    log.fold()
+    assert (log.engine.book.state(7).bad, log.engine.book.state(7).known_bid) == (True, False)
+    log.depth(1, FULL)
+    log.fold()
+    assert not log.engine.book.state(7).good
+    log.subscribe(2, "depth", params='{"rows":3}')
+    log.cancel(1)
+    log.depth(2, FULL)
+    log.depth(1, "delete 0 bid 0 0")
+    log.fold()
+    assert log.engine.book.state(7).good
+    assert side(log, Side.BID) == BIDS
+
+
+@pytest.mark.parametrize("operation", [0, 1])
+@pytest.mark.parametrize(("price", "size"), [(None, 1.0), (float("nan"), 1.0), (0.0, 1.0), (10.0, None), (10.0, -1.0)])
+def test_absent_numbers_are_impossible(operation: int, price: float | None, size: float | None) -> None:
+    """A row without a price or with no or a negative size is never put into the book, on a fresh side neither."""
+    for log in (book(), updated("")):
+        before = log.engine.book.rows(7, Side.BID)
+        log.hot(Kind.DEPTH, 1, position=0, operation=operation, side=1, price=price, size=size)
+        log.fold()
+        state = log.engine.book.state(7)
+        assert (state.impossible, state.bad, log.engine.book.rows(7, Side.BID)) == (1, True, before)
+
+
+@pytest.mark.parametrize("price", [None, 0.0, -1.0, 10.0, 1.7976931348623157e308])
+def test_a_delete_may_carry_any_price_and_size(price: float | None) -> None:
+    """0, the old price, the unset marker or nothing: a delete goes by its position."""
+    log = book()
+    log.hot(Kind.DEPTH, 1, position=0, operation=2, side=1, price=price, size=None)
+    log.fold()
+    assert side(log, Side.BID) == BIDS[1:]
+    assert log.engine.book.state(7).good
+
+
+def test_a_row_of_size_zero_keeps_its_position_and_shows_nothing() -> None:
+    """An update to size 0 moves no row; the ladder, the best price and the comparison with quotes pass it over."""
+    log = book()
+    log.subscribe(2, "bid_ask")
+    log.quote(2, 9.99, 10.01, at=0.5)
+    log.depth(1, "update 0 bid 10 0")
+    log.clock(1)
+    log.fold()
+    assert side(log, Side.BID) == [(10.0, 0.0), *BIDS[1:]]
+    assert log.engine.book.ladder(7, Side.BID)[0] == (9.99, 200.0, (("", 200.0),))
+    got = {r["measure"]: r["value"] for r in log.engine.health.rows() if r["con_id"] == 7 and r["stream"] is None}
+    assert (got["top_seconds"], got["top_bid_equal"], got["top_ask_equal"], got["top_beyond"]) == (1, 1, 1, 0)
+
+
+def test_one_venue_and_smart_at_once() -> None:
+    """Two subscriptions of one instrument are two books; buckets use SMART, and the venue's when SMART ends."""
+    log = book()
+    log.subscribe(2, "smart_depth", params='{"rows":9,"smart":true}')
+    log.depth(2, "insert 0 bid 10 1 ARCA\ninsert 1 bid 10 2 NSDQ\ninsert 0 ask 10.01 4 BATS")
+    log.clock(1)
+    log.notice(317, req_id=2)
+    log.clock(2)
+    log.cancel(2)
+    log.depth(2, "insert 0 bid 10 1 ARCA")
+    log.clock(3)
+    log.fold()
+    assert [row["bid_size_top_n"] for row in log.buckets] == [3.0, None, 600.0]
+    assert [row["book_good"] for row in log.buckets] == [True, False, True]
+    assert [row.size for row in log.engine.book.rows(7, Side.BID, Stream.DEPTH)] == [300.0, 200.0, 100.0]
+    assert log.engine.book.rows(7, Side.BID, Stream.SMART_DEPTH) == []
+
+
+def test_sixty_rows_by_updates_from_the_far_end() -> None:
+    """Sixty rows a side that arrive backwards are good with the last of them, and not before."""
+    log = Log().run_start().subscribe(1, "depth", params='{"rows":60}')
+    lines = [
+        f"update {i} {s} {20 + (i if s == 'ask' else -i) / 100} 1" for i in range(59, -1, -1) for s in ("bid", "ask")
+    ]
+    log.depth(1, "\n".join(lines[:-1]))
+    log.fold()
+    assert (log.engine.book.state(7).good, log.engine.book.state(7).waiting) == (False, 59)
+    log.depth(1, lines[-1])
+    log.fold()
+    assert log.engine.book.state(7).good
+    assert len(side(log, Side.ASK)) == len(side(log, Side.BID)) == 60
+    log.depth(1, "update 60 bid 1 1")
+    log.fold()
+    assert log.engine.book.state(7).bad
+
+
+def test_a_snapshot_keeps_waiting_rows_and_habits() -> None:
+    """Restored in the middle of a hole, a book goes on as if nothing had happened; digests tell waiting rows apart."""
+    log = updated("update 2 bid 9.98 1")
+    other = updated("update 2 bid 9.97 1")
+    assert log.engine.digests()["book"] != other.engine.digests()["book"]
+    again = Engine(market_only=True)
+    again.restore(log.engine.snapshot())
+    assert again.digests() == log.engine.digests()
+    log.depth(1, "update 1 bid 9.99 1\nupdate 0 bid 10 1\ninsert 0 bid 10.5 1\nupdate 4 bid 9 1")
+    batch = Batch.of(log.pending, log.next_seq)
+    log.fold()
+    again.fold(batch)
+    assert again.digests() == log.engine.digests()
+    assert again.book.state(7).bad

@@ -101,7 +101,9 @@ def test_kernels_say_what_the_reference_says(seed: int, length: int, start: int)
         assert mine == theirs, {k: (mine[k], theirs[k]) for k in mine if mine[k] != theirs[k]}
     assert quotes_of(engine) == [(i.symbol, i.source, *i.quote) for _, i in sorted(reference.instruments.items())]
     assert books_of(engine) == sorted(
-        (s.epoch, s.req_id, s.book.good, s.book.bad, s.book.impossible, s.book.sides) for s in reference.live if s.book
+        (s.epoch, s.req_id, s.book.good, s.book.bad, s.book.impossible, s.book.placed, s.book.sides)
+        for s in reference.live
+        if s.book
     )
     last_clock = max((told[1] for told in seen.told if told[0] == "interval"), default=0)
     changes = [q for told in seen.told if told[0] == "interval" for q in plain(told[4])]
@@ -126,9 +128,65 @@ def books_of(engine: Engine) -> list[tuple[Any, ...]]:
         row = market.state.slots[slot]
         if row["book"] >= 0:
             state = engine.book._state(slot)
-            sides = tuple([tuple(r) for r in engine.book._rows_of(slot, side)] for side in Side)
-            out.append((int(row["epoch"]), int(row["req_id"]), state.good, state.bad, state.impossible, sides))
+            counts = (state.good, state.bad, state.impossible, state.placed)
+            sides = tuple(side_of(engine, slot, side) for side in Side)
+            out.append((int(row["epoch"]), int(row["req_id"]), *counts, sides))
     return sorted(out)
+
+
+def side_of(engine: Engine, slot: int, side: Side) -> list[tuple[float, float, str] | None]:
+    """Every row of a side, None for a hole; what is shown of it ends at the first hole."""
+    end, _ = engine.book._ends(slot, side)
+    told = {position: tuple(row) for position, row in engine.book._told(slot, side)}
+    rows = [told.get(position) for position in range(end)]
+    visible = rows[: rows.index(None)] if None in rows else rows
+    assert [tuple(row) for row in engine.book._rows_of(slot, side)] == visible
+    return rows
+
+
+@quick
+@given(seeds, st.integers(40, 260))
+def test_update_only_venues(seed: int, length: int) -> None:
+    """The same where no venue begins with an insert; and such books get holes, and fill them."""
+    events = stream(seed, length, STARTS[0], updaters=1.0)
+    reference = Market()
+    for kind, row in events:
+        reference.on(str(kind), complete(kind, row))
+    batch = Batch.of(events)
+    engine, _, tables = fold(cut(batch, list(range(1, batch.last_seq))))
+    assert tables.get("buckets", []) == reference.rows
+    assert books_of(engine) == sorted(
+        (s.epoch, s.req_id, s.book.good, s.book.bad, s.book.impossible, s.book.placed, s.book.sides)
+        for s in reference.live
+        if s.book
+    )
+    whole, _, rows = fold([batch])
+    assert rows == tables
+    assert whole.digests() == engine.digests()
+    assert whole.snapshot() == engine.snapshot()
+
+
+def test_the_streams_reach_what_they_are_for() -> None:
+    """Over 200 seeds: good books by updates alone, holes that fill, holes met by inserts and deletes, late rows."""
+    seen: dict[str, int] = dict.fromkeys(("placed_good", "holes", "filled", "insert", "delete", "late"), 0)
+    for seed in range(200):
+        reference = Market()
+        for kind, row in stream(seed, 200, STARTS[0], updaters=0.5):
+            full = complete(kind, row)
+            sub = next(iter(reference.held(full)), None)
+            book = sub.book if sub and kind == Kind.DEPTH else None
+            before = (book.impossible, book.bad, any(None in rows for rows in book.sides)) if book else None
+            reference.on(str(kind), full)
+            if book is None or before is None:
+                continue
+            applied, holes = book.impossible == before[0], any(None in rows for rows in book.sides)
+            seen["placed_good"] += book.good and book.placed > 0 and not book.inserted
+            seen["holes"] += holes
+            seen["filled"] += before[2] and not holes and full["operation"] == 1
+            seen["insert"] += before[2] and applied and full["operation"] == 0
+            seen["delete"] += before[2] and applied and full["operation"] == 2
+            seen["late"] += not applied and book.refill and not before[1] and not book.bad
+    assert min(seen.values()) >= 10, seen
 
 
 @quick

@@ -1,8 +1,10 @@
 """The order books, row by row as IB keeps them, and the price ladder derived from them.
 
 IB's depth is a table of row positions: an insert shifts the rows below it down, a delete shifts them up, the table is
-cut at the subscribed rows (interactivebrokers.github.io/tws-api, "Market Depth"). The compiled kernel applies the rows;
-this module looks at the result.
+cut at the subscribed rows (interactivebrokers.github.io/tws-api, "Market Depth"). A side that has never had an insert
+keeps updates past its end where they say they are; rows before them that nobody told us of are holes, and rows behind a
+hole wait unseen (docs/decisions/0004-updates-past-the-end.md). The compiled kernel applies the rows; this module looks
+at the result.
 """
 
 from __future__ import annotations
@@ -41,7 +43,11 @@ class Level(NamedTuple):
 
 
 class BookState(NamedTuple):
-    """What is known of one book. `good`: both sides heard of since the last reset, and no impossible row since."""
+    """What is known of one book, counts since it was asked for.
+
+    `good`: both sides heard of since the last reset, no impossible row since, no hole. `placed`: updates past the end
+    that were kept. `waiting`: rows behind a hole, of both sides.
+    """
 
     con_id: int
     stream: Stream
@@ -52,7 +58,9 @@ class BookState(NamedTuple):
     known_bid: bool
     applied: int
     impossible: int
+    placed: int
     resets: int
+    waiting: int
 
 
 class Book:
@@ -84,7 +92,7 @@ class Book:
         return found[-1] if found else None
 
     def rows(self, con_id: int, side: Side, stream: Stream | None = None) -> list[Row]:
-        """The rows of one side, best first; empty when unknown.
+        """The rows of one side down to the first hole, best first; empty when unknown.
 
         `stream` picks between Stream.DEPTH and Stream.SMART_DEPTH; None takes the book the instrument's buckets use.
         """
@@ -100,25 +108,28 @@ class Book:
         s = self._market.state
         b = int(s.slots[slot]["book"])
         book, known = s.books[b], s.known[b].astype(bool).tolist()
-        bad = bool(book["bad"])
+        bad, whole = bool(book["bad"]), bool((s.filled[b] == s.length[b]).all())
         return BookState(
             con_id=int(s.slots[slot]["con_id"]),
             stream=STREAMS[int(s.slots[slot]["stream"])],
             rows=int(book["rows"]),
-            good=all(known) and not bad,
+            good=all(known) and whole and not bad,
             bad=bad,
             known_ask=known[Side.ASK],
             known_bid=known[Side.BID],
             applied=int(book["applied"]),
             impossible=int(book["impossible"]),
+            placed=int(book["placed"]),
             resets=int(book["resets"]),
+            waiting=int((s.price[b] > 0).sum() - s.filled[b].sum()),
         )
 
     def ladder(self, con_id: int, side: Side, stream: Stream | None = None) -> list[Level]:
-        """The same side by price, best first, over market makers."""
+        """The same side by price, best first, over market makers; rows of size 0 show nothing and are left out."""
         levels: SortedDict = SortedDict((lambda price: -price) if side == Side.BID else None)
         for row in self.rows(con_id, side, stream):
-            levels.setdefault(row.price, []).append(row)
+            if row.size > 0:
+                levels.setdefault(row.price, []).append(row)
         return [
             Level(price, sum(r.size for r in rows), tuple((r.market_maker, r.size) for r in rows))
             for price, rows in levels.items()
@@ -133,36 +144,56 @@ class Book:
                 assert b == -1, f"slot {slot} is no depth subscription but holds book {b}"
                 continue
             show = f"{self._state(slot)}\nask {s.price[b, 0].tolist()} x {s.size[b, 0].tolist()}\n"
-            show += f"bid {s.price[b, 1].tolist()} x {s.size[b, 1].tolist()}\ncount {s.filled[b].tolist()}"
+            show += f"bid {s.price[b, 1].tolist()} x {s.size[b, 1].tolist()}\n"
+            show += f"visible {s.filled[b].tolist()} of {s.length[b].tolist()}"
             assert int(s.books[b]["slot"]) == slot, f"book {b} belongs to slot {s.books[b]['slot']}: {show}"
             for side in Side:
-                n = int(s.filled[b, side])
-                filled, empty = s.price[b, side, :n], s.price[b, side, n:]
-                assert 0 <= n <= s.books[b]["rows"], f"{n} rows: {show}"
-                assert (filled > 0).all(), f"absent price in force: {show}"
-                assert (s.size[b, side, :n] >= 0).all(), f"absent size in force: {show}"
-                assert np.isnan(empty).all(), f"prices past the end: {show}"
-                assert np.isnan(s.size[b, side, n:]).all(), f"sizes past the end: {show}"
-                assert not s.maker[b, side, n:].any(), f"market maker past the end: {show}"
-                assert n == 0 or s.known[b, side], f"rows on an unknown side: {show}"
+                self._check_side(b, side, show)
+
+    def _check_side(self, b: int, side: Side, show: str) -> None:
+        s = self._market.state
+        n, end = int(s.filled[b, side]), int(s.length[b, side])
+        price, size, maker = s.price[b, side], s.size[b, side], s.maker[b, side]
+        hole = np.isnan(price)
+        assert 0 <= n <= end <= s.books[b]["rows"], f"{n} rows of {end}: {show}"
+        assert (price[:n] > 0).all(), f"absent price in force: {show}"
+        assert (price[~hole] > 0).all(), f"absent price waiting: {show}"
+        assert hole[end:].all(), f"prices past the end: {show}"
+        assert n == end or hole[n], f"a visible row is counted as waiting: {show}"
+        assert (size[~hole] >= 0).all(), f"absent size: {show}"
+        assert np.isnan(size[hole]).all(), f"size without a price: {show}"
+        assert not maker[hole].any(), f"market maker without a price: {show}"
+        assert end == 0 or s.known[b, side], f"rows on an unknown side: {show}"
+        assert end == n or s.books[b]["placed"], f"a hole without an update past the end: {show}"
 
     def digest(self) -> str:
-        """Hash of every live book: identity, flags, rows with their market makers."""
+        """Hash of every live book: identity, flags, every row with its position and market maker, seen or waiting."""
         total = hashlib.blake2b(digest_size=16)
         s = self._market.state
         for slot in self._market.live():
             if int(s.slots[slot]["book"]) >= 0:
                 state = self._state(slot)
                 key = (state.con_id, int(s.slots[slot]["req_id"]), str(state.stream))
-                sides = [[tuple(row) for row in self._rows_of(slot, side)] for side in Side]
+                sides = [(self._ends(slot, side), self._told(slot, side)) for side in Side]
                 total.update(repr((key, tuple(state[2:]), sides)).encode())
         return total.hexdigest()
 
     def _rows_of(self, slot: int, side: Side) -> list[Row]:
         s, b = self._market.state, int(self._market.state.slots[slot]["book"])
-        n = int(s.filled[b, side])
-        makers = [self._market.makers.names[i] for i in s.maker[b, side, :n].tolist()]
-        return [Row(*r) for r in zip(s.price[b, side, :n].tolist(), s.size[b, side, :n].tolist(), makers, strict=True)]
+        return [row for _, row in self._told(slot, side)[: int(s.filled[b, side])]]
+
+    def _told(self, slot: int, side: Side) -> list[tuple[int, Row]]:
+        """Every row of a side that is no hole, with its position; the visible ones come first."""
+        s, b = self._market.state, int(self._market.state.slots[slot]["book"])
+        end = int(s.length[b, side])
+        names = [self._market.makers.names[i] for i in s.maker[b, side, :end].tolist()]
+        rows = zip(s.price[b, side, :end].tolist(), s.size[b, side, :end].tolist(), names, strict=True)
+        return [(i, Row(*row)) for i, row in enumerate(rows) if row[0] > 0]
+
+    def _ends(self, slot: int, side: Side) -> tuple[int, int]:
+        """One past the last row, and whether inserts were seen: both decide what the next row may do."""
+        s, b = self._market.state, int(self._market.state.slots[slot]["book"])
+        return int(s.length[b, side]), int(s.inserts[b, side])
 
     def snapshot(self) -> bytes:
         """Empty: the state is the market's."""

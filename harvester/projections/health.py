@@ -59,8 +59,8 @@ SYMBOL = {  # measures of a symbol: field of tables.INSTRUMENT, unit
     "volume_checked": ("volume_matched", "rise of tick 8 while the tape was on"),
     "tape_checked": ("tape_matched", "shares printed within the same spans"),
     "top_seconds": ("top_seconds", "s with a good book and a quote of another source"),
-    "top_bid_equal": ("top_bid_equal", "of these, first bid row = bid in force"),
-    "top_ask_equal": ("top_ask_equal", "of these, first ask row = ask in force"),
+    "top_bid_equal": ("top_bid_equal", "of these, best bid of the book = bid in force"),
+    "top_ask_equal": ("top_ask_equal", "of these, best ask of the book = ask in force"),
     "top_beyond": ("top_beyond", "of these, the book is better than the quote"),
     "prints": ("prints", "price-forming prints"),
     "prints_quoted": ("prints_quoted", "of these, with an uncrossed quote in force"),
@@ -75,9 +75,10 @@ STREAM = {  # measures of a symbol's stream: unit
     "silences": "times it was found silent",
     "covered_seconds": "s between asking and the end",
     "impossible": "depth rows no book can follow",
+    "placed": "updates past the end, kept at their position",
     "resets": "times the book was emptied",
 }
-_BOOK_PARTS = ("impossible", "resets")
+_BOOK_PARTS = ("impossible", "placed", "resets")
 
 
 class Summary(NamedTuple):
@@ -258,6 +259,7 @@ class Health:
             "silences": self._silences.get(f"{con_id} {stream}", 0),
             "covered_seconds": sum((slot["closed"] or self._last_ts) - slot["opened"] for slot in slots) / SECOND_NS,
             "impossible": sum(slot["impossible"] for slot in slots),
+            "placed": sum(slot["placed"] for slot in slots),
             "resets": sum(slot["resets"] for slot in slots),
         }
 

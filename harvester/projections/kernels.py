@@ -51,7 +51,7 @@ _QUOTES, _TRADES, _DEAD = int(Glob.QUOTES), int(Glob.TRADES), int(Glob.DEAD)
 _EMIT, _INSTRUMENTS, _LAST_TS = int(Glob.EMIT), int(Glob.INSTRUMENTS), int(Glob.LAST_TS)
 _R_BID_ASK, _R_L1, _R_BOOK, _R_SMART, _R_TAPE = (int(role) for role in Role)
 _S_NONE, _S_BID_ASK, _S_L1, _S_SMART = (int(source) for source in Source)
-_INSERT, _UPDATE = int(Operation.INSERT), int(Operation.UPDATE)
+_INSERT, _UPDATE, _DELETE = (int(operation) for operation in Operation)
 _BID_ASK_STREAM = int(TickStream.BID_ASK)
 _ST_L1, _ST_BID_ASK = STREAMS.index(Stream.L1), STREAMS.index(Stream.BID_ASK)
 _ST_LAST, _ST_ALL_LAST = STREAMS.index(Stream.LAST), STREAMS.index(Stream.ALL_LAST)
@@ -110,39 +110,59 @@ def _arrive(s: State, epoch: int, req: int, ts: int) -> int:
 
 
 @_cached
-def _apply(s: State, b: int, position: int, operation: int, side: int, price: float, size: float, maker: int) -> bool:
-    """Apply one depth row; False = impossible, nothing changed but the count and the flag."""
-    book = s.books[b]
-    possible = (side == 0 or side == 1) and 0 <= position < book.rows and 0 <= operation <= 2
-    if possible:
-        end = s.filled[b, side]
-        possible = position <= end if operation == _INSERT else position < end
-    if possible and operation <= _UPDATE:
-        possible = price > 0.0 and price < ABSENT_FROM and size >= 0.0 and size < ABSENT_FROM
-    if not possible:
-        book.impossible += 1
-        book.bad = 1
+def _possible(s: State, b: int, position: int, operation: int, side: int, price: float, size: float) -> bool:
+    """Whether a book can follow a depth row whose place, operation and side exist."""
+    end = s.length[b, side]
+    if operation == _DELETE:  # its price and size are whatever the venue sends: 0, or the old ones
+        return position < end and s.price[b, side, position] > 0.0
+    if not (price > 0.0 and price < ABSENT_FROM and size >= 0.0 and size < ABSENT_FROM):
         return False
+    if operation == _INSERT:
+        return position <= end
+    return position < end or s.inserts[b, side] == 0
+
+
+@_cached
+def _apply(s: State, b: int, position: int, operation: int, side: int, price: float, size: float, maker: int) -> None:
+    """Apply one depth row, or count that it is impossible. Rows nobody told us of are holes: price NaN."""
+    book = s.books[b]
+    named = (side == 0 or side == 1) and 0 <= position < book.rows and 0 <= operation <= 2
+    if not (named and _possible(s, b, position, operation, side, price, size)):
+        book.impossible += 1
+        late = named and book.refill == 1 and s.known[b, side] == 0 and operation != _INSERT
+        if not late:  # a late row is of the book before the 317: nothing in the new one contradicts it
+            book.bad = 1
+        return
     prices, sizes, makers = s.price[b, side], s.size[b, side], s.maker[b, side]
+    end, visible = s.length[b, side], s.filled[b, side]
     if operation == _INSERT:
         for i in range(min(end, book.rows - 1), position, -1):
             prices[i], sizes[i], makers[i] = prices[i - 1], sizes[i - 1], makers[i - 1]
-        s.filled[b, side] = min(end + 1, book.rows)
-    if operation <= _UPDATE:
-        prices[position], sizes[position], makers[position] = price, size, maker
+        end = min(end + 1, book.rows)
+        s.inserts[b, side] = 1
+    elif operation == _UPDATE:
+        if position >= end:
+            book.placed += 1
+            end = position + 1
     else:
         for i in range(position, end - 1):
             prices[i], sizes[i], makers[i] = prices[i + 1], sizes[i + 1], makers[i + 1]
-        s.filled[b, side] = end - 1
-        prices[end - 1], sizes[end - 1], makers[end - 1] = NAN, NAN, 0
-    s.known[b, side] = 1
+        end -= 1
+        prices[end], sizes[end], makers[end] = NAN, NAN, 0
+        visible -= position < visible
+    if operation != _DELETE:
+        prices[position], sizes[position], makers[position] = price, size, maker
+    while visible < end and prices[visible] > 0.0:
+        visible += 1
+    s.length[b, side], s.filled[b, side], s.known[b, side] = end, visible, 1
     book.applied += 1
-    return True
 
 
 @_cached
 def _good(s: State, b: int) -> bool:
-    return s.known[b, 0] == 1 and s.known[b, 1] == 1 and s.books[b].bad == 0
+    """Both sides heard of, no impossible row, and no hole: what is visible is all there is."""
+    whole = s.filled[b, 0] == s.length[b, 0] and s.filled[b, 1] == s.length[b, 1]
+    return whole and s.known[b, 0] == 1 and s.known[b, 1] == 1 and s.books[b].bad == 0
 
 
 @_cached
@@ -346,10 +366,12 @@ def _close_book(s: State, k: int, row: Any) -> None:
     if q.source == _S_NONE:
         row.bid_top_size, row.ask_top_size = s.size[b, 1, 0], s.size[b, 0, 0]
     elif q.source != _S_SMART and s.filled[b, 0] > 0 and s.filled[b, 1] > 0:
+        bid, _ = _best(s, b, 1)
+        ask, _ = _best(s, b, 0)
         q.top_seconds += 1
-        q.top_bid_equal += s.price[b, 1, 0] == q.bid
-        q.top_ask_equal += s.price[b, 0, 0] == q.ask
-        q.top_beyond += s.price[b, 1, 0] > q.bid or s.price[b, 0, 0] < q.ask
+        q.top_bid_equal += bid == q.bid
+        q.top_ask_equal += ask == q.ask
+        q.top_beyond += bid > q.bid or ask < q.ask
 
 
 @_cached
@@ -585,7 +607,10 @@ def _kind_of(name: str) -> Any:
 
 
 _RECORDS = {"inst": INSTRUMENT, "slots": SLOT, "books": BOOK, "rows": ROW, "quotes": QUOTE_OUT, "trades": TRADE_OUT}
-_SHAPES = {"current": 2, "heard": 3, "filled": 2, "known": 2, "maker": 3, "feed": 3, "price": 3, "size": 3}
+_SHAPES = {
+    "current": 2, "heard": 3, "length": 2, "filled": 2, "known": 2, "inserts": 2, "maker": 3, "feed": 3, "price": 3,
+    "size": 3,
+}  # fmt: skip
 
 
 def _state_type(name: str) -> Any:

@@ -18,6 +18,7 @@ from harvester.projections.interval import QUOTES, TRADES
 from harvester.projections.merge import Makers, clocks_of, controls_of, frame_of, last_of
 from harvester.projections.params import RunParams
 from harvester.projections.tables import (
+    BOOK,
     QUOTE_OUT,
     ROW,
     ROWS_DEFAULT,
@@ -245,7 +246,9 @@ class Market:
         book = next(b for b in range(len(self._live) + 1) if b not in used)
         self.state = with_room(self.state, books=book + 1, depth=rows)
         self._clear(book)
-        self.state.books[book] = (slot, rows, 0, 0, 0, 0)
+        self.state.inserts[book] = 0
+        self.state.books[book] = np.zeros((), BOOK)
+        self.state.books[book]["slot"], self.state.books[book]["rows"] = slot, rows
         return book
 
     def _learn_key(self, epoch: int, req_id: int, slot: int) -> None:
@@ -273,7 +276,7 @@ class Market:
             del self._live[int(slot["epoch"]), int(slot["req_id"])]
             self._alive[int(slot["inst"])].remove(k)
             if (book := int(self.state.slots[k]["book"])) >= 0:
-                for name in ("applied", "impossible", "resets"):
+                for name in ("applied", "impossible", "placed", "resets"):
                     self.state.slots[k][name] = self.state.books[book][name]
                 self._clear(book)
         self._choose(control, slots)
@@ -289,13 +292,14 @@ class Market:
         for k in self._held(control):
             if (book := int(self.state.slots[k]["book"])) >= 0:
                 self._clear(book)
+                self.state.books[book]["refill"] = 1
                 self._choose(control, [k])
 
     def _clear(self, book: int) -> None:
         s = self.state
-        s.filled[book], s.known[book], s.maker[book] = 0, 0, 0
+        s.length[book], s.filled[book], s.known[book], s.maker[book] = 0, 0, 0, 0
         s.price[book], s.size[book] = np.nan, np.nan
-        s.books[book]["bad"] = 0
+        s.books[book]["bad"] = s.books[book]["refill"] = 0
         s.books[book]["resets"] += 1
 
     def _choose(self, control: Control, slots: list[int], *, fresh: int = -1, again: bool = False) -> None:

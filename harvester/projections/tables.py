@@ -75,10 +75,14 @@ INSTRUMENT = _record(
 )
 SLOT = _record(
     "con_id epoch req_id inst stream alive book rt_field warm rows dead first_ts last_ts gap_max opened closed "
-    "applied impossible resets",  # of its book, once it is closed
+    "applied impossible placed resets",  # of its book, once it is closed
     "",
 )
-BOOK = _record("slot rows bad impossible applied resets", "")
+BOOK = _record(
+    # placed: updates past the end that were kept; refill: a 317 emptied the book, what it holds is sent anew
+    "slot rows bad impossible applied placed resets refill",
+    "",
+)
 ROW = _record(
     "ts con_id inst decision_seq trade_count quote_count depth_count quote_source book_good stale",
     "mark bid ask spread spread_bps spread_twa mid microprice imbalance bid_size_top_n ask_size_top_n bid_top_size "
@@ -101,9 +105,11 @@ class State(NamedTuple):
     keys: Array  # int64, hash table: epoch << 32 | request id, -1 = free
     vals: Array  # int64: slot of the key
     books: Array  # BOOK
-    filled: Array  # int64 [book, side]: rows in force
+    length: Array  # int64 [book, side]: one past the last row, holes included
+    filled: Array  # int64 [book, side]: rows in force, down to the first hole
     known: Array  # int64 [book, side]: a row arrived since the last reset
-    price: Array  # float64 [book, side, position]
+    inserts: Array  # int64 [book, side]: an insert was applied since the subscription began, resets notwithstanding
+    price: Array  # float64 [book, side, position]; NaN = no such row, or a hole
     size: Array  # float64 [book, side, position]
     maker: Array  # int64 [book, side, position]: index into the market makers
     rows: Array  # ROW
@@ -188,8 +194,10 @@ def new_state() -> State:
         keys=np.full(64, -1, np.int64),
         vals=np.zeros(64, np.int64),
         books=np.zeros(4, BOOK),
+        length=np.zeros((4, 2), np.int64),
         filled=np.zeros((4, 2), np.int64),
         known=np.zeros((4, 2), np.int64),
+        inserts=np.zeros((4, 2), np.int64),
         price=np.full((4, 2, ROWS_DEFAULT), np.nan),
         size=np.full((4, 2, ROWS_DEFAULT), np.nan),
         maker=np.zeros((4, 2, ROWS_DEFAULT), np.int64),
@@ -213,7 +221,8 @@ def with_room(state: State, *, instruments: int = 0, slots: int = 0, books: int 
     if books > len(state.books) or depth > state.price.shape[2]:
         n = max(books, 2 * len(state.books)) if books > len(state.books) else len(state.books)
         wide = (n, 2, max(depth, state.price.shape[2]))
-        change |= {name: _grown(getattr(state, name), n, 0) for name in ("books", "filled", "known")}
+        for name in ("books", "length", "filled", "known", "inserts"):
+            change[name] = _grown(getattr(state, name), n, 0)
         for name, fill in (("price", np.nan), ("size", np.nan), ("maker", 0)):
             old = getattr(state, name)
             change[name] = np.full(wide, fill, old.dtype)
@@ -258,7 +267,7 @@ _COLUMNS: tuple[tuple[str, pa.DataType, str, str], ...] = (  # name, type, unit,
     ("volatility_proxy", _F, "1", "max |mid / mid' - 1| over consecutive mids, the first against the last before"),
     ("realised_variance", _F, "1", "sum of (mid / mid' - 1)^2 over consecutive mids"),
     ("quote_source", _T, "", "bid_ask, l1 or smart_depth; null without a quote in force"),
-    ("book_good!", _B, "", "at the second's end both sides known since the reset and no impossible row since"),
+    ("book_good!", _B, "", "at the second's end both sides known since the reset, no hole, no impossible row since"),
     ("stale!", _B, "", "no row of any live stream of the instrument arrived within the second"),
 )
 BUCKETS: pa.Schema = pa.schema([

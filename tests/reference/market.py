@@ -30,45 +30,63 @@ def total(numbers):
 
 @dataclass
 class Book:
-    """IB's table of row positions; sides[0] ask, sides[1] bid; a row is (price, size, market maker)."""
+    """IB's table of row positions; sides[0] ask, sides[1] bid; a row is (price, size, market maker), None a hole."""
 
     limit: int
     sides: tuple = field(default_factory=lambda: ([], []))
     known: set = field(default_factory=set)
+    inserted: set = field(default_factory=set)  # sides that ever had an insert; a reset does not forget it
     bad: bool = False
+    refill: bool = False  # emptied by a 317
     impossible: int = 0
+    placed: int = 0
 
-    def clear(self):
-        self.sides, self.known, self.bad = ([], []), set(), False
+    def clear(self, *, refill):
+        self.sides, self.known, self.bad, self.refill = ([], []), set(), False, refill
 
     @property
     def good(self):
-        return self.known == {0, 1} and not self.bad
+        return self.known == {0, 1} and not self.bad and None not in self.sides[0] + self.sides[1]
+
+    def visible(self, side):
+        """The rows before the first hole."""
+        rows = self.sides[side]
+        return rows[: rows.index(None)] if None in rows else rows
+
+    def possible(self, position, operation, side, row):
+        rows = self.sides[side]
+        if operation == 2:
+            return position < len(rows) and rows[position] is not None
+        price, size, _ = row
+        if present(price) is None or size is None or not 0 <= size < 1e300:
+            return False
+        if operation == 0:
+            return position <= len(rows)
+        return position < len(rows) or side not in self.inserted
 
     def apply(self, position, operation, side, row):
-        possible = side in (0, 1) and operation in (0, 1, 2) and position is not None and 0 <= position < self.limit
-        if possible:
-            rows = self.sides[side]
-            possible = position <= len(rows) if operation == 0 else position < len(rows)
-        if possible and operation != 2:
-            price, size, _ = row
-            possible = present(price) is not None and size is not None and 0 <= size < 1e300
-        if not possible:
+        named = side in (0, 1) and operation in (0, 1, 2) and position is not None and 0 <= position < self.limit
+        if not named or not self.possible(position, operation, side, row):
             self.impossible += 1
-            self.bad = True
+            late = named and operation != 0 and self.refill and side not in self.known
+            self.bad = self.bad or not late
             return
+        rows = self.sides[side]
         if operation == 0:
             rows.insert(position, row)
             del rows[self.limit :]
-        elif operation == 1:
-            rows[position] = row
-        else:
+            self.inserted.add(side)
+        elif operation == 2:
             del rows[position]
+        else:
+            self.placed += position >= len(rows)
+            rows += [None] * (position + 1 - len(rows))
+            rows[position] = row
         self.known.add(side)
 
     def best(self, side):
-        """(price, size) over all rows that show something."""
-        shown = [(price, size) for price, size, _ in self.sides[side] if size > 0]
+        """(price, size) over all visible rows that show something."""
+        shown = [(price, size) for price, size, _ in self.visible(side) if size > 0]
         if not shown:
             return None, None
         best = (max if side == 1 else min)(price for price, _ in shown)
@@ -194,7 +212,7 @@ class Market:
         elif code == 317:
             for sub in self.held(row):
                 if sub.book:
-                    sub.book.clear()
+                    sub.book.clear(refill=True)
                     self.instruments[sub.con_id].now.touched = True
                     self.requote(self.instruments[sub.con_id], row["seq"], row["ts_recv"])
         elif code in REFUSED or code == -6:
@@ -230,7 +248,7 @@ class Market:
         """1100: everything is unknown, the subscriptions stay."""
         for sub in self.live:
             if sub.book:
-                sub.book.clear()
+                sub.book.clear(refill=False)
         con_ids = sorted({s.con_id for s in self.live})
         for con_id in con_ids:
             self.instruments[con_id].used = {}

@@ -19,13 +19,15 @@ NOTICES = (317, 317, 317, 316, 1100, 1101, 1102, -2, 354, 2104, -7, -8, 10197)
 class Stream:
     """Draws events one after the other; `events` is the list of (kind, row) without seq."""
 
-    def __init__(self, seed: int, start_ns: int) -> None:
+    def __init__(self, seed: int, start_ns: int, updaters: float) -> None:
         self.chance = random.Random(seed)
         self.now = start_ns
         self.clock_due = (start_ns // SECOND + 1) * SECOND
         self.events: list[tuple[Kind, dict[str, Any]]] = []
         self.epoch, self.req = 1, 0
         self.asked: list[tuple[int, int, int, str]] = []  # con_id, epoch, request id, stream
+        self.updaters = updaters  # share of the venues that hardly ever send anything but updates
+        self.update_only: set[tuple[int, int]] = set()  # epoch, request id
         self.calm = self.chance.random() < 0.6  # few impossible depth rows and notices, so that books stay good
         self.count: dict[tuple[int, int, int], int] = {}  # rows a calm book should have
         self.run_start()
@@ -49,6 +51,9 @@ class Stream:
             "l1": self.chance.choice(['{"generic":"233"}', '{"generic":"233,375"}', "{}"]),
         }.get(stream, "{}")
         self.asked.append((con_id, self.epoch, self.req, stream))
+        self.update_only.discard((self.epoch, self.req))
+        if self.chance.random() < self.updaters:
+            self.update_only.add((self.epoch, self.req))
         self.add(
             Kind.REQUEST,
             action="subscribe",
@@ -111,7 +116,35 @@ class Stream:
             market_maker=self.chance.choice((None, "ARCA", "NSDQ")), **key,
         )  # fmt: skip
 
+    def updated_depth(self, key: dict[str, int]) -> None:
+        side = self.chance.choice((0, 1))
+        price, size = self.chance.choice(PRICES), self.chance.choice((*SIZES, 0.0))
+        self.add(
+            Kind.DEPTH, msg=12, position=self.chance.choice((0, 0, 1, 1, 2, 3)),
+            operation=1 if self.chance.random() < 0.95 else self.chance.choice((0, 2)), side=side,
+            price=price if side else round(price + 0.04, 2), size=size,
+            market_maker=self.chance.choice((None, "ARCA")), **key,
+        )  # fmt: skip
+
+    def reset(self) -> None:
+        """A 317; the calm venue begins anew, and now and then rows of the book before come late."""
+        depths = [asked for asked in self.asked if asked[1] == self.epoch and "depth" in asked[3]]
+        if not depths:
+            return
+        con_id, epoch, req, _ = self.chance.choice(depths[-3:])
+        self.add(Kind.NOTICE, msg=4, code=317, text="", req_id=req, epoch=epoch)
+        self.count |= {(epoch, req, side): 0 for side in (0, 1)}
+        for _ in range(self.chance.choice((0, 1, 2, 3))):
+            self.add(
+                Kind.DEPTH, msg=12, position=self.chance.choice((0, 1, 3)), operation=self.chance.choice((1, 2)),
+                side=self.chance.choice((0, 1)), price=self.chance.choice(PRICES), size=100.0,
+                con_id=con_id, epoch=epoch, req_id=req,
+            )  # fmt: skip
+
     def row_depth(self, key: dict[str, int]) -> None:
+        if (key["epoch"], key["req_id"]) in self.update_only and self.chance.random() < 0.98:
+            self.updated_depth(key)
+            return
         if self.calm and self.chance.random() < 0.998:
             self.calm_depth(key)
             return
@@ -165,6 +198,8 @@ class Stream:
             _, epoch, req, _ = self.chance.choice(self.asked) if self.asked else (0, 1, 1, "")
             code = self.chance.choice(NOTICES)
             self.add(Kind.NOTICE, msg=4 if code > 0 else None, code=code, text="", req_id=req, epoch=epoch)
+        elif self.calm and what < 0.8:
+            self.reset()
         elif self.calm and what < 0.92:
             self.hot()
         elif what < 0.94:
@@ -181,9 +216,9 @@ class Stream:
             self.run_start()
 
 
-def stream(seed: int, length: int, start_ns: int) -> list[tuple[Kind, dict[str, Any]]]:
-    """At least `length` events as (kind, row), numbered from seq 1."""
-    made = Stream(seed, start_ns)
+def stream(seed: int, length: int, start_ns: int, updaters: float = 0.3) -> list[tuple[Kind, dict[str, Any]]]:
+    """At least `length` events as (kind, row), numbered from seq 1; `updaters` is the share of update-only venues."""
+    made = Stream(seed, start_ns, updaters)
     while len(made.events) < length:
         made.pass_time()
         if made.chance.random() < 0.06:
