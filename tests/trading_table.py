@@ -23,7 +23,7 @@ from harvester.calendar import Session
 from harvester.projections import strategies
 from harvester.projections.costs import cost_table
 from harvester.projections.episodes import BUCKET_FIELDS
-from harvester.projections.interval import QUOTES, TRADES, Happening, Interval, What
+from harvester.projections.interval import QUOTES, TRADES, Closed, Happening, Interval, What
 from harvester.projections.params import Calendar, RunParams, StrategyRef
 from harvester.projections.position import Plan
 from harvester.projections.strategy import Verdict, View
@@ -91,9 +91,9 @@ def params(
 
 
 def bucket(second: int, **values: Any) -> dict[str, Any]:
-    """One closed bucket; `second` is its start."""
+    """Values of one closed bucket; `second` is its start."""
     neutral = dict.fromkeys(BUCKET_FIELDS) | {"tape_buy": 0.0, "tape_sell": 0.0, "trade_count": 0, "stale": False}
-    return neutral | {"con_id": CON_ID, "symbol": SYMBOL, "ts": at(second)} | values
+    return neutral | {"ts": at(second)} | values
 
 
 class Step(msgspec.Struct):
@@ -129,7 +129,10 @@ def steps(table: str) -> tuple[list[Step], list[tuple[int, Plan]]]:
         elif what in ("long", "short"):
             plans.append((ts, _plan(what == "long", args)))
         elif what == "clock":
-            rows = [bucket(s, mid=mid, mark=mid, stale=not quotes) for s in range(closed, int(float(when)))]
+            rows = [
+                Closed(CON_ID, SYMBOL, bucket(s, mid=mid, mark=mid, stale=not quotes))
+                for s in range(closed, int(float(when)))
+            ]
             closed = int(float(when))
             made = Interval(seq, ts, rows, np.array(quotes, QUOTES), np.array(trades, TRADES), happenings)
             calls.append(Step("clock", seq, ts, made))

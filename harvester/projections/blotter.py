@@ -96,6 +96,7 @@ DECISIONS = pa.schema(
 
 TABLES: dict[str, pa.Schema] = {"decisions": DECISIONS, "fills": FILLS, "episodes": EPISODES}
 _NOTHING = (None,) * 8
+_encode = msgspec.msgpack.Encoder().encode
 
 
 class Blotter:
@@ -172,8 +173,7 @@ class Blotter:
     def _write(self, table: str, row: tuple[Any, ...]) -> None:
         assert len(row) == len(TABLES[table]), f"{table}: {len(row)} values for {len(TABLES[table])} columns"
         self._rows[table].append(row)
-        coded = msgspec.msgpack.encode((self.chain, table, row))
-        self.chain = hashlib.blake2b(coded, digest_size=16).hexdigest()
+        self.chain = hashlib.blake2b(_encode((self.chain, table, row)), digest_size=16).hexdigest()
 
 
 def _who(position: Position) -> tuple[int, str, str, str]:

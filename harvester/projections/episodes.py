@@ -17,7 +17,7 @@ from harvester.projections.exchange import DIGITS
 from harvester.projections.position import DATA_END, Position
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
 SECOND_NS = 1_000_000_000
 SCHEMA = "harvester.episode"
@@ -90,17 +90,6 @@ class Tracked(msgspec.Struct):
 
 def _second(ts: int) -> int:
     return ts // SECOND_NS * SECOND_NS
-
-
-def clean(row: Mapping[str, Any]) -> dict[str, Any]:
-    """A bucket row as builtins in the order of `BUCKET_FIELDS`, NaN as None."""
-    return {name: _plain(row.get(name)) for name in BUCKET_FIELDS}
-
-
-def _plain(value: Any) -> Any:
-    if hasattr(value, "item"):
-        value = value.item()
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def window_before(history: Sequence[dict[str, Any]], decision_ts: int) -> tuple[str, list[dict[str, Any]]]:

@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import numpy as np
 
-from harvester.projections.interval import QUOTES, TRADES, Happening, Interval, What
-from harvester.projections.tables import bucket_dicts
+from harvester.projections.episodes import BUCKET_FIELDS
+from harvester.projections.interval import QUOTES, TRADES, Closed, Happening, Interval, What
+from harvester.projections.tables import SOURCE_NAMES
+from harvester.projections.tape import Tape
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -38,8 +40,9 @@ class TradingFeed:
         turns: list[tuple[int, int, RunStart | None]] = sorted(clocks + [(r.seq, r.ts, r) for r in step.runs])
         ends = [np.searchsorted(a["seq"], [seq for seq, _, _ in turns]).tolist() for a in (self._quotes, self._trades)]
         closed = np.searchsorted(step.closed["decision_seq"], [seq for seq, _, _ in turns], "right").tolist()
-        rows = bucket_dicts(step.closed, self._market.symbols)
-        done = [0, 0, 0]
+        rows = closed_buckets(step.closed, self._market.symbols)
+        tape = Tape(self._quotes, self._trades, [seq for seq, _, run in turns if run is None])
+        place, done = 0, [0, 0, 0]
         for (seq, ts, run), *upto in zip(turns, *ends, closed, strict=True):
             if run is not None:
                 self.trading.on_run_start(run.params, seq, ts)
@@ -47,8 +50,8 @@ class TradingFeed:
             quotes, trades = self._quotes[done[0] : upto[0]], self._trades[done[1] : upto[1]]
             before = [h for h in self._happenings if h.seq < seq] if self._happenings else []
             self._happenings = self._happenings[len(before) :]
-            self.trading.on_interval(Interval(seq, ts, rows[done[2] : upto[2]], quotes, trades, before))
-            done = upto
+            self.trading.on_interval(Interval(seq, ts, rows[done[2] : upto[2]], quotes, trades, before, tape, place))
+            place, done = place + 1, upto
         self._quotes, self._trades = self._quotes[done[0] :], self._trades[done[1] :]
 
     def take(self) -> dict[str, pa.RecordBatch]:
@@ -70,3 +73,23 @@ class TradingFeed:
         self._quotes, self._trades = np.frombuffer(quotes, QUOTES).copy(), np.frombuffer(trades, TRADES).copy()
         self._happenings = [Happening(seq, ts, con_id, What(what), value) for seq, ts, con_id, what, value in waiting]
         self.trading.restore(inner)
+
+
+def closed_buckets(rows: Array, symbols: list[str]) -> list[Closed]:
+    """Bucket rows (dtype `tables.ROW`) as strategies and episodes see them; `symbols` by instrument index."""
+    columns = [_values(rows, name) for name in BUCKET_FIELDS]
+    made = [dict(zip(BUCKET_FIELDS, row, strict=True)) for row in zip(*columns, strict=True)]
+    names = [symbols[k] for k in rows["inst"].tolist()]
+    return [Closed(*whose) for whose in zip(rows["con_id"].tolist(), names, made, strict=True)]
+
+
+def _values(rows: Array, name: str) -> list[Any]:
+    values: list[Any] = rows[name].tolist()
+    if name == "quote_source":
+        return [SOURCE_NAMES[source] for source in values]
+    if name in ("book_good", "stale"):
+        return [bool(flag) for flag in values]
+    if rows[name].dtype.kind == "f":
+        for i in np.flatnonzero(~np.isfinite(rows[name])).tolist():
+            values[i] = None
+    return values

@@ -94,6 +94,14 @@ class Position(msgspec.Struct):
         return self.entered > 0 and self.open == 0 and self.entry.left == 0
 
     @property
+    def at_rest(self) -> bool:
+        """Nothing works but the bracket, and only a price that reaches it can move this position."""
+        stop, target = self.stop, self.target
+        if stop is None or target is None or self.exit is not None or self.entry.left or not self.open:
+            return False
+        return stop.left == target.left == self.open and target.resting and not stop.triggered
+
+    @property
     def never_filled(self) -> bool:
         """The entry is over and nothing was bought or sold."""
         return self.entered == 0 and self.entry.left == 0

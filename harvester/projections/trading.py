@@ -12,27 +12,32 @@ import hashlib
 from typing import TYPE_CHECKING, Any
 
 import msgspec
+import numpy as np
 
 from harvester.projections import episodes
 from harvester.projections.blotter import Blotter
 from harvester.projections.costs import CostTable
-from harvester.projections.episodes import SymbolHealth, Tracked, clean
-from harvester.projections.exchange import Observation, Order, OrderType, Shown
-from harvester.projections.interval import Happening, Interval, What
+from harvester.projections.episodes import SymbolHealth, Tracked
+from harvester.projections.exchange import Order, OrderType, Shown
+from harvester.projections.interval import QUOTES, TRADES, Happening, What
 from harvester.projections.position import DATA_END, RUN_CHANGE, SESSION_END, TIME_STOP, Plan, Position
 from harvester.projections.strategies import digest, make
 from harvester.projections.strategy import Strategy, View
+from harvester.projections.tape import Tape
+from harvester.projections.watch import Watch, next_seq
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     import pyarrow as pa
 
+    from harvester.projections.interval import Interval
     from harvester.projections.params import RunParams
 
 SECOND_NS = 1_000_000_000
 MILLI_NS = 1_000_000
 NO_BOOK_NS = 60 * SECOND_NS
+_NO_TAPE = Tape(np.empty(0, QUOTES), np.empty(0, TRADES), [])
 
 
 class Terms(msgspec.Struct, frozen=True):
@@ -91,7 +96,11 @@ class State(msgspec.Struct):
 
 
 class Trading:
-    """Strategies and the simulated exchange behind one surface; `projections.base.TradingSide` gives the calls."""
+    """Strategies and the simulated exchange behind one surface; `projections.base.TradingSide` gives the calls.
+
+    Observations are read from a `Tape`, where those that cannot move a position are passed over; `_until` is the seq
+    through which they have happened. Quotes in force are taken over when somebody looks (`_shown`).
+    """
 
     name = "trading"
 
@@ -99,6 +108,9 @@ class Trading:
         self._state = State()
         self._strategies: list[tuple[Strategy, str, str]] = []  # with its recorded digest and that of the code at hand
         self._blotter = Blotter()
+        self._tape, self._place, self._until = _NO_TAPE, 0, 0
+        self._new_symbols: list[tuple[int, int]] = []
+        self._watches: list[Watch] = []
 
     def on_run_start(self, params: RunParams, seq: int, ts: int) -> None:
         """A run begins; it takes its place among the observations of the interval it lies in."""
@@ -110,22 +122,27 @@ class Trading:
 
     def on_interval(self, interval: Interval) -> None:
         """Fold one interval; see the module's text for the order."""
-        takes: dict[str, Callable[[Any], None]] = {
-            "quote": self._on_quote,
-            "trade": self._on_trade,
-            "happening": self._on_happening,
-            "run": self._on_run,
-        }
-        for what, row in _in_order(interval, self._state.starting):
-            takes[what](row)
-        self._run_out(interval.seq, interval.ts)
+        self._follow(interval)
+        facts: list[tuple[int, Callable[[Any], None], Any]] = [
+            (h.seq, self._on_happening, h) for h in interval.happenings
+        ]
+        if self._state.starting:
+            facts = sorted(facts + [(s[0], self._on_run, s) for s in self._state.starting], key=lambda fact: fact[0])
+        for seq, take, row in facts:
+            self._advance(seq)
+            take(row)
+        self._advance(interval.seq)
+        if self._state.active:
+            self._run_out(interval.seq, interval.ts)
         for con_id, bucket in self._observe(interval).items():
             for strategy, _, code in self._strategies:
                 self._decide(strategy, code, con_id, bucket, interval)
-        self._hand_out(interval.seq, interval.ts)
+        if self._state.ending:
+            self._hand_out(interval.seq, interval.ts)
 
     def finish(self, seq: int, ts: int) -> None:
         """The date is over: what is open becomes an episode `DATA_END`, what never filled is recorded as such."""
+        self._settle()
         self._start_runs(seq)
         for tracked in list(self._state.active):
             position = tracked.position
@@ -147,6 +164,7 @@ class Trading:
 
     def snapshot(self) -> bytes:
         """The whole state as MessagePack; equal states are equal bytes. Rows not yet taken are not part of it."""
+        self._settle()
         self._state.chain = self._blotter.chain
         self._state.strategies = [strategy.snapshot() for strategy, _, _ in self._strategies]
         return msgspec.msgpack.encode(self._state)
@@ -155,23 +173,64 @@ class Trading:
         """The inverse of `snapshot`."""
         state = self._state = msgspec.msgpack.decode(data, type=State)
         self._blotter = Blotter(state.chain)
+        self._tape, self._until, self._watches = _NO_TAPE, 0, []
         self._strategies = [_made(*ref) for ref in state.terms.strategies] if state.terms else []
         for (strategy, _, _), saved in zip(self._strategies, state.strategies, strict=True):
             strategy.restore(saved)
 
     # what the interval brings, in seq order
 
-    def _on_quote(self, row: tuple[Any, ...]) -> None:
-        seq, ts, con_id, bid, ask, bid_size, ask_size, good = row
-        shown = self._shown(con_id)
-        shown.update(bid, ask, bid_size, ask_size, good)
-        if self._state.active:
-            self._match(con_id, Observation(seq, ts), shown)
+    def _follow(self, interval: Interval) -> None:
+        """Go on to the interval's tape."""
+        tape = interval.tape or Tape(interval.quotes, interval.trades, [interval.seq])
+        if tape is not self._tape:
+            self._settle()
+            self._tape, self._place, self._until = tape, interval.place, 0
+            self._new_symbols = list(tape.first_quotes)
+            self._watches = [Watch(tracked, 0) for tracked in self._state.active]
+            for watch in self._watches:
+                self._plan(watch)
+        self._place = interval.place
+        while self._new_symbols and self._new_symbols[0][0] < interval.seq:
+            self._state.shown.setdefault(self._new_symbols.pop(0)[1], Shown())
 
-    def _on_trade(self, row: tuple[Any, ...]) -> None:
-        seq, ts, con_id, price, size, forms_price = row
-        if self._state.active:
-            self._match(con_id, Observation(seq, ts, price, size, forms_price), self._shown(con_id))
+    def _advance(self, through: int) -> None:
+        """Let the observations up to and with seq `through` happen."""
+        while self._watches:
+            first = min(self._watches, key=next_seq)
+            if first.next_seq > through:
+                break
+            self._until = first.next_seq
+            self._match(first.tracked.position.con_id)
+        self._until = through
+
+    def _match(self, con_id: int) -> None:
+        """Show the observation at `_until` to every position in its symbol."""
+        line = self._tape.line(con_id)
+        seen, shown = line.observation(self._until), self._shown(con_id)
+        quotes, trades = line.place(self._until)
+        for watch in [w for w in self._watches if w.tracked.position.con_id == con_id]:
+            watch.look(self._tape, quotes - (seen.price is None))
+            watch.looked = quotes  # this one it is shown itself
+            tracked = watch.tracked
+            for role, fill in tracked.position.step(seen, shown, tracked.costs):
+                self._blotter.filled(tracked.position, role, fill)
+            if tracked.position.closed:
+                self._end(tracked)
+            else:
+                watch.plan(self._tape, shown, quotes, trades)
+
+    def _plan(self, watch: Watch) -> None:
+        con_id = watch.tracked.position.con_id
+        watch.plan(self._tape, self._shown(con_id), *self._tape.line(con_id).place(self._until))
+
+    def _settle(self) -> None:
+        """Bring what is brought up to date late up to `_until`: quotes in force, worst and best open profits."""
+        for _, con_id in self._tape.first_quotes:
+            if con_id in self._state.shown:
+                self._shown(con_id)
+        for watch in self._watches:
+            watch.look(self._tape, self._tape.line(watch.tracked.position.con_id).place(self._until)[0])
 
     def _on_happening(self, row: Happening) -> None:
         state = self._state
@@ -180,9 +239,8 @@ class Trading:
             health.outages += 1
             if row.con_id not in state.outages:
                 state.outages.append(row.con_id)
-            for con_id, shown in state.shown.items():
-                if row.con_id in (0, con_id):
-                    shown.lose()
+            for con_id in [c for c in state.shown if row.con_id in (0, c)]:
+                self._shown(con_id).lose()
         elif row.what is What.OUTAGE_END:
             state.outages = [c for c in state.outages if c != row.con_id]
         elif row.what is What.REFUSED:
@@ -198,8 +256,8 @@ class Trading:
         state = self._state
         while state.starting and state.starting[0][0] <= through_seq:
             seq, ts, terms = state.starting.pop(0)
-            for shown in state.shown.values():
-                shown.lose()
+            for con_id in list(state.shown):
+                self._shown(con_id).lose()
             state.outages = []
             kept = {(s.name, was): (s, was, code) for s, was, code in self._strategies}
             still = [(name, was) for name, was, _ in terms.strategies]
@@ -209,17 +267,14 @@ class Trading:
             self._strategies = [kept.get(ref[:2]) or _made(*ref) for ref in terms.strategies]
             state.terms = terms
 
-    def _match(self, con_id: int, seen: Observation, shown: Shown) -> None:
-        for tracked in [t for t in self._state.active if t.position.con_id == con_id]:
-            for role, fill in tracked.position.step(seen, shown, tracked.costs):
-                self._blotter.filled(tracked.position, role, fill)
-            if tracked.position.closed:
-                self._end(tracked)
-
     def _shown(self, con_id: int) -> Shown:
+        """The quote in force of a symbol at `_until`."""
         shown = self._state.shown.get(con_id)
         if shown is None:
             shown = self._state.shown[con_id] = Shown()
+        line, clocks = self._tape.line(con_id), self._tape.clocks
+        at_clock = clocks and clocks[self._place] == self._until
+        line.show(shown, line.ends[self._place] if at_clock else line.place(self._until)[0])
         return shown
 
     # what the clock does
@@ -246,6 +301,7 @@ class Trading:
 
     def _leave(self, tracked: Tracked, reason: str, at: tuple[int, int], latency_ns: int) -> None:
         position = tracked.position
+        self._look_closer(tracked)
         leaving = position.leave(reason, at[0], at[1] + latency_ns, self._shown(position.con_id))
         if position.never_filled:
             self._unfilled(tracked, reason, *at)
@@ -254,17 +310,27 @@ class Trading:
             newest = self._newest(position.con_id)
             self._blotter.decided(position, "exit", reason, at=at, bucket_ts=newest, price=price)
 
+    def _look_closer(self, tracked: Tracked) -> None:
+        """From here on every observation matters: the position is about to get an order besides its bracket."""
+        for watch in self._watches:
+            if watch.tracked is tracked:
+                line = self._tape.line(tracked.position.con_id)
+                watch.next_seq = line.next_seq(*line.place(self._until))
+
+    def _forget(self, tracked: Tracked) -> None:
+        self._state.active.remove(tracked)
+        self._watches = [watch for watch in self._watches if watch.tracked is not tracked]
+
     def _unfilled(self, tracked: Tracked, reason: str, seq: int, ts: int) -> None:
         position = tracked.position
-        self._state.active.remove(tracked)
+        self._forget(tracked)
         newest = self._newest(position.con_id)
         price = position.entry.reference_price
         self._blotter.decided(position, "unfilled", reason, at=(seq, ts), bucket_ts=newest, price=price)
         self._rest(position, ts)
 
     def _newest(self, con_id: int) -> int | None:
-        rows = self._state.history.get(con_id)
-        return rows[-1]["ts"] if rows else None
+        return rows[-1]["ts"] if (rows := self._state.history.get(con_id)) else None
 
     def _rest(self, position: Position, ts: int) -> None:
         for strategy, _, code in self._strategies:
@@ -275,10 +341,10 @@ class Trading:
         """Let strategies, histories and series take in the closed buckets; gives the newest of each symbol."""
         state = self._state
         newest: dict[int, dict[str, Any]] = {}
-        for raw in interval.buckets:
-            con_id, row = int(raw["con_id"]), clean(raw)
+        followed = (*state.active, *state.ending)
+        for con_id, symbol, row in interval.buckets:
             self._know_book(con_id, row)
-            state.symbols[con_id] = str(raw["symbol"])
+            state.symbols[con_id] = symbol
             newest[con_id] = row
             rows = state.history.setdefault(con_id, [])
             rows.append(row)
@@ -288,7 +354,7 @@ class Trading:
                 state.health.setdefault(con_id, SymbolHealth()).bad_book_seconds += 1
             for strategy, _, _ in self._strategies:
                 strategy.observe(con_id, row)
-            for tracked in (*state.active, *state.ending):
+            for tracked in followed:
                 tracked.extend(con_id, row)
         return newest
 
@@ -338,7 +404,10 @@ class Trading:
         )
         position = Position(view.con_id, view.symbol, name, code, terms.run, view.seq, view.ts, [], plan, entry)
         window, pre = episodes.window_before(self._state.history[view.con_id], view.ts)
-        self._state.active.append(Tracked(position, terms.costs, terms.memory, terms.trading_date, window, pre))
+        tracked = Tracked(position, terms.costs, terms.memory, terms.trading_date, window, pre)
+        self._state.active.append(tracked)
+        self._watches.append(Watch(tracked, self._tape.line(view.con_id).place(self._until)[0]))
+        self._look_closer(tracked)
         at = (view.seq, view.ts)
         self._blotter.decided(position, "enter", plan.reason, at=at, bucket_ts=view.bucket["ts"], price=reference)
 
@@ -346,7 +415,7 @@ class Trading:
 
     def _end(self, tracked: Tracked, end: tuple[int, int, float | None] | None = None) -> None:
         state, position = self._state, tracked.position
-        state.active.remove(tracked)
+        self._forget(tracked)
         state.ending.append(tracked)
         number = state.trades_of[position.symbol] = state.trades_of.get(position.symbol, 0) + 1
         ts = position.fills[-1].ts if end is None else end[0]
@@ -374,15 +443,6 @@ class Trading:
 
 def _made(name: str, recorded: str, settings: Mapping[str, Any]) -> tuple[Strategy, str, str]:
     return make(name, settings), recorded, digest(name, settings)
-
-
-def _in_order(interval: Interval, starting: list[tuple[int, int, Terms]]) -> list[tuple[str, Any]]:
-    """Everything the interval brings, each with what it is, in seq order."""
-    parts: list[tuple[str, Any]] = [("quote", row) for row in interval.quotes.tolist()]
-    parts += [("trade", row) for row in interval.trades.tolist()]
-    parts += [("happening", row) for row in interval.happenings]
-    parts += [("run", row) for row in starting]
-    return sorted(parts, key=lambda part: part[1][0])
 
 
 def _time_of_day(ts: int) -> str:
