@@ -75,6 +75,13 @@ class SpeedAnchor(msgspec.Struct, frozen=True):
         return self.market_anchor_ns + int((monotonic_ns - self.monotonic_anchor_ns) * self.speed)
 
 
+class PublishedAnchor(SpeedAnchor, frozen=True):
+    """A `SpeedAnchor` as it stands in `gateway.json`, with what else a follower has to know."""
+
+    state: str = ""
+    coarse: bool = False
+
+
 class SpeedClock:
     """Market time that runs `speed` times as fast as real time, from an anchor two processes can share."""
 
@@ -104,8 +111,18 @@ class FileClock:
         self._path, self._looked, self._last = path, 0, 0
         self._anchor = self._read()
 
-    def _read(self) -> SpeedAnchor:
-        return msgspec.json.decode(self._path.read_bytes(), type=SpeedAnchor)
+    def _read(self) -> PublishedAnchor:
+        return msgspec.json.decode(self._path.read_bytes(), type=PublishedAnchor)
+
+    @property
+    def coarse(self) -> bool:
+        """Whether this clock may be ahead of what has been sent (a gateway as fast as possible)."""
+        return self._anchor.coarse
+
+    @property
+    def over(self) -> bool:
+        """Whether the gateway has sent all of its market."""
+        return self._anchor.state == "ended"
 
     def now(self) -> int:
         mono = real_monotonic_ns()

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import structlog
 
 from harvester.calendar import day_bounds, trading_date
-from harvester.clock import SECOND_NS, LockstepClock, real_monotonic_ns
+from harvester.clock import SECOND_NS, LockstepClock, MachineClock, real_monotonic_ns
 from harvester.errors import LogWriteFailed
 from harvester.eventlog.disk import disk_forecast
 from harvester.eventlog.lock import DateLock
@@ -48,6 +48,7 @@ _T = TypeVar("_T")
 
 CLOCK_STEP_NS = SECOND_NS // 2  # a wall clock that jumps farther than this against market time is worth a notice
 DISK_LOOK_S = 10.0
+HEAR_OUT_S, HEAR_OUT_TURNS = 0.1, 600  # real seconds between two looks, and how many
 
 
 @dataclass
@@ -222,7 +223,8 @@ class Recorder:
         mono = now if self.pace.lockstep else real_monotonic_ns()
         self.inbox.put(Kind.CLOCK, {"wall_ns": wall, "mono_ns": mono})
         self.session.saw(self.inbox.heard())
-        self._look_at_wall(wall - now)
+        if isinstance(self.clock, MachineClock):  # every other clock is its own wall
+            self._look_at_wall(wall - now)
 
     def _look_at_wall(self, offset: int) -> None:
         before, self._wall_offset = self._wall_offset, offset
@@ -254,12 +256,25 @@ class Recorder:
 
     # beginning and end
 
+    async def _end_at(self, until_ns: int) -> None:
+        """Market time has come; a simulated market that outruns its own messages is heard out first."""
+        await self.clock.sleep_until(until_ns)
+        if not getattr(self.clock, "coarse", False):
+            return
+        seen, quiet = -1, 0
+        for turn in range(HEAR_OUT_TURNS):
+            await asyncio.sleep(HEAR_OUT_S)
+            now = self.session.connection.bytes_received
+            quiet, seen = (quiet + 1 if now == seen and not self._paused else 0), now
+            if quiet * HEAR_OUT_S >= 1.0 or (turn * HEAR_OUT_S >= 1.0 and not getattr(self.clock, "over", True)):
+                return
+
     async def _until_done(self, work: list[Any], stop: asyncio.Event, until_ns: int | None) -> None:
         """Run everything until the end is due, or something fails."""
         tasks = [asyncio.ensure_future(w) for w in (*work, self._opening())]
         ends = {asyncio.ensure_future(self._hold(stop.wait())): "stopped"}
         if until_ns is not None:
-            ends[asyncio.ensure_future(self._hold(self.clock.sleep_until(until_ns)))] = "end of recording"
+            ends[asyncio.ensure_future(self._hold(self._end_at(until_ns)))] = "end of recording"
         waiting: set[asyncio.Future[Any]] = {*tasks, *ends, self.session.failure}
         opening = tasks[-1]
         try:

@@ -65,7 +65,12 @@ class SimGateway:
         }
         self._file = GatewayFile(self.settings.gateway_file, facts)
         start_ns = max(self.settings.start_ns or self.market.start_ns, self.market.start_ns)
-        self.clock = self._given_clock or GatewayClock(start_ns, self.settings.speed, self._file)
+        self.clock = self._given_clock or GatewayClock(
+            start_ns,
+            self.settings.speed,
+            self._file,
+            min(self.settings.end_ns or self.market.end_ns, self.market.end_ns),
+        )
         timers = Timers(self.clock)
         self.desk = Desk(self.market, self.settings, self.clock, self.report, timers)
         self.pump = Pump(self.market, self.settings, self.clock, timers, self.desk)
