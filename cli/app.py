@@ -24,6 +24,7 @@ COMMANDS: tuple[tuple[str, str], ...] = (
     ("status", "cli.cmd_status"),
     ("project", "cli.cmd_project"),
     ("buckets", "cli.cmd_buckets"),
+    ("book", "cli.cmd_book"),
     ("verify", "cli.cmd_verify"),
     ("eod", "cli.cmd_eod"),
     ("log", "cli.cmd_log"),

@@ -88,7 +88,7 @@ class Seeker:
     def _reach(self, seq: int, ts: int | None, progress: Callable[[int, int], None] | None) -> Engine:
         engine = self._start(seq, ts)
         begin = engine.through_seq
-        for batch in self.day.batches(_ROWS_A_STEP, from_seq=begin + 1, to_seq=seq):
+        for batch in self.day.batches(min(self._every_events, _ROWS_A_STEP), from_seq=begin + 1, to_seq=seq):
             wanted = batch if ts is None else batch.slice(batch.first_seq, last_seq_at(batch, ts))
             for part in self._pieces(wanted, engine.through_ts):
                 engine.fold(part)

@@ -124,7 +124,8 @@ class Snapshots:
 
 def _packed(state: bytes, name: str) -> bytes:
     body = len(state).to_bytes(_LENGTH_BYTES, "little") + pa.compress(state, "zstd", asbytes=True)
-    return _MAGIC + _check(name, body) + body
+    packed: bytes = _MAGIC + _check(name, body) + body
+    return packed
 
 
 def _unpacked(raw: bytes, name: str) -> bytes | None:

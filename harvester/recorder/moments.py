@@ -1,0 +1,51 @@
+"""A moment of a trading date as people write it: a time of day in New York, or an ISO time."""
+
+from __future__ import annotations
+
+import re
+from datetime import date, datetime, time, timedelta
+
+from harvester.calendar import NEW_YORK, iso, to_ns, zone
+from harvester.errors import BadSetting
+
+_FORM = re.compile(
+    r"(?:(?P<date>\d{4}-\d{2}-\d{2})[T ])?(?P<h>\d{1,2}):(?P<m>\d{2})(?::(?P<s>\d{2})(?:[.,](?P<fraction>\d{1,9}))?)?"
+    r"(?P<zone>Z|[+-]\d{2}:?\d{2})?",
+    re.ASCII,
+)
+
+
+def moment(text: str, trading_date: date, zone_name: str = NEW_YORK) -> int:
+    """Read `10:31:05.2`, `2025-07-17T10:31:05` (both in the zone) or `2025-07-17T14:31:05.2Z`; gives ns UTC.
+
+    A time of day that a change of clocks makes happen twice is the first of the two; with its offset written it is
+    exact. Up to nine digits of a fraction count.
+
+    Raises:
+        BadSetting: it is none of these, or no time.
+    """
+    unclear = BadSetting(
+        f"time {text!r} is not understood; write 10:31:05.2 ({zone_name}) or {trading_date}T14:31:05.2Z"
+    )
+    found = _FORM.fullmatch(text.strip())
+    if found is None:
+        raise unclear
+    try:
+        day = date.fromisoformat(found["date"]) if found["date"] else trading_date
+        at = datetime.combine(day, time(int(found["h"]), int(found["m"]), int(found["s"] or 0)))
+        offset = found["zone"]
+        if offset:
+            at = datetime.fromisoformat(f"{at.isoformat()}{offset.replace('Z', '+00:00')}")
+        else:
+            at = at.replace(tzinfo=zone(zone_name))
+    except ValueError:
+        raise unclear from None
+    return to_ns(at) + int((found["fraction"] or "0").ljust(9, "0"))
+
+
+def of_day(ns: int, zone_name: str = NEW_YORK) -> str:
+    """The time of day in a zone, `10:31:05.2`, for people."""
+    local = datetime.fromisoformat("1970-01-01T00:00:00+00:00") + timedelta(seconds=ns // 1_000_000_000)
+    text = local.astimezone(zone(zone_name)).strftime("%H:%M:%S")
+    fraction = iso(ns).rstrip("Z").partition(".")[2]
+    return f"{text}.{fraction}" if fraction else text
