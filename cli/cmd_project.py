@@ -1,59 +1,78 @@
-"""`hv project`: rebuild a date from its log and write the artefacts."""
+"""`hv project`: rebuild dates from their logs and write the artefacts."""
 
 from __future__ import annotations
 
 import json as json_text
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from harvester.recorder.projected import Summary
 
 
 def project(
     *,
-    date: Annotated[str, typer.Option("--date", help="Trading date, yyyy-MM-dd.")],
+    date: Annotated[list[str] | None, typer.Option("--date", help="Trading date, yyyy-MM-dd; repeatable.")] = None,
+    first: Annotated[str | None, typer.Option("--from", help="Every recorded date from this one on.")] = None,
+    last: Annotated[str | None, typer.Option("--to", help="Every recorded date up to this one.")] = None,
     symbols: Annotated[str | None, typer.Option("--symbols", help="Only these, comma-separated; default all.")] = None,
     out: Annotated[
         Path | None, typer.Option("--out", help="Folder to write into; else exports/ and temp/episodes/.")
     ] = None,
+    jobs: Annotated[int, typer.Option("--jobs", help="Dates at a time, each in a process of its own.")] = 1,
+    force: Annotated[bool, typer.Option("--force", help="Fold even when nothing has changed since last time.")] = False,
     home: Annotated[Path | None, typer.Option("--home", help="Data root; else HV_HOME, else this folder.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object for scripts.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a date for scripts.")] = False,
 ) -> None:
-    """Rebuild a date from its log: episodes, buckets, decisions, fills, health, and one digest per projection.
+    """Rebuild dates from their logs: episodes, buckets, decisions, fills, health, and one digest per projection.
 
-    The same log and the same code give the same bytes, however often it runs.
+    The same log and the same code give the same bytes, however often it runs and with however many --jobs. A date whose
+    log, code, options and files are those of the last time is not folded again.
 
     Example: hv project --date 2025-07-17
     """
     from cli.bars import Bar
-    from harvester.home import Home, parse_date
-    from harvester.recorder.project import project as run
+    from harvester.home import Home
+    from harvester.recorder.jobs import Failure, Task, dates_of, project_dates
 
     found = Home.find(home)
-    wanted = [s.strip() for s in symbols.split(",") if s.strip()] if symbols else None
-    with Bar(f"folding {date}", quiet=as_json) as bar:
-        made, written = run(found, parse_date(date), out=out, symbols=wanted, progress=bar.told)
-    if as_json:
-        body = {
-            "trading_date": date,
-            "content_hash": made.identity,
-            "through_seq": made.last_seq,
-            "events": made.rows,
-            "digests": made.digests,
-            "rows": {name: table.num_rows for name, table in made.tables.items()},
-            "health": made.health,
-            "files": [str(path) for path in written.files],
-            "superseded": [str(path) for path in written.superseded],
-            "differences": [{"path": str(d.path), "what": d.what} for d in written.differences],
-        }
-        typer.echo(json_text.dumps(body))
+    wanted = tuple(s.strip() for s in symbols.split(",") if s.strip()) if symbols else None
+    days = [day.isoformat() for day in dates_of(found, date or (), first, last)]
+    target = None if out is None else str(out.resolve())
+    tasks = [Task(str(found.root), day, target, wanted, force) for day in days]
+    failures = []
+    title = f"folding {days[0]}" if len(days) == 1 else f"folding {len(days)} dates"
+    with Bar(title, quiet=as_json) as bar:
+        for result in project_dates(tasks, jobs, bar.told):
+            if isinstance(result, Failure):
+                failures.append(result)
+                if len(days) > 1:
+                    typer.echo(f"hv: {result.trading_date}: {result.what}", err=True)
+            elif as_json:
+                import msgspec
+
+                typer.echo(json_text.dumps(msgspec.to_builtins(result)))
+            else:
+                _show(result)
+    if failures:
+        raise failures[0].error()
+
+
+def _show(made: Summary) -> None:
+    if made.skipped:
+        typer.echo(
+            f"{made.trading_date}  unchanged: log, code, options and {len(made.files)} files are those of the last "
+            "projection; --force folds anyway"
+        )
         return
-    typer.echo(f"{date}  {made.rows} events through seq {made.last_seq}, content {made.identity}")
+    typer.echo(f"{made.trading_date}  {made.events} events through seq {made.through_seq}, content {made.content_hash}")
     for name, digest in made.digests.items():
         typer.echo(f"  {name:<8} {digest}")
-    rows = ", ".join(f"{table.num_rows} {name}" for name, table in made.tables.items())
-    typer.echo(f"{rows}")
-    for folder in sorted({path.parent for path in written.files}):
-        typer.echo(f"  {sum(path.parent == folder for path in written.files):>4} files in {folder}")
-    for difference in written.differences:
-        typer.echo(f"  {difference.what}: {difference.path}")
+    typer.echo(", ".join(f"{rows} {name}" for name, rows in made.rows.items()))
+    folders = [Path(name).parent for name in made.files]
+    for folder in sorted(set(folders)):
+        typer.echo(f"  {folders.count(folder):>4} files in {folder}")
+    for difference in made.differences:
+        typer.echo(f"  {difference['what']}: {difference['path']}")

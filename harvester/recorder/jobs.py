@@ -1,0 +1,144 @@
+"""Many dates at once: each in a process of its own, the same files and the same answers as one after the other."""
+
+from __future__ import annotations
+
+import multiprocessing
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from harvester.errors import BadSetting, HarvesterError
+from harvester.eventlog.days import recorded_dates
+from harvester.eventlog.reader import open_day
+from harvester.home import Home, parse_date
+from harvester.recorder.project import fold_day, write_artefacts
+from harvester.recorder.projected import Memo, Summary, summary_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+    from datetime import date
+
+    Progress = Callable[[int, int], None]
+
+_LOOK_S = 0.1
+_told: Any = None  # a worker's queue of (date, events folded, events there are)
+
+
+@dataclass(frozen=True)
+class Task:
+    """One date to project; plain values, so that it can be handed to another process."""
+
+    root: str
+    trading_date: str
+    out: str | None
+    symbols: tuple[str, ...] | None
+    force: bool
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A date that could not be projected: the error's line and exit code."""
+
+    trading_date: str
+    what: str
+    exit_code: int
+
+    def error(self) -> HarvesterError:
+        """The error to end with."""
+        error = HarvesterError(self.what)
+        error.exit_code = self.exit_code  # of the error in the other process
+        return error
+
+
+def dates_of(home: Home, named: Sequence[str], first: str | None, last: str | None) -> list[date]:
+    """The dates asked for: those named, and every recorded one from `first` to `last`, in order, each once.
+
+    Raises:
+        BadSetting: none was named, or nothing was recorded between the two.
+    """
+    found = {parse_date(text) for text in named}
+    if first is not None or last is not None:
+        begin, end = parse_date(first or "0001-01-01"), parse_date(last or "9999-12-31")
+        between = {day for day in map(parse_date, recorded_dates(home)) if begin <= day <= end}
+        if not between:
+            raise BadSetting(f"no date is recorded from {begin} to {end} under {home.root}; see `hv log ls`")
+        found |= between
+    if not found:
+        raise BadSetting("which date? name it with --date, or a range with --from and --to")
+    return sorted(found)
+
+
+def project_date(task: Task, progress: Progress | None = None) -> Summary:
+    """Project one date, unless its log, the code, the wishes and the files are those of the last time."""
+    home, day = Home(Path(task.root)), parse_date(task.trading_date)
+    out = None if task.out is None else Path(task.out)
+    log = open_day(day, home)
+    memo = Memo(home, log, out, task.symbols)
+    if not task.force and (before := memo.unchanged()) is not None:
+        return before
+    made = fold_day(log, progress)
+    summary = summary_of(made, write_artefacts(made, home, out, task.symbols))
+    memo.keep(summary)
+    return summary
+
+
+def project_dates(
+    tasks: Sequence[Task], jobs: int = 1, progress: Progress | None = None
+) -> Iterator[Summary | Failure]:
+    """Project dates, `jobs` at a time; results come in the order of the tasks. One failing date stops no other.
+
+    `progress` is told (events folded, events there are) over the dates begun so far.
+    """
+    if jobs < 1:
+        raise BadSetting(f"--jobs {jobs}: at least one process has to do the work")
+    seen: dict[str, tuple[int, int]] = {}
+    if jobs == 1 or len(tasks) == 1:
+        for task in tasks:
+            yield _attempt(task, partial(_hear, seen, progress, task.trading_date))
+        return
+    from harvester.projections import kernels  # noqa: F401 - compiled here once, not in every process
+
+    context = multiprocessing.get_context("spawn")
+    queue = context.Queue()
+    pool = ProcessPoolExecutor(min(jobs, len(tasks)), context, initializer=_begin, initargs=(queue,))
+    with pool:
+        futures = [pool.submit(_work, task) for task in tasks]
+        try:
+            for future in futures:
+                while not future.done():
+                    wait([future], _LOOK_S, FIRST_COMPLETED)
+                    while not queue.empty():
+                    _hear(seen, progress, *queue.get())
+                yield future.result()
+        finally:
+            _cancel(futures)
+
+
+def _cancel(futures: Sequence[Future[Any]]) -> None:
+    for future in futures:
+        future.cancel()
+
+
+def _hear(seen: dict[str, tuple[int, int]], progress: Progress | None, name: str, done: int, total: int) -> None:
+    """A date has got so far: tell the sum over all dates begun."""
+    seen[name] = (done, total)
+    if progress:
+        progress(sum(one for one, _ in seen.values()), sum(one for _, one in seen.values()))
+
+
+def _begin(queue: Any) -> None:
+    global _told  # noqa: PLW0603 - a worker process has one parent to tell
+    _told = queue
+
+
+def _work(task: Task) -> Summary | Failure:
+    return _attempt(task, lambda done, total: _told.put((task.trading_date, done, total)))
+
+
+def _attempt(task: Task, progress: Progress | None) -> Summary | Failure:
+    try:
+        return project_date(task, progress)
+    except HarvesterError as error:
+        return Failure(task.trading_date, str(error), error.exit_code)

@@ -1,0 +1,161 @@
+"""`hv project` over dates: jobs change nothing, unchanged dates are skipped, and only those."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+from trading_log import days, record
+from typer.testing import CliRunner
+
+from cli.app import app
+from harvester.errors import BadSetting, NoLog
+from harvester.home import Home
+from harvester.recorder import projected
+from harvester.recorder.jobs import Failure, Task, project_dates
+
+DAYS = [day.isoformat() for day in days(3)]
+
+
+@pytest.fixture(scope="module")
+def recorded(tmp_path_factory):
+    """Three short days."""
+    made = Home(tmp_path_factory.mktemp("recorded")).prepare()
+    for i, day in enumerate(days(3)):
+        record(made, day, seconds=260, seed=i + 1)
+    return made
+
+
+@pytest.fixture
+def home(recorded, tmp_path):
+    shutil.copytree(recorded.root, tmp_path / "home")
+    return Home(tmp_path / "home")
+
+
+def hv(home: Home, *words: str) -> str:
+    done = CliRunner().invoke(app, ["project", "--home", str(home.root), *words], catch_exceptions=False)
+    return done.output.replace(str(home.root), "HOME")
+
+
+def files(home: Home) -> dict[str, bytes]:
+    """Everything the projection made, caches apart."""
+    found = [path for path in home.root.rglob("*") if path.is_file() and home.cache not in path.parents]
+    return {path.relative_to(home.root).as_posix(): path.read_bytes() for path in found}
+
+
+def test_jobs_change_no_byte(recorded, tmp_path):
+    """--jobs 2 and --jobs 1 over three dates print the same lines and leave the same files."""
+    homes = [Home(tmp_path / name) for name in ("one", "two")]
+    printed = []
+    for home, jobs in zip(homes, ("1", "2"), strict=True):
+        shutil.copytree(recorded.root, home.root)
+        printed.append(hv(home, "--from", DAYS[0], "--to", DAYS[-1], "--jobs", jobs))
+    assert printed[0] == printed[1]
+    assert [line[:10] for line in printed[0].splitlines() if line.startswith("2025")] == DAYS
+    one, two = map(files, homes)
+    assert one == two
+    assert any(name.startswith("temp/episodes/") for name in one)
+
+
+def test_an_unchanged_date_is_skipped_in_one_line(home):
+    """The second time nothing is folded or written, one line says so; --json gives the same summary, --force folds."""
+    first = json.loads(hv(home, "--date", DAYS[0], "--json"))
+    before = files(home)
+    text = hv(home, "--date", DAYS[0])
+    assert text.count("\n") == 1
+    assert "unchanged: log, code, options and" in text
+    again = json.loads(hv(home, "--date", DAYS[0], "--json"))
+    assert again.pop("skipped") is True
+    assert first.pop("skipped") is False
+    assert again == first
+    assert "events through seq" in hv(home, "--date", DAYS[0], "--force")
+    assert files(home) == before
+
+
+def changed(home: Home, what: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Change one thing a projection rests on."""
+    export = home.exports() / f"buckets_{DAYS[0]}.parquet"
+    episode = next(home.root.glob(f"temp/episodes/{DAYS[0]}/*/*.json"))
+    if what == "the log":
+        record(home, days(1)[0], seconds=30, start=2400)
+    elif what == "the code":
+        monkeypatch.setattr(projected, "package_digest", lambda: "0" * 32)
+    elif what == "a library":
+        monkeypatch.setattr(projected, "version", lambda name: "99")
+    elif what == "a byte of an output":
+        raw = export.read_bytes()
+        export.write_bytes(raw[:-9] + bytes([raw[-9] ^ 1]) + raw[-8:])
+    elif what == "an output is gone":
+        episode.unlink()
+    elif what == "a stranger among the episodes":
+        (episode.parent / "T999999_001.json").write_text("{}", encoding="utf-8")
+    elif what == "a damaged memo":
+        (memo,) = (home.cache / "projected").iterdir()
+        memo.write_bytes(memo.read_bytes().replace(b'"events":', b'"events":1'))
+    elif what == "a memo that is no JSON":
+        (memo,) = (home.cache / "projected").iterdir()
+        memo.write_bytes(b"\x00")
+
+
+@pytest.mark.parametrize(
+    "what",
+    [
+        "the log",
+        "the code",
+        "a library",
+        "a byte of an output",
+        "an output is gone",
+        "a stranger among the episodes",
+        "a damaged memo",
+        "a memo that is no JSON",
+    ],
+)
+def test_anything_that_changed_is_folded(home, what, monkeypatch):
+    """A change of the log, the code, a library, any output or the memo itself makes the date fold again."""
+    hv(home, "--date", DAYS[0])
+    before = files(home)
+    changed(home, what, monkeypatch)
+    assert "events through seq" in hv(home, "--date", DAYS[0])
+    if what not in ("the log", "a stranger among the episodes"):
+        assert files(home) == before
+
+
+def test_wishes_are_targets_of_their_own(home, tmp_path):
+    """Another --out or --symbols is another target: it is folded, and the first one stays unchanged."""
+    hv(home, "--date", DAYS[0])
+    assert "events through" in hv(home, "--date", DAYS[0], "--out", str(tmp_path / "out"))
+    assert "events through" in hv(home, "--date", DAYS[0], "--out", str(tmp_path / "out"), "--symbols", "AAA")
+    assert "unchanged" in hv(home, "--date", DAYS[0])
+
+
+def test_one_failing_date_stops_no_other(home):
+    """Of three dates the damaged one fails with its error, the others are projected; the exit code is the error's."""
+    (home.day(days(3)[1]) / "r001" / "commits.jsonl").write_bytes(b"garbage\n")
+    tasks = [Task(str(home.root), day, None, None, force=False) for day in DAYS]
+    found = list(project_dates(tasks, jobs=2))
+    assert [isinstance(result, Failure) for result in found] == [False, True, False]
+    assert "damaged log" in found[1].what
+    assert found[1].error().exit_code == 1
+
+
+def test_progress_adds_up(home):
+    """What is told rises to all events of all dates."""
+    tasks = [Task(str(home.root), day, None, None, force=True) for day in DAYS]
+    told = []
+    results = list(project_dates(tasks, 1, lambda done, total: told.append((done, total))))
+    events = sum(result.events for result in results)
+    assert told[-1] == (events, events)
+
+
+def test_which_dates(home):
+    """No date, a date nobody recorded, a range without one and no jobs are refused, each with the next move."""
+    with pytest.raises(BadSetting, match="name it with --date, or a range with --from and --to"):
+        hv(home)
+    with pytest.raises(BadSetting, match="no date is recorded from 2031-01-01"):
+        hv(home, "--from", "2031-01-01")
+    with pytest.raises(BadSetting, match="--jobs 0"):
+        hv(home, "--date", DAYS[0], "--jobs", "0")
+    with pytest.raises(Exception, match="no log of 2031-01-01") as caught:
+        hv(home, "--date", "2031-01-01")
+    assert caught.value.exit_code == NoLog.exit_code
