@@ -98,6 +98,7 @@ async def lockstep(
         "symbols": [i.symbol for i in market.instruments],
         "commit_seconds": 30,
         "digest_seconds": 120,
+        "skip_historical_backfill": True,
         "disk_margin_bytes": 1,
     }
     made = Settings.load(given | settings)

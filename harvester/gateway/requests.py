@@ -78,6 +78,29 @@ class Requester:
             lambda: self._client.reqContractDetails(req_id, contract),
         )
 
+    def history(self, req_id: int, target: Target, params: Mapping[str, Any]) -> None:
+        """Ask for bars once; `params` holds bar_size, duration, end, format_date, rth and what."""
+        contract, p = _contract(target), params
+        self._send(
+            Action.BACKFILL,
+            Stream.HISTORY,
+            target,
+            req_id,
+            params,
+            lambda: self._client.reqHistoricalData(
+                req_id,
+                contract,
+                p["end"],
+                p["duration"],
+                p["bar_size"],
+                p["what"],
+                p["rth"],
+                p["format_date"],
+                False,
+                [],
+            ),
+        )
+
     def current_time(self) -> None:
         self._send(Action.ASK, Stream.OTHER, Target(""), -1, {"ask": "current_time"}, self._client.reqCurrentTime)
 

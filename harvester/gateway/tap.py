@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 FOR_IB_ASYNC = frozenset({"9", "15"})  # next valid id, managed accounts: what its connection waits for
-CONTROL = frozenset({"4", "9", "10", "15", "49", "52", "80"})
+CONTROL = frozenset({"4", "9", "10", "15", "17", "49", "52", "80"})
 """Messages the session reacts to; it hears of one after it has its place in the order."""
 
 

@@ -16,6 +16,7 @@ from harvester.events.kinds import Action, Kind, Own, Stream
 from harvester.gateway.connection import Connection
 from harvester.gateway.requests import EXCHANGE_NAMES, Requester, Target, request_row
 from harvester.recorder import subscriptions as subs
+from harvester.recorder.backfill import Backfill
 from harvester.recorder.pace import TokenBucket
 from harvester.recorder.subscriptions import Plan, Registry, Subscription
 
@@ -65,6 +66,7 @@ class Session:
         self.requester = Requester(self.connection, inbox.put)
         self._messages = TokenBucket(pace, MESSAGES_PER_SECOND, MESSAGES_AT_ONCE)
         self._history = TokenBucket(pace, HISTORY_PER_SECOND, HISTORY_AT_ONCE)
+        self.backfill = Backfill(self)
         self._lookups: dict[int, Lookup] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._subscribing: asyncio.Task[None] | None = None
@@ -84,6 +86,8 @@ class Session:
             lookup = self._lookups.get(_number(fields[2]))
             if lookup is not None:
                 lookup.finish()
+        elif message == "17" and len(fields) > 1:
+            self.backfill.answered(_number(fields[1]))
         elif message == "4" and len(fields) > 4:
             self._heard_error(_number(fields[2]), _number(fields[3]), fields[4])
 
@@ -106,11 +110,12 @@ class Session:
         self.note(Own.DISCONNECTED, reason or "the gateway closed the connection")
         self._outage_begins("socket")
         self.registry.forget_all()
+        self.backfill.connection_lost()
         for lookup in self._lookups.values():
             lookup.error = (-1, "the connection was lost")
             lookup.finish()
         if self.targets:
-            self._spawn(self._come_back())
+            self.spawn(self._come_back())
 
     def garbled(self, waiting: bytes) -> None:
         """The stream has lost its frames: keep what there is as text, hang up, come back."""
@@ -157,14 +162,20 @@ class Session:
         if self._subscribing is not None:
             self._subscribing.cancel()
         self._no_more.clear()
-        self._subscribing = self._spawn(self._subscribe_all())
+        self._subscribing = self.spawn(self._subscribe_all())
 
     def restate(self) -> None:
         """A new run begins on the same connection: say again what is subscribed; ask for depth under new ids."""
         for found in self.registry.live.values():
             row = request_row(Action.SUBSCRIBE, found.stream, found.target, found.req_id, found.params)
             self.inbox.put(Kind.REQUEST, row)
-        self._spawn(self._renew(self.registry.of(*subs.DEPTHS)))
+        self.spawn(self._renew(self.registry.of(*subs.DEPTHS)))
+        self.backfill.new_run(Plan(self.settings, self.targets).focus)
+
+    async def may_ask_history(self) -> None:
+        """Wait until IB's pacing allows one more history, and one more message."""
+        await self._history.take()
+        await self._messages.take()
 
     async def close(self) -> None:
         """Hang up and stop every task."""
@@ -280,6 +291,7 @@ class Session:
         for stream, target in plan.first():
             if stream not in self._no_more:
                 await self._subscribe(stream, target, plan)
+        self.backfill.start(plan.focus)
         if plan.bid_ask():
             await self.pace.pause(TICK_BY_TICK_SPACING_S)
         for target in plan.bid_ask():
@@ -314,6 +326,8 @@ class Session:
             if subs.is_refusal(code):
                 lookup.error = (code, text)
                 lookup.finish()
+        elif self.backfill.refused(req_id, code, text):
+            pass  # a history that does not come ends nothing
         elif req_id in self.registry.live:
             self._heard_about(self.registry.live[req_id], code, text)
         elif code == CONNECTION_LOST:
@@ -325,13 +339,13 @@ class Session:
         elif code == RESTORED_DATA_KEPT:
             self._outage_ends("1102")
             self._suspect_since = self.inbox.last_ts
-            self._spawn(self._renew(self.registry.of(*subs.DEPTHS)))
+            self.spawn(self._renew(self.registry.of(*subs.DEPTHS)))
         elif code in FARM_OK:
             self._suspect_since = self.inbox.last_ts
 
     def _heard_about(self, found: Subscription, code: int, text: str) -> None:
         if code == subs.HALTED:
-            self._spawn(self._renew([found]))
+            self.spawn(self._renew([found]))
         if not subs.is_refusal(code):
             return
         self.registry.refuse(found.req_id, code)
@@ -343,7 +357,7 @@ class Session:
             self._no_more.update(subs.TICK_BY_TICK)
         elif found.stream is Stream.DEPTH:
             # The exchange's own book needs its own subscription; SMART depth may be allowed all the same.
-            self._spawn(self._subscribe(Stream.SMART_DEPTH, found.target, Plan(self.settings, self.targets)))
+            self.spawn(self._subscribe(Stream.SMART_DEPTH, found.target, Plan(self.settings, self.targets)))
 
     def _about(self, found: Subscription, code: Own, text: str, **row: Any) -> None:
         self.note(code, text, {"stream": found.stream.value}, con_id=found.target.con_id, req_id=found.req_id, **row)
@@ -365,9 +379,10 @@ class Session:
             quiet = [s for s in flowing if s.rows and s.last_ts <= self._suspect_since]
             self._suspect_since = None
             if quiet:
-                self._spawn(self._renew(quiet))
+                self.spawn(self._renew(quiet))
 
-    def _spawn(self, work: Any) -> asyncio.Task[None]:
+    def spawn(self, work: Any) -> asyncio.Task[None]:
+        """Run in the background; what it raises ends the recording, the session's end ends it."""
         task: asyncio.Task[None] = asyncio.ensure_future(work)
         self._tasks.add(task)
         task.add_done_callback(self._ended)
