@@ -110,7 +110,7 @@ def project_dates(
                 while not future.done():
                     wait([future], _LOOK_S, FIRST_COMPLETED)
                     while not queue.empty():
-                    _hear(seen, progress, *queue.get())
+                        _hear(seen, progress, *queue.get())
                 yield future.result()
         finally:
             _cancel(futures)
