@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import os
 import sys
+import traceback
 from typing import Annotated, Any
 
 import typer
@@ -16,7 +17,7 @@ import typer
 from harvester import __version__
 from harvester.errors import HarvesterError
 
-# name → module; the function in the module (a `typer.Typer` for groups) has the command's name. Order is that of --help.
+# name → module; the function there (a `typer.Typer` for groups) has the command's name. Order is that of --help.
 COMMANDS: tuple[tuple[str, str], ...] = (
     ("demo", "cli.cmd_demo"),
     ("gateway", "cli.cmd_gateway"),
@@ -35,7 +36,7 @@ INTERRUPTED = 130  # 128 + SIGINT, as shells count
 
 
 class App(typer.Typer):
-    """A Typer that turns a `HarvesterError` into one line on stderr and its exit code; `--debug` shows the traceback."""
+    """A Typer that turns a `HarvesterError` into one line on stderr and its exit code; `--debug` adds a traceback."""
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         debug = "--debug" in sys.argv or bool(os.environ.get("HV_DEBUG"))
@@ -44,16 +45,21 @@ class App(typer.Typer):
             return super().__call__(*args, **kwargs)
         except HarvesterError as error:
             if debug:
-                raise
+                traceback.print_exc()
             _say(str(error))
             sys.exit(error.exit_code)
         except KeyboardInterrupt:
             _say("interrupted")
             sys.exit(INTERRUPTED)
         except BrokenPipeError:
-            # The reader of a pipe went away (`hv log show | head`); nothing is wrong. Keep Python from flushing into it.
+            # The reader of a pipe went away (`hv log show | head`): no failure. Keep Python from flushing into it.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             sys.exit(0)
+        except SystemExit as end:
+            # Typer has met a pipe whose reader went away (`hv log show | head`) and calls that a failure; it is none.
+            if end.code == 1 and type(sys.stdout).__name__ == "PacifyFlushWrapper":
+                sys.exit(0)
+            raise
         except Exception as error:
             if debug:
                 raise

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -34,10 +36,11 @@ def demo(
 
     from cli.bars import Bar
     from harvester.home import Home, parse_date
-    from harvester.recorder.demo import DemoDay, fresh_home, quiet_log, record_demo
+    from harvester.recorder.demo import DemoDay, check_day, fresh_home, quiet_log, record_demo
 
     day = DemoDay(parse_date(date), tuple(word.strip() for word in symbols.split(",") if word.strip()), seed, rate)
     quiet_log()
+    check_day(day)
     root = fresh_home(Home.find(home), day.trading_date)
     _say("1 record", "a simulated gateway plays the day, `hv record` records it through ib_async")
     with Bar("recording", quiet=False) as bar:
@@ -60,13 +63,14 @@ def _rest(home: Home, day: Date) -> None:
     _say("3 verify", "every byte again, live digests against replay, files against the log")
     found = verify(home, day)
     typer.echo(
-        f"           {found.live.equal} of {found.live.points} live digests equal replay's; log {found.log.identity[:16]}…"
+        f"           {found.live.equal} of {found.live.points} digests of live equal replay's; log {found.log.identity[:12]}"
     )
     if found.exit_code:
         raise typer.Exit(found.exit_code)
     _say("4 eod", "the day's episodes into memory; nothing is deleted")
     report = eod(home, day)
     typer.echo(f"           {report.learned} episodes, {report.pnl_usd:+.2f} USD after costs; {report.verdict}")
+    typer.echo("           (a modelled market is kinder than a real one: this shows the machinery, not an edge)")
     _look(home, day, written)
 
 
@@ -88,7 +92,8 @@ def _look(home: Home, day: Date, written: Any) -> None:
     typer.echo(f"  {near(home.episodes(day))}   one file per simulated trade")
     typer.echo(f"  {near(home.memory_latest)}   what was learned, with n and interval")
     typer.echo("try")
-    typer.echo(f"  hv log ls --home {near(home.root)}")
-    typer.echo(f"  hv log show {option} --kind trade --limit 5")
-    typer.echo(f"  hv buckets {option} --symbol ACME")
-    typer.echo(f"  hv verify {option}")
+    hv = "hv" if shutil.which("hv") else near(Path(sys.argv[0]).absolute())
+    typer.echo(f"  {hv} log ls --home {near(home.root)}")
+    typer.echo(f"  {hv} log show {option} --kind trade --limit 5")
+    typer.echo(f"  {hv} buckets {option} --symbol ACME")
+    typer.echo(f"  {hv} verify {option}")

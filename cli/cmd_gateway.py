@@ -36,7 +36,7 @@ def gateway(
     start: Start = None,
     end: End = None,
     symbols: Symbols = None,
-    date: Annotated[str | None, typer.Option(help="model: the trading date, yyyy-MM-dd.")] = None,
+    date: Annotated[str | None, typer.Option(help="model, day: the trading date, yyyy-MM-dd.")] = None,
     rate: Annotated[int | None, typer.Option(help="model: orders per symbol in a day.")] = None,
     sample_ms: Annotated[int | None, typer.Option(help="model, tape: L1 sampling in ms; 0 sends all.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of the model and of scripted noise.")] = 1,
@@ -116,12 +116,14 @@ def _open(market: str, what: list[str], root: Home, seed: int, given: dict[str, 
         if "symbols" in given:
             given["symbols"] = tuple(name.strip() for name in given["symbols"].split(","))
         return open_market("model", seed=seed, **given)
+    if market == "day":
+        what += [given.pop("trading_date")] if "trading_date" in given else []
     foreign = [f"--{name.replace('trading_', '')}" for name in given if name != "sample_ms" or market == "day"]
     if foreign:
         raise BadSetting(f"{', '.join(foreign)} is for --market model, not for {market}; leave it out")
     if market == "day":
         if len(what) != 1:
-            raise BadSetting("name the recorded trading date: hv gateway --market day 2025-07-17")
+            raise BadSetting("name one recorded trading date: hv gateway --market day 2025-07-17 --home WHERE-IT-LIES")
         return open_market("day", [root.root], trading_date=what[0])
     return open_market(market, [Path(folder) for folder in what], **given)
 

@@ -139,11 +139,16 @@ async def _record(
     settings: Settings, home: Home, clock_choice: str, until: str | None, duration: str | None, *, reopen: bool
 ) -> Summary:
     import asyncio
+    import sys
 
-    from harvester.recorder.checks import check_settings, find_clock
+    import structlog
+
+    from harvester.recorder.checks import check_settings, find_clock, with_symbols
     from harvester.recorder.record import record as run
     from harvester.recorder.until import end_of_recording, stop_on_signals
 
+    structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))  # stdout is for the summary
+    settings = with_symbols(settings, home)
     check_settings(settings, home)
     clock: Clock = find_clock(clock_choice, settings, home)
     until_ns = end_of_recording(until, duration, clock.now(), settings)

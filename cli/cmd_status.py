@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from harvester.recorder.status import Status
 
 
 def status(
@@ -35,10 +38,7 @@ def status(
     if as_json:
         typer.echo(msgspec.json.encode(found).decode())
         return
-    doing = (
-        f"being recorded by {found.holder}" if found.recording else f"not being recorded (last run: {found.run_status})"
-    )
-    typer.echo(f"{found.trading_date} is {doing}")
+    typer.echo(f"{found.trading_date} is {_doing(found)}")
     typer.echo(f"run {found.run} since {found.since}, last commit {found.last_commit}")
     typer.echo(f"seq {found.last_seq:,}, {found.events:,} events")
     if found.outage:
@@ -46,3 +46,11 @@ def status(
     for symbol in found.symbols:
         lacks = ", ".join(f"{stream} ({why})" for stream, why in found.lacking.get(symbol, {}).items())
         typer.echo(f"  {symbol}: " + (f"lacks {lacks}" if lacks else "complete"))
+
+
+def _doing(found: Status) -> str:
+    if found.recording:
+        return f"being recorded by {found.holder}"
+    if found.run_status == "running":
+        return "not being recorded: the last run was killed; the next `hv record` or `hv log recover` mends it"
+    return f"not being recorded (last run: {found.run_status})"

@@ -11,6 +11,10 @@ __version__ = "0.1.0"
 __all__ = ["__version__", "open_day"]
 
 
+def __dir__() -> list[str]:
+    return __all__
+
+
 def __getattr__(name: str) -> Any:
     """Import the reader when it is first asked for, so that `hv --help` need not pay for Arrow."""
     if name == "open_day":

@@ -138,15 +138,21 @@ def _convert(values: dict[str, Any], origins: dict[str, str]) -> Settings:
         try:
             msgspec.convert({name: value}, Settings, strict=False)
         except msgspec.ValidationError as error:
-            raise BadSetting(f"{origins[name]}: {name} = {value!r} is not right: {error}") from None
+            raise BadSetting(f"{_named(origins[name], name)} = {value!r} is not right: {error}") from None
     settings = msgspec.convert(values | {"origins": origins}, Settings, strict=False)
     for name, low, high in _RANGES:
         value = getattr(settings, name)
         if not low <= value <= high:
-            raise BadSetting(f"{settings.origin(name)}: {name} = {value} is outside {low} … {high}")
+            raise BadSetting(f"{_named(settings.origin(name), name)} = {value} is outside {low} … {high}")
     if settings.compression not in ("none", "lz4"):
-        raise BadSetting(f"{settings.origin('compression')}: compression = {settings.compression!r}; use none or lz4")
+        where = _named(settings.origin("compression"), "compression")
+        raise BadSetting(f"{where} = {settings.compression!r}; use none or lz4")
     return settings
+
+
+def _named(origin: str, name: str) -> str:
+    """A setting as the user wrote it: the option, or the file or variable and the name in it."""
+    return f"--{name.replace('_', '-')}" if origin == "flag" else f"{origin}: {name}"
 
 
 _RANGES: tuple[tuple[str, float, float], ...] = (

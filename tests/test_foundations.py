@@ -143,8 +143,8 @@ def test_what_a_run_records_of_itself_does_not_depend_on_where_and_how() -> None
 @pytest.mark.parametrize(
     ("flags", "text", "said"),
     [
-        ({"port": 0}, "", "port = 0"),
-        ({"port": "many"}, "", "port = 'many'"),
+        ({"port": 0}, "", "--port = 0"),
+        ({"port": "many"}, "", "--port = 'many'"),
         ({}, "prot = 1", "prot"),
         ({}, "port = ", "not valid TOML"),
         ({}, 'depth_rows = "x"', "depth_rows"),

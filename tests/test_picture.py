@@ -21,7 +21,7 @@ def test_the_picture_is_well_formed_and_marks_trades_and_gaps() -> None:
     trade = Trade(1_381_239_001_000_000_000, 10.1, 1_381_239_004_000_000_000, 10.0, "LOSS")
     svg = day_picture("IBM", [panel("IBM", [10.0, 10.1, float("nan"), 10.2, 10.0], (trade,))])
     assert len(tags(svg, "polyline")) == 2
-    assert [c.get("fill") for c in tags(svg, "circle")] == ["#c0392b"]
+    assert [c.get("fill") for c in tags(svg, "path")] == ["#c0392b"]
     assert any(r.get("fill") == "#f3d9d9" and r.get("width") == "1.5" for r in tags(svg, "rect"))
 
 

@@ -32,6 +32,7 @@ class Trade(NamedTuple):
     exit_ts: int
     exit_price: float
     outcome: str  # WIN, LOSS or BREAKEVEN
+    side: str = "LONG"
 
 
 class Panel(NamedTuple):
@@ -50,7 +51,9 @@ def panels_of(buckets: pa.Table, documents: Iterable[str]) -> list[Panel]:
         made = msgspec.json.decode(text)
         entry, end = made["entry"], made["exit"]
         if made["taken"] and entry and end:
-            trade = Trade(entry["ts"], entry["price"], end["ts"], end["price"], made["labels"]["win_loss"])
+            trade = Trade(
+                entry["ts"], entry["price"], end["ts"], end["price"], made["labels"]["win_loss"], made["side"]
+            )
             trades.setdefault(made["symbol"], []).append(trade)
     symbols = sorted(set(buckets["symbol"].to_pylist()))
     return [_panel_of(buckets.filter(pc.equal(buckets["symbol"], s)), s, trades.get(s, [])) for s in symbols]
@@ -85,7 +88,14 @@ def day_picture(title: str, panels: Sequence[Panel]) -> str:
 
 
 def _legend() -> list[str]:
-    entries = ((_LINE, "mid"), (_WIN, "win"), (_LOSS, "loss"), (_FLAT, "breakeven"), (_GAP, "no quote"))
+    entries = (
+        (_LINE, "mid"),
+        (_WIN, "win"),
+        (_LOSS, "loss"),
+        (_FLAT, "breakeven"),
+        (_GAP, "no quote"),
+        ("none", "▲ long  ▼ short"),
+    )
     out = []
     for i, (colour, word) in enumerate(entries):
         x = _LEFT + i * 84
@@ -132,7 +142,8 @@ def _panel(panel: Panel, top: int, first: int, last: int) -> list[str]:
         x1, x2 = _x(trade.entry_ts, first, last), _x(trade.exit_ts, first, last)
         y1, y2 = y(trade.entry_price), y(trade.exit_price)
         out.append(f'<line x1="{x1}" y1="{y1}" x2="{x2}" y2="{y2}" stroke="{colour}" stroke-width="2"/>')
-        out.append(f'<circle cx="{x1}" cy="{y1}" r="2.4" fill="{colour}"/>')
+        tip = -4 if trade.side == "LONG" else 4  # a triangle that points the way the trade was meant to go
+        out.append(f'<path d="M{x1 - 3.5},{y1 - tip} h7 L{x1},{y1 + tip} z" fill="{colour}"/>')
     return out
 
 

@@ -41,6 +41,16 @@ def check_settings(settings: Settings, home: Home) -> None:
         )
 
 
+def with_symbols(settings: Settings, home: Home) -> Settings:
+    """Without symbols, those of the simulated gateway that is connected to; else the settings as they are."""
+    if settings.symbols:
+        return settings
+    facts = simulated_gateway(settings, home) or {}
+    served = tuple(name for name in facts.get("symbols") or () if isinstance(name, str))
+    origins = settings.origins | {"symbols": f"file {home.gateway_file}"}
+    return msgspec.structs.replace(settings, symbols=served, origins=origins) if served else settings
+
+
 def check_symbol(symbol: str) -> None:
     """A symbol must be printable, without surrounding space, and fit a file name once encoded.
 

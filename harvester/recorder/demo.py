@@ -17,7 +17,7 @@ import structlog
 from harvester.calendar import session
 from harvester.clock import SECOND_NS, LockstepClock
 from harvester.config import Settings
-from harvester.errors import CannotRun
+from harvester.errors import BadSetting, CannotRun
 from harvester.recorder.record import record
 from harvester.simgateway.limits import Limits
 from harvester.simgateway.server import SimGateway
@@ -44,16 +44,28 @@ class DemoDay(NamedTuple):
     rate: int
 
 
+def check_day(day: DemoDay) -> None:
+    """See before anything starts what cannot work.
+
+    Raises:
+        CannotRun: the exchange is closed on that date.
+        BadSetting: a symbol that cannot be one.
+    """
+    if session(day.trading_date) is None:
+        raise CannotRun(f"the exchange is closed on {day.trading_date}; choose a trading day with --date")
+    if not day.symbols:
+        raise BadSetting("no symbol is left of --symbols; name some, for example ACME,BOLT")
+    for symbol in day.symbols:
+        if not (symbol.isascii() and symbol.replace(".", "").isalnum()):
+            raise BadSetting(f"symbol {symbol!r} is no name for a modelled stock; use letters and digits")
+
+
 async def record_demo(home: Home, day: DemoDay, progress: Callable[[int, int], None] | None = None) -> Summary:
     """Serve the modelled day and record it; `progress` is told (seconds of the day done, seconds there are).
 
     Raises:
-        CannotRun: the exchange is closed on that date.
         HarvesterError: as `record` does.
     """
-    hours = session(day.trading_date)
-    if hours is None:
-        raise CannotRun(f"the exchange is closed on {day.trading_date}; choose a trading day with --date")
     market = open_market(
         "model", seed=day.seed, trading_date=day.trading_date, rate=day.rate, symbols=day.symbols, sample_ms=250
     )

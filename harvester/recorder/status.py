@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 _STREAMED = (Kind.TICK, Kind.TRADE, Kind.QUOTE, Kind.DEPTH, Kind.BAR)
 
 
+NOT_ASKED = "not asked for: no line left"  # symbols are many, IB's depth and tick-by-tick lines few
+
+
 class Status(msgspec.Struct, frozen=True):
     """One trading date from outside. Times are ISO-8601 UTC, empty when there is none.
 
@@ -96,9 +99,9 @@ def _lacking(
     state: dict[str, dict[str, str]] = {}
     for row in requests:
         if row["action"] == Action.ASK and row["stream"] == Stream.CONTRACT:
-            state.setdefault(row["symbol"], dict.fromkeys(map(str, WANTED), "not asked for"))
+            state.setdefault(row["symbol"], dict.fromkeys(map(str, WANTED), NOT_ASKED))
         elif row["action"] == Action.SUBSCRIBE and row["symbol"]:
-            streams = state.setdefault(row["symbol"], dict.fromkeys(map(str, WANTED), "not asked for"))
+            streams = state.setdefault(row["symbol"], dict.fromkeys(map(str, WANTED), NOT_ASKED))
             key = (row["epoch"], row["req_id"])
             stream = Stream.DEPTH.value if row["stream"] == Stream.SMART_DEPTH else row["stream"]
             streams[stream] = "" if key in flowing else f"refused {refused[key]}" if key in refused else "no data yet"

@@ -61,6 +61,7 @@ class SimGateway:
             "server_version": self.settings.server_version,
             "accounts": list(self.settings.accounts),
             "source": self.settings.source,
+            "symbols": [instrument.symbol for instrument in self.market.instruments],
             "max_speed": not self.settings.speed,
         }
         self._file = GatewayFile(self.settings.gateway_file, facts)
