@@ -23,6 +23,8 @@ STARTS = [
     to_ns(datetime(2025, 3, 9, 6, 59, 57, tzinfo=UTC)),  # clocks in New York go from 02:00 to 03:00 at 07:00 UTC
     to_ns(datetime(2025, 11, 2, 5, 59, 57, tzinfo=UTC)),  # 01:00-02:00 happens twice
     to_ns(datetime(2025, 3, 8, 23, 59, 58, tzinfo=UTC)),
+    to_ns(datetime(2025, 3, 10, 3, 59, 58, tzinfo=UTC)),  # the Monday after begins an hour earlier in UTC
+    to_ns(datetime(2025, 11, 3, 4, 59, 58, tzinfo=UTC)),  # and in autumn an hour later
     to_ns(datetime(2025, 11, 28, 17, 59, 58, tzinfo=UTC)),  # a half day closes at 13:00 in New York
     to_ns(datetime(2025, 12, 16, 23, 59, 58, tzinfo=UTC)) + 999_999_999,  # late trading in winter passes UTC midnight
 ]
