@@ -62,9 +62,8 @@ def _rest(home: Home, day: Date) -> None:
     typer.echo(f"           {rows}")
     _say("3 verify", "every byte again, live digests against replay, files against the log")
     found = verify(home, day)
-    typer.echo(
-        f"           {found.live.equal} of {found.live.points} digests of live equal replay's; log {found.log.identity[:12]}"
-    )
+    equal = f"{found.live.equal} of {found.live.points} live digests equal replay's"
+    typer.echo(f"           {equal}; log {found.log.identity[:16]}…")
     if found.exit_code:
         raise typer.Exit(found.exit_code)
     _say("4 eod", "the day's episodes into memory; nothing is deleted")
