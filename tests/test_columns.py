@@ -1,0 +1,46 @@
+"""The page of columns says what the schemas say, and the schemas hold every column there has to be."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+from harvester.projections.tables import BUCKETS
+
+PROJECT = Path(__file__).resolve().parent.parent
+WANTED = (  # one second of one symbol, in this order; `con_id` and `decision_seq` join tables and stay out of JSON
+    "ts symbol mark bid ask spread spread_bps spread_twa mid microprice imbalance bid_size_top_n ask_size_top_n "
+    "bid_top_size ask_top_size ofi tape_buy tape_sell tape_unknown trade_count quote_count depth_count "
+    "volatility_proxy realised_variance quote_source book_good stale"
+)
+
+
+def tool() -> Any:
+    spec = importlib.util.spec_from_file_location("columns", PROJECT / "tools" / "columns.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_page_of_columns_is_current() -> None:
+    """docs/columns.md is what `python tools/columns.py` writes."""
+    assert (PROJECT / "docs" / "columns.md").read_text(encoding="utf-8") == tool().page()
+
+
+def test_every_bucket_column_is_there_with_formula_and_unit() -> None:
+    """The columns of a second, in their order, each saying its formula; numbers also their unit."""
+    assert " ".join(name for name in BUCKETS.names if name not in ("con_id", "decision_seq")) == WANTED
+    for field in BUCKETS:
+        assert field.metadata[b"formula"], field.name
+        plain = str(field.type) in ("string", "bool") or field.name == "con_id"
+        assert plain or field.metadata[b"unit"], field.name
+
+
+def test_the_page_names_every_column() -> None:
+    """No column of buckets, candles or signals is missing from the page."""
+    text = (PROJECT / "docs" / "columns.md").read_text(encoding="utf-8")
+    for _, _, schema in tool().TABLES:
+        assert all(f"| `{name}` |" in text for name in schema.names)
