@@ -121,5 +121,5 @@ def fresh_home(home: Home, trading_date: date) -> Home:
 
 
 def quiet_log() -> None:
-    """Only warnings: the demo speaks for itself."""
-    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
+    """Only errors: the demo speaks for itself."""
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
