@@ -26,6 +26,7 @@ COMMANDS: tuple[tuple[str, str], ...] = (
     ("project", "cli.cmd_project"),
     ("buckets", "cli.cmd_buckets"),
     ("book", "cli.cmd_book"),
+    ("replay", "cli.cmd_replay"),
     ("verify", "cli.cmd_verify"),
     ("eod", "cli.cmd_eod"),
     ("log", "cli.cmd_log"),

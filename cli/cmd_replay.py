@@ -1,0 +1,184 @@
+"""`hv replay`: play a recorded day through the engine."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from cli.keys import Keys
+    from harvester.recorder.replay import Shown
+
+_KEYS = {
+    " ": "pause", "s": "step", "left": "back", "right": "forward", "g": "goto", "+": "faster", "-": "slower",
+    "q": "quit",
+}  # fmt: skip
+_HELP = "space pause · s step · ←/→ a minute · g go to · +/- speed · q quit"
+
+
+def replay(
+    *,
+    date: Annotated[str, typer.Option("--date", help="Trading date, yyyy-MM-dd.")],
+    speed: Annotated[str, typer.Option("--speed", help="1 = as it happened, 60 = a minute a second, max.")] = "max",
+    first: Annotated[str | None, typer.Option("--from", help="Time in New York, 10:31, or an ISO time.")] = None,
+    last: Annotated[str | None, typer.Option("--to", help="Likewise; default the day's end.")] = None,
+    symbols: Annotated[str | None, typer.Option("--symbols", help="Only these, comma-separated; default all.")] = None,
+    show: Annotated[
+        str, typer.Option("--show", help="Of trades,buckets,candles,signals,decisions,fills,episodes.")
+    ] = "buckets,signals,fills,episodes",
+    home: Annotated[Path | None, typer.Option("--home", help="Data root; else HV_HOME, else this folder.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
+) -> None:
+    """Play a recorded day through the engine that recorded it, and print rows as they become known.
+
+    On a terminal space pauses, s steps, the arrows go a minute back or on, g goes to a time; in a pipe rows are plain
+    lines. `trades` are the reported prints; fills and episodes are the simulated ones.
+
+    Example: hv replay --date 2025-07-17 --speed 60 --from 10:30 --symbols ARL
+    """
+    from cli.bars import Bar
+    from harvester.eventlog.reader import open_day
+    from harvester.home import Home, parse_date
+    from harvester.recorder.moments import moment
+    from harvester.recorder.replay import Player, Replay
+    from harvester.recorder.seek import Seeker
+
+    day, found, factor = parse_date(date), Home.find(home), _speed(speed)
+    start, end = (None if text is None else moment(text, day) for text in (first, last))
+    seeker = Seeker(found, open_day(day, found), market_only=False)
+    with Bar(f"folding {date}"):
+        played = Replay(seeker, show=_words(show), symbols=_words(symbols or ""), start=start, end=end)
+    line = _json_line if as_json else _text_line
+    if sys.stdin.isatty() and sys.stdout.isatty():
+        from cli.keys import Keys
+
+        with Keys() as keys:
+            typer.echo(f"hv: {_HELP}", err=True)
+            Player(played, Terminal(line, keys, lambda text: moment(text, day)), factor).run()
+    elif factor:
+        Player(played, Pipe(line), factor).run()
+    else:
+        for rows in played.stream():
+            sys.stdout.write("".join(line(row) + "\n" for row in rows))
+
+
+class Pipe:
+    """Plain lines; no keys."""
+
+    def __init__(self, line: Callable[[Shown], str]) -> None:
+        self._line = line
+
+    def show(self, rows: Sequence[Shown]) -> None:
+        sys.stdout.write("".join(self._line(row) + "\n" for row in rows))
+        sys.stdout.flush()
+
+    def state(self, ts: int, speed: float, *, paused: bool) -> None:
+        """A pipe is told rows alone."""
+
+    def key(self, seconds: float | None) -> str:
+        if seconds:
+            time.sleep(seconds)
+        return ""
+
+    def time(self) -> int | None:
+        return None
+
+
+class Terminal(Pipe):
+    """Lines that scroll, a line of state below them, and keys."""
+
+    def __init__(self, line: Callable[[Shown], str], keys: Keys, moment: Callable[[str], int]) -> None:
+        super().__init__(line)
+        self._keys, self._moment = keys, moment
+        self._below = ""
+
+    def show(self, rows: Sequence[Shown]) -> None:
+        if rows:
+            self._put("")
+            super().show(rows)
+
+    def state(self, ts: int, speed: float, *, paused: bool) -> None:
+        from harvester.recorder.moments import of_day
+
+        pace = "paused" if paused else f"speed {speed:g}" if speed else "as fast as it goes"
+        self._put(f"{of_day(ts).partition('.')[0]} New York  {pace}")
+
+    def key(self, seconds: float | None) -> str:
+        return _KEYS.get(self._keys.get(seconds), "")
+
+    def time(self) -> int | None:
+        from harvester.errors import BadSetting
+
+        text = ""
+        while True:
+            self._put(f"go to (10:31:05, Enter; Esc not): {text}")
+            key = self._keys.get(None)
+            if key in ("\r", "\n"):
+                break
+            if key == "\x1b":
+                return None
+            text = text[:-1] if key in ("\x7f", "\b") else text + key if len(key) == 1 else text
+        try:
+            return self._moment(text)
+        except BadSetting as error:
+            self._put("")
+            typer.echo(f"hv: {error}", err=True)
+            return None
+
+    def _put(self, text: str) -> None:
+        if text != self._below:
+            sys.stdout.write("\r" + " " * len(self._below) + "\r" + text)
+            sys.stdout.flush()
+            self._below = text
+
+
+def _speed(text: str) -> float:
+    from harvester.errors import BadSetting
+
+    try:
+        factor = 0.0 if text == "max" else float(text)
+    except ValueError:
+        factor = -1.0
+    if not 0 <= factor <= 1e9:
+        raise BadSetting(f"--speed {text!r}: write how many times as fast as it happened, 60, or max")
+    return factor
+
+
+def _words(text: str) -> list[str]:
+    return [word.strip() for word in text.split(",") if word.strip()]
+
+
+def _json_line(shown: Shown) -> str:
+    import msgspec
+
+    from harvester.artefacts.text import no_nan, times
+
+    return msgspec.json.encode({"table": shown.table, **times(no_nan(shown.row))}).decode()
+
+
+_TEXT = {  # table → columns of its text line
+    "trades": ("price", "size", "exchange", "conditions"),
+    "buckets": ("bid", "ask", "mid", "spread_bps", "imbalance", "ofi", "tape_buy", "tape_sell", "stale"),
+    "candles": ("timeframe", "open", "high", "low", "close", "samples"),
+    "signals": ("signal", "trigger_price", "reason"),
+    "decisions": ("action", "side", "quantity", "reference_price", "gate_codes", "reason"),
+    "fills": ("role", "side", "quantity", "price", "source", "slippage"),
+    "episodes": ("trade_id", "side", "quantity", "entry_price", "exit_price", "exit_reason", "pnl_usd"),
+}
+
+
+def _text_line(shown: Shown) -> str:
+    from harvester.recorder.moments import of_day
+
+    cells = [f"{name} {_cell(shown.row[name])}" for name in _TEXT[shown.table] if shown.row[name] not in (None, "")]
+    return f"{of_day(shown.ts):<18} {shown.table.removesuffix('s'):<8} {shown.row['symbol']:<6} {'  '.join(cells)}"
+
+
+def _cell(value: Any) -> str:
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
