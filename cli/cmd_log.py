@@ -17,11 +17,15 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from datetime import date
 
+    from harvester.eventlog.compact import Compaction
     from harvester.eventlog.verify import Report
     from harvester.events.batch import Batch
     from harvester.home import Home
 
-log = typer.Typer(no_args_is_help=True, help="Look at the event log, prove it, mend it.\n\nExample: hv log show --date 2025-07-17 --kind trade --limit 5")
+log = typer.Typer(
+    no_args_is_help=True,
+    help="Look at the event log, prove it, mend it.\n\nExample: hv log show --date 2025-07-17 --kind trade --limit 5",
+)
 
 HomeOption = Annotated[Path | None, typer.Option("--home", help="Data root; else HV_HOME, else this folder.")]
 DateOption = Annotated[str, typer.Option("--date", help="Trading date, yyyy-MM-dd.")]
@@ -192,6 +196,32 @@ def recover(*, date: DateOption, home: HomeOption = None, as_json: JsonOption = 
             typer.echo(f"nothing to recover: every run of {date} has ended")
 
 
+@log.command()
+def compact(*, date: DateOption, home: HomeOption = None, as_json: JsonOption = False) -> None:
+    """Store the date's finished runs again in few large compressed batches: same events, same content hash.
+
+    The new files are read back and found equal before the old ones go. `hv record` does the same when it ends.
+    A date that is being recorded is left alone (exit code 5); stopped at any point, running it again finishes.
+
+    Example: hv log compact --date 2025-07-17
+    """
+    from harvester.eventlog.compact import compact_day
+    from harvester.home import parse_date
+
+    trading_date, found = parse_date(date), _home(home)
+    if sys.stderr.isatty() and not as_json:
+        done = _compact_with_bar(found, trading_date)
+    else:
+        done = compact_day(found, trading_date)
+    if as_json:
+        _lines(dict(vars(one)) for one in done)
+        return
+    for one in done:
+        typer.echo(str(one))
+    if not done:
+        typer.echo(f"nothing to compact: every run of {date} is compacted or empty")
+
+
 def _home(given: Path | None) -> Home:
     from harvester.home import Home
 
@@ -246,6 +276,20 @@ def _verify_with_bar(home: Home, trading_date: date) -> Report:
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task("verify", total=total)
         return verify_day(home, trading_date, lambda n: bar.advance(task, n))
+
+
+def _compact_with_bar(home: Home, trading_date: date) -> list[Compaction]:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
+
+    from harvester.eventlog.compact import compact_day
+    from harvester.eventlog.days import read_runs
+
+    total = 2 * sum(line.rows for run in read_runs(home, trading_date) for line in run.commits)
+    columns = ("compacting", BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("compact", total=total)
+        return compact_day(home, trading_date, progress=lambda _, rows: bar.advance(task, rows))
 
 
 def _report_json(report: Report) -> dict[str, Any]:

@@ -11,11 +11,14 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from harvester.eventlog.compact import compact_run
+from harvester.eventlog.disk import Disk
 from harvester.eventlog.recover import recover_day
 from harvester.eventlog.writer import LogWriter
 from harvester.events.batch import Batch
 from harvester.events.kinds import COLUMNS, Kind
 from harvester.home import Home
+from harvester.recorder.archive import archive
 
 DATE = date(2025, 7, 17)
 START_NS = 1_752_757_200_000_000_000
@@ -76,7 +79,9 @@ def write_run(home: Any, sizes: tuple[int, ...], seed: int = 1, kinds: tuple[Kin
 
 
 def write_golden(root: Path) -> None:
-    """Write the sample of the current format: a plain run, an lz4 run, and one that was killed and recovered."""
+    """Write the sample of the current format: a plain run, an lz4 run, one that was killed and recovered, one that was
+    compacted, and one whose only copy is the archive's.
+    """
     home = Home(root)
     write_run(home, (30, 4, 6), seed=1)
     write_run(home, (35, 5), seed=2, compression="lz4")
@@ -84,6 +89,13 @@ def write_golden(root: Path) -> None:
     killed.commit(batch(10, killed.next_seq, 3, start_ns=killed.last_ts))
     killed.abandon()
     recover_day(home, DATE)
+    write_run(home, (20, 5), seed=4)
+    compact_run(home.day(DATE) / "r004", Disk())
+    write_run(home, (2500,), seed=5, kinds=(Kind.TRADE, Kind.CLOCK))
+    archive(home, DATE, Disk())
+    shutil.rmtree(home.day(DATE) / "r005")
+    for name in ("r001", "r002", "r003", "r004"):
+        shutil.rmtree(home.archive(DATE) / name)
     shutil.rmtree(home.temp / "locks")
 
 

@@ -15,7 +15,7 @@ from log_samples import DATE, START_NS, batch, files_of, same, write_run
 import harvester
 from harvester.errors import DamagedLog, FutureFormat
 from harvester.eventlog.disk import Disk
-from harvester.eventlog.format import DIGESTS, JOURNAL, MANIFEST
+from harvester.eventlog.format import DIGESTS, FORMAT_VERSION, JOURNAL, MANIFEST
 from harvester.eventlog.lines import seal, sealed_hash, unseal
 from harvester.eventlog.streams import HEADERS
 from harvester.eventlog.verify import verify_day
@@ -424,7 +424,7 @@ def test_a_future_version_says_so(home, member):
     write_run(home, (6,))
     path = home.day(DATE) / "r001" / MANIFEST
     manifest = msgspec.json.decode(unseal(path.read_bytes()[:-1]))
-    path.write_bytes(seal(msgspec.json.encode({**manifest, member: 2, "invented": ["later"]})))
+    path.write_bytes(seal(msgspec.json.encode({**manifest, member: FORMAT_VERSION + 1, "invented": ["later"]})))
     for call in (
         harvester.open_day,
         lambda date, home: verify_day(home, date),

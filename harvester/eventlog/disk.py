@@ -89,6 +89,10 @@ class Disk:
             else:
                 return
 
+    def remove(self, path: Path) -> None:
+        """Delete a file; one that is gone is fine."""
+        path.unlink(missing_ok=True)
+
     def truncate(self, path: Path, length: int) -> None:
         """Cut a file to `length` bytes, durably."""
         with path.open("r+b", buffering=0) as file:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from harvester.eventlog.damage import BadBytes, damaged_log
 from harvester.eventlog.days import good_ranges, run_folders
 from harvester.eventlog.reader import run_spans
-from harvester.eventlog.runlog import RunLog
+from harvester.eventlog.runlog import RunLog, StoredAgain
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -52,6 +52,9 @@ class Follower:
             for first, last in list(run_spans(log, self._next)):
                 try:
                     batch = log.load(first, last)
+                except StoredAgain:  # compacted since it was refreshed: the next call reads it anew
+                    del self._logs[folder]
+                    return
                 except BadBytes:
                     raise damaged_log(log.damages, good_ranges(self._logs.values())) from None
                 cut = batch.slice(self._next, batch.last_seq)

@@ -8,6 +8,14 @@
                      holds the schema message, each later one begins where the one before it ended.
 `live_digests.jsonl` sealed lines: `DigestLine`, chained like the journal.
 
+Once it is over a run may be stored again, same rows, same content hash; `Manifest.storage` says how it lies:
+`stream`     as above, one commit per second or so, as it was recorded
+`compacted`  the same files with few large commits, zstd, under names of their own (`<kind>.compacted.arrows`), so that
+             old and new stand side by side until the manifest is replaced: that one rename is the change
+`parquet`    `<kind>.parquet`, one row group per commit; `Manifest.tails` names the footers. See `parquet.py`
+
+Format 2 added the last two. A format-1 run is always a stream.
+
 Every version seals its manifest the same way and names both versions first: so a newer log is told from a damaged one.
 """
 
@@ -23,12 +31,14 @@ from harvester.errors import FutureFormat
 from harvester.eventlog.lines import checksum
 from harvester.events.kinds import SCHEMA_VERSION, Kind
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 MANIFEST, JOURNAL, DIGESTS, QUARANTINE = "manifest.json", "commits.jsonl", "live_digests.jsonl", "quarantine"
+DELETION = "deletion.json"  # what a compaction is deleting, while it does
 MANIFEST_BYTES_MAX = 1024 * 1024
 
 Compression = Literal["lz4", "zstd"]
 Status = Literal["running", "ended", "recovered", "compacted"]
+Storage = Literal["stream", "compacted", "parquet"]
 
 _RUN = re.compile(r"r(\d{3,6})")
 _I64 = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
@@ -40,9 +50,27 @@ _Check = Annotated[str, Meta(pattern="^[0-9a-f]{32}$")]
 _Identity = Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
 
 
-def file_of(kind: Kind) -> str:
+_BODY = {"stream": "{}.arrows", "compacted": "{}.compacted.arrows", "parquet": "{}.parquet"}
+_JOURNALS = {"stream": JOURNAL, "compacted": "commits.compacted.jsonl", "parquet": JOURNAL}
+_DIGESTS = {"stream": DIGESTS, "compacted": "live_digests.compacted.jsonl", "parquet": DIGESTS}
+
+
+def file_of(kind: Kind, storage: Storage = "stream") -> str:
     """Name of a kind's file. Names come from the list of kinds alone, never from what a journal says."""
-    return f"{kind.value}.arrows"
+    return _BODY[storage].format(kind.value)
+
+
+def journal_of(storage: Storage) -> str:
+    return _JOURNALS[storage]
+
+
+def digests_of(storage: Storage) -> str:
+    return _DIGESTS[storage]
+
+
+def names_of(storage: Storage) -> list[str]:
+    """Every file of a run but its manifest."""
+    return [journal_of(storage), digests_of(storage), *(file_of(kind, storage) for kind in Kind)]
 
 
 def run_name(number: int) -> str:
@@ -66,8 +94,29 @@ class Final(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     digests_chain: _Check
 
 
+class Part(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """What one commit appended to one kind's file: offset and length in bytes, rows, checksum of the bytes.
+
+    `req_ids`, Parquet only: (con_id, req_id) pairs where the second follows from the first and is left out of the file.
+    """
+
+    kind: Kind
+    offset: _Count
+    length: _Number
+    rows: _Number
+    checksum: _Check
+    req_ids: list[tuple[_I64, _I32]] = []
+
+    @property
+    def end(self) -> int:
+        return self.offset + self.length
+
+
 class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A run's own description. `first_seq` is where it begins, whether or not it came to hold an event."""
+    """A run's own description. `first_seq` is where it begins, whether or not it came to hold an event.
+
+    `tails`, Parquet only: per kind the footer behind the row groups, with the rows of the whole file.
+    """
 
     format_version: Annotated[int, Meta(ge=1)]
     schema_version: Annotated[int, Meta(ge=1)]
@@ -79,6 +128,8 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     config_digest: str
     compression: Compression | None = None
     final: Final | None = None
+    storage: Storage = "stream"
+    tails: list[Part] = []
 
     def genesis(self) -> str:
         """The `prev` of the run's first line: binds journal and manifest together."""
@@ -98,20 +149,11 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def __post_init__(self) -> None:
         if (self.final is None) != (self.status == "running"):
             raise ValueError(f"status {self.status} does not go with final {self.final}")
-
-
-class Part(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What one commit appended to one kind's file: offset and length in bytes, rows, checksum of the bytes."""
-
-    kind: Kind
-    offset: _Count
-    length: _Number
-    rows: _Number
-    checksum: _Check
-
-    @property
-    def end(self) -> int:
-        return self.offset + self.length
+        if (self.storage == "stream") == (self.status == "compacted"):
+            raise ValueError(f"status {self.status} does not go with storage {self.storage}")
+        kinds = [part.kind for part in self.tails]
+        if (self.storage != "parquet" and kinds) or len(set(kinds)) != len(kinds):
+            raise ValueError(f"storage {self.storage} does not go with tails of {kinds}")
 
 
 ClockRow = tuple[_Number, _I64, _I64, _I32, _U16, _I64, _I64]
@@ -119,7 +161,10 @@ ClockRow = tuple[_Number, _I64, _I64, _I32, _U16, _I64, _I64]
 
 
 class CommitLine(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One group commit. `content` is the content hash of the run up to and including it; times are ns UTC."""
+    """One group commit. `content` is the content hash of the run up to and including it; times are ns UTC.
+
+    `clock` events stand here while a run is recorded, which spares a file and its sync; stored again they have a file.
+    """
 
     commit: _Number
     first_seq: _Number
@@ -141,9 +186,13 @@ class CommitLine(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         if rows != self.rows:
             return f"seq {self.first_seq}-{self.last_seq} are {self.rows} events, the line names {rows}"
         kinds = [part.kind for part in self.files]
-        if len(set(kinds)) != len(kinds) or Kind.CLOCK in kinds:
-            return f"files {', '.join(kinds)}: each kind at most once, clock never"
+        if len(set(kinds)) != len(kinds):
+            return f"files {', '.join(kinds)}: each kind at most once"
         return ""
+
+    @property
+    def has_clock_file(self) -> bool:
+        return any(part.kind is Kind.CLOCK for part in self.files)
 
 
 class DigestLine(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

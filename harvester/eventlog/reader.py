@@ -22,6 +22,7 @@ from harvester.eventlog.content import ContentHash, combined
 from harvester.eventlog.cutting import recut
 from harvester.eventlog.damage import BadBytes, Damage, damaged_log
 from harvester.eventlog.days import between_runs, good_ranges, read_runs
+from harvester.eventlog.runlog import RunLog, StoredAgain
 from harvester.events.kinds import SCHEMAS, Kind
 from harvester.home import Home, parse_date
 
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
     import polars as pl
 
     from harvester.eventlog.closed import Closed
-    from harvester.eventlog.runlog import RunLog
     from harvester.events.batch import Batch
 
 WINDOW_BYTES = 64 * 1024 * 1024
@@ -195,6 +195,8 @@ class Day:
     def _read(self, log: RunLog, first: int, last: int) -> Iterator[Batch]:
         try:
             yield log.load(first, last)
+        except StoredAgain:
+            yield from _read_again(log, log.commits[first].first_seq, log.commits[last - 1].last_seq)
         except BadBytes:
             self._refuse_damage()
             for i in range(first, last):
@@ -217,7 +219,7 @@ class Day:
     def _read_kind(self, log: RunLog, kind: Kind, first: int, last: int) -> list[pa.RecordBatch]:
         try:
             rows = log.load_kind(kind, first, last)
-        except BadBytes:
+        except BadBytes:  # or stored again
             # Reading all kinds finds the commit to blame, and leaves out what its neighbours cannot vouch for.
             return [batch.tables[kind] for batch in self._read(log, first, last) if kind in batch.tables]
         return [rows] if rows is not None else []
@@ -245,6 +247,21 @@ class Day:
     def live_digests(self) -> list[tuple[str, int, dict[str, str]]]:
         """What the live projections came to: (run, seq, digest per projection)."""
         return [(log.run, line.seq, line.digests) for log in self._logs for line in log.digests]
+
+
+def _read_again(log: RunLog, first_seq: int, last_seq: int) -> Iterator[Batch]:
+    """The same events from the files a compaction has put in place of those that were opened.
+
+    Raises:
+        DamagedLog: those are damaged.
+    """
+    now = RunLog(log.folder)
+    now.refresh()
+    now.check_bodies()
+    if now.damages:
+        raise damaged_log(now.damages, good_ranges([now]))
+    for first, last in run_spans(now, first_seq, WINDOW_ROWS, last_seq):
+        yield now.load(first, last).slice(first_seq, last_seq)
 
 
 def day_identity(logs: Sequence[RunLog], closed: Closed | None) -> str:

@@ -7,16 +7,14 @@ later, so whatever it speaks of is there.
 
 from __future__ import annotations
 
-from hashlib import blake2b
 from typing import TYPE_CHECKING
 
-import numpy as np
-
+from harvester.eventlog.bodies import check_parts, check_places, read_stream
+from harvester.eventlog.content import ContentHash
 from harvester.eventlog.damage import BadBytes, Damage
 from harvester.eventlog.disk import regular_file_size
 from harvester.eventlog.format import (
-    DIGESTS,
-    JOURNAL,
+    DELETION,
     MANIFEST,
     MANIFEST_BYTES_MAX,
     CommitLine,
@@ -27,26 +25,37 @@ from harvester.eventlog.format import (
     decode_commit,
     decode_digest,
     decode_manifest,
+    digests_of,
     file_of,
+    journal_of,
 )
-from harvester.eventlog.lines import CHECK_BYTES, checksum, scan, unseal
+from harvester.eventlog.lines import scan, unseal
 from harvester.eventlog.order import order_problem
-from harvester.eventlog.streams import HEADERS, check_header, clock_rows, decode
-from harvester.events.batch import Batch, seqs
+from harvester.eventlog.parquet import check_tail, read_groups
+from harvester.eventlog.streams import check_header, clock_rows
+from harvester.events.batch import Batch
 from harvester.events.kinds import Kind
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-    from io import FileIO
     from pathlib import Path
 
     import pyarrow as pa
 
-_READ_BYTES = 8 * 1024 * 1024
+    from harvester.eventlog.format import Storage
+
+
+class StoredAgain(Exception):
+    """The files being read were replaced by others that hold the same events."""
 
 
 class RunLog:
     """A run's folder, read.
+
+    Args:
+        folder: where it lies.
+        run: its name, when the folder bears another one for the time being.
+        manifest_name: name of its manifest; that of one which is to replace it has another.
 
     Attributes:
         manifest: None when it is damaged.
@@ -57,9 +66,13 @@ class RunLog:
         torn: bytes behind what is named, per file name; harmless, left by a run that was killed or is being written.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder, self.run = folder, folder.name
+    def __init__(self, folder: Path, run: str | None = None, manifest_name: str = MANIFEST) -> None:
+        self.folder, self.run, self._manifest_name = folder, run or folder.name, manifest_name
+        self._restart()
+
+    def _restart(self) -> None:
         self.manifest: Manifest | None = None
+        self.storage: Storage = "stream"
         self.commits: list[CommitLine] = []
         self.bad: set[int] = set()
         self.digests: list[DigestLine] = []
@@ -71,6 +84,22 @@ class RunLog:
         self._gap = False  # lines were lost before the next one
         self._proved = 0  # commits whose bodies matched their checksums …
         self._prints: dict[Kind, tuple[int, int, int]] = {}  # … while the files looked like this
+
+    @property
+    def journal_path(self) -> Path:
+        return self.folder / journal_of(self.storage)
+
+    @property
+    def digests_path(self) -> Path:
+        return self.folder / digests_of(self.storage)
+
+    def path_of(self, kind: Kind) -> Path:
+        """The file of a kind's rows."""
+        return self.folder / file_of(kind, self.storage)
+
+    @property
+    def tails(self) -> dict[Kind, Part]:
+        return {part.kind: part for part in self.manifest.tails} if self.manifest is not None else {}
 
     @property
     def finished(self) -> bool:
@@ -87,6 +116,11 @@ class RunLog:
         """Last seq the journal names; one less than the first when it names none."""
         return self.commits[-1].last_seq if self.commits else self.first_seq - 1
 
+    @property
+    def content_hash(self) -> str:
+        """Content hash of what the journal names."""
+        return self.commits[-1].content if self.commits else ContentHash().digest()
+
     def refresh(self) -> int:
         """Read what was added since the last call, and the manifest anew.
 
@@ -99,14 +133,37 @@ class RunLog:
         had = len(self.commits)
         if not self.finished:
             self._read_manifest()
+            self._choose_files()
         self._read_digests()
         self._read_journal()
         self._check_final()
         self._check_sizes()
         return len(self.commits) - had
 
+    def _choose_files(self) -> None:
+        storage = self.manifest.storage if self.manifest is not None else self._storage_left()
+        if storage != self.storage and self.commits:
+            self._restart()  # compacted since it was last looked at: other files, other commits, the same events
+            self._read_manifest()
+        self.storage = storage
+
+    def _storage_left(self) -> Storage:
+        """How a run lies whose manifest is damaged, as its files tell; a deletion list is only written after proof."""
+        if self.commits:
+            return self.storage
+        compacted, stream = ((self.folder / journal_of(storage)).exists() for storage in ("compacted", "stream"))
+        if compacted and (not stream or (self.folder / DELETION).exists()):
+            return "compacted"
+        return "parquet" if any((self.folder / file_of(kind, "parquet")).exists() for kind in Kind) else "stream"
+
+    def superseded(self) -> bool:
+        """Whether the run was stored again since it was read, so that the files read from may be gone."""
+        now = RunLog(self.folder, self.run, self._manifest_name)
+        now._read_manifest()
+        return now.manifest is not None and now.manifest.storage != self.storage
+
     def _read_manifest(self) -> None:
-        path = self.folder / MANIFEST
+        path = self.folder / self._manifest_name
         try:
             if not 0 <= regular_file_size(path) <= MANIFEST_BYTES_MAX:
                 raise Malformed("is missing, or larger than any manifest")  # noqa: TRY301 - one place adds the damage
@@ -126,7 +183,7 @@ class RunLog:
         self.manifest = manifest
 
     def _read_digests(self) -> None:
-        path = self.folder / DIGESTS
+        path = self.digests_path
         found = scan(path, self.digests_end)
         self.damages += found.damages
         for offset, body, own_hash in found.lines:
@@ -140,10 +197,10 @@ class RunLog:
                 continue
             self.digests.append(line)
             self.digests_chain = own_hash
-        self.digests_end, self.torn[DIGESTS] = found.end, found.torn_bytes
+        self.digests_end, self.torn[path.name] = found.end, found.torn_bytes
 
     def _read_journal(self) -> None:
-        path = self.folder / JOURNAL
+        path = self.journal_path
         self._gap = self._gap or self.manifest is None
         found = scan(path, self.journal_end)
         broken = [damage.offset for damage in found.damages]
@@ -159,7 +216,7 @@ class RunLog:
                 self.damages.append(Damage(path, offset, str(error)))
                 self._gap = True
         self._gap = self._gap or bool(broken)
-        self.journal_end, self.torn[JOURNAL] = found.end, found.torn_bytes
+        self.journal_end, self.torn[path.name] = found.end, found.torn_bytes
 
     def _accept(self, line: CommitLine, path: Path, offset: int) -> None:
         """Take a line that carries a right hash: it must follow the one before it, or, after lost lines, come later."""
@@ -167,6 +224,8 @@ class RunLog:
         next_seq, last_ts = self.last_seq + 1, last.last_ts if last else line.first_ts
         if line.first_seq < next_seq or any(part.offset < self.ends.get(part.kind, 0) for part in line.files):
             raise Malformed(f"commit {line.commit} claims seq {line.first_seq} or bytes a second time")
+        if line.has_clock_file if self.storage == "stream" else line.clock:
+            raise Malformed(f"commit {line.commit} keeps its clock events elsewhere than a {self.storage} run does")
         if line.first_ts < last_ts or line.last_ts < line.first_ts:
             raise Malformed(f"commit {line.commit}: ts_recv runs back, {last_ts} {line.first_ts} {line.last_ts}")
         follows = (
@@ -190,17 +249,19 @@ class RunLog:
             what = f"ends with commit {len(self.commits)}, seq {self.last_seq}"
             what += f"; the manifest names {final.commits}, {final.last_seq}"
             self.damages.append(
-                Damage(self.folder / JOURNAL, self.journal_end, what, self.last_seq + 1, max(final.last_seq, 0))
+                Damage(self.journal_path, self.journal_end, what, self.last_seq + 1, max(final.last_seq, 0))
             )
         if (len(self.digests), self.digests_chain) != (final.digests, final.digests_chain):
             what = f"ends with line {len(self.digests)}, the manifest names {final.digests}"
-            self.damages.append(Damage(self.folder / DIGESTS, self.digests_end, what))
+            self.damages.append(Damage(self.digests_path, self.digests_end, what))
         if self.commits and self.commits[-1].content != final.content_hash:
-            self.damages.append(Damage(self.folder / MANIFEST, 0, "its content hash is not the journal's"))
+            self.damages.append(Damage(self.folder / self._manifest_name, 0, "its content hash is not the journal's"))
 
     def _check_sizes(self) -> None:
         for kind in Kind:
-            path, end = self.folder / file_of(kind), self.ends.get(kind, 0)
+            path, end = self.path_of(kind), self.ends.get(kind, 0)
+            if kind in self.tails:
+                end = self.tails[kind].end
             missing = "the file is missing"
             try:
                 size = regular_file_size(path)
@@ -214,7 +275,7 @@ class RunLog:
                     i
                     for i, line in enumerate(self.commits)
                     for part in line.files
-                    if part.kind is kind and part.end > size
+                    if part.kind is kind and (part.end > size or kind in self.tails)
                 ]
                 if self.bad.issuperset(lost):
                     continue
@@ -243,29 +304,34 @@ class RunLog:
     def _check_parts(
         self, kind: Kind, items: Sequence[tuple[int, Part]], progress: Callable[[int], None] | None
     ) -> None:
-        path = self.folder / file_of(kind)
+        path = self.path_of(kind)
         if not items:
             return
         try:
-            with path.open("rb", buffering=_READ_BYTES) as file:
-                for i, part in items:
-                    file.seek(part.offset)
-                    hashed, left, head = blake2b(digest_size=CHECK_BYTES), part.length, b""
-                    while left and (piece := file.read(min(left, _READ_BYTES))):
-                        hashed.update(piece)
-                        head = head or piece
-                        left -= len(piece)
-                    if hashed.hexdigest() != part.checksum:
-                        self._spoil(i, path, part, "the bytes do not match their checksum")
-                    elif part.offset == 0:
-                        self._check_head(i, path, part, kind, head)
-                    if progress is not None:
-                        progress(part.length)
+            for n, wrong, head in check_parts(path, [part for _, part in items]):
+                i, part = items[n]
+                if wrong:
+                    self._spoil(i, path, part, wrong)
+                elif part.offset == 0 and self.storage != "parquet":
+                    self._check_head(i, path, part, kind, head)
+                if progress is not None:
+                    progress(part.length)
+            if self.storage == "parquet":
+                self._check_tail(kind, path, items)
         except OSError as error:
             for i, part in items:
                 self._spoil(i, path, part, f"cannot be read: {error.strerror or error}")
 
-    def _check_head(self, i: int, path: Path, part: Part, kind: Kind, head: bytes) -> None:
+    def _check_tail(self, kind: Kind, path: Path, items: Sequence[tuple[int, Part]]) -> None:
+        """Without its footer nothing of a Parquet file can be trusted."""
+        parts = [part for line in self.commits for part in line.files if part.kind is kind]
+        wrong, good = check_tail(path, kind, self.tails.get(kind), parts), [i for i, _ in items if i not in self.bad]
+        if wrong and good:
+            first, last = self.commits[good[0]].first_seq, self.commits[good[-1]].last_seq
+            self.bad.update(good)
+            self.damages.append(Damage(path, parts[-1].end, wrong, first, last))
+
+    def _check_head(self, i: int, path: Path, part: Part, kind: Kind, head: memoryview) -> None:
         try:
             check_header(kind, head)
         except ValueError as error:
@@ -278,7 +344,7 @@ class RunLog:
 
     def _print(self, kind: Kind) -> tuple[int, int, int]:
         try:
-            status = (self.folder / file_of(kind)).stat()
+            status = self.path_of(kind).stat()
         except OSError:
             return (-1, -1, -1)
         return (status.st_ino, status.st_size, status.st_mtime_ns)
@@ -288,10 +354,13 @@ class RunLog:
 
         Raises:
             BadBytes: names the commit that cannot be used; it stands in `bad` and `damages` then.
+            StoredAgain: the run was compacted since it was read; read it anew.
         """
         try:
             return self._load(first, last)
         except BadBytes as found:
+            if self.superseded():
+                raise StoredAgain(self.run) from None
             for i in range(first, last) if last - first > 1 else ():
                 self.load(i, i + 1)  # raises at the commit that is to blame
             self.bad.update(range(first, last))
@@ -302,7 +371,7 @@ class RunLog:
         lines = self.commits[first:last]
         tables: dict[Kind, pa.RecordBatch] = {}
         for kind in Kind:
-            rows = self._clock(lines) if kind is Kind.CLOCK else self._kind(kind, first, last)
+            rows = self.load_kind(kind, first, last)
             if rows is not None:
                 tables[kind] = rows
         problem, first_ts, last_ts = order_problem(tables, lines[0].first_seq, lines[0].first_ts)
@@ -310,7 +379,7 @@ class RunLog:
             problem = f"ts_recv {first_ts}-{last_ts}, the journal names {lines[0].first_ts}-{lines[-1].last_ts}"
         if problem:
             at = lines[0].files[0].offset if lines[0].files else 0
-            path = self.folder / (file_of(lines[0].files[0].kind) if lines[0].files else JOURNAL)
+            path = self.path_of(lines[0].files[0].kind) if lines[0].files else self.journal_path
             raise BadBytes(Damage(path, at, problem, lines[0].first_seq, lines[-1].last_seq))
         return Batch(tables)
 
@@ -325,72 +394,23 @@ class RunLog:
         Raises:
             BadBytes: they cannot be used.
         """
-        return self._clock(self.commits[first:last]) if kind is Kind.CLOCK else self._kind(kind, first, last)
+        clock = kind is Kind.CLOCK and self.storage == "stream"
+        return self._clock(self.commits[first:last]) if clock else self._kind(kind, first, last)
 
     def _kind(self, kind: Kind, first: int, last: int) -> pa.RecordBatch | None:
         picked = [(line, part) for line in self.commits[first:last] for part in line.files if part.kind is kind]
         if not picked:
             return None
         parts = [part for _, part in picked]
-        path = self.folder / file_of(kind)
+        path = self.path_of(kind)
         proved = last <= self._proved and self._print(kind) == self._prints.get(kind)
         try:
-            data = _read_parts(path, parts, b"" if parts[0].offset == 0 else HEADERS[kind], check=not proved)
-            rows = decode(kind, data, sum(part.rows for part in parts))
-            _check_places(rows, picked)
+            if self.storage == "parquet":
+                rows = read_groups(path, kind, parts, self.tails.get(kind), check=not proved)
+            else:
+                rows = read_stream(path, kind, parts, check=not proved)
+            check_places(rows, picked)
         except (ValueError, OSError) as error:
             line = picked[0][0]
             raise BadBytes(Damage(path, parts[0].offset, str(error), line.first_seq, picked[-1][0].last_seq)) from None
         return rows
-
-
-def _read_parts(path: Path, parts: Sequence[Part], prefix: bytes, *, check: bool) -> bytearray:
-    """Read parts of a file behind `prefix`, neighbours in one go.
-
-    Raises:
-        ValueError: a checksum does not match.
-        OSError: the file cannot be read, or is too short.
-    """
-    data = bytearray(len(prefix) + sum(part.length for part in parts))
-    data[: len(prefix)] = prefix
-    view, at = memoryview(data), len(prefix)
-    with path.open("rb", buffering=0) as file:
-        start = 0
-        for i, part in enumerate(parts):
-            if i + 1 < len(parts) and parts[i + 1].offset == part.end:
-                continue
-            at = _fill(file, parts[start].offset, view, at, part.end - parts[start].offset)
-            start = i + 1
-    if check:
-        at = len(prefix)
-        for part in parts:
-            if checksum(view[at : at + part.length]) != part.checksum:
-                raise ValueError("the bytes do not match their checksum")
-            at += part.length
-    return data
-
-
-def _fill(file: FileIO, offset: int, view: memoryview, at: int, length: int) -> int:
-    file.seek(offset)
-    end = at + length
-    while at < end:
-        got = file.readinto(view[at:end])
-        if not got:
-            raise OSError(f"the file ends {end - at} bytes too early")
-        at += got
-    return at
-
-
-def _check_places(rows: pa.RecordBatch, picked: Sequence[tuple[CommitLine, Part]]) -> None:
-    """Assert that one kind's rows rise in seq, do not run back in time, and lie in their commits' ranges of seq."""
-    seq, ts = seqs(rows), rows.column(1).to_numpy(zero_copy_only=False)
-    if (seq[1:] <= seq[:-1]).any() or (ts[1:] < ts[:-1]).any():
-        raise ValueError("seq does not rise, or ts_recv runs back")
-    ends = np.cumsum([part.rows for _, part in picked])
-    starts = ends - [part.rows for _, part in picked]
-    first = np.array([line.first_seq for line, _ in picked], np.uint64)
-    last = np.array([line.last_seq for line, _ in picked], np.uint64)
-    wrong = (seq[starts] < first) | (seq[ends - 1] > last)
-    if wrong.any():
-        line = picked[int(np.argmax(wrong))][0]
-        raise ValueError(f"rows of commit {line.commit} bear seqs outside {line.first_seq}-{line.last_seq}")

@@ -10,13 +10,14 @@ from harvester.eventlog.closed import read_closed
 from harvester.eventlog.content import ContentHash
 from harvester.eventlog.damage import BadBytes, Damage
 from harvester.eventlog.days import between_runs, good_ranges, read_runs
-from harvester.eventlog.format import JOURNAL
+from harvester.eventlog.format import names_of
 from harvester.eventlog.reader import RunView, day_identity, run_spans, run_view
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from datetime import date
 
+    from harvester.eventlog.format import Storage
     from harvester.eventlog.runlog import RunLog
     from harvester.home import Home
 
@@ -71,7 +72,7 @@ def verify_day(home: Home, trading_date: date, progress: Callable[[int], None] |
     rows = 0
     for log in logs:
         log.check_bodies(progress)
-        rows += _verify_rows(log, progress)
+        rows += verify_rows(log, progress)
         notes += _loose_bytes(log)
     problems = [damage for log in logs for damage in log.damages] + between_runs(logs, closed)
     views = [run_view(log) for log in logs]
@@ -87,7 +88,7 @@ def verify_day(home: Home, trading_date: date, progress: Callable[[int], None] |
     )
 
 
-def _verify_rows(log: RunLog, progress: Callable[[int], None] | None) -> int:
+def verify_rows(log: RunLog, progress: Callable[[int], None] | None) -> int:
     """Decode all rows, and recompute the content hash while nothing is missing."""
     content: ContentHash | None = ContentHash() if not log.damages else None
     rows = 0
@@ -102,7 +103,7 @@ def _verify_rows(log: RunLog, progress: Callable[[int], None] | None) -> int:
         if content is not None and content.update(batch).digest() != log.commits[last - 1].content:
             lines = log.commits[first:last]
             what = f"the content hash of commits {first + 1}-{last} is not that of the rows"
-            log.damages.append(Damage(log.folder / JOURNAL, 0, what, lines[0].first_seq, lines[-1].last_seq))
+            log.damages.append(Damage(log.journal_path, 0, what, lines[0].first_seq, lines[-1].last_seq))
             content = None
         if progress is not None:
             progress(sum(part.length for line in log.commits[first:last] for part in line.files))
@@ -123,5 +124,14 @@ def _loose_bytes(log: RunLog) -> list[str]:
         for name, n in loose.items():
             path = log.folder / name
             log.damages.append(Damage(path, path.stat().st_size - n, f"{n} bytes follow that no commit names"))
-        return []
+        return _half_compacted(log)
     return [f"{log.run}: {n} bytes of {name} are not committed yet, or torn" for name, n in loose.items()]
+
+
+def _half_compacted(log: RunLog) -> list[str]:
+    """Files a compaction that was stopped left beside those in use."""
+    other: Storage = "compacted" if log.storage == "stream" else "stream"
+    left = [name for name in names_of(other) if log.storage != "parquet" and (log.folder / name).exists()]
+    return (
+        [f"{log.run}: {len(left)} files of a compaction that was stopped; hv log compact finishes it"] if left else []
+    )

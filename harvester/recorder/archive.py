@@ -1,4 +1,8 @@
-"""Keep a folded date's log: its run folders under `memory/archive/<date>/`, byte for byte."""
+"""The archive of a date's log: its runs as Parquet under `memory/archive/<date>/`, with all guarantees of the log.
+
+`hv project`, `open_day` and `hv log` find and read it like the log it was made of: same events, same content hash. Any
+other tool reads the Parquet files.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +11,11 @@ from typing import TYPE_CHECKING
 
 from harvester.artefacts.text import make_folders
 from harvester.errors import Mismatch
+from harvester.eventlog.damage import damaged_log
+from harvester.eventlog.days import good_ranges
 from harvester.eventlog.format import run_number
-from harvester.recorder.deletion import file_hash
+from harvester.eventlog.rewrite import Target, prove, rewrite
+from harvester.eventlog.runlog import RunLog
 
 if TYPE_CHECKING:
     from datetime import date
@@ -25,49 +32,70 @@ def runs_in(folder: Path) -> list[Path]:
 
 
 def archive(home: Home, trading_date: date, disk: Disk) -> list[str]:
-    """Copy every run that lies in `temp/` and prove the copy; a run appears under its name when it is whole.
+    """Store every run that lies in `temp/` and prove it; a run appears under its name when it is whole.
 
     Returns:
         The folders made, below the home.
 
     Raises:
-        Mismatch: a copy is not equal, or another run of that name is archived already.
+        DamagedLog: a run is not what was written.
+        Mismatch: what was stored reads back otherwise, or another run of that name is archived already.
+        LogWriteFailed: the disk is full or failing.
     """
     made: list[str] = []
     for run in runs_in(home.day(trading_date)):
         target = home.archive(trading_date) / run.name
+        log = _read(run)
         if not target.exists():
             beside = target.with_name(f".{run.name}.new")
             make_folders(target.parent, disk)
-            shutil.rmtree(beside, ignore_errors=True)  # left by a copy that was stopped; never read by anybody
-            _copy(run, beside, disk)
+            shutil.rmtree(beside, ignore_errors=True)  # left by one that was stopped; never read by anybody
+            disk.make_folder(beside)
+            if log.commits:
+                rewrite(log, Target(beside, "parquet", disk))
+                prove(log, RunLog(beside, run.name))
+            else:
+                _copy(run, beside, disk)
             disk.replace(beside, target)
             disk.sync_folder(target.parent)
             made.append(target.relative_to(home.root).as_posix())
-        if not equal(run, target):
-            raise Mismatch(f"{target} is not equal to {run}; nothing is deleted")
+        else:
+            _same(log, target)
     return made
 
 
 def holds(home: Home, trading_date: date) -> bool:
-    """Whether every run in `temp/` is archived, byte for byte."""
+    """Whether every run in `temp/` is archived: the same events, re-read and proven now."""
     runs = runs_in(home.day(trading_date))
-    return bool(runs) and all(equal(run, home.archive(trading_date) / run.name) for run in runs)
+    try:
+        for run in runs:
+            _same(_read(run), home.archive(trading_date) / run.name)
+    except Mismatch:
+        return False
+    return bool(runs)
 
 
-def equal(one: Path, other: Path) -> bool:
-    """Whether two run folders hold the same files."""
-    return _contents(one) == _contents(other)
+def _read(folder: Path) -> RunLog:
+    log = RunLog(folder)
+    log.refresh()
+    if log.damages:
+        raise damaged_log(log.damages, good_ranges([log]))
+    return log
 
 
-def _contents(folder: Path) -> dict[str, str]:
-    return (
-        {path.name: file_hash(path) for path in sorted(folder.iterdir()) if path.is_file()} if folder.is_dir() else {}
-    )
+def _same(log: RunLog, target: Path) -> None:
+    """Raise Mismatch unless `target` holds the run's events and digests."""
+    made = RunLog(target)
+    if log.commits:
+        prove(log, made)
+        return
+    made.refresh()
+    if made.damages or made.commits or made.first_seq != log.first_seq:
+        raise Mismatch(f"{target} is not equal to {log.folder}; nothing is deleted")
 
 
 def _copy(run: Path, beside: Path, disk: Disk) -> None:
-    disk.make_folder(beside)
+    """A run without events stays as it is."""
     for path in sorted(run.iterdir()):
         if path.is_file():
             shutil.copyfile(path, beside / path.name)

@@ -21,14 +21,14 @@ from harvester.artefacts.text import put
 from harvester.calendar import iso
 from harvester.errors import CannotRun, HarvesterError, Mismatch, NoLog
 from harvester.eventlog.closed import Closed, ClosedRun, closed_path, read_closed, write_closed
+from harvester.eventlog.compact import CANDIDATE
 from harvester.eventlog.damage import damaged_log
 from harvester.eventlog.disk import Disk
-from harvester.eventlog.format import DIGESTS, JOURNAL, MANIFEST, QUARANTINE, file_of
+from harvester.eventlog.format import DELETION, MANIFEST, QUARANTINE, names_of
 from harvester.eventlog.lock import DateLock
 from harvester.eventlog.reader import open_day
 from harvester.eventlog.recover import recover_held
 from harvester.eventlog.verify import verify_day
-from harvester.events.kinds import Kind
 from harvester.memory import fold as memory_fold
 from harvester.recorder import archive as archiving
 from harvester.recorder import deletion, kept
@@ -264,7 +264,7 @@ def _doomed_folders(home: Home, trading_date: date) -> list[Path]:
     return [home.day(trading_date), home.episodes(trading_date)]
 
 
-_LOG_FILES = frozenset((MANIFEST, JOURNAL, DIGESTS, *(file_of(kind) for kind in Kind)))
+_LOG_FILES = frozenset((MANIFEST, CANDIDATE, DELETION, *names_of("stream"), *names_of("compacted")))
 
 
 def _strangers(home: Home, trading_date: date) -> list[Path]:

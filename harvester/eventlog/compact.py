@@ -1,0 +1,188 @@
+"""Compaction: a finished run's many small commits become few large ones, and the small files go.
+
+The new files are written beside the old ones under names of their own, synced, read back and found equal; the deletion
+list is written; then the manifest is replaced, and from that one rename on the run is the new files; then what the list
+names is deleted, if it is still what was listed. Stopped at any point, the run is whole, old or new, and doing it again
+finishes the job.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from hashlib import blake2b
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from harvester.errors import DamagedLog, LogWriteFailed
+from harvester.eventlog.damage import Damage, damaged_log
+from harvester.eventlog.days import good_ranges, read_runs, run_folders
+from harvester.eventlog.disk import Disk
+from harvester.eventlog.format import DELETION, MANIFEST, names_of
+from harvester.eventlog.lines import CHECK_BYTES, seal, unseal
+from harvester.eventlog.lock import DateLock
+from harvester.eventlog.recover import recover_held
+from harvester.eventlog.rewrite import Target, prove, rewrite
+from harvester.eventlog.runlog import RunLog
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from datetime import date
+    from pathlib import Path
+
+    from harvester.home import Home
+
+CANDIDATE = "manifest.compacted.json"
+_CHUNK = 1 << 20
+
+
+class Doomed(msgspec.Struct, frozen=True):
+    """A file to delete: name, bytes, BLAKE2b-128."""
+
+    name: str
+    bytes: int
+    blake2b: str
+
+
+class Doom(msgspec.Struct, frozen=True):
+    """A deletion list: the run, its content hash, its files that are replaced."""
+
+    run: str
+    content_hash: str
+    files: list[Doomed]
+
+
+@dataclass(frozen=True)
+class Compaction:
+    """What was done to one run. `left`: files that could not be deleted, with the reason."""
+
+    run: str
+    rows: int
+    bytes_before: int
+    bytes_after: int
+    content_hash: str
+    left: list[str] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        said = f"{self.run} compacted: {self.rows} events, {self.bytes_before} bytes before, {self.bytes_after} after"
+        return f"{said}; content {self.content_hash}" + "".join(f"; stays: {left}" for left in self.left)
+
+
+def compact_day(
+    home: Home, trading_date: date, disk: Disk | None = None, progress: Callable[[str, int], None] = lambda *_: None
+) -> list[Compaction]:
+    """Take the writer lock, mend killed runs, and compact every run of the date that lies in `temp/`.
+
+    Args:
+        home: the data root.
+        trading_date: the date.
+        disk: the file layer, for tests.
+        progress: told the run and the events of each step; each event is told twice, written and read back.
+
+    Returns:
+        What was done; nothing for runs that were compacted before or hold no event.
+
+    Raises:
+        LockHeld: the date is being recorded.
+        NoLog: the date has no log.
+        DamagedLog: the log is not what was written; nothing is changed.
+        Mismatch: what was written reads back otherwise; the old files stay.
+        LogWriteFailed: the disk is full or failing; the run is whole.
+    """
+    disk = disk or Disk()
+    if not run_folders(home, trading_date):
+        read_runs(home, trading_date)  # raises NoLog
+    with DateLock(home, trading_date, "compact"):
+        recover_held(home, trading_date, disk)
+        folders = [folder for folder in run_folders(home, trading_date) if folder.parent == home.day(trading_date)]
+        done = [compact_run(folder, disk, progress) for folder in folders]
+    return [one for one in done if one is not None]
+
+
+def compact_run(folder: Path, disk: Disk, progress: Callable[[str, int], None] = lambda *_: None) -> Compaction | None:
+    """Compact one finished run, or finish what an earlier compaction began; None when there is nothing to do."""
+    log = RunLog(folder)
+    log.refresh()
+    if log.damages:
+        raise damaged_log(log.damages, good_ranges([log]))
+    if loose := next(((name, n) for name, n in log.torn.items() if n and log.finished), None):
+        path = folder / loose[0]
+        damage = Damage(path, path.stat().st_size - loose[1], f"{loose[1]} bytes follow that no commit names")
+        raise damaged_log([damage], good_ranges([log]))
+    if not log.finished or not log.commits:
+        return None
+    before = 0
+    try:
+        if log.storage == "stream":
+            before = _bytes(log)
+            _switch(log, disk, progress)
+            log = RunLog(folder)
+            log.refresh()
+        elif not (folder / DELETION).exists():
+            return None
+        left = _delete(folder, disk)
+    except OSError as error:
+        raise LogWriteFailed(f"cannot compact {folder}: {error.strerror or error}; the run is whole") from error
+    rows = sum(line.rows for line in log.commits)
+    return Compaction(log.run, rows, before or _bytes(log), _bytes(log), log.content_hash, left)
+
+
+def _bytes(log: RunLog) -> int:
+    return sum(log.ends.values()) + log.journal_end + log.digests_end
+
+
+def _switch(log: RunLog, disk: Disk, progress: Callable[[str, int], None]) -> None:
+    """Write the new files, prove them, write down which old ones go, and let the manifest name the new."""
+    folder = log.folder
+    for name in (DELETION, CANDIDATE, *names_of("compacted")):  # left by one that was stopped; never read by anybody
+        disk.remove(folder / name)
+    rewrite(log, Target(folder, "compacted", disk, CANDIDATE), lambda rows: progress(log.run, rows))
+    made = RunLog(folder, log.run, CANDIDATE)
+    prove(log, made)
+    progress(log.run, sum(line.rows for line in made.commits))
+    files = [_doomed(folder / name) for name in names_of("stream") if (folder / name).exists()]
+    doom = Doom(log.run, log.content_hash, files)
+    disk.write_atomic(folder / DELETION, seal(msgspec.json.encode(doom)))
+    if _read_doom(folder) != doom:
+        raise OSError(f"{DELETION} reads back otherwise than it was written")
+    disk.replace(folder / CANDIDATE, folder / MANIFEST)
+    disk.sync_folder(folder)
+
+
+def _doomed(path: Path) -> Doomed:
+    hashed = blake2b(digest_size=CHECK_BYTES)
+    with path.open("rb") as file:
+        while piece := file.read(_CHUNK):
+            hashed.update(piece)
+    return Doomed(path.name, path.stat().st_size, hashed.hexdigest())
+
+
+def _read_doom(folder: Path) -> Doom:
+    path = folder / DELETION
+    try:
+        body = unseal(path.read_bytes()[:-1])
+        return msgspec.json.decode(body or b"", type=Doom)
+    except msgspec.MsgspecError as error:
+        raise DamagedLog(str(path), 0, f"not a deletion list: {error}") from None
+
+
+def _delete(folder: Path, disk: Disk) -> list[str]:
+    """Delete what the list names and is unchanged, then the list. What stays, with the reason."""
+    doom, left = _read_doom(folder), []
+    known = set(names_of("stream"))
+    for doomed in doom.files:
+        path = folder / doomed.name
+        if doomed.name not in known:
+            left.append(f"{doomed.name} is no file of a run")
+        elif path.exists() and _doomed(path) != doomed:
+            left.append(f"{doomed.name} is not what was listed")
+        else:
+            try:
+                disk.remove(path)
+            except PermissionError as error:  # Windows: somebody reads it
+                left.append(f"{doomed.name}: {error.strerror or error}")
+    disk.sync_folder(folder)
+    if not left:
+        disk.remove(folder / DELETION)
+        disk.sync_folder(folder)
+    return left

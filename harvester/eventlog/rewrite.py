@@ -1,0 +1,213 @@
+"""Store a finished run again: same rows, same content hash, other files. Compaction and the archive are made of it.
+
+    rewrite(log, Target(folder, "compacted", disk, CANDIDATE))
+    prove(log, RunLog(folder, log.run, CANDIDATE))                 re-read, every byte and every row
+
+Nothing of the source is touched.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import msgspec
+
+from harvester.errors import LogWriteFailed, Mismatch
+from harvester.eventlog.content import ContentHash
+from harvester.eventlog.cutting import recut
+from harvester.eventlog.damage import BadBytes, damaged_log
+from harvester.eventlog.days import good_ranges
+from harvester.eventlog.disk import MARGIN_BYTES, size_text
+from harvester.eventlog.format import (
+    FORMAT_VERSION,
+    MANIFEST,
+    CommitLine,
+    DigestLine,
+    Final,
+    Part,
+    digests_of,
+    file_of,
+    journal_of,
+)
+from harvester.eventlog.lines import checksum, seal, sealed_hash
+from harvester.eventlog.parquet import ParquetBodies
+from harvester.eventlog.reader import run_spans
+from harvester.eventlog.streams import HEADERS, encode
+from harvester.eventlog.verify import verify_rows
+from harvester.events.kinds import SCHEMA_VERSION, Kind
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from io import FileIO
+    from pathlib import Path
+
+    from harvester.eventlog.disk import Disk
+    from harvester.eventlog.format import Storage
+    from harvester.eventlog.runlog import RunLog
+    from harvester.events.batch import Batch
+
+COMMIT_ROWS = 131_072
+"""Events of one commit: large enough to compress as well as it can, small enough to lose little with one bad byte."""
+
+
+class Target(NamedTuple):
+    """Where and how to store a run: folder, storage, the file layer, the manifest's name."""
+
+    folder: Path
+    storage: Storage
+    disk: Disk
+    manifest_name: str = MANIFEST
+
+
+class _Cut(NamedTuple):
+    first_seq: int
+    last_seq: int
+    first_ts: int
+    last_ts: int
+    content: str
+    parts: list[Part]
+
+
+class _StreamBodies:
+    """Arrow streams of large zstd batches."""
+
+    def __init__(self, folder: Path, disk: Disk) -> None:
+        self._folder, self._disk = folder, disk
+        self._files: dict[Kind, FileIO] = {}
+        self._ends: dict[Kind, int] = {}
+        self._parts: list[list[Part]] = []
+
+    def add(self, batch: Batch) -> None:
+        parts = []
+        for kind, rows in batch.tables.items():
+            body = encode(rows, "zstd")
+            if kind not in self._files:
+                self._files[kind] = self._disk.create(self._folder / file_of(kind, "compacted"))
+                body = HEADERS[kind] + body
+            self._disk.write(self._files[kind], body)
+            parts.append(Part(kind, self._ends.get(kind, 0), len(body), rows.num_rows, checksum(body)))
+            self._ends[kind] = parts[-1].end
+        self._parts.append(parts)
+
+    def finish(self) -> tuple[list[list[Part]], list[Part]]:
+        for file in self._files.values():
+            self._disk.fsync(file)
+            file.close()
+        return self._parts, []
+
+    def close(self) -> None:
+        for file in self._files.values():
+            file.close()
+
+
+def rewrite(source: RunLog, target: Target, progress: Callable[[int], None] = lambda _: None) -> None:
+    """Write the events and live digests of a finished run; `progress` is told the events of each step.
+
+    Raises:
+        DamagedLog: the source is not what was written.
+        Mismatch: its rows do not give its content hash.
+        LogWriteFailed: the disk is full or failing.
+    """
+    source.check_bodies()
+    if source.damages:
+        raise damaged_log(source.damages, good_ranges([source]))
+    try:
+        need, free = sum(source.ends.values()), target.disk.free_bytes(target.folder)
+        if free < need + MARGIN_BYTES:
+            raise OSError(f"{size_text(free)} left, {size_text(need)} and a margin are needed")  # noqa: TRY301
+        cuts, tails = _bodies(source, target, progress)
+        _papers(source, target, cuts, tails)
+    except OSError as error:
+        raise LogWriteFailed(
+            f"cannot store {source.folder} again: {error.strerror or error}; it is as it was; free space and try again"
+        ) from error
+
+
+def _bodies(source: RunLog, target: Target, progress: Callable[[int], None]) -> tuple[list[_Cut], list[Part]]:
+    folder, storage, disk, _ = target
+    content, cuts = ContentHash(), []
+    bodies = ParquetBodies(folder, disk) if storage == "parquet" else _StreamBodies(folder, disk)
+    try:
+        for batch in recut(_batches(source), COMMIT_ROWS, ()):
+            bodies.add(batch)
+            digest = content.update(batch).digest()
+            cuts.append(_Cut(batch.first_seq, batch.last_seq, *_times(batch), digest, []))
+            progress(len(batch))
+        parts, tails = bodies.finish()
+    finally:
+        bodies.close()
+    if content.digest() != source.content_hash:
+        raise Mismatch(f"the rows of {source.folder} do not give its content hash; prove it with hv log verify")
+    return [cut._replace(parts=found) for cut, found in zip(cuts, parts, strict=True)], tails
+
+
+def _batches(log: RunLog) -> Iterator[Batch]:
+    for first, last in run_spans(log, rows_max=4 * COMMIT_ROWS):
+        try:
+            yield log.load(first, last)
+        except BadBytes as found:
+            raise damaged_log([found.damage], good_ranges([log])) from None
+
+
+def _times(batch: Batch) -> tuple[int, int]:
+    columns = [rows.column(1) for rows in batch.tables.values()]
+    return min(column[0].as_py() for column in columns), max(column[-1].as_py() for column in columns)
+
+
+def _papers(source: RunLog, target: Target, cuts: list[_Cut], tails: list[Part]) -> None:
+    """Write journal, live digests and, last, the manifest."""
+    folder, storage, disk, manifest_name = target
+    assert source.manifest is not None
+    now = msgspec.structs.replace(source.manifest, format_version=FORMAT_VERSION, schema_version=SCHEMA_VERSION)
+    genesis = now.genesis()
+    journal, chain = [], genesis
+    for i, cut in enumerate(cuts):
+        line = CommitLine(i + 1, *cut[:4], [], cut.parts, cut.content, chain)
+        journal.append(seal(msgspec.json.encode(line)))
+        chain = sealed_hash(journal[-1])
+    digests, digests_chain = [], genesis
+    for said in source.digests:
+        digests.append(seal(msgspec.json.encode(msgspec.structs.replace(said, prev=digests_chain))))
+        digests_chain = sealed_hash(digests[-1])
+    final = Final(len(journal), source.last_seq, chain, cuts[-1].content, len(digests), digests_chain)
+    manifest = msgspec.structs.replace(
+        now,
+        status="compacted",
+        compression="zstd",
+        final=final,
+        storage=storage,
+        tails=tails,
+    )
+    disk.write_new(folder / journal_of(storage), b"".join(journal))
+    disk.write_new(folder / digests_of(storage), b"".join(digests))
+    disk.write_new(folder / manifest_name, seal(msgspec.json.encode(manifest)))
+    disk.sync_folder(folder)
+
+
+def prove(source: RunLog, made: RunLog, progress: Callable[[int], None] | None = None) -> None:
+    """Read back what was stored: every byte, every row, the content hash, the live digests.
+
+    Raises:
+        Mismatch: it is not equal to the source.
+    """
+    made.refresh()
+    made.check_bodies(progress)
+    rows = verify_rows(made, progress)
+    same = (
+        not made.damages
+        and made.finished
+        and rows == sum(line.rows for line in source.commits)
+        and (made.first_seq, made.last_seq) == (source.first_seq, source.last_seq)
+        and made.content_hash == source.content_hash
+        and (made.commits[0].first_ts, made.commits[-1].last_ts)
+        == (source.commits[0].first_ts, source.commits[-1].last_ts)
+        and _said(made.digests) == _said(source.digests)
+        and not any(made.torn.values())
+    )
+    if not same:
+        what = str(made.damages[0]) if made.damages else f"{rows} rows up to seq {made.last_seq} read back otherwise"
+        raise Mismatch(f"{made.folder} is not equal to {source.folder}: {what}; nothing was deleted, check the disk")
+
+
+def _said(lines: list[DigestLine]) -> list[tuple[int, dict[str, str]]]:
+    return [(line.seq, line.digests) for line in lines]

@@ -1,0 +1,322 @@
+from __future__ import annotations
+
+import errno
+import json
+import os
+import random
+import shutil
+
+import pytest
+from log_samples import DATE, START_NS, batch, files_of, same, write_run
+from typer.testing import CliRunner
+
+import harvester
+from cli.cmd_log import log as hv_log
+from harvester.errors import DamagedLog, HarvesterError, LockHeld, Mismatch, NoLog
+from harvester.eventlog.compact import CANDIDATE, compact_day
+from harvester.eventlog.disk import Disk
+from harvester.eventlog.follow import Follower
+from harvester.eventlog.format import DELETION, MANIFEST, names_of
+from harvester.eventlog.reader import Day
+from harvester.eventlog.verify import verify_day
+from harvester.eventlog.writer import LogWriter
+from harvester.events.batch import Batch
+from harvester.events.kinds import Kind
+from harvester.home import Home
+from harvester.recorder.archive import archive, holds
+
+FEW = (Kind.TRADE, Kind.END, Kind.CLOCK)
+DAY = DATE.isoformat()
+
+
+@pytest.fixture
+def home(tmp_path) -> Home:
+    return Home(tmp_path)
+
+
+def _shown(day: Day) -> dict[int, str]:
+    return {row["seq"]: str((kind, row)) for one in day.batches(rows_max=50) for kind, row in one.events()}
+
+
+def _names(folder) -> set[str]:
+    return {path.name for path in files_of(folder)}
+
+
+def _two_runs(home: Home) -> Batch:
+    one = write_run(home, (1, 40, 200, 7, 3))
+    killed = LogWriter.open(home, DATE)
+    two = batch(60, killed.next_seq, 2, start_ns=killed.last_ts)
+    killed.commit(two.slice(two.first_seq, two.first_seq + 29))
+    killed.commit(two.slice(two.first_seq + 30, two.last_seq))
+    killed.abandon()
+    return Batch.concat([one, two])
+
+
+def test_a_compacted_date_is_the_same_date(home):
+    """After compaction every reader gives what it gave: events, tables, digests, identity; the small files are gone."""
+    whole = _two_runs(home)
+    before = harvester.open_day(DATE, home)
+    identity, digests = before.identity(), before.live_digests()
+    tables = {kind: str(before.table(kind).to_pylist()) for kind in Kind}
+    done = compact_day(home, DATE)
+    assert [(one.run, one.rows, one.left) for one in done] == [("r001", 251, []), ("r002", 60, [])]
+    day = harvester.open_day(DATE, home)
+    assert (day.identity(), day.live_digests(), day.complete) == (identity, digests, True)
+    assert same(Batch.concat(list(day.batches())), whole)
+    assert {kind: str(day.table(kind).to_pylist()) for kind in Kind} == tables
+    assert [(run.status, run.commits, run.compression) for run in day.runs] == [("compacted", 1, "zstd")] * 2
+    for run in ("r001", "r002"):
+        assert _names(home.day(DATE) / run) <= {MANIFEST, *names_of("compacted")}
+    report = verify_day(home, DATE)
+    assert (report.problems, report.notes, report.rows, report.identity) == ([], [], 311, identity)
+    assert compact_day(home, DATE) == []
+    with LogWriter.open(home, DATE) as after:
+        assert (after.run_id, after.next_seq) == ("r003", 312)
+    assert compact_day(home, DATE) == []  # a run without events stays as it is
+
+
+def test_large_runs_become_several_commits(home, monkeypatch):
+    """Compacted commits hold as many events as set, whatever the commits they were made of."""
+    monkeypatch.setattr("harvester.eventlog.rewrite.COMMIT_ROWS", 64)
+    whole = write_run(home, tuple([7] * 40))
+    identity = harvester.open_day(DATE, home).identity()
+    compact_day(home, DATE)
+    day = harvester.open_day(DATE, home)
+    assert (day.runs[0].commits, day.identity()) == (5, identity)
+    assert same(Batch.concat(list(day.batches(from_seq=60, rows_max=9))), whole.slice(60, 280))
+
+
+class Stopping(Disk):
+    """A disk on which the n-th change of whatever kind fails, before it is made or half-way through it."""
+
+    CHANGES = ("make_folder", "create", "write", "fsync", "sync_folder", "replace", "remove", "write_new")
+
+    def __init__(self, nth: int) -> None:
+        self.left = nth
+        for method in self.CHANGES:
+            setattr(self, method, self._counted(method))
+
+    def _counted(self, method: str):
+        def call(*args):
+            self.left -= 1
+            if self.left == 0:
+                if method == "write":
+                    Disk.write(self, args[0], args[1][: len(args[1]) // 2])
+                raise OSError(errno.EIO, os.strerror(errno.EIO))
+            return getattr(Disk, method)(self, *args)
+
+        return call
+
+
+def _failure(home: Home, nth: int) -> str:
+    try:
+        compact_day(home, DATE, Stopping(nth))
+    except HarvesterError as error:
+        return str(error)
+    return ""
+
+
+def test_stopped_at_any_point_the_run_is_whole(tmp_path):
+    """Stopped before any change, half a write included: readers see the same date; doing it again leaves no trace."""
+    first = Home(tmp_path / "first")
+    write_run(first, (4, 3, 4), kinds=FEW)
+    identity, shown = harvester.open_day(DATE, first).identity(), _shown(harvester.open_day(DATE, first))
+    stops, notes = 0, set()
+    for nth in range(1, 200):
+        home = Home(tmp_path / str(nth))
+        shutil.copytree(first.root, home.root)
+        failure = _failure(home, nth)
+        if not failure:
+            break
+        stops += 1
+        assert "whole" in failure or "as it was" in failure
+        day = harvester.open_day(DATE, home)
+        assert (day.identity(), _shown(day)) == (identity, shown)
+        report = verify_day(home, DATE)
+        assert (report.problems, report.identity) == ([], identity)
+        notes.update(note.split(" ", 2)[2] for note in report.notes)
+        compact_day(home, DATE)
+        assert verify_day(home, DATE).identity == identity
+        assert _names(home.day(DATE)) <= {MANIFEST, *names_of("compacted")}
+    assert stops > 25
+    assert notes == {"files of a compaction that was stopped; hv log compact finishes it"}
+
+
+def test_what_reads_back_otherwise_is_not_swapped_in(home, monkeypatch):
+    """When the new files do not read back equal the old ones stay, and the date reads as before."""
+    whole = write_run(home, (10, 10), kinds=FEW)
+
+    class Lying(Disk):
+        def write(self, file, data) -> None:
+            super().write(
+                file, data[:-1] + bytes([data[-1] ^ 1]) if file.name.endswith("trade.compacted.arrows") else data
+            )
+
+    with pytest.raises(Mismatch, match="nothing was deleted"):
+        compact_day(home, DATE, Lying())
+    assert same(Batch.concat(list(harvester.open_day(DATE, home).batches())), whole)
+
+
+def test_a_changed_file_is_not_deleted(home, monkeypatch):
+    """What is no longer what the deletion list names stays, and is named; made right, the next call finishes."""
+    write_run(home, (10, 10), kinds=FEW)
+    path = home.day(DATE) / "r001" / "trade.arrows"
+
+    class Meddling(Disk):
+        def replace(self, source, target) -> None:
+            super().replace(source, target)
+            if source.name == CANDIDATE:
+                path.write_bytes(b"other")
+
+    (done,) = compact_day(home, DATE, Meddling())
+    assert done.left == ["trade.arrows is not what was listed"]
+    assert "stays: trade.arrows" in str(done)
+    assert (path.parent / DELETION).exists()
+    assert verify_day(home, DATE).clean
+    path.unlink()
+    (done,) = compact_day(home, DATE)
+    assert done.left == []
+    assert not (path.parent / DELETION).exists()
+
+
+def test_damage_is_not_compacted_away(home):
+    """A damaged run, or one with bytes behind its end, is refused and stays byte for byte."""
+    write_run(home, (10, 10), kinds=FEW)
+    path = home.day(DATE) / "r001" / "trade.arrows"
+    good = path.read_bytes()
+    for data in (good[:-1] + bytes([good[-1] ^ 1]), good + b"more"):
+        path.write_bytes(data)
+        with pytest.raises(DamagedLog, match=r"trade\.arrows"):
+            compact_day(home, DATE)
+        assert path.read_bytes() == data
+    path.write_bytes(good)
+    assert len(compact_day(home, DATE)) == 1
+
+
+@pytest.mark.parametrize("storage", ["compacted", "parquet"])
+def test_a_flipped_byte_is_found_whatever_the_storage(home, monkeypatch, storage):
+    """A byte altered in a compacted or archived run: opening names file and place; salvage shows only what is right."""
+    monkeypatch.setattr("harvester.eventlog.rewrite.COMMIT_ROWS", 6)
+    write_run(home, (4, 3, 4, 6), kinds=(Kind.TRADE, Kind.CLOCK))
+    rows = _shown(harvester.open_day(DATE, home))
+    if storage == "parquet":
+        archive(home, DATE, Disk())
+        shutil.rmtree(home.day(DATE))
+    else:
+        compact_day(home, DATE)
+    folder = home.archive(DATE) if storage == "parquet" else home.day(DATE)
+    rng = random.Random(3)
+    for path in files_of(folder):
+        good = path.read_bytes()
+        places = range(len(good)) if len(good) < 400 else sorted(rng.sample(range(len(good)), 160))
+        for at in places:
+            path.write_bytes(good[:at] + bytes([good[at] ^ rng.randrange(1, 256)]) + good[at + 1 :])
+            with pytest.raises(DamagedLog) as caught:
+                harvester.open_day(DATE, home)
+            assert caught.value.file == str(path), (path, at)
+            assert caught.value.offset <= at, (path, at)
+            if at % 9 == 0:
+                assert verify_day(home, DATE).exit_code == 1
+                day = harvester.open_day(DATE, home, salvage=True)
+                shown = _shown(day)
+                assert shown.items() <= rows.items()
+                assert sorted(shown) == [seq for first, last in day.good for seq in range(first, last + 1)]
+        for left in (None, b"", good[: len(good) // 2], good[:-1]):
+            path.unlink(missing_ok=True)
+            if left is not None:
+                path.write_bytes(left)
+            if good or left is None:
+                with pytest.raises(DamagedLog, match=path.name):
+                    harvester.open_day(DATE, home)
+                assert _shown(harvester.open_day(DATE, home, salvage=True)).items() <= rows.items()
+        path.write_bytes(good)
+    assert _shown(harvester.open_day(DATE, home)) == rows
+
+
+def test_the_archive_is_the_log(home):
+    """Archived as Parquet and deleted from temp/, a date gives the same events, digests and identity, and verifies."""
+    whole = _two_runs(home)
+    LogWriter.open(home, DATE).close()  # mends r002; r003 holds no event
+    more = write_run(home, (3000,), seed=8, kinds=(Kind.DEPTH, Kind.TICK, Kind.CLOCK))
+    before = harvester.open_day(DATE, home)
+    identity, digests = before.identity(), before.live_digests()
+    assert archive(home, DATE, Disk()) == [f"memory/archive/{DAY}/r00{n}" for n in (1, 2, 3, 4)]
+    assert archive(home, DATE, Disk()) == []
+    compact_day(home, DATE)
+    assert holds(home, DATE)
+    shutil.rmtree(home.day(DATE))
+    day = harvester.open_day(DATE, home)
+    assert (day.identity(), day.live_digests(), day.complete) == (identity, digests, True)
+    assert same(Batch.concat(list(day.batches())), Batch.concat([whole, more]))
+    report = verify_day(home, DATE)
+    assert (report.problems, report.identity, report.rows) == ([], identity, 3311)
+
+
+def test_req_ids_that_follow_from_con_ids_are_left_out_of_the_archive(home):
+    """One subscription per instrument: req_id lies in the journal and comes back; two of one: in the file."""
+    import pyarrow.parquet as pq
+
+    rows = [
+        (Kind.DEPTH, {"ts_recv": START_NS + i, "con_id": i % 3, "req_id": 100 + i % 3, "epoch": 1, "position": i % 10})
+        for i in range(2000)
+    ]
+    with LogWriter.open(home, DATE) as writer:
+        writer.commit(Batch.of(rows, 1))
+    with LogWriter.open(home, DATE) as writer:
+        rows[7][1]["req_id"] = 999
+        writer.commit(Batch.of([(kind, {**row, "ts_recv": START_NS + 2000}) for kind, row in rows], 2001))
+    asked = harvester.open_day(DATE, home).table(Kind.DEPTH)
+    archive(home, DATE, Disk())
+    shutil.rmtree(home.day(DATE))
+    nulls = [pq.read_table(home.archive(DATE) / run / "depth.parquet")["req_id"].null_count for run in ("r001", "r002")]
+    assert nulls == [2000, 0]
+    assert harvester.open_day(DATE, home).table(Kind.DEPTH).equals(asked)
+
+
+def test_readers_live_through_a_compaction(home):
+    """A Day opened before, and a Follower half-way through, give the same events when the files under them go."""
+    writer = LogWriter.open(home, DATE)
+    whole = batch(40)
+    for first in range(1, 31, 10):
+        writer.commit(whole.slice(first, first + 9))
+    follower = Follower(home, DATE)
+    got = list(follower.poll())
+    early = harvester.open_day(DATE, home)
+    writer.commit(whole.slice(31, 40))
+    writer.close()
+    day = harvester.open_day(DATE, home)
+    reading = day.batches(rows_max=10)
+    first = next(reading)
+    compact_day(home, DATE)
+    assert same(Batch.concat([first, *reading]), whole)
+    assert same(Batch.concat(list(early.batches())), whole.slice(1, 30))
+    assert day.table(Kind.TRADE).num_rows == whole.tables[Kind.TRADE].num_rows
+    assert day.damages == []
+    for _ in range(2):
+        got += follower.poll()
+    assert same(Batch.concat(got), whole)
+    assert not follower.live
+
+
+def test_the_command(home):
+    """`hv log compact` says what it did, refuses a date being recorded with LockHeld, and does nothing twice."""
+
+    def hv(*words: str) -> str:
+        result = CliRunner().invoke(hv_log, [*words, "--date", DAY, "--home", str(home.root)])
+        if result.exception is not None:
+            raise result.exception
+        return result.output
+
+    with pytest.raises(NoLog):
+        hv("compact")
+    writer = LogWriter.open(home, DATE)
+    writer.commit(batch(50))
+    with pytest.raises(LockHeld):
+        hv("compact")
+    writer.close()
+    before = hv("show", "--json", "--limit", "0")
+    (done,) = [json.loads(line) for line in hv("compact", "--json").splitlines()]
+    assert (done["run"], done["rows"], done["left"]) == ("r001", 50, [])
+    assert hv("show", "--json", "--limit", "0") == before
+    assert "nothing to compact" in hv("compact")
+    assert "compacted\t50" in CliRunner().invoke(hv_log, ["ls", "--home", str(home.root)]).output
