@@ -27,6 +27,7 @@ COMMANDS: tuple[tuple[str, str], ...] = (
     ("buckets", "cli.cmd_buckets"),
     ("book", "cli.cmd_book"),
     ("replay", "cli.cmd_replay"),
+    ("health", "cli.cmd_health"),
     ("verify", "cli.cmd_verify"),
     ("eod", "cli.cmd_eod"),
     ("log", "cli.cmd_log"),

@@ -53,6 +53,9 @@ def _lines(found: Verified) -> list[str]:
     out += [f"         {run} at seq {seq}: {', '.join(names)} differ" for run, seq, names in live.mismatches]
     out.append(f"files    {_word(not files.differences)}  " + (files.note or f"{files.checked} episode files compared"))
     out += [f"         {text}" for text in files.differences]
+    streams = found.streams
+    within = streams.measured - len(streams.outside)
+    out.append(f"streams  {within} of {streams.measured} hourly comparisons within tolerance (`hv health` shows them)")
     return out
 
 

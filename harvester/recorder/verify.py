@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -11,6 +11,7 @@ from harvester.eventlog.reader import open_day
 from harvester.eventlog.verify import verify_day
 from harvester.events.kinds import Action, Kind
 from harvester.projections.params import RunParams, package_digest
+from harvester.projections.reconcile import check_rows, reconcile
 from harvester.recorder.project import fold_day
 
 if TYPE_CHECKING:
@@ -59,6 +60,19 @@ class FilesPart(msgspec.Struct, kw_only=True):
     note: str = ""
 
 
+class StreamsPart(msgspec.Struct, kw_only=True):
+    """The streams against each other, as `hv health` compares them: information, never a failure.
+
+    Attributes:
+        checks: comparisons by symbol and hour; `measured` of them had something to compare.
+        outside: those beyond their tolerance, as `reconcile.check_rows` gives them.
+    """
+
+    checks: int = 0
+    measured: int = 0
+    outside: list[dict[str, Any]] = []
+
+
 class Verified(msgspec.Struct, kw_only=True):
     """The whole report; `exit_code` is 0 clean, 1 damaged, 11 not equal, 12 recorded by other code."""
 
@@ -66,6 +80,7 @@ class Verified(msgspec.Struct, kw_only=True):
     log: LogPart
     live: LivePart
     files: FilesPart
+    streams: StreamsPart = msgspec.field(default_factory=StreamsPart)
     digests: dict[str, str] = {}
     exit_code: int = 0
 
@@ -95,6 +110,7 @@ def verify(home: Home, trading_date: date, progress: Callable[[str, int, int], N
     made = _replay(day, found.live, (lambda done, total: progress("replay", done, total)) if progress else None)
     found.digests = made.digests
     found.files = _files(home, day, made)
+    found.streams = _streams(day)
     if found.live.mismatches or found.files.differences:
         found.exit_code = MISMATCH
     elif found.live.changed:
@@ -117,6 +133,12 @@ def _replay(day: Day, live: LivePart, progress: Callable[[int, int], None] | Non
             now = seen.get(seq, {})
             live.mismatches.append((run, seq, sorted(k for k in {*digests, *now} if digests.get(k) != now.get(k))))
     return made
+
+
+def _streams(day: Day) -> StreamsPart:
+    found = reconcile(day)
+    measured = sum(check.verdict != "not measured" for check in found.checks)
+    return StreamsPart(checks=len(found.checks), measured=measured, outside=check_rows(found.outside()))
 
 
 def _code_of_runs(day: Day) -> dict[str, str]:

@@ -1,0 +1,200 @@
+"""Reconciliation: the day's streams against each other, per symbol and hour, with tolerances and reasons.
+
+Three checks, none of which can fail a day; they say how far what was recorded agrees with itself:
+
+- `volume`: shares of the tape against the rise of IB's cumulative volume (tick 8) over the same spans;
+- `book_top`: seconds in which the first rows of the book were bid and ask of the quote in force;
+- `bars_5s`: volume of IB's 5-second bars against the price-forming prints of the same five seconds, by IB's time.
+
+An hour is an hour of `ts_recv`; one that the day's folding reaches at a later clock ends at that clock.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import polars as pl
+
+from harvester.calendar import iso
+from harvester.events.kinds import Kind, TickStream
+from harvester.projections.engine import Engine
+from harvester.projections.tables import INSTRUMENT, SECOND_NS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from harvester.eventlog.reader import Day
+    from harvester.projections.market import Market
+
+HOUR_NS = 3600 * SECOND_NS
+BAR_NS = 5 * SECOND_NS
+TOLERANCE = {"volume": 0.02, "book_top": 0.10, "bars_5s": 0.05}
+"""Largest relative difference that needs no look, by check."""
+
+REASONS = {
+    "volume": (
+        "a print and its tick 8 come a moment apart and may fall into different hours (slack: the largest print of "
+        "this hour and the one before); IB may leave out prints the tape carries unreported"
+    ),
+    "book_top": "one venue's book need not hold the best price, and sides of one change arrive one after the other",
+    "bars_5s": "bars leave out prints that form no price, and close by IB's clock",
+}
+NOT_MEASURED = {
+    "volume": "no two values of tick 8 while the tape was on",
+    "book_top": "no second with a good book and a quote of another source",
+    "bars_5s": "no 5-second bar with a tape beside it",
+}
+LOTS = 100.0  # some gateways count tick 8 of US stocks in round lots
+
+
+class Check(NamedTuple):
+    """One comparison.
+
+    Attributes:
+        hour: its start, ns UTC.
+        check: `volume`, `book_top` or `bars_5s`.
+        ours, theirs: the two numbers, in `unit`; of `book_top` seconds with both tops equal, and seconds compared.
+        difference: |ours - theirs| / theirs; None when nothing was measured.
+        tolerance: difference that needs no look; nor does one of `slack` in `unit`.
+        verdict: `equal`, `within`, `outside` (of both) or `not measured`.
+        reason: why the two may differ, or why there is nothing to compare.
+    """
+
+    symbol: str
+    con_id: int
+    hour: int
+    check: str
+    ours: float
+    theirs: float
+    unit: str
+    difference: float | None
+    tolerance: float
+    slack: float
+    verdict: str
+    reason: str
+
+
+class Reconciled(NamedTuple):
+    """Every check of a date, by symbol, hour and check; and the health table of the same fold."""
+
+    checks: list[Check]
+    health: list[dict[str, Any]]
+
+    def outside(self) -> list[Check]:
+        """The checks whose difference exceeds its tolerance."""
+        return [check for check in self.checks if check.verdict == "outside"]
+
+
+def reconcile(day: Day, progress: Callable[[int, int], None] | None = None) -> Reconciled:
+    """Fold the market of a date once, stopping at each hour, and compare."""
+    engine = Engine(market_only=True)
+    hours = _hours(day)
+    cuts = {seq: hour for hour, seq in hours}
+    checks: list[Check] = []
+    before: dict[int, dict[str, Any]] = {}
+    largest = _largest_prints(day)
+    total, done = day.rows, 0
+    for batch in day.batches(None, sorted(cuts)):
+        engine.fold(batch)
+        done += len(batch)
+        if progress:
+            progress(done, total)
+        if batch.last_seq in cuts:
+            before = _measured(engine.market, before, cuts[batch.last_seq], largest, checks)
+    checks += _bars(day, engine.market)
+    checks.sort(key=lambda check: (check.symbol, check.con_id, check.hour, check.check))
+    return Reconciled(checks, engine.health.rows())
+
+
+def _hours(day: Day) -> list[tuple[int, int]]:
+    """(start of an hour, seq of the clock that ends it); the last clock ends the last hour."""
+    clocks = day.frame(Kind.CLOCK).select("seq", "ts_recv").sort("seq")
+    if clocks.is_empty():
+        return []
+    seqs, stamps = clocks["seq"].to_numpy(), clocks["ts_recv"].to_numpy()
+    first, last = int(stamps[0]) // HOUR_NS, (int(stamps[-1]) - 1) // HOUR_NS
+    starts = np.arange(first, max(first, last) + 1, dtype=np.int64) * HOUR_NS
+    at = np.minimum(np.searchsorted(stamps, starts + HOUR_NS, "left"), len(stamps) - 1)
+    keep = np.append(np.diff(at) > 0, True)  # an hour nobody recorded has no clock of its own
+    return [(int(hour), int(seqs[i])) for hour, i in zip(starts[keep], at[keep], strict=True)]
+
+
+def _largest_prints(day: Day) -> dict[tuple[int, int], float]:
+    """(con_id, start of the hour) → shares of its largest print."""
+    hour = pl.col("ts_recv") // HOUR_NS * HOUR_NS
+    found = day.frame(Kind.TRADE).group_by("con_id", hour=hour).agg(pl.col("size").max()).drop_nulls()
+    return {(con_id, start): size for con_id, start, size in found.iter_rows()}
+
+
+def _measured(
+    market: Market,
+    before: dict[int, dict[str, Any]],
+    hour: int,
+    largest: dict[tuple[int, int], float],
+    checks: list[Check],
+) -> dict[int, dict[str, Any]]:
+    """Append the checks of the hour that has ended; gives the counters as they stand."""
+    now: dict[int, dict[str, Any]] = {}
+    for k, symbol in enumerate(market.symbols):
+        row = dict(zip(INSTRUMENT.names or (), market.state.inst[k].tolist(), strict=True))
+        con_id = row["con_id"]
+        now[con_id] = row
+        old = before.get(con_id, dict.fromkeys(row, 0))
+        rise = {n: row[n] - old[n] for n in ("tape_matched", "volume_matched", "top_seconds")}
+        same = min(row[n] - old[n] for n in ("top_bid_equal", "top_ask_equal"))
+        tape, volume = rise["tape_matched"], rise["volume_matched"]
+        if volume > 0 and tape / volume > LOTS / 2:
+            volume *= LOTS
+        slack = max(largest.get((con_id, hour - back), 0.0) for back in (0, HOUR_NS))
+        checks.append(_check((symbol, con_id, hour), "volume", tape, volume, "shares", slack=slack))
+        checks.append(_check((symbol, con_id, hour), "book_top", same, rise["top_seconds"], "s"))
+    return now
+
+
+def _bars(day: Day, market: Market) -> list[Check]:
+    """The checks of 5-second bars, for hours that have any."""
+    bars = day.frame(Kind.BAR).filter((pl.col("bar_size") == "5 secs") & (pl.col("what") == "TRADES"))
+    trades = day.frame(Kind.TRADE).filter(
+        ~pl.col("past_limit").fill_null(False) & ~pl.col("unreported").fill_null(False)
+    )
+    names = {int(market.state.inst[k]["con_id"]): symbol for k, symbol in enumerate(market.symbols)}
+    if bars.is_empty() or trades.is_empty():
+        return []
+    best = pl.col("stream") == pl.col("stream").max().over("con_id")  # AllLast where there is one
+    assert TickStream.ALL_LAST > TickStream.LAST, "AllLast outranks Last"
+    slot = pl.col("ts_event") // BAR_NS
+    printed = trades.filter(best).group_by("con_id", slot=slot).agg(pl.col("size").sum())
+    on = trades.group_by("con_id").agg(first=slot.min(), last=slot.max())
+    joined = (
+        bars.unique(["con_id", "ts_event"], maintain_order=True)
+        .with_columns(slot=slot)
+        .join(on, on="con_id")
+        .filter(pl.col("slot").is_between(pl.col("first") + 1, pl.col("last")))
+        .join(printed, on=["con_id", "slot"], how="left")
+        .group_by("con_id", hour=pl.col("ts_event") // HOUR_NS * HOUR_NS)
+        .agg(ours=pl.col("size").fill_null(0).sum(), theirs=pl.col("volume").sum())
+    )
+    return [
+        _check((names.get(con_id, str(con_id)), con_id, hour), "bars_5s", ours, theirs, "shares")
+        for con_id, hour, ours, theirs in joined.select("con_id", "hour", "ours", "theirs").iter_rows()
+    ]
+
+
+def _check(of: tuple[str, int, int], check: str, ours: float, theirs: float, unit: str, *, slack: float = 0.0) -> Check:
+    """One comparison; `of` is symbol, con_id and hour."""
+    tolerance = TOLERANCE[check]
+    measured = theirs > 0
+    difference = abs(ours - theirs) / theirs if measured else None
+    if difference is None:
+        verdict, reason = "not measured", NOT_MEASURED[check]
+    else:
+        near = difference <= tolerance or abs(ours - theirs) <= slack
+        verdict = "equal" if difference == 0 else "within" if near else "outside"
+        reason = "" if difference == 0 else REASONS[check]
+    return Check(*of, check, float(ours), float(theirs), unit, difference, tolerance, slack, verdict, reason)
+
+
+def check_rows(checks: list[Check]) -> list[dict[str, Any]]:
+    """The checks as JSON-ready rows, hours as ISO-8601 UTC."""
+    return [check._asdict() | {"hour": iso(check.hour)} for check in checks]

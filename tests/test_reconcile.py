@@ -1,0 +1,171 @@
+"""Streams against each other: numbers made by hand, a modelled market that agrees with itself, and the command."""
+
+from __future__ import annotations
+
+import json
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from cli.app import app
+from harvester.events.batch import Batch
+from harvester.events.kinds import Kind
+from harvester.home import Home
+from harvester.projections.reconcile import TOLERANCE, Check, reconcile
+from harvester.recorder.project import project
+from harvester.recorder.verify import verify
+from tests.market_log import SECOND
+from tests.recording import Recorded, lockstep, model, run
+
+if TYPE_CHECKING:
+    from harvester.eventlog.reader import Day
+
+HOUR = 3600 * SECOND
+START = 1_752_757_200 * SECOND  # 13:00 UTC, a full hour
+
+
+class Written:
+    """The surface of a day that reconciliation reads, over rows written by hand."""
+
+    def __init__(self, rows: list[tuple[Kind, dict[str, Any]]]) -> None:
+        self.batch = Batch.of(rows, 1).check()
+        self.rows = len(rows)
+
+    def day(self) -> Day:
+        return self  # type: ignore[return-value]
+
+    def batches(self, _rows_max: int | None, cuts: list[int]) -> Any:
+        edges = [0, *[c for c in cuts if c < self.batch.last_seq], self.batch.last_seq]
+        return [self.batch.slice(a + 1, b) for a, b in pairwise(edges)]
+
+    def frame(self, kind: Kind) -> Any:
+        import polars as pl
+        import pyarrow as pa
+
+        from harvester.events.kinds import SCHEMAS
+
+        found = self.batch.tables.get(kind)
+        return pl.from_arrow(pa.Table.from_batches([found] if found is not None else [], SCHEMAS[kind]))
+
+
+def by_hand() -> Written:
+    """Two hours of L1, tape, depth and 5-second bars: a print of 300 shares is missing from the second hour's tape."""
+    asked = [(1, "l1"), (2, "all_last"), (3, "depth"), (4, "bars_5s")]
+    rows: list[tuple[Kind, dict[str, Any]]] = [
+        (Kind.REQUEST, {"ts_recv": START, "action": "run_start", "stream": "run", "params": "{}"})
+    ]
+    ids = {"con_id": 7, "epoch": 1}
+    for req_id, stream in asked:
+        ask = {"action": "subscribe", "stream": stream, "symbol": "X", "params": '{"rows":5}', "req_id": req_id}
+        rows.append((Kind.REQUEST, {"ts_recv": START, **ids, **ask}))
+    total = 10_000.0
+    for hour in (0, 1):
+        at = START + hour * HOUR
+        l1 = {"ts_recv": at + SECOND, **ids, "req_id": 1}
+        rows += [
+            (Kind.TICK, {**l1, "msg": 1, "field": f, "price": p, "size": 100.0}) for f, p in ((1, 10.0), (2, 10.02))
+        ]
+        rows.append((Kind.TICK, {**l1, "msg": 2, "field": 8, "size": total}))
+        for side, price in ((1, 10.0), (0, 10.02 if hour == 0 else 10.03)):
+            level = {"position": 0, "operation": hour, "side": side, "price": price, "size": 5.0, "msg": 12}
+            rows.append((Kind.DEPTH, {"ts_recv": at + SECOND, **ids, "req_id": 3, **level}))
+        for second in range(10, 100, 10):
+            stamp = at + second * SECOND
+            print_ = {"ts_event": stamp, "price": 10.02, "size": 100.0, "stream": 2, "req_id": 2}
+            total += 100
+            if hour == 0 or second > 30:
+                rows.append((Kind.TRADE, {"ts_recv": stamp, **ids, **print_}))
+            bar = {"msg": 50, "bar_size": "5 secs", "what": "TRADES", "ts_event": stamp, "volume": 100.0, "req_id": 4}
+            rows.append((Kind.BAR, {"ts_recv": stamp, **ids, **bar}))
+        rows.append(
+            (Kind.TICK, {"ts_recv": at + 200 * SECOND, **ids, "req_id": 1, "msg": 2, "field": 8, "size": total})
+        )
+        rows += [
+            (Kind.CLOCK, {"ts_recv": at + s * SECOND, "wall_ns": 0, "mono_ns": 0}) for s in (*range(201, 301), 3600)
+        ]
+    return Written(rows)
+
+
+def of(checks: list[Check], check: str) -> list[Check]:
+    return [found for found in checks if found.check == check]
+
+
+def test_each_check_by_hand() -> None:
+    """Hour by hour: tape against tick 8, tops against the quote, bars against prints; 300 missing shares are seen."""
+    found = reconcile(by_hand().day())
+    assert [c.hour - START for c in of(found.checks, "volume")] == [0, HOUR]
+    assert [(c.ours, c.theirs, c.verdict) for c in of(found.checks, "volume")] == [
+        (900, 900, "equal"),
+        (600, 900, "outside"),
+    ]
+    first, second = of(found.checks, "book_top")
+    assert (first.ours, first.theirs, first.verdict) == (3599, 3599, "equal")
+    assert (second.ours, second.theirs, second.verdict) == (1, 3600, "outside")
+    assert [(c.ours, c.theirs, c.verdict) for c in of(found.checks, "bars_5s")] == [
+        (800, 800, "equal"),
+        (600, 900, "outside"),
+    ]
+    assert len(found.outside()) == 3
+    assert all(c.reason for c in found.outside())
+    assert all(c.tolerance == TOLERANCE[c.check] for c in found.checks)
+    assert any(row["measure"] == "tape_volume" and row["value"] == 1500 for row in found.health)
+
+
+def test_volume_in_round_lots_is_understood() -> None:
+    """Where tick 8 counts hundreds, it is taken by the hundred."""
+    day = by_hand()
+    rows = [(kind, dict(row)) for kind, row in day.batch.events()]
+    for kind, row in rows:
+        if kind is Kind.TICK and row["field"] == 8:
+            row["size"] /= 100
+    found = reconcile(Written([(k, {n: v for n, v in r.items() if n != "seq"}) for k, r in rows]).day())
+    assert [c.verdict for c in of(found.checks, "volume")] == ["equal", "outside"]
+
+
+@pytest.fixture(scope="module")
+def morning(tmp_path_factory: pytest.TempPathFactory) -> Recorded:
+    recorded: Recorded = run(lockstep(model(), Home(tmp_path_factory.mktemp("health")), minutes=8))
+    return recorded
+
+
+def test_a_modelled_market_agrees_with_itself(morning: Recorded) -> None:
+    """Tape, cumulative volume and 5-second bars of every symbol are within tolerance; books stand at the quote."""
+    found = reconcile(morning.day())
+    for name in ("volume", "bars_5s"):
+        checks = of(found.checks, name)
+        assert {c.symbol for c in checks if c.verdict != "not measured"} == {"ACME", "BOLT", "CRUX"}
+        assert not [c for c in checks if c.verdict == "outside"], name
+    assert [c for c in of(found.checks, "book_top") if c.theirs > 100]
+
+
+def test_verify_tells_of_it_and_fails_on_nothing(morning: Recorded) -> None:
+    """The report holds the comparisons; its exit code is that of log, live and files alone."""
+    project(morning.home, morning.day().trading_date)
+    found = verify(morning.home, morning.day().trading_date)
+    assert found.exit_code == 0, (found.live, found.files)
+    assert found.streams.checks >= 9
+    assert found.streams.measured >= 6
+
+
+def test_the_command_shows_and_gives_json(morning: Recorded, capsys: pytest.CaptureFixture[str]) -> None:
+    """`hv health` in words and, with --json, as one object; an unknown symbol is one clear line."""
+    args = ["health", "--date", "2025-07-17", "--home", str(morning.home.root)]
+    words = told(args, capsys)
+    assert "streams against each other" in words
+    assert "outside their tolerance" in words
+    body = json.loads(told([*args, "--json", "--symbol", "ACME"], capsys))
+    assert {row["symbol"] for row in body["reconciliation"]} == {"ACME"}
+    assert body["reconciliation"][0]["hour"].startswith("2025-07-17T13:00:00Z")
+    assert {row["measure"] for row in body["health"]} >= {"outages", "tape_volume", "gap_seconds_max"}
+    with pytest.raises(SystemExit):
+        told([*args, "--symbol", "NONE"], capsys)
+
+
+def told(args: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    try:
+        app(args)
+    except SystemExit as end:
+        if end.code:
+            raise
+    return capsys.readouterr().out
