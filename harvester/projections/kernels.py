@@ -159,6 +159,24 @@ def _apply(s: State, b: int, position: int, operation: int, side: int, price: fl
 
 
 @_cached
+def _beneath(s: State, b: int, q: Any, position: int, operation: int, side: int, price: float) -> bool:
+    """Whether a depth row, when it is possible, leaves the best price of a good book alone, and the size shown there.
+
+    `q` is the instrument whose quote in force the book gives. Comparisons with an absent best are false: look again.
+    """
+    if not ((side == 0 or side == 1) and 0 <= position <= s.length[b, side]):
+        return False
+    way, best = (1.0, q.bid) if side == 1 else (-1.0, q.ask)
+    best *= way
+    end, prices = s.length[b, side], s.price[b, side]
+    if operation == _INSERT:
+        return price * way < best and (end < s.books[b].rows or prices[end - 1] * way < best)
+    if position == end or not prices[position] * way < best:
+        return False
+    return operation == _DELETE or price * way < best
+
+
+@_cached
 def _good(s: State, b: int) -> bool:
     """Both sides heard of, no impossible row, and no hole: what is visible is all there is."""
     whole = s.filled[b, 0] == s.length[b, 0] and s.filled[b, 1] == s.length[b, 1]
@@ -169,14 +187,13 @@ def _good(s: State, b: int) -> bool:
 def _best(s: State, b: int, side: int) -> tuple[float, float]:
     """Best price of one side over all rows (SMART rows come from many venues), and the size shown there."""
     price, size = NAN, NAN
+    prices, sizes, way = s.price[b, side], s.size[b, side], 1.0 if side == 1 else -1.0
     for i in range(s.filled[b, side]):
-        p, q = s.price[b, side, i], s.size[b, side, i]
-        if q <= 0.0:
+        p, q = prices[i], sizes[i]
+        if not q > 0.0 or p * way < price * way:  # nothing shown, or the usual case: a worse price
             continue
-        if price != price or (p > price if side == 1 else p < price):
-            price, size = p, q
-        elif p == price:
-            size += q
+        size = size + q if p == price else q
+        price = p
     return price, size
 
 
@@ -241,8 +258,27 @@ def _flow(q: Any, bid: float, ask: float, bid_size: float, ask_size: float) -> f
 @_cached
 def _requote(s: State, k: int, seq: int, ts: int) -> None:
     """Put the right quote in force and account for the change, if it is one."""
-    q = s.inst[k]
     source, bid, ask, bid_size, ask_size = _candidate(s, k)
+    _quote(s, k, seq, ts, source, bid, ask, bid_size, ask_size)
+
+
+@_cached
+def _requote_side(s: State, k: int, seq: int, ts: int, b: int, side: int) -> None:
+    """The same when one side of the SMART book that gives the quote has moved, and nothing else."""
+    q = s.inst[k]
+    price, size = _best(s, b, side)
+    if side == 1:
+        _quote(s, k, seq, ts, _S_SMART, price, q.ask, size, q.ask_size)
+    else:
+        _quote(s, k, seq, ts, _S_SMART, q.bid, price, q.bid_size, size)
+
+
+@_cached
+def _quote(
+    s: State, k: int, seq: int, ts: int, source: int, bid: float, ask: float, bid_size: float, ask_size: float
+) -> None:
+    """Put a quote in force and account for the change, if it is one."""
+    q = s.inst[k]
     same = _same(bid, q.bid) and _same(ask, q.ask) and _same(bid_size, q.bid_size) and _same(ask_size, q.ask_size)
     if same and source == q.source:
         return
@@ -513,13 +549,19 @@ def _on_depth(s: State, f: Frame, j: int) -> None:
     if k < 0 or s.slots[k].book < 0:
         return
     slot = s.slots[k]
-    i = slot.inst
-    s.inst[i].depth_count += 1
-    _apply(
-        s, slot.book, f.depth_position[j], f.depth_operation[j], f.depth_side[j],
-        f.depth_price[j], f.depth_size[j], f.depth_maker[j],
-    )  # fmt: skip
-    if s.current[i, _R_SMART] == k and (s.inst[i].source == _S_SMART or s.inst[i].source == _S_NONE):
+    i, b = slot.inst, slot.book
+    q = s.inst[i]
+    q.depth_count += 1
+    position, operation, side = f.depth_position[j], f.depth_operation[j], f.depth_side[j]
+    price = f.depth_price[j]
+    asked = s.current[i, _R_SMART] == k and (q.source == _S_SMART or q.source == _S_NONE)
+    beneath = asked and q.source == _S_SMART and _beneath(s, b, q, position, operation, side, price)
+    _apply(s, b, position, operation, side, price, f.depth_size[j], f.depth_maker[j])
+    if not asked or (beneath and s.books[b].bad == 0):
+        return
+    if q.source == _S_SMART and (side == 0 or side == 1) and _good(s, b):
+        _requote_side(s, i, f.depth_seq[j], f.depth_ts[j], b, side)
+    else:
         _requote(s, i, f.depth_seq[j], f.depth_ts[j])
 
 

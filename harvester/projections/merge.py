@@ -85,6 +85,13 @@ _PLACES: dict[Kind, list[tuple[str, str]]] = {
     ]
     for kind, _ in _HOT
 }
+COLUMNS: dict[Kind, tuple[str, ...]] = {
+    kind: tuple(of for _, of in _PLACES[kind]) for kind in (Kind.TRADE, Kind.QUOTE)
+} | {
+    Kind.TICK: (*(of for _, of in _PLACES[Kind.TICK]), "text"),
+    Kind.DEPTH: (*(of for _, of in _PLACES[Kind.DEPTH]), "market_maker"),
+}
+"""What the fold reads of the kinds that come in numbers: whoever reads a log for it alone may leave the rest out."""
 _NO_ROWS: dict[str, Array] = {
     name: _column(pa.RecordBatch.from_pylist([], schema=SCHEMAS[kind]), of)
     for kind, _ in _HOT

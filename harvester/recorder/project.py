@@ -12,6 +12,7 @@ from harvester.artefacts.picture import day_picture, panels_of
 from harvester.artefacts.tables import joined, parquet_file
 from harvester.artefacts.text import envelope, json_file, put, times
 from harvester.errors import CannotRun
+from harvester.eventlog.columns import fold_batches
 from harvester.eventlog.disk import Disk
 from harvester.eventlog.reader import open_day
 from harvester.events.kinds import Action, Kind
@@ -19,6 +20,7 @@ from harvester.projections.blotter import TABLES
 from harvester.projections.candles import CANDLES
 from harvester.projections.engine import Engine
 from harvester.projections.health import HEALTH
+from harvester.projections.merge import COLUMNS
 from harvester.projections.params import RunParams
 from harvester.projections.signals import SIGNALS
 from harvester.projections.tables import BUCKETS
@@ -40,7 +42,7 @@ SCHEMAS: dict[str, pa.Schema] = {
     **TABLES,
     "health": HEALTH,
 }
-ROWS_A_STEP = 50_000  # how often progress is told
+ROWS_A_STEP = 100_000  # how often progress is told
 
 
 @dataclass(frozen=True)
@@ -97,7 +99,7 @@ def fold_day(
     parts: dict[str, list[pa.RecordBatch]] = {name: [] for name in SCHEMAS}
     total, done = day.rows, 0
     wanted = set(cuts)
-    for batch in day.batches(ROWS_A_STEP, cuts):
+    for batch in fold_batches(day, COLUMNS, ROWS_A_STEP, cuts):
         _keep(parts, engine.fold(batch).tables)
         if at_cut and batch.last_seq in wanted:
             at_cut(batch.last_seq, engine.digests())
