@@ -50,7 +50,7 @@ class Written:
 
 
 def by_hand() -> Written:
-    """Two hours of L1, tape, depth and 5-second bars: a print of 300 shares is missing from the second hour's tape."""
+    """Two hours of L1, tape, depth and 5-second bars: 30,000 shares are missing from the second hour's tape."""
     asked = [(1, "l1"), (2, "all_last"), (3, "depth"), (4, "bars_5s")]
     rows: list[tuple[Kind, dict[str, Any]]] = [
         (Kind.REQUEST, {"ts_recv": START, "action": "run_start", "stream": "run", "params": "{}"})
@@ -72,11 +72,18 @@ def by_hand() -> Written:
             rows.append((Kind.DEPTH, {"ts_recv": at + SECOND, **ids, "req_id": 3, **level}))
         for second in range(10, 100, 10):
             stamp = at + second * SECOND
-            print_ = {"ts_event": stamp, "price": 10.02, "size": 100.0, "stream": 2, "req_id": 2}
-            total += 100
+            print_ = {"ts_event": stamp, "price": 10.02, "size": 10_000.0, "stream": 2, "req_id": 2}
+            total += 10_000
             if hour == 0 or second > 30:
                 rows.append((Kind.TRADE, {"ts_recv": stamp, **ids, **print_}))
-            bar = {"msg": 50, "bar_size": "5 secs", "what": "TRADES", "ts_event": stamp, "volume": 100.0, "req_id": 4}
+            bar = {
+                "msg": 50,
+                "bar_size": "5 secs",
+                "what": "TRADES",
+                "ts_event": stamp,
+                "volume": 10_000.0,
+                "req_id": 4,
+            }
             rows.append((Kind.BAR, {"ts_recv": stamp, **ids, **bar}))
         rows.append(
             (Kind.TICK, {"ts_recv": at + 200 * SECOND, **ids, "req_id": 1, "msg": 2, "field": 8, "size": total})
@@ -92,24 +99,24 @@ def of(checks: list[Check], check: str) -> list[Check]:
 
 
 def test_each_check_by_hand() -> None:
-    """Hour by hour: tape against tick 8, tops against the quote, bars against prints; 300 missing shares are seen."""
+    """Hour by hour: tape against tick 8, tops against the quote, bars against prints; 30,000 missing are seen."""
     found = reconcile(by_hand().day())
     assert [c.hour - START for c in of(found.checks, "volume")] == [0, HOUR]
     assert [(c.ours, c.theirs, c.verdict) for c in of(found.checks, "volume")] == [
-        (900, 900, "equal"),
-        (600, 900, "outside"),
+        (90_000, 90_000, "equal"),
+        (60_000, 90_000, "outside"),
     ]
     first, second = of(found.checks, "book_top")
     assert (first.ours, first.theirs, first.verdict) == (3599, 3599, "equal")
     assert (second.ours, second.theirs, second.verdict) == (1, 3600, "outside")
     assert [(c.ours, c.theirs, c.verdict) for c in of(found.checks, "bars_5s")] == [
-        (800, 800, "equal"),
-        (600, 900, "outside"),
+        (80_000, 80_000, "equal"),
+        (60_000, 90_000, "outside"),
     ]
     assert len(found.outside()) == 3
     assert all(c.reason for c in found.outside())
     assert all(c.tolerance == TOLERANCE[c.check] for c in found.checks)
-    assert any(row["measure"] == "tape_volume" and row["value"] == 1500 for row in found.health)
+    assert any(row["measure"] == "tape_volume" and row["value"] == 150_000 for row in found.health)
 
 
 def test_volume_in_round_lots_is_understood() -> None:

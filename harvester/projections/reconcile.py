@@ -2,7 +2,8 @@
 
 Three checks, none of which can fail a day; they say how far what was recorded agrees with itself:
 
-- `volume`: shares of the tape against the rise of IB's cumulative volume (tick 8) over the same spans;
+- `volume`: shares of the tape against the rise of IB's cumulative volume (tick 8) over the same spans, whether a
+  print comes before its tick 8 or after it;
 - `book_top`: seconds in which the first rows of the book were bid and ask of the quote in force;
 - `bars_5s`: volume of IB's 5-second bars against the price-forming prints of the same five seconds, by IB's time.
 
@@ -32,10 +33,13 @@ BAR_NS = 5 * SECOND_NS
 TOLERANCE = {"volume": 0.02, "book_top": 0.10, "bars_5s": 0.05}
 """Largest relative difference that needs no look, by check."""
 
+SLACK = {"volume": 1_000.0, "book_top": 0.0, "bars_5s": 0.0}
+"""Largest absolute difference that needs no look, in the check's unit: a few prints in a quiet hour."""
+
 REASONS = {
     "volume": (
-        "a print and its tick 8 come a moment apart and may fall into different hours (slack: the largest print of "
-        "this hour and the one before); IB may leave out prints the tape carries unreported"
+        "a print and its tick 8 come a moment apart, and the first of a stretch may miss its print; IB may leave out "
+        "prints the tape carries unreported"
     ),
     "book_top": "one venue's book need not hold the best price, and sides of one change arrive one after the other",
     "bars_5s": "bars leave out prints that form no price, and close by IB's clock",
@@ -93,7 +97,6 @@ def reconcile(day: Day, progress: Callable[[int, int], None] | None = None) -> R
     cuts = {seq: hour for hour, seq in hours}
     checks: list[Check] = []
     before: dict[int, dict[str, Any]] = {}
-    largest = _largest_prints(day)
     total, done = day.rows, 0
     for batch in day.batches(None, sorted(cuts)):
         engine.fold(batch)
@@ -101,7 +104,7 @@ def reconcile(day: Day, progress: Callable[[int, int], None] | None = None) -> R
         if progress:
             progress(done, total)
         if batch.last_seq in cuts:
-            before = _measured(engine.market, before, cuts[batch.last_seq], largest, checks)
+            before = _measured(engine.market, before, cuts[batch.last_seq], checks)
     checks += _bars(day, engine.market)
     checks.sort(key=lambda check: (check.symbol, check.con_id, check.hour, check.check))
     return Reconciled(checks, engine.health.rows())
@@ -120,19 +123,8 @@ def _hours(day: Day) -> list[tuple[int, int]]:
     return [(int(hour), int(seqs[i])) for hour, i in zip(starts[keep], at[keep], strict=True)]
 
 
-def _largest_prints(day: Day) -> dict[tuple[int, int], float]:
-    """(con_id, start of the hour) → shares of its largest print."""
-    hour = pl.col("ts_recv") // HOUR_NS * HOUR_NS
-    found = day.frame(Kind.TRADE).group_by("con_id", hour=hour).agg(pl.col("size").max()).drop_nulls()
-    return {(con_id, start): size for con_id, start, size in found.iter_rows()}
-
-
 def _measured(
-    market: Market,
-    before: dict[int, dict[str, Any]],
-    hour: int,
-    largest: dict[tuple[int, int], float],
-    checks: list[Check],
+    market: Market, before: dict[int, dict[str, Any]], hour: int, checks: list[Check]
 ) -> dict[int, dict[str, Any]]:
     """Append the checks of the hour that has ended; gives the counters as they stand."""
     now: dict[int, dict[str, Any]] = {}
@@ -141,15 +133,26 @@ def _measured(
         con_id = row["con_id"]
         now[con_id] = row
         old = before.get(con_id, dict.fromkeys(row, 0))
-        rise = {n: row[n] - old[n] for n in ("tape_matched", "volume_matched", "top_seconds")}
+        rise = {n: row[n] - old[n] for n in ("volume_matched", "top_seconds")}
         same = min(row[n] - old[n] for n in ("top_bid_equal", "top_ask_equal"))
-        tape, volume = rise["tape_matched"], rise["volume_matched"]
-        if volume > 0 and tape / volume > LOTS / 2:
+        volume = rise["volume_matched"]
+        if volume > 0 and (row["tape_matched"] - old["tape_matched"]) / volume > LOTS / 2:
             volume *= LOTS
-        slack = max(largest.get((con_id, hour - back), 0.0) for back in (0, HOUR_NS))
-        checks.append(_check((symbol, con_id, hour), "volume", tape, volume, "shares", slack=slack))
+        tape = _tape_of_hour(row, old.get("edge", 0.0), volume)
+        row["edge"] = old.get("edge", 0.0) + tape
+        checks.append(_check((symbol, con_id, hour), "volume", tape, volume, "shares"))
         checks.append(_check((symbol, con_id, hour), "book_top", same, rise["top_seconds"], "s"))
     return now
+
+
+def _tape_of_hour(row: dict[str, Any], edge: float, volume: float) -> float:
+    """Shares of the tape since `edge`: up to the last tick 8, or with what was printed since it, whichever fits.
+
+    A gateway may send a print before its tick 8 or after it; without this a quiet hour would miss its last print.
+    """
+    ends = (row["tape_matched"], row["tape_matched"] + row["tape_since"])
+    tape: float = min((end - edge for end in ends), key=lambda shares: abs(shares - volume))
+    return tape
 
 
 def _bars(day: Day, market: Market) -> list[Check]:
@@ -181,9 +184,9 @@ def _bars(day: Day, market: Market) -> list[Check]:
     ]
 
 
-def _check(of: tuple[str, int, int], check: str, ours: float, theirs: float, unit: str, *, slack: float = 0.0) -> Check:
+def _check(of: tuple[str, int, int], check: str, ours: float, theirs: float, unit: str) -> Check:
     """One comparison; `of` is symbol, con_id and hour."""
-    tolerance = TOLERANCE[check]
+    tolerance, slack = TOLERANCE[check], SLACK[check]
     measured = theirs > 0
     difference = abs(ours - theirs) / theirs if measured else None
     if difference is None:
