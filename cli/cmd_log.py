@@ -174,16 +174,30 @@ def verify(*, date: DateOption, home: HomeOption = None, as_json: JsonOption = F
 
 
 @log.command()
-def recover(*, date: DateOption, home: HomeOption = None, as_json: JsonOption = False) -> None:
+def recover(
+    *,
+    date: DateOption,
+    home: HomeOption = None,
+    set_aside: Annotated[
+        bool, typer.Option("--set-aside", help="Move damaged runs whole; their seqs are lost.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
     """Move the torn bytes of killed runs to quarantine/ and mark the runs recovered.
 
     `hv record` does the same when it starts; a date that is being recorded is left alone.
 
+    With --set-aside damaged runs go to quarantine/ first, so that the date can be recorded on. Numbering goes on behind
+    what they held; readers and `hv log verify` name the hole.
+
     Example: hv log recover --date 2025-07-17
     """
-    from harvester.eventlog.recover import recover_day
+    from harvester.eventlog.recover import recover_day, set_aside_day
     from harvester.home import parse_date
 
+    asides = set_aside_day(_home(home), parse_date(date)) if set_aside else []
+    for note in asides:
+        typer.echo(str(note), err=True)
     mended = recover_day(_home(home), parse_date(date))
     if as_json:
         _lines(

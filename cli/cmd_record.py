@@ -88,6 +88,9 @@ def record(
     compression: Annotated[
         str | None, typer.Option(help="Of live batches: none or lz4 [none].", rich_help_panel=_LOG)
     ] = None,
+    compact: Annotated[
+        bool | None, typer.Option("--compact/--no-compact", help="Compact when it ends [on].", rich_help_panel=_LOG)
+    ] = None,
     digest_seconds: Annotated[
         float | None, typer.Option(help="Real time between live digests [60].", rich_help_panel=_LOG)
     ] = None,
@@ -127,6 +130,7 @@ def record(
         "commit_seconds": commit_seconds,
         "commit_events": commit_events,
         "compression": compression,
+        "compact": compact,
         "digest_seconds": digest_seconds,
         "symbols": None if symbols is None else [word.strip(" ") for word in symbols.split(",") if word.strip(" ")],
     }

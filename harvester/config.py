@@ -55,6 +55,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     commit_seconds: float = 1.0
     commit_events: int = 10_000
     compression: str = "none"
+    compact: bool = True
     digest_seconds: float = 60.0
     disk_margin_bytes: int = 256 * 1024 * 1024
     # the day
@@ -105,7 +106,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
 _NOT_OF_THE_DATA = frozenset({
     "origins", "gateway_host", "port", "client_id", "account", "timeout_seconds", "commit_seconds", "commit_events",
-    "compression", "digest_seconds", "disk_margin_bytes", "export_dir",
+    "compression", "compact", "digest_seconds", "disk_margin_bytes", "export_dir",
 })  # fmt: skip
 
 _ENVIRONMENT = {  # variable → setting; the first that is set wins

@@ -39,10 +39,22 @@ class DamagedLog(HarvesterError):
 
     exit_code = 1
 
-    def __init__(self, file: str, offset: int, what: str, good: tuple[tuple[int, int], ...] = ()) -> None:
+    def __init__(
+        self,
+        file: str,
+        offset: int,
+        what: str,
+        good: tuple[tuple[int, int], ...] = (),
+        move: str = "read those with --salvage",
+    ) -> None:
         self.file, self.offset, self.what, self.good = file, offset, what, good
         ranges = ", ".join(f"{first}-{last}" for first, last in good) or "none"
-        super().__init__(f"damaged log: {file} at byte {offset}: {what}; good seq: {ranges}; read those with --salvage")
+        super().__init__(f"damaged log: {file} at byte {offset}: {what}; good seq: {ranges}; {move}")
+
+    def for_writers(self, trading_date: object) -> DamagedLog:
+        """The same damage, told to somebody who wants to record on."""
+        move = f"to record on behind it: hv log recover --set-aside --date {trading_date}"
+        return DamagedLog(self.file, self.offset, self.what, self.good, move)
 
 
 class CannotRun(HarvesterError):

@@ -107,7 +107,7 @@ def test_a_signal_ends_the_recording_in_order(tmp_path: Path, number: signal.Sig
         assert not status(served.home, DATE).recording
         assert not verify_day(served.home, DATE).problems
         day = open_day(DATE, served.home)
-        assert day.runs[0].status == "ended"
+        assert day.runs[0].status == "compacted"
         assert check_live_equals_replay(day) >= 1
 
     asyncio.run(scenario())
@@ -162,7 +162,7 @@ def test_a_killed_recorder_leaves_whole_commits(tmp_path: Path) -> None:
             recorder.send_signal(signal.SIGTERM)
             await asyncio.wait_for(recorder.communicate(), 60)
         day = open_day(DATE, home)
-        assert [r.status for r in day.runs] == ["recovered"] * 4 + ["ended"]
+        assert [r.status for r in day.runs] == ["compacted"] * 5
         assert not verify_day(home, DATE).problems
         assert day.rows == day.last_seq
         assert day.table(Kind.CLOCK).num_rows > 0

@@ -17,6 +17,7 @@ class Damage:
     """One place where the bytes are not what was written.
 
     `first_seq` and `last_seq` bound the events it costs; both 0 where that cannot be told.
+    `set_aside`: a hole left by a damaged run that was set aside; it is known, and recording goes on behind it.
     """
 
     file: Path
@@ -24,6 +25,7 @@ class Damage:
     what: str
     first_seq: int = 0
     last_seq: int = 0
+    set_aside: bool = False
 
     def __str__(self) -> str:
         cost = f" (seq {self.first_seq}-{self.last_seq})" if self.last_seq else ""

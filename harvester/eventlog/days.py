@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from harvester.errors import NoLog
+from harvester.eventlog.aside import NOTES, aside_damages, covered
 from harvester.eventlog.damage import Damage, joined
 from harvester.eventlog.format import MANIFEST, run_number
 from harvester.eventlog.runlog import RunLog
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from datetime import date
     from pathlib import Path
 
+    from harvester.eventlog.aside import Aside
     from harvester.eventlog.closed import Closed
     from harvester.home import Home
 
@@ -49,7 +51,7 @@ def read_runs(home: Home, trading_date: date) -> list[RunLog]:
         FutureFormat: a newer version wrote one.
     """
     folders = run_folders(home, trading_date)
-    if not folders:
+    if not folders and not (home.day(trading_date) / NOTES).exists():
         known = recorded_dates(home)
         hint = f"recorded are {', '.join(known[-3:])}" if known else f"nothing is recorded under {home.root}"
         raise NoLog(f"no log of {trading_date} under {home.root}; {hint}")
@@ -59,9 +61,18 @@ def read_runs(home: Home, trading_date: date) -> list[RunLog]:
     return runs
 
 
-def between_runs(runs: Sequence[RunLog], closed: Closed | None) -> list[Damage]:
-    """Damage no single run can show: a run is missing, or time runs back from one to the next."""
-    damages = []
+def between_runs(
+    runs: Sequence[RunLog], closed: Closed | None, day: Path, asides: Sequence[Aside] = ()
+) -> list[Damage]:
+    """Damage no single run can show: a run is missing or was set aside, or time runs back from one to the next.
+
+    Args:
+        runs: the date's runs.
+        closed: the mark of a date that was folded.
+        day: the date's folder, where the notes of what was set aside lie.
+        asides: those notes.
+    """
+    damages = aside_damages(day, asides)
     expected, last_ts = 1, -(2**63)
     if closed is not None and runs and runs[0].first_seq == closed.last_seq + 1:
         expected, last_ts = closed.last_seq + 1, closed.last_ts or last_ts
@@ -72,7 +83,7 @@ def between_runs(runs: Sequence[RunLog], closed: Closed | None) -> list[Damage]:
         if run.manifest is None:  # where it began cannot be told, that damage is known already
             expected = run.last_seq + 1 if run.commits else 0
             continue
-        if expected and run.first_seq != expected:
+        if expected and run.first_seq != expected and not covered(expected, run.first_seq - 1, asides):
             what = f"the run begins at seq {run.first_seq}, {expected} was to follow"
             damages.append(Damage(run.folder / MANIFEST, 0, what, min(expected, run.first_seq), run.first_seq - 1))
         if run.commits:

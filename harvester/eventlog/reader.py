@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import pyarrow as pa
 
 from harvester.errors import HarvesterError
+from harvester.eventlog.aside import read_asides
 from harvester.eventlog.closed import read_closed
 from harvester.eventlog.content import ContentHash, combined
 from harvester.eventlog.cutting import recut
@@ -98,12 +99,12 @@ class Day:
         damages: what is wrong with it; empty unless it was opened with `salvage`.
     """
 
-    def __init__(self, trading_date: Date, logs: Sequence[RunLog], closed: Closed | None, *, salvage: bool) -> None:
+    def __init__(
+        self, trading_date: Date, logs: Sequence[RunLog], closed: Closed | None, between: list[Damage], *, salvage: bool
+    ) -> None:
         self.trading_date = trading_date
         self._logs, self._closed, self._salvage = list(logs), closed, salvage
-        for log in self._logs:
-            log.check_bodies()
-        self._between = between_runs(self._logs, closed)
+        self._between = between
         self._refuse_damage()
 
     @property
@@ -301,13 +302,21 @@ def run_spans(
         yield start, len(log.commits)
 
 
-def open_day(date: Date | str, home: Home | str | os.PathLike[str] | None = None, *, salvage: bool = False) -> Day:
+def open_day(
+    date: Date | str,
+    home: Home | str | os.PathLike[str] | None = None,
+    *,
+    salvage: bool = False,
+    set_aside: bool = False,
+) -> Day:
     """Open a trading date's log, live or finished, for reading.
 
     Args:
         date: the date, or its text `yyyy-MM-dd`.
         home: the data root; else `HV_HOME`, else the working folder.
         salvage: give what is good of a damaged log instead of refusing it; `Day.damages` tells what is lost.
+
+        set_aside: take a date of which damaged runs were set aside; their holes stand in `Day.damages`.
 
     Raises:
         NoLog: nothing was recorded on that date.
@@ -317,4 +326,10 @@ def open_day(date: Date | str, home: Home | str | os.PathLike[str] | None = None
     """
     trading_date = parse_date(date) if isinstance(date, str) else date
     found = home if isinstance(home, Home) else Home.find(home)
-    return Day(trading_date, read_runs(found, trading_date), read_closed(found, trading_date), salvage=salvage)
+    runs, closed = read_runs(found, trading_date), read_closed(found, trading_date)
+    for log in runs:
+        log.check_bodies()
+    asides = read_asides(found, trading_date)
+    between = between_runs(runs, closed, found.day(trading_date), asides)
+    known = set_aside and not any(log.damages for log in runs) and all(damage.set_aside for damage in between)
+    return Day(trading_date, runs, closed, between, salvage=salvage or known)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from harvester.errors import LogWriteFailed
+from harvester.eventlog.aside import Aside, add_note, put_aside, read_asides
 from harvester.eventlog.closed import read_closed
 from harvester.eventlog.content import ContentHash
 from harvester.eventlog.damage import damaged_log
@@ -71,6 +72,38 @@ def recover_day(home: Home, trading_date: date, disk: Disk | None = None) -> lis
         return recover_held(home, trading_date, disk or Disk()).recovered
 
 
+def set_aside_day(home: Home, trading_date: date, disk: Disk | None = None) -> list[Aside]:
+    """Take the writer lock and move every damaged run of the date to `quarantine/`; what that costs is noted.
+
+    A run without damage stays as it is. Afterwards the date can be recorded on, from the highest seq any run named.
+
+    Raises:
+        LockHeld: a recorder is at work.
+        NoLog: the date has no log.
+        LogWriteFailed: the disk fails; running it again goes on.
+    """
+    disk, day = disk or Disk(), home.day(trading_date)
+    read_runs(home, trading_date)  # raises NoLog
+    made: list[Aside] = []
+    with DateLock(home, trading_date, "set aside"):
+        try:
+            runs = [run for run in read_runs(home, trading_date) if run.folder.parent == day]
+            for i, run in enumerate(runs):
+                run.check_bodies()
+                if run.damages:
+                    after = next((later.first_seq for later in runs[i + 1 :] if later.manifest), 0)
+                    before = max((r.last_seq for r in runs[:i]), default=0)
+                    made.append(put_aside(run, before + 1, after, home, disk))
+            left, asides = read_runs(home, trading_date), read_asides(home, trading_date)
+            for hole in between_runs(left, read_closed(home, trading_date), day, asides):
+                if not hole.set_aside and hole.last_seq >= hole.first_seq > 0:
+                    made.append(Aside("", hole.first_seq, hole.last_seq, 0, hole.what, ""))
+                    add_note(day, made[-1], disk)
+        except OSError as error:
+            raise LogWriteFailed(f"cannot set aside runs of {day}: {error.strerror or error}; try again") from error
+    return made
+
+
 def recover_held(home: Home, trading_date: date, disk: Disk) -> Held:
     """Mend as `recover_day` does, for a caller who holds the lock; a date without a log is fine."""
     held = Held()
@@ -78,17 +111,22 @@ def recover_held(home: Home, trading_date: date, disk: Disk) -> Held:
     try:
         for left in sorted(day.glob(".r*.new")) if day.is_dir() else ():
             _set_aside(left, day / QUARANTINE, left.name.strip("."), disk)
+        asides = read_asides(home, trading_date)
+        for note in asides:
+            held.last_run = max(held.last_run, run_number(note.run) or 0)
+            held.last_seq, held.last_ts = max(held.last_seq, note.last_seq), max(held.last_ts, note.last_ts)
         if not run_folders(home, trading_date):
             return held
         runs = read_runs(home, trading_date)
         damages = [damage for run in runs for damage in run.damages]
-        damages += between_runs(runs, read_closed(home, trading_date))
+        between = between_runs(runs, read_closed(home, trading_date), day, asides)
+        damages += [damage for damage in between if not damage.set_aside]
         if damages:
             raise damaged_log(damages, good_ranges(runs))
         for run in runs:
-            held.last_run = run_number(run.run) or 0
-            held.last_seq = run.last_seq
-            held.last_ts = run.commits[-1].last_ts if run.commits else held.last_ts
+            held.last_run = max(held.last_run, run_number(run.run) or 0)
+            held.last_seq = max(held.last_seq, run.last_seq)
+            held.last_ts = max(held.last_ts, run.commits[-1].last_ts if run.commits else held.last_ts)
             if not run.finished:
                 held.recovered.append(_mend(run, day / QUARANTINE, disk))
     except OSError as error:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from harvester.errors import CannotRun
+from harvester.eventlog.aside import read_asides
 from harvester.eventlog.closed import read_closed
 from harvester.eventlog.content import ContentHash
 from harvester.eventlog.damage import BadBytes, Damage
@@ -65,7 +66,7 @@ def verify_day(home: Home, trading_date: date, progress: Callable[[int], None] |
     """
     try:
         logs = read_runs(home, trading_date)
-        closed = read_closed(home, trading_date)
+        closed, asides = read_closed(home, trading_date), read_asides(home, trading_date)
     except OSError as error:
         raise CannotRun(f"cannot read the log of {trading_date}: {error}") from error
     notes: list[str] = []
@@ -74,7 +75,9 @@ def verify_day(home: Home, trading_date: date, progress: Callable[[int], None] |
         log.check_bodies(progress)
         rows += verify_rows(log, progress)
         notes += _loose_bytes(log)
-    problems = [damage for log in logs for damage in log.damages] + between_runs(logs, closed)
+    problems = [damage for log in logs for damage in log.damages] + between_runs(
+        logs, closed, home.day(trading_date), asides
+    )
     views = [run_view(log) for log in logs]
     return Report(
         trading_date=trading_date,

@@ -21,7 +21,7 @@ import msgspec
 
 from harvester import __version__
 from harvester.clock import real_wall_ns
-from harvester.errors import BadSetting, DateClosed, HarvesterError, LogWriteFailed
+from harvester.errors import BadSetting, DamagedLog, DateClosed, HarvesterError, LogWriteFailed
 from harvester.eventlog.closed import Closed, read_closed
 from harvester.eventlog.content import ContentHash
 from harvester.eventlog.disk import MARGIN_BYTES, Disk, size_text
@@ -41,7 +41,7 @@ from harvester.eventlog.format import (
 from harvester.eventlog.lines import checksum, seal, sealed_hash
 from harvester.eventlog.lock import DateLock
 from harvester.eventlog.order import order_problem, rows_problem
-from harvester.eventlog.recover import Recovery, recover_held
+from harvester.eventlog.recover import Held, Recovery, recover_held
 from harvester.eventlog.streams import HEADERS, clock_lines, encode
 from harvester.events.batch import Batch
 from harvester.events.kinds import SCHEMA_VERSION, Action, Kind, Stream
@@ -66,6 +66,13 @@ def _open_again(home: Home, trading_date: date, *, reopen: bool) -> Closed:
     if closed and not reopen:
         raise DateClosed(f"{trading_date} was closed at seq {closed.last_seq}; to record on it again give --reopen")
     return closed or Closed(trading_date.isoformat(), 0, "", last_ts=-(2**63))
+
+
+def _recovered(home: Home, trading_date: date, disk: Disk) -> Held:
+    try:
+        return recover_held(home, trading_date, disk)
+    except DamagedLog as error:
+        raise error.for_writers(trading_date) from None
 
 
 @dataclass(frozen=True)
@@ -147,7 +154,7 @@ class LogWriter:
         lock = DateLock(home, trading_date, now_ns=now_ns).acquire()
         try:
             closed = _open_again(home, trading_date, reopen=reopen)
-            held = recover_held(home, trading_date, disk)
+            held = _recovered(home, trading_date, disk)
             manifest = Manifest(
                 format_version=FORMAT_VERSION,
                 schema_version=SCHEMA_VERSION,

@@ -20,6 +20,7 @@ from harvester.artefacts.tables import read_parquet
 from harvester.artefacts.text import put
 from harvester.calendar import iso
 from harvester.errors import CannotRun, HarvesterError, Mismatch, NoLog
+from harvester.eventlog.aside import NOTES
 from harvester.eventlog.closed import Closed, ClosedRun, closed_path, read_closed, write_closed
 from harvester.eventlog.compact import CANDIDATE
 from harvester.eventlog.damage import damaged_log
@@ -272,7 +273,7 @@ def _strangers(home: Home, trading_date: date) -> list[Path]:
     day = home.day(trading_date)
     runs = archiving.runs_in(day)
     files = [p for p in sorted(day.rglob("*")) if p.is_file() and day / QUARANTINE not in p.parents]
-    return [p for p in files if p.parent not in runs or p.name not in _LOG_FILES]
+    return [p for p in files if (p.parent not in runs or p.name not in _LOG_FILES) and p != day / NOTES]
 
 
 def _to_delete(home: Home, trading_date: date, report: Report) -> list[Path]:

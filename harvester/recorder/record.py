@@ -27,6 +27,7 @@ from harvester.eventlog.disk import disk_forecast
 from harvester.eventlog.lock import DateLock
 from harvester.events.kinds import Action, Kind, Own, Stream
 from harvester.recorder.checks import check_settings
+from harvester.recorder.compact import compact_recorded
 from harvester.recorder.inbox import Inbox
 from harvester.recorder.pace import Pace
 from harvester.recorder.run import Committed, Run, Totals
@@ -355,7 +356,10 @@ async def record(
     recorder = Recorder(settings, home, clock, disk=disk, reopen=reopen)
     if watch is not None:
         watch(recorder)
-    return await recorder.record(stop or asyncio.Event(), until_ns)
+    summary = await recorder.record(stop or asyncio.Event(), until_ns)
+    if settings.compact:
+        await asyncio.to_thread(compact_recorded, home, [run.trading_date for run in summary.runs], disk)
+    return summary
 
 
 def describe(summary: Summary) -> str:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from harvester.artefacts.episodes import day_files, write_day
-from harvester.errors import CannotRun, NoLog
+from harvester.errors import CannotRun, DamagedLog, NoLog
 from harvester.eventlog.reader import open_day
 from harvester.eventlog.writer import LogWriter
 from harvester.projections.engine import Engine
@@ -109,9 +109,11 @@ class Run:
 
     def _catch_up(self, home: Home) -> None:
         try:
-            day = open_day(self.trading_date, home)
+            day = open_day(self.trading_date, home, set_aside=True)
         except NoLog:
             return
+        except DamagedLog as error:
+            raise error.for_writers(self.trading_date) from None
         for batch in day.batches():
             self._fold(batch)
 

@@ -1,0 +1,168 @@
+"""Size and reading of a depth log live, compacted and archived. Prints one JSON line each.
+
+    python bench/bench_log.py [--home FOLDER] [--events 2000000] [--live-events 1000000] [--live-commits 57600]
+
+`storage` stores the benches' own depth day (see generator.py) three ways and counts bytes per depth event, journal and
+clock events included. `open` lays a 16-hour log of one-second commits beside the same log compacted and reads both.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+import generator
+import numpy as np
+import pyarrow as pa
+
+import harvester
+from harvester.eventlog.compact import compact_day
+from harvester.eventlog.disk import Disk
+from harvester.eventlog.writer import LogWriter
+from harvester.events.batch import Batch
+from harvester.events.kinds import Kind
+from harvester.home import Home
+from harvester.recorder.archive import archive
+
+if TYPE_CHECKING:
+    from io import FileIO
+
+DAY = generator.DAY
+
+
+class Unsynced(Disk):
+    """57,600 commits in a minute: what is on the disk after a crash does not matter here."""
+
+    def fsync(self, file: FileIO) -> None:
+        """Leave it to the system."""
+
+    def sync_folder(self, path: Path) -> None:
+        """Leave it to the system."""
+
+
+def size(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def reading(home: Home) -> tuple[float, float]:
+    """Seconds to open the day and to read all its events."""
+    start = time.perf_counter()
+    day = harvester.open_day(DAY, home)
+    opened = time.perf_counter()
+    rows = sum(len(batch) for batch in day.batches())
+    assert rows == day.rows
+    return opened - start, time.perf_counter() - opened
+
+
+def storage(home: Home, events: int) -> dict[str, object]:
+    generator.write(home.prepare(), events)
+    live, before = size(home.day(DAY)), harvester.open_day(DAY, home).identity()
+    start = time.perf_counter()
+    archive(home, DAY, Disk())
+    archived = time.perf_counter()
+    compact_day(home, DAY)
+    compacted = time.perf_counter()
+    assert harvester.open_day(DAY, home).identity() == before
+    open_s, read_s = reading(home)
+    small = {"compacted": size(home.day(DAY)), "archive": size(home.archive(DAY))}
+    depth = size_of_depth(home)
+    home.day(DAY).rename(home.temp / "aside")
+    assert harvester.open_day(DAY, home).identity() == before
+    archive_open_s, archive_read_s = reading(home)
+    return {
+        "bench": "log_storage",
+        "depth_events": events,
+        "live_bytes_per_event": round(live / events, 2),
+        "compacted_bytes_per_event": round(small["compacted"] / events, 3),
+        "archive_bytes_per_event": round(small["archive"] / events, 3),
+        **depth,
+        "compact_s": round(compacted - archived, 2),
+        "archive_s": round(archived - start, 2),
+        "compacted_open_s": round(open_s, 3),
+        "compacted_read_s": round(read_s, 3),
+        "archive_open_s": round(archive_open_s, 3),
+        "archive_read_s": round(archive_read_s, 3),
+    }
+
+
+def size_of_depth(home: Home) -> dict[str, float]:
+    rows = harvester.open_day(DAY, home).table(Kind.DEPTH).num_rows
+    places = {"compacted": home.day(DAY), "archive": home.archive(DAY)}
+    return {
+        f"{name}_depth_file_bytes_per_event": round(sum(p.stat().st_size for p in at.rglob("depth.*")) / rows, 3)
+        for name, at in places.items()
+    }
+
+
+def live(home: Home, events: int, commits: int) -> dict[str, object]:
+    """A log of `commits` commits, a clock event in each, not compacted, against the same log compacted."""
+    whole = Batch.concat(list(generator.batches(events, mixed=True, first_seq=1)))
+    whole = Batch({kind: rows for kind, rows in whole.tables.items() if kind is not Kind.CLOCK})
+    whole = renumbered(whole)
+    edges = np.linspace(0, len(whole), commits + 1).astype(int)
+    with LogWriter.open(home.prepare(), DAY, disk=Unsynced()) as writer:
+        for i in range(commits):
+            part = whole.slice(int(edges[i]) + 1, int(edges[i + 1]))
+            writer.commit(with_clock(part, writer.next_seq))
+    open_live, read_live = reading(home)
+    n_live = size(home.day(DAY))
+    compact_day(home, DAY)
+    open_s, read_s = reading(home)
+    return {
+        "bench": "log_open",
+        "events": events,
+        "commits": commits,
+        "live_bytes": n_live,
+        "compacted_bytes": size(home.day(DAY)),
+        "live_open_s": round(open_live, 3),
+        "live_read_s": round(read_live, 3),
+        "compacted_open_s": round(open_s, 3),
+        "compacted_read_s": round(read_s, 3),
+        "live_costs_more_s": round(open_live + read_live - open_s - read_s, 3),
+    }
+
+
+def renumbered(whole: Batch) -> Batch:
+    """Number the events anew from 1, in their order."""
+    seqs = np.sort(np.concatenate([rows.column(0).to_numpy() for rows in whole.tables.values()]))
+    tables = {}
+    for kind, rows in whole.tables.items():
+        places = np.searchsorted(seqs, rows.column(0).to_numpy()).astype(np.uint64) + np.uint64(1)
+        tables[kind] = rows.set_column(0, rows.schema.field(0), pa.array(places))
+    return Batch(tables)
+
+
+def with_clock(part: Batch, first_seq: int) -> Batch:
+    """The events of a second from `first_seq` on, and the clock event that closes it."""
+    last_ts = max(rows.column(1)[-1].as_py() for rows in part.tables.values())
+    shift = np.uint64(first_seq - part.first_seq)
+    tables = {
+        kind: rows.set_column(0, rows.schema.field(0), pa.array(rows.column(0).to_numpy() + shift))
+        for kind, rows in part.tables.items()
+    }
+    row = {"seq": first_seq + len(part), "ts_recv": last_ts, "wall_ns": last_ts, "mono_ns": last_ts}
+    return Batch({**tables, **Batch.of([(Kind.CLOCK, row)]).tables})
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--home", type=Path, default=None, help="folder on the disk to measure")
+    parser.add_argument("--events", type=int, default=2_000_000)
+    parser.add_argument("--live-events", type=int, default=1_000_000)
+    parser.add_argument("--live-commits", type=int, default=57_600)
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory(dir=given.home) as folder:
+        print(json.dumps(storage(Home(Path(folder) / "storage"), given.events)))
+        print(json.dumps(live(Home(Path(folder) / "live"), given.live_events, given.live_commits)))
+
+
+if __name__ == "__main__":
+    main()
