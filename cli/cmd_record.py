@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from harvester.recorder.record import Summary
 
 _GATEWAY, _WHAT, _WHEN, _LOG = "Gateway", "What is recorded", "When", "Log"
+_HISTORY = "History and signals"
 
 
 def record(
@@ -59,6 +60,25 @@ def record(
     ] = None,
     focus_size: Annotated[
         int | None, typer.Option(help="Symbols that get tick-by-tick data [5].", rich_help_panel=_WHAT)
+    ] = None,
+    hist_duration: Annotated[
+        str | None, typer.Option(help="How far the short history bars go back [1 D].", rich_help_panel=_HISTORY)
+    ] = None,
+    hist_bar_size: Annotated[
+        str | None, typer.Option(help="Size of the short history bars [1 min].", rich_help_panel=_HISTORY)
+    ] = None,
+    hist_what: Annotated[str | None, typer.Option(help="What they show [TRADES].", rich_help_panel=_HISTORY)] = None,
+    skip_historical_backfill: Annotated[
+        bool | None,
+        typer.Option("--skip-historical-backfill", help="Ask for no history.", rich_help_panel=_HISTORY),
+    ] = None,
+    require_mtf_alignment: Annotated[
+        bool | None,
+        typer.Option(
+            "--require-mtf-alignment",
+            help="Strategies enter only while the symbol's signal points their way.",
+            rich_help_panel=_HISTORY,
+        ),
     ] = None,
     until: Annotated[
         str | None,
@@ -127,6 +147,11 @@ def record(
         "depth_lines": depth_lines,
         "tick_by_tick_lines": tick_by_tick_lines,
         "focus_size": focus_size,
+        "hist_duration": hist_duration,
+        "hist_bar_size": hist_bar_size,
+        "hist_what": hist_what,
+        "skip_historical_backfill": skip_historical_backfill,
+        "require_mtf_alignment": require_mtf_alignment,
         "commit_seconds": commit_seconds,
         "commit_events": commit_events,
         "compression": compression,

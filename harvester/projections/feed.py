@@ -48,7 +48,7 @@ class TradingFeed:
                 self.trading.on_run_start(run.params, seq, ts)
                 continue
             quotes, trades = self._quotes[done[0] : upto[0]], self._trades[done[1] : upto[1]]
-            before = [h for h in self._happenings if h.seq < seq] if self._happenings else []
+            before = [h for h in self._happenings if h.seq <= seq] if self._happenings else []
             self._happenings = self._happenings[len(before) :]
             self.trading.on_interval(Interval(seq, ts, rows[done[2] : upto[2]], quotes, trades, before, tape, place))
             place, done = place + 1, upto

@@ -46,6 +46,12 @@ class Verdict(NamedTuple):
     gates: tuple[str, ...]
     plan: Plan | None = None
 
+    def only_aligned(self, way: int) -> Verdict:
+        """The verdict, refused with `MTF_ALIGNMENT` unless its plan goes the way of the signal: 1 up, -1 down."""
+        if self.plan is None or way == (1 if self.plan.long else -1):
+            return self
+        return Verdict((*self.gates, "MTF_ALIGNMENT"))
+
 
 class Strategy(Protocol):
     """The surface the trading fold calls; state is plain data, so that it can be stored and restored."""

@@ -16,7 +16,6 @@ import numpy as np
 
 from harvester.projections import episodes
 from harvester.projections.blotter import Blotter
-from harvester.projections.costs import CostTable
 from harvester.projections.episodes import SymbolHealth, Tracked
 from harvester.projections.exchange import Order, OrderType, Shown
 from harvester.projections.interval import QUOTES, TRADES, Happening, What
@@ -24,6 +23,7 @@ from harvester.projections.position import DATA_END, RUN_CHANGE, SESSION_END, TI
 from harvester.projections.strategies import digest, make
 from harvester.projections.strategy import Strategy, View
 from harvester.projections.tape import Tape
+from harvester.projections.terms import Terms
 from harvester.projections.watch import Watch, next_seq
 
 if TYPE_CHECKING:
@@ -35,37 +35,8 @@ if TYPE_CHECKING:
     from harvester.projections.params import RunParams
 
 SECOND_NS = 1_000_000_000
-MILLI_NS = 1_000_000
 NO_BOOK_NS = 60 * SECOND_NS
 _NO_TAPE = Tape(np.empty(0, QUOTES), np.empty(0, TRADES), [])
-
-
-class Terms(msgspec.Struct, frozen=True):
-    """What of a run's parameters trading goes by; `strategies` are (name, recorded digest, settings)."""
-
-    run: str
-    trading_date: str
-    session: tuple[int, int] | None
-    latency_ns: int
-    costs: CostTable
-    memory: str | None
-    strategies: tuple[tuple[str, str, dict[str, Any]], ...]
-
-    @classmethod
-    def of(cls, params: RunParams, run: str) -> Terms:
-        """Pick them out; a run without a cost table trades free of commission."""
-        calendar = params.calendar
-        hours = calendar.session if calendar else None
-        memory = params.memory.get("hash") if isinstance(params.memory, dict) else None
-        return cls(
-            run=run,
-            trading_date=calendar.trading_date if calendar else "",
-            session=(hours.open_ns, hours.close_ns) if hours else None,
-            latency_ns=round(float(params.config.get("latency_ms", 0.0)) * MILLI_NS),
-            costs=msgspec.convert(params.costs or {"name": "none", "maximum_fraction": 0.0}, CostTable),
-            memory=memory,
-            strategies=tuple((ref.name, ref.digest, dict(ref.settings)) for ref in params.strategies),
-        )
 
 
 class State(msgspec.Struct):
@@ -77,6 +48,7 @@ class State(msgspec.Struct):
         trades_of: episodes so far, by symbol.
         outages: con_ids whose feed is interrupted, 0 = all.
         depth_ts: start of the last second with depth rows, by con_id.
+        aligned: 1 all timeframes closed up, -1 all down, 0 neither, by con_id.
     """
 
     terms: Terms | None = None
@@ -91,6 +63,7 @@ class State(msgspec.Struct):
     health: dict[int, SymbolHealth] = {}
     outages: list[int] = []
     depth_ts: dict[int, int] = {}
+    aligned: dict[int, int] = {}
     chain: str = ""
     strategies: list[Any] = []
 
@@ -247,6 +220,8 @@ class Trading:
             health.refused += 1
         elif row.what is What.DATA_TYPE:
             health.data_type = row.value
+        elif row.what is What.ALIGNED:
+            state.aligned[row.con_id] = row.value
 
     def _on_run(self, row: tuple[int, int, Terms]) -> None:
         self._start_runs(row[0])
@@ -381,6 +356,8 @@ class Trading:
             outage=0 in state.outages or con_id in state.outages,
         )
         verdict = strategy.decide(view)
+        if terms is not None and terms.aligned_only:
+            verdict = verdict.only_aligned(state.aligned.get(con_id, 0))
         for tracked in (*state.active, *state.ending):
             tracked.judged(con_id, strategy.name, verdict.gates)
         if verdict.plan is not None and not verdict.gates and terms is not None:

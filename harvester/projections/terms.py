@@ -1,0 +1,49 @@
+"""The terms of a run: what the trading fold takes from its parameters."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from harvester.projections.costs import CostTable
+
+if TYPE_CHECKING:
+    from harvester.projections.params import RunParams
+
+MILLI_NS = 1_000_000
+
+
+class Terms(msgspec.Struct, frozen=True):
+    """What of a run's parameters trading goes by.
+
+    Attributes:
+        strategies: (name, recorded digest, settings).
+        aligned_only: entries only while the symbol's signal points their way.
+    """
+
+    run: str
+    trading_date: str
+    session: tuple[int, int] | None
+    latency_ns: int
+    costs: CostTable
+    memory: str | None
+    strategies: tuple[tuple[str, str, dict[str, Any]], ...]
+    aligned_only: bool = False
+
+    @classmethod
+    def of(cls, params: RunParams, run: str) -> Terms:
+        """Pick them out; a run without a cost table trades free of commission."""
+        calendar = params.calendar
+        hours = calendar.session if calendar else None
+        memory = params.memory.get("hash") if isinstance(params.memory, dict) else None
+        return cls(
+            run=run,
+            trading_date=calendar.trading_date if calendar else "",
+            session=(hours.open_ns, hours.close_ns) if hours else None,
+            latency_ns=round(float(params.config.get("latency_ms", 0.0)) * MILLI_NS),
+            costs=msgspec.convert(params.costs or {"name": "none", "maximum_fraction": 0.0}, CostTable),
+            memory=memory,
+            strategies=tuple((ref.name, ref.digest, dict(ref.settings)) for ref in params.strategies),
+            aligned_only=bool(params.config.get("require_mtf_alignment")),
+        )

@@ -1,0 +1,58 @@
+"""--require-mtf-alignment: entries only the way the symbol's signal points."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from trading_log import DATE, market, run_params, subscriptions
+
+from harvester.calendar import session
+from harvester.events.batch import Batch
+from harvester.events.kinds import Kind
+from harvester.projections.engine import Engine
+from harvester.projections.interval import Happening, What
+from harvester.projections.signals import Signals
+
+SECOND = 1_000_000_000
+
+
+def decisions(*, required: bool, way: int | None, monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """Decisions of a quarter of an hour; `way` is told for every symbol from its first minute on, None = never."""
+
+    def tell(self: Signals, step: Any) -> None:
+        for seq, ts in step.clocks[:1].tolist() if way else []:
+            step.happenings.extend(Happening(seq, ts, con_id, What.ALIGNED, way) for con_id in (101, 102))
+
+    monkeypatch.setattr(Signals, "fold", tell)
+    params = run_params()
+    params = type(params)(**{n: getattr(params, n) for n in params.__struct_fields__ if n != "config"}, config={
+        **params.config, "require_mtf_alignment": required})  # fmt: skip
+    opens = session(DATE).open_ns + 1800 * SECOND
+    start = {"ts_recv": opens, "action": "run_start", "stream": "run", "params": params.text()}
+    rows = [(Kind.REQUEST, start), *subscriptions(opens), *market()]
+    engine = Engine()
+    return engine.fold(Batch.of(rows, 1)).tables["decisions"].to_pylist()
+
+
+def entries(rows: list[dict[str, Any]]) -> list[str]:
+    return [row["reason"] for row in rows if row["action"] == "enter"]
+
+
+def test_without_the_setting_signals_bind_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The sample day trades both ways."""
+    rows = decisions(required=False, way=None, monkeypatch=monkeypatch)
+    assert set(entries(rows)) == {"BREAKOUT_UP", "BREAKOUT_DOWN"}
+
+
+def test_without_a_signal_nothing_is_entered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every breakout is refused with MTF_ALIGNMENT, and the refusal is on record."""
+    rows = decisions(required=True, way=None, monkeypatch=monkeypatch)
+    assert entries(rows) == []
+    assert any("MTF_ALIGNMENT" in (row["gate_codes"] or "") for row in rows)
+
+
+@pytest.mark.parametrize(("way", "reason"), [(1, "BREAKOUT_UP"), (-1, "BREAKOUT_DOWN")])
+def test_only_the_way_of_the_signal(way: int, reason: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With all timeframes up only breakouts upwards are entered, and the mirror image."""
+    assert set(entries(decisions(required=True, way=way, monkeypatch=monkeypatch))) == {reason}
