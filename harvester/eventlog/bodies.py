@@ -49,12 +49,14 @@ def read_stream(path: Path, kind: Kind, parts: Sequence[Part], *, check: bool) -
 
 def _neighbours(parts: Sequence[Part], bytes_max: int) -> Iterator[tuple[int, int]]:
     """Index ranges, both ends included, of parts that lie side by side, up to `bytes_max` but one part at least."""
-    start = 0
+    start, begin, end = 0, parts[0].offset, parts[0].offset
     for i, part in enumerate(parts):
-        last = i + 1 == len(parts)
-        if last or parts[i + 1].offset != part.end or parts[i + 1].end - parts[start].offset > bytes_max:
-            yield start, i
-            start = i + 1
+        offset, upto = part.offset, part.offset + part.length
+        if i > start and (offset != end or upto - begin > bytes_max):
+            yield start, i - 1
+            start, begin = i, offset
+        end = upto
+    yield start, len(parts) - 1
 
 
 def _fill(file: FileIO, offset: int, view: memoryview, at: int, length: int) -> int:
@@ -89,8 +91,9 @@ def check_parts(path: Path, parts: Sequence[Part]) -> Iterator[tuple[int, str, m
             while got < parts[last].end - begin and (n := file.readinto(room[got : parts[last].end - begin])):
                 got += n
             for i in range(first, last + 1):
-                piece = room[parts[i].offset - begin : min(parts[i].end - begin, got)]
-                yield i, "" if checksum(piece) == parts[i].checksum else _WRONG, piece
+                part, at = parts[i], parts[i].offset - begin
+                piece = room[at : min(at + part.length, got)]
+                yield i, "" if checksum(piece) == part.checksum else _WRONG, piece
 
 
 _WRONG = "the bytes do not match their checksum"

@@ -94,7 +94,7 @@ class Final(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     digests_chain: _Check
 
 
-class Part(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+class Part(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, gc=False):
     """What one commit appended to one kind's file: offset and length in bytes, rows, checksum of the bytes.
 
     `req_ids`, Parquet only: (con_id, req_id) pairs where the second follows from the first and is left out of the file.
@@ -160,7 +160,7 @@ ClockRow = tuple[_Number, _I64, _I64, _I32, _U16, _I64, _I64]
 """A `clock` event: seq, ts_recv, con_id, req_id, epoch, wall_ns, mono_ns."""
 
 
-class CommitLine(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class CommitLine(msgspec.Struct, frozen=True, forbid_unknown_fields=True, gc=False):
     """One group commit. `content` is the content hash of the run up to and including it; times are ns UTC.
 
     `clock` events stand here while a run is recorded, which spares a file and its sync; stored again they have a file.

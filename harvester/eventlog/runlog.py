@@ -7,6 +7,8 @@ later, so whatever it speaks of is there.
 
 from __future__ import annotations
 
+from bisect import bisect_left
+from operator import itemgetter
 from typing import TYPE_CHECKING
 
 from harvester.eventlog.bodies import check_parts, check_places, read_stream
@@ -79,6 +81,7 @@ class RunLog:
         self.damages: list[Damage] = []
         self.torn: dict[str, int] = {}
         self.ends: dict[Kind, int] = {}
+        self._parts: dict[Kind, list[tuple[int, Part]]] = {}  # with the index of their commit
         self.journal_end = self.digests_end = 0
         self.chain = self.digests_chain = ""
         self._gap = False  # lines were lost before the next one
@@ -239,7 +242,9 @@ class RunLog:
             self.damages.append(Damage(path, offset, what))
         self._gap = False
         self.commits.append(line)
-        self.ends.update((part.kind, part.end) for part in line.files)
+        for part in line.files:
+            self.ends[part.kind] = part.offset + part.length
+            self._parts.setdefault(part.kind, []).append((len(self.commits) - 1, part))
 
     def _check_final(self) -> None:
         if self.manifest is None or self.manifest.final is None or self.damages:
@@ -292,13 +297,7 @@ class RunLog:
         """Compare every byte the journal names with its checksum; `progress` is told the bytes of each step."""
         prints = {kind: self._print(kind) for kind in self.ends}
         for kind in self.ends:
-            items = [
-                (i, part)
-                for i, line in enumerate(self.commits)
-                for part in line.files
-                if part.kind is kind and i not in self.bad
-            ]
-            self._check_parts(kind, items, progress)
+            self._check_parts(kind, [item for item in self._parts[kind] if item[0] not in self.bad], progress)
         self._proved, self._prints = len(self.commits), prints
 
     def _check_parts(
@@ -324,7 +323,7 @@ class RunLog:
 
     def _check_tail(self, kind: Kind, path: Path, items: Sequence[tuple[int, Part]]) -> None:
         """Without its footer nothing of a Parquet file can be trusted."""
-        parts = [part for line in self.commits for part in line.files if part.kind is kind]
+        parts = [part for _, part in self._parts[kind]]
         wrong, good = check_tail(path, kind, self.tails.get(kind), parts), [i for i, _ in items if i not in self.bad]
         if wrong and good:
             first, last = self.commits[good[0]].first_seq, self.commits[good[-1]].last_seq
@@ -398,7 +397,9 @@ class RunLog:
         return self._clock(self.commits[first:last]) if clock else self._kind(kind, first, last)
 
     def _kind(self, kind: Kind, first: int, last: int) -> pa.RecordBatch | None:
-        picked = [(line, part) for line in self.commits[first:last] for part in line.files if part.kind is kind]
+        named = self._parts.get(kind, [])
+        begin, end = (bisect_left(named, i, key=itemgetter(0)) for i in (first, last))
+        picked = [(self.commits[i], part) for i, part in named[begin:end]]
         if not picked:
             return None
         parts = [part for _, part in picked]
