@@ -25,33 +25,47 @@ def eod(
     allow_not_live: Annotated[
         bool, typer.Option("--allow-not-live", help="Learn from delayed and frozen data too.")
     ] = False,
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask before deleting.")] = False,
+    yes: Annotated[
+        bool, typer.Option("--yes", help="Do not ask before deleting; a must without a terminal and with --json.")
+    ] = False,
+    unfinished: Annotated[
+        bool, typer.Option("--unfinished", help="Fold a date although its recording broke off before its session did.")
+    ] = False,
     home: Annotated[Path | None, typer.Option("--home", help="Data root; else HV_HOME, else this folder.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object for scripts.")] = False,
 ) -> None:
     """Fold a finished date into memory. Stopped at any point, running it again finishes the job.
 
-    Without --delete-temp nothing is deleted. With it the log goes for ever, unless --archive keeps it.
+    Without --delete-temp nothing is deleted. With it the log goes for ever, unless --archive keeps it; it asks first,
+    and where it cannot ask it needs --yes.
+
+    A date is finished when its last recording came to the end it was given (--until, --duration, the end of extended
+    trading), was stopped after the regular close, or holds events up to the end of extended trading. Any other date
+    is refused, since folding closes it; --unfinished folds it all the same.
 
     Example: hv eod --date 2025-07-17 --archive --delete-temp
     """
     from cli.bars import Bar
-    from harvester.errors import Mismatch
+    from harvester.errors import BadSetting, Mismatch
     from harvester.home import Home, parse_date
-    from harvester.recorder.eod import Wishes
+    from harvester.recorder.eod import NOT_CONFIRMED, Wishes
     from harvester.recorder.eod import eod as run
 
+    if delete_temp and not yes and (as_json or not sys.stdin.isatty()):
+        why = "--json asks no questions" if as_json else "there is no terminal to ask on"
+        raise BadSetting(f"--delete-temp asks before it deletes, and {why}: give --yes to delete without asking")
     with Bar(f"folding {date}", quiet=as_json) as bar:
 
         def confirm(plan: Plan) -> bool:
             bar.pause()
-            return _confirmed(plan, ask=not yes and not as_json and sys.stdin.isatty(), quiet=as_json)
+            return _confirmed(plan, ask=not yes, quiet=as_json)
 
         wishes = Wishes(
             parquet=parquet,
             delete_temp=delete_temp,
             archive=archive,
             allow_not_live=allow_not_live,
+            unfinished=unfinished,
             progress=bar.step,
             confirm=confirm,
         )
@@ -60,7 +74,7 @@ def eod(
         typer.echo(json_text.dumps(report.plain()))
     else:
         _show(report)
-    if report.stopped and report.stopped != "not confirmed":
+    if report.stopped and report.stopped != NOT_CONFIRMED:
         raise Mismatch(f"nothing more of {date} is deleted: {report.stopped}; look at it, then run this again")
 
 
@@ -73,6 +87,8 @@ def _confirmed(plan: Plan, *, ask: bool, quiet: bool) -> bool:
 
 
 def _show(report: Report) -> None:
+    from harvester.recorder.eod import NOT_CONFIRMED
+
     for note in report.notes:
         typer.echo(note)
     typer.echo(f"{report.trading_date}  through seq {report.through_seq}, content {report.content_hash}")
@@ -89,5 +105,7 @@ def _show(report: Report) -> None:
     for difference in report.differences:
         if difference.what != "missing":
             typer.echo(f"  {difference.what}: {difference.path}")
+    if report.stopped == NOT_CONFIRMED:
+        typer.echo(f"  nothing was deleted: {' and '.join(report.stays)} stay; --delete-temp again asks again")
     if report.deleted:
         typer.echo(f"  deleted {report.deleted} files and folders below temp/")

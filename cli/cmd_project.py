@@ -17,7 +17,10 @@ def project(
     date: Annotated[list[str] | None, typer.Option("--date", help="Trading date, yyyy-MM-dd; repeatable.")] = None,
     first: Annotated[str | None, typer.Option("--from", help="Every recorded date from this one on.")] = None,
     last: Annotated[str | None, typer.Option("--to", help="Every recorded date up to this one.")] = None,
-    symbols: Annotated[str | None, typer.Option("--symbols", help="Only these, comma-separated; default all.")] = None,
+    symbols: Annotated[
+        str | None,
+        typer.Option("--symbols", help="Only these, comma-separated, in files that carry them in their names."),
+    ] = None,
     out: Annotated[
         Path | None, typer.Option("--out", help="Folder to write into; else exports/ and temp/episodes/.")
     ] = None,
@@ -29,7 +32,8 @@ def project(
     """Rebuild dates from their logs: episodes, buckets, decisions, fills, health, and one digest per projection.
 
     The same log and the same code give the same bytes, however often it runs and with however many --jobs. A date whose
-    log, code, options and files are those of the last time is not folded again.
+    log, code, options and files are those of the last time is not folded again. Of a date that is being recorded a
+    position still open is no episode yet.
 
     Example: hv project --date 2025-07-17
     """
@@ -38,7 +42,7 @@ def project(
     from harvester.recorder.jobs import Failure, Task, dates_of, project_dates
 
     found = Home.find(home)
-    wanted = tuple(s.strip() for s in symbols.split(",") if s.strip()) if symbols else None
+    wanted = tuple(s.strip() for s in symbols.split(",") if s.strip()) if symbols is not None else None
     days = [day.isoformat() for day in dates_of(found, date or (), first, last)]
     target = None if out is None else str(out.resolve())
     tasks = [Task(str(found.root), day, target, wanted, force) for day in days]
@@ -70,7 +74,9 @@ def _show(made: Summary) -> None:
     typer.echo(f"{made.trading_date}  {made.events} events through seq {made.through_seq}, content {made.content_hash}")
     for name, digest in made.digests.items():
         typer.echo(f"  {name:<8} {digest}")
-    typer.echo(", ".join(f"{rows} {name}" for name, rows in made.rows.items()))
+    typer.echo("wrote " + ", ".join(f"{rows} {name}" for name, rows in made.rows.items()))
+    if made.open:
+        typer.echo(f"  {made.open} still open: no episodes yet, the date is being recorded")
     folders = [Path(name).parent for name in made.files]
     for folder in sorted(set(folders)):
         typer.echo(f"  {folders.count(folder):>4} files in {folder}")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
+    from harvester.recorder.exports import FilesPart
     from harvester.recorder.verify import Verified
 
 
@@ -17,7 +18,11 @@ def verify(
     home: Annotated[Path | None, typer.Option("--home", help="Data root; else HV_HOME, else this folder.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="JSON for scripts.")] = False,
 ) -> None:
-    """Prove a day: every byte of the log, live digests against replay, episode files against the projection.
+    """Prove a day: every byte of the log, live digests against replay, episode files and exports against the log.
+
+    Compared are the files of temp/episodes/ and, of exports/, buckets, decisions, fills and health of the whole date;
+    what `hv project --out` or `--symbols` wrote is not. A file of an earlier look at the unfinished day is told, not
+    counted.
 
     Exit code 0: all equal. 1: the log is damaged. 11: live and replay, or files and log, differ. 12: recorded by other
     code than this, so live and replay cannot be compared (everything else is right).
@@ -38,7 +43,7 @@ def verify(
 
 
 def _lines(found: Verified) -> list[str]:
-    log, live, files = found.log, found.live, found.files
+    log, live = found.log, found.live
     out = [f"log      {_word(not log.problems)}  {log.events:,} events in {log.runs} runs, {log.bytes:,} bytes re-read"]
     out += [f"         identity {log.identity}"] if log.identity else []
     out += [f"         {text}" for text in (*log.problems, *log.notes)]
@@ -51,12 +56,19 @@ def _lines(found: Verified) -> list[str]:
             f"         {live.changed} were written by other code than this and cannot be compared (exit code 12)"
         )
     out += [f"         {run} at seq {seq}: {', '.join(names)} differ" for run, seq, names in live.mismatches]
-    out.append(f"files    {_word(not files.differences)}  " + (files.note or f"{files.checked} episode files compared"))
-    out += [f"         {text}" for text in files.differences]
+    out += _of_files("episodes", "episode files", found.files)
+    out += _of_files("exports ", "exports", found.exports)
     streams = found.streams
     within = streams.measured - len(streams.outside)
     out.append(f"streams  {within} of {streams.measured} hourly comparisons within tolerance (`hv health` shows them)")
     return out
+
+
+def _of_files(title: str, what: str, part: FilesPart) -> list[str]:
+    said = [f"{part.checked} {what} compared"] if part.checked or not part.note else []
+    said += [part.note] if part.note else []
+    lines = [f"{title} {_word(not part.differences)}  " + "; ".join(said)]
+    return lines + [f"         {text}" for text in (*part.differences, *part.early)]
 
 
 def _word(good: bool) -> str:

@@ -397,7 +397,7 @@ def test_killed_recorder_is_recovered_first(home):
         writer.abandon()
     with (run / "commits.jsonl").open("ab") as file:
         file.write(b'{"commit": 99')
-    report = eod(home, NEXT)
+    report = eod(home, NEXT, Wishes(unfinished=True))
     assert report.through_seq == before + 1
     assert "13 bytes of commits.jsonl" in report.notes[0]
 
@@ -406,7 +406,7 @@ def test_command_line(home):
     """The command prints what it did, says that the log goes for ever, and is silent about nothing it deletes."""
     code = (
         "import typer; from cli.cmd_eod import eod; app = typer.Typer(); app.command()(eod); "
-        f"app(['--date', '{NEXT}', '--home', {str(home.root)!r}, '--delete-temp'])"
+        f"app(['--date', '{NEXT}', '--home', {str(home.root)!r}, '--delete-temp', '--yes'])"
     )
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=Path(__file__).parent.parent

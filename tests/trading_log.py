@@ -11,7 +11,7 @@ from harvester.config import Settings
 from harvester.eventlog.writer import LogWriter
 from harvester.events.batch import Batch
 from harvester.events.kinds import Kind, TickStream
-from harvester.home import Home  # noqa: TC001 - used at run time by those who import it
+from harvester.home import Home
 from harvester.projections.params import RunParams, StrategyRef
 from harvester.projections.strategies import describe
 
@@ -64,7 +64,15 @@ def subscriptions(ts: int, data_type: int = 1) -> Rows:
     return rows
 
 
-def record(home: Home, day: date = DATE, *, runs: int = 1, data_type: int = 1, **kwargs: Any) -> None:
+def record(
+    home: Home,
+    day: date = DATE,
+    *,
+    runs: int = 1,
+    data_type: int = 1,
+    reason: str = "end of recording",
+    **kwargs: Any,
+) -> None:
     """Write the day, cut into runs of equal length; no later run is subscribed before its start."""
     rows = market(day, **kwargs)
     size = len(rows) // runs + 1
@@ -74,7 +82,8 @@ def record(home: Home, day: date = DATE, *, runs: int = 1, data_type: int = 1, *
             writer.begin(ts)
             events = [*subscriptions(ts, data_type), *part]
             last = events[-1][1]["ts_recv"]
-            events.append((Kind.REQUEST, {"action": "run_end", "stream": "run", "ts_recv": last}))
+            end = {"action": "run_end", "stream": "run", "params": f'{{"reason":"{reason}"}}', "ts_recv": last}
+            events.append((Kind.REQUEST, end))
             for i in range(0, len(events), 500):
                 writer.commit(Batch.of(events[i : i + 500], writer.next_seq))
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from harvester.artefacts.episodes import Difference, compare_day
+from harvester.artefacts.episodes import Difference, compare_day, superseded
 from harvester.artefacts.tables import about as about_of
 from harvester.artefacts.tables import read_parquet
 from harvester.artefacts.text import put
@@ -33,6 +33,7 @@ from harvester.eventlog.verify import verify_day
 from harvester.memory import fold as memory_fold
 from harvester.recorder import archive as archiving
 from harvester.recorder import deletion, kept
+from harvester.recorder.over import must_be_over
 from harvester.recorder.project import Projected, fold_day
 
 if TYPE_CHECKING:
@@ -60,12 +61,15 @@ STEPS = (
     "done",
 )
 
+NOT_CONFIRMED = "not confirmed"
+
 
 @dataclass(frozen=True)
 class Wishes:
     """What `hv eod` was asked for, and how it is watched.
 
     Attributes:
+        unfinished: fold a date although its last run broke off before the session's end.
         at: told the name of each step before it begins.
         progress: told (step, done, total) while a step reads the log.
         confirm: shown the deletion list; False leaves everything in place.
@@ -75,6 +79,7 @@ class Wishes:
     delete_temp: bool = False
     archive: bool = False
     allow_not_live: bool = False
+    unfinished: bool = False
     disk: Disk = field(default_factory=Disk)
     at: Callable[[str], None] = lambda _: None
     progress: Callable[[str, int, int], None] = lambda *_: None
@@ -114,6 +119,7 @@ def eod(home: Home, trading_date: date, wishes: Wishes | None = None) -> Report:
 
     Raises:
         LockHeld: it is being recorded, or folded by somebody else.
+        CannotRun: its session is not over; nothing is touched.
         NoLog: nothing was recorded on it.
         DamagedLog: its log is not what was written; nothing is touched.
         Mismatch: something written reads back otherwise.
@@ -124,15 +130,16 @@ def eod(home: Home, trading_date: date, wishes: Wishes | None = None) -> Report:
     with DateLock(home, trading_date, "eod"):
         if _finished_before(home, trading_date, wishes, report):
             return report
+        size = _admit(home, trading_date, wishes)
         recovered = recover_held(home, trading_date, wishes.disk).recovered
         report.notes += [str(recovery) for recovery in recovered]
         wishes.at("verify")
-        _verify(home, trading_date, wishes)
+        _verify(home, trading_date, wishes, size)
         wishes.at("project")
         day = open_day(trading_date, home)
         made = fold_day(day, lambda done, total: wishes.progress("project", done, total))
         wishes.at("compare")
-        report.differences = compare_day(home.episodes(trading_date), *_versions(made))
+        _compare(home, made, report)
         _keep(home, day, made, wishes, report)
         if wishes.archive:
             wishes.at("archive")
@@ -143,8 +150,15 @@ def eod(home: Home, trading_date: date, wishes: Wishes | None = None) -> Report:
     return report
 
 
-def _verify(home: Home, trading_date: date, wishes: Wishes) -> None:
-    size = sum(run.n_bytes for run in open_day(trading_date, home).runs)
+def _admit(home: Home, trading_date: date, wishes: Wishes) -> int:
+    """The bytes of a log that may be folded."""
+    day = open_day(trading_date, home)
+    if not wishes.unfinished:
+        must_be_over(day)
+    return sum(run.n_bytes for run in day.runs)
+
+
+def _verify(home: Home, trading_date: date, wishes: Wishes, size: int) -> None:
     done = 0
 
     def step(n_bytes: int) -> None:
@@ -161,6 +175,13 @@ def _versions(made: Projected) -> list[dict[str, bytes]]:
     """The episode files under the recorded toggles first, then under every other setting of them."""
     others = [made.files(epoch_ms=ms, series_jsonl=True) for ms in (False, True)]
     return [made.files(), *others]
+
+
+def _compare(home: Home, made: Projected, report: Report) -> None:
+    """Compare the episode files; those of an earlier look at the unfinished day are no difference."""
+    folder, versions = home.episodes(made.trading_date), _versions(made)
+    early = superseded(folder, versions[0], made.documents)
+    report.differences = [d for d in compare_day(folder, *versions) if d.path not in early]
 
 
 def _keep(home: Home, day: Day, made: Projected, wishes: Wishes, report: Report) -> None:
@@ -306,7 +327,8 @@ def _delete(home: Home, trading_date: date, made: Projected, wishes: Wishes, rep
     if not listed.files and not listed.folders:
         return  # an earlier list, if there is one, stays as the record of what went
     if not wishes.confirm(listed):
-        report.stopped = "not confirmed"
+        report.stopped = NOT_CONFIRMED
+        report.stays = [p.relative_to(home.root).as_posix() for p in _doomed_folders(home, trading_date) if p.exists()]
         return
     deletion.write_plan(plan_path(home, trading_date), listed, wishes.disk)
     _carry_out(home, trading_date, listed, wishes, report)

@@ -13,7 +13,7 @@ from harvester.errors import BadSetting, HarvesterError
 from harvester.eventlog.days import recorded_dates
 from harvester.eventlog.reader import open_day
 from harvester.home import Home, parse_date
-from harvester.recorder.project import fold_day, write_artefacts
+from harvester.recorder.project import being_recorded, fold_day, write_artefacts
 from harvester.recorder.projected import Memo, Summary, summary_of
 
 if TYPE_CHECKING:
@@ -75,11 +75,12 @@ def project_date(task: Task, progress: Progress | None = None) -> Summary:
     home, day = Home(Path(task.root)), parse_date(task.trading_date)
     out = None if task.out is None else Path(task.out)
     log = open_day(day, home)
-    memo = Memo(home, log, out, task.symbols)
+    live = being_recorded(home, log)
+    memo = Memo(home, log, out, task.symbols, live=live)
     if not task.force and (before := memo.unchanged()) is not None:
         return before
     made = fold_day(log, progress)
-    summary = summary_of(made, write_artefacts(made, home, out, task.symbols))
+    summary = summary_of(made, write_artefacts(made, home, out, task.symbols, live=live))
     memo.keep(summary)
     return summary
 

@@ -5,15 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import pyarrow as pa
+import pyarrow.compute as pc
+
 from harvester.artefacts import episodes as episode_files
 from harvester.artefacts.buckets import bucket_rows, of_symbols, with_gate_codes
-from harvester.artefacts.candles import RunSpan, candle_files
-from harvester.artefacts.picture import day_picture, panels_of
-from harvester.artefacts.tables import joined, parquet_file
-from harvester.artefacts.text import envelope, json_file, put, times
-from harvester.errors import CannotRun
+from harvester.artefacts.candles import RunSpan
+from harvester.artefacts.tables import joined
+from harvester.artefacts.text import envelope, put, times
 from harvester.eventlog.columns import fold_batches
 from harvester.eventlog.disk import Disk
+from harvester.eventlog.lock import DateLock
 from harvester.eventlog.reader import open_day
 from harvester.events.kinds import Action, Kind
 from harvester.projections.blotter import TABLES
@@ -24,13 +26,12 @@ from harvester.projections.merge import COLUMNS
 from harvester.projections.params import RunParams
 from harvester.projections.signals import SIGNALS
 from harvester.projections.tables import BUCKETS
+from harvester.recorder.exports import check_symbols, exports_of, part_of, tables_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from datetime import date
     from pathlib import Path
-
-    import pyarrow as pa
 
     from harvester.eventlog.reader import Day
     from harvester.home import Home
@@ -78,14 +79,26 @@ class Projected:
         texts: list[str] = self.tables["episodes"]["document"].to_pylist()
         return texts
 
-    def files(self, **toggles: bool) -> dict[str, bytes]:
-        """The episode files under the recorded toggles, or under these."""
+    @property
+    def open_at_end(self) -> list[str]:
+        """The documents of positions that were open when the log ended."""
+        table = self.tables["episodes"]
+        texts: list[str] = table.filter(_open(table))["document"].to_pylist()
+        return texts
+
+    def files(self, documents: Sequence[str] | None = None, **toggles: bool) -> dict[str, bytes]:
+        """The episode files, all or those of some documents, under the recorded toggles or under these."""
         chosen = self.toggles | {f"episode_{name}": value for name, value in toggles.items()}
         return episode_files.day_files(
-            self.documents,
+            self.documents if documents is None else documents,
             epoch_ms=chosen.get("episode_epoch_ms", False),
             series_jsonl=chosen.get("episode_series_jsonl", False),
         )
+
+
+def _open(episodes: pa.Table) -> pa.ChunkedArray:
+    """Which episodes are positions that were open when the log ended."""
+    return pc.fill_null(pc.equal(episodes["exit_reason"], episode_files.DATA_END), False)
 
 
 def fold_day(
@@ -146,11 +159,19 @@ def _toggles(day: Day) -> dict[str, bool]:
 
 @dataclass
 class Written:
-    """What `write_artefacts` put where; `superseded` are files of an unfinished day that were taken away."""
+    """What `write_artefacts` put where.
+
+    Attributes:
+        rows: by table, of what was written.
+        superseded: files of an unfinished day that were taken away.
+        open: positions still open on a day that is being recorded: they have no episode yet.
+    """
 
     files: list[Path] = field(default_factory=list)
+    rows: dict[str, int] = field(default_factory=dict)
     superseded: list[Path] = field(default_factory=list)
     differences: list[episode_files.Difference] = field(default_factory=list)
+    open: int = 0
 
 
 def write_artefacts(
@@ -159,44 +180,42 @@ def write_artefacts(
     out: Path | None = None,
     symbols: Sequence[str] | None = None,
     disk: Disk | None = None,
+    *,
+    live: bool = False,
 ) -> Written:
-    """Write episodes, buckets, candles, signals, decisions, fills, health; below `out`, else in their usual places."""
+    """Write episodes, buckets, candles, signals, decisions, fills, health; below `out`, else in their usual places.
+
+    With `symbols` only of these, in files that carry them in their names. While the date is being recorded (`live`) a
+    position that is open is no episode yet.
+
+    Raises:
+        CannotRun: the date holds no such symbol, or the disk refuses.
+    """
     disk = disk or Disk()
-    written = Written()
-    day = made.trading_date.isoformat()
+    tables = tables_of(made, symbols)
+    whole = tables["episodes"]
+    tables["episodes"] = whole.filter(pc.invert(_open(whole))) if live else whole
+    written = Written(rows={name: tables[name].num_rows for name in SCHEMAS})
+    written.open = whole.num_rows - tables["episodes"].num_rows
     folder = (out or home.exports()).resolve()
-    tables = {name: of_symbols(made.tables[name], symbols) for name in ("buckets", "candles", "signals", *TABLES)}
-    contents = {
-        f"buckets_{day}.parquet": parquet_file(with_gate_codes(tables["buckets"], tables["decisions"]), _about(made)),
-        f"decisions_{day}.parquet": parquet_file(tables["decisions"], _about(made)),
-        f"fills_{day}.json": _rows_file("harvester.fills", made, tables["fills"]),
-        f"health_{day}.json": _rows_file("harvester.health", made, made.tables["health"]),
-    }
-    contents |= candle_files(
-        tables["candles"],
-        tables["signals"],
-        made.runs,
-        trading_date=day,
-        health=made.health,
-        epoch_ms=made.toggles.get("episode_epoch_ms", False),
-    )
-    documents = tables["episodes"]["document"].to_pylist()
-    title = f"{day}   {made.rows:,} events, {len(documents)} episodes"
-    contents[f"day_{day}.svg"] = day_picture(title, panels_of(tables["buckets"], documents)).encode()
-    for name, data in contents.items():
+    for name, data in exports_of(made, tables, part_of(symbols)).items():
         put(folder / name, data, disk)
         written.files.append(folder / name)
-    below = home.episodes(made.trading_date) if out is None else folder / "episodes" / day
-    files = episode_files.day_files(documents, **_plain(made.toggles))
+    below = home.episodes(made.trading_date) if out is None else folder / "episodes" / made.trading_date.isoformat()
+    files = made.files(tables["episodes"]["document"].to_pylist())
     episode_files.write_day(below, files, disk)
     written.files += [below / name for name in sorted(files)]
     if symbols is None:
         _supersede(below, files, made, disk, written)
+        if live:  # the recorder has gone on writing meanwhile: only what was written here can be judged
+            written.differences = [d for d in written.differences if d.what != "unexpected"]
     return written
 
 
-def _plain(toggles: dict[str, bool]) -> dict[str, bool]:
-    return {name.removeprefix("episode_"): value for name, value in toggles.items()}
+def being_recorded(home: Home, day: Day) -> bool:
+    """Whether the date goes on: a run has not ended, or a recorder holds the date."""
+    holder = DateLock(home, day.trading_date).held_by()
+    return not day.complete or (holder is not None and holder.purpose != "eod")
 
 
 def _supersede(below: Path, files: dict[str, bytes], made: Projected, disk: Disk, written: Written) -> None:
@@ -209,27 +228,6 @@ def _supersede(below: Path, files: dict[str, bytes], made: Projected, disk: Disk
             disk.sync_folder(path.parent)
         written.superseded = stale
     written.differences = episode_files.compare_day(below, files)
-
-
-def _about(made: Projected) -> dict[str, str]:
-    return {
-        "trading_date": made.trading_date.isoformat(),
-        "content_hash": made.identity,
-        "through_seq": str(made.last_seq),
-        "run": made.run,
-    }
-
-
-def _rows_file(schema: str, made: Projected, table: pa.Table) -> bytes:
-    body = envelope(
-        schema,
-        table.to_pylist(),
-        trading_date=made.trading_date.isoformat(),
-        run=made.run,
-        through_seq=made.last_seq,
-        health=made.health,
-    )
-    return json_file(times(body, epoch_ms=made.toggles.get("episode_epoch_ms", False)))
 
 
 def project(
@@ -245,9 +243,12 @@ def project(
     Raises:
         NoLog: nothing was recorded on it.
         DamagedLog: its log is not what was written.
+        CannotRun: it holds no such symbol.
     """
-    made = fold_day(open_day(trading_date, home), progress)
-    return made, write_artefacts(made, home, out, symbols)
+    day = open_day(trading_date, home)
+    live = being_recorded(home, day)
+    made = fold_day(day, progress)
+    return made, write_artefacts(made, home, out, symbols, live=live)
 
 
 def bucket_artefact(made: Projected, symbol: str) -> dict[str, Any]:
@@ -256,9 +257,7 @@ def bucket_artefact(made: Projected, symbol: str) -> dict[str, Any]:
     Raises:
         CannotRun: the date holds no such symbol.
     """
-    known = sorted(set(made.tables["buckets"]["symbol"].to_pylist()))
-    if symbol not in known:
-        raise CannotRun(f"no symbol {symbol!r} on {made.trading_date}; recorded are {', '.join(known) or 'none'}")
+    check_symbols(made, [symbol])
     rows = of_symbols(with_gate_codes(made.tables["buckets"], made.tables["decisions"]), [symbol])
     body = envelope(
         "harvester.buckets",

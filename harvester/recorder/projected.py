@@ -32,7 +32,13 @@ _LIBRARIES = ("numpy", "numba", "pyarrow", "polars", "msgspec")
 
 
 class Summary(msgspec.Struct, kw_only=True):
-    """One date, projected. `rows` by table; paths as text; `skipped`: nothing had changed, so nothing was folded."""
+    """One date, projected.
+
+    Attributes:
+        rows: by table, of what was written.
+        open: positions still open on a day that is being recorded, which have no episode yet.
+        skipped: nothing had changed, so nothing was folded.
+    """
 
     trading_date: str
     content_hash: str
@@ -44,6 +50,7 @@ class Summary(msgspec.Struct, kw_only=True):
     files: list[str]
     superseded: list[str] = []
     differences: list[dict[str, str]] = []
+    open: int = 0
     skipped: bool = False
 
 
@@ -68,11 +75,12 @@ def summary_of(made: Projected, written: Written) -> Summary:
         through_seq=made.last_seq,
         events=made.rows,
         digests=made.digests,
-        rows={name: table.num_rows for name, table in made.tables.items()},
+        rows=written.rows,
         health=made.health,
         files=[str(path) for path in written.files],
         superseded=[str(path) for path in written.superseded],
         differences=[{"path": str(d.path), "what": d.what} for d in written.differences],
+        open=written.open,
     )
 
 
@@ -81,16 +89,19 @@ class Memo:
 
     Args:
         out, symbols: as `project` takes them; each combination is a target of its own.
+        live: whether the day is being recorded; the same log gives more episodes when it is over.
     """
 
-    def __init__(self, home: Home, day: Day, out: Path | None, symbols: Sequence[str] | None) -> None:
+    def __init__(
+        self, home: Home, day: Day, out: Path | None, symbols: Sequence[str] | None, *, live: bool = False
+    ) -> None:
         folder = (out or home.exports()).resolve()
         self.trading_date = day.trading_date
         self._episodes = home.episodes(day.trading_date) if out is None else folder / "episodes" / _name(day)
         target = _hash(msgspec.json.encode((str(folder), str(self._episodes), symbols)))[:12]
         self._path = home.cache / "projected" / f"{_name(day)}-{target}.json"
         libraries = [f"{name} {version(name)}" for name in _LIBRARIES]
-        parts = (day.identity(), package_digest(), platform.python_version(), libraries, target)
+        parts = (day.identity(), package_digest(), platform.python_version(), libraries, target, live)
         self._key = _hash(msgspec.json.encode(parts))
 
     def unchanged(self) -> Summary | None:

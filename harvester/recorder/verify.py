@@ -6,13 +6,14 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from harvester.artefacts.episodes import compare_day
+from harvester.artefacts.episodes import compare_day, superseded
 from harvester.eventlog.reader import open_day
 from harvester.eventlog.verify import verify_day
 from harvester.events.kinds import Action, Kind
 from harvester.projections.params import RunParams, package_digest
 from harvester.projections.reconcile import check_rows, reconcile
-from harvester.recorder.project import fold_day
+from harvester.recorder.exports import FilesPart, compare_exports
+from harvester.recorder.project import being_recorded, fold_day
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -52,14 +53,6 @@ class LivePart(msgspec.Struct, kw_only=True):
     mismatches: list[tuple[str, int, list[str]]] = []
 
 
-class FilesPart(msgspec.Struct, kw_only=True):
-    """Episode files on disk against the projection."""
-
-    checked: int = 0
-    differences: list[str] = []
-    note: str = ""
-
-
 class StreamsPart(msgspec.Struct, kw_only=True):
     """The streams against each other, as `hv health` compares them: information, never a failure.
 
@@ -74,12 +67,13 @@ class StreamsPart(msgspec.Struct, kw_only=True):
 
 
 class Verified(msgspec.Struct, kw_only=True):
-    """The whole report; `exit_code` is 0 clean, 1 damaged, 11 not equal, 12 recorded by other code."""
+    """The whole report; `files` are the episodes; `exit_code` is 0 clean, 1 damaged, 11 not equal, 12 other code."""
 
     trading_date: str
     log: LogPart
     live: LivePart
-    files: FilesPart
+    files: FilesPart = msgspec.field(default_factory=FilesPart)
+    exports: FilesPart = msgspec.field(default_factory=FilesPart)
     streams: StreamsPart = msgspec.field(default_factory=StreamsPart)
     digests: dict[str, str] = {}
     exit_code: int = 0
@@ -101,17 +95,20 @@ def verify(home: Home, trading_date: date, progress: Callable[[str, int, int], N
         problems=[str(problem) for problem in report.problems],
         notes=list(report.notes),
     )
-    found = Verified(trading_date=trading_date.isoformat(), log=log, live=LivePart(), files=FilesPart())
+    found = Verified(trading_date=trading_date.isoformat(), log=log, live=LivePart())
     if not report.clean:
         found.exit_code = DAMAGED
-        found.files.note = "not compared: the log is damaged"
+        found.files.note = found.exports.note = "not compared: the log is damaged"
         return found
     day = open_day(trading_date, home)
     made = _replay(day, found.live, (lambda done, total: progress("replay", done, total)) if progress else None)
     found.digests = made.digests
-    found.files = _files(home, day, made)
     found.streams = _streams(day)
-    if found.live.mismatches or found.files.differences:
+    if being_recorded(home, day):
+        found.files.note = found.exports.note = "not compared: the day is being recorded"
+    else:
+        found.files, found.exports = _episodes(home, made), compare_exports(home, made)
+    if found.live.mismatches or found.files.differences or found.exports.differences:
         found.exit_code = MISMATCH
     elif found.live.changed:
         found.exit_code = CODE_CHANGED
@@ -148,12 +145,22 @@ def _code_of_runs(day: Day) -> dict[str, str]:
     return {run.run: begun.get(run.first_seq, "") for run in day.runs}
 
 
-def _files(home: Home, day: Day, made: Projected) -> FilesPart:
-    folder = home.episodes(day.trading_date)
-    if not folder.is_dir():
-        return FilesPart(note="no episode files yet; `hv project` writes them")
-    if not day.complete:
-        return FilesPart(note="not compared: the day is still being recorded")
+def _episodes(home: Home, made: Projected) -> FilesPart:
+    """The episode files; what only `hv project` writes or takes away at a day's end may still be to do."""
+    folder = home.episodes(made.trading_date)
+    if not folder.is_dir() and made.documents:
+        return FilesPart(note=f"not compared: no files; `hv project` writes the {len(made.documents)} episodes")
     files = made.files()
-    differences = [f"{d.path.relative_to(home.root).as_posix()}: {d.what}" for d in compare_day(folder, files)]
-    return FilesPart(checked=len(files), differences=differences)
+    gone = superseded(folder, files, made.documents)
+    late = {folder / name for name in made.files(made.open_at_end)}
+    found = FilesPart(checked=len(files))
+    for path, what in ((d.path, d.what) for d in compare_day(folder, files)):
+        name = path.relative_to(home.root).as_posix()
+        if path in gone:
+            found.early.append(f"{name}: of an earlier look at the unfinished day; `hv project` takes it away")
+        elif what == "missing" and path in late:
+            found.early.append(f"{name}: open when the day ended; `hv project` writes it")
+            found.checked -= 1
+        else:
+            found.differences.append(f"{name}: {what}")
+    return found

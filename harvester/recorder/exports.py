@@ -1,0 +1,175 @@
+"""The files of `exports/`: what a projected date puts there, and whether what lies there is still that."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING
+
+import msgspec
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from harvester.artefacts.buckets import of_symbols, with_gate_codes
+from harvester.artefacts.candles import candle_files
+from harvester.artefacts.picture import day_picture, panels_of
+from harvester.artefacts.tables import about as about_of
+from harvester.artefacts.tables import parquet_file, read_parquet
+from harvester.artefacts.text import envelope, json_file, times
+from harvester.errors import CannotRun, DamagedLog
+from harvester.home import file_name
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from harvester.home import Home
+    from harvester.recorder.project import Projected
+
+_NAMES_LENGTH_MAX = 100
+
+
+class FilesPart(msgspec.Struct, kw_only=True):
+    """Files on disk against the projection.
+
+    Attributes:
+        checked: files compared.
+        early: those of an earlier look at the unfinished day, and those its end has still to give: no difference.
+        note: why nothing, or not everything, was compared.
+    """
+
+    checked: int = 0
+    differences: list[str] = []
+    early: list[str] = []
+    note: str = ""
+
+
+def tables_of(made: Projected, symbols: Sequence[str] | None) -> dict[str, pa.Table]:
+    """The date's tables, of these symbols only.
+
+    Raises:
+        CannotRun: the date holds no such symbol.
+    """
+    if symbols is None:
+        return dict(made.tables)
+    check_symbols(made, symbols)
+    tables = {name: table if name == "health" else of_symbols(table, symbols) for name, table in made.tables.items()}
+    of_date = pc.is_null(tables["health"]["symbol"])
+    of_them = pc.is_in(tables["health"]["symbol"], pa.array(symbols, pa.string()))
+    return tables | {"health": tables["health"].filter(pc.or_(of_date, of_them))}
+
+
+def check_symbols(made: Projected, symbols: Sequence[str]) -> None:
+    """Refuse symbols the date does not hold, or none at all.
+
+    Raises:
+        CannotRun: as said.
+    """
+    known = sorted(set(made.tables["buckets"]["symbol"].to_pylist()))
+    there = f"on {made.trading_date}; recorded are {', '.join(known) or 'none'}"
+    if not symbols:
+        raise CannotRun(f"no symbol is named; name some {there}")
+    if strange := [symbol for symbol in symbols if symbol not in known]:
+        raise CannotRun(f"no symbol {', '.join(map(repr, strange))} {there}")
+
+
+def part_of(symbols: Sequence[str] | None) -> str:
+    """What file names say of the symbols, in any order `_ACME+BOLT`; of a list that is too long its length and hash."""
+    if symbols is None:
+        return ""
+    names = "+".join(sorted({file_name(symbol) for symbol in symbols}))
+    if len(names) <= _NAMES_LENGTH_MAX:
+        return f"_{names}"
+    return f"_{len(set(symbols))}_symbols_{hashlib.blake2b(names.encode(), digest_size=6).hexdigest()}"
+
+
+def exports_of(made: Projected, tables: dict[str, pa.Table], part: str) -> dict[str, bytes]:
+    """Every file but the episodes, by name; `part` stands in the names of files that hold a part of the date."""
+    day = made.trading_date.isoformat()
+    contents = day_exports(made, tables, part)
+    contents |= candle_files(
+        tables["candles"],
+        tables["signals"],
+        made.runs,
+        trading_date=day,
+        health=made.health,
+        epoch_ms=made.toggles.get("episode_epoch_ms", False),
+    )
+    documents = tables["episodes"]["document"].to_pylist()
+    title = f"{day}   {made.rows:,} events, {len(documents)} episodes"
+    contents[f"day_{day}{part}.svg"] = day_picture(title, panels_of(tables["buckets"], documents)).encode()
+    return contents
+
+
+def day_exports(made: Projected, tables: dict[str, pa.Table], part: str = "") -> dict[str, bytes]:
+    """The files that hold one table of the date each, by name."""
+    day = f"{made.trading_date.isoformat()}{part}"
+    return {
+        f"buckets_{day}.parquet": parquet_file(with_gate_codes(tables["buckets"], tables["decisions"]), _about(made)),
+        f"decisions_{day}.parquet": parquet_file(tables["decisions"], _about(made)),
+        f"fills_{day}.json": _rows_file("harvester.fills", made, tables["fills"]),
+        f"health_{day}.json": _rows_file("harvester.health", made, tables["health"]),
+    }
+
+
+def _about(made: Projected) -> dict[str, str]:
+    return {
+        "trading_date": made.trading_date.isoformat(),
+        "content_hash": made.identity,
+        "through_seq": str(made.last_seq),
+        "run": made.run,
+    }
+
+
+def _rows_file(schema: str, made: Projected, table: pa.Table) -> bytes:
+    body = envelope(
+        schema,
+        table.to_pylist(),
+        trading_date=made.trading_date.isoformat(),
+        run=made.run,
+        through_seq=made.last_seq,
+        health=made.health,
+    )
+    return json_file(times(body, epoch_ms=made.toggles.get("episode_epoch_ms", False)))
+
+
+def compare_exports(home: Home, made: Projected) -> FilesPart:
+    """Compare those of `day_exports` that lie in `exports/`; one that says it is of an earlier seq is only old."""
+    wanted = day_exports(made, made.tables)
+    there = [name for name in wanted if (home.exports() / name).is_file()]
+    if not there:
+        return FilesPart(note="not compared: none of the whole date in exports/; `hv project` writes them")
+    found = FilesPart(checked=len(there), note="candles and picture are not compared")
+    for name in there:
+        path = home.exports() / name
+        try:
+            same, through = _same(path, wanted[name])
+        except (OSError, DamagedLog, msgspec.MsgspecError, ValueError):
+            found.differences.append(f"exports/{name}: unreadable")
+            continue
+        if not same and through < made.last_seq:
+            found.early.append(
+                f"exports/{name}: of an earlier look, through seq {through}; `hv project` writes it anew"
+            )
+        elif not same:
+            found.differences.append(f"exports/{name}: different")
+    return found
+
+
+def _same(path: Path, wanted: bytes) -> tuple[bool, int]:
+    """Whether a file holds what it should, and the last seq it says it knows of.
+
+    Another version of Arrow may write the same table as other bytes, so tables are compared when the bytes differ.
+    """
+    data = path.read_bytes()
+    if path.suffix == ".json":
+        return data == wanted, msgspec.json.decode(data, type=_Head).through_seq
+    table = read_parquet(path)
+    through = int(about_of(table).get("through_seq", 0))
+    return data == wanted or table.equals(pq.read_table(pa.BufferReader(wanted)), check_metadata=True), through
+
+
+class _Head(msgspec.Struct):
+    """What a JSON export says of itself."""
+
+    through_seq: int
