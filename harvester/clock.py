@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import heapq
+import mmap
+import struct
 import time
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Protocol
+from pathlib import PurePath
+from typing import TYPE_CHECKING, Protocol, Self
 
 import msgspec
 
@@ -19,6 +22,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 SECOND_NS = 1_000_000_000
+NEVER_NS = 2**63 - 1
+AFTER_SPEED = 600  # a market that was as fast as possible is over: the end of extended trading comes in seconds
+LOOK_S = 0.004  # real time between two looks at a time that somebody else sets
+IN_FLIGHT_BYTES = 1 << 18  # more than the sockets of a gateway as fast as possible and of its recorder hold together
 
 
 def real_wall_ns() -> int:
@@ -72,14 +79,75 @@ class SpeedAnchor(msgspec.Struct, frozen=True):
     speed: float
 
     def market(self, monotonic_ns: int) -> int:
-        return self.market_anchor_ns + int((monotonic_ns - self.monotonic_anchor_ns) * self.speed)
+        """Market time, ns UTC; before the anchor it stands."""
+        return self.market_anchor_ns + int(max(monotonic_ns - self.monotonic_anchor_ns, 0) * self.speed)
 
 
 class PublishedAnchor(SpeedAnchor, frozen=True):
-    """A `SpeedAnchor` as it stands in `gateway.json`, with what else a follower has to know."""
+    """A `SpeedAnchor` as it stands in `gateway.json`.
 
-    state: str = ""
-    coarse: bool = False
+    `dial` names the file beside it that shows the time of a gateway as fast as possible, which stops at `final_ns`.
+    """
+
+    dial: str = ""
+    final_ns: int = NEVER_NS
+
+
+class Dial:
+    """Market time in two words of memory, shared through a mapped file: neither setting nor reading it needs a call.
+
+    Word 0 is market time, ns UTC. Word 1 is 0, or the monotonic time at which the market was over: from there market
+    time goes on at `AFTER_SPEED`. Each is one aligned store of 8 bytes, so that nobody sees half of one.
+    """
+
+    _BYTES = 16
+
+    def __init__(self, memory: bytearray | mmap.mmap) -> None:
+        self._memory = memory
+        self._words = memoryview(memory).cast("q")
+
+    @classmethod
+    def create(cls, path: Path | None, at_ns: int) -> Self:
+        """A dial that shows `at_ns`, in a new file, or without a path for this process alone."""
+        start = struct.pack("qq", at_ns, 0)
+        if path is None:
+            return cls(bytearray(start))
+        path.write_bytes(start)
+        with path.open("r+b") as file:
+            return cls(mmap.mmap(file.fileno(), cls._BYTES))
+
+    @classmethod
+    def open(cls, path: Path) -> Self:
+        """The dial another process sets.
+
+        Raises:
+            OSError: there is none.
+        """
+        with path.open("rb") as file:
+            try:
+                return cls(mmap.mmap(file.fileno(), cls._BYTES, access=mmap.ACCESS_READ))
+            except ValueError as error:
+                raise OSError(f"{path} holds no market time: {error}") from None
+
+    def set(self, at_ns: int) -> None:
+        self._words[0] = at_ns
+
+    def end(self) -> None:
+        """The market is over: time goes on by itself."""
+        self._words[1] = real_monotonic_ns()
+
+    def now(self) -> int:
+        """Market time, ns UTC."""
+        ended, at_ns = self._words[1], self._words[0]  # in this order: once it is over, word 0 stays
+        return at_ns + (real_monotonic_ns() - ended) * AFTER_SPEED if ended else at_ns
+
+    def detach(self) -> None:
+        """Give the file back, which Windows deletes only when nobody maps it; the dial lives on in this process."""
+        mine, shared = bytearray(self._words.tobytes()), self._memory
+        self._words.release()
+        self._memory, self._words = mine, memoryview(mine).cast("q")
+        if isinstance(shared, mmap.mmap):
+            shared.close()
 
 
 class SpeedClock:
@@ -100,38 +168,43 @@ class SpeedClock:
 
 
 class FileClock:
-    """Follow the `SpeedAnchor` a simulated gateway writes into a file; the anchor may be set anew while we run.
+    """Follow the market time a simulated gateway publishes in `gateway.json`: its anchor, or its dial when it has one.
 
-    `now` never runs back, even when the new anchor does.
+    Either may be set anew while we run. `now` never runs back, even when they do.
     """
 
     _LOOK_EVERY_NS = SECOND_NS // 10
 
     def __init__(self, path: Path) -> None:
-        self._path, self._looked, self._last = path, 0, 0
-        self._anchor = self._read()
+        self._path, self._last = path, 0
+        self._dial: Dial | None = None
+        self._anchor = PublishedAnchor(0, 0, 0.0)
+        self._read()
 
-    def _read(self) -> PublishedAnchor:
-        return msgspec.json.decode(self._path.read_bytes(), type=PublishedAnchor)
+    def _read(self) -> None:
+        self._looked = real_monotonic_ns()
+        anchor = msgspec.json.decode(self._path.read_bytes(), type=PublishedAnchor)
+        if anchor.dial != self._anchor.dial:
+            self._dial = Dial.open(self._path.with_name(PurePath(anchor.dial).name)) if anchor.dial else None
+        self._anchor = anchor
 
     @property
-    def coarse(self) -> bool:
-        """Whether this clock may be ahead of what has been sent (a gateway as fast as possible)."""
-        return self._anchor.coarse
+    def leaps(self) -> bool:
+        """Whether time leaps from event to event: what was sent at an earlier time may still be on its way."""
+        return self._dial is not None
 
     @property
-    def over(self) -> bool:
-        """Whether the gateway has sent all of its market."""
-        return self._anchor.state == "ended"
+    def final_ns(self) -> int:
+        """Market time at which this clock stops."""
+        return self._anchor.final_ns
 
     def now(self) -> int:
-        mono = real_monotonic_ns()
-        if mono - self._looked > self._LOOK_EVERY_NS:
-            self._looked = mono
-            # When the gateway is gone or replacing the file, the last anchor stays in force.
+        if real_monotonic_ns() - self._looked > self._LOOK_EVERY_NS:
+            # When the gateway is gone or replacing the file, what we know stays in force.
             with suppress(OSError, msgspec.DecodeError):
-                self._anchor = self._read()
-        self._last = max(self._last, self._anchor.market(mono))
+                self._read()
+        at_ns = self._dial.now() if self._dial is not None else self._anchor.market(real_monotonic_ns())
+        self._last = max(self._last, min(at_ns, self._anchor.final_ns))
         return self._last
 
     def wall(self) -> int:
@@ -139,7 +212,7 @@ class FileClock:
 
     async def sleep_until(self, at_ns: int) -> None:
         while (left := at_ns - self.now()) > 0:
-            await asyncio.sleep(min(left / self._anchor.speed / SECOND_NS, 0.2))
+            await asyncio.sleep(LOOK_S if self._dial is not None else min(left / self._anchor.speed / SECOND_NS, 0.2))
 
 
 class LockstepClock:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import bisect
 import json
 import os
 import signal
@@ -16,9 +17,9 @@ from pathlib import Path
 import pytest
 from gateway_support import ACME, Client, running, small_market
 
-from harvester.clock import SECOND_NS, FileClock, LockstepClock
+from harvester.calendar import trading_date
+from harvester.clock import IN_FLIGHT_BYTES, SECOND_NS, Dial, FileClock, LockstepClock
 from harvester.events.kinds import Kind
-from harvester.simgateway.clockfile import GatewayClock, GatewayFile
 from harvester.simgateway.limits import Limits
 from harvester.simgateway.report import Report, exact_sum
 from harvester.wire.incoming import Arrivals, Incoming
@@ -386,24 +387,102 @@ def test_followers_are_never_behind_at_full_speed(tmp_path):
     asyncio.run(story())
 
 
-def test_adaptive_clock_never_runs_back(tmp_path):
-    """Whatever the market does to it, the clock at speed max never runs back, and neither does a follower."""
+def test_a_packet_is_little_ahead_of_what_it_brings(tmp_path):
+    """At speed max only what the sockets hold is stamped late: between a packet's stamp and its last event lie no more
+    bytes than may be on their way."""
 
     async def story():
-        file = GatewayFile(tmp_path / "gateway.json", {})
-        clock = GatewayClock(10**18, 0.0, file)
-        follower = FileClock(tmp_path / "gateway.json")
-        clock.begin()
-        last = seen = 0
-        for step in range(60):
-            at = clock.now() + (10**12 if step % 3 else -(10**13))
-            await clock.sleep_until(at)
-            await asyncio.sleep(0.01)
-            assert clock.now() >= max(last, at)
-            assert follower.now() >= seen
-            last, seen = clock.now(), follower.now()
+        path, stamps, moments, sent = tmp_path / "gateway.json", [], [], 0
+        async with running(small_market(6000), limits=FREE, gateway_file=path) as gateway:
+            reach = gateway.clock.reach
+
+            async def noted(ts):
+                nonlocal sent
+                sent = sum(session.sent_bytes for session in gateway._clients.values())
+                moments.append((ts, sent))
+                await reach(ts)
+
+            gateway.clock.reach = noted
+            follower = FileClock(path)
+            client = await Client.connect(gateway.port)
+            plain, taken = client.reader.read, len(client.got)
+
+            async def read(n):
+                nonlocal taken
+                data = await plain(n)
+                taken += len(data)
+                stamps.append((follower.now(), taken))
+                return data
+
+            client.reader.read = read
+            subscribe_all(client)
+            await gateway.wait_over()
+            client.send(49, 1)
+            await client.until(lambda c: c.of("49"), within_s=60)
+            await client.close()
+        times, before = [ts for ts, _ in moments], [n for _, n in moments]
+        for now, got in stamps:
+            at = bisect.bisect_left(times, min(now, times[-1]))
+            assert before[at] - got <= IN_FLIGHT_BYTES
+        assert len(stamps) > 100
+        assert sent > 2 * IN_FLIGHT_BYTES
 
     asyncio.run(story())
+
+
+def test_time_goes_on_after_the_market_and_stops_with_its_date(tmp_path, monkeypatch):
+    """A market at speed max is over: its followers' time goes on, gateway or not, to the end of that date and no
+    farther; it never runs back."""
+
+    async def story():
+        path = tmp_path / "gateway.json"
+        market = small_market(200)
+        async with running(market, limits=FREE, gateway_file=path) as gateway:
+            follower, client = FileClock(path), await Client.connect(gateway.port)
+            assert (follower.now(), follower.leaps) == (market.start_ns, True)
+            client.send(97, 1, *ACME, "BidAsk", 0, 0)
+            await gateway.wait_over()
+            assert json.loads(path.read_text())["state"] == "ended"
+            assert market.end_ns - 60 * SECOND_NS < follower.now()
+            await client.close()
+        assert list(tmp_path.iterdir()) == []
+        await asyncio.wait_for(follower.sleep_until(market.end_ns + 30 * SECOND_NS), 10)
+        seen = follower.now()
+        monkeypatch.setattr("harvester.clock.AFTER_SPEED", 10**9)
+        assert seen < follower.now() == follower.final_ns == gateway.clock.now()
+        assert trading_date(follower.final_ns) == trading_date(market.start_ns)
+        assert trading_date(follower.final_ns + 1) > trading_date(market.start_ns)
+
+    asyncio.run(story())
+
+
+def test_time_of_a_gateway_stopped_in_mid_market_stands(tmp_path):
+    """Stopped before the market is over, a gateway at speed max leaves its last time; the next one's is followed."""
+
+    async def story():
+        path, market = tmp_path / "gateway.json", small_market(6000)
+        async with running(market, limits=FREE, gateway_file=path) as gateway:
+            follower, client = FileClock(path), await Client.connect(gateway.port)
+            client.send(97, 1, *ACME, "BidAsk", 0, 0)
+            await client.until(lambda c: len(c.of("99", 1)) > 20)
+        stood = follower.now()
+        assert market.start_ns < stood == gateway.clock.now() < market.end_ns
+        await asyncio.sleep(0.2)
+        assert follower.now() == stood
+        later = small_market(300)
+        async with running(later, limits=FREE, gateway_file=path, start_ns=stood + 60 * SECOND_NS):
+            await asyncio.wait_for(follower.sleep_until(stood + 60 * SECOND_NS), 10)
+            assert follower.now() == stood + 60 * SECOND_NS
+
+    asyncio.run(story())
+
+
+def test_a_dial_that_is_none(tmp_path):
+    """A file that holds no market time is refused with its name."""
+    (tmp_path / "x.dial").write_bytes(b"short")
+    for name in ("x.dial", "gone.dial"):
+        with pytest.raises(OSError, match=name):
+            Dial.open(tmp_path / name)
 
 
 def test_exact_sums():

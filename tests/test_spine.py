@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import io
+import json
+import os
+import subprocess
+import sys
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -12,6 +16,7 @@ import polars as pl
 import pytest
 from rich.console import Console
 
+from harvester.clock import FileClock
 from harvester.config import Settings
 from harvester.eventlog.reader import Day, open_day
 from harvester.events.kinds import Kind
@@ -26,6 +31,7 @@ from harvester.simgateway.settings import GatewaySettings
 from harvester.simgateway.sources import open_market
 from tests.recording import Recorded, check_live_equals_replay, check_nothing_lost, lockstep, model
 
+PROJECT = Path(__file__).resolve().parent.parent
 STREAMED = (Kind.TICK, Kind.TRADE, Kind.QUOTE, Kind.DEPTH, Kind.BAR)
 
 
@@ -120,6 +126,46 @@ def test_the_fastest_tape_loses_nothing_with_the_screen_drawn(tmp_path: Path, sh
     assert symbol in watch.text.getvalue()
     found = verify(home, date.fromisoformat(day))
     assert (found.exit_code, found.live.equal) == (0, found.live.points)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="SIGTERM of POSIX")
+def test_a_gateway_killed_in_mid_market_moves_no_date(tmp_path: Path) -> None:
+    """kill -9 of a gateway as fast as it can go: its recorder's time stands, a signal ends it, and its log is whole and
+    of the market's date alone."""
+
+    async def scenario() -> None:
+        home = Home(tmp_path)
+        environment = {**os.environ, "PYTHONPATH": str(PROJECT), "HV_HOME": ""}
+        words = ["gateway", "--symbols", "ACME", "--rate", "400000", "--speed", "max", "--port", "0", "--json"]
+        gateway = await asyncio.create_subprocess_exec(
+            *[sys.executable, "-m", "cli.app", *words, "--home", str(tmp_path)],
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            cwd=PROJECT,
+        )
+        assert gateway.stdout is not None
+        port = json.loads(await gateway.stdout.readline())["port"]
+        made = Settings.load({"port": port, "symbols": ["ACME"], "account": "DU1234567", "commit_events": 500})
+        stop, clock = asyncio.Event(), FileClock(home.gateway_file)
+        recorders: list[Recorder] = []
+        recording = asyncio.ensure_future(record(made, home, clock, stop=stop, watch=recorders.append))
+        while not (recorders and recorders[0].last_commit and recorders[0].last_commit.last_seq > 2_000):
+            await asyncio.wait({recording}, timeout=0.02)
+            assert not recording.done()
+        gateway.kill()
+        await gateway.communicate()
+        stood = clock.now()
+        await asyncio.sleep(1.0)
+        assert clock.now() == stood < clock.final_ns
+        assert not recording.done()
+        stop.set()
+        summary = await asyncio.wait_for(recording, 60)
+        assert [run.trading_date for run in summary.runs] == [date(2025, 7, 17)]
+        assert not verify(home, date(2025, 7, 17)).exit_code
+        assert [folder.name for folder in home.events.iterdir() if folder.is_dir()] == ["2025-07-17"]
+
+    asyncio.run(scenario())
 
 
 @pytest.mark.slow

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import socket
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from harvester.clock import LockstepClock
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
 
 CLIENT_ID_IN_USE = "326"
 _READ_BYTES_MAX = 32 * 1024  # asyncio's 256 KB a read would blur packet stamps and make ib_async's framing slow
+
+
+_LEAPING_BUFFER_BYTES = 8192  # what waits in the socket bears the time of events behind it: little may
 
 
 class Hello(NamedTuple):
@@ -70,6 +74,7 @@ class Connection:
         logging.getLogger("ib_async").setLevel(logging.CRITICAL + 1)  # its errors are ours to tell, once
         self._listener = listener
         self._lockstep = clock if isinstance(clock, LockstepClock) else None
+        self._leaps = bool(getattr(clock, "leaps", False))
         self.ib = IB()
         self.client: Any = self.ib.client
         self.client.MaxRequests = 0  # pacing is ours, on market time
@@ -166,6 +171,9 @@ class Connection:
                 self._port = int(transport.get_extra_info("sockname")[1])
                 if hasattr(transport, "max_size"):
                     transport.max_size = _READ_BYTES_MAX
+                if self._leaps:
+                    sock = transport.get_extra_info("socket")
+                    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _LEAPING_BUFFER_BYTES)
             if self._lockstep is not None:
                 self._lockstep.sent((self._port, "up"), len(data))
             send(data)

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import structlog
 
 from harvester.calendar import day_bounds, trading_date
-from harvester.clock import SECOND_NS, LockstepClock, MachineClock, real_monotonic_ns
+from harvester.clock import IN_FLIGHT_BYTES, SECOND_NS, LockstepClock, MachineClock, real_monotonic_ns
 from harvester.errors import LogWriteFailed
 from harvester.eventlog.disk import disk_forecast
 from harvester.eventlog.lock import DateLock
@@ -50,6 +50,7 @@ _T = TypeVar("_T")
 CLOCK_STEP_NS = SECOND_NS // 2  # a wall clock that jumps farther than this against market time is worth a notice
 DISK_LOOK_S = 10.0
 HEAR_OUT_S, HEAR_OUT_TURNS = 0.1, 600  # real seconds between two looks, and how many
+QUIET_TURNS = 10  # so many looks without a byte: nothing is on its way
 
 
 @dataclass
@@ -258,16 +259,20 @@ class Recorder:
     # beginning and end
 
     async def _end_at(self, until_ns: int) -> None:
-        """Market time has come; a simulated market that outruns its own messages is heard out first."""
-        await self.clock.sleep_until(until_ns)
-        if not getattr(self.clock, "coarse", False):
-            return
-        seen, quiet = -1, 0
-        for turn in range(HEAR_OUT_TURNS):
+        """Return when market time has come, or stops before; what a leaping clock left behind is heard out first."""
+        await self.clock.sleep_until(min(until_ns, getattr(self.clock, "final_ns", until_ns)))
+        if getattr(self.clock, "leaps", False):
+            await self._hear_out()
+
+    async def _hear_out(self) -> None:
+        """Until all that can have been on its way is here: so many bytes have come since, or none for a while."""
+        first = seen = self.session.connection.bytes_received
+        quiet = 0
+        for _ in range(HEAR_OUT_TURNS):
             await asyncio.sleep(HEAR_OUT_S)
             now = self.session.connection.bytes_received
             quiet, seen = (quiet + 1 if now == seen and not self._paused else 0), now
-            if quiet * HEAR_OUT_S >= 1.0 or (turn * HEAR_OUT_S >= 1.0 and not getattr(self.clock, "over", True)):
+            if quiet >= QUIET_TURNS or now - first >= IN_FLIGHT_BYTES:
                 return
 
     async def _until_done(self, work: list[Any], stop: asyncio.Event, until_ns: int | None) -> None:

@@ -82,7 +82,7 @@ class Pump:
         await self._wait()
         self.started_ns = self.start_ns
         while (ts := self._next()) is not None and ts <= self.end_ns:
-            await self._clock.sleep_until(ts)
+            await self._reach(ts)
             self._move(min(self._clock.now(), self.end_ns))
             await self._out()
         if isinstance(self._clock, GatewayClock):
@@ -99,6 +99,13 @@ class Pump:
                 await asyncio.sleep(left / SECOND_NS)
             if isinstance(self._clock, GatewayClock):
                 self._clock.begin()
+
+    async def _reach(self, ts: int) -> None:
+        """Wait for the time of the next event, or set it."""
+        if isinstance(self._clock, GatewayClock):
+            await self._clock.reach(ts)
+        else:
+            await self._clock.sleep_until(ts)
 
     def _next(self) -> int | None:
         both = [ts for ts in (self._market.next_ts(), self.timers.next_ts()) if ts is not None]

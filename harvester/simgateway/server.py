@@ -15,12 +15,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import socket
 from typing import TYPE_CHECKING, Any
 
 import structlog
 
 from harvester.errors import CannotRun
-from harvester.simgateway.clockfile import GatewayClock, GatewayFile
+from harvester.simgateway.clockfile import GatewayClock, GatewayFile, LeapingClock
 from harvester.simgateway.desk import Desk
 from harvester.simgateway.mischief import Mischief
 from harvester.simgateway.pump import Pump, Timers
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
     from harvester.simgateway.settings import GatewaySettings
 
 logger = structlog.get_logger()
+
+SEND_BUFFER_BYTES = 4096  # of a socket at speed max
 
 
 class SimGateway:
@@ -65,13 +68,7 @@ class SimGateway:
             "max_speed": not self.settings.speed,
         }
         self._file = GatewayFile(self.settings.gateway_file, facts)
-        start_ns = max(self.settings.start_ns or self.market.start_ns, self.market.start_ns)
-        self.clock = self._given_clock or GatewayClock(
-            start_ns,
-            self.settings.speed,
-            self._file,
-            min(self.settings.end_ns or self.market.end_ns, self.market.end_ns),
-        )
+        self.clock = self._given_clock or self._own_clock()
         timers = Timers(self.clock)
         self.desk = Desk(self.market, self.settings, self.clock, self.report, timers)
         self.pump = Pump(self.market, self.settings, self.clock, timers, self.desk)
@@ -83,6 +80,12 @@ class SimGateway:
         self._pump_task = asyncio.create_task(self.pump.run(), name="market pump")
         self._pump_task.add_done_callback(self._pump_done)
         return self.port
+
+    def _own_clock(self) -> Clock:
+        start_ns = max(self.settings.start_ns or self.market.start_ns, self.market.start_ns)
+        if self.settings.speed:
+            return GatewayClock(start_ns, self.settings.speed, self._file)
+        return LeapingClock(start_ns, min(self.settings.end_ns or self.market.end_ns, self.market.end_ns), self._file)
 
     async def _listen(self, port: int) -> None:
         try:
@@ -97,6 +100,8 @@ class SimGateway:
         task = asyncio.current_task()
         assert task is not None
         session = Session(self.desk, reader, writer)
+        if isinstance(self.clock, LeapingClock):
+            _hold_little(writer)
         self._clients[task] = session
         try:
             await session.run()
@@ -178,3 +183,9 @@ class SimGateway:
             "market_now_ns": self.clock.now(),
             "market_over": self.pump.over.is_set(),
         }
+
+
+def _hold_little(writer: asyncio.StreamWriter) -> None:
+    """What is on its way bears the time of what is sent behind it: at speed max that must not be much."""
+    writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
+    writer.transport.set_write_buffer_limits(high=0)
