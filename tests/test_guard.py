@@ -236,10 +236,21 @@ def failing_connect(greeting: bytes | None, *, hang_up: bool = False, timeout: f
 
 
 def test_what_is_not_tws_is_named_within_the_time_limit() -> None:
-    """Silence, another protocol and a hang-up each end in one clear line, soon."""
+    """Silence, another protocol, a hang-up and half a greeting each end in one clear line, soon."""
     assert "said nothing" in str(failing_connect(b""))
     assert "no TWS greeting" in str(failing_connect(b"HTTP/1.1 400 Bad Request\r\n\r\n"))
-    assert "hung up" in str(failing_connect(b"SSH-2.0-OpenSSH_9.6\r\n", hang_up=True, timeout=20.0))
+    assert "no TWS greeting" in str(failing_connect(b"SSH-2.0-OpenSSH_9.6\r\n", timeout=20.0))
+    assert "no server version" in str(failing_connect(frame(["hello", "now"]), timeout=20.0))
+    assert "hung up" in str(failing_connect(b"", hang_up=True, timeout=20.0))
+    assert "version 178 but never became ready" in str(failing_connect(frame(["178", "now"])))
+
+
+@pytest.mark.parametrize("version", ["157", "175", "20"])
+def test_a_gateway_too_old_to_be_read_right_is_refused_at_once(version: str) -> None:
+    """Other layouts of messages 10 and 4 would be taken for ours: no event of such a gateway is recorded."""
+    error = failing_connect(frame([version, "20250717 09:30:00 EST"]), timeout=20.0)
+    assert f"server version {version} is too old; 176 or newer is needed (TWS 10.19+)" in str(error)
+    assert error.exit_code == 6  # type: ignore[attr-defined]
 
 
 def test_a_closed_port_is_named() -> None:

@@ -14,19 +14,21 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 from harvester.clock import LockstepClock
 from harvester.errors import BadSetting, ClientIdInUse, GatewayError
 from harvester.gateway.guard import SendGuard
-from harvester.gateway.tap import Sink, Tap
-from harvester.wire.framing import FRAME_LENGTH_MAX, Deframer
+from harvester.gateway.tap import Tap
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from harvester.clock import Clock
+    from harvester.gateway.tap import Sink
 
 CLIENT_ID_IN_USE = "326"
 _READ_BYTES_MAX = 32 * 1024  # asyncio's 256 KB a read would blur packet stamps and make ib_async's framing slow
-
-
 _LEAPING_BUFFER_BYTES = 8192  # what waits in the socket bears the time of events behind it: little may
+
+
+class LineLost(GatewayError):
+    """The connection is gone: what was to be sent cannot be."""
 
 
 class Hello(NamedTuple):
@@ -78,23 +80,30 @@ class Connection:
         self.ib = IB()
         self.client: Any = self.ib.client
         self.client.MaxRequests = 0  # pacing is ours, on market time
-        self._tap = Tap(self.ib, sink, self._heard, self._tap_failed)
+        self._tap = Tap(self.client, sink, self)
         wire: Any = self.client.conn
         wire.sendMsg = SendGuard(self._counted(wire.sendMsg), listener.sending, listener.refused)
         wire.hasData += self._has_data
         wire.disconnected += self._disconnected
-        self._messages_seen = 0
-        self.bytes_since_message = 0
-        self.bytes_received = 0
         self._port = 0
-        self._hello: Deframer | None = None
-        self._connection_time = ""
         self._in_use = False
+        self._refusal = ""
         self._hung_up: asyncio.Future[None] | None = None
 
     @property
+    def bytes_received(self) -> int:
+        """Bytes this connection has brought so far."""
+        return self._tap.bytes_received
+
+    @property
     def connected(self) -> bool:
-        return bool(self.client.isReady())
+        transport = self.client.conn.transport
+        return bool(self.client.isReady()) and transport is not None and not transport.is_closing()
+
+    @property
+    def paused(self) -> bool:
+        """Whether we ourselves have stopped reading."""
+        return self._tap.paused
 
     async def connect(self, host: str, port: int, client_id: int, timeout_s: float) -> Hello:
         """Connect and wait until the gateway is ready for requests, at most `timeout_s` seconds of real time.
@@ -107,59 +116,88 @@ class Connection:
         if client_id == 0:
             raise BadSetting("client id 0 is refused: it binds to orders placed by hand; use another, such as 9960")
         where = f"{host}:{port}"
-        self._hello, self._in_use, self._connection_time = Deframer(length_max=4096), False, ""
-        self.bytes_received = self.bytes_since_message = 0
+        self._in_use, self._refusal = False, ""
+        self._tap.begin()
         self._hung_up = asyncio.get_running_loop().create_future()
         ready = asyncio.ensure_future(self.client.connectAsync(host, port, client_id, timeout=timeout_s))
-        await asyncio.wait({ready, self._hung_up}, return_when=asyncio.FIRST_COMPLETED)
         # ib_async waits for readiness alone: a gateway that hangs up first must not cost the whole time-out.
-        if not ready.done():
-            ready.cancel()
+        try:
+            await asyncio.wait({ready, self._hung_up}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            if not ready.done():
+                ready.cancel()
         outcome: BaseException | None = (await asyncio.gather(ready, return_exceptions=True))[0]
         self._hung_up = None
-        if outcome is not None:
+        greeting = self._tap.greeting
+        if outcome is not None or not self.connected:
             raise self._why_not(where, client_id, timeout_s, outcome)
-        return Hello(self.client.serverVersion(), self._connection_time, tuple(self.client.getAccounts()))
+        return Hello(greeting.version, greeting.connection_time, greeting.accounts)
 
     def disconnect(self) -> None:
         with contextlib.suppress(OSError, RuntimeError):
             self.client.disconnect()
 
+    def abort(self) -> None:
+        """Give a dead line up at once: nobody may be there to take what is still to be sent."""
+        transport = self.client.conn.transport
+        if transport is not None:
+            transport.abort()
+
+    def take_unfinished(self) -> bytes:
+        """Bytes of a message whose end never came; each is given once."""
+        return self._tap.take_waiting()
+
     def pause(self) -> None:
         """Stop reading: TCP tells the gateway to wait."""
+        self._tap.pause(True)
         transport = self.client.conn.transport
         if transport is not None:
             with contextlib.suppress(RuntimeError):
                 transport.pause_reading()
 
     def resume(self) -> None:
+        self._tap.pause(False)
         transport = self.client.conn.transport
         if transport is not None:
             with contextlib.suppress(RuntimeError):
                 transport.resume_reading()
 
-    def _why_not(self, where: str, client_id: int, timeout_s: float, outcome: BaseException) -> Exception:
+    def _why_not(self, where: str, client_id: int, timeout_s: float, outcome: BaseException | None) -> Exception:
         if self._in_use:
             return ClientIdInUse(
                 f"client id {client_id} is in use at {where} (IB error {CLIENT_ID_IN_USE}); "
                 "stop the other program or take another --client-id"
             )
+        if self._refusal:
+            return GatewayError(f"{where} {self._refusal}")
         if isinstance(outcome, TimeoutError):
-            said = (
-                f"sent {self.bytes_received} bytes that are no TWS greeting" if self.bytes_received else "said nothing"
-            )
-            return GatewayError(
-                f"{where} accepts connections but {said} within {timeout_s:g} s: it is not TWS or IB Gateway, or "
-                "its API is not enabled; check the port (7496 TWS, 4001 IB Gateway, 7497 and 4002 paper)"
-            )
+            return GatewayError(f"{where} {self._said(timeout_s)}")
         if isinstance(outcome, OSError) and not isinstance(outcome, asyncio.CancelledError):
             reason = outcome.strerror or str(outcome) or type(outcome).__name__
             return GatewayError(
                 f"cannot connect to {where}: {reason}; start TWS or IB Gateway (or `hv gateway`) and check the port"
             )
+        if self._tap.greeting.version:
+            return GatewayError(
+                f"{where} said its version {self._tap.greeting.version} and hung up "
+                f"{'as soon as' if outcome is None else 'before'} it was ready; look at its own window and log"
+            )
         return GatewayError(
             f"{where} hung up before it was ready: it is not TWS or IB Gateway, or it does not trust this machine; "
             "check the port and the trusted addresses in its API settings"
+        )
+
+    def _said(self, timeout_s: float) -> str:
+        """What came of a connection that never became ready."""
+        if version := self._tap.greeting.version:
+            return (
+                f"said its version {version} but never became ready within {timeout_s:g} s: "
+                "no order id and accounts came; is it logged in? (see its own window)"
+            )
+        said = f"sent {self.bytes_received} bytes that are no TWS greeting" if self.bytes_received else "said nothing"
+        return (
+            f"accepts connections but {said} within {timeout_s:g} s: it is not TWS or IB Gateway, or "
+            "its API is not enabled; check the port (7496 TWS, 4001 IB Gateway, 7497 and 4002 paper)"
         )
 
     def _counted(self, send: Callable[[bytes], None]) -> Callable[[bytes], None]:
@@ -181,48 +219,25 @@ class Connection:
         return write
 
     def _has_data(self, data: bytes) -> None:
-        """Runs after ib_async has taken the packet apart."""
-        self.bytes_received += len(data)
-        seen = int(self.client._numMsgRecv)  # noqa: SLF001 - the counter has no public name while connecting
-        self.bytes_since_message = 0 if seen != self._messages_seen else self.bytes_since_message + len(data)
-        self._messages_seen = seen
-        self._look_at_frame()
-        if self._hello is not None:
-            self._greet(data)
+        self._tap.packet(data)
         if self._lockstep is not None:
             self._lockstep.received((self._port, "down"), len(data))
 
-    def _look_at_frame(self) -> None:
-        """ib_async believes any length and would wait for ever: tell when no message of that length can be meant."""
-        waiting = self.client._data  # noqa: SLF001 - ib_async's own buffer of what is not framed yet
-        if len(waiting) < 4 or not self.client.isReady():
-            return
-        claimed = int.from_bytes(waiting[:4], "big")
-        if claimed > FRAME_LENGTH_MAX or self.bytes_since_message > FRAME_LENGTH_MAX:
-            self._listener.garbled(bytes(waiting))
-
-    def _greet(self, data: bytes) -> None:
-        assert self._hello is not None
-        try:
-            payloads = self._hello.feed(data)
-        except GatewayError:
-            self._hello = None  # not a TWS: the time-out of the connection says so
-            return
-        if payloads:
-            fields = payloads[0].decode("utf-8", "backslashreplace").split("\0")
-            self._connection_time = fields[1] if len(fields) > 1 else ""
-            self._hello = None
-
-    def _heard(self, fields: list[str]) -> None:
+    def tap_heard(self, fields: list[str]) -> None:
         if fields[0] == "4" and len(fields) > 3 and fields[3] == CLIENT_ID_IN_USE:
             self._in_use = True
         self._listener.heard(fields)
 
-    def _tap_failed(self, error: Exception) -> None:
+    def tap_refused(self, why: str) -> None:
+        self._refusal = why
+        self.abort()
+
+    def tap_garbled(self, waiting: bytes) -> None:
+        self._listener.garbled(waiting)
+
+    def tap_failed(self, error: Exception) -> None:
         self._listener.failed(error)
-        transport = self.client.conn.transport
-        if transport is not None:
-            transport.abort()
+        self.abort()
 
     def _disconnected(self, reason: str) -> None:
         if self._lockstep is not None:
