@@ -205,6 +205,15 @@ def test_what_cannot_be_parsed_exactly_keeps_its_text(message: list[str]) -> Non
     assert rows[1][1]["reason"] == "undecodable"
 
 
+def test_an_id_that_reads_like_a_layout_is_no_layout() -> None:
+    """`99/1` names a layout in here; a message with that text for an id is undecodable, not a trade."""
+    fields = ["99/1", "5", "1", "1700000000", "1.5", "100", "0", "X", ""]
+    assert decode([fields]) == [
+        (Kind.RAW, row) for _, row in decode([fields]) if row["reason"] == "undecodable" and row["fields"]
+    ]
+    assert decode([fields])[0][1]["fields"] == "\0".join(fields)
+
+
 def test_an_empty_frame_is_an_event_too() -> None:
     """A frame of length zero has no field at all: null, not the empty text."""
     kind, row = only([])

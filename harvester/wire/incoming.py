@@ -149,6 +149,9 @@ HOT: dict[str, _Layout] = {  # message id, for 99 with its tick type
 }
 
 
+_HOT_IDS = tuple(key for key in HOT if "/" not in key)  # a message whose id reads 99/1 is no trade
+
+
 class _Table(NamedTuple):
     """Parsed rows of one layout: where their items stand, and their columns (all but seq, ts_recv and epoch)."""
 
@@ -233,7 +236,7 @@ def _group(items: Sequence[Item]) -> tuple[dict[str, list[int]], list[int]]:
             groups[key].append(position)
         except KeyError:
             groups[key] = [position]
-    hot = {key: groups.pop(key) for key in HOT if key in groups}
+    hot = {key: groups.pop(key) for key in _HOT_IDS if key in groups}
     rare: list[int] = []
     for position in groups.pop("99", []):
         message = items[position]
