@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import msgspec
 
 from harvester.events.kinds import Action, Kind, Stream
+from harvester.gateway.connection import LineLost
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -44,10 +45,13 @@ def params_text(params: Mapping[str, Any]) -> str:
 
 
 class Requester:
-    """Writes each request's row, then lets ib_async send it (through the guard, which records the exact text)."""
+    """Writes each request's row, then lets ib_async send it (through the guard, which records the exact text).
+
+    Every request raises `LineLost`, and leaves no row, when there is no connection to send it on.
+    """
 
     def __init__(self, connection: Connection, put: Callable[[Kind, dict[str, Any]], None]) -> None:
-        self._client, self._put = connection.client, put
+        self._connection, self._client, self._put = connection, connection.client, put
         self.con_id, self.req_id = 0, -1  # of the message being sent
 
     def _send(  # noqa: PLR0917 - a row has these columns
@@ -59,6 +63,8 @@ class Requester:
         params: Mapping[str, Any],
         send: Callable[[], None],
     ) -> None:
+        if not self._connection.connected:
+            raise LineLost(f"the line is down: {action} {stream} {target.symbol} was not sent")
         self._put(Kind.REQUEST, request_row(action, stream, target, req_id, params))
         self.con_id, self.req_id = target.con_id, req_id
         try:

@@ -91,3 +91,23 @@ class TokenBucket:
                     self._tokens -= 1
                     return
                 await self._pace.pause((1 - self._tokens) / self._per_second)
+
+
+class Spacing:
+    """At least `seconds` of pace time between two requests about the same thing, on whatever connection."""
+
+    def __init__(self, pace: Pace, seconds: float) -> None:
+        self._pace, self._space_ns = pace, round(seconds * SECOND_NS)
+        self._free_at: dict[int, int] = {}
+
+    def left(self, thing: int) -> float:
+        """Seconds until the next request about it is allowed; 0 or less for now."""
+        return (self._free_at.get(thing, 0) - self._pace.now()) / SECOND_NS
+
+    async def take(self, thing: int) -> None:
+        """Wait for the turn of one more request about it."""
+        now = self._pace.now()
+        at = max(now, self._free_at.get(thing, now))
+        self._free_at[thing] = at + self._space_ns
+        if at > now:
+            await self._pace.pause((at - now) / SECOND_NS)

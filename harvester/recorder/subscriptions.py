@@ -27,12 +27,22 @@ WARNINGS = frozenset({165, HALTED, DEPTH_RESET, 399, 10090, 10167, 10197})
 """Errors that bear a subscription's id and do not end it (10197: a competing session pauses the data)."""
 NO_MORE_DEPTH = 309
 NO_MORE_TICK_BY_TICK = frozenset({10190, 322})
+RESUBSCRIBE = 10225  # "Bust event occurred, current subscription is deactivated. Please resubscribe …"
+TOO_FAST = 100  # more than 50 messages a second
 _SYSTEM_MESSAGES = range(2100, 2200)
 
 
 def is_refusal(code: int) -> bool:
     """Whether an error about a subscription ends it."""
     return code not in WARNINGS and code not in _SYSTEM_MESSAGES
+
+
+def is_for_now(code: int, text: str) -> bool:
+    """Whether a refusal is one of pace or asks for a new subscription: the same request may be granted later.
+
+    IB puts a pacing violation under several codes (162, 420, 10190 …) that mean other things too; the text tells.
+    """
+    return code in {RESUBSCRIBE, TOO_FAST} or "pacing" in text.lower()
 
 
 @dataclass
@@ -69,6 +79,9 @@ class Registry:
         return self._next_id - 1
 
     def add(self, subscription: Subscription) -> None:
+        """Note what is being asked for; an earlier refusal of the same is history."""
+        asked = (subscription.target, subscription.stream)
+        self.refusals = [found for found in self.refusals if (found.target, found.stream) != asked]
         self.live[subscription.req_id] = subscription
 
     def refuse(self, req_id: int, code: int) -> Subscription | None:
