@@ -22,7 +22,7 @@ import structlog
 
 from harvester.calendar import day_bounds, trading_date
 from harvester.clock import IN_FLIGHT_BYTES, SECOND_NS, LockstepClock, MachineClock, real_monotonic_ns
-from harvester.errors import LogWriteFailed
+from harvester.errors import GatewayError, LogWriteFailed
 from harvester.eventlog.disk import disk_forecast
 from harvester.eventlog.lock import DateLock
 from harvester.events.kinds import Action, Kind, Own, Stream
@@ -33,9 +33,10 @@ from harvester.recorder.pace import Pace
 from harvester.recorder.run import Committed, Run, Totals
 from harvester.recorder.session import Session
 from harvester.recorder.subscriptions import coverage
+from harvester.recorder.warm import load_kernels
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Coroutine
     from datetime import date
 
     from harvester.clock import Clock
@@ -121,7 +122,8 @@ class Recorder:
             # Two recorders of one date: the second learns of the first before it disturbs the gateway.
             DateLock(self.home, self._date).acquire().release()
             self.home.prepare()
-            await self.session.open()
+            await self._unless_stopped(load_kernels(), stop)
+            await self._unless_stopped(self.session.open(), stop)
             await self._begin_run(self._date)
             work = [self._commits(), self._clock_events(), self._watch()]
             await self._until_done(work, stop, until_ns)
@@ -130,6 +132,20 @@ class Recorder:
         if self.run is not None:
             self.run.check()
         return self.summary
+
+    async def _unless_stopped(self, opening: Coroutine[Any, Any, None], stop: asyncio.Event) -> None:
+        """Raises GatewayError when `stop` comes first: nothing has been recorded yet."""
+        work, stopped = asyncio.ensure_future(opening), asyncio.ensure_future(stop.wait())
+        try:
+            await asyncio.wait({work, stopped}, return_when=asyncio.FIRST_COMPLETED)
+            if not work.done():
+                where = f"{self.settings.gateway_host}:{self.settings.port}"
+                raise GatewayError(f"stopped before {where} was ready; nothing was recorded")
+            work.result()
+        finally:
+            work.cancel()
+            stopped.cancel()
+            await asyncio.gather(work, stopped, return_exceptions=True)
 
     # the run
 

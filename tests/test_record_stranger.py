@@ -1,0 +1,453 @@
+"""Faults of a real line, played by a stranger's server in real time: nothing is lost, and recording goes on."""
+
+from __future__ import annotations
+
+import asyncio
+import struct
+import time
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+from zoneinfo import ZoneInfo
+
+import pytest
+
+from harvester.clock import MachineClock
+from harvester.config import Settings
+from harvester.errors import BadSetting, GatewayError
+from harvester.eventlog.reader import open_day
+from harvester.eventlog.verify import verify_day
+from harvester.events.kinds import Action, Kind, Own, Stream
+from harvester.gateway import tap
+from harvester.home import Home
+from harvester.recorder import line, session
+from harvester.recorder.record import Summary, record
+from harvester.recorder.warm import compile_apart
+from tests.recording import QuickDisk
+from tests.stranger import SYMBOL, Client, Stranger, framed, message
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from harvester.eventlog.reader import Day
+
+LIMIT_S = 25.0  # of real time for any recording here
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Back-off and patience a hundredth of what they are; the order of things stays."""
+    monkeypatch.setattr(line, "BACK_OFF_S", (0.05, 0.1, 0.2))
+    monkeypatch.setattr(session, "BACK_OFF_S", (0.05, 0.1, 0.2))
+    monkeypatch.setattr(session, "PACING_S", (0.3, 0.6))
+    monkeypatch.setattr(session, "TICK_BY_TICK_SPACING_S", 0.3)
+    monkeypatch.setattr(line, "HEARTBEAT_S", 0.5)
+    monkeypatch.setattr(tap, "WHOLE_MESSAGE_S", 0.4)
+
+
+class Outcome:
+    """One recording of a stranger."""
+
+    def __init__(self, summary: Summary, home: Home) -> None:
+        self.summary = summary
+        day = summary.runs[0].trading_date
+        assert verify_day(home, day).problems in ((), [])
+        self.day: Day = open_day(day, home)
+        self.notices = self.day.table(Kind.NOTICE).to_pylist()
+
+    def codes(self) -> list[int]:
+        return [row["code"] for row in self.notices]
+
+    def subscribed(self, stream: Stream) -> list[int]:
+        rows = self.day.table(Kind.REQUEST).to_pylist()
+        return [r["req_id"] for r in rows if r["action"] == Action.SUBSCRIBE and r["stream"] == stream]
+
+    def epochs(self, kind: Kind) -> list[int]:
+        return sorted(set(self.day.frame(kind)["epoch"].to_list()))
+
+    def raw(self, reason: str) -> list[str | None]:
+        return [row["fields"] for row in self.day.table(Kind.RAW).to_pylist() if row["reason"] == reason]
+
+
+async def listen(
+    stranger: Stranger,
+    path: Path,
+    enough: Callable[[Stranger], bool],
+    *,
+    more_s: float = 0.5,
+    stop_after_s: float | None = None,
+    **settings: Any,
+) -> Outcome:
+    """Record until the stranger has seen `enough`, and a little longer."""
+    given = {
+        "symbols": [SYMBOL], "timeout_seconds": 3.0, "disk_margin_bytes": 1, "skip_historical_backfill": True,
+        "commit_seconds": 0.2, "tick_by_tick_lines": 1,
+    }  # fmt: skip
+    async with stranger:
+        made = Settings.load(given | {"port": stranger.port} | settings)
+        stop = asyncio.Event()
+        work = asyncio.ensure_future(record(made, Home(path), MachineClock(), stop=stop, disk=QuickDisk()))
+        until = time.monotonic() + LIMIT_S
+        while not work.done() and not enough(stranger) and time.monotonic() < until:
+            await asyncio.sleep(0.02)
+        if not work.done():
+            await asyncio.sleep(more_s if stop_after_s is None else stop_after_s)
+        stop.set()
+        summary = await asyncio.wait_for(work, LIMIT_S)
+        assert enough(stranger)
+        return Outcome(summary, Home(path))
+
+
+def played(stranger: Stranger, path: Path, enough: Callable[[Stranger], bool], **given: Any) -> Outcome:
+    return asyncio.run(listen(stranger, path, enough, **given))
+
+
+def on(number: int, act: Callable[[Client], None], after_s: float = 0.8) -> Callable[[Client], Any]:
+    """A script: on one connection, some time after its last subscription."""
+
+    async def script(client: Client) -> None:
+        if client.number == number:
+            while "bars" not in client.subscribed.values():
+                await asyncio.sleep(0.02)
+            await asyncio.sleep(after_s)
+            act(client)
+
+    return script
+
+
+def subscribed_on(number: int) -> Callable[[Stranger], bool]:
+    return lambda stranger: (
+        len(stranger.clients) >= number and "bars" in stranger.clients[number - 1].subscribed.values()
+    )
+
+
+# the end of a line
+
+
+def test_a_gateway_that_greets_and_hangs_up_at_once_is_tried_again(tmp_path: Path) -> None:
+    """Dropped, then greeted in full and closed in the same breath, twice: the fourth connection records on."""
+
+    def hello(client: Client) -> None:
+        stranger.greet(client)
+        if client.number in {2, 3}:
+            client.close()
+
+    stranger = Stranger(script=on(1, Client.close))
+    stranger.hello = hello
+    found = played(stranger, tmp_path, subscribed_on(4))
+    assert found.epochs(Kind.TICK) == [1, 4]
+    assert found.summary.outages == 1
+    assert found.codes().count(Own.OUTAGE_END) == 1
+
+
+def test_the_first_connection_closed_at_once_is_a_gateway_error(tmp_path: Path) -> None:
+    """On the first connect there is nothing to save: one line, exit 6."""
+
+    def hello(client: Client) -> None:
+        stranger.greet(client)
+        client.close()
+
+    stranger = Stranger()
+    stranger.hello = hello
+    with pytest.raises(GatewayError, match="version 178 and hung up") as caught:
+        played(stranger, tmp_path, lambda _: False)
+    assert caught.value.exit_code == 6
+
+
+def test_a_line_lost_while_contracts_are_looked_up_is_made_anew(tmp_path: Path) -> None:
+    """The look-up is asked again on the next connection."""
+    stranger = Stranger()
+    stranger.details = lambda c, req_id, symbol: c.close() if c.number == 1 else stranger.describe(c, req_id, symbol)
+    found = played(stranger, tmp_path, subscribed_on(2))
+    assert found.epochs(Kind.TICK) == [2]
+    assert found.day.table(Kind.CONTRACT).num_rows == 1
+
+
+def test_a_gateway_that_always_hangs_up_at_look_ups_is_named(tmp_path: Path) -> None:
+    """Bounded by the time-out, one line, exit 6."""
+    stranger = Stranger(details=lambda client, *_: client.close())
+    with pytest.raises(GatewayError, match="hung up while contracts were looked up") as caught:
+        played(stranger, tmp_path, lambda _: False, timeout_seconds=1.0)
+    assert caught.value.exit_code == 6
+    assert len(stranger.clients) > 2
+
+
+def test_total_silence_is_an_outage(tmp_path: Path) -> None:
+    """Nothing at all arrives and a heartbeat stays unanswered: notice, outage, a new connection."""
+    stranger = Stranger(time_answered=False)
+    stranger.script = on(1, lambda _: stranger.dead.update({"l1", "AllLast", "depth", "bars"}), 0.6)
+    hello = stranger.hello
+
+    def alive_again(client: Client) -> None:
+        if client.number == 2:
+            stranger.dead.clear()
+        hello(client)
+
+    stranger.hello = alive_again
+    found = played(stranger, tmp_path, subscribed_on(2), silence_seconds=1.0)
+    codes = found.codes()
+    wanted = [Own.REQUEST_TIMEOUT, Own.DISCONNECTED, Own.OUTAGE_BEGIN, Own.OUTAGE_END]
+    assert [code for code in codes if code in wanted] == wanted
+    assert found.epochs(Kind.TICK) == [1, 2]
+
+
+def test_a_quiet_market_answers_the_heartbeat(tmp_path: Path) -> None:
+    """Silence with a gateway that answers is no outage."""
+    stranger = Stranger(dead={"l1", "AllLast", "depth", "bars"})
+    found = played(stranger, tmp_path, lambda s: len(s.of("49")) >= 1, silence_seconds=1.0, more_s=1.5)
+    assert len(stranger.clients) == 1
+    assert Own.OUTAGE_BEGIN not in found.codes()
+
+
+def test_an_account_missing_after_a_reconnect_is_an_outage(tmp_path: Path) -> None:
+    """Another login answers for a while; names may have spaces around them."""
+
+    def hello(client: Client) -> None:
+        stranger.accounts = {1: "DU1,DU2", 2: "U7"}.get(client.number, "DU2, DU1")
+        stranger.greet(client)
+
+    stranger = Stranger(script=on(1, Client.close))
+    stranger.hello = hello
+    found = played(stranger, tmp_path, subscribed_on(3), account="DU1")
+    assert found.epochs(Kind.TICK) == [1, 3]
+
+
+def test_an_account_missing_at_first_ends(tmp_path: Path) -> None:
+    """Nothing is recorded under a wrong account."""
+    with pytest.raises(BadSetting, match="it manages U7"):
+        played(Stranger(accounts="U7"), tmp_path, lambda _: False, account="DU1")
+
+
+# bytes that are no messages
+
+
+@pytest.mark.parametrize("claimed", [0xA00000, 0x7FFFFFFF])
+def test_a_wrong_length_is_noticed_and_the_bytes_are_kept(tmp_path: Path, claimed: int) -> None:
+    """Whether the length is impossible or only wrong: notice, text, a new connection."""
+    junk = struct.pack(">I", claimed) + b"1\x006\x00JUNK\xff"
+    stranger = Stranger(script=on(1, lambda client: client.raw(junk)))
+    found = played(stranger, tmp_path, subscribed_on(2))
+    assert Own.BYTES_WITHOUT_MESSAGES in found.codes()
+    kept = found.raw("undecodable")[0]
+    assert kept is not None
+    assert "1\x006\x00JUNK\\xff" in kept
+    assert found.epochs(Kind.TICK) == [1, 2]
+
+
+def test_half_a_message_at_a_hang_up_is_kept(tmp_path: Path) -> None:
+    """What was cut off stands in the log as text, with a notice."""
+
+    def cut(client: Client) -> None:
+        client.raw(framed(message(46, 6, 1, 48, "PARTIAL"))[:-3])
+        client.close()
+
+    found = played(Stranger(script=on(1, cut)), tmp_path, subscribed_on(2))
+    assert [text for text in found.raw("undecodable") if text and text.endswith("46\x006\x001\x0048\x00PARTI")]
+    assert Own.BYTES_WITHOUT_MESSAGES in found.codes()
+
+
+def test_half_a_message_at_the_end_is_kept(tmp_path: Path) -> None:
+    """A recording that ends amid a message keeps what came of it."""
+
+    def half(client: Client) -> None:
+        stranger.dead.update({"l1", "AllLast", "depth", "bars"})
+        client.raw(framed(message(46, 6, 1, 48, "PARTIAL"))[:-3])
+        stranger.said = True  # type: ignore[attr-defined]
+
+    stranger = Stranger()
+    stranger.script = on(1, half, 0.6)
+    found = played(stranger, tmp_path, lambda s: hasattr(s, "said"), stop_after_s=0.1)
+    assert [text for text in found.raw("undecodable") if text and text.endswith("PARTI")]
+
+
+def test_a_last_field_without_its_end_is_not_lost(tmp_path: Path) -> None:
+    """A message that does not end in NUL keeps its last field."""
+
+    def odd(client: Client) -> None:
+        client.raw(framed(message(46, 6, client.id_of("l1"), 48, "WHOLE")[:-1]))
+        client.raw(framed(b"77\0lonely"))
+
+    found = played(Stranger(script=on(1, odd)), tmp_path, subscribed_on(1), more_s=1.0)
+    assert "WHOLE" in found.day.frame(Kind.TICK)["text"].to_list()
+    assert "77\0lonely" in found.raw("untyped")
+
+
+def test_odd_messages_before_readiness_disturb_nothing(tmp_path: Path) -> None:
+    """An empty frame, an id that is no number, a 9 with a field too many: kept as raw, the connection gets ready."""
+
+    def hello(client: Client) -> None:
+        odd = [b"", message("x", 1), message(9, 1, 5, "extra"), message(15, 1, "DU1"), message(9, 1, 5)]
+        client.raw(b"".join(framed(payload) for payload in odd))
+
+    found = played(Stranger(hello=hello), tmp_path, subscribed_on(1))
+    assert {None, "x\x001"} <= set(found.raw("undecodable"))
+    assert "9\x001\x005\x00extra" in found.raw("untyped")
+
+
+# streams
+
+
+def test_streams_that_died_are_renewed_while_only_depth_and_bars_flow(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After 1102 L1 and tick-by-tick give nothing: every other stream counts as a sign that they should."""
+    monkeypatch.setattr("harvester.recorder.silence._SUSPECT_NS", 1_500_000_000)
+    stranger = Stranger()
+
+    def die(client: Client) -> None:
+        stranger.dead.update({client.id_of("l1"), client.id_of("AllLast")})
+        client.error(-1, 1100)
+        client.error(-1, 1102)
+
+    stranger.script = on(1, die, 1.5)
+    found = played(stranger, tmp_path, lambda s: len(s.of("1")) > 1 and len(s.of("97")) > 1)
+    assert len(found.subscribed(Stream.L1)) == len(found.subscribed(Stream.ALL_LAST)) == 2
+
+
+def test_dead_five_second_bars_are_renewed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a farm's return bars that stay away are asked for again."""
+    monkeypatch.setattr("harvester.recorder.silence._SUSPECT_BARS_NS", 1_500_000_000)
+    stranger = Stranger()
+
+    def die(client: Client) -> None:
+        stranger.dead.add(client.id_of("bars"))
+        client.error(-1, 2106)
+
+    stranger.script = on(1, die, 1.5)
+    found = played(stranger, tmp_path, lambda s: len(s.of("50")) > 1)
+    assert len(found.subscribed(Stream.BARS_5S)) == 2
+    assert len(found.subscribed(Stream.L1)) == 1
+
+
+@pytest.mark.parametrize(
+    ("stream", "code", "text"),
+    [
+        ("bars", 162, "Historical Market Data Service error message:Historical data request pacing violation"),
+        ("bars", 420, "Invalid Real-time Query:Historical data request pacing violation"),
+        ("bars", 10225, "Bust event occurred, current subscription is deactivated. Please resubscribe"),
+        ("AllLast", 10190, "Pacing violation: tick-by-tick request"),
+    ],
+)
+def test_a_refusal_for_its_pace_is_repeated(tmp_path: Path, stream: str, code: int, text: str) -> None:
+    """Refused twice with growing pauses between, then granted; each refusal is a notice."""
+    refused: list[str] = []
+
+    def granted(client: Client, req_id: str, name: str) -> bool:
+        if name != stream or len(refused) == 2:
+            return True
+        refused.append(req_id)
+        client.error(req_id, code, text)
+        return False
+
+    def flows(s: Stranger) -> bool:
+        return bool(s.clients) and stream in s.clients[0].subscribed.values()
+
+    found = played(Stranger(granted=granted), tmp_path, flows, more_s=1.5)
+    values = [row["value"] for row in found.notices if row["code"] == Own.STREAM_REFUSED]
+    assert values == [code, code]
+    name = {"bars": "bars_5s", "AllLast": "all_last"}[stream]
+    assert found.summary.coverage[SYMBOL][name] == "granted"
+
+
+def test_a_refusal_for_good_is_not_repeated(tmp_path: Path) -> None:
+    """354, no market data subscription: refused once, the other streams flow."""
+
+    def granted(client: Client, req_id: str, name: str) -> bool:
+        if name == "l1":
+            client.error(req_id, 354, "Requested market data is not subscribed.")
+        return name != "l1"
+
+    stranger = Stranger(granted=granted)
+    found = played(stranger, tmp_path, subscribed_on(1), more_s=1.5)
+    assert len(stranger.of("1")) == 1
+    assert found.summary.coverage[SYMBOL]["l1"] == "refused 354"
+    assert found.summary.coverage[SYMBOL]["all_last"] == "granted"
+
+
+def test_smart_depth_stands_in_for_an_exchange_that_is_refused(tmp_path: Path) -> None:
+    """10092 for the exchange's own book: SMART depth is asked for with its flag, and granted."""
+
+    def granted(client: Client, req_id: str, name: str) -> bool:
+        if name == "depth" and not any(f[16] == "1" for f in stranger.of("10")):
+            client.error(req_id, 10092, "Deep market data is not supported for this combination")
+            return False
+        return True
+
+    stranger = Stranger(granted=granted)
+    found = played(stranger, tmp_path, lambda s: len(s.of("10")) == 2, more_s=1.5)
+    assert found.summary.coverage[SYMBOL]["depth"] == "granted"
+    assert found.day.frame(Kind.DEPTH)["req_id"].unique().to_list() == found.subscribed(Stream.SMART_DEPTH)
+
+
+def test_tick_by_tick_keeps_its_spacing_over_a_reconnect(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """AllLast of an instrument waits for its turn; nothing else waits for it."""
+    monkeypatch.setattr(session, "TICK_BY_TICK_SPACING_S", 3.0)
+    stranger = Stranger(script=on(1, Client.close, 0.5))
+    found = played(stranger, tmp_path, lambda s: len(s.of("97")) == 2)
+    first, second = stranger.at("97")
+    assert second - first >= 2.95
+    assert stranger.at("50")[1] - first < 2.5
+    assert found.epochs(Kind.TRADE) == [1, 2]
+
+
+# the beginning
+
+
+def test_contract_details_that_never_come_end_in_one_line(tmp_path: Path) -> None:
+    """The time-out names the symbol; the log of what was heard is whole."""
+    with pytest.raises(GatewayError, match="no answer about ACME within 1 s") as caught:
+        played(Stranger(details=lambda *_: None), tmp_path, lambda _: False, timeout_seconds=1.0)
+    assert caught.value.exit_code == 6
+    day = open_day(datetime.now(UTC).astimezone(ZoneInfo("America/New_York")).date(), Home(tmp_path))
+    assert [run.status for run in day.runs] == ["ended"]
+
+
+@pytest.mark.parametrize("version", ["20", "157", "175"])
+def test_a_gateway_too_old_is_refused_at_once(tmp_path: Path, version: str) -> None:
+    """Its messages have other layouts; the line says so without waiting for the time-out."""
+    began = time.monotonic()
+    with pytest.raises(GatewayError, match=f"server version {version} is too old; 176 or newer is needed"):
+        played(Stranger(version=version), tmp_path, lambda _: False, timeout_seconds=20.0)
+    assert time.monotonic() - began < 5
+
+
+@pytest.mark.parametrize("version", ["176", "178"])
+def test_the_versions_that_can_be_recorded(tmp_path: Path, version: str) -> None:
+    """The oldest and the newest one."""
+    found = played(Stranger(version=version), tmp_path, subscribed_on(1))
+    connected = next(row for row in found.notices if row["code"] == Own.CONNECTED)
+    assert connected["value"] == int(version)
+
+
+def test_a_stop_while_connecting_ends_at_once(tmp_path: Path) -> None:
+    """A gateway that says nothing does not keep a recorder that was told to stop."""
+
+    async def scenario() -> float:
+        stop = asyncio.Event()
+        server = await asyncio.start_server(lambda *_: asyncio.sleep(30), "127.0.0.1", 0)
+        port = server.sockets[0].getsockname()[1]
+        made = Settings.load({"symbols": [SYMBOL], "port": port, "disk_margin_bytes": 1})
+        asyncio.get_running_loop().call_later(0.5, stop.set)
+        began = time.monotonic()
+        with pytest.raises(GatewayError, match="stopped before") as caught:
+            await record(made, Home(tmp_path), MachineClock(), stop=stop, disk=QuickDisk())
+        assert caught.value.exit_code == 6
+        server.close()
+        return time.monotonic() - began
+
+    assert asyncio.run(scenario()) < 5
+    assert not list(tmp_path.glob("temp/events/*/*"))
+
+
+def test_a_compilation_ends_when_it_is_cancelled() -> None:
+    """The compiling process is not waited for, and not left behind."""
+
+    async def scenario() -> float:
+        work = asyncio.ensure_future(compile_apart("import time; time.sleep(60)"))
+        await asyncio.sleep(0.3)
+        began = time.monotonic()
+        work.cancel()
+        await asyncio.gather(work, return_exceptions=True)
+        return time.monotonic() - began
+
+    assert asyncio.run(scenario()) < 5
