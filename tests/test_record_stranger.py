@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
 import struct
 import time
 from datetime import UTC, datetime
@@ -32,6 +33,12 @@ if TYPE_CHECKING:
     from harvester.eventlog.reader import Day
 
 LIMIT_S = 25.0  # of real time for any recording here
+
+
+@pytest.fixture(autouse=True, scope="module")
+def compiled() -> None:
+    """The kernels are compiled before a recording is timed."""
+    importlib.import_module("harvester.projections.kernels")
 
 
 @pytest.fixture(autouse=True)
