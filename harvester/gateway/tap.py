@@ -107,7 +107,7 @@ class Tap:
 
     def _cut(self, data: bytes) -> None:
         append, length_at = self._append, _LENGTH.unpack_from
-        at, end, count = 0, len(data), 0
+        at, end, count, ready = 0, len(data), 0, self.greeting.ready
         while end - at >= 4:
             stop = at + 4 + length_at(data, at)[0]
             if stop > end:
@@ -117,11 +117,13 @@ class Tap:
             if not fields[-1]:
                 fields.pop()
             count += 1
-            if self.greeting.ready:
+            if ready:
                 append(fields)
             elif not self._greet(fields):
                 self._rest = bytearray(data[at:])
                 return
+            else:
+                ready = self.greeting.ready
             if fields and fields[0] in CONTROL:
                 self._teller.tap_heard(fields)
             at = stop

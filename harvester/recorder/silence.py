@@ -40,7 +40,8 @@ class Silence:
         newest = self._newest()
         for found in self._registry.live.values():
             quiet_ns = newest - max(found.last_ts, found.asked_ts)
-            if found.stream not in _NOT_WATCHED and quiet_ns > self._limit_ns and not found.silent:
+            limit_ns = max(self._limit_ns, _SUSPECT_BARS_NS) if found.stream is Stream.BARS_5S else self._limit_ns
+            if found.stream not in _NOT_WATCHED and quiet_ns > limit_ns and not found.silent:
                 found.silent = True
                 yield found, quiet_ns
 
