@@ -124,6 +124,7 @@ async def recorder(port: int, messages: int) -> float:
     found: list[Recorder] = []
     stop = asyncio.Event()
     options = {"port": port, "symbols": [SYMBOL], "tick_by_tick_lines": 1, "depth_lines": 1, "five_second_bars": False}
+    options |= {"compact": False}  # what comes after the recording is not receiving
     with tempfile.TemporaryDirectory() as folder:
         work = asyncio.create_task(
             record(Settings.load(options), Home(Path(folder)), MachineClock(), stop=stop, watch=found.append)
@@ -139,8 +140,21 @@ async def recorder(port: int, messages: int) -> float:
         return ended
 
 
-def measure(client: str, messages: int, one_per_packet: bool) -> float:
-    """One fresh server and client process; messages per second."""
+def peak_mb() -> float:
+    """Largest resident size of this process so far."""
+    import psutil
+
+    info = psutil.Process().memory_info()
+    if hasattr(info, "peak_wset"):  # Windows
+        return info.peak_wset / 1e6
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 1e6 if sys.platform == "darwin" else peak * 1024 / 1e6
+
+
+def measure(client: str, messages: int, one_per_packet: bool) -> tuple[float, float]:
+    """One fresh server and client process; messages per second, and the client's peak memory in MB."""
     mine, theirs = multiprocessing.Pipe()
     server = multiprocessing.Process(target=serve, args=(theirs, messages, one_per_packet))
     server.start()
@@ -150,7 +164,8 @@ def measure(client: str, messages: int, one_per_packet: bool) -> float:
         out, _ = process.communicate(timeout=300)
     mine.send("done")
     server.join()
-    return messages / (float(out.split()[-1]) - begun)
+    ended, peak = map(float, out.split()[-2:])
+    return messages / (ended - begun), peak
 
 
 def main() -> None:
@@ -162,18 +177,22 @@ def main() -> None:
     given = parser.parse_args()
     if given.client:
         work = plain if given.client == "plain" else recorder
-        print(asyncio.run(work(given.port, given.messages)))
+        print(asyncio.run(work(given.port, given.messages)), peak_mb())
         return
     result: dict[str, object] = {"bench": "ingest", "messages": given.messages, "repeats": given.repeats}
     measure("recorder", 2_000, False)  # compiles the kernels once, outside the measurement
     for name, one in (("packets_4k", False), ("one_per_packet", True)):
         rates: dict[str, list[float]] = {"plain": [], "recorder": []}
+        peaks: dict[str, list[float]] = {"plain": [], "recorder": []}
         for _ in range(given.repeats):
             for client, found in rates.items():
-                found.append(measure(client, given.messages, one))
+                rate, peak = measure(client, given.messages, one)
+                found.append(rate)
+                peaks[client].append(peak)
         medians = {client: statistics.median(found) for client, found in rates.items()}
         result[name] = {f"{client}_per_second": round(rate) for client, rate in medians.items()}
-        result[name] |= {"ratio": round(medians["recorder"] / medians["plain"], 2)}  # type: ignore[operator]
+        result[name] |= {"ratio": round(medians["recorder"] / medians["plain"], 2)}
+        result[name] |= {f"{client}_peak_mb": round(statistics.median(found)) for client, found in peaks.items()}  # type: ignore[operator]
     print(json.dumps(result))
 
 

@@ -21,7 +21,16 @@ def one_round(script: Path) -> list[dict]:
     done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, check=False)
     if done.returncode:
         sys.exit(f"{script.name} ended with {done.returncode}\n{done.stdout}{done.stderr}")
-    return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    return [flat(json.loads(line)) for line in done.stdout.splitlines() if line.startswith("{")]
+
+
+def flat(row: dict) -> dict:
+    """Nested figures as `outer inner`."""
+    out = {}
+    for key, value in row.items():
+        inner = flat(value) if isinstance(value, dict) else None
+        out |= {f"{key} {name}": figure for name, figure in inner.items()} if inner is not None else {key: value}
+    return out
 
 
 def median_of(rounds: list[list[dict]]) -> list[dict]:
