@@ -156,12 +156,10 @@ def _market_time(option: str, text: str | None, start_ns: int) -> int | None:
 
 async def _serve(gateway: SimGateway, settings: GatewaySettings, *, once: bool, as_json: bool) -> None:
     import json
-    import sys
 
-    import structlog
+    from cli.logs import to_stderr
 
-    # Standard output is for what the command gives; who came and went is said beside it.
-    structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
+    to_stderr()  # standard output is for what the command gives; who came and went is said beside it
     port = await gateway.start()
     if as_json:
         typer.echo(json.dumps({"host": settings.host, "port": port, "source": settings.source}))

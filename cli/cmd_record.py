@@ -168,15 +168,13 @@ async def _record(
     settings: Settings, home: Home, clock_choice: str, until: str | None, duration: str | None, *, reopen: bool
 ) -> Summary:
     import asyncio
-    import sys
 
-    import structlog
-
+    from cli.logs import to_stderr
     from harvester.recorder.checks import check_settings, find_clock, with_symbols
     from harvester.recorder.record import record as run
     from harvester.recorder.until import end_of_recording, stop_on_signals
 
-    structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))  # stdout is for the summary
+    to_stderr()
     settings = with_symbols(settings, home)
     check_settings(settings, home)
     clock: Clock = find_clock(clock_choice, settings, home)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 logger = structlog.get_logger()
 
 DRAW_S = 0.5
+RATE_DRAWS = 10
 LINE_S = 30.0
 
 
@@ -53,13 +55,14 @@ async def draw(recorder: Recorder) -> None:
     from rich.live import Live
 
     recorder.wants_view = True
-    first = before = read(recorder)
+    first = read(recorder)
+    recent = deque([first], maxlen=RATE_DRAWS)  # commits come once a second: a rate over less would flicker
     with Live(refresh_per_second=4, transient=False) as live:
         while True:
             await asyncio.sleep(DRAW_S)
             now = read(recorder)
-            live.update(picture(recorder, rates(before, now)[0], rates(first, now)[1]))
-            before = now
+            live.update(picture(recorder, rates(recent[0], now)[0], rates(first, now)[1]))
+            recent.append(now)
 
 
 async def speak(recorder: Recorder) -> None:
@@ -96,7 +99,7 @@ def picture(recorder: Recorder, rows_per_second: dict[str, float], bytes_per_sec
 def _head(recorder: Recorder, bytes_per_second: float) -> str:
     run, commit = recorder.run, recorder.last_commit
     name = f"{run.trading_date} {run.writer.run_id}" if run else "connecting"
-    where = f"seq {commit.last_seq:,} at {iso(commit.last_ts)}" if commit else "nothing committed yet"
+    where = f"seq {commit.last_seq:,} at {iso(commit.last_ts)[11:19]}Z" if commit else "nothing committed yet"
     return (
         f"[bold]hv record[/] {name}  market {iso(recorder.clock.now())[:19]}Z\n"
         f"last commit {where}, {lag_ms(recorder)} ms ago, {len(recorder.inbox):,} waiting; "
