@@ -393,3 +393,12 @@ def test_wrong_historical_texts_are_refused_as_ib_does():
         with pytest.raises(MarketRefusal) as refused:
             market.history(HistoryAsk(con_id, 0, duration, size, what, rth=True))
         assert refused.value.code == code, (duration, size, what)
+
+
+def test_before_the_first_trade_a_day_of_history_is_the_session_before():
+    """As IB counts it: '1 D' asked for before the open gives the last session there was, all of it before this one."""
+    market = small()
+    con_id = market.instruments[0].con_id
+    bars = market.history(HistoryAsk(con_id, 0, "1 D", "1 min", "TRADES", rth=True)).bars
+    assert 300 < len(bars) <= 390
+    assert all(market.start_ns - 24 * 3600 * 10**9 < bar.ts < market.start_ns for bar in bars)

@@ -108,15 +108,22 @@ def answer(ask: HistoryAsk, end_ns: int, past: Past, today: Series) -> History:
     start_ns = start_of(ask.duration, end_ns)
     if ask.what not in {"TRADES", "ADJUSTED_LAST"}:
         raise MarketRefusal(NO_DATA, f"Historical Market Data Service error message:No historical data for {ask.what}")
+    bars = _bars(ask, start_ns, end_ns, past, today)
+    if not bars and ask.duration.endswith("D"):
+        # Before a day's first trade the days asked for are those before it, as IB counts them.
+        bars = _bars(ask, start_of(f"{int(ask.duration[:-2]) + 1} D", end_ns), end_ns, past, today)
+    if not bars:
+        raise MarketRefusal(NO_DATA, "Historical Market Data Service error message:HMDS query returned no data")
+    return History(bars)
+
+
+def _bars(ask: HistoryAsk, start_ns: int, end_ns: int, past: Past, today: Series) -> list[Bar]:
     source = today.between(start_ns, end_ns)
     if SECONDS_OF.get(ask.bar_size, MINUTE_NS) >= 60:
         minutes = past.minutes(ask.con_id, start_ns, end_ns)
         done_ns = int(minutes.ts[-1]) + MINUTE_NS if len(minutes.ts) else start_ns
         source = minutes.then(today.between(max(done_ns, start_ns), end_ns))
-    bars = list(_rolled_up(source, ask.bar_size, rth=ask.rth))
-    if not bars:
-        raise MarketRefusal(NO_DATA, "Historical Market Data Service error message:HMDS query returned no data")
-    return History(bars)
+    return list(_rolled_up(source, ask.bar_size, rth=ask.rth))
 
 
 @lru_cache(maxsize=4096)
