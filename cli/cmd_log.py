@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from datetime import date
 
     from harvester.eventlog.compact import Compaction
+    from harvester.eventlog.reader import Day
     from harvester.eventlog.verify import Report
     from harvester.events.batch import Batch
     from harvester.home import Home
@@ -79,7 +80,7 @@ def show(
     home: HomeOption = None,
     kind: KindOption = None,
     from_seq: Annotated[int, typer.Option(help="First seq to show.")] = 1,
-    limit: Annotated[int, typer.Option(help="Events to show at most, 0 = all.")] = 50,
+    limit: Annotated[int, typer.Option(min=0, help="Events to show at most, 0 = all.")] = 50,
     salvage: Annotated[bool, typer.Option(help="Show what is good of a damaged log.")] = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -93,12 +94,12 @@ def show(
 
     kinds = _kinds(kind)
     day = open_day(date, _home(home), salvage=salvage)
-    left = limit or sys.maxsize
+    left, names = limit or sys.maxsize, _names(day)
     for batch in day.batches(from_seq=from_seq, rows_max=10_000):
         for row in _events(batch, kinds):
             if not left:
                 break
-            _print_event(row, as_json=as_json)
+            _print_event(row, names, as_json=as_json)
             left -= 1
         if not left:
             break
@@ -130,20 +131,20 @@ def tail(
     kinds = _kinds(kind)
     day = open_day(date, _home(home))
     rows: list[dict[str, Any]] = []
-    reach = max(lines, 1)
+    reach, names = max(lines, 1), _names(day)
     while len(rows) < lines:  # rare kinds lie far back: look ten times as far each time
         rows = [row for batch in day.batches(from_seq=day.last_seq - reach + 1) for row in _events(batch, kinds)]
         if reach >= day.last_seq:
             break
         reach *= 10
     for row in rows[-lines:] if lines else ():
-        _print_event(row, as_json=as_json)
+        _print_event(row, names, as_json=as_json)
     follower = Follower(_home(home), parse_date(date), day.last_seq + 1)
     try:
         while follow:
             for batch in follower.poll():
                 for row in _events(batch, kinds):
-                    _print_event(row, as_json=as_json)
+                    _print_event(row, names, as_json=as_json)
             sys.stdout.flush()
             time.sleep(_POLL_S)
     except KeyboardInterrupt:
@@ -259,11 +260,20 @@ def _events(batch: Batch, kinds: set[str]) -> Iterable[dict[str, Any]]:
     return ({"seq": row["seq"], "kind": kind.value, **row} for kind, row in wanted.events())
 
 
-def _print_event(row: dict[str, Any], *, as_json: bool) -> None:
+def _names(day: Day) -> dict[int, str]:
+    """Symbols by con_id, as the contracts in the log name them."""
+    contracts = day.table("contract").select(["con_id", "symbol"]).to_pylist()
+    return {row["con_id"]: row["symbol"] for row in contracts if row["symbol"]}
+
+
+def _print_event(row: dict[str, Any], names: dict[int, str], *, as_json: bool) -> None:
     if as_json:
         _lines([row])
         return
-    head = [str(row["seq"]), _iso(row["ts_recv"]), row["kind"], f"con_id={row['con_id']}", f"req_id={row['req_id']}"]
+    who = names.get(row["con_id"]) or (f"con_id={row['con_id']}" if row["con_id"] else "-")
+    head = [str(row["seq"]), _iso(row["ts_recv"]), row["kind"], _shown(who).strip('"'), f"req_id={row['req_id']}"]
+    if row.get("ts_event") is not None:
+        row = row | {"ts_event": _iso(row["ts_event"])}
     shown = {"seq", "ts_recv", "kind", "con_id", "req_id"}
     rest = [f"{name}={_shown(value)}" for name, value in row.items() if name not in shown and value is not None]
     typer.echo("\t".join([*head, *rest]))
