@@ -150,23 +150,6 @@ class Dial:
             shared.close()
 
 
-class SpeedClock:
-    """Market time that runs `speed` times as fast as real time, from an anchor two processes can share."""
-
-    def __init__(self, anchor: SpeedAnchor) -> None:
-        self.anchor = anchor
-
-    def now(self) -> int:
-        return self.anchor.market(real_monotonic_ns())
-
-    def wall(self) -> int:
-        return self.now()
-
-    async def sleep_until(self, at_ns: int) -> None:
-        while (left := at_ns - self.now()) > 0:
-            await asyncio.sleep(min(left / self.anchor.speed / SECOND_NS, 60))
-
-
 class FileClock:
     """Follow the market time a simulated gateway publishes in `gateway.json`: its anchor, or its dial when it has one.
 

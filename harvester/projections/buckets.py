@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from harvester.projections.base import chained
 from harvester.projections.tables import ROW, bucket_table
 
 if TYPE_CHECKING:
@@ -38,12 +39,7 @@ class Buckets:
         canonical = step.closed.copy()
         numbers = canonical.view(np.float64).reshape(len(canonical), -1)[:, _FIRST_FLOAT:]
         numbers[np.isnan(numbers)] = np.nan  # a NaN may come with any sign and payload, depending on the processor
-        raw = memoryview(canonical.tobytes())
-        edges = (np.flatnonzero(np.diff(canonical["decision_seq"])) + 1) * ROW.itemsize
-        begin = 0
-        for end in [*edges.tolist(), len(raw)]:
-            self._chain = hashlib.blake2b(self._chain + raw[begin:end], digest_size=16).digest()
-            begin = end
+        self._chain = chained(self._chain, canonical)
 
     def take(self) -> dict[str, pa.RecordBatch]:
         if not self._ready:

@@ -8,13 +8,13 @@ calendar, half days included. A candle without a sample is none.
 
 from __future__ import annotations
 
-import hashlib
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 import numpy as np
 import pyarrow as pa
 
+from harvester.projections.base import chained
 from harvester.projections.tables import SECOND_NS
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ class Candles:
         self.closed = made[0] if len(made) == 1 else np.concatenate(made)
         if len(self.closed):
             self._ready.append(self.closed)
-            self._link(self.closed)
+            self._chain = chained(self._chain, self.closed)
 
     def _begin(self, run: RunStart) -> None:
         calendar = run.params.calendar
@@ -132,15 +132,6 @@ class Candles:
         return placed
 
     # ---- the surface of a projection ---------------------------------------------------------------------------------
-
-    def _link(self, rows: Array) -> None:
-        """One link of the digest's chain per clock, so that it does not depend on the cuts."""
-        raw = memoryview(rows.tobytes())
-        edges = (np.flatnonzero(np.diff(rows["decision_seq"])) + 1) * CANDLE.itemsize
-        begin = 0
-        for end in [*edges.tolist(), len(raw)]:
-            self._chain = hashlib.blake2b(self._chain + raw[begin:end], digest_size=16).digest()
-            begin = end
 
     def take(self) -> dict[str, pa.RecordBatch]:
         if not self._ready:

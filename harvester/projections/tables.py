@@ -290,23 +290,3 @@ def bucket_table(rows: Array, symbols: list[str]) -> pa.RecordBatch:
         else:
             columns.append(pa.array(rows[field.name].astype(field.type.to_pandas_dtype()), field.type))
     return pa.RecordBatch.from_arrays(columns, schema=BUCKETS)
-
-
-_SKIP = frozenset(("inst", "quote_source", "book_good", "stale"))
-_NAMES = tuple(n for n in ROW.names or () if n not in _SKIP)
-
-
-def bucket_dicts(rows: Array, symbols: list[str]) -> list[dict[str, Any]]:
-    """The same rows as plain dictionaries, absent numbers None: what strategies see."""
-    plain = list(zip(*(rows[name].tolist() for name in _NAMES), strict=True))
-    out = [dict(zip(_NAMES, [None if v != v else v for v in row], strict=True)) for row in plain]  # noqa: PLR0124 - NaN
-    for row, inst, source, good, stale in zip(
-        out, *(rows[n].tolist() for n in ("inst", "quote_source", "book_good", "stale")), strict=True
-    ):
-        row |= {
-            "symbol": symbols[inst],
-            "quote_source": SOURCE_NAMES[source],
-            "book_good": bool(good),
-            "stale": bool(stale),
-        }
-    return out

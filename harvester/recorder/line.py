@@ -8,6 +8,7 @@ with back-off, `CONNECTED`, `OUTAGE_END`. Only the first connection may fail for
 from __future__ import annotations
 
 import asyncio
+from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -37,7 +38,7 @@ MESSAGES_PER_SECOND, MESSAGES_AT_ONCE = 40.0, 40  # IB allows 50 a second
 RAW_CHARACTERS_MAX = 65_536  # of one `raw` row that keeps bytes which are no message
 
 
-class Line:
+class Line(ABC):
     """One gateway over all its connections; `Session` says what is asked on it.
 
     `failure` is set by what must end the recording.
@@ -164,13 +165,13 @@ class Line:
 
     # hooks of the session
 
+    @abstractmethod
     def _line_lost(self) -> None:
         """Everything asked on the line is void."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _line_back(self) -> None:
         """A new connection is ready for requests."""
-        raise NotImplementedError
 
     # connecting
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from harvester.artefacts.episodes import compare_day, superseded
+from harvester.errors import CodeChanged, DamagedLog, Mismatch
 from harvester.eventlog.reader import open_day
 from harvester.eventlog.verify import verify_day
 from harvester.events.kinds import Action, Kind
@@ -22,8 +23,6 @@ if TYPE_CHECKING:
     from harvester.eventlog.reader import Day
     from harvester.home import Home
     from harvester.recorder.project import Projected
-
-DAMAGED, MISMATCH, CODE_CHANGED = 1, 11, 12  # exit codes, as `harvester.errors` documents them
 
 
 class LogPart(msgspec.Struct, kw_only=True):
@@ -97,7 +96,7 @@ def verify(home: Home, trading_date: date, progress: Callable[[str, int, int], N
     )
     found = Verified(trading_date=trading_date.isoformat(), log=log, live=LivePart())
     if not report.clean:
-        found.exit_code = DAMAGED
+        found.exit_code = DamagedLog.exit_code
         found.files.note = found.exports.note = "not compared: the log is damaged"
         return found
     day = open_day(trading_date, home)
@@ -109,9 +108,9 @@ def verify(home: Home, trading_date: date, progress: Callable[[str, int, int], N
     else:
         found.files, found.exports = _episodes(home, made), compare_exports(home, made)
     if found.live.mismatches or found.files.differences or found.exports.differences:
-        found.exit_code = MISMATCH
+        found.exit_code = Mismatch.exit_code
     elif found.live.changed:
-        found.exit_code = CODE_CHANGED
+        found.exit_code = CodeChanged.exit_code
     return found
 
 

@@ -99,7 +99,6 @@ class RecordedDay:
     """`Market` of a recorded day."""
 
     pushes_scans = True
-    gives_params = True
 
     def __init__(self, day: Day) -> None:
         self._requests = Requests(day)

@@ -175,15 +175,8 @@ class Market(Protocol):
     def pushes_scans(self) -> bool:
         """True when scanner lists come as events (key = scan code).
 
-        `scan` then gives the list in force, [] while there is none yet: in that case nothing is to be sent.
-        """
-        ...
-
-    @property
-    def gives_params(self) -> bool:
-        """True when tick parameters (81) and data type (58) of L1 come as events and in its snapshot.
-
-        The gateway then sends none of its own.
+        `scan` then gives the list in force, [] while there is none yet: in that case nothing is to be sent. Tick
+        parameters (81) and data type (58) of L1 come as events then too, and the gateway sends none of its own.
         """
         ...
 

@@ -46,7 +46,6 @@ class Played:
     """`Market` over base rows."""
 
     pushes_scans = False
-    gives_params = False
 
     def __init__(self, cast: Cast) -> None:
         self._cast = cast
