@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import random
-import signal
 import subprocess
 import sys
 from datetime import date
@@ -23,56 +22,57 @@ from tests.recording import model
 PROJECT = Path(__file__).resolve().parent.parent
 DATE = date(2025, 7, 17)
 KILLS = 50
+SILENT_S, COMPILE_S = 60.0, 300.0
 
-pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="forks recorders, which only POSIX can")
 
+class Child:
+    """A recorder in a process of its own; `durable` is the last seq of a commit it reported durable, 0 = none yet."""
 
-class Forks:
-    """Recorders that start at once, one at a time; `durable` is the last seq a commit was reported durable with."""
+    def __init__(self, process: asyncio.subprocess.Process, errors: Path) -> None:
+        self.process, self.errors, self.durable = process, errors, 0
 
-    def __init__(self, child: asyncio.subprocess.Process) -> None:
-        self.child, self.durable, self.pid = child, 0, 0
-
-    async def line(self) -> str:
-        assert self.child.stdout is not None
-        text = (await asyncio.wait_for(self.child.stdout.readline(), 60)).decode().strip()
-        assert text, "the helper process died"
-        word, _, number = text.partition(" ")
-        if word == "durable":
-            self.durable = int(number)
-        elif word == "pid":
-            self.pid = int(number)
-        return word
+    @classmethod
+    async def spawn(cls, home: Home, port: int, errors: Path) -> Child:
+        with errors.open("wb") as stderr:
+            process = await asyncio.create_subprocess_exec(
+                sys.executable,
+                str(PROJECT / "tests" / "recorder_child.py"),
+                str(home.root),
+                str(port),
+                "ACME,BOLT",
+                env={**os.environ, "PYTHONPATH": str(PROJECT)},
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=stderr,
+            )
+        return cls(process, errors)
 
     async def until(self, word: str) -> None:
-        while await self.line() != word:
-            pass
+        """Read its lines up to one that begins with `word`."""
+        assert self.process.stdout is not None
+        said, patience = "", COMPILE_S if word == "ready" else SILENT_S
+        while said != word:
+            try:
+                line = await asyncio.wait_for(self.process.stdout.readline(), patience)
+            except TimeoutError:
+                line = b""
+            assert line, f"no {word!r} from the recorder; it wrote: {self.errors.read_text()[-4000:]}"
+            said, _, number = line.decode().strip().partition(" ")
+            if said == "durable":
+                self.durable = int(number)
 
-    async def start(self) -> None:
-        assert self.child.stdin is not None
-        self.child.stdin.write(b"go\n")
-        await self.until("pid")
+    def go(self) -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.write(b"go\n")
 
     async def kill(self) -> None:
-        os.kill(self.pid, signal.SIGKILL)
-        await self.until("gone")
-
-
-async def fork_server(home: Home, port: int) -> Forks:
-    child = await asyncio.create_subprocess_exec(
-        sys.executable,
-        str(PROJECT / "tests" / "recorder_forks.py"),
-        str(home.root),
-        str(port),
-        "ACME,BOLT",
-        env={**os.environ, "PYTHONPATH": str(PROJECT)},
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-    )
-    forks = Forks(child)
-    await forks.until("ready")
-    return forks
+        """End it by SIGKILL and hear its last reports."""
+        assert self.process.stdout is not None
+        assert self.process.returncode is None, f"ended by itself: {self.errors.read_text()[-4000:]}"
+        self.process.kill()
+        for line in (await self.process.stdout.read()).splitlines():
+            self.durable = int(line.split()[1])
+        await self.process.wait()
 
 
 @pytest.mark.slow
@@ -84,24 +84,30 @@ def test_fifty_killed_recorders_lose_nothing_durable(tmp_path: Path) -> None:
         settings = GatewaySettings(port=0, speed=20.0, grace_s=0.05, gateway_file=home.gateway_file)
         gateway = SimGateway(model(), settings)
         port = await gateway.start()
-        forks = await fork_server(home, port)
+        children, durable = [await Child.spawn(home, port, tmp_path / "0.err")], 0
         try:
             for attempt in range(KILLS):
-                await forks.start()
+                child = children[-1]
+                children.append(await Child.spawn(home, port, tmp_path / f"{attempt + 1}.err"))  # loads meanwhile
+                await child.until("ready")
+                child.go()
                 if attempt == 0 or attempt % 5:
-                    await forks.until("durable")
+                    await child.until("durable")
                 await asyncio.sleep(chance.uniform(0.0, 0.35))
-                await forks.kill()
-                if forks.durable and attempt % 7 == 0:
+                await child.kill()
+                durable = child.durable or durable
+                if durable and attempt % 7 == 0:
                     day = open_day(DATE, home)
-                    assert day.last_seq >= forks.durable
+                    assert day.last_seq >= durable
                     assert day.rows == day.last_seq
         finally:
-            forks.child.kill()
-            await forks.child.wait()
+            for child in children:
+                if child.process.returncode is None:
+                    child.process.kill()
+                    await child.process.communicate()
             await gateway.stop()
         day = open_day(DATE, home)
-        assert day.last_seq >= forks.durable > 0
+        assert day.last_seq >= durable > 0
         assert day.rows == day.last_seq, "seq has a hole"
         assert len(day.runs) >= KILLS * 4 // 5
         assert not verify_day(home, DATE).problems
