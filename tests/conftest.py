@@ -1,10 +1,34 @@
+"""Tests run compiled code with Numba's bounds checks on, and compile it once however many processes there are."""
+
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 PROJECT = Path(__file__).resolve().parent.parent
+
+# Before anything imports Numba; every process a test starts inherits them. The market kernels' cache knows checked code
+# from unchecked (`kernel_cache`), Numba's own, which keeps the model's order flow, does not: it gets a folder apart.
+os.environ["NUMBA_BOUNDSCHECK"] = "1"
+os.environ["NUMBA_CACHE_DIR"] = str(PROJECT / "harvester" / "__pycache__" / "checked")
+
+_COMPILE = """
+from harvester.projections import kernels
+from harvester.simgateway.market import drain
+from harvester.simgateway.model import ModelSettings, open_model
+next(iter(drain(open_model(ModelSettings(rate=600)))))
+"""
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Compile before xdist starts its workers, or each of them would; a single process does it where it needs it."""
+    if getattr(session.config.option, "numprocesses", None):
+        path = os.pathsep.join(filter(None, (str(PROJECT), os.environ.get("PYTHONPATH"))))
+        subprocess.run([sys.executable, "-c", _COMPILE], env={**os.environ, "PYTHONPATH": path}, check=True)
 
 
 @pytest.fixture(scope="session")

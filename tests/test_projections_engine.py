@@ -12,12 +12,13 @@ import pytest
 
 from harvester.calendar import to_ns
 from harvester.config import Settings
-from harvester.errors import DamagedLog
+from harvester.errors import DamagedLog, HarvesterError
 from harvester.events.batch import Batch
 from harvester.events.kinds import Kind
 from harvester.projections import kernel_cache
 from harvester.projections.engine import PROJECTIONS, Engine
 from harvester.projections.params import RunParams, StrategyRef, package_digest
+from tests.market_log import Log
 from tests.reference.streams import stream
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -205,6 +206,16 @@ def test_a_read_only_install_uses_the_users_cache(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(kernel_cache, "user_cache", lambda: blocked)
     assert kernel_cache.choose(blocked, "k") is None
     assert kernel_cache.choose(tmp_path, "k") == tmp_path / "__pycache__" / "kernels-k"
+
+
+def test_a_bad_index_in_a_kernel_is_an_error() -> None:
+    """The tests run with Numba's bounds checks on: what points outside an array is an error, not a number."""
+    log = Log().run_start().subscribe(1, "depth", at=1)
+    log.fold()
+    log.engine.market.state.slots["book"] = 1_000_000
+    log.depth(1, "insert 0 bid 10.00 100", at=2)
+    with pytest.raises((IndexError, HarvesterError)):
+        log.fold()
 
 
 def test_numba_is_imported_when_folding() -> None:
