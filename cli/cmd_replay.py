@@ -157,9 +157,9 @@ def _words(text: str) -> list[str]:
 def _json_line(shown: Shown) -> str:
     import msgspec
 
-    from harvester.artefacts.text import no_nan, times
+    from harvester.artefacts.text import times
 
-    return msgspec.json.encode({"table": shown.table, **times(no_nan(shown.row))}).decode()
+    return msgspec.json.encode({"table": shown.table, **times(shown.row)}).decode()
 
 
 _TEXT = {  # table → columns of its text line

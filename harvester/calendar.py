@@ -46,8 +46,15 @@ def to_ns(moment: datetime) -> int:
 def iso(ns: int) -> str:
     """ISO-8601 UTC, trailing zeros of the fraction trimmed, with `Z`."""
     seconds, fraction = divmod(ns, 1_000_000_000)
-    text = (datetime(1970, 1, 1, tzinfo=UTC) + timedelta(seconds=seconds)).strftime("%Y-%m-%dT%H:%M:%S")
+    day, second = divmod(seconds, 86_400)
+    text = f"{_date_text(day)}T{second // 3600:02d}:{second // 60 % 60:02d}:{second % 60:02d}"
     return text + (f".{fraction:09d}".rstrip("0") if fraction else "") + "Z"
+
+
+@lru_cache
+def _date_text(days: int) -> str:
+    """`yyyy-MM-dd` of a day counted from 1970-01-01."""
+    return (date(1970, 1, 1) + timedelta(days=days)).strftime("%Y-%m-%d")
 
 
 @lru_cache

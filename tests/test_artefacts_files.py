@@ -4,6 +4,7 @@ import json
 import math
 
 import jsonschema
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -12,7 +13,7 @@ from trading_log import DATE, record
 from harvester.artefacts import schemas
 from harvester.artefacts.episodes import compare_day, episode_files
 from harvester.artefacts.tables import csv_file
-from harvester.artefacts.text import json_file, put, put_bare_list, times
+from harvester.artefacts.text import json_file, put, put_all, put_bare_list, times
 from harvester.errors import BadSetting, CannotRun
 from harvester.eventlog.disk import Disk
 from harvester.home import Home
@@ -149,6 +150,82 @@ def test_put_is_atomic_and_idempotent(tmp_path):
     with pytest.raises(CannotRun, match=r"x\.json: No space left"):
         put(path, b"two", Full())
     assert path.read_bytes() == b"one"
+
+
+def test_many_files_are_synced_before_the_first_is_renamed(tmp_path):
+    """`put_all` renames nothing before every file is on the medium, syncs each folder, and leaves equal bytes alone."""
+    told: list[str] = []
+
+    class Telling(Disk):
+        def fsync(self, file):
+            super().fsync(file)
+            told.append("synced")
+
+        def replace(self, source, target):
+            super().replace(source, target)
+            told.append("renamed")
+
+        def sync_folder(self, path):
+            super().sync_folder(path)
+            told.append(f"folder {path.name}")
+
+    files = {tmp_path / name: name.encode() for name in ("x", "a/y", "a/z", "b/z")}
+    put(tmp_path / "x", b"x")
+    put(tmp_path / "a" / "y", b"before")
+    put(tmp_path / "b" / "w", b"")
+    made = [(path, data if path.name == "y" else lambda data=data: data) for path, data in files.items()]
+    assert put_all(made, Telling()) == 3
+    assert told == ["synced"] * 3 + ["renamed"] * 3 + ["folder a", "folder b"]
+    assert {path: path.read_bytes() for path in files} == files
+    assert len(list(tmp_path.rglob("*"))) == len(files) + 3
+    assert put_all(files.items(), Telling()) == 0
+
+
+def test_a_disk_that_refuses_one_of_many_renames_none(tmp_path):
+    """One file that cannot be written leaves every old file in its place, and is named."""
+
+    class Full(Disk):
+        def write(self, file, data):
+            if data == b"new 7":
+                raise OSError(28, "No space left on device")
+            super().write(file, data)
+
+    for n in range(20):
+        put(tmp_path / f"{n}.json", b"old")
+    with pytest.raises(CannotRun, match=r"7\.json: No space left"):
+        put_all([(tmp_path / f"{n}.json", f"new {n}".encode()) for n in range(20)], Full())
+    assert {path.read_bytes() for path in tmp_path.glob("*.json")} == {b"old"}
+
+
+TREES = st.recursive(
+    st.one_of(FLOATS, st.integers(-(2**63), 2**63), st.text(), st.none(), st.booleans()),
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=4),
+        st.dictionaries(st.sampled_from(["ts", "tss", 'x"ts', ' "ts": 1', "a ts", "seq"]), inner, max_size=4),
+    ),
+    max_leaves=20,
+)
+
+
+@given(st.dictionaries(st.sampled_from(["ts", 'x "ts', "buckets"]), TREES), st.booleans())
+def test_times_of_an_episode_are_found_in_its_text(body, epoch_ms):
+    """Every integer under `ts`, and nothing else, is written as a time: as if the document had been taken apart."""
+    text = msgspec.json.encode({"symbol": '"ts": 7', "trade_id": " T", "x": _plain(body)}).decode()
+    expected = json_file(times(msgspec.json.decode(text), epoch_ms=epoch_ms))
+    assert next(iter(episode_files(text, epoch_ms=epoch_ms).values())) == expected
+
+
+def _plain(value):
+    """The same with what can stand under `ts`: a number, a text, nothing."""
+    if isinstance(value, dict):
+        return {k: _time(v) if k == "ts" else _plain(v) for k, v in value.items()}
+    return [_plain(v) for v in value] if isinstance(value, list) else value
+
+
+def _time(value):
+    if isinstance(value, (dict, list, bool)):
+        return None
+    return value % (2**62) if isinstance(value, int) else value
 
 
 def test_bare_list_has_its_meta(tmp_path):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -15,13 +17,21 @@ INSIDE = ("con_id", "decision_seq")  # columns for joining, not for the JSON fil
 
 def with_gate_codes(buckets: pa.Table, decisions: pa.Table) -> pa.Table:
     """Append `gate_codes`: refusals joined by `|`, empty = allowed, null = nobody looked at that second."""
-    codes: dict[tuple[int, int], str] = {}
-    columns = (decisions[name].to_pylist() for name in ("con_id", "bucket_ts", "action", "gate_codes"))
-    for con_id, ts, action, gates in zip(*columns, strict=True):
-        if action in ("none", "enter"):
-            codes[con_id, ts] = gates
-    keys = zip(buckets["con_id"].to_pylist(), buckets["ts"].to_pylist(), strict=True)
-    return buckets.append_column("gate_codes", pa.array([codes.get(key) for key in keys], pa.string()))
+    judged = decisions.filter(pc.is_in(decisions["action"], value_set=pa.array(["none", "enter"])))
+    _, seconds = np.unique(_integers(buckets["ts"], judged["bucket_ts"]), return_inverse=True)
+    con_ids, symbols = np.unique(_integers(buckets["con_id"], judged["con_id"]), return_inverse=True)
+    keys = seconds * len(con_ids) + symbols
+    wanted, judged_keys = keys[: buckets.num_rows], keys[buckets.num_rows :]
+    order = np.argsort(judged_keys, kind="stable")
+    last = np.searchsorted(judged_keys, wanted, "right", sorter=order) - 1  # the last word about a second counts
+    found = np.append(order, 0)[last]
+    known = (last >= 0) & (np.append(judged_keys, -1)[found] == wanted)
+    codes = judged["gate_codes"].combine_chunks().take(pa.array(found, mask=~known))
+    return buckets.append_column("gate_codes", codes)
+
+
+def _integers(*columns: pa.ChunkedArray) -> npt.NDArray[np.int64]:
+    return np.concatenate([column.to_numpy() for column in columns])
 
 
 def of_symbols(table: pa.Table, symbols: Sequence[str] | None) -> pa.Table:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from harvester.artefacts.text import json_file, json_lines, put, times
+from harvester.artefacts.text import json_lines, put_all, time_of, times
 from harvester.home import file_name
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
     from pathlib import Path
 
     from harvester.eventlog.disk import Disk
@@ -27,14 +29,47 @@ class Difference:
     what: str
 
 
+class _Name(msgspec.Struct):
+    """What of a document names its files."""
+
+    symbol: str
+    trade_id: str
+
+
 def episode_files(document: str, *, epoch_ms: bool = False, series_jsonl: bool = False) -> dict[str, bytes]:
     """The files of one episode, by path below the date's folder (`/` between its parts)."""
-    made = msgspec.json.decode(document)
-    base = f"{file_name(made['symbol'])}/{made['trade_id']}"
-    files = {f"{base}.json": json_file(times(made, epoch_ms=epoch_ms))}
+    name = _name.decode(document)
+    base = f"{file_name(name.symbol)}/{name.trade_id}"
+    files = {f"{base}.json": _episode_file(document, epoch_ms)}
     if series_jsonl:
-        files[f"{base}.series.jsonl"] = json_lines([times(row, epoch_ms=epoch_ms) for row in series_rows(made)])
+        rows = series_rows(msgspec.json.decode(document))
+        files[f"{base}.series.jsonl"] = json_lines([times(row, epoch_ms=epoch_ms) for row in rows])
     return files
+
+
+_name = msgspec.json.Decoder(_Name)
+_TS = ' "ts": '
+_INTEGER = re.compile("-?[0-9]+(?=[,\n])")
+
+
+def _episode_file(document: str, epoch_ms: bool) -> bytes:
+    """What `json_file` makes of the document's `times`, without a Python object per number.
+
+    `ts` is the only key of an episode that holds times. Behind a space `"ts": ` stands nowhere in indented JSON but
+    where it is a whole key: inside a text or a longer key its first quote is escaped.
+    """
+    first, *others = msgspec.json.format(document, indent=2).split(_TS)
+    out = [first]
+    for text in others:
+        number = _INTEGER.match(text)
+        end = number.end() if number else 0
+        out += (_TS, _time_text(text[:end], epoch_ms) if end else "", text[end:])
+    return "".join([*out, "\n"]).encode()
+
+
+@lru_cache(100_000)  # seconds of a day: the windows of episodes overlap
+def _time_text(number: str, epoch_ms: bool) -> str:
+    return msgspec.json.encode(time_of(int(number), epoch_ms)).decode()
 
 
 def series_rows(made: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -56,17 +91,22 @@ def series_rows(made: Mapping[str, Any]) -> list[dict[str, Any]]:
     ]
 
 
+def each_file(
+    documents: Iterable[str], *, epoch_ms: bool = False, series_jsonl: bool = False
+) -> Iterator[tuple[str, bytes]]:
+    """The files of all episodes of a date, path below the date's folder and bytes, made one after the other."""
+    for document in documents:
+        yield from episode_files(document, epoch_ms=epoch_ms, series_jsonl=series_jsonl).items()
+
+
 def day_files(documents: Iterable[str], *, epoch_ms: bool = False, series_jsonl: bool = False) -> dict[str, bytes]:
     """The files of all episodes of a date, by path below the date's folder."""
-    files: dict[str, bytes] = {}
-    for document in documents:
-        files |= episode_files(document, epoch_ms=epoch_ms, series_jsonl=series_jsonl)
-    return files
+    return dict(each_file(documents, epoch_ms=epoch_ms, series_jsonl=series_jsonl))
 
 
 def write_day(folder: Path, files: Mapping[str, bytes], disk: Disk | None = None) -> int:
     """Put the files below the date's folder; gives how many were written anew."""
-    return sum(put(folder / name, files[name], disk) for name in sorted(files))
+    return put_all([(folder / name, files[name]) for name in sorted(files)], disk)
 
 
 def compare_day(folder: Path, *versions: Mapping[str, bytes]) -> list[Difference]:
@@ -92,17 +132,17 @@ def compare_day(folder: Path, *versions: Mapping[str, bytes]) -> list[Difference
     return found
 
 
-def superseded(folder: Path, files: Mapping[str, bytes], documents: Iterable[str]) -> list[Path]:
-    """Files an earlier projection of an unfinished day wrote for trades that have ended differently since.
+def superseded(differences: Iterable[Difference], documents: Iterable[str]) -> list[Path]:
+    """Of these differences the files an earlier projection of an unfinished day wrote for trades that ended otherwise.
 
     Such a file says DATA_END; the same decision is in the new projection under another name. Nothing else is named.
     """
+    unexpected = [d.path for d in differences if d.what == "unexpected" and not d.path.is_symlink()]
+    if not unexpected:
+        return []
     decisions = {_decision(msgspec.json.decode(text)) for text in documents}
     stale: list[Path] = []
-    for difference in compare_day(folder, files):
-        path = difference.path
-        if difference.what != "unexpected" or path.is_symlink():
-            continue
+    for path in unexpected:
         episode = path.with_name(path.name.removesuffix(".series.jsonl").removesuffix(".json") + ".json")
         made = _read(episode)
         if made and made["labels"]["exit_reason"] == DATA_END and _decision(made) in decisions:

@@ -8,7 +8,6 @@ from __future__ import annotations
 from html import escape
 from typing import TYPE_CHECKING, NamedTuple
 
-import msgspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -16,7 +15,7 @@ import pyarrow.compute as pc
 from harvester.calendar import iso
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Sequence
 
 _WIDTH, _PANEL, _LEFT, _RIGHT, _TOP = 1000, 110, 84, 18, 46
 _POINTS_MAX = 800  # more than one point per pixel draws nothing new
@@ -35,6 +34,9 @@ class Trade(NamedTuple):
     side: str = "LONG"
 
 
+_TRADE = ("entry_ts", "entry_price", "exit_ts", "exit_price", "win_loss", "side")  # columns of an episode
+
+
 class Panel(NamedTuple):
     """One symbol's day: `ts` int64 ns UTC shape (n,), `mid` float64 shape (n,), NaN where no quote was in force."""
 
@@ -44,18 +46,14 @@ class Panel(NamedTuple):
     trades: Sequence[Trade]
 
 
-def panels_of(buckets: pa.Table, documents: Iterable[str]) -> list[Panel]:
-    """The panels of a day: one per symbol with buckets, in the order of symbols; `documents` are episodes."""
+def panels_of(buckets: pa.Table, episodes: pa.Table) -> list[Panel]:
+    """The panels of a day: one per symbol with buckets, in the order of symbols."""
+    taken = episodes.filter(pc.and_(episodes["taken"], pc.is_valid(episodes["exit_price"])))
+    columns = [taken[name].to_pylist() for name in ("symbol", *_TRADE)]
     trades: dict[str, list[Trade]] = {}
-    for text in documents:
-        made = msgspec.json.decode(text)
-        entry, end = made["entry"], made["exit"]
-        if made["taken"] and entry and end:
-            trade = Trade(
-                entry["ts"], entry["price"], end["ts"], end["price"], made["labels"]["win_loss"], made["side"]
-            )
-            trades.setdefault(made["symbol"], []).append(trade)
-    symbols = sorted(set(buckets["symbol"].to_pylist()))
+    for symbol, *values in zip(*columns, strict=True):
+        trades.setdefault(symbol, []).append(Trade(*values))
+    symbols = sorted(pc.unique(buckets["symbol"]).to_pylist())
     return [_panel_of(buckets.filter(pc.equal(buckets["symbol"], s)), s, trades.get(s, [])) for s in symbols]
 
 

@@ -5,7 +5,9 @@ UTF-8, keys in their given order, shortest round-trip numbers, no NaN, one way t
 
 from __future__ import annotations
 
-import math
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -15,9 +17,13 @@ from harvester.errors import CannotRun
 from harvester.eventlog.disk import Disk
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from concurrent.futures import Future
     from pathlib import Path
 
 MILLI_NS = 1_000_000
+Content = bytes | Callable[[], bytes]
+_SYNCS_AT_ONCE = 8
 
 TIME_KEYS = frozenset((
     "ts", "time", "bucket_start", "bucket_end", "bucket_ts", "decision_ts", "entry_ts", "exit_ts", "first_ts",
@@ -32,35 +38,27 @@ def times(value: Any, *, epoch_ms: bool = False) -> Any:
     ISO-8601 UTC with trailing zeros trimmed and `Z`; with `epoch_ms` whole Unix milliseconds, rounded down.
     """
     if isinstance(value, dict):
-        return {k: _time(v, epoch_ms) if k in TIME_KEYS else times(v, epoch_ms=epoch_ms) for k, v in value.items()}
+        return {k: time_of(v, epoch_ms) if k in TIME_KEYS else times(v, epoch_ms=epoch_ms) for k, v in value.items()}
     if isinstance(value, list | tuple):
         return [times(v, epoch_ms=epoch_ms) for v in value]
     return value
 
 
-def _time(value: Any, epoch_ms: bool) -> Any:
+def time_of(value: Any, epoch_ms: bool) -> Any:
+    """One time as `times` writes it; what is no integer stays."""
     if not isinstance(value, int):
         return value
     return value // MILLI_NS if epoch_ms else iso(value)
 
 
-def no_nan(value: Any) -> Any:
-    """The same JSON value with every float that is not finite replaced by None."""
-    if isinstance(value, dict):
-        return {k: no_nan(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [no_nan(v) for v in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
 def json_file(value: Any) -> bytes:
-    """A JSON file for people: indented by two, a newline at the end."""
-    return msgspec.json.format(msgspec.json.encode(no_nan(value)), indent=2) + b"\n"
+    """A JSON file for people: indented by two, a newline at the end. A float that is not finite becomes null."""
+    return msgspec.json.format(msgspec.json.encode(value), indent=2) + b"\n"
 
 
 def json_lines(rows: list[dict[str, Any]]) -> bytes:
-    """One JSON object a line."""
-    return b"".join(msgspec.json.encode(no_nan(row)) + b"\n" for row in rows)
+    """One JSON object a line. A float that is not finite becomes null."""
+    return b"".join(msgspec.json.encode(row) + b"\n" for row in rows)
 
 
 def put(path: Path, data: bytes, disk: Disk | None = None) -> bool:
@@ -72,17 +70,69 @@ def put(path: Path, data: bytes, disk: Disk | None = None) -> bool:
     Raises:
         CannotRun: the disk refuses.
     """
+    return put_all([(path, data)], disk) > 0
+
+
+def put_all(files: Iterable[tuple[Path, Content]], disk: Disk | None = None) -> int:
+    """Put many files in their places as `put` does one: all are synced before the first is renamed, folders last.
+
+    A reader sees of every file the old bytes or the new ones. Files are written while the next are still being made,
+    and several syncs are under way at a time, as a sync is mostly waiting.
+
+    Args:
+        files: path and bytes, or path and a function that makes them, called in another thread.
+        disk: what to write through.
+
+    Returns:
+        How many were written; equal bytes are left alone.
+
+    Raises:
+        CannotRun: the disk refuses.
+    """
     disk = disk or Disk()
+    folders: dict[Path, None] = {}
+    with ThreadPoolExecutor(_SYNCS_AT_ONCE) as pool:
+        begun: list[tuple[Path, Future[Path | None]]] = []
+        for path, content in files:
+            if path.parent not in folders:
+                with _naming(path):
+                    make_folders(path.parent, disk)
+                folders[path.parent] = None
+            begun.append((path, pool.submit(_write_beside, path, content, disk)))
+        written: list[tuple[Path, Path]] = []
+        for path, done in begun:
+            with _naming(path):
+                if (beside := done.result()) is not None:
+                    written.append((path, beside))
+    for path, beside in written:
+        with _naming(path):
+            disk.replace(beside, path)
+    for folder in dict.fromkeys(path.parent for path, _ in written):
+        with _naming(folder):
+            disk.sync_folder(folder)
+    return len(written)
+
+
+def _write_beside(path: Path, content: Content, disk: Disk) -> Path | None:
+    """The synced file beside `path`, None when the bytes are there already."""
+    data = content if isinstance(content, bytes) else content()
+    if path.is_file() and not path.is_symlink() and path.read_bytes() == data:
+        return None
+    beside = path.with_name(f".{path.name}.new")
+    beside.unlink(missing_ok=True)
+    disk.write_new(beside, data)
+    return beside
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Name the file the disk refuses."""
     try:
-        if path.is_file() and not path.is_symlink() and path.read_bytes() == data:
-            return False
-        make_folders(path.parent, disk)
-        disk.write_atomic(path, data)
+        yield
     except OSError as error:
         raise CannotRun(
             f"cannot write {path}: {error.strerror or error}; free space or choose another folder"
         ) from error
-    return True
 
 
 def make_folders(folder: Path, disk: Disk) -> None:

@@ -180,8 +180,9 @@ def _versions(made: Projected) -> list[dict[str, bytes]]:
 def _compare(home: Home, made: Projected, report: Report) -> None:
     """Compare the episode files; those of an earlier look at the unfinished day are no difference."""
     folder, versions = home.episodes(made.trading_date), _versions(made)
-    early = superseded(folder, versions[0], made.documents)
-    report.differences = [d for d in compare_day(folder, *versions) if d.path not in early]
+    found = compare_day(folder, *versions)
+    early = superseded(compare_day(folder, versions[0]) if found else [], made.documents)
+    report.differences = [d for d in found if d.path not in early]
 
 
 def _keep(home: Home, day: Day, made: Projected, wishes: Wishes, report: Report) -> None:

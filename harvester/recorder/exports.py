@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from functools import partial
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -20,9 +21,10 @@ from harvester.errors import CannotRun, DamagedLog
 from harvester.home import file_name
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
+    from harvester.artefacts.text import Content
     from harvester.home import Home
     from harvester.recorder.project import Projected
 
@@ -83,33 +85,43 @@ def part_of(symbols: Sequence[str] | None) -> str:
     return f"_{len(set(symbols))}_symbols_{hashlib.blake2b(names.encode(), digest_size=6).hexdigest()}"
 
 
-def exports_of(made: Projected, tables: dict[str, pa.Table], part: str) -> dict[str, bytes]:
-    """Every file but the episodes, by name; `part` stands in the names of files that hold a part of the date."""
+def exports_of(made: Projected, tables: dict[str, pa.Table], part: str) -> Iterator[tuple[str, Content]]:
+    """Every file but the episodes, by name; `part` stands in the names of files that hold a part of the date.
+
+    Those that take long outside of Python come as functions that make them, so that another thread can.
+    """
     day = made.trading_date.isoformat()
-    contents = day_exports(made, tables, part)
-    contents |= candle_files(
+    yield from _exports(made, tables, part).items()
+    yield from candle_files(
         tables["candles"],
         tables["signals"],
         made.runs,
         trading_date=day,
         health=made.health,
         epoch_ms=made.toggles.get("episode_epoch_ms", False),
-    )
-    documents = tables["episodes"]["document"].to_pylist()
-    title = f"{day}   {made.rows:,} events, {len(documents)} episodes"
-    contents[f"day_{day}{part}.svg"] = day_picture(title, panels_of(tables["buckets"], documents)).encode()
-    return contents
+    ).items()
+    title = f"{day}   {made.rows:,} events, {tables['episodes'].num_rows} episodes"
+    yield f"day_{day}{part}.svg", day_picture(title, panels_of(tables["buckets"], tables["episodes"])).encode()
+
+
+def _exports(made: Projected, tables: dict[str, pa.Table], part: str) -> dict[str, Callable[[], bytes]]:
+    """What makes the files that hold one table of the date each, by name."""
+    day = f"{made.trading_date.isoformat()}{part}"
+
+    def buckets() -> bytes:
+        return parquet_file(with_gate_codes(tables["buckets"], tables["decisions"]), _about(made))
+
+    return {
+        f"buckets_{day}.parquet": buckets,
+        f"decisions_{day}.parquet": partial(parquet_file, tables["decisions"], _about(made)),
+        f"fills_{day}.json": partial(_rows_file, "harvester.fills", made, tables["fills"]),
+        f"health_{day}.json": partial(_rows_file, "harvester.health", made, tables["health"]),
+    }
 
 
 def day_exports(made: Projected, tables: dict[str, pa.Table], part: str = "") -> dict[str, bytes]:
     """The files that hold one table of the date each, by name."""
-    day = f"{made.trading_date.isoformat()}{part}"
-    return {
-        f"buckets_{day}.parquet": parquet_file(with_gate_codes(tables["buckets"], tables["decisions"]), _about(made)),
-        f"decisions_{day}.parquet": parquet_file(tables["decisions"], _about(made)),
-        f"fills_{day}.json": _rows_file("harvester.fills", made, tables["fills"]),
-        f"health_{day}.json": _rows_file("harvester.health", made, tables["health"]),
-    }
+    return {name: make() for name, make in _exports(made, tables, part).items()}
 
 
 def _about(made: Projected) -> dict[str, str]:

@@ -12,7 +12,7 @@ from harvester.artefacts import episodes as episode_files
 from harvester.artefacts.buckets import bucket_rows, of_symbols, with_gate_codes
 from harvester.artefacts.candles import RunSpan
 from harvester.artefacts.tables import joined
-from harvester.artefacts.text import envelope, put, times
+from harvester.artefacts.text import envelope, put_all, times
 from harvester.eventlog.columns import fold_batches
 from harvester.eventlog.disk import Disk
 from harvester.eventlog.lock import DateLock
@@ -29,10 +29,11 @@ from harvester.projections.tables import BUCKETS
 from harvester.recorder.exports import check_symbols, exports_of, part_of, tables_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from datetime import date
     from pathlib import Path
 
+    from harvester.artefacts.text import Content
     from harvester.eventlog.reader import Day
     from harvester.home import Home
 
@@ -88,9 +89,13 @@ class Projected:
 
     def files(self, documents: Sequence[str] | None = None, **toggles: bool) -> dict[str, bytes]:
         """The episode files, all or those of some documents, under the recorded toggles or under these."""
+        return dict(self.each_file(self.documents if documents is None else documents, **toggles))
+
+    def each_file(self, documents: Sequence[str], **toggles: bool) -> Iterator[tuple[str, bytes]]:
+        """The same, one after the other."""
         chosen = self.toggles | {f"episode_{name}": value for name, value in toggles.items()}
-        return episode_files.day_files(
-            self.documents if documents is None else documents,
+        return episode_files.each_file(
+            documents,
             epoch_ms=chosen.get("episode_epoch_ms", False),
             series_jsonl=chosen.get("episode_series_jsonl", False),
         )
@@ -198,12 +203,18 @@ def write_artefacts(
     written = Written(rows={name: tables[name].num_rows for name in SCHEMAS})
     written.open = whole.num_rows - tables["episodes"].num_rows
     folder = (out or home.exports()).resolve()
-    for name, data in exports_of(made, tables, part_of(symbols)).items():
-        put(folder / name, data, disk)
-        written.files.append(folder / name)
     below = home.episodes(made.trading_date) if out is None else folder / "episodes" / made.trading_date.isoformat()
-    files = made.files(tables["episodes"]["document"].to_pylist())
-    episode_files.write_day(below, files, disk)
+    files: dict[str, bytes] = {}
+
+    def each() -> Iterator[tuple[Path, Content]]:
+        for name, content in exports_of(made, tables, part_of(symbols)):
+            written.files.append(folder / name)
+            yield folder / name, content
+        for name, data in made.each_file(tables["episodes"]["document"].to_pylist()):
+            files[name] = data
+            yield below / name, data
+
+    put_all(each(), disk)
     written.files += [below / name for name in sorted(files)]
     if symbols is None:
         _supersede(below, files, made, disk, written)
@@ -220,14 +231,15 @@ def being_recorded(home: Home, day: Day) -> bool:
 
 def _supersede(below: Path, files: dict[str, bytes], made: Projected, disk: Disk, written: Written) -> None:
     """Take away what an earlier look at the unfinished day wrote, once its replacement is proven to be on disk."""
-    stale = episode_files.superseded(below, files, made.documents)
-    kept = {difference.path.relative_to(below).as_posix() for difference in episode_files.compare_day(below, files)}
-    if not kept & files.keys():
+    found = episode_files.compare_day(below, files)
+    stale = episode_files.superseded(found, made.documents)
+    if not any(difference.path.relative_to(below).as_posix() in files for difference in found):
         for path in stale:
             path.unlink()
             disk.sync_folder(path.parent)
         written.superseded = stale
-    written.differences = episode_files.compare_day(below, files)
+        found = [difference for difference in found if difference.path not in stale]
+    written.differences = found
 
 
 def project(

@@ -150,10 +150,11 @@ def _episodes(home: Home, made: Projected) -> FilesPart:
     if not folder.is_dir() and made.documents:
         return FilesPart(note=f"not compared: no files; `hv project` writes the {len(made.documents)} episodes")
     files = made.files()
-    gone = superseded(folder, files, made.documents)
+    different = compare_day(folder, files)
+    gone = superseded(different, made.documents)
     late = {folder / name for name in made.files(made.open_at_end)}
     found = FilesPart(checked=len(files))
-    for path, what in ((d.path, d.what) for d in compare_day(folder, files)):
+    for path, what in ((d.path, d.what) for d in different):
         name = path.relative_to(home.root).as_posix()
         if path in gone:
             found.early.append(f"{name}: of an earlier look at the unfinished day; `hv project` takes it away")
