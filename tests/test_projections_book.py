@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import random
 from typing import TYPE_CHECKING
 
 import pytest
@@ -11,7 +12,9 @@ import pytest
 from harvester.events.batch import Batch
 from harvester.events.kinds import Kind, Side, Stream
 from harvester.projections.engine import Engine
+from harvester.projections.tables import cells_of
 from tests.market_log import Log
+from tests.reference import market as reference
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -181,8 +184,9 @@ def test_the_ladder_adds_up_market_makers() -> None:
 def test_check_shows_the_insides_of_a_broken_book() -> None:
     """A violated invariant fails with the rows in the message."""
     log = book()
-    log.engine.market.state.price[0, 1, 0] = -5.0
-    with pytest.raises(AssertionError, match=r"(?s)absent price in force: .*-5\.0, 9\.99"):
+    state = log.engine.market.state
+    state.cells["price"][cells_of(state, 0, Side.BID)[0]] = -5.0
+    with pytest.raises(AssertionError, match=r"(?s)absent price in force: .*\(-5\.0, .*9\.99, "):
         log.engine.book.check()
 
 
@@ -482,3 +486,35 @@ def test_a_snapshot_keeps_waiting_rows_and_habits() -> None:
     again.fold(batch)
     assert again.digests() == log.engine.digests()
     assert again.book.state(7).bad
+
+
+@pytest.mark.parametrize("rows", [1, 2, 5, 15, 16, 17, 33])
+@pytest.mark.parametrize("updates_alone", [False, True])
+def test_books_of_every_width_follow_the_reference(rows: int, updates_alone: bool) -> None:
+    """Random rows at every position of narrow books (which move no row) and wide ones; holes, impossible rows."""
+    chance, told = random.Random(rows), reference.Book(rows)
+    log = Log().run_start().subscribe(1, "smart_depth", params=f'{{"rows":{rows}}}')
+    for number in range(3000):
+        which = chance.choice((Side.ASK, Side.BID))
+        length = len(told.sides[which])
+        position = chance.randint(0, min(length, rows - 1)) if chance.random() < 0.98 else chance.randint(-1, rows)
+        operation = 1 if updates_alone and chance.random() < 0.97 else chance.choice((0, 0, 0, 1, 2, 2))
+        price = round(50 + (which - 0.5) * -chance.randint(1, 40) / 10, 2)
+        row = (price, float(chance.randint(0, 9)), chance.choice((None, "ARCA", "NSDQ")))
+        told.apply(position, operation, int(which), row)
+        log.hot(
+            Kind.DEPTH, 1, msg=13, operation=operation, position=position, side=int(which), price=price, size=row[1],
+            market_maker=row[2],
+        )  # fmt: skip
+        if number % 50 == 49:
+            log.fold()
+            log.engine.check()
+            state = log.engine.book.state(7)
+            assert (state.impossible, state.placed, state.good) == (told.impossible, told.placed, told.good)
+            for half in Side:
+                assert [(p, q, maker or None) for p, q, maker in log.engine.book.rows(7, half)] == told.visible(half)
+            if told.good and told.best(0)[0] and told.best(1)[0]:
+                quote = log.engine.quotes.quote(7)
+                assert (quote.bid, quote.bid_size) == told.best(1)
+                assert (quote.ask, quote.ask_size) == told.best(0)
+    assert told.impossible > 10

@@ -150,7 +150,7 @@ class Outputs:
 
 def chained(chain: bytes, rows: npt.NDArray[Any]) -> bytes:
     """A digest's chain after `rows` (structured, with a `decision_seq`): a link per clock, so cuts do not change it."""
-    raw = memoryview(rows.tobytes())
+    raw = np.ascontiguousarray(rows).view(np.uint8).data
     edges = (np.flatnonzero(np.diff(rows["decision_seq"])) + 1) * rows.dtype.itemsize
     begin = 0
     for end in [*edges.tolist(), len(raw)]:

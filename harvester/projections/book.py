@@ -17,7 +17,7 @@ from sortedcontainers import SortedDict
 
 from harvester.events.kinds import Side, Stream
 from harvester.projections.market import DEPTH_STREAMS, STREAMS
-from harvester.projections.tables import Role
+from harvester.projections.tables import Role, cells_of
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -107,8 +107,11 @@ class Book:
     def _state(self, slot: int) -> BookState:
         s = self._market.state
         b = int(s.slots[slot]["book"])
-        book, known = s.books[b], s.known[b].astype(bool).tolist()
-        bad, whole = bool(book["bad"]), bool((s.filled[b] == s.length[b]).all())
+        book, known = s.books[b], s.side["known"][2 * b : 2 * b + 2].astype(bool).tolist()
+        bad, whole = (
+            bool(book["bad"]),
+            bool((s.side["filled"][2 * b : 2 * b + 2] == s.side["length"][2 * b : 2 * b + 2]).all()),
+        )
         return BookState(
             con_id=int(s.slots[slot]["con_id"]),
             stream=STREAMS[int(s.slots[slot]["stream"])],
@@ -121,7 +124,8 @@ class Book:
             impossible=int(book["impossible"]),
             placed=int(book["placed"]),
             resets=int(book["resets"]),
-            waiting=int((s.price[b] > 0).sum() - s.filled[b].sum()),
+            waiting=sum(int((s.cells[cells_of(s, b, side)]["price"] > 0).sum()) for side in Side)
+            - int(s.side["filled"][2 * b : 2 * b + 2].sum()),
         )
 
     def ladder(self, con_id: int, side: Side, stream: Stream | None = None) -> list[Level]:
@@ -143,17 +147,20 @@ class Book:
             if STREAMS[int(s.slots[slot]["stream"])] not in DEPTH_STREAMS:
                 assert b == -1, f"slot {slot} is no depth subscription but holds book {b}"
                 continue
-            show = f"{self._state(slot)}\nask {s.price[b, 0].tolist()} x {s.size[b, 0].tolist()}\n"
-            show += f"bid {s.price[b, 1].tolist()} x {s.size[b, 1].tolist()}\n"
-            show += f"visible {s.filled[b].tolist()} of {s.length[b].tolist()}"
+            show = f"{self._state(slot)}\nask {s.cells[cells_of(s, b, 0)].tolist()}\n"
+            show += f"bid {s.cells[cells_of(s, b, 1)].tolist()}\n"
+            both = s.side[2 * b : 2 * b + 2]
+            show += f"visible {both['filled'].tolist()} of {both['length'].tolist()}"
             assert int(s.books[b]["slot"]) == slot, f"book {b} belongs to slot {s.books[b]['slot']}: {show}"
             for side in Side:
                 self._check_side(b, side, show)
 
     def _check_side(self, b: int, side: Side, show: str) -> None:
         s = self._market.state
-        n, end = int(s.filled[b, side]), int(s.length[b, side])
-        price, size, maker = s.price[b, side], s.size[b, side], s.maker[b, side]
+        n, end = int(s.side[2 * b + side]["filled"]), int(s.side[2 * b + side]["length"])
+        cells = cells_of(s, b, side)
+        assert len(set(cells.tolist())) == len(cells), f"two positions share a cell, {cells}: {show}"
+        price, size, maker = (s.cells[name][cells] for name in ("price", "size", "maker"))
         hole = np.isnan(price)
         assert 0 <= n <= end <= s.books[b]["rows"], f"{n} rows of {end}: {show}"
         assert (price[:n] > 0).all(), f"absent price in force: {show}"
@@ -163,7 +170,7 @@ class Book:
         assert (size[~hole] >= 0).all(), f"absent size: {show}"
         assert np.isnan(size[hole]).all(), f"size without a price: {show}"
         assert not maker[hole].any(), f"market maker without a price: {show}"
-        assert end == 0 or s.known[b, side], f"rows on an unknown side: {show}"
+        assert end == 0 or s.side[2 * b + side]["known"], f"rows on an unknown side: {show}"
         assert end == n or s.books[b]["placed"], f"a hole without an update past the end: {show}"
 
     def digest(self) -> str:
@@ -180,20 +187,19 @@ class Book:
 
     def _rows_of(self, slot: int, side: Side) -> list[Row]:
         s, b = self._market.state, int(self._market.state.slots[slot]["book"])
-        return [row for _, row in self._told(slot, side)[: int(s.filled[b, side])]]
+        return [row for _, row in self._told(slot, side)[: int(s.side[2 * b + side]["filled"])]]
 
     def _told(self, slot: int, side: Side) -> list[tuple[int, Row]]:
         """Every row of a side that is no hole, with its position; the visible ones come first."""
         s, b = self._market.state, int(self._market.state.slots[slot]["book"])
-        end = int(s.length[b, side])
-        names = [self._market.makers.names[i] for i in s.maker[b, side, :end].tolist()]
-        rows = zip(s.price[b, side, :end].tolist(), s.size[b, side, :end].tolist(), names, strict=True)
-        return [(i, Row(*row)) for i, row in enumerate(rows) if row[0] > 0]
+        told = s.cells[cells_of(s, b, side)[: int(s.side[2 * b + side]["length"])]].tolist()
+        names = self._market.makers.names
+        return [(i, Row(price, size, names[maker])) for i, (price, size, maker) in enumerate(told) if price > 0]
 
     def _ends(self, slot: int, side: Side) -> tuple[int, int]:
         """One past the last row, and whether inserts were seen: both decide what the next row may do."""
         s, b = self._market.state, int(self._market.state.slots[slot]["book"])
-        return int(s.length[b, side]), int(s.inserts[b, side])
+        return int(s.side[2 * b + side]["length"]), int(s.side[2 * b + side]["inserts"])
 
     def snapshot(self) -> bytes:
         """Empty: the state is the market's."""

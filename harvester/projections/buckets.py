@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from harvester.projections.base import chained
-from harvester.projections.tables import ROW, bucket_table
+from harvester.projections.tables import bucket_table
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -17,9 +17,7 @@ if TYPE_CHECKING:
     from harvester.projections.market import Market
     from harvester.projections.tables import Array
 
-_FIRST_FLOAT = next(
-    i for i, name in enumerate(ROW.names or ()) if ROW[name].kind == "f"
-)  # they stand behind the integers
+_HASH_ROWS = 100_000  # so many bucket rows may wait for somebody who asks for the digest
 
 
 class Buckets:
@@ -30,16 +28,21 @@ class Buckets:
     def __init__(self, market: Market) -> None:
         self._market = market
         self._chain = bytes(16)
+        self._unhashed: list[Array] = []
         self._ready: list[Array] = []
 
     def fold(self, step: Step) -> None:
         if not len(step.closed):
             return
         self._ready.append(step.closed)
-        canonical = step.closed.copy()
-        numbers = canonical.view(np.float64).reshape(len(canonical), -1)[:, _FIRST_FLOAT:]
-        numbers[np.isnan(numbers)] = np.nan  # a NaN may come with any sign and payload, depending on the processor
-        self._chain = chained(self._chain, canonical)
+        self._unhashed.append(step.closed)
+        if sum(map(len, self._unhashed)) > _HASH_ROWS:
+            self._hash()
+
+    def _hash(self) -> None:
+        for rows in self._unhashed:  # every batch ends behind a clock's rows: links are whole
+            self._chain = chained(self._chain, rows)
+        self._unhashed = []
 
     def take(self) -> dict[str, pa.RecordBatch]:
         if not self._ready:
@@ -53,11 +56,13 @@ class Buckets:
 
     def digest(self) -> str:
         """Chain over all rows handed out, and the symbols their instruments stand for."""
+        self._hash()
         return hashlib.blake2b(self._chain + repr(self._market.symbols).encode(), digest_size=16).hexdigest()
 
     def snapshot(self) -> bytes:
         assert not self._ready, f"{len(self._ready)} finished tables were not taken before the snapshot"
+        self._hash()
         return self._chain
 
     def restore(self, data: bytes) -> None:
-        self._chain, self._ready = data, []
+        self._chain, self._unhashed, self._ready = data, [], []

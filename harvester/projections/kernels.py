@@ -23,10 +23,13 @@ from harvester.projections import kernel_cache
 from harvester.projections.tables import (
     BLANK_SECONDS_MAX,
     BOOK,
+    CELL,
     INSTRUMENT,
+    NARROW,
     QUOTE_OUT,
     ROW,
     SECOND_NS,
+    SIDE,
     SLOT,
     TOP_N,
     TRADE_OUT,
@@ -59,6 +62,11 @@ _ST_LAST, _ST_ALL_LAST = STREAMS.index(Stream.LAST), STREAMS.index(Stream.ALL_LA
 _cached = kernel_cache.decorator(numba, __file__)
 
 
+_WAY = np.array([-1.0, 1.0])  # by side: times this, a better price is a higher one
+_at = np.uint64
+"""An index that is not negative: the compiled code then need not ask whether to count from the end."""
+
+
 @_cached
 def _price(x: float) -> float:
     """A price, or NaN when IB means that there is none: null, 0, -1 or the unset marker."""
@@ -73,14 +81,14 @@ def _same(a: float, b: float) -> bool:
 @_cached
 def _slot_of(s: State, epoch: int, req: int) -> int:
     """Slot of (epoch, request id) of the run under way, -1 = nobody holds it."""
-    mask = len(s.keys) - 1
+    mask = _at(len(s.keys) - 1)
     key = (np.int64(epoch) << 32) | (np.int64(req) & 0xFFFFFFFF)
-    at = (key ^ (key >> 32)) & mask
-    while s.keys[at] != -1:
-        if s.keys[at] == key:
-            return s.vals[at]
-        at = (at + 1) & mask
-    return np.int64(-1)
+    at = _at(key ^ (key >> 32)) & mask
+    while s.keys[at] != key:
+        if s.keys[at] == -1:
+            return np.int64(-1)
+        at = (at + _at(1)) & mask
+    return s.vals[at]
 
 
 @_cached
@@ -90,17 +98,18 @@ def _arrive(s: State, epoch: int, req: int, ts: int) -> int:
     if k < 0:
         s.glob[_DEAD] += 1
         return k
-    slot = s.slots[k]
-    inst = s.inst[slot.inst]
+    slot = s.slots[_at(k)]
+    inst = s.inst[_at(slot.inst)]
     if slot.alive == 0:
         slot.dead += 1
         inst.dead += 1
         return np.int64(-1)
-    if slot.rows == 0:
+    rows = slot.rows
+    if rows == 0:
         slot.first_ts = ts
     else:
         slot.gap_max = max(slot.gap_max, ts - slot.last_ts)
-    slot.rows += 1
+    slot.rows = rows + 1
     slot.last_ts = ts
     inst.events += 1
     return k
@@ -110,86 +119,162 @@ def _arrive(s: State, epoch: int, req: int, ts: int) -> int:
 
 
 @_cached
-def _possible(s: State, b: int, position: int, operation: int, side: int, price: float, size: float) -> bool:
-    """Whether a book can follow a depth row whose place, operation and side exist."""
-    end = s.length[b, side]
-    if operation == _DELETE:  # its price and size are whatever the venue sends: 0, or the old ones
-        return position < end and s.price[b, side, position] > 0.0
-    if not (price > 0.0 and price < ABSENT_FROM and size >= 0.0 and size < ABSENT_FROM):
-        return False
-    if operation == _INSERT:
-        return position <= end
-    return position < end or s.inserts[b, side] == 0
+def _number(price: float, size: float) -> bool:
+    """Whether price and size are a row's: IB's unset marker, infinities and NaN are none."""
+    return price > 0.0 and price < ABSENT_FROM and size >= 0.0 and size < ABSENT_FROM
 
 
 @_cached
-def _apply(s: State, b: int, position: int, operation: int, side: int, price: float, size: float, maker: int) -> None:
-    """Apply one depth row, or count that it is impossible. Rows nobody told us of are holes: price NaN."""
-    book = s.books[b]
-    named = (side == 0 or side == 1) and 0 <= position < book.rows and 0 <= operation <= 2
-    if not (named and _possible(s, b, position, operation, side, price, size)):
-        book.impossible += 1
-        late = named and book.refill == 1 and s.known[b, side] == 0 and operation != _INSERT
-        if not late:  # a late row is of the book before the 317: nothing in the new one contradicts it
-            book.bad = 1
-        return
-    prices, sizes, makers = s.price[b, side], s.size[b, side], s.maker[b, side]
-    end, visible = s.length[b, side], s.filled[b, side]
-    if operation == _INSERT:
-        for i in range(min(end, book.rows - 1), position, -1):
-            prices[i], sizes[i], makers[i] = prices[i - 1], sizes[i - 1], makers[i - 1]
-        end = min(end + 1, book.rows)
-        s.inserts[b, side] = 1
-    elif operation == _UPDATE:
-        if position >= end:
-            book.placed += 1
-            end = position + 1
-    else:
-        for i in range(position, end - 1):
-            prices[i], sizes[i], makers[i] = prices[i + 1], sizes[i + 1], makers[i + 1]
-        end -= 1
-        prices[end], sizes[end], makers[end] = NAN, NAN, 0
-        visible -= position < visible
-    if operation != _DELETE:
-        prices[position], sizes[position], makers[position] = price, size, maker
-    while visible < end and prices[visible] > 0.0:
+def _reject(book: Any, known: int, operation: int) -> bool:
+    """Count a row no book can follow; `known`: its place and operation exist, on a side heard of. Gives False."""
+    book.impossible += 1
+    late = known == 0 and book.refill == 1 and operation != _INSERT
+    if not late:  # a late row is of the book before the 317: nothing in the new one contradicts it
+        book.bad = 1
+    return False
+
+
+@_cached
+def _cell(half: Any, narrow: bool, position: int) -> int:
+    """Which of the cells holds the row of a position, see `tables.NARROW`."""
+    return _at(half.base) + (((half.order >> (_at(position) << _at(2))) & _at(15)) if narrow else _at(position))
+
+
+@_cached
+def _put(cell: Any, price: float, size: float, maker: int) -> None:
+    cell.price, cell.size, cell.maker = price, size, maker
+
+
+@_cached
+def _copy(cell: Any, other: Any) -> None:
+    cell.price, cell.size, cell.maker = other.price, other.size, other.maker
+
+
+@_cached
+def _settle(s: State, half: Any, narrow: bool, visible: int) -> None:
+    """Rows in force after a row was put at or behind a hole: `visible` of them at least."""
+    while visible < half.length and s.cells[_cell(half, narrow, visible)].price > 0.0:
         visible += 1
-    s.length[b, side], s.filled[b, side], s.known[b, side] = end, visible, 1
-    book.applied += 1
+    half.filled = visible
 
 
 @_cached
-def _beneath(s: State, b: int, q: Any, position: int, operation: int, side: int, price: float) -> bool:
-    """Whether a depth row, when it is possible, leaves the best price of a good book alone, and the size shown there.
+def _update(s: State, book: Any, half: Any, position: int, way: float, best: float, price: float, size: float,
+            maker: int) -> bool:  # fmt: skip
+    end = half.length
+    if not (_number(price, size) and (position < end or half.inserts == 0)):
+        return _reject(book, half.known, _UPDATE)
+    narrow = book.rows <= NARROW
+    cell = s.cells[_cell(half, narrow, position)]
+    was = cell.price
+    _put(cell, price, size, maker)
+    book.applied += 1
+    if half.filled == end and position < end:
+        return was * way < best and price * way < best
+    if position >= end:
+        book.placed += 1
+        half.length, half.known = position + 1, 1
+    _settle(s, half, narrow, half.filled)
+    return False
 
-    `q` is the instrument whose quote in force the book gives. Comparisons with an absent best are false: look again.
+
+@_cached
+def _insert(s: State, book: Any, half: Any, position: int, way: float, best: float, price: float, size: float,
+            maker: int) -> bool:  # fmt: skip
+    end, visible = half.length, half.filled
+    if not (_number(price, size) and position <= end):
+        return _reject(book, half.known, _INSERT)
+    narrow = book.rows <= NARROW
+    deep = price * way < best
+    last = min(end, book.rows - 1)
+    if end > last:  # a full side: its last row drops out
+        deep = deep and s.cells[_cell(half, narrow, last)].price * way < best
+    if narrow:  # the free cell of `last` comes to `position`; those between move on by one
+        low, high, order = _at(position) << _at(2), _at(last) << _at(2), half.order
+        window = ((_at(16) << high) - _at(1)) & ~((_at(1) << low) - _at(1))
+        free = (order >> high) & _at(15)
+        half.order = (order & ~window) | ((order << _at(4)) & window & ~(_at(15) << low)) | (free << low)
+    else:
+        for i in range(_at(half.base + last), _at(half.base + position), -1):
+            _copy(s.cells[i], s.cells[i - _at(1)])
+    _put(s.cells[_cell(half, narrow, position)], price, size, maker)
+    half.length, half.known, half.inserts = last + 1, 1, 1
+    book.applied += 1
+    if visible == end:
+        half.filled = last + 1
+    else:
+        _settle(s, half, narrow, visible)
+    return deep
+
+
+@_cached
+def _delete(s: State, book: Any, half: Any, position: int, way: float, best: float) -> bool:
+    """Price and size of a delete are whatever the venue sends: 0, or the old ones."""
+    end, visible = half.length, half.filled
+    narrow = book.rows <= NARROW
+    gone = s.cells[_cell(half, narrow, position)]
+    was = gone.price
+    if not (position < end and was > 0.0):
+        return _reject(book, half.known, _DELETE)
+    last = end - 1
+    if narrow:  # its cell goes behind the last row; those between move up by one
+        _put(gone, NAN, NAN, 0)
+        low, high, order = _at(position) << _at(2), _at(last) << _at(2), half.order
+        window = ((_at(16) << high) - _at(1)) & ~((_at(1) << low) - _at(1))
+        free = (order >> low) & _at(15)
+        half.order = (order & ~window) | ((order & window & ~(_at(15) << low)) >> _at(4)) | (free << high)
+    else:
+        for i in range(_at(half.base + position), _at(half.base + last)):
+            _copy(s.cells[i], s.cells[i + _at(1)])
+        _put(s.cells[_at(half.base + last)], NAN, NAN, 0)
+    half.length, half.known = last, 1
+    book.applied += 1
+    if visible == end:
+        half.filled = last
+    else:
+        _settle(s, half, narrow, visible - (position < visible))
+    return was * way < best
+
+
+@_cached
+def _apply(s: State, b: int, position: int, operation: int, side: int, price: float, size: float, maker: int,
+           best: float) -> bool:  # fmt: skip
+    """Apply one depth row, or count that it is impossible. Rows nobody told us of are holes: price NaN.
+
+    Gives whether every price that the row put, moved out or replaced is worse than `best`, the price in force on its
+    side: then neither the best price of a good book nor the size shown there has changed. NaN: look again.
     """
-    if not ((side == 0 or side == 1) and 0 <= position <= s.length[b, side]):
-        return False
-    way, best = (1.0, q.bid) if side == 1 else (-1.0, q.ask)
+    book = s.books[_at(b)]
+    if not (_at(side) <= _at(1) and _at(position) < _at(book.rows)):
+        return _reject(book, 1, operation)
+    half = s.side[_at(2 * b + side)]
+    way = _WAY[_at(side)]
     best *= way
-    end, prices = s.length[b, side], s.price[b, side]
+    if operation == _UPDATE:
+        return _update(s, book, half, position, way, best, price, size, maker)
     if operation == _INSERT:
-        return price * way < best and (end < s.books[b].rows or prices[end - 1] * way < best)
-    if position == end or not prices[position] * way < best:
-        return False
-    return operation == _DELETE or price * way < best
+        return _insert(s, book, half, position, way, best, price, size, maker)
+    if operation == _DELETE:
+        return _delete(s, book, half, position, way, best)
+    return _reject(book, 1, operation)
 
 
 @_cached
 def _good(s: State, b: int) -> bool:
     """Both sides heard of, no impossible row, and no hole: what is visible is all there is."""
-    whole = s.filled[b, 0] == s.length[b, 0] and s.filled[b, 1] == s.length[b, 1]
-    return whole and s.known[b, 0] == 1 and s.known[b, 1] == 1 and s.books[b].bad == 0
+    ask, bid = s.side[_at(2 * b)], s.side[_at(2 * b + 1)]
+    whole = ask.filled == ask.length and bid.filled == bid.length
+    return whole and ask.known == 1 and bid.known == 1 and s.books[_at(b)].bad == 0
 
 
 @_cached
 def _best(s: State, b: int, side: int) -> tuple[float, float]:
     """Best price of one side over all rows (SMART rows come from many venues), and the size shown there."""
-    price, size = NAN, NAN
-    prices, sizes, way = s.price[b, side], s.size[b, side], 1.0 if side == 1 else -1.0
-    for i in range(s.filled[b, side]):
-        p, q = prices[i], sizes[i]
+    price, size, way = NAN, NAN, _WAY[_at(side)]
+    half, narrow = s.side[_at(2 * b + side)], s.books[_at(b)].rows <= NARROW
+    for i in range(half.filled):
+        cell = s.cells[_cell(half, narrow, i)]
+        p, q = cell.price, cell.size
         if not q > 0.0 or p * way < price * way:  # nothing shown, or the usual case: a worse price
             continue
         size = size + q if p == price else q
@@ -200,16 +285,23 @@ def _best(s: State, b: int, side: int) -> tuple[float, float]:
 @_cached
 def _top(s: State, b: int, side: int) -> float:
     total = 0.0
-    for i in range(min(s.filled[b, side], TOP_N)):
-        total += s.size[b, side, i]
+    half, narrow = s.side[_at(2 * b + side)], s.books[_at(b)].rows <= NARROW
+    for i in range(min(half.filled, TOP_N)):
+        total += s.cells[_cell(half, narrow, i)].size
     return total
+
+
+@_cached
+def _first(s: State, b: int, side: int) -> float:
+    """Size of position 0."""
+    return s.cells[_cell(s.side[_at(2 * b + side)], s.books[_at(b)].rows <= NARROW, 0)].size
 
 
 @_cached
 def _book_of(s: State, k: int, role: int) -> int:
     """Book an instrument uses for a role, -1 = none."""
-    slot = s.current[k, role]
-    return s.slots[slot].book if slot >= 0 else np.int64(-1)
+    slot = s.current[_at(k), role]
+    return s.slots[_at(slot)].book if slot >= 0 else np.int64(-1)
 
 
 # ---- the quote in force ------------------------------------------------------------------------------------------
@@ -219,8 +311,8 @@ def _book_of(s: State, k: int, role: int) -> int:
 def _candidate(s: State, k: int) -> tuple[int, float, float, float, float]:
     """The quote that should be in force: (source, bid, ask, bid size, ask size)."""
     for source in (_S_BID_ASK, _S_L1):
-        if s.heard[k, source - 1, 0] == 1 and s.heard[k, source - 1, 1] == 1:
-            f = s.feed[k, source - 1]
+        if s.heard[_at(k), source - 1, 0] == 1 and s.heard[_at(k), source - 1, 1] == 1:
+            f = s.feed[_at(k), source - 1]
             return source, f[0], f[1], f[2], f[3]
     b = _book_of(s, k, _R_SMART)
     if b >= 0 and _good(s, b):
@@ -265,7 +357,7 @@ def _requote(s: State, k: int, seq: int, ts: int) -> None:
 @_cached
 def _requote_side(s: State, k: int, seq: int, ts: int, b: int, side: int) -> None:
     """The same when one side of the SMART book that gives the quote has moved, and nothing else."""
-    q = s.inst[k]
+    q = s.inst[_at(k)]
     price, size = _best(s, b, side)
     if side == 1:
         _quote(s, k, seq, ts, _S_SMART, price, q.ask, size, q.ask_size)
@@ -278,7 +370,7 @@ def _quote(
     s: State, k: int, seq: int, ts: int, source: int, bid: float, ask: float, bid_size: float, ask_size: float
 ) -> None:
     """Put a quote in force and account for the change, if it is one."""
-    q = s.inst[k]
+    q = s.inst[_at(k)]
     same = _same(bid, q.bid) and _same(ask, q.ask) and _same(bid_size, q.bid_size) and _same(ask_size, q.ask_size)
     if same and source == q.source:
         return
@@ -299,7 +391,7 @@ def _quote(
     q.source, q.bid, q.ask, q.bid_size, q.ask_size = source, bid, ask, bid_size, ask_size
     g = s.glob
     if g[_EMIT] == 1:
-        out = s.quotes[g[_QUOTES]]
+        out = s.quotes[_at(g[_QUOTES])]
         out.seq, out.ts, out.con_id, out.good = seq, ts, q.con_id, np.int64(bid <= ask)
         out.bid, out.ask, out.bid_size, out.ask_size = bid, ask, bid_size, ask_size
         g[_QUOTES] += 1
@@ -337,7 +429,7 @@ def _check_print(q: Any, price: float) -> None:
 @_cached
 def _print(s: State, k: int, seq: int, ts: int, price: float, size: float, forms: bool) -> None:
     """One reported print of the tape in use."""
-    q = s.inst[k]
+    q = s.inst[_at(k)]
     price, size = _price(price), _price(size)
     if price != price or size != size:
         return
@@ -360,7 +452,7 @@ def _print(s: State, k: int, seq: int, ts: int, price: float, size: float, forms
         q.tape_unknown += size
     g = s.glob
     if g[_EMIT] == 1:
-        out = s.trades[g[_TRADES]]
+        out = s.trades[_at(g[_TRADES])]
         out.seq, out.ts, out.con_id, out.forms_price = seq, ts, q.con_id, np.int64(forms)
         out.aggressor, out.inferred, out.price, out.size = side, rule, price, size
         g[_TRADES] += 1
@@ -382,60 +474,67 @@ def _volume(q: Any, size: float) -> None:
 
 
 @_cached
+def _told(x: float) -> float:
+    """The number, or the one NaN there is: a processor's has any sign, and what overflows is no number."""
+    return x if abs(x) < np.inf else NAN
+
+
+@_cached
 def _close_book(s: State, k: int, row: Any) -> None:
     """Book columns of one bucket row, and what health counts of them."""
-    q = s.inst[k]
-    row.bid_top_size, row.ask_top_size = q.bid_size, q.ask_size
+    q = s.inst[_at(k)]
+    bid_top, ask_top = q.bid_size, q.ask_size
     row.imbalance, row.bid_size_top_n, row.ask_size_top_n, row.book_good = NAN, NAN, NAN, 0
     b = _book_of(s, k, _R_BOOK)
-    if b < 0:
-        return
-    q.depth_seconds += 1
-    if not _good(s, b):
-        q.bad_book_seconds += 1
-        return
-    row.book_good = 1
-    bids, asks = _top(s, b, 1), _top(s, b, 0)
-    row.bid_size_top_n, row.ask_size_top_n = bids, asks
-    if bids + asks > 0.0:
-        row.imbalance = (bids - asks) / (bids + asks)
-    if q.source == _S_NONE:
-        row.bid_top_size, row.ask_top_size = s.size[b, 1, 0], s.size[b, 0, 0]
-    elif q.source != _S_SMART and s.filled[b, 0] > 0 and s.filled[b, 1] > 0:
-        bid, _ = _best(s, b, 1)
-        ask, _ = _best(s, b, 0)
-        q.top_seconds += 1
-        q.top_bid_equal += bid == q.bid
-        q.top_ask_equal += ask == q.ask
-        q.top_beyond += bid > q.bid or ask < q.ask
+    if b >= 0:
+        q.depth_seconds += 1
+        if _good(s, b):
+            row.book_good = 1
+            bids, asks = _top(s, b, 1), _top(s, b, 0)
+            row.bid_size_top_n, row.ask_size_top_n = _told(bids), _told(asks)
+            if bids + asks > 0.0:
+                row.imbalance = _told((bids - asks) / (bids + asks))
+            if q.source == _S_NONE:
+                bid_top, ask_top = _first(s, b, 1), _first(s, b, 0)
+            elif q.source != _S_SMART and s.side[_at(2 * b)].filled > 0 and s.side[_at(2 * b + 1)].filled > 0:
+                bid, _ = _best(s, b, 1)
+                ask, _ = _best(s, b, 0)
+                q.top_seconds += 1
+                q.top_bid_equal += bid == q.bid
+                q.top_ask_equal += ask == q.ask
+                q.top_beyond += bid > q.bid or ask < q.ask
+        else:
+            q.bad_book_seconds += 1
+    row.bid_top_size, row.ask_top_size = _told(bid_top), _told(ask_top)
 
 
 @_cached
 def _close(s: State, k: int, start: int) -> None:
     """Write the row of one instrument for [start, start + 1 s) and begin its next second."""
-    q = s.inst[k]
+    q = s.inst[_at(k)]
     end = start + SECOND_NS
     _spread_until(q, end)
-    row = s.rows[s.glob[_ROWS]]
+    row = s.rows[_at(s.glob[_ROWS])]
     s.glob[_ROWS] += 1
-    mid = (q.bid + q.ask) / 2.0
+    bid, ask, bid_size, ask_size = q.bid, q.ask, q.bid_size, q.ask_size
+    mid, spread = (bid + ask) / 2.0, ask - bid
     row.ts, row.con_id, row.inst, row.decision_seq = start, q.con_id, k, 0
-    row.mark = q.mark if q.mark == q.mark else mid
-    row.bid, row.ask, row.mid, row.spread = q.bid, q.ask, mid, q.ask - q.bid
-    row.spread_bps = row.spread / mid * 10_000.0
-    row.spread_twa = q.spread_sum / q.spread_ns if q.spread_ns > 0 else NAN
-    row.microprice = (q.ask * q.bid_size + q.bid * q.ask_size) / (q.bid_size + q.ask_size)
+    row.mark = _told(q.mark if q.mark == q.mark else mid)
+    row.bid, row.ask, row.mid, row.spread = _told(bid), _told(ask), _told(mid), _told(spread)
+    row.spread_bps = _told(spread / mid * 10_000.0)
+    row.spread_twa = _told(q.spread_sum / q.spread_ns if q.spread_ns > 0 else NAN)
+    row.microprice = _told((ask * bid_size + bid * ask_size) / (bid_size + ask_size))
     _close_book(s, k, row)
     seen = q.mid_seen == 1
-    row.ofi = q.ofi if seen else NAN
-    row.volatility_proxy = q.volatility if seen else NAN
-    row.realised_variance = q.variance if seen else NAN
+    row.ofi = _told(q.ofi) if seen else NAN
+    row.volatility_proxy = _told(q.volatility) if seen else NAN
+    row.realised_variance = _told(q.variance) if seen else NAN
     row.tape_buy, row.tape_sell, row.tape_unknown = q.tape_buy, q.tape_sell, q.tape_unknown
     row.trade_count, row.quote_count, row.depth_count = q.trade_count, q.quote_count, q.depth_count
     row.quote_source, row.stale = q.source, np.int64(q.events == 0)
     q.seconds += 1
     q.stale_seconds += row.stale
-    q.crossed_seconds += row.spread < 0.0
+    q.crossed_seconds += spread < 0.0
     _begin(q)
 
 
@@ -455,7 +554,7 @@ def _pass_time(s: State, ts: int) -> bool:
         start = g[_BUCKET_END] - SECOND_NS
         rows = 0
         for i in range(g[_INSTRUMENTS]):
-            rows += s.inst[i].subs > 0 or s.inst[i].touched == 1
+            rows += s.inst[_at(i)].subs > 0 or s.inst[_at(i)].touched == 1
         blank = ts - g[_BUCKET_END] > BLANK_SECONDS_MAX * SECOND_NS
         if rows == 0:
             g[_BUCKET_END] = (ts // SECOND_NS + 1) * SECOND_NS
@@ -463,14 +562,14 @@ def _pass_time(s: State, ts: int) -> bool:
         if g[_ROWS] + rows > len(s.rows):
             return False
         for i in range(g[_INSTRUMENTS]):
-            k = s.order[i]
-            if s.inst[k].subs > 0 or s.inst[k].touched == 1:
+            k = s.order[_at(i)]
+            if s.inst[_at(k)].subs > 0 or s.inst[_at(k)].touched == 1:
                 _close(s, k, start)
         g[_BUCKET_END] += SECOND_NS
         if blank:
             g[_BUCKET_END] = (ts // SECOND_NS + 1) * SECOND_NS
             for k in range(g[_INSTRUMENTS]):
-                s.inst[k].spread_since = g[_BUCKET_END] - SECOND_NS
+                s.inst[_at(k)].spread_since = g[_BUCKET_END] - SECOND_NS
     return True
 
 
@@ -482,32 +581,32 @@ def _on_tick(s: State, f: Frame, j: int) -> None:
     k = _arrive(s, f.tick_epoch[j], f.tick_req[j], f.tick_ts[j])
     if k < 0:
         return
-    slot = s.slots[k]
+    slot = s.slots[_at(k)]
     i = slot.inst
     field, price, size = f.tick_field[j], f.tick_price[j], f.tick_size[j]
     if slot.stream != _ST_L1:
         return
     if field == slot.rt_field and field != 0:
-        if s.current[i, _R_TAPE] == k and slot.warm == 1:
+        if s.current[_at(i), _R_TAPE] == k and slot.warm == 1:
             _print(s, i, f.tick_seq[j], f.tick_ts[j], price, size, True)
         slot.warm = 1  # the first one repeats the last print before the subscription
         return
     if field == 8 or field == 74:
-        if s.current[i, _R_L1] == k and size >= 0.0 and size < ABSENT_FROM:
-            _volume(s.inst[i], size)
+        if s.current[_at(i), _R_L1] == k and size >= 0.0 and size < ABSENT_FROM:
+            _volume(s.inst[_at(i)], size)
         return
     ask = field == 2 or field == 3 or field == 67 or field == 70
     is_price = field == 1 or field == 2 or field == 66 or field == 67
     if not (ask or is_price or field == 0 or field == 69):
         return
-    s.inst[i].quote_count += 1
-    if s.current[i, _R_L1] != k:
+    s.inst[_at(i)].quote_count += 1
+    if s.current[_at(i), _R_L1] != k:
         return
     side = 1 if ask else 0
-    feed = s.feed[i, _S_L1 - 1]
+    feed = s.feed[_at(i), _S_L1 - 1]
     if is_price:
         feed[side] = _price(price)
-        s.heard[i, _S_L1 - 1, side] = 1
+        s.heard[_at(i), _S_L1 - 1, side] = 1
     if size == size:  # a price message of an old server brings no size
         feed[2 + side] = _price(size)
     _requote(s, i, f.tick_seq[j], f.tick_ts[j])
@@ -518,8 +617,8 @@ def _on_trade(s: State, f: Frame, j: int) -> None:
     k = _arrive(s, f.trade_epoch[j], f.trade_req[j], f.trade_ts[j])
     if k < 0:
         return
-    slot = s.slots[k]
-    if (slot.stream == _ST_ALL_LAST or slot.stream == _ST_LAST) and s.current[slot.inst, _R_TAPE] == k:
+    slot = s.slots[_at(k)]
+    if (slot.stream == _ST_ALL_LAST or slot.stream == _ST_LAST) and s.current[_at(slot.inst), _R_TAPE] == k:
         forms = not (f.trade_past[j] or f.trade_unreported[j])
         _print(s, slot.inst, f.trade_seq[j], f.trade_ts[j], f.trade_price[j], f.trade_size[j], forms)
 
@@ -529,39 +628,44 @@ def _on_quote(s: State, f: Frame, j: int) -> None:
     k = _arrive(s, f.quote_epoch[j], f.quote_req[j], f.quote_ts[j])
     if k < 0:
         return
-    slot = s.slots[k]
+    slot = s.slots[_at(k)]
     if slot.stream != _ST_BID_ASK or f.quote_stream[j] != _BID_ASK_STREAM:
         return
     i = slot.inst
-    s.inst[i].quote_count += 1
-    if s.current[i, _R_BID_ASK] != k:
+    s.inst[_at(i)].quote_count += 1
+    if s.current[_at(i), _R_BID_ASK] != k:
         return
-    feed = s.feed[i, _S_BID_ASK - 1]
+    feed = s.feed[_at(i), _S_BID_ASK - 1]
     feed[0], feed[1] = _price(f.quote_bid[j]), _price(f.quote_ask[j])
     feed[2], feed[3] = _price(f.quote_bid_size[j]), _price(f.quote_ask_size[j])
-    s.heard[i, _S_BID_ASK - 1, 0] = s.heard[i, _S_BID_ASK - 1, 1] = 1
+    s.heard[_at(i), _S_BID_ASK - 1, 0] = s.heard[_at(i), _S_BID_ASK - 1, 1] = 1
     _requote(s, i, f.quote_seq[j], f.quote_ts[j])
 
 
 @_cached
 def _on_depth(s: State, f: Frame, j: int) -> None:
     k = _arrive(s, f.depth_epoch[j], f.depth_req[j], f.depth_ts[j])
-    if k < 0 or s.slots[k].book < 0:
+    if k < 0:
         return
-    slot = s.slots[k]
+    slot = s.slots[_at(k)]
     i, b = slot.inst, slot.book
-    q = s.inst[i]
-    q.depth_count += 1
-    position, operation, side = f.depth_position[j], f.depth_operation[j], f.depth_side[j]
-    price = f.depth_price[j]
-    asked = s.current[i, _R_SMART] == k and (q.source == _S_SMART or q.source == _S_NONE)
-    beneath = asked and q.source == _S_SMART and _beneath(s, b, q, position, operation, side, price)
-    _apply(s, b, position, operation, side, price, f.depth_size[j], f.depth_maker[j])
-    if not asked or (beneath and s.books[b].bad == 0):
+    if b < 0:
         return
-    if q.source == _S_SMART and (side == 0 or side == 1) and _good(s, b):
-        _requote_side(s, i, f.depth_seq[j], f.depth_ts[j], b, side)
-    else:
+    q = s.inst[_at(i)]
+    q.depth_count += 1
+    side, bid, ask = np.int64(f.depth_side[j]), q.bid, q.ask
+    best = bid if side == 1 else ask
+    position, operation = np.int64(f.depth_position[j]), np.int64(f.depth_operation[j])
+    deep = _apply(s, b, position, operation, side, f.depth_price[j], f.depth_size[j], f.depth_maker[j], best)
+    if s.current[_at(i), _R_SMART] != k:
+        return
+    if q.source == _S_SMART:
+        if deep:
+            return
+        if (side == 0 or side == 1) and _good(s, b):
+            _requote_side(s, i, f.depth_seq[j], f.depth_ts[j], b, side)
+            return
+    if q.source == _S_SMART or q.source == _S_NONE:
         _requote(s, i, f.depth_seq[j], f.depth_ts[j])
 
 
@@ -570,23 +674,18 @@ def _on_change(s: State, ops: Array) -> None:
     """Carry out what control rows changed: columns seq, ts, instrument, role, slot. Time has passed up to ts."""
     for n in range(len(ops)):
         k, role, slot = ops[n, 2], ops[n, 3], ops[n, 4]
-        q = s.inst[k]
-        s.current[k, role] = slot
+        q = s.inst[_at(k)]
+        s.current[_at(k), role] = slot
         q.touched = 1
         if role == _R_BID_ASK or role == _R_L1:
-            s.feed[k, role] = NAN
-            s.heard[k, role] = 0
+            s.feed[_at(k), role] = NAN
+            s.heard[_at(k), role] = 0
         if role == _R_TAPE:
             q.last_price, q.tick_rule = NAN, 0
         if role == _R_TAPE or role == _R_L1:
             q.volume_base = NAN
     for n in range(len(ops)):
         _requote(s, ops[n, 2], ops[n, 0], ops[n, 1])
-
-
-@_cached
-def _room(s: State) -> bool:
-    return s.glob[_QUOTES] < len(s.quotes) and s.glob[_TRADES] < len(s.trades)
 
 
 @_cached
@@ -607,29 +706,41 @@ def _next_ts(f: Frame, kind: int, j: int) -> int:
 def _run(s: State, f: Frame, cursor: Array, start: int, stop: int, ops: Array) -> int:
     """Fold the changes `ops`, then events [start, stop) of a frame; gives `stop`, or where an output was full."""
     _on_change(s, ops)
-    for at in range(start, stop):
-        kind = f.which[at]
-        j = cursor[kind]
-        ts = _next_ts(f, kind, j)
-        if ts >= s.glob[_BUCKET_END] and not _pass_time(s, ts):
-            return at
-        if not _room(s):
-            return at
-        s.glob[_LAST_TS] = ts
-        if kind == _TICK:
-            _on_tick(s, f, j)
-        elif kind == _TRADE:
-            _on_trade(s, f, j)
-        elif kind == _QUOTE:
-            _on_quote(s, f, j)
-        elif kind == _CLOCK:
-            for i in range(s.glob[_CLOSED], s.glob[_ROWS]):
-                s.rows[i].decision_seq = f.clock_seq[j]
-            s.glob[_CLOSED] = s.glob[_ROWS]
-        elif kind == _DEPTH:
-            _on_depth(s, f, j)
-        cursor[kind] += 1
-    return stop
+    g = s.glob
+    at, ts, end = start, g[_LAST_TS], g[_BUCKET_END]
+    while at < stop:
+        room = stop - at
+        if g[_EMIT] == 1:  # an event writes one of each at most
+            room = min(len(s.quotes) - g[_QUOTES], len(s.trades) - g[_TRADES])
+            if room == 0:
+                break
+        upto = min(stop, at + room)
+        while at < upto:
+            kind = f.which[_at(at)]
+            j = _at(cursor[kind])
+            now = f.depth_ts[j] if kind == _DEPTH else _next_ts(f, kind, j)
+            if now >= end:
+                if not _pass_time(s, now):
+                    g[_LAST_TS] = ts
+                    return at
+                end = g[_BUCKET_END]
+            ts = now
+            if kind == _DEPTH:
+                _on_depth(s, f, j)
+            elif kind == _TICK:
+                _on_tick(s, f, j)
+            elif kind == _TRADE:
+                _on_trade(s, f, j)
+            elif kind == _QUOTE:
+                _on_quote(s, f, j)
+            elif kind == _CLOCK:
+                for i in range(g[_CLOSED], g[_ROWS]):
+                    s.rows[_at(i)].decision_seq = f.clock_seq[j]
+                g[_CLOSED] = g[_ROWS]
+            cursor[kind] += 1
+            at += 1
+    g[_LAST_TS] = ts
+    return at
 
 
 # ---- types: explicit, so that there is one compiled form and no guessing at the first call ------------------------
@@ -648,17 +759,25 @@ def _kind_of(name: str) -> Any:
     return types.float64 if last in ("price", "size", "bid", "ask", "bid_size", "ask_size") else types.int64
 
 
-_RECORDS = {"inst": INSTRUMENT, "slots": SLOT, "books": BOOK, "rows": ROW, "quotes": QUOTE_OUT, "trades": TRADE_OUT}
+_RECORDS = {
+    "side": SIDE,
+    "cells": CELL,
+    "inst": INSTRUMENT,
+    "slots": SLOT,
+    "books": BOOK,
+    "rows": ROW,
+    "quotes": QUOTE_OUT,
+    "trades": TRADE_OUT,
+}
 _SHAPES = {
-    "current": 2, "heard": 3, "length": 2, "filled": 2, "known": 2, "inserts": 2, "maker": 3, "feed": 3, "price": 3,
-    "size": 3,
+    "current": 2, "heard": 3, "feed": 3,
 }  # fmt: skip
 
 
 def _state_type(name: str) -> Any:
     if name in _RECORDS:
         return numba.from_dtype(_RECORDS[name])[::1]
-    item = types.float64 if name in ("feed", "price", "size") else types.int64
+    item = types.float64 if name == "feed" else types.int64
     return types.Array(item, _SHAPES.get(name, 1), "C")
 
 

@@ -19,6 +19,8 @@ from harvester.projections.merge import Makers, clocks_of, controls_of, frame_of
 from harvester.projections.params import RunParams
 from harvester.projections.tables import (
     BOOK,
+    FIRST_ORDER,
+    NO_ROW,
     QUOTE_OUT,
     ROW,
     ROWS_DEFAULT,
@@ -67,6 +69,7 @@ class Market:
         self.runs = 0
         self._epoch = 0
         self._slots = 0
+        self._row_room = 0
         self._live: dict[tuple[int, int], int] = {}  # (epoch, request id) → slot, oldest first
         self._alive: list[list[int]] = []  # live slots by instrument, oldest first
         self._instrument: dict[int, int] = {}  # con_id → instrument
@@ -109,35 +112,48 @@ class Market:
 
         changes = np.array(self._changes, np.int64) if self._changes else _NO_CHANGES
         self._changes = []
-        self._make_room(max(len(changes), _LARGE if stop - start > _SMALL else _SMALL))
+        self._make_room(stop - start, len(changes))
         while (at := run(self.state, frame, cursor, start, stop, changes)) < stop:
             start, changes = at, _NO_CHANGES
             self._drain()
-            if self.state.glob[Glob.ROWS] + len(self.symbols) > len(self.state.rows):  # rows waiting for a late clock
-                self.state = self.state._replace(rows=np.resize(self.state.rows, 2 * len(self.state.rows)))
         self._drain()
         return stop
 
-    def _make_room(self, events: int) -> None:
-        if len(self.state.quotes) < events:
-            self.state = self.state._replace(quotes=np.zeros(events, QUOTE_OUT), trades=np.zeros(events, TRADE_OUT))
-        rows = int(self.state.glob[Glob.ROWS]) + (events // 4 if events == _LARGE else 4 * len(self.symbols))
-        if rows > len(self.state.rows):
-            self.state = self.state._replace(rows=np.resize(self.state.rows, 2 * rows))
+    def _make_room(self, events: int, changes: int) -> None:
+        """Outputs for a good part of so many events, and for every change of the quote that `changes` may make."""
+        n = _LARGE if events > _SMALL else _SMALL
+        self._row_room = n // 4 if events > _SMALL else 0
+        if len(self.state.quotes) < (n := max(n, changes)) and self.state.glob[Glob.EMIT]:
+            self.state = self.state._replace(quotes=np.empty(n, QUOTE_OUT), trades=np.empty(n, TRADE_OUT))
+        if len(self.state.rows) < self._rows_wanted():
+            self._renew_rows()
+
+    def _rows_wanted(self) -> int:
+        return int(self.state.glob[Glob.ROWS]) + max(self._row_room, 4 * len(self.symbols))
+
+    def _renew_rows(self, skip: int = 0) -> None:
+        """A fresh place for bucket rows; those behind the first `skip` wait on for their clock."""
+        g = self.state.glob
+        waiting = self.state.rows[skip : g[Glob.ROWS]]
+        g[Glob.ROWS] -= skip
+        rows = np.empty(self._rows_wanted() + 256, ROW)
+        rows[: len(waiting)] = waiting
+        self.state = self.state._replace(rows=rows)
 
     def _drain(self) -> None:
-        """Take what the kernels wrote; bucket rows without a clock yet move to the front and stay."""
+        """Take what the kernels wrote, and see to room for a second's rows."""
         s, g = self.state, self.state.glob
         if g[Glob.QUOTES]:
             self._quotes.append(s.quotes[: g[Glob.QUOTES]].copy())
         if g[Glob.TRADES]:
             self._trades.append(s.trades[: g[Glob.TRADES]].copy())
+        g[Glob.QUOTES] = g[Glob.TRADES] = 0
         if closed := int(g[Glob.CLOSED]):
-            rows = int(g[Glob.ROWS])
-            self._closed.append(s.rows[:closed].copy())
-            s.rows[: rows - closed] = s.rows[closed:rows].copy()
-            g[Glob.ROWS] = rows - closed
-        g[Glob.QUOTES] = g[Glob.TRADES] = g[Glob.CLOSED] = 0
+            self._closed.append(s.rows[:closed])  # handed out with the array they lie in, not copied
+            g[Glob.CLOSED] = 0
+            self._renew_rows(closed)
+        elif len(s.rows) < g[Glob.ROWS] + len(self.symbols):  # rows waiting for a late clock
+            self._renew_rows()
 
     def _drained(self) -> tuple[Array, Array, Array]:
         out = (_join(self._closed, ROW), _join(self._quotes, QUOTE_OUT), _join(self._trades, TRADE_OUT))
@@ -246,7 +262,7 @@ class Market:
         book = next(b for b in range(len(self._live) + 1) if b not in used)
         self.state = with_room(self.state, books=book + 1, depth=rows)
         self._clear(book)
-        self.state.inserts[book] = 0
+        self.state.side["inserts"][2 * book : 2 * book + 2] = 0
         self.state.books[book] = np.zeros((), BOOK)
         self.state.books[book]["slot"], self.state.books[book]["rows"] = slot, rows
         return book
@@ -297,8 +313,11 @@ class Market:
 
     def _clear(self, book: int) -> None:
         s = self.state
-        s.length[book], s.filled[book], s.known[book], s.maker[book] = 0, 0, 0, 0
-        s.price[book], s.size[book] = np.nan, np.nan
+        both = slice(2 * book, 2 * book + 2)
+        for name in ("length", "filled", "known"):
+            s.side[name][both] = 0
+        s.side["order"][both] = FIRST_ORDER
+        s.cells.reshape(len(s.side), -1)[both] = NO_ROW
         s.books[book]["bad"] = s.books[book]["refill"] = 0
         s.books[book]["resets"] += 1
 

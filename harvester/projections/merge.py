@@ -107,11 +107,17 @@ def _order(seqs: Sequence[tuple[Array, Hot]]) -> Array:
     first = min(int(seq[0]) for seq, _ in filled)
     last = max(int(seq[-1]) for seq, _ in filled)
     total = sum(len(seq) for seq, _ in filled)
-    if last - first < 4 * total + 1024:  # the usual case: seqs are dense, so a seq is a place
+    if last - first + 1 == total:  # the usual case, no other kind between: all are of the largest unless said otherwise
+        filled.sort(key=lambda of: len(of[0]), reverse=True)
+        which = np.full(total, filled[0][1], np.uint8)
+        for seq, hot in filled[1:]:
+            which[seq - first] = hot
+        return which
+    if last - first < 4 * total + 1024:
         which = np.full(last - first + 1, _NOTHING, np.uint8)
         for seq, hot in filled:
             which[seq - first] = hot
-        return which if len(which) == total else which[which != _NOTHING]
+        return which[which != _NOTHING]
     order = np.argsort(np.concatenate([seq for seq, _ in filled]), kind="stable")
     return np.concatenate([np.full(len(seq), hot, np.uint8) for seq, hot in filled])[order]
 
@@ -141,11 +147,14 @@ class Makers:
     def __init__(self, names: Sequence[str] = ("",)) -> None:
         self.names = list(names)
         self._codes = {name: i for i, name in enumerate(self.names)}
+        self._none: Array = np.zeros(0, np.int64)  # kept: most feeds name no market maker
 
     def codes(self, column: pa.Array) -> Array:
         """Numbers of a text column, shape (rows,), int64; new names are learned in row order."""
         if column.null_count == len(column):
-            return np.zeros(len(column), np.int64)
+            if len(self._none) < len(column):
+                self._none = np.zeros(len(column), np.int64)
+            return self._none[: len(column)]
         encoded = pc.fill_null(column, "").dictionary_encode()
         table = [self._learn(name) for name in encoded.dictionary.to_pylist()]
         codes: Array = np.array(table, np.int64)[encoded.indices.to_numpy(zero_copy_only=False)]

@@ -16,6 +16,9 @@ import pyarrow as pa
 SECOND_NS = 1_000_000_000
 TOP_N = 5  # rows of the book summed for imbalance
 ROWS_DEFAULT, ROWS_LIMIT = 10, 1_000
+NARROW = 16
+"""A book of at most so many rows a side never moves a row: four bits of `SIDE.order` for each position, the first one
+lowest, name the cell of the arrays in which its row stands. In a wider book a position is its cell."""
 BLANK_SECONDS_MAX = 86_400  # a longer time without any event is no silence: nobody was there
 
 Array = npt.NDArray[Any]
@@ -54,8 +57,9 @@ class Glob(IntEnum):
     LAST_TS = 8  # of the last event that moved the market, ns UTC
 
 
-def _record(ints: str, floats: str) -> np.dtype[Any]:
-    return np.dtype([(n, "<i8") for n in ints.split()] + [(n, "<f8") for n in floats.split()], align=True)
+def _record(ints: str, floats: str, words: str = "") -> np.dtype[Any]:
+    kinds = ((ints, "<i8"), (floats, "<f8"), (words, "<u8"))
+    return np.dtype([(name, kind) for names, kind in kinds for name in names.split()], align=True)
 
 
 INSTRUMENT = _record(
@@ -83,6 +87,17 @@ BOOK = _record(
     "slot rows bad impossible applied placed resets refill",
     "",
 )
+SIDE = _record(
+    # length: one past the last row, holes included; filled: rows in force, down to the first hole; known: a row arrived
+    # since the last reset; inserts: an insert was applied since the subscription began, resets notwithstanding
+    # base: index of its first cell in `State.cells`; order: cells by position, see NARROW
+    "length filled known inserts base",
+    "",
+    "order",
+)
+CELL = np.dtype([("price", "<f8"), ("size", "<f8"), ("maker", "<i8")], align=True)
+"""One row of a book; price NaN = no such row, or a hole. `maker` is an index into the market makers."""
+NO_ROW = np.array((np.nan, np.nan, 0), CELL)
 ROW = _record(
     "ts con_id inst decision_seq trade_count quote_count depth_count quote_source book_good stale",
     "mark bid ask spread spread_bps spread_twa mid microprice imbalance bid_size_top_n ask_size_top_n bid_top_size "
@@ -105,13 +120,8 @@ class State(NamedTuple):
     keys: Array  # int64, hash table: epoch << 32 | request id, -1 = free
     vals: Array  # int64: slot of the key
     books: Array  # BOOK
-    length: Array  # int64 [book, side]: one past the last row, holes included
-    filled: Array  # int64 [book, side]: rows in force, down to the first hole
-    known: Array  # int64 [book, side]: a row arrived since the last reset
-    inserts: Array  # int64 [book, side]: an insert was applied since the subscription began, resets notwithstanding
-    price: Array  # float64 [book, side, position]; NaN = no such row, or a hole
-    size: Array  # float64 [book, side, position]
-    maker: Array  # int64 [book, side, position]: index into the market makers
+    side: Array  # SIDE, at 2 * book + side
+    cells: Array  # CELL, every side as many
     rows: Array  # ROW
     quotes: Array  # QUOTE_OUT
     trades: Array  # TRADE_OUT
@@ -194,17 +204,33 @@ def new_state() -> State:
         keys=np.full(64, -1, np.int64),
         vals=np.zeros(64, np.int64),
         books=np.zeros(4, BOOK),
-        length=np.zeros((4, 2), np.int64),
-        filled=np.zeros((4, 2), np.int64),
-        known=np.zeros((4, 2), np.int64),
-        inserts=np.zeros((4, 2), np.int64),
-        price=np.full((4, 2, ROWS_DEFAULT), np.nan),
-        size=np.full((4, 2, ROWS_DEFAULT), np.nan),
-        maker=np.zeros((4, 2, ROWS_DEFAULT), np.int64),
+        side=_sides(np.zeros(0, SIDE), 8, NARROW),
+        cells=np.full(8 * NARROW, NO_ROW),
         rows=np.zeros(256, ROW),
         quotes=np.zeros(4096, QUOTE_OUT),
         trades=np.zeros(4096, TRADE_OUT),
     )
+
+
+FIRST_ORDER = sum(cell << 4 * cell for cell in range(NARROW))
+"""Each position in the cell of its number."""
+
+
+def _sides(old: Array, count: int, wide: int) -> Array:
+    out = np.zeros(count, SIDE)
+    out["order"] = FIRST_ORDER
+    out[: len(old)] = old
+    out["base"] = wide * np.arange(count)
+    return out
+
+
+def cells_of(state: State, book: int, side: int) -> Array:
+    """Indexes into `State.cells` of one side, by position."""
+    half, wide = state.side[2 * book + side], len(state.cells) // len(state.side)
+    cells = np.arange(wide)
+    if state.books[book]["rows"] <= NARROW:
+        cells[:NARROW] = [int(half["order"]) >> 4 * position & 15 for position in range(NARROW)]
+    return int(half["base"]) + cells
 
 
 def with_room(state: State, *, instruments: int = 0, slots: int = 0, books: int = 0, depth: int = 0) -> State:
@@ -218,15 +244,14 @@ def with_room(state: State, *, instruments: int = 0, slots: int = 0, books: int 
         change["feed"][: len(state.feed)] = state.feed
     if slots > len(state.slots):
         change["slots"] = _grown(state.slots, max(slots, 2 * len(state.slots)), 0)
-    if books > len(state.books) or depth > state.price.shape[2]:
+    had = len(state.cells) // len(state.side)
+    if books > len(state.books) or depth > had:
         n = max(books, 2 * len(state.books)) if books > len(state.books) else len(state.books)
-        wide = (n, 2, max(depth, state.price.shape[2]))
-        for name in ("books", "length", "filled", "known", "inserts"):
-            change[name] = _grown(getattr(state, name), n, 0)
-        for name, fill in (("price", np.nan), ("size", np.nan), ("maker", 0)):
-            old = getattr(state, name)
-            change[name] = np.full(wide, fill, old.dtype)
-            change[name][: old.shape[0], :, : old.shape[2]] = old
+        wide = max(depth, had)
+        change["books"], change["side"] = _grown(state.books, n, 0), _sides(state.side, 2 * n, wide)
+        cells = np.full((2 * n, wide), NO_ROW)
+        cells[: len(state.side), :had] = state.cells.reshape(-1, had)
+        change["cells"] = cells.reshape(-1)
     return state._replace(**change) if change else state
 
 
@@ -275,18 +300,30 @@ BUCKETS: pa.Schema = pa.schema([
     for name, kind, unit, formula in _COLUMNS
 ])  # fmt: skip
 SOURCE_NAMES = (None, "bid_ask", "l1", "smart_depth")
+_SOURCES = pa.array(SOURCE_NAMES, _T)
 
 
 def bucket_table(rows: Array, symbols: list[str]) -> pa.RecordBatch:
     """Bucket rows (dtype `ROW`) as Arrow; `symbols` by instrument index."""
+    n, names = len(rows), ROW.names or ()
+    by_column = np.ascontiguousarray(rows.view(np.int64).reshape(n, len(names)).T)  # one copy; the columns are views
+    told = ~np.isnan(by_column.view(np.float64))
+    bits = np.packbits(told, axis=1, bitorder="little")
+    absent = (n - told.sum(axis=1)).tolist()
     columns: list[pa.Array] = []
     for field in BUCKETS:
         if field.name == "symbol":
-            columns.append(pa.array([symbols[i] for i in rows["inst"].tolist()], field.type))
-        elif field.name == "quote_source":
-            columns.append(pa.array([SOURCE_NAMES[i] for i in rows["quote_source"].tolist()], field.type))
-        elif field.type == _F:
-            columns.append(pa.array(np.ascontiguousarray(rows[field.name]), field.type, from_pandas=True))
+            columns.append(pa.array(symbols, _T).take(pa.array(rows["inst"])))
+            continue
+        at = names.index(field.name)
+        values = by_column[at]
+        if field.name == "quote_source":
+            columns.append(_SOURCES.take(pa.array(values)))
+        elif field.type == _B:
+            packed = np.packbits(values.astype(bool), bitorder="little")
+            columns.append(pa.BooleanArray.from_buffers(_B, n, [None, pa.py_buffer(packed)]))
+        elif field.type == _F and absent[at]:
+            columns.append(pa.Array.from_buffers(_F, n, [pa.py_buffer(bits[at]), pa.py_buffer(values)], absent[at]))
         else:
-            columns.append(pa.array(rows[field.name].astype(field.type.to_pandas_dtype()), field.type))
+            columns.append(pa.Array.from_buffers(field.type, n, [None, pa.py_buffer(values)], 0))
     return pa.RecordBatch.from_arrays(columns, schema=BUCKETS)

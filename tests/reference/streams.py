@@ -46,7 +46,7 @@ class Stream:
         self.req += 1
         con_id, stream = self.chance.choice(CON_IDS), self.chance.choice(STREAMS)
         params = {
-            "depth": f'{{"rows":{5 if self.calm else self.chance.randint(1, 4)}}}',
+            "depth": f'{{"rows":{self.chance.choice((5, 17)) if self.calm else self.chance.randint(1, 4)}}}',
             "smart_depth": '{"rows":7,"smart":true}',
             "l1": self.chance.choice(['{"generic":"233"}', '{"generic":"233,375"}', "{}"]),
         }.get(stream, "{}")
