@@ -14,6 +14,7 @@ from log_samples import DATE, START_NS, batch, files_of, same, write_run
 
 import harvester
 from harvester.errors import DamagedLog, FutureFormat
+from harvester.eventlog.columns import fold_batches
 from harvester.eventlog.disk import Disk
 from harvester.eventlog.format import DIGESTS, FORMAT_VERSION, JOURNAL, MANIFEST
 from harvester.eventlog.lines import seal, sealed_hash, unseal
@@ -332,8 +333,11 @@ def test_absurd_numbers_with_right_hashes_are_damage(home, what):
     """Absurd lengths, offsets, names, nesting and sizes under right hashes: DamagedLog, and no crash."""
     write_run(home, (6, 6), kinds=FEW)
     _forge(home.day(DATE) / "r001", ABSURD[what])
-    with pytest.raises(DamagedLog):
-        list(harvester.open_day(DATE, home).batches())
+    for check in (True, False):
+        with pytest.raises(DamagedLog):
+            list(harvester.open_day(DATE, home, check=check).batches())
+        with pytest.raises(DamagedLog):
+            list(fold_batches(harvester.open_day(DATE, home, check=check), {Kind.TRADE: ("price",)}, 5))
     assert not verify_day(home, DATE).clean
     for one in harvester.open_day(DATE, home, salvage=True).batches():
         one.check()
@@ -376,8 +380,11 @@ def test_absurd_bodies_with_right_checksums_are_damage(home, what):
     """A body that is no Arrow stream, or not these events, under a right checksum: DamagedLog, no crash."""
     write_run(home, (6,), kinds=(Kind.TRADE,))
     _forge(home.day(DATE) / "r001", lambda lines, manifest: None, {"trade.arrows": _bodies()[what]})
-    with pytest.raises(DamagedLog, match=r"trade\.arrows"):
-        list(harvester.open_day(DATE, home).batches())
+    for check in (True, False):
+        with pytest.raises(DamagedLog, match=r"trade\.arrows"):
+            list(harvester.open_day(DATE, home, check=check).batches())
+        with pytest.raises(DamagedLog, match=r"trade\.arrows"):
+            list(fold_batches(harvester.open_day(DATE, home, check=check), {Kind.TRADE: ("exchange",)}, 5))
     report = verify_day(home, DATE)
     assert [problem.file.name for problem in report.problems] == ["trade.arrows"]
     assert list(harvester.open_day(DATE, home, salvage=True).batches()) == []
@@ -394,9 +401,16 @@ def test_every_byte_of_a_body_may_be_hostile(home):
         body = bytearray(good)
         body[at] = rng.choice((0, 1, 0x7F, 0x80, 0xFF))
         _forge(folder, lambda lines, manifest: None, {"trade.arrows": bytes(body)})
-        for one in harvester.open_day(DATE, home, salvage=True).batches():
+        salvaged = harvester.open_day(DATE, home, salvage=True)
+        for one in salvaged.batches():
             one.check()
             [str(rows.to_pylist()) for rows in one.tables.values()]
+        try:
+            folded = list(fold_batches(harvester.open_day(DATE, home), {Kind.TRADE: ("exchange", "unreported")}, 5))
+        except DamagedLog:
+            continue
+        [str(rows.to_pylist()) for one in folded for rows in one.tables.values()]
+        assert [(one.first_seq, one.last_seq) for one in folded] == [(1, 6)]
     _forge(folder, lambda lines, manifest: None, {"trade.arrows": good})
     assert verify_day(home, DATE).clean
 

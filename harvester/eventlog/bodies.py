@@ -3,48 +3,92 @@
 from __future__ import annotations
 
 from hashlib import blake2b
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
+import pyarrow as pa
 
+from harvester.eventlog.ahead import ahead
 from harvester.eventlog.lines import CHECK_BYTES, checksum
-from harvester.eventlog.streams import HEADERS, decode
+from harvester.eventlog.messages import read_messages
+from harvester.eventlog.order import rows_problem
+from harvester.eventlog.streams import HEADER_BYTES_MAX, HEADERS, check_header, decode
 from harvester.events.batch import seqs
+from harvester.events.kinds import SCHEMAS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
     from io import FileIO
     from pathlib import Path
-
-    import pyarrow as pa
 
     from harvester.eventlog.format import CommitLine, Part
     from harvester.events.kinds import Kind
 
-READ_BYTES = 8 * 1024 * 1024
+READ_BYTES = 1024 * 1024  # at a time: what was just read is hashed while it is in the processor's cache
+_THREADS_BYTES_MIN = 4 * READ_BYTES  # for less it is not worth starting threads
+_WRONG = "the bytes do not match their checksum"
 
 
-def read_stream(path: Path, kind: Kind, parts: Sequence[Part], *, check: bool) -> pa.RecordBatch:
+def read_stream(
+    path: Path, kind: Kind, parts: Sequence[Part], *, check: bool, columns: Sequence[int] | None = None
+) -> pa.RecordBatch:
     """Read parts of an Arrow stream file as one record batch.
+
+    Args:
+        path: the file.
+        kind: what it holds.
+        parts: which parts, in order.
+        check: compare them with their checksums.
+        columns: which columns of the kind's schema to give, rising; None: all.
 
     Raises:
         ValueError: a checksum does not match, or the bytes are no such rows.
         OSError: the file cannot be read, or is too short.
     """
-    prefix = b"" if parts[0].offset == 0 else HEADERS[kind]
-    data = bytearray(len(prefix) + sum(part.length for part in parts))
-    data[: len(prefix)] = prefix
-    view, at = memoryview(data), len(prefix)
+    data = pa.allocate_buffer(sum(part.length for part in parts))
+    view, at = memoryview(data).cast("B"), 0
     with path.open("rb", buffering=0) as file:
-        for first, last in _neighbours(parts, len(data)):
+        for first, last in _neighbours(parts, len(view)):
             at = _fill(file, parts[first].offset, view, at, parts[last].end - parts[first].offset)
-    if check:
-        at = len(prefix)
-        for part in parts:
-            if checksum(view[at : at + part.length]) != part.checksum:
-                raise ValueError("the bytes do not match their checksum")
-            at += part.length
-    return decode(kind, data, sum(part.rows for part in parts))
+    starts = np.cumsum([0, *(part.length for part in parts)])[:-1].tolist()
+    if check and any(
+        checksum(view[at : at + part.length]) != part.checksum for at, part in zip(starts, parts, strict=True)
+    ):
+        raise ValueError(_WRONG)
+    return rows_of(kind, data, starts, parts, columns)
+
+
+def rows_of(
+    kind: Kind, data: pa.Buffer, starts: Sequence[int], parts: Sequence[Part], columns: Sequence[int] | None = None
+) -> pa.RecordBatch:
+    """Decode parts of an Arrow stream file, of which each begins in `data` at its place in `starts`.
+
+    What needs no decompression is not copied if it is large.
+
+    Raises:
+        ValueError: the bytes are no such rows.
+    """
+    wanted = range(len(SCHEMAS[kind])) if columns is None else columns
+    head = 0
+    if parts[0].offset == 0:
+        held = memoryview(data)[starts[0] : starts[0] + min(parts[0].length, HEADER_BYTES_MAX)]
+        head = check_header(kind, held)
+    places = np.array([starts, [part.length for part in parts], [part.rows for part in parts]], np.int64)
+    places[:, 0] += (head, -head, 0)
+    rows = read_messages(kind, data, places, wanted)
+    if rows is not None:
+        try:
+            rows.validate(full=True)  # without this a wrong offset in a buffer would be followed out of bounds
+        except pa.ArrowException as error:
+            raise ValueError(f"not rows of {kind}: {' '.join(str(error).split())[:200]}") from None
+    else:
+        view = memoryview(data)
+        pieces = [view[at : at + part.length] for at, part in zip(starts, parts, strict=True)]
+        joined = b"".join([b"" if head else HEADERS[kind], *pieces])
+        rows = decode(kind, joined, int(places[2].sum()), wanted)
+    if problem := rows_problem(kind, rows, wanted):
+        raise ValueError(problem)
+    return rows
 
 
 def _neighbours(parts: Sequence[Part], bytes_max: int) -> Iterator[tuple[int, int]]:
@@ -70,47 +114,66 @@ def _fill(file: FileIO, offset: int, view: memoryview, at: int, length: int) -> 
     return at
 
 
-def check_parts(path: Path, parts: Sequence[Part]) -> Iterator[tuple[int, str, memoryview]]:
-    """Compare parts of a file with their checksums, neighbours read in one go.
+class Checked(NamedTuple):
+    """Parts that were compared with their checksums: index of the first, of those that are wrong, the first bytes."""
 
-    Yields:
-        Index of the part, what is wrong with it (empty when nothing is), and the bytes it begins with.
+    first: int
+    last: int
+    wrong: list[int]
+    head: bytes
+
+
+def check_parts(path: Path, parts: Sequence[Part]) -> Iterable[Checked]:
+    """Compare parts of a file with their checksums, some neighbours at a time; large ones on all processors.
+
+    A part the file is too short for is wrong.
 
     Raises:
-        OSError: the file cannot be read. A part it is too short for is merely wrong.
+        OSError: the file cannot be read.
     """
-    room = memoryview(bytearray(min(READ_BYTES, sum(part.length for part in parts))))
+
+    def check(span: tuple[int, int]) -> Checked:
+        return _check_span(path, parts, *span)
+
+    spans, size = list(_neighbours(parts, READ_BYTES)), sum(part.length for part in parts)
+    # Small parts are hashed within Python's lock, where threads would only wait for each other.
+    threads = size >= _THREADS_BYTES_MIN and size >= READ_BYTES // 8 * len(parts)
+    return ahead(check, spans) if threads else map(check, spans)
+
+
+def _check_span(path: Path, parts: Sequence[Part], first: int, last: int) -> Checked:
+    begin, end = parts[first].offset, parts[last].end
+    room = memoryview(pa.allocate_buffer(min(end - begin, READ_BYTES))).cast("B")
     with path.open("rb", buffering=0) as file:
-        for first, last in _neighbours(parts, len(room)):
-            if first == last and parts[first].length > len(room):
-                yield first, *_check_large(file, parts[first], room)
-                continue
-            begin = parts[first].offset
-            file.seek(begin)
-            got = 0
-            while got < parts[last].end - begin and (n := file.readinto(room[got : parts[last].end - begin])):
-                got += n
-            for i in range(first, last + 1):
-                part, at = parts[i], parts[i].offset - begin
-                piece = room[at : min(at + part.length, got)]
-                yield i, "" if checksum(piece) == part.checksum else _WRONG, piece
+        file.seek(begin)
+        if first == last:
+            wrong, head = _check_one(file, parts[first], room)
+            return Checked(first, last, [first] if wrong else [], head)
+        got = 0
+        while got < end - begin and (n := file.readinto(room[got:])):
+            got += n
+    wrong_ones = []
+    for i in range(first, last + 1):
+        part = parts[i]
+        at = part.offset - begin
+        upto = at + part.length
+        if upto > got or blake2b(room[at:upto], digest_size=CHECK_BYTES).hexdigest() != part.checksum:
+            wrong_ones.append(i)
+    return Checked(first, last, wrong_ones, bytes(room[: min(got, parts[first].length)]))
 
 
-_WRONG = "the bytes do not match their checksum"
-
-
-def _check_large(file: FileIO, part: Part, room: memoryview) -> tuple[str, memoryview]:
-    file.seek(part.offset)
+def _check_one(file: FileIO, part: Part, room: memoryview) -> tuple[bool, bytes]:
     hashed, left, head = blake2b(digest_size=CHECK_BYTES), part.length, b""
-    while left and (n := file.readinto(room[:left])):
+    while left and (n := file.readinto(room[: min(left, len(room))])):
         hashed.update(room[:n])
-        head = head or bytes(room[: min(n, len(room), 1024 * 1024)])
+        if part.offset == 0:
+            head = head or bytes(room[:n])
         left -= n
-    return "" if hashed.hexdigest() == part.checksum else _WRONG, memoryview(head)
+    return left > 0 or hashed.hexdigest() != part.checksum, head
 
 
-def check_places(rows: pa.RecordBatch, picked: Sequence[tuple[CommitLine, Part]]) -> None:
-    """Assert that one kind's rows rise in seq, do not run back in time, and lie in their commits' ranges of seq.
+def check_rising(rows: pa.RecordBatch) -> None:
+    """Assert that one kind's rows rise in seq and do not run back in time.
 
     Raises:
         ValueError: they do not.
@@ -118,6 +181,15 @@ def check_places(rows: pa.RecordBatch, picked: Sequence[tuple[CommitLine, Part]]
     seq, ts = seqs(rows), rows.column(1).to_numpy(zero_copy_only=False)
     if (seq[1:] <= seq[:-1]).any() or (ts[1:] < ts[:-1]).any():
         raise ValueError("seq does not rise, or ts_recv runs back")
+
+
+def check_places(rows: pa.RecordBatch, picked: Sequence[tuple[CommitLine, Part]]) -> None:
+    """Assert that one kind's rows, rising in seq, lie in their commits' ranges of seq.
+
+    Raises:
+        ValueError: they do not.
+    """
+    seq = seqs(rows)
     ends = np.cumsum([part.rows for _, part in picked])
     starts = ends - [part.rows for _, part in picked]
     first = np.array([line.first_seq for line, _ in picked], np.uint64)

@@ -1,104 +1,149 @@
-"""Reading a date for a fold alone: of the hot kinds only the columns a fold uses, where Arrow holds them.
+"""Reading a date for a fold alone: of the hot kinds only the columns a fold uses, however the log is stored.
 
-Uncompressed files are mapped and not copied; of compressed ones the other columns are never decompressed. `open_day`
-has compared every byte with its checksum by then; here rows, seq ranges and their order are checked again.
+Large uncompressed commits are mapped and handed on where they lie. Everything else (decompressing, joining small
+commits, comparing checksums that were not compared when the day was opened) is done by other threads a few batches
+ahead of the fold. Every batch is checked as `RunLog.load` checks it: dense seqs over all kinds, times that never run
+back, no null where none may be, and rows where the journal names them.
 """
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
-from harvester.errors import DamagedLog
+from harvester.eventlog.ahead import ahead
+from harvester.eventlog.bodies import check_places, read_stream, rows_of
 from harvester.eventlog.cutting import recut
-from harvester.eventlog.format import file_of
-from harvester.eventlog.runlog import RunLog
-from harvester.events.batch import Batch, seqs
+from harvester.eventlog.damage import BadBytes, damaged_log
+from harvester.eventlog.parquet import Groups
+from harvester.eventlog.reader import read_again
+from harvester.eventlog.runlog import naming
 from harvester.events.kinds import SCHEMAS, Kind
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
-    from pathlib import Path
 
-    from harvester.eventlog.format import CommitLine, Part
     from harvester.eventlog.reader import Day
+    from harvester.eventlog.runlog import RunLog
+    from harvester.events.batch import Batch
 
 Wanted = dict[Kind, tuple[str, ...]]
 """By kind the columns a fold uses, besides `seq` and `ts_recv`; kinds not named come whole."""
-COMMITS_MAX = 50  # to a batch: more are read faster in one go
+_ALONE = 4  # a commit of at least a fourth of a batch's rows is not joined to others: that would copy it
 
 
-class _Stream:
-    """One kind's file of a run, read from its beginning, a record batch at a time."""
+class _File:
+    """One kind's file of a run, of which any commits can be read by any thread.
 
-    def __init__(self, path: Path, kind: Kind, columns: Sequence[str]) -> None:
-        self._path, self._kind = path, kind
-        names = SCHEMAS[kind].names
-        keep = sorted({names.index(name) for name in ("seq", "ts_recv", *columns)})
-        self._options = pa.ipc.IpcReadOptions(included_fields=keep, use_threads=False)
-        self._map = pa.memory_map(str(path))
-        self._reader = pa.ipc.open_stream(self._map, options=self._options)
+    Attributes:
+        mapped: the file's bytes where they lie; None when they must be read, or decompressed.
+    """
 
-    def next(self, line: CommitLine, part: Part) -> pa.RecordBatch:
-        """The rows of the next commit that has any.
+    def __init__(self, log: RunLog, kind: Kind, columns: Sequence[int] | None) -> None:
+        self._log, self._kind, self._columns = log, kind, columns
+        self._path, self._check = log.path_of(kind), not log.proved(kind, len(log.commits))
+        self._groups: Groups | None = None
+        self.mapped: pa.Buffer | None = None
+        with naming(self._path, 0, log.first_seq, log.last_seq):
+            if log.storage == "parquet":
+                self._groups = Groups(self._path, kind, log.tails.get(kind), check=self._check)
+            elif not self._check and _uncompressed(log):
+                # Bytes not yet proven are read instead: a failing disk ends a process that looks into a map.
+                self.mapped = pa.memory_map(str(self._path)).read_buffer()
+
+    def rows(self, first: int, last: int) -> pa.RecordBatch | None:
+        """The rows of commits `first` to `last` (not included); None when they have none of the kind.
 
         Raises:
-            DamagedLog: they are not what the journal names.
+            BadBytes: they cannot be used.
         """
-        try:
-            rows = self._reader.read_next_batch()
-        except (StopIteration, pa.ArrowException, OSError) as error:
-            raise DamagedLog(str(self._path), part.offset, f"not the rows the journal names: {error}") from None
-        seq, ts = seqs(rows), rows.column(1).to_numpy(zero_copy_only=False)
-        fits = rows.num_rows == part.rows and line.first_seq <= seq[0] and seq[-1] <= line.last_seq
-        if not fits or (seq[1:] <= seq[:-1]).any() or (ts[1:] < ts[:-1]).any():
-            what = f"rows of commit {line.commit} are not those of seq {line.first_seq}-{line.last_seq} in order"
-            raise DamagedLog(str(self._path), part.offset, what)
+        picked = self._log.parts(self._kind, first, last)
+        if not picked:
+            return None
+        parts = [part for _, part in picked]
+        with naming(self._path, parts[0].offset, picked[0][0].first_seq, picked[-1][0].last_seq):
+            if self._groups is not None:
+                rows = self._groups.read(parts, check=self._check, columns=self._columns)
+            elif self.mapped is not None:
+                rows = rows_of(self._kind, self.mapped, [part.offset for part in parts], parts, self._columns)
+            else:
+                rows = read_stream(self._path, self._kind, parts, check=self._check, columns=self._columns)
+            check_places(rows, picked)
         return rows
 
 
+def _uncompressed(log: RunLog) -> bool:
+    return log.storage == "stream" and log.manifest is not None and log.manifest.compression is None
+
+
 def run_batches(log: RunLog, wanted: Mapping[Kind, Sequence[str]], rows_min: int) -> Iterator[Batch]:
-    """All events of an undamaged run in seq order, commits joined up to `rows_min` rows.
+    """All events of an undamaged run in seq order, small commits joined up to `rows_min` rows.
 
     Raises:
-        DamagedLog: a file is not what the journal names.
+        BadBytes: what was read is not what was written.
     """
-    streams: dict[Kind, _Stream] = {}
-    parts: list[Batch] = []
-    rows = first = 0
+    files = {kind: _File(log, kind, _places(kind, wanted.get(kind))) for kind in log.kinds}
+    spans = list(_spans(log, rows_min))
+    read = partial(_read, log, files)
+    where_it_lies = all(file.mapped for file in files.values()) and len(log.commits) < _ALONE * len(spans)
+    yield from map(read, spans) if where_it_lies else ahead(read, spans)
+
+
+def _places(kind: Kind, names: Sequence[str] | None) -> list[int] | None:
+    """Places of the wanted columns in a kind's schema, with those of seq and time."""
+    schema = SCHEMAS[kind]
+    return None if names is None else sorted({schema.get_field_index(name) for name in ("seq", "ts_recv", *names)})
+
+
+def _spans(log: RunLog, rows_min: int) -> Iterator[tuple[int, int]]:
+    """Split a run's commits into those that are read together, as index ranges."""
+    start = rows = 0
     for i, line in enumerate(log.commits):
-        tables: dict[Kind, pa.RecordBatch] = {}
-        for part in line.files:
-            if part.kind in wanted:
-                if part.kind not in streams:
-                    streams[part.kind] = _Stream(log.folder / file_of(part.kind), part.kind, wanted[part.kind])
-                tables[part.kind] = streams[part.kind].next(line, part)
-        parts.append(Batch(tables))
+        if rows and (line.rows * _ALONE >= rows_min or rows >= rows_min):
+            yield start, i
+            start, rows = i, 0
         rows += line.rows
-        if rows >= rows_min or i + 1 == len(log.commits):
-            joined = dict(Batch.concat(parts).tables)
-            for kind in Kind:
-                if kind not in wanted and (whole := log.load_kind(kind, first, i + 1)) is not None:
-                    joined[kind] = whole
-            yield Batch({kind: joined[kind] for kind in Kind if kind in joined})
-            parts, rows, first = [], 0, i + 1
+    if rows:
+        yield start, len(log.commits)
+
+
+def _read(log: RunLog, files: Mapping[Kind, _File], span: tuple[int, int]) -> Batch:
+    found = {kind: file.rows(*span) for kind, file in files.items()}
+    if Kind.CLOCK not in files:
+        found[Kind.CLOCK] = log.clock(*span)
+    return log.joined({kind: rows for kind in Kind if (rows := found.get(kind)) is not None}, *span)
 
 
 def fold_batches(day: Day, wanted: Wanted, rows_min: int, cuts: Sequence[int] = ()) -> Iterator[Batch]:
     """All events of a date for a fold, in seq order; batches end at every seq in `cuts` and never cross a run.
 
-    Whole rows, by `Day.batches`, where the log is stored otherwise than in streams, or is damaged.
+    A batch has `rows_min` rows or more where small commits were joined, and never more than that of several.
+    Of a run that is damaged (the day was salvaged) whole rows come, by `Day.batches`.
 
     Raises:
         DamagedLog: what was read is not what was written.
     """
-    logs = [RunLog(view.folder) for view in day.runs]
-    for log in logs:
-        log.refresh()
-    plain = not day.damages and all(getattr(log, "storage", "stream") == "stream" for log in logs)
-    if not plain or sum(len(log.commits) for log in logs) * rows_min > COMMITS_MAX * day.rows:
-        yield from day.batches(rows_min, cuts)
-        return
-    for log in logs:
-        yield from recut(run_batches(log, wanted, rows_min), None, cuts)
+    for log in day.logs:
+        if log.damages:
+            yield from day.batches(rows_min, cuts, log.first_seq, log.last_seq)
+        else:
+            yield from recut(_undamaged(day, log, wanted, rows_min), None, cuts)
+
+
+def _undamaged(day: Day, log: RunLog, wanted: Wanted, rows_min: int) -> Iterator[Batch]:
+    next_seq = log.first_seq
+    try:
+        for batch in run_batches(log, wanted, rows_min):
+            yield batch
+            next_seq = batch.last_seq + 1
+    except BadBytes as found:
+        if log.superseded():  # compacted since the day was opened
+            yield from read_again(log, next_seq, log.last_seq)
+            return
+        for one in day.logs:  # tell all that is wrong, as opening the day does
+            one.check_bodies()
+        if not day.damages:
+            log.blame(found.damage)
+        raise damaged_log(day.damages, day.good) from None

@@ -31,8 +31,8 @@ def recut(batches: Iterable[Batch], rows_max: int | None, cuts: Sequence[int]) -
         pieces = list(_pieces(joined, rows_max, wanted))
         carry = pieces.pop()
         yield from pieces
-        size = sum(rows.nbytes for rows in carry.tables.values())
-        if rows_max is None or len(carry) >= rows_max or carry.last_seq in wanted or size > CARRY_BYTES_MAX:
+        full = rows_max is None or len(carry) >= rows_max or carry.last_seq in wanted
+        if full or sum(rows.nbytes for rows in carry.tables.values()) > CARRY_BYTES_MAX:
             yield carry
             carry = None
     if carry is not None:

@@ -48,6 +48,7 @@ _Count = Annotated[int, Meta(ge=0, le=2**62)]
 _Number = Annotated[int, Meta(ge=1, le=2**62)]
 _Check = Annotated[str, Meta(pattern="^[0-9a-f]{32}$")]
 _Identity = Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
+_Compared = Annotated[str, Meta(min_length=32, max_length=32)]  # with one computed here: any other text shows there
 
 
 _BODY = {"stream": "{}.arrows", "compacted": "{}.compacted.arrows", "parquet": "{}.parquet"}
@@ -104,7 +105,7 @@ class Part(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_default
     offset: _Count
     length: _Number
     rows: _Number
-    checksum: _Check
+    checksum: _Compared
     req_ids: list[tuple[_I64, _I32]] = []
 
     @property
@@ -163,6 +164,7 @@ ClockRow = tuple[_Number, _I64, _I64, _I32, _U16, _I64, _I64]
 class CommitLine(msgspec.Struct, frozen=True, forbid_unknown_fields=True, gc=False):
     """One group commit. `content` is the content hash of the run up to and including it; times are ns UTC.
 
+    Tuples, because there are tens of thousands of lines and Python's garbage collection need not look into these.
     `clock` events stand here while a run is recorded, which spares a file and its sync; stored again they have a file.
     """
 
@@ -171,10 +173,10 @@ class CommitLine(msgspec.Struct, frozen=True, forbid_unknown_fields=True, gc=Fal
     last_seq: _Number
     first_ts: _I64
     last_ts: _I64
-    clock: list[ClockRow]
-    files: list[Part]
+    clock: tuple[ClockRow, ...]
+    files: tuple[Part, ...]
     content: _Identity
-    prev: _Check
+    prev: _Compared
 
     @property
     def rows(self) -> int:
@@ -182,17 +184,15 @@ class CommitLine(msgspec.Struct, frozen=True, forbid_unknown_fields=True, gc=Fal
 
     def problem(self) -> str:
         """What is wrong with the line in itself; empty when nothing is."""
-        rows = len(self.clock) + sum(part.rows for part in self.files)
+        rows, kinds = len(self.clock), []
+        for part in self.files:
+            rows += part.rows
+            kinds.append(part.kind)
         if rows != self.rows:
             return f"seq {self.first_seq}-{self.last_seq} are {self.rows} events, the line names {rows}"
-        kinds = [part.kind for part in self.files]
         if len(set(kinds)) != len(kinds):
             return f"files {', '.join(kinds)}: each kind at most once"
         return ""
-
-    @property
-    def has_clock_file(self) -> bool:
-        return any(part.kind is Kind.CLOCK for part in self.files)
 
 
 class DigestLine(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

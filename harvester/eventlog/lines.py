@@ -44,8 +44,14 @@ def sealed_hash(line: bytes) -> str:
 
 def unseal(line: bytes) -> bytes | None:
     """Give back the object of a sealed line without its newline, or None when a byte of it is not as written."""
-    body, tail = line[:-_SEAL_LENGTH] + b"}", line[-_SEAL_LENGTH:]
-    return body if tail == b'%b%b"}' % (_SEAL, checksum(body).encode()) else None
+    return _unsealed(line)[0]
+
+
+def _unsealed(line: bytes) -> tuple[bytes | None, str]:
+    """The object, or None, and its hash."""
+    body = line[:-_SEAL_LENGTH] + b"}"
+    own = checksum(body)
+    return (body if line[-_SEAL_LENGTH:] == b'%b%b"}' % (_SEAL, own.encode()) else None), own
 
 
 @dataclass
@@ -85,16 +91,15 @@ def scan(path: Path, offset: int = 0) -> Scan:
 
 
 def _split(path: Path, offset: int, data: bytes, out: Scan) -> None:
+    *lines, tail = data.split(b"\n")
     at = 0
-    while (newline := data.find(b"\n", at)) >= 0:
-        line = data[at:newline]
-        body = unseal(line) if len(line) <= LINE_BYTES_MAX else None
+    for line in lines:
+        body, own = _unsealed(line) if len(line) <= LINE_BYTES_MAX else (None, "")
         if body is None:
             out.damages.append(Damage(path, offset + at, "the line does not match its hash"))
         else:
-            out.lines.append((offset + at, body, sealed_hash(line)))
-        at = newline + 1
-    tail = data[at:]
+            out.lines.append((offset + at, body, own))
+        at += len(line) + 1
     if unseal(tail[:-1]) is not None:
         out.damages.append(Damage(path, offset + len(data) - 1, "the newline that ends the last line was altered"))
     out.end, out.torn_bytes = offset + at, len(tail)

@@ -2,26 +2,35 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pyarrow as pa
 
 from harvester.events.batch import seqs
 from harvester.events.kinds import SCHEMAS
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    import pyarrow as pa
+    from collections.abc import Mapping, Sequence
 
     from harvester.events.kinds import Kind
 
+    Array = np.ndarray[Any, np.dtype[Any]]
 
-def rows_problem(kind: Kind, rows: pa.RecordBatch) -> str:
-    """What is wrong with one kind's rows in themselves; empty when nothing is."""
+_FEW = 8  # one row in so many of the other kinds: they are looked up among the rows of the kind with most
+
+
+def schema_of(kind: Kind, columns: Sequence[int] | None = None) -> pa.Schema:
+    """The schema of some columns of a kind, all of them for None."""
+    whole = SCHEMAS[kind]
+    return whole if columns is None or len(columns) == len(whole) else pa.schema([whole.field(i) for i in columns])
+
+
+def rows_problem(kind: Kind, rows: pa.RecordBatch, columns: Sequence[int] | None = None) -> str:
+    """What is wrong with one kind's rows, or with some columns of them, in themselves; empty when nothing is."""
     if not rows.num_rows:
         return f"{kind}: a table without rows"
-    if not rows.schema.equals(SCHEMAS[kind]):
+    if not rows.schema.equals(schema_of(kind, columns)):
         return f"{kind}: columns {rows.schema.names} are not the schema's, or of other types"
     required = [i for i, field in enumerate(rows.schema) if not field.nullable]
     if any(rows.column(i).null_count for i in required):
@@ -35,6 +44,9 @@ def order_problem(tables: Mapping[Kind, pa.RecordBatch], first_seq: int, last_ts
     Returns:
         What is wrong (empty when nothing is), the first and the last event's `ts_recv` in ns UTC.
     """
+    found = _plain_ends(tables, first_seq)
+    if found is not None and found[0] >= last_ts:
+        return "", *found
     n = sum(rows.num_rows for rows in tables.values())
     ts = np.zeros(n, np.int64)
     seen = np.zeros(n, np.bool_)
@@ -53,3 +65,35 @@ def order_problem(tables: Mapping[Kind, pa.RecordBatch], first_seq: int, last_ts
     if back.any():
         return f"ts_recv runs back at seq {first_seq + 1 + int(np.argmax(back))}", 0, 0
     return "", int(ts[0]), int(ts[-1])
+
+
+def _plain_ends(tables: Mapping[Kind, pa.RecordBatch], first_seq: int) -> tuple[int, int] | None:
+    """First and last `ts_recv` of events in order, most of them of one kind; None where that is not plain to see.
+
+    Rising seqs, none of them twice, are dense when they are as many as the range they lie in. So it is enough to look
+    the few rows of other kinds up among the many.
+    """
+    most = max(tables.values(), key=lambda rows: rows.num_rows)
+    others = [_seq_and_ts(rows) for rows in tables.values() if rows is not most]
+    n_few = sum(len(seq) for seq, _ in others)
+    n = n_few + most.num_rows
+    if n_few * _FEW > n or any((seq[1:] <= seq[:-1]).any() for seq, _ in others):
+        return None
+    seq, ts = _seq_and_ts(most)
+    few_seq = np.concatenate([np.empty(0, np.uint64), *(seq for seq, _ in others)])
+    few_ts = np.concatenate([np.empty(0, np.int64), *(ts for _, ts in others)])
+    order = np.argsort(few_seq, kind="stable")
+    few_seq, few_ts = few_seq[order], few_ts[order]
+    for s, t in ((seq, ts), (few_seq, few_ts)):
+        if len(s) and (s[0] < first_seq or s[-1] >= first_seq + n or (s[1:] <= s[:-1]).any() or (t[1:] < t[:-1]).any()):
+            return None
+    at = np.searchsorted(seq, few_seq)
+    before, after = at > 0, at < len(seq)
+    twice = (seq[at[after]] == few_seq[after]).any()
+    if twice or (ts[at[after]] < few_ts[after]).any() or (ts[at[before] - 1] > few_ts[before]).any():
+        return None
+    return min(int(t[0]) for t in (ts, few_ts) if len(t)), max(int(t[-1]) for t in (ts, few_ts) if len(t))
+
+
+def _seq_and_ts(rows: pa.RecordBatch) -> tuple[Array, Array]:
+    return seqs(rows), rows.column(1).to_numpy(zero_copy_only=False)

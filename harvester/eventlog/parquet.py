@@ -10,6 +10,7 @@ keep theirs, name the same pairs.
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -20,11 +21,11 @@ import pyarrow.parquet as pq
 from harvester.eventlog.bodies import check_parts
 from harvester.eventlog.format import Part, file_of
 from harvester.eventlog.lines import checksum
-from harvester.eventlog.order import rows_problem
+from harvester.eventlog.order import rows_problem, schema_of
 from harvester.events.kinds import SCHEMAS, Kind
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
     from io import FileIO
     from pathlib import Path
 
@@ -37,7 +38,7 @@ _LEVEL = 9
 _MAGIC_BYTES = 4
 _TRAILER_BYTES = 8  # length of the footer, uint32 little-endian, and PAR1
 _PAIRS_ROWS_MIN, _PAIRS_MAX = 1_000, 1_000
-_REQ_ID = 3
+_CON_ID, _REQ_ID = 2, 3
 _DELTAS = frozenset(("seq", "ts_recv", "ts_event", "wall_ns", "mono_ns"))
 _DICTIONARY_BYTES = 4 * 1024 * 1024
 
@@ -181,8 +182,7 @@ def check_tail(path: Path, kind: Kind, tail: Part | None, parts: Sequence[Part])
         return "the manifest names no footer"
     if tail.offset != parts[-1].end or tail.rows != sum(part.rows for part in parts):
         return f"the footer begins at {tail.offset} for {tail.rows} rows, the journal names others"
-    ((_, wrong, _),) = check_parts(path, [tail])
-    if wrong:
+    if any(one.wrong for one in check_parts(path, [tail])):
         return "the footer does not match its checksum"
     return _footer_problem(path, kind, [part.offset for part in parts])
 
@@ -198,43 +198,78 @@ def _footer_problem(path: Path, kind: Kind, offsets: Sequence[int]) -> str:
     return "" if starts == list(offsets) else "the footer's row groups are not those the journal names"
 
 
-def read_groups(path: Path, kind: Kind, parts: Sequence[Part], tail: Part | None, *, check: bool) -> pa.RecordBatch:
-    """Read row groups as one record batch.
+class Groups:
+    """A file's row groups, to be read in any order and by any thread: the footer is read once.
 
     Raises:
-        ValueError: a checksum does not match, or the bytes are no such rows.
-        OSError: the file cannot be read, or is too short.
+        ValueError: the footer is not what the manifest names, or no footer.
+        OSError: the file cannot be read.
     """
-    if tail is None:
-        raise ValueError("the manifest names no footer")
-    for _, wrong, _ in check_parts(path, [*parts, tail]) if check else ():
-        if wrong:
-            raise ValueError(wrong)
+
+    def __init__(self, path: Path, kind: Kind, tail: Part | None, *, check: bool) -> None:
+        if tail is None:
+            raise ValueError("the manifest names no footer")
+        if check and any(one.wrong for one in check_parts(path, [tail])):
+            raise ValueError("the footer does not match its checksum")
+        self._path, self._kind = path, kind
+        with _readable(kind):
+            self._metadata = pq.read_metadata(path)
+            schema = pq.read_schema(path)
+            self._at = {start: i for i, start in enumerate(_starts(self._metadata))}
+        if not schema.equals(_stored(kind)):
+            raise ValueError(f"columns {schema.names[:40]} are not those of kind {kind}")
+
+    def read(self, parts: Sequence[Part], *, check: bool, columns: Sequence[int] | None = None) -> pa.RecordBatch:
+        """Read row groups as one record batch.
+
+        Args:
+            parts: which, in order.
+            check: compare their bytes with their checksums.
+            columns: which columns of the kind's schema to give, rising; None: all.
+
+        Raises:
+            ValueError: a checksum does not match, or the bytes are no such rows.
+            OSError: the file cannot be read, or is too short.
+        """
+        if check and any(one.wrong for one in check_parts(self._path, parts)):
+            raise ValueError("the bytes do not match their checksum")
+        wanted = range(len(SCHEMAS[self._kind])) if columns is None else columns
+        with _readable(self._kind):
+            with pq.ParquetFile(self._path, metadata=self._metadata, page_checksum_verification=True) as file:
+                whole = pa.concat_tables([self._group(file, part, wanted) for part in parts]).combine_chunks()
+            whole.validate(full=True)
+            schema = schema_of(self._kind, wanted)
+            rows = pa.RecordBatch.from_arrays([column.chunk(0) for column in whole.columns], schema=schema)
+        if problem := rows_problem(self._kind, rows, wanted):
+            raise ValueError(problem)
+        return rows
+
+    def _group(self, file: pq.ParquetFile, part: Part, columns: Sequence[int]) -> pa.Table:
+        kind, left_out = self._kind, part.req_ids if _REQ_ID in columns else []
+        taken = sorted({*columns, _CON_ID}) if left_out else list(columns)
+        stored = pa.schema([_stored(kind).field(i) for i in taken])
+        table = file.read_row_group(self._at[part.offset], columns=stored.names, use_threads=False)
+        if table.num_rows != part.rows:
+            raise ValueError(f"{table.num_rows} rows, the journal names {part.rows}")
+        if not table.schema.equals(stored):
+            raise ValueError(f"columns {table.schema.names[:40]} are not those of kind {kind}")
+        if left_out:
+            table = table.set_column(taken.index(_REQ_ID), stored.field("req_id"), _req_ids(table["con_id"], left_out))
+        return table.select([taken.index(i) for i in columns]).cast(schema_of(kind, columns))
+
+
+@contextmanager
+def _readable(kind: Kind) -> Iterator[None]:
+    """What Arrow says of bytes that are no such file, as ValueError."""
     try:
-        with pq.ParquetFile(path, page_checksum_verification=True) as file:
-            at = {start: i for i, start in enumerate(_starts(file.metadata))}
-            tables = [_group(file, kind, part, at) for part in parts]
-        whole = pa.concat_tables(tables).combine_chunks()
-        whole.validate(full=True)
-        rows = pa.RecordBatch.from_arrays([column.chunk(0) for column in whole.columns], schema=SCHEMAS[kind])
+        yield
     except (pa.ArrowException, OverflowError, MemoryError, KeyError, IndexError, TypeError) as error:
         raise ValueError(f"not a Parquet file of {kind}: {' '.join(str(error).split())[:200]}") from None
-    if problem := rows_problem(kind, rows):
-        raise ValueError(problem)
-    return rows
 
 
-def _group(file: pq.ParquetFile, kind: Kind, part: Part, at: dict[int, int]) -> pa.Table:
-    table = file.read_row_group(at[part.offset], use_threads=False)
-    if table.num_rows != part.rows:
-        raise ValueError(f"{table.num_rows} rows, the journal names {part.rows}")
-    if not table.schema.equals(_stored(kind)):
-        raise ValueError(f"columns {table.schema.names[:40]} are not those of kind {kind}")
-    if part.req_ids:
-        known = np.array(part.req_ids, np.int64)
-        con_id = table.column(2).to_numpy()
-        place = np.minimum(np.searchsorted(known[:, 0], con_id), len(known) - 1)
-        if (known[place, 0] != con_id).any():
-            raise ValueError("a con_id without its req_id")
-        table = table.set_column(_REQ_ID, _stored(kind).field(_REQ_ID), pa.array(known[place, 1].astype(np.int32)))
-    return table.cast(SCHEMAS[kind])
+def _req_ids(con_ids: pa.ChunkedArray, pairs: Pairs) -> pa.Array:
+    known, con_id = np.array(pairs, np.int64), con_ids.to_numpy()
+    place = np.minimum(np.searchsorted(known[:, 0], con_id), len(known) - 1)
+    if (known[place, 0] != con_id).any():
+        raise ValueError("a con_id without its req_id")
+    return pa.array(known[place, 1].astype(np.int32))

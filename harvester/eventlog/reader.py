@@ -5,7 +5,8 @@
         engine.fold(batch)
     day.frame(Kind.TRADE)            a Polars frame
 
-Opening re-reads every byte the journals name and compares it with its checksum. A `Day` shows the date as it was when
+Opening re-reads every byte the journals name and compares it with its checksum, or leaves that to the time when it is
+read; unread bytes are all that is ever left unproven. A `Day` shows the date as it was when
 it was opened; a live one is followed with `follow.Follower`.
 """
 
@@ -96,6 +97,7 @@ class Day:
 
     Attributes:
         trading_date: the date.
+        logs: its runs as they were read, in order, for readers of this package.
         damages: what is wrong with it; empty unless it was opened with `salvage`.
     """
 
@@ -103,33 +105,33 @@ class Day:
         self, trading_date: Date, logs: Sequence[RunLog], closed: Closed | None, between: list[Damage], *, salvage: bool
     ) -> None:
         self.trading_date = trading_date
-        self._logs, self._closed, self._salvage = list(logs), closed, salvage
+        self.logs, self._closed, self._salvage = list(logs), closed, salvage
         self._between = between
         self._refuse_damage()
 
     @property
     def damages(self) -> list[Damage]:
-        return [damage for log in self._logs for damage in log.damages] + self._between
+        return [damage for log in self.logs for damage in log.damages] + self._between
 
     @property
     def runs(self) -> list[RunView]:
         """The date's runs, in order."""
-        return [run_view(log) for log in self._logs]
+        return [run_view(log) for log in self.logs]
 
     @property
     def first_seq(self) -> int:
         """First seq that can be read; 1 unless the log's beginning was deleted after the date was closed."""
-        return next((log.first_seq for log in self._logs if log.commits), 1)
+        return next((log.first_seq for log in self.logs if log.commits), 1)
 
     @property
     def last_seq(self) -> int:
         """The high-watermark: last seq the journals name, 0 for none."""
-        return max((log.last_seq for log in self._logs if log.commits), default=0)
+        return max((log.last_seq for log in self.logs if log.commits), default=0)
 
     @property
     def last_ts(self) -> int:
         """ts_recv of the last event, ns UTC, 0 for none."""
-        return max((log.commits[-1].last_ts for log in self._logs if log.commits), default=0)
+        return max((log.commits[-1].last_ts for log in self.logs if log.commits), default=0)
 
     @property
     def rows(self) -> int:
@@ -139,18 +141,18 @@ class Day:
     @property
     def complete(self) -> bool:
         """Whether every run has ended (or was recovered) and nothing is damaged."""
-        return all(log.finished for log in self._logs) and not self.damages
+        return all(log.finished for log in self.logs) and not self.damages
 
     @property
     def good(self) -> tuple[tuple[int, int], ...]:
         """Closed ranges of seq that can be read: one, unless the day was salvaged."""
-        return good_ranges(self._logs)
+        return good_ranges(self.logs)
 
     def marks(self) -> list[Mark]:
         """One per commit, in order: what caches of states inside the day are checked against."""
         found: list[Mark] = []
-        for i, log in enumerate(self._logs):
-            before = combined(one.commits[-1].content for one in self._logs[:i] if one.commits)
+        for i, log in enumerate(self.logs):
+            before = combined(one.commits[-1].content for one in self.logs[:i] if one.commits)
             found += [Mark(line.last_seq, line.last_ts, before[:32] + line.content[:32]) for line in log.commits]
         return found
 
@@ -182,7 +184,7 @@ class Day:
         if rows_max is not None and rows_max < 1:
             raise HarvesterError(f"rows_max is {rows_max}, at least one row goes into a batch")
         last = self.last_seq if to_seq is None else to_seq
-        for log in self._logs:
+        for log in self.logs:
             yield from recut(self._windows(log, from_seq, last, rows_max), rows_max, cuts)
 
     def _windows(self, log: RunLog, from_seq: int, to_seq: int, rows_max: int | None) -> Iterator[Batch]:
@@ -197,7 +199,7 @@ class Day:
         try:
             yield log.load(first, last)
         except StoredAgain:
-            yield from _read_again(log, log.commits[first].first_seq, log.commits[last - 1].last_seq)
+            yield from read_again(log, log.commits[first].first_seq, log.commits[last - 1].last_seq)
         except BadBytes:
             self._refuse_damage()
             for i in range(first, last):
@@ -212,7 +214,7 @@ class Day:
         """
         kind = _kind(kind)
         pieces = []
-        for log in self._logs:
+        for log in self.logs:
             for first, last in run_spans(log):
                 pieces += self._read_kind(log, kind, first, last)
         return pa.Table.from_batches(pieces, SCHEMAS[kind])
@@ -243,15 +245,15 @@ class Day:
         """
         if damages := self.damages:
             raise damaged_log(damages, self.good)
-        return day_identity(self._logs, self._closed)
+        return day_identity(self.logs, self._closed)
 
     def live_digests(self) -> list[tuple[str, int, dict[str, str]]]:
         """What the live projections came to: (run, seq, digest per projection)."""
-        return [(log.run, line.seq, line.digests) for log in self._logs for line in log.digests]
+        return [(log.run, line.seq, line.digests) for log in self.logs for line in log.digests]
 
 
-def _read_again(log: RunLog, first_seq: int, last_seq: int) -> Iterator[Batch]:
-    """The same events from the files a compaction has put in place of those that were opened.
+def read_again(log: RunLog, first_seq: int, last_seq: int) -> Iterator[Batch]:
+    """The same events, whole rows, from the files a compaction has put in place of those that were opened.
 
     Raises:
         DamagedLog: those are damaged.
@@ -308,6 +310,7 @@ def open_day(
     *,
     salvage: bool = False,
     set_aside: bool = False,
+    check: bool = True,
 ) -> Day:
     """Open a trading date's log, live or finished, for reading.
 
@@ -315,8 +318,9 @@ def open_day(
         date: the date, or its text `yyyy-MM-dd`.
         home: the data root; else `HV_HOME`, else the working folder.
         salvage: give what is good of a damaged log instead of refusing it; `Day.damages` tells what is lost.
-
         set_aside: take a date of which damaged runs were set aside; their holes stand in `Day.damages`.
+        check: compare every byte with its checksum now. False, for who reads all of it once: when it is read, and
+            whoever reads raises then what this would have raised. Salvaging always compares first.
 
     Raises:
         NoLog: nothing was recorded on that date.
@@ -327,7 +331,7 @@ def open_day(
     trading_date = parse_date(date) if isinstance(date, str) else date
     found = home if isinstance(home, Home) else Home.find(home)
     runs, closed = read_runs(found, trading_date), read_closed(found, trading_date)
-    for log in runs:
+    for log in runs if check or salvage else ():
         log.check_bodies()
     asides = read_asides(found, trading_date)
     between = between_runs(runs, closed, found.day(trading_date), asides)

@@ -162,7 +162,7 @@ def _papers(source: RunLog, target: Target, cuts: list[_Cut], tails: list[Part])
     genesis = now.genesis()
     journal, chain = [], genesis
     for i, cut in enumerate(cuts):
-        line = CommitLine(i + 1, *cut[:4], [], cut.parts, cut.content, chain)
+        line = CommitLine(i + 1, *cut[:4], (), tuple(cut.parts), cut.content, chain)
         journal.append(seal(msgspec.json.encode(line)))
         chain = sealed_hash(journal[-1])
     digests, digests_chain = [], genesis

@@ -7,11 +7,12 @@ later, so whatever it speaks of is there.
 
 from __future__ import annotations
 
-from bisect import bisect_left
-from operator import itemgetter
+from bisect import bisect_left, bisect_right
+from contextlib import contextmanager
+from operator import attrgetter, itemgetter
 from typing import TYPE_CHECKING
 
-from harvester.eventlog.bodies import check_parts, check_places, read_stream
+from harvester.eventlog.bodies import check_parts, check_places, check_rising, read_stream
 from harvester.eventlog.content import ContentHash
 from harvester.eventlog.damage import BadBytes, Damage
 from harvester.eventlog.disk import regular_file_size
@@ -33,18 +34,20 @@ from harvester.eventlog.format import (
 )
 from harvester.eventlog.lines import scan, unseal
 from harvester.eventlog.order import order_problem
-from harvester.eventlog.parquet import check_tail, read_groups
+from harvester.eventlog.parquet import Groups, check_tail
 from harvester.eventlog.streams import check_header, clock_rows
 from harvester.events.batch import Batch
 from harvester.events.kinds import Kind
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     import pyarrow as pa
 
     from harvester.eventlog.format import Storage
+
+    Picked = list[tuple[CommitLine, Part]]
 
 
 class StoredAgain(Exception):
@@ -225,18 +228,18 @@ class RunLog:
         """Take a line that carries a right hash: it must follow the one before it, or, after lost lines, come later."""
         last = self.commits[-1] if self.commits else None
         next_seq, last_ts = self.last_seq + 1, last.last_ts if last else line.first_ts
-        if line.first_seq < next_seq or any(part.offset < self.ends.get(part.kind, 0) for part in line.files):
+        again, follows, clock_file = line.first_seq < next_seq, line.first_seq == next_seq, False
+        for part in line.files:
+            end = self.ends.get(part.kind, 0)
+            again, follows = again or part.offset < end, follows and part.offset == end
+            clock_file = clock_file or part.kind is Kind.CLOCK
+        if again:
             raise Malformed(f"commit {line.commit} claims seq {line.first_seq} or bytes a second time")
-        if line.has_clock_file if self.storage == "stream" else line.clock:
+        if clock_file if self.storage == "stream" else line.clock:
             raise Malformed(f"commit {line.commit} keeps its clock events elsewhere than a {self.storage} run does")
         if line.first_ts < last_ts or line.last_ts < line.first_ts:
             raise Malformed(f"commit {line.commit}: ts_recv runs back, {last_ts} {line.first_ts} {line.last_ts}")
-        follows = (
-            line.prev == self.chain
-            and line.commit == (last.commit if last else 0) + 1
-            and line.first_seq == next_seq
-            and all(part.offset == self.ends.get(part.kind, 0) for part in line.files)
-        )
+        follows = follows and line.prev == self.chain and line.commit == (last.commit if last else 0) + 1
         if not follows and not self._gap:
             what = f"commit {line.commit} from seq {line.first_seq} does not follow seq {next_seq - 1}"
             self.damages.append(Damage(path, offset, what))
@@ -307,19 +310,19 @@ class RunLog:
         if not items:
             return
         try:
-            for n, wrong, head in check_parts(path, [part for _, part in items]):
-                i, part = items[n]
-                if wrong:
-                    self._spoil(i, path, part, wrong)
-                elif part.offset == 0 and self.storage != "parquet":
-                    self._check_head(i, path, part, kind, head)
+            for checked in check_parts(path, [part for _, part in items]):
+                i, part = items[checked.first]
+                if part.offset == 0 and self.storage != "parquet" and checked.first not in checked.wrong:
+                    self._check_head(i, path, part, kind, checked.head)
+                for n in checked.wrong:
+                    self._spoil(*items[n], path, "the bytes do not match their checksum")
                 if progress is not None:
-                    progress(part.length)
+                    progress(items[checked.last][1].end - part.offset)
             if self.storage == "parquet":
                 self._check_tail(kind, path, items)
         except OSError as error:
             for i, part in items:
-                self._spoil(i, path, part, f"cannot be read: {error.strerror or error}")
+                self._spoil(i, part, path, f"cannot be read: {error.strerror or error}")
 
     def _check_tail(self, kind: Kind, path: Path, items: Sequence[tuple[int, Part]]) -> None:
         """Without its footer nothing of a Parquet file can be trusted."""
@@ -330,13 +333,13 @@ class RunLog:
             self.bad.update(good)
             self.damages.append(Damage(path, parts[-1].end, wrong, first, last))
 
-    def _check_head(self, i: int, path: Path, part: Part, kind: Kind, head: memoryview) -> None:
+    def _check_head(self, i: int, path: Path, part: Part, kind: Kind, head: bytes) -> None:
         try:
             check_header(kind, head)
         except ValueError as error:
-            self._spoil(i, path, part, str(error))
+            self._spoil(i, part, path, str(error))
 
-    def _spoil(self, i: int, path: Path, part: Part, what: str) -> None:
+    def _spoil(self, i: int, part: Part, path: Path, what: str) -> None:
         line = self.commits[i]
         self.bad.add(i)
         self.damages.append(Damage(path, part.offset, what, line.first_seq, line.last_seq))
@@ -367,24 +370,43 @@ class RunLog:
             raise
 
     def _load(self, first: int, last: int) -> Batch:
-        lines = self.commits[first:last]
         tables: dict[Kind, pa.RecordBatch] = {}
         for kind in Kind:
             rows = self.load_kind(kind, first, last)
             if rows is not None:
                 tables[kind] = rows
-        problem, first_ts, last_ts = order_problem(tables, lines[0].first_seq, lines[0].first_ts)
-        if not problem and (first_ts, last_ts) != (lines[0].first_ts, lines[-1].last_ts):
-            problem = f"ts_recv {first_ts}-{last_ts}, the journal names {lines[0].first_ts}-{lines[-1].last_ts}"
+        return self.joined(tables, first, last)
+
+    def blame(self, damage: Damage) -> None:
+        """Find the commits that are to blame for damage no checksum shows, and note it."""
+        begin = bisect_left(self.commits, damage.first_seq, key=attrgetter("last_seq"))
+        end = bisect_right(self.commits, damage.last_seq, key=attrgetter("first_seq"))
+        try:
+            self.load(begin, end)
+        except BadBytes:
+            return
+        self.bad.update(range(begin, end))
+        self.damages.append(damage)
+
+    def joined(self, tables: Mapping[Kind, pa.RecordBatch], first: int, last: int) -> Batch:
+        """The rows of all kinds of commits `first` to `last` (not included), proven to be what the journal names.
+
+        Raises:
+            BadBytes: they are not.
+        """
+        begin, end = self.commits[first], self.commits[last - 1]
+        problem, first_ts, last_ts = order_problem(tables, begin.first_seq, begin.first_ts)
+        if not problem and (first_ts, last_ts) != (begin.first_ts, end.last_ts):
+            problem = f"ts_recv {first_ts}-{last_ts}, the journal names {begin.first_ts}-{end.last_ts}"
         if problem:
-            at = lines[0].files[0].offset if lines[0].files else 0
-            path = self.path_of(lines[0].files[0].kind) if lines[0].files else self.journal_path
-            raise BadBytes(Damage(path, at, problem, lines[0].first_seq, lines[-1].last_seq))
+            at = begin.files[0].offset if begin.files else 0
+            path = self.path_of(begin.files[0].kind) if begin.files else self.journal_path
+            raise BadBytes(Damage(path, at, problem, begin.first_seq, end.last_seq))
         return Batch(tables)
 
-    @staticmethod
-    def _clock(lines: Sequence[CommitLine]) -> pa.RecordBatch | None:
-        ticks = [row for line in lines for row in line.clock]
+    def clock(self, first: int, last: int) -> pa.RecordBatch | None:
+        """The `clock` rows the journal itself holds for commits `first` to `last` (not included)."""
+        ticks = [row for line in self.commits[first:last] for row in line.clock]
         return clock_rows(ticks) if ticks else None
 
     def load_kind(self, kind: Kind, first: int, last: int) -> pa.RecordBatch | None:
@@ -393,25 +415,42 @@ class RunLog:
         Raises:
             BadBytes: they cannot be used.
         """
-        clock = kind is Kind.CLOCK and self.storage == "stream"
-        return self._clock(self.commits[first:last]) if clock else self._kind(kind, first, last)
-
-    def _kind(self, kind: Kind, first: int, last: int) -> pa.RecordBatch | None:
-        named = self._parts.get(kind, [])
-        begin, end = (bisect_left(named, i, key=itemgetter(0)) for i in (first, last))
-        picked = [(self.commits[i], part) for i, part in named[begin:end]]
+        if kind is Kind.CLOCK and self.storage == "stream":
+            return self.clock(first, last)
+        picked = self.parts(kind, first, last)
         if not picked:
             return None
         parts = [part for _, part in picked]
-        path = self.path_of(kind)
-        proved = last <= self._proved and self._print(kind) == self._prints.get(kind)
-        try:
+        path, check = self.path_of(kind), not self.proved(kind, last)
+        with naming(path, parts[0].offset, picked[0][0].first_seq, picked[-1][0].last_seq):
             if self.storage == "parquet":
-                rows = read_groups(path, kind, parts, self.tails.get(kind), check=not proved)
+                rows = Groups(path, kind, self.tails.get(kind), check=check).read(parts, check=check)
             else:
-                rows = read_stream(path, kind, parts, check=not proved)
+                rows = read_stream(path, kind, parts, check=check)
+            check_rising(rows)
             check_places(rows, picked)
-        except (ValueError, OSError) as error:
-            line = picked[0][0]
-            raise BadBytes(Damage(path, parts[0].offset, str(error), line.first_seq, picked[-1][0].last_seq)) from None
         return rows
+
+    @property
+    def kinds(self) -> list[Kind]:
+        """The kinds that have a file."""
+        return [kind for kind in Kind if kind in self._parts]
+
+    def parts(self, kind: Kind, first: int, last: int) -> Picked:
+        """The parts of one kind's file that hold rows of commits `first` to `last` (not included), in order."""
+        named = self._parts.get(kind, [])
+        begin, end = (bisect_left(named, i, key=itemgetter(0)) for i in (first, last))
+        return [(self.commits[i], part) for i, part in named[begin:end]]
+
+    def proved(self, kind: Kind, last: int) -> bool:
+        """Whether the kind's bytes of all commits up to `last` matched their checksums, in a file unchanged since."""
+        return last <= self._proved and self._print(kind) == self._prints.get(kind)
+
+
+@contextmanager
+def naming(path: Path, offset: int, first_seq: int, last_seq: int) -> Iterator[None]:
+    """Turn what is wrong with some parts of a file into damage that names them."""
+    try:
+        yield
+    except (ValueError, OSError) as error:
+        raise BadBytes(Damage(path, offset, str(error), first_seq, last_seq)) from None

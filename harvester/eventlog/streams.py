@@ -6,12 +6,14 @@ its commits, and any run of whole messages can be read behind a schema message o
 
 from __future__ import annotations
 
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 
-from harvester.eventlog.order import rows_problem
+from harvester.eventlog.layout import CONTINUATION, PREFIX_BYTES
+from harvester.eventlog.order import schema_of
 from harvester.events.kinds import SCHEMAS, Kind
 
 if TYPE_CHECKING:
@@ -19,14 +21,9 @@ if TYPE_CHECKING:
 
     from harvester.eventlog.format import ClockRow, Compression
 
-_PREFIX_BYTES = 8  # continuation marker ff ff ff ff, then the length of the metadata, int32 little-endian
-_CONTINUATION = b"\xff\xff\xff\xff"
-_HEADER_BYTES_MAX = 1024 * 1024
+HEADER_BYTES_MAX = 1024 * 1024
 _GROUP = 256
 ZSTD_LEVEL = 3  # of a depth event: level 1 makes 12.9 bytes, 3 makes 10.5, 5 and 9 are slower and no smaller
-
-# Spreading the decompression of many small buffers over threads costs more than it saves.
-_READ = pa.ipc.IpcReadOptions(use_threads=False)
 
 HEADERS: dict[Kind, bytes] = {kind: SCHEMAS[kind].serialize().to_pybytes() for kind in Kind}
 """The schema message of each kind."""
@@ -50,14 +47,17 @@ def header_length(data: bytes | memoryview) -> int:
     Raises:
         ValueError: it begins with none.
     """
-    length = _PREFIX_BYTES + int.from_bytes(data[4:8], "little", signed=True)
-    if bytes(data[:4]) != _CONTINUATION or not _PREFIX_BYTES < length <= min(len(data), _HEADER_BYTES_MAX):
+    length = PREFIX_BYTES + int.from_bytes(data[4:8], "little", signed=True)
+    if bytes(data[:4]) != CONTINUATION or not PREFIX_BYTES < length <= min(len(data), HEADER_BYTES_MAX):
         raise ValueError("the stream does not begin with a schema")
     return length
 
 
-def check_header(kind: Kind, data: bytes | memoryview) -> None:
+def check_header(kind: Kind, data: bytes | memoryview) -> int:
     """Assert that `data` begins with the schema of `kind`.
+
+    Returns:
+        The length of that message in bytes.
 
     Raises:
         ValueError: it does not.
@@ -69,16 +69,20 @@ def check_header(kind: Kind, data: bytes | memoryview) -> None:
         raise ValueError(f"the stream's schema cannot be read: {error}") from None
     if not schema.equals(SCHEMAS[kind]):
         raise ValueError(f"the stream's columns {schema.names[:40]} are not those of kind {kind}")
+    return length
 
 
-def decode(kind: Kind, data: bytearray, rows: int) -> pa.RecordBatch:
-    """Read a schema message and the record batches behind it as one record batch of `rows` rows.
+def decode(kind: Kind, data: bytes, rows: int, columns: Sequence[int]) -> pa.RecordBatch:
+    """Read a schema message and the record batches behind it as one record batch of `rows` rows, of some columns.
 
     Raises:
         ValueError: the bytes are no such stream, or hold other rows.
     """
+    check_header(kind, data)
+    # Spreading the decompression of one batch over threads gains little; whole batches are spread by who reads.
+    options = pa.ipc.IpcReadOptions(use_threads=False, included_fields=list(columns))
     try:
-        joined = _joined(pa.ipc.open_stream(pa.py_buffer(data), options=_READ)).to_batches()
+        joined = _joined(pa.ipc.open_stream(pa.py_buffer(data), options=options)).to_batches()
         if sum(batch.num_rows for batch in joined) != rows:
             raise ValueError(f"{sum(batch.num_rows for batch in joined)} rows, the journal names {rows}")
     except (pa.ArrowException, OSError, OverflowError, MemoryError) as error:
@@ -86,12 +90,10 @@ def decode(kind: Kind, data: bytearray, rows: int) -> pa.RecordBatch:
     if len(joined) != 1:
         raise ValueError(f"{len(joined)} pieces instead of one")
     # Field metadata (units) may differ between versions; the schema handed on is always this version's.
-    if not joined[0].schema.equals(SCHEMAS[kind]):
+    schema = schema_of(kind, columns)
+    if not joined[0].schema.equals(schema):
         raise ValueError(f"columns {joined[0].schema.names[:40]} are not those of kind {kind}")
-    whole = pa.RecordBatch.from_arrays(joined[0].columns, schema=SCHEMAS[kind])
-    if problem := rows_problem(kind, whole):
-        raise ValueError(problem)
-    return whole
+    return pa.RecordBatch.from_arrays(joined[0].columns, schema=schema)
 
 
 def _joined(stream: pa.RecordBatchReader) -> pa.Table:
@@ -114,15 +116,16 @@ def _combined(batches: list[pa.RecordBatch], schema: pa.Schema) -> pa.Table:
     return table.combine_chunks()
 
 
-def clock_lines(rows: pa.RecordBatch) -> list[ClockRow]:
+def clock_lines(rows: pa.RecordBatch) -> tuple[ClockRow, ...]:
     """`clock` events as they stand in a journal line."""
-    return list(zip(*(column.to_pylist() for column in rows.columns), strict=True))
+    return tuple(zip(*(column.to_pylist() for column in rows.columns), strict=True))
 
 
 def clock_rows(lines: Sequence[ClockRow]) -> pa.RecordBatch:
     """`clock` events of journal lines as a record batch."""
     schema = SCHEMAS[Kind.CLOCK]
-    grid: np.ndarray[Any, np.dtype[np.int64]] = np.array(lines, np.int64).reshape(len(lines), len(schema))
+    numbers = np.fromiter(chain.from_iterable(lines), np.int64, len(lines) * len(schema))
+    grid: np.ndarray[Any, np.dtype[np.int64]] = numbers.reshape(len(lines), len(schema))
     arrays = [
         pa.array(np.ascontiguousarray(grid[:, i]).astype(field.type.to_pandas_dtype()))
         for i, field in enumerate(schema)

@@ -240,8 +240,8 @@ class LogWriter:
             last_seq=self.next_seq + len(batch) - 1,
             first_ts=first_ts,
             last_ts=last_ts,
-            clock=[] if clock is None else clock_lines(clock),
-            files=parts,
+            clock=() if clock is None else clock_lines(clock),
+            files=tuple(parts),
             content=self._hash.update(batch).digest(),
             prev=self._chain,
         )

@@ -1,0 +1,127 @@
+"""The layout of an uncompressed record-batch message: where in its metadata the numbers stand that tell its body apart.
+
+The metadata is a flatbuffer (Arrow's format/Message.fbs). One writer writes it alike for every batch of a schema, but
+for the rows, and per column its nulls and the places of its buffers: so it is walked once, and others are compared.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+
+from harvester.events.kinds import SCHEMAS, Kind
+
+if TYPE_CHECKING:
+    Array = np.ndarray[Any, np.dtype[Any]]
+
+PREFIX_BYTES = 8  # continuation marker ff ff ff ff, then the length of the metadata, int32 little-endian
+CONTINUATION = b"\xff\xff\xff\xff"
+WORD = 8
+_METADATA_V5, _RECORD_BATCH = 4, 3  # MetadataVersion.V5, MessageHeader.RecordBatch
+
+
+class Layout(NamedTuple):
+    """Where the numbers of a message stand, in words of 8 bytes from its first byte.
+
+    `fixed` is the metadata, prefix included, under `mask`, which takes out the numbers that may differ.
+    """
+
+    fixed: Array
+    mask: Array
+    body: int  # length of the body in bytes
+    rows: int
+    nodes: int  # of each column two words: rows, nulls
+    buffers: int  # of each buffer two words: offset within the body, length in bytes
+
+
+class _Table:
+    """A table of a flatbuffer: `field` tells where a field stands, 0 when it is left out."""
+
+    def __init__(self, data: bytes, at: int) -> None:
+        self._data, self._at = data, at
+        self._fields = at - struct.unpack_from("<i", data, at)[0]
+
+    def field(self, i: int) -> int:
+        (size,) = struct.unpack_from("<H", self._data, self._fields)
+        place = 4 + 2 * i
+        offset = struct.unpack_from("<H", self._data, self._fields + place)[0] if place < size else 0
+        return self._at + int(offset) if offset else 0
+
+    def pointed(self, i: int) -> int:
+        """Where the thing begins that field `i` points to, 0 when it is left out."""
+        at = self.field(i)
+        return at + int(struct.unpack_from("<I", self._data, at)[0]) if at else 0
+
+
+def layout_of(metadata: bytes, n_columns: int, n_buffers: int) -> Layout | None:
+    """The layout of a message with this metadata, prefix included; None unless it is a plain record batch's."""
+    try:
+        message = _Table(metadata, PREFIX_BYTES + struct.unpack_from("<I", metadata, PREFIX_BYTES)[0])
+        version, kind = message.field(0), message.field(1)
+        if struct.unpack_from("<h", metadata, version) != (_METADATA_V5,) or metadata[kind] != _RECORD_BATCH:
+            return None
+        batch = _Table(metadata, message.pointed(2))
+        nodes, buffers = batch.pointed(1), batch.pointed(2)
+        counts = struct.unpack_from("<I", metadata, nodes) + struct.unpack_from("<I", metadata, buffers)
+        places = (message.field(3), batch.field(0), nodes + 4, buffers + 4)
+        compression, variadic, custom = batch.field(3), batch.field(4), message.field(4)
+    except (struct.error, IndexError):
+        return None
+    aligned = all(places) and not any(at % WORD for at in places) and len(metadata) % WORD == 0
+    if not aligned or compression or variadic or custom or counts != (n_columns, n_buffers):
+        return None
+    words = np.frombuffer(metadata, np.uint64)
+    body, rows, node, buffer = (at // WORD for at in places)
+    if max(node + 2 * n_columns, buffer + 2 * n_buffers, body + 1, rows + 1) > len(words):
+        return None
+    mask = np.full(len(words), 2**64 - 1, np.uint64)
+    for begin, count in ((body, 1), (rows, 1), (node, 2 * n_columns), (buffer, 2 * n_buffers)):
+        mask[begin : begin + count] = 0
+    return Layout(words & mask, mask, body, rows, node, buffer)
+
+
+class _Buffer(NamedTuple):
+    """A buffer of a column: bytes per row, or one bit, and bytes it has besides."""
+
+    column: int
+    per_row: int
+    bit: bool = False
+    more: int = 0
+    validity: bool = False
+
+
+class Buffers:
+    """The buffers of a schema's columns in their order: of each its validity, offsets of texts, values.
+
+    Attributes:
+        first: of each column its first buffer.
+        count: how many there are.
+    """
+
+    def __init__(self, schema: pa.Schema) -> None:
+        each: list[_Buffer] = []
+        self.first: list[int] = []
+        for i, field in enumerate(schema):
+            self.first.append(len(each))
+            each.append(_Buffer(i, 0, bit=True, validity=True))
+            if field.type == pa.string():
+                each += [_Buffer(i, 4, more=4), _Buffer(i, 0)]
+            elif field.type == pa.bool_():
+                each.append(_Buffer(i, 0, bit=True))
+            else:
+                each.append(_Buffer(i, field.type.bit_width // 8))
+        self.count = len(each)
+        self._column, self._per_row, self._bit, self._more, self._validity = map(np.array, zip(*each, strict=True))
+
+    def needed(self, rows: Array, nulls: Array) -> Array:
+        """Bytes each buffer must have at least, shape (messages, buffers); `nulls` is of shape (messages, columns)."""
+        rows = rows[:, None]
+        whole = np.where(self._bit, (rows + 7) // 8, rows * self._per_row + self._more)
+        needed: Array = np.where(self._validity & (nulls[:, self._column] == 0), 0, whole)
+        return needed
+
+
+BUFFERS: dict[Kind, Buffers] = {kind: Buffers(schema) for kind, schema in SCHEMAS.items()}
