@@ -3,21 +3,27 @@
     # The rule, in words.
     date 2025-11-28 12:59        trading date and New York time of second 0 (default 2025-07-17 10:00)
     show buckets: bid ask ofi    tables and their columns; `look` lines show book, ladder and quote at their place
+    show episodes: labels.mae    what is no column is read from the document; of a list, how many
     utc                          times as ISO UTC instead of seconds after the start
     0    run                     seconds, then what happens; one line is one event (but for `look`)
+    0    run version=2 latency_ms=0 costs=ibkr_fixed aligned=1        of the script; aligned: only with the signals
+    0    run strategy=imbalance_breakout lookback_seconds=3           another strategy and its settings
     0    sub 1 depth rows=3 con=8
     0.1  insert 1 0 bid 10.00 300 ARCA      | update | delete: request, position, side, price, size, market maker
     0.2  quote 1 10.00 10.02 300 100        tick-by-tick BidAsk
-    0.2  tick 1 bid 10.00 300               L1: bid, ask with size; bid_size, ask_size; rt price size
+    0.2  tick 1 bid 10.00 300               L1: bid, ask with size; bid_size, ask_size; delayed_…; rt, rt_trades
     0.3  print 2 10.01 100 past unreported
-    0.4  notice 317 1                       code, request
+    0.4  notice 317 1                       code, request, con_id
     0.5  cancel 1
     1    clock
+    0.5  each 60 15 quote 1 10.00+0.01 10.02+0.01 300 100    60 of them, 15 seconds apart, prices going up by 0.01
+    0.6  bar 1h -3600 10.00 10.50           a backfilled bar of the hour that began then: open, close [TRADES]
+    0.6  bar 1D 20250716 10.00 10.50
     1    long 100 9.90 10.20 5 60           at this clock the scripted strategy wants: shares, stop, target, valid, hold
     2    connect                            another connection: the epoch rises
     2    end                                the run ends; the date is over after the last line
 
-Prices and sizes may be `-` (null), `unset` (IB's marker) or any number.
+Prices and sizes may be `-` (null), `unset` (IB's marker) or any number. Lines are taken in order of time.
 """
 
 from __future__ import annotations
@@ -42,7 +48,11 @@ from tests.market_log import SECOND, Log
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-_TICKS = {"bid_size": 0, "bid": 1, "ask": 2, "ask_size": 3, "volume": 8}
+_TICKS = {
+    "bid_size": 0, "bid": 1, "ask": 2, "ask_size": 3, "volume": 8,
+    "delayed_bid": 66, "delayed_ask": 67, "delayed_bid_size": 69, "delayed_ask_size": 70,
+}  # fmt: skip
+_PRINTS = {"rt": 48, "rt_trades": 77}
 _NUMBERS = {"-": None, "unset": 1.7976931348623157e308}
 _TIMES = ("ts", "entry_ts", "exit_ts", "bucket_start", "bucket_end")
 Rows = list[dict[str, Any]]
@@ -79,7 +89,7 @@ class Reader:
                 assert what == "utc", what
                 self.tape.utc = True
         self.tape.start = to_ns(datetime.combine(self.day, clock, zone("America/New_York")))
-        self.events = [words for words in lines if words and words[0][0].isdigit()]
+        self.events = sorted((one for line in lines for one in repeated(line)), key=lambda words: float(words[0]))
         self.plans = [(self.at(words[0]), plan(words[1:])) for words in self.events if words[1] in ("long", "short")]
 
     def at(self, seconds: str) -> int:
@@ -99,13 +109,22 @@ class Reader:
         self.tape.parts.append((self.log.pending, look))
         self.log.pending = []
 
-    def on_run(self) -> None:
-        plans = msgspec.to_builtins({"plans": self.plans, "version": 1})
+    def on_run(self, *options: str) -> None:
+        given = dict(option.split("=") for option in options)
+        version, name = int(given.pop("version", "1")), given.pop("strategy", "scripted")
+        config = {
+            "latency_ms": float(given.pop("latency_ms", "100")),
+            "require_mtf_alignment": given.pop("aligned", "0") == "1",
+        }
+        costs = cost_table(given.pop("costs", "none"))
+        settings = {name: msgspec.json.decode(value) for name, value in given.items()}
+        if name == "scripted":
+            settings = msgspec.to_builtins({"plans": self.plans, "version": version})
         params = RunParams(
-            config={"latency_ms": 100.0},
+            config=config,
             calendar=calendar_of(self.day, Settings()),
-            costs=msgspec.to_builtins(cost_table("none")),
-            strategies=(StrategyRef("scripted", "recorded-1", plans),),
+            costs=msgspec.to_builtins(costs),
+            strategies=(StrategyRef(name, f"recorded-{version}", settings),),
         )
         self.log.epoch = 1
         self.log.add(Kind.REQUEST, action="run_start", stream="run", params=params.text())
@@ -122,8 +141,8 @@ class Reader:
     def on_cancel(self, req: str) -> None:
         self.log.cancel(int(req))
 
-    def on_notice(self, code: str, req: str = "-1") -> None:
-        self.log.notice(int(code), req_id=int(req))
+    def on_notice(self, code: str, req: str = "-1", con: str = "0") -> None:
+        self.log.notice(int(code), req_id=int(req), con_id=int(con))
 
     def _depth(self, operation: str, req: str, *words: str) -> None:
         self.log.requests.setdefault(int(req), (7, "depth"))
@@ -150,17 +169,25 @@ class Reader:
         self.log.quote(int(req), *(number(word) for word in numbers))
 
     def on_tick(self, req: str, name: str, *words: str) -> None:
-        if name == "rt":
-            self.log.hot(
-                Kind.TICK, int(req), msg=46, field=48, text=f"{words[0]};{words[1]};1752759000000;100;10.0;true"
-            )
-        elif name in ("bid", "ask"):
-            self.log.tick(int(req), _TICKS[name], number(words[0]), number(words[1]))
+        if name in _PRINTS:
+            text = f"{words[0]};{words[1]};1752759000000;100;10.0;true"
+            self.log.hot(Kind.TICK, int(req), msg=46, field=_PRINTS[name], text=text)
         else:
-            self.log.tick(int(req), _TICKS[name], size=number(words[0]))
+            price, size = words if len(words) == 2 else ("-", *words)
+            row = {"price": number(price)} if len(words) == 2 else {}
+            self.log.hot(Kind.TICK, int(req), msg=3 - len(words), field=_TICKS[name], size=number(size), **row)
 
     def on_print(self, req: str, price: str, size: str, *flags: str) -> None:
         self.log.trade(int(req), number(price), number(size), **{_FLAGS[flag]: True for flag in flags})
+
+    def on_bar(self, timeframe: str, begins: str, opened: str, closed: str, *rest: str) -> None:
+        what, con_id = (*rest, *("TRADES", "7")[len(rest) :])
+        day = timeframe == "1D"
+        self.log.add(
+            Kind.BAR, con_id=int(con_id), req_id=90, msg=17, what=what, bar_size="1 day" if day else "1 hour",
+            time=begins if day else str(self.at(begins) // SECOND), ts_event=None if day else self.at(begins),
+            open=number(opened), close=number(closed),
+        )  # fmt: skip
 
     def on_clock(self) -> None:
         self.log.add(Kind.CLOCK, wall_ns=self.log.now, mono_ns=0)
@@ -170,6 +197,21 @@ class Reader:
 
 
 _FLAGS = {"past": "past_limit", "unreported": "unreported"}
+
+
+def repeated(words: list[str]) -> Iterator[list[str]]:
+    """The events of a line: none of the head's, several of an `each` line."""
+    if not words or not words[0][0].isdigit():
+        return
+    if words[1] != "each":
+        yield words
+        return
+    for i in range(int(words[2])):
+        steps = (word.split("+", 1) for word in words[4:])
+        yield [
+            f"{float(words[0]) + i * float(words[3]):.9f}",
+            *(repr(round(float(step[0]) + i * float(step[1]), 9)) if len(step) == 2 else step[0] for step in steps),
+        ]
 
 
 def plan(words: list[str]) -> Plan:
@@ -214,17 +256,30 @@ def shown(tape: Tape, tables: dict[str, Rows], looks: list[str]) -> str:
             continue
         leading = [c for c in ("ts", "symbol") if name == "buckets" and c not in columns][: 1 if _one(tables) else 2]
         names = [*leading, *columns]
-        rows = [[_when(tape, row[c]) if c in _TIMES else row[c] for c in names] for row in tables.get(name, [])]
+        rows = [[_when(tape, c, _cell(row, c)) for c in names] for row in tables.get(name, [])]
         parts.append(f"{name}\n{table(names, rows)}")
     return "\n\n".join(parts) + "\n"
+
+
+def _cell(row: dict[str, Any], column: str) -> Any:
+    """A value of a row, or one of its document by its path there."""
+    if column in row:
+        return row[column]
+    value: Any = msgspec.json.decode(row["document"])
+    for name in column.split("."):
+        value = value[name]
+    return len(value) if isinstance(value, list) else value
 
 
 def _one(tables: dict[str, Rows]) -> bool:
     return len({row["symbol"] for row in tables.get("buckets", [])}) < 2
 
 
-def _when(tape: Tape, ns: int) -> str:
-    return iso(ns) if tape.utc else f"{(ns - tape.start) / SECOND:.9f}".rstrip("0").rstrip(".")
+def _when(tape: Tape, column: str, value: Any) -> Any:
+    """A column's value; of a time its text."""
+    if column not in _TIMES:
+        return value
+    return iso(value) if tape.utc else f"{(value - tape.start) / SECOND:.9f}".rstrip("0").rstrip(".")
 
 
 def look_text(

@@ -12,12 +12,12 @@ from golden_tape import Reader, Tape, batches, play, play_reference
 
 from harvester.events.kinds import Kind
 from harvester.projections.engine import Engine
+from tests.broken import broken
 from tests.reference import market as reference
 
 GOLDEN = Path(__file__).resolve().parent.parent / "golden"
 CASES = sorted(folder.name for folder in GOLDEN.iterdir() if (folder / "tape.txt").is_file())
 REWRITE = os.environ.get("HARVESTER_REWRITE_GOLDEN") == "1"
-MARKET = [name for name in CASES if not name.startswith(("trade_", "half_day"))]
 
 
 def tape(name: str) -> Tape:
@@ -26,6 +26,9 @@ def tape(name: str) -> Tape:
 
 def expected(name: str) -> str:
     return (GOLDEN / name / "expected.txt").read_text(encoding="utf-8")
+
+
+MARKET = [name for name in CASES if set(tape(name).show) <= {"buckets", "health"}]
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -62,39 +65,50 @@ def test_golden_case_by_the_plain_market(name):
     assert without_health(play_reference(one, reference.Market())) == without_health(expected(name))
 
 
-def mistakes() -> list[tuple[str, str, str]]:
-    """Each rule broken once, in the plain market: (case, what stands there, what a mistake would put in its place)."""
+def mistakes() -> list[tuple[str, str, str, str]]:
+    """Each rule broken once: (case, module or "", what stands there, what a mistake would put in its place)."""
     blocks = (GOLDEN / "mistakes.txt").read_text(encoding="utf-8").split("\n\n")[1:]
-    lines = [[line.split(maxsplit=1)[1] for line in block.strip().splitlines()] for block in blocks]
-    return [(name, ast.literal_eval(rule), ast.literal_eval(mistake)) for name, rule, mistake in lines]
+    found = [dict(line.split(maxsplit=1) for line in block.strip().splitlines()) for block in blocks]
+    return [
+        (one["case"], one.get("in", ""), ast.literal_eval(one["rule"]), ast.literal_eval(one["break"])) for one in found
+    ]
 
 
 MISTAKES = mistakes()
 
 
-@pytest.mark.parametrize(("name", "rule", "mistake"), MISTAKES)
-def test_golden_case_fails_when_its_rule_breaks(name, rule, mistake):
-    """With the rule broken in the plain market the text is another: the case would fail."""
-    source = Path(reference.__file__).read_text(encoding="utf-8")
-    assert source.count(rule) >= 1, f"the plain market no longer says {rule!r}: choose the mistake anew"
-    broken = ModuleType("broken")
-    broken.__dict__["__name__"] = reference.__name__  # dataclasses look their module up
-    exec(compile(source.replace(rule, mistake), "broken", "exec"), broken.__dict__)
-    one = tape(name)
-    one.show.pop("health", None)
+@pytest.mark.parametrize(("name", "where", "rule", "mistake"), MISTAKES)
+def test_golden_case_fails_when_its_rule_breaks(name, where, rule, mistake):
+    """With the rule broken in the plain market, or in the package, the text is another: the case would fail."""
     try:
-        made = play_reference(one, broken.Market())
+        made = in_the_package(name, where, rule, mistake) if where else in_the_plain_market(name, rule, mistake)
     except (TypeError, AttributeError, IndexError, KeyError, ValueError):
         return  # it does not even survive the tape
-    assert without_health(made) != without_health(expected(name))
+    assert made != (expected(name) if where else without_health(expected(name)))
 
 
-def test_every_golden_market_case_has_a_mistake():
-    """No case of the market is kept that nothing was shown to break, but those of calendars."""
-    assert {name for name, _, _ in MISTAKES} == {name for name in MARKET if not name.startswith("clocks_go_")}
+def in_the_plain_market(name: str, rule: str, mistake: str) -> str:
+    source = Path(reference.__file__).read_text(encoding="utf-8")
+    assert source.count(rule) >= 1, f"the plain market no longer says {rule!r}: choose the mistake anew"
+    changed = ModuleType("broken")
+    changed.__dict__["__name__"] = reference.__name__  # dataclasses look their module up
+    exec(compile(source.replace(rule, mistake), "broken", "exec"), changed.__dict__)
+    one = tape(name)
+    one.show.pop("health", None)
+    return without_health(play_reference(one, changed.Market()))
 
 
-def test_golden_tapes_use_every_hot_kind():
-    """Together the tapes hold every kind of event the kernels fold."""
+def in_the_package(name: str, where: str, rule: str, mistake: str) -> str:
+    with broken(where, rule, mistake):
+        return play(tape(name))
+
+
+def test_every_golden_case_has_a_mistake():
+    """No case is kept that nothing was shown to break, but the two of seconds going on over a change of clocks."""
+    assert {name for name, *_ in MISTAKES} == {name for name in CASES if not name.startswith("clocks_go_")}
+
+
+def test_golden_tapes_use_every_kind_that_is_folded():
+    """Together the tapes hold every kind of event that is folded."""
     kinds = {kind for name in CASES for batch, _ in batches(tape(name)) for kind in batch.tables}
-    assert kinds == {Kind.TICK, Kind.TRADE, Kind.QUOTE, Kind.DEPTH, Kind.NOTICE, Kind.REQUEST, Kind.CLOCK}
+    assert kinds == {Kind.TICK, Kind.TRADE, Kind.QUOTE, Kind.DEPTH, Kind.NOTICE, Kind.REQUEST, Kind.CLOCK, Kind.BAR}
