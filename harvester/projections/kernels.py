@@ -643,8 +643,8 @@ def _on_quote(s: State, f: Frame, j: int) -> None:
 
 
 @_cached
-def _on_depth(s: State, f: Frame, j: int) -> None:
-    k = _arrive(s, f.depth_epoch[j], f.depth_req[j], f.depth_ts[j])
+def _on_depth(s: State, f: Frame, j: int, ts: int) -> None:
+    k = _arrive(s, f.depth_epoch[j], f.depth_req[j], ts)
     if k < 0:
         return
     slot = s.slots[_at(k)]
@@ -663,10 +663,10 @@ def _on_depth(s: State, f: Frame, j: int) -> None:
         if deep:
             return
         if (side == 0 or side == 1) and _good(s, b):
-            _requote_side(s, i, f.depth_seq[j], f.depth_ts[j], b, side)
+            _requote_side(s, i, f.depth_seq[j], ts, b, side)
             return
     if q.source == _S_SMART or q.source == _S_NONE:
-        _requote(s, i, f.depth_seq[j], f.depth_ts[j])
+        _requote(s, i, f.depth_seq[j], ts)
 
 
 @_cached
@@ -709,33 +709,43 @@ def _run(s: State, f: Frame, cursor: Array, start: int, stop: int, ops: Array) -
     g = s.glob
     at, ts, end = start, g[_LAST_TS], g[_BUCKET_END]
     while at < stop:
-        room = stop - at
-        if g[_EMIT] == 1:  # an event writes one of each at most
-            room = min(len(s.quotes) - g[_QUOTES], len(s.trades) - g[_TRADES])
-            if room == 0:
+        upto = stop
+        if g[_EMIT] == 1:  # an event writes one quote and one print at most
+            upto = min(stop, at + len(s.quotes) - g[_QUOTES], at + len(s.trades) - g[_TRADES])
+            if upto == at:
                 break
-        upto = min(stop, at + room)
         while at < upto:
             kind = f.which[_at(at)]
             j = _at(cursor[kind])
-            now = f.depth_ts[j] if kind == _DEPTH else _next_ts(f, kind, j)
+            now = _next_ts(f, kind, j)
             if now >= end:
                 if not _pass_time(s, now):
                     g[_LAST_TS] = ts
                     return at
                 end = g[_BUCKET_END]
             ts = now
-            if kind == _DEPTH:
-                _on_depth(s, f, j)
-            elif kind == _TICK:
+            if kind == _DEPTH:  # they come in stretches
+                while True:
+                    _on_depth(s, f, j, ts)
+                    at += 1
+                    j += _at(1)
+                    if at == upto or f.which[_at(at)] != _DEPTH:
+                        break
+                    now = f.depth_ts[j]
+                    if now >= end:
+                        break
+                    ts = now
+                cursor[_DEPTH] = j
+                continue
+            if kind == _TICK:
                 _on_tick(s, f, j)
             elif kind == _TRADE:
                 _on_trade(s, f, j)
             elif kind == _QUOTE:
                 _on_quote(s, f, j)
             elif kind == _CLOCK:
-                for i in range(g[_CLOSED], g[_ROWS]):
-                    s.rows[_at(i)].decision_seq = f.clock_seq[j]
+                for n in range(g[_CLOSED], g[_ROWS]):
+                    s.rows[_at(n)].decision_seq = f.clock_seq[j]
                 g[_CLOSED] = g[_ROWS]
             cursor[kind] += 1
             at += 1
