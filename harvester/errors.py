@@ -2,6 +2,7 @@
 
     HarvesterError                 1   something went wrong that has no code of its own
     ├── DamagedLog                 1   bytes of a log are not what was written
+    ├── KernelFault                1   compiled code met what it must never meet
     ├── CannotRun                  2   the command could not start its work
     │   └── BadSetting             2   an option, variable or settings file makes no sense
     ├── NoLog                      3   nothing was recorded for that date
@@ -55,6 +56,22 @@ class DamagedLog(HarvesterError):
         """The same damage, told to somebody who wants to record on."""
         move = f"to record on behind it: hv log recover --set-aside --date {trading_date}"
         return DamagedLog(self.file, self.offset, self.what, self.good, move)
+
+
+class KernelFault(HarvesterError):
+    """Compiled code met what it must never meet: an index past an array, an overflow. What was recorded is whole.
+
+    Attributes:
+        kernel: name of the compiled function.
+        seq: the event it was at, 0 when it was none of the batch's.
+    """
+
+    exit_code = 1
+
+    def __init__(self, kernel: str, seq: int, what: str) -> None:
+        self.kernel, self.seq, self.what = kernel, seq, what
+        move = "the log is whole; please report this with the events around it (hv log show)"
+        super().__init__(f"kernel {kernel} at seq {seq}: {what}; {move}")
 
 
 class CannotRun(HarvesterError):

@@ -12,7 +12,7 @@ import pytest
 
 from harvester.calendar import to_ns
 from harvester.config import Settings
-from harvester.errors import DamagedLog, HarvesterError
+from harvester.errors import DamagedLog, HarvesterError, KernelFault
 from harvester.events.batch import Batch
 from harvester.events.kinds import Kind
 from harvester.projections import kernel_cache
@@ -226,3 +226,32 @@ def test_numba_is_imported_when_folding() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("kind", ["depth", "quote"])
+def test_a_kernel_fault_names_kernel_and_seq(kind: str) -> None:
+    """An index past an array is an error that says where, never a wrong number."""
+    log = Log().run_start().subscribe(1, "smart_depth").subscribe(2, "bid_ask")
+    log.depth(1, "insert 0 bid 10.00 300")
+    log.quote(2, 10.0, 10.01)
+    log.fold()
+    slots = log.engine.market.state.slots
+    if kind == "depth":
+        slots["book"][0] = 1_000_000
+        log.quote(2, 10.0, 10.02)
+        log.depth(1, "insert 0 bid 10.01 300")
+        seq = log.engine.through_seq + 2
+    else:
+        slots["inst"][1] = 1_000_000
+        seq = log.quote(2, 10.0, 10.02)
+    with pytest.raises(KernelFault, match=rf"kernel market at seq {seq}: .*out of bounds") as fault:
+        log.fold()
+    assert (fault.value.kernel, fault.value.seq, fault.value.exit_code) == ("market", seq, 1)
+
+
+def test_a_time_that_would_overflow_is_refused() -> None:
+    log = Log().run_start().subscribe(1, "bid_ask")
+    log.fold()
+    seq = log.quote(1, 10.0, 10.01, at=5e9)
+    with pytest.raises(KernelFault, match=rf"kernel market at seq {seq}: ts_recv \d+ is past"):
+        log.fold()

@@ -670,6 +670,27 @@ def _on_depth(s: State, f: Frame, j: int, ts: int) -> None:
 
 
 @_cached
+def _on_clock(s: State, seq: int) -> None:
+    g = s.glob
+    for n in range(g[_CLOSED], g[_ROWS]):
+        s.rows[_at(n)].decision_seq = seq
+    g[_CLOSED] = g[_ROWS]
+
+
+@_cached
+def _on_other(s: State, f: Frame, kind: int, j: int) -> None:
+    """A row that is no depth row; a control row is time that passes."""
+    if kind == _TICK:
+        _on_tick(s, f, j)
+    elif kind == _TRADE:
+        _on_trade(s, f, j)
+    elif kind == _QUOTE:
+        _on_quote(s, f, j)
+    elif kind == _CLOCK:
+        _on_clock(s, f.clock_seq[j])
+
+
+@_cached
 def _on_change(s: State, ops: Array) -> None:
     """Carry out what control rows changed: columns seq, ts, instrument, role, slot. Time has passed up to ts."""
     for n in range(len(ops)):
@@ -729,24 +750,15 @@ def _run(s: State, f: Frame, cursor: Array, start: int, stop: int, ops: Array) -
                     _on_depth(s, f, j, ts)
                     at += 1
                     j += _at(1)
+                    cursor[_DEPTH] = j
                     if at == upto or f.which[_at(at)] != _DEPTH:
                         break
                     now = f.depth_ts[j]
                     if now >= end:
                         break
                     ts = now
-                cursor[_DEPTH] = j
                 continue
-            if kind == _TICK:
-                _on_tick(s, f, j)
-            elif kind == _TRADE:
-                _on_trade(s, f, j)
-            elif kind == _QUOTE:
-                _on_quote(s, f, j)
-            elif kind == _CLOCK:
-                for n in range(g[_CLOSED], g[_ROWS]):
-                    s.rows[_at(n)].decision_seq = f.clock_seq[j]
-                g[_CLOSED] = g[_ROWS]
+            _on_other(s, f, kind, j)
             cursor[kind] += 1
             at += 1
     g[_LAST_TS] = ts

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import numpy as np
 
+from harvester.errors import KernelFault
 from harvester.events.kinds import Action, Own, Stream
 from harvester.projections.base import Control, RunStart, Step
 from harvester.projections.interval import QUOTES, TRADES
@@ -54,6 +55,7 @@ ROLE_STREAMS: dict[Role, tuple[Stream, ...]] = {  # a stream further left wins
 DEPTH_RESET, DEPTH_HALTED, LOST, RESTORED_EMPTY, RESTORED = 317, 316, 1100, 1101, 1102
 REFUSALS = frozenset((101, 200, 309, 310, 316, 321, 322, 354, 10089, 10090, 10092, 10168, 10186, 10189, 10190))
 """Errors after which a request gives nothing. Not 10167 and 10197: delayed data flow, live data may resume."""
+TS_MAX = 2**62  # ns UTC, the year 2116: what is added to it fits
 _NO_CHANGES = np.empty((0, 5), np.int64)
 _SMALL, _LARGE = 4096, 65_536
 
@@ -81,7 +83,14 @@ class Market:
     # ---- the fold ----------------------------------------------------------------------------------------------
 
     def fold(self, batch: Batch) -> Step:
-        """Move the market through a batch."""
+        """Move the market through a batch.
+
+        Raises:
+            KernelFault: compiled code met what it must never meet.
+        """
+        first, last, ts = last_of(batch)
+        if ts > TS_MAX:
+            raise KernelFault("market", last, f"ts_recv {ts} is past {TS_MAX}: sums of ns would overflow")
         controls = controls_of(batch)
         acting = [control for control in controls if self._acts(control)]
         frame = frame_of(batch, acting, self.makers)
@@ -101,7 +110,6 @@ class Market:
             at = self._run(frame, cursor, at, stop + 1)
             self._apply(control)
         self._run(frame, cursor, at, len(frame.which))
-        first, last, ts = last_of(batch)
         closed, quotes, trades = self._drained()
         return Step(len(batch), first, last, ts, controls, runs, clocks_of(frame), closed, quotes, trades)
 
@@ -113,9 +121,12 @@ class Market:
         changes = np.array(self._changes, np.int64) if self._changes else _NO_CHANGES
         self._changes = []
         self._make_room(stop - start, len(changes))
-        while (at := run(self.state, frame, cursor, start, stop, changes)) < stop:
-            start, changes = at, _NO_CHANGES
-            self._drain()
+        try:
+            while (at := run(self.state, frame, cursor, start, stop, changes)) < stop:
+                start, changes = at, _NO_CHANGES
+                self._drain()
+        except (IndexError, ArithmeticError, ValueError, MemoryError) as error:
+            raise KernelFault("market", _seq_at(frame, cursor), str(error) or type(error).__name__) from error
         self._drain()
         return stop
 
@@ -395,6 +406,15 @@ class Market:
 
 
 _NOTICES = frozenset((DEPTH_RESET, LOST, RESTORED_EMPTY, int(Own.DISCONNECTED), int(Own.STREAM_REFUSED)))
+
+
+def _seq_at(frame: Frame, cursor: Array) -> int:
+    """The event a kernel was at: `cursor` has the next row of each kind."""
+    at = int(cursor.sum())
+    if at >= len(frame.which) or frame.which[at] == Hot.CONTROL:
+        return 0
+    kind = Hot(int(frame.which[at]))
+    return int(getattr(frame, f"{kind.name.lower()}_seq")[cursor[kind]])
 
 
 def _params(control: Control) -> dict[str, Any]:

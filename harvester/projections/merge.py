@@ -109,15 +109,16 @@ def _order(seqs: Sequence[tuple[Array, Hot]]) -> Array:
     total = sum(len(seq) for seq, _ in filled)
     if last - first + 1 == total:  # the usual case, no other kind between: all are of the largest unless said otherwise
         filled.sort(key=lambda of: len(of[0]), reverse=True)
-        which = np.full(total, filled[0][1], np.uint8)
+        kinds: Array = np.full(total, filled[0][1], np.uint8)
         for seq, hot in filled[1:]:
-            which[seq - first] = hot
-        return which
+            kinds[seq - first] = hot
+        return kinds
     if last - first < 4 * total + 1024:
-        which = np.full(last - first + 1, _NOTHING, np.uint8)
+        which: Array = np.full(last - first + 1, _NOTHING, np.uint8)
         for seq, hot in filled:
             which[seq - first] = hot
-        return which[which != _NOTHING]
+        dense: Array = which[which != _NOTHING]
+        return dense
     order = np.argsort(np.concatenate([seq for seq, _ in filled]), kind="stable")
     return np.concatenate([np.full(len(seq), hot, np.uint8) for seq, hot in filled])[order]
 
