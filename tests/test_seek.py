@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 
 from harvester.errors import BadSetting, CannotRun
 from harvester.eventlog.reader import open_day
+from harvester.eventlog.runlog import RunLog
 from harvester.eventlog.writer import LogWriter
 from harvester.events.batch import Batch
 from harvester.events.kinds import Kind, Side
@@ -136,6 +137,21 @@ def test_work_to_any_place_is_bounded(day, monkeypatch):
         assert sum(folded) <= 2 * 100 + seek.EVERY_NS // SECOND
 
 
+def test_no_way_leads_through_two_large_commits(tmp_path, monkeypatch):
+    """In a log of commits larger than the distance of snapshots, no place needs rows of two of them."""
+    home = Home(tmp_path)
+    whole = write(home, stream(SEED, 900, START), size=150)
+    seeker = Seeker(home, open_day(DATE, home), every_events=100)
+    seeker.prepare()
+    read = []
+    load = RunLog.load
+    monkeypatch.setattr(RunLog, "load", lambda self, first, last: read.append(last - first) or load(self, first, last))
+    for seq in range(1, whole.last_seq + 1, 23):
+        read.clear()
+        assert seeker.at_seq(seq).digests() == straight(whole, seq).digests()
+        assert sum(read) <= 1
+
+
 def spoil(path, how: str, other: bytes) -> None:
     raw = path.read_bytes()
     if how == "flipped":
@@ -179,7 +195,7 @@ def test_snapshots_outlive_growth_and_nothing_else(tmp_path, monkeypatch):
     assert len(grown.snapshots) == had
     parts = list(open_day(DATE, home).batches())
     assert grown.at_seq(450).digests() == straight(Batch.concat(parts), 450).digests()
-    monkeypatch.setattr(seek, "package_digest", lambda: "f" * 32)
+    monkeypatch.setattr(seek, "_code", lambda: "f" * 32)
     other = Seeker(home, open_day(DATE, home), every_events=100)
     assert len(other.snapshots) == 0
     other.prepare()

@@ -4,11 +4,17 @@
     engine = seeker.at_time(ts)            # state after the last event with ts_recv <= ts
     engine.book.ladder(con_id, Side.BID)
 
-Whatever is folded on the way leaves snapshots behind (`snapshots`), so the first visit pays and later ones do not.
+Whatever is folded on the way leaves snapshots behind (`snapshots`), so the first visit pays and later ones do not. They
+lie a minute apart or less, and at the end of every commit that is large enough to cost time when it is read: no way
+from a snapshot to a place leads through two of those.
 """
 
 from __future__ import annotations
 
+import gc
+import importlib
+from bisect import bisect_right
+from functools import lru_cache
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
@@ -55,10 +61,12 @@ class Seeker:
     ) -> None:
         self.day, self._market_only = day, market_only
         self._every_events, self._every_ns = every_events, every_ns
-        self._marks = day.marks()
+        marks = day.marks()
+        self._seqs, self._times = [0, *(mark.last_seq for mark in marks)], [mark.last_ts for mark in marks]
+        self._large_ends = [end for before, end in pairwise(self._seqs) if end - before > every_events]
         kind = "market" if market_only else "full"
         below = home.cache / "snapshots" / day.trading_date.isoformat()
-        self.snapshots = Snapshots(below / f"{kind}-{package_digest()[:16]}", self._marks)
+        self.snapshots = Snapshots(below / f"{kind}-{_code()[:16]}", marks)
 
     def at_seq(self, seq: int, progress: Callable[[int, int], None] | None = None) -> Engine:
         """An engine that has folded everything up to `seq`; 0 gives an empty one. `progress` is told (done, total).
@@ -72,23 +80,25 @@ class Seeker:
 
     def at_time(self, ts: int, progress: Callable[[int, int], None] | None = None) -> Engine:
         """An engine that has folded every event with ts_recv <= `ts` (ns UTC)."""
-        last = next((mark.last_seq for mark in self._marks if mark.last_ts > ts), self.day.last_seq)
-        return self._reach(last, ts, progress)
+        commit = bisect_right(self._times, ts)  # the first that ends after it
+        return self._reach(self._seqs[commit + 1] if commit < len(self._times) else self.day.last_seq, ts, progress)
 
     def prepare(self, progress: Callable[[int, int], None] | None = None) -> None:
         """Walk through the whole day once, so that every place of it is near a snapshot."""
         self._reach(self.day.last_seq, None, progress)
 
     def note(self, engine: Engine) -> None:
-        """Keep a snapshot of an engine on its way, when the last one is far enough behind it."""
+        """Keep a snapshot of an engine on its way, when the last one is far enough behind it or a large commit ends."""
         seq, ts = engine.through_seq, engine.through_ts
-        if seq and not self.snapshots.near(seq, self._every_events, ts, self._every_ns):
+        events = 1 if seq in self._large_ends else self._every_events
+        if seq and not self.snapshots.near(seq, events, ts, self._every_ns):
             self.snapshots.keep(seq, ts, engine.snapshot())
 
     def _reach(self, seq: int, ts: int | None, progress: Callable[[int, int], None] | None) -> Engine:
         engine = self._start(seq, ts)
         begin = engine.through_seq
-        for batch in self.day.batches(min(self._every_events, _ROWS_A_STEP), from_seq=begin + 1, to_seq=seq):
+        rows = min(self._every_events, _ROWS_A_STEP)
+        for batch in self.day.batches(rows, self._large_ends, from_seq=begin + 1, to_seq=seq):
             wanted = batch if ts is None else batch.slice(batch.first_seq, last_seq_at(batch, ts))
             for part in self._pieces(wanted, engine.through_ts):
                 engine.fold(part)
@@ -100,6 +110,7 @@ class Seeker:
         return engine
 
     def _start(self, seq: int, ts: int | None) -> Engine:
+        _load_kernels()
         while (place := self.snapshots.before(seq, ts)) is not None:
             state = self.snapshots.load(place)
             if state is not None:
@@ -130,6 +141,22 @@ class Seeker:
             edges.append(batch.last_seq)
         for first, last in pairwise(edges):
             yield batch.slice(first + 1, last)
+
+
+@lru_cache
+def _load_kernels() -> None:
+    """Have the compiled kernels, and leave all that is loaded by then out of garbage collections.
+
+    A full collection over it takes 70 ms, and would fall into one seek of a hundred.
+    """
+    importlib.import_module("harvester.projections.kernels")
+    gc.freeze()
+
+
+@lru_cache
+def _code() -> str:
+    """Digest of the code that folds: of the package as it was when this process first asked."""
+    return package_digest()
 
 
 def last_seq_at(batch: Batch, ts: int) -> int:
