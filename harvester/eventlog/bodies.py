@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from hashlib import blake2b
+from itertools import accumulate
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 
 from harvester.eventlog.ahead import ahead
-from harvester.eventlog.lines import CHECK_BYTES, checksum
+from harvester.eventlog.lines import CHECK_BYTES
 from harvester.eventlog.messages import read_messages
 from harvester.eventlog.order import rows_problem
 from harvester.eventlog.streams import HEADER_BYTES_MAX, HEADERS, check_header, decode
@@ -46,15 +47,14 @@ def read_stream(
         OSError: the file cannot be read, or is too short.
     """
     data = pa.allocate_buffer(sum(part.length for part in parts))
-    view, at = memoryview(data).cast("B"), 0
+    starts = list(accumulate((part.length for part in parts[:-1]), initial=0))
     with path.open("rb", buffering=0) as file:
-        for first, last in _neighbours(parts, len(view)):
-            at = _fill(file, parts[first].offset, view, at, parts[last].end - parts[first].offset)
-    starts = np.cumsum([0, *(part.length for part in parts)])[:-1].tolist()
-    if check and any(
-        checksum(view[at : at + part.length]) != part.checksum for at, part in zip(starts, parts, strict=True)
-    ):
-        raise ValueError(_WRONG)
+        for first, last in _neighbours(parts, READ_BYTES):
+            some = parts[first : last + 1]
+            view = memoryview(data).cast("B")[starts[first] : starts[last] + parts[last].length]
+            hashed = _fill(file, some[0].offset, view, check=check and len(some) == 1)
+            if check and (hashed != some[0].checksum if len(some) == 1 else _wrong_ones(some, view)):
+                raise ValueError(_WRONG)
     return rows_of(kind, data, starts, parts, columns)
 
 
@@ -103,15 +103,18 @@ def _neighbours(parts: Sequence[Part], bytes_max: int) -> Iterator[tuple[int, in
     yield start, len(parts) - 1
 
 
-def _fill(file: FileIO, offset: int, view: memoryview, at: int, length: int) -> int:
+def _fill(file: FileIO, offset: int, view: memoryview, *, check: bool) -> str:
+    """Read as many bytes as `view` holds; gives their checksum if asked, taken piece by piece as they are read."""
     file.seek(offset)
-    end = at + length
-    while at < end:
-        got = file.readinto(view[at:end])
+    hashed, at = blake2b(digest_size=CHECK_BYTES), 0
+    while at < len(view):
+        got = file.readinto(view[at : at + READ_BYTES])
         if not got:
-            raise OSError(f"the file ends {end - at} bytes too early")
+            raise OSError(f"the file ends {len(view) - at} bytes too early")
+        if check:
+            hashed.update(view[at : at + got])
         at += got
-    return at
+    return hashed.hexdigest()
 
 
 class Checked(NamedTuple):
@@ -152,14 +155,19 @@ def _check_span(path: Path, parts: Sequence[Part], first: int, last: int) -> Che
         got = 0
         while got < end - begin and (n := file.readinto(room[got:])):
             got += n
-    wrong_ones = []
-    for i in range(first, last + 1):
-        part = parts[i]
+    wrong_ones = [first + n for n in _wrong_ones(parts[first : last + 1], room[:got])]
+    return Checked(first, last, wrong_ones, bytes(room[: min(got, parts[first].length)]))
+
+
+def _wrong_ones(parts: Sequence[Part], view: memoryview) -> list[int]:
+    """Which of some neighbouring parts, held together, do not match their checksums, or are not held whole."""
+    begin, size, wrong = parts[0].offset, len(view), []
+    for n, part in enumerate(parts):
         at = part.offset - begin
         upto = at + part.length
-        if upto > got or blake2b(room[at:upto], digest_size=CHECK_BYTES).hexdigest() != part.checksum:
-            wrong_ones.append(i)
-    return Checked(first, last, wrong_ones, bytes(room[: min(got, parts[first].length)]))
+        if upto > size or blake2b(view[at:upto], digest_size=CHECK_BYTES).hexdigest() != part.checksum:
+            wrong.append(n)
+    return wrong
 
 
 def _check_one(file: FileIO, part: Part, room: memoryview) -> tuple[bool, bytes]:

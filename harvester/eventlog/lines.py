@@ -51,7 +51,7 @@ def _unsealed(line: bytes) -> tuple[bytes | None, str]:
     """The object, or None, and its hash."""
     body = line[:-_SEAL_LENGTH] + b"}"
     own = checksum(body)
-    return (body if line[-_SEAL_LENGTH:] == b'%b%b"}' % (_SEAL, own.encode()) else None), own
+    return (body if line[-_SEAL_LENGTH:] == _SEAL + own.encode() + b'"}' else None), own
 
 
 @dataclass

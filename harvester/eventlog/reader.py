@@ -74,6 +74,9 @@ class RunView:
 def run_view(log: RunLog) -> RunView:
     """Sum a run up."""
     manifest, lines = log.manifest, log.commits
+    rows = log.last_seq - log.first_seq + 1
+    if log.damages:
+        rows = sum(line.rows for i, line in enumerate(lines) if i not in log.bad)
     return RunView(
         run=log.run,
         folder=log.folder,
@@ -82,7 +85,7 @@ def run_view(log: RunLog) -> RunView:
         last_seq=log.last_seq,
         first_ts=lines[0].first_ts if lines else 0,
         last_ts=lines[-1].last_ts if lines else 0,
-        rows=sum(line.rows for i, line in enumerate(lines) if i not in log.bad),
+        rows=rows,
         commits=len(lines),
         n_bytes=log.journal_end + log.digests_end + sum(log.ends.values()),
         content_hash=lines[-1].content if lines else ContentHash().digest(),
@@ -288,18 +291,18 @@ def run_spans(
     log: RunLog, from_seq: int = 1, rows_max: int = WINDOW_ROWS, to_seq: int = 2**63
 ) -> Iterator[tuple[int, int]]:
     """Split a run's good commits into neighbours that are read together, as index ranges."""
-    start, rows, n_bytes = 0, 0, 0
-    for i, line in enumerate(log.commits):
-        usable = i not in log.bad and line.last_seq >= from_seq and line.first_seq <= to_seq
-        size = sum(part.length for part in line.files)
-        follows = i == start or line.first_seq == log.commits[i - 1].last_seq + 1
-        if i > start and (not usable or not follows or rows + line.rows > rows_max or n_bytes + size > WINDOW_BYTES):
+    start, rows, n_bytes, next_seq = 0, 0, 0, 0
+    for i, (line, size) in enumerate(zip(log.commits, log.sizes, strict=True)):
+        first, last = line.first_seq, line.last_seq
+        usable = i not in log.bad and last >= from_seq and first <= to_seq
+        n = last - first + 1
+        if i > start and (not usable or first != next_seq or rows + n > rows_max or n_bytes + size > WINDOW_BYTES):
             yield start, i
             start, rows, n_bytes = i, 0, 0
         if not usable:
             start = i + 1
         else:
-            rows, n_bytes = rows + line.rows, n_bytes + size
+            rows, n_bytes, next_seq = rows + n, n_bytes + size, last + 1
     if start < len(log.commits):
         yield start, len(log.commits)
 

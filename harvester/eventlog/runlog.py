@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from contextlib import contextmanager
-from operator import attrgetter, itemgetter
-from typing import TYPE_CHECKING
+from operator import attrgetter
+from typing import TYPE_CHECKING, NamedTuple
 
 from harvester.eventlog.bodies import check_parts, check_places, check_rising, read_stream
 from harvester.eventlog.content import ContentHash
@@ -50,6 +50,18 @@ if TYPE_CHECKING:
     Picked = list[tuple[CommitLine, Part]]
 
 
+class _Named(NamedTuple):
+    """What the journal names of one kind's file: the index of each commit that has rows, and its part."""
+
+    commits: list[int]
+    parts: list[Part]
+
+    def some(self, places: Sequence[int] | slice) -> _Named:
+        if isinstance(places, slice):
+            return _Named(self.commits[places], self.parts[places])
+        return _Named([self.commits[n] for n in places], [self.parts[n] for n in places])
+
+
 class StoredAgain(Exception):
     """The files being read were replaced by others that hold the same events."""
 
@@ -65,6 +77,7 @@ class RunLog:
     Attributes:
         manifest: None when it is damaged.
         commits: the journal's lines, in order.
+        sizes: of each the bytes in the kinds' files.
         bad: indexes into `commits` of those whose bodies cannot be used.
         digests: the lines of live digests.
         damages: everything found so far.
@@ -84,7 +97,8 @@ class RunLog:
         self.damages: list[Damage] = []
         self.torn: dict[str, int] = {}
         self.ends: dict[Kind, int] = {}
-        self._parts: dict[Kind, list[tuple[int, Part]]] = {}  # with the index of their commit
+        self.sizes: list[int] = []
+        self._files: dict[Kind, _Named] = {}
         self.journal_end = self.digests_end = 0
         self.chain = self.digests_chain = ""
         self._gap = False  # lines were lost before the next one
@@ -228,11 +242,11 @@ class RunLog:
         """Take a line that carries a right hash: it must follow the one before it, or, after lost lines, come later."""
         last = self.commits[-1] if self.commits else None
         next_seq, last_ts = self.last_seq + 1, last.last_ts if last else line.first_ts
-        again, follows, clock_file = line.first_seq < next_seq, line.first_seq == next_seq, False
+        again, follows, clock_file, size = line.first_seq < next_seq, line.first_seq == next_seq, False, 0
         for part in line.files:
             end = self.ends.get(part.kind, 0)
             again, follows = again or part.offset < end, follows and part.offset == end
-            clock_file = clock_file or part.kind is Kind.CLOCK
+            clock_file, size = clock_file or part.kind is Kind.CLOCK, size + part.length
         if again:
             raise Malformed(f"commit {line.commit} claims seq {line.first_seq} or bytes a second time")
         if clock_file if self.storage == "stream" else line.clock:
@@ -244,10 +258,14 @@ class RunLog:
             what = f"commit {line.commit} from seq {line.first_seq} does not follow seq {next_seq - 1}"
             self.damages.append(Damage(path, offset, what))
         self._gap = False
+        i = len(self.commits)
         self.commits.append(line)
+        self.sizes.append(size)
         for part in line.files:
             self.ends[part.kind] = part.offset + part.length
-            self._parts.setdefault(part.kind, []).append((len(self.commits) - 1, part))
+            named = self._files.get(part.kind) or self._files.setdefault(part.kind, _Named([], []))
+            named.commits.append(i)
+            named.parts.append(part)
 
     def _check_final(self) -> None:
         if self.manifest is None or self.manifest.final is None or self.damages:
@@ -299,35 +317,35 @@ class RunLog:
     def check_bodies(self, progress: Callable[[int], None] | None = None) -> None:
         """Compare every byte the journal names with its checksum; `progress` is told the bytes of each step."""
         prints = {kind: self._print(kind) for kind in self.ends}
-        for kind in self.ends:
-            self._check_parts(kind, [item for item in self._parts[kind] if item[0] not in self.bad], progress)
+        for kind, named in self._files.items():
+            good = [n for n, i in enumerate(named.commits) if i not in self.bad] if self.bad else slice(None)
+            self._check_parts(kind, named.some(good), progress)
         self._proved, self._prints = len(self.commits), prints
 
-    def _check_parts(
-        self, kind: Kind, items: Sequence[tuple[int, Part]], progress: Callable[[int], None] | None
-    ) -> None:
+    def _check_parts(self, kind: Kind, named: _Named, progress: Callable[[int], None] | None) -> None:
         path = self.path_of(kind)
-        if not items:
+        commits, parts = named
+        if not parts:
             return
         try:
-            for checked in check_parts(path, [part for _, part in items]):
-                i, part = items[checked.first]
+            for checked in check_parts(path, parts):
+                part = parts[checked.first]
                 if part.offset == 0 and self.storage != "parquet" and checked.first not in checked.wrong:
-                    self._check_head(i, path, part, kind, checked.head)
+                    self._check_head(commits[checked.first], path, part, kind, checked.head)
                 for n in checked.wrong:
-                    self._spoil(*items[n], path, "the bytes do not match their checksum")
+                    self._spoil(commits[n], path, parts[n], "the bytes do not match their checksum")
                 if progress is not None:
-                    progress(items[checked.last][1].end - part.offset)
+                    progress(parts[checked.last].end - part.offset)
             if self.storage == "parquet":
-                self._check_tail(kind, path, items)
+                self._check_tail(kind, path, commits)
         except OSError as error:
-            for i, part in items:
-                self._spoil(i, part, path, f"cannot be read: {error.strerror or error}")
+            for i, part in zip(commits, parts, strict=True):
+                self._spoil(i, path, part, f"cannot be read: {error.strerror or error}")
 
-    def _check_tail(self, kind: Kind, path: Path, items: Sequence[tuple[int, Part]]) -> None:
+    def _check_tail(self, kind: Kind, path: Path, commits: Sequence[int]) -> None:
         """Without its footer nothing of a Parquet file can be trusted."""
-        parts = [part for _, part in self._parts[kind]]
-        wrong, good = check_tail(path, kind, self.tails.get(kind), parts), [i for i, _ in items if i not in self.bad]
+        parts = self._files[kind].parts
+        wrong, good = check_tail(path, kind, self.tails.get(kind), parts), [i for i in commits if i not in self.bad]
         if wrong and good:
             first, last = self.commits[good[0]].first_seq, self.commits[good[-1]].last_seq
             self.bad.update(good)
@@ -337,9 +355,9 @@ class RunLog:
         try:
             check_header(kind, head)
         except ValueError as error:
-            self._spoil(i, part, path, str(error))
+            self._spoil(i, path, part, str(error))
 
-    def _spoil(self, i: int, part: Part, path: Path, what: str) -> None:
+    def _spoil(self, i: int, path: Path, part: Part, what: str) -> None:
         line = self.commits[i]
         self.bad.add(i)
         self.damages.append(Damage(path, part.offset, what, line.first_seq, line.last_seq))
@@ -434,13 +452,13 @@ class RunLog:
     @property
     def kinds(self) -> list[Kind]:
         """The kinds that have a file."""
-        return [kind for kind in Kind if kind in self._parts]
+        return [kind for kind in Kind if kind in self._files]
 
     def parts(self, kind: Kind, first: int, last: int) -> Picked:
         """The parts of one kind's file that hold rows of commits `first` to `last` (not included), in order."""
-        named = self._parts.get(kind, [])
-        begin, end = (bisect_left(named, i, key=itemgetter(0)) for i in (first, last))
-        return [(self.commits[i], part) for i, part in named[begin:end]]
+        commits, parts = self._files.get(kind, _Named([], []))
+        begin, end = (bisect_left(commits, i) for i in (first, last))
+        return [(self.commits[commits[n]], parts[n]) for n in range(begin, end)]
 
     def proved(self, kind: Kind, last: int) -> bool:
         """Whether the kind's bytes of all commits up to `last` matched their checksums, in a file unchanged since."""
