@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from harvester.eventlog.ahead import ahead
 from harvester.eventlog.lines import CHECK_BYTES
-from harvester.eventlog.messages import read_messages
+from harvester.eventlog.messages import Messages
 from harvester.eventlog.order import rows_problem
 from harvester.eventlog.streams import HEADER_BYTES_MAX, HEADERS, check_header, decode
 from harvester.events.batch import seqs
@@ -69,24 +69,45 @@ def rows_of(
         ValueError: the bytes are no such rows.
     """
     wanted = range(len(SCHEMAS[kind])) if columns is None else columns
-    head = 0
-    if parts[0].offset == 0:
-        held = memoryview(data)[starts[0] : starts[0] + min(parts[0].length, HEADER_BYTES_MAX)]
-        head = check_header(kind, held)
-    places = np.array([starts, [part.length for part in parts], [part.rows for part in parts]], np.int64)
-    places[:, 0] += (head, -head, 0)
-    rows = read_messages(kind, data, places, wanted)
-    if rows is not None:
-        try:
-            rows.validate(full=True)  # without this a wrong offset in a buffer would be followed out of bounds
-        except pa.ArrowException as error:
-            raise ValueError(f"not rows of {kind}: {' '.join(str(error).split())[:200]}") from None
-    else:
+    messages = messages_of(kind, data, starts, parts)
+    rows = None if messages is None else rows_in(kind, messages, wanted)
+    if rows is None:
         view = memoryview(data)
         pieces = [view[at : at + part.length] for at, part in zip(starts, parts, strict=True)]
-        joined = b"".join([b"" if head else HEADERS[kind], *pieces])
-        rows = decode(kind, joined, int(places[2].sum()), wanted)
-    if problem := rows_problem(kind, rows, wanted):
+        joined = b"".join([HEADERS[kind] if parts[0].offset else b"", *pieces])
+        rows = _sound(kind, decode(kind, joined, sum(part.rows for part in parts), wanted), wanted)
+    return rows
+
+
+def messages_of(kind: Kind, data: pa.Buffer, starts: Sequence[int], parts: Sequence[Part]) -> Messages | None:
+    """The messages of parts, each of which begins in `data` at its place in `starts`; None if Arrow must read them.
+
+    Raises:
+        ValueError: the file begins with another schema.
+    """
+    places = np.array([starts, [part.length for part in parts], [part.rows for part in parts]], np.int64)
+    if parts[0].offset == 0:
+        begin, length = starts[0], min(parts[0].length, HEADER_BYTES_MAX)
+        head = check_header(kind, memoryview(data)[begin : begin + length])
+        places[:, 0] += (head, -head, 0)
+    return Messages.of(kind, data, places)
+
+
+def rows_in(kind: Kind, messages: Messages, columns: Sequence[int]) -> pa.RecordBatch | None:
+    """Decode messages; None if Arrow must read them.
+
+    Raises:
+        ValueError: they are no such rows.
+    """
+    try:
+        rows = messages.read(columns)
+    except pa.ArrowException as error:
+        raise ValueError(f"not rows of {kind}: {' '.join(str(error).split())[:200]}") from None
+    return None if rows is None else _sound(kind, rows, columns)
+
+
+def _sound(kind: Kind, rows: pa.RecordBatch, columns: Sequence[int]) -> pa.RecordBatch:
+    if problem := rows_problem(kind, rows, columns):
         raise ValueError(problem)
     return rows
 
@@ -191,18 +212,19 @@ def check_rising(rows: pa.RecordBatch) -> None:
         raise ValueError("seq does not rise, or ts_recv runs back")
 
 
-def check_places(rows: pa.RecordBatch, picked: Sequence[tuple[CommitLine, Part]]) -> None:
-    """Assert that one kind's rows, rising in seq, lie in their commits' ranges of seq.
+def check_places(rows: pa.RecordBatch, lines: Sequence[CommitLine], parts: Sequence[Part]) -> None:
+    """Assert that one kind's rows, rising in seq, lie in their commits' ranges of seq, a part in each line's.
 
     Raises:
         ValueError: they do not.
     """
     seq = seqs(rows)
-    ends = np.cumsum([part.rows for _, part in picked])
-    starts = ends - [part.rows for _, part in picked]
-    first = np.array([line.first_seq for line, _ in picked], np.uint64)
-    last = np.array([line.last_seq for line, _ in picked], np.uint64)
+    counts = np.array([part.rows for part in parts])
+    ends = np.cumsum(counts)
+    starts = ends - counts
+    first = np.array([line.first_seq for line in lines], np.uint64)
+    last = np.array([line.last_seq for line in lines], np.uint64)
     wrong = (seq[starts] < first) | (seq[ends - 1] > last)
     if wrong.any():
-        line = picked[int(np.argmax(wrong))][0]
+        line = lines[int(np.argmax(wrong))]
         raise ValueError(f"rows of commit {line.commit} bear seqs outside {line.first_seq}-{line.last_seq}")

@@ -8,15 +8,17 @@ back, no null where none may be, and rows where the journal names them.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from functools import partial
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
 from harvester.eventlog.ahead import ahead
-from harvester.eventlog.bodies import check_places, read_stream, rows_of
+from harvester.eventlog.bodies import check_places, messages_of, read_stream, rows_in, rows_of
 from harvester.eventlog.cutting import recut
 from harvester.eventlog.damage import BadBytes, damaged_log
+from harvester.eventlog.messages import SMALL_ROWS
 from harvester.eventlog.parquet import Groups
 from harvester.eventlog.reader import read_again
 from harvester.eventlog.runlog import naming
@@ -25,6 +27,7 @@ from harvester.events.kinds import SCHEMAS, Kind
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
+    from harvester.eventlog.messages import Messages
     from harvester.eventlog.reader import Day
     from harvester.eventlog.runlog import RunLog
     from harvester.events.batch import Batch
@@ -41,10 +44,11 @@ class _File:
         mapped: the file's bytes where they lie; None when they must be read, or decompressed.
     """
 
-    def __init__(self, log: RunLog, kind: Kind, columns: Sequence[int] | None) -> None:
+    def __init__(self, log: RunLog, kind: Kind, columns: Sequence[int]) -> None:
         self._log, self._kind, self._columns = log, kind, columns
         self._path, self._check = log.path_of(kind), not log.proved(kind, len(log.commits))
         self._groups: Groups | None = None
+        self._large: Messages | None = None
         self.mapped: pa.Buffer | None = None
         with naming(self._path, 0, log.first_seq, log.last_seq):
             if log.storage == "parquet":
@@ -52,6 +56,9 @@ class _File:
             elif not self._check and _uncompressed(log):
                 # Bytes not yet proven are read instead: a failing disk ends a process that looks into a map.
                 self.mapped = pa.memory_map(str(self._path)).read_buffer()
+                parts = log.named(kind).parts
+                if sum(part.rows for part in parts) >= SMALL_ROWS * len(parts):  # so few are looked at in one go
+                    self._large = messages_of(kind, self.mapped, [part.offset for part in parts], parts)
 
     def rows(self, first: int, last: int) -> pa.RecordBatch | None:
         """The rows of commits `first` to `last` (not included); None when they have none of the kind.
@@ -59,18 +66,26 @@ class _File:
         Raises:
             BadBytes: they cannot be used.
         """
-        picked = self._log.parts(self._kind, first, last)
-        if not picked:
+        commits, parts = self._log.named(self._kind)
+        begin, end = bisect_left(commits, first), bisect_left(commits, last)
+        if begin == end:
             return None
-        parts = [part for _, part in picked]
-        with naming(self._path, parts[0].offset, picked[0][0].first_seq, picked[-1][0].last_seq):
-            if self._groups is not None:
-                rows = self._groups.read(parts, check=self._check, columns=self._columns)
-            elif self.mapped is not None:
-                rows = rows_of(self._kind, self.mapped, [part.offset for part in parts], parts, self._columns)
-            else:
-                rows = read_stream(self._path, self._kind, parts, check=self._check, columns=self._columns)
-            check_places(rows, picked)
+        lines = [self._log.commits[i] for i in commits[begin:end]]
+        with naming(self._path, parts[begin].offset, lines[0].first_seq, lines[-1].last_seq):
+            rows = self._rows(begin, end)
+            if last - first > 1:  # of a single commit dense seqs prove it
+                check_places(rows, lines, parts[begin:end])
+        return rows
+
+    def _rows(self, begin: int, end: int) -> pa.RecordBatch:
+        parts = self._log.named(self._kind).parts[begin:end]
+        if self._groups is not None:
+            return self._groups.read(parts, check=self._check, columns=self._columns)
+        if self.mapped is None:
+            return read_stream(self._path, self._kind, parts, check=self._check, columns=self._columns)
+        rows = None if self._large is None else rows_in(self._kind, self._large.some(begin, end), self._columns)
+        if rows is None:
+            rows = rows_of(self._kind, self.mapped, [part.offset for part in parts], parts, self._columns)
         return rows
 
 
@@ -87,14 +102,15 @@ def run_batches(log: RunLog, wanted: Mapping[Kind, Sequence[str]], rows_min: int
     files = {kind: _File(log, kind, _places(kind, wanted.get(kind))) for kind in log.kinds}
     spans = list(_spans(log, rows_min))
     read = partial(_read, log, files)
-    where_it_lies = all(file.mapped for file in files.values()) and len(log.commits) < _ALONE * len(spans)
+    where_it_lies = all(file.mapped is not None for file in files.values()) and len(log.commits) < _ALONE * len(spans)
     yield from map(read, spans) if where_it_lies else ahead(read, spans)
 
 
-def _places(kind: Kind, names: Sequence[str] | None) -> list[int] | None:
-    """Places of the wanted columns in a kind's schema, with those of seq and time."""
+def _places(kind: Kind, names: Sequence[str] | None) -> tuple[int, ...]:
+    """Places of the wanted columns in a kind's schema, with those of seq and time; of all columns for None."""
     schema = SCHEMAS[kind]
-    return None if names is None else sorted({schema.get_field_index(name) for name in ("seq", "ts_recv", *names)})
+    names = schema.names if names is None else names
+    return tuple(sorted({schema.get_field_index(name) for name in ("seq", "ts_recv", *names)}))
 
 
 def _spans(log: RunLog, rows_min: int) -> Iterator[tuple[int, int]]:
@@ -133,14 +149,14 @@ def fold_batches(day: Day, wanted: Wanted, rows_min: int, cuts: Sequence[int] = 
 
 
 def _undamaged(day: Day, log: RunLog, wanted: Wanted, rows_min: int) -> Iterator[Batch]:
-    next_seq = log.first_seq
+    given = 0
     try:
         for batch in run_batches(log, wanted, rows_min):
             yield batch
-            next_seq = batch.last_seq + 1
+            given += len(batch)
     except BadBytes as found:
         if log.superseded():  # compacted since the day was opened
-            yield from read_again(log, next_seq, log.last_seq)
+            yield from read_again(log, log.first_seq + given, log.last_seq)
             return
         for one in day.logs:  # tell all that is wrong, as opening the day does
             one.check_bodies()

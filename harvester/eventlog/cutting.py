@@ -22,6 +22,9 @@ def recut(batches: Iterable[Batch], rows_max: int | None, cuts: Sequence[int]) -
     Where seq has a hole a batch ends.
     """
     wanted = np.unique(np.array([cut for cut in cuts if cut > 0], np.uint64))
+    if rows_max is None and not len(wanted):
+        yield from batches
+        return
     carry: Batch | None = None
     for batch in batches:
         if carry is not None and carry.last_seq + 1 != batch.first_seq:

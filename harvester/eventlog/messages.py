@@ -24,38 +24,8 @@ if TYPE_CHECKING:
 
     Array = np.ndarray[Any, np.dtype[Any]]
 
-_SMALL_ROWS = 2_000  # rows of a message on average, below which following all of them together is faster
+SMALL_ROWS = 2_000  # rows of a message on average, below which following all of them together is faster
 _TEXT_BYTES_MAX = 2**31 - 1
-
-
-def read_messages(kind: Kind, data: pa.Buffer, places: Array, columns: Sequence[int]) -> pa.RecordBatch | None:
-    """Read messages of a kind as one record batch.
-
-    Args:
-        kind: their kind.
-        data: bytes that hold them, among others.
-        places: where each begins in `data`, its length in bytes, its rows; int64, shape (3, messages).
-        columns: which columns of the kind's schema to give, rising.
-
-    Returns:
-        The rows, not yet validated by Arrow; those of a single message are not copied. None where the messages are
-        not laid out alike, or their numbers do not hold together.
-    """
-    numbers = _numbers(kind, data, places)
-    if numbers is None:
-        return None
-    count, found = places.shape[1], _Messages(data, numbers)
-    schema, wanted = schema_of(kind, columns), [(i, BUFFERS[kind].first[i]) for i in columns]
-    if count == 1 or found.total >= _SMALL_ROWS * count:
-        batches = [
-            pa.RecordBatch.from_arrays(
-                [found.one(i, column, schema.field(n).type) for n, column in enumerate(wanted)], schema=schema
-            )
-            for i in range(count)
-        ]
-        return batches[0] if count == 1 else pa.concat_batches(batches)
-    arrays = [found.all(column, schema.field(n).type) for n, column in enumerate(wanted)]
-    return None if any(array is None for array in arrays) else pa.RecordBatch.from_arrays(arrays, schema=schema)
 
 
 class _Numbers(NamedTuple):
@@ -93,32 +63,85 @@ def _numbers(kind: Kind, data: pa.Buffer, places: Array) -> _Numbers | None:
     sound = (
         (numbers[:, layout.rows] == rows).all()
         and (of_columns[:, ::2] == each).all()
-        and ((nulls >= 0) & (nulls <= each)).all()
+        and _within(nulls, each)
         and (body[:, 0] == lengths - size).all()
-        and (each <= body).all()
-        and ((offsets >= 0) & (sizes >= 0) & (offsets % WORD == 0)).all()
-        and ((offsets <= body) & (sizes <= body - offsets)).all()
+        and _within(each, body)
+        and _within(offsets, body)
+        and _within(sizes, body - offsets)
+        and not (offsets % WORD).any()
         and (sizes >= buffers.needed(rows, nulls)).all()
     )
     return _Numbers(rows, nulls, (starts + size)[:, None] + offsets, sizes) if sound else None
 
 
-class _Messages:
-    """The columns of messages. A column is named by its place and its first buffer's."""
+def _within(numbers: Array, most: Array) -> bool:
+    """Whether no number is negative or above another, which is not negative."""
+    return bool((numbers.view(np.uint64) <= most.view(np.uint64)).all())
 
-    def __init__(self, data: pa.Buffer, numbers: _Numbers) -> None:
-        self.total = int(numbers.rows.sum())
-        self._data, self._bytes = data, np.frombuffer(data, np.uint8)
+
+class Messages:
+    """Messages of one kind that are laid out alike and whose numbers hold together. Made by `of`."""
+
+    def __init__(self, kind: Kind, data: pa.Buffer, numbers: _Numbers) -> None:
+        self._kind, self._data, self._bytes = kind, data, np.frombuffer(data, np.uint8)
+        self._numbers = numbers
         self._rows, self._nulls, self._begins, self._sizes = numbers
 
-    def one(self, i: int, place: tuple[int, int], kind: pa.DataType) -> pa.Array:
-        """A column of one message, not copied."""
-        column, buffer = place
-        nulls, some = int(self._nulls[i, column]), range(buffer, buffer + (3 if kind == pa.string() else 2))
-        held = [self._data.slice(int(self._begins[i, b]), int(self._sizes[i, b])) for b in some]
-        return pa.Array.from_buffers(kind, int(self._rows[i]), [held[0] if nulls else None, *held[1:]], nulls)
+    @classmethod
+    def of(cls, kind: Kind, data: pa.Buffer, places: Array) -> Messages | None:
+        """Find the numbers of messages.
 
-    def all(self, place: tuple[int, int], kind: pa.DataType) -> pa.Array | None:
+        Args:
+            kind: their kind.
+            data: bytes that hold them, among others.
+            places: where each begins in `data`, its length in bytes, its rows; int64, shape (3, messages).
+
+        Returns:
+            None where they are not laid out alike, or their numbers do not hold together.
+        """
+        numbers = _numbers(kind, data, places)
+        return None if numbers is None else cls(kind, data, numbers)
+
+    def some(self, first: int, last: int) -> Messages:
+        """Messages `first` to `last` (not included)."""
+        return Messages(self._kind, self._data, _Numbers(*(each[first:last] for each in self._numbers)))
+
+    def read(self, columns: Sequence[int]) -> pa.RecordBatch | None:
+        """The rows of all of them, some columns of the kind's schema; those of a single message are not copied.
+
+        Returns:
+            None when bits of nulls do not fit their number or a text does not lie within its buffer.
+
+        Raises:
+            ArrowException: the same of rows that were not copied; a text is no UTF-8.
+        """
+        schema, count = schema_of(self._kind, columns), len(self._rows)
+        wanted = [(i, BUFFERS[self._kind].first[i]) for i in columns]
+        if count == 1 or self._total >= SMALL_ROWS * count:
+            batches = [
+                pa.RecordBatch.from_arrays(
+                    [self._one(i, place, field.type) for place, field in zip(wanted, schema, strict=True)],
+                    schema=schema,
+                )
+                for i in range(count)
+            ]
+            return batches[0] if count == 1 else pa.concat_batches(batches)
+        arrays = [self._all(place, field.type) for place, field in zip(wanted, schema, strict=True)]
+        return None if any(array is None for array in arrays) else pa.RecordBatch.from_arrays(arrays, schema=schema)
+
+    def _one(self, i: int, place: tuple[int, int], kind: pa.DataType) -> pa.Array:
+        """A column of one message, not copied. It is named by its place and its first buffer's."""
+        column, buffer = place
+        rows, nulls = int(self._rows[i]), int(self._nulls[i, column])
+        if nulls == rows and not self._bits_of(i, buffer).any():
+            return pa.nulls(rows, kind)
+        some = range(buffer, buffer + (3 if kind == pa.string() else 2))
+        held = [self._data.slice(int(self._begins[i, b]), int(self._sizes[i, b])) for b in some]
+        array = pa.Array.from_buffers(kind, rows, [held[0] if nulls else None, *held[1:]], nulls)
+        array.validate(full=True)
+        return array
+
+    def _all(self, place: tuple[int, int], kind: pa.DataType) -> pa.Array | None:
         """A column of all messages, copied together; None when its bits or bytes do not fit its numbers."""
         column, buffer = place
         nulls, validity = self._nulls[:, column], None
@@ -127,7 +150,7 @@ class _Messages:
             if (np.add.reduceat(present, self._firsts, dtype=np.int64) != self._rows - nulls).any():
                 return None
             if not present.any():
-                return pa.nulls(self.total, kind)
+                return pa.nulls(self._total, kind)
             validity = pa.py_buffer(np.packbits(present, bitorder="little"))
         if kind == pa.string():
             return self._text(buffer, validity)
@@ -136,7 +159,16 @@ class _Messages:
         else:
             size = kind.bit_width // 8
             values = self._items(np.dtype(f"u{size}"))[self._index(buffer + 1, size)]
-        return pa.Array.from_buffers(kind, self.total, [validity, pa.py_buffer(values)], int(nulls.sum()))
+        return pa.Array.from_buffers(kind, self._total, [validity, pa.py_buffer(values)], int(nulls.sum()))
+
+    def _bits_of(self, i: int, buffer: int) -> Array:
+        """One byte, 0 or 1, per row of one message, of a buffer that holds one bit per row."""
+        begin, rows = int(self._begins[i, buffer]), int(self._rows[i])
+        return np.unpackbits(self._bytes[begin : begin + (rows + 7) // 8], count=rows, bitorder="little")
+
+    @cached_property
+    def _total(self) -> int:
+        return int(self._rows.sum())
 
     @cached_property
     def _firsts(self) -> Array:
@@ -152,7 +184,7 @@ class _Messages:
     @cached_property
     def _place(self) -> Array:
         """Of every row its place within its message."""
-        place: Array = np.arange(self.total) - np.repeat(self._firsts, self._rows)
+        place: Array = np.arange(self._total) - np.repeat(self._firsts, self._rows)
         return place
 
     def _items(self, kind: np.dtype[Any]) -> Array:
@@ -173,7 +205,7 @@ class _Messages:
         """One byte per row, 1 where it is not null; messages without `some` nulls may have no bits."""
         if some.all():
             return self._bits(buffer, self._message, self._place)
-        present = np.ones(self.total, np.uint8)
+        present = np.ones(self._total, np.uint8)
         at = np.flatnonzero(some[self._message])
         present[at] = self._bits(buffer, self._message[at], self._place[at])
         return present
@@ -189,4 +221,6 @@ class _Messages:
         first = self._begins[self._message, buffer + 2] + end - ends  # where byte 0 of all would lie, seen from each
         held = self._bytes[np.repeat(first, end - begin) + np.arange(ends[-1])]
         joined = [validity, pa.py_buffer(np.append(0, ends).astype(np.int32)), pa.py_buffer(held)]
-        return pa.Array.from_buffers(pa.string(), self.total, joined)
+        array = pa.Array.from_buffers(pa.string(), self._total, joined)
+        array.validate(full=True)
+        return array

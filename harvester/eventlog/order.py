@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,17 +21,22 @@ if TYPE_CHECKING:
 _FEW = 8  # one row in so many of the other kinds: they are looked up among the rows of the kind with most
 
 
-def schema_of(kind: Kind, columns: Sequence[int] | None = None) -> pa.Schema:
-    """The schema of some columns of a kind, all of them for None."""
+def schema_of(kind: Kind, columns: Sequence[int]) -> pa.Schema:
+    """The schema of some columns of a kind."""
+    return _schema_of(kind, tuple(columns))
+
+
+@lru_cache(maxsize=256)
+def _schema_of(kind: Kind, columns: tuple[int, ...]) -> pa.Schema:
     whole = SCHEMAS[kind]
-    return whole if columns is None or len(columns) == len(whole) else pa.schema([whole.field(i) for i in columns])
+    return whole if len(columns) == len(whole) else pa.schema([whole.field(i) for i in columns])
 
 
 def rows_problem(kind: Kind, rows: pa.RecordBatch, columns: Sequence[int] | None = None) -> str:
     """What is wrong with one kind's rows, or with some columns of them, in themselves; empty when nothing is."""
     if not rows.num_rows:
         return f"{kind}: a table without rows"
-    if not rows.schema.equals(schema_of(kind, columns)):
+    if not rows.schema.equals(SCHEMAS[kind] if columns is None else schema_of(kind, columns)):
         return f"{kind}: columns {rows.schema.names} are not the schema's, or of other types"
     required = [i for i, field in enumerate(rows.schema) if not field.nullable]
     if any(rows.column(i).null_count for i in required):

@@ -47,19 +47,17 @@ if TYPE_CHECKING:
 
     from harvester.eventlog.format import Storage
 
-    Picked = list[tuple[CommitLine, Part]]
 
-
-class _Named(NamedTuple):
+class Named(NamedTuple):
     """What the journal names of one kind's file: the index of each commit that has rows, and its part."""
 
     commits: list[int]
     parts: list[Part]
 
-    def some(self, places: Sequence[int] | slice) -> _Named:
+    def some(self, places: Sequence[int] | slice) -> Named:
         if isinstance(places, slice):
-            return _Named(self.commits[places], self.parts[places])
-        return _Named([self.commits[n] for n in places], [self.parts[n] for n in places])
+            return Named(self.commits[places], self.parts[places])
+        return Named([self.commits[n] for n in places], [self.parts[n] for n in places])
 
 
 class StoredAgain(Exception):
@@ -98,7 +96,7 @@ class RunLog:
         self.torn: dict[str, int] = {}
         self.ends: dict[Kind, int] = {}
         self.sizes: list[int] = []
-        self._files: dict[Kind, _Named] = {}
+        self._files: dict[Kind, Named] = {}
         self.journal_end = self.digests_end = 0
         self.chain = self.digests_chain = ""
         self._gap = False  # lines were lost before the next one
@@ -263,7 +261,7 @@ class RunLog:
         self.sizes.append(size)
         for part in line.files:
             self.ends[part.kind] = part.offset + part.length
-            named = self._files.get(part.kind) or self._files.setdefault(part.kind, _Named([], []))
+            named = self._files.get(part.kind) or self._files.setdefault(part.kind, Named([], []))
             named.commits.append(i)
             named.parts.append(part)
 
@@ -322,7 +320,7 @@ class RunLog:
             self._check_parts(kind, named.some(good), progress)
         self._proved, self._prints = len(self.commits), prints
 
-    def _check_parts(self, kind: Kind, named: _Named, progress: Callable[[int], None] | None) -> None:
+    def _check_parts(self, kind: Kind, named: Named, progress: Callable[[int], None] | None) -> None:
         path = self.path_of(kind)
         commits, parts = named
         if not parts:
@@ -435,18 +433,19 @@ class RunLog:
         """
         if kind is Kind.CLOCK and self.storage == "stream":
             return self.clock(first, last)
-        picked = self.parts(kind, first, last)
-        if not picked:
+        commits, named = self.named(kind)
+        begin, end = bisect_left(commits, first), bisect_left(commits, last)
+        if begin == end:
             return None
-        parts = [part for _, part in picked]
+        lines, parts = [self.commits[i] for i in commits[begin:end]], named[begin:end]
         path, check = self.path_of(kind), not self.proved(kind, last)
-        with naming(path, parts[0].offset, picked[0][0].first_seq, picked[-1][0].last_seq):
+        with naming(path, parts[0].offset, lines[0].first_seq, lines[-1].last_seq):
             if self.storage == "parquet":
                 rows = Groups(path, kind, self.tails.get(kind), check=check).read(parts, check=check)
             else:
                 rows = read_stream(path, kind, parts, check=check)
             check_rising(rows)
-            check_places(rows, picked)
+            check_places(rows, lines, parts)
         return rows
 
     @property
@@ -454,11 +453,9 @@ class RunLog:
         """The kinds that have a file."""
         return [kind for kind in Kind if kind in self._files]
 
-    def parts(self, kind: Kind, first: int, last: int) -> Picked:
-        """The parts of one kind's file that hold rows of commits `first` to `last` (not included), in order."""
-        commits, parts = self._files.get(kind, _Named([], []))
-        begin, end = (bisect_left(commits, i) for i in (first, last))
-        return [(self.commits[commits[n]], parts[n]) for n in range(begin, end)]
+    def named(self, kind: Kind) -> Named:
+        """What the journal names of a kind's file."""
+        return self._files.get(kind) or Named([], [])
 
     def proved(self, kind: Kind, last: int) -> bool:
         """Whether the kind's bytes of all commits up to `last` matched their checksums, in a file unchanged since."""

@@ -6,6 +6,7 @@ its commits, and any run of whole messages can be read behind a schema message o
 
 from __future__ import annotations
 
+import struct
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
@@ -124,10 +125,11 @@ def clock_lines(rows: pa.RecordBatch) -> tuple[ClockRow, ...]:
 def clock_rows(lines: Sequence[ClockRow]) -> pa.RecordBatch:
     """`clock` events of journal lines as a record batch."""
     schema = SCHEMAS[Kind.CLOCK]
-    numbers = np.fromiter(chain.from_iterable(lines), np.int64, len(lines) * len(schema))
-    grid: np.ndarray[Any, np.dtype[np.int64]] = numbers.reshape(len(lines), len(schema))
+    numbers = struct.pack(f"{len(lines) * len(schema)}q", *chain.from_iterable(lines))  # faster than NumPy's own ways
+    grid: np.ndarray[Any, np.dtype[np.int64]] = np.frombuffer(numbers, np.int64).reshape(len(lines), len(schema))
+    columns = np.ascontiguousarray(grid.T)
     arrays = [
-        pa.array(np.ascontiguousarray(grid[:, i]).astype(field.type.to_pandas_dtype()))
-        for i, field in enumerate(schema)
+        pa.array(column.astype(field.type.to_pandas_dtype(), copy=False))
+        for column, field in zip(columns, schema, strict=True)
     ]
     return pa.RecordBatch.from_arrays(arrays, schema=schema)
