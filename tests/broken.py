@@ -10,7 +10,7 @@ from pathlib import Path
 from types import FunctionType, ModuleType
 from typing import Any
 
-_PLAIN = (bool, int, float, str, tuple, frozenset)
+_PLAIN = (bool, int, float, str, tuple, frozenset, dict)
 
 
 @contextmanager

@@ -19,6 +19,7 @@
     0.5  each 60 15 quote 1 10.00+0.01 10.02+0.01 300 100    60 of them, 15 seconds apart, prices going up by 0.01
     0.6  bar 1h -3600 10.00 10.50           a backfilled bar of the hour that began then: open, close [TRADES]
     0.6  bar 1D 20250716 10.00 10.50
+    0.6  bar 5s 10 90000                    a 5-second bar that began then: its volume
     1    long 100 9.90 10.20 5 60           at this clock the scripted strategy wants: shares, stop, target, valid, hold
     2    connect                            another connection: the epoch rises
     2    end                                the run ends; the date is over after the last line
@@ -43,7 +44,8 @@ from harvester.projections.costs import cost_table
 from harvester.projections.engine import Engine
 from harvester.projections.params import RunParams, StrategyRef, calendar_of
 from harvester.projections.position import Plan
-from tests.market_log import SECOND, Log
+from harvester.projections.reconcile import reconcile
+from tests.market_log import SECOND, Log, Written
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -54,7 +56,7 @@ _TICKS = {
 }  # fmt: skip
 _PRINTS = {"rt": 48, "rt_trades": 77}
 _NUMBERS = {"-": None, "unset": 1.7976931348623157e308}
-_TIMES = ("ts", "entry_ts", "exit_ts", "bucket_start", "bucket_end")
+_TIMES = ("ts", "entry_ts", "exit_ts", "bucket_start", "bucket_end", "hour")
 Rows = list[dict[str, Any]]
 
 
@@ -178,9 +180,14 @@ class Reader:
             self.log.hot(Kind.TICK, int(req), msg=3 - len(words), field=_TICKS[name], size=number(size), **row)
 
     def on_print(self, req: str, price: str, size: str, *flags: str) -> None:
-        self.log.trade(int(req), number(price), number(size), **{_FLAGS[flag]: True for flag in flags})
+        marks = {_FLAGS[flag]: True for flag in flags}
+        self.log.trade(int(req), number(price), number(size), ts_event=self.log.now, **marks)
 
-    def on_bar(self, timeframe: str, begins: str, opened: str, closed: str, *rest: str) -> None:
+    def on_bar(self, timeframe: str, begins: str, opened: str, closed: str = "", *rest: str) -> None:
+        if timeframe == "5s":
+            of = {"con_id": 7, "req_id": 91, "msg": 50, "what": "TRADES", "bar_size": "5 secs"}
+            self.log.add(Kind.BAR, **of, ts_event=self.at(begins), volume=number(opened))
+            return
         what, con_id = (*rest, *("TRADES", "7")[len(rest) :])
         day = timeframe == "1D"
         self.log.add(
@@ -317,6 +324,9 @@ def play(tape: Tape) -> str:
         if look:
             looks.append(_look(engine, look))
     _take(tables, engine.finish().tables)
+    if "reconciliation" in tape.show:
+        whole = Written([event for events, _ in tape.parts for event in events])
+        tables["reconciliation"] = [check._asdict() for check in reconcile(whole.day()).checks]
     return shown(tape, tables, looks)
 
 

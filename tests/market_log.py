@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
 
 from harvester.events.batch import Batch
 from harvester.events.kinds import Kind
 from harvester.projections.engine import Engine
+
+if TYPE_CHECKING:
+    from harvester.eventlog.reader import Day
 
 SECOND = 1_000_000_000
 START = 1_752_759_000 * SECOND  # 2025-07-17 13:30:00 UTC, 09:30 in New York
@@ -93,3 +97,27 @@ class Log:
         rows = out["buckets"].to_pylist() if "buckets" in out.tables else []
         self.buckets += rows
         return rows
+
+
+class Written:
+    """The surface of a day that reconciliation reads, over rows written by hand."""
+
+    def __init__(self, rows: list[tuple[Kind, dict[str, Any]]]) -> None:
+        self.batch = Batch.of(rows, 1).check()
+        self.rows = len(rows)
+
+    def day(self) -> Day:
+        return self  # type: ignore[return-value]
+
+    def batches(self, _rows_max: int | None, cuts: list[int]) -> Any:
+        edges = [0, *[c for c in cuts if c < self.batch.last_seq], self.batch.last_seq]
+        return [self.batch.slice(a + 1, b) for a, b in pairwise(edges)]
+
+    def frame(self, kind: Kind) -> Any:
+        import polars as pl
+        import pyarrow as pa
+
+        from harvester.events.kinds import SCHEMAS
+
+        found = self.batch.tables.get(kind)
+        return pl.from_arrow(pa.Table.from_batches([found] if found is not None else [], SCHEMAS[kind]))

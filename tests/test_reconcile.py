@@ -3,50 +3,21 @@
 from __future__ import annotations
 
 import json
-from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
 from cli.app import app
-from harvester.events.batch import Batch
 from harvester.events.kinds import Kind
 from harvester.home import Home
 from harvester.projections.reconcile import TOLERANCE, Check, reconcile
 from harvester.recorder.project import project
 from harvester.recorder.verify import verify
-from tests.market_log import SECOND
+from tests.market_log import SECOND, Written
 from tests.recording import Recorded, lockstep, model, run
-
-if TYPE_CHECKING:
-    from harvester.eventlog.reader import Day
 
 HOUR = 3600 * SECOND
 START = 1_752_757_200 * SECOND  # 13:00 UTC, a full hour
-
-
-class Written:
-    """The surface of a day that reconciliation reads, over rows written by hand."""
-
-    def __init__(self, rows: list[tuple[Kind, dict[str, Any]]]) -> None:
-        self.batch = Batch.of(rows, 1).check()
-        self.rows = len(rows)
-
-    def day(self) -> Day:
-        return self  # type: ignore[return-value]
-
-    def batches(self, _rows_max: int | None, cuts: list[int]) -> Any:
-        edges = [0, *[c for c in cuts if c < self.batch.last_seq], self.batch.last_seq]
-        return [self.batch.slice(a + 1, b) for a, b in pairwise(edges)]
-
-    def frame(self, kind: Kind) -> Any:
-        import polars as pl
-        import pyarrow as pa
-
-        from harvester.events.kinds import SCHEMAS
-
-        found = self.batch.tables.get(kind)
-        return pl.from_arrow(pa.Table.from_batches([found] if found is not None else [], SCHEMAS[kind]))
 
 
 def by_hand() -> Written:
