@@ -16,8 +16,8 @@ PROJECT = Path(__file__).resolve().parent.parent
 os.environ["NUMBA_BOUNDSCHECK"] = "1"
 os.environ["NUMBA_CACHE_DIR"] = str(PROJECT / "harvester" / "__pycache__" / "checked")
 
-_COMPILE = """
-from harvester.projections import kernels
+_KERNELS = "from harvester.projections import kernels"
+_ORDER_FLOW = """
 from harvester.simgateway.market import drain
 from harvester.simgateway.model import ModelSettings, open_model
 next(iter(drain(open_model(ModelSettings(rate=600)))))
@@ -26,9 +26,14 @@ next(iter(drain(open_model(ModelSettings(rate=600)))))
 
 def pytest_sessionstart(session: pytest.Session) -> None:
     """Compile before xdist starts its workers, or each of them would; a single process does it where it needs it."""
-    if getattr(session.config.option, "numprocesses", None):
-        path = os.pathsep.join(filter(None, (str(PROJECT), os.environ.get("PYTHONPATH"))))
-        subprocess.run([sys.executable, "-c", _COMPILE], env={**os.environ, "PYTHONPATH": path}, check=True)
+    if not getattr(session.config.option, "numprocesses", None):
+        return
+    path = os.pathsep.join(filter(None, (str(PROJECT), os.environ.get("PYTHONPATH"))))
+    environment = {**os.environ, "PYTHONPATH": path}
+    for process in [
+        subprocess.Popen([sys.executable, "-c", code], env=environment) for code in (_KERNELS, _ORDER_FLOW)
+    ]:
+        assert process.wait() == 0, "compiled code does not compile; the error stands above"
 
 
 @pytest.fixture(scope="session")
