@@ -32,9 +32,22 @@ def read_parquet(path: Path) -> pa.Table:
         DamagedLog: it cannot be read.
     """
     try:
-        return pq.read_table(pa.BufferReader(path.read_bytes()))
+        return parquet_table(path.read_bytes())
     except (OSError, pa.ArrowException) as error:
         raise DamagedLog(str(path), 0, f"not a readable Parquet file: {error}") from None
+
+
+def parquet_table(data: bytes) -> pa.Table:
+    """The table of a Parquet file in memory.
+
+    By one thread: `pq.read_table` leaves the bytes to Arrow's threads, and one that lets go of them while the
+    interpreter ends takes the process down (SIGABRT).
+
+    Raises:
+        pa.ArrowException, OSError: it is none.
+    """
+    with pq.ParquetFile(pa.BufferReader(data), pre_buffer=False) as file:
+        return file.read(use_threads=False)
 
 
 def about(table: pa.Table) -> dict[str, str]:

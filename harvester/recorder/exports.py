@@ -9,13 +9,12 @@ from typing import TYPE_CHECKING
 import msgspec
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from harvester.artefacts.buckets import of_symbols, with_gate_codes
 from harvester.artefacts.candles import candle_files
 from harvester.artefacts.picture import day_picture, panels_of
 from harvester.artefacts.tables import about as about_of
-from harvester.artefacts.tables import parquet_file, read_parquet
+from harvester.artefacts.tables import parquet_file, parquet_table, read_parquet
 from harvester.artefacts.text import envelope, json_file, times
 from harvester.errors import CannotRun, DamagedLog
 from harvester.home import file_name
@@ -178,7 +177,7 @@ def _same(path: Path, wanted: bytes) -> tuple[bool, int]:
         return data == wanted, msgspec.json.decode(data, type=_Head).through_seq
     table = read_parquet(path)
     through = int(about_of(table).get("through_seq", 0))
-    return data == wanted or table.equals(pq.read_table(pa.BufferReader(wanted)), check_metadata=True), through
+    return data == wanted or table.equals(parquet_table(wanted), check_metadata=True), through
 
 
 class _Head(msgspec.Struct):
