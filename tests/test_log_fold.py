@@ -264,7 +264,7 @@ def test_messages_read_by_their_layout_are_those_arrow_reads(seed, sizes, keep, 
     skip = min(skip, len(sizes) - 1)
     columns_kept, begin = [0, 1, *sorted(keep)], sum(sizes[:skip])
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(messages, "SMALL_ROWS", 1 if large else 10**6)
+        patched.setattr(messages, "_SLICED_ROWS", 1 if large else 10**6)
         patched.setattr("harvester.eventlog.bodies.decode", None)  # it must not come to that
         some = parts[skip:]
         got = rows_of(Kind.TICK, pa.py_buffer(data), [part.offset for part in some], some, columns_kept)

@@ -18,7 +18,6 @@ from harvester.eventlog.ahead import ahead
 from harvester.eventlog.bodies import check_places, messages_of, read_stream, rows_in, rows_of
 from harvester.eventlog.cutting import recut
 from harvester.eventlog.damage import BadBytes, damaged_log
-from harvester.eventlog.messages import SMALL_ROWS
 from harvester.eventlog.parquet import Groups
 from harvester.eventlog.reader import read_again
 from harvester.eventlog.runlog import naming
@@ -34,6 +33,7 @@ if TYPE_CHECKING:
 
 Wanted = dict[Kind, tuple[str, ...]]
 """By kind the columns a fold uses, besides `seq` and `ts_recv`; kinds not named come whole."""
+_LARGE_ROWS = 2_000  # rows of a kind in a commit on average, from which on all of a file's messages are found at once
 _ALONE = 4  # a commit of at least a fourth of a batch's rows is not joined to others: that would copy it
 
 
@@ -57,7 +57,7 @@ class _File:
                 # Bytes not yet proven are read instead: a failing disk ends a process that looks into a map.
                 self.mapped = pa.memory_map(str(self._path)).read_buffer()
                 parts = log.named(kind).parts
-                if sum(part.rows for part in parts) >= SMALL_ROWS * len(parts):  # so few are looked at in one go
+                if sum(part.rows for part in parts) >= _LARGE_ROWS * len(parts):
                     self._large = messages_of(kind, self.mapped, [part.offset for part in parts], parts)
 
     def rows(self, first: int, last: int) -> pa.RecordBatch | None:

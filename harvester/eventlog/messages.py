@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     Array = np.ndarray[Any, np.dtype[Any]]
 
-SMALL_ROWS = 2_000  # rows of a message on average, below which following all of them together is faster
+_SLICED_ROWS = 64  # rows of a message on average, from which on it is faster to copy them one by one
 _TEXT_BYTES_MAX = 2**31 - 1
 
 
@@ -115,29 +115,21 @@ class Messages:
         Raises:
             ArrowException: the same of rows that were not copied; a text is no UTF-8.
         """
-        schema, count = schema_of(self._kind, columns), len(self._rows)
+        schema = schema_of(self._kind, columns)
         wanted = [(i, BUFFERS[self._kind].first[i]) for i in columns]
-        if count == 1 or self._total >= SMALL_ROWS * count:
-            batches = [
-                pa.RecordBatch.from_arrays(
-                    [self._one(i, place, field.type) for place, field in zip(wanted, schema, strict=True)],
-                    schema=schema,
-                )
-                for i in range(count)
-            ]
-            return batches[0] if count == 1 else pa.concat_batches(batches)
-        arrays = [self._all(place, field.type) for place, field in zip(wanted, schema, strict=True)]
+        column = self._one if len(self._rows) == 1 else self._all
+        arrays = [column(place, field.type) for place, field in zip(wanted, schema, strict=True)]
         return None if any(array is None for array in arrays) else pa.RecordBatch.from_arrays(arrays, schema=schema)
 
-    def _one(self, i: int, place: tuple[int, int], kind: pa.DataType) -> pa.Array:
-        """A column of one message, not copied. It is named by its place and its first buffer's."""
+    def _one(self, place: tuple[int, int], kind: pa.DataType) -> pa.Array:
+        """A column of the only message, not copied. It is named by its place and its first buffer's."""
         column, buffer = place
-        rows, nulls = int(self._rows[i]), int(self._nulls[i, column])
-        if nulls == rows and not self._bits_of(i, buffer).any():
-            return pa.nulls(rows, kind)
+        nulls = int(self._nulls[0, column])
+        if nulls == self._total and not self._bits_of(0, buffer).any():
+            return pa.nulls(nulls, kind)
         some = range(buffer, buffer + (3 if kind == pa.string() else 2))
-        held = [self._data.slice(int(self._begins[i, b]), int(self._sizes[i, b])) for b in some]
-        array = pa.Array.from_buffers(kind, rows, [held[0] if nulls else None, *held[1:]], nulls)
+        held = [self._data.slice(int(self._begins[0, b]), int(self._sizes[0, b])) for b in some]
+        array = pa.Array.from_buffers(kind, self._total, [held[0] if nulls else None, *held[1:]], nulls)
         array.validate(full=True)
         return array
 
@@ -146,7 +138,7 @@ class Messages:
         column, buffer = place
         nulls, validity = self._nulls[:, column], None
         if nulls.any():
-            present = self._present(buffer, nulls > 0)
+            present = self._bits(buffer, nulls > 0)
             if (np.add.reduceat(present, self._firsts, dtype=np.int64) != self._rows - nulls).any():
                 return None
             if not present.any():
@@ -155,20 +147,78 @@ class Messages:
         if kind == pa.string():
             return self._text(buffer, validity)
         if kind == pa.bool_():
-            values = np.packbits(self._bits(buffer + 1, self._message, self._place), bitorder="little")
+            values = np.packbits(self._bits(buffer + 1, np.ones(len(self._rows), np.bool_)), bitorder="little")
         else:
-            size = kind.bit_width // 8
-            values = self._items(np.dtype(f"u{size}"))[self._index(buffer + 1, size)]
+            values = self._values(buffer + 1, kind.bit_width // 8)
         return pa.Array.from_buffers(kind, self._total, [validity, pa.py_buffer(values)], int(nulls.sum()))
 
+    def _values(self, buffer: int, size: int) -> Array:
+        """The items of `size` bytes of all rows, as bytes."""
+        begins = self._begins[:, buffer]
+        if self._sliced:
+            ends = begins + self._rows * size
+            return np.concatenate([self._bytes[b:e] for b, e in zip(begins.tolist(), ends.tolist(), strict=True)])
+        return self._items(np.dtype(f"u{size}"))[self._index(buffer, size)].view(np.uint8)
+
+    def _bits(self, buffer: int, some: Array) -> Array:
+        """One byte, 0 or 1, per row of a buffer that holds one bit per row; 1 for all but `some` of the messages."""
+        if self._sliced:
+            ones = (np.ones(n, np.uint8) for n in self._rows.tolist())
+            return np.concatenate([self._bits_of(i, buffer) if some[i] else one for i, one in enumerate(ones)])
+        bits = np.ones(self._total, np.uint8)
+        at = slice(None) if some.all() else np.flatnonzero(some[self._message])
+        place, message = self._place[at], self._message[at]
+        bits[at] = self._bytes[self._begins[message, buffer] + (place >> 3)] >> (place & 7).astype(np.uint8) & 1
+        return bits
+
     def _bits_of(self, i: int, buffer: int) -> Array:
-        """One byte, 0 or 1, per row of one message, of a buffer that holds one bit per row."""
+        """The same of one message."""
         begin, rows = int(self._begins[i, buffer]), int(self._rows[i])
         return np.unpackbits(self._bytes[begin : begin + (rows + 7) // 8], count=rows, bitorder="little")
+
+    def _text(self, buffer: int, validity: pa.Buffer | None) -> pa.Array | None:
+        found = self._texts_sliced(buffer) if self._sliced else self._texts(buffer)
+        if found is None:
+            return None
+        ends = np.append(0, np.cumsum(found[0]))
+        if ends[-1] > _TEXT_BYTES_MAX:
+            return None
+        joined = [validity, pa.py_buffer(ends.astype(np.int32)), pa.py_buffer(found[1])]
+        array = pa.Array.from_buffers(pa.string(), self._total, joined)
+        array.validate(full=True)
+        return array
+
+    def _texts(self, buffer: int) -> tuple[Array, Array] | None:
+        """Of every row the length of its text in bytes, and all bytes; None when a text does not lie in its buffer."""
+        offsets, index = self._items(np.dtype(np.int32)), self._index(buffer + 1, 4)
+        begin, end = offsets[index].astype(np.int64), offsets[index + 1].astype(np.int64)
+        if (begin < 0).any() or (end < begin).any() or (end > self._sizes[self._message, buffer + 2]).any():
+            return None
+        lengths = end - begin
+        first = self._begins[self._message, buffer + 2] + end - np.cumsum(lengths)  # where byte 0 of all would lie
+        return lengths, self._bytes[np.repeat(first, lengths) + np.arange(lengths.sum())]
+
+    def _texts_sliced(self, buffer: int) -> tuple[Array, Array] | None:
+        lengths, texts = [], []
+        for i, rows in enumerate(self._rows.tolist()):
+            begin, text, size = (
+                int(n) for n in (*self._begins[i, buffer + 1 : buffer + 3], self._sizes[i, buffer + 2])
+            )
+            offsets = self._bytes[begin : begin + 4 * (rows + 1)].view(np.int32).astype(np.int64)
+            lengths.append(np.diff(offsets))
+            if offsets[0] < 0 or offsets[-1] > size or (lengths[-1] < 0).any():
+                return None
+            texts.append(self._bytes[text + int(offsets[0]) : text + int(offsets[-1])])
+        return np.concatenate(lengths), np.concatenate(texts)
 
     @cached_property
     def _total(self) -> int:
         return int(self._rows.sum())
+
+    @cached_property
+    def _sliced(self) -> bool:
+        """Whether messages are copied one by one; many of a few rows are followed row by row, all at a time."""
+        return self._total >= _SLICED_ROWS * len(self._rows)
 
     @cached_property
     def _firsts(self) -> Array:
@@ -194,33 +244,3 @@ class Messages:
         """Of every row the place of its item, counted in items of `size` bytes."""
         index: Array = np.repeat(self._begins[:, buffer] // size, self._rows) + self._place
         return index
-
-    def _bits(self, buffer: int, message: Array, place: Array) -> Array:
-        """One byte, 0 or 1, for each of some rows, of a buffer that holds one bit per row."""
-        held = self._bytes[self._begins[message, buffer] + (place >> 3)]
-        bits: Array = (held >> (place & 7).astype(np.uint8)) & np.uint8(1)
-        return bits
-
-    def _present(self, buffer: int, some: Array) -> Array:
-        """One byte per row, 1 where it is not null; messages without `some` nulls may have no bits."""
-        if some.all():
-            return self._bits(buffer, self._message, self._place)
-        present = np.ones(self._total, np.uint8)
-        at = np.flatnonzero(some[self._message])
-        present[at] = self._bits(buffer, self._message[at], self._place[at])
-        return present
-
-    def _text(self, buffer: int, validity: pa.Buffer | None) -> pa.Array | None:
-        offsets, index = self._items(np.dtype(np.int32)), self._index(buffer + 1, 4)
-        begin, end = offsets[index].astype(np.int64), offsets[index + 1].astype(np.int64)
-        if (begin < 0).any() or (end < begin).any() or (end > self._sizes[self._message, buffer + 2]).any():
-            return None
-        ends = np.cumsum(end - begin)
-        if ends[-1] > _TEXT_BYTES_MAX:
-            return None
-        first = self._begins[self._message, buffer + 2] + end - ends  # where byte 0 of all would lie, seen from each
-        held = self._bytes[np.repeat(first, end - begin) + np.arange(ends[-1])]
-        joined = [validity, pa.py_buffer(np.append(0, ends).astype(np.int32)), pa.py_buffer(held)]
-        array = pa.Array.from_buffers(pa.string(), self._total, joined)
-        array.validate(full=True)
-        return array
