@@ -86,7 +86,7 @@ def _quote_line(quote: dict[str, Any] | None) -> str:
 
 def _state_line(state: dict[str, Any] | None) -> str:
     if state is None:
-        return "no book is subscribed"
+        return "no book is subscribed at this place; --at 10:31 looks at another"
     unknown = [side for side in ("bid", "ask") if not state[f"known_{side}"]]
     if state["bad"]:
         what = "[red]bad: an impossible row came since the last reset[/]"

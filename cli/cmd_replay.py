@@ -43,6 +43,7 @@ def replay(
     Example: hv replay --date 2025-07-17 --speed 60 --from 10:30 --symbols ARL
     """
     from cli.bars import Bar
+    from harvester.errors import BadSetting
     from harvester.eventlog.reader import open_day
     from harvester.home import Home, parse_date
     from harvester.recorder.moments import moment
@@ -51,6 +52,8 @@ def replay(
 
     day, found, factor = parse_date(date), Home.find(home), _speed(speed)
     start, end = (None if text is None else moment(text, day) for text in (first, last))
+    if start is not None and end is not None and start > end:
+        raise BadSetting(f"--from {first} is after --to {last}; give them in order")
     seeker = Seeker(found, open_day(day, found), market_only=False)
     with Bar(f"folding {date}"):
         played = Replay(seeker, show=_words(show), symbols=_words(symbols or ""), start=start, end=end)
@@ -145,7 +148,7 @@ def _speed(text: str) -> float:
         factor = 0.0 if text == "max" else float(text)
     except ValueError:
         factor = -1.0
-    if not 0 <= factor <= 1e9:
+    if not (0 < factor <= 1e9 or text == "max"):
         raise BadSetting(f"--speed {text!r}: write how many times as fast as it happened, 60, or max")
     return factor
 

@@ -13,6 +13,7 @@ from harvester.events.batch import Batch
 from harvester.events.kinds import Kind, Side, Stream
 from harvester.projections.engine import Engine
 from harvester.projections.tables import cells_of
+from harvester.recorder.look import look
 from tests.market_log import Log
 from tests.reference import market as reference
 
@@ -518,3 +519,11 @@ def test_books_of_every_width_follow_the_reference(rows: int, updates_alone: boo
                 assert (quote.bid, quote.bid_size) == told.best(1)
                 assert (quote.ask, quote.ask_size) == told.best(0)
     assert told.impossible > 10
+
+
+def test_a_named_stream_without_a_book_shows_no_other_books_rows() -> None:
+    engine = book().engine
+    view = look(engine, engine.market.symbols[0], Stream.SMART_DEPTH)
+    assert view["state"] is None
+    assert view["bid"] == view["ask"] == {"rows": [], "ladder": []}
+    assert look(engine, engine.market.symbols[0])["bid"]["rows"]

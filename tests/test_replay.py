@@ -18,6 +18,7 @@ from cli.app import app
 from harvester.errors import BadSetting
 from harvester.eventlog.reader import open_day
 from harvester.home import Home
+from harvester.recorder.demo import DemoDay, check_day, fresh_home
 from harvester.recorder.project import fold_day
 from harvester.recorder.replay import TABLES, Player, Replay
 from harvester.recorder.seek import Seeker
@@ -219,3 +220,42 @@ def test_keys_on_a_terminal(home):
         child.kill()
         os.close(main)
         os.close(other)
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "said"),
+    [
+        (["--symbols", "ZZZ"], 2, r"no symbol 'ZZZ' in this log; recorded are"),
+        (["--from", "12:00", "--to", "11:00"], 2, "--from 12:00 is after --to 11:00"),
+        (["--speed", "0"], 2, "--speed '0': write how many times"),
+    ],
+)
+def test_mistakes_are_told(home, options, code, said):
+    command = [
+        sys.executable,
+        "-m",
+        "cli.app",
+        "replay",
+        "--home",
+        str(home.root),
+        "--date",
+        DATE.isoformat(),
+        *options,
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=PROJECT, check=False)
+    assert done.returncode == code
+    assert said in done.stderr
+    assert not done.stdout
+
+
+def test_a_demo_that_cannot_be_leaves_the_one_before(tmp_path):
+    """What is wrong with a wish is said before an earlier demo goes."""
+    with pytest.raises(BadSetting, match="rate is 0"):
+        check_day(DemoDay(DATE, ("ACME",), seed=1, rate=0))
+    root = tmp_path / "demo"
+    fresh_home(Home(root), DATE)
+    (root / "memory" / "kept.txt").write_text("kept")
+    command = [sys.executable, "-m", "cli.app", "demo", "--home", str(root), "--rate", "0"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=PROJECT, check=False)
+    assert done.returncode == 2
+    assert (root / "memory" / "kept.txt").exists()

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     from harvester.home import Home
     from harvester.recorder.record import Recorder, Summary
+    from harvester.simgateway.market import Market
 
 LEAD_NS = 60 * SECOND_NS  # the recorder is there a minute before the market's first event
 LOOK_S = 0.2
@@ -49,7 +50,7 @@ def check_day(day: DemoDay) -> None:
 
     Raises:
         CannotRun: the exchange is closed on that date.
-        BadSetting: a symbol that cannot be one.
+        BadSetting: a symbol or a rate that cannot be one.
     """
     if session(day.trading_date) is None:
         raise CannotRun(f"the exchange is closed on {day.trading_date}; choose a trading day with --date")
@@ -58,6 +59,13 @@ def check_day(day: DemoDay) -> None:
     for symbol in day.symbols:
         if not (symbol.isascii() and symbol.replace(".", "").isalnum()):
             raise BadSetting(f"symbol {symbol!r} is no name for a modelled stock; use letters and digits")
+    _market_of(day)  # an earlier demo must not go for a rate that cannot be
+
+
+def _market_of(day: DemoDay) -> Market:
+    return open_market(
+        "model", seed=day.seed, trading_date=day.trading_date, rate=day.rate, symbols=day.symbols, sample_ms=250
+    )
 
 
 async def record_demo(home: Home, day: DemoDay, progress: Callable[[int, int], None] | None = None) -> Summary:
@@ -66,9 +74,7 @@ async def record_demo(home: Home, day: DemoDay, progress: Callable[[int, int], N
     Raises:
         HarvesterError: as `record` does.
     """
-    market = open_market(
-        "model", seed=day.seed, trading_date=day.trading_date, rate=day.rate, symbols=day.symbols, sample_ms=250
-    )
+    market = _market_of(day)
     clock = LockstepClock(market.start_ns - LEAD_NS)
     # One process on a quiet loopback needs no real-time pacing, and a whole day passes faster than pacing windows do.
     limits = Limits(

@@ -25,7 +25,7 @@ def look(engine: Engine, symbol: str, stream: Stream | None = None) -> dict[str,
     con_id = _con_id(engine, symbol)
     quote = engine.quotes.quote(con_id)
     state = engine.book.state(con_id, stream)
-    used = None if state is None else state.stream
+    used = stream if state is None else state.stream
     view: dict[str, Any] = {
         "symbol": symbol,
         "con_id": con_id,

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 import numpy as np
 
 from harvester.clock import SECOND_NS, real_monotonic_ns
-from harvester.errors import BadSetting
+from harvester.errors import BadSetting, CannotRun
 from harvester.events.batch import Batch, seqs
-from harvester.events.kinds import Kind
+from harvester.events.kinds import Action, Kind
 from harvester.projections.engine import Engine
 from harvester.recorder.seek import last_seq_at
 
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     import pyarrow as pa
 
+    from harvester.eventlog.reader import Day
     from harvester.recorder.seek import Seeker
 
 TABLES: dict[str, tuple[str, str]] = {  # table → columns of its seq and its time, in the order shown within a second
@@ -50,6 +51,13 @@ class Shown(NamedTuple):
     row: dict[str, Any]
 
 
+def subscribed(day: Day) -> list[str]:
+    """Symbols that something was subscribed of, sorted."""
+    requests = day.frame(Kind.REQUEST)
+    asked = requests.filter(requests["action"] == str(Action.SUBSCRIBE))["symbol"]
+    return sorted({name for name in asked.to_list() if name})
+
+
 class Replay:
     """A place in a day that moves forward; every row of the chosen tables is given once, when it becomes known.
 
@@ -61,6 +69,7 @@ class Replay:
 
     Raises:
         BadSetting: there is no such table.
+        CannotRun: a symbol that nothing of was subscribed.
     """
 
     def __init__(
@@ -74,6 +83,10 @@ class Replay:
     ) -> None:
         if unknown := [name for name in show if name not in TABLES]:
             raise BadSetting(f"no table {', '.join(unknown)}; there are {', '.join(TABLES)}")
+        known = subscribed(seeker.day)
+        if unknown := [name for name in symbols or () if name not in known]:
+            there = ", ".join(known) or "none"
+            raise CannotRun(f"no symbol {', '.join(map(repr, unknown))} in this log; recorded are {there}")
         self._seeker, self._show, self._symbols, self._end = seeker, show, symbols, end
         self.engine = Engine() if start is None else seeker.at_time(start - 1)
         self._parts = self._cut_at_clocks()
