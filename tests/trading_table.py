@@ -23,10 +23,12 @@ from harvester.calendar import Session
 from harvester.projections import strategies
 from harvester.projections.costs import cost_table
 from harvester.projections.episodes import BUCKET_FIELDS
-from harvester.projections.interval import QUOTES, TRADES, Closed, Happening, Interval, What
+from harvester.projections.interval import QUOTES, TRADES, Happening, Interval, What
 from harvester.projections.params import Calendar, RunParams, StrategyRef
 from harvester.projections.position import Plan
+from harvester.projections.seconds import Seconds, records
 from harvester.projections.strategy import Verdict, View
+from harvester.projections.tape import Tape
 from harvester.projections.trading import Trading
 
 START = 1_752_760_800_000_000_000  # 2025-07-17 14:00:00 UTC
@@ -129,17 +131,23 @@ def steps(table: str) -> tuple[list[Step], list[tuple[int, Plan]]]:
         elif what in ("long", "short"):
             plans.append((ts, _plan(what == "long", args)))
         elif what == "clock":
-            rows = [
-                Closed(CON_ID, SYMBOL, bucket(s, mid=mid, mark=mid, stale=not quotes))
-                for s in range(closed, int(float(when)))
-            ]
+            rows = [bucket(s, mid=mid, mark=mid, stale=not quotes) for s in range(closed, int(float(when)))]
             closed = int(float(when))
-            made = Interval(seq, ts, rows, np.array(quotes, QUOTES), np.array(trades, TRADES), happenings)
-            calls.append(Step("clock", seq, ts, made))
+            calls.append(Step("clock", seq, ts, interval(seq, ts, rows, (quotes, trades), happenings)))
             quotes, trades, happenings = [], [], []
         else:
             calls.append(Step(what if what != "run" else " ".join(["run", *args]), seq, ts))
     return calls, plans
+
+
+def interval(
+    seq: int, ts: int, buckets: list[Any], observed: tuple[list[Any], list[Any]], happenings: list[Happening]
+) -> Interval:
+    """One interval that is a stretch by itself; `observed` are quotes and prints."""
+    seen = np.array(observed[0], QUOTES), np.array(observed[1], TRADES)
+    con_ids = np.full(len(buckets), CON_ID)
+    seconds = Seconds(np.array([[seq, ts]]), records(buckets), con_ids, [len(buckets)], {CON_ID: SYMBOL})
+    return Interval(seq, ts, *seen, happenings, Tape(*seen, [seq]), seconds, 0)
 
 
 def _plan(long: bool, args: list[str]) -> Plan:

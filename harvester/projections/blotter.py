@@ -6,13 +6,15 @@ Every row enters a chained hash, so the hash after n rows is plain text and can 
 from __future__ import annotations
 
 import hashlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from harvester.projections.exchange import Fill
     from harvester.projections.position import Position
@@ -97,25 +99,56 @@ DECISIONS = pa.schema(
 TABLES: dict[str, pa.Schema] = {"decisions": DECISIONS, "fills": FILLS, "episodes": EPISODES}
 _NOTHING = (None,) * 8
 _encode = msgspec.msgpack.Encoder().encode
+Array = npt.NDArray[Any]
+
+
+class Watched(NamedTuple):
+    """Decisions to do nothing, in order.
+
+    Attributes:
+        seq, ts: of the clocks they were taken on, int64.
+        bucket_ts: start of the bucket each rests on, ns UTC, int64.
+        kind: by row its place in `kinds`, ...
+        kinds: ... (con_id, symbol, strategy, digest, action, gates joined by |); it may grow behind.
+    """
+
+    seq: Array
+    ts: Array
+    bucket_ts: Array
+    kind: list[int]
+    kinds: Sequence[tuple[int, str, str, str, str, str]]
 
 
 class Blotter:
     """Rows in the order in which things happened."""
 
     def __init__(self, chain: str = "") -> None:
-        self.chain = chain
+        self._chain = chain
+        self._new: list[tuple[str, tuple[Any, ...]]] = []  # (table, row or `Watched`): those the chain does not cover
         self._rows: dict[str, list[tuple[Any, ...]]] = {name: [] for name in TABLES}
+        self._decisions = _Decisions()
+
+    @property
+    def chain(self) -> str:
+        """Hash over every row written so far, 32 hex digits; empty when there is none."""
+        chain, digest, encode = self._chain, hashlib.blake2b, _encode
+        for table, row in self._new:
+            for one in _singly(row) if isinstance(row, Watched) else (row,):
+                chain = digest(encode((chain, table, one)), digest_size=16).hexdigest()
+        self._chain, self._new = chain, []
+        return chain
 
     def take(self) -> dict[str, pa.RecordBatch]:
         """Rows written since the last call, by table; a table without rows is left out."""
+        self._chain = self.chain
         taken, self._rows = self._rows, {name: [] for name in TABLES}
-        return {name: _batch(TABLES[name], rows) for name, rows in taken.items() if rows}
+        made = {"decisions": self._decisions.table(taken["decisions"])} if taken["decisions"] else {}
+        return made | {name: _batch(TABLES[name], taken[name]) for name in ("fills", "episodes") if taken[name]}
 
-    def watched(
-        self, at: tuple[int, int], bucket_ts: int, who: tuple[int, str, str, str], gates: Sequence[str]
-    ) -> None:
-        """A strategy did nothing about a symbol; `at` = (seq, ts), `who` = (con_id, symbol, strategy, digest)."""
-        self._write("decisions", (*at, bucket_ts, *who, "none", "|".join(gates), *_NOTHING))
+    def watched(self, rows: Watched) -> None:
+        """Strategies did nothing."""
+        self._rows["decisions"].append(rows)
+        self._new.append(("decisions", rows))
 
     def decided(
         self,
@@ -173,11 +206,18 @@ class Blotter:
     def _write(self, table: str, row: tuple[Any, ...]) -> None:
         assert len(row) == len(TABLES[table]), f"{table}: {len(row)} values for {len(TABLES[table])} columns"
         self._rows[table].append(row)
-        self.chain = hashlib.blake2b(_encode((self.chain, table, row)), digest_size=16).hexdigest()
+        self._new.append((table, row))
 
 
 def _who(position: Position) -> tuple[int, str, str, str]:
     return position.con_id, position.symbol, position.strategy, position.strategy_digest
+
+
+def _singly(rows: Watched) -> Iterator[tuple[Any, ...]]:
+    """Rows of `DECISIONS`."""
+    kinds, numbers = rows.kinds, (rows.seq, rows.ts, rows.bucket_ts)
+    for seq, ts, bucket_ts, kind in zip(*(column.tolist() for column in numbers), rows.kind, strict=True):
+        yield seq, ts, bucket_ts, *kinds[kind], *_NOTHING
 
 
 def _batch(schema: pa.Schema, rows: list[tuple[Any, ...]]) -> pa.RecordBatch:
@@ -185,3 +225,46 @@ def _batch(schema: pa.Schema, rows: list[tuple[Any, ...]]) -> pa.RecordBatch:
     return pa.RecordBatch.from_arrays(
         [pa.array(values, type=f.type) for values, f in zip(columns, schema, strict=True)], schema=schema
     )
+
+
+class _Decisions:
+    """Makes the table of decisions; the texts that come again and again are kept as Arrow holds them."""
+
+    def __init__(self) -> None:
+        self._known: Sequence[tuple[Any, ...]] = ()
+        self._kinds: list[pa.Array] = []  # a column each of the first `_length` of `_known`
+        self._length = 0
+
+    def table(self, pieces: Sequence[tuple[Any, ...]]) -> pa.RecordBatch:
+        """The table of single rows and of `Watched` ones, in their order."""
+        watched = [piece for piece in pieces if isinstance(piece, Watched)]
+        singles = [piece for piece in pieces if not isinstance(piece, Watched)]
+        if not singles or not watched:
+            return self._watched(watched) if watched else _batch(DECISIONS, singles)
+        tables = (self._watched(watched), _batch(DECISIONS, singles))
+        done, parts = [0, 0], []
+        for piece in pieces:
+            which, n = (0, len(piece.seq)) if isinstance(piece, Watched) else (1, 1)
+            parts.append(tables[which].slice(done[which], n))
+            done[which] += n
+        return pa.concat_batches(parts)
+
+    def _watched(self, watched: Sequence[Watched]) -> pa.RecordBatch:
+        kinds = watched[0].kinds
+        if kinds is not self._known or len(kinds) > self._length:
+            self._known, self._length = kinds, len(kinds)
+            values = zip(*kinds, strict=True)
+            self._kinds = [pa.array(column, field.type) for column, field in zip(values, _KIND_FIELDS, strict=True)]
+        kind = pa.array(np.array([k for rows in watched for k in rows.kind], np.int64))
+        numbers = [_joined([getattr(rows, name) for rows in watched]) for name in ("seq", "ts", "bucket_ts")]
+        columns = [pa.array(numbers[0].view(np.uint64)), pa.array(numbers[1]), pa.array(numbers[2])]
+        columns += [texts.take(kind) for texts in self._kinds]
+        return pa.RecordBatch.from_arrays([*columns, *(pa.nulls(len(kind), t) for t in _REST)], schema=DECISIONS)
+
+
+def _joined(arrays: Sequence[Array]) -> Array:
+    return np.ascontiguousarray(arrays[0]) if len(arrays) == 1 else np.concatenate(arrays)
+
+
+_KIND_FIELDS = list(DECISIONS)[3:9]
+_REST = [field.type for field in DECISIONS][9:]

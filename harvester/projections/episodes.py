@@ -11,6 +11,7 @@ import math
 from typing import TYPE_CHECKING, Any
 
 import msgspec
+import numpy.typing as npt
 
 from harvester.projections.costs import CostTable  # noqa: TC001 - msgspec resolves the fields when it decodes
 from harvester.projections.exchange import DIGITS
@@ -19,6 +20,7 @@ from harvester.projections.position import DATA_END, Position
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+Array = npt.NDArray[Any]
 SECOND_NS = 1_000_000_000
 SCHEMA = "harvester.episode"
 SCHEMA_VERSION = 1
@@ -61,20 +63,6 @@ class Tracked(msgspec.Struct):
     exit_seq: int = 0
     exit_price: float | None = None
 
-    def extend(self, con_id: int, row: dict[str, Any]) -> None:
-        """Take in a closed bucket: the series runs from the second of the first fill to that of the exit."""
-        position = self.position
-        if position.con_id != con_id or not position.fills:
-            return
-        if row["ts"] >= _second(position.fills[0].ts) and (not self.trade_id or row["ts"] <= self.exit_ts):
-            self.series.append({name: row[name] for name in SERIES_FIELDS} | {"gate_codes": None})
-
-    def judged(self, con_id: int, strategy: str, gates: Sequence[str]) -> None:
-        """Note what the strategy was refused in the newest second of the series."""
-        mine = (self.position.con_id, self.position.strategy) == (con_id, strategy)
-        if mine and self.series and self.series[-1]["gate_codes"] is None:
-            self.series[-1]["gate_codes"] = list(gates)
-
     def ended(self, trade_id: str, end: tuple[int, int, float | None] | None = None) -> None:
         """Fix when and where it ended: at its last fill, or at `end` (ts, seq, price) when the data ended before it."""
         position = self.position
@@ -88,18 +76,14 @@ class Tracked(msgspec.Struct):
             position.exit_reason = DATA_END
 
 
-def _second(ts: int) -> int:
-    return ts // SECOND_NS * SECOND_NS
-
-
-def window_before(history: Sequence[dict[str, Any]], decision_ts: int) -> tuple[str, list[dict[str, Any]]]:
-    """The buckets `features_pre` holds, and which of the two windows they are."""
+def window_before(newest: Array, decision_ts: int) -> tuple[str, Array]:
+    """Which window `features_pre` is, and those of the newest rows (dtype `seconds.SECONDS`) that it holds."""
+    ts = newest["ts"]
     first, last = decision_ts - PRE_FAR_S * SECOND_NS, decision_ts - (PRE_NEAR_S + 1) * SECOND_NS
-    rows = [row for row in history if first <= row["ts"] <= last]
-    if rows:
-        return f"{PRE_FAR_S}s to {PRE_NEAR_S}s before", rows
-    rows = [row for row in history if row["ts"] <= decision_ts - SECOND_NS]
-    return f"last {PRE_COUNT} buckets before", rows[-PRE_COUNT:]
+    far = (first <= ts) & (ts <= last)
+    if far.any():
+        return f"{PRE_FAR_S}s to {PRE_NEAR_S}s before", newest[far]
+    return f"last {PRE_COUNT} buckets before", newest[ts <= decision_ts - SECOND_NS][-PRE_COUNT:]
 
 
 def aggregates(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:

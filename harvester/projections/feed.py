@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import numpy as np
 
-from harvester.projections.episodes import BUCKET_FIELDS
-from harvester.projections.interval import QUOTES, TRADES, Closed, Happening, Interval, What
-from harvester.projections.tables import SOURCE_NAMES
+from harvester.projections.interval import QUOTES, TRADES, Happening, Interval, What
+from harvester.projections.seconds import Seconds, seconds_of
 from harvester.projections.tape import Tape
 
 if TYPE_CHECKING:
@@ -18,6 +17,9 @@ if TYPE_CHECKING:
     from harvester.projections.base import RunStart, Step, TradingSide
     from harvester.projections.market import Market
     from harvester.projections.tables import Array
+
+CLOCKS_MAX = 512  # of a stretch: strategies look ahead over one, and look again when something has happened
+_NEVER = 2**63 - 1
 
 
 class TradingFeed:
@@ -33,26 +35,46 @@ class TradingFeed:
         self._happenings: list[Happening] = []
 
     def fold(self, step: Step) -> None:
-        self._quotes = np.concatenate([self._quotes, step.quotes])
-        self._trades = np.concatenate([self._trades, step.trades])
+        self._quotes = np.concatenate([self._quotes, step.quotes]) if len(self._quotes) else step.quotes
+        self._trades = np.concatenate([self._trades, step.trades]) if len(self._trades) else step.trades
         self._happenings += step.happenings
-        clocks = [(seq, ts, None) for seq, ts in step.clocks.tolist()]
-        turns: list[tuple[int, int, RunStart | None]] = sorted(clocks + [(r.seq, r.ts, r) for r in step.runs])
-        ends = [np.searchsorted(a["seq"], [seq for seq, _, _ in turns]).tolist() for a in (self._quotes, self._trades)]
-        closed = np.searchsorted(step.closed["decision_seq"], [seq for seq, _, _ in turns], "right").tolist()
-        rows = closed_buckets(step.closed, self._market.symbols)
-        tape = Tape(self._quotes, self._trades, [seq for seq, _, run in turns if run is None])
-        place, done = 0, [0, 0, 0]
-        for (seq, ts, run), *upto in zip(turns, *ends, closed, strict=True):
-            if run is not None:
-                self.trading.on_run_start(run.params, seq, ts)
-                continue
-            quotes, trades = self._quotes[done[0] : upto[0]], self._trades[done[1] : upto[1]]
-            before = [h for h in self._happenings if h.seq <= seq] if self._happenings else []
-            self._happenings = self._happenings[len(before) :]
-            self.trading.on_interval(Interval(seq, ts, rows[done[2] : upto[2]], quotes, trades, before, tape, place))
-            place, done = place + 1, upto
-        self._quotes, self._trades = self._quotes[done[0] :], self._trades[done[1] :]
+        runs = list(step.runs)
+        for first in range(0, len(step.clocks), CLOCKS_MAX):
+            self._stretch(step, slice(first, first + CLOCKS_MAX), runs)
+        self._start(runs)
+
+    def _stretch(self, step: Step, part: slice, runs: list[RunStart]) -> None:
+        """Hand over the intervals that these clocks end, and the runs that start before the last of them."""
+        clocks = step.clocks[part]
+        seqs = clocks[:, 0].astype(np.uint64)
+        upto = [np.searchsorted(rows["seq"], seqs).tolist() for rows in (self._quotes, self._trades)]
+        quotes, trades = self._quotes[: upto[0][-1]], self._trades[: upto[1][-1]]
+        tape, seconds = Tape(quotes, trades, clocks[:, 0].tolist()), self._seconds(step, clocks)
+        since = 0, 0
+        for place, ((seq, ts), *ends) in enumerate(zip(clocks.tolist(), *upto, strict=True)):
+            self._start(runs, seq)
+            happened = [h for h in self._happenings if h.seq <= seq] if self._happenings else []
+            self._happenings = self._happenings[len(happened) :]
+            seen = quotes[since[0] : ends[0]], trades[since[1] : ends[1]]
+            self.trading.on_interval(Interval(seq, ts, *seen, happened, tape, seconds, place))
+            since = ends[0], ends[1]
+        self._quotes, self._trades = self._quotes[upto[0][-1] :], self._trades[upto[1][-1] :]
+
+    def _start(self, runs: list[RunStart], before: int = _NEVER) -> None:
+        while runs and runs[0].seq < before:
+            run = runs.pop(0)
+            self.trading.on_run_start(run.params, run.seq, run.ts)
+
+    def _seconds(self, step: Step, clocks: Array) -> Seconds:
+        """What these clocks closed."""
+        closed_by = step.closed["decision_seq"]
+        begin = int(closed_by.searchsorted(clocks[0, 0]))
+        ends = (closed_by.searchsorted(clocks[:, 0], "right") - begin).tolist()
+        rows = step.closed[begin : begin + ends[-1]]
+        con_ids = np.ascontiguousarray(rows["con_id"])
+        known = dict(zip(con_ids.tolist(), rows["inst"].tolist(), strict=True))
+        symbols = {con_id: self._market.symbols[k] for con_id, k in known.items()}
+        return Seconds(clocks, seconds_of(rows), con_ids, ends, symbols)
 
     def take(self) -> dict[str, pa.RecordBatch]:
         return self.trading.take_rows()
@@ -73,23 +95,3 @@ class TradingFeed:
         self._quotes, self._trades = np.frombuffer(quotes, QUOTES).copy(), np.frombuffer(trades, TRADES).copy()
         self._happenings = [Happening(seq, ts, con_id, What(what), value) for seq, ts, con_id, what, value in waiting]
         self.trading.restore(inner)
-
-
-def closed_buckets(rows: Array, symbols: list[str]) -> list[Closed]:
-    """Bucket rows (dtype `tables.ROW`) as strategies and episodes see them; `symbols` by instrument index."""
-    columns = [_values(rows, name) for name in BUCKET_FIELDS]
-    made = [dict(zip(BUCKET_FIELDS, row, strict=True)) for row in zip(*columns, strict=True)]
-    names = [symbols[k] for k in rows["inst"].tolist()]
-    return [Closed(*whose) for whose in zip(rows["con_id"].tolist(), names, made, strict=True)]
-
-
-def _values(rows: Array, name: str) -> list[Any]:
-    values: list[Any] = rows[name].tolist()
-    if name == "quote_source":
-        return [SOURCE_NAMES[source] for source in values]
-    if name in ("book_good", "stale"):
-        return [bool(flag) for flag in values]
-    if rows[name].dtype.kind == "f":
-        for i in np.flatnonzero(~np.isfinite(rows[name])).tolist():
-            values[i] = None
-    return values

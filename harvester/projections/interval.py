@@ -7,16 +7,18 @@ begins.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from harvester.projections.seconds import rows_of
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from harvester.projections.seconds import Seconds
     from harvester.projections.tape import Tape
 
 QUOTES = np.dtype(
@@ -68,26 +70,33 @@ class Closed(NamedTuple):
     row: dict[str, Any]
 
 
-@dataclass(frozen=True)
-class Interval:
+class Interval(NamedTuple):
     """Everything since the previous clock.
 
     Attributes:
         seq: of the clock that ends the interval: the `decision_seq` of what is decided on it.
         ts: `ts_recv` of that clock, ns UTC.
-        buckets: what this clock closed, ordered by (ts, con_id).
         quotes: changes of the quotes in force, dtype `QUOTES`, in seq order.
         trades: prints, dtype `TRADES`, in seq order.
         happenings: outages, refusals and data types, in seq order.
-        tape: the observations of this and neighbouring intervals by symbol, when whoever made it has them, …
-        place: … and which of the tape's clocks this is.
+        tape: the observations of this and neighbouring intervals, a stretch of clocks, by symbol …
+        seconds: … the buckets those clocks closed …
+        place: … and which of these clocks ends this interval.
     """
 
     seq: int
     ts: int
-    buckets: Sequence[Closed] = ()
-    quotes: npt.NDArray[Any] = field(default_factory=lambda: np.empty(0, QUOTES))
-    trades: npt.NDArray[Any] = field(default_factory=lambda: np.empty(0, TRADES))
-    happenings: Sequence[Happening] = ()
-    tape: Tape | None = None
-    place: int = 0
+    quotes: npt.NDArray[Any]
+    trades: npt.NDArray[Any]
+    happenings: Sequence[Happening]
+    tape: Tape
+    seconds: Seconds
+    place: int
+
+    @property
+    def buckets(self) -> list[Closed]:
+        """What this clock closed, ordered by (ts, con_id)."""
+        rows = self.seconds.between(self.place)
+        con_ids = self.seconds.con_ids[rows.start : rows.stop].tolist()
+        made = rows_of(self.seconds.rows[rows.start : rows.stop])
+        return [Closed(c, self.seconds.symbols[c], row) for c, row in zip(con_ids, made, strict=True)]

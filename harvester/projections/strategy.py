@@ -3,17 +3,24 @@
 A strategy is folded once a second: `observe` every closed bucket of a symbol in order, then `decide` once per clock and
 symbol. It sees closed buckets and the quote in force at the clock, nothing later. Its digest covers its source and its
 settings; a changed digest ends what the old one had open (`RUN_CHANGE`).
+
+A strategy may have a screen: it looks over the coming seconds of a symbol at once, so that only those are walked
+through in which the strategy could want something. What a strategy decides is never the screen's word.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
+import numpy.typing as npt
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from harvester.projections.exchange import Shown
     from harvester.projections.position import Plan
+
+Array = npt.NDArray[Any]
 
 
 class View(NamedTuple):
@@ -75,3 +82,49 @@ class Strategy(Protocol):
 
     def restore(self, state: Any) -> None:
         """The inverse of `snapshot`."""
+
+
+class Ahead(NamedTuple):
+    """The coming seconds of one symbol, and what a `View` would say in each of them.
+
+    Attributes:
+        con_id: the symbol.
+        rows: its closed buckets, dtype `seconds.SECONDS`, shape (seconds,).
+        ts: of the clock that closed each, ns UTC, int64.
+        shown: whether the quote in force at that clock is good, bool.
+        session: as in `View`.
+        outage: the symbol's feed is interrupted throughout.
+    """
+
+    con_id: int
+    rows: Array
+    ts: Array
+    shown: Array
+    session: tuple[int, int] | None
+    outage: bool
+
+
+class Screen(Protocol):
+    """What a strategy would say of the coming seconds of a symbol, as long as nobody opens or closes a position in it.
+
+    A screen belongs to strategies that judge each symbol by itself. `codes` are their gates in the order in which
+    `decide` gives them.
+    """
+
+    codes: tuple[str, ...]
+
+    def __init__(self, strategy: Any, ahead: Ahead) -> None:
+        """`strategy` has observed everything before `ahead`, and nothing of it."""
+
+    def look(self, since: int, *, holding: bool) -> tuple[Array, Array]:
+        """From row `since` on, with the strategy as it is now.
+
+        Returns:
+            Gates, int64, bit k for `codes[k]`: exactly those `decide` would give; and whether `decide` has to be asked,
+            bool: false only where it would give no plan.
+        """
+        ...
+
+    @staticmethod
+    def observe(strategy: Any, con_id: int, rows: Array) -> None:
+        """Bring the strategy to the state in which observing these rows one by one would leave it."""

@@ -7,6 +7,7 @@ worst or best price, which `Line.extremes` gives. The outcome is that of taking 
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,30 +19,41 @@ if TYPE_CHECKING:
     from harvester.projections.exchange import Shown
 
 Array = npt.NDArray[Any]
+Part = tuple[dict[str, Array], slice]  # columns, and the rows of one symbol in them
 NEVER = 2**63 - 1
 
 
 class Line:
-    """Quotes and prints of one symbol, both in seq order; quote `i` is good when a market order could trade on it."""
+    """Quotes and prints of one symbol, both in seq order; quote `i` is good when a market order could trade on it.
 
-    def __init__(self, quotes: Array, trades: Array, clocks: Array) -> None:
-        self.seq, self.ts = _column(quotes, "seq").astype(np.int64), _column(quotes, "ts")
-        self.bid, self.ask = _column(quotes, "bid"), _column(quotes, "ask")
-        self.bid_size, self.ask_size = _column(quotes, "bid_size"), _column(quotes, "ask_size")
-        finite = np.isfinite(self.bid) & np.isfinite(self.ask)
-        self.good = _column(quotes, "good") & finite & (self.bid > 0) & (self.ask > 0)
-        self._newest_good = np.maximum.accumulate(np.where(self.good, np.arange(len(quotes)), -1))
-        self.trade_seq = _column(trades, "seq").astype(np.int64)
-        self.trades = trades
-        self._price, self._forms = _column(trades, "price"), _column(trades, "forms_price")
+    Attributes:
+        seq, ts, bid, ask, bid_size, ask_size, good: columns of the quotes.
+        trade_seq: seq of the prints.
+    """
+
+    def __init__(self, quotes: Part, trades: Part, clocks: Array) -> None:
+        columns, rows = quotes
+        self.seq, self.ts, self.good = columns["seq"][rows], columns["ts"][rows], columns["good"][rows]
+        self.bid, self.ask = columns["bid"][rows], columns["ask"][rows]
+        self.bid_size, self.ask_size = columns["bid_size"][rows], columns["ask_size"][rows]
+        self._trades = trades
+        self.trade_seq = self._of_trades("seq")
         self._before: Array | None = None  # by print: quotes before it
-        self.ends: list[int] = np.searchsorted(self.seq, clocks).tolist()
-        """By clock: quotes before it."""
+        self._ends = self.seq.searchsorted(clocks)
+        self._newest_good: Array | None = None  # by quote: the newest good one up to it, -1 = none
         self._shown = 0  # quotes `show` has taken over
+
+    def _of_trades(self, name: str) -> Array:
+        columns, rows = self._trades
+        return columns[name][rows]
+
+    def end(self, place: int) -> int:
+        """Quotes before this clock."""
+        return int(self._ends[place])
 
     def place(self, seq: int) -> tuple[int, int]:
         """How many quotes and prints there are up to and with `seq`."""
-        return int(np.searchsorted(self.seq, seq, "right")), int(np.searchsorted(self.trade_seq, seq, "right"))
+        return int(self.seq.searchsorted(seq, "right")), int(self.trade_seq.searchsorted(seq, "right"))
 
     def show(self, shown: Shown, upto: int) -> None:
         """Take the quotes before the `upto`-th over, as one `Shown.update` each would."""
@@ -49,7 +61,7 @@ class Line:
         if upto <= since:
             return
         self._shown = upto
-        if (at := self._newest_good.item(upto - 1)) >= since:
+        if (at := self._good_until(upto - 1)) >= since:
             seen = slice(since, at + 1)
             if shown.bid_taken and (self.bid[seen][self.good[seen]] != shown.bid).any():
                 shown.bid_taken = 0.0
@@ -59,12 +71,27 @@ class Line:
             shown.update(self.bid.item(at), self.ask.item(at), *sizes, good=True)
         shown.good = self.good.item(upto - 1)
 
+    def _good_until(self, quote: int) -> int:
+        """The newest good quote up to this one, -1 = none."""
+        if self.good[quote]:
+            return quote
+        if self._newest_good is None:
+            self._newest_good = np.maximum.accumulate(np.where(self.good, np.arange(len(self.good)), -1))
+        return int(self._newest_good[quote])
+
+    def good_at(self, places: Array, shown: Shown) -> Array:
+        """Whether the quote in force is good at each of these clocks; `shown` is the one that `show` has brought up."""
+        upto = self._ends[places]
+        if not len(self.good):
+            return np.full(len(upto), shown.good)
+        return np.where(upto > self._shown, self.good[np.maximum(upto, 1) - 1], shown.good)
+
     def observation(self, seq: int) -> Observation:
         """The quote or print that bears `seq`."""
         quotes, trades = self.place(seq)
         if quotes and self.seq[quotes - 1] == seq:
             return Observation(seq, self.ts.item(quotes - 1))
-        _, ts, _, price, size, forms = self.trades[trades - 1].item()
+        ts, price, size, forms = (self._of_trades(name).item(trades - 1) for name in _PRINT)
         return Observation(seq, ts, price, size, forms)
 
     def next_seq(self, quotes: int, trades: int) -> int:
@@ -85,11 +112,11 @@ class Line:
             return self.next_seq(quotes, trades)
         closing = (self.bid if long else self.ask)[quotes:]
         hits = self.good[quotes:] & ((closing <= low) | (closing >= high))
-        quote = self.seq.item(quotes + int(hits.argmax())) if hits.any() else NEVER
-        price = self._price[trades:]
+        quote = int(self.seq[quotes + int(hits.argmax())]) if hits.any() else NEVER
+        price, forms = self._of_trades("price")[trades:], self._of_trades("forms_price")[trades:]
         through = (price <= low) | (price > high) if long else (price >= high) | (price < low)
-        for i in np.flatnonzero(through & self._forms[trades:] & self._good_at(quotes, trades, shown))[:1].tolist():
-            return min(quote, self.trade_seq.item(trades + i))
+        for i in np.flatnonzero(through & forms & self._good_at(quotes, trades, shown))[:1].tolist():
+            return min(quote, int(self.trade_seq[trades + i]))
         return quote
 
     def _good_at(self, quotes: int, trades: int, shown: Shown) -> Array:
@@ -127,26 +154,32 @@ class Tape:
     def __init__(self, quotes: Array, trades: Array, clocks: list[int]) -> None:
         self.clocks = clocks
         self._at = np.array(clocks, np.int64)
-        self._quotes, self._trades = _by_symbol(quotes), _by_symbol(trades)
-        self._empty = quotes[:0], trades[:0]
+        (self._quotes, of_quotes), (self._trades, self._of_trades) = _by_symbol(quotes), _by_symbol(trades)
+        known = np.isfinite(self._quotes["bid"]) & np.isfinite(self._quotes["ask"])
+        self._quotes["good"] = self._quotes["good"] & known & (self._quotes["bid"] > 0) & (self._quotes["ask"] > 0)
+        self._of_quotes = of_quotes
         self._lines: dict[int, Line] = {}
-        self.first_quotes = sorted((int(rows[0]["seq"]), con_id) for con_id, rows in self._quotes.items())
+        self.first_quotes = sorted((int(self._quotes["seq"][rows.start]), c) for c, rows in of_quotes.items())
 
     def line(self, con_id: int) -> Line:
         """Observations of one symbol."""
         found = self._lines.get(con_id)
         if found is None:
-            quotes, trades = self._quotes.get(con_id, self._empty[0]), self._trades.get(con_id, self._empty[1])
-            found = self._lines[con_id] = Line(quotes, trades, self._at)
+            quotes, trades = self._of_quotes.get(con_id, _NONE), self._of_trades.get(con_id, _NONE)
+            found = self._lines[con_id] = Line((self._quotes, quotes), (self._trades, trades), self._at)
         return found
 
 
-def _by_symbol(rows: Array) -> dict[int, Array]:
-    order = np.argsort(rows["con_id"], kind="stable")
-    ids = rows["con_id"][order]
-    edges = np.flatnonzero(ids[1:] != ids[:-1]) + 1
-    return {int(rows["con_id"][part[0]]): rows[part] for part in np.split(order, edges) if len(part)}
+_NONE = slice(0, 0)
+_PRINT = ("ts", "price", "size", "forms_price")
 
 
-def _column(rows: Array, name: str) -> Array:
-    return np.ascontiguousarray(rows[name])
+def _by_symbol(rows: Array) -> tuple[dict[str, Array], dict[int, slice]]:
+    """Columns ordered by symbol and seq, and where each symbol stands in them."""
+    ids = rows["con_id"]
+    order = np.argsort(ids, kind="stable")
+    columns = {name: rows[name][order] for name in rows.dtype.names or () if name != "con_id"}
+    columns["seq"] = columns["seq"].view(np.int64)
+    ids = ids[order]
+    edges = [0, *(np.flatnonzero(ids[1:] != ids[:-1]) + 1).tolist(), len(ids)]
+    return columns, {int(ids[a]): slice(a, b) for a, b in pairwise(edges) if a < b}

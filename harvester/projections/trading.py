@@ -2,8 +2,11 @@
 
 At each clock, in this order: working orders are matched against the interval's observations in seq order (run starts
 and outages take their place among them); what has run out of time is given up; strategies take in the closed buckets
-and decide; episodes whose last second has closed are handed out. Orders made at a clock can fill from the next interval
-on.
+and decide (`desk`); episodes whose last second has closed are handed out. Orders made at a clock can fill from the next
+interval on.
+
+Intervals come in stretches, and most of them change nothing. What only counts once somebody looks is brought up to date
+late: quotes in force (`Present`), open profits and series (`Watch`), decisions to do nothing (`_told`).
 """
 
 from __future__ import annotations
@@ -12,78 +15,48 @@ import hashlib
 from typing import TYPE_CHECKING, Any
 
 import msgspec
-import numpy as np
 
 from harvester.projections import episodes
 from harvester.projections.blotter import Blotter
+from harvester.projections.desk import Desk, Seat
 from harvester.projections.episodes import SymbolHealth, Tracked
-from harvester.projections.exchange import Order, OrderType, Shown
-from harvester.projections.interval import QUOTES, TRADES, Happening, What
-from harvester.projections.position import DATA_END, RUN_CHANGE, SESSION_END, TIME_STOP, Plan, Position
-from harvester.projections.strategies import digest, make
-from harvester.projections.strategy import Strategy, View
-from harvester.projections.tape import Tape
+from harvester.projections.exchange import Order, OrderType
+from harvester.projections.interval import What
+from harvester.projections.position import DATA_END, RUN_CHANGE, SESSION_END, TIME_STOP, Position
+from harvester.projections.present import Present
+from harvester.projections.strategy import View
 from harvester.projections.terms import Terms
-from harvester.projections.watch import Watch, next_seq
+from harvester.projections.trading_state import State
+from harvester.projections.watch import NEVER, Watch, next_seq
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     import pyarrow as pa
 
-    from harvester.projections.interval import Interval
+    from harvester.projections.interval import Happening, Interval
     from harvester.projections.params import RunParams
+    from harvester.projections.position import Plan
+    from harvester.projections.strategy import Verdict
 
 SECOND_NS = 1_000_000_000
-NO_BOOK_NS = 60 * SECOND_NS
-_NO_TAPE = Tape(np.empty(0, QUOTES), np.empty(0, TRADES), [])
-
-
-class State(msgspec.Struct):
-    """Everything the fold remembers, as plain data; `chain` and `strategies` are filled in by `snapshot`.
-
-    Attributes:
-        starting: run starts that wait for the interval they lie in, as (seq, ts, terms).
-        active: positions with a working order; `ending`: flat ones whose last second is not closed yet.
-        trades_of: episodes so far, by symbol.
-        outages: con_ids whose feed is interrupted, 0 = all.
-        depth_ts: start of the last second with depth rows, by con_id.
-        aligned: 1 all timeframes closed up, -1 all down, 0 neither, by con_id.
-    """
-
-    terms: Terms | None = None
-    runs: int = 0
-    starting: list[tuple[int, int, Terms]] = []
-    shown: dict[int, Shown] = {}
-    symbols: dict[int, str] = {}
-    history: dict[int, list[dict[str, Any]]] = {}
-    active: list[Tracked] = []
-    ending: list[Tracked] = []
-    trades_of: dict[str, int] = {}
-    health: dict[int, SymbolHealth] = {}
-    outages: list[int] = []
-    depth_ts: dict[int, int] = {}
-    aligned: dict[int, int] = {}
-    chain: str = ""
-    strategies: list[Any] = []
 
 
 class Trading:
-    """Strategies and the simulated exchange behind one surface; `projections.base.TradingSide` gives the calls.
-
-    Observations are read from a `Tape`, where those that cannot move a position are passed over; `_until` is the seq
-    through which they have happened. Quotes in force are taken over when somebody looks (`_shown`).
-    """
+    """Strategies and the simulated exchange behind one surface; `projections.base.TradingSide` gives the calls."""
 
     name = "trading"
 
     def __init__(self) -> None:
-        self._state = State()
-        self._strategies: list[tuple[Strategy, str, str]] = []  # with its recorded digest and that of the code at hand
-        self._blotter = Blotter()
-        self._tape, self._place, self._until = _NO_TAPE, 0, 0
-        self._new_symbols: list[tuple[int, int]] = []
+        self._begin(State())
+
+    def _begin(self, state: State) -> None:
+        self._state = state
+        self._blotter = Blotter(state.chain)
+        self._now = Present(state)
+        self._desk = Desk(self._now, self)
         self._watches: list[Watch] = []
+        self._due = 0  # when the clock has to look at what is active, ns UTC
 
     def on_run_start(self, params: RunParams, seq: int, ts: int) -> None:
         """A run begins; it takes its place among the observations of the interval it lies in."""
@@ -95,22 +68,17 @@ class Trading:
 
     def on_interval(self, interval: Interval) -> None:
         """Fold one interval; see the module's text for the order."""
-        self._follow(interval)
-        facts: list[tuple[int, Callable[[Any], None], Any]] = [
-            (h.seq, self._on_happening, h) for h in interval.happenings
-        ]
-        if self._state.starting:
-            facts = sorted(facts + [(s[0], self._on_run, s) for s in self._state.starting], key=lambda fact: fact[0])
-        for seq, take, row in facts:
-            self._advance(seq)
-            take(row)
+        state = self._state
+        if interval.tape is not self._now.tape:
+            self._follow(interval)
+        self._now.go_on(interval)
+        if interval.happenings or state.starting:
+            self._face(interval)
         self._advance(interval.seq)
-        if self._state.active:
+        if state.active and interval.ts >= self._due:
             self._run_out(interval.seq, interval.ts)
-        for con_id, bucket in self._observe(interval).items():
-            for strategy, _, code in self._strategies:
-                self._decide(strategy, code, con_id, bucket, interval)
-        if self._state.ending:
+        self._desk.decide()
+        if state.ending:
             self._hand_out(interval.seq, interval.ts)
 
     def finish(self, seq: int, ts: int) -> None:
@@ -123,13 +91,13 @@ class Trading:
             if position.never_filled:
                 self._unfilled(tracked, DATA_END, seq, ts)
                 continue
-            last = self._shown(position.con_id).price(buy=not position.plan.long)
-            self._end(tracked, (ts, seq, last or None))
+            last = self._now.shown(position.con_id).price(buy=not position.plan.long)
+            self._end(self._watch(tracked), (ts, seq, last or None))
         self._hand_out(seq, ts + SECOND_NS)
 
     def take_rows(self) -> dict[str, pa.RecordBatch]:
         """Rows finished since the last call, by table; a table without rows is left out."""
-        return self._blotter.take()
+        return self._told().take()
 
     def digest(self) -> str:
         """Hash over every row written so far and the state, 32 hex digits."""
@@ -138,235 +106,93 @@ class Trading:
     def snapshot(self) -> bytes:
         """The whole state as MessagePack; equal states are equal bytes. Rows not yet taken are not part of it."""
         self._settle()
-        self._state.chain = self._blotter.chain
-        self._state.strategies = [strategy.snapshot() for strategy, _, _ in self._strategies]
-        return msgspec.msgpack.encode(self._state)
+        state = self._state
+        state.chain = self._blotter.chain
+        state.strategies = [seat.strategy.snapshot() for seat in self._desk.seats]
+        self._now.write_history()
+        return msgspec.msgpack.encode(state)
 
     def restore(self, data: bytes) -> None:
         """The inverse of `snapshot`."""
-        state = self._state = msgspec.msgpack.decode(data, type=State)
-        self._blotter = Blotter(state.chain)
-        self._tape, self._until, self._watches = _NO_TAPE, 0, []
-        self._strategies = [_made(*ref) for ref in state.terms.strategies] if state.terms else []
-        for (strategy, _, _), saved in zip(self._strategies, state.strategies, strict=True):
-            strategy.restore(saved)
+        state = msgspec.msgpack.decode(data, type=State)
+        self._begin(state)
+        self._desk.seat([Seat.of(*ref) for ref in state.terms.strategies] if state.terms else [])
+        for seat, saved in zip(self._desk.seats, state.strategies, strict=True):
+            seat.strategy.restore(saved)
+        self._watch_all()
 
-    # what the interval brings, in seq order
+    # what only counts once somebody looks
 
     def _follow(self, interval: Interval) -> None:
-        """Go on to the interval's tape."""
-        tape = interval.tape or Tape(interval.quotes, interval.trades, [interval.seq])
-        if tape is not self._tape:
-            self._settle()
-            self._tape, self._place, self._until = tape, interval.place, 0
-            self._new_symbols = list(tape.first_quotes)
-            self._watches = [Watch(tracked, 0) for tracked in self._state.active]
-            for watch in self._watches:
-                self._plan(watch)
-        self._place = interval.place
-        while self._new_symbols and self._new_symbols[0][0] < interval.seq:
-            self._state.shown.setdefault(self._new_symbols.pop(0)[1], Shown())
+        """Go on to another stretch."""
+        self._settle()
+        self._now.follow(interval)
+        self._desk.follow()
+        self._now.expect_symbols(decided=bool(self._desk.seats))
+        self._watch_all()
+        self._due = 0
+        for watch in self._watches:
+            if not watch.tracked.trade_id:
+                con_id = watch.tracked.position.con_id
+                watch.plan(self._now.tape, self._now.shown(con_id), *self._now.seen(con_id))
 
-    def _advance(self, through: int) -> None:
-        """Let the observations up to and with seq `through` happen."""
-        while self._watches:
-            first = min(self._watches, key=next_seq)
-            if first.next_seq > through:
-                break
-            self._until = first.next_seq
-            self._match(first.tracked.position.con_id)
-        self._until = through
-
-    def _match(self, con_id: int) -> None:
-        """Show the observation at `_until` to every position in its symbol."""
-        line = self._tape.line(con_id)
-        seen, shown = line.observation(self._until), self._shown(con_id)
-        quotes, trades = line.place(self._until)
-        for watch in [w for w in self._watches if w.tracked.position.con_id == con_id]:
-            watch.look(self._tape, quotes - (seen.price is None))
-            watch.looked = quotes  # this one it is shown itself
-            tracked = watch.tracked
-            for role, fill in tracked.position.step(seen, shown, tracked.costs):
-                self._blotter.filled(tracked.position, role, fill)
-            if tracked.position.closed:
-                self._end(tracked)
-            else:
-                watch.plan(self._tape, shown, quotes, trades)
-
-    def _plan(self, watch: Watch) -> None:
-        con_id = watch.tracked.position.con_id
-        watch.plan(self._tape, self._shown(con_id), *self._tape.line(con_id).place(self._until))
+    def _watch_all(self) -> None:
+        """Go along with every position from the beginning of the stretch."""
+        followed = (*self._state.active, *self._state.ending)
+        self._watches = [Watch(t, 0, self._now.history(t.position.con_id).before, NEVER) for t in followed]
 
     def _settle(self) -> None:
-        """Bring what is brought up to date late up to `_until`: quotes in force, worst and best open profits."""
-        for _, con_id in self._tape.first_quotes:
-            if con_id in self._state.shown:
-                self._shown(con_id)
+        """Bring all of it up to date."""
+        self._told()
+        self._now.settle()
         for watch in self._watches:
-            watch.look(self._tape, self._tape.line(watch.tracked.position.con_id).place(self._until)[0])
+            if not watch.tracked.trade_id:
+                watch.look(self._now.tape, self._now.seen(watch.tracked.position.con_id)[0])
+            self._tell(watch)
+            watch.write_pre()
+        self._desk.settle()
 
-    def _on_happening(self, row: Happening) -> None:
-        state = self._state
-        health = state.health.setdefault(row.con_id, SymbolHealth())
-        if row.what is What.OUTAGE_BEGIN:
-            health.outages += 1
-            if row.con_id not in state.outages:
-                state.outages.append(row.con_id)
-            for con_id in [c for c in state.shown if row.con_id in (0, c)]:
-                self._shown(con_id).lose()
-        elif row.what is What.OUTAGE_END:
-            state.outages = [c for c in state.outages if c != row.con_id]
-        elif row.what is What.REFUSED:
-            health.refused += 1
-        elif row.what is What.DATA_TYPE:
-            health.data_type = row.value
-        elif row.what is What.ALIGNED:
-            state.aligned[row.con_id] = row.value
+    def _told(self) -> Blotter:
+        """The blotter, the decisions to do nothing up to now written into it."""
+        if (passed := self._desk.passed()) is not None:
+            self._blotter.watched(passed)
+        return self._blotter
 
-    def _on_run(self, row: tuple[int, int, Terms]) -> None:
-        self._start_runs(row[0])
+    def _tell(self, watch: Watch) -> None:
+        watch.tell(self._now.history(watch.tracked.position.con_id), self._now.closed, self._desk)
 
-    def _start_runs(self, through_seq: int) -> None:
-        """A new run knows no quote yet; a strategy that is not the same any more leaves what it holds."""
-        state = self._state
-        while state.starting and state.starting[0][0] <= through_seq:
-            seq, ts, terms = state.starting.pop(0)
-            for con_id in list(state.shown):
-                self._shown(con_id).lose()
-            state.outages = []
-            kept = {(s.name, was): (s, was, code) for s, was, code in self._strategies}
-            still = [(name, was) for name, was, _ in terms.strategies]
-            gone = [name for name, was in kept if (name, was) not in still]
-            for tracked in [t for t in state.active if t.position.strategy in gone]:
-                self._leave(tracked, RUN_CHANGE, (seq, ts), terms.latency_ns)
-            self._strategies = [kept.get(ref[:2]) or _made(*ref) for ref in terms.strategies]
-            state.terms = terms
+    # what the desk asks
 
-    def _shown(self, con_id: int) -> Shown:
-        """The quote in force of a symbol at `_until`."""
-        shown = self._state.shown.get(con_id)
-        if shown is None:
-            shown = self._state.shown[con_id] = Shown()
-        line, clocks = self._tape.line(con_id), self._tape.clocks
-        at_clock = clocks and clocks[self._place] == self._until
-        line.show(shown, line.ends[self._place] if at_clock else line.place(self._until)[0])
-        return shown
+    def holding(self, con_id: int, name: str) -> bool:
+        """Whether the strategy has a position or a working entry."""
+        return any((t.position.con_id, t.position.strategy) == (con_id, name) for t in self._state.active)
 
-    # what the clock does
-
-    def _run_out(self, seq: int, ts: int) -> None:
-        terms = self._state.terms
-        for tracked in list(self._state.active):
-            position = tracked.position
-            if position.entry.expires is not None and ts >= position.entry.expires:
-                position.cancel_entry()
-                if position.never_filled:
-                    self._unfilled(tracked, "EXPIRED", seq, ts)
-            if position.open == 0 or terms is None:
-                continue
-            flat_by = self._flat_by(position.strategy)
-            if flat_by is not None and ts >= flat_by:
-                self._leave(tracked, SESSION_END, (seq, ts), terms.latency_ns)
-            elif ts >= position.fills[0].ts + int(position.plan.hold_seconds_max * SECOND_NS):
-                self._leave(tracked, TIME_STOP, (seq, ts), terms.latency_ns)
-
-    def _flat_by(self, name: str) -> int | None:
-        session = self._state.terms.session if self._state.terms else None
-        return next((s.flat_by(session) for s, _, _ in self._strategies if s.name == name), None)
-
-    def _leave(self, tracked: Tracked, reason: str, at: tuple[int, int], latency_ns: int) -> None:
-        position = tracked.position
-        self._look_closer(tracked)
-        leaving = position.leave(reason, at[0], at[1] + latency_ns, self._shown(position.con_id))
-        if position.never_filled:
-            self._unfilled(tracked, reason, *at)
-        elif leaving and position.exit is not None:
-            price = position.exit.reference_price
-            newest = self._newest(position.con_id)
-            self._blotter.decided(position, "exit", reason, at=at, bucket_ts=newest, price=price)
-
-    def _look_closer(self, tracked: Tracked) -> None:
-        """From here on every observation matters: the position is about to get an order besides its bracket."""
-        for watch in self._watches:
-            if watch.tracked is tracked:
-                line = self._tape.line(tracked.position.con_id)
-                watch.next_seq = line.next_seq(*line.place(self._until))
-
-    def _forget(self, tracked: Tracked) -> None:
-        self._state.active.remove(tracked)
-        self._watches = [watch for watch in self._watches if watch.tracked is not tracked]
-
-    def _unfilled(self, tracked: Tracked, reason: str, seq: int, ts: int) -> None:
-        position = tracked.position
-        self._forget(tracked)
-        newest = self._newest(position.con_id)
-        price = position.entry.reference_price
-        self._blotter.decided(position, "unfilled", reason, at=(seq, ts), bucket_ts=newest, price=price)
-        self._rest(position, ts)
-
-    def _newest(self, con_id: int) -> int | None:
-        return rows[-1]["ts"] if (rows := self._state.history.get(con_id)) else None
-
-    def _rest(self, position: Position, ts: int) -> None:
-        for strategy, _, code in self._strategies:
-            if (strategy.name, code) == (position.strategy, position.strategy_digest):
-                strategy.finished(position.con_id, ts)
-
-    def _observe(self, interval: Interval) -> dict[int, dict[str, Any]]:
-        """Let strategies, histories and series take in the closed buckets; gives the newest of each symbol."""
-        state = self._state
-        newest: dict[int, dict[str, Any]] = {}
-        followed = (*state.active, *state.ending)
-        for con_id, symbol, row in interval.buckets:
-            self._know_book(con_id, row)
-            state.symbols[con_id] = symbol
-            newest[con_id] = row
-            rows = state.history.setdefault(con_id, [])
-            rows.append(row)
-            if len(rows) > episodes.PRE_COUNT:
-                del rows[0]
-            if row["book_good"] is False:
-                state.health.setdefault(con_id, SymbolHealth()).bad_book_seconds += 1
-            for strategy, _, _ in self._strategies:
-                strategy.observe(con_id, row)
-            for tracked in followed:
-                tracked.extend(con_id, row)
-        return newest
-
-    def _know_book(self, con_id: int, row: dict[str, Any]) -> None:
-        """Tell a bad book from none: without a depth row for a minute `book_good` is None, not False."""
-        seen = self._state.depth_ts
-        if row["depth_count"]:
-            seen[con_id] = row["ts"]
-        if not row["book_good"] and row["ts"] - seen.get(con_id, -NO_BOOK_NS) >= NO_BOOK_NS:
-            row["book_good"] = None
-
-    def _decide(self, strategy: Strategy, code: str, con_id: int, bucket: dict[str, Any], interval: Interval) -> None:
-        state, terms = self._state, self._state.terms
-        own = [t for t in state.active if (t.position.con_id, t.position.strategy) == (con_id, strategy.name)]
-        view = View(
-            seq=interval.seq,
-            ts=interval.ts,
+    def view(self, con_id: int, name: str, bucket: Mapping[str, Any]) -> View:
+        """What the strategy may look at."""
+        now = self._now
+        return View(
+            seq=now.seq,
+            ts=now.ts,
             con_id=con_id,
-            symbol=state.symbols[con_id],
+            symbol=now.seconds.symbols[con_id],
             bucket=bucket,
-            shown=self._shown(con_id),
-            session=terms.session if terms else None,
-            holding=bool(own),
-            outage=0 in state.outages or con_id in state.outages,
+            shown=now.shown(con_id),
+            session=now.session(),
+            holding=self.holding(con_id, name),
+            outage=now.outage(con_id),
         )
-        verdict = strategy.decide(view)
-        if terms is not None and terms.aligned_only:
-            verdict = verdict.only_aligned(state.aligned.get(con_id, 0))
-        for tracked in (*state.active, *state.ending):
-            tracked.judged(con_id, strategy.name, verdict.gates)
-        if verdict.plan is not None and not verdict.gates and terms is not None:
-            self._enter(view, strategy.name, code, verdict.plan, terms)
-        else:
-            who = (con_id, view.symbol, strategy.name, code)
-            self._blotter.watched((interval.seq, interval.ts), bucket["ts"], who, verdict.gates)
 
-    def _enter(self, view: View, name: str, code: str, plan: Plan, terms: Terms) -> None:
+    def allowed(self, con_id: int, verdict: Verdict) -> Verdict:
+        """The verdict, as far as the run's terms allow it."""
+        state = self._state
+        if state.terms is not None and state.terms.aligned_only:
+            return verdict.only_aligned(state.aligned.get(con_id, 0))
+        return verdict
+
+    def enter(self, view: View, seat: Seat, plan: Plan) -> None:
+        """Take a position."""
+        terms, history = self._state.terms, self._now.history(view.con_id)
+        assert terms is not None, "nobody decides before a run has started"
         reference = view.shown.price(buy=plan.long)
         not_before = view.ts + terms.latency_ns
         entry = Order(
@@ -379,20 +205,184 @@ class Trading:
             reference="quote_at_decision",
             reference_price=reference,
         )
+        name, code = seat.strategy.name, seat.code
         position = Position(view.con_id, view.symbol, name, code, terms.run, view.seq, view.ts, [], plan, entry)
-        window, pre = episodes.window_before(self._state.history[view.con_id], view.ts)
-        tracked = Tracked(position, terms.costs, terms.memory, terms.trading_date, window, pre)
+        window, before = episodes.window_before(self._now.newest(view.con_id), view.ts)
+        tracked = Tracked(position, terms.costs, terms.memory, terms.trading_date, window, [])
         self._state.active.append(tracked)
-        self._watches.append(Watch(tracked, self._tape.line(view.con_id).place(self._until)[0]))
-        self._look_closer(tracked)
-        at = (view.seq, view.ts)
-        self._blotter.decided(position, "enter", plan.reason, at=at, bucket_ts=view.bucket["ts"], price=reference)
+        watch = Watch(tracked, self._now.seen(view.con_id)[0], history.upto(self._now.closed))
+        watch.before = before
+        self._watches.append(watch)
+        self._look_closer(watch)
+        at, bucket_ts = (view.seq, view.ts), view.bucket["ts"]
+        self._told().decided(position, "enter", plan.reason, at=at, bucket_ts=bucket_ts, price=reference)
+        self._changed(view.con_id)
+
+    def _changed(self, con_id: int) -> None:
+        """An order was placed, filled or taken back."""
+        self._due = 0
+        self._desk.changed(con_id)
+
+    # what the interval brings, in seq order
+
+    def _face(self, interval: Interval) -> None:
+        """Let run starts and happenings take their place among the observations."""
+        self._now.count()
+        self._now.know_symbols()
+        facts: list[tuple[int, Callable[[Any], None], Any]] = [
+            (h.seq, self._on_happening, h) for h in interval.happenings
+        ]
+        facts += [(s[0], self._on_run, s) for s in self._state.starting]
+        for seq, take, row in sorted(facts, key=_seq_of):
+            self._advance(seq)
+            take(row)
+
+    def _advance(self, through: int) -> None:
+        """Let the observations up to and with seq `through` happen."""
+        while self._watches:
+            first = min(self._watches, key=next_seq)
+            if first.next_seq > through:
+                break
+            self._now.until = first.next_seq
+            self._match(first.tracked.position.con_id)
+        self._now.until = through
+
+    def _match(self, con_id: int) -> None:
+        """Show the observation that happens now to every position in its symbol."""
+        now = self._now
+        seen, shown = now.line(con_id).observation(now.until), now.shown(con_id)
+        quotes, trades = now.seen(con_id)
+        for watch in [w for w in self._watches if w.tracked.position.con_id == con_id and not w.tracked.trade_id]:
+            watch.look(now.tape, quotes - (seen.price is None))
+            watch.looked = quotes  # this one it is shown itself
+            tracked = watch.tracked
+            if not tracked.position.fills:
+                self._tell(watch)  # what is closed by now comes before the first fill
+            for role, fill in tracked.position.step(seen, shown, tracked.costs):
+                self._told().filled(tracked.position, role, fill)
+                self._due = 0
+            if tracked.position.closed:
+                self._end(watch)
+            else:
+                watch.plan(now.tape, shown, quotes, trades)
+
+    def _on_happening(self, row: Happening) -> None:
+        state = self._state
+        health = state.health.setdefault(row.con_id, SymbolHealth())
+        if row.what is What.OUTAGE_BEGIN:
+            health.outages += 1
+            if row.con_id not in state.outages:
+                state.outages.append(row.con_id)
+            for con_id in [c for c in state.shown if row.con_id in (0, c)]:
+                self._now.shown(con_id).lose()
+        elif row.what is What.OUTAGE_END:
+            state.outages = [c for c in state.outages if c != row.con_id]
+        elif row.what is What.REFUSED:
+            health.refused += 1
+        elif row.what is What.DATA_TYPE:
+            health.data_type = row.value
+        elif row.what is What.ALIGNED:
+            state.aligned[row.con_id] = row.value
+        if row.what in (What.OUTAGE_BEGIN, What.OUTAGE_END):
+            self._desk.changed(row.con_id, anew=True)
+
+    def _on_run(self, row: tuple[int, int, Terms]) -> None:
+        self._start_runs(row[0])
+
+    def _start_runs(self, through_seq: int) -> None:
+        """A new run knows no quote yet; a strategy that is not the same any more leaves what it holds."""
+        state = self._state
+        while state.starting and state.starting[0][0] <= through_seq:
+            self._settle()
+            seq, ts, terms = state.starting.pop(0)
+            for con_id in list(state.shown):
+                self._now.shown(con_id).lose()
+            state.outages = []
+            kept = {(seat.strategy.name, seat.recorded): seat for seat in self._desk.seats}
+            still = [(name, was) for name, was, _ in terms.strategies]
+            gone = [name for name, was in kept if (name, was) not in still]
+            for tracked in [t for t in state.active if t.position.strategy in gone]:
+                self._leave(tracked, RUN_CHANGE, (seq, ts), terms.latency_ns)
+            state.terms = terms
+            self._desk.seat([kept.get(ref[:2]) or Seat.of(*ref) for ref in terms.strategies])
+            self._now.expect_symbols(decided=bool(terms.strategies))
+            self._due = 0
+
+    # what the clock does
+
+    def _run_out(self, seq: int, ts: int) -> None:
+        """Give up what has run out of time."""
+        terms = self._state.terms
+        for tracked in list(self._state.active):
+            position = tracked.position
+            if position.entry.expires is not None and ts >= position.entry.expires:
+                position.cancel_entry()
+                if position.never_filled:
+                    self._unfilled(tracked, "EXPIRED", seq, ts)
+            if position.open == 0 or terms is None:
+                continue
+            flat_by = self._flat_by(position.strategy)
+            if flat_by is not None and ts >= flat_by:
+                self._leave(tracked, SESSION_END, (seq, ts), terms.latency_ns)
+            elif ts >= _hold_until(position):
+                self._leave(tracked, TIME_STOP, (seq, ts), terms.latency_ns)
+        self._due = min((self._due_of(tracked.position) for tracked in self._state.active), default=NEVER)
+
+    def _due_of(self, position: Position) -> int:
+        """When the clock has to look at a position next if nothing happens to it before, ns UTC."""
+        times = [position.entry.expires] if position.entry.left and position.entry.expires is not None else []
+        if position.open and position.exit is None:
+            flat_by = self._flat_by(position.strategy)
+            times += [_hold_until(position), *([] if flat_by is None else [flat_by])]
+        return min(times, default=NEVER)
+
+    def _flat_by(self, name: str) -> int | None:
+        session = self._now.session()
+        return next((s.strategy.flat_by(session) for s in self._desk.seats if s.strategy.name == name), None)
+
+    def _leave(self, tracked: Tracked, reason: str, at: tuple[int, int], latency_ns: int) -> None:
+        position = tracked.position
+        self._look_closer(self._watch(tracked))
+        leaving = position.leave(reason, at[0], at[1] + latency_ns, self._now.shown(position.con_id))
+        if position.never_filled:
+            self._unfilled(tracked, reason, *at)
+        elif leaving and position.exit is not None:
+            price = position.exit.reference_price
+            newest = self._newest(position.con_id)
+            self._told().decided(position, "exit", reason, at=at, bucket_ts=newest, price=price)
+
+    def _watch(self, tracked: Tracked) -> Watch:
+        return next(watch for watch in self._watches if watch.tracked is tracked)
+
+    def _look_closer(self, watch: Watch) -> None:
+        """From here on every observation matters: the position is about to get an order besides its bracket."""
+        con_id = watch.tracked.position.con_id
+        watch.next_seq = self._now.line(con_id).next_seq(*self._now.seen(con_id))
+
+    def _unfilled(self, tracked: Tracked, reason: str, seq: int, ts: int) -> None:
+        position = tracked.position
+        self._state.active.remove(tracked)
+        self._watches.remove(self._watch(tracked))
+        newest = self._newest(position.con_id)
+        price = position.entry.reference_price
+        self._told().decided(position, "unfilled", reason, at=(seq, ts), bucket_ts=newest, price=price)
+        self._rest(position, ts)
+
+    def _newest(self, con_id: int) -> int | None:
+        rows = self._now.newest(con_id)
+        return int(rows["ts"][-1]) if len(rows) else None
+
+    def _rest(self, position: Position, ts: int) -> None:
+        self._desk.finished(position, ts)
+        self._changed(position.con_id)
 
     # the end of a trade
 
-    def _end(self, tracked: Tracked, end: tuple[int, int, float | None] | None = None) -> None:
-        state, position = self._state, tracked.position
-        self._forget(tracked)
+    def _end(self, watch: Watch, end: tuple[int, int, float | None] | None = None) -> None:
+        state, tracked, position = self._state, watch.tracked, watch.tracked.position
+        self._tell(watch)
+        watch.next_seq = NEVER
+        state.active.remove(tracked)
         state.ending.append(tracked)
         number = state.trades_of[position.symbol] = state.trades_of.get(position.symbol, 0) + 1
         ts = position.fills[-1].ts if end is None else end[0]
@@ -405,10 +395,15 @@ class Trading:
         for tracked in list(state.ending):
             if ts >= (tracked.exit_ts // SECOND_NS + 1) * SECOND_NS:
                 state.ending.remove(tracked)
+                watch = self._watch(tracked)
+                self._tell(watch)
+                watch.write_pre()
+                self._watches.remove(watch)
                 health = self._health(tracked.position.con_id)
-                self._blotter.finished(episodes.episode_row(tracked, health, seq))
+                self._told().finished(episodes.episode_row(tracked, health, seq))
 
     def _health(self, con_id: int) -> SymbolHealth:
+        self._now.count()
         own, shared = (self._state.health.get(c, SymbolHealth()) for c in (con_id, 0))
         return SymbolHealth(
             outages=own.outages + shared.outages,
@@ -418,8 +413,12 @@ class Trading:
         )
 
 
-def _made(name: str, recorded: str, settings: Mapping[str, Any]) -> tuple[Strategy, str, str]:
-    return make(name, settings), recorded, digest(name, settings)
+def _seq_of(fact: tuple[int, Any, Any]) -> int:
+    return fact[0]
+
+
+def _hold_until(position: Position) -> int:
+    return position.fills[0].ts + int(position.plan.hold_seconds_max * SECOND_NS)
 
 
 def _time_of_day(ts: int) -> str:

@@ -1,25 +1,37 @@
-"""Which observation can move a position next, and what it saw of those passed over."""
+"""What runs along with a position: which observation can move it next, and which seconds belong to its series."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
+
+from harvester.projections.episodes import SECOND_NS, SERIES_FIELDS
+from harvester.projections.seconds import rows_of
+
 if TYPE_CHECKING:
+    from harvester.projections.desk import Desk
     from harvester.projections.episodes import Tracked
     from harvester.projections.exchange import Shown
+    from harvester.projections.seconds import Array, History
     from harvester.projections.tape import Tape
+
+NEVER = 2**63 - 1
 
 
 class Watch:
-    """An active position and the next observation that can move it; all it was shown before `looked` is accounted for.
+    """A position and the next observation that can move it; all it was shown before `looked` is accounted for.
 
     Attributes:
-        next_seq: seq of that observation; one too early costs time, never truth.
+        next_seq: seq of that observation, `NEVER` once it is flat; one too early costs time, never truth.
         looked: quotes of the tape's line its worst and best open profit know of.
+        told: rows of its symbol's history its series knows of.
+        before: rows that wait to become `Tracked.pre`.
     """
 
-    def __init__(self, tracked: Tracked, looked: int, next_seq: int = 0) -> None:
-        self.tracked, self.looked, self.next_seq = tracked, looked, next_seq
+    def __init__(self, tracked: Tracked, looked: int, told: int, next_seq: int = 0) -> None:
+        self.tracked, self.looked, self.told, self.next_seq = tracked, looked, told, next_seq
+        self.before: Array | None = None
 
     def look(self, tape: Tape, upto: int) -> None:
         """Take in the quotes passed over."""
@@ -37,6 +49,41 @@ class Watch:
             self.next_seq = line.reaches(quotes, trades, shown, bracket)
         else:
             self.next_seq = line.next_seq(quotes, trades)
+
+    def tell(self, history: History, closed: int, desk: Desk) -> None:
+        """Take what is closed of the symbol's history into the series, with what was refused in each second.
+
+        The series runs from the second of the first fill to that of the exit. What the strategy was refused at a clock
+        stands in the newest row that clock added.
+        """
+        tracked, begin, upto = self.tracked, self.told, history.upto(closed)
+        self.told = max(begin, upto)
+        fills = tracked.position.fills
+        if begin >= upto or not fills:
+            return
+        ts = history.rows["ts"][begin:upto]
+        first = int(np.searchsorted(ts, fills[0].ts // SECOND_NS * SECOND_NS))
+        last = int(np.searchsorted(ts, tracked.exit_ts, "right")) if tracked.trade_id else len(ts)
+        slots = history.slots[begin - history.before : upto - history.before]
+        if first < last:
+            rows, slots = rows_of(history.rows[begin + first : begin + last], SERIES_FIELDS), slots[first:last]
+            tracked.series += [row | {"gate_codes": None} for row in rows]
+        elif not tracked.series or tracked.series[-1]["gate_codes"] is not None:
+            return
+        else:
+            slots = slots[:1]
+        gates = desk.gates(tracked.position.strategy, slots)
+        if gates is None:
+            return
+        newest = np.append(slots[1:] != slots[:-1], True).tolist()
+        for row, refused, is_newest in zip(tracked.series[-len(slots) :], gates, newest, strict=True):
+            if is_newest:
+                row["gate_codes"] = refused
+
+    def write_pre(self) -> None:
+        """Make the rows before the decision part of what is tracked."""
+        if self.before is not None:
+            self.tracked.pre, self.before = rows_of(self.before), None
 
 
 def next_seq(watch: Watch) -> int:

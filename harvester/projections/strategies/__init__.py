@@ -10,14 +10,16 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from harvester.errors import BadSetting
+from harvester.projections.strategies.breakout_screen import BreakoutScreen
 from harvester.projections.strategies.imbalance_breakout import ImbalanceBreakout
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from harvester.projections.strategy import Strategy
+    from harvester.projections.strategy import Screen, Strategy
 
 STRATEGIES: dict[str, type[ImbalanceBreakout]] = {ImbalanceBreakout.name: ImbalanceBreakout}
+SCREENS: dict[str, type[Screen]] = {ImbalanceBreakout.name: BreakoutScreen}  # a strategy without one is always asked
 
 
 def make(name: str, settings: Mapping[str, Any]) -> Strategy:

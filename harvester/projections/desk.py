@@ -1,0 +1,233 @@
+"""The strategies at their desk: who is asked in which second, and what all of them were refused.
+
+A strategy with a screen is asked only where its screen leaves it open whether it wants something; one without a screen
+is asked at every slot. The outcome is that of asking everybody at every slot.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+import numpy as np
+
+from harvester.projections.blotter import Watched
+from harvester.projections.strategies import SCREENS, digest, make
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from harvester.projections.position import Plan, Position
+    from harvester.projections.present import Present
+    from harvester.projections.seconds import Array
+    from harvester.projections.strategy import Screen, Strategy, Verdict, View
+
+SCREENED_MIN = 8  # fewer seconds of a symbol are asked about one by one: a screen would cost more than it saves
+_NEVER = 2**63 - 1
+
+
+class Seat(NamedTuple):
+    """A strategy at work: its digest as recorded, and that of the code at hand."""
+
+    strategy: Strategy
+    recorded: str
+    code: str
+    screen: type[Screen] | None = None
+
+    @classmethod
+    def of(cls, name: str, recorded: str, settings: Mapping[str, Any]) -> Seat:
+        """A fresh strategy."""
+        return cls(make(name, settings), recorded, digest(name, settings), SCREENS.get(name))
+
+
+class Floor(Protocol):
+    """What a desk asks the trading fold about its positions, and tells it."""
+
+    def holding(self, con_id: int, name: str) -> bool: ...
+
+    def view(self, con_id: int, name: str, bucket: Mapping[str, Any]) -> View: ...
+
+    def allowed(self, con_id: int, verdict: Verdict) -> Verdict: ...
+
+    def enter(self, view: View, seat: Seat, plan: Plan) -> None: ...
+
+
+class Desk:
+    """The seats, and a sheet of gates by slot and seat for the stretch under way.
+
+    Attributes:
+        seats: the run's strategies.
+    """
+
+    def __init__(self, now: Present, floor: Floor) -> None:
+        self._now, self._floor = now, floor
+        self.seats: list[Seat] = []
+        self._gates: list[tuple[str, ...]] = []  # by their number on the sheet
+        self._numbers: dict[tuple[str, ...], int] = {}
+        self._kind_of: dict[tuple[int, str, str, int], int] = {}  # by symbol, strategy, digest and gates
+        self._kinds: list[tuple[int, str, str, str, str, str]] = []  # of decisions to do nothing: see `Watched`
+        self.follow()
+
+    def follow(self) -> None:
+        """Go on to another stretch; the one before must be settled."""
+        self._seconds = self._now.seconds
+        self._slot_ends = np.array(self._seconds.slot_ends, np.int64)
+        self.seat(self.seats)
+
+    def seat(self, seats: Sequence[Seat]) -> None:
+        """From the next slot on these decide; those before must be settled."""
+        self.seats = list(seats)
+        self._eager = [s for s, seat in enumerate(seats) if seat.screen is None]
+        self._sheet = np.zeros((len(self._seconds.slots), len(seats)), np.int64)
+        self._asking = 0  # the seat that is being asked about the slot
+        self._told = self._now.slot * len(seats)
+        self._since = self._now.closed  # rows before are none of a new seat's business
+        self._observed: dict[tuple[int, int], int] = {}  # by symbol and seat: rows of its history
+        self._calls = bytearray(self._sheet.size)  # by slot and seat: 1 = has to be asked
+        self._asks = np.frombuffer(self._calls, np.bool_).reshape(self._sheet.shape)  # the same as a table
+        self._screens: dict[tuple[int, int], tuple[Screen, int]] = {}  # and the first row of the history it has seen
+        self._next = 0  # the next slot at which somebody has to be asked
+        self._stale: dict[int, bool] = {}  # symbols to be looked at again, and whether by a new screen
+        self.changed(anew=True)
+
+    def changed(self, con_id: int = 0, *, anew: bool = False) -> None:
+        """What is held of a symbol (0 = of any) has changed; with `anew` also what else a screen goes by."""
+        for symbol in self._seconds.symbols if con_id == 0 else (con_id,):
+            if symbol in self._seconds.symbols:
+                self._stale[symbol] = anew or self._stale.get(symbol, False)
+
+    def decide(self) -> None:
+        """Take in the buckets of the present clock and decide its slots."""
+        place = self._now.place
+        upto, self._now.closed = self._seconds.slot_ends[place], self._seconds.ends[place]
+        if self._eager:
+            for row in self._seconds.between(place):
+                con_id = int(self._seconds.con_ids[row])
+                for s in self._eager:
+                    self._observe(con_id, s, self._now.history(con_id).upto(row + 1))
+        while self.seats:
+            if self._stale:
+                self._refresh()
+            if self._next >= upto:
+                break
+            self._ask(self._next)
+        self._now.slot = upto
+
+    def finished(self, position: Position, ts: int) -> None:
+        """Tell the strategy that a position is flat, or was never filled (`ts` ns UTC)."""
+        for s, seat in enumerate(self.seats):
+            if (seat.strategy.name, seat.code) == (position.strategy, position.strategy_digest):
+                self._observe(position.con_id, s, self._now.history(position.con_id).upto(self._now.closed))
+                seat.strategy.finished(position.con_id, ts)
+
+    def settle(self) -> None:
+        """Let every strategy take in what is closed by now."""
+        for con_id in self._seconds.symbols:
+            upto = self._now.history(con_id).upto(self._now.closed)
+            for s in range(len(self.seats)):
+                self._observe(con_id, s, upto)
+
+    def passed(self) -> Watched | None:
+        """The decisions to do nothing since the last call, in order; None when there are none."""
+        n = len(self.seats)
+        begin, self._told = self._told, self._now.slot * n + self._asking
+        if begin >= self._told:
+            return None
+        slots, seats = np.divmod(np.arange(begin, self._told), n)
+        rows = self._seconds.slots[slots]
+        clocks = self._seconds.clocks[self._slot_ends.searchsorted(slots, "right")]
+        which = (self._seconds.con_ids[rows], seats, self._sheet[slots, seats])
+        kinds = [self._kind(*key) for key in zip(*(column.tolist() for column in which), strict=True)]
+        return Watched(clocks[:, 0], clocks[:, 1], self._seconds.rows["ts"][rows], kinds, self._kinds)
+
+    def _kind(self, con_id: int, s: int, number: int) -> int:
+        strategy, code = self.seats[s].strategy.name, self.seats[s].code
+        kind = self._kind_of.setdefault((con_id, strategy, code, number), len(self._kinds))
+        if kind == len(self._kinds):
+            gates = "|".join(self._gates[number])
+            self._kinds.append((con_id, self._seconds.symbols[con_id], strategy, code, "none", gates))
+        return kind
+
+    def gates(self, name: str, slots: Array) -> list[list[str]] | None:
+        """What the strategy of that name was refused at these slots; None when there is no such strategy."""
+        for s, seat in enumerate(self.seats):
+            if seat.strategy.name == name:
+                return [list(self._gates[number]) for number in self._sheet[slots, s].tolist()]
+        return None
+
+    def _refresh(self) -> None:
+        if len(self._seconds.clocks) < SCREENED_MIN:
+            self._asks[self._now.slot :] = True
+        else:
+            for con_id, anew in self._stale.items():
+                for s in range(len(self.seats)):
+                    self._look(con_id, s, anew)
+        self._stale = {}
+        self._go_on()
+
+    def _go_on(self) -> None:
+        found = self._calls.find(1, self._now.slot * len(self.seats))
+        self._next = _NEVER if found < 0 else found // len(self.seats)
+
+    def _look(self, con_id: int, s: int, anew: bool) -> None:
+        """Find the slots at which the seat has to be asked about the symbol, and note its gates at the others."""
+        seat, history = self.seats[s], self._now.history(con_id)
+        since = history.from_slot(self._now.slot)
+        slots = history.slots[since - history.before :]
+        screen, first = (None, 0) if anew else self._screens.get((con_id, s), (None, 0))
+        if screen is None:
+            self._screens.pop((con_id, s), None)
+            if seat.screen is None or len(slots) < SCREENED_MIN:
+                self._asks[slots, s] = True
+                return
+            self._observe(con_id, s, since)
+            screen, first = seat.screen(seat.strategy, self._now.ahead(con_id, since)), since
+            self._screens[con_id, s] = screen, first
+        gates, asks = screen.look(since - first, holding=self._floor.holding(con_id, seat.strategy.name))
+        newest = np.append(slots[1:] != slots[:-1], True)[: len(slots)]
+        self._sheet[slots[newest], s] = self._number(gates[newest], screen.codes)
+        self._asks[slots[newest], s] = asks[newest]
+
+    def _number(self, gates: Array, codes: tuple[str, ...]) -> Array:
+        bits, which = np.unique(gates, return_inverse=True)
+        names = [tuple(code for k, code in enumerate(codes) if bit >> k & 1) for bit in bits.tolist()]
+        return np.array([self._numbered(gates) for gates in names], np.int64)[which]
+
+    def _numbered(self, gates: tuple[str, ...]) -> int:
+        number = self._numbers.setdefault(gates, len(self._gates))
+        if number == len(self._gates):
+            self._gates.append(gates)
+        return number
+
+    def _ask(self, slot: int) -> None:
+        self._now.slot = slot
+        row = int(self._seconds.slots[slot])
+        con_id = int(self._seconds.con_ids[row])
+        history = self._now.history(con_id)
+        upto = history.upto(row + 1)
+        for s, seat in enumerate(self.seats):
+            if not self._asks[slot, s]:
+                continue
+            self._asking = s
+            self._observe(con_id, s, upto)
+            view = self._floor.view(con_id, seat.strategy.name, history.row(upto - 1))
+            verdict = self._floor.allowed(con_id, seat.strategy.decide(view))
+            self._sheet[slot, s] = self._numbered(verdict.gates)
+            if verdict.plan is not None and not verdict.gates:
+                self._floor.enter(view, seat, verdict.plan)
+                self._told += 1  # this one is no decision to do nothing
+        self._asking = 0
+        self._now.slot = slot + 1
+        self._go_on()
+
+    def _observe(self, con_id: int, s: int, upto: int) -> None:
+        seat, history = self.seats[s], self._now.history(con_id)
+        begin = self._observed.get((con_id, s))
+        if begin is None:
+            begin = history.upto(self._since)
+        if begin < upto:
+            if seat.screen is None or upto - begin == 1:
+                for at in range(begin, upto):
+                    seat.strategy.observe(con_id, history.row(at))
+            else:
+                seat.screen.observe(seat.strategy, con_id, history.rows[begin:upto])
+        self._observed[con_id, s] = max(begin, upto)

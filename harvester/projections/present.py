@@ -1,0 +1,166 @@
+"""The present moment of a stretch: what trading may know of the market then, and of its own state with it.
+
+Quotes and buckets of the whole stretch lie ready; `until`, `closed` and `slot` say how far they have happened. What
+only counts once somebody looks is brought up to date late: quotes in force by `shown`, symbols and bad seconds by
+`count`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from harvester.projections.episodes import PRE_COUNT, SymbolHealth
+from harvester.projections.exchange import Shown
+from harvester.projections.interval import QUOTES, TRADES
+from harvester.projections.seconds import NO_SECONDS, Newest, records, rows_of
+from harvester.projections.strategy import Ahead
+from harvester.projections.tape import Tape
+
+if TYPE_CHECKING:
+    from harvester.projections.interval import Interval
+    from harvester.projections.seconds import Array, History
+    from harvester.projections.tape import Line
+    from harvester.projections.trading_state import State
+
+NO_BOOK_NS = 60_000_000_000
+_NO_TAPE = Tape(np.empty(0, QUOTES), np.empty(0, TRADES), [])
+
+
+class Present:
+    """See the module's text.
+
+    Attributes:
+        tape, seconds: of the stretch.
+        place: which of its clocks ends the interval under way; `seq` and `ts` (ns UTC) are that clock's.
+        until: seq through which observations have happened.
+        closed: how many of its buckets strategies have seen.
+        slot: the next slot to be decided.
+    """
+
+    def __init__(self, state: State) -> None:
+        self._state = state
+        self._newest = {con_id: Newest(records(rows)) for con_id, rows in state.history.items()}
+        state.history = {}
+        self._leave_off()
+
+    def _leave_off(self) -> None:
+        self.tape, self.seconds = _NO_TAPE, NO_SECONDS
+        self.place = self.seq = self.ts = self.until = self.closed = self.slot = self._counted = 0
+        self._histories: dict[int, History] = {}
+        self._new_symbols: list[tuple[int, int, int]] = []  # (seq, order within it, con_id)
+
+    def follow(self, interval: Interval) -> None:
+        """Go on to another stretch; the one before must be counted."""
+        self._leave_off()
+        self.tape, self.seconds = interval.tape, interval.seconds
+        self._judge_books()
+        for con_id in self.seconds.symbols:
+            newest = self._newest.setdefault(con_id, Newest())
+            self._histories[con_id] = self.seconds.history(con_id, newest)
+
+    def go_on(self, interval: Interval) -> None:
+        """Go on to another interval of the stretch."""
+        self.seq, self.ts, self.place = interval.seq, interval.ts, interval.place
+
+    def _judge_books(self) -> None:
+        """Tell a bad book from none: without a depth row for a minute `book_good` is None, not False."""
+        known, rows = self._state.depth_ts, self.seconds.rows
+        columns = (self.seconds.con_ids, *(rows[name] for name in ("ts", "depth_count", "book_good")))
+        for row, (con_id, ts, depth, good) in enumerate(zip(*(column.tolist() for column in columns), strict=True)):
+            if depth:
+                known[con_id] = ts
+            elif not good and ts - known.get(con_id, -NO_BOOK_NS) >= NO_BOOK_NS:
+                rows["book_good"][row] = -1
+
+    # what is known now
+
+    def line(self, con_id: int) -> Line:
+        """Observations of a symbol, those of the whole stretch."""
+        return self.tape.line(con_id)
+
+    def seen(self, con_id: int) -> tuple[int, int]:
+        """How many quotes and prints of a symbol have happened."""
+        return self.tape.line(con_id).place(self.until)
+
+    def history(self, con_id: int) -> History:
+        """Closed buckets of a symbol, those of the whole stretch."""
+        found = self._histories.get(con_id)
+        if found is None:
+            found = self._histories[con_id] = NO_SECONDS.history(con_id, self._newest.get(con_id) or Newest())
+        return found
+
+    def newest(self, con_id: int) -> Array:
+        """The newest buckets of a symbol that are closed, at most `PRE_COUNT`, dtype `seconds.SECONDS`."""
+        history = self.history(con_id)
+        upto = history.upto(self.closed)
+        return history.rows[max(0, upto - PRE_COUNT) : upto]
+
+    def outage(self, con_id: int) -> bool:
+        """Whether the symbol's feed is interrupted."""
+        return 0 in self._state.outages or con_id in self._state.outages
+
+    def session(self) -> tuple[int, int] | None:
+        """Open and close of the session, ns UTC."""
+        return self._state.terms.session if self._state.terms else None
+
+    def ahead(self, con_id: int, since: int) -> Ahead:
+        """The coming seconds of a symbol, from this row of its history on."""
+        history = self.history(con_id)
+        places = np.searchsorted(self.seconds.ends, history.at[since - history.before :], "right")
+        shown = self.shown(con_id) if con_id in self._state.shown else Shown()
+        good, ts = self.line(con_id).good_at(places, shown), self.seconds.clocks[places, 1]
+        return Ahead(con_id, history.rows[since:], ts, good, self.session(), self.outage(con_id))
+
+    def shown(self, con_id: int) -> Shown:
+        """The quote in force of a symbol."""
+        shown = self._state.shown.get(con_id)
+        if shown is None:
+            self.know_symbols()
+            shown = self._state.shown.setdefault(con_id, Shown())
+        line, clocks = self.line(con_id), self.tape.clocks
+        at_clock = clocks and clocks[self.place] == self.until
+        line.show(shown, line.end(self.place) if at_clock else line.place(self.until)[0])
+        return shown
+
+    # what the state learns late
+
+    def expect_symbols(self, *, decided: bool) -> None:
+        """Find out when somebody will look first at each symbol nobody has looked at: at its quote, or to decide."""
+        shown, seconds = self._state.shown, self.seconds
+        new = [(seq, 0, con_id) for seq, con_id in self.tape.first_quotes if con_id not in shown]
+        for con_id in seconds.symbols if decided else ():
+            slots = self._histories[con_id].slots
+            slots = slots[slots >= self.slot]
+            if con_id not in shown and len(slots):
+                place = np.searchsorted(seconds.slot_ends, slots[0], "right")
+                new.append((int(seconds.clocks[place, 0]), 1 + int(slots[0]), con_id))
+        self._new_symbols = sorted(new)
+
+    def know_symbols(self) -> None:
+        """Symbols somebody has looked at by now have a quote, known or not, in the order in which that was."""
+        while self._new_symbols and self._new_symbols[0][:2] <= (self.seq, self.slot):
+            self._state.shown.setdefault(self._new_symbols.pop(0)[2], Shown())
+
+    def count(self) -> None:
+        """Symbols and their bad seconds up to now."""
+        state, seconds = self._state, self.seconds
+        begin, self._counted = self._counted, self.closed
+        if begin < self.closed:
+            state.symbols |= {c: name for c, name in seconds.symbols.items() if seconds.where(c)[0] < self.closed}
+        for at in np.flatnonzero(seconds.rows["book_good"][begin : self.closed] == 0).tolist():
+            con_id = int(seconds.con_ids[begin + at])
+            state.health.setdefault(con_id, SymbolHealth()).bad_book_seconds += 1
+
+    def settle(self) -> None:
+        """Bring all of it up to date."""
+        self.count()
+        self.know_symbols()
+        for _, con_id in self.tape.first_quotes:
+            if con_id in self._state.shown:
+                self.shown(con_id)
+
+    def write_history(self) -> None:
+        """Put the newest buckets into the state."""
+        self._state.history = {con_id: rows_of(self.history(con_id).rows[-PRE_COUNT:]) for con_id in self._newest}

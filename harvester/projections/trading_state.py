@@ -1,0 +1,42 @@
+"""What the trading fold remembers between two intervals."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+# msgspec resolves the fields when it decodes
+from harvester.projections.episodes import SymbolHealth, Tracked  # noqa: TC001
+from harvester.projections.exchange import Shown  # noqa: TC001
+from harvester.projections.terms import Terms  # noqa: TC001
+
+
+class State(msgspec.Struct):
+    """Everything the fold remembers, as plain data; `chain`, `history` and `strategies` are filled in by `snapshot`.
+
+    Attributes:
+        history: the newest buckets, by con_id.
+        starting: run starts that wait for the interval they lie in, as (seq, ts, terms).
+        active: positions with a working order; `ending`: flat ones whose last second is not closed yet.
+        trades_of: episodes so far, by symbol.
+        outages: con_ids whose feed is interrupted, 0 = all.
+        depth_ts: start of the last second with depth rows, by con_id.
+        aligned: 1 all timeframes closed up, -1 all down, 0 neither, by con_id.
+    """
+
+    terms: Terms | None = None
+    runs: int = 0
+    starting: list[tuple[int, int, Terms]] = []
+    shown: dict[int, Shown] = {}
+    symbols: dict[int, str] = {}
+    history: dict[int, list[dict[str, Any]]] = {}
+    active: list[Tracked] = []
+    ending: list[Tracked] = []
+    trades_of: dict[str, int] = {}
+    health: dict[int, SymbolHealth] = {}
+    outages: list[int] = []
+    depth_ts: dict[int, int] = {}
+    aligned: dict[int, int] = {}
+    chain: str = ""
+    strategies: list[Any] = []
