@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -15,6 +16,12 @@ PROJECT = Path(__file__).resolve().parent.parent
 # from unchecked (`kernel_cache`), Numba's own, which keeps the model's order flow, does not: it gets a folder apart.
 os.environ["NUMBA_BOUNDSCHECK"] = "1"
 os.environ["NUMBA_CACHE_DIR"] = str(PROJECT / "harvester" / "__pycache__" / "checked")
+
+# A busy machine is no failure: how long it takes to make an input says nothing of the code.
+hypothesis.settings.register_profile(
+    "any_speed", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("any_speed")
 
 _KERNELS = "from harvester.projections import kernels"
 _ORDER_FLOW = """
