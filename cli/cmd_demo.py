@@ -5,11 +5,12 @@ from __future__ import annotations
 import shutil
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from datetime import date as Date  # noqa: N812 - `date` is the option's name
 
     from harvester.home import Home
@@ -53,12 +54,12 @@ def demo(
 
 def _rest(home: Home, day: Date) -> None:
     from harvester.recorder.eod import eod
-    from harvester.recorder.project import project
+    from harvester.recorder.jobs import Task, project_date
     from harvester.recorder.verify import verify
 
     _say("2 project", "the same log through the same code: books, buckets, trades, episodes")
-    made, written = project(home, day)
-    rows = ", ".join(f"{made.tables[name].num_rows:,} {name}" for name in ("buckets", "decisions", "fills", "episodes"))
+    made = project_date(Task(str(home.root), day.isoformat(), None, None, force=False))
+    rows = ", ".join(f"{made.rows[name]:,} {name}" for name in ("buckets", "decisions", "fills", "episodes"))
     typer.echo(f"           {rows}")
     _say("3 verify", "every byte again, live digests against replay, files against the log")
     found = verify(home, day)
@@ -70,21 +71,21 @@ def _rest(home: Home, day: Date) -> None:
     report = eod(home, day)
     typer.echo(f"           {report.learned} episodes, {report.pnl_usd:+.2f} USD after costs; {report.verdict}")
     typer.echo("           (a modelled market is kinder than a real one: this shows the machinery, not an edge)")
-    _look(home, day, written)
+    _look(home, day, [Path(name) for name in made.files])
 
 
 def _say(step: str, what: str) -> None:
     typer.echo(typer.style(f"{step:<10}", bold=True) + f" {what}")
 
 
-def _look(home: Home, day: Date, written: Any) -> None:
+def _look(home: Home, day: Date, files: Sequence[Path]) -> None:
     here = Path.cwd()
 
     def near(path: Path) -> str:
         return str(path.relative_to(here) if path.is_relative_to(here) else path)
 
     option = f"--date {day} --home {near(home.root)}"
-    pictures = [path for path in written.files if path.suffix == ".svg"]
+    pictures = [path for path in files if path.suffix == ".svg"]
     typer.echo("\nlook at")
     for path in pictures:
         typer.echo(f"  {near(path)}   the day in one picture; open it in a browser")

@@ -45,11 +45,11 @@ def health(
 
 
 def _of(found: Reconciled, symbol: str) -> Reconciled:
-    from harvester.errors import CannotRun
+    from harvester.errors import UnknownSymbol
 
     known = sorted({check.symbol for check in found.checks})
     if symbol not in known:
-        raise CannotRun(f"no symbol {symbol!r} on that date; recorded are {', '.join(known) or 'none'}")
+        raise UnknownSymbol(f"no symbol {symbol!r} on that date; recorded are {', '.join(known) or 'none'}")
     health = [row for row in found.health if row["symbol"] in (None, symbol)]
     return found._replace(checks=[c for c in found.checks if c.symbol == symbol], health=health)
 

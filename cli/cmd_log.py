@@ -47,6 +47,7 @@ def ls(*, home: HomeOption = None, as_json: JsonOption = False) -> None:
     """
     from harvester.errors import HarvesterError
     from harvester.eventlog.days import read_runs, recorded_dates
+    from harvester.eventlog.lock import DateLock
     from harvester.eventlog.reader import run_view
     from harvester.home import Home, parse_date
 
@@ -57,6 +58,8 @@ def ls(*, home: HomeOption = None, as_json: JsonOption = False) -> None:
             for run in read_runs(found, parse_date(name)):
                 view = run_view(run)
                 status = "damaged" if run.damages else view.status
+                if status == "running" and DateLock(found, parse_date(name)).held_by() is None:
+                    status = "broken off"  # killed: the next recording, or hv log recover, marks it recovered
                 times = (_iso(view.first_ts), _iso(view.last_ts))
                 rows.append([name, view.run, status, view.rows, *times, view.n_bytes])
         except HarvesterError as error:
@@ -207,8 +210,10 @@ def recover(
     else:
         for recovery in mended:
             typer.echo(str(recovery))
-        if not mended:
+        if not mended and not asides:
             typer.echo(f"nothing to recover: every run of {date} has ended")
+        elif asides:
+            typer.echo(f"{date} can be recorded on; hv log verify goes on to name what was lost")
 
 
 @log.command()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 import time
 from pathlib import Path
@@ -84,6 +85,9 @@ class Pipe:
     def state(self, ts: int, speed: float, *, paused: bool) -> None:
         """A pipe is told rows alone."""
 
+    def moved(self, ts: int) -> None:
+        """Likewise."""
+
     def key(self, seconds: float | None) -> str:
         if seconds:
             time.sleep(seconds)
@@ -102,9 +106,22 @@ class Terminal(Pipe):
         self._below = ""
 
     def show(self, rows: Sequence[Shown]) -> None:
-        if rows:
-            self._put("")
-            super().show(rows)
+        if not rows:
+            return
+        self._put("")
+        for row in rows:
+            self._whole_line(self._line(row))
+
+    def moved(self, ts: int) -> None:
+        from harvester.recorder.moments import of_day
+
+        self._put("")
+        self._whole_line(f"── {of_day(ts)} New York " + "─" * 60)
+
+    def _whole_line(self, text: str) -> None:
+        """A line cut to the screen: one that wraps hides which row is which."""
+        wide = shutil.get_terminal_size().columns
+        sys.stdout.write((text if len(text) <= wide else text[: wide - 1] + "…") + "\n")
 
     def state(self, ts: int, speed: float, *, paused: bool) -> None:
         from harvester.recorder.moments import of_day

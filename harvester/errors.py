@@ -9,8 +9,8 @@
     ├── FutureFormat               4   written by a newer Harvester
     ├── LockHeld                   5   another process records or folds that date
     ├── GatewayError               6   the gateway cannot be reached, or is not one
-    │   ├── ClientIdInUse          7   another client holds that client id
-    │   └── UnknownSymbol          8   the gateway knows no such contract
+    │   └── ClientIdInUse          7   another client holds that client id
+    ├── UnknownSymbol              8   the gateway knows no such contract, or the log no such symbol
     ├── OrderRefused               9   an order tried to leave the process
     ├── LogWriteFailed            10   the disk is full or failing; the log is whole up to the last commit
     ├── Mismatch                  11   two things that must be equal are not
@@ -114,8 +114,8 @@ class ClientIdInUse(GatewayError):
     exit_code = 7
 
 
-class UnknownSymbol(GatewayError):
-    """The gateway knows no such contract (IB error 200)."""
+class UnknownSymbol(HarvesterError):
+    """The gateway knows no such contract (IB error 200), or nothing of that symbol was recorded."""
 
     exit_code = 8
 

@@ -96,6 +96,10 @@ class Home:
         """Snapshots and other files that may vanish at any time."""
         return self.temp / "cache"
 
+    def snapshots(self, trading_date: date) -> Path:
+        """States of the engine at places of a date."""
+        return self.cache / "snapshots" / trading_date.isoformat()
+
     def episodes(self, trading_date: date, symbol: str | None = None) -> Path:
         base = self.temp / "episodes" / trading_date.isoformat()
         return base if symbol is None else base / file_name(symbol)

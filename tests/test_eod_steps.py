@@ -225,8 +225,17 @@ def test_archive_is_read_like_the_log(home):
 
 
 def test_deleted_date_is_done(home):
-    """Once the log is gone, running it again says so and changes nothing; a date never recorded is an error."""
+    """Once the log is gone, running it again says so and changes nothing; a date never recorded is an error.
+
+    Snapshots of the date go with it; those of other dates stay.
+    """
+    caches = [home.snapshots(day) / "market-0" / "1.snap" for day in (NEXT, date(2025, 7, 1))]
+    for cache in caches:
+        cache.parent.mkdir(parents=True)
+        cache.write_bytes(b"a state")
     eod(home, NEXT, Wishes(delete_temp=True))
+    assert [cache.exists() for cache in caches] == [False, True]
+    assert not home.snapshots(NEXT).exists()
     before = tree(home)
     report = eod(home, NEXT, Wishes(delete_temp=True))
     assert "nothing is left to do" in report.notes[0]

@@ -48,13 +48,14 @@ def test_ls_lists_runs(home, hv):
     assert "nothing is recorded" in hv("ls")
     write_run(home, (5, 5))
     writer = LogWriter.open(home, DATE)
-    writer.abandon()
+    assert [run["status"] for run in _objects(hv("ls", "--json"))] == ["ended", "running"]
+    writer.abandon()  # as a kill leaves it
     lines = [line.split("\t") for line in hv("ls").splitlines()]
-    assert [line[:4] for line in lines[1:]] == [[DAY, "r001", "ended", "10"], [DAY, "r002", "running", "0"]]
+    assert [line[:4] for line in lines[1:]] == [[DAY, "r001", "ended", "10"], [DAY, "r002", "broken off", "0"]]
     assert lines[1][4] == "2025-07-17T13:00:00Z"
     assert [run["events"] for run in _objects(hv("ls", "--json"))] == [10, 0]
     (home.day(DATE) / "r001" / JOURNAL).write_bytes(b"garbage\n")
-    assert [run["status"] for run in _objects(hv("ls", "--json"))] == ["damaged", "running"]
+    assert [run["status"] for run in _objects(hv("ls", "--json"))] == ["damaged", "broken off"]
 
 
 def test_show_prints_events_in_order(home, hv):

@@ -9,8 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from trading_log import DATE, record
+from typer.testing import CliRunner
 
-from harvester.errors import NoLog
+from cli.app import app
+from harvester.calendar import iso
+from harvester.errors import BadSetting, NoLog
 from harvester.eventlog.reader import open_day
 from harvester.home import Home
 from harvester.projections.engine import Engine
@@ -139,6 +142,28 @@ def test_only_some_symbols(home, tmp_path):
     made, written = project(home, DATE, out=tmp_path, symbols=["BRK B"])
     assert {p.parent.name for p in written.files if "T" in p.name and p.parent != tmp_path} == {"BRK%20B"}
     assert set(made.tables["buckets"]["symbol"].to_pylist()) == {"AAA", "BRK B"}
+
+
+def test_buckets_of_a_time_range(home):
+    """`hv buckets --from --to` gives every second in [from, to); --limit cuts from the end and is never below 0."""
+
+    def hv(*words: str) -> tuple[int, list[str]]:
+        options = ["--date", DATE.isoformat(), "--home", str(home.root), "--symbol", "AAA"]
+        done = CliRunner().invoke(app, ["buckets", *options, *words])
+        return done.exit_code, done.output.splitlines()
+
+    rows = fold_day(open_day(DATE, home)).tables["buckets"].to_pylist()
+    every = [row["ts"] for row in rows if row["symbol"] == "AAA"]
+    begin, end = every[100], every[190]
+    code, lines = hv("--from", iso(begin), "--to", iso(end))
+    assert (code, [line.split("\t")[0] for line in lines[1:]]) == (0, [iso(ts) for ts in every[100:190]])
+    assert [line.split("\t")[0] for line in hv("--to", iso(end), "--limit", "2")[1][1:]] == [
+        iso(t) for t in every[188:190]
+    ]
+    assert len(hv()[1]) == 61
+    assert hv("--limit", "-1")[0] == 2
+    crossed = ["--date", str(DATE), "--home", str(home.root), "--symbol", "AAA", "--from", "12:00", "--to", "11:00"]
+    assert isinstance(CliRunner().invoke(app, ["buckets", *crossed]).exception, BadSetting)
 
 
 def test_unfinished_day_is_superseded(tmp_path):

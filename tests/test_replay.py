@@ -99,12 +99,16 @@ class Script:
 
     def __init__(self, *keys: str, at: int | None = None) -> None:
         self.keys, self.now, self.shown, self.states, self.at = list(keys), 0, [], [], at
+        self.moves = []
 
     def show(self, rows) -> None:
         self.shown.append((self.now / SECOND, rows))
 
     def state(self, ts, speed, *, paused) -> None:
         self.states.append((ts, speed, paused))
+
+    def moved(self, ts) -> None:
+        self.moves.append(ts)
 
     def key(self, seconds):
         key = self.keys.pop(0) if self.keys else ""
@@ -225,7 +229,7 @@ def test_keys_on_a_terminal(home):
 @pytest.mark.parametrize(
     ("options", "code", "said"),
     [
-        (["--symbols", "ZZZ"], 2, r"no symbol 'ZZZ' in this log; recorded are"),
+        (["--symbols", "ZZZ"], 8, r"no symbol 'ZZZ' in this log; recorded are"),
         (["--from", "12:00", "--to", "11:00"], 2, "--from 12:00 is after --to 11:00"),
         (["--speed", "0"], 2, "--speed '0': write how many times"),
     ],

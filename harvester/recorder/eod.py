@@ -284,7 +284,7 @@ def _close(home: Home, day: Day, made: Projected, wishes: Wishes, report: Report
 
 
 def _doomed_folders(home: Home, trading_date: date) -> list[Path]:
-    return [home.day(trading_date), home.episodes(trading_date)]
+    return [home.day(trading_date), home.episodes(trading_date), home.snapshots(trading_date)]
 
 
 _LOG_FILES = frozenset((MANIFEST, CANDIDATE, DELETION, *names_of("stream"), *names_of("compacted")))
@@ -303,7 +303,7 @@ def _to_delete(home: Home, trading_date: date, report: Report) -> list[Path]:
     if not (day / QUARANTINE).exists():
         return _doomed_folders(home, trading_date)
     report.notes.append(f"{day / QUARANTINE} stays: torn bytes of a killed run, kept nowhere else")
-    return [*archiving.runs_in(day), home.episodes(trading_date)]
+    return [*archiving.runs_in(day), *_doomed_folders(home, trading_date)[1:]]
 
 
 def plan_path(home: Home, trading_date: date) -> Path:

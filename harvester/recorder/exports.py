@@ -16,7 +16,7 @@ from harvester.artefacts.picture import day_picture, panels_of
 from harvester.artefacts.tables import about as about_of
 from harvester.artefacts.tables import parquet_file, parquet_table, read_parquet
 from harvester.artefacts.text import envelope, json_file, times
-from harvester.errors import CannotRun, DamagedLog
+from harvester.errors import CannotRun, DamagedLog, UnknownSymbol
 from harvester.home import file_name
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def tables_of(made: Projected, symbols: Sequence[str] | None) -> dict[str, pa.Ta
     """The date's tables, of these symbols only.
 
     Raises:
-        CannotRun: the date holds no such symbol.
+        UnknownSymbol: the date holds no such symbol.
     """
     if symbols is None:
         return dict(made.tables)
@@ -64,14 +64,15 @@ def check_symbols(made: Projected, symbols: Sequence[str]) -> None:
     """Refuse symbols the date does not hold, or none at all.
 
     Raises:
-        CannotRun: as said.
+        CannotRun: none is named.
+        UnknownSymbol: the date does not hold one.
     """
     known = sorted(set(made.tables["buckets"]["symbol"].to_pylist()))
     there = f"on {made.trading_date}; recorded are {', '.join(known) or 'none'}"
     if not symbols:
         raise CannotRun(f"no symbol is named; name some {there}")
     if strange := [symbol for symbol in symbols if symbol not in known]:
-        raise CannotRun(f"no symbol {', '.join(map(repr, strange))} {there}")
+        raise UnknownSymbol(f"no symbol {', '.join(map(repr, strange))} {there}")
 
 
 def part_of(symbols: Sequence[str] | None) -> str:

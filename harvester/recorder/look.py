@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from harvester.calendar import iso
-from harvester.errors import CannotRun
+from harvester.errors import UnknownSymbol
 from harvester.events.kinds import Side, Stream
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ def look(engine: Engine, symbol: str, stream: Stream | None = None) -> dict[str,
     `state` is null when no book is subscribed at that place; rows and ladder are empty then, and while it is unknown.
 
     Raises:
-        CannotRun: nothing of the symbol was subscribed by then.
+        UnknownSymbol: nothing of the symbol was subscribed by then.
     """
     con_id = _con_id(engine, symbol)
     quote = engine.quotes.quote(con_id)
@@ -53,5 +53,5 @@ def _con_id(engine: Engine, symbol: str) -> int:
     found = [con_id for con_id, name in known.items() if name == symbol]
     if not found:
         names = ", ".join(sorted(set(known.values()))) or "nothing"
-        raise CannotRun(f"{symbol!r} is not subscribed by seq {engine.through_seq}; subscribed are {names}")
+        raise UnknownSymbol(f"{symbol!r} is not subscribed by seq {engine.through_seq}; subscribed are {names}")
     return next((con_id for con_id in found if engine.book.state(con_id) is not None), found[0])

@@ -194,7 +194,8 @@ def write_artefacts(
     position that is open is no episode yet.
 
     Raises:
-        CannotRun: the date holds no such symbol, or the disk refuses.
+        UnknownSymbol: the date holds no such symbol.
+        CannotRun: the disk refuses.
     """
     disk = disk or Disk()
     tables = tables_of(made, symbols)
@@ -255,7 +256,7 @@ def project(
     Raises:
         NoLog: nothing was recorded on it.
         DamagedLog: its log is not what was written.
-        CannotRun: it holds no such symbol.
+        UnknownSymbol: it holds no such symbol.
     """
     day = open_day(trading_date, home)
     live = being_recorded(home, day)
@@ -263,14 +264,18 @@ def project(
     return made, write_artefacts(made, home, out, symbols, live=live)
 
 
-def bucket_artefact(made: Projected, symbol: str) -> dict[str, Any]:
-    """The JSON artefact of one symbol's buckets.
+def bucket_artefact(made: Projected, symbol: str, begin: int | None = None, end: int | None = None) -> dict[str, Any]:
+    """The JSON artefact of one symbol's buckets, of the seconds that begin in [begin, end) (ns UTC, None = open).
 
     Raises:
-        CannotRun: the date holds no such symbol.
+        UnknownSymbol: the date holds no such symbol.
     """
     check_symbols(made, [symbol])
     rows = of_symbols(with_gate_codes(made.tables["buckets"], made.tables["decisions"]), [symbol])
+    if begin is not None:
+        rows = rows.filter(pc.greater_equal(rows["ts"], begin))
+    if end is not None:
+        rows = rows.filter(pc.less(rows["ts"], end))
     body = envelope(
         "harvester.buckets",
         bucket_rows(rows),

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 import numpy as np
 
 from harvester.clock import SECOND_NS, real_monotonic_ns
-from harvester.errors import BadSetting, CannotRun
+from harvester.errors import BadSetting, UnknownSymbol
 from harvester.events.batch import Batch, seqs
 from harvester.events.kinds import Action, Kind
 from harvester.projections.engine import Engine
@@ -69,7 +69,7 @@ class Replay:
 
     Raises:
         BadSetting: there is no such table.
-        CannotRun: a symbol that nothing of was subscribed.
+        UnknownSymbol: a symbol that nothing of was subscribed.
     """
 
     def __init__(
@@ -86,7 +86,7 @@ class Replay:
         known = subscribed(seeker.day)
         if unknown := [name for name in symbols or () if name not in known]:
             there = ", ".join(known) or "none"
-            raise CannotRun(f"no symbol {', '.join(map(repr, unknown))} in this log; recorded are {there}")
+            raise UnknownSymbol(f"no symbol {', '.join(map(repr, unknown))} in this log; recorded are {there}")
         self._seeker, self._show, self._symbols, self._end = seeker, show, symbols, end
         self.engine = Engine() if start is None else seeker.at_time(start - 1)
         self._parts = self._cut_at_clocks()
@@ -185,6 +185,10 @@ class Hands(Protocol):
         """Where the player is now (ns UTC), how fast, and whether it stands."""
         ...
 
+    def moved(self, ts: int) -> None:
+        """The player went to another place (ns UTC); what is shown next goes on from there."""
+        ...
+
     def key(self, seconds: float | None) -> str:
         """The next key within so many seconds (None = for ever), empty when none came.
 
@@ -260,6 +264,7 @@ class Player:
             at = self._hands.time() if key == "goto" else now + shift[key]
             if at is not None:
                 self._replay.seek(at)
+                self._hands.moved(at)
                 self._anchor = None
                 return False
         return True
