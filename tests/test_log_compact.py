@@ -86,6 +86,20 @@ def test_large_runs_become_several_commits(home, monkeypatch):
     assert same(Batch.concat(list(day.batches(from_seq=60, rows_max=9))), whole.slice(60, 280))
 
 
+def test_a_small_run_becomes_sixteen_commits(home, monkeypatch):
+    """So that one bad byte costs a sixteenth of it, and the rest can be salvaged; a tiny one is not cut."""
+    monkeypatch.setattr("harvester.eventlog.rewrite.COMMIT_ROWS_MIN", 8)
+    write_run(home, tuple([7] * 40))
+    compact_day(home, DATE)
+    assert harvester.open_day(DATE, home).runs[0].commits == 280 // 18 + 1
+    path = max((home.day(DATE) / "r001").glob("*.compacted.arrows"), key=lambda path: path.stat().st_size)
+    data = bytearray(path.read_bytes())
+    data[-300] ^= 1
+    path.write_bytes(data)
+    day = harvester.open_day(DATE, home, salvage=True)
+    assert 280 - 18 <= day.rows < 280
+
+
 class Stopping(Disk):
     """A disk on which the n-th change of whatever kind fails, before it is made or half-way through it."""
 

@@ -46,8 +46,9 @@ if TYPE_CHECKING:
     from harvester.eventlog.runlog import RunLog
     from harvester.events.batch import Batch
 
-COMMIT_ROWS = 131_072
-"""Events of one commit: large enough to compress as well as it can, small enough to lose little with one bad byte."""
+COMMIT_ROWS, COMMIT_ROWS_MIN, COMMITS = 131_072, 4_096, 16
+"""Events of one commit, at most and at least, and into how many a run is cut between the two: large enough to compress
+as well as it can, and one bad byte costs a sixteenth of a small run."""
 
 
 class Target(NamedTuple):
@@ -126,9 +127,10 @@ def rewrite(source: RunLog, target: Target, progress: Callable[[int], None] = la
 def _bodies(source: RunLog, target: Target, progress: Callable[[int], None]) -> tuple[list[_Cut], list[Part]]:
     folder, storage, disk, _ = target
     content, cuts = ContentHash(), []
+    rows_max = min(COMMIT_ROWS, max(COMMIT_ROWS_MIN, -(-sum(line.rows for line in source.commits) // COMMITS)))
     bodies = ParquetBodies(folder, disk) if storage == "parquet" else _StreamBodies(folder, disk)
     try:
-        for batch in recut(_batches(source), COMMIT_ROWS, ()):
+        for batch in recut(_batches(source), rows_max, ()):
             bodies.add(batch)
             digest = content.update(batch).digest()
             cuts.append(_Cut(batch.first_seq, batch.last_seq, *_times(batch), digest, []))
