@@ -22,7 +22,7 @@ def verify(
 
     Compared are the files of temp/episodes/ and, of exports/, buckets, decisions, fills and health of the whole date;
     what `hv project --out` or `--symbols` wrote is not. A file of an earlier look at the unfinished day is told, not
-    counted.
+    counted, and so is what a killed recorder did not come to write.
 
     Exit code 0: all equal. 1: the log is damaged. 11: live and replay, or files and log, differ. 12: recorded by other
     code than this, so live and replay cannot be compared (everything else is right).
@@ -49,6 +49,8 @@ def _lines(found: Verified) -> list[str]:
     out += [f"         {text}" for text in (*log.problems, *log.notes)]
     if log.problems:
         return [*out, "live     not compared: the log is damaged"]
+    if found.broken_off:
+        out.append(f"         the last run broke off ({found.broken_off}); the next `hv record` goes on from there")
     word = _word(not live.mismatches) if live.changed < live.points or not live.points else "?  "
     out.append(f"live     {word}  {live.equal} of {live.points} recorded digests equal replay's")
     if live.changed:

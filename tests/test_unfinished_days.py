@@ -223,6 +223,61 @@ def test_a_look_between_two_runs_is_no_difference(tmp_path):
     assert verify(home, DATE).files.early == []
 
 
+@pytest.fixture(scope="module")
+def killed(tmp_path_factory):
+    """A recorder killed in the middle of its run after two commits of trades; the files of the second."""
+    home = Home(tmp_path_factory.mktemp("killed")).prepare()
+    writer = begun(home)
+    writer.commit(Batch.of(market(DATE, seconds=400, start=1940), writer.next_seq))
+    live_episodes(home)
+    before = tree(home).keys()
+    writer.commit(Batch.of(market(DATE, seconds=400, start=2340), writer.next_seq))
+    live_episodes(home)
+    assert "being recorded" in verify(home, DATE).files.note
+    writer.abandon()  # kill -9
+    last = sorted(name for name in tree(home).keys() - before if name.startswith("temp/episodes/"))
+    assert last, "the last commit ends episodes"
+    return home, last
+
+
+def test_a_killed_run_is_compared(killed, tmp_path):
+    """Nobody records: live digests, episodes and exports of what the killed run left are compared, and it is named."""
+    home = Home(shutil.copytree(killed[0].root, tmp_path / "home"))
+    project(home, DATE)
+    words = ["verify", "--date", str(DATE), "--home", str(home.root)]
+    done = CliRunner().invoke(app, words)
+    assert (done.exit_code, "the last run broke off (r001, last event 2025-07-17T" in done.output) == (0, True)
+    assert "episode files compared" in done.output
+    assert "4 exports compared" in done.output
+    assert "not compared: the day" not in done.output
+    found = verify(home, DATE)
+    assert found.files.checked == len(list(home.episodes(DATE).rglob("*.json"))) > len(killed[1])
+    assert all(line.endswith("open when the run broke off") for line in found.files.early)
+    path = next(home.episodes(DATE).rglob("*.json"))
+    path.write_bytes(path.read_bytes().replace(b'"pnl_usd": ', b'"pnl_usd": 1', 1))
+    done = CliRunner().invoke(app, words)
+    assert (done.exit_code, f"{path.name}: different" in done.output) == (11, True)
+
+
+def test_what_a_killed_recorder_did_not_come_to_write(killed, tmp_path):
+    """An episode of the last commit may be missing or half written, the recorder was killed; one before it may not."""
+    home, last = Home(shutil.copytree(killed[0].root, tmp_path / "home")), killed[1]
+    path = home.root / last[0]
+    half = path.with_name(f".{path.name}.new")
+    half.write_bytes(path.read_bytes()[:100])
+    path.unlink()
+    found = verify(home, DATE)
+    assert (found.exit_code, found.files.differences) == (0, [])
+    assert sum("the recorder was killed" in line for line in found.files.early) == 2
+    earlier = next(p for p in home.episodes(DATE).rglob("*.json") if p.relative_to(home.root).as_posix() not in last)
+    earlier.unlink()
+    found = verify(home, DATE)
+    assert (found.exit_code, found.files.differences) == (
+        11,
+        [f"{earlier.relative_to(home.root).as_posix()}: missing"],
+    )
+
+
 def test_a_memo_of_a_look_ends_with_the_recording(tmp_path):
     """A projection made while recording is not `unchanged` once the same log is over: the open trades are written."""
     home = Home(tmp_path).prepare()

@@ -226,8 +226,13 @@ def write_artefacts(
 
 def being_recorded(home: Home, day: Day) -> bool:
     """Whether the date goes on: a run has not ended, or a recorder holds the date."""
-    holder = DateLock(home, day.trading_date).held_by()
-    return not day.complete or (holder is not None and holder.purpose != "eod")
+    return not day.complete or recorder_holds(home, day.trading_date)
+
+
+def recorder_holds(home: Home, trading_date: date) -> bool:
+    """Whether somebody who may add to the date holds its lock; `hv eod` adds nothing."""
+    holder = DateLock(home, trading_date).held_by()
+    return holder is not None and holder.purpose != "eod"
 
 
 def _supersede(below: Path, files: dict[str, bytes], made: Projected, disk: Disk, written: Written) -> None:

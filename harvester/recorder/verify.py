@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from harvester.artefacts.episodes import compare_day, superseded
+from harvester.calendar import iso
 from harvester.errors import CodeChanged, DamagedLog, Mismatch
 from harvester.eventlog.reader import open_day
 from harvester.eventlog.verify import verify_day
@@ -14,13 +15,13 @@ from harvester.events.kinds import Action, Kind
 from harvester.projections.params import RunParams, package_digest
 from harvester.projections.reconcile import check_rows, reconcile
 from harvester.recorder.exports import FilesPart, compare_exports
-from harvester.recorder.project import being_recorded, fold_day
+from harvester.recorder.project import fold_day, recorder_holds
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from datetime import date
 
-    from harvester.eventlog.reader import Day
+    from harvester.eventlog.reader import Day, Mark
     from harvester.home import Home
     from harvester.recorder.project import Projected
 
@@ -66,7 +67,10 @@ class StreamsPart(msgspec.Struct, kw_only=True):
 
 
 class Verified(msgspec.Struct, kw_only=True):
-    """The whole report; `files` are the episodes; `exit_code` is 0 clean, 1 damaged, 11 not equal, 12 other code."""
+    """The whole report; `files` are the episodes; `exit_code` is 0 clean, 1 damaged, 11 not equal, 12 other code.
+
+    `broken_off` names the run that was killed last, when nobody records on: what it left is compared all the same.
+    """
 
     trading_date: str
     log: LogPart
@@ -74,6 +78,7 @@ class Verified(msgspec.Struct, kw_only=True):
     files: FilesPart = msgspec.field(default_factory=FilesPart)
     exports: FilesPart = msgspec.field(default_factory=FilesPart)
     streams: StreamsPart = msgspec.field(default_factory=StreamsPart)
+    broken_off: str = ""
     digests: dict[str, str] = {}
     exit_code: int = 0
 
@@ -99,14 +104,17 @@ def verify(home: Home, trading_date: date, progress: Callable[[str, int, int], N
         found.exit_code = DamagedLog.exit_code
         found.files.note = found.exports.note = "not compared: the log is damaged"
         return found
+    held = recorder_holds(home, trading_date)
     day = open_day(trading_date, home)
     made = _replay(day, found.live, (lambda done, total: progress("replay", done, total)) if progress else None)
     found.digests = made.digests
     found.streams = _streams(day)
-    if being_recorded(home, day):
+    if held or recorder_holds(home, trading_date):
         found.files.note = found.exports.note = "not compared: the day is being recorded"
     else:
-        found.files, found.exports = _episodes(home, made), compare_exports(home, made)
+        found.broken_off = _broken_off(day)
+        left = _Left(made, day.marks()) if found.broken_off else None
+        found.files, found.exports = _episodes(home, made, left), compare_exports(home, made)
     if found.live.mismatches or found.files.differences or found.exports.differences:
         found.exit_code = Mismatch.exit_code
     elif found.live.changed:
@@ -144,7 +152,43 @@ def _code_of_runs(day: Day) -> dict[str, str]:
     return {run.run: begun.get(run.first_seq, "") for run in day.runs}
 
 
-def _episodes(home: Home, made: Projected) -> FilesPart:
+def _broken_off(day: Day) -> str:
+    """Which run was killed, and where its log ends; "" when all have ended."""
+    if day.complete:
+        return ""
+    run = next(run for run in reversed(day.runs) if run.status == "running")
+    return f"{run.run}, last event {iso(day.last_ts) if day.last_ts else 'none'}"
+
+
+class _Left:
+    """What a killed recorder may have left undone: it writes an episode's file after the commit that ended it."""
+
+    def __init__(self, made: Projected, marks: Sequence[Mark]) -> None:
+        last_commit = marks[-2].last_seq if len(marks) > 1 else 0
+        late = [text for text in made.documents if _through(text) > last_commit]
+        self._files = set(made.files(late))
+        self._half = {f"{folder}/.{name}.new" for folder, _, name in (n.rpartition("/") for n in self._files)}
+
+    def undone(self, name: str, what: str) -> str:
+        """Why a file is missing or half there, "" when that is no consequence of the kill."""
+        if what == "missing" and name in self._files:
+            return "the recorder was killed before it wrote it; the next `hv record`, or `hv project`, does"
+        if what == "unexpected" and name in self._half:
+            return "half written when the recorder was killed; the next `hv record`, or `hv project`, replaces it"
+        return ""
+
+
+def _through(document: str) -> int:
+    return msgspec.json.decode(document, type=_Told).through_seq
+
+
+class _Told(msgspec.Struct):
+    """What of an episode says by which event it was known."""
+
+    through_seq: int
+
+
+def _episodes(home: Home, made: Projected, left: _Left | None) -> FilesPart:
     """The episode files; what only `hv project` writes or takes away at a day's end may still be to do."""
     folder = home.episodes(made.trading_date)
     if not folder.is_dir() and made.documents:
@@ -152,15 +196,19 @@ def _episodes(home: Home, made: Projected) -> FilesPart:
     files = made.files()
     different = compare_day(folder, files)
     gone = superseded(different, made.documents)
-    late = {folder / name for name in made.files(made.open_at_end)}
+    open_at_end = set(made.files(made.open_at_end))
     found = FilesPart(checked=len(files))
     for path, what in ((d.path, d.what) for d in different):
-        name = path.relative_to(home.root).as_posix()
+        name, said = path.relative_to(folder).as_posix(), path.relative_to(home.root).as_posix()
         if path in gone:
-            found.early.append(f"{name}: of an earlier look at the unfinished day; `hv project` takes it away")
-        elif what == "missing" and path in late:
-            found.early.append(f"{name}: open when the day ended; `hv project` writes it")
-            found.checked -= 1
+            early = "of an earlier look at the unfinished day; `hv project` takes it away"
+        elif what == "missing" and name in open_at_end:
+            early = "open when the run broke off" if left else "open when the day ended; `hv project` writes it"
         else:
-            found.differences.append(f"{name}: {what}")
+            early = left.undone(name, what) if left else ""
+        if early:
+            found.early.append(f"{said}: {early}")
+            found.checked -= what == "missing"
+        else:
+            found.differences.append(f"{said}: {what}")
     return found
