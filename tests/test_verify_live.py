@@ -1,0 +1,73 @@
+"""`hv verify` on live digests: equal, written by other code, or wrong; each has its exit code and names its place."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+from trading_log import DATE, market, run_params, subscriptions
+from typer.testing import CliRunner
+
+from cli.app import app
+from harvester.eventlog.reader import open_day
+from harvester.eventlog.writer import LogWriter
+from harvester.events.batch import Batch
+from harvester.home import Home
+from harvester.projections.engine import Engine
+from harvester.recorder.verify import verify
+
+OTHER = {"version": "0.0.1", "digest": "0" * 32}
+
+
+def recorded(home: Home, start: int, *, package: dict[str, str] | None = None, wrong: tuple[str, ...] = ()) -> int:
+    """A run of two commits with live digests after each, those of `wrong` false after the second; gives its seq."""
+    rows = market(DATE, seconds=60, start=start)
+    params = run_params(DATE)
+    params = msgspec.structs.replace(params, package=package) if package else params
+    with LogWriter.open(home, DATE, run_start_row={"params": params.text()}) as writer:
+        writer.begin(rows[0][1]["ts_recv"])
+        writer.commit(Batch.of([*subscriptions(rows[0][1]["ts_recv"]), *rows[:200]], writer.next_seq))
+        writer.live_digests(writer.next_seq - 1, digests(home))
+        writer.commit(Batch.of(rows[200:], writer.next_seq))
+        seq = writer.next_seq - 1
+        writer.live_digests(seq, digests(home) | dict.fromkeys(wrong, "f" * 32))
+    return seq
+
+
+def digests(home: Home) -> dict[str, str]:
+    """Those of a replay of everything recorded so far."""
+    engine = Engine()
+    for batch in open_day(DATE, home).batches():
+        engine.fold(batch)
+    return engine.digests()
+
+
+def hv(home: Home) -> tuple[int, str]:
+    done = CliRunner().invoke(app, ["verify", "--date", str(DATE), "--home", str(home.root)])
+    return done.exit_code, done.output
+
+
+def test_digests_of_other_code_are_not_compared(tmp_path):
+    """12 and no mismatch: what other code wrote is counted apart, what this code wrote in another run is compared."""
+    home = Home(tmp_path).prepare()
+    recorded(home, 1800)
+    recorded(home, 1900, package=OTHER, wrong=("book", "trading"))
+    found = verify(home, DATE)
+    assert (found.exit_code, found.live.points, found.live.equal, found.live.changed) == (12, 4, 2, 2)
+    assert found.live.mismatches == []
+    code, said = hv(home)
+    assert code == 12
+    assert "2 of 4 recorded digests equal replay's" in said
+    assert "2 were written by other code" in said
+
+
+@pytest.mark.parametrize("package", [None, OTHER])
+def test_a_wrong_live_digest_is_named(tmp_path, package):
+    """11, with run, seq and projection, and only these; code changed in another run does not hide it."""
+    home = Home(tmp_path).prepare()
+    recorded(home, 1800, package=package)
+    seq = recorded(home, 1900, wrong=("book", "trading"))
+    found = verify(home, DATE)
+    assert (found.exit_code, found.live.mismatches) == (11, [("r002", seq, ["book", "trading"])])
+    code, said = hv(home)
+    assert code == 11
+    assert f"r002 at seq {seq}: book, trading differ" in said
