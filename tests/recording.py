@@ -15,7 +15,7 @@ from harvester.projections.engine import Engine
 from harvester.recorder.record import Recorder, Summary, record
 from harvester.simgateway.faults import Script
 from harvester.simgateway.limits import Limits
-from harvester.simgateway.report import exact_sum
+from harvester.simgateway.report import TEXTS, exact_sum, text_sum
 from harvester.simgateway.server import SimGateway
 from harvester.simgateway.settings import GatewaySettings
 from harvester.simgateway.sources import open_market
@@ -110,27 +110,46 @@ async def lockstep(
     return Recorded(home, summary, report)
 
 
+FLAGS: dict[Kind, tuple[tuple[str, int], ...]] = {
+    Kind.TRADE: (("past_limit", 0), ("unreported", 1)),
+    Kind.QUOTE: (("past_low", 0), ("past_high", 1)),
+}
+"""Columns that are a bit of `attribs`, with the bit."""
+
 SUMMED: dict[Kind, tuple[str, ...]] = {
     Kind.TICK: ("field", "price", "size", "value", "attribs"),
-    Kind.TRADE: ("price", "size", "attribs"),
-    Kind.QUOTE: ("bid", "ask", "bid_size", "ask_size", "mid", "attribs"),
+    Kind.TRADE: ("seconds", "price", "size", "attribs"),
+    Kind.QUOTE: ("seconds", "bid", "ask", "bid_size", "ask_size", "mid", "attribs"),
     Kind.DEPTH: ("position", "operation", "side", "price", "size", "smart"),
     Kind.BAR: ("open", "high", "low", "close", "volume", "wap", "count"),
 }
 
 
 def recorded_sums(day: Day) -> dict[str, dict[str, dict[str, Any]]]:
-    """Rows and exact sums per kind and symbol, of the kinds that flow."""
+    """Rows, exact sums of numbers, and the sum of texts per kind and symbol, of the kinds that flow."""
     symbols = {row["con_id"]: row["symbol"] for row in day.table(Kind.CONTRACT).to_pylist()}
     found: dict[str, dict[str, dict[str, Any]]] = {}
     for kind, columns in SUMMED.items():
         rows: dict[str, list[dict[str, Any]]] = {}
         for row in day.table(kind).to_pylist():
             rows.setdefault(symbols.get(row["con_id"], ""), []).append(row)
+            if "seconds" in columns and row["ts_event"] is not None:
+                assert row["ts_event"] % SECOND_NS == 0, row
+                row["seconds"] = row["ts_event"] // SECOND_NS
         for symbol, mine in rows.items():
-            sums = {column: exact_sum(row[column] for row in mine) for column in columns}
-            found.setdefault(kind.value, {})[symbol] = {"rows": len(mine), "sums": sums}
+            sums = {column: exact_sum(row.get(column) for row in mine) for column in columns}
+            entry = found.setdefault(kind.value, {})[symbol] = {"rows": len(mine), "sums": sums}
+            if kind in TEXTS:
+                entry["texts"] = text_sum([row[column] for column in TEXTS[kind]] for row in mine)
+            check_flags(mine, FLAGS.get(kind, ()))
     return found
+
+
+def check_flags(rows: list[dict[str, Any]], flags: tuple[tuple[str, int], ...]) -> None:
+    """Assert that every flag is the bit of `attribs` it stands for, and unknown where that is."""
+    for row in rows:
+        for name, bit in flags:
+            assert row[name] is (None if row["attribs"] is None else bool(row["attribs"] >> bit & 1)), (name, row)
 
 
 def check_nothing_lost(recorded: Recorded, day: Day) -> int:
@@ -145,6 +164,7 @@ def check_nothing_lost(recorded: Recorded, day: Day) -> int:
             compared += told["rows"]
             for column, total in told["sums"].items():
                 assert found["sums"][column] == total, (kind, symbol, column)
+            assert found.get("texts") == told.get("texts"), (kind, symbol)
     for kind in (Kind.NOTICE, Kind.END, Kind.CONTRACT):
         sent_rows = sum(entry["rows"] for entry in recorded.report["sent"].get(kind.value, {}).values())
         rows = [row for row in day.table(kind).to_pylist() if row["msg"] is not None]

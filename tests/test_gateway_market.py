@@ -21,7 +21,7 @@ from harvester.calendar import trading_date
 from harvester.clock import IN_FLIGHT_BYTES, SECOND_NS, Dial, FileClock, LockstepClock
 from harvester.events.kinds import Kind
 from harvester.simgateway.limits import Limits
-from harvester.simgateway.report import Report, exact_sum
+from harvester.simgateway.report import TEXTS, Report, exact_sum, text_sum
 from harvester.wire.incoming import Arrivals, Incoming
 
 FREE = Limits(messages_per_s=0, depth_lines=0, tick_by_tick_lines=0)
@@ -54,7 +54,33 @@ def compare(report, got):
         columns = {column for entry in symbols.values() for column in entry["sums"]}
         for column in columns:
             theirs = exact_sum(entry["sums"].get(column) for entry in symbols.values())
-            assert exact_sum(table.column(column).to_pylist()) == theirs, (kind, column)
+            assert exact_sum(numbers(table, column)) == theirs, (kind, column)
+        if Kind(kind) in TEXTS:
+            texts = [row.values() for row in table.select(list(TEXTS[Kind(kind)])).to_pylist()]
+            theirs = sum(int(entry["texts"], 16) for entry in symbols.values()) % 2**128
+            assert int(text_sum(texts), 16) == theirs, kind
+
+
+def numbers(table, column):
+    """A column as it stands in messages: times of ticks in seconds."""
+    if column == "seconds":
+        return [None if ns is None else ns // 10**9 for ns in table.column("ts_event").to_pylist()]
+    return table.column(column).to_pylist()
+
+
+def test_a_sum_of_texts_misses_nothing():
+    """Any order gives the same; another text, one in another column, one row more or less do not; none is empty."""
+    rows = [("ARCA", ""), ("NASDAQ", " T I"), ("ARCA", ""), (None, None)]
+    whole = text_sum(rows)
+    assert whole == text_sum(reversed(rows)) == text_sum([*rows, ("", "")])
+    others = [
+        [("ARCB", ""), *rows[1:]],
+        [("", "ARCA"), *rows[1:]],
+        rows[1:],
+        [*rows, ("ARCA", "")],
+        [("NASDAQ", ""), ("ARCA", " T I"), *rows[2:]],
+    ]
+    assert len({whole, *map(text_sum, others)}) == 6
 
 
 async def _whole_day(gateway, clock=None):
@@ -493,7 +519,8 @@ def test_exact_sums():
     report = Report()
     for _ in range(5000):
         report.count(["2", "6", "1", "8", "0.1"], "X")
-    assert report.by_kind()["tick"]["X"] == {"rows": 5000, "sums": {"field": "40000", "size": "500"}}
+    told = report.by_kind()["tick"]["X"]
+    assert told == {"rows": 5000, "sums": {"field": "40000", "size": "500"}, "texts": "0" * 32}
 
 
 def _hv(*args, **kwargs):

@@ -128,6 +128,20 @@ def test_the_fastest_tape_loses_nothing_with_the_screen_drawn(tmp_path: Path, sh
     assert (found.exit_code, found.live.equal) == (0, found.live.points)
 
 
+@pytest.mark.slow
+def test_the_fastest_model_loses_nothing_with_the_screen_drawn(tmp_path: Path) -> None:
+    """A busy modelled day of three symbols likewise: texts and flags too."""
+    watch, home, symbols = Watched(), Home(tmp_path), ["ACME", "BOLT", "CRUX"]
+    recorded = asyncio.run(at_full_speed(model(rate=8000), home, symbols, watch))
+    log = open_day("2025-07-17", home)
+    assert check_nothing_lost(recorded, log) > 20_000
+    assert {*log.frame(Kind.TRADE)["exchange"].unique()} >= {"NASDAQ", "ARCA"}
+    assert check_live_equals_replay(log) >= 1
+    assert all(symbol in watch.text.getvalue() for symbol in symbols)
+    found = verify(home, date(2025, 7, 17))
+    assert (found.exit_code, found.live.equal) == (0, found.live.points)
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="SIGTERM of POSIX")
 def test_a_gateway_killed_in_mid_market_moves_no_date(tmp_path: Path) -> None:
     """kill -9 of a gateway as fast as it can go: its recorder's time stands, a signal ends it, and its log is whole and

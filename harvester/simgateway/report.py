@@ -1,7 +1,8 @@
-"""Count what was sent, per kind of event and symbol: rows, and exact sums of every number.
+"""Count what was sent, per kind of event and symbol: rows, exact sums of every number, and one of all texts.
 
 Sums are decimal sums of the numbers as they stand in the messages, without rounding, so that a recorder can be held to
-them value for value: `exact_sum` of its columns must give the same text.
+them value for value: `exact_sum` of its columns must give the same text. Texts (exchange, conditions, market maker,
+values of string ticks) are summed by row, as hashes: `text_sum` of its columns must give the same digits.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import json
 import os
 from collections import Counter
 from decimal import Context, Decimal, InvalidOperation
+from hashlib import blake2b
 from typing import TYPE_CHECKING, Any
 
 from harvester.events.kinds import Kind
@@ -23,8 +25,8 @@ if TYPE_CHECKING:
 _EXACT = Context(prec=700, Emax=999999, Emin=-999999)
 _BATCH = 4096
 
-_TBT_LAST = {"price": 4, "size": 5, "attribs": 6}
-_TBT_QUOTE = {"bid": 4, "ask": 5, "bid_size": 6, "ask_size": 7, "attribs": 8}
+_TBT_LAST = {"seconds": 3, "price": 4, "size": 5, "attribs": 6}
+_TBT_QUOTE = {"seconds": 3, "bid": 4, "ask": 5, "bid_size": 6, "ask_size": 7, "attribs": 8}
 _BAR = ("open", "high", "low", "close", "volume", "wap", "count")
 
 _LAYOUT: dict[str, tuple[Kind, dict[str, int]]] = {
@@ -37,7 +39,7 @@ _LAYOUT: dict[str, tuple[Kind, dict[str, int]]] = {
     "99/1": (Kind.TRADE, _TBT_LAST),
     "99/2": (Kind.TRADE, _TBT_LAST),
     "99/3": (Kind.QUOTE, _TBT_QUOTE),
-    "99/4": (Kind.QUOTE, {"mid": 4}),
+    "99/4": (Kind.QUOTE, {"seconds": 3, "mid": 4}),
     "50": (Kind.BAR, {column: 4 + i for i, column in enumerate(_BAR)}),
     "90": (Kind.BAR, {"count": 2, "open": 4, "close": 5, "high": 6, "low": 7, "wap": 8, "volume": 9}),
     "10": (Kind.CONTRACT, {}),
@@ -45,6 +47,16 @@ _LAYOUT: dict[str, tuple[Kind, dict[str, int]]] = {
     "58": (Kind.NOTICE, {"value": 3}),
 }
 """Message id (with the tick-by-tick stream) to event kind, and where the numbers stand."""
+
+_TEXTS: dict[str, tuple[int, ...]] = {"46": (4,), "13": (4,), "99/1": (7, 8), "99/2": (7, 8)}
+"""Where the texts of a layout stand; of a kind all layouts that have any have the same."""
+
+TEXTS: dict[Kind, tuple[str, ...]] = {
+    Kind.TICK: ("text",),
+    Kind.DEPTH: ("market_maker",),
+    Kind.TRADE: ("exchange", "conditions"),
+}
+"""The columns those texts become."""
 
 _ENDS = frozenset({"17", "20", str(int(In.CONTRACT_END)), str(int(In.SNAPSHOT_END))})
 """Messages a recorder makes an `end` of; other closing messages stay raw, as it keeps them."""
@@ -58,6 +70,24 @@ def exact_sum(values: Iterable[float | int | str | None]) -> str:
         if number is not None:
             total = _EXACT.add(total, number)
     return _text(total)
+
+
+def text_sum(rows: Iterable[Iterable[str | None]]) -> str:
+    """Sum a hash of each row's texts: equal for equal rows in any order. None is empty, rows without text count 0."""
+    return _digits(_hashed(Counter(tuple(text or "" for text in row) for row in rows)))
+
+
+def _hashed(counts: Counter[tuple[str, ...]]) -> int:
+    total = 0
+    for texts, rows in counts.items():
+        if any(texts):
+            data = "\0".join(texts).encode("utf-8", "surrogatepass")
+            total += rows * int.from_bytes(blake2b(data, digest_size=16).digest(), "little")
+    return total
+
+
+def _digits(total: int) -> str:
+    return f"{total % (1 << 128):032x}"
 
 
 def _decimal(text: str) -> Decimal | None:
@@ -75,8 +105,8 @@ def _text(total: Decimal) -> str:
 class Tally:
     """What was sent of one symbol in messages of one layout; `add` only keeps, sums are drawn in batches."""
 
-    def __init__(self, columns: dict[str, int]) -> None:
-        self.columns, self.rows = columns, 0
+    def __init__(self, columns: dict[str, int], texts: tuple[int, ...] = ()) -> None:
+        self.columns, self.texts, self.rows, self.text = columns, texts, 0, 0
         self._pending: list[Sequence[str]] = []
         self._sums = dict.fromkeys(columns, Decimal(0))
 
@@ -95,6 +125,9 @@ class Tally:
                 if number is not None:
                     total = add(total, number)
             self._sums[column] = total
+        if self.texts:
+            rows = (tuple(f[at] if at < len(f) else "" for at in self.texts) for f in pending)
+            self.text += _hashed(Counter(rows))
         return self._sums
 
 
@@ -114,7 +147,7 @@ class Report:
         """The counter of a layout and symbol; the caller may keep it."""
         found = self._tallies.get((layout, symbol))
         if found is None:
-            found = Tally(_LAYOUT[layout][1] if layout in _LAYOUT else {})
+            found = Tally(_LAYOUT[layout][1] if layout in _LAYOUT else {}, _TEXTS.get(layout, ()))
             self._tallies[layout, symbol] = found
         return found
 
@@ -138,9 +171,10 @@ class Report:
         self._lists[kind, symbol] = self._lists.get((kind, symbol), 0) + rows
 
     def by_kind(self) -> dict[str, dict[str, dict[str, Any]]]:
-        """Kind → symbol → {rows, sums}; the symbol is "" for what belongs to the connection."""
+        """Kind → symbol → {rows, sums, texts}; the symbol is "" for what belongs to the connection."""
         out: dict[str, dict[str, dict[str, Any]]] = {}
         totals: dict[tuple[str, str, str], Decimal] = {}
+        texts: Counter[tuple[str, str]] = Counter()
         for (layout, symbol), tally in sorted(self._tallies.items()):
             kind = kind_of(layout)
             sums = tally.sums()
@@ -150,6 +184,9 @@ class Report:
                 at = (kind, symbol, column)
                 totals[at] = _EXACT.add(totals.get(at, Decimal(0)), part)
                 entry["sums"][column] = _text(totals[at])
+            if kind in TEXTS:
+                texts[kind, symbol] += tally.text
+                entry["texts"] = _digits(texts[kind, symbol])
         for (kind, symbol), rows in sorted(self._lists.items()):
             out.setdefault(kind, {})[symbol] = {"rows": rows, "sums": {}}
         return out
