@@ -9,9 +9,10 @@ import random
 import signal
 import subprocess
 import sys
-from datetime import date
+from datetime import date, datetime, timedelta
 from pathlib import Path
 from typing import Any, Self
+from zoneinfo import ZoneInfo
 
 import pytest
 
@@ -21,6 +22,7 @@ from harvester.eventlog.verify import verify_day
 from harvester.events.kinds import Kind
 from harvester.home import Home
 from harvester.recorder.status import status
+from harvester.recorder.verify import verify
 from harvester.simgateway.server import SimGateway
 from harvester.simgateway.settings import GatewaySettings
 from tests.recording import Recorded, check_live_equals_replay, check_nothing_lost, model
@@ -168,6 +170,73 @@ def test_a_killed_recorder_leaves_whole_commits(tmp_path: Path) -> None:
         assert day.table(Kind.CLOCK).num_rows > 0
 
     asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("killed", ["before", "after"])
+def test_a_kill_and_a_restart_across_the_date_boundary(tmp_path: Path, killed: str) -> None:
+    """kill -9 before the boundary and restarted after it, or killed right after it: two dates, each whole by itself.
+
+    Both number from 1 without a hole, nothing of a date is stamped outside of it, and live equals replay on both.
+    """
+
+    async def scenario() -> None:
+        home = Home(tmp_path)
+        async with Served(home, 30.0) as served:
+            clock = served.gateway.clock
+            boundary = served.gateway.market.start_ns + 120 * 10**9
+            local = datetime.fromtimestamp(boundary // 10**9, ZoneInfo("America/New_York"))
+            first, second = local.date() - timedelta(days=1), local.date()
+            (tmp_path / "hv.toml").write_text(f'day_start = "{local:%H:%M:%S}"\n', encoding="utf-8")
+            options = [
+                "--config",
+                str(tmp_path / "hv.toml"),
+                "--until",
+                "never",
+                "--commit-seconds",
+                "0.05",
+                "--digest-seconds",
+                "1",
+            ]
+            recorder = await served.recorder(*options)
+            await committed(home, first, 300)
+            if killed == "after":
+                await committed(home, second, 100)
+            recorder.kill()
+            await recorder.communicate()
+            while clock.now() < boundary:
+                await asyncio.sleep(0.05)
+            before = committed_seq(home, second)
+            recorder = await served.recorder(*options)
+            await committed(home, second, before + 300)
+            recorder.send_signal(signal.SIGTERM)
+            _, err = await asyncio.wait_for(recorder.communicate(), 60)
+            assert recorder.returncode == 0, err.decode()
+        runs = {date_: [run.run for run in open_day(date_, home).runs] for date_ in (first, second)}
+        assert runs == {first: ["r001"], second: ["r001"] if killed == "before" else ["r001", "r002"]}
+        for date_ in (first, second):
+            day, found = open_day(date_, home), verify(home, date_)
+            assert (found.exit_code, found.log.problems, found.live.mismatches) == (0, [], [])
+            assert found.live.equal == found.live.points >= 1
+            assert found.broken_off[:4] == ("r001" if (killed, date_) == ("before", first) else "")
+            assert (day.runs[0].first_seq, day.rows) == (1, day.last_seq)
+            assert (day.last_ts < boundary) is (date_ == first)
+        assert open_day(second, home).runs[0].first_ts >= boundary
+
+    asyncio.run(scenario())
+
+
+def committed_seq(home: Home, trading_date: date) -> int:
+    """The last seq committed on a date, 0 without any."""
+    try:
+        return open_day(trading_date, home, check=False).last_seq
+    except (NoLog, DamagedLog):
+        return 0
+
+
+async def committed(home: Home, trading_date: date, at_least: int) -> None:
+    """Wait until so many events of a date are committed."""
+    while committed_seq(home, trading_date) < at_least:
+        await asyncio.sleep(0.05)
 
 
 @pytest.mark.parametrize(

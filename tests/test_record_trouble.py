@@ -6,6 +6,7 @@ import asyncio
 from datetime import date
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import pytest
 
 from harvester.calendar import day_bounds
@@ -24,6 +25,7 @@ from harvester.eventlog.reader import open_day
 from harvester.eventlog.verify import verify_day
 from harvester.events.kinds import Action, Kind, Own, Stream
 from harvester.home import Home
+from harvester.recorder.project import fold_day
 from harvester.recorder.record import record
 from harvester.recorder.status import status
 from harvester.simgateway.limits import Limits
@@ -160,14 +162,31 @@ def test_refused_streams_are_degraded_and_recorded(tmp_path: Path) -> None:
 
 
 def test_a_restart_goes_on_where_the_day_was(tmp_path: Path) -> None:
-    """Two runs of a date: seq goes on without a hole, and the second's live digests include the first run."""
+    """Two runs of a date: seq goes on without a hole, and positions open at the first's end are closed by the second.
+
+    The second's live digests are those of a replay of both, and the episode's file says what the replay says.
+    """
     home = Home(tmp_path)
-    first = run(lockstep(one(), home, minutes=2))
-    start = first.day().last_ts + 60 * 10**9
-    again = run(lockstep(one(), home, minutes=2, start_ns=start))
-    day = sound(again)
+    first = run(lockstep(model(), home, minutes=5, tick_by_tick_lines=6))
+    carried = [decision_of(text) for text in fold_day(first.day()).open_at_end]
+    assert carried, "a position is open when the first run ends"
+    start = first.day().last_ts + 20 * 10**9
+    day = sound(run(lockstep(model(), home, minutes=6, start_ns=start, tick_by_tick_lines=6)))
     assert [r.run for r in day.runs] == ["r001", "r002"]
     assert day.runs[1].first_seq == day.runs[0].last_seq + 1
+    closed = {decision_of(text): msgspec.json.decode(text) for text in fold_day(day).documents}
+    for decision in carried:
+        episode = closed[decision]
+        assert episode["entry"]["seq"] <= day.runs[0].last_seq < day.runs[1].first_seq < episode["exit"]["seq"]
+        assert episode["labels"]["exit_reason"] in {"STOP", "TARGET", "TIME"}
+        file = home.episodes(DATE) / episode["symbol"] / f"{episode['trade_id']}.json"
+        assert msgspec.json.decode(file.read_bytes())["labels"]["pnl_usd"] == episode["labels"]["pnl_usd"]
+
+
+def decision_of(document: str) -> tuple[str, int]:
+    """Symbol and seq of the decision: what an episode is known by within a date and strategy."""
+    made = msgspec.json.decode(document)
+    return made["symbol"], made["decision"]["seq"]
 
 
 def test_a_clock_set_back_between_runs_is_a_notice(tmp_path: Path) -> None:
