@@ -46,12 +46,12 @@ def test_nothing_of_a_model_is_lost(morning: Recorded) -> None:
 
 
 def test_live_equals_replay_in_any_batches(morning: Recorded) -> None:
-    """Every live digest is that of a replay which stops there; batches of 7, 1,000 and all give the same at the end."""
+    """Every live digest is that of a replay which stops there; batches of 1, 7, 1,000 and all end with the same."""
     day = morning.day()
     assert check_live_equals_replay(day) >= 5
     last = max(day.live_digests(), key=lambda line: line[1])
     assert last[1] == day.last_seq
-    for rows_max in (7, 1000, None):
+    for rows_max in (1, 7, 1000, None):
         assert replayed_digests(day, rows_max) == last[2]
 
 

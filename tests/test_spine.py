@@ -29,7 +29,7 @@ from harvester.simgateway.market import Market
 from harvester.simgateway.server import SimGateway
 from harvester.simgateway.settings import GatewaySettings
 from harvester.simgateway.sources import open_market
-from tests.recording import Recorded, check_live_equals_replay, check_nothing_lost, lockstep, model
+from tests.recording import Recorded, check_live_equals_replay, check_nothing_lost, lockstep, model, replayed_digests
 
 PROJECT = Path(__file__).resolve().parent.parent
 STREAMED = (Kind.TICK, Kind.TRADE, Kind.QUOTE, Kind.DEPTH, Kind.BAR)
@@ -48,7 +48,10 @@ def order_of_kinds(day: Day) -> list[tuple[str, int]]:
 
 @pytest.mark.parametrize("commit_events", [1, 500])
 def test_a_day_served_again_is_the_same_day(tmp_path: Path, commit_events: int) -> None:
-    """Record a model, serve the recording over the socket, record that: equal payloads in equal order, twice over."""
+    """Record a model, serve the recording over the socket, record that: equal payloads in equal order, twice over.
+
+    With a commit of each single event live equals replay too.
+    """
     first = asyncio.run(lockstep(model(), Home(tmp_path / "1"), minutes=4, commit_events=500))
     day = first.day()
     served = open_market("day", [first.home.root], trading_date="2025-07-17")
@@ -61,6 +64,8 @@ def test_a_day_served_again_is_the_same_day(tmp_path: Path, commit_events: int) 
         assert one.equals(two), f"{kind}: {one.height} rows, then {two.height}"
     assert order_of_kinds(day) == order_of_kinds(again)
     assert payloads(day, Kind.CONTRACT).equals(payloads(again, Kind.CONTRACT))
+    assert check_live_equals_replay(again) >= 2
+    assert max(again.live_digests(), key=lambda line: line[1])[2] == replayed_digests(again)
 
 
 def test_content_does_not_depend_on_commits(tmp_path: Path) -> None:
