@@ -237,21 +237,6 @@ def test_the_forecast_speaks_of_days(home):
     assert " left" in str(disk_forecast(home, 0))
 
 
-@pytest.fixture
-def tmpfs(tmp_path):
-    """A disk of two megabytes."""
-    folder = tmp_path / "small"
-    folder.mkdir()
-    if sys.platform != "linux" or shutil.which("mount") is None:
-        pytest.skip("a small file system is mounted on Linux only")
-    command = ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(folder)]
-    mounted = subprocess.run(command, capture_output=True, text=True, check=False)
-    if mounted.returncode:
-        pytest.skip(f"mounting a tmpfs is not permitted here: {mounted.stderr.strip()}")
-    yield folder
-    subprocess.run(["umount", str(folder)], check=True)  # fails if anything was left open
-
-
 def _fill(writer: LogWriter) -> None:
     while True:
         ts = max(writer.last_ts, START_NS)
