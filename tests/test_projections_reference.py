@@ -21,6 +21,7 @@ from tests.reference.streams import stream
 STARTS = [
     to_ns(datetime(2025, 7, 17, 14, 30, tzinfo=UTC)),
     to_ns(datetime(2025, 3, 9, 6, 59, 57, tzinfo=UTC)),  # clocks in New York go from 02:00 to 03:00 at 07:00 UTC
+    to_ns(datetime(2025, 11, 1, 3, 59, 58, tzinfo=UTC)),  # the day before the autumn Sunday begins
     to_ns(datetime(2025, 11, 2, 5, 59, 57, tzinfo=UTC)),  # 01:00-02:00 happens twice
     to_ns(datetime(2025, 3, 8, 23, 59, 58, tzinfo=UTC)),
     to_ns(datetime(2025, 3, 10, 3, 59, 58, tzinfo=UTC)),  # the Monday after begins an hour earlier in UTC
@@ -194,10 +195,24 @@ def test_the_streams_reach_what_they_are_for() -> None:
 @quick
 @given(seeds, lengths, starts, st.lists(st.integers(1, 300), max_size=12))
 def test_cutting_changes_nothing(seed: int, length: int, start: int, edges: list[int]) -> None:
-    """Batches of 1, 7, 1000, the whole, and cuts Hypothesis chooses give the same rows, calls, digests and state."""
-    batch = Batch.of(stream(seed, length, start))
+    """Batches of 7, the whole, and cuts Hypothesis chooses give the same rows, calls, digests and state."""
+    check_cuts(Batch.of(stream(seed, length, start)), edges, list(range(7, length + 400, 7)))
+
+
+@settings(deadline=None, max_examples=8)
+@given(seeds, starts, st.lists(st.integers(1, 2600), max_size=6))
+def test_cutting_a_long_stream_changes_nothing(seed: int, start: int, edges: list[int]) -> None:
+    """The same over some thousand events: batches of 1,000, and of 1,000 with Hypothesis' cuts between them."""
+    batch = Batch.of(stream(seed, 2600, start))
+    thousands = list(range(1000, batch.last_seq, 1000))
+    assert len(thousands) == 2
+    check_cuts(batch, thousands, [*thousands, *edges])
+
+
+def check_cuts(batch: Batch, *cuts: list[int]) -> None:
+    """Assert that an engine fed the batch cut after these seqs ends as one that gets it whole."""
     whole, told, tables = fold([batch])
-    for marks in (edges, list(range(7, length + 400, 7)), [1000]):
+    for marks in cuts:
         engine, seen, rows = fold(cut(batch, marks))
         assert rows == tables
         assert plain(seen.told) == plain(told.told)
