@@ -34,7 +34,7 @@ from datetime import date, datetime, time
 from typing import TYPE_CHECKING, Any
 
 import msgspec
-from trading_table import Scripted  # registers the scripted strategy  # noqa: F401
+from trading_table import Scripted  # noqa: F401 - registers the scripted strategy
 
 from harvester.calendar import iso, to_ns, zone
 from harvester.config import Settings

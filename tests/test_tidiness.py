@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -97,6 +99,17 @@ def test_one_module_reads_the_machine_clock() -> None:
         text = text.replace("real_wall_ns", "")
         hits = [word for word in readers if f".{word}(" in text or (word.endswith("(") and word in text)]
         assert not hits, f"{path.relative_to(PROJECT)} reads the clock: {hits}"
+
+
+def test_every_exception_has_a_reason() -> None:
+    """A silenced lint says why behind its code; where a whole file is exempt, the comment above may."""
+    others = [p for name in ("tests", "bench", "tools") for p in (PROJECT / name).rglob("*.py")]
+    for path in {*SOURCES, *COMMANDS, *others} - {Path(__file__)}:
+        for above, line in pairwise(["", *path.read_text(encoding="utf-8").splitlines()]):
+            where = f"{path.relative_to(PROJECT)}: {line.strip()}"
+            if re.search(r"# (ruff: )?noqa", line) and not re.search(r"noqa: [A-Z0-9, ]+ - \S", line):
+                assert line.startswith("#"), where
+                assert above.startswith("# "), where
 
 
 def test_help_is_light() -> None:

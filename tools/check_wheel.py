@@ -13,7 +13,7 @@ PROJECT = Path(__file__).resolve().parent.parent
 
 
 def run(*words: str | Path, cwd: Path) -> str:
-    done = subprocess.run([str(w) for w in words], cwd=cwd, check=False, capture_output=True, text=True)  # noqa: S603
+    done = subprocess.run([str(w) for w in words], cwd=cwd, check=False, capture_output=True, text=True)  # noqa: S603 - own words
     if done.returncode:
         sys.exit(f"{' '.join(map(str, words))} ended with {done.returncode}\n{done.stdout}{done.stderr}")
     return done.stdout
@@ -34,7 +34,7 @@ def main() -> None:
             if command not in text:
                 sys.exit(f"the installed wheel's `hv --help` does not name {command}:\n{text}")
         run(bin_folder / "python", "-c", "import harvester; harvester.open_day", cwd=elsewhere)
-        print(f"{wheel.name}: installed, `hv --help` runs from another folder")  # noqa: T201
+        print(f"{wheel.name}: installed, `hv --help` runs from another folder")  # noqa: T201 - a script for people
 
 
 if __name__ == "__main__":

@@ -184,14 +184,14 @@ class RunLog:
         path = self.folder / self._manifest_name
         try:
             if not 0 <= regular_file_size(path) <= MANIFEST_BYTES_MAX:
-                raise Malformed("is missing, or larger than any manifest")  # noqa: TRY301 - one place adds the damage
+                raise Malformed("is missing, or larger than any manifest")  # noqa: TRY301 - told with the others
             data = path.read_bytes()
             body = unseal(data[:-1]) if data.endswith(b"\n") and data.count(b"\n") == 1 else None
             if body is None:
-                raise Malformed("the manifest does not match its hash")  # noqa: TRY301
+                raise Malformed("the manifest does not match its hash")  # noqa: TRY301 - told with the others
             manifest = decode_manifest(body, str(path))
             if manifest.run != self.run or manifest.trading_date != self.folder.parent.name:
-                raise Malformed(f"the manifest is that of {manifest.trading_date} {manifest.run}")  # noqa: TRY301
+                raise Malformed(f"the manifest is that of {manifest.trading_date} {manifest.run}")  # noqa: TRY301 - told with the others
         except (OSError, Malformed) as error:
             self.damages.append(Damage(path, 0, str(error)))
             self.manifest = None
@@ -209,7 +209,7 @@ class RunLog:
                 line = decode_digest(body)
                 known = self.manifest is not None and not found.damages
                 if known and (line.prev != self.digests_chain or line.line != len(self.digests) + 1):
-                    raise Malformed(f"line {line.line} does not follow line {len(self.digests)}")  # noqa: TRY301
+                    raise Malformed(f"line {line.line} does not follow line {len(self.digests)}")  # noqa: TRY301 - told with the others
             except Malformed as error:
                 self.damages.append(Damage(path, offset, str(error)))
                 continue

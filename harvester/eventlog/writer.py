@@ -277,7 +277,7 @@ class LogWriter:
         try:
             free = self._disk.free_bytes(self.folder)
             if free - need < self._margin_bytes:
-                raise OSError(f"{size_text(free)} left, the margin is {size_text(self._margin_bytes)}")  # noqa: TRY301
+                raise OSError(f"{size_text(free)} left, the margin is {size_text(self._margin_bytes)}")  # noqa: TRY301 - fails as the disk would
             new = [kind for kind in bodies if kind not in self._ends]
             for kind, body in bodies.items():
                 where = file_of(kind)

@@ -141,11 +141,11 @@ class Requester:
         if stream is Stream.L1:
             send: Callable[[], None] = lambda: client.cancelMktData(req_id)  # noqa: E731 - one of four alike
         elif stream in {Stream.DEPTH, Stream.SMART_DEPTH}:
-            send = lambda: client.cancelMktDepth(req_id, params["smart"])  # noqa: E731
+            send = lambda: client.cancelMktDepth(req_id, params["smart"])  # noqa: E731 - one of four alike
         elif stream is Stream.BARS_5S:
-            send = lambda: client.cancelRealTimeBars(req_id)  # noqa: E731
+            send = lambda: client.cancelRealTimeBars(req_id)  # noqa: E731 - one of four alike
         else:
-            send = lambda: client.cancelTickByTickData(req_id)  # noqa: E731
+            send = lambda: client.cancelTickByTickData(req_id)  # noqa: E731 - one of four alike
         self._send(Action.CANCEL, stream, target, req_id, params, send)
 
 

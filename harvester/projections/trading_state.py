@@ -6,10 +6,9 @@ from typing import Any
 
 import msgspec
 
-# msgspec resolves the fields when it decodes
-from harvester.projections.episodes import SymbolHealth, Tracked  # noqa: TC001
-from harvester.projections.exchange import Shown  # noqa: TC001
-from harvester.projections.terms import Terms  # noqa: TC001
+from harvester.projections.episodes import SymbolHealth, Tracked  # noqa: TC001 - msgspec resolves fields when it decodes
+from harvester.projections.exchange import Shown  # noqa: TC001 - msgspec resolves fields when it decodes
+from harvester.projections.terms import Terms  # noqa: TC001 - msgspec resolves fields when it decodes
 
 
 class State(msgspec.Struct):
