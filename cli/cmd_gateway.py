@@ -51,7 +51,10 @@ def gateway(
     tick_by_tick_lines: Annotated[int, Limit] = 5,
     tick_by_tick_spacing: Annotated[float, Limit] = 0.0,
     market_data_lines: Annotated[int, Limit] = 100,
+    scanner_lines: Annotated[int, Limit] = 10,
     historical_per_10_minutes: Annotated[int, Limit] = 60,
+    historical_identical_seconds: Annotated[float, Limit] = 15.0,
+    historical_per_contract_2_seconds: Annotated[int, Limit] = 6,
     messages_per_second: Annotated[int, Limit] = 50,
     home: Annotated[Path | None, typer.Option(help="Data root; else HV_HOME, else this folder.")] = None,
     as_json: Annotated[
@@ -81,7 +84,10 @@ def gateway(
         tick_by_tick_lines=tick_by_tick_lines,
         tick_by_tick_spacing_s=tick_by_tick_spacing,
         market_data_lines=market_data_lines,
+        scanner_lines=scanner_lines,
         historical_per_10_minutes=historical_per_10_minutes,
+        historical_identical_s=historical_identical_seconds,
+        historical_per_contract_2_s=historical_per_contract_2_seconds,
         messages_per_s=messages_per_second,
     )
     settings = GatewaySettings(

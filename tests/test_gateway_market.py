@@ -554,6 +554,35 @@ def test_command(tmp_path, number):
     assert not (tmp_path / "gateway.json").exists()
 
 
+def test_command_limits(tmp_path):
+    """Every limit is an option: here one scanner line, one request of a contract in 2 s, identical ones at any time."""
+    root = Path(__file__).resolve().parent.parent
+    args = ["--port", "0", "--symbols", "ACME", "--home", str(tmp_path), "--json", "--scanner-lines", "1"]
+    args += ["--historical-identical-seconds", "0", "--historical-per-contract-2-seconds", "1"]
+    process = _hv("gateway", *args, cwd=root)
+
+    async def story(port):
+        client = await Client.connect(port)
+        history = (0, "", "5 mins", "1 D", 1, "TRADES", 2, 0, "")
+        for req in (1, 2):
+            client.send(20, req, *ACME, *history)
+        assert await client.error(2) == 162
+        assert not client.errors(1)
+        await asyncio.sleep(2.1)  # the gateway's window runs in real time
+        client.send(20, 3, *ACME, *history)
+        await client.until(lambda c: c.of("17", 3, at=1))
+        for req in (4, 5):
+            client.send(22, req, 25, "STK", "STK.US.MAJOR", "MOST_ACTIVE", *[""] * 19)
+        assert await client.error(5)
+        assert not client.errors(4)
+
+    try:
+        asyncio.run(story(json.loads(process.stdout.readline())["port"]))
+    finally:
+        process.terminate()
+        process.communicate(timeout=20)
+
+
 @pytest.mark.parametrize(
     ("args", "what"),
     [
