@@ -42,7 +42,7 @@ def status(
     typer.echo(f"run {found.run} since {found.since}, last commit {found.last_commit}")
     typer.echo(f"seq {found.last_seq:,}, {found.events:,} events")
     if found.outage:
-        typer.echo("the feed is down")
+        typer.echo("the feed is down" if found.recording else "the feed was down when recording ended")
     for symbol in found.symbols:
         lacks = ", ".join(f"{stream} ({why})" for stream, why in found.lacking.get(symbol, {}).items())
         typer.echo(f"  {symbol}: " + (f"lacks {lacks}" if lacks else "complete"))
