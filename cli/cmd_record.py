@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from harvester.recorder.record import Summary
 
 _GATEWAY, _WHAT, _WHEN, _LOG = "Gateway", "What is recorded", "When", "Log"
-_HISTORY = "History and signals"
+_HISTORY, _ARTEFACTS = "History and signals", "Artefacts"
 
 
 def record(
@@ -114,12 +114,33 @@ def record(
     digest_seconds: Annotated[
         float | None, typer.Option(help="Real time between live digests [60].", rich_help_panel=_LOG)
     ] = None,
+    episode_epoch_ms: Annotated[
+        bool | None,
+        typer.Option(
+            "--episode-epoch-ms/--no-episode-epoch-ms",
+            help="Times of episodes as Unix milliseconds; else HARVESTER_EPISODE_EPOCH_MS [off].",
+            rich_help_panel=_ARTEFACTS,
+        ),
+    ] = None,
+    episode_series_jsonl: Annotated[
+        bool | None,
+        typer.Option(
+            "--episode-series-jsonl/--no-episode-series-jsonl",
+            help="A file of seconds beside each episode; else HARVESTER_EPISODE_SERIES_JSONL [off].",
+            rich_help_panel=_ARTEFACTS,
+        ),
+    ] = None,
     reopen: Annotated[
         bool, typer.Option("--reopen", help="Go on with a date `hv eod` has closed.", rich_help_panel=_LOG)
     ] = False,
     home: Annotated[Path | None, typer.Option("--home", help="Data root; else HV_HOME, else this folder.")] = None,
     config: Annotated[
-        Path | None, typer.Option("--config", help="TOML file of settings, named as the options.")
+        Path | None,
+        typer.Option(
+            "--config",
+            help="TOML file of settings, named as the options. Those of the intraday cycle (scanner, batch, capture, "
+            "export folder) are accepted and have no effect yet.",
+        ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
 ) -> None:
@@ -132,6 +153,7 @@ def record(
     import asyncio
     import os
 
+    _end_early_at_sigterm()
     from harvester.config import Settings
     from harvester.home import Home
 
@@ -157,11 +179,28 @@ def record(
         "compression": compression,
         "compact": compact,
         "digest_seconds": digest_seconds,
+        "episode_epoch_ms": episode_epoch_ms,
+        "episode_series_jsonl": episode_series_jsonl,
         "symbols": None if symbols is None else [word.strip(" ") for word in symbols.split(",") if word.strip(" ")],
     }
     settings = Settings.load(flags, env=os.environ, file=config)
     summary = asyncio.run(_record(settings, Home.find(home), clock, until, duration, reopen=reopen))
     _show(summary, as_json=as_json)
+
+
+def _end_early_at_sigterm() -> None:
+    """Until the recording listens for signals itself, SIGTERM says that nothing was recorded; SIGINT does so anyway."""
+    import signal
+    from contextlib import suppress
+
+    from harvester.errors import GatewayError
+
+    def end(*_: object) -> None:
+        typer.echo("hv: SIGTERM: stopped before the gateway was asked; nothing was recorded", err=True)
+        raise SystemExit(GatewayError.exit_code)
+
+    with suppress(ValueError):  # not the main thread: signals are somebody else's
+        signal.signal(signal.SIGTERM, end)
 
 
 async def _record(
@@ -170,11 +209,12 @@ async def _record(
     import asyncio
 
     from cli.logs import to_stderr
-    from harvester.recorder.checks import check_settings, find_clock, with_symbols
+    from harvester.recorder.checks import check_settings, find_clock, say_unused, with_symbols
     from harvester.recorder.record import record as run
     from harvester.recorder.until import end_of_recording, stop_on_signals
 
     to_stderr()
+    say_unused(settings)
     settings = with_symbols(settings, home)
     check_settings(settings, home)
     clock: Clock = find_clock(clock_choice, settings, home)

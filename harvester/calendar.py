@@ -97,11 +97,28 @@ def trading_date(ts_ns: int, zone_name: str = NEW_YORK, day_start: str = "00:00"
     return local.date() - timedelta(days=1) if local.time() < start else local.date()
 
 
+def check_exchange(exchange: str) -> None:
+    """See that there is such a calendar.
+
+    Raises:
+        BadSetting: there is none, or it does not cover the years.
+    """
+    _calendar(exchange)
+
+
 @lru_cache
 def _calendar(exchange: str) -> Any:
     from exchange_calendars import get_calendar  # imports pandas: only when sessions are asked for
+    from exchange_calendars.errors import InvalidCalendarName
 
-    return get_calendar(exchange, start=_FIRST, end=_LAST)
+    try:
+        return get_calendar(exchange, start=_FIRST, end=_LAST)
+    except InvalidCalendarName:
+        raise BadSetting(
+            f"exchange calendar {exchange!r} is not known; use a name of exchange_calendars, for example XNYS"
+        ) from None
+    except ValueError as error:
+        raise BadSetting(f"exchange calendar {exchange!r} does not cover {_FIRST} to {_LAST}: {error}") from None
 
 
 @lru_cache(maxsize=4096)

@@ -36,17 +36,17 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     generic_ticks: str = "233,375"
     five_second_bars: bool = True
     focus_size: int = 5
-    batch_size: int = 20
-    fallback_symbol: str = "SIRI"
     # history
     hist_duration: str = "1 D"
     hist_bar_size: str = "1 min"
     hist_what: str = "TRADES"
     skip_historical_backfill: bool = False
-    # the intraday cycle
+    require_mtf_alignment: bool = False
+    # the intraday cycle, which is not built: taken under the user's names, without effect (`without_effect` says which)
+    batch_size: int = 20
+    fallback_symbol: str = "SIRI"
     scanner_min_score: float = 0.0
     focus_capture_seconds: float = 45.0
-    require_mtf_alignment: bool = False
     skip_scanner_workbench: bool = False
     skip_focus_live_capture: bool = False
     skip_strategy_replay: bool = False
@@ -77,6 +77,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         """Where a value came from: `flag`, `env NAME`, `file PATH` or `default`."""
         return self.origins.get(name, "default")
 
+    def without_effect(self) -> list[str]:
+        """Settings that were given and that nothing reads yet, in order."""
+        return [name for name in _OF_THE_CYCLE if name in self.origins]
+
     def canonical(self) -> dict[str, Any]:
         """What a run records about itself, as JSON-ready builtins with sorted keys.
 
@@ -103,6 +107,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             origins |= dict.fromkeys(values, origin)
         return _convert(merged, origins)
 
+
+_OF_THE_CYCLE = (
+    "batch_size", "fallback_symbol", "scanner_min_score", "focus_capture_seconds", "skip_scanner_workbench",
+    "skip_focus_live_capture", "skip_strategy_replay", "export_dir",
+)  # fmt: skip
 
 _NOT_OF_THE_DATA = frozenset({
     "origins", "gateway_host", "port", "client_id", "account", "timeout_seconds", "commit_seconds", "commit_events",

@@ -21,6 +21,7 @@ from harvester.eventlog.reader import open_day
 from harvester.eventlog.verify import verify_day
 from harvester.events.kinds import Kind
 from harvester.home import Home
+from harvester.recorder.project import fold_day
 from harvester.recorder.status import status
 from harvester.recorder.verify import verify
 from harvester.simgateway.server import SimGateway
@@ -97,7 +98,7 @@ def test_a_signal_ends_the_recording_in_order(tmp_path: Path, number: signal.Sig
 
     async def scenario() -> None:
         async with Served(Home(tmp_path), 60.0) as served:
-            recorder = await served.recorder()
+            recorder = await served.recorder("--episode-epoch-ms", "--no-episode-series-jsonl")
             await served.until_events(200)
             assert status(served.home, DATE).recording
             for _ in range(3):
@@ -106,13 +107,53 @@ def test_a_signal_ends_the_recording_in_order(tmp_path: Path, number: signal.Sig
             out, err = await asyncio.wait_for(recorder.communicate(), 60)
             assert recorder.returncode == 0, err.decode()
             assert b"r001" in out
+            assert b"; run content " in out
         assert not status(served.home, DATE).recording
         assert not verify_day(served.home, DATE).problems
         day = open_day(DATE, served.home)
         assert day.runs[0].status == "compacted"
+        assert fold_day(day).toggles == {"episode_epoch_ms": True, "episode_series_jsonl": False}
         assert check_live_equals_replay(day) >= 1
 
     asyncio.run(scenario())
+
+
+def test_sigterm_while_it_still_loads(tmp_path: Path) -> None:
+    """In its first seconds, here while it reads its settings, one line says that nothing was recorded."""
+    pipe = tmp_path / "settings.toml"
+    os.mkfifo(pipe)
+    words = ["record", "--config", str(pipe), "--symbols", "ACME", "--home", str(tmp_path)]
+    environment = {**os.environ, "PYTHONPATH": str(PROJECT)}
+    recorder = subprocess.Popen([*COMMAND, *words], env=environment, stderr=subprocess.PIPE, text=True)
+    with pipe.open("w"):  # opens when the recorder does, which then waits for what is written
+        recorder.send_signal(signal.SIGTERM)
+        _, err = recorder.communicate(timeout=60)
+    assert (recorder.returncode, err.count("\n")) == (6, 1)
+    assert err.startswith("hv: SIGTERM: stopped")
+    assert "nothing was recorded" in err
+
+
+@pytest.mark.parametrize(
+    ("toml", "code", "words"),
+    [
+        ('exchange_calendar = "FOO"', 2, ["hv: exchange calendar 'FOO' is not known"]),
+        ('strategy = "hope"', 2, ["hv: no strategy is called 'hope'"]),
+        (
+            'export-dir = "x"\nbatch_size = 30\nskip_strategy_replay = true',
+            6,
+            ["settings without effect yet", "names='batch_size, skip_strategy_replay, export_dir'", "cannot connect"],
+        ),
+    ],
+)
+def test_settings_of_a_file(tmp_path: Path, toml: str, code: int, words: list[str]) -> None:
+    """What does not exist is refused before anything is connected; what has no effect yet is said, once."""
+    (tmp_path / "hv.toml").write_text(toml, encoding="utf-8")
+    options = ["--config", str(tmp_path / "hv.toml"), "--symbols", "ACME", "--port", "1", "--home", str(tmp_path)]
+    environment = {**os.environ, "PYTHONPATH": str(PROJECT)}
+    done = subprocess.run([*COMMAND, "record", *options], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == code, done.stderr
+    for said in words:
+        assert done.stderr.count(said) == 1, done.stderr
 
 
 def test_the_fastest_market_over_processes_loses_nothing(tmp_path: Path) -> None:

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 import pytest
+from typer.testing import CliRunner
 
+from cli.app import app
 from harvester.calendar import day_bounds
 from harvester.clock import LockstepClock, MachineClock
 from harvester.config import Settings
@@ -111,6 +113,15 @@ def test_a_dropped_connection_is_an_outage_and_a_new_epoch(tmp_path: Path) -> No
     assert recorded.summary.outages == 1
     assert len(subscribed(day, Stream.L1)) == 2
     assert not status(recorded.home, DATE).outage
+
+
+def test_a_feed_that_was_down_at_the_end(tmp_path: Path) -> None:
+    """`hv status` of a recording that ended within an outage speaks of the past."""
+    recorded = run(lockstep(one(), Home(tmp_path), minutes=3, faults="+150 * drop\n+150 * closed 600"))
+    assert status(recorded.home, DATE).outage
+    said = CliRunner().invoke(app, ["status", "--date", str(DATE), "--home", str(tmp_path)]).output
+    assert "the feed was down when recording ended" in said
+    assert "the feed is down" not in said
 
 
 def test_a_silent_stream_is_noticed_while_others_flow(tmp_path: Path) -> None:
@@ -294,6 +305,9 @@ def open_runs(home: Home) -> list[Path]:
         ({"symbols": ["A\0B"]}, BadSetting, "control character"),
         ({"symbols": [" A"]}, BadSetting, "space around"),
         ({"symbols": ["X" * 41]}, BadSetting, "41 characters"),
+        ({"exchange_calendar": "FOO"}, BadSetting, "exchange calendar 'FOO' is not known"),
+        ({"strategy": "hope"}, BadSetting, "no strategy is called 'hope'; there are"),
+        ({"cost_table": "free"}, BadSetting, "no cost table is called 'free'; there are"),
         ({"port": 7496}, BadSetting, "no account"),
         ({"port": 4002}, BadSetting, "no account"),
         ({"port": 1}, GatewayError, "cannot connect"),

@@ -6,10 +6,14 @@ import os
 from typing import TYPE_CHECKING, Any
 
 import msgspec
+import structlog
 
+from harvester.calendar import check_exchange
 from harvester.clock import FileClock, MachineClock
 from harvester.errors import BadSetting, CannotRun
 from harvester.home import file_name
+from harvester.projections.costs import cost_table
+from harvester.projections.strategies import describe
 
 if TYPE_CHECKING:
     from harvester.clock import Clock
@@ -21,12 +25,15 @@ REAL_PORTS = frozenset({7496, 7497, 4001, 4002})
 
 _SYMBOL_LENGTH_MAX = 40
 
+logger = structlog.get_logger()
+
 
 def check_settings(settings: Settings, home: Home) -> None:
     """Refuse what cannot work.
 
     Raises:
-        BadSetting: client id 0, no symbol, a symbol the wire or a file name cannot carry, no account on a real port.
+        BadSetting: client id 0, no symbol, a symbol the wire or a file name cannot carry, an exchange calendar, a
+            strategy or a cost table that does not exist, no account on a real port.
     """
     if settings.client_id == 0:
         raise BadSetting("client id 0 is refused: it binds to orders placed by hand; use another, such as 9960")
@@ -34,6 +41,10 @@ def check_settings(settings: Settings, home: Home) -> None:
         raise BadSetting("no symbol is given; name some, for example --symbols AAPL,MSFT")
     for symbol in settings.symbols:
         check_symbol(symbol)
+    check_exchange(settings.exchange_calendar)
+    cost_table(settings.cost_table)
+    if settings.strategy:
+        describe(settings.strategy)
     if settings.port in REAL_PORTS and not settings.account and simulated_gateway(settings, home) is None:
         raise BadSetting(
             f"port {settings.port} is a real gateway's and no account is given; "
@@ -49,6 +60,12 @@ def with_symbols(settings: Settings, home: Home) -> Settings:
     served = tuple(name for name in facts.get("symbols") or () if isinstance(name, str))
     origins = settings.origins | {"symbols": f"file {home.gateway_file}"}
     return msgspec.structs.replace(settings, symbols=served, origins=origins) if served else settings
+
+
+def say_unused(settings: Settings) -> None:
+    """Say once which of the settings given have no effect, so that nobody relies on them."""
+    if names := settings.without_effect():
+        logger.warning("settings without effect yet: the intraday cycle is not built", names=", ".join(names))
 
 
 def check_symbol(symbol: str) -> None:

@@ -390,6 +390,6 @@ def describe(summary: Summary) -> str:
         counts = ", ".join(f"{count} {kind}" for kind, count in sorted(run.totals.rows.items()))
         lines.append(
             f"{run.trading_date} {run.run_id}: {sum(run.totals.rows.values())} events in {run.totals.commits} commits "
-            f"({counts}); content {run.content_hash}"
+            f"({counts}); run content {run.content_hash}"
         )
     return "\n".join(lines)
