@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from log_samples import DATE
 from typer.testing import CliRunner
 
-from harvester.errors import BadSetting, CannotRun
+from harvester.errors import BadSetting, CannotRun, UnknownSymbol
 from harvester.eventlog.reader import open_day
 from harvester.eventlog.runlog import RunLog
 from harvester.eventlog.writer import LogWriter
@@ -270,7 +270,7 @@ def test_hv_book(day):
     text = hv("--symbol", f"S{con_id}", "--seq", str(seq))
     assert "ladder, by price over market makers" in text
     assert f"after seq {seq:,}" in text
-    with pytest.raises(CannotRun, match="'NOPE' is not subscribed by seq"):
+    with pytest.raises(UnknownSymbol, match="'NOPE' is not subscribed by seq"):
         hv("--symbol", "NOPE")
     with pytest.raises(BadSetting, match="--at and --seq name two places"):
         hv("--symbol", "S7", "--at", "10:00", "--seq", "3")
