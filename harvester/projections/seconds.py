@@ -145,19 +145,16 @@ class Seconds:
     Attributes:
         clocks: seq and ts (ns UTC) of each clock, shape (clocks, 2), int64.
         rows: dtype `SECONDS`, in the order in which they were closed; `con_ids` says whose they are.
-        symbols: by con_id, in the order of their first rows.
+        symbols: by con_id, in the order of their first rows; `whose` gives by row the place of its symbol in them.
         ends: by clock how many rows are closed by then.
         slots: by slot its row; `slot_ends` by clock how many slots there are by then.
     """
 
     def __init__(self, clocks: Array, rows: Array, con_ids: Array, ends: list[int], symbols: Mapping[int, str]) -> None:
         self.clocks, self.rows, self.con_ids, self.ends = clocks, rows, con_ids, ends
-        of: dict[int, list[int]] = {}
-        for row, con_id in enumerate(con_ids.tolist()):
-            of.setdefault(con_id, []).append(row)
         self._wide = _wide(rows)
-        self._of = {con_id: np.array(found) for con_id, found in of.items()}
-        self.symbols = {con_id: symbols[con_id] for con_id in of}
+        self._of, self.whose = _by_symbol(con_ids)
+        self.symbols = {con_id: symbols[con_id] for con_id in self._of}
         self.slots, self.slot_ends, self._slot_of = _slots(rows["ts"].tolist(), con_ids, ends)
 
     def where(self, con_id: int) -> Array:
@@ -181,6 +178,15 @@ _NOWHERE = np.empty(0, np.int64)
 def _wide(rows: Array) -> Array:
     """A table of 8 byte numbers: NumPy copies records field by field."""
     return rows.view(np.int64).reshape(len(rows), len(BUCKET_FIELDS))
+
+
+def _by_symbol(con_ids: Array) -> tuple[dict[int, Array], Array]:
+    """Rows by symbol, in the order of their first rows; by row the place of its symbol in that order."""
+    known, firsts, whose = np.unique(con_ids, return_index=True, return_inverse=True)
+    whose = np.argsort(np.argsort(firsts))[whose]
+    edges = np.cumsum(np.bincount(whose, minlength=len(known)))
+    rows = np.split(np.argsort(whose, kind="stable"), edges[:-1])
+    return dict(zip(con_ids[np.sort(firsts)].tolist(), rows, strict=False)), whose
 
 
 def _slots(ts: list[int], con_ids: Array, ends: list[int]) -> tuple[Array, list[int], Array]:
