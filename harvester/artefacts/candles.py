@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import msgspec
 import pyarrow.compute as pc
 
-from harvester.artefacts.text import envelope, json_file, times
+from harvester.artefacts.text import envelope, times_file
 from harvester.home import file_name
 
 if TYPE_CHECKING:
@@ -20,6 +20,7 @@ CANDLE_FIELDS = (
     "timeframe", "bucket_start", "bucket_end", "open", "high", "low", "close", "average_mid", "average_spread_bps",
     "samples",
 )  # fmt: skip
+_TIMES = ("bucket_start", "bucket_end", "ts")
 SIGNAL_FIELDS = ("ts", "symbol", "signal", "trigger_price", "reason", "spread_bps", "samples_30s", "source")
 
 
@@ -60,7 +61,7 @@ def candle_files(
             for name, listed in (("l2_candles", rows), ("l2_strategy_signals", found)):
                 body = envelope(f"harvester.{name}", listed, **head)
                 path = f"{name}_{file_name(symbol)}_{span.stamp}.json"
-                made[path] = json_file(times(body, epoch_ms=epoch_ms))
+                made[path] = times_file(msgspec.json.encode(body).decode(), _TIMES, epoch_ms=epoch_ms)
     return made
 
 

@@ -24,9 +24,8 @@ _WHOLE = ("ts", "trade_count", "quote_count", "depth_count", "quote_source", "bo
 SECONDS = np.dtype([(name, "<i8" if name in _WHOLE else "<f8") for name in BUCKET_FIELDS])
 """Fields of a bucket: absent numbers are NaN, `quote_source` an index into `SOURCE_NAMES`, flags 0 or 1, and -1 for a
 `book_good` that is None."""
-_FEW = 8  # rows are sooner read one by one
 _FLAGS = (False, True, None)
-_FLOATS = tuple(at for at, name in enumerate(BUCKET_FIELDS) if name not in _WHOLE)
+_FLOATS = dict.fromkeys(at for at, name in enumerate(BUCKET_FIELDS) if name not in _WHOLE)
 _SOURCE, _GOOD, _STALE = (BUCKET_FIELDS.index(name) for name in ("quote_source", "book_good", "stale"))
 
 
@@ -49,13 +48,10 @@ def row_of(rows: Array, at: int) -> dict[str, Any]:
     return dict(zip(BUCKET_FIELDS, values, strict=True))
 
 
-def rows_of(rows: Array, names: Sequence[str] = BUCKET_FIELDS) -> list[dict[str, Any]]:
-    """Many rows, of these fields."""
-    if len(rows) < _FEW:
-        return [{name: row[name] for name in names} for row in (row_of(rows, at) for at in range(len(rows)))]
-    whole = _wide(np.ascontiguousarray(rows)).T
+def columns_of(rows: Array, names: Sequence[str] = BUCKET_FIELDS) -> list[list[Any]]:
+    """These fields of many rows, a list each, as strategies see them but for absent numbers, which stay NaN."""
     places = [BUCKET_FIELDS.index(name) for name in names]
-    numbers = whole[places]
+    numbers = _wide(np.ascontiguousarray(rows)).T[places]
     columns: list[list[Any]] = numbers.view(np.float64).tolist()
     for k, place in enumerate(places):
         if place not in _FLOATS:
@@ -64,9 +60,15 @@ def rows_of(rows: Array, names: Sequence[str] = BUCKET_FIELDS) -> list[dict[str,
             columns[k] = [_FLAGS[flag] for flag in columns[k]]
         elif place == _SOURCE:
             columns[k] = [SOURCE_NAMES[source] for source in columns[k]]
-    for k, at in np.argwhere(~np.isfinite(numbers.view(np.float64))).tolist():
-        if places[k] in _FLOATS:
-            columns[k][at] = None
+    return columns
+
+
+def rows_of(rows: Array, names: Sequence[str] = BUCKET_FIELDS) -> list[dict[str, Any]]:
+    """Many rows as strategies see them, of these fields."""
+    columns, known = columns_of(rows, names), math.isfinite
+    for k, name in enumerate(names):
+        if name not in _WHOLE:
+            columns[k] = [value if known(value) else None for value in columns[k]]
     return [dict(zip(names, values, strict=True)) for values in zip(*columns, strict=True)]
 
 

@@ -213,7 +213,7 @@ class Trading:
         name, code = seat.strategy.name, seat.code
         position = Position(view.con_id, view.symbol, name, code, terms.run, view.seq, view.ts, [], plan, entry)
         window, before = episodes.window_before(self._now.newest(view.con_id), view.ts)
-        tracked = Tracked(position, terms.costs, terms.memory, terms.trading_date, window, [])
+        tracked = Tracked(position, terms.costs, terms.memory, terms.trading_date, window, {})
         self._state.active.append(tracked)
         watch = Watch(tracked, self._now.seen(view.con_id)[0], history.upto(self._now.closed))
         watch.before = before
