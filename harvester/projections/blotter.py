@@ -243,10 +243,10 @@ def _digest(data: bytes, size: int) -> bytes:
 
 
 def _batch(schema: pa.Schema, rows: list[tuple[Any, ...]]) -> pa.RecordBatch:
-    columns = zip(*rows, strict=True)
-    return pa.RecordBatch.from_arrays(
-        [pa.array(values, type=f.type) for values, f in zip(columns, schema, strict=True)], schema=schema
-    )
+    named = [dict(zip(schema.names, row, strict=True)) for row in rows]
+    return pa.RecordBatch.from_struct_array(
+        pa.array(named, pa.struct(list(schema)))
+    )  # one conversion, not one a column
 
 
 class _Kinds:

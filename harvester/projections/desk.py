@@ -63,6 +63,7 @@ class Desk:
         self.seats: list[Seat] = []
         self._gates: list[tuple[str, ...]] = []  # by their number on the sheet
         self._numbers: dict[tuple[str, ...], int] = {}
+        self._known: dict[tuple[str, ...], dict[int, int]] = {}  # the same by a screen's codes and the bits for them
         self._kind_of: dict[tuple[int, str, str, int], int] = {}  # by symbol, strategy, digest and gates
         self._kinds: list[Kind] = []  # of decisions to do nothing: see `Watched`
         self._passed = 0  # decisions to do nothing that were handed out
@@ -206,9 +207,11 @@ class Desk:
         self._asks[slots[newest], s] = asks[newest]
 
     def _number(self, gates: Array, codes: tuple[str, ...]) -> Array:
-        bits, which = np.unique(gates, return_inverse=True)
-        names = [tuple(code for k, code in enumerate(codes) if bit >> k & 1) for bit in bits.tolist()]
-        return np.array([self._numbered(gates) for gates in names], np.int64)[which]
+        numbers, listed = self._known.setdefault(codes, {}), gates.tolist()
+        for bits in dict.fromkeys(listed):
+            if bits not in numbers:
+                numbers[bits] = self._numbered(tuple(code for k, code in enumerate(codes) if bits >> k & 1))
+        return np.array([numbers[bits] for bits in listed], np.int64)
 
     def _numbered(self, gates: tuple[str, ...]) -> int:
         number = self._numbers.setdefault(gates, len(self._gates))
