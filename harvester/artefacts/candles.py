@@ -52,11 +52,11 @@ def candle_files(
     for span in runs:
         of_run = _within(candles, span)
         told = _within(signals, span)
-        for symbol in sorted(set(of_run["symbol"].to_pylist())):
+        for symbol in sorted(pc.unique(of_run["symbol"]).to_pylist()):
             head: dict[str, Any] = {"trading_date": trading_date, "run": span.run, "through_seq": span.last_seq}
             head |= {"health": health, "symbol": symbol}
-            rows = of_run.filter(pc.equal(of_run["symbol"], symbol)).select(CANDLE_FIELDS).to_pylist()
-            found = told.filter(pc.equal(told["symbol"], symbol)).select(SIGNAL_FIELDS).to_pylist()
+            rows = of_run.select(CANDLE_FIELDS).filter(pc.equal(of_run["symbol"], symbol)).to_pylist()
+            found = told.select(SIGNAL_FIELDS).filter(pc.equal(told["symbol"], symbol)).to_pylist()
             found = [row | {"source": msgspec.json.decode(row["source"])} for row in found]
             for name, listed in (("l2_candles", rows), ("l2_strategy_signals", found)):
                 body = envelope(f"harvester.{name}", listed, **head)

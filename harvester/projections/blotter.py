@@ -231,22 +231,25 @@ class Blotter:
     def _write(self, table: str, row: tuple[Any, ...]) -> None:
         assert len(row) == len(TABLES[table]), f"{table}: {len(row)} values for {len(TABLES[table])} columns"
         self._rows[table].append(row)
-        self.chains = _digest(self.chains[0] + _encode((table, row)), 16), self.chains[1]
+        self.chains = _digest(16, self.chains[0], _encode((table, row))), self.chains[1]
 
 
 def _who(position: Position) -> tuple[int, str, str, str]:
     return position.con_id, position.symbol, position.strategy, position.strategy_digest
 
 
-def _digest(data: bytes, size: int) -> bytes:
-    return hashlib.blake2b(data, digest_size=size).digest()
+def _digest(size: int, *parts: bytes) -> bytes:
+    total = hashlib.blake2b(digest_size=size)
+    for part in parts:
+        total.update(part)
+    return total.digest()
 
 
 def _batch(schema: pa.Schema, rows: list[tuple[Any, ...]]) -> pa.RecordBatch:
-    named = [dict(zip(schema.names, row, strict=True)) for row in rows]
-    return pa.RecordBatch.from_struct_array(
-        pa.array(named, pa.struct(list(schema)))
-    )  # one conversion, not one a column
+    columns = zip(*rows, strict=True)
+    return pa.RecordBatch.from_arrays(
+        [pa.array(values, type=f.type) for values, f in zip(columns, schema, strict=True)], schema=schema
+    )
 
 
 class _Kinds:
@@ -258,7 +261,7 @@ class _Kinds:
 
     def hashes(self, kinds: Sequence[Kind]) -> Array:
         """A number by kind that depends on its texts alone."""
-        new = [_digest(_encode(kind), 8) for kind in kinds[len(self._hashes) :]]
+        new = [_digest(8, _encode(kind)) for kind in kinds[len(self._hashes) :]]
         if new:
             self._hashes = np.append(self._hashes, np.frombuffer(b"".join(new), "<u8"))
         return self._hashes
