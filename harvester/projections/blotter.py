@@ -1,11 +1,13 @@
 """The tables trading hands out, and the one place that writes their rows: decisions, fills, episodes.
 
-Every row enters a chained hash, so the hash after n rows is plain text and can be part of a snapshot.
+Every row enters a chained hash, so the hash after n rows is plain data and can be part of a snapshot. Decisions to do
+nothing come by the thousand and have a chain of their own, with one link per clock.
 """
 
 from __future__ import annotations
 
 import hashlib
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
@@ -13,8 +15,10 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from harvester.projections.base import chained
+
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
     from harvester.projections.exchange import Fill
     from harvester.projections.position import Position
@@ -97,9 +101,12 @@ DECISIONS = pa.schema(
 )
 
 TABLES: dict[str, pa.Schema] = {"decisions": DECISIONS, "fills": FILLS, "episodes": EPISODES}
-_NOTHING = (None,) * 8
+_LINK = np.dtype([("decision_seq", "<i8"), ("ts", "<i8"), ("bucket_ts", "<i8"), ("kind", "<u8")])
 _encode = msgspec.msgpack.Encoder().encode
 Array = npt.NDArray[Any]
+
+
+Kind = tuple[int, str, str, str, str, str]
 
 
 class Watched(NamedTuple):
@@ -108,47 +115,60 @@ class Watched(NamedTuple):
     Attributes:
         seq, ts: of the clocks they were taken on, int64.
         bucket_ts: start of the bucket each rests on, ns UTC, int64.
-        kind: by row its place in `kinds`, ...
+        kind: by row its place in `kinds`, int64, ...
         kinds: ... (con_id, symbol, strategy, digest, action, gates joined by |); it may grow behind.
     """
 
     seq: Array
     ts: Array
     bucket_ts: Array
-    kind: list[int]
-    kinds: Sequence[tuple[int, str, str, str, str, str]]
+    kind: Array
+    kinds: Sequence[Kind]
 
 
 class Blotter:
-    """Rows in the order in which things happened."""
+    """Rows in the order in which things happened.
 
-    def __init__(self, chain: str = "") -> None:
-        self._chain = chain
-        self._new: list[tuple[str, tuple[Any, ...]]] = []  # (table, row or `Watched`): those the chain does not cover
+    Attributes:
+        chains: hash over every row written so far one by one, and over every decision to do nothing.
+    """
+
+    def __init__(self, chains: tuple[bytes, bytes] = (b"", b"")) -> None:
+        self.chains = chains
         self._rows: dict[str, list[tuple[Any, ...]]] = {name: [] for name in TABLES}
-        self._decisions = _Decisions()
-
-    @property
-    def chain(self) -> str:
-        """Hash over every row written so far, 32 hex digits; empty when there is none."""
-        chain, digest, encode = self._chain, hashlib.blake2b, _encode
-        for table, row in self._new:
-            for one in _singly(row) if isinstance(row, Watched) else (row,):
-                chain = digest(encode((chain, table, one)), digest_size=16).hexdigest()
-        self._chain, self._new = chain, []
-        return chain
+        self._watched: list[Watched] = []
+        self._after: list[int] = []  # by row of `decisions`: how many decisions to do nothing came before it
+        self._handed = 0  # decisions to do nothing that were taken
+        self._kinds = _Kinds()
 
     def take(self) -> dict[str, pa.RecordBatch]:
         """Rows written since the last call, by table; a table without rows is left out."""
-        self._chain = self.chain
         taken, self._rows = self._rows, {name: [] for name in TABLES}
-        made = {"decisions": self._decisions.table(taken["decisions"])} if taken["decisions"] else {}
-        return made | {name: _batch(TABLES[name], taken[name]) for name in ("fills", "episodes") if taken[name]}
+        made = {name: _batch(TABLES[name], rows) for name, rows in taken.items() if rows}
+        if self._watched:
+            made["decisions"] = self._merged(self._kinds.table(self._watched), made.get("decisions"))
+        self._watched, self._after = [], []
+        return made
+
+    def _merged(self, watched: pa.RecordBatch, singles: pa.RecordBatch | None) -> pa.RecordBatch:
+        """Decisions to do nothing with the others among them."""
+        places = [after - self._handed for after in self._after]
+        self._handed += watched.num_rows
+        if singles is None:
+            return watched
+        parts = []
+        for one, (begin, end) in enumerate(pairwise([0, *places, watched.num_rows])):
+            parts += [watched.slice(begin, end - begin), singles.slice(one, 1)]
+        return pa.concat_batches(parts)
 
     def watched(self, rows: Watched) -> None:
         """Strategies did nothing."""
-        self._rows["decisions"].append(rows)
-        self._new.append(("decisions", rows))
+        self._watched.append(rows)
+        links = np.empty(len(rows.seq), _LINK)
+        columns = (rows.seq, rows.ts, rows.bucket_ts, self._kinds.hashes(rows.kinds)[rows.kind])
+        for name, column in zip(_LINK.names or (), columns, strict=True):
+            links[name] = column
+        self.chains = self.chains[0], chained(self.chains[1], links)
 
     def decided(
         self,
@@ -157,10 +177,14 @@ class Blotter:
         reason: str,
         *,
         at: tuple[int, int],
+        after: int,
         bucket_ts: int | None,
         price: float | None,
     ) -> None:
-        """Something was done about a position: `enter`, `exit` or `unfilled`; `price` is the quote it was judged by."""
+        """Something was done about a position: `enter`, `exit` or `unfilled`; `price` is the quote it was judged by.
+
+        `after` says how many decisions to do nothing came before it, of all there were.
+        """
         plan = position.plan
         leaving = action == "exit"
         row = (
@@ -178,6 +202,7 @@ class Blotter:
             plan.target,
             msgspec.json.encode(plan.features).decode(),
         )
+        self._after.append(after)
         self._write("decisions", row)
 
     def filled(self, position: Position, role: str, fill: Fill) -> None:
@@ -206,18 +231,18 @@ class Blotter:
     def _write(self, table: str, row: tuple[Any, ...]) -> None:
         assert len(row) == len(TABLES[table]), f"{table}: {len(row)} values for {len(TABLES[table])} columns"
         self._rows[table].append(row)
-        self._new.append((table, row))
+        self.chains = _digest(16, self.chains[0], _encode((table, row))), self.chains[1]
 
 
 def _who(position: Position) -> tuple[int, str, str, str]:
     return position.con_id, position.symbol, position.strategy, position.strategy_digest
 
 
-def _singly(rows: Watched) -> Iterator[tuple[Any, ...]]:
-    """Rows of `DECISIONS`."""
-    kinds, numbers = rows.kinds, (rows.seq, rows.ts, rows.bucket_ts)
-    for seq, ts, bucket_ts, kind in zip(*(column.tolist() for column in numbers), rows.kind, strict=True):
-        yield seq, ts, bucket_ts, *kinds[kind], *_NOTHING
+def _digest(size: int, *parts: bytes) -> bytes:
+    total = hashlib.blake2b(digest_size=size)
+    for part in parts:
+        total.update(part)
+    return total.digest()
 
 
 def _batch(schema: pa.Schema, rows: list[tuple[Any, ...]]) -> pa.RecordBatch:
@@ -227,38 +252,30 @@ def _batch(schema: pa.Schema, rows: list[tuple[Any, ...]]) -> pa.RecordBatch:
     )
 
 
-class _Decisions:
-    """Makes the table of decisions; the texts that come again and again are kept as Arrow holds them."""
+class _Kinds:
+    """What the kinds of decisions to do nothing are turned into, kept: the same come again and again."""
 
     def __init__(self) -> None:
-        self._known: Sequence[tuple[Any, ...]] = ()
-        self._kinds: list[pa.Array] = []  # a column each of the first `_length` of `_known`
-        self._length = 0
+        self._texts: list[pa.Array] = []  # a column each
+        self._hashes = np.empty(0, np.uint64)  # which number a kind has is no part of the log: its texts are
 
-    def table(self, pieces: Sequence[tuple[Any, ...]]) -> pa.RecordBatch:
-        """The table of single rows and of `Watched` ones, in their order."""
-        watched = [piece for piece in pieces if isinstance(piece, Watched)]
-        singles = [piece for piece in pieces if not isinstance(piece, Watched)]
-        if not singles or not watched:
-            return self._watched(watched) if watched else _batch(DECISIONS, singles)
-        tables = (self._watched(watched), _batch(DECISIONS, singles))
-        done, parts = [0, 0], []
-        for piece in pieces:
-            which, n = (0, len(piece.seq)) if isinstance(piece, Watched) else (1, 1)
-            parts.append(tables[which].slice(done[which], n))
-            done[which] += n
-        return pa.concat_batches(parts)
+    def hashes(self, kinds: Sequence[Kind]) -> Array:
+        """A number by kind that depends on its texts alone."""
+        new = [_digest(8, _encode(kind)) for kind in kinds[len(self._hashes) :]]
+        if new:
+            self._hashes = np.append(self._hashes, np.frombuffer(b"".join(new), "<u8"))
+        return self._hashes
 
-    def _watched(self, watched: Sequence[Watched]) -> pa.RecordBatch:
+    def table(self, watched: Sequence[Watched]) -> pa.RecordBatch:
+        """Rows of `DECISIONS`."""
         kinds = watched[0].kinds
-        if kinds is not self._known or len(kinds) > self._length:
-            self._known, self._length = kinds, len(kinds)
+        if not self._texts or len(kinds) > len(self._texts[0]):
             values = zip(*kinds, strict=True)
-            self._kinds = [pa.array(column, field.type) for column, field in zip(values, _KIND_FIELDS, strict=True)]
-        kind = pa.array(np.array([k for rows in watched for k in rows.kind], np.int64))
-        numbers = [_joined([getattr(rows, name) for rows in watched]) for name in ("seq", "ts", "bucket_ts")]
-        columns = [pa.array(numbers[0].view(np.uint64)), pa.array(numbers[1]), pa.array(numbers[2])]
-        columns += [texts.take(kind) for texts in self._kinds]
+            self._texts = [pa.array(column, field.type) for column, field in zip(values, _KIND_FIELDS, strict=True)]
+        seq, ts, bucket_ts, kind = (
+            pa.array(_joined([getattr(rows, name) for rows in watched])) for name in ("seq", "ts", "bucket_ts", "kind")
+        )
+        columns = [seq.view(pa.uint64()), ts, bucket_ts, *(texts.take(kind) for texts in self._texts)]
         return pa.RecordBatch.from_arrays([*columns, *(pa.nulls(len(kind), t) for t in _REST)], schema=DECISIONS)
 
 
