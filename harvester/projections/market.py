@@ -26,12 +26,14 @@ from harvester.projections.tables import (
     ROW,
     ROWS_DEFAULT,
     ROWS_LIMIT,
+    SECOND_NS,
     TRADE_OUT,
     Frame,
     Glob,
     Hot,
     Role,
     State,
+    joined,
     new_state,
     with_room,
 )
@@ -58,6 +60,7 @@ REFUSALS = frozenset((101, 200, 309, 310, 316, 321, 322, 354, 10089, 10090, 1009
 TS_MAX = 2**62  # ns UTC, the year 2116: what is added to it fits
 _NO_CHANGES = np.empty((0, 5), np.int64)
 _SMALL, _LARGE = 4096, 65_536
+_ROWS_AHEAD = 131_072  # bucket rows there is room for before they are handed out, at most
 
 
 class Market:
@@ -72,6 +75,7 @@ class Market:
         self._epoch = 0
         self._slots = 0
         self._row_room = 0
+        self._until = 0  # ts_recv of the last event of the batch, ns UTC
         self._live: dict[tuple[int, int], int] = {}  # (epoch, request id) → slot, oldest first
         self._alive: list[list[int]] = []  # live slots by instrument, oldest first
         self._instrument: dict[int, int] = {}  # con_id → instrument
@@ -91,6 +95,7 @@ class Market:
         first, last, ts = last_of(batch)
         if ts > TS_MAX:
             raise KernelFault("market", last, f"ts_recv {ts} is past {TS_MAX}: sums of ns would overflow")
+        self._until = ts
         controls = controls_of(batch)
         acting = [control for control in controls if self._acts(control)]
         frame = frame_of(batch, acting, self.makers)
@@ -133,7 +138,8 @@ class Market:
     def _make_room(self, events: int, changes: int) -> None:
         """Outputs for a good part of so many events, and for every change of the quote that `changes` may make."""
         n = _LARGE if events > _SMALL else _SMALL
-        self._row_room = n // 4 if events > _SMALL else 0
+        seconds = max(self._until - int(self.state.glob[Glob.BUCKET_END]), 0) // SECOND_NS + 2
+        self._row_room = min(seconds * len(self.symbols), _ROWS_AHEAD) if events > _SMALL else 0
         if len(self.state.quotes) < (n := max(n, changes)) and self.state.glob[Glob.EMIT]:
             self.state = self.state._replace(quotes=np.empty(n, QUOTE_OUT), trades=np.empty(n, TRADE_OUT))
         if len(self.state.rows) < self._rows_wanted():
@@ -426,7 +432,7 @@ def _params(control: Control) -> dict[str, Any]:
 
 
 def _join(parts: list[Array], dtype: Any) -> Array:
-    return parts[0] if len(parts) == 1 else np.concatenate(parts) if parts else np.empty(0, dtype)
+    return joined(parts) if parts else np.empty(0, dtype)
 
 
 def _as(rows: Array, dtype: Any) -> Array:

@@ -7,11 +7,14 @@ same on every machine. Absent numbers are NaN inside and null in Arrow.
 from __future__ import annotations
 
 from enum import IntEnum
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 SECOND_NS = 1_000_000_000
 TOP_N = 5  # rows of the book summed for imbalance
@@ -179,6 +182,19 @@ class Hot(IntEnum):
     TRADE = 3
     QUOTE = 4
     DEPTH = 5
+
+
+def words(rows: Array) -> Array:
+    """Records of 8 byte fields as a table of 8 byte numbers: NumPy copies records field by field, these as a block."""
+    return rows.view(np.int64).reshape(len(rows), rows.dtype.itemsize // 8)
+
+
+def joined(parts: Sequence[Array]) -> Array:
+    """Arrays of such records behind each other; a single one is handed on as it is."""
+    if len(parts) == 1:
+        return parts[0]
+    whole: Array = np.concatenate([words(part) for part in parts]).view(parts[0].dtype).reshape(-1)
+    return whole
 
 
 def _grown(array: Array, length: int, fill: int) -> Array:
