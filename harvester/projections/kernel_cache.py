@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-SOURCES = ("kernels.py", "tables.py", "kernel_cache.py")
+SOURCES = ("kernels.py", "tables.py", "volume.py", "kernel_cache.py")
 
 
 def _say(text: str) -> None:

@@ -40,6 +40,7 @@ from harvester.projections.tables import (
     Source,
     State,
 )
+from harvester.projections.volume import LOTS
 
 if TYPE_CHECKING:
     from harvester.projections.tables import Array
@@ -459,14 +460,25 @@ def _print(s: State, k: int, seq: int, ts: int, price: float, size: float, forms
 
 
 @_cached
+def _alike(rise: float, printed: float) -> bool:
+    """Whether tick 8 rose by what was printed, in shares or in round lots."""
+    return rise > 0.0 and printed > 0.0 and (rise == printed or abs(LOTS * rise - printed) < LOTS)
+
+
+@_cached
 def _volume(q: Any, size: float) -> None:
-    """Cumulative volume (tick 8): check the tape since the first one against its rise."""
-    q.volume = size
-    if q.volume_base != q.volume_base:
-        q.volume_base, q.tape_since, q.tape_at = size, 0.0, 0.0
-        return
-    q.volume_matched += size - q.volume_base
-    q.tape_matched += q.tape_since
+    """Cumulative volume (tick 8) while a tape is on: what was printed belongs to this rise, or to the one before."""
+    if q.volume_base == q.volume_base:
+        rise = size - q.volume_base
+        if q.rises == 0:
+            q.tape_first = q.tape_since
+        else:
+            q.print_first += _alike(rise, q.tape_since)
+            q.tick_first += _alike(q.last_rise, q.tape_since)
+        q.rises += 1
+        q.last_rise = rise
+        q.volume_rise += rise
+        q.tape_matched += q.tape_since
     q.volume_base, q.tape_since = size, 0.0
 
 
@@ -593,7 +605,9 @@ def _on_tick(s: State, f: Frame, j: int) -> None:
         return
     if field == 8 or field == 74:
         if s.current[_at(i), _R_L1] == k and size >= 0.0 and size < ABSENT_FROM:
-            _volume(s.inst[_at(i)], size)
+            s.inst[_at(i)].volume = size
+            if s.current[_at(i), _R_TAPE] >= 0:
+                _volume(s.inst[_at(i)], size)
         return
     ask = field == 2 or field == 3 or field == 67 or field == 70
     is_price = field == 1 or field == 2 or field == 66 or field == 67
@@ -703,8 +717,6 @@ def _on_change(s: State, ops: Array) -> None:
             s.heard[_at(k), role] = 0
         if role == _R_TAPE:
             q.last_price, q.tick_rule = NAN, 0
-        if role == _R_TAPE or role == _R_L1:
-            q.volume_base = NAN
     for n in range(len(ops)):
         _requote(s, ops[n, 2], ops[n, 0], ops[n, 1])
 
