@@ -29,7 +29,7 @@ START = 1_752_757_200 * SECOND  # 13:00 UTC, a full hour
 
 def by_hand() -> Written:
     """Two hours of L1, tape, depth and 5-second bars: 30,000 shares are missing from the second hour's tape."""
-    asked = [(1, "l1"), (2, "all_last"), (3, "depth"), (4, "bars_5s")]
+    asked = [(1, "l1"), (2, "all_last"), (3, "smart_depth"), (4, "bars_5s")]
     rows: list[tuple[Kind, dict[str, Any]]] = [
         (Kind.REQUEST, {"ts_recv": START, "action": "run_start", "stream": "run", "params": "{}"})
     ]
@@ -188,13 +188,15 @@ def morning(tmp_path_factory: pytest.TempPathFactory) -> Recorded:
 
 
 def test_a_modelled_market_agrees_with_itself(morning: Recorded) -> None:
-    """Tape, cumulative volume and 5-second bars of every symbol are within tolerance; books stand at the quote."""
+    """Tape, cumulative volume, 5-second bars and books of every symbol are within tolerance; no share is missing."""
     found = reconcile(morning.day())
-    for name in ("volume", "bars_5s"):
+    for name in ("volume", "bars_5s", "book_top"):
         checks = of(found.checks, name)
         assert {c.symbol for c in checks if c.verdict != "not measured"} == {"ACME", "BOLT", "CRUX"}
         assert not [c for c in checks if c.verdict == "outside"], name
-    assert [c for c in of(found.checks, "book_top") if c.theirs > 100]
+    assert all(c.theirs > 100 for c in of(found.checks, "book_top"))
+    assert {c.verdict for c in of(found.checks, "volume")} == {"equal"}
+    assert not found.outside()
 
 
 def test_verify_tells_of_it_and_fails_on_nothing(morning: Recorded) -> None:

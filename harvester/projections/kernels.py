@@ -511,10 +511,15 @@ def _close_book(s: State, k: int, row: Any) -> None:
             elif q.source != _S_SMART and s.side[_at(2 * b)].filled > 0 and s.side[_at(2 * b + 1)].filled > 0:
                 bid, _ = _best(s, b, 1)
                 ask, _ = _best(s, b, 0)
+                smart = s.current[_at(k), _R_SMART] >= 0  # then it is the book in use
+                equal = bid == q.bid and ask == q.ask
                 q.top_seconds += 1
+                q.top_smart += smart
                 q.top_bid_equal += bid == q.bid
                 q.top_ask_equal += ask == q.ask
+                q.top_equal += equal
                 q.top_beyond += bid > q.bid or ask < q.ask
+                q.top_agree += equal if smart else bid <= q.bid and ask >= q.ask
         else:
             q.bad_book_seconds += 1
     row.bid_top_size, row.ask_top_size = _told(bid_top), _told(ask_top)

@@ -4,7 +4,8 @@ Three checks, none of which can fail a day; they say how far what was recorded a
 
 - `volume`: shares of the tape against the rise of IB's cumulative volume (tick 8) over the same stretches, whether the
   prints come before their tick 8 or after it (see `volume`);
-- `book_top`: seconds in which the first rows of the book were bid and ask of the quote in force;
+- `book_top`: seconds in which the tops of the book agreed with the quote in force: SMART depth has its bid and ask, one
+  venue's book no better ones;
 - `bars_5s`: volume of IB's 5-second bars against the price-forming prints of the same five seconds, by IB's time.
 
 An hour is an hour of `ts_recv`; one that the day's folding reaches at a later clock ends at that clock.
@@ -37,12 +38,14 @@ TOLERANCE = {"volume": 0.02, "book_top": 0.10, "bars_5s": 0.05}
 SLACK = {"volume": 1_000.0, "book_top": 0.0, "bars_5s": 0.0}
 """Largest absolute difference that needs no look, in the check's unit: a few prints in a quiet hour."""
 
+VENUE = "book_top of one venue"
 REASONS = {
     "volume": (
         "a print and its tick 8 come a moment apart, in either order, and an hour may end between them; IB may leave "
         "out prints the tape carries unreported"
     ),
-    "book_top": "one venue's book need not hold the best price, and sides of one change arrive one after the other",
+    "book_top": "book and quote come one after the other, and so do the sides of one change",
+    VENUE: "a venue's book holds no better price than the best of all venues; book and quote come one after the other",
     "bars_5s": "bars leave out prints that form no price, and close by IB's clock",
 }
 NOT_MEASURED = {
@@ -58,7 +61,7 @@ class Check(NamedTuple):
     Attributes:
         hour: its start, ns UTC.
         check: `volume`, `book_top` or `bars_5s`.
-        ours, theirs: the two numbers, in `unit`; of `book_top` seconds with both tops equal, and seconds compared.
+        ours, theirs: the two numbers, in `unit`; of `book_top` seconds that agree, and seconds compared.
         difference: |ours - theirs| / theirs; None when nothing was measured.
         tolerance: difference that needs no look; nor does one of `slack` in `unit`.
         verdict: `equal`, `within`, `outside` (of both) or `not measured`.
@@ -135,8 +138,9 @@ def _measured(
         con_id = row["con_id"]
         now[con_id] = row
         old = before.get(con_id, dict.fromkeys(row, 0))
-        same = min(row[n] - old[n] for n in ("top_bid_equal", "top_ask_equal"))
-        checks.append(_check((symbol, con_id, hour), "book_top", same, row["top_seconds"] - old["top_seconds"], "s"))
+        agree, seconds, smart = (row[n] - old[n] for n in ("top_agree", "top_seconds", "top_smart"))
+        found = _check((symbol, con_id, hour), "book_top", agree, seconds, "s")
+        checks.append(found._replace(reason=REASONS[VENUE]) if found.reason and seconds > 0 == smart else found)
     return now
 
 

@@ -69,7 +69,8 @@ INSTRUMENT = _record(
     "events trade_count quote_count depth_count mid_seen spread_since spread_ns tick_rule "
     # health, since the date began
     "dead seconds stale_seconds depth_seconds bad_book_seconds crossed_seconds source_changes data_type "
-    "top_seconds top_bid_equal top_ask_equal top_beyond prints prints_outside prints_quoted "
+    "top_seconds top_smart top_bid_equal top_ask_equal top_equal top_beyond top_agree "
+    "prints prints_outside prints_quoted "
     # the stretch of tick 8 and tape under way, see `volume.Stretch`
     "rises print_first tick_first",
     # quote in force
