@@ -25,79 +25,102 @@ if TYPE_CHECKING:
 
 _U64, _I64, _F64, _TEXT, _BOOL = pa.uint64(), pa.int64(), pa.float64(), pa.string(), pa.bool_()
 
-EPISODES = pa.schema(
-    [
-        ("trading_date", _TEXT),
-        ("symbol", _TEXT),
-        ("strategy", _TEXT),
-        ("strategy_digest", _TEXT),
-        ("mode", _TEXT),
-        ("decision_seq", _U64),
-        ("trade_id", _TEXT),
-        ("con_id", _I64),
-        ("side", _TEXT),
-        ("quantity", _I64),
-        ("taken", _BOOL),
-        ("decision_ts", _I64),
-        ("entry_ts", _I64),
-        ("entry_price", _F64),
-        ("exit_ts", _I64),
-        ("exit_price", _F64),
-        ("exit_seq", _U64),
-        ("entry_reason", _TEXT),
-        ("exit_reason", _TEXT),
-        ("pnl_usd", _F64),
-        ("r_multiple", _F64),
-        ("mae", _F64),
-        ("mfe", _F64),
-        ("hold_seconds", _F64),
-        ("win_loss", _TEXT),
-        ("data_type", _I64),  # of the market data it rests on: 1 live, null = never told
-        ("document", _TEXT),  # the whole episode as JSON, times int ns UTC
-    ]
+
+def _schema(*columns: tuple[str, pa.DataType, str, str]) -> pa.Schema:
+    """From name, type, unit, formula; a trailing ! means never null."""
+    return pa.schema([
+        pa.field(name.rstrip("!"), kind, nullable=not name.endswith("!"), metadata={"unit": unit, "formula": formula})
+        for name, kind, unit, formula in columns
+    ])  # fmt: skip
+
+
+EPISODES = _schema(
+    ("trading_date!", _TEXT, "", "date in New York, yyyy-MM-dd"),
+    ("symbol!", _TEXT, "", "symbol of the subscription"),
+    ("strategy!", _TEXT, "", "name of the strategy"),
+    ("strategy_digest!", _TEXT, "", "hash of its source and settings"),
+    ("mode!", _TEXT, "", "event: folded event by event; bars: from bars"),
+    ("decision_seq!", _U64, "seq", "the clock the entry was decided on"),
+    ("trade_id!", _TEXT, "", "name of the trade within its date; of its files too"),
+    ("con_id!", _I64, "", "IBKR instrument id"),
+    ("side!", _TEXT, "", "LONG or SHORT"),
+    ("quantity!", _I64, "shares", "sum over the fills of the entry"),
+    ("taken!", _BOOL, "", "false: vetoed, so it trains and is no profit or loss"),
+    ("decision_ts!", _I64, "ns UTC", "ts_recv of decision_seq"),
+    ("entry_ts!", _I64, "ns UTC", "ts_recv of the first fill"),
+    ("entry_price!", _F64, "USD", "sum(price * quantity) / sum(quantity) over the fills of the entry"),
+    ("exit_ts!", _I64, "ns UTC", "ts_recv of the last fill, or of the last event when the data ended before"),
+    (
+        "exit_price",
+        _F64,
+        "USD",
+        "as entry_price, of the fills that left; DATA_END: the last good quote; null without one",
+    ),
+    ("exit_seq!", _U64, "seq", "the event of exit_ts"),
+    ("entry_reason!", _TEXT, "", "why the strategy entered"),
+    ("exit_reason!", _TEXT, "", "what ended it: its stop, target, time, the session, another run, DATA_END"),
+    ("pnl_usd!", _F64, "USD", "(exit - entry) * quantity, mirrored when SHORT, - sum(commission)"),
+    ("r_multiple", _F64, "1", "pnl_usd / (|entry_price - first stop| * quantity); null when that is 0"),
+    ("mae!", _F64, "USD", "worst open profit before commission, <= 0"),
+    ("mfe!", _F64, "USD", "best open profit before commission, >= 0"),
+    ("hold_seconds!", _F64, "s", "exit_ts - entry_ts"),
+    ("win_loss!", _TEXT, "", "WIN, LOSS or BREAKEVEN by pnl_usd"),
+    (
+        "data_type",
+        _I64,
+        "",
+        "of the market data it rests on: 1 live, 2 frozen, 3 delayed, 4 delayed frozen; null: never told",
+    ),
+    ("document!", _TEXT, "", "the whole episode as JSON, times int ns UTC"),
 )
 
-FILLS = pa.schema(
-    [
-        ("seq", _U64),
-        ("ts", _I64),
-        ("con_id", _I64),
-        ("symbol", _TEXT),
-        ("strategy", _TEXT),
-        ("strategy_digest", _TEXT),
-        ("decision_seq", _U64),
-        ("role", _TEXT),  # entry, stop, target, exit
-        ("side", _TEXT),
-        ("price", _F64),
-        ("quantity", _I64),
-        ("source", _TEXT),
-        ("reference", _TEXT),
-        ("reference_price", _F64),
-        ("slippage", _F64),
-        ("commission", _F64),
-    ]
+FILLS = _schema(
+    ("seq!", _U64, "seq", "the event it was filled against"),
+    ("ts!", _I64, "ns UTC", "ts_recv of seq"),
+    ("con_id!", _I64, "", "IBKR instrument id"),
+    ("symbol!", _TEXT, "", "symbol of the subscription"),
+    ("strategy!", _TEXT, "", "name of the strategy"),
+    ("strategy_digest!", _TEXT, "", "hash of its source and settings"),
+    ("decision_seq!", _U64, "seq", "the clock the entry was decided on"),
+    ("role!", _TEXT, "", "entry, stop, target or exit"),
+    ("side!", _TEXT, "", "BUY or SELL"),
+    ("price!", _F64, "USD", "a buy at the ask, a sell at the bid; a limit at its price when the other side reaches it"),
+    ("quantity!", _I64, "shares", "never more than was shown, or printed"),
+    ("source!", _TEXT, "", "what filled it: quote or print"),
+    ("reference!", _TEXT, "", "what slippage is measured against: quote_at_decision, stop_price or limit_price"),
+    ("reference_price", _F64, "USD", "price of the reference; null when there was none"),
+    ("slippage", _F64, "USD a share", "price - reference_price of a buy, mirrored of a sell: positive is worse"),
+    (
+        "commission!",
+        _F64,
+        "USD",
+        "by the cost table of the run: what the whole order costs less what it has cost before",
+    ),
 )
 
-DECISIONS = pa.schema(
-    [
-        ("seq", _U64),  # of the clock it was taken on
-        ("ts", _I64),
-        ("bucket_ts", _I64),  # start of the newest bucket it rests on
-        ("con_id", _I64),
-        ("symbol", _TEXT),
-        ("strategy", _TEXT),
-        ("strategy_digest", _TEXT),
-        ("action", _TEXT),  # none, enter, exit, unfilled
-        ("gate_codes", _TEXT),  # refusals joined by |, empty = allowed
-        ("reason", _TEXT),
-        ("decision_seq", _U64),  # of the entry decision this row is about
-        ("side", _TEXT),
-        ("quantity", _I64),
-        ("reference_price", _F64),
-        ("stop", _F64),
-        ("target", _F64),
-        ("features", _TEXT),
-    ]
+DECISIONS = _schema(
+    ("seq!", _U64, "seq", "the clock it was taken on, or the event that ended what it is about"),
+    ("ts!", _I64, "ns UTC", "ts_recv of seq"),
+    ("bucket_ts", _I64, "ns UTC", "start of the newest bucket it rests on"),
+    ("con_id!", _I64, "", "IBKR instrument id"),
+    ("symbol!", _TEXT, "", "symbol of the subscription"),
+    ("strategy!", _TEXT, "", "name of the strategy"),
+    ("strategy_digest!", _TEXT, "", "hash of its source and settings"),
+    ("action!", _TEXT, "", "none, enter, exit or unfilled"),
+    ("gate_codes!", _TEXT, "", "what it was refused for, joined by |; empty = allowed"),
+    ("reason", _TEXT, "", "why; null when nothing was done"),
+    ("decision_seq", _U64, "seq", "the clock of the entry decision this row is about"),
+    ("side", _TEXT, "", "BUY or SELL, of the order"),
+    ("quantity", _I64, "shares", "planned; of an exit what is open"),
+    (
+        "reference_price",
+        _F64,
+        "USD",
+        "quote the order is judged by: ask of a buy, bid of a sell; null without a good one",
+    ),
+    ("stop", _F64, "USD", "of the plan"),
+    ("target", _F64, "USD", "of the plan"),
+    ("features", _TEXT, "", "what the strategy rested on, as JSON"),
 )
 
 TABLES: dict[str, pa.Schema] = {"decisions": DECISIONS, "fills": FILLS, "episodes": EPISODES}

@@ -37,6 +37,7 @@ from harvester.projections.tables import (
     new_state,
     with_room,
 )
+from harvester.projections.volume import NOTHING, Stretch
 
 if TYPE_CHECKING:
     from harvester.events.batch import Batch
@@ -79,6 +80,7 @@ class Market:
         self._live: dict[tuple[int, int], int] = {}  # (epoch, request id) → slot, oldest first
         self._alive: list[list[int]] = []  # live slots by instrument, oldest first
         self._instrument: dict[int, int] = {}  # con_id → instrument
+        self._stretches: list[list[Stretch]] = []  # of tick 8 and tape, by instrument, those that are over
         self._changes: list[tuple[int, int, int, int, int]] = []
         self._quotes: list[Array] = []
         self._trades: list[Array] = []
@@ -244,6 +246,7 @@ class Market:
         k = self._instrument[control.con_id] = len(self.symbols)
         self.symbols.append(control.row["symbol"] or str(control.con_id))
         self._alive.append([])
+        self._stretches.append([])
         self.state = with_room(self.state, instruments=k + 1)
         inst = self.state.inst[k]
         for name in ("bid", "ask", "bid_size", "ask_size", "mark", "last_price", "volume", "volume_base"):
@@ -350,6 +353,8 @@ class Market:
                 if best != self.state.current[inst, role] or best == fresh or again:
                     self._changes.append((control.seq, control.ts, inst, role, best))
                     touched = True
+                    if role in (Role.L1, Role.TAPE):
+                        self._end_stretch(inst)
             if not touched:  # a cleared book, or a subscription no role uses: look at the quote again
                 role = Role.SMART
                 self._changes.append((control.seq, control.ts, inst, role, self._best(alive, ROLE_STREAMS[role], role)))
@@ -364,6 +369,20 @@ class Market:
                 return newest[-1]
         return -1
 
+    def _end_stretch(self, inst: int) -> None:
+        """Another L1 or tape: what it tells of volume begins anew."""
+        now = self.state.inst[inst]
+        if now["rises"]:
+            self._stretches[inst].append(Stretch.of(now))
+        for name, value in zip(Stretch._fields, NOTHING, strict=True):
+            now[name] = value
+        now["volume_base"], now["last_rise"] = np.nan, 0.0
+
+    def stretches(self, con_id: int) -> list[Stretch]:
+        """Every stretch of an instrument, the one under way last."""
+        inst = self._instrument[con_id]
+        return [*self._stretches[inst], Stretch.of(self.state.inst[inst])]
+
     # ---- snapshot --------------------------------------------------------------------------------------------------
 
     def snapshot(self) -> bytes:
@@ -371,7 +390,7 @@ class Market:
         s = self.state._replace(quotes=self.state.quotes[:0], trades=self.state.trades[:0])
         s = s._replace(rows=s.rows[: s.glob[Glob.ROWS]])
         arrays = [(array.shape, np.ascontiguousarray(array).tobytes()) for array in s]
-        names = (self.makers.names, self.symbols, self.runs, self._epoch, self._slots)
+        names = (self.makers.names, self.symbols, self.runs, self._epoch, self._slots, self._stretches)
         return msgspec.msgpack.encode((arrays, names, self._changes))
 
     def restore(self, data: bytes) -> None:
@@ -387,7 +406,8 @@ class Market:
             rows=np.zeros(max(256, 2 * len(waiting)), ROW), quotes=fresh.quotes, trades=fresh.trades
         )
         self.state.rows[: len(waiting)] = waiting
-        makers, self.symbols, self.runs, self._epoch, self._slots = names
+        makers, self.symbols, self.runs, self._epoch, self._slots, stretches = names
+        self._stretches = [[Stretch(*stretch) for stretch in of_one] for of_one in stretches]
         self.makers = Makers(makers)
         self._instrument = {int(self.state.inst[k]["con_id"]): k for k in range(len(self.symbols))}
         self._changes = [tuple(change) for change in changes]

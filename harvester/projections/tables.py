@@ -72,13 +72,18 @@ INSTRUMENT = _record(
     "events trade_count quote_count depth_count mid_seen spread_since spread_ns tick_rule "
     # health, since the date began
     "dead seconds stale_seconds depth_seconds bad_book_seconds crossed_seconds source_changes data_type "
-    "top_seconds top_bid_equal top_ask_equal top_beyond prints prints_outside prints_quoted",
+    "top_seconds top_smart top_bid_equal top_ask_equal top_equal top_beyond top_agree "
+    "prints prints_outside prints_quoted "
+    # the stretch of tick 8 and tape under way, see `volume.Stretch`
+    "rises print_first tick_first",
     # quote in force
     "bid ask bid_size ask_size "
     # the second under way
     "mark spread_sum ofi tape_buy tape_sell tape_unknown volatility variance "
-    # tape: last price-forming price; volume checks in shares
-    "last_price tape_volume volume volume_base tape_since tape_at volume_matched tape_matched",
+    # tape: last price-forming price, shares; tick 8 as sent
+    "last_price tape_volume volume "
+    # the stretch under way: the last tick 8 and what it rose by
+    "volume_base last_rise volume_rise tape_matched tape_first tape_since",
 )
 SLOT = _record(
     "con_id epoch req_id inst stream alive book rt_field warm rows dead first_ts last_ts gap_max opened closed "
