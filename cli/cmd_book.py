@@ -10,7 +10,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
+
+    from harvester.events.kinds import Stream
+
+_SPANS = 6  # books named where there is none
 
 
 def book(
@@ -39,7 +43,7 @@ def book(
     from harvester.eventlog.reader import open_day
     from harvester.events.kinds import Stream
     from harvester.home import Home, parse_date
-    from harvester.recorder.look import DEPTH, look
+    from harvester.recorder.look import DEPTH, books_of, look
     from harvester.recorder.moments import moment
     from harvester.recorder.seek import Seeker
 
@@ -59,10 +63,26 @@ def book(
     if as_json:
         typer.echo(json_text.dumps({"trading_date": date, **view}, allow_nan=False))
     else:
-        _show(view, engine.through_ts if ts is None else ts)
+        place = engine.through_ts if ts is None else ts
+        none = ""
+        if view["state"] is None:  # the rest of the day tells where to look
+            with Bar(f"looking for books of {date}") as bar:
+                whole = seeker.at_seq(seeker.day.last_seq, bar.told)
+            none = _no_book(symbol, place, books_of(whole, view["con_id"]))
+        _show(view, place, none)
 
 
-def _show(view: dict[str, Any], ts: int) -> None:
+def _no_book(symbol: str, ts: int, books: Sequence[tuple[Stream, int, int]]) -> str:
+    """What is said where there is no book: when and of which stream there is one."""
+    from harvester.recorder.moments import of_day
+
+    spans = [f"{stream} {of_day(begin)[:8]} to {of_day(end)[:8]}" for stream, begin, end in books]
+    more = [f"{len(spans) - _SPANS} more"] if len(spans) > _SPANS else []
+    there = "; ".join(spans[:_SPANS] + more) or "none on this date: no depth of it was recorded"
+    return f"no book at {of_day(ts)}; books of {symbol}: {there}"
+
+
+def _show(view: dict[str, Any], ts: int, none: str) -> None:
     from rich.console import Console
 
     from harvester.recorder.moments import of_day
@@ -71,7 +91,7 @@ def _show(view: dict[str, Any], ts: int) -> None:
     console = Console(width=None if wide else 110, highlight=False)
     console.print(f"[bold]{view['symbol']}[/]  {of_day(ts)} New York, after seq {view['seq']:,} of {view['ts']}")
     console.print(_quote_line(view["quote"]))
-    console.print(_state_line(view["state"]))
+    console.print(_state_line(view["state"]) if view["state"] else none)
     if any(view[side]["rows"] for side in ("bid", "ask")):
         console.print(_rows_table(view))
         console.print(_ladder_table(view))
@@ -84,9 +104,7 @@ def _quote_line(quote: dict[str, Any] | None) -> str:
     return f"quote in force: bid {bid}, ask {ask} ({quote['source']}); last {_n(quote['last'])}"
 
 
-def _state_line(state: dict[str, Any] | None) -> str:
-    if state is None:
-        return "no book is subscribed at this place; --at 10:31 looks at another"
+def _state_line(state: dict[str, Any]) -> str:
     unknown = [side for side in ("bid", "ask") if not state[f"known_{side}"]]
     if state["bad"]:
         what = "[red]bad: an impossible row came since the last reset[/]"

@@ -58,6 +58,10 @@ def record(
     tick_by_tick_lines: Annotated[
         int | None, typer.Option(help="Tick-by-tick subscriptions at most [5].", rich_help_panel=_WHAT)
     ] = None,
+    depth_rotation_minutes: Annotated[
+        float | None,
+        typer.Option(help="Hand depth lines on by turns so often, 0 = never [15].", rich_help_panel=_WHAT),
+    ] = None,
     focus_size: Annotated[
         int | None, typer.Option(help="Symbols that get tick-by-tick data [5].", rich_help_panel=_WHAT)
     ] = None,
@@ -80,6 +84,13 @@ def record(
             rich_help_panel=_HISTORY,
         ),
     ] = None,
+    daily_restart: Annotated[
+        str | None,
+        typer.Option(
+            help="HH:MM (New York) at which your TWS restarts itself: its outage is a planned one.",
+            rich_help_panel=_WHEN,
+        ),
+    ] = None,
     until: Annotated[
         str | None,
         typer.Option(
@@ -89,7 +100,8 @@ def record(
         ),
     ] = None,
     duration: Annotated[
-        str | None, typer.Option(help="Stop after so much market time: 90s, 15m, 1h30m.", rich_help_panel=_WHEN)
+        str | None,
+        typer.Option(help="Record so much market time: 90s, 15m, 1h30m.", rich_help_panel=_WHEN),
     ] = None,
     clock: Annotated[
         str,
@@ -167,6 +179,7 @@ def record(
         "primary_exchange": primary_exchange,
         "depth_rows": depth_rows,
         "depth_lines": depth_lines,
+        "depth_rotation_minutes": depth_rotation_minutes,
         "tick_by_tick_lines": tick_by_tick_lines,
         "focus_size": focus_size,
         "hist_duration": hist_duration,
@@ -174,6 +187,7 @@ def record(
         "hist_what": hist_what,
         "skip_historical_backfill": skip_historical_backfill,
         "require_mtf_alignment": require_mtf_alignment,
+        "daily_restart": daily_restart,
         "commit_seconds": commit_seconds,
         "commit_events": commit_events,
         "compression": compression,
@@ -211,14 +225,15 @@ async def _record(
     from cli.logs import to_stderr
     from harvester.recorder.checks import check_settings, find_clock, say_unused, with_symbols
     from harvester.recorder.record import record as run
-    from harvester.recorder.until import end_of_recording, stop_on_signals
+    from harvester.recorder.until import end_of_recording, parse_duration, stop_on_signals
 
     to_stderr()
     say_unused(settings)
     settings = with_symbols(settings, home)
     check_settings(settings, home)
     clock: Clock = find_clock(clock_choice, settings, home)
-    until_ns = end_of_recording(until, duration, clock.now(), settings)
+    duration_ns = None if duration is None else parse_duration(duration)
+    until_ns = None if duration and until is None else end_of_recording(until, clock.now(), settings)
     stop, screens = asyncio.Event(), []
 
     def watch(recorder: Any) -> None:
@@ -226,7 +241,16 @@ async def _record(
 
     with stop_on_signals(stop, _said, last_act=True):
         try:
-            return await run(settings, home, clock, stop=stop, until_ns=until_ns, reopen=reopen, watch=watch)
+            return await run(
+                settings,
+                home,
+                clock,
+                stop=stop,
+                until_ns=until_ns,
+                duration_ns=duration_ns,
+                reopen=reopen,
+                watch=watch,
+            )
         finally:
             await _end(screens)
 

@@ -20,9 +20,9 @@ def verify(
 ) -> None:
     """Prove a day: every byte of the log, live digests against replay, episode files and exports against the log.
 
-    Compared are the files of temp/episodes/ and, of exports/, buckets, decisions, fills and health of the whole date;
-    what `hv project --out` or `--symbols` wrote is not. A file of an earlier look at the unfinished day is told, not
-    counted, and so is what a killed recorder did not come to write.
+    Compared are the files of temp/episodes/ and, of exports/, buckets, decisions, fills and health of the whole date,
+    candles and signals; the picture is not, nor what `hv project --out` or `--symbols` wrote. A file of an earlier look
+    at the unfinished day is told, not counted, and so is what a killed recorder did not come to write.
 
     Exit code 0: all equal. 1: the log is damaged. 11: live and replay, or files and log, differ. 12: recorded by other
     code than this, so live and replay cannot be compared (everything else is right).

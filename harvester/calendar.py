@@ -46,15 +46,17 @@ def to_ns(moment: datetime) -> int:
 def iso(ns: int) -> str:
     """ISO-8601 UTC, trailing zeros of the fraction trimmed, with `Z`."""
     seconds, fraction = divmod(ns, 1_000_000_000)
-    day, second = divmod(seconds, 86_400)
-    text = f"{_date_text(day)}T{second // 3600:02d}:{second // 60 % 60:02d}:{second % 60:02d}"
+    minute, second = divmod(seconds, 60)
+    text = f"{_minute_text(minute)}:{second:02d}"
     return text + (f".{fraction:09d}".rstrip("0") if fraction else "") + "Z"
 
 
-@lru_cache
-def _date_text(days: int) -> str:
-    """`yyyy-MM-dd` of a day counted from 1970-01-01."""
-    return (date(1970, 1, 1) + timedelta(days=days)).strftime("%Y-%m-%d")
+@lru_cache(2048)  # more than a day has
+def _minute_text(minutes: int) -> str:
+    """`yyyy-MM-ddThh:mm` of a minute counted from 1970-01-01."""
+    day, minute = divmod(minutes, 1440)
+    text = (date(1970, 1, 1) + timedelta(days=day)).strftime("%Y-%m-%d")
+    return f"{text}T{minute // 60:02d}:{minute % 60:02d}"
 
 
 @lru_cache

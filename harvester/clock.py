@@ -209,9 +209,9 @@ class LockstepClock:
 
     def __init__(self, start_ns: int) -> None:
         self._now = start_ns
-        self._sleepers: list[tuple[int, int, asyncio.Future[None]]] = []
+        self._sleepers: list[tuple[int, int, asyncio.Future[None], bool]] = []
         self._order = 0
-        self._busy = 0
+        self._busy = self._held = 0
         self._in_flight: dict[object, int] = {}
 
     def now(self) -> int:
@@ -220,13 +220,23 @@ class LockstepClock:
     def wall(self) -> int:
         return self._now
 
-    async def sleep_until(self, at_ns: int) -> None:
+    async def sleep_until(self, at_ns: int, *, pacing: bool = False) -> None:
+        """Sleep; `pacing`: somebody waits for the turn of his next request, which a held clock must let him have."""
         if at_ns <= self._now:
             return
         woken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._order += 1
-        heapq.heappush(self._sleepers, (at_ns, self._order, woken))
+        heapq.heappush(self._sleepers, (at_ns, self._order, woken, pacing))
         await woken
+
+    @contextmanager
+    def hold(self) -> Iterator[None]:
+        """Time stands until somebody subscribes, but for what pacing takes."""
+        self._held += 1
+        try:
+            yield
+        finally:
+            self._held -= 1
 
     @contextmanager
     def busy(self) -> Iterator[None]:
@@ -256,12 +266,15 @@ class LockstepClock:
             await self._settle()
             while self._sleepers and self._sleepers[0][2].done():
                 heapq.heappop(self._sleepers)  # cancelled in its sleep
-            if not self._sleepers:
+            if not self._sleepers or (self._held and not self._paced()):
                 await asyncio.sleep(0.001)
                 continue
-            at_ns, _, woken = heapq.heappop(self._sleepers)
+            at_ns, _, woken, _ = heapq.heappop(self._sleepers)
             self._now = max(self._now, at_ns)
             woken.set_result(None)
+
+    def _paced(self) -> bool:
+        return any(pacing and not woken.done() for _, _, woken, pacing in self._sleepers)
 
     async def _settle(self) -> None:
         quiet = 0
@@ -269,3 +282,23 @@ class LockstepClock:
             quiet = quiet + 1 if self._idle() else 0
             # A byte in flight needs a turn of the selector; a busy thread needs the interpreter.
             await asyncio.sleep(0.0005 if self._busy else 0)
+
+
+class Elapsed:
+    """Market time or real time, whichever passes faster, ns since some start: what requests are paced by.
+
+    A simulated market stands until somebody subscribes and may then run ahead of real time; in lockstep it is market
+    time alone, so that the machine's speed changes nothing.
+    """
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock, self._lockstep = clock, isinstance(clock, LockstepClock)
+        self._market, self._real, self._elapsed = clock.now(), real_monotonic_ns(), 0
+
+    def now(self) -> int:
+        if self._lockstep:
+            return self._clock.now()
+        market, real = self._clock.now(), real_monotonic_ns()
+        self._elapsed += max(market - self._market, real - self._real)
+        self._market, self._real = market, real
+        return self._elapsed

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +33,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     primary_exchange: str = "NSDQ"
     depth_rows: int = 10
     depth_lines: int = 3
+    depth_rotation_minutes: float = 15.0
     tick_by_tick_lines: int = 5
     generic_ticks: str = "233,375"
     five_second_bars: bool = True
@@ -61,6 +63,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     # the day
     time_zone: str = "America/New_York"
     day_start: str = "00:00"
+    daily_restart: str = ""  # HH:MM at which TWS or IB Gateway restarts itself; an outage then is a planned one
     exchange_calendar: str = "XNYS"
     # watchdogs, in seconds of market time
     silence_seconds: float = 60.0
@@ -154,6 +157,9 @@ def _convert(values: dict[str, Any], origins: dict[str, str]) -> Settings:
         value = getattr(settings, name)
         if not low <= value <= high:
             raise BadSetting(f"{_named(settings.origin(name), name)} = {value} is outside {low} … {high}")
+    if settings.daily_restart and not _TIME_OF_DAY.fullmatch(settings.daily_restart):
+        where = _named(settings.origin("daily_restart"), "daily_restart")
+        raise BadSetting(f"{where} = {settings.daily_restart!r}; write HH:MM, for example 23:55")
     if settings.compression not in ("none", "lz4"):
         where = _named(settings.origin("compression"), "compression")
         raise BadSetting(f"{where} = {settings.compression!r}; use none or lz4")
@@ -165,6 +171,7 @@ def _named(origin: str, name: str) -> str:
     return f"--{name.replace('_', '-')}" if origin == "flag" else f"{origin}: {name}"
 
 
+_TIME_OF_DAY = re.compile("([01][0-9]|2[0-3]):[0-5][0-9]")
 _RANGES: tuple[tuple[str, float, float], ...] = (
     ("port", 1, 65_535),
     ("client_id", 0, 2_147_483_647),
@@ -172,6 +179,7 @@ _RANGES: tuple[tuple[str, float, float], ...] = (
     ("market_data_type", 1, 4),
     ("depth_rows", 1, 60),
     ("depth_lines", 0, 1_000),
+    ("depth_rotation_minutes", 0, 1_440),
     ("tick_by_tick_lines", 0, 1_000),
     ("focus_size", 1, 100),
     ("batch_size", 1, 500),

@@ -6,6 +6,8 @@ import importlib.util
 from pathlib import Path
 from typing import Any
 
+from harvester.artefacts.buckets import with_gate_codes
+from harvester.projections.blotter import TABLES
 from harvester.projections.tables import BUCKETS
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -39,8 +41,20 @@ def test_every_bucket_column_is_there_with_formula_and_unit() -> None:
         assert plain or field.metadata[b"unit"], field.name
 
 
+def test_every_column_of_every_table_says_what_it_is() -> None:
+    """Decisions, fills, episodes and the exported buckets too; numbers also their unit, but for ids and kinds."""
+    exported = with_gate_codes(BUCKETS.empty_table(), TABLES["decisions"].empty_table()).schema
+    assert exported.names == [*BUCKETS.names, "gate_codes"]
+    assert {name for name, _, _ in tool().TABLES} == {"buckets", "candles", "signals", *TABLES}
+    for schema in (exported, *TABLES.values()):
+        for field in schema:
+            assert field.metadata[b"formula"], field.name
+            plain = str(field.type) in ("string", "bool") or field.name in ("con_id", "data_type")
+            assert plain or field.metadata[b"unit"], field.name
+
+
 def test_the_page_names_every_column() -> None:
-    """No column of buckets, candles or signals is missing from the page."""
+    """No column of any table is missing from the page."""
     text = (PROJECT / "docs" / "columns.md").read_text(encoding="utf-8")
     for _, _, schema in tool().TABLES:
         assert all(f"| `{name}` |" in text for name in schema.names)

@@ -139,13 +139,28 @@ def test_one_failing_date_stops_no_other(home):
     assert found[1].error().exit_code == 1
 
 
-def test_progress_adds_up(home):
-    """What is told rises to all events of all dates."""
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_progress_adds_up(home, jobs):
+    """What is told rises to all events of all dates, which are told from the first: a bar never runs back."""
     tasks = [Task(str(home.root), day, None, None, force=True) for day in DAYS]
     told = []
-    results = list(project_dates(tasks, 1, lambda done, total: told.append((done, total))))
+    results = list(project_dates(tasks, jobs, lambda done, total: told.append((done, total))))
     events = sum(result.events for result in results)
+    assert {total for _, total in told} == {events}
+    assert [done for done, _ in told] == sorted(done for done, _ in told)
     assert told[-1] == (events, events)
+
+
+def test_progress_counts_what_need_not_be_folded(home):
+    """Dates of which nothing has changed, and one that is damaged, are behind the bar once that is known."""
+    for day in DAYS:
+        hv(home, "--date", day)
+    (home.day(days(3)[1]) / "r001" / "commits.jsonl").write_bytes(b"garbage\n")
+    told = []
+    tasks = [Task(str(home.root), day, None, None, force=False) for day in DAYS]
+    results = list(project_dates(tasks, 1, lambda done, total: told.append((done, total))))
+    assert [isinstance(result, Failure) for result in results] == [False, True, False]
+    assert told[0][0] < told[-1][0] == told[-1][1]
 
 
 def test_which_dates(home):

@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import json
+from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from cli.app import app
 from harvester.events.kinds import Kind
 from harvester.home import Home
+from harvester.projections.engine import Engine
 from harvester.projections.reconcile import TOLERANCE, Check, reconcile
 from harvester.recorder.project import project
 from harvester.recorder.verify import verify
-from tests.market_log import SECOND, Written
+from harvester.simgateway.sources import open_market
+from tests.market_log import SECOND, Log, Written
 from tests.recording import Recorded, lockstep, model, run
+from tests.reference.volume import volumes
 
 HOUR = 3600 * SECOND
 START = 1_752_757_200 * SECOND  # 13:00 UTC, a full hour
@@ -22,7 +29,7 @@ START = 1_752_757_200 * SECOND  # 13:00 UTC, a full hour
 
 def by_hand() -> Written:
     """Two hours of L1, tape, depth and 5-second bars: 30,000 shares are missing from the second hour's tape."""
-    asked = [(1, "l1"), (2, "all_last"), (3, "depth"), (4, "bars_5s")]
+    asked = [(1, "l1"), (2, "all_last"), (3, "smart_depth"), (4, "bars_5s")]
     rows: list[tuple[Kind, dict[str, Any]]] = [
         (Kind.REQUEST, {"ts_recv": START, "action": "run_start", "stream": "run", "params": "{}"})
     ]
@@ -101,6 +108,79 @@ def test_volume_in_round_lots_is_understood() -> None:
     assert [c.verdict for c in of(found.checks, "volume")] == ["equal", "outside"]
 
 
+@st.composite
+def days(draw: st.DrawFn) -> Written:
+    """Hours of prints and tick 8 in either order, in shares or round lots, some prints lost, L1 and tape anew."""
+    log, total, lots = Log(), 0, draw(st.sampled_from((1, 100)))
+    log.now = START + SECOND // 2  # so that nothing happens between two hours
+    log.run_start().subscribe(1, "l1").subscribe(2, "all_last")
+    step = st.tuples(
+        st.sampled_from(("print first", "tick first", "lost", "tick", "l1", "tape", "off")),
+        st.sampled_from((1, 50, 100, 700, 20_000)),
+        st.sampled_from((1, 60, 1500)),
+    )
+    for what, size, seconds in draw(st.lists(step, max_size=40)):
+        log.add(Kind.CLOCK, wall_ns=0, mono_ns=0)
+        log.now += seconds * SECOND
+        log.add(Kind.CLOCK, wall_ns=0, mono_ns=0)
+        if what in ("l1", "tape"):
+            req = 1 + (what == "tape")
+            log.cancel(req)
+            log.subscribe(req, "l1" if req == 1 else "all_last")
+        elif what == "off":
+            log.cancel(2)
+        else:
+            total += size if what != "tick" else 0
+            on = [what == "print first", what != "lost", what == "tick first"]
+            for say, it in zip(on, ("print", "tick", "print"), strict=True):
+                if say and it == "print":
+                    log.hot(Kind.TRADE, 2, stream=2, price=10.0, size=float(size))
+                elif say:
+                    log.tick(1, 8, float(total // lots))
+    log.add(Kind.CLOCK, wall_ns=0, mono_ns=0)
+    return Written(log.pending)
+
+
+@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
+@given(days(), st.lists(st.integers(1, 100), max_size=5))
+def test_volume_equals_the_plain_computation_under_every_cut(written: Written, edges: list[int]) -> None:
+    """Hour by hour tape and tick 8 are those of the lists of all stretches, also over snapshots taken anywhere."""
+    checks = {c.hour // HOUR: (c.ours, c.theirs) for c in of(reconcile(written.day()).checks, "volume")}
+    plain = volumes((str(kind), row) for kind, row in written.batch.events())
+    assert {hour: found for hour, found in checks.items() if any(found)} == {
+        hour: found for hour, found in plain.items() if any(found)
+    }
+    whole, parts = Engine(market_only=True), Engine(market_only=True)
+    whole.fold(written.batch)
+    marks = sorted({0, *(edge for edge in edges if edge < written.batch.last_seq), written.batch.last_seq})
+    for a, b in pairwise(marks):
+        data = parts.snapshot()
+        parts = Engine(market_only=True)
+        parts.restore(data)
+        parts.fold(written.batch.slice(a + 1, b))
+    assert parts.market.stretches(7) == whole.market.stretches(7)
+    assert parts.digests() == whole.digests()
+
+
+def test_volume_without_a_tape_is_not_measured() -> None:
+    """A symbol with L1 alone has nothing to compare: its tick 8 is no missing tape."""
+    rows = [(kind, dict(row)) for kind, row in by_hand().batch.events() if row["req_id"] != 2]
+    found = reconcile(Written([(k, {n: v for n, v in r.items() if n != "seq"}) for k, r in rows]).day())
+    assert [c.verdict for c in of(found.checks, "volume")] == ["not measured", "not measured"]
+
+
+def test_volume_of_the_real_tapes_is_equal_hour_by_hour(tmp_path: Path, shared_data: Path) -> None:
+    """IBM and BAC before the bell of 2013-10-07 through the gateway, tick 8 before its print: no share off."""
+    market = open_market("tape", [shared_data / "tapes" / f"{symbol}-2013-10-07" for symbol in ("IBM", "BAC")])
+    recorded: Recorded = run(lockstep(market, Home(tmp_path), minutes=302, commit_seconds=60, digest_seconds=3_600))
+    checks = of(reconcile(recorded.day("2013-10-07")).checks, "volume")
+    assert {(c.symbol, c.hour // HOUR % 24, c.ours) for c in checks if c.verdict == "equal"} >= {
+        ("IBM", 8, 2_549), ("IBM", 10, 1_604), ("IBM", 11, 1_408), ("IBM", 12, 13_904),
+        ("BAC", 8, 500), ("BAC", 10, 9_875), ("BAC", 11, 100_619), ("BAC", 12, 766_580),
+    }  # fmt: skip
+    assert {c.verdict for c in checks} == {"equal", "not measured"}
+
+
 @pytest.fixture(scope="module")
 def morning(tmp_path_factory: pytest.TempPathFactory) -> Recorded:
     recorded: Recorded = run(lockstep(model(), Home(tmp_path_factory.mktemp("health")), minutes=8))
@@ -108,13 +188,15 @@ def morning(tmp_path_factory: pytest.TempPathFactory) -> Recorded:
 
 
 def test_a_modelled_market_agrees_with_itself(morning: Recorded) -> None:
-    """Tape, cumulative volume and 5-second bars of every symbol are within tolerance; books stand at the quote."""
+    """Tape, cumulative volume, 5-second bars and books of every symbol are within tolerance; no share is missing."""
     found = reconcile(morning.day())
-    for name in ("volume", "bars_5s"):
+    for name in ("volume", "bars_5s", "book_top"):
         checks = of(found.checks, name)
         assert {c.symbol for c in checks if c.verdict != "not measured"} == {"ACME", "BOLT", "CRUX"}
         assert not [c for c in checks if c.verdict == "outside"], name
-    assert [c for c in of(found.checks, "book_top") if c.theirs > 100]
+    assert all(c.theirs > 100 for c in of(found.checks, "book_top"))
+    assert {c.verdict for c in of(found.checks, "volume")} == {"equal"}
+    assert not found.outside()
 
 
 def test_verify_tells_of_it_and_fails_on_nothing(morning: Recorded) -> None:

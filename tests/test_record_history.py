@@ -39,7 +39,7 @@ def morning(tmp_path_factory: pytest.TempPathFactory) -> Recorded:
 
 
 def test_every_focus_symbol_is_backfilled(morning: Recorded) -> None:
-    """'1 M' of days, '5 D' of hours and '1 D' of minutes each, after the subscriptions, with their answers' rows."""
+    """'1 M' of days, '5 D' of hours and '1 D' of minutes each, after the streams that wait for nothing, with rows."""
     day = morning.day()
     asked = histories(day)
     assert [(r["symbol"], r["bar_size"]) for r in asked] == [(s, size) for s in ("ACME", "BOLT") for size in SIZES]
@@ -49,7 +49,8 @@ def test_every_focus_symbol_is_backfilled(morning: Recorded) -> None:
         ("1 min", "1 D", "TRADES", False),
     }
     bars, ends = day.frame(Kind.BAR), {row["req_id"]: row for row in day.table(Kind.END).to_pylist()}
-    subscribed = [r["seq"] for r in day.table(Kind.REQUEST).to_pylist() if r["stream"] == Stream.BARS_5S]
+    at_once = (Stream.L1, Stream.ALL_LAST, Stream.DEPTH)
+    subscribed = [r["seq"] for r in day.table(Kind.REQUEST).to_pylist() if r["stream"] in at_once]
     for row in asked:
         got = bars.filter(pl.col("req_id") == row["req_id"])
         assert max(subscribed) < row["seq"] < got["seq"].min()
@@ -91,7 +92,7 @@ def test_a_refused_history_holds_up_nothing(tmp_path: Path) -> None:
     refused = [row for row in day.table(Kind.NOTICE).to_pylist() if row["code"] == 162]
     assert len(asked) == 9
     assert len({row["req_id"] for row in refused} & asked) >= 8
-    assert {word for row in recorded.summary.coverage.values() for word in row.values()} == {"granted", "-"}
+    assert {row[name] for row in recorded.summary.coverage.values() for name in ("l1", "depth")} == {"granted"}
     assert not [row for row in day.table(Kind.NOTICE).to_pylist() if row["code"] == Own.STREAM_REFUSED]
     assert recorded.summary.rows["trade"] > 20
 

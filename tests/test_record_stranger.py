@@ -20,7 +20,7 @@ from harvester.eventlog.verify import verify_day
 from harvester.events.kinds import Action, Kind, Own, Stream
 from harvester.gateway import tap
 from harvester.home import Home
-from harvester.recorder import line, session
+from harvester.recorder import line, session, subscriptions
 from harvester.recorder.record import Summary, record
 from harvester.recorder.warm import compile_apart
 from tests.recording import QuickDisk
@@ -46,7 +46,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Back-off and patience a hundredth of what they are; the order of things stays."""
     monkeypatch.setattr(line, "BACK_OFF_S", (0.05, 0.1, 0.2))
     monkeypatch.setattr(session, "BACK_OFF_S", (0.05, 0.1, 0.2))
-    monkeypatch.setattr(session, "PACING_S", (0.3, 0.6))
+    monkeypatch.setattr(subscriptions, "PACING_S", (0.3, 0.6))
     monkeypatch.setattr(session, "TICK_BY_TICK_SPACING_S", 0.3)
     monkeypatch.setattr(line, "HEARTBEAT_S", 0.5)
     monkeypatch.setattr(tap, "WHOLE_MESSAGE_S", 0.4)

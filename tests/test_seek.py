@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from log_samples import DATE
 from typer.testing import CliRunner
 
-from harvester.errors import BadSetting, CannotRun
+from cli.app import app
+from harvester.errors import BadSetting, CannotRun, UnknownSymbol
 from harvester.eventlog.reader import open_day
 from harvester.eventlog.runlog import RunLog
 from harvester.eventlog.writer import LogWriter
@@ -23,7 +24,7 @@ from harvester.projections.engine import Engine
 from harvester.recorder import seek
 from harvester.recorder.moments import moment, of_day
 from harvester.recorder.seek import Seeker
-from tests.market_log import SECOND, START
+from tests.market_log import SECOND, START, Log
 from tests.reference.streams import stream
 
 EVENTS = 1500
@@ -251,7 +252,6 @@ def test_what_is_no_moment(text):
 def test_hv_book(day):
     """Rows and ladder, as tables and as JSON; the ladder's numbers are the row table's; errors name the next move."""
     home, whole, seeker = day
-    from cli.app import app
 
     def hv(*words: str) -> str:
         words = ("book", "--date", str(DATE), "--home", str(home.root), *words)
@@ -270,7 +270,7 @@ def test_hv_book(day):
     text = hv("--symbol", f"S{con_id}", "--seq", str(seq))
     assert "ladder, by price over market makers" in text
     assert f"after seq {seq:,}" in text
-    with pytest.raises(CannotRun, match="'NOPE' is not subscribed by seq"):
+    with pytest.raises(UnknownSymbol, match="'NOPE' is not subscribed by seq"):
         hv("--symbol", "NOPE")
     with pytest.raises(BadSetting, match="--at and --seq name two places"):
         hv("--symbol", "S7", "--at", "10:00", "--seq", "3")
@@ -282,3 +282,29 @@ def _levels(engine: Engine) -> int | None:
         if len(engine.book.rows(con_id, Side.BID)) > 2 and len(engine.book.rows(con_id, Side.ASK)) > 2:
             return con_id
     return None
+
+
+def test_hv_book_says_where_there_are_books(tmp_path):
+    """Where none is subscribed: the time asked for, and every stream with the times between which it had a book."""
+    home, log = Home(tmp_path), Log()
+    log.run_start().subscribe(1, "l1", at=0).tick(1, 1, 10.0, 100)
+    log.subscribe(2, "depth", at=60)
+    log.depth(2, "insert 0 bid 10.00 100\ninsert 0 ask 10.02 100", at=61)
+    log.cancel(2, at=120)
+    log.subscribe(3, "smart_depth", at=180).depth(3, "insert 0 bid 10.00 100", at=185)
+    log.cancel(3, at=190)
+    log.subscribe(4, "l1", con_id=8, at=200)
+    log.clock(3600)
+    write(home, log.pending)
+
+    def said(*words: str) -> str:
+        done = CliRunner().invoke(app, ["book", "--date", str(DATE), "--home", str(home.root), *words])
+        assert done.exit_code == 0, done.output
+        return " ".join(done.output.split())
+
+    books = "no book at 09:30:01; books of S7: depth 09:31:01 to 09:32:00; smart_depth 09:33:05 to 09:33:10"
+    assert books in said("--symbol", "S7", "--at", "09:30:01")
+    assert "books of S8: none on this date: no depth of it was recorded" in said("--symbol", "S8")
+    assert "no book at 09:31:30; books of S7: depth" in said(
+        "--symbol", "S7", "--at", "09:31:30", "--stream", "smart_depth"
+    )

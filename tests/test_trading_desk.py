@@ -18,6 +18,7 @@ from harvester.config import Settings
 from harvester.events.batch import Batch
 from harvester.events.kinds import Kind
 from harvester.projections import desk, feed
+from harvester.projections.blotter import Blotter, Watched
 from harvester.projections.engine import Engine
 from harvester.projections.exchange import Shown
 from harvester.projections.params import RunParams, StrategyRef
@@ -220,6 +221,31 @@ def test_a_screen_says_what_decide_says(case: dict[str, Any]) -> None:
         assert not verdict.gates or not asks[k - since]
     BreakoutScreen.observe(judged, 7, rows[since:])
     assert judged.snapshot() == plain.snapshot()
+
+
+# ---- decisions to do nothing ---------------------------------------------------------------------
+
+
+def told(kinds: list[Any], rows: list[tuple[int, ...]], *cuts: int) -> tuple[list[Any], tuple[bytes, bytes]]:
+    """Rows (clock's seq, bucket's ts, kind) told in pieces: those of the table, and the chains."""
+    blotter, made = Blotter(), []
+    for begin, end in pairwise([0, *cuts, len(rows)]):
+        seq, bucket_ts, kind = np.array(rows[begin:end]).T
+        blotter.watched(Watched(seq, seq * 10, bucket_ts, kind, kinds))
+        made += blotter.take()["decisions"].to_pylist()
+    return made, blotter.chains
+
+
+def test_the_digest_knows_every_decision_to_do_nothing_and_no_cut() -> None:
+    """Neither cuts between clocks nor the numbers of kinds change the chain; one other gate, bucket or clock does."""
+    calm, hold = (7, "A", "s", "d", "none", ""), (7, "A", "s", "d", "none", "HOLDING")
+    rows = [(3, 1, 0), (3, 2, 1), (5, 3, 0), (8, 4, 1)]
+    whole = told([calm, hold], rows)
+    assert [row["gate_codes"] for row in whole[0]] == ["", "HOLDING", "", "HOLDING"]
+    assert told([calm, hold], rows, 2, 3) == whole
+    assert told([hold, calm], [(seq, ts, 1 - kind) for seq, ts, kind in rows]) == whole
+    for at, other in ((3, (8, 4, 0)), (1, (3, 9, 1)), (3, (9, 4, 1)), (2, (3, 3, 0))):
+        assert told([calm, hold], [*rows[:at], other, *rows[at + 1 :]])[1] != whole[1]
 
 
 # ---- seconds --------------------------------------------------------------------------------

@@ -32,6 +32,7 @@ from tests.test_record_process import Served
 
 PROJECT = Path(__file__).resolve().parent.parent
 HOURS = session(DATE)
+CANDLES = ("l2_candles", "l2_strategy_signals")
 CLOSE, EXTENDED = ((end - HOURS.open_ns) // SECOND for end in (HOURS.close_ns, HOURS.extended_close_ns))
 
 
@@ -214,7 +215,9 @@ def test_a_look_between_two_runs_is_no_difference(tmp_path):
     found = verify(home, DATE)
     assert found.exit_code == 0
     assert any("of an earlier look" in line for line in found.files.early)
-    assert len([line for line in found.exports.early if "through seq" in line]) == 4
+    assert (
+        len([line for line in found.exports.early if "through seq" in line]) == 8
+    )  # candles and signals of two symbols
     shutil.copytree(home.root, tmp_path / "two")
     report = eod(Home(tmp_path / "two"), DATE, Wishes(delete_temp=True))
     assert (report.stopped, home.day(DATE).exists()) == ("", True)
@@ -347,18 +350,23 @@ def test_verify_compares_exports(projected, tmp_path):
     home = Home(tmp_path / "home")
     words = ["verify", "--date", str(DATE), "--home", str(home.root)]
     done = CliRunner().invoke(app, words)
-    assert (done.exit_code, "4 exports compared" in done.output) == (0, True)
+    assert (done.exit_code, "8 exports compared; the picture is not compared" in done.output) == (0, True)
     assert "episode files compared" in done.output
     path = home.exports() / f"fills_{DATE}.json"
     path.write_bytes(path.read_bytes().replace(b'"price": ', b'"price": 1', 1))
     (home.exports() / f"decisions_{DATE}.parquet").write_bytes(b"PAR1")
     (home.exports() / f"health_{DATE}.json").unlink()
+    candles, signals = (next(iter(home.exports().glob(f"{name}_AAA_*.json"))) for name in CANDLES)
+    candles.write_bytes(candles.read_bytes().replace(b'"close": ', b'"close": 1', 1))
+    signals.write_bytes(signals.read_bytes().replace(b'"outages": ', b'"outages": 1', 1))
     found = verify(home, DATE)
     assert found.exit_code == 11
-    assert found.exports.checked == 3
+    assert found.exports.checked == 7
     assert found.exports.differences == [
         f"exports/decisions_{DATE}.parquet: unreadable",
         f"exports/fills_{DATE}.json: different",
+        f"exports/{candles.name}: different",
+        f"exports/{signals.name}: different",
     ]
     shutil.rmtree(home.exports())
     done = CliRunner().invoke(app, words)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from harvester.artefacts.buckets import GATE_CODES
+from harvester.projections.blotter import DECISIONS, EPISODES, FILLS
 from harvester.projections.candles import CANDLES
 from harvester.projections.signals import SIGNALS
 from harvester.projections.tables import BUCKETS
@@ -15,14 +17,21 @@ if TYPE_CHECKING:
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "columns.md"
 HEAD = """# Columns
 
-Every column of the market's tables: what it is, in which unit, by which formula. Made from the schemas
+Every column of the tables: what it is, in which unit, by which formula. Made from the schemas
 (`python tools/columns.py`; a test holds it to them). Times are ns UTC in Parquet and Arrow, ISO-8601 in JSON. Prices
 are in the instrument's currency, sizes in shares. An absent number is null, never zero. A prime marks the value before.
 """
 TABLES: tuple[tuple[str, str, pa.Schema], ...] = (
-    ("buckets", "A second of a symbol with a subscription: `hv buckets`, `exports/buckets_<date>.parquet`.", BUCKETS),
+    (
+        "buckets",
+        "A second of a symbol with a subscription: `hv buckets`, `exports/buckets_<date>.parquet`.",
+        BUCKETS.append(GATE_CODES),
+    ),
     ("candles", "A completed candle: `exports/l2_candles_<symbol>_<stamp>.json`.", CANDLES),
     ("signals", "A signal: `exports/l2_strategy_signals_<symbol>_<stamp>.json`.", SIGNALS),
+    ("decisions", "What a strategy decided on a clock: `exports/decisions_<date>.parquet`.", DECISIONS),
+    ("fills", "A simulated execution: `exports/fills_<date>.json`.", FILLS),
+    ("episodes", "A trade from its decision to flat: `episodes.parquet` of a date kept by `hv eod`.", EPISODES),
 )
 
 

@@ -12,13 +12,27 @@ import pyarrow.compute as pc
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+SECOND_NS = 1_000_000_000
+GATE_CODES = pa.field(
+    "gate_codes",
+    pa.string(),
+    metadata={
+        "unit": "",
+        "formula": (
+            "what the strategy was refused for in this second, joined by |, in JSON a list; empty = allowed; "
+            "null = nobody looked at it"
+        ),
+    },
+)
 INSIDE = ("con_id", "decision_seq")  # columns for joining, not for the JSON file
 
 
 def with_gate_codes(buckets: pa.Table, decisions: pa.Table) -> pa.Table:
-    """Append `gate_codes`: refusals joined by `|`, empty = allowed, null = nobody looked at that second."""
-    judged = decisions.filter(pc.is_in(decisions["action"], value_set=pa.array(["none", "enter"])))
-    _, seconds = np.unique(_integers(buckets["ts"], judged["bucket_ts"]), return_inverse=True)
+    """Append `GATE_CODES`."""
+    asked = pc.is_in(decisions["action"], value_set=pa.array(["none", "enter"]))
+    judged = decisions.select(["bucket_ts", "con_id", "gate_codes"]).filter(asked)
+    ts = _integers(buckets["ts"], judged["bucket_ts"])
+    seconds = (ts - (ts.min() if len(ts) else 0)) // SECOND_NS
     con_ids, symbols = np.unique(_integers(buckets["con_id"], judged["con_id"]), return_inverse=True)
     keys = seconds * len(con_ids) + symbols
     wanted, judged_keys = keys[: buckets.num_rows], keys[buckets.num_rows :]
@@ -27,7 +41,7 @@ def with_gate_codes(buckets: pa.Table, decisions: pa.Table) -> pa.Table:
     found = np.append(order, 0)[last]
     known = (last >= 0) & (np.append(judged_keys, -1)[found] == wanted)
     codes = judged["gate_codes"].combine_chunks().take(pa.array(found, mask=~known))
-    return buckets.append_column("gate_codes", codes)
+    return buckets.append_column(GATE_CODES, codes)
 
 
 def _integers(*columns: pa.ChunkedArray) -> npt.NDArray[np.int64]:

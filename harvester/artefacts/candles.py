@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import msgspec
 import pyarrow.compute as pc
 
-from harvester.artefacts.text import envelope, json_file, times
+from harvester.artefacts.text import envelope, times_file
 from harvester.home import file_name
 
 if TYPE_CHECKING:
@@ -20,6 +20,7 @@ CANDLE_FIELDS = (
     "timeframe", "bucket_start", "bucket_end", "open", "high", "low", "close", "average_mid", "average_spread_bps",
     "samples",
 )  # fmt: skip
+_TIMES = ("bucket_start", "bucket_end", "ts")
 SIGNAL_FIELDS = ("ts", "symbol", "signal", "trigger_price", "reason", "spread_bps", "samples_30s", "source")
 
 
@@ -51,16 +52,16 @@ def candle_files(
     for span in runs:
         of_run = _within(candles, span)
         told = _within(signals, span)
-        for symbol in sorted(set(of_run["symbol"].to_pylist())):
+        for symbol in sorted(pc.unique(of_run["symbol"]).to_pylist()):
             head: dict[str, Any] = {"trading_date": trading_date, "run": span.run, "through_seq": span.last_seq}
             head |= {"health": health, "symbol": symbol}
-            rows = of_run.filter(pc.equal(of_run["symbol"], symbol)).select(CANDLE_FIELDS).to_pylist()
-            found = told.filter(pc.equal(told["symbol"], symbol)).select(SIGNAL_FIELDS).to_pylist()
+            rows = of_run.select(CANDLE_FIELDS).filter(pc.equal(of_run["symbol"], symbol)).to_pylist()
+            found = told.select(SIGNAL_FIELDS).filter(pc.equal(told["symbol"], symbol)).to_pylist()
             found = [row | {"source": msgspec.json.decode(row["source"])} for row in found]
             for name, listed in (("l2_candles", rows), ("l2_strategy_signals", found)):
                 body = envelope(f"harvester.{name}", listed, **head)
                 path = f"{name}_{file_name(symbol)}_{span.stamp}.json"
-                made[path] = json_file(times(body, epoch_ms=epoch_ms))
+                made[path] = times_file(msgspec.json.encode(body).decode(), _TIMES, epoch_ms=epoch_ms)
     return made
 
 

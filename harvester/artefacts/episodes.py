@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from harvester.artefacts.text import json_lines, put_all, time_of, times
+from harvester.artefacts.text import json_lines, put_all, times, times_file
 from harvester.home import file_name
 
 if TYPE_CHECKING:
@@ -40,7 +38,7 @@ def episode_files(document: str, *, epoch_ms: bool = False, series_jsonl: bool =
     """The files of one episode, by path below the date's folder (`/` between its parts)."""
     name = _name.decode(document)
     base = f"{file_name(name.symbol)}/{name.trade_id}"
-    files = {f"{base}.json": _episode_file(document, epoch_ms)}
+    files = {f"{base}.json": times_file(document, _TIMES, epoch_ms=epoch_ms)}
     if series_jsonl:
         rows = series_rows(msgspec.json.decode(document))
         files[f"{base}.series.jsonl"] = json_lines([times(row, epoch_ms=epoch_ms) for row in rows])
@@ -48,28 +46,7 @@ def episode_files(document: str, *, epoch_ms: bool = False, series_jsonl: bool =
 
 
 _name = msgspec.json.Decoder(_Name)
-_TS = ' "ts": '
-_INTEGER = re.compile("-?[0-9]+(?=[,\n])")
-
-
-def _episode_file(document: str, epoch_ms: bool) -> bytes:
-    """What `json_file` makes of the document's `times`, without a Python object per number.
-
-    `ts` is the only key of an episode that holds times. Behind a space `"ts": ` stands nowhere in indented JSON but
-    where it is a whole key: inside a text or a longer key its first quote is escaped.
-    """
-    first, *others = msgspec.json.format(document, indent=2).split(_TS)
-    out = [first]
-    for text in others:
-        number = _INTEGER.match(text)
-        end = number.end() if number else 0
-        out += (_TS, _time_text(text[:end], epoch_ms) if end else "", text[end:])
-    return "".join([*out, "\n"]).encode()
-
-
-@lru_cache(100_000)  # seconds of a day: the windows of episodes overlap
-def _time_text(number: str, epoch_ms: bool) -> str:
-    return msgspec.json.encode(time_of(int(number), epoch_ms)).decode()
+_TIMES = ("ts",)  # the only key of an episode that holds times
 
 
 def series_rows(made: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -48,13 +48,14 @@ class Panel(NamedTuple):
 
 def panels_of(buckets: pa.Table, episodes: pa.Table) -> list[Panel]:
     """The panels of a day: one per symbol with buckets, in the order of symbols."""
-    taken = episodes.filter(pc.and_(episodes["taken"], pc.is_valid(episodes["exit_price"])))
-    columns = [taken[name].to_pylist() for name in ("symbol", *_TRADE)]
+    drawn = episodes.select(["symbol", *_TRADE])  # not the documents, which are nearly all of the table
+    taken = drawn.filter(pc.and_(episodes["taken"], pc.is_valid(episodes["exit_price"])))
+    columns = [column.to_pylist() for column in taken.columns]
     trades: dict[str, list[Trade]] = {}
     for symbol, *values in zip(*columns, strict=True):
         trades.setdefault(symbol, []).append(Trade(*values))
-    symbols = sorted(pc.unique(buckets["symbol"]).to_pylist())
-    return [_panel_of(buckets.filter(pc.equal(buckets["symbol"], s)), s, trades.get(s, [])) for s in symbols]
+    symbols, mids = sorted(pc.unique(buckets["symbol"]).to_pylist()), buckets.select(["ts", "mid"])
+    return [_panel_of(mids.filter(pc.equal(buckets["symbol"], s)), s, trades.get(s, [])) for s in symbols]
 
 
 def _panel_of(rows: pa.Table, symbol: str, trades: list[Trade]) -> Panel:

@@ -75,4 +75,5 @@ def _cell(value: Any) -> str:
 
 def joined(batches: Sequence[pa.RecordBatch], schema: pa.Schema) -> pa.Table:
     """Record batches as one table; none give an empty one."""
-    return pa.Table.from_batches([batch.cast(schema) for batch in batches], schema)
+    alike = [batch if batch.schema.equals(schema, check_metadata=True) else batch.cast(schema) for batch in batches]
+    return pa.Table.from_batches(alike, schema)

@@ -5,9 +5,11 @@ UTF-8, keys in their given order, shortest round-trip numbers, no NaN, one way t
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -17,7 +19,7 @@ from harvester.errors import CannotRun
 from harvester.eventlog.disk import Disk
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
     from concurrent.futures import Future
     from pathlib import Path
 
@@ -54,6 +56,33 @@ def time_of(value: Any, epoch_ms: bool) -> Any:
 def json_file(value: Any) -> bytes:
     """A JSON file for people: indented by two, a newline at the end. A float that is not finite becomes null."""
     return msgspec.json.format(msgspec.json.encode(value), indent=2) + b"\n"
+
+
+def times_file(document: str, keys: Sequence[str], *, epoch_ms: bool = False) -> bytes:
+    """What `json_file` makes of the `times` of a JSON document, without a Python object per number.
+
+    `keys` are the only ones in it that hold times. Behind a space `"ts": ` stands nowhere in indented JSON but where it
+    is a whole key: inside a text or a longer key its first quote is escaped.
+    """
+    text = msgspec.json.format(document, indent=2)
+    for key in keys:
+        first, *others = text.split(f' "{key}": ')
+        out = [first]
+        for other in others:
+            line, end, rest = other.partition("\n")
+            out += (f' "{key}": ', _with_time(line, epoch_ms), end, rest)
+        text = "".join(out)
+    return f"{text}\n".encode()
+
+
+@lru_cache(100_000)  # seconds of a day: the windows of episodes overlap
+def _with_time(line: str, epoch_ms: bool) -> str:
+    """The rest of a line behind a key, its time as `times` writes it."""
+    number = _INTEGER.fullmatch(line)
+    return msgspec.json.encode(time_of(int(number[1]), epoch_ms)).decode() + number[2] if number else line
+
+
+_INTEGER = re.compile("(-?[0-9]+)(,?)")
 
 
 def json_lines(rows: list[dict[str, Any]]) -> bytes:

@@ -70,6 +70,7 @@ class Own(IntEnum):
     DISK_LOW = -10  # value: bytes left
     BYTES_WITHOUT_MESSAGES = -11  # the gateway sends bytes that frame to no message
     REQUEST_TIMEOUT = -12
+    HOURS_DIFFER = -13  # a contract's liquid hours are not the calendar's session
 
 
 class Action(StrEnum):

@@ -17,7 +17,7 @@ from typing import Any, Protocol
 from harvester.gateway.greeting import Greeting
 from harvester.wire.framing import FRAME_LENGTH_MAX
 
-CONTROL = frozenset({"4", "9", "10", "15", "17", "49", "52", "80"})
+CONTROL = frozenset({"4", "9", "10", "15", "17", "49", "52", "58", "80"})
 """Messages the session reacts to; it hears of one after it has its place in the order."""
 
 WHOLE_MESSAGE_S = 10.0  # real seconds in which bytes that wait must become a message

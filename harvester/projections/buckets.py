@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
+from typing import TYPE_CHECKING
 
 from harvester.projections.base import chained
-from harvester.projections.tables import bucket_table
+from harvester.projections.tables import bucket_table, joined
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -47,7 +45,7 @@ class Buckets:
     def take(self) -> dict[str, pa.RecordBatch]:
         if not self._ready:
             return {}
-        rows: Any = self._ready[0] if len(self._ready) == 1 else np.concatenate(self._ready)
+        rows = joined(self._ready)
         self._ready = []
         return {"buckets": bucket_table(rows, self._market.symbols)}
 

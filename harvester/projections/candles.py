@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 
 from harvester.projections.base import chained
-from harvester.projections.tables import SECOND_NS
+from harvester.projections.tables import SECOND_NS, joined, words
 
 if TYPE_CHECKING:
     from harvester.projections.base import RunStart, Step
@@ -104,7 +104,7 @@ class Candles:
         """Join spans to what is forming; what has ended by the last clock is complete."""
         parts = self._forming[timeframe]
         if len(spans):
-            parts = _joined(np.concatenate([parts, self._placed(timeframe, spans)]))
+            parts = _joined(joined([parts, self._placed(timeframe, spans)]))
         done = parts["end"] <= clocks[-1, 1]
         if not done.any():
             self._forming[timeframe] = parts
@@ -160,13 +160,15 @@ class Candles:
 
 def _samples(rows: Array) -> Array:
     """Buckets with a mid as spans of one second."""
-    rows = rows[~np.isnan(rows["mid"])]
-    spans = np.empty(len(rows), SPAN)
-    spans["start"], spans["end"] = rows["ts"], rows["ts"] + SECOND_NS
-    spans["con_id"], spans["inst"], spans["samples"] = rows["con_id"], rows["inst"], 1
+    mid = rows["mid"]
+    there = np.flatnonzero(~np.isnan(mid))
+    mid, ts = mid[there], rows["ts"][there]
+    spans = np.empty(len(there), SPAN)
+    spans["start"], spans["end"] = ts, ts + SECOND_NS
+    spans["con_id"], spans["inst"], spans["samples"] = rows["con_id"][there], rows["inst"][there], 1
     for name in ("open", "high", "low", "close", "mid_sum"):
-        spans[name] = rows["mid"]
-    spans["bps_sum"] = rows["spread_bps"]
+        spans[name] = mid
+    spans["bps_sum"] = rows["spread_bps"][there]
     return spans
 
 
@@ -174,7 +176,8 @@ def _joined(spans: Array) -> Array:
     """One span per instrument and start, of spans in time order. Sums run in that order, whatever the cuts."""
     if not len(spans):
         return spans
-    spans = spans[np.argsort(spans["con_id"], kind="stable")]
+    order = np.argsort(spans["con_id"], kind="stable")
+    spans = words(spans).take(order, axis=0).view(SPAN).reshape(-1)
     fresh = (np.diff(spans["con_id"], prepend=-1) != 0) | (np.diff(spans["start"], prepend=-1) != 0)
     fresh[0] = True
     first = np.flatnonzero(fresh)

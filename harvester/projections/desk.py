@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 
-from harvester.projections.blotter import Watched
+from harvester.projections.blotter import Kind, Watched
 from harvester.projections.strategies import SCREENS, digest, make
 
 if TYPE_CHECKING:
@@ -63,8 +63,10 @@ class Desk:
         self.seats: list[Seat] = []
         self._gates: list[tuple[str, ...]] = []  # by their number on the sheet
         self._numbers: dict[tuple[str, ...], int] = {}
+        self._known: dict[tuple[str, ...], dict[int, int]] = {}  # the same by a screen's codes and the bits for them
         self._kind_of: dict[tuple[int, str, str, int], int] = {}  # by symbol, strategy, digest and gates
-        self._kinds: list[tuple[int, str, str, str, str, str]] = []  # of decisions to do nothing: see `Watched`
+        self._kinds: list[Kind] = []  # of decisions to do nothing: see `Watched`
+        self._passed = 0  # decisions to do nothing that were handed out
         self.follow()
 
     def follow(self) -> None:
@@ -80,6 +82,7 @@ class Desk:
         self._sheet = np.zeros((len(self._seconds.slots), len(seats)), np.int64)
         self._asking = 0  # the seat that is being asked about the slot
         self._told = self._now.slot * len(seats)
+        self._entered: list[int] = []  # by slot and seat since then: no decisions to do nothing
         self._since = self._now.closed  # rows before are none of a new seat's business
         self._observed: dict[tuple[int, int], int] = {}  # by symbol and seat: rows of its history
         self._calls = bytearray(self._sheet.size)  # by slot and seat: 1 = has to be asked
@@ -126,18 +129,34 @@ class Desk:
             for s in range(len(self.seats)):
                 self._observe(con_id, s, upto)
 
+    @property
+    def passed_count(self) -> int:
+        """How many decisions to do nothing there have been."""
+        return self._passed + self._now.slot * len(self.seats) + self._asking - self._told - len(self._entered)
+
     def passed(self) -> Watched | None:
         """The decisions to do nothing since the last call, in order; None when there are none."""
-        n = len(self.seats)
-        begin, self._told = self._told, self._now.slot * n + self._asking
-        if begin >= self._told:
+        seconds, n, begin = self._seconds, len(self.seats), self._told
+        self._told = self._now.slot * n + self._asking
+        entered, self._entered = np.array(self._entered, np.int64), []
+        places = np.delete(np.arange(begin, self._told), entered - begin)
+        self._passed += len(places)
+        if not len(places):
             return None
-        slots, seats = np.divmod(np.arange(begin, self._told), n)
-        rows = self._seconds.slots[slots]
-        clocks = self._seconds.clocks[self._slot_ends.searchsorted(slots, "right")]
-        which = (self._seconds.con_ids[rows], seats, self._sheet[slots, seats])
-        kinds = [self._kind(*key) for key in zip(*(column.tolist() for column in which), strict=True)]
-        return Watched(clocks[:, 0], clocks[:, 1], self._seconds.rows["ts"][rows], kinds, self._kinds)
+        slots, seats = np.divmod(places, n)
+        rows = seconds.slots[slots]
+        clocks = seconds.clocks[self._slot_ends.searchsorted(slots, "right")]
+        kinds = self._kinds_of(seconds.whose[rows], seats, self._sheet[slots, seats])
+        return Watched(clocks[:, 0], clocks[:, 1], seconds.rows["ts"][rows], kinds, self._kinds)
+
+    def _kinds_of(self, symbols: Array, seats: Array, numbers: Array) -> Array:
+        """Kinds by symbol, seat and number of the gates."""
+        shape = len(self._seconds.symbols), len(self.seats), len(self._gates)
+        found, which = np.unique(np.ravel_multi_index((symbols, seats, numbers), shape), return_inverse=True)
+        con_ids = list(self._seconds.symbols)
+        keys = zip(*(part.tolist() for part in np.unravel_index(found, shape)), strict=True)
+        kinds = [self._kind(con_ids[symbol], s, number) for symbol, s, number in keys]
+        return np.array(kinds, np.int64)[which]
 
     def _kind(self, con_id: int, s: int, number: int) -> int:
         strategy, code = self.seats[s].strategy.name, self.seats[s].code
@@ -188,9 +207,11 @@ class Desk:
         self._asks[slots[newest], s] = asks[newest]
 
     def _number(self, gates: Array, codes: tuple[str, ...]) -> Array:
-        bits, which = np.unique(gates, return_inverse=True)
-        names = [tuple(code for k, code in enumerate(codes) if bit >> k & 1) for bit in bits.tolist()]
-        return np.array([self._numbered(gates) for gates in names], np.int64)[which]
+        numbers, listed = self._known.setdefault(codes, {}), gates.tolist()
+        for bits in dict.fromkeys(listed):
+            if bits not in numbers:
+                numbers[bits] = self._numbered(tuple(code for k, code in enumerate(codes) if bits >> k & 1))
+        return np.array([numbers[bits] for bits in listed], np.int64)
 
     def _numbered(self, gates: tuple[str, ...]) -> int:
         number = self._numbers.setdefault(gates, len(self._gates))
@@ -214,7 +235,7 @@ class Desk:
             self._sheet[slot, s] = self._numbered(verdict.gates)
             if verdict.plan is not None and not verdict.gates:
                 self._floor.enter(view, seat, verdict.plan)
-                self._told += 1  # this one is no decision to do nothing
+                self._entered.append(slot * len(self.seats) + s)
         self._asking = 0
         self._now.slot = slot + 1
         self._go_on()

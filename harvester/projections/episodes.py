@@ -18,7 +18,7 @@ from harvester.projections.exchange import DIGITS
 from harvester.projections.position import DATA_END, Position
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping
 
 Array = npt.NDArray[Any]
 SECOND_NS = 1_000_000_000
@@ -37,6 +37,9 @@ BUCKET_FIELDS = (
 SERIES_FIELDS = (
     "ts", "mark", "bid", "ask", "mid", "spread", "imbalance", "tape_buy", "tape_sell", "volatility_proxy",
 )  # fmt: skip
+GATES = "gate_codes"  # of the series, behind its fields
+_Bucket = msgspec.defstruct("_Bucket", BUCKET_FIELDS)  # rows of the document: sooner made and written than dictionaries
+_Second = msgspec.defstruct("_Second", (*SERIES_FIELDS, GATES))
 
 
 class SymbolHealth(msgspec.Struct):
@@ -49,15 +52,19 @@ class SymbolHealth(msgspec.Struct):
 
 
 class Tracked(msgspec.Struct):
-    """A position with what its episode needs: the cost table it trades under, buckets before and during it."""
+    """A position with what its episode needs: the cost table it trades under, buckets before and during it.
+
+    Attributes:
+        pre, series: columns by name, none when there are no rows; absent numbers are NaN.
+    """
 
     position: Position
     costs: CostTable
     memory: str | None
     trading_date: str
     window: str
-    pre: list[dict[str, Any]]
-    series: list[dict[str, Any]] = []
+    pre: dict[str, list[Any]]
+    series: dict[str, list[Any]] = {}
     trade_id: str = ""
     exit_ts: int = 0
     exit_seq: int = 0
@@ -86,38 +93,33 @@ def window_before(newest: Array, decision_ts: int) -> tuple[str, Array]:
     return f"last {PRE_COUNT} buckets before", newest[ts <= decision_ts - SECOND_NS][-PRE_COUNT:]
 
 
-def aggregates(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def aggregates(pre: Mapping[str, list[Any]]) -> dict[str, Any]:
     """Of the buckets before the decision: means of states, sums of flows, the mid's return."""
-    mids = _values(rows, "mid")
-    buy, sell = _total(rows, "tape_buy"), _total(rows, "tape_sell")
+    known = {name: [value for value in pre[name] if math.isfinite(value)] for name in _AGGREGATED}
+    total = {name: math.fsum(values) for name, values in known.items()}
+    mean = {name: total[name] / len(values) if values else None for name, values in known.items()}
+    mids = known["mid"]
     return {
-        "seconds": len(rows),
-        "stale_seconds": sum(1 for row in rows if row["stale"]),
-        "mean_imbalance": _mean(rows, "imbalance"),
-        "mean_spread": _mean(rows, "spread"),
-        "mean_spread_bps": _mean(rows, "spread_bps"),
-        "tape_buy": buy,
-        "tape_sell": sell,
-        "tape_delta": buy - sell,
-        "ofi": _total(rows, "ofi"),
-        "trade_count": int(_total(rows, "trade_count")),
+        "seconds": len(pre["ts"]),
+        "stale_seconds": sum(1 for stale in pre["stale"] if stale),
+        "mean_imbalance": mean["imbalance"],
+        "mean_spread": mean["spread"],
+        "mean_spread_bps": mean["spread_bps"],
+        "tape_buy": total["tape_buy"],
+        "tape_sell": total["tape_sell"],
+        "tape_delta": total["tape_buy"] - total["tape_sell"],
+        "ofi": total["ofi"],
+        "trade_count": int(total["trade_count"]),
         "mid_return": mids[-1] / mids[0] - 1 if mids else None,
-        "volatility_max": max(_values(rows, "volatility_proxy"), default=None),
-        "realised_variance": _total(rows, "realised_variance"),
+        "volatility_max": max(known["volatility_proxy"], default=None),
+        "realised_variance": total["realised_variance"],
     }
 
 
-def _values(rows: Sequence[dict[str, Any]], name: str) -> list[float]:
-    return [row[name] for row in rows if row[name] is not None]
-
-
-def _total(rows: Sequence[dict[str, Any]], name: str) -> float:
-    return math.fsum(_values(rows, name))
-
-
-def _mean(rows: Sequence[dict[str, Any]], name: str) -> float | None:
-    values = _values(rows, name)
-    return math.fsum(values) / len(values) if values else None
+_AGGREGATED = (
+    "imbalance", "spread", "spread_bps", "tape_buy", "tape_sell", "ofi", "trade_count", "mid", "volatility_proxy",
+    "realised_variance",
+)  # fmt: skip
 
 
 def labels(tracked: Tracked) -> dict[str, Any]:
@@ -176,10 +178,10 @@ def document(tracked: Tracked, health: SymbolHealth, through_seq: int) -> dict[s
         "exit": {"ts": tracked.exit_ts, "price": tracked.exit_price, "seq": tracked.exit_seq},
         "features_pre": {
             "window": tracked.window,
-            "buckets": tracked.pre,
+            "buckets": list(map(_Bucket, *tracked.pre.values())),
             "aggregates": aggregates(tracked.pre),
         },
-        "series": tracked.series,
+        "series": list(map(_Second, *tracked.series.values())) if tracked.series else [],
         "fills": [msgspec.to_builtins(fill) for fill in position.fills],
         "labels": labels(tracked),
         "decision_trace": _trace(position),

@@ -22,6 +22,7 @@ from harvester.projections.market import (
     STREAMS,
 )
 from harvester.projections.tables import BOOK, INSTRUMENT, SECOND_NS, Glob
+from harvester.projections.volume import checked
 
 if TYPE_CHECKING:
     from harvester.projections.base import Control, Step
@@ -45,7 +46,7 @@ DAY = {  # measures of the whole date: unit
     "notices": "notices",
     "dead_rows": "rows under a request id nobody held",
 }
-SYMBOL = {  # measures of a symbol: field of tables.INSTRUMENT, unit
+SYMBOL = {  # measures of a symbol: field of tables.INSTRUMENT or of `volume.checked`, unit
     "seconds": ("seconds", "s subscribed"),
     "stale_seconds": ("stale_seconds", "s without a row"),
     "depth_seconds": ("depth_seconds", "s with a book subscribed"),
@@ -56,12 +57,15 @@ SYMBOL = {  # measures of a symbol: field of tables.INSTRUMENT, unit
     "data_type": ("data_type", "1 live, 2 frozen, 3 delayed, 4 delayed frozen, 0 never said"),
     "tape_volume": ("tape_volume", "shares, all prints"),
     "cumulative_volume": ("volume", "tick 8, as sent"),
-    "volume_checked": ("volume_matched", "rise of tick 8 while the tape was on"),
-    "tape_checked": ("tape_matched", "shares printed within the same spans"),
+    "volume_checked": ("volume_checked", "rise of tick 8 while the tape was on"),
+    "tape_checked": ("tape_checked", "shares printed that belong to it"),
     "top_seconds": ("top_seconds", "s with a good book and a quote of another source"),
+    "top_smart": ("top_smart", "of these, the book is SMART depth, not one venue's"),
     "top_bid_equal": ("top_bid_equal", "of these, best bid of the book = bid in force"),
     "top_ask_equal": ("top_ask_equal", "of these, best ask of the book = ask in force"),
+    "top_equal": ("top_equal", "of these, both"),
     "top_beyond": ("top_beyond", "of these, the book is better than the quote"),
+    "top_agree": ("top_agree", "of these, SMART depth equals the quote, or one venue's book is no better"),
     "prints": ("prints", "price-forming prints"),
     "prints_quoted": ("prints_quoted", "of these, with an uncrossed quote in force"),
     "prints_outside": ("prints_outside", "of these, outside it"),
@@ -217,6 +221,7 @@ class Health:
             asked.setdefault((slot["con_id"], slot["stream"]), []).append(slot)
         for inst in self._instruments():
             symbol, con_id = inst["symbol"], inst["con_id"]
+            inst["tape_checked"], inst["volume_checked"] = checked(self._market.stretches(con_id))
             for measure, (field, unit) in SYMBOL.items():
                 out.append(_row(symbol, con_id, None, measure, inst[field], unit=unit))
             for stream in MARKET_STREAMS:

@@ -19,7 +19,14 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-SOURCES = ("kernels.py", "tables.py", "kernel_cache.py")
+SOURCES = (
+    "projections/kernels.py",
+    "projections/tables.py",
+    "projections/volume.py",
+    "projections/kernel_cache.py",
+    "events/kinds.py",
+)
+"""The kernels and everything they import from this package: its constants are part of the machine code."""
 
 
 def _say(text: str) -> None:
@@ -69,7 +76,7 @@ def choose(source_folder: Path, name: str) -> Path | None:
 
 @lru_cache
 def _folder(source_folder: Path, numba_version: str, processor: str, bounds_check: str) -> Path | None:
-    sources = [(source_folder / name).read_bytes() for name in SOURCES]
+    sources = [(source_folder.parent / name).read_bytes() for name in SOURCES]
     folder = choose(source_folder, key(numba_version, processor, bounds_check, sources))
     if folder is None or not any(folder.rglob("*.nbi")):
         for tell in on_compile:

@@ -40,6 +40,7 @@ from harvester.projections.tables import (
     Source,
     State,
 )
+from harvester.projections.volume import LOTS
 
 if TYPE_CHECKING:
     from harvester.projections.tables import Array
@@ -459,14 +460,25 @@ def _print(s: State, k: int, seq: int, ts: int, price: float, size: float, forms
 
 
 @_cached
+def _alike(rise: float, printed: float) -> bool:
+    """Whether tick 8 rose by what was printed, in shares or in round lots."""
+    return rise > 0.0 and printed > 0.0 and (rise == printed or abs(LOTS * rise - printed) < LOTS)
+
+
+@_cached
 def _volume(q: Any, size: float) -> None:
-    """Cumulative volume (tick 8): check the tape since the first one against its rise."""
-    q.volume = size
-    if q.volume_base != q.volume_base:
-        q.volume_base, q.tape_since, q.tape_at = size, 0.0, 0.0
-        return
-    q.volume_matched += size - q.volume_base
-    q.tape_matched += q.tape_since
+    """Cumulative volume (tick 8) while a tape is on: what was printed belongs to this rise, or to the one before."""
+    if q.volume_base == q.volume_base:
+        rise = size - q.volume_base
+        if q.rises == 0:
+            q.tape_first = q.tape_since
+        else:
+            q.print_first += _alike(rise, q.tape_since)
+            q.tick_first += _alike(q.last_rise, q.tape_since)
+        q.rises += 1
+        q.last_rise = rise
+        q.volume_rise += rise
+        q.tape_matched += q.tape_since
     q.volume_base, q.tape_since = size, 0.0
 
 
@@ -499,10 +511,15 @@ def _close_book(s: State, k: int, row: Any) -> None:
             elif q.source != _S_SMART and s.side[_at(2 * b)].filled > 0 and s.side[_at(2 * b + 1)].filled > 0:
                 bid, _ = _best(s, b, 1)
                 ask, _ = _best(s, b, 0)
+                smart = s.current[_at(k), _R_SMART] >= 0  # then it is the book in use
+                equal = bid == q.bid and ask == q.ask
                 q.top_seconds += 1
+                q.top_smart += smart
                 q.top_bid_equal += bid == q.bid
                 q.top_ask_equal += ask == q.ask
+                q.top_equal += equal
                 q.top_beyond += bid > q.bid or ask < q.ask
+                q.top_agree += equal if smart else bid <= q.bid and ask >= q.ask
         else:
             q.bad_book_seconds += 1
     row.bid_top_size, row.ask_top_size = _told(bid_top), _told(ask_top)
@@ -593,7 +610,9 @@ def _on_tick(s: State, f: Frame, j: int) -> None:
         return
     if field == 8 or field == 74:
         if s.current[_at(i), _R_L1] == k and size >= 0.0 and size < ABSENT_FROM:
-            _volume(s.inst[_at(i)], size)
+            s.inst[_at(i)].volume = size
+            if s.current[_at(i), _R_TAPE] >= 0:
+                _volume(s.inst[_at(i)], size)
         return
     ask = field == 2 or field == 3 or field == 67 or field == 70
     is_price = field == 1 or field == 2 or field == 66 or field == 67
@@ -703,8 +722,6 @@ def _on_change(s: State, ops: Array) -> None:
             s.heard[_at(k), role] = 0
         if role == _R_TAPE:
             q.last_price, q.tick_rule = NAN, 0
-        if role == _R_TAPE or role == _R_L1:
-            q.volume_base = NAN
     for n in range(len(ops)):
         _requote(s, ops[n, 2], ops[n, 0], ops[n, 1])
 

@@ -26,15 +26,18 @@ from harvester.projections.tables import (
     ROW,
     ROWS_DEFAULT,
     ROWS_LIMIT,
+    SECOND_NS,
     TRADE_OUT,
     Frame,
     Glob,
     Hot,
     Role,
     State,
+    joined,
     new_state,
     with_room,
 )
+from harvester.projections.volume import NOTHING, Stretch
 
 if TYPE_CHECKING:
     from harvester.events.batch import Batch
@@ -58,6 +61,7 @@ REFUSALS = frozenset((101, 200, 309, 310, 316, 321, 322, 354, 10089, 10090, 1009
 TS_MAX = 2**62  # ns UTC, the year 2116: what is added to it fits
 _NO_CHANGES = np.empty((0, 5), np.int64)
 _SMALL, _LARGE = 4096, 65_536
+_ROWS_AHEAD = 131_072  # bucket rows there is room for before they are handed out, at most
 
 
 class Market:
@@ -72,9 +76,11 @@ class Market:
         self._epoch = 0
         self._slots = 0
         self._row_room = 0
+        self._until = 0  # ts_recv of the last event of the batch, ns UTC
         self._live: dict[tuple[int, int], int] = {}  # (epoch, request id) → slot, oldest first
         self._alive: list[list[int]] = []  # live slots by instrument, oldest first
         self._instrument: dict[int, int] = {}  # con_id → instrument
+        self._stretches: list[list[Stretch]] = []  # of tick 8 and tape, by instrument, those that are over
         self._changes: list[tuple[int, int, int, int, int]] = []
         self._quotes: list[Array] = []
         self._trades: list[Array] = []
@@ -91,6 +97,7 @@ class Market:
         first, last, ts = last_of(batch)
         if ts > TS_MAX:
             raise KernelFault("market", last, f"ts_recv {ts} is past {TS_MAX}: sums of ns would overflow")
+        self._until = ts
         controls = controls_of(batch)
         acting = [control for control in controls if self._acts(control)]
         frame = frame_of(batch, acting, self.makers)
@@ -133,7 +140,8 @@ class Market:
     def _make_room(self, events: int, changes: int) -> None:
         """Outputs for a good part of so many events, and for every change of the quote that `changes` may make."""
         n = _LARGE if events > _SMALL else _SMALL
-        self._row_room = n // 4 if events > _SMALL else 0
+        seconds = max(self._until - int(self.state.glob[Glob.BUCKET_END]), 0) // SECOND_NS + 2
+        self._row_room = min(seconds * len(self.symbols), _ROWS_AHEAD) if events > _SMALL else 0
         if len(self.state.quotes) < (n := max(n, changes)) and self.state.glob[Glob.EMIT]:
             self.state = self.state._replace(quotes=np.empty(n, QUOTE_OUT), trades=np.empty(n, TRADE_OUT))
         if len(self.state.rows) < self._rows_wanted():
@@ -238,6 +246,7 @@ class Market:
         k = self._instrument[control.con_id] = len(self.symbols)
         self.symbols.append(control.row["symbol"] or str(control.con_id))
         self._alive.append([])
+        self._stretches.append([])
         self.state = with_room(self.state, instruments=k + 1)
         inst = self.state.inst[k]
         for name in ("bid", "ask", "bid_size", "ask_size", "mark", "last_price", "volume", "volume_base"):
@@ -344,6 +353,8 @@ class Market:
                 if best != self.state.current[inst, role] or best == fresh or again:
                     self._changes.append((control.seq, control.ts, inst, role, best))
                     touched = True
+                    if role in (Role.L1, Role.TAPE):
+                        self._end_stretch(inst)
             if not touched:  # a cleared book, or a subscription no role uses: look at the quote again
                 role = Role.SMART
                 self._changes.append((control.seq, control.ts, inst, role, self._best(alive, ROLE_STREAMS[role], role)))
@@ -358,6 +369,20 @@ class Market:
                 return newest[-1]
         return -1
 
+    def _end_stretch(self, inst: int) -> None:
+        """Another L1 or tape: what it tells of volume begins anew."""
+        now = self.state.inst[inst]
+        if now["rises"]:
+            self._stretches[inst].append(Stretch.of(now))
+        for name, value in zip(Stretch._fields, NOTHING, strict=True):
+            now[name] = value
+        now["volume_base"], now["last_rise"] = np.nan, 0.0
+
+    def stretches(self, con_id: int) -> list[Stretch]:
+        """Every stretch of an instrument, the one under way last."""
+        inst = self._instrument[con_id]
+        return [*self._stretches[inst], Stretch.of(self.state.inst[inst])]
+
     # ---- snapshot --------------------------------------------------------------------------------------------------
 
     def snapshot(self) -> bytes:
@@ -365,7 +390,7 @@ class Market:
         s = self.state._replace(quotes=self.state.quotes[:0], trades=self.state.trades[:0])
         s = s._replace(rows=s.rows[: s.glob[Glob.ROWS]])
         arrays = [(array.shape, np.ascontiguousarray(array).tobytes()) for array in s]
-        names = (self.makers.names, self.symbols, self.runs, self._epoch, self._slots)
+        names = (self.makers.names, self.symbols, self.runs, self._epoch, self._slots, self._stretches)
         return msgspec.msgpack.encode((arrays, names, self._changes))
 
     def restore(self, data: bytes) -> None:
@@ -381,7 +406,8 @@ class Market:
             rows=np.zeros(max(256, 2 * len(waiting)), ROW), quotes=fresh.quotes, trades=fresh.trades
         )
         self.state.rows[: len(waiting)] = waiting
-        makers, self.symbols, self.runs, self._epoch, self._slots = names
+        makers, self.symbols, self.runs, self._epoch, self._slots, stretches = names
+        self._stretches = [[Stretch(*stretch) for stretch in of_one] for of_one in stretches]
         self.makers = Makers(makers)
         self._instrument = {int(self.state.inst[k]["con_id"]): k for k in range(len(self.symbols))}
         self._changes = [tuple(change) for change in changes]
@@ -426,7 +452,7 @@ def _params(control: Control) -> dict[str, Any]:
 
 
 def _join(parts: list[Array], dtype: Any) -> Array:
-    return parts[0] if len(parts) == 1 else np.concatenate(parts) if parts else np.empty(0, dtype)
+    return joined(parts) if parts else np.empty(0, dtype)
 
 
 def _as(rows: Array, dtype: Any) -> Array:

@@ -2,9 +2,10 @@
 
 Three checks, none of which can fail a day; they say how far what was recorded agrees with itself:
 
-- `volume`: shares of the tape against the rise of IB's cumulative volume (tick 8) over the same spans, whether a
-  print comes before its tick 8 or after it;
-- `book_top`: seconds in which the first rows of the book were bid and ask of the quote in force;
+- `volume`: shares of the tape against the rise of IB's cumulative volume (tick 8) over the same stretches, whether the
+  prints come before their tick 8 or after it (see `volume`);
+- `book_top`: seconds in which the tops of the book agreed with the quote in force: SMART depth has its bid and ask, one
+  venue's book no better ones;
 - `bars_5s`: volume of IB's 5-second bars against the price-forming prints of the same five seconds, by IB's time.
 
 An hour is an hour of `ts_recv`; one that the day's folding reaches at a later clock ends at that clock.
@@ -23,10 +24,11 @@ from harvester.projections.engine import Engine
 from harvester.projections.tables import INSTRUMENT, SECOND_NS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from harvester.eventlog.reader import Day
     from harvester.projections.market import Market
+    from harvester.projections.volume import Stretch
 
 HOUR_NS = 3600 * SECOND_NS
 BAR_NS = 5 * SECOND_NS
@@ -36,12 +38,14 @@ TOLERANCE = {"volume": 0.02, "book_top": 0.10, "bars_5s": 0.05}
 SLACK = {"volume": 1_000.0, "book_top": 0.0, "bars_5s": 0.0}
 """Largest absolute difference that needs no look, in the check's unit: a few prints in a quiet hour."""
 
+VENUE = "book_top of one venue"
 REASONS = {
     "volume": (
-        "a print and its tick 8 come a moment apart, and the first of a stretch may miss its print; IB may leave out "
-        "prints the tape carries unreported"
+        "a print and its tick 8 come a moment apart, in either order, and an hour may end between them; IB may leave "
+        "out prints the tape carries unreported"
     ),
-    "book_top": "one venue's book need not hold the best price, and sides of one change arrive one after the other",
+    "book_top": "book and quote come one after the other, and so do the sides of one change",
+    VENUE: "a venue's book holds no better price than the best of all venues; book and quote come one after the other",
     "bars_5s": "bars leave out prints that form no price, and close by IB's clock",
 }
 NOT_MEASURED = {
@@ -49,7 +53,6 @@ NOT_MEASURED = {
     "book_top": "no second with a good book and a quote of another source",
     "bars_5s": "no 5-second bar with a tape beside it",
 }
-LOTS = 100.0  # some gateways count tick 8 of US stocks in round lots
 
 
 class Check(NamedTuple):
@@ -58,7 +61,7 @@ class Check(NamedTuple):
     Attributes:
         hour: its start, ns UTC.
         check: `volume`, `book_top` or `bars_5s`.
-        ours, theirs: the two numbers, in `unit`; of `book_top` seconds with both tops equal, and seconds compared.
+        ours, theirs: the two numbers, in `unit`; of `book_top` seconds that agree, and seconds compared.
         difference: |ours - theirs| / theirs; None when nothing was measured.
         tolerance: difference that needs no look; nor does one of `slack` in `unit`.
         verdict: `equal`, `within`, `outside` (of both) or `not measured`.
@@ -97,6 +100,7 @@ def reconcile(day: Day, progress: Callable[[int, int], None] | None = None) -> R
     cuts = {seq: hour for hour, seq in hours}
     checks: list[Check] = []
     before: dict[int, dict[str, Any]] = {}
+    looks: list[tuple[int, dict[int, list[Stretch]]]] = []
     total, done = day.rows, 0
     for batch in day.batches(None, sorted(cuts)):
         engine.fold(batch)
@@ -105,7 +109,8 @@ def reconcile(day: Day, progress: Callable[[int, int], None] | None = None) -> R
             progress(done, total)
         if batch.last_seq in cuts:
             before = _measured(engine.market, before, cuts[batch.last_seq], checks)
-    checks += _bars(day, engine.market)
+            looks.append((cuts[batch.last_seq], {con_id: engine.market.stretches(con_id) for con_id in before}))
+    checks += [*_volumes(engine.market, looks), *_bars(day, engine.market)]
     checks.sort(key=lambda check: (check.symbol, check.con_id, check.hour, check.check))
     return Reconciled(checks, engine.health.rows())
 
@@ -133,26 +138,29 @@ def _measured(
         con_id = row["con_id"]
         now[con_id] = row
         old = before.get(con_id, dict.fromkeys(row, 0))
-        rise = {n: row[n] - old[n] for n in ("volume_matched", "top_seconds")}
-        same = min(row[n] - old[n] for n in ("top_bid_equal", "top_ask_equal"))
-        volume = rise["volume_matched"]
-        if volume > 0 and (row["tape_matched"] - old["tape_matched"]) / volume > LOTS / 2:
-            volume *= LOTS
-        tape = _tape_of_hour(row, old.get("edge", 0.0), volume)
-        row["edge"] = old.get("edge", 0.0) + tape
-        checks.append(_check((symbol, con_id, hour), "volume", tape, volume, "shares"))
-        checks.append(_check((symbol, con_id, hour), "book_top", same, rise["top_seconds"], "s"))
+        agree, seconds, smart = (row[n] - old[n] for n in ("top_agree", "top_seconds", "top_smart"))
+        found = _check((symbol, con_id, hour), "book_top", agree, seconds, "s")
+        checks.append(found._replace(reason=REASONS[VENUE]) if found.reason and seconds > 0 == smart else found)
     return now
 
 
-def _tape_of_hour(row: dict[str, Any], edge: float, volume: float) -> float:
-    """Shares of the tape since `edge`: up to the last tick 8, or with what was printed since it, whichever fits.
+def _volumes(market: Market, looks: list[tuple[int, dict[int, list[Stretch]]]]) -> Iterator[Check]:
+    """The checks of volume. `looks`: an hour's start, and the stretches of each con_id when it had ended.
 
-    A gateway may send a print before its tick 8 or after it; without this a quiet hour would miss its last print.
+    In which order prints and tick 8 come is known only when a stretch is over, so every hour waits for the last.
     """
-    ends = (row["tape_matched"], row["tape_matched"] + row["tape_since"])
-    tape: float = min((end - edge for end in ends), key=lambda shares: abs(shares - volume))
-    return tape
+    for con_id, symbol in zip(market.state.inst["con_id"].tolist(), market.symbols, strict=False):
+        leads = [stretch.tick_leads for stretch in market.stretches(con_id)]
+        lots = [stretch.lot(lead) for stretch, lead in zip(market.stretches(con_id), leads, strict=True)]
+        before = (0.0, 0.0)
+        for hour, stretches in looks:
+            if con_id not in stretches:
+                continue
+            seen = stretches[con_id]
+            tape = sum(stretch.printed(lead) for stretch, lead in zip(seen, leads, strict=False))
+            rise = sum(stretch.volume_rise * lot for stretch, lot in zip(seen, lots, strict=False))
+            yield _check((symbol, con_id, hour), "volume", tape - before[0], rise - before[1], "shares")
+            before = (tape, rise)
 
 
 def _bars(day: Day, market: Market) -> list[Check]:

@@ -24,9 +24,8 @@ _WHOLE = ("ts", "trade_count", "quote_count", "depth_count", "quote_source", "bo
 SECONDS = np.dtype([(name, "<i8" if name in _WHOLE else "<f8") for name in BUCKET_FIELDS])
 """Fields of a bucket: absent numbers are NaN, `quote_source` an index into `SOURCE_NAMES`, flags 0 or 1, and -1 for a
 `book_good` that is None."""
-_FEW = 8  # rows are sooner read one by one
 _FLAGS = (False, True, None)
-_FLOATS = tuple(at for at, name in enumerate(BUCKET_FIELDS) if name not in _WHOLE)
+_FLOATS = dict.fromkeys(at for at, name in enumerate(BUCKET_FIELDS) if name not in _WHOLE)
 _SOURCE, _GOOD, _STALE = (BUCKET_FIELDS.index(name) for name in ("quote_source", "book_good", "stale"))
 
 
@@ -49,13 +48,10 @@ def row_of(rows: Array, at: int) -> dict[str, Any]:
     return dict(zip(BUCKET_FIELDS, values, strict=True))
 
 
-def rows_of(rows: Array, names: Sequence[str] = BUCKET_FIELDS) -> list[dict[str, Any]]:
-    """Many rows, of these fields."""
-    if len(rows) < _FEW:
-        return [{name: row[name] for name in names} for row in (row_of(rows, at) for at in range(len(rows)))]
-    whole = _wide(np.ascontiguousarray(rows)).T
+def columns_of(rows: Array, names: Sequence[str] = BUCKET_FIELDS) -> list[list[Any]]:
+    """These fields of many rows, a list each, as strategies see them but for absent numbers, which stay NaN."""
     places = [BUCKET_FIELDS.index(name) for name in names]
-    numbers = whole[places]
+    numbers = _wide(np.ascontiguousarray(rows)).T[places]
     columns: list[list[Any]] = numbers.view(np.float64).tolist()
     for k, place in enumerate(places):
         if place not in _FLOATS:
@@ -64,9 +60,15 @@ def rows_of(rows: Array, names: Sequence[str] = BUCKET_FIELDS) -> list[dict[str,
             columns[k] = [_FLAGS[flag] for flag in columns[k]]
         elif place == _SOURCE:
             columns[k] = [SOURCE_NAMES[source] for source in columns[k]]
-    for k, at in np.argwhere(~np.isfinite(numbers.view(np.float64))).tolist():
-        if places[k] in _FLOATS:
-            columns[k][at] = None
+    return columns
+
+
+def rows_of(rows: Array, names: Sequence[str] = BUCKET_FIELDS) -> list[dict[str, Any]]:
+    """Many rows as strategies see them, of these fields."""
+    columns, known = columns_of(rows, names), math.isfinite
+    for k, name in enumerate(names):
+        if name not in _WHOLE:
+            columns[k] = [value if known(value) else None for value in columns[k]]
     return [dict(zip(names, values, strict=True)) for values in zip(*columns, strict=True)]
 
 
@@ -145,19 +147,16 @@ class Seconds:
     Attributes:
         clocks: seq and ts (ns UTC) of each clock, shape (clocks, 2), int64.
         rows: dtype `SECONDS`, in the order in which they were closed; `con_ids` says whose they are.
-        symbols: by con_id, in the order of their first rows.
+        symbols: by con_id, in the order of their first rows; `whose` gives by row the place of its symbol in them.
         ends: by clock how many rows are closed by then.
         slots: by slot its row; `slot_ends` by clock how many slots there are by then.
     """
 
     def __init__(self, clocks: Array, rows: Array, con_ids: Array, ends: list[int], symbols: Mapping[int, str]) -> None:
         self.clocks, self.rows, self.con_ids, self.ends = clocks, rows, con_ids, ends
-        of: dict[int, list[int]] = {}
-        for row, con_id in enumerate(con_ids.tolist()):
-            of.setdefault(con_id, []).append(row)
         self._wide = _wide(rows)
-        self._of = {con_id: np.array(found) for con_id, found in of.items()}
-        self.symbols = {con_id: symbols[con_id] for con_id in of}
+        self._of, self.whose = _by_symbol(con_ids)
+        self.symbols = {con_id: symbols[con_id] for con_id in self._of}
         self.slots, self.slot_ends, self._slot_of = _slots(rows["ts"].tolist(), con_ids, ends)
 
     def where(self, con_id: int) -> Array:
@@ -181,6 +180,15 @@ _NOWHERE = np.empty(0, np.int64)
 def _wide(rows: Array) -> Array:
     """A table of 8 byte numbers: NumPy copies records field by field."""
     return rows.view(np.int64).reshape(len(rows), len(BUCKET_FIELDS))
+
+
+def _by_symbol(con_ids: Array) -> tuple[dict[int, Array], Array]:
+    """Rows by symbol, in the order of their first rows; by row the place of its symbol in that order."""
+    known, firsts, whose = np.unique(con_ids, return_index=True, return_inverse=True)
+    whose = np.argsort(np.argsort(firsts))[whose]
+    edges = np.cumsum(np.bincount(whose, minlength=len(known)))
+    rows = np.split(np.argsort(whose, kind="stable"), edges[:-1])
+    return dict(zip(con_ids[np.sort(firsts)].tolist(), rows, strict=False)), whose
 
 
 def _slots(ts: list[int], con_ids: Array, ends: list[int]) -> tuple[Array, list[int], Array]:

@@ -7,11 +7,14 @@ same on every machine. Absent numbers are NaN inside and null in Arrow.
 from __future__ import annotations
 
 from enum import IntEnum
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 SECOND_NS = 1_000_000_000
 TOP_N = 5  # rows of the book summed for imbalance
@@ -69,13 +72,18 @@ INSTRUMENT = _record(
     "events trade_count quote_count depth_count mid_seen spread_since spread_ns tick_rule "
     # health, since the date began
     "dead seconds stale_seconds depth_seconds bad_book_seconds crossed_seconds source_changes data_type "
-    "top_seconds top_bid_equal top_ask_equal top_beyond prints prints_outside prints_quoted",
+    "top_seconds top_smart top_bid_equal top_ask_equal top_equal top_beyond top_agree "
+    "prints prints_outside prints_quoted "
+    # the stretch of tick 8 and tape under way, see `volume.Stretch`
+    "rises print_first tick_first",
     # quote in force
     "bid ask bid_size ask_size "
     # the second under way
     "mark spread_sum ofi tape_buy tape_sell tape_unknown volatility variance "
-    # tape: last price-forming price; volume checks in shares
-    "last_price tape_volume volume volume_base tape_since tape_at volume_matched tape_matched",
+    # tape: last price-forming price, shares; tick 8 as sent
+    "last_price tape_volume volume "
+    # the stretch under way: the last tick 8 and what it rose by
+    "volume_base last_rise volume_rise tape_matched tape_first tape_since",
 )
 SLOT = _record(
     "con_id epoch req_id inst stream alive book rt_field warm rows dead first_ts last_ts gap_max opened closed "
@@ -179,6 +187,19 @@ class Hot(IntEnum):
     TRADE = 3
     QUOTE = 4
     DEPTH = 5
+
+
+def words(rows: Array) -> Array:
+    """Records of 8 byte fields as a table of 8 byte numbers: NumPy copies records field by field, these as a block."""
+    return rows.view(np.int64).reshape(len(rows), rows.dtype.itemsize // 8)
+
+
+def joined(parts: Sequence[Array]) -> Array:
+    """Arrays of such records behind each other; a single one is handed on as it is."""
+    if len(parts) == 1:
+        return parts[0]
+    whole: Array = np.concatenate([words(part) for part in parts]).view(parts[0].dtype).reshape(-1)
+    return whole
 
 
 def _grown(array: Array, length: int, fill: int) -> Array:

@@ -6,7 +6,7 @@ and decide (`desk`); episodes whose last second has closed are handed out. Order
 interval on.
 
 Intervals come in stretches, and most of them change nothing. What only counts once somebody looks is brought up to date
-late: quotes in force (`Present`), open profits and series (`Watch`), decisions to do nothing (`_told`).
+late: quotes in force (`Present`), open profits and series (`Watch`), decisions to do nothing (`_tell_passed`).
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class Trading:
 
     def _begin(self, state: State) -> None:
         self._state = state
-        self._blotter = Blotter(state.chain)
+        self._blotter = Blotter(state.chains)
         self._now = Present(state)
         self._desk = Desk(self._now, self)
         self._watches: list[Watch] = []
@@ -97,7 +97,8 @@ class Trading:
 
     def take_rows(self) -> dict[str, pa.RecordBatch]:
         """Rows finished since the last call, by table; a table without rows is left out."""
-        return self._told().take()
+        self._tell_passed()
+        return self._blotter.take()
 
     def digest(self) -> str:
         """Hash over every row written so far and the state, 32 hex digits."""
@@ -107,7 +108,7 @@ class Trading:
         """The whole state as MessagePack; equal states are equal bytes. Rows not yet taken are not part of it."""
         self._settle()
         state = self._state
-        state.chain = self._blotter.chain
+        state.chains = self._blotter.chains
         state.strategies = [seat.strategy.snapshot() for seat in self._desk.seats]
         self._now.write_history()
         return msgspec.msgpack.encode(state)
@@ -143,7 +144,7 @@ class Trading:
 
     def _settle(self) -> None:
         """Bring all of it up to date."""
-        self._told()
+        self._tell_passed()
         self._now.settle()
         for watch in self._watches:
             if not watch.tracked.trade_id:
@@ -152,11 +153,15 @@ class Trading:
             watch.write_pre()
         self._desk.settle()
 
-    def _told(self) -> Blotter:
-        """The blotter, the decisions to do nothing up to now written into it."""
+    def _tell_passed(self) -> None:
+        """Write the decisions to do nothing up to now."""
         if (passed := self._desk.passed()) is not None:
             self._blotter.watched(passed)
-        return self._blotter
+
+    def _decided(self, position: Position, action: str, reason: str, **about: Any) -> None:
+        """Write a decision to do something in its place among those to do nothing."""
+        after = self._desk.passed_count
+        self._blotter.decided(position, action, reason, after=after, **about)
 
     def _tell(self, watch: Watch) -> None:
         watch.tell(self._now.history(watch.tracked.position.con_id), self._now.closed, self._desk)
@@ -208,14 +213,14 @@ class Trading:
         name, code = seat.strategy.name, seat.code
         position = Position(view.con_id, view.symbol, name, code, terms.run, view.seq, view.ts, [], plan, entry)
         window, before = episodes.window_before(self._now.newest(view.con_id), view.ts)
-        tracked = Tracked(position, terms.costs, terms.memory, terms.trading_date, window, [])
+        tracked = Tracked(position, terms.costs, terms.memory, terms.trading_date, window, {})
         self._state.active.append(tracked)
         watch = Watch(tracked, self._now.seen(view.con_id)[0], history.upto(self._now.closed))
         watch.before = before
         self._watches.append(watch)
         self._look_closer(watch)
         at, bucket_ts = (view.seq, view.ts), view.bucket["ts"]
-        self._told().decided(position, "enter", plan.reason, at=at, bucket_ts=bucket_ts, price=reference)
+        self._decided(position, "enter", plan.reason, at=at, bucket_ts=bucket_ts, price=reference)
         self._changed(view.con_id)
 
     def _changed(self, con_id: int) -> None:
@@ -259,7 +264,7 @@ class Trading:
             if not tracked.position.fills:
                 self._tell(watch)  # what is closed by now comes before the first fill
             for role, fill in tracked.position.step(seen, shown, tracked.costs):
-                self._told().filled(tracked.position, role, fill)
+                self._blotter.filled(tracked.position, role, fill)
                 self._due = 0
             if tracked.position.closed:
                 self._end(watch)
@@ -349,7 +354,7 @@ class Trading:
         elif leaving and position.exit is not None:
             price = position.exit.reference_price
             newest = self._newest(position.con_id)
-            self._told().decided(position, "exit", reason, at=at, bucket_ts=newest, price=price)
+            self._decided(position, "exit", reason, at=at, bucket_ts=newest, price=price)
 
     def _watch(self, tracked: Tracked) -> Watch:
         return next(watch for watch in self._watches if watch.tracked is tracked)
@@ -363,9 +368,9 @@ class Trading:
         position = tracked.position
         self._state.active.remove(tracked)
         self._watches.remove(self._watch(tracked))
-        newest = self._newest(position.con_id)
         price = position.entry.reference_price
-        self._told().decided(position, "unfilled", reason, at=(seq, ts), bucket_ts=newest, price=price)
+        newest = self._newest(position.con_id)
+        self._decided(position, "unfilled", reason, at=(seq, ts), bucket_ts=newest, price=price)
         self._rest(position, ts)
 
     def _newest(self, con_id: int) -> int | None:
@@ -400,7 +405,7 @@ class Trading:
                 watch.write_pre()
                 self._watches.remove(watch)
                 health = self._health(tracked.position.con_id)
-                self._told().finished(episodes.episode_row(tracked, health, seq))
+                self._blotter.finished(episodes.episode_row(tracked, health, seq))
 
     def _health(self, con_id: int) -> SymbolHealth:
         self._now.count()

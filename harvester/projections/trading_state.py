@@ -12,7 +12,7 @@ from harvester.projections.terms import Terms  # noqa: TC001 - msgspec resolves 
 
 
 class State(msgspec.Struct):
-    """Everything the fold remembers, as plain data; `chain`, `history` and `strategies` are filled in by `snapshot`.
+    """Everything the fold remembers, as plain data; `chains`, `history` and `strategies` are filled in by `snapshot`.
 
     Attributes:
         history: the newest buckets, by con_id.
@@ -37,5 +37,5 @@ class State(msgspec.Struct):
     outages: list[int] = []
     depth_ts: dict[int, int] = {}
     aligned: dict[int, int] = {}
-    chain: str = ""
+    chains: tuple[bytes, bytes] = (b"", b"")
     strategies: list[Any] = []

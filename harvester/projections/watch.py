@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from harvester.projections.episodes import SECOND_NS, SERIES_FIELDS
-from harvester.projections.seconds import rows_of
+from harvester.projections.episodes import BUCKET_FIELDS, GATES, SECOND_NS, SERIES_FIELDS
+from harvester.projections.seconds import columns_of
 
 if TYPE_CHECKING:
     from harvester.projections.desk import Desk
@@ -66,9 +66,11 @@ class Watch:
         last = int(np.searchsorted(ts, tracked.exit_ts, "right")) if tracked.trade_id else len(ts)
         slots = history.slots[begin - history.before : upto - history.before]
         if first < last:
-            rows, slots = rows_of(history.rows[begin + first : begin + last], SERIES_FIELDS), slots[first:last]
-            tracked.series += [row | {"gate_codes": None} for row in rows]
-        elif not tracked.series or tracked.series[-1]["gate_codes"] is not None:
+            slots = slots[first:last]
+            columns = columns_of(history.rows[begin + first : begin + last], SERIES_FIELDS)
+            for name, values in zip((*SERIES_FIELDS, GATES), (*columns, [None] * len(slots)), strict=True):
+                tracked.series.setdefault(name, []).extend(values)
+        elif not tracked.series or tracked.series[GATES][-1] is not None:
             return
         else:
             slots = slots[:1]
@@ -76,14 +78,14 @@ class Watch:
         if gates is None:
             return
         newest = np.append(slots[1:] != slots[:-1], True).tolist()
-        for row, refused, is_newest in zip(tracked.series[-len(slots) :], gates, newest, strict=True):
-            if is_newest:
-                row["gate_codes"] = refused
+        told = [refused if is_newest else None for refused, is_newest in zip(gates, newest, strict=True)]
+        tracked.series[GATES][-len(told) :] = told
 
     def write_pre(self) -> None:
         """Make the rows before the decision part of what is tracked."""
         if self.before is not None:
-            self.tracked.pre, self.before = rows_of(self.before), None
+            columns, self.before = columns_of(self.before), None
+            self.tracked.pre = dict(zip(BUCKET_FIELDS, columns, strict=True))
 
 
 def next_seq(watch: Watch) -> int:

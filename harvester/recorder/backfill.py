@@ -47,20 +47,32 @@ def asks(settings: Settings) -> tuple[Ask, ...]:
     )
 
 
+class Flight(NamedTuple):
+    """A history that has been asked for; `asked_at` in pace time."""
+
+    target: Target
+    ask: Ask
+    done: asyncio.Future[None]
+    asked_at: int
+
+
 class Backfill:
     """The histories of the run under way: what has been answered, what is in flight."""
 
     def __init__(self, session: Session) -> None:
         self._session = session
-        self._settled: list[tuple[int, Ask]] = []  # (con_id, ask) answered or refused
-        self._flying: dict[int, tuple[Target, Ask, asyncio.Future[None]]] = {}
+        self._settled: set[tuple[int, Ask]] = set()  # (con_id, ask) answered or refused
+        self._unanswered: set[tuple[int, Ask]] = set()  # on this connection
+        self._flying: dict[int, Flight] = {}
+        self._focus: Sequence[Target] = ()
         self._asking: asyncio.Task[None] | None = None
 
     def start(self, focus: Sequence[Target]) -> None:
         """Ask, in the background, for what this run has not been answered yet."""
         self._stop_asking()
-        if not self._session.settings.skip_historical_backfill:
-            self._asking = self._session.spawn(self._ask_all(focus))
+        self._unanswered.clear()
+        self._focus = focus
+        self._go_on()
 
     def new_run(self, focus: Sequence[Target]) -> None:
         """Another run begins: it asks for everything itself."""
@@ -73,6 +85,13 @@ class Backfill:
         self._stop_asking()
         self._flying.clear()
 
+    def dropped(self, since: int) -> None:
+        """The gateway has dropped messages: what was asked since (pace time) and flies still is asked for again."""
+        for req_id in [req_id for req_id, flight in self._flying.items() if flight.asked_at >= since]:
+            self._flying.pop(req_id).done.set_result(None)
+        if self._asking is not None and self._asking.done():
+            self._go_on()
+
     def answered(self, req_id: int) -> None:
         """Message 17 of a request has arrived; it stands in the inbox."""
         self._settle(req_id)
@@ -82,42 +101,50 @@ class Backfill:
         if req_id not in self._flying:
             return False
         if is_refusal(code):
-            target, ask, _ = self._flying[req_id]
-            logger.warning("no history", symbol=target.symbol, bar_size=ask.bar_size, code=code, text=text)
+            flight = self._flying[req_id]
+            logger.warning(
+                "no history", symbol=flight.target.symbol, bar_size=flight.ask.bar_size, code=code, text=text
+            )
             self._settle(req_id)
         return True
 
     def _settle(self, req_id: int) -> None:
-        if (found := self._flying.pop(req_id, None)) is not None:
-            target, ask, done = found
-            self._settled.append((target.con_id, ask))
-            if not done.done():
-                done.set_result(None)
+        if (flight := self._flying.pop(req_id, None)) is not None:
+            self._settled.add((flight.target.con_id, flight.ask))
+            flight.done.set_result(None)
 
     def _stop_asking(self) -> None:
         if self._asking is not None:
             self._asking.cancel()
 
-    async def _ask_all(self, focus: Sequence[Target]) -> None:
-        session = self._session
-        for target in focus:
-            for ask in asks(session.settings):
-                if (target.con_id, ask) in self._settled:
-                    continue
-                await session.may_ask_history()
-                if not session.connection.connected:
-                    return
-                req_id = session.registry.new_id()
-                done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-                self._flying[req_id] = (target, ask, done)
-                session.requester.history(req_id, target, ask.params())
-                session.spawn(self._wait(req_id, target, ask, done))
+    def _go_on(self) -> None:
+        if not self._session.settings.skip_historical_backfill:
+            self._asking = self._session.spawn(self._ask_all())
 
-    async def _wait(self, req_id: int, target: Target, ask: Ask, done: asyncio.Future[None]) -> None:
-        """Note that an answer never came; a late one is recorded all the same."""
+    def _next(self) -> tuple[Target, Ask] | None:
+        """The first history nobody has asked for, or whose request was dropped."""
+        known = self._settled | self._unanswered | {(f.target.con_id, f.ask) for f in self._flying.values()}
+        wanted = ((target, ask) for target in self._focus for ask in asks(self._session.settings))
+        return next(((target, ask) for target, ask in wanted if (target.con_id, ask) not in known), None)
+
+    async def _ask_all(self) -> None:
         session = self._session
+        while (wanted := self._next()) is not None:
+            await session.may_ask_history()
+            if not session.connection.connected:
+                return
+            req_id, (target, ask) = session.registry.new_id(), wanted
+            done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._flying[req_id] = Flight(target, ask, done, session.pace.now())
+            session.requester.history(req_id, target, ask.params())
+            session.spawn(self._wait(req_id))
+
+    async def _wait(self, req_id: int) -> None:
+        """Note that an answer never came; a late one is recorded all the same."""
+        session, (target, ask, done, _) = self._session, self._flying[req_id]
         await session.pace.within(done, session.settings.timeout_seconds)
         if self._flying.pop(req_id, None) is not None:
+            self._unanswered.add((target.con_id, ask))
             text = f"no answer to {ask.duration} of {ask.bar_size} of {target.symbol}"
             detail = {"stream": Stream.HISTORY.value}
             session.note(Own.REQUEST_TIMEOUT, text, detail, con_id=target.con_id, req_id=req_id)

@@ -19,7 +19,6 @@ from harvester.clock import SECOND_NS, LockstepClock
 from harvester.config import Settings
 from harvester.errors import BadSetting, CannotRun
 from harvester.recorder.record import record
-from harvester.simgateway.limits import Limits
 from harvester.simgateway.server import SimGateway
 from harvester.simgateway.settings import GatewaySettings
 from harvester.simgateway.sources import open_market
@@ -79,11 +78,7 @@ async def record_demo(home: Home, day: DemoDay, progress: Callable[[int, int], N
     """
     market = _market_of(day)
     clock = LockstepClock(market.start_ns - LEAD_NS)
-    # One process on a quiet loopback needs no real-time pacing, and a whole day passes faster than pacing windows do.
-    limits = Limits(
-        messages_per_s=0, historical_per_10_minutes=0, historical_identical_s=0, historical_per_contract_2_s=0
-    )
-    gateway = SimGateway(market, GatewaySettings(port=0, grace_s=0.3, limits=limits, seed=day.seed), clock)
+    gateway = SimGateway(market, GatewaySettings(port=0, grace_s=0.3, seed=day.seed), clock)
     port = await gateway.start()
     mover = asyncio.create_task(clock.run())
     looks: list[asyncio.Task[None]] = []

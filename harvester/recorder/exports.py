@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 import pyarrow as pa
@@ -14,7 +14,7 @@ from harvester.artefacts.buckets import of_symbols, with_gate_codes
 from harvester.artefacts.candles import candle_files
 from harvester.artefacts.picture import day_picture, panels_of
 from harvester.artefacts.tables import about as about_of
-from harvester.artefacts.tables import parquet_file, parquet_table, read_parquet
+from harvester.artefacts.tables import parquet_file, parquet_table
 from harvester.artefacts.text import envelope, json_file, times
 from harvester.errors import CannotRun, DamagedLog, UnknownSymbol
 from harvester.home import file_name
@@ -92,16 +92,20 @@ def exports_of(made: Projected, tables: dict[str, pa.Table], part: str) -> Itera
     """
     day = made.trading_date.isoformat()
     yield from _exports(made, tables, part).items()
-    yield from candle_files(
+    yield from _candles(made, tables).items()
+    title = f"{day}   {made.rows:,} events, {tables['episodes'].num_rows} episodes"
+    yield f"day_{day}{part}.svg", day_picture(title, panels_of(tables["buckets"], tables["episodes"])).encode()
+
+
+def _candles(made: Projected, tables: dict[str, pa.Table]) -> dict[str, bytes]:
+    return candle_files(
         tables["candles"],
         tables["signals"],
         made.runs,
-        trading_date=day,
+        trading_date=made.trading_date.isoformat(),
         health=made.health,
         epoch_ms=made.toggles.get("episode_epoch_ms", False),
-    ).items()
-    title = f"{day}   {made.rows:,} events, {tables['episodes'].num_rows} episodes"
-    yield f"day_{day}{part}.svg", day_picture(title, panels_of(tables["buckets"], tables["episodes"])).encode()
+    )
 
 
 def _exports(made: Projected, tables: dict[str, pa.Table], part: str) -> dict[str, Callable[[], bytes]]:
@@ -146,42 +150,65 @@ def _rows_file(schema: str, made: Projected, table: pa.Table) -> bytes:
 
 
 def compare_exports(home: Home, made: Projected) -> FilesPart:
-    """Compare those of `day_exports` that lie in `exports/`; one that says it is of an earlier seq is only old."""
-    wanted = day_exports(made, made.tables)
-    there = [name for name in wanted if (home.exports() / name).is_file()]
-    if not there:
-        return FilesPart(note="not compared: none of the whole date in exports/; `hv project` writes them")
-    found = FilesPart(checked=len(there), note="candles and picture are not compared")
-    for name in there:
+    """Compare what lies in `exports/` with what belongs there, all but the picture; an older look is only old."""
+    found = FilesPart(note="the picture is not compared")
+    for name, wanted in (day_exports(made, made.tables) | _candles(made, made.tables)).items():
         path = home.exports() / name
-        try:
-            same, through = _same(path, wanted[name])
-        except (OSError, DamagedLog, msgspec.MsgspecError, ValueError):
-            found.differences.append(f"exports/{name}: unreadable")
-            continue
-        if not same and through < made.last_seq:
-            found.early.append(
-                f"exports/{name}: of an earlier look, through seq {through}; `hv project` writes it anew"
-            )
-        elif not same:
-            found.differences.append(f"exports/{name}: different")
+        if path.is_file():
+            found.checked += 1
+            _compare(found, path, wanted)
+    if not found.checked:
+        return FilesPart(note="not compared: none of the whole date in exports/; `hv project` writes them")
     return found
 
 
-def _same(path: Path, wanted: bytes) -> tuple[bool, int]:
-    """Whether a file holds what it should, and the last seq it says it knows of.
+def _compare(found: FilesPart, path: Path, wanted: bytes) -> None:
+    """Add one file to what was found. Those of the whole date come first: they tell of an earlier look by their seq."""
+    name = f"exports/{path.name}"
+    try:
+        there, due = _told(path.read_bytes(), path.suffix), _told(wanted, path.suffix)
+    except (OSError, DamagedLog, pa.ArrowException, msgspec.MsgspecError, ValueError):
+        found.differences.append(f"{name}: unreadable")
+        return
+    if there.same(due):
+        return
+    through = there.through_seq
+    # A run's candles carry the health of the date, which went on after the run.
+    if through < due.through_seq or (found.early and there.same(due._replace(health=there.health))):
+        found.early.append(f"{name}: of an earlier look, through seq {through}; `hv project` writes it anew")
+    else:
+        found.differences.append(f"{name}: different")
 
-    Another version of Arrow may write the same table as other bytes, so tables are compared when the bytes differ.
+
+class _Told(NamedTuple):
+    """An export as it is compared.
+
+    Attributes:
+        content: its bytes; of a table its rows, for another version of Arrow may write the same as other bytes.
+        health: of JSON, which is then left out of the content.
     """
-    data = path.read_bytes()
-    if path.suffix == ".json":
-        return data == wanted, msgspec.json.decode(data, type=_Head).through_seq
-    table = read_parquet(path)
-    through = int(about_of(table).get("through_seq", 0))
-    return data == wanted or table.equals(parquet_table(wanted), check_metadata=True), through
+
+    through_seq: int
+    content: Any
+    health: Any = None
+
+    def same(self, other: _Told) -> bool:
+        if isinstance(self.content, pa.Table):
+            equal: bool = self.content.equals(other.content, check_metadata=True)
+            return equal
+        return self[:] == other[:]
+
+
+def _told(data: bytes, suffix: str) -> _Told:
+    if suffix == ".parquet":
+        table = parquet_table(data)
+        return _Told(int(about_of(table).get("through_seq", 0)), table)
+    head = msgspec.json.decode(data, type=_Head)
+    return _Told(head.through_seq, data.replace(bytes(head.health), b"", 1), bytes(head.health))
 
 
 class _Head(msgspec.Struct):
     """What a JSON export says of itself."""
 
     through_seq: int
+    health: msgspec.Raw

@@ -90,11 +90,31 @@ def project_dates(
 ) -> Iterator[Summary | Failure]:
     """Project dates, `jobs` at a time; results come in the order of the tasks. One failing date stops no other.
 
-    `progress` is told (events folded, events there are) over the dates begun so far.
+    `progress` is told (events folded, events there are) over all dates, begun or not; a date that need not be folded,
+    or cannot be, counts as folded once that is known.
     """
     if jobs < 1:
         raise BadSetting(f"--jobs {jobs}: at least one process has to do the work")
-    seen: dict[str, tuple[int, int]] = {}
+    many = progress is not None and len(tasks) > 1
+    seen = {task.trading_date: (0, _events(task)) for task in tasks} if many else {}
+    for task, result in zip(tasks, _results(tasks, jobs, seen, progress), strict=True):
+        if many:
+            total = seen[task.trading_date][1]
+            _hear(seen, progress, task.trading_date, total, total)
+        yield result
+
+
+def _events(task: Task) -> int:
+    """How many events a date has by its journals; 0 when it cannot be opened, which is told in its turn."""
+    try:
+        return open_day(task.trading_date, Home(Path(task.root)), check=False).rows
+    except HarvesterError:
+        return 0
+
+
+def _results(
+    tasks: Sequence[Task], jobs: int, seen: dict[str, tuple[int, int]], progress: Progress | None
+) -> Iterator[Summary | Failure]:
     if jobs == 1 or len(tasks) == 1:
         for task in tasks:
             yield _attempt(task, partial(_hear, seen, progress, task.trading_date))
@@ -123,8 +143,9 @@ def _cancel(futures: Sequence[Future[Any]]) -> None:
 
 
 def _hear(seen: dict[str, tuple[int, int]], progress: Progress | None, name: str, done: int, total: int) -> None:
-    """A date has got so far: tell the sum over all dates begun."""
-    seen[name] = (done, total)
+    """A date has got so far, or has got further by now: tell the sum over all dates."""
+    before = seen.get(name, (0, 0))
+    seen[name] = (max(done, before[0]), max(total, before[1]))
     if progress:
         progress(sum(one for one, _ in seen.values()), sum(one for _, one in seen.values()))
 

@@ -18,6 +18,7 @@ from harvester.errors import BadSetting, ClientIdInUse, GatewayError
 from harvester.events.kinds import Kind, Own
 from harvester.gateway.connection import Connection, LineLost
 from harvester.gateway.requests import Requester
+from harvester.recorder.hours import planned_outage
 from harvester.recorder.pace import TokenBucket
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ CONNECT_S_MAX = 15.0  # patience for a handshake; `timeout_seconds` when that is
 BACK_OFF_S = (1.0, 2.0, 5.0, 10.0, 20.0, 30.0, 60.0)  # pace time between attempts to come back
 STEADY_S = 30.0  # pace time a line must have held before the back-off begins anew
 HEARTBEAT_S = 10.0  # patience for the answer to a heartbeat
-MESSAGES_PER_SECOND, MESSAGES_AT_ONCE = 40.0, 40  # IB allows 50 a second
+MESSAGES_PER_SECOND, MESSAGES_AT_ONCE = 40.0, 8  # IB allows 50 in any second
 RAW_CHARACTERS_MAX = 65_536  # of one `raw` row that keeps bytes which are no message
 
 
@@ -50,7 +51,7 @@ class Line(ABC):
         self.failure: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.connection = Connection(inbox, self, pace.clock)
         self.requester = Requester(self.connection, inbox.put)
-        self._messages = TokenBucket(pace, MESSAGES_PER_SECOND, MESSAGES_AT_ONCE)
+        self._messages = TokenBucket(pace, MESSAGES_PER_SECOND, MESSAGES_AT_ONCE, pacing=True)
         self._tasks: set[asyncio.Task[None]] = set()
         self._coming_back: asyncio.Task[None] | None = None
         self._attempts, self._up_since = 0, 0
@@ -166,6 +167,10 @@ class Line(ABC):
     # hooks of the session
 
     @abstractmethod
+    async def say_data_type(self) -> None:
+        """The first request on every new connection."""
+
+    @abstractmethod
     def _line_lost(self) -> None:
         """Everything asked on the line is void."""
 
@@ -201,8 +206,7 @@ class Line(ABC):
             self._attempts += 1
             try:
                 await self._connect()
-                await self._messages.take()
-                self.requester.market_data_type(self.settings.market_data_type)
+                await self.say_data_type()
             except ClientIdInUse as error:
                 logger.warning("client id still held", error=str(error))  # the gateway has not missed us yet
             except GatewayError as error:
@@ -225,8 +229,9 @@ class Line(ABC):
         if not self._outage:
             self._outage = True
             self.outages += 1
-            self.note(Own.OUTAGE_BEGIN, f"no feed: {what}")
-            logger.warning("outage begins", cause=what)
+            planned = planned_outage(self.pace.clock.now(), self.settings.daily_restart, self.settings.time_zone)
+            self.note(Own.OUTAGE_BEGIN, f"no feed: {what}" + (f"; planned: {planned}" if planned else ""))
+            logger.warning("outage begins", cause=what, planned=planned or "no")
 
     def _outage_ends(self, what: str) -> None:
         if self._outage:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from harvester.calendar import iso
 from harvester.errors import UnknownSymbol
 from harvester.events.kinds import Side, Stream
+from harvester.projections.market import STREAMS
 
 if TYPE_CHECKING:
     from harvester.projections.engine import Engine
@@ -45,6 +46,13 @@ def look(engine: Engine, symbol: str, stream: Stream | None = None) -> dict[str,
             ],
         }
     return view
+
+
+def books_of(engine: Engine, con_id: int) -> list[tuple[Stream, int, int]]:
+    """(stream, first row, end) of every book of an instrument that was sent anything so far, ns UTC, in order."""
+    slots = [slot for slot in engine.market.subscriptions() if slot["con_id"] == con_id and slot["rows"]]
+    found = [(STREAMS[slot["stream"]], slot["first_ts"], slot["closed"] or engine.through_ts) for slot in slots]
+    return [book for book in found if book[0] in DEPTH]
 
 
 def _con_id(engine: Engine, symbol: str) -> int:

@@ -2,7 +2,7 @@
 
 - *market time* stamps events and drives silence watchdogs; it may stand, or run faster than real time;
 - *pace* is what requests are spaced by: market time, or real time while that runs faster (a simulated market stands
-  until somebody subscribes);
+  until somebody subscribes, and its gateway counts its limits by the same time);
 - *patience* is how long one waits for an answer, and how often one commits: real time.
 
 In lockstep all three are market time, so that a test or a demo does the same thing at every speed of the machine.
@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from harvester.clock import SECOND_NS, LockstepClock, MachineClock, real_monotonic_ns
+from harvester.clock import SECOND_NS, Elapsed, LockstepClock, MachineClock, real_monotonic_ns
 
 if TYPE_CHECKING:
     from harvester.clock import Clock
@@ -28,21 +28,12 @@ class Pace:
         self.clock = clock
         self.lockstep = isinstance(clock, LockstepClock)
         self._fast = not isinstance(clock, MachineClock)
-        self._market, self._real, self._elapsed = clock.now(), real_monotonic_ns(), 0
+        self.now = Elapsed(clock).now  # pace time, ns since some start
 
-    def now(self) -> int:
-        """Pace time, ns since some start."""
-        if self.lockstep:
-            return self.clock.now()
-        market, real = self.clock.now(), real_monotonic_ns()
-        self._elapsed += max(market - self._market, real - self._real)
-        self._market, self._real = market, real
-        return self._elapsed
-
-    async def pause(self, seconds: float) -> None:
-        """Wait in pace time."""
-        if self.lockstep:
-            await self.clock.sleep_until(self.clock.now() + round(seconds * SECOND_NS))
+    async def pause(self, seconds: float, *, pacing: bool = False) -> None:
+        """Wait in pace time; `pacing`: for the turn of the next request."""
+        if isinstance(self.clock, LockstepClock):
+            await self.clock.sleep_until(self.clock.now() + round(seconds * SECOND_NS), pacing=pacing)
             return
         until = self.now() + round(seconds * SECOND_NS)
         while (left := until - self.now()) > 0:
@@ -73,12 +64,19 @@ class Pace:
 
 
 class TokenBucket:
-    """At most `burst` at once and `per_second` over time, in pace time. First come, first served."""
+    """At most `burst` at once and `per_second` over time, in pace time. First come, first served.
 
-    def __init__(self, pace: Pace, per_second: float, burst: int) -> None:
-        self._pace, self._per_second, self._burst = pace, per_second, float(burst)
+    `pacing`: what must be asked before a held clock is let go waits here.
+    """
+
+    def __init__(self, pace: Pace, per_second: float, burst: int, *, pacing: bool = False) -> None:
+        self._pace, self._per_second, self._burst, self._pacing = pace, per_second, float(burst), pacing
         self._tokens, self._filled = float(burst), pace.now()
         self._queue = asyncio.Lock()
+
+    def slow_down(self) -> None:
+        """Somebody finds it too much all the same: half as many from here on, down to one a second."""
+        self._per_second, self._burst = max(self._per_second / 2, 1.0), max(self._burst // 2, 1.0)
 
     async def take(self) -> None:
         """Wait until one more request is allowed."""
@@ -90,7 +88,7 @@ class TokenBucket:
                 if self._tokens >= 1 - 1e-9:
                     self._tokens -= 1
                     return
-                await self._pace.pause((1 - self._tokens) / self._per_second)
+                await self._pace.pause((1 - self._tokens) / self._per_second, pacing=self._pacing)
 
 
 class Spacing:

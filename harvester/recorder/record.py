@@ -112,8 +112,8 @@ class Recorder:
     def _date_now(self) -> date:
         return trading_date(self.clock.now(), self.settings.time_zone, self.settings.day_start)
 
-    async def record(self, stop: asyncio.Event, until_ns: int | None) -> Summary:
-        """Record until `stop` is set or market time reaches `until_ns` (None: never).
+    async def record(self, stop: asyncio.Event, until_ns: int | None, duration_ns: int | None = None) -> Summary:
+        """Record until `stop` is set, market time reaches `until_ns` (None: never) or `duration_ns` are recorded.
 
         Raises:
             HarvesterError: whatever ends a recording early; what was committed before is whole.
@@ -126,7 +126,8 @@ class Recorder:
             await self._unless_stopped(self.session.open(), stop)
             await self._begin_run(self._date)
             work = [self._commits(), self._clock_events(), self._watch()]
-            await self._until_done(work, stop, until_ns)
+            ends = [until_ns, None if duration_ns is None else self.clock.now() + duration_ns]
+            await self._until_done(work, stop, min((end for end in ends if end is not None), default=None))
         finally:
             await self._finish()
         if self.run is not None:
@@ -355,11 +356,12 @@ async def record(
     *,
     stop: asyncio.Event | None = None,
     until_ns: int | None = None,
+    duration_ns: int | None = None,
     disk: Disk | None = None,
     reopen: bool = False,
     watch: Callable[[Recorder], None] | None = None,
 ) -> Summary:
-    """Record until `stop` is set, `until_ns` (market time) is reached, or something fails.
+    """Record until `stop` is set, `until_ns` or `duration_ns` (market time) is reached, or something fails.
 
     Args:
         settings: what to record, from where.
@@ -367,6 +369,7 @@ async def record(
         clock: market time; a `LockstepClock` shared with a simulated gateway, or real time.
         stop: set it to end the recording; the last commit is whole.
         until_ns: market time to stop at, ns UTC.
+        duration_ns: how much market time to record, from the run's begin.
         disk: the log's file layer, for tests.
         reopen: go on with a date `hv eod` has closed.
         watch: called once with the recorder before it starts, so that a screen can look at it.
@@ -377,7 +380,7 @@ async def record(
     recorder = Recorder(settings, home, clock, disk=disk, reopen=reopen)
     if watch is not None:
         watch(recorder)
-    summary = await recorder.record(stop or asyncio.Event(), until_ns)
+    summary = await recorder.record(stop or asyncio.Event(), until_ns, duration_ns)
     if settings.compact:
         await asyncio.to_thread(compact_recorded, home, [run.trading_date for run in summary.runs], disk)
     return summary

@@ -14,6 +14,11 @@ if TYPE_CHECKING:
 
 _SUSPECT_NS = 5 * SECOND_NS  # after 1102 or a farm's return, longer silence means that the subscription is dead
 _SUSPECT_BARS_NS = 15 * SECOND_NS  # 5-second bars: three that did not come
+_TELL_OF = {  # while one of these flows for an instrument, the stream should as well
+    Stream.L1: (Stream.ALL_LAST, Stream.BID_ASK),
+    Stream.BID_ASK: (Stream.L1,),
+    Stream.BARS_5S: (Stream.ALL_LAST,),
+}
 _NOT_WATCHED = (Stream.DEPTH, Stream.SMART_DEPTH)  # a book may rest for long; after 1102 it is asked for anew anyway
 
 
@@ -41,9 +46,19 @@ class Silence:
         for found in self._registry.live.values():
             quiet_ns = newest - max(found.last_ts, found.asked_ts)
             limit_ns = max(self._limit_ns, _SUSPECT_BARS_NS) if found.stream is Stream.BARS_5S else self._limit_ns
-            if found.stream not in _NOT_WATCHED and quiet_ns > limit_ns and not found.silent:
+            watched = found.stream not in _NOT_WATCHED or not found.rows  # one that never answers is not at rest
+            if watched and quiet_ns > limit_ns and not found.silent:
                 found.silent = True
                 yield found, quiet_ns
+
+    def seems_gone(self, found: Subscription) -> bool:
+        """Whether more than a quiet market speaks for it: it never answered, was told gone, or its like flow."""
+        if not found.rows or found.told_gone:
+            return True
+        since = self._newest() - self._limit_ns
+        like = _TELL_OF.get(found.stream, ())
+        alike = (s for s in self._registry.live.values() if s.target == found.target and s.stream in like)
+        return any(s.last_ts > since for s in alike)
 
     def dead(self) -> list[Subscription]:
         """Streams that flowed before the last `suspect` and have not since, once others have for long enough."""

@@ -105,6 +105,9 @@ def _lacking(
             key = (row["epoch"], row["req_id"])
             stream = Stream.DEPTH.value if row["stream"] == Stream.SMART_DEPTH else row["stream"]
             streams[stream] = "" if key in flowing else f"refused {refused[key]}" if key in refused else "no data yet"
+        elif row["action"] == Action.CANCEL and row["symbol"] in state:
+            stream = Stream.DEPTH.value if row["stream"] == Stream.SMART_DEPTH else row["stream"]
+            state[row["symbol"]][stream] = "cancelled, not asked for since"
     lacking = {symbol: {s: why for s, why in streams.items() if why} for symbol, streams in state.items()}
     return sorted(state), {symbol: streams for symbol, streams in sorted(lacking.items()) if streams}
 

@@ -1,8 +1,8 @@
 """What is subscribed, what was granted, what was refused, and in which order things are asked for.
 
 The gateway never says yes: a stream is granted with its first row. It says no with an error that bears the request's
-id. Priority, when lines are scarce: L1 of every symbol, AllLast of the focus symbols, depth of the first few, 5-second
-bars, then BidAsk with the tick-by-tick lines that are left.
+id. Priority, when lines are scarce: L1 of every symbol, AllLast of the focus symbols, depth of a few of them by turns,
+then BidAsk with the tick-by-tick lines that are left; 5-second bars wait for IB's pacing and keep nothing else waiting.
 """
 
 from __future__ import annotations
@@ -27,9 +27,15 @@ WARNINGS = frozenset({165, HALTED, DEPTH_RESET, 399, 10090, 10167, 10197})
 """Errors that bear a subscription's id and do not end it (10197: a competing session pauses the data)."""
 NO_MORE_DEPTH = 309
 NO_MORE_TICK_BY_TICK = frozenset({10190, 322})
+COMPETING_SESSION = 10197
+NOT_LIVE = {10167: "delayed data instead of live", COMPETING_SESSION: "a competing session has the live data"}
+DATA_TYPES = {1: "live", 2: "frozen", 3: "delayed", 4: "delayed and frozen"}  # message 58
 RESUBSCRIBE = 10225  # "Bust event occurred, current subscription is deactivated. Please resubscribe …"
 TOO_FAST = 100  # more than 50 messages a second
 _SYSTEM_MESSAGES = range(2100, 2200)
+PACING_S = (15.0, 30.0, 60.0, 120.0, 300.0, 600.0)  # pace time before a request refused for its pace is repeated
+REVIVAL_S = (0.0, 60.0, 180.0, 420.0, 900.0, 1800.0)  # and before one for a stream that stays silent
+STEADY_NS = 60_000_000_000  # what flowed for so long was well: the next pause is a short one again
 
 
 def is_refusal(code: int) -> bool:
@@ -54,15 +60,27 @@ class Subscription:
     stream: Stream
     params: Mapping[str, Any]
     asked_ts: int
+    asked_at: int = 0  # pace time
     first_ts: int = 0
     last_ts: int = 0
     rows: int = 0
     refused: int = 0
     silent: bool = False
+    told_gone: bool = False  # the gateway said that it gives nothing for now
 
     @property
     def granted(self) -> bool:
         return self.rows > 0 and not self.refused
+
+    @property
+    def key(self) -> tuple[int, Stream]:
+        """What is asked for, under whatever id."""
+        return self.target.con_id, self.stream
+
+    @property
+    def was_steady(self) -> bool:
+        """Whether it flowed long enough to be called well."""
+        return self.last_ts - self.first_ts >= STEADY_NS
 
 
 @dataclass
@@ -111,16 +129,17 @@ class Registry:
                 found.first_ts = last_ts
                 granted.append(found)
             found.rows += rows
-            found.last_ts, found.silent = last_ts, False
+            found.last_ts, found.silent, found.told_gone = last_ts, False, False
         return granted
 
 
 @dataclass(frozen=True)
 class Plan:
-    """The order of asking: `first` needs no spacing, `bid_ask` comes later, spaced by instrument."""
+    """The order of asking: `first` needs no spacing; `bars` and `bid_ask` wait for theirs, beside each other."""
 
     settings: Settings
     targets: Sequence[Target]
+    turn: int = 0  # of the depth lines
 
     @property
     def focus(self) -> Sequence[Target]:
@@ -132,11 +151,26 @@ class Plan:
             yield Stream.L1, target
         for target in self.focus[: self.settings.tick_by_tick_lines]:
             yield Stream.ALL_LAST, target
-        for target in self.targets[: self.settings.depth_lines]:
+        for target in self.depth(self.turn):
             yield Stream.DEPTH, target
-        if self.settings.five_second_bars:
-            for target in self.targets:
-                yield Stream.BARS_5S, target
+
+    def bars(self) -> Sequence[Target]:
+        """Symbols that get 5-second bars, which IB paces like histories."""
+        return self.targets if self.settings.five_second_bars else ()
+
+    def depth(self, turn: int) -> Sequence[Target]:
+        """Who has the depth lines in a turn: focus symbols by turns, as many at a time as there are lines."""
+        pool, lines = self.depth_pool, self.settings.depth_lines
+        if len(pool) <= lines:
+            return pool
+        return [pool[(turn * lines + n) % len(pool)] for n in range(lines)]
+
+    @property
+    def depth_pool(self) -> Sequence[Target]:
+        """Symbols that take turns: the focus, or as many as there are lines."""
+        return self.targets[
+            : max(self.settings.focus_size, self.settings.depth_lines) if self.settings.depth_lines else 0
+        ]
 
     def bid_ask(self) -> Sequence[Target]:
         """Symbols that get BidAsk from the tick-by-tick lines AllLast leaves over."""
@@ -151,10 +185,14 @@ WANTED = (Stream.L1, Stream.ALL_LAST, Stream.BID_ASK, Stream.DEPTH, Stream.BARS_
 
 
 def coverage(registry: Registry, symbols: Sequence[str]) -> dict[str, dict[str, str]]:
-    """Per symbol and stream: `granted`, `asked`, `refused CODE`, or `-` (not asked for). Either depth is depth."""
+    """Per symbol and stream: `granted`, `asked`, `silent`, `refused CODE`, or `-` (not asked for now).
+
+    Either depth is depth.
+    """
     table: dict[str, dict[str, str]] = {symbol: dict.fromkeys(WANTED, "-") for symbol in symbols}
     for found in [*registry.refusals, *registry.live.values()]:
-        word = f"refused {found.refused}" if found.refused else "granted" if found.rows else "asked"
+        silent = "silent" if found.silent else "granted" if found.rows else "asked"
+        word = f"refused {found.refused}" if found.refused else silent
         stream = Stream.DEPTH if found.stream is Stream.SMART_DEPTH else found.stream
         table.setdefault(found.target.symbol, {})[stream] = word
     return table

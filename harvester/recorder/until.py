@@ -58,19 +58,14 @@ def parse_until(text: str, now_ns: int, settings: Settings) -> int | None:
     return at
 
 
-def end_of_recording(until: str | None, duration: str | None, now_ns: int, settings: Settings) -> int | None:
+def end_of_recording(until: str | None, now_ns: int, settings: Settings) -> int | None:
     """Market time at which to stop, ns UTC; None for never.
 
-    Without `until` and `duration`: when extended trading of the date ends, or the date itself when that is past or the
-    exchange is closed.
+    Without `until`: when extended trading of the date ends, or the date itself when that is past or the exchange is
+    closed.
     """
-    ends = []
     if until is not None:
-        ends.append(parse_until(until, now_ns, settings))
-    if duration is not None:
-        ends.append(now_ns + parse_duration(duration))
-    if ends:
-        return min((end for end in ends if end is not None), default=None)
+        return parse_until(until, now_ns, settings)
     date = trading_date(now_ns, settings.time_zone, settings.day_start)
     today = session(date, settings.exchange_calendar)
     if today is not None and now_ns < today.extended_close_ns:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
+from harvester.clock import Elapsed
 from harvester.simgateway.backfill import Backfill
 from harvester.simgateway.depthcut import DepthCut
 from harvester.simgateway.feeds import Feeds
@@ -68,7 +69,8 @@ class Desk:
         # A recorded day brings scanner lists, kept-up-to-date bars, tick parameters and data types as its own events.
         self.recorded = market.pushes_scans
         self.registry = Registry()
-        self.pacing = Pacing(settings.limits)
+        self.elapsed = Elapsed(clock).now
+        self.pacing = Pacing(settings.limits, self.elapsed)
         self.sessions: list[Session] = []
         self.refusals: dict[tuple[int | None, str, Stream | None], Refusal] = {}
         self.scan_codes = tuple(SCAN_CODES)

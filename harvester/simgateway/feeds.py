@@ -151,6 +151,9 @@ class Feeds:
             text = f"{ask.bar_size} second bars of {ask.what}; here there are 5 second bars of TRADES"
             session.error(ask.req_id, 321, f"Error validating request.-'bW' : cause - {text}")
             return
+        if (refused := self._desk.pacing.realtime_bars()) is not None:
+            session.error(ask.req_id, *refused)
+            return
         sub = _subscription(session, ask.req_id, instrument, Stream.BARS_5S)
         if ask.rth:
             sub.reshape = only_within(open_spans(instrument.liquid_hours, instrument.time_zone))

@@ -1,7 +1,7 @@
 """IB's limits: lines of each kind, historical pacing, messages per second. Each is a setting, 0 switches it off.
 
-Lines are counted over all clients of the gateway, as IB counts them per login. Pacing windows run on real time, since a
-real gateway's do; tests hand in a clock of their own.
+Lines are counted over all clients of the gateway, as IB counts them per login. Pacing windows run on real time, as a
+real gateway's do, or on market time while that runs faster (`clock.Elapsed`): who paces by either is never refused.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Hashable
 
 PACING_TEXT = "Historical Market Data Service error message:Historical data request pacing violation"
+BARS_PACING_TEXT = "Invalid Real-time Query:Historical data request pacing violation"
 
 
 @dataclass(frozen=True)
@@ -81,6 +82,10 @@ class Pacing:
         windows = (self._identical[request], self._contract[con_id, what], self._all)
         allowed = all(window.take() for window in windows)
         return None if allowed else Refusal(162, PACING_TEXT)
+
+    def realtime_bars(self) -> Refusal | None:
+        """Count a request for 5-second bars: IB counts them among the historical ones."""
+        return None if self._all.take() else Refusal(420, BARS_PACING_TEXT)
 
     def tick_by_tick(self, con_id: int) -> Refusal | None:
         if self._tick_by_tick[con_id].take():

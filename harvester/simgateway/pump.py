@@ -91,7 +91,7 @@ class Pump:
 
     async def _wait(self) -> None:
         """Time stands: a lockstep clock is held, a clock of our own has not begun."""
-        held = self._clock.busy() if isinstance(self._clock, LockstepClock) else nullcontext()
+        held = self._clock.hold() if isinstance(self._clock, LockstepClock) else nullcontext()
         with held:
             await self._subscribed.wait()
             grace_ns = int(self._settings.grace_s * SECOND_NS)

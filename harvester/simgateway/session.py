@@ -19,7 +19,7 @@ from harvester.wire.ids import SERVER_VERSION_MIN
 from harvester.wire.outgoing import BadRequest, VersionRange
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from harvester.clock import Clock
     from harvester.simgateway.report import Report
@@ -38,6 +38,7 @@ class Desk(Protocol):
     """What a session tells its owner."""
 
     settings: GatewaySettings
+    elapsed: Callable[[], int]  # what limits are counted by, ns
     clock: Clock
     report: Report
 
@@ -75,8 +76,8 @@ class Session:
         self._out: list[bytes] = []
         self.queue = self._out.append  # one framed message that has been counted
         self.sent_bytes = self.sent_messages = 0
-        self._rate = Window(desk.settings.limits.messages_per_s, 1.0)
-        self._strikes, self._violations = Window(1, 1.0), 0
+        self._rate = Window(desk.settings.limits.messages_per_s, 1.0, desk.elapsed)
+        self._strikes, self._violations = Window(1, 1.0, desk.elapsed), 0
         self._lockstep = desk.clock if isinstance(desk.clock, LockstepClock) else None
         writer.transport.set_write_buffer_limits(high=_HIGH_WATER)
 

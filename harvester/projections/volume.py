@@ -1,0 +1,76 @@
+"""The tape against tick 8, IB's cumulative volume: what was printed while it rose.
+
+A stretch is a time with one L1 and one tape in use, from its first tick 8 on. Some gateways send a print before its
+tick 8, some after it: then the first value already holds a print that is still to come, and the last print of the
+stretch comes after its last tick 8. Which it is, is judged once for the whole stretch, by what was printed between two
+rises: it is what the later one rose by (print first) or the earlier one (tick first).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+LOTS = 100.0  # some gateways count tick 8 of US stocks in round lots
+
+
+class Stretch(NamedTuple):
+    """One stretch of an instrument so far; the fields stand in `tables.INSTRUMENT`, where the kernels move them.
+
+    Attributes:
+        rises: values of tick 8 after the first.
+        print_first, tick_first: times that the shares printed between two rises were those of the later, the earlier.
+        volume_rise: of tick 8, as sent.
+        tape_matched: shares printed from the first tick 8 to the last.
+        tape_first: of these, before the second.
+        tape_since: shares printed since the last.
+    """
+
+    rises: int
+    print_first: int
+    tick_first: int
+    volume_rise: float
+    tape_matched: float
+    tape_first: float
+    tape_since: float
+
+    @staticmethod
+    def of(inst: Any) -> Stretch:
+        """The stretch under way, from a record of `tables.INSTRUMENT`."""
+        return Stretch(*(inst[name].item() for name in Stretch._fields))
+
+    @property
+    def tick_leads(self) -> bool:
+        """Whether a tick 8 comes before its print; where the prints do not tell, the order that misses less."""
+        if self.print_first != self.tick_first:
+            return self.tick_first > self.print_first
+        missed = {leads: abs(self.printed(leads) - self.rise(leads)) for leads in (False, True)}
+        return missed[True] < missed[False]
+
+    def printed(self, tick_leads: bool) -> float:
+        """Shares of the tape that belong to the rises."""
+        if self.rises and tick_leads:
+            return self.tape_matched - self.tape_first + self.tape_since
+        return self.tape_matched
+
+    def lot(self, tick_leads: bool) -> float:
+        """Shares that tick 8 counts as one."""
+        return LOTS if self.printed(tick_leads) > LOTS / 2 * self.volume_rise > 0 else 1.0
+
+    def rise(self, tick_leads: bool) -> float:
+        """Of tick 8, in shares."""
+        return self.volume_rise * self.lot(tick_leads)
+
+
+NOTHING = Stretch(0, 0, 0, 0.0, 0.0, 0.0, 0.0)
+
+
+def checked(stretches: Iterable[Stretch]) -> tuple[float, float]:
+    """(shares of the tape, rise of tick 8 as sent) over stretches."""
+    printed = rise = 0.0
+    for stretch in stretches:
+        printed += stretch.printed(stretch.tick_leads)
+        rise += stretch.volume_rise
+    return printed, rise

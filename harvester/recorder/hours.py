@@ -1,0 +1,70 @@
+"""Two things about the hours of a day: what a contract's liquid hours say, and when a gateway restarts by plan."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, date, datetime, time, timedelta
+
+from harvester.calendar import NEW_YORK, iso, session, to_ns, zone
+from harvester.errors import BadSetting
+
+_SPAN = re.compile(r"(\d{8}):(\d{4})-(\d{8}):(\d{4})", re.ASCII)
+_CLOSED = re.compile(r"(\d{8}):CLOSED", re.ASCII)
+_RESET = (time(23, 45), time(0, 45))  # of IB's North American servers, New York, every day but …
+_RESET_FRIDAY = (time(23, 0), time(3, 0))  # … Friday's, which lasts until Saturday (IB's system status page)
+_RESTART_MINUTES = 10  # what a restart of TWS or IB Gateway takes, login included
+
+
+def difference(liquid_hours: str, zone_name: str, day: date, exchange: str) -> str:
+    """How the liquid hours a contract tells of a date differ from the calendar's session; empty when they do not.
+
+    The text is IB's `yyyymmdd:hhmm-yyyymmdd:hhmm;yyyymmdd:CLOSED;…`. What cannot be read, or says nothing of the date,
+    is no difference.
+    """
+    try:
+        told = _told(liquid_hours, zone_name, day)
+    except (BadSetting, ValueError):
+        return ""
+    hours = session(day, exchange)
+    known = (hours.open_ns, hours.close_ns) if hours is not None else None
+    if told in ("", known):
+        return ""
+    return f"liquid hours of {day} are {_words(told)} by the gateway, {_words(known)} by the calendar {exchange}"
+
+
+def _told(text: str, zone_name: str, day: date) -> tuple[int, int] | str | None:
+    """First open and last close (ns UTC) of a date; None: closed; empty: nothing is said of it."""
+    tz, spans = zone(zone_name), []
+    for first, begin, last, end in _SPAN.findall(text):
+        if datetime.strptime(first, "%Y%m%d").date() == day:  # noqa: DTZ007 - a date; the zone follows
+            spans.append(tuple(to_ns(datetime.strptime(d + t, "%Y%m%d%H%M").replace(tzinfo=tz))
+                               for d, t in ((first, begin), (last, end))))  # fmt: skip
+    if spans:
+        return min(span[0] for span in spans), max(span[1] for span in spans)
+    return None if f"{day:%Y%m%d}" in _CLOSED.findall(text) else ""
+
+
+def _words(span: tuple[int, int] | str | None) -> str:
+    return "closed" if not isinstance(span, tuple) else f"{iso(span[0])} to {iso(span[1])}"
+
+
+def planned_outage(ts_ns: int, restart: str, zone_name: str) -> str:
+    """Why a feed may be gone at an instant by plan; empty when nobody planned it.
+
+    Args:
+        ts_ns: market time, ns UTC.
+        restart: when TWS or IB Gateway restarts itself, `HH:MM` in the zone; empty for never.
+        zone_name: the zone of `restart`.
+    """
+    moment = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(seconds=ts_ns // 1_000_000_000)
+    if restart:
+        local = moment.astimezone(zone(zone_name))
+        begin = datetime.combine(local.date(), time.fromisoformat(restart), local.tzinfo)
+        since = (local - begin) % timedelta(days=1)
+        if since < timedelta(minutes=_RESTART_MINUTES) or since > timedelta(days=1) - timedelta(minutes=1):
+            return f"the daily restart at {restart}"
+    local = moment.astimezone(zone(NEW_YORK))
+    at, friday, saturday = local.time(), local.weekday() == 4, local.weekday() == 5
+    late = at >= (_RESET_FRIDAY if friday else _RESET)[0]
+    early = at < (_RESET_FRIDAY if saturday else _RESET)[1]
+    return "IB's daily reset" if late or early else ""
