@@ -64,4 +64,4 @@ def _numbers(check: Check | None, *, difference: bool = True) -> list[str]:
 
 if __name__ == "__main__":
     home, trading_date = sys.argv[1:]
-    print("\n".join(_measures(reconcile(open_day(trading_date, Home(Path(home)))))))  # noqa: T201
+    print("\n".join(_measures(reconcile(open_day(trading_date, Home(Path(home)))))))  # noqa: T201 - its output
