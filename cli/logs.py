@@ -3,6 +3,17 @@
 from __future__ import annotations
 
 import sys
+from typing import TextIO, cast
+
+
+class _Stderr:
+    """Whatever stderr is when a line is written: a live screen puts its own in the place of the terminal's."""
+
+    def write(self, text: str) -> int:
+        return sys.stderr.write(text)
+
+    def flush(self) -> None:
+        sys.stderr.flush()
 
 
 def to_stderr() -> None:
@@ -15,5 +26,5 @@ def to_stderr() -> None:
             structlog.processors.TimeStamper(fmt="%Y-%m-%d %H:%M:%S", utc=True),
             structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty()),
         ],
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        logger_factory=structlog.WriteLoggerFactory(cast("TextIO", _Stderr())),  # in one write, newline included
     )

@@ -37,6 +37,9 @@ DROPPED_S = 3.0  # pace time: an error 100 speaks of messages of the second befo
 CONNECTION_LOST, RESTORED_DATA_LOST, RESTORED_DATA_KEPT = 1100, 1101, 1102
 FARM_OK = frozenset({2104, 2106, 2158})
 
+_OF_PRINTS = (Stream.ALL_LAST, Stream.LAST, Stream.BARS_5S)
+"""Streams that rest while nobody trades: their silence is asked about without a word, the table shows it."""
+
 
 class Session(Line):
     """What is asked of one gateway and what it grants, over all its connections."""
@@ -309,10 +312,11 @@ class Session(Line):
         for found, quiet_ns in list(self._silence.fallen_silent()):
             words = f"{found.stream} of {found.target.symbol} is silent while others flow"
             self._about(found, Own.STREAM_SILENT, words, value=quiet_ns)
-            gone = self._silence.seems_gone(found)
-            tell = logger.warning if gone and found.stream not in subs.TICK_BY_TICK else logger.info  # prints are rare
-            tell("stream silent", stream=str(found.stream), symbol=found.target.symbol, seconds=quiet_ns // 10**9)
-            if gone:
-                self.spawn(self._revive(found))
+            if not self._silence.seems_gone(found):
+                continue
+            if found.stream not in _OF_PRINTS:
+                seconds = quiet_ns // 10**9
+                logger.warning("stream silent", stream=str(found.stream), symbol=found.target.symbol, seconds=seconds)
+            self.spawn(self._revive(found))
         if dead := self._silence.dead():
             self.spawn(self._renew(dead))
