@@ -70,7 +70,8 @@ class App(typer.Typer):
 
 
 def _say(line: str) -> None:
-    print("hv: " + " ".join(line.split()), file=sys.stderr)  # noqa: T201 - the one place that talks to stderr
+    plain = "".join(c if c.isprintable() else "?" for c in " ".join(line.split()))  # texts of a gateway are among it
+    print("hv: " + plain, file=sys.stderr)  # noqa: T201 - the one place that talks to stderr
 
 
 def _show_version(wanted: bool) -> None:

@@ -89,7 +89,9 @@ def _show(view: dict[str, Any], ts: int, none: str) -> None:
 
     wide = sys.stdout.isatty()
     console = Console(width=None if wide else 110, highlight=False)
-    console.print(f"[bold]{view['symbol']}[/]  {of_day(ts)} New York, after seq {view['seq']:,} of {view['ts']}")
+    console.print(
+        f"[bold]{_plain(view['symbol'])}[/]  {of_day(ts)} New York, after seq {view['seq']:,} of {view['ts']}"
+    )
     console.print(_quote_line(view["quote"]))
     console.print(_state_line(view["state"]) if view["state"] else none)
     if any(view[side]["rows"] for side in ("bid", "ask")):
@@ -129,8 +131,8 @@ def _rows_table(view: dict[str, Any]) -> Any:
     digits = _digits(row["price"] for row in (*bids, *asks))
     for i in range(max(len(bids), len(asks))):
         bid, ask = (rows[i] if i < len(rows) else None for rows in (bids, asks))
-        left = (bid["market_maker"], _n(bid["size"]), f"{bid['price']:.{digits}f}") if bid else ("", "", "")
-        right = (f"{ask['price']:.{digits}f}", _n(ask["size"]), ask["market_maker"]) if ask else ("", "", "")
+        left = (_plain(bid["market_maker"]), _n(bid["size"]), f"{bid['price']:.{digits}f}") if bid else ("", "", "")
+        right = (f"{ask['price']:.{digits}f}", _n(ask["size"]), _plain(ask["market_maker"])) if ask else ("", "", "")
         table.add_row(*left, str(i), *right)
     return table
 
@@ -148,9 +150,16 @@ def _ladder_table(view: dict[str, Any]) -> Any:
     for side, levels, colour in (("ask", asks[::-1], "red"), ("bid", bids, "green")):
         for level in levels:
             bar = Text("█" * max(round(24 * level["size"] / widest), 1 if level["size"] else 0), colour)
-            makers = ", ".join(f"{name} {_n(size)}" for name, size in level["makers"] if name)
+            makers = ", ".join(f"{_plain(name)} {_n(size)}" for name, size in level["makers"] if name)
             table.add_row(f"{level['price']:.{digits}f}", side, _n(level["size"]), bar, makers)
     return table
+
+
+def _plain(text: str | None) -> str:
+    """Text from outside: neither markup nor control characters."""
+    from rich.markup import escape
+
+    return escape("".join(c if c.isprintable() else "?" for c in text or ""))
 
 
 def _digits(prices: Iterable[float]) -> int:

@@ -188,7 +188,8 @@ UNDECODABLE = [
     ["17", "5", "a", "b", "2", "1", "2", "3", "4", "5", "6", "7", "8"],
     ["20", "3", "7", "1", "0"],
     ["10", "5", "IBM"],
-    ["4", "2", "-1", "2104", "five fields"],
+    ["4", "2", "-1", "2104"],
+    ["4", "2", "07", "317", "an id written otherwise", ""],
     ["", "1"],
     ["x"],
     ["01", "6", "5", "1", "10.25", "300", "0"],
@@ -203,6 +204,20 @@ def test_what_cannot_be_parsed_exactly_keeps_its_text(message: list[str]) -> Non
     assert [kind for kind, _ in rows] == [Kind.TICK, Kind.RAW, Kind.TICK]
     assert rows[1][1]["fields"].split("\0") == message
     assert rows[1][1]["reason"] == "undecodable"
+
+
+@pytest.mark.parametrize("rest", [["reset"], ["reset", "{}", "and more"]])
+def test_an_error_with_other_fields_still_says_what_it_says(rest: list[str]) -> None:
+    """With a field more or less than usual it is a notice like any other; the exact text stands beside it."""
+    message = ["4", "2", "5", "317", *rest]
+    rows = decode([*REQUESTS, message])[len(REQUESTS) :]
+    assert [kind for kind, _ in rows] == [Kind.RAW, Kind.NOTICE]
+    assert (rows[0][1]["reason"], rows[0][1]["fields"].split("\0")) == ("copy", message)
+    assert {name: rows[1][1][name] for name in ("code", "text", "req_id")} == {
+        "code": 317,
+        "text": "reset",
+        "req_id": 5,
+    }
 
 
 def test_an_id_that_reads_like_a_layout_is_no_layout() -> None:

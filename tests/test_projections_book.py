@@ -527,3 +527,25 @@ def test_a_named_stream_without_a_book_shows_no_other_books_rows() -> None:
     assert view["state"] is None
     assert view["bid"] == view["ask"] == {"rows": [], "ladder": []}
     assert look(engine, engine.market.symbols[0])["bid"]["rows"]
+
+
+@pytest.mark.parametrize(("req", "good"), [(1, (False, True)), (-1, (False, False)), (99, (False, False))])
+def test_a_depth_message_nobody_can_read_makes_its_book_bad(req, good):
+    """Until the next reset; one that names no book makes every book of the connection bad. Other raw rows do not."""
+    log = Log().run_start()
+    for n, con_id in ((1, 7), (2, 8)):
+        log.subscribe(n, "smart_depth", con_id)
+        log.depth(n, "insert 0 bid 10.00 300\ninsert 0 ask 10.01 100", at=1)
+    log.add(Kind.RAW, 2, req_id=1, msg=13, reason="copy", fields="x")
+    log.add(Kind.RAW, 2, req_id=1, msg=2, reason="undecodable", fields="x")
+    log.clock(3)
+    assert [row["book_good"] for row in log.fold()[-2:]] == [True, True]
+    log.add(Kind.RAW, 4, req_id=req, msg=13, reason="undecodable", fields="13|1|1|x")
+    log.clock(5)
+    rows = log.fold()[-2:]
+    assert tuple(row["book_good"] for row in rows) == good
+    assert tuple(row["bid"] is not None for row in rows) == good, "a bad SMART book gives no quote"
+    log.notice(317, 6, req_id=1)
+    log.depth(1, "insert 0 bid 10.00 300\ninsert 0 ask 10.01 100", at=6)
+    log.clock(7)
+    assert log.fold()[-2]["book_good"]

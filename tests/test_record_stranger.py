@@ -24,7 +24,7 @@ from harvester.recorder import line, session, subscriptions
 from harvester.recorder.record import Summary, record
 from harvester.recorder.warm import compile_apart
 from tests.recording import QuickDisk
-from tests.stranger import SYMBOL, Client, Stranger, framed, message
+from tests.stranger import CON_ID, SYMBOL, Client, Stranger, framed, message
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -384,6 +384,65 @@ def test_smart_depth_stands_in_for_an_exchange_that_is_refused(tmp_path: Path) -
     found = played(stranger, tmp_path, lambda s: len(s.of("10")) == 2, more_s=1.5)
     assert found.summary.coverage[SYMBOL]["depth"] == "granted"
     assert found.day.frame(Kind.DEPTH)["req_id"].unique().to_list() == found.subscribed(Stream.SMART_DEPTH)
+
+
+@pytest.mark.parametrize("name", ["NASDAQ", "ISLAND"])
+def test_an_exchange_is_asked_by_its_other_name_before_smart(tmp_path: Path, name: str) -> None:
+    """A gateway that knows only the other name of the exchange answers 200: its own book is recorded all the same."""
+
+    def granted(client: Client, req_id: str, stream: str) -> bool:
+        asked = [f for f in stranger.of("10") if req_id in f[:4]]
+        if stream == "depth" and name not in asked[-1]:
+            client.error(req_id, 200, "No security definition has been found for the request")
+            return False
+        return True
+
+    stranger = Stranger(granted=granted)
+    found = played(stranger, tmp_path, lambda s: name in [word for f in s.of("10") for word in f], more_s=1.5)
+    assert found.summary.coverage[SYMBOL]["depth"] == "granted"
+    assert not found.subscribed(Stream.SMART_DEPTH)
+
+
+def test_an_answer_in_the_same_breath_is_no_failure(tmp_path: Path) -> None:
+    """Histories answered at once, an id of five thousand digits, 322 for L1, hours nobody can place: it goes on."""
+
+    def script(client: Client) -> None:
+        client.send(2, 6, "9" * 5000, 0, 300)
+        client.error(client.id_of("l1"), 322, "Error processing request:Duplicate ticker id")
+
+    def details(client: Client, req_id: str, symbol: str) -> None:
+        head = [10, req_id, symbol, "STK", "", "0", "", "SMART", "USD", symbol, "NMS", "NMS", CON_ID, "0.01"]
+        tail = ["", "ACTIVETIM,LMT", "SMART,ISLAND", "1", "0", "ACME INC", "NASDAQ", "", "", "", "", "US/Eastern"]
+        today = f"{datetime.now(ZoneInfo('America/New_York')):%Y%m%d}:0930-99991231:2359"
+        client.send(*head, *tail, today, today, "", "0", "0", "1", "", "26", "", "COMMON")
+        client.send(52, 1, req_id)
+
+    stranger = Stranger(script=on(1, script, 0.5), details=details)
+    found = played(stranger, tmp_path, subscribed_on(1), more_s=2.0, tick_by_tick_lines=2)
+    assert found.summary.coverage[SYMBOL]["bid_ask"] == "granted", "322 of L1 says nothing of tick-by-tick lines"
+    assert "9" * 5000 in "".join(text or "" for text in found.raw("undecodable"))
+
+
+def test_what_flows_although_refused_is_taken_back(tmp_path: Path) -> None:
+    """A code nobody knows, for L1, and ticks behind it: coverage, log and folds agree that it is there."""
+    stranger = Stranger(script=on(1, lambda client: client.error(client.id_of("l1"), 10999, "part of it"), 0.5))
+    found = played(stranger, tmp_path, subscribed_on(1), more_s=2.5)
+    assert found.summary.coverage[SYMBOL]["l1"] == "granted"
+    asked = found.subscribed(Stream.L1)
+    assert asked == asked[:1] * 2, "stated again under its own id"
+    assert len(stranger.of("1")) == 1
+
+
+def test_a_recording_that_asked_for_nothing_is_no_success(tmp_path: Path) -> None:
+    """Its time is over before the gateway has told what the symbol is: an error that names the symbol."""
+
+    async def scenario() -> None:
+        async with Stranger(details=lambda *_: None) as stranger:
+            given = {"symbols": [SYMBOL], "port": stranger.port, "disk_margin_bytes": 1, "timeout_seconds": 9.0}
+            await record(Settings.load(given), Home(tmp_path), MachineClock(), duration_ns=10**9, disk=QuickDisk())
+
+    with pytest.raises(GatewayError, match=SYMBOL):
+        asyncio.run(scenario())
 
 
 def test_tick_by_tick_keeps_its_spacing_over_a_reconnect(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,8 +17,10 @@ if TYPE_CHECKING:
 
     from harvester.gateway.connection import Connection
 
-# Names people use for an exchange, and the one IB routes depth and contract requests by.
+# Names of one exchange, under one of them: for telling whether two are the same.
 EXCHANGE_NAMES: dict[str, str] = {"NSDQ": "ISLAND", "NASDAQ": "ISLAND", "NMS": "ISLAND", "SCM": "ISLAND"}
+OTHER_NAMES = {"NASDAQ": "ISLAND", "ISLAND": "NASDAQ"}
+"""IB renamed ISLAND in TWS 10.16: a gateway takes the new name, or the old one by a compatibility setting."""
 _TICK_TYPES = {
     Stream.LAST: "Last",
     Stream.ALL_LAST: "AllLast",
@@ -164,12 +166,14 @@ def request_row(
 
 
 def default_params(stream: Stream, target: Target, *, generic: str, rows: int) -> dict[str, Any]:
-    """What a subscription asks for. Depth goes to the primary exchange; SMART depth is asked for with its flag."""
+    """What a subscription asks for.
+
+    Depth goes to the primary exchange, by the name the gateway gives it; SMART depth is asked for with its flag.
+    """
     if stream is Stream.L1:
         return {"generic": generic}
     if stream is Stream.DEPTH:
-        exchange = EXCHANGE_NAMES.get(target.primary_exchange, target.primary_exchange) or target.exchange
-        return {"exchange": exchange, "rows": rows, "smart": False}
+        return {"exchange": target.primary_exchange or target.exchange, "rows": rows, "smart": False}
     if stream is Stream.SMART_DEPTH:
         return {"exchange": "SMART", "rows": rows, "smart": True}
     if stream is Stream.BARS_5S:

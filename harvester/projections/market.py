@@ -16,7 +16,7 @@ from harvester.errors import KernelFault
 from harvester.events.kinds import Action, Own, Stream
 from harvester.projections.base import Control, RunStart, Step
 from harvester.projections.interval import QUOTES, TRADES
-from harvester.projections.merge import Makers, clocks_of, controls_of, frame_of, last_of
+from harvester.projections.merge import DEPTH_MESSAGES, Makers, clocks_of, controls_of, frame_of, last_of
 from harvester.projections.params import RunParams
 from harvester.projections.tables import (
     BOOK,
@@ -56,7 +56,7 @@ ROLE_STREAMS: dict[Role, tuple[Stream, ...]] = {  # a stream further left wins
     Role.TAPE: (Stream.ALL_LAST, Stream.LAST, Stream.L1),
 }
 DEPTH_RESET, DEPTH_HALTED, LOST, RESTORED_EMPTY, RESTORED = 317, 316, 1100, 1101, 1102
-REFUSALS = frozenset((101, 200, 309, 310, 316, 321, 322, 354, 10089, 10090, 10092, 10168, 10186, 10189, 10190))
+REFUSALS = frozenset((101, 200, 309, 310, 316, 321, 322, 354, 10089, 10092, 10168, 10186, 10189, 10190))
 """Errors after which a request gives nothing. Not 10167 and 10197: delayed data flow, live data may resume."""
 TS_MAX = 2**62  # ns UTC, the year 2116: what is added to it fits
 _NO_CHANGES = np.empty((0, 5), np.int64)
@@ -185,7 +185,8 @@ class Market:
         """Whether a control row can change the market."""
         if control.action:
             return control.action in (Action.RUN_START, Action.RUN_END, Action.SUBSCRIBE, Action.CANCEL)
-        return control.code in _NOTICES or control.row.get("msg") == 58 or control.code in REFUSALS
+        known = control.code in _NOTICES or control.code in REFUSALS
+        return known or control.row.get("msg") in (58, *DEPTH_MESSAGES)
 
     def _apply(self, control: Control) -> None:
         action, code = control.action, control.code
@@ -201,6 +202,8 @@ class Market:
             self._reset_book(control)
         elif code in REFUSALS or code == Own.STREAM_REFUSED:
             self._kill(control, self._held(control))
+        elif control.row.get("msg") in DEPTH_MESSAGES:
+            self._lose_track(control)
         elif control.row.get("msg") == 58:
             for k in self._held(control):
                 self._inst(k)["data_type"] = control.row["value"] or 0
@@ -329,6 +332,15 @@ class Market:
             if (book := int(self.state.slots[k]["book"])) >= 0:
                 self._clear(book)
                 self.state.books[book]["refill"] = 1
+                self._choose(control, [k])
+
+    def _lose_track(self, control: Control) -> None:
+        """A depth message nobody can read: its book is bad until the next reset; every one, if it names none."""
+        named = self._held(control)
+        for k in named or [k for (epoch, _), k in self._live.items() if epoch == control.epoch]:
+            if (book := int(self.state.slots[k]["book"])) >= 0:
+                self.state.books[book]["bad"] = 1
+                self.state.books[book]["impossible"] += 1
                 self._choose(control, [k])
 
     def _clear(self, book: int) -> None:

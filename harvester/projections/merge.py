@@ -32,18 +32,31 @@ _HOT: tuple[tuple[Kind, Hot], ...] = (
 _NOTHING = 255
 RT_FIELDS = (48, 77)  # RTVolume (generic tick 233) and RTTrdVolume (375): "price;size;time;total;vwap;single"
 _RT_TEXT = r"^[0-9]*\.?[0-9]+;[0-9]*\.?[0-9]+;"
+UNDECODABLE = "undecodable"  # `raw.reason` of a message that does not parse
 NULL_INT = -(2**31)  # a null integer: no operation, side or position has this value
 
 
+DEPTH_MESSAGES = (12, 13)
+
+
 def controls_of(batch: Batch) -> list[Control]:
-    """Every request and notice of a batch, in seq order."""
+    """Every request and notice of a batch, and depth messages that are no rows, in seq order."""
+    tables = [batch.tables[kind] for kind in (Kind.REQUEST, Kind.NOTICE) if kind in batch.tables]
+    if Kind.RAW in batch.tables:
+        tables.append(_unread_depth(batch.tables[Kind.RAW]))
     found = [
         Control(row["seq"], row["ts_recv"], row["con_id"], row["req_id"], row["epoch"], row)
-        for kind in (Kind.REQUEST, Kind.NOTICE)
-        if kind in batch.tables
-        for row in batch.tables[kind].to_pylist()
+        for table in tables
+        for row in table.to_pylist()
     ]
     return sorted(found, key=lambda control: control.seq)
+
+
+def _unread_depth(raw: pa.RecordBatch) -> pa.RecordBatch:
+    """Depth messages that could not be decoded: what they did to a book, nobody knows."""
+    unread = pc.equal(raw.column("reason"), UNDECODABLE)
+    depth = pc.is_in(raw.column("msg"), value_set=pa.array(DEPTH_MESSAGES, raw.schema.field("msg").type))
+    return raw.filter(pc.and_(unread, depth))
 
 
 def frame_of(batch: Batch, controls: Sequence[Control], makers: Makers) -> Frame:

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from harvester.projections.market import Market
     from harvester.projections.volume import Stretch
 
+ABSENT_FROM = 1e15  # shares: above it is no number of shares (IB's unset marker is 1.8e308)
 HOUR_NS = 3600 * SECOND_NS
 BAR_NS = 5 * SECOND_NS
 TOLERANCE = {"volume": 0.02, "book_top": 0.10, "bars_5s": 0.05}
@@ -166,8 +167,11 @@ def _volumes(market: Market, looks: list[tuple[int, dict[int, list[Stretch]]]]) 
 def _bars(day: Day, market: Market) -> list[Check]:
     """The checks of 5-second bars, for hours that have any."""
     bars = day.frame(Kind.BAR).filter((pl.col("bar_size") == "5 secs") & (pl.col("what") == "TRADES"))
+    bars = bars.filter(pl.col("volume").is_between(0, ABSENT_FROM))  # unset and impossible numbers are absent
     trades = day.frame(Kind.TRADE).filter(
-        ~pl.col("past_limit").fill_null(False) & ~pl.col("unreported").fill_null(False)
+        pl.col("size").is_between(0, ABSENT_FROM)
+        & ~pl.col("past_limit").fill_null(False)
+        & ~pl.col("unreported").fill_null(False)
     )
     names = {int(market.state.inst[k]["con_id"]): symbol for k, symbol in enumerate(market.symbols)}
     if bars.is_empty() or trades.is_empty():

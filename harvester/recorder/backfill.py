@@ -135,13 +135,13 @@ class Backfill:
                 return
             req_id, (target, ask) = session.registry.new_id(), wanted
             done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            self._flying[req_id] = Flight(target, ask, done, session.pace.now())
+            flight = self._flying[req_id] = Flight(target, ask, done, session.pace.now())
             session.requester.history(req_id, target, ask.params())
-            session.spawn(self._wait(req_id))
+            session.spawn(self._wait(req_id, flight))  # the answer may be here before it takes its first step
 
-    async def _wait(self, req_id: int) -> None:
+    async def _wait(self, req_id: int, flight: Flight) -> None:
         """Note that an answer never came; a late one is recorded all the same."""
-        session, (target, ask, done, _) = self._session, self._flying[req_id]
+        session, (target, ask, done, _) = self._session, flight
         await session.pace.within(done, session.settings.timeout_seconds)
         if self._flying.pop(req_id, None) is not None:
             self._unanswered.add((target.con_id, ask))

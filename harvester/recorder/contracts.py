@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from harvester.recorder.session import Session
 
 logger = structlog.get_logger()
-UNKNOWN_CONTRACT = 200
 _FIELDS_MIN = 28  # of message 10, up to the liquid hours
 
 
@@ -130,8 +129,8 @@ class Contracts:
         settings = self._session.settings
         lookup = await self._answer(symbol)
         if lookup.error is not None or not lookup.found:
-            code, text = lookup.error or (UNKNOWN_CONTRACT, "an empty answer")
-            if code == UNKNOWN_CONTRACT:
+            code, text = lookup.error or (subs.UNKNOWN_CONTRACT, "an empty answer")
+            if code == subs.UNKNOWN_CONTRACT:
                 raise UnknownSymbol(f"the gateway knows no US stock {symbol!r} ({code}: {text}); check --symbols")
             raise GatewayError(f"the gateway refuses to say what {symbol!r} is ({code}: {text})")
         wanted = EXCHANGE_NAMES.get(settings.primary_exchange, settings.primary_exchange)

@@ -21,15 +21,15 @@ def difference(liquid_hours: str, zone_name: str, day: date, exchange: str) -> s
     The text is IB's `yyyymmdd:hhmm-yyyymmdd:hhmm;yyyymmdd:CLOSED;…`. What cannot be read, or says nothing of the date,
     is no difference.
     """
-    try:
-        told = _told(liquid_hours, zone_name, day)
-    except (BadSetting, ValueError):
-        return ""
     hours = session(day, exchange)
     known = (hours.open_ns, hours.close_ns) if hours is not None else None
-    if told in ("", known):
+    try:
+        told = _told(liquid_hours, zone_name, day)
+        if told in ("", known):
+            return ""
+        return f"liquid hours of {day} are {_words(told)} by the gateway, {_words(known)} by the calendar {exchange}"
+    except (BadSetting, ValueError, OverflowError):
         return ""
-    return f"liquid hours of {day} are {_words(told)} by the gateway, {_words(known)} by the calendar {exchange}"
 
 
 def _told(text: str, zone_name: str, day: date) -> tuple[int, int] | str | None:

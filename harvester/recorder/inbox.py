@@ -127,7 +127,7 @@ class Inbox:
         """
         self._count()
         found, self._heard = self._heard, Counter()
-        return {int(req_id): count for req_id, count in found.items() if req_id.isdecimal()}
+        return {int(req_id): count for req_id, count in found.items() if req_id.isdecimal() and len(req_id) < 12}
 
     def _count(self) -> None:
         fresh = self._items[self._counted :]

@@ -266,5 +266,10 @@ class Line(ABC):
 
 
 def number(text: str) -> int:
-    """An id or code as a number, -1 for anything else (the message itself is in the log, whatever it is)."""
-    return int(text) if text.removeprefix("-").isdigit() and text.isascii() and len(text) < 12 else -1
+    """An id or code as a number, written as the log takes it for one; -1 for anything else.
+
+    Who reacts to a message the log keeps as mere text would know of something that no replay ever does.
+    """
+    plain = text.removeprefix("-")
+    exact = plain.isdigit() and text.isascii() and len(text) < 12 and (plain == "0" or plain[0] != "0")
+    return int(text) if exact else -1

@@ -104,8 +104,6 @@ class Spacing:
 
     async def take(self, thing: int) -> None:
         """Wait for the turn of one more request about it."""
-        now = self._pace.now()
-        at = max(now, self._free_at.get(thing, now))
-        self._free_at[thing] = at + self._space_ns
-        if at > now:
-            await self._pace.pause((at - now) / SECOND_NS)
+        while (left := self.left(thing)) > 0:  # who gives up waiting has taken no turn
+            await self._pace.pause(left)
+        self._free_at[thing] = self._pace.now() + self._space_ns

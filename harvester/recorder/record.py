@@ -132,6 +132,11 @@ class Recorder:
             await self._finish()
         if self.run is not None:
             self.run.check()
+        if not self.session.targets and self.summary.reason == "end of recording":
+            names = ", ".join(self.settings.symbols)
+            raise GatewayError(
+                f"the recording ended before the gateway had told what {names} is: nothing was asked for"
+            )
         return self.summary
 
     async def _unless_stopped(self, opening: Coroutine[Any, Any, None], stop: asyncio.Event) -> None:

@@ -120,6 +120,7 @@ def _kinds(recorder: Recorder, rows_per_second: dict[str, float]) -> Table:
 
 
 def _symbols(recorder: Recorder) -> Table:
+    from rich.markup import escape
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False)
@@ -129,7 +130,7 @@ def _symbols(recorder: Recorder) -> Table:
     for symbol, streams in coverage(recorder.session.registry, recorder.settings.symbols).items():
         quote = quotes.get(symbol)
         best = (_price(quote.bid), _price(quote.ask), _sizes(quote)) if quote else ("", "", "")
-        table.add_row(symbol, *best, *(_word(streams.get(stream, "-")) for stream in WANTED))
+        table.add_row(escape(symbol), *best, *(_word(streams.get(stream, "-")) for stream in WANTED))
     return table
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import structlog
 
 from harvester.events.kinds import Action, Kind, Own, Stream
-from harvester.gateway.requests import Target, request_row
+from harvester.gateway.requests import OTHER_NAMES, Target, request_row
 from harvester.recorder import subscriptions as subs
 from harvester.recorder.backfill import Backfill
 from harvester.recorder.contracts import Contracts
@@ -109,14 +109,18 @@ class Session(Line):
     def restate(self) -> None:
         """A new run begins on the same connection: say again what is subscribed; ask for depth under new ids."""
         for found in self.registry.live.values():
-            row = request_row(Action.SUBSCRIBE, found.stream, found.target, found.req_id, found.params)
-            self.inbox.put(Kind.REQUEST, row)
+            self._state(found)
             if found.req_id in self._data_types:
                 told = {"msg": 58, "value": self._data_types[found.req_id], "text": "as told on the date before"}
                 self.inbox.put(Kind.NOTICE, {"con_id": found.target.con_id, "req_id": found.req_id, **told})
         self.spawn(self._renew(self.registry.of(*subs.DEPTHS)))
         self.spawn(self.contracts.restate(self.targets))
         self.backfill.new_run(self._plan.focus)
+
+    def _state(self, found: Subscription) -> None:
+        """Say again in the log what is subscribed; nothing is sent."""
+        row = request_row(Action.SUBSCRIBE, found.stream, found.target, found.req_id, found.params)
+        self.inbox.put(Kind.REQUEST, row)
 
     async def say_data_type(self) -> None:
         """Tell the gateway which market data is wanted: it holds for what is asked from then on."""
@@ -136,6 +140,9 @@ class Session(Line):
 
     def saw(self, counts: Mapping[int, int]) -> None:
         """Take note of messages heard per request id: grants, silence."""
+        for found in self.registry.take_back(counts):
+            self._state(found)  # for the folds, which have taken it for refused
+            logger.warning("flows although refused", stream=str(found.stream), symbol=found.target.symbol)
         for found in self.registry.saw(counts, self.inbox.last_ts):
             self._about(found, Own.STREAM_GRANTED, f"{found.stream} of {found.target.symbol} flows")
         self._look_for_silence()
@@ -275,14 +282,21 @@ class Session(Line):
         logger.warning("stream refused", stream=str(found.stream), symbol=found.target.symbol, code=code, text=text)
         if subs.is_for_now(code, text):
             self.spawn(self._ask_again(found, BACK_OFF_S if code == subs.RESUBSCRIBE else subs.PACING_S))
-        elif code == subs.NO_MORE_DEPTH:
+        elif code == subs.NO_MORE_DEPTH and found.stream in subs.DEPTHS:
             self._no_more.update(subs.DEPTHS)
-        elif code in subs.NO_MORE_TICK_BY_TICK:
+        elif code in subs.NO_MORE_TICK_BY_TICK and found.stream in subs.TICK_BY_TICK:
             self._no_more.update(subs.TICK_BY_TICK)
         elif found.stream is Stream.DEPTH:
-            # The exchange's own book needs its own subscription; SMART depth may be allowed all the same.
-            params = self._plan.params(Stream.SMART_DEPTH, found.target)
-            self.spawn(self._subscribe(Stream.SMART_DEPTH, found.target, params))
+            self._ask_other_depth(found, code)
+
+    def _ask_other_depth(self, found: Subscription, code: int) -> None:
+        """By the exchange's other name, else SMART: its own book needs its own permission, SMART may be allowed."""
+        other = OTHER_NAMES.get(found.params["exchange"])
+        if code == subs.UNKNOWN_CONTRACT and other and found.params["exchange"] == found.target.primary_exchange:
+            stream, params = Stream.DEPTH, {**found.params, "exchange": other}
+        else:
+            stream, params = Stream.SMART_DEPTH, self._plan.params(Stream.SMART_DEPTH, found.target)
+        self.spawn(self._subscribe(stream, found.target, params))
 
     def _heard_data_type(self, req_id: int, value: int) -> None:
         before = self._data_types.get(req_id, 1)

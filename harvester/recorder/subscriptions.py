@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 TICK_BY_TICK = (Stream.LAST, Stream.ALL_LAST, Stream.BID_ASK, Stream.MID_POINT)
 DEPTHS = (Stream.DEPTH, Stream.SMART_DEPTH)
 
-HALTED, DEPTH_RESET = 316, 317
-WARNINGS = frozenset({165, HALTED, DEPTH_RESET, 399, 10090, 10167, 10197})
+UNKNOWN_CONTRACT, HALTED, DEPTH_RESET = 200, 316, 317
+WARNINGS = frozenset({165, HALTED, DEPTH_RESET, 399, 10090, 10091, 10167, 10197})
 """Errors that bear a subscription's id and do not end it (10197: a competing session pauses the data)."""
 NO_MORE_DEPTH = 309
 NO_MORE_TICK_BY_TICK = frozenset({10190, 322})
@@ -109,6 +109,15 @@ class Registry:
             found.refused = code
             self.refusals.append(found)
         return found
+
+    def take_back(self, counts: Mapping[int, int]) -> list[Subscription]:
+        """Subscriptions that were refused and flow all the same; they are live again."""
+        back = [found for found in self.refusals if found.req_id in counts]
+        for found in back:
+            self.refusals.remove(found)
+            found.refused = 0
+            self.live[found.req_id] = found
+        return back
 
     def forget_all(self) -> None:
         """The gateway has forgotten every subscription (socket lost, or 1101)."""

@@ -111,10 +111,12 @@ class Rare:
     def _ids(self, req_id: int) -> dict[str, Any]:
         return {"req_id": req_id, "con_id": self._requests.get(req_id).con_id}
 
-    def error(self, m: Sequence[str], _position: int) -> list[Row]:
-        _, _, req_id, code, text, detail = m
-        row = {"msg": 4, "code": exact_int(code), "text": text or None, "detail": detail or None}
-        return [(Kind.NOTICE, {**self._ids(_int(req_id)), **row})]
+    def error(self, m: Sequence[str], position: int) -> list[Row]:
+        """With a field more or less than usual it still says what it says; the exact text is kept beside it."""
+        _, _, req_id, code, text, *rest = m
+        row = {"msg": 4, "code": exact_int(code), "text": text or None, "detail": (rest[0] if rest else "") or None}
+        made = [(Kind.NOTICE, {**self._ids(_int(req_id)), **row})]
+        return made if len(rest) == 1 else [self._raw(m, "copy", position), *made]
 
     def data_type(self, m: Sequence[str], _position: int) -> list[Row]:
         _, _, req_id, value = m
