@@ -168,11 +168,8 @@ def _bars(day: Day, market: Market) -> list[Check]:
     """The checks of 5-second bars, for hours that have any."""
     bars = day.frame(Kind.BAR).filter((pl.col("bar_size") == "5 secs") & (pl.col("what") == "TRADES"))
     bars = bars.filter(pl.col("volume").is_between(0, ABSENT_FROM))  # unset and impossible numbers are absent
-    trades = day.frame(Kind.TRADE).filter(
-        pl.col("size").is_between(0, ABSENT_FROM)
-        & ~pl.col("past_limit").fill_null(False)
-        & ~pl.col("unreported").fill_null(False)
-    )
+    trades = day.frame(Kind.TRADE).filter(pl.col("size").is_between(0, ABSENT_FROM))
+    trades = trades.filter(~pl.col("past_limit").fill_null(False) & ~pl.col("unreported").fill_null(False))
     names = {int(market.state.inst[k]["con_id"]): symbol for k, symbol in enumerate(market.symbols)}
     if bars.is_empty() or trades.is_empty():
         return []
