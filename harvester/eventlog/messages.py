@@ -7,7 +7,7 @@ Arrow.
 
 from __future__ import annotations
 
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -26,6 +26,12 @@ if TYPE_CHECKING:
 
 _SLICED_ROWS = 64  # rows of a message on average, from which on it is faster to copy them one by one
 _TEXT_BYTES_MAX = 2**31 - 1
+
+
+@lru_cache(maxsize=16)
+def _nulls(rows: int, kind: pa.DataType) -> pa.Array:
+    """A column without a value; kept, because most feeds leave the same columns empty in every commit."""
+    return pa.nulls(rows, kind)
 
 
 class _Numbers(NamedTuple):
@@ -125,13 +131,19 @@ class Messages:
         """A column of the only message, not copied. It is named by its place and its first buffer's."""
         column, buffer = place
         nulls = int(self._nulls[0, column])
-        if nulls == self._total and not self._bits_of(0, buffer).any():
-            return pa.nulls(nulls, kind)
+        if nulls == self._total and self._no_bits(buffer):
+            return _nulls(nulls, kind)
         some = range(buffer, buffer + (3 if kind == pa.string() else 2))
         held = [self._data.slice(int(self._begins[0, b]), int(self._sizes[0, b])) for b in some]
         array = pa.Array.from_buffers(kind, self._total, [held[0] if nulls else None, *held[1:]], nulls)
         array.validate(full=True)
         return array
+
+    def _no_bits(self, buffer: int) -> bool:
+        """Whether every row of the only message is null by its bits."""
+        begin, (whole, rest) = int(self._begins[0, buffer]), divmod(self._total, 8)
+        bits = self._bytes[begin : begin + whole + 1]
+        return not bits[:whole].any() and not (rest and bits[whole] & (1 << rest) - 1)
 
     def _all(self, place: tuple[int, int], kind: pa.DataType) -> pa.Array | None:
         """A column of all messages, copied together; None when its bits or bytes do not fit its numbers."""
@@ -142,7 +154,7 @@ class Messages:
             if (np.add.reduceat(present, self._firsts, dtype=np.int64) != self._rows - nulls).any():
                 return None
             if not present.any():
-                return pa.nulls(self._total, kind)
+                return _nulls(self._total, kind)
             validity = pa.py_buffer(np.packbits(present, bitorder="little"))
         if kind == pa.string():
             return self._text(buffer, validity)

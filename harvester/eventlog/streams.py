@@ -7,7 +7,6 @@ its commits, and any run of whole messages can be read behind a schema message o
 from __future__ import annotations
 
 import struct
-from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -117,6 +116,9 @@ def _combined(batches: list[pa.RecordBatch], schema: pa.Schema) -> pa.Table:
     return table.combine_chunks()
 
 
+_CLOCK = struct.Struct(f"{len(SCHEMAS[Kind.CLOCK])}q")
+
+
 def clock_lines(rows: pa.RecordBatch) -> tuple[ClockRow, ...]:
     """`clock` events as they stand in a journal line."""
     return tuple(zip(*(column.to_pylist() for column in rows.columns), strict=True))
@@ -125,11 +127,11 @@ def clock_lines(rows: pa.RecordBatch) -> tuple[ClockRow, ...]:
 def clock_rows(lines: Sequence[ClockRow]) -> pa.RecordBatch:
     """`clock` events of journal lines as a record batch."""
     schema = SCHEMAS[Kind.CLOCK]
-    numbers = struct.pack(f"{len(lines) * len(schema)}q", *chain.from_iterable(lines))  # faster than NumPy's own ways
+    numbers = b"".join([_CLOCK.pack(*line) for line in lines])  # faster than NumPy's own ways
     grid: np.ndarray[Any, np.dtype[np.int64]] = np.frombuffer(numbers, np.int64).reshape(len(lines), len(schema))
-    columns = np.ascontiguousarray(grid.T)
+    columns = [np.ascontiguousarray(grid[:, i], field.type.to_pandas_dtype()) for i, field in enumerate(schema)]
     arrays = [
-        pa.array(column.astype(field.type.to_pandas_dtype(), copy=False))
+        pa.Array.from_buffers(field.type, len(lines), [None, pa.py_buffer(column)], 0)
         for column, field in zip(columns, schema, strict=True)
     ]
     return pa.RecordBatch.from_arrays(arrays, schema=schema)

@@ -172,6 +172,14 @@ class Book:
         assert not maker[hole].any(), f"market maker without a price: {show}"
         assert end == 0 or s.side[2 * b + side]["known"], f"rows on an unknown side: {show}"
         assert end == n or s.books[b]["placed"], f"a hole without an update past the end: {show}"
+        if ties := int(s.side[2 * b + side]["ties"]):
+            way = 1.0 if side == Side.BID else -1.0
+            shown = [(p * way, q) for p, q in zip(price[:n].tolist(), size[:n].tolist(), strict=True) if q > 0]
+            lead = max(p for p, _ in shown)
+            at_best = [q for p, q in shown if p == lead]
+            half = s.side[2 * b + side]
+            assert end == n, f"a best price is kept of a side with a hole: {show}"
+            assert (lead, sum(at_best), len(at_best)) == (half["lead"], half["shown"], ties), f"another best: {show}"
 
     def digest(self) -> str:
         """Hash of every live book: identity, flags, every row with its position and market maker, seen or waiting."""

@@ -84,14 +84,16 @@ def _folder(source_folder: Path, numba_version: str, processor: str, bounds_chec
     return folder
 
 
-def decorator(numba: Any, source: str, *signature: Any) -> Any:
+def decorator(numba: Any, source: str, *signature: Any, apart: bool = False) -> Any:
     """`numba.njit` with our cache. Without a signature: a leaf, compiled into whatever calls it, cached with it.
+
+    What is seldom called stands `apart`: within the loop over the events it would take registers from what is not.
 
     The kernels allocate nothing and every array outlives the call, so Numba's reference counting is off (`_nrt`):
     counting fifty arrays at each inner call made the kernel ten times slower. No divisor is zero: prices are positive.
     """
     if not signature:
-        return numba.njit(nogil=True, _nrt=False, forceinline=True, error_model="numpy")
+        return numba.njit(nogil=True, _nrt=False, forceinline=not apart, error_model="numpy")
     from llvmlite import binding  # type: ignore[import-untyped]
 
     processor = f"{platform.machine()} {binding.get_host_cpu_name()} {binding.get_host_cpu_features().flatten()}"

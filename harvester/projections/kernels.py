@@ -24,6 +24,7 @@ from harvester.projections.tables import (
     BLANK_SECONDS_MAX,
     BOOK,
     CELL,
+    HELD_BITS,
     INSTRUMENT,
     NARROW,
     QUOTE_OUT,
@@ -61,9 +62,11 @@ _ST_L1, _ST_BID_ASK = STREAMS.index(Stream.L1), STREAMS.index(Stream.BID_ASK)
 _ST_LAST, _ST_ALL_LAST = STREAMS.index(Stream.LAST), STREAMS.index(Stream.ALL_LAST)
 
 _cached = kernel_cache.decorator(numba, __file__)
+_apart = kernel_cache.decorator(numba, __file__, apart=True)
 
 
 _WAY = np.array([-1.0, 1.0])  # by side: times this, a better price is a higher one
+_PART = (1 << HELD_BITS) - 1
 _at = np.uint64
 """An index that is not negative: the compiled code then need not ask whether to count from the end."""
 
@@ -80,40 +83,47 @@ def _same(a: float, b: float) -> bool:
 
 
 @_cached
-def _slot_of(s: State, epoch: int, req: int) -> int:
-    """Slot of (epoch, request id) of the run under way, -1 = nobody holds it."""
+def _held(s: State, epoch: int, req: int) -> int:
+    """What (epoch, request id) of the run under way is, see `tables.held`; -1 when the row is to be ignored.
+
+    Such a row is counted: nobody holds the key, or the slot that did is dead.
+    """
     mask = _at(len(s.keys) - 1)
     key = (np.int64(epoch) << 32) | (np.int64(req) & 0xFFFFFFFF)
     at = _at(key ^ (key >> 32)) & mask
     while s.keys[at] != key:
         if s.keys[at] == -1:
+            s.glob[_DEAD] += 1
             return np.int64(-1)
         at = (at + _at(1)) & mask
-    return s.vals[at]
+    of = s.vals[at]
+    if of < 0:
+        s.slots[_at(~of & _PART)].dead += 1
+        s.inst[_at((~of >> HELD_BITS) & _PART)].dead += 1
+        return np.int64(-1)
+    return of
+
+
+@_cached
+def _count(slot: Any, ts: int) -> None:
+    """A row has arrived for a slot."""
+    rows, last = slot.rows, slot.last_ts
+    slot.rows, slot.last_ts = rows + 1, ts
+    if rows == 0:
+        slot.first_ts = ts
+    else:
+        slot.gap_max = max(slot.gap_max, ts - last)
 
 
 @_cached
 def _arrive(s: State, epoch: int, req: int, ts: int) -> int:
-    """Count a row and give its slot; -1 when the key is dead or unknown, and the row is to be ignored."""
-    k = _slot_of(s, epoch, req)
-    if k < 0:
-        s.glob[_DEAD] += 1
-        return k
-    slot = s.slots[_at(k)]
-    inst = s.inst[_at(slot.inst)]
-    if slot.alive == 0:
-        slot.dead += 1
-        inst.dead += 1
-        return np.int64(-1)
-    rows = slot.rows
-    if rows == 0:
-        slot.first_ts = ts
-    else:
-        slot.gap_max = max(slot.gap_max, ts - slot.last_ts)
-    slot.rows = rows + 1
-    slot.last_ts = ts
-    inst.events += 1
-    return k
+    """Count a row and give its slot; -1 when it is to be ignored."""
+    of = _held(s, epoch, req)
+    if of < 0:
+        return of
+    _count(s.slots[_at(of & _PART)], ts)
+    s.inst[_at((of >> HELD_BITS) & _PART)].events += 1
+    return of & _PART
 
 
 # ---- the book: a table of row positions -------------------------------------------------------------------------
@@ -138,7 +148,12 @@ def _reject(book: Any, known: int, operation: int) -> bool:
 @_cached
 def _cell(half: Any, narrow: bool, position: int) -> int:
     """Which of the cells holds the row of a position, see `tables.NARROW`."""
-    return _at(half.base) + (((half.order >> (_at(position) << _at(2))) & _at(15)) if narrow else _at(position))
+    return _at(half.base) + (_nibble(half.order, position) if narrow else _at(position))
+
+
+@_cached
+def _nibble(order: int, position: int) -> int:
+    return (order >> (_at(position) << _at(2))) & _at(15)
 
 
 @_cached
@@ -160,59 +175,76 @@ def _settle(s: State, half: Any, narrow: bool, visible: int) -> None:
 
 
 @_cached
-def _update(s: State, book: Any, half: Any, position: int, way: float, best: float, price: float, size: float,
-            maker: int) -> bool:  # fmt: skip
-    end = half.length
-    if not (_number(price, size) and (position < end or half.inserts == 0)):
-        return _reject(book, half.known, _UPDATE)
-    narrow = book.rows <= NARROW
-    cell = s.cells[_cell(half, narrow, position)]
-    was = cell.price
-    _put(cell, price, size, maker)
-    book.applied += 1
-    if half.filled == end and position < end:
-        return was * way < best and price * way < best
-    if position >= end:
-        book.placed += 1
-        half.length, half.known = position + 1, 1
-    _settle(s, half, narrow, half.filled)
+def _look_again(half: Any) -> bool:
+    """Which price is best must be found out anew. Gives False: it may have changed."""
+    half.ties = 0
     return False
 
 
 @_cached
-def _insert(s: State, book: Any, half: Any, position: int, way: float, best: float, price: float, size: float,
-            maker: int) -> bool:  # fmt: skip
-    end, visible = half.length, half.filled
+def _leads(half: Any, known: bool, lead: float, way: float, price: float, size: float) -> bool:
+    """A row was put that is not worse than the best, if that was known: often it is the best one now. Gives False."""
+    half.lead, half.shown = price * way, size
+    half.ties = np.int64(known and price * way > lead and size > 0.0)
+    return False
+
+
+@_cached
+def _update(s: State, book: Any, half: Any, position: int, way: float, price: float, size: float, maker: int) -> bool:
+    end, ties, lead, narrow = half.length, half.ties, half.lead, book.rows <= NARROW
+    whole = half.filled == end and position < end
+    if not (_number(price, size) and (position < end or half.inserts == 0)):
+        return _reject(book, half.known, _UPDATE)
+    cell = s.cells[_cell(half, narrow, position)]
+    was, had = cell.price, cell.size
+    _put(cell, price, size, maker)
+    book.applied += 1
+    if whole:
+        if ties != 0 and price * way < lead and was * way < lead:
+            return True
+        if price == was and ties == 1 and had > 0.0 and size > 0.0:  # it is the only one at the best price
+            half.shown = size
+            return False
+        return _leads(half, ties != 0, lead, way, price, size)
+    if position >= end:
+        book.placed += 1
+        half.length, half.known = position + 1, 1
+    _settle(s, half, narrow, half.filled)
+    return _look_again(half)
+
+
+@_cached
+def _insert(s: State, book: Any, half: Any, position: int, way: float, price: float, size: float, maker: int) -> bool:
+    end, visible, ties, lead, rows = half.length, half.filled, half.ties, half.lead, book.rows
     if not (_number(price, size) and position <= end):
         return _reject(book, half.known, _INSERT)
-    narrow = book.rows <= NARROW
-    deep = price * way < best
-    last = min(end, book.rows - 1)
-    if end > last:  # a full side: its last row drops out
-        deep = deep and s.cells[_cell(half, narrow, last)].price * way < best
+    narrow, last = rows <= NARROW, min(end, rows - 1)
+    falls = end > last and s.cells[_cell(half, narrow, last)].price * way >= lead  # a full side: its last row drops out
     if narrow:  # the free cell of `last` comes to `position`; those between move on by one
         low, high, order = _at(position) << _at(2), _at(last) << _at(2), half.order
         window = ((_at(16) << high) - _at(1)) & ~((_at(1) << low) - _at(1))
         free = (order >> high) & _at(15)
         half.order = (order & ~window) | ((order << _at(4)) & window & ~(_at(15) << low)) | (free << low)
+        _put(s.cells[_at(half.base) + free], price, size, maker)
     else:
         for i in range(_at(half.base + last), _at(half.base + position), -1):
             _copy(s.cells[i], s.cells[i - _at(1)])
-    _put(s.cells[_cell(half, narrow, position)], price, size, maker)
+        _put(s.cells[_at(half.base + position)], price, size, maker)
     half.length, half.known, half.inserts = last + 1, 1, 1
     book.applied += 1
-    if visible == end:
-        half.filled = last + 1
-    else:
+    if visible != end:
         _settle(s, half, narrow, visible)
-    return deep
+        return _look_again(half)
+    half.filled = last + 1
+    if falls:
+        return _look_again(half)
+    return (ties != 0 and price * way < lead) or _leads(half, ties != 0, lead, way, price, size)
 
 
 @_cached
-def _delete(s: State, book: Any, half: Any, position: int, way: float, best: float) -> bool:
+def _delete(s: State, book: Any, half: Any, position: int, way: float) -> bool:
     """Price and size of a delete are whatever the venue sends: 0, or the old ones."""
-    end, visible = half.length, half.filled
-    narrow = book.rows <= NARROW
+    end, visible, ties, lead, narrow = half.length, half.filled, half.ties, half.lead, book.rows <= NARROW
     gone = s.cells[_cell(half, narrow, position)]
     was = gone.price
     if not (position < end and was > 0.0):
@@ -230,33 +262,31 @@ def _delete(s: State, book: Any, half: Any, position: int, way: float, best: flo
         _put(s.cells[_at(half.base + last)], NAN, NAN, 0)
     half.length, half.known = last, 1
     book.applied += 1
-    if visible == end:
-        half.filled = last
-    else:
+    if visible != end:
         _settle(s, half, narrow, visible - (position < visible))
-    return was * way < best
+        return _look_again(half)
+    half.filled = last
+    return (ties != 0 and was * way < lead) or _look_again(half)
 
 
 @_cached
-def _apply(s: State, b: int, position: int, operation: int, side: int, price: float, size: float, maker: int,
-           best: float) -> bool:  # fmt: skip
+def _apply(s: State, b: int, position: int, operation: int, side: int, price: float, size: float, maker: int) -> bool:
     """Apply one depth row, or count that it is impossible. Rows nobody told us of are holes: price NaN.
 
-    Gives whether every price that the row put, moved out or replaced is worse than `best`, the price in force on its
-    side: then neither the best price of a good book nor the size shown there has changed. NaN: look again.
+    Gives whether every price that the row put, moved out or replaced is worse than the best of its side: then neither
+    the best price of a good book nor the size shown there has changed.
     """
     book = s.books[_at(b)]
     if not (_at(side) <= _at(1) and _at(position) < _at(book.rows)):
         return _reject(book, 1, operation)
     half = s.side[_at(2 * b + side)]
     way = _WAY[_at(side)]
-    best *= way
     if operation == _UPDATE:
-        return _update(s, book, half, position, way, best, price, size, maker)
+        return _update(s, book, half, position, way, price, size, maker)
     if operation == _INSERT:
-        return _insert(s, book, half, position, way, best, price, size, maker)
+        return _insert(s, book, half, position, way, price, size, maker)
     if operation == _DELETE:
-        return _delete(s, book, half, position, way, best)
+        return _delete(s, book, half, position, way)
     return _reject(book, 1, operation)
 
 
@@ -271,15 +301,19 @@ def _good(s: State, b: int) -> bool:
 @_cached
 def _best(s: State, b: int, side: int) -> tuple[float, float]:
     """Best price of one side over all rows (SMART rows come from many venues), and the size shown there."""
-    price, size, way = NAN, NAN, _WAY[_at(side)]
-    half, narrow = s.side[_at(2 * b + side)], s.books[_at(b)].rows <= NARROW
+    half, way = s.side[_at(2 * b + side)], _WAY[_at(side)]
+    if half.ties != 0:
+        return half.lead * way, half.shown
+    price, size, ties = NAN, NAN, 0
+    narrow = s.books[_at(b)].rows <= NARROW
     for i in range(half.filled):
         cell = s.cells[_cell(half, narrow, i)]
         p, q = cell.price, cell.size
         if not q > 0.0 or p * way < price * way:  # nothing shown, or the usual case: a worse price
             continue
-        size = size + q if p == price else q
+        size, ties = (size + q, ties + 1) if p == price else (q, 1)
         price = p
+    half.lead, half.shown, half.ties = price * way, size, ties
     return price, size
 
 
@@ -548,7 +582,7 @@ def _close(s: State, k: int, start: int) -> None:
     row.realised_variance = _told(q.variance) if seen else NAN
     row.tape_buy, row.tape_sell, row.tape_unknown = q.tape_buy, q.tape_sell, q.tape_unknown
     row.trade_count, row.quote_count, row.depth_count = q.trade_count, q.quote_count, q.depth_count
-    row.quote_source, row.stale = q.source, np.int64(q.events == 0)
+    row.quote_source, row.stale = q.source, np.int64(q.events == 0 and q.depth_count == 0)
     q.seconds += 1
     q.stale_seconds += row.stale
     q.crossed_seconds += spread < 0.0
@@ -563,7 +597,7 @@ def _begin(q: Any) -> None:
     q.mid_seen = np.int64(q.bid == q.bid and q.ask == q.ask)
 
 
-@_cached
+@_apart
 def _pass_time(s: State, ts: int) -> bool:
     """Close every second that ends at or before `ts`; False = no room for the rows, call again after draining."""
     g = s.glob
@@ -663,28 +697,24 @@ def _on_quote(s: State, f: Frame, j: int) -> None:
 
 @_cached
 def _on_depth(s: State, f: Frame, j: int, ts: int) -> None:
-    k = _arrive(s, f.depth_epoch[j], f.depth_req[j], ts)
-    if k < 0:
+    of = _held(s, f.depth_epoch[j], f.depth_req[j])
+    if of < 0:
         return
-    slot = s.slots[_at(k)]
-    i, b = slot.inst, slot.book
-    if b < 0:
-        return
+    k, i, b = of & _PART, (of >> HELD_BITS) & _PART, (of >> 2 * HELD_BITS) - 1
     q = s.inst[_at(i)]
+    _count(s.slots[_at(k)], ts)
+    if b < 0:
+        q.events += 1
+        return
     q.depth_count += 1
-    side, bid, ask = np.int64(f.depth_side[j]), q.bid, q.ask
-    best = bid if side == 1 else ask
-    position, operation = np.int64(f.depth_position[j]), np.int64(f.depth_operation[j])
-    deep = _apply(s, b, position, operation, side, f.depth_price[j], f.depth_size[j], f.depth_maker[j], best)
+    side, position, operation = np.int64(f.depth_side[j]), np.int64(f.depth_position[j]), np.int64(f.depth_operation[j])
+    if _apply(s, b, position, operation, side, f.depth_price[j], f.depth_size[j], f.depth_maker[j]):
+        return
     if s.current[_at(i), _R_SMART] != k:
         return
-    if q.source == _S_SMART:
-        if deep:
-            return
-        if (side == 0 or side == 1) and _good(s, b):
-            _requote_side(s, i, f.depth_seq[j], ts, b, side)
-            return
-    if q.source == _S_SMART or q.source == _S_NONE:
+    if q.source == _S_SMART and _at(side) <= _at(1) and _good(s, b):
+        _requote_side(s, i, f.depth_seq[j], ts, b, side)
+    elif q.source == _S_SMART or q.source == _S_NONE:
         _requote(s, i, f.depth_seq[j], ts)
 
 

@@ -33,6 +33,7 @@ from harvester.projections.tables import (
     Hot,
     Role,
     State,
+    held,
     joined,
     new_state,
     with_room,
@@ -275,7 +276,7 @@ class Market:
         generic = str(params.get("generic", "")).split(",")
         slot["rt_field"] = 77 if "375" in generic else 48 if "233" in generic else 0
         slot["book"] = self._new_book(k, params) if stream in DEPTH_STREAMS else -1
-        self._learn_key(control.epoch, control.req_id, k)
+        self._learn_key(control.epoch, control.req_id, held(k, inst, int(slot["book"])))
         return k
 
     def _new_book(self, slot: int, params: dict[str, Any]) -> int:
@@ -290,21 +291,26 @@ class Market:
         self.state.books[book]["slot"], self.state.books[book]["rows"] = slot, rows
         return book
 
-    def _learn_key(self, epoch: int, req_id: int, slot: int) -> None:
+    def _learn_key(self, epoch: int, req_id: int, value: int) -> None:
         if 2 * int((self.state.keys >= 0).sum()) >= len(self.state.keys):
             old = [(int(k), int(v)) for k, v in zip(self.state.keys, self.state.vals, strict=True) if k >= 0]
             size = 2 * len(self.state.keys)
             self.state = self.state._replace(keys=np.full(size, -1, np.int64), vals=np.zeros(size, np.int64))
-            for key, value in old:
-                self._put_key(key, value)
-        self._put_key((epoch << 32) | (req_id & 0xFFFFFFFF), slot)
+            for key, of in old:
+                self._put_key(key, of)
+        self._put_key(_key(epoch, req_id), value)
 
-    def _put_key(self, key: int, slot: int) -> None:
+    def _put_key(self, key: int, value: int) -> None:
+        self.state.vals[self._place_of(key)] = value
+
+    def _place_of(self, key: int) -> int:
+        """Where a key stands in the hash table; one that is new is put there."""
         keys, mask = self.state.keys, len(self.state.keys) - 1
         at = (key ^ (key >> 32)) & mask
         while keys[at] not in (-1, key):
             at = (at + 1) & mask
-        keys[at], self.state.vals[at] = key, slot
+        keys[at] = key
+        return at
 
     # ---- what is dead, what is unknown -----------------------------------------------------------------------------
 
@@ -312,7 +318,10 @@ class Market:
         for k in slots:
             slot = self.state.slots[k]
             slot["alive"], slot["closed"] = 0, control.ts
-            del self._live[int(slot["epoch"]), int(slot["req_id"])]
+            held_by = int(slot["epoch"]), int(slot["req_id"])
+            del self._live[held_by]
+            at = self._place_of(_key(*held_by))
+            self.state.vals[at] = ~self.state.vals[at]
             self._alive[int(slot["inst"])].remove(k)
             if (book := int(self.state.slots[k]["book"])) >= 0:
                 for name in ("applied", "impossible", "placed", "resets"):
@@ -346,7 +355,7 @@ class Market:
     def _clear(self, book: int) -> None:
         s = self.state
         both = slice(2 * book, 2 * book + 2)
-        for name in ("length", "filled", "known"):
+        for name in ("length", "filled", "known", "ties"):
             s.side[name][both] = 0
         s.side["order"][both] = FIRST_ORDER
         s.cells.reshape(len(s.side), -1)[both] = NO_ROW
@@ -453,6 +462,10 @@ def _seq_at(frame: Frame, cursor: Array) -> int:
         return 0
     kind = Hot(int(frame.which[at]))
     return int(getattr(frame, f"{kind.name.lower()}_seq")[cursor[kind]])
+
+
+def _key(epoch: int, req_id: int) -> int:
+    return (epoch << 32) | (req_id & 0xFFFFFFFF)
 
 
 def _params(control: Control) -> dict[str, Any]:

@@ -98,9 +98,11 @@ BOOK = _record(
 SIDE = _record(
     # length: one past the last row, holes included; filled: rows in force, down to the first hole; known: a row arrived
     # since the last reset; inserts: an insert was applied since the subscription began, resets notwithstanding
-    # base: index of its first cell in `State.cells`; order: cells by position, see NARROW
-    "length filled known inserts base",
-    "",
+    # base: index of its first cell in `State.cells`; ties: rows that show the best price, 0 = look for it anew
+    "length filled known inserts base ties",
+    # while there are ties: their price, negative on the ask side so that higher is better, and what they show together
+    "lead shown",
+    # cells by position, see NARROW
     "order",
 )
 CELL = np.dtype([("price", "<f8"), ("size", "<f8"), ("maker", "<i8")], align=True)
@@ -126,7 +128,7 @@ class State(NamedTuple):
     heard: Array  # int64 [instrument, Source - 1, bid ask]
     slots: Array  # SLOT
     keys: Array  # int64, hash table: epoch << 32 | request id, -1 = free
-    vals: Array  # int64: slot of the key
+    vals: Array  # int64: slot, instrument and book of the key, see `held`; inverted once the slot is dead
     books: Array  # BOOK
     side: Array  # SIDE, at 2 * book + side
     cells: Array  # CELL, every side as many
@@ -176,6 +178,15 @@ class Frame(NamedTuple):
     depth_price: Array
     depth_size: Array
     depth_maker: Array
+
+
+HELD_BITS = 21
+"""Slot, instrument and book of a request id lie side by side in one number, so many bits each."""
+
+
+def held(slot: int, instrument: int, book: int) -> int:
+    """What `State.vals` holds of a live slot; `book` -1 = none."""
+    return slot | instrument << HELD_BITS | (book + 1) << 2 * HELD_BITS
 
 
 class Hot(IntEnum):
