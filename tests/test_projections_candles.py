@@ -7,9 +7,10 @@ from datetime import UTC, date, datetime
 from itertools import pairwise
 from typing import Any
 
+import msgspec
 import pytest
 
-from harvester.calendar import to_ns
+from harvester.calendar import Session, to_ns
 from harvester.config import Settings
 from harvester.events.batch import Batch
 from harvester.events.kinds import Kind
@@ -34,10 +35,15 @@ class Day:
 
     def __init__(self, start: int = START, day: str = "2025-07-17", con_ids: tuple[int, ...] = (7,)) -> None:
         self.start, self.con_ids = start, con_ids
-        self.rows: list[tuple[Kind, dict[str, Any]]] = [(Kind.REQUEST, {"ts_recv": start, **start_row(day)})]
-        for con_id in con_ids:
+        self.rows: list[tuple[Kind, dict[str, Any]]] = []
+        self.run(0, start_row(day))
+
+    def run(self, second: int, start: dict[str, Any]) -> None:
+        at = self.start + second * SECOND
+        self.rows.append((Kind.REQUEST, {"ts_recv": at, **start}))
+        for con_id in self.con_ids:
             ask = {"action": "subscribe", "stream": "bid_ask", "symbol": f"S{con_id}", "params": "{}"}
-            self.rows.append((Kind.REQUEST, {"ts_recv": start, "req_id": con_id, "con_id": con_id, "epoch": 1, **ask}))
+            self.rows.append((Kind.REQUEST, {"ts_recv": at, "req_id": con_id, "con_id": con_id, "epoch": 1, **ask}))
 
     def quote(self, second: float, bid: float, spread: float = 0.01, con_id: int = 7) -> None:
         ids = {"req_id": con_id, "con_id": con_id, "epoch": 1, "stream": 3, "bid_size": 100.0, "ask_size": 100.0}
@@ -162,6 +168,23 @@ def test_the_daily_candle_is_the_session_half_days_included() -> None:
     assert (row["open"], row["close"], row["samples"]) == pytest.approx((50.105, 52.195, 12_600))
 
 
+def test_sessions_that_open_together_are_not_mixed() -> None:
+    """Runs know 600, 900 and again 600 seconds of session: two daily candles, of what each run of theirs completed."""
+    day = Day()
+    for second, length in ((0, 600), (210, 900), (420, 600)):
+        hours = Session(START, START + length * SECOND, START, START + length * SECOND, half_day=False)
+        params = RunParams.build(Settings.load({"symbols": ("S7",)}), date(2025, 7, 17))
+        params = msgspec.structs.replace(params, calendar=msgspec.structs.replace(params.calendar, session=hours))
+        day.run(second, start_row("2025-07-17") | {"params": params.text()})
+        day.up(210, first=second)
+    day.up(300, first=630)
+    for cuts in ((), range(100, 2000, 100)):
+        _, tables = fold(day.batch(), *cuts)
+        daily = [r for r in tables["candles"] if r["timeframe"] == "1D"]
+        assert [((r["bucket_end"] - START) // SECOND, r["samples"]) for r in daily] == [(600, 390), (900, 210)]
+        assert [r["close"] for r in daily] == pytest.approx([50.604, 50.424])
+
+
 def test_every_column_says_what_it_is() -> None:
     """Each field of both schemas carries its formula and its unit."""
     for schema in (CANDLES, SIGNALS):
@@ -247,6 +270,16 @@ def test_a_bar_that_arrived_before_its_end_is_not_complete() -> None:
     day.bar("1 hour", str((PRIOR_CLOSE - HOUR) // SECOND), 49.0, 50.0)
     day.bar("1 hour", str(START // SECOND), 50.0, 40.0)
     day.bar("1 hour", str((PRIOR_CLOSE - HOUR) // SECOND), 50.0, 40.0, what="MIDPOINT")
+    assert len(signals(day.up(960))) == 2
+
+
+@pytest.mark.parametrize("prices", [(1.7976931348623157e308, 50.0), (49.0, -1.0), (49.0, 0.0)])
+def test_a_bar_without_a_price_is_none(prices: tuple[float, float]) -> None:
+    """IB's unset marker, -1 and 0 are no price: such a bar says nothing, and corrects no other."""
+    day = Day()
+    for size, time in (("1 hour", str((PRIOR_CLOSE - HOUR) // SECOND)), ("1 day", "20250716")):
+        day.bar(size, time, 48.0, 49.0)
+        day.bar(size, time, *prices)
     assert len(signals(day.up(960))) == 2
 
 

@@ -173,13 +173,14 @@ def _samples(rows: Array) -> Array:
 
 
 def _joined(spans: Array) -> Array:
-    """One span per instrument and start, of spans in time order. Sums run in that order, whatever the cuts."""
+    """One span per instrument, start and end, of spans in time order. Sums run in that order, whatever the cuts."""
     if not len(spans):
         return spans
-    order = np.argsort(spans["con_id"], kind="stable")
+    key = ("con_id", "start", "end")  # the end too: sessions of two calendars may open together
+    order = np.lexsort([spans[name] for name in key[::-1]])
     spans = words(spans).take(order, axis=0).view(SPAN).reshape(-1)
-    fresh = (np.diff(spans["con_id"], prepend=-1) != 0) | (np.diff(spans["start"], prepend=-1) != 0)
-    fresh[0] = True
+    fresh = np.ones(len(spans), bool)
+    fresh[1:] = np.any([spans[name][1:] != spans[name][:-1] for name in key], axis=0)
     first = np.flatnonzero(fresh)
     place = np.cumsum(fresh) - 1
     out: Array = spans[first].copy()

@@ -3,8 +3,9 @@
 When a 1m candle completes, the signal of its symbol is BUY if this 1m candle, the 30s candle that ends with it, and the
 newest completed 5m, 15m, 1h and 1D all closed above their open, SELL if all closed below, and the spread averaged over
 the last 30 s is at most `SPREAD_BPS_MAX`. A candle that misses more than a tenth of its seconds is not used. 1h and 1D
-are what ended last: a backfilled TRADES bar or, once there is a later one, our own candle; `source` says which. A bar
-counts as complete if it arrived at or after its end; a daily bar's time is its session's open by the run's calendar.
+are what ended last: a backfilled TRADES bar or, once there is a later one, our own candle; `source` says which. 5m and
+15m are those that just ended; when there is none, there is no signal. A bar counts as complete if it arrived at or
+after its end, and is none without an open and a close; a daily bar's time is its session's open by the run's calendar.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ SPREAD_BPS_MAX = 12.0
 MINUTE_NS, HOUR_NS = 60 * SECOND_NS, 3600 * SECOND_NS
 BAR_TIMEFRAMES = {"1 hour": "1h", "1 day": "1D"}  # backfilled bar sizes and the timeframe each stands for
 BAR_WHAT = "TRADES"
+ABSENT_FROM = 1e300  # IB's unset marker is 1.7976931348623157e308
 NAMES = tuple(name for name, _ in TIMEFRAMES)
 SLOW = ("5m", "15m", "1h", "1D")
 SLOW_NS = (300 * SECOND_NS, 900 * SECOND_NS, 0, 0)  # 0: what ended last may have ended before the market opened
@@ -155,7 +157,7 @@ class Signals:
                 self._sessions = {day: (hours.open_ns, hours.close_ns) for day, hours in days if hours}
             return
         span = self._span(item)
-        if span is None or item["ts_recv"] < span[1] or item["open"] is None or item["close"] is None:
+        if span is None or item["ts_recv"] < span[1] or not (_told(item["open"]) and _told(item["close"])):
             return
         key = (item["con_id"], BAR_TIMEFRAMES[item["bar_size"]])
         known = self._newest.get(key)
@@ -248,6 +250,10 @@ class Signals:
         self._halves = {con_id: Half(*found) for con_id, found in halves}
         self._aligned = dict(aligned)
         self._ready = []
+
+
+def _told(price: float | None) -> bool:
+    return price is not None and 0.0 < price < ABSENT_FROM
 
 
 def _way(opened: float, closed: float) -> int:
