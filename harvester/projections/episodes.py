@@ -95,7 +95,7 @@ def window_before(newest: Array, decision_ts: int) -> tuple[str, Array]:
 
 def aggregates(pre: Mapping[str, list[Any]]) -> dict[str, Any]:
     """Of the buckets before the decision: means of states, sums of flows, the mid's return."""
-    known = {name: [value for value in pre[name] if math.isfinite(value)] for name in _AGGREGATED}
+    known = {name: [value for value in pre[name] if value - value == 0] for name in _AGGREGATED}  # the finite ones
     total = {name: math.fsum(values) for name, values in known.items()}
     mean = {name: total[name] / len(values) if values else None for name, values in known.items()}
     mids = known["mid"]
