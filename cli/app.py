@@ -39,6 +39,10 @@ gc.set_threshold(100_000, 20, 20)
 """Rows and tuples come by the hundred thousand and hold no cycles: at Python's own 700 a fifth of a fold's time went
 into looking for some."""
 
+READERS = frozenset(("status", "project", "buckets", "book", "replay", "health", "verify", "log", "schema"))
+"""Commands that only read what was recorded. Nothing in them needs pandas, which pyarrow imports if it can, a third of
+a second, with the first column it hands to NumPy."""
+
 INTERRUPTED = 130  # 128 + SIGINT, as shells count
 
 
@@ -48,6 +52,8 @@ class App(typer.Typer):
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         debug = "--debug" in sys.argv or bool(os.environ.get("HV_DEBUG"))
         sys.argv = [word for word in sys.argv if word != "--debug"]
+        if sys.argv[1:] and sys.argv[1] in READERS:
+            sys.meta_path.insert(0, _NoPandas)
         try:
             return super().__call__(*args, **kwargs)
         except HarvesterError as error:
@@ -95,6 +101,15 @@ def _top(
 
     No order ever leaves this program. Start with `hv demo`. Add --debug to any command for a traceback.
     """
+
+
+class _NoPandas:
+    """An import finder for which there is no pandas."""
+
+    @staticmethod
+    def find_spec(name: str, *_: Any) -> None:
+        if name == "pandas":
+            raise ImportError(name=name)
 
 
 def build() -> App:

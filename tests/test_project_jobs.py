@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 from trading_log import days, record
@@ -15,6 +18,7 @@ from harvester.home import Home
 from harvester.recorder import projected
 from harvester.recorder.jobs import Failure, Task, project_dates
 
+PROJECT = Path(__file__).resolve().parent.parent
 DAYS = [day.isoformat() for day in days(3)]
 
 
@@ -174,3 +178,37 @@ def test_which_dates(home):
     with pytest.raises(Exception, match="no log of 2031-01-01") as caught:
         hv(home, "--date", "2031-01-01")
     assert caught.value.exit_code == NoLog.exit_code
+
+
+@pytest.mark.parametrize("known", [False, True], ids=["folded", "unchanged"])
+def test_a_flipped_byte_of_the_log_is_told(home, known):
+    """Whether the date is folded or skipped: every byte is compared, nothing is written, the exit code says so."""
+    if known:
+        hv(home, "--date", DAYS[0])
+    path = max((home.day(days(3)[0]) / "r001").glob("*.*"), key=lambda path: path.stat().st_size)
+    raw = bytearray(path.read_bytes())
+    raw[len(raw) // 2] ^= 4
+    path.write_bytes(raw)
+    before = files(home)
+    for force in (False, True):
+        (found,) = project_dates([Task(str(home.root), DAYS[0], None, None, force=force)])
+        assert isinstance(found, Failure)
+        assert "damaged log" in found.what
+        assert found.exit_code == 1
+    assert files(home) == before
+
+
+@pytest.mark.parametrize(
+    "words", [("project", "--date", DAYS[0]), ("health", "--date", DAYS[0]), ("status",), ("log", "ls")]
+)
+def test_reading_commands_do_without_pandas(home, words):
+    """pyarrow would import it, a third of a second, to make a column an array."""
+    code = (
+        "import sys\nfrom cli.app import app\n"
+        "try:\n    app()\nexcept SystemExit as end:\n    assert end.code in (0, 1, None), end.code\n"
+        "assert 'pyarrow' in sys.modules and 'pandas' not in sys.modules\n"
+    )
+    command = [sys.executable, "-c", code, *words, "--home", str(home.root)]
+    done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert DAYS[-1] in done.stdout or DAYS[0] in done.stdout

@@ -77,7 +77,7 @@ def _plain_ends(tables: Mapping[Kind, pa.RecordBatch], first_seq: int) -> tuple[
     """First and last `ts_recv` of events in order, most of them of one kind; None where that is not plain to see.
 
     Rising seqs, none of them twice, are dense when they are as many as the range they lie in. So it is enough to look
-    the few rows of other kinds up among the many.
+    at the places among the many where the few rows of other kinds must lie.
     """
     most = max(tables.values(), key=lambda rows: rows.num_rows)
     others = [_seq_and_ts(rows) for rows in tables.values() if rows is not most]
@@ -93,10 +93,14 @@ def _plain_ends(tables: Mapping[Kind, pa.RecordBatch], first_seq: int) -> tuple[
     for s, t in ((seq, ts), (few_seq, few_ts)):
         if len(s) and (s[0] < first_seq or s[-1] >= first_seq + n or (s[1:] <= s[:-1]).any() or (t[1:] < t[:-1]).any()):
             return None
-    at = np.searchsorted(seq, few_seq)
+    # If the seqs are dense, so many of the many lie before each of the few; where one of them lies wrong, they are not.
+    at = (few_seq - np.uint64(first_seq)).astype(np.int64) - np.arange(len(few_seq))
+    if len(at) and (at[0] < 0 or at[-1] > len(seq) or (at[1:] < at[:-1]).any()):
+        return None
     before, after = at > 0, at < len(seq)
-    twice = (seq[at[after]] == few_seq[after]).any()
-    if twice or (ts[at[after]] < few_ts[after]).any() or (ts[at[before] - 1] > few_ts[before]).any():
+    if (seq[at[after]] <= few_seq[after]).any() or (seq[at[before] - 1] >= few_seq[before]).any():
+        return None
+    if (ts[at[after]] < few_ts[after]).any() or (ts[at[before] - 1] > few_ts[before]).any():
         return None
     return min(int(t[0]) for t in (ts, few_ts) if len(t)), max(int(t[-1]) for t in (ts, few_ts) if len(t))
 

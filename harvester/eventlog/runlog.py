@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from contextlib import contextmanager
+from itertools import accumulate
 from operator import attrgetter
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -90,6 +91,7 @@ class RunLog:
         self.manifest: Manifest | None = None
         self.storage: Storage = "stream"
         self.commits: list[CommitLine] = []
+        self._clocks: tuple[pa.RecordBatch, list[int]] | None = None
         self.bad: set[int] = set()
         self.digests: list[DigestLine] = []
         self.damages: list[Damage] = []
@@ -422,8 +424,14 @@ class RunLog:
 
     def clock(self, first: int, last: int) -> pa.RecordBatch | None:
         """The `clock` rows the journal itself holds for commits `first` to `last` (not included)."""
-        ticks = [row for line in self.commits[first:last] for row in line.clock]
-        return clock_rows(ticks) if ticks else None
+        if self._clocks is None:
+            self._clocks = _clocks_of(self.commits)
+        clocks, ends = self._clocks
+        if last >= len(ends):  # commits that came later
+            clocks, ends = _clocks_of(self.commits[first:last])
+            first, last = 0, last - first
+        begin, end = ends[first], ends[last]
+        return clocks.slice(begin, end - begin) if begin < end else None
 
     def load_kind(self, kind: Kind, first: int, last: int) -> pa.RecordBatch | None:
         """Read one kind's rows of commits `first` to `last` (not included); None when they have none.
@@ -460,6 +468,12 @@ class RunLog:
     def proved(self, kind: Kind, last: int) -> bool:
         """Whether the kind's bytes of all commits up to `last` matched their checksums, in a file unchanged since."""
         return last <= self._proved and self._print(kind) == self._prints.get(kind)
+
+
+def _clocks_of(commits: Sequence[CommitLine]) -> tuple[pa.RecordBatch, list[int]]:
+    """All `clock` rows of journal lines, and how many there are before each line and behind the last."""
+    ends = accumulate((len(line.clock) for line in commits), initial=0)
+    return clock_rows([row for line in commits for row in line.clock]), list(ends)
 
 
 @contextmanager
