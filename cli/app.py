@@ -11,6 +11,9 @@ import importlib
 import os
 import sys
 import traceback
+from importlib.abc import Loader
+from importlib.machinery import ModuleSpec
+from types import ModuleType
 from typing import Annotated, Any
 
 import typer
@@ -103,13 +106,15 @@ def _top(
     """
 
 
-class _NoPandas:
-    """An import finder for which there is no pandas."""
+class _NoPandas(Loader):
+    """Finds pandas and fails to load it, as if it were not installed."""
 
-    @staticmethod
-    def find_spec(name: str, *_: Any) -> None:
-        if name == "pandas":
-            raise ImportError(name=name)
+    @classmethod
+    def find_spec(cls, name: str, *_: Any) -> ModuleSpec | None:
+        return ModuleSpec(name, cls()) if name == "pandas" else None
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType:
+        raise ImportError(f"hv does without {spec.name} here", name=spec.name)
 
 
 def build() -> App:
