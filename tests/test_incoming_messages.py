@@ -273,6 +273,14 @@ def test_a_new_version_field_is_kept_by_a_copy() -> None:
     assert [rows[i][1]["fields"].split("\0") for i in (1, 4)] == [new, old]
 
 
+def test_a_notice_of_odd_length_and_version_is_copied_once() -> None:
+    """Both are reasons to keep the full text; it is kept once, and the version counts as known afterwards."""
+    odd = ["4", "3", "1", "317", "reset"]
+    rows = decode([*REQUESTS, odd, [*odd, "", ""], ["4", "3", "1", "317", "reset", ""]])[len(REQUESTS) :]
+    assert [kind.value for kind, _ in rows] == ["raw", "notice", "raw", "notice", "notice"]
+    assert rows[0][1]["fields"].split("\0") == odd
+
+
 def test_facts_of_a_request_hold_from_its_place_on() -> None:
     """A message that stands before its request knows no instrument, in one batch as in two."""
     tick = ["2", "6", "5", "0", "100"]

@@ -15,7 +15,7 @@ from cli.app import app
 from harvester.events.kinds import Kind
 from harvester.home import Home
 from harvester.projections.engine import Engine
-from harvester.projections.reconcile import TOLERANCE, Check, reconcile
+from harvester.projections.reconcile import TOLERANCE, Check, _check, reconcile
 from harvester.recorder.project import project
 from harvester.recorder.verify import verify
 from harvester.simgateway.sources import open_market
@@ -229,3 +229,10 @@ def told(args: list[str], capsys: pytest.CaptureFixture[str]) -> str:
         if end.code:
             raise
     return capsys.readouterr().out
+
+
+@pytest.mark.parametrize("theirs", [5e-324, float("inf")])
+def test_a_volume_no_market_has_is_not_measured(theirs: float) -> None:
+    """A share of next to nothing is no number JSON knows."""
+    found = _check(("AAA", 1, 0), "bars_5s", 36_900.0, theirs, "shares")
+    assert (found.verdict, found.difference) == ("not measured", None)

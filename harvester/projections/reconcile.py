@@ -13,6 +13,7 @@ An hour is an hour of `ts_recv`; one that the day's folding reaches at a later c
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -196,9 +197,9 @@ def _bars(day: Day, market: Market) -> list[Check]:
 def _check(of: tuple[str, int, int], check: str, ours: float, theirs: float, unit: str) -> Check:
     """One comparison; `of` is symbol, con_id and hour."""
     tolerance, slack = TOLERANCE[check], SLACK[check]
-    measured = theirs > 0
-    difference = abs(ours - theirs) / theirs if measured else None
-    if difference is None:
+    difference = abs(ours - theirs) / theirs if theirs > 0 else None
+    if difference is None or not math.isfinite(difference):  # a volume no market has, next to nothing or without end
+        difference = None
         verdict, reason = "not measured", NOT_MEASURED[check]
     else:
         near = difference <= tolerance or abs(ours - theirs) <= slack

@@ -85,7 +85,7 @@ class Rare:
         except (ValueError, IndexError):
             return [self.undecodable(message, position)]
         copied = self.version_copy(message, position) if message[0] in self._versions else None
-        return made if copied is None else [copied, *made]
+        return made if copied is None or copied == made[0] else [copied, *made]
 
     def undecodable(self, message: Sequence[str], position: int) -> Row:
         """The message's exact text, with a request id only where one stands as it should."""
