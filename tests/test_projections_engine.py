@@ -12,12 +12,13 @@ import pytest
 
 from harvester.calendar import to_ns
 from harvester.config import Settings
-from harvester.errors import DamagedLog, HarvesterError, KernelFault
+from harvester.errors import DamagedLog, KernelFault
 from harvester.events.batch import Batch
 from harvester.events.kinds import Kind
 from harvester.projections import kernel_cache
 from harvester.projections.engine import PROJECTIONS, Engine
 from harvester.projections.params import RunParams, StrategyRef, package_digest
+from harvester.projections.tables import held
 from tests.market_log import Log
 from tests.reference.streams import stream
 
@@ -212,9 +213,10 @@ def test_a_bad_index_in_a_kernel_is_an_error() -> None:
     """The tests run with Numba's bounds checks on: what points outside an array is an error, not a number."""
     log = Log().run_start().subscribe(1, "depth", at=1)
     log.fold()
-    log.engine.market.state.slots["book"] = 1_000_000
+    vals = log.engine.market.state.vals
+    vals[vals == held(0, 0, 0)] = held(0, 0, 1_000_000)
     log.depth(1, "insert 0 bid 10.00 100", at=2)
-    with pytest.raises((IndexError, HarvesterError)):
+    with pytest.raises(KernelFault, match="out of bounds"):
         log.fold()
 
 
@@ -235,14 +237,14 @@ def test_a_kernel_fault_names_kernel_and_seq(kind: str) -> None:
     log.depth(1, "insert 0 bid 10.00 300")
     log.quote(2, 10.0, 10.01)
     log.fold()
-    slots = log.engine.market.state.slots
+    state = log.engine.market.state
     if kind == "depth":
-        slots["book"][0] = 1_000_000
+        state.vals[state.vals == held(0, 0, 0)] = held(0, 0, 1_000_000)
         log.quote(2, 10.0, 10.02)
         log.depth(1, "insert 0 bid 10.01 300")
         seq = log.engine.through_seq + 2
     else:
-        slots["inst"][1] = 1_000_000
+        state.slots["inst"][1] = 1_000_000
         seq = log.quote(2, 10.0, 10.02)
     with pytest.raises(KernelFault, match=rf"kernel market at seq {seq}: .*out of bounds") as fault:
         log.fold()
