@@ -46,7 +46,7 @@ class DamagedLog(HarvesterError):
         offset: int,
         what: str,
         good: tuple[tuple[int, int], ...] = (),
-        move: str = "read those with --salvage",
+        move: str = "read those with hv log show --salvage",
     ) -> None:
         self.file, self.offset, self.what, self.good = file, offset, what, good
         ranges = ", ".join(f"{first}-{last}" for first, last in good) or "none"
