@@ -43,7 +43,7 @@ gc.set_threshold(100_000, 20, 20)
 into looking for some."""
 
 READERS = frozenset(("status", "project", "buckets", "book", "replay", "health", "verify", "log", "schema"))
-"""Commands that only read what was recorded. Nothing in them needs pandas, which pyarrow imports if it can, a third of
+"""Commands that work on what was recorded. Nothing in them needs pandas, which pyarrow imports if it can, a third of
 a second, with the first column it hands to NumPy."""
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells count

@@ -21,6 +21,7 @@ from numba import types
 from harvester.events.kinds import Operation, Stream, TickStream
 from harvester.projections import kernel_cache
 from harvester.projections.tables import (
+    ABSENT_FROM,
     BLANK_SECONDS_MAX,
     BOOK,
     CELL,
@@ -48,7 +49,6 @@ if TYPE_CHECKING:
 
 STREAMS: tuple[Stream, ...] = tuple(Stream)
 NAN = np.nan
-ABSENT_FROM = 1e300  # IB's unset marker is 1.7976931348623157e308
 
 _CLOCK, _CONTROL, _TICK, _TRADE, _QUOTE, _DEPTH = (int(hot) for hot in Hot)
 _BUCKET_END, _ROWS, _CLOSED = int(Glob.BUCKET_END), int(Glob.ROWS), int(Glob.CLOSED)
@@ -148,12 +148,7 @@ def _reject(book: Any, known: int, operation: int) -> bool:
 @_cached
 def _cell(half: Any, narrow: bool, position: int) -> int:
     """Which of the cells holds the row of a position, see `tables.NARROW`."""
-    return _at(half.base) + (_nibble(half.order, position) if narrow else _at(position))
-
-
-@_cached
-def _nibble(order: int, position: int) -> int:
-    return (order >> (_at(position) << _at(2))) & _at(15)
+    return _at(half.base) + (((half.order >> (_at(position) << _at(2))) & _at(15)) if narrow else _at(position))
 
 
 @_cached

@@ -22,7 +22,7 @@ from harvester.events.kinds import Kind
 from harvester.projections.base import RunStart
 from harvester.projections.candles import TIMEFRAMES
 from harvester.projections.interval import Happening, What
-from harvester.projections.tables import SECOND_NS
+from harvester.projections.tables import ABSENT_FROM, SECOND_NS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -36,7 +36,6 @@ SPREAD_BPS_MAX = 12.0
 MINUTE_NS, HOUR_NS = 60 * SECOND_NS, 3600 * SECOND_NS
 BAR_TIMEFRAMES = {"1 hour": "1h", "1 day": "1D"}  # backfilled bar sizes and the timeframe each stands for
 BAR_WHAT = "TRADES"
-ABSENT_FROM = 1e300  # IB's unset marker is 1.7976931348623157e308
 NAMES = tuple(name for name, _ in TIMEFRAMES)
 SLOW = ("5m", "15m", "1h", "1D")
 SLOW_NS = (300 * SECOND_NS, 900 * SECOND_NS, 0, 0)  # 0: what ended last may have ended before the market opened
