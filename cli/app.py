@@ -81,6 +81,8 @@ class App(typer.Typer):
                 raise
             _say(f"unexpected {type(error).__name__}: {error}; run again with --debug for the traceback")
             sys.exit(1)
+        finally:
+            gc.freeze()  # the process ends: no last search for cycles through all a day has left, half a second long
 
 
 def _say(line: str) -> None:
