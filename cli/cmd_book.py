@@ -9,9 +9,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from cli.dates import DateOption, date_of
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+    from harvester.eventlog.reader import Day
     from harvester.events.kinds import Stream
 
 _SPANS = 6  # books named where there is none
@@ -19,8 +22,8 @@ _SPANS = 6  # books named where there is none
 
 def book(
     *,
-    date: Annotated[str, typer.Option("--date", help="Trading date, yyyy-MM-dd.")],
-    symbol: Annotated[str, typer.Option("--symbol", help="As it was recorded.")],
+    symbol: Annotated[str, typer.Option("--symbol", help="As it was recorded, in any case.")],
+    date: DateOption = None,
     at: Annotated[
         str | None, typer.Option("--at", help="Time of day in New York, 10:31:05.2, or an ISO time with its offset.")
     ] = None,
@@ -33,8 +36,8 @@ def book(
 ) -> None:
     """Show the order book of a symbol at any time of a day: its rows, and the price ladder over market makers.
 
-    Without --at or --seq it is the book after the last event. The first look folds the day up to there and leaves
-    snapshots in temp/cache; later looks start at the nearest one.
+    Without --at or --seq it is the last book of the day. The first look folds the day up to there and leaves snapshots
+    in temp/cache; later looks start at the nearest one. Times are New York's.
 
     Example: hv book --date 2025-07-17 --symbol ARL --at 10:31:05.2
     """
@@ -42,56 +45,88 @@ def book(
     from harvester.errors import BadSetting
     from harvester.eventlog.reader import open_day
     from harvester.events.kinds import Stream
-    from harvester.home import Home, parse_date
-    from harvester.recorder.look import DEPTH, books_of, look
-    from harvester.recorder.moments import moment
+    from harvester.home import Home
+    from harvester.recorder.look import DEPTH, books_of, last_market, look
+    from harvester.recorder.named import subscribed, symbol_named
     from harvester.recorder.seek import Seeker
 
     if at is not None and seq is not None:
         raise BadSetting("--at and --seq name two places; give one of them")
     if stream is not None and stream not in DEPTH:
         raise BadSetting(f"--stream {stream!r} is none of {', '.join(DEPTH)}")
-    day, found = parse_date(date), Home.find(home)
-    ts = None if at is None else moment(at, day)
+    found, of = Home.find(home), None if stream is None else Stream(stream)
+    day = date_of(date, found)
     seeker = Seeker(found, open_day(day, found))
-    with Bar(f"folding {date}", quiet=as_json) as bar:
+    asked = subscribed(seeker.day)
+    symbol = symbol_named(symbol, asked, day)
+    ts = None if at is None else _moment(at, seeker.day)
+    _check_asked(symbol, asked[symbol], ts, seq)
+    why = ""
+    with Bar(f"folding {day}", quiet=as_json) as bar:
         if ts is not None:
             engine = seeker.at_time(ts, bar.told)
         else:
             engine = seeker.at_seq(seeker.day.last_seq if seq is None else seq, bar.told)
-    view = look(engine, symbol, None if stream is None else Stream(stream))
+        view = look(engine, symbol, of)
+        if at is None and seq is None and (last := last_market(engine, view["con_id"], of)) is not None:
+            ended = engine.through_ts
+            engine = seeker.at_time(last, bar.told)
+            view = look(engine, symbol, of)
+            what = "a book" if view["state"] else "anything subscribed"
+            why = f": the last moment with {what}; the log ends at {_of_day(ended)}"
     if as_json:
-        typer.echo(json_text.dumps({"trading_date": date, **view}, allow_nan=False))
+        typer.echo(json_text.dumps({"trading_date": day.isoformat(), **view}, allow_nan=False))
     else:
         place = engine.through_ts if ts is None else ts
         none = ""
         if view["state"] is None:  # the rest of the day tells where to look
-            with Bar(f"looking for books of {date}") as bar:
+            with Bar(f"looking for books of {day}") as bar:
                 whole = seeker.at_seq(seeker.day.last_seq, bar.told)
             none = _no_book(symbol, place, books_of(whole, view["con_id"]))
-        _show(view, place, none)
+        _show(view, f"{day} {_of_day(place)} New York, after seq {view['seq']:,}{why}", none)
+
+
+def _moment(at: str, day: Day) -> int:
+    """A time of the day, which must lie within what was recorded."""
+    from harvester.recorder.moments import check_within, moment
+
+    ts = moment(at, day.trading_date)
+    check_within(ts, at, day.trading_date, min(run.first_ts for run in day.runs if run.first_ts), day.last_ts)
+    return ts
+
+
+def _check_asked(symbol: str, first: tuple[int, int], ts: int | None, seq: int | None) -> None:
+    """See that something of the symbol had been asked for at a place."""
+    from harvester.errors import BadSetting
+
+    if (ts is not None and ts < first[1]) or (seq is not None and seq < first[0]):
+        where = f"seq {seq}" if ts is None else _of_day(ts)
+        raise BadSetting(
+            f"nothing of {symbol} was asked for by {where}; the first request is seq {first[0]:,} at "
+            f"{_of_day(first[1])} (New York)"
+        )
+
+
+def _of_day(ns: int) -> str:
+    from harvester.recorder.moments import of_day
+
+    return of_day(ns)
 
 
 def _no_book(symbol: str, ts: int, books: Sequence[tuple[Stream, int, int]]) -> str:
     """What is said where there is no book: when and of which stream there is one."""
-    from harvester.recorder.moments import of_day
-
-    spans = [f"{stream} {of_day(begin)[:8]} to {of_day(end)[:8]}" for stream, begin, end in books]
+    spans = [f"{stream} {_of_day(begin)[:8]} to {_of_day(end)[:8]}" for stream, begin, end in books]
     more = [f"{len(spans) - _SPANS} more"] if len(spans) > _SPANS else []
     there = "; ".join(spans[:_SPANS] + more) or "none on this date: no depth of it was recorded"
-    return f"no book at {of_day(ts)}; books of {symbol}: {there}"
+    return f"no book at {_of_day(ts)}; books of {symbol}: {there}"
 
 
-def _show(view: dict[str, Any], ts: int, none: str) -> None:
+def _show(view: dict[str, Any], place: str, none: str) -> None:
     from rich.console import Console
-
-    from harvester.recorder.moments import of_day
 
     wide = sys.stdout.isatty()
     console = Console(width=None if wide else 110, highlight=False)
-    console.print(
-        f"[bold]{_plain(view['symbol'])}[/]  {of_day(ts)} New York, after seq {view['seq']:,} of {view['ts']}"
-    )
+    console.print(f"[bold]{_plain(view['symbol'])}[/]  {place}")
     console.print(_quote_line(view["quote"]))
     console.print(_state_line(view["state"]) if view["state"] else none)
     if any(view[side]["rows"] for side in ("bid", "ask")):

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from cli.dates import DateOption, date_of
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -20,8 +22,8 @@ SHOWN = (
 
 def buckets(
     *,
-    date: Annotated[str, typer.Option("--date", help="Trading date, yyyy-MM-dd.")],
-    symbol: Annotated[str, typer.Option("--symbol", help="As it was recorded.")],
+    symbol: Annotated[str, typer.Option("--symbol", help="As it was recorded, in any case.")],
+    date: DateOption = None,
     first: Annotated[
         str | None, typer.Option("--from", help="Seconds from this time on: 10:31 in New York, or an ISO time.")
     ] = None,
@@ -36,22 +38,26 @@ def buckets(
 ) -> None:
     """Show or export the one-second buckets of a symbol, rebuilt from the log.
 
+    Without --to the last ones shown are the last with a quote in force: a day that has ended goes on without one.
+    Times are New York's on a terminal, UTC in a pipe and in files.
+
     Example: hv buckets --date 2025-07-17 --symbol ARL --from 10:31 --to 10:32
     """
     from cli.bars import Bar
     from harvester.artefacts.text import json_file, put
-    from harvester.errors import BadSetting
     from harvester.eventlog.reader import open_day
-    from harvester.home import Home, parse_date
-    from harvester.recorder.moments import moment
+    from harvester.home import Home
+    from harvester.recorder.moments import span
+    from harvester.recorder.named import subscribed, symbol_named
     from harvester.recorder.project import bucket_artefact, fold_day
 
-    day = parse_date(date)
-    begin, end = (None if text is None else moment(text, day) for text in (first, last))
-    if begin is not None and end is not None and begin > end:
-        raise BadSetting(f"--from {first} is after --to {last}; give them in order")
-    with Bar(f"folding {date}", quiet=as_json) as bar:
-        made = fold_day(open_day(day, Home.find(home)), bar.told)
+    found = Home.find(home)
+    day = date_of(date, found)
+    begin, end = span(first, last, day)
+    log = open_day(day, found)
+    symbol = symbol_named(symbol, subscribed(log), day)
+    with Bar(f"folding {day}", quiet=as_json) as bar:
+        made = fold_day(log, bar.told)
     body = bucket_artefact(made, symbol, begin, end)
     if out is not None:
         put(out.resolve(), json_file(body))
@@ -60,22 +66,39 @@ def buckets(
         typer.echo(json_text.dumps(body, allow_nan=False))
     else:
         shown = limit if limit is not None else 60 if begin is None and end is None else 0
-        _show(body["rows"][-shown:])
+        rows = body["rows"] if end is not None else _quoted(body["rows"])
+        _show(f"{symbol}  {day}", rows[-shown:], len(body["rows"]))
 
 
-def _show(rows: Sequence[dict[str, Any]]) -> None:
+def _quoted(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows up to the last with a quote in force; all of them when there is none."""
+    last = next((k for k in range(len(rows) - 1, -1, -1) if rows[k]["mid"] is not None), len(rows) - 1)
+    return rows[: last + 1]
+
+
+def _show(what: str, rows: Sequence[dict[str, Any]], count: int) -> None:
     if not sys.stdout.isatty():
         typer.echo("\t".join(SHOWN))
         for row in rows:
             typer.echo("\t".join(_cell(row[name]) for name in SHOWN))
         return
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
+    times = [_clock(row["ts"]) for row in rows]
+    reach = f" from {times[0]} to {times[-1]} New York" if times else ""
     table = Table(*SHOWN, box=None)
-    for row in rows:
-        table.add_row(*(_cell(row[name]) for name in SHOWN))
-    Console().print(table)
+    for time, row in zip(times, rows, strict=True):
+        table.add_row(time, *(_cell(row[name]) for name in SHOWN[1:]))
+    Console().print(f"[bold]{escape(what)}[/]  {len(rows):,} of {count:,} seconds{reach}", table, highlight=False)
+
+
+def _clock(ts: str | int) -> str:
+    """New York's time of day of a time as artefacts write it: ISO, or ms under the toggle."""
+    from harvester.recorder.moments import of_day, read_iso
+
+    return of_day(ts * 1_000_000 if isinstance(ts, int) else read_iso(ts))
 
 
 def _cell(value: Any) -> str:

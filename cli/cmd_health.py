@@ -7,14 +7,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from cli.dates import DateOption, date_of
+
 if TYPE_CHECKING:
+    import datetime as dt
+
     from harvester.projections.reconcile import Check, Reconciled
 
 
 def health(
     *,
-    date: Annotated[str, typer.Option("--date", help="Trading date, yyyy-MM-dd.")],
-    symbol: Annotated[str | None, typer.Option("--symbol", help="Only this one.")] = None,
+    date: DateOption = None,
+    symbol: Annotated[str | None, typer.Option("--symbol", help="Only this one, in any case.")] = None,
     home: Annotated[Path | None, typer.Option("--home", help="Data root; else HV_HOME, else this folder.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="JSON for scripts.")] = False,
 ) -> None:
@@ -29,29 +33,45 @@ def health(
 
     from cli.bars import Bar
     from harvester.eventlog.reader import open_day
-    from harvester.home import Home, parse_date
+    from harvester.home import Home
     from harvester.projections.reconcile import check_rows, reconcile
+    from harvester.recorder.named import subscribed, symbol_named
 
-    with Bar(f"folding {date}", quiet=as_json) as bar:
-        found = reconcile(open_day(parse_date(date), Home.find(home)), bar.told)
+    root = Home.find(home)
+    day = date_of(date, root)
+    log = open_day(day, root)
+    if symbol is not None:
+        symbol = symbol_named(symbol, subscribed(log), day)
+    with Bar(f"folding {day}", quiet=as_json) as bar:
+        found = reconcile(log, bar.told)
     if symbol is not None:
         found = _of(found, symbol)
     if as_json:
-        body = {"trading_date": date, "health": found.health, "reconciliation": check_rows(found.checks)}
+        body = {"trading_date": day.isoformat(), "health": found.health, "reconciliation": check_rows(found.checks)}
         typer.echo(json.dumps(body, allow_nan=False))
         return
+    typer.echo(_summary(day, found))
     _show_health(found.health)
     _show_checks(found)
 
 
 def _of(found: Reconciled, symbol: str) -> Reconciled:
-    from harvester.errors import UnknownSymbol
-
-    known = sorted({check.symbol for check in found.checks})
-    if symbol not in known:
-        raise UnknownSymbol(f"no symbol {symbol!r} on that date; recorded are {', '.join(known) or 'none'}")
     health = [row for row in found.health if row["symbol"] in (None, symbol)]
     return found._replace(checks=[c for c in found.checks if c.symbol == symbol], health=health)
+
+
+def _summary(day: dt.date, found: Reconciled) -> str:
+    """The date in one line, before its many."""
+    of_date = {row["measure"]: int(row["value"] or 0) for row in found.health if row["symbol"] is None}
+    symbols = len({row["symbol"] for row in found.health} - {None})
+    counts = ((symbols, "symbol"), (of_date["runs"], "run"), (of_date["outages"], "outage"))
+    counted = ", ".join(f"{n:,} {word}{'s' * (n != 1)}" for n, word in counts)
+    away = f" ({of_date['outage_seconds']:,} s)" if of_date["outages"] else ""
+    return (
+        f"{day}  {counted}{away}, "
+        f"{of_date['refused']:,} refused, {of_date['missing_seqs']:,} seqs missing; "
+        f"{len(found.outside()):,} of {len(found.checks):,} comparisons outside their tolerance; times in New York"
+    )
 
 
 def _show_health(rows: list[dict[str, Any]]) -> None:
@@ -70,7 +90,7 @@ def _show_health(rows: list[dict[str, Any]]) -> None:
 def _show_checks(found: Reconciled) -> None:
     from harvester.projections.reconcile import TOLERANCE
 
-    typer.echo("streams against each other, by symbol and hour (UTC)")
+    typer.echo("streams against each other, by symbol and hour")
     for check in found.checks:
         if check.verdict != "not measured":
             typer.echo(f"  {_line(check)}")
@@ -85,9 +105,9 @@ def _show_checks(found: Reconciled) -> None:
 
 
 def _line(check: Check) -> str:
-    from harvester.calendar import iso
+    from harvester.recorder.moments import of_day
 
     numbers = f"{check.ours:>14,.10g} of {check.theirs:>14,.10g} {check.unit:<6}"
     difference = f"{100 * (check.difference or 0):8.3f} % (tolerance {100 * check.tolerance:g} %"
     difference += f" or {check.slack:,.10g} {check.unit})" if check.slack else ")"
-    return f"{check.symbol:<8}{iso(check.hour)[11:16]}  {check.check:<9}{numbers} {difference}  {check.verdict}"
+    return f"{check.symbol:<8}{of_day(check.hour)[:5]}  {check.check:<9}{numbers} {difference}  {check.verdict}"

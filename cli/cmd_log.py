@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from cli.dates import DateOption, date_of
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from datetime import date
@@ -29,12 +31,12 @@ log = typer.Typer(
 )
 
 HomeOption = Annotated[Path | None, typer.Option("--home", help="Data root; else HV_HOME, else this folder.")]
-DateOption = Annotated[str, typer.Option("--date", help="Trading date, yyyy-MM-dd.")]
+NamedDate = Annotated[str, typer.Option("--date", help="Trading date, yyyy-MM-dd.")]  # of what is mended
 KindOption = Annotated[list[str] | None, typer.Option("--kind", help="Only events of this kind; repeatable.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="JSON for scripts, one object a line.")]
 
 _POLL_S = 0.25
-_TEXT_MAX = 60
+_TEXT_MAX, _TEXT_MAX_PIPED = 60, 200  # characters of a text; --json has all of it
 
 
 @log.command()
@@ -68,8 +70,8 @@ def ls(*, home: HomeOption = None, as_json: JsonOption = False) -> None:
     if as_json:
         _lines(dict(zip(headers, row, strict=True)) for row in rows)
     elif rows and sys.stdout.isatty():
-        short = [[*row[:4], row[4][11:19], row[5][11:19], row[6]] for row in rows]
-        _table([*headers[:4], "first UTC", "last UTC", "bytes"], short)
+        short = [[*row[:4], _of_day(row[4]), _of_day(row[5]), row[6]] for row in rows]
+        _table([*headers[:4], "first in New York", "last", "bytes"], short)
     elif rows:
         _table(headers, rows)
     else:
@@ -79,7 +81,7 @@ def ls(*, home: HomeOption = None, as_json: JsonOption = False) -> None:
 @log.command()
 def show(
     *,
-    date: DateOption,
+    date: DateOption = None,
     home: HomeOption = None,
     kind: KindOption = None,
     from_seq: Annotated[int, typer.Option(help="First seq to show.")] = 1,
@@ -89,15 +91,17 @@ def show(
 ) -> None:
     """Print events in seq order.
 
-    With --salvage the good part of a damaged log is shown, and what is lost is said on stderr.
+    Long texts are cut short; --json has all of them. With --salvage the good part of a damaged log is shown, and what
+    is lost is said on stderr.
 
     Example: hv log show --date 2025-07-17 --kind trade --limit 5
     """
     from harvester.eventlog.reader import open_day
 
-    kinds = _kinds(kind)
-    day = open_day(date, _home(home), salvage=salvage)
-    left, names = limit or sys.maxsize, _names(day)
+    kinds, found = _kinds(kind), _home(home)
+    day = open_day(date_of(date, found), found, salvage=salvage)
+    most, names = limit or sys.maxsize, _names(day)
+    left = most
     for batch in day.batches(from_seq=from_seq, rows_max=10_000):
         for row in _events(batch, kinds):
             if not left:
@@ -106,6 +110,10 @@ def show(
             left -= 1
         if not left:
             break
+    if left == most:
+        of = f" of kind {' or '.join(kind)}" if kind else ""
+        ends = f"the log of {day.trading_date} ends with seq {day.last_seq:,}"
+        typer.echo(f"hv: no event{of} from seq {from_seq:,} on; {ends}", err=True)
     if day.damages:
         good = ", ".join(f"{first}-{last}" for first, last in day.good) or "none"
         typer.echo(f"hv: salvaged, good seq: {good}", err=True)
@@ -116,7 +124,7 @@ def show(
 @log.command()
 def tail(
     *,
-    date: DateOption,
+    date: DateOption = None,
     home: HomeOption = None,
     kind: KindOption = None,
     lines: Annotated[int, typer.Option("-n", help="Events to begin with.")] = 10,
@@ -129,10 +137,10 @@ def tail(
     """
     from harvester.eventlog.follow import Follower
     from harvester.eventlog.reader import open_day
-    from harvester.home import parse_date
 
-    kinds = _kinds(kind)
-    day = open_day(date, _home(home))
+    kinds, found = _kinds(kind), _home(home)
+    trading_date = date_of(date, found)
+    day = open_day(trading_date, found)
     rows: list[dict[str, Any]] = []
     reach, names = max(lines, 1), _names(day)
     while len(rows) < lines:  # rare kinds lie far back: look ten times as far each time
@@ -142,7 +150,7 @@ def tail(
         reach *= 10
     for row in rows[-lines:] if lines else ():
         _print_event(row, names, as_json=as_json)
-    follower = Follower(_home(home), parse_date(date), day.last_seq + 1)
+    follower = Follower(found, trading_date, day.last_seq + 1)
     try:
         while follow:
             for batch in follower.poll():
@@ -155,7 +163,7 @@ def tail(
 
 
 @log.command()
-def verify(*, date: DateOption, home: HomeOption = None, as_json: JsonOption = False) -> None:
+def verify(*, date: DateOption = None, home: HomeOption = None, as_json: JsonOption = False) -> None:
     """Re-read every byte: checksums, chain, content hash, schemas, dense seq, ts_recv that never runs back.
 
     Exit code 0: clean. 1: damaged. Anything else: it could not run (2; no log 3; a newer format 4).
@@ -163,9 +171,9 @@ def verify(*, date: DateOption, home: HomeOption = None, as_json: JsonOption = F
     Example: hv log verify --date 2025-07-17
     """
     from harvester.eventlog.verify import verify_day
-    from harvester.home import parse_date
 
-    trading_date, found = parse_date(date), _home(home)
+    found = _home(home)
+    trading_date = date_of(date, found)
     if sys.stderr.isatty() and not as_json:
         report = _verify_with_bar(found, trading_date)
     else:
@@ -180,7 +188,7 @@ def verify(*, date: DateOption, home: HomeOption = None, as_json: JsonOption = F
 @log.command()
 def recover(
     *,
-    date: DateOption,
+    date: NamedDate,
     home: HomeOption = None,
     set_aside: Annotated[
         bool, typer.Option("--set-aside", help="Move damaged runs whole; their seqs are lost.")
@@ -217,7 +225,7 @@ def recover(
 
 
 @log.command()
-def compact(*, date: DateOption, home: HomeOption = None, as_json: JsonOption = False) -> None:
+def compact(*, date: NamedDate, home: HomeOption = None, as_json: JsonOption = False) -> None:
     """Store the date's finished runs again in few large compressed batches: same events, same content hash.
 
     The new files are read back and found equal before the old ones go. `hv record` does the same when it ends.
@@ -287,8 +295,9 @@ def _print_event(row: dict[str, Any], names: dict[int, str], *, as_json: bool) -
 def _shown(value: Any) -> str:
     if not isinstance(value, str):
         return str(value)
-    if len(value) > _TEXT_MAX and sys.stdout.isatty():
-        value = value[:_TEXT_MAX] + "…"
+    longest = _TEXT_MAX if sys.stdout.isatty() else _TEXT_MAX_PIPED
+    if len(value) > longest:
+        value = f"{value[:longest]}… ({len(value):,} characters)"
     # Text comes from outside: control characters must not reach a terminal.
     return "".join(c if c.isprintable() else f"\\u{ord(c):04x}" for c in json.dumps(value, ensure_ascii=False))
 
@@ -383,6 +392,12 @@ def _lines(objects: Iterable[dict[str, Any]]) -> None:
 
 def _text(path: Path | None) -> str | None:
     return None if path is None else str(path)
+
+
+def _of_day(time: str) -> str:
+    from harvester.recorder.moments import of_day, read_iso
+
+    return of_day(read_iso(time))[:8] if time.endswith("Z") else time
 
 
 def _iso(ns: int) -> str:

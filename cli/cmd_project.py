@@ -8,13 +8,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from cli.dates import date_of
+
 if TYPE_CHECKING:
     from harvester.recorder.projected import Summary
 
 
 def project(
     *,
-    date: Annotated[list[str] | None, typer.Option("--date", help="Trading date, yyyy-MM-dd; repeatable.")] = None,
+    date: Annotated[
+        list[str] | None, typer.Option("--date", help="Trading date, yyyy-MM-dd, repeatable; else the newest.")
+    ] = None,
     first: Annotated[str | None, typer.Option("--from", help="Every recorded date from this one on.")] = None,
     last: Annotated[str | None, typer.Option("--to", help="Every recorded date up to this one.")] = None,
     symbols: Annotated[
@@ -43,6 +47,8 @@ def project(
 
     found = Home.find(home)
     wanted = tuple(s.strip() for s in symbols.split(",") if s.strip()) if symbols is not None else None
+    if not date and first is None and last is None:
+        date = [date_of(None, found).isoformat()]
     days = [day.isoformat() for day in dates_of(found, date or (), first, last)]
     target = None if out is None else str(out.resolve())
     tasks = [Task(str(found.root), day, target, wanted, force) for day in days]

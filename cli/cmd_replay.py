@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from cli.dates import DateOption, date_of
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
@@ -25,11 +27,13 @@ _HELP = "space pause · s step · ←/→ a minute · g go to · +/- speed · q 
 
 def replay(
     *,
-    date: Annotated[str, typer.Option("--date", help="Trading date, yyyy-MM-dd.")],
+    date: DateOption = None,
     speed: Annotated[str, typer.Option("--speed", help="1 = as it happened, 60 = a minute a second, max.")] = "max",
     first: Annotated[str | None, typer.Option("--from", help="Time in New York, 10:31, or an ISO time.")] = None,
     last: Annotated[str | None, typer.Option("--to", help="Likewise; default the day's end.")] = None,
-    symbols: Annotated[str | None, typer.Option("--symbols", help="Only these, comma-separated; default all.")] = None,
+    symbols: Annotated[
+        str | None, typer.Option("--symbols", help="Only these, comma-separated, in any case; default all.")
+    ] = None,
     show: Annotated[
         str, typer.Option("--show", help="Of trades,buckets,candles,signals,decisions,fills,episodes.")
     ] = "buckets,signals,fills,episodes",
@@ -44,27 +48,29 @@ def replay(
     Example: hv replay --date 2025-07-17 --speed 60 --from 10:30 --symbols ARL
     """
     from cli.bars import Bar
-    from harvester.errors import BadSetting
     from harvester.eventlog.reader import open_day
-    from harvester.home import Home, parse_date
-    from harvester.recorder.moments import moment
+    from harvester.home import Home
+    from harvester.recorder.moments import moment, span
     from harvester.recorder.replay import Player, Replay
     from harvester.recorder.seek import Seeker
 
-    day, found, factor = parse_date(date), Home.find(home), _speed(speed)
-    start, end = (None if text is None else moment(text, day) for text in (first, last))
-    if start is not None and end is not None and start > end:
-        raise BadSetting(f"--from {first} is after --to {last}; give them in order")
+    found, factor = Home.find(home), _speed(speed)
+    day = date_of(date, found)
+    start, end = span(first, last, day)
     seeker = Seeker(found, open_day(day, found), market_only=False)
-    with Bar(f"folding {date}"):
+    with Bar(f"folding {day}"):
         played = Replay(seeker, show=_words(show), symbols=_words(symbols or ""), start=start, end=end)
     line = _json_line if as_json else _text_line
     if sys.stdin.isatty() and sys.stdout.isatty():
         from cli.keys import Keys
 
+        typer.echo(f"{day}, times in New York")
         with Keys() as keys:
-            typer.echo(f"hv: {_HELP}", err=True)
-            Player(played, Terminal(line, keys, lambda text: moment(text, day)), factor).run()
+            shown = Terminal(line, keys, lambda text: moment(text, day))
+            try:
+                Player(played, shown, factor).run()
+            finally:
+                shown.end()
     elif factor:
         Player(played, Pipe(line), factor).run()
     else:
@@ -112,6 +118,10 @@ class Terminal(Pipe):
         for row in rows:
             self._whole_line(self._line(row))
 
+    def end(self) -> None:
+        """Leave the terminal with an empty line for the shell's prompt."""
+        self._put("")
+
     def moved(self, ts: int) -> None:
         from harvester.recorder.moments import of_day
 
@@ -127,7 +137,7 @@ class Terminal(Pipe):
         from harvester.recorder.moments import of_day
 
         pace = "paused" if paused else f"speed {speed:g}" if speed else "as fast as it goes"
-        self._put(f"{of_day(ts).partition('.')[0]} New York  {pace}")
+        self._put(f"{of_day(ts).partition('.')[0]} New York  {pace}   {_HELP}")
 
     def key(self, seconds: float | None) -> str:
         return _KEYS.get(self._keys.get(seconds), "")
@@ -152,6 +162,8 @@ class Terminal(Pipe):
             return None
 
     def _put(self, text: str) -> None:
+        """Write the line below anew; one column stays free, for one that wraps cannot be wiped."""
+        text = text[: shutil.get_terminal_size().columns - 1]
         if text != self._below:
             sys.stdout.write("\r" + " " * len(self._below) + "\r" + text)
             sys.stdout.flush()

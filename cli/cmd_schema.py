@@ -18,7 +18,8 @@ def schema(
     from harvester.artefacts.text import json_file
 
     if name is None:
+        widest = max(map(len, SCHEMAS))
         for known, (about, _) in SCHEMAS.items():
-            typer.echo(f"{known:<16} {about}")
+            typer.echo(f"{known:<{widest}}  {about}")
     else:
         typer.echo(json_file(find(name)).decode(), nl=False)

@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from cli.dates import DateOption
+
 if TYPE_CHECKING:
     from harvester.recorder.status import Status
 
 
 def status(
     *,
-    date: Annotated[
-        str | None, typer.Option("--date", help="Trading date, yyyy-MM-dd; the latest recorded one.")
-    ] = None,
+    date: DateOption = None,
     home: Annotated[Path | None, typer.Option("--home", help="Data root; else HV_HOME, else this folder.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="JSON for scripts.")] = False,
 ) -> None:
@@ -25,27 +25,29 @@ def status(
     """
     import msgspec
 
-    from harvester.errors import NoLog
-    from harvester.eventlog.days import recorded_dates
+    from harvester.eventlog.days import newest_date
     from harvester.home import Home, parse_date
     from harvester.recorder.status import status as look
 
     root = Home.find(home)
-    dates = recorded_dates(root)
-    if date is None and not dates:
-        raise NoLog(f"nothing is recorded under {root.root}; start with hv record, or name another --home")
-    found = look(root, parse_date(date or dates[-1]))
+    found = look(root, newest_date(root) if date is None else parse_date(date))
     if as_json:
         typer.echo(msgspec.json.encode(found).decode())
         return
     typer.echo(f"{found.trading_date} is {_doing(found)}")
-    typer.echo(f"run {found.run} since {found.since}, last commit {found.last_commit}")
+    typer.echo(f"run {found.run} since {_local(found.since)}, last commit {_local(found.last_commit)}, in New York")
     typer.echo(f"seq {found.last_seq:,}, {found.events:,} events")
     if found.outage:
         typer.echo("the feed is down" if found.recording else "the feed was down when recording ended")
     for symbol in found.symbols:
         lacks = ", ".join(f"{stream} ({why})" for stream, why in found.lacking.get(symbol, {}).items())
         typer.echo(f"  {symbol}: " + (f"lacks {lacks}" if lacks else "complete"))
+
+
+def _local(time: str) -> str:
+    from harvester.recorder.moments import local, read_iso
+
+    return local(read_iso(time)).partition(".")[0] if time else "-"
 
 
 def _doing(found: Status) -> str:

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from cli.dates import DateOption, date_of
+
 if TYPE_CHECKING:
     from harvester.recorder.exports import FilesPart
     from harvester.recorder.verify import Verified
@@ -14,7 +16,7 @@ if TYPE_CHECKING:
 
 def verify(
     *,
-    date: Annotated[str, typer.Option("--date", help="Trading date, yyyy-MM-dd.")],
+    date: DateOption = None,
     home: Annotated[Path | None, typer.Option("--home", help="Data root; else HV_HOME, else this folder.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="JSON for scripts.")] = False,
 ) -> None:
@@ -32,11 +34,12 @@ def verify(
     import msgspec
 
     from cli.bars import Bar
-    from harvester.home import Home, parse_date
+    from harvester.home import Home
     from harvester.recorder.verify import verify as check
 
-    root, day = Home.find(home), parse_date(date)
-    with Bar(f"verifying {date}", quiet=as_json) as bar:
+    root = Home.find(home)
+    day = date_of(date, root)
+    with Bar(f"verifying {day}", quiet=as_json) as bar:
         found = check(root, day, bar.step)
     typer.echo(msgspec.json.encode(found).decode() if as_json else "\n".join(_lines(found)))
     raise typer.Exit(found.exit_code)

@@ -168,9 +168,8 @@ def test_progress_counts_what_need_not_be_folded(home):
 
 
 def test_which_dates(home):
-    """No date, a date nobody recorded, a range without one and no jobs are refused, each with the next move."""
-    with pytest.raises(BadSetting, match="name it with --date, or a range with --from and --to"):
-        hv(home)
+    """No date is the newest; one nobody recorded, a range without one and no jobs are refused with the next move."""
+    assert f"hv: {DAYS[-1]}, the newest recorded date" in hv(home)
     with pytest.raises(BadSetting, match="no date is recorded from 2031-01-01"):
         hv(home, "--from", "2031-01-01")
     with pytest.raises(BadSetting, match="--jobs 0"):

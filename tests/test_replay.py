@@ -229,7 +229,7 @@ def test_keys_on_a_terminal(home):
 @pytest.mark.parametrize(
     ("options", "code", "said"),
     [
-        (["--symbols", "ZZZ"], 8, r"no symbol 'ZZZ' in this log; recorded are"),
+        (["--symbols", "ZZZ"], 8, r"no symbol 'ZZZ' on 2025-07-17; recorded are"),
         (["--from", "12:00", "--to", "11:00"], 2, "--from 12:00 is after --to 11:00"),
         (["--speed", "0"], 2, "--speed '0': write how many times"),
     ],

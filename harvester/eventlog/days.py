@@ -9,6 +9,7 @@ from harvester.eventlog.aside import NOTES, aside_damages, covered
 from harvester.eventlog.damage import Damage, joined
 from harvester.eventlog.format import MANIFEST, run_number
 from harvester.eventlog.runlog import RunLog
+from harvester.home import parse_date
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -25,6 +26,18 @@ def recorded_dates(home: Home) -> list[str]:
     folders = (home.events, home.memory / "archive")
     names = {child.name for folder in folders if folder.is_dir() for child in folder.iterdir() if _is_date(child)}
     return sorted(name for name in names)
+
+
+def newest_date(home: Home) -> date:
+    """The latest of them.
+
+    Raises:
+        NoLog: nothing is recorded.
+    """
+    names = recorded_dates(home)
+    if not names:
+        raise NoLog(f"nothing is recorded under {home.root}; start with hv record, or name another --home")
+    return parse_date(names[-1])
 
 
 def _is_date(path: Path) -> bool:

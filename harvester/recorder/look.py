@@ -48,6 +48,18 @@ def look(engine: Engine, symbol: str, stream: Stream | None = None) -> dict[str,
     return view
 
 
+def last_market(engine: Engine, con_id: int, stream: Stream | None = None) -> int | None:
+    """The last moment (ns UTC) so far at which a book of an instrument that was sent anything was subscribed.
+
+    Of an instrument without a book, at which anything was; None when nothing was, or when something still is.
+    """
+    slots = [slot for slot in engine.market.subscriptions() if slot["con_id"] == con_id and slot["rows"]]
+    wanted = DEPTH if stream is None else (stream,)
+    books = [slot for slot in slots if STREAMS[slot["stream"]] in wanted] or slots
+    ends = [slot["closed"] for slot in books]
+    return max(ends) - 1 if ends and all(ends) else None
+
+
 def books_of(engine: Engine, con_id: int) -> list[tuple[Stream, int, int]]:
     """(stream, first row, end) of every book of an instrument that was sent anything so far, ns UTC, in order."""
     slots = [slot for slot in engine.market.subscriptions() if slot["con_id"] == con_id and slot["rows"]]

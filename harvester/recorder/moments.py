@@ -43,6 +43,46 @@ def moment(text: str, trading_date: date, zone_name: str = NEW_YORK) -> int:
     return to_ns(at) + int((found["fraction"] or "0").ljust(9, "0"))
 
 
+def read_iso(text: str) -> int:
+    """Ns UTC of a time as `calendar.iso` writes it."""
+    return moment(text, date.min)  # the text has a date of its own
+
+
+def span(first: str | None, last: str | None, trading_date: date) -> tuple[int | None, int | None]:
+    """Read `--from` and `--to`, None = open.
+
+    Raises:
+        BadSetting: one is no time, or they are crossed.
+    """
+    begin, end = (None if text is None else moment(text, trading_date) for text in (first, last))
+    if begin is not None and end is not None and begin > end:
+        raise BadSetting(
+            f"--from {first} is after --to {last}: {local(begin)} and {local(end)} in New York; give the earlier one "
+            "to --from"
+        )
+    return begin, end
+
+
+def check_within(at: int, text: str, trading_date: date, first: int, last: int) -> None:
+    """See that a time lies within what was recorded of a date.
+
+    Raises:
+        BadSetting: it does not.
+    """
+    if not first <= at <= last:
+        side = "before" if at < first else "after"
+        raise BadSetting(
+            f"--at {text} is {local(at)} in New York, {side} the recording of {trading_date}, which goes from "
+            f"{of_day(first)} to {of_day(last)}"
+        )
+
+
+def local(ns: int, zone_name: str = NEW_YORK) -> str:
+    """Date and time of day in a zone, `2025-07-17 10:31:05.2`, for people."""
+    local = datetime.fromisoformat("1970-01-01T00:00:00+00:00") + timedelta(seconds=ns // 1_000_000_000)
+    return f"{local.astimezone(zone(zone_name)).date()} {of_day(ns, zone_name)}"
+
+
 def of_day(ns: int, zone_name: str = NEW_YORK) -> str:
     """The time of day in a zone, `10:31:05.2`, for people."""
     local = datetime.fromisoformat("1970-01-01T00:00:00+00:00") + timedelta(seconds=ns // 1_000_000_000)

@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 import numpy as np
 
 from harvester.clock import SECOND_NS, real_monotonic_ns
-from harvester.errors import BadSetting, UnknownSymbol
+from harvester.errors import BadSetting
 from harvester.events.batch import Batch, seqs
-from harvester.events.kinds import Action, Kind
+from harvester.events.kinds import Kind
 from harvester.projections.engine import Engine
+from harvester.recorder.named import subscribed, symbols_named
 from harvester.recorder.seek import last_seq_at
 
 if TYPE_CHECKING:
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
 
     import pyarrow as pa
 
-    from harvester.eventlog.reader import Day
     from harvester.recorder.seek import Seeker
 
 TABLES: dict[str, tuple[str, str]] = {  # table → columns of its seq and its time, in the order shown within a second
@@ -51,20 +51,13 @@ class Shown(NamedTuple):
     row: dict[str, Any]
 
 
-def subscribed(day: Day) -> list[str]:
-    """Symbols that something was subscribed of, sorted."""
-    requests = day.frame(Kind.REQUEST)
-    asked = requests.filter(requests["action"] == str(Action.SUBSCRIBE))["symbol"]
-    return sorted({name for name in asked.to_list() if name})
-
-
 class Replay:
     """A place in a day that moves forward; every row of the chosen tables is given once, when it becomes known.
 
     Args:
         seeker: of the day, with a full engine.
         show: tables by name; `trades` are the prints of the tape as recorded.
-        symbols: only rows of these, all without.
+        symbols: only rows of these, in any case; all without.
         start, end: ts_recv (ns UTC) from which and up to which; None = from the first event, to the last.
 
     Raises:
@@ -83,11 +76,9 @@ class Replay:
     ) -> None:
         if unknown := [name for name in show if name not in TABLES]:
             raise BadSetting(f"no table {', '.join(unknown)}; there are {', '.join(TABLES)}")
-        known = subscribed(seeker.day)
-        if unknown := [name for name in symbols or () if name not in known]:
-            there = ", ".join(known) or "none"
-            raise UnknownSymbol(f"no symbol {', '.join(map(repr, unknown))} in this log; recorded are {there}")
-        self._seeker, self._show, self._symbols, self._end = seeker, show, symbols, end
+        day = seeker.day
+        self._symbols = symbols_named(symbols, subscribed(day), day.trading_date) if symbols else []
+        self._seeker, self._show, self._end = seeker, show, end
         self.engine = Engine() if start is None else seeker.at_time(start - 1)
         self._parts = self._cut_at_clocks()
 

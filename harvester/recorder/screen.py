@@ -9,14 +9,16 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from harvester.calendar import iso
 from harvester.clock import SECOND_NS, real_monotonic_ns
 from harvester.eventlog.disk import disk_forecast
+from harvester.recorder.moments import local, of_day
 from harvester.recorder.subscriptions import WANTED, coverage
 
 if TYPE_CHECKING:
+    from rich.columns import Columns
     from rich.console import Group
     from rich.table import Table
+    from rich.text import Text
 
     from harvester.projections.quotes import Quote
     from harvester.recorder.record import Recorder
@@ -96,27 +98,28 @@ def picture(recorder: Recorder, rows_per_second: dict[str, float], bytes_per_sec
     return Group(_head(recorder, bytes_per_second), _kinds(recorder, rows_per_second), _symbols(recorder))
 
 
-def _head(recorder: Recorder, bytes_per_second: float) -> str:
+def _head(recorder: Recorder, bytes_per_second: float) -> Text:
+    from rich.text import Text
+
     run, commit = recorder.run, recorder.last_commit
     name = f"{run.trading_date} {run.writer.run_id}" if run else "connecting"
-    where = f"seq {commit.last_seq:,} at {iso(commit.last_ts)[11:19]}Z" if commit else "nothing committed yet"
-    return (
-        f"[bold]hv record[/] {name}  market {iso(recorder.clock.now())[:19]}Z\n"
-        f"last commit {where}, {lag_ms(recorder)} ms ago, {len(recorder.inbox):,} waiting; "
-        f"outages {recorder.session.outages}; disk {disk_forecast(recorder.home, bytes_per_second)}"
+    where = f"seq {commit.last_seq:,} at {of_day(commit.last_ts)[:8]}" if commit else "nothing committed yet"
+    lines = (
+        f" {name}  {local(recorder.clock.now())[:19]} New York",
+        f"last commit {where}, {lag_ms(recorder)} ms ago, {len(recorder.inbox):,} waiting",
+        f"outages {recorder.session.outages}; disk {disk_forecast(recorder.home, bytes_per_second)}",
     )
+    return Text.assemble(("hv record", "bold"), "\n".join(lines), no_wrap=True, overflow="ellipsis")
 
 
-def _kinds(recorder: Recorder, rows_per_second: dict[str, float]) -> Table:
-    from rich.table import Table
+def _kinds(recorder: Recorder, rows_per_second: dict[str, float]) -> Columns:
+    """Rows and rate of each kind beside each other, on a narrow terminal in more than one row."""
+    from rich.columns import Columns
+    from rich.text import Text
 
-    table = Table(box=None, pad_edge=False)
     rows = recorder.run.totals.rows if recorder.run else {}
-    for kind in rows:
-        table.add_column(kind, justify="right")
-    table.add_row(*(f"{count:,}" for count in rows.values()))
-    table.add_row(*(f"{rows_per_second.get(kind, 0.0):,.0f}/s" for kind in rows))
-    return table
+    told = (f"{kind}\n{count:,}\n{rows_per_second.get(kind, 0.0):,.0f}/s" for kind, count in rows.items())
+    return Columns([Text(text, justify="right") for text in told], padding=(0, 2))
 
 
 def _symbols(recorder: Recorder) -> Table:
@@ -125,7 +128,7 @@ def _symbols(recorder: Recorder) -> Table:
 
     table = Table(box=None, pad_edge=False)
     for name in ("symbol", "bid", "ask", "size", *map(str, WANTED)):
-        table.add_column(name, justify="right" if name in {"bid", "ask", "size"} else "left")
+        table.add_column(name, justify="right" if name in {"bid", "ask", "size"} else "left", no_wrap=True)
     quotes = {quote.symbol: quote for quote in recorder.view}
     for symbol, streams in coverage(recorder.session.registry, recorder.settings.symbols).items():
         quote = quotes.get(symbol)

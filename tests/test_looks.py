@@ -1,0 +1,266 @@
+"""What the reading commands take and show: no date, symbols in any case, ends of days, narrow screens."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+import os
+import re
+import select
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+from trading_log import DATE, record
+from typer.testing import CliRunner
+
+from cli.app import app
+from harvester.artefacts.schemas import SCHEMAS
+from harvester.errors import BadSetting, NoLog, UnknownSymbol
+from harvester.eventlog.writer import LogWriter
+from harvester.events.batch import Batch
+from harvester.events.kinds import Kind
+from harvester.home import Home
+from harvester.recorder import screen
+from harvester.recorder.named import symbol_named
+from harvester.recorder.record import Recorder
+from tests.market_log import Log
+from tests.recording import lockstep, model
+
+PROJECT = Path(__file__).resolve().parent.parent
+SECOND = 1_000_000_000
+posix = pytest.mark.skipif(sys.platform == "win32", reason="pseudo-terminals are POSIX")
+
+
+def hv(home: Home, *words: str, code: int = 0) -> tuple[str, str]:
+    """What a command says on stdout and on stderr."""
+    done = CliRunner().invoke(app, [*words, "--home", str(home.root)], catch_exceptions=True)
+    if done.exception is not None and not isinstance(done.exception, SystemExit):
+        raise done.exception
+    assert done.exit_code == code, done.output
+    return done.stdout, done.stderr
+
+
+def on_terminal(home: Home, *words: str, columns: int = 60, keys: tuple[tuple[str, str], ...] = ()) -> str:
+    """Everything a command writes to a terminal of so many columns; `keys` are pressed once a text has been seen."""
+    import fcntl
+    import pty
+    import struct
+    import termios
+
+    main, other = pty.openpty()
+    fcntl.ioctl(other, termios.TIOCSWINSZ, struct.pack("HHHH", 30, columns, 0, 0))
+    environment = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES")}
+    command = [sys.executable, "-m", "cli.app", *words, "--home", str(home.root)]
+    child = subprocess.Popen(command, cwd=PROJECT, stdin=other, stdout=other, stderr=other, env=environment)
+    seen, left, deadline = "", list(keys), time.monotonic() + 90
+    try:
+        while child.poll() is None or select.select([main], [], [], 0.2)[0]:
+            assert time.monotonic() < deadline, seen[-2000:]
+            if select.select([main], [], [], 0.2)[0]:
+                seen += os.read(main, 4096).decode()
+            if left and left[0][0] in seen:
+                os.write(main, left.pop(0)[1].encode())
+        assert child.returncode == 0, seen
+    finally:
+        child.kill()
+        os.close(main)
+        os.close(other)
+    return seen
+
+
+def shown_lines(seen: str) -> list[str]:
+    """What stays of each line: the text behind its last carriage return, without colours."""
+    plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", seen.replace("\r\n", "\n"))
+    return [part for line in plain.split("\n") for part in line.split("\r")]
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    """Two symbols, two runs, and an older date that is not the newest."""
+    made = Home(tmp_path_factory.mktemp("looks")).prepare()
+    record(made, runs=2, seconds=200)
+    older = made.day(DATE.replace(day=16))
+    shutil.copytree(made.day(DATE), older)  # never read: it is not the newest
+    return made
+
+
+READING = (
+    ("buckets", "--symbol", "AAA"),
+    ("book", "--symbol", "AAA"),
+    ("replay",),
+    ("health",),
+    ("verify",),
+    ("project",),
+    ("log", "show"),
+    ("log", "tail"),
+    ("log", "verify"),
+)
+
+
+@pytest.mark.parametrize("words", READING, ids=" ".join)
+def test_the_newest_date_is_taken_and_said(home, tmp_path, words):
+    """Without --date every reading command takes the newest recorded date and says so beside what it prints."""
+    ends = 12 if words == ("verify",) else 0  # written by hand: no live digests to compare
+    done = CliRunner().invoke(app, [*words, "--home", str(home.root)])
+    assert done.exit_code in (0, ends), done.output
+    assert f"hv: {DATE}, the newest recorded date" in done.stderr
+    named = CliRunner().invoke(app, [*words, "--home", str(home.root), "--date", str(DATE)])
+    assert "newest" not in named.stderr
+    if words != ("project",):  # which skips what it has done
+        assert named.stdout == done.stdout
+    with pytest.raises(NoLog, match="nothing is recorded under"):
+        hv(Home(tmp_path), *words)
+
+
+def test_symbols_are_found_in_any_case(home):
+    """What differs from one recorded symbol in case alone is that symbol; the output is that of its own name."""
+    for words in (("buckets", "--symbol"), ("book", "--symbol"), ("replay", "--symbols"), ("health", "--symbol")):
+        assert hv(home, *words, "brk b", "--date", str(DATE))[0] == hv(home, *words, "BRK B", "--date", str(DATE))[0]
+        with pytest.raises(UnknownSymbol, match=f"no symbol 'zz' on {DATE}; recorded are AAA, BRK B"):
+            hv(home, *words, "zz")
+    assert symbol_named("Aa", ["AA", "Aa", "B"], DATE) == "Aa"
+    with pytest.raises(UnknownSymbol, match=f"'aa' may be AA or Aa on {DATE}"):
+        symbol_named("aa", ["AA", "Aa", "B"], DATE)
+
+
+@pytest.fixture(scope="module")
+def ended(tmp_path_factory):
+    """A day whose book and quotes are cancelled a minute before its end; the first request comes a minute late."""
+    made, log = Home(tmp_path_factory.mktemp("ended")), Log()
+    log.run_start(at=0)
+    log.clock(30)
+    log.subscribe(1, "depth", at=60).subscribe(2, "bid_ask")
+    for second in range(60, 120):
+        log.quote(2, 10, 10.02, at=second + 0.5)
+        log.depth(1, f"insert 0 bid 10.00 {second}\ninsert 0 ask 10.02 100")
+        log.clock(second + 1)
+    log.cancel(1, at=120)
+    log.cancel(2, at=120)
+    log.subscribe(3, "l1", at=120)  # asked for, silent
+    for second in range(121, 180):
+        log.clock(second)
+    with LogWriter.open(made, DATE, run_start_row={"params": "{}"}) as writer:
+        rows = [row for row in log.pending if row[1].get("action") != "run_start"]
+        writer.begin(log.pending[0][1]["ts_recv"])
+        writer.commit(Batch.of(rows, writer.next_seq))
+    return made
+
+
+def test_an_ended_day_shows_its_last_market(ended):
+    """Book and buckets without a time are of the last moment with one; the book says so, JSON has the same."""
+    text, _ = hv(ended, "book", "--symbol", "S7")
+    head = " ".join(text.split())
+    assert head.startswith(f"S7 {DATE} 09:31:59.5 New York, after seq "), head
+    assert ": the last moment with a book; the log ends at 09:32:59" in head
+    assert "bid 100 x 10" in head
+    assert len(json.loads(hv(ended, "book", "--symbol", "S7", "--json")[0])["bid"]["rows"]) == 10
+    whole = json.loads(hv(ended, "buckets", "--symbol", "S7", "--json")[0])["rows"]
+    assert whole[-1]["mid"] is None
+    last = hv(ended, "buckets", "--symbol", "S7", "--limit", "2")[0].splitlines()[-1].split("\t")
+    assert last[:3] == ["2025-07-17T13:31:59Z", "10", "10.02"]
+    until = hv(ended, "buckets", "--symbol", "S7", "--to", "09:33", "--limit", "2")[0].splitlines()[-1].split("\t")
+    assert until[1] == ""  # what was asked for by its time is shown as it is
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (
+            ("--at", "2025-07-16T09:31"),
+            "--at 2025-07-16T09:31 is 2025-07-16 09:31:00 in New York, before the recording",
+        ),
+        (("--at", "09:29"), "before the recording of 2025-07-17, which goes from 09:30:00 to 09:32:59"),
+        (("--at", "16:00"), "after the recording of 2025-07-17, which goes from 09:30:00 to 09:32:59"),
+        (("--at", "09:30:40"), r"nothing of S7 was asked for by 09:30:40; the first request is seq 3 at 09:31:00"),
+        (("--seq", "2"), r"nothing of S7 was asked for by seq 2; the first request is seq 3 at 09:31:00"),
+    ],
+)
+def test_a_place_without_the_symbol_says_where_it_is(ended, words, said):
+    """A time of another date, before the day, after it, or before the first request: what is wrong, where to go."""
+    with pytest.raises(BadSetting, match=said):
+        hv(ended, "book", "--symbol", "s7", *words)
+
+
+def test_health_begins_with_the_whole_of_it(home):
+    """The first line counts symbols, runs, outages, refusals, missing seqs and comparisons."""
+    first = hv(home, "health", "--date", str(DATE))[0].splitlines()[0]
+    assert re.match(
+        rf"{DATE}  2 symbols, 2 runs, \d+ outages?.*, 0 refused, 0 seqs missing; 0 of \d+ comparisons", first
+    )
+
+
+def test_log_show_cuts_long_texts_and_says_when_there_is_nothing(home):
+    """A run's start fits on a screen, JSON has all of it; where there is nothing to show, stderr says so."""
+    text, _ = hv(home, "log", "show", "--limit", "1")
+    assert len(text) < 500
+    assert re.search(r"… \([\d,]+ characters\)", text)
+    assert len(json.loads(hv(home, "log", "show", "--limit", "1", "--json")[0])["params"]) > 1000
+    out, err = hv(home, "log", "show", "--from-seq", "99999", "--date", str(DATE))
+    assert (out, "no event from seq 99,999 on; the log of 2025-07-17 ends with seq " in err) == ("", True)
+    assert "no event of kind scan from seq 1 on" in hv(home, "log", "show", "--kind", "scan")[1]
+
+
+def test_schemas_are_listed_in_two_columns(home):
+    """Every description begins in the same column."""
+    lines = CliRunner().invoke(app, ["schema"]).output.splitlines()
+    widest = max(map(len, SCHEMAS))
+    assert {(line[: widest + 2].rstrip() in SCHEMAS, line[widest + 2] != " ") for line in lines} == {(True, True)}
+
+
+@posix
+def test_replay_on_a_narrow_terminal(home):
+    """No line is wider than the screen, the keys are named below it, and q leaves an empty line for the prompt."""
+    keys = (("space pause", "q"),)
+    seen = on_terminal(home, "replay", "--date", str(DATE), "--speed", "2", "--show", "buckets", columns=60, keys=keys)
+    lines = shown_lines(seen)
+    assert max(map(len, lines)) <= 60
+    assert any("speed 2   space pause" in line for line in lines)
+    assert lines[-1] == ""
+
+
+@posix
+def test_buckets_on_a_terminal_are_in_new_york(home):
+    """One headline names symbol, date, how many seconds and the zone; the rows have times of day."""
+    seen = on_terminal(home, "buckets", "--symbol", "aaa", "--date", str(DATE), "--limit", "3", columns=200)
+    lines = [line for line in shown_lines(seen) if line.strip()]
+    head = next(line for line in lines if line.startswith("AAA"))
+    assert re.match(rf"AAA  {DATE}  3 of 200 seconds from 10:03:17 to 10:03:19 New York", head)
+    assert [line.split()[0] for line in lines[-3:]] == ["10:03:17", "10:03:18", "10:03:19"]
+
+
+def test_the_live_screen_of_a_narrow_terminal(tmp_path):
+    """At 60 columns no line wraps: kinds go on in more rows, words that do not fit are cut."""
+    drawn: dict[int, list[str]] = {}
+
+    def look(recorder: Recorder) -> None:
+        async def draw() -> None:
+            while True:
+                await asyncio.sleep(0.05)
+                for width in (60, 200):
+                    console = Console(file=io.StringIO(), width=width)
+                    console.print(screen.picture(recorder, {}, 0.0))
+                    drawn[width] = console.file.getvalue().splitlines()
+
+        tasks.append(asyncio.ensure_future(draw()))
+
+    tasks: list[asyncio.Task[None]] = []
+
+    async def scenario() -> None:
+        await lockstep(model(), Home(tmp_path).prepare(), minutes=2, watch=look)
+        for task in tasks:
+            task.cancel()
+
+    asyncio.run(scenario())
+    narrow = drawn[60]
+    assert max(map(len, narrow)) <= 60
+    assert "New York" in narrow[0]
+    symbols = [line.split()[0] for line in narrow[-3:]]
+    assert symbols == ["ACME", "BOLT", "CRUX"]  # one line each
+    text = "\n".join(narrow)
+    assert all(str(kind) in text for kind in (Kind.TICK, Kind.TRADE, Kind.CLOCK, Kind.DEPTH, Kind.NOTICE))
