@@ -67,7 +67,8 @@ def buckets(
     else:
         shown = limit if limit is not None else 60 if begin is None and end is None else 0
         rows = body["rows"] if end is not None else _quoted(body["rows"])
-        _show(f"{symbol}  {day}", rows[-shown:], len(body["rows"]))
+        which = ", the last with a quote" if len(rows) < len(body["rows"]) else ""
+        _show(f"{symbol}  {day}", rows[-shown:], f"of {len(body['rows']):,} seconds{which}")
 
 
 def _quoted(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -76,7 +77,7 @@ def _quoted(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return rows[: last + 1]
 
 
-def _show(what: str, rows: Sequence[dict[str, Any]], count: int) -> None:
+def _show(what: str, rows: Sequence[dict[str, Any]], of: str) -> None:
     if not sys.stdout.isatty():
         typer.echo("\t".join(SHOWN))
         for row in rows:
@@ -91,7 +92,7 @@ def _show(what: str, rows: Sequence[dict[str, Any]], count: int) -> None:
     table = Table(*SHOWN, box=None)
     for time, row in zip(times, rows, strict=True):
         table.add_row(time, *(_cell(row[name]) for name in SHOWN[1:]))
-    Console().print(f"[bold]{escape(what)}[/]  {len(rows):,} of {count:,} seconds{reach}", table, highlight=False)
+    Console().print(f"[bold]{escape(what)}[/]  {len(rows):,} {of}{reach}", table, highlight=False)
 
 
 def _clock(ts: str | int) -> str:

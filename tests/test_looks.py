@@ -225,13 +225,15 @@ def test_replay_on_a_narrow_terminal(home):
 
 
 @posix
-def test_buckets_on_a_terminal_are_in_new_york(home):
-    """One headline names symbol, date, how many seconds and the zone; the rows have times of day."""
+def test_buckets_on_a_terminal_are_in_new_york(home, ended):
+    """One headline names symbol, date, which seconds and the zone; the rows have times of day."""
     seen = on_terminal(home, "buckets", "--symbol", "aaa", "--date", str(DATE), "--limit", "3", columns=200)
     lines = [line for line in shown_lines(seen) if line.strip()]
     head = next(line for line in lines if line.startswith("AAA"))
     assert re.match(rf"AAA  {DATE}  3 of 200 seconds from 10:03:17 to 10:03:19 New York", head)
     assert [line.split()[0] for line in lines[-3:]] == ["10:03:17", "10:03:18", "10:03:19"]
+    seen = on_terminal(ended, "buckets", "--symbol", "s7", columns=200)
+    assert "seconds, the last with a quote from 09:31:00 to 09:31:59 New York" in "\n".join(shown_lines(seen))
 
 
 def test_the_live_screen_of_a_narrow_terminal(tmp_path):
