@@ -2,6 +2,7 @@
 
     HarvesterError                 1   something went wrong that has no code of its own
     ├── DamagedLog                 1   bytes of a log are not what was written
+    │   └── DamagedFile            1   those of a file beside it: a mark, notes, what was kept
     ├── KernelFault                1   compiled code met what it must never meet
     ├── CannotRun                  2   the command could not start its work
     │   └── BadSetting             2   an option, variable or settings file makes no sense
@@ -56,6 +57,22 @@ class DamagedLog(HarvesterError):
         """The same damage, told to somebody who wants to record on."""
         move = f"to record on behind it: hv log recover --set-aside --date {trading_date}"
         return DamagedLog(self.file, self.offset, self.what, self.good, move)
+
+
+class DamagedFile(DamagedLog):
+    """A file that stands beside the log (a mark, notes, what was kept) is not what was written.
+
+    It says nothing of the events, so no seqs are named; `move` is its own way out.
+    """
+
+    def __init__(self, file: str, what: str, move: str, offset: int = 0) -> None:
+        self.file, self.offset, self.what, self.good, self.move = file, offset, what, (), move
+        HarvesterError.__init__(self, f"damaged file: {file}: {what}; {move}")
+
+    def for_writers(self, trading_date: object) -> DamagedLog:
+        """The same: setting runs aside mends no file beside them."""
+        del trading_date
+        return self
 
 
 class KernelFault(HarvesterError):

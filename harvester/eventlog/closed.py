@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from harvester.errors import DamagedLog
+from harvester.errors import DamagedFile
 from harvester.eventlog.disk import Disk
 
 if TYPE_CHECKING:
@@ -52,18 +52,22 @@ def read_closed(home: Home, trading_date: date) -> Closed | None:
     """Read the mark; None while the date is open.
 
     Raises:
-        DamagedLog: the file is there and is no such mark.
+        DamagedFile: it is there and is no such mark.
     """
     path = closed_path(home, trading_date)
+    move = (
+        "the events are not concerned, `hv log show --salvage` reads them; move this file away, and `hv eod "
+        f"--date {trading_date}` closes the date again. If its log was deleted, take this file from a backup"
+    )
     try:
         with path.open("rb") as file:
             closed = msgspec.json.decode(file.read(_BYTES_MAX), type=Closed)
     except FileNotFoundError:
         return None
     except (OSError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise DamagedLog(str(path), 0, f"not the mark of a closed date: {error}") from None
+        raise DamagedFile(str(path), f"not the mark of a closed date: {error}", move) from None
     if closed.trading_date != trading_date.isoformat() or closed.last_seq < 0:
-        raise DamagedLog(str(path), 0, f"speaks of {closed.trading_date}, seq {closed.last_seq}")
+        raise DamagedFile(str(path), f"speaks of {closed.trading_date}, seq {closed.last_seq}", move)
     return closed
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from harvester.errors import NoLog
-from harvester.eventlog.aside import NOTES, aside_damages, covered
+from harvester.errors import DamagedFile, NoLog
+from harvester.eventlog.aside import NOTES, aside_damages, covered, read_asides
+from harvester.eventlog.closed import read_closed
 from harvester.eventlog.damage import Damage, joined
 from harvester.eventlog.format import MANIFEST, run_number
 from harvester.eventlog.runlog import RunLog
@@ -13,7 +15,6 @@ from harvester.eventlog.runlog import RunLog
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from datetime import date
-    from pathlib import Path
 
     from harvester.eventlog.aside import Aside
     from harvester.eventlog.closed import Closed
@@ -59,6 +60,20 @@ def read_runs(home: Home, trading_date: date) -> list[RunLog]:
     for run in runs:
         run.refresh()
     return runs
+
+
+def read_marks(home: Home, trading_date: date) -> tuple[Closed | None, list[Aside], list[Damage]]:
+    """The mark and the notes beside the runs, for who goes on without those that are damaged; and that damage."""
+    closed, asides, damages = None, [], []
+    try:
+        closed = read_closed(home, trading_date)
+    except DamagedFile as error:
+        damages.append(Damage(Path(error.file), 0, f"{error.what}; {error.move}"))
+    try:
+        asides = read_asides(home, trading_date)
+    except DamagedFile as error:
+        damages.append(Damage(Path(error.file), error.offset, f"{error.what}; {error.move}"))
+    return closed, asides, damages
 
 
 def between_runs(

@@ -23,7 +23,7 @@ from harvester.eventlog.closed import read_closed
 from harvester.eventlog.content import ContentHash, combined
 from harvester.eventlog.cutting import recut
 from harvester.eventlog.damage import BadBytes, Damage, damaged_log
-from harvester.eventlog.days import between_runs, good_ranges, read_runs
+from harvester.eventlog.days import between_runs, good_ranges, read_marks, read_runs
 from harvester.eventlog.runlog import RunLog, StoredAgain
 from harvester.events.kinds import SCHEMAS, Kind
 from harvester.home import Home, parse_date
@@ -333,10 +333,13 @@ def open_day(
     """
     trading_date = parse_date(date) if isinstance(date, str) else date
     found = home if isinstance(home, Home) else Home.find(home)
-    runs, closed = read_runs(found, trading_date), read_closed(found, trading_date)
+    runs, marks = read_runs(found, trading_date), list[Damage]()
+    if salvage:
+        closed, asides, marks = read_marks(found, trading_date)
+    else:
+        closed, asides = read_closed(found, trading_date), read_asides(found, trading_date)
     for log in runs if check or salvage else ():
         log.check_bodies()
-    asides = read_asides(found, trading_date)
-    between = between_runs(runs, closed, found.day(trading_date), asides)
+    between = marks + between_runs(runs, closed, found.day(trading_date), asides)
     known = set_aside and not any(log.damages for log in runs) and all(damage.set_aside for damage in between)
     return Day(trading_date, runs, closed, between, salvage=salvage or known)
