@@ -93,6 +93,7 @@ def show(
 
     Example: hv log show --date 2025-07-17 --kind trade --limit 5
     """
+    from harvester.errors import ranges_text
     from harvester.eventlog.reader import open_day
 
     kinds = _kinds(kind)
@@ -107,8 +108,7 @@ def show(
         if not left:
             break
     if day.damages:
-        good = ", ".join(f"{first}-{last}" for first, last in day.good) or "none"
-        typer.echo(f"hv: salvaged, good seq: {good}", err=True)
+        typer.echo(f"hv: salvaged, good seq: {ranges_text(day.good)}", err=True)
         for damage in day.damages:
             typer.echo(f"hv: lost: {damage}", err=True)
 
@@ -342,6 +342,8 @@ def _report_json(report: Report) -> dict[str, Any]:
 
 
 def _show_report(report: Report) -> None:
+    from harvester.errors import ranges_text
+
     headers = ["run", "status", "first seq", "last seq", "commits", "bytes", "content hash"]
     _table(
         headers, [[r.run, r.status, r.first_seq, r.last_seq, r.commits, r.n_bytes, r.content_hash] for r in report.runs]
@@ -353,8 +355,8 @@ def _show_report(report: Report) -> None:
     if report.clean:
         typer.echo(f"clean: {report.rows} events in {report.n_bytes} bytes, identity {report.identity}")
     else:
-        good = ", ".join(f"{first}-{last}" for first, last in report.good) or "none"
-        typer.echo(f"damaged in {len(report.problems)} places; good seq: {good}; read those with hv log show --salvage")
+        typer.echo(f"damaged in {len(report.problems)} places; good seq: {ranges_text(report.good)}")
+        typer.echo("hv log show --salvage reads those, hv project --salvage folds those")
 
 
 def _table(headers: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:

@@ -26,6 +26,9 @@ def project(
     ] = None,
     jobs: Annotated[int, typer.Option("--jobs", help="Dates at a time, each in a process of its own.")] = 1,
     force: Annotated[bool, typer.Option("--force", help="Fold even when nothing has changed since last time.")] = False,
+    salvage: Annotated[
+        bool, typer.Option("--salvage", help="Fold what is good of a damaged date, into salvaged/ below the folder.")
+    ] = False,
     home: Annotated[Path | None, typer.Option("--home", help="Data root; else HV_HOME, else this folder.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a date for scripts.")] = False,
 ) -> None:
@@ -34,6 +37,10 @@ def project(
     The same log and the same code give the same bytes, however often it runs and with however many --jobs. A date whose
     log, code, options and files are those of the last time is not folded again. Of a date that is being recorded a
     position still open is no episode yet.
+
+    Of a damaged date nothing is written, but with --salvage what its good events give: books and positions run over
+    the holes as if nothing had happened in them. It goes into exports/salvaged/ (or OUT/salvaged/), names the good seqs
+    and what is lost, and is no artefact of the date: `hv verify` and `hv eod` do not look at it.
 
     Example: hv project --date 2025-07-17
     """
@@ -45,7 +52,7 @@ def project(
     wanted = tuple(s.strip() for s in symbols.split(",") if s.strip()) if symbols is not None else None
     days = [day.isoformat() for day in dates_of(found, date or (), first, last)]
     target = None if out is None else str(out.resolve())
-    tasks = [Task(str(found.root), day, target, wanted, force) for day in days]
+    tasks = [Task(str(found.root), day, target, wanted, force, salvage) for day in days]
     failures = []
     title = f"folding {days[0]}" if len(days) == 1 else f"folding {len(days)} dates"
     with Bar(title, quiet=as_json) as bar:
@@ -72,6 +79,8 @@ def _show(made: Summary) -> None:
         )
         return
     typer.echo(f"{made.trading_date}  {made.events} events through seq {made.through_seq}, content {made.content_hash}")
+    for lost in made.lost:
+        typer.echo(f"  SALVAGED, not the date's artefacts; lost: {lost}")
     for name, digest in made.digests.items():
         typer.echo(f"  {name:<8} {digest}")
     typer.echo("wrote " + ", ".join(f"{rows} {name}" for name, rows in made.rows.items()))

@@ -23,6 +23,16 @@ An error names the thing, the numbers and the next move, in one line.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+
+def ranges_text(ranges: Iterable[tuple[int, int]]) -> str:
+    """Closed ranges of seq for people, `1-10, 21-30`."""
+    return ", ".join(f"{first}-{last}" for first, last in ranges) or "none"
+
 
 class HarvesterError(Exception):
     """Root of the tree; `exit_code` is what `hv` ends with."""
@@ -47,11 +57,10 @@ class DamagedLog(HarvesterError):
         offset: int,
         what: str,
         good: tuple[tuple[int, int], ...] = (),
-        move: str = "read those with hv log show --salvage",
+        move: str = "hv log show --salvage reads those, hv project --salvage folds those",
     ) -> None:
         self.file, self.offset, self.what, self.good = file, offset, what, good
-        ranges = ", ".join(f"{first}-{last}" for first, last in good) or "none"
-        super().__init__(f"damaged log: {file} at byte {offset}: {what}; good seq: {ranges}; {move}")
+        super().__init__(f"damaged log: {file} at byte {offset}: {what}; good seq: {ranges_text(good)}; {move}")
 
     def for_writers(self, trading_date: object) -> DamagedLog:
         """The same damage, told to somebody who wants to record on."""

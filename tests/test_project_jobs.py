@@ -143,6 +143,41 @@ def test_one_failing_date_stops_no_other(home):
     assert found[1].error().exit_code == 1
 
 
+@pytest.mark.parametrize("name", ["quote.arrows", "request.arrows", "commits.jsonl", "manifest.json"])
+def test_the_good_part_of_a_damaged_date(home, name):
+    """--salvage folds what is good into a folder of its own and names what is lost; the date's artefacts stay."""
+    hv(home, "--date", DAYS[0])
+    whole = hv(home, "--date", DAYS[0], "--salvage")
+    assert "unchanged" in whole
+    assert "SALVAGED" not in whole
+    path = home.day(days(3)[0]) / "r001" / name
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    before = files(home)
+    refused = CliRunner().invoke(app, ["project", "--home", str(home.root), "--date", DAYS[0]])
+    assert "hv project --salvage" in str(refused.exception)
+    assert files(home) == before
+    made = json.loads(hv(home, "--date", DAYS[0], "--salvage", "--json"))
+    assert made["lost"]
+    assert made["content_hash"].startswith("salvaged, seq ")
+    assert sum(last - first + 1 for first, last in made["good"]) == made["events"]
+    assert all(f.startswith("HOME/exports/salvaged/") for f in made["files"])
+    after = files(home)
+    assert {f: after[f] for f in before} == before
+    assert all(f.startswith("exports/salvaged/") for f in after.keys() - before.keys())
+    assert f"SALVAGED, not the date's artefacts; lost: HOME/temp/events/{DAYS[0]}" in hv(
+        home, "--date", DAYS[0], "--salvage"
+    )
+
+
+def test_nothing_good_is_nothing_to_salvage(home):
+    """Of a date whose every commit is lost --salvage says so."""
+    (home.day(days(3)[0]) / "r001" / "commits.jsonl").write_bytes(b"garbage\n")
+    (found,) = project_dates([Task(str(home.root), DAYS[0], None, None, force=False, salvage=True)])
+    assert "good seq: none" in found.what
+
+
 @pytest.mark.parametrize("jobs", [1, 2])
 def test_progress_adds_up(home, jobs):
     """What is told rises to all events of all dates, which are told from the first: a bar never runs back."""
