@@ -41,27 +41,21 @@ _TEXT_MAX = 60
 def ls(*, home: HomeOption = None, as_json: JsonOption = False) -> None:
     """List every recorded run of every date.
 
-    Journals are read, bodies are not: `hv log verify` proves them.
+    Journals are read, bodies are not: `hv log verify` proves them. Listed are as well the runs that were set aside, and
+    those `hv eod` deleted or moved to the archive: `hv status --date` says what is kept.
 
     Example: hv log ls
     """
     from harvester.errors import HarvesterError
-    from harvester.eventlog.days import read_runs, recorded_dates
-    from harvester.eventlog.lock import DateLock
-    from harvester.eventlog.reader import run_view
+    from harvester.eventlog.closed import closed_dates
+    from harvester.eventlog.days import recorded_dates
     from harvester.home import Home, parse_date
 
     found = Home.find(home)
     rows: list[list[Any]] = []
-    for name in recorded_dates(found):
+    for name in sorted({*recorded_dates(found), *closed_dates(found)}):
         try:
-            for run in read_runs(found, parse_date(name)):
-                view = run_view(run)
-                status = "damaged" if run.damages else view.status
-                if status == "running" and DateLock(found, parse_date(name)).held_by() is None:
-                    status = "broken off"  # killed: the next recording, or hv log recover, marks it recovered
-                times = (_iso(view.first_ts), _iso(view.last_ts))
-                rows.append([name, view.run, status, view.rows, *times, view.n_bytes])
+            rows += [[name, *row] for row in _runs_of(found, parse_date(name))]
         except HarvesterError as error:
             rows.append([name, "", f"unreadable: {error}", 0, "", "", 0])
     headers = ["date", "run", "status", "events", "first", "last", "bytes"]
@@ -240,6 +234,40 @@ def compact(*, date: DateOption, home: HomeOption = None, as_json: JsonOption = 
         typer.echo(str(one))
     if not done:
         typer.echo(f"nothing to compact: every run of {date} is compacted or empty")
+
+
+def _runs_of(home: Home, trading_date: date) -> list[list[Any]]:
+    """Of each run of a date, gone or there: name, status, events, first and last ts_recv, bytes."""
+    from harvester.errors import NoLog
+    from harvester.eventlog.days import between_runs, read_marks, read_runs
+    from harvester.eventlog.lock import DateLock
+    from harvester.eventlog.reader import run_view
+
+    closed, asides, _ = read_marks(home, trading_date)
+    try:
+        runs = read_runs(home, trading_date)
+    except NoLog:
+        if closed is None:
+            raise
+        runs = []
+    misplaced = {hole.file.parent for hole in between_runs(runs, closed, home.day(trading_date), asides)}
+    rows: list[list[Any]] = [[note.run, "set aside", 0, "", _iso(note.last_ts), 0] for note in asides]
+    for run in runs:
+        view = run_view(run)
+        status = "damaged" if run.damages or run.folder in misplaced else view.status
+        if status == "running" and DateLock(home, trading_date).held_by() is None:
+            status = "broken off"  # killed: the next recording, or hv log recover, marks it recovered
+        elif status == "compacted" and run.folder.parent == home.archive(trading_date):
+            status = "archived"
+        rows.append([view.run, status, view.rows, _iso(view.first_ts), _iso(view.last_ts), view.n_bytes])
+    known, before = {row[0] for row in rows}, 0
+    for one in closed.runs if closed else ():
+        if one.run not in known:
+            rows.append([one.run, "deleted", one.last_seq - before, "", "", 0])
+        before = one.last_seq
+    if closed and not closed.runs and not rows:
+        rows.append(["", "deleted", closed.last_seq, "", _iso(closed.last_ts), 0])
+    return sorted(rows, key=lambda row: str(row[0]))
 
 
 def _home(given: Path | None) -> Home:

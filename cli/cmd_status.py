@@ -26,12 +26,13 @@ def status(
     import msgspec
 
     from harvester.errors import NoLog
+    from harvester.eventlog.closed import closed_dates
     from harvester.eventlog.days import recorded_dates
     from harvester.home import Home, parse_date
     from harvester.recorder.status import status as look
 
     root = Home.find(home)
-    dates = recorded_dates(root)
+    dates = recorded_dates(root) or closed_dates(root)
     if date is None and not dates:
         raise NoLog(f"nothing is recorded under {root.root}; start with hv record, or name another --home")
     found = look(root, parse_date(date or dates[-1]))
@@ -41,6 +42,8 @@ def status(
     typer.echo(f"{found.trading_date} is {_doing(found)}")
     typer.echo(f"run {found.run} since {found.since}, last commit {found.last_commit}")
     typer.echo(f"seq {found.last_seq:,}, {found.events:,} events")
+    if found.archived:
+        typer.echo(f"its log lies in {found.archived}; temp/ was freed of it")
     if found.outage:
         typer.echo("the feed is down" if found.recording else "the feed was down when recording ended")
     for symbol in found.symbols:

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import contextlib
+import json
+import re
 import shutil
 import subprocess
 import sys
@@ -9,8 +11,10 @@ from pathlib import Path
 
 import pytest
 from trading_log import DATE, SYMBOLS, days, record, run_params
+from typer.testing import CliRunner
 
-from harvester.errors import CannotRun, DamagedLog, LockHeld, Mismatch, NoLog
+from cli.app import app
+from harvester.errors import CannotRun, DamagedLog, HarvesterError, LockHeld, Mismatch, NoLog
 from harvester.eventlog.disk import Disk
 from harvester.eventlog.lock import DateLock
 from harvester.eventlog.reader import open_day
@@ -222,6 +226,28 @@ def test_archive_is_read_like_the_log(home):
     kept = tree(home, home.memory)
     assert not eod(home, NEXT).written
     assert tree(home, home.memory) == kept
+
+
+def test_a_deleted_date_says_what_is_kept(home):
+    """After --delete-temp the commands say when the log went and what is kept where; `hv log ls` lists the date."""
+    eod(home, DATE, Wishes(delete_temp=True))
+    eod(home, NEXT, Wishes(delete_temp=True, archive=True))
+    words = ["--date", DATE.isoformat(), "--home", str(home.root)]
+    for command in (["status"], ["verify"], ["project"], ["log", "show"], ["log", "verify"]):
+        said = CliRunner().invoke(app, [*command, *words]).exception
+        assert isinstance(said, HarvesterError), command
+        assert said.exit_code == NoLog.exit_code
+        assert re.search(r"through seq \d+, and its log and episode files were deleted on 20\d\d-\d\d-\d\dT", str(said))
+        assert all(str(kept) in str(said) for kept in (home.dataset(DATE), home.journal, home.memory_latest.name))
+    rows = CliRunner().invoke(app, ["log", "ls", "--json", "--home", str(home.root)]).output.splitlines()
+    found = [(row["date"], row["run"], row["status"], row["events"]) for row in map(json.loads, rows)]
+    events = open_day(NEXT, home).rows
+    assert found == [(DATE.isoformat(), "r001", "deleted", events), (NEXT.isoformat(), "r001", "archived", events)]
+    where = home.archive(NEXT).relative_to(home.root).as_posix()
+    assert f"its log lies in {where}" in CliRunner().invoke(app, ["status", "--home", str(home.root)]).output
+    shutil.rmtree(home.archive(NEXT))
+    latest = CliRunner().invoke(app, ["status", "--home", str(home.root)]).exception
+    assert NEXT.isoformat() in str(latest)
 
 
 def test_deleted_date_is_done(home):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from harvester.errors import DamagedFile, NoLog
 from harvester.eventlog.aside import NOTES, aside_damages, covered, read_asides
-from harvester.eventlog.closed import read_closed
+from harvester.eventlog.closed import gone_text, read_closed
 from harvester.eventlog.damage import Damage, joined
 from harvester.eventlog.format import MANIFEST, run_number
 from harvester.eventlog.runlog import RunLog
@@ -53,6 +53,8 @@ def read_runs(home: Home, trading_date: date) -> list[RunLog]:
     """
     folders = run_folders(home, trading_date)
     if not folders and not (home.day(trading_date) / NOTES).exists():
+        if (closed := read_closed(home, trading_date)) is not None:
+            raise NoLog(gone_text(home, closed))
         known = recorded_dates(home)
         hint = f"recorded are {', '.join(known[-3:])}" if known else f"nothing is recorded under {home.root}"
         raise NoLog(f"no log of {trading_date} under {home.root}; {hint}")
