@@ -72,6 +72,8 @@ def project(
 
 
 def _show(made: Summary) -> None:
+    from harvester.artefacts.episodes import WAY_OUT
+
     if made.skipped:
         typer.echo(
             f"{made.trading_date}  unchanged: log, code, options and {len(made.files)} files are those of the last "
@@ -90,4 +92,4 @@ def _show(made: Summary) -> None:
     for folder in sorted(set(folders)):
         typer.echo(f"  {folders.count(folder):>4} files in {folder}")
     for difference in made.differences:
-        typer.echo(f"  {difference['what']}: {difference['path']}")
+        typer.echo(f"  {difference['what']}: {difference['path']}; {WAY_OUT[difference['what']]}")

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from harvester.recorder.exports import FilesPart
     from harvester.recorder.verify import Verified
 
@@ -67,10 +70,24 @@ def _lines(found: Verified) -> list[str]:
 
 
 def _of_files(title: str, what: str, part: FilesPart) -> list[str]:
+    from harvester.artefacts.episodes import WAY_OUT
+
     said = [f"{part.checked} {what} compared"] if part.checked or not part.note else []
     said += [part.note] if part.note else []
     lines = [f"{title} {_word(not part.differences)}  " + "; ".join(said)]
-    return lines + [f"         {text}" for text in (*part.differences, *part.early)]
+    wrong = [f"{text}; {WAY_OUT[text.rpartition(': ')[2]]}" for text in part.differences]
+    return lines + [f"         {text}" for text in (*wrong, *_folded(part.early))]
+
+
+def _folded(early: Sequence[str]) -> list[str]:
+    """Files that need no hand, one line a reason: after a look at an unfinished day they are all of its files."""
+    by_reason: dict[str, list[str]] = {}
+    for text in early:
+        by_reason.setdefault(re.sub(r", through seq \d+", "", text.partition(": ")[2]), []).append(text)
+    return [
+        texts[0] if len(texts) == 1 else f"{len(texts)} files: {reason} (--json names them)"
+        for reason, texts in by_reason.items()
+    ]
 
 
 def _word(good: bool) -> str:

@@ -14,6 +14,7 @@ from trading_log import DATE, SYMBOLS, days, record, run_params
 from typer.testing import CliRunner
 
 from cli.app import app
+from harvester.artefacts.episodes import WAY_OUT
 from harvester.errors import CannotRun, DamagedLog, HarvesterError, LockHeld, Mismatch, NoLog
 from harvester.eventlog.disk import Disk
 from harvester.eventlog.lock import DateLock
@@ -290,6 +291,32 @@ def test_differing_episode_files_stop_deletion(home, harm):
     assert report.deleted == 0
     assert tree(home, home.temp) == before
     assert (home.dataset(NEXT) / "closed.json").exists()
+
+
+@pytest.mark.parametrize("more", [[], ["--delete-temp", "--yes"]])
+@pytest.mark.parametrize(("harm", "way"), [("different", "writes it anew"), ("unexpected", "move it away")])
+def test_differing_episode_files_end_with_11(home, harm, way, more):
+    """The date is folded; the exit code is 11 all the same, by verify too, and both name the way out, which works."""
+    path = min(home.episodes(NEXT).rglob("*.json"))
+    path = path if harm == "different" else path.with_name("note.txt")
+    path.write_text("mine")
+    words = ["--date", NEXT.isoformat(), "--home", str(home.root)]
+    ended = CliRunner().invoke(app, ["eod", *words, *more])
+    assert isinstance(ended.exception, Mismatch)
+    assert f"{path} is {harm}" in str(ended.exception)
+    assert way in str(ended.exception)
+    assert (home.dataset(NEXT) / "closed.json").exists()
+    told = CliRunner().invoke(app, ["verify", *words])
+    assert told.exit_code == Mismatch.exit_code
+    (line,) = [line for line in told.output.splitlines() if path.name in line]
+    assert line.endswith(f"{harm}; {WAY_OUT[harm]}")
+    if harm == "unexpected":
+        assert f"{path.name}; {WAY_OUT[harm]}" in CliRunner().invoke(app, ["project", *words]).output
+        path.unlink()
+    else:
+        CliRunner().invoke(app, ["project", *words])
+    assert CliRunner().invoke(app, ["verify", *words]).exit_code == 0
+    assert CliRunner().invoke(app, ["eod", *words, *more]).exit_code == 0
 
 
 def test_what_nothing_replaces_stays(home):
