@@ -39,7 +39,7 @@ def buckets(
     Example: hv buckets --date 2025-07-17 --symbol ARL --from 10:31 --to 10:32
     """
     from cli.bars import Bar
-    from harvester.artefacts.text import json_file, put
+    from harvester.artefacts.text import json_file, must_take_file, put
     from harvester.errors import BadSetting
     from harvester.eventlog.reader import open_day
     from harvester.home import Home, parse_date
@@ -50,6 +50,8 @@ def buckets(
     begin, end = (None if text is None else moment(text, day) for text in (first, last))
     if begin is not None and end is not None and begin > end:
         raise BadSetting(f"--from {first} is after --to {last}; give them in order")
+    if out is not None:
+        must_take_file(out.resolve())  # before the fold, not after it
     with Bar(f"folding {date}", quiet=as_json) as bar:
         made = fold_day(open_day(day, Home.find(home)), bar.told)
     body = bucket_artefact(made, symbol, begin, end)

@@ -45,6 +45,7 @@ def project(
     Example: hv project --date 2025-07-17
     """
     from cli.bars import Bar
+    from harvester.artefacts.text import must_take_folder
     from harvester.home import Home
     from harvester.recorder.jobs import Failure, Task, dates_of, project_dates
 
@@ -52,6 +53,8 @@ def project(
     wanted = tuple(s.strip() for s in symbols.split(",") if s.strip()) if symbols is not None else None
     days = [day.isoformat() for day in dates_of(found, date or (), first, last)]
     target = None if out is None else str(out.resolve())
+    if out is not None:
+        must_take_folder(out.resolve())  # before the fold, not after it
     tasks = [Task(str(found.root), day, target, wanted, force, salvage) for day in days]
     failures = []
     title = f"folding {days[0]}" if len(days) == 1 else f"folding {len(days)} dates"
