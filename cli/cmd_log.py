@@ -194,13 +194,14 @@ def recover(
     from harvester.home import parse_date
 
     asides = set_aside_day(_home(home), parse_date(date)) if set_aside else []
-    for note in asides:
+    for note in asides if not as_json else ():
         typer.echo(str(note), err=True)
     mended = recover_day(_home(home), parse_date(date))
     if as_json:
-        _lines(
+        runs = [
             {"run": r.run, "last_seq": r.last_seq, "torn": r.torn, "quarantine": _text(r.quarantine)} for r in mended
-        )
+        ]
+        _lines([{"trading_date": date, "recovered": runs, "set_aside": asides}])
     else:
         for recovery in mended:
             typer.echo(str(recovery))
@@ -228,7 +229,7 @@ def compact(*, date: DateOption, home: HomeOption = None, as_json: JsonOption = 
     else:
         done = compact_day(found, trading_date)
     if as_json:
-        _lines(dict(vars(one)) for one in done)
+        _lines([{"trading_date": date, "compacted": [dict(vars(one)) for one in done]}])
         return
     for one in done:
         typer.echo(str(one))

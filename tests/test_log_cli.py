@@ -138,12 +138,27 @@ def test_recover_mends_a_killed_run(home, hv):
     with (writer.folder / "trade.arrows").open("ab") as file:
         file.write(b"torn")
     assert "note: r001: 4 bytes of trade.arrows" in hv("verify", "--date", DAY)
-    (mended,) = _objects(hv("recover", "--date", DAY, "--json"))
+    (told,) = _objects(hv("recover", "--date", DAY, "--json"))
+    (mended,) = told["recovered"]
     assert (mended["run"], mended["last_seq"], mended["torn"]) == ("r001", 5, {"trade.arrows": 4})
     assert Path(
         mended["quarantine"], "r001.trade.arrows.at" + str((writer.folder / "trade.arrows").stat().st_size)
     ).exists()
     assert "nothing to recover" in hv("recover", "--date", DAY)
+    nothing = {"trading_date": DAY, "recovered": [], "set_aside": []}
+    assert _objects(hv("recover", "--date", DAY, "--json")) == [nothing]
     assert "clean" in hv("verify", "--date", DAY)
     with pytest.raises(NoLog):
         hv("recover", "--date", "2025-07-18")
+
+
+def test_json_tells_what_was_done(home, hv):
+    """`hv log compact --json` and `hv log recover --json` give one object, also when there was nothing to do."""
+    write_run(home, (5, 5))
+    (told,) = _objects(hv("compact", "--date", DAY, "--json"))
+    assert [(run["run"], run["rows"], run["left"]) for run in told["compacted"]] == [("r001", 10, [])]
+    assert _objects(hv("compact", "--date", DAY, "--json")) == [{"trading_date": DAY, "compacted": []}]
+    (home.day(DATE) / "r001" / "manifest.json").write_bytes(b"garbage")
+    (told,) = _objects(hv("recover", "--date", DAY, "--set-aside", "--json"))
+    (note,) = told["set_aside"]
+    assert (note["run"], note["first_seq"], note["folder"]) == ("r001", 1, f"temp/events/{DAY}/quarantine/r001")
