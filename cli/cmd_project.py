@@ -76,6 +76,7 @@ def project(
 
 def _show(made: Summary) -> None:
     from harvester.artefacts.episodes import WAY_OUT
+    from harvester.projections.book import NO_BOOKS
 
     if made.skipped:
         typer.echo(
@@ -87,7 +88,8 @@ def _show(made: Summary) -> None:
     for lost in made.lost:
         typer.echo(f"  SALVAGED, not the date's artefacts; lost: {lost}")
     for name, digest in made.digests.items():
-        typer.echo(f"  {name:<8} {digest}")
+        said = "  no book is live at the end; `hv verify` compares those during the day" if digest == NO_BOOKS else ""
+        typer.echo(f"  {name:<8} {digest}{said}")
     typer.echo("wrote " + ", ".join(f"{rows} {name}" for name, rows in made.rows.items()))
     if made.open:
         typer.echo(f"  {made.open} still open: no episodes yet, the date is being recorded")

@@ -27,6 +27,9 @@ def verify(
     candles and signals; the picture is not, nor what `hv project --out` or `--symbols` wrote. A file of an earlier look
     at the unfinished day is told, not counted, and so is what a killed recorder did not come to write.
 
+    A live digest is of the state at its place in the log. The books of a day are compared by the digests noted while it
+    was recorded; at its end, every subscription cancelled, there is no book left to compare.
+
     Exit code 0: all equal. 1: the log is damaged. 11: live and replay, or files and log, differ. 12: recorded by other
     code than this, so live and replay cannot be compared (everything else is right).
 
@@ -55,7 +58,8 @@ def _lines(found: Verified) -> list[str]:
     if found.broken_off:
         out.append(f"         the last run broke off ({found.broken_off}); the next `hv record` goes on from there")
     word = _word(not live.mismatches) if live.changed < live.points or not live.points else "?  "
-    out.append(f"live     {word}  {live.equal} of {live.points} recorded digests equal replay's")
+    books = f", {live.books} of them of live books" if live.equal else ""
+    out.append(f"live     {word}  {live.equal} of {live.points} recorded digests equal replay's{books}")
     if live.changed:
         out.append(
             f"         {live.changed} were written by other code than this and cannot be compared (exit code 12)"
