@@ -14,9 +14,10 @@ from typer.testing import CliRunner
 
 from cli.app import app
 from harvester.errors import BadSetting, NoLog
+from harvester.eventlog.runlog import RunLog
 from harvester.home import Home
 from harvester.recorder import projected
-from harvester.recorder.jobs import Failure, Task, project_dates
+from harvester.recorder.jobs import Failure, Task, project_date, project_dates
 
 PROJECT = Path(__file__).resolve().parent.parent
 DAYS = [day.isoformat() for day in days(3)]
@@ -75,6 +76,21 @@ def test_an_unchanged_date_is_skipped_in_one_line(home):
     assert again == first
     assert "events through seq" in hv(home, "--date", DAYS[0], "--force")
     assert files(home) == before
+
+
+def test_the_journal_of_an_unchanged_date_is_read_once(home, monkeypatch):
+    """It is most of what an unchanged date costs: bytes are compared by the journal that was read for the memo."""
+    task = Task(str(home.root), DAYS[0], None, None, force=False)
+    project_date(task)
+    read, journals = RunLog._read_journal, []
+
+    def counted(log: RunLog) -> None:
+        journals.append(log.run)
+        read(log)
+
+    monkeypatch.setattr(RunLog, "_read_journal", counted)
+    assert project_date(task).skipped
+    assert journals == ["r001"]
 
 
 def changed(home: Home, what: str, monkeypatch: pytest.MonkeyPatch) -> None:

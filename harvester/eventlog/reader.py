@@ -159,6 +159,16 @@ class Day:
             found += [Mark(line.last_seq, line.last_ts, before[:32] + line.content[:32]) for line in log.commits]
         return found
 
+    def check(self) -> None:
+        """Compare every byte with its checksum, for who opened the day without that and does not read it.
+
+        Raises:
+            DamagedLog: one is not what was written.
+        """
+        for log in self.logs:
+            log.check_bodies()
+        self._refuse_damage()
+
     def _refuse_damage(self) -> None:
         if not self._salvage and (damages := self.damages):
             raise damaged_log(damages, self.good)

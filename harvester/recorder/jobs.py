@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harvester.errors import BadSetting, HarvesterError
+from harvester.errors import BadSetting, DamagedLog, HarvesterError
 from harvester.eventlog.damage import damaged_log
 from harvester.eventlog.days import recorded_dates
 from harvester.eventlog.reader import open_day
@@ -86,7 +86,10 @@ def project_date(task: Task, progress: Progress | None = None) -> Summary:
     live = being_recorded(home, log)
     memo = Memo(home, log, out, task.symbols, live=live)
     if not task.force and (before := memo.unchanged()) is not None:
-        open_day(day, home)  # nothing is read: compare every byte all the same
+        try:
+            log.check()  # nothing is read: compare every byte all the same
+        except DamagedLog:
+            open_day(day, home)  # says so again, unless the log was compacted in this moment
         return before
     made = fold_day(log, progress)
     summary = summary_of(made, write_artefacts(made, home, out, task.symbols, live=live))
