@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
 import time
@@ -162,3 +164,21 @@ def test_json_tells_what_was_done(home, hv):
     (told,) = _objects(hv("recover", "--date", DAY, "--set-aside", "--json"))
     (note,) = told["set_aside"]
     assert (note["run"], note["first_seq"], note["folder"]) == ("r001", 1, f"temp/events/{DAY}/quarantine/r001")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="SIGINT of POSIX")
+@pytest.mark.parametrize("debug", [False, True])
+def test_ctrl_c_while_loading_is_one_line(tmp_path, debug):
+    """Ctrl-C before the command line is loaded is one line and what shells count as 130; --debug shows where."""
+    (tmp_path / "typer.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n")
+    done = subprocess.run(
+        [sys.executable, "-m", "cli.app", "log", "ls", *(["--debug"] if debug else [])],
+        cwd=Path(__file__).resolve().parent.parent,
+        env=os.environ | {"PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == -signal.SIGINT
+    assert ("Traceback" in done.stderr) is debug
+    assert debug or done.stderr == "hv: interrupted\n"
