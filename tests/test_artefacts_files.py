@@ -201,7 +201,7 @@ def test_only_plain_files_are_replaced(day, tmp_path):
 def test_a_full_standard_output_is_one_line(day, words):
     """A command whose output meets a full disk ends with 10 and one line; a reader that goes away is no failure."""
     command = [sys.executable, "-m", "cli.app", *words, "--date", DATE.isoformat(), "--home", str(day[0].root)]
-    with open("/dev/full", "wb") as full:  # noqa: PTH123
+    with Path("/dev/full").open("wb") as full:
         done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False, cwd=PROJECT)
     assert done.returncode == LogWriteFailed.exit_code
     assert done.stderr == "hv: disk full or failing: No space left on device; free space, or write elsewhere\n"
