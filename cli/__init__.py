@@ -1,0 +1,17 @@
+"""The command line.
+
+Ctrl-C is caught by `cli.app`; until that is loaded, a fifth of a second, by this.
+"""
+
+import sys
+from types import TracebackType
+
+
+def _last_word(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    if issubclass(kind, KeyboardInterrupt) and "--debug" not in sys.argv:
+        sys.stderr.write("hv: interrupted\n")  # Python then ends by the signal, which shells count as 130
+    else:
+        sys.__excepthook__(kind, error, trace)
+
+
+sys.excepthook = _last_word

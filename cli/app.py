@@ -6,6 +6,7 @@ Command modules import only typer and the standard library at their top, and wha
 
 from __future__ import annotations
 
+import errno
 import gc
 import importlib
 import os
@@ -19,7 +20,7 @@ from typing import Annotated, Any
 import typer
 
 from harvester import __version__
-from harvester.errors import HarvesterError
+from harvester.errors import HarvesterError, LogWriteFailed
 
 # name → module; the function there (a `typer.Typer` for groups) has the command's name. Order is that of --help.
 COMMANDS: tuple[tuple[str, str], ...] = (
@@ -46,6 +47,7 @@ READERS = frozenset(("status", "project", "buckets", "book", "replay", "health",
 """Commands that work on what was recorded. Nothing in them needs pandas, which pyarrow imports if it can, a third of
 a second, with the first column it hands to NumPy."""
 
+_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EIO}  # full, full for this user, failing
 INTERRUPTED = 130  # 128 + SIGINT, as shells count
 
 
@@ -69,7 +71,7 @@ class App(typer.Typer):
             sys.exit(INTERRUPTED)
         except BrokenPipeError:
             # The reader of a pipe went away (`hv log show | head`): no failure. Keep Python from flushing into it.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            _hush_stdout()
             sys.exit(0)
         except SystemExit as end:
             # Typer has met a pipe whose reader went away (`hv log show | head`) and calls that a failure; it is none.
@@ -79,10 +81,20 @@ class App(typer.Typer):
         except Exception as error:
             if debug:
                 raise
+            if isinstance(error, OSError) and error.errno in _DISK:
+                _hush_stdout()  # it may be the one that is full
+                where = f"{error.filename}: " if error.filename else ""
+                _say(f"disk full or failing: {where}{error.strerror}; free space, or write elsewhere")
+                sys.exit(LogWriteFailed.exit_code)
             _say(f"unexpected {type(error).__name__}: {error}; run again with --debug for the traceback")
             sys.exit(1)
         finally:
             gc.freeze()  # the process ends: no last search for cycles through all a day has left, half a second long
+
+
+def _hush_stdout() -> None:
+    """Let nothing more, and nothing that is still buffered, reach standard output."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _say(line: str) -> None:

@@ -44,7 +44,7 @@ def buckets(
     Example: hv buckets --date 2025-07-17 --symbol ARL --from 10:31 --to 10:32
     """
     from cli.bars import Bar
-    from harvester.artefacts.text import json_file, put
+    from harvester.artefacts.text import json_file, must_take_file, put
     from harvester.eventlog.reader import open_day
     from harvester.home import Home
     from harvester.recorder.moments import span
@@ -54,6 +54,8 @@ def buckets(
     found = Home.find(home)
     day = date_of(date, found)
     begin, end = span(first, last, day)
+    if out is not None:
+        must_take_file(out.resolve())  # before the fold, not after it
     log = open_day(day, found)
     symbol = symbol_named(symbol, subscribed(log), day)
     with Bar(f"folding {day}", quiet=as_json) as bar:

@@ -43,9 +43,13 @@ def eod(
     trading), was stopped after the regular close, or holds events up to the end of extended trading. Any other date
     is refused, since folding closes it; --unfinished folds it all the same.
 
+    Episode files that are not what the log gives stop deletion and end it with exit code 11; memory learns from the log
+    alone.
+
     Example: hv eod --date 2025-07-17 --archive --delete-temp
     """
     from cli.bars import Bar
+    from harvester.artefacts.episodes import WAY_OUT
     from harvester.errors import BadSetting, Mismatch
     from harvester.home import Home, parse_date
     from harvester.recorder.eod import NOT_CONFIRMED, Wishes
@@ -74,6 +78,13 @@ def eod(
         typer.echo(json_text.dumps(report.plain()))
     else:
         _show(report)
+    if wrong := [difference for difference in report.differences if difference.what != "missing"]:
+        first, more = wrong[0], f", {len(wrong) - 1} more" if len(wrong) > 1 else ""
+        kept = "; nothing more is deleted" if delete_temp else ""
+        raise Mismatch(
+            f"{date} is folded as its log gives it, but {first.path} is {first.what}{more}{kept}: "
+            f"{WAY_OUT[first.what]}, then run this again"
+        )
     if report.stopped and report.stopped != NOT_CONFIRMED:
         raise Mismatch(f"nothing more of {date} is deleted: {report.stopped}; look at it, then run this again")
 

@@ -70,6 +70,7 @@ def gateway(
     """
     import asyncio
 
+    from harvester.artefacts.text import must_take_file
     from harvester.home import Home
     from harvester.simgateway.faults import Script
     from harvester.simgateway.limits import Limits
@@ -77,6 +78,8 @@ def gateway(
     from harvester.simgateway.settings import GatewaySettings
 
     root = Home.find(home)
+    if report is not None:
+        must_take_file(report.resolve())  # now, not when the day has been played
     given = {"symbols": symbols, "trading_date": date, "rate": rate, "sample_ms": sample_ms}
     source = _open(market, list(what or []), root, seed, {k: v for k, v in given.items() if v is not None})
     limits = Limits(

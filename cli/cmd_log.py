@@ -43,27 +43,21 @@ _TEXT_MAX, _TEXT_MAX_PIPED = 60, 200  # characters of a text; --json has all of 
 def ls(*, home: HomeOption = None, as_json: JsonOption = False) -> None:
     """List every recorded run of every date.
 
-    Journals are read, bodies are not: `hv log verify` proves them.
+    Journals are read, bodies are not: `hv log verify` proves them. Listed are as well the runs that were set aside, and
+    those `hv eod` deleted or moved to the archive: `hv status --date` says what is kept.
 
     Example: hv log ls
     """
     from harvester.errors import HarvesterError
-    from harvester.eventlog.days import read_runs, recorded_dates
-    from harvester.eventlog.lock import DateLock
-    from harvester.eventlog.reader import run_view
+    from harvester.eventlog.closed import closed_dates
+    from harvester.eventlog.days import recorded_dates
     from harvester.home import Home, parse_date
 
     found = Home.find(home)
     rows: list[list[Any]] = []
-    for name in recorded_dates(found):
+    for name in sorted({*recorded_dates(found), *closed_dates(found)}):
         try:
-            for run in read_runs(found, parse_date(name)):
-                view = run_view(run)
-                status = "damaged" if run.damages else view.status
-                if status == "running" and DateLock(found, parse_date(name)).held_by() is None:
-                    status = "broken off"  # killed: the next recording, or hv log recover, marks it recovered
-                times = (_iso(view.first_ts), _iso(view.last_ts))
-                rows.append([name, view.run, status, view.rows, *times, view.n_bytes])
+            rows += [[name, *row] for row in _runs_of(found, parse_date(name))]
         except HarvesterError as error:
             rows.append([name, "", f"unreadable: {error}", 0, "", "", 0])
     headers = ["date", "run", "status", "events", "first", "last", "bytes"]
@@ -96,6 +90,7 @@ def show(
 
     Example: hv log show --date 2025-07-17 --kind trade --limit 5
     """
+    from harvester.errors import ranges_text
     from harvester.eventlog.reader import open_day
 
     kinds, found = _kinds(kind), _home(home)
@@ -115,8 +110,7 @@ def show(
         ends = f"the log of {day.trading_date} ends with seq {day.last_seq:,}"
         typer.echo(f"hv: no event{of} from seq {from_seq:,} on; {ends}", err=True)
     if day.damages:
-        good = ", ".join(f"{first}-{last}" for first, last in day.good) or "none"
-        typer.echo(f"hv: salvaged, good seq: {good}", err=True)
+        typer.echo(f"hv: salvaged, good seq: {ranges_text(day.good)}", err=True)
         for damage in day.damages:
             typer.echo(f"hv: lost: {damage}", err=True)
 
@@ -208,13 +202,14 @@ def recover(
     from harvester.home import parse_date
 
     asides = set_aside_day(_home(home), parse_date(date)) if set_aside else []
-    for note in asides:
+    for note in asides if not as_json else ():
         typer.echo(str(note), err=True)
     mended = recover_day(_home(home), parse_date(date))
     if as_json:
-        _lines(
+        runs = [
             {"run": r.run, "last_seq": r.last_seq, "torn": r.torn, "quarantine": _text(r.quarantine)} for r in mended
-        )
+        ]
+        _lines([{"trading_date": date, "recovered": runs, "set_aside": asides}])
     else:
         for recovery in mended:
             typer.echo(str(recovery))
@@ -242,12 +237,46 @@ def compact(*, date: NamedDate, home: HomeOption = None, as_json: JsonOption = F
     else:
         done = compact_day(found, trading_date)
     if as_json:
-        _lines(dict(vars(one)) for one in done)
+        _lines([{"trading_date": date, "compacted": [dict(vars(one)) for one in done]}])
         return
     for one in done:
         typer.echo(str(one))
     if not done:
         typer.echo(f"nothing to compact: every run of {date} is compacted or empty")
+
+
+def _runs_of(home: Home, trading_date: date) -> list[list[Any]]:
+    """Of each run of a date, gone or there: name, status, events, first and last ts_recv, bytes."""
+    from harvester.errors import NoLog
+    from harvester.eventlog.days import between_runs, read_marks, read_runs
+    from harvester.eventlog.lock import DateLock
+    from harvester.eventlog.reader import run_view
+
+    closed, asides, _ = read_marks(home, trading_date)
+    try:
+        runs = read_runs(home, trading_date)
+    except NoLog:
+        if closed is None:
+            raise
+        runs = []
+    misplaced = {hole.file.parent for hole in between_runs(runs, closed, home.day(trading_date), asides)}
+    rows: list[list[Any]] = [[note.run, "set aside", 0, "", _iso(note.last_ts), 0] for note in asides]
+    for run in runs:
+        view = run_view(run)
+        status = "damaged" if run.damages or run.folder in misplaced else view.status
+        if status == "running" and DateLock(home, trading_date).held_by() is None:
+            status = "broken off"  # killed: the next recording, or hv log recover, marks it recovered
+        elif status == "compacted" and run.folder.parent == home.archive(trading_date):
+            status = "archived"
+        rows.append([view.run, status, view.rows, _iso(view.first_ts), _iso(view.last_ts), view.n_bytes])
+    known, before = {row[0] for row in rows}, 0
+    for one in closed.runs if closed else ():
+        if one.run not in known:
+            rows.append([one.run, "deleted", one.last_seq - before, "", "", 0])
+        before = one.last_seq
+    if closed and not closed.runs and not rows:
+        rows.append(["", "deleted", closed.last_seq, "", _iso(closed.last_ts), 0])
+    return sorted(rows, key=lambda row: str(row[0]))
 
 
 def _home(given: Path | None) -> Home:
@@ -351,6 +380,8 @@ def _report_json(report: Report) -> dict[str, Any]:
 
 
 def _show_report(report: Report) -> None:
+    from harvester.errors import ranges_text
+
     headers = ["run", "status", "first seq", "last seq", "commits", "bytes", "content hash"]
     _table(
         headers, [[r.run, r.status, r.first_seq, r.last_seq, r.commits, r.n_bytes, r.content_hash] for r in report.runs]
@@ -362,8 +393,8 @@ def _show_report(report: Report) -> None:
     if report.clean:
         typer.echo(f"clean: {report.rows} events in {report.n_bytes} bytes, identity {report.identity}")
     else:
-        good = ", ".join(f"{first}-{last}" for first, last in report.good) or "none"
-        typer.echo(f"damaged in {len(report.problems)} places; good seq: {good}; read those with hv log show --salvage")
+        typer.echo(f"damaged in {len(report.problems)} places; good seq: {ranges_text(report.good)}")
+        typer.echo("hv log show --salvage reads those, hv project --salvage folds those")
 
 
 def _table(headers: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:

@@ -37,6 +37,8 @@ def status(
     typer.echo(f"{found.trading_date} is {_doing(found)}")
     typer.echo(f"run {found.run} since {_local(found.since)}, last commit {_local(found.last_commit)}, in New York")
     typer.echo(f"seq {found.last_seq:,}, {found.events:,} events")
+    if found.archived:
+        typer.echo(f"its log lies in {found.archived}; temp/ was freed of it")
     if found.outage:
         typer.echo("the feed is down" if found.recording else "the feed was down when recording ended")
     for symbol in found.symbols:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,6 +11,8 @@ import typer
 from cli.dates import DateOption, date_of
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from harvester.recorder.exports import FilesPart
     from harvester.recorder.verify import Verified
 
@@ -25,6 +28,9 @@ def verify(
     Compared are the files of temp/episodes/ and, of exports/, buckets, decisions, fills and health of the whole date,
     candles and signals; the picture is not, nor what `hv project --out` or `--symbols` wrote. A file of an earlier look
     at the unfinished day is told, not counted, and so is what a killed recorder did not come to write.
+
+    A live digest is of the state at its place in the log. The books of a day are compared by the digests noted while it
+    was recorded; at its end, every subscription cancelled, there is no book left to compare.
 
     Exit code 0: all equal. 1: the log is damaged. 11: live and replay, or files and log, differ. 12: recorded by other
     code than this, so live and replay cannot be compared (everything else is right).
@@ -55,7 +61,8 @@ def _lines(found: Verified) -> list[str]:
     if found.broken_off:
         out.append(f"         the last run broke off ({found.broken_off}); the next `hv record` goes on from there")
     word = _word(not live.mismatches) if live.changed < live.points or not live.points else "?  "
-    out.append(f"live     {word}  {live.equal} of {live.points} recorded digests equal replay's")
+    books = f", {live.books} of them of live books" if live.equal else ""
+    out.append(f"live     {word}  {live.equal} of {live.points} recorded digests equal replay's{books}")
     if live.changed:
         out.append(
             f"         {live.changed} were written by other code than this and cannot be compared (exit code 12)"
@@ -70,10 +77,24 @@ def _lines(found: Verified) -> list[str]:
 
 
 def _of_files(title: str, what: str, part: FilesPart) -> list[str]:
+    from harvester.artefacts.episodes import WAY_OUT
+
     said = [f"{part.checked} {what} compared"] if part.checked or not part.note else []
     said += [part.note] if part.note else []
     lines = [f"{title} {_word(not part.differences)}  " + "; ".join(said)]
-    return lines + [f"         {text}" for text in (*part.differences, *part.early)]
+    wrong = [f"{text}; {WAY_OUT[text.rpartition(': ')[2]]}" for text in part.differences]
+    return lines + [f"         {text}" for text in (*wrong, *_folded(part.early))]
+
+
+def _folded(early: Sequence[str]) -> list[str]:
+    """Files that need no hand, one line a reason: after a look at an unfinished day they are all of its files."""
+    by_reason: dict[str, list[str]] = {}
+    for text in early:
+        by_reason.setdefault(re.sub(r", through seq \d+", "", text.partition(": ")[2]), []).append(text)
+    return [
+        texts[0] if len(texts) == 1 else f"{len(texts)} files: {reason} (--json names them)"
+        for reason, texts in by_reason.items()
+    ]
 
 
 def _word(good: bool) -> str:

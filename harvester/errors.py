@@ -2,6 +2,7 @@
 
     HarvesterError                 1   something went wrong that has no code of its own
     ├── DamagedLog                 1   bytes of a log are not what was written
+    │   └── DamagedFile            1   those of a file beside it: a mark, notes, what was kept
     ├── KernelFault                1   compiled code met what it must never meet
     ├── CannotRun                  2   the command could not start its work
     │   └── BadSetting             2   an option, variable or settings file makes no sense
@@ -21,6 +22,16 @@ An error names the thing, the numbers and the next move, in one line.
 """
 
 from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+
+def ranges_text(ranges: Iterable[tuple[int, int]]) -> str:
+    """Closed ranges of seq for people, `1-10, 21-30`."""
+    return ", ".join(f"{first}-{last}" for first, last in ranges) or "none"
 
 
 class HarvesterError(Exception):
@@ -46,16 +57,31 @@ class DamagedLog(HarvesterError):
         offset: int,
         what: str,
         good: tuple[tuple[int, int], ...] = (),
-        move: str = "read those with hv log show --salvage",
+        move: str = "hv log show --salvage reads those, hv project --salvage folds those",
     ) -> None:
         self.file, self.offset, self.what, self.good = file, offset, what, good
-        ranges = ", ".join(f"{first}-{last}" for first, last in good) or "none"
-        super().__init__(f"damaged log: {file} at byte {offset}: {what}; good seq: {ranges}; {move}")
+        super().__init__(f"damaged log: {file} at byte {offset}: {what}; good seq: {ranges_text(good)}; {move}")
 
     def for_writers(self, trading_date: object) -> DamagedLog:
         """The same damage, told to somebody who wants to record on."""
         move = f"to record on behind it: hv log recover --set-aside --date {trading_date}"
         return DamagedLog(self.file, self.offset, self.what, self.good, move)
+
+
+class DamagedFile(DamagedLog):
+    """A file that stands beside the log (a mark, notes, what was kept) is not what was written.
+
+    It says nothing of the events, so no seqs are named; `move` is its own way out.
+    """
+
+    def __init__(self, file: str, what: str, move: str, offset: int = 0) -> None:
+        self.file, self.offset, self.what, self.good, self.move = file, offset, what, (), move
+        HarvesterError.__init__(self, f"damaged file: {file}: {what}; {move}")
+
+    def for_writers(self, trading_date: object) -> DamagedLog:
+        """The same: setting runs aside mends no file beside them."""
+        del trading_date
+        return self
 
 
 class KernelFault(HarvesterError):

@@ -2,6 +2,10 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import jsonschema
 import msgspec
@@ -9,16 +13,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from trading_log import DATE, record
+from typer.testing import CliRunner
 
+from cli.app import app
 from harvester.artefacts import schemas
 from harvester.artefacts.episodes import compare_day, episode_files
 from harvester.artefacts.tables import csv_file
-from harvester.artefacts.text import json_file, put, put_all, put_bare_list, times
-from harvester.errors import BadSetting, CannotRun
+from harvester.artefacts.text import json_file, must_take_file, put, put_all, put_bare_list, times
+from harvester.errors import BadSetting, CannotRun, LogWriteFailed
 from harvester.eventlog.disk import Disk
 from harvester.home import Home
 from harvester.recorder.eod import Wishes, eod
 from harvester.recorder.project import bucket_artefact, project
+
+PROJECT = Path(__file__).resolve().parent.parent
 
 
 @pytest.fixture(scope="module")
@@ -150,6 +158,53 @@ def test_put_is_atomic_and_idempotent(tmp_path):
     with pytest.raises(CannotRun, match=r"x\.json: No space left"):
         put(path, b"two", Full())
     assert path.read_bytes() == b"one"
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="pipes and devices of POSIX")
+def test_only_plain_files_are_replaced(day, tmp_path):
+    """Where a folder, a pipe or a device stands, or a file above, one line says so; all of it stays as it was."""
+    pipe, file, folder = tmp_path / "pipe", tmp_path / "file", tmp_path / "folder"
+    os.mkfifo(pipe)
+    file.write_bytes(b"mine")
+    folder.mkdir()
+    with pytest.raises(CannotRun, match="it is a pipe and stays as it is"):
+        put_all([(file, b"mine"), (pipe, b"x")])
+    home, date = ["--home", str(day[0].root)], ["--date", DATE.isoformat()]
+    buckets, project, gateway = (
+        ["buckets", *home, *date, "--symbol", "AAA", "--out"],
+        ["project", *home, *date, "--out"],
+        ["gateway", "--market", "model", "--home", str(tmp_path), "--report"],
+    )
+    for words, place, said in [
+        (buckets, pipe, "it is a pipe"),
+        (buckets, folder, "it is a folder"),
+        (buckets, file / "x.json", f"cannot write below {file}: it is a file"),
+        (project, pipe, f"cannot write below {pipe}: it is a pipe"),
+        (project, file, f"cannot write below {file}: it is a file; name a folder"),
+        (project, file / "x", f"cannot write below {file}: it is a file"),
+        (gateway, pipe, "it is a pipe"),
+    ]:
+        done = CliRunner().invoke(app, [*words, str(place)])
+        assert isinstance(done.exception, CannotRun), (words, done.output, done.exception)
+        assert said in str(done.exception)
+    assert pipe.is_fifo()
+    assert (file.read_bytes(), list(folder.iterdir())) == (b"mine", [])
+    with pytest.raises(CannotRun, match="it is a device"):  # asked only: should it fail as root, nothing is lost
+        must_take_file(Path(os.devnull))
+    (folder / f"health_{DATE}.json").mkdir()
+    done = CliRunner().invoke(app, [*project, str(folder)])
+    assert f"health_{DATE}.json: it is a folder and stays" in str(done.exception)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is full")
+@pytest.mark.parametrize("words", [["log", "show"], ["verify"], ["buckets", "--symbol", "AAA", "--json"]])
+def test_a_full_standard_output_is_one_line(day, words):
+    """A command whose output meets a full disk ends with 10 and one line; a reader that goes away is no failure."""
+    command = [sys.executable, "-m", "cli.app", *words, "--date", DATE.isoformat(), "--home", str(day[0].root)]
+    with Path("/dev/full").open("wb") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False, cwd=PROJECT)
+    assert done.returncode == LogWriteFailed.exit_code
+    assert done.stderr == "hv: disk full or failing: No space left on device; free space, or write elsewhere\n"
 
 
 def test_many_files_are_synced_before_the_first_is_renamed(tmp_path):

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import contextlib
+import json
+import re
 import shutil
 import subprocess
 import sys
@@ -9,8 +11,11 @@ from pathlib import Path
 
 import pytest
 from trading_log import DATE, SYMBOLS, days, record, run_params
+from typer.testing import CliRunner
 
-from harvester.errors import CannotRun, DamagedLog, LockHeld, Mismatch, NoLog
+from cli.app import app
+from harvester.artefacts.episodes import WAY_OUT
+from harvester.errors import CannotRun, DamagedLog, HarvesterError, LockHeld, Mismatch, NoLog
 from harvester.eventlog.disk import Disk
 from harvester.eventlog.lock import DateLock
 from harvester.eventlog.reader import open_day
@@ -224,6 +229,28 @@ def test_archive_is_read_like_the_log(home):
     assert tree(home, home.memory) == kept
 
 
+def test_a_deleted_date_says_what_is_kept(home):
+    """After --delete-temp the commands say when the log went and what is kept where; `hv log ls` lists the date."""
+    eod(home, DATE, Wishes(delete_temp=True))
+    eod(home, NEXT, Wishes(delete_temp=True, archive=True))
+    words = ["--date", DATE.isoformat(), "--home", str(home.root)]
+    for command in (["status"], ["verify"], ["project"], ["log", "show"], ["log", "verify"]):
+        said = CliRunner().invoke(app, [*command, *words]).exception
+        assert isinstance(said, HarvesterError), command
+        assert said.exit_code == NoLog.exit_code
+        assert re.search(r"through seq \d+, and its log and episode files were deleted on 20\d\d-\d\d-\d\dT", str(said))
+        assert all(str(kept) in str(said) for kept in (home.dataset(DATE), home.journal, home.memory_latest.name))
+    rows = CliRunner().invoke(app, ["log", "ls", "--json", "--home", str(home.root)]).output.splitlines()
+    found = [(row["date"], row["run"], row["status"], row["events"]) for row in map(json.loads, rows)]
+    events = open_day(NEXT, home).rows
+    assert found == [(DATE.isoformat(), "r001", "deleted", events), (NEXT.isoformat(), "r001", "archived", events)]
+    where = home.archive(NEXT).relative_to(home.root).as_posix()
+    assert f"its log lies in {where}" in CliRunner().invoke(app, ["status", "--home", str(home.root)]).output
+    shutil.rmtree(home.archive(NEXT))
+    latest = CliRunner().invoke(app, ["status", "--home", str(home.root)]).exception
+    assert NEXT.isoformat() in str(latest)
+
+
 def test_deleted_date_is_done(home):
     """Once the log is gone, running it again says so and changes nothing; a date never recorded is an error.
 
@@ -264,6 +291,32 @@ def test_differing_episode_files_stop_deletion(home, harm):
     assert report.deleted == 0
     assert tree(home, home.temp) == before
     assert (home.dataset(NEXT) / "closed.json").exists()
+
+
+@pytest.mark.parametrize("more", [[], ["--delete-temp", "--yes"]])
+@pytest.mark.parametrize(("harm", "way"), [("different", "writes it anew"), ("unexpected", "move it away")])
+def test_differing_episode_files_end_with_11(home, harm, way, more):
+    """The date is folded; the exit code is 11 all the same, by verify too, and both name the way out, which works."""
+    path = min(home.episodes(NEXT).rglob("*.json"))
+    path = path if harm == "different" else path.with_name("note.txt")
+    path.write_text("mine")
+    words = ["--date", NEXT.isoformat(), "--home", str(home.root)]
+    ended = CliRunner().invoke(app, ["eod", *words, *more])
+    assert isinstance(ended.exception, Mismatch)
+    assert f"{path} is {harm}" in str(ended.exception)
+    assert way in str(ended.exception)
+    assert (home.dataset(NEXT) / "closed.json").exists()
+    told = CliRunner().invoke(app, ["verify", *words])
+    assert told.exit_code == Mismatch.exit_code
+    (line,) = [line for line in told.output.splitlines() if path.name in line]
+    assert line.endswith(f"{harm}; {WAY_OUT[harm]}")
+    if harm == "unexpected":
+        assert f"{path.name}; {WAY_OUT[harm]}" in CliRunner().invoke(app, ["project", *words]).output
+        path.unlink()
+    else:
+        CliRunner().invoke(app, ["project", *words])
+    assert CliRunner().invoke(app, ["verify", *words]).exit_code == 0
+    assert CliRunner().invoke(app, ["eod", *words, *more]).exit_code == 0
 
 
 def test_what_nothing_replaces_stays(home):

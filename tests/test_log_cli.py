@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
 import time
@@ -138,12 +140,45 @@ def test_recover_mends_a_killed_run(home, hv):
     with (writer.folder / "trade.arrows").open("ab") as file:
         file.write(b"torn")
     assert "note: r001: 4 bytes of trade.arrows" in hv("verify", "--date", DAY)
-    (mended,) = _objects(hv("recover", "--date", DAY, "--json"))
+    (told,) = _objects(hv("recover", "--date", DAY, "--json"))
+    (mended,) = told["recovered"]
     assert (mended["run"], mended["last_seq"], mended["torn"]) == ("r001", 5, {"trade.arrows": 4})
     assert Path(
         mended["quarantine"], "r001.trade.arrows.at" + str((writer.folder / "trade.arrows").stat().st_size)
     ).exists()
     assert "nothing to recover" in hv("recover", "--date", DAY)
+    nothing = {"trading_date": DAY, "recovered": [], "set_aside": []}
+    assert _objects(hv("recover", "--date", DAY, "--json")) == [nothing]
     assert "clean" in hv("verify", "--date", DAY)
     with pytest.raises(NoLog):
         hv("recover", "--date", "2025-07-18")
+
+
+def test_json_tells_what_was_done(home, hv):
+    """`hv log compact --json` and `hv log recover --json` give one object, also when there was nothing to do."""
+    write_run(home, (5, 5))
+    (told,) = _objects(hv("compact", "--date", DAY, "--json"))
+    assert [(run["run"], run["rows"], run["left"]) for run in told["compacted"]] == [("r001", 10, [])]
+    assert _objects(hv("compact", "--date", DAY, "--json")) == [{"trading_date": DAY, "compacted": []}]
+    (home.day(DATE) / "r001" / "manifest.json").write_bytes(b"garbage")
+    (told,) = _objects(hv("recover", "--date", DAY, "--set-aside", "--json"))
+    (note,) = told["set_aside"]
+    assert (note["run"], note["first_seq"], note["folder"]) == ("r001", 1, f"temp/events/{DAY}/quarantine/r001")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="SIGINT of POSIX")
+@pytest.mark.parametrize("debug", [False, True])
+def test_ctrl_c_while_loading_is_one_line(tmp_path, debug):
+    """Ctrl-C before the command line is loaded is one line and what shells count as 130; --debug shows where."""
+    (tmp_path / "typer.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n")
+    done = subprocess.run(
+        [sys.executable, "-m", "cli.app", "log", "ls", *(["--debug"] if debug else [])],
+        cwd=Path(__file__).resolve().parent.parent,
+        env=os.environ | {"PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == -signal.SIGINT
+    assert ("Traceback" in done.stderr) is debug
+    assert debug or done.stderr == "hv: interrupted\n"

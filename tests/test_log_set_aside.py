@@ -93,6 +93,30 @@ def test_the_only_run_set_aside(home):
             set_aside_day(home, DATE)
 
 
+def test_ls_and_verify_agree(home):
+    """`hv log ls` names the runs that are missing or were set aside, as `hv log verify` does, the last one too."""
+
+    def listed() -> dict[str, str]:
+        text = CliRunner().invoke(hv_log, ["ls", "--home", str(home.root)]).output
+        return {line.split("\t")[1]: line.split("\t")[2] for line in text.splitlines()[1:]}
+
+    for seed in (1, 2, 3):
+        write_run(home, (5,), seed=seed, kinds=FEW)
+    _flip(home.day(DATE) / "r001" / JOURNAL)
+    assert listed() == {"r001": "damaged", "r002": "ended", "r003": "ended"}
+    set_aside_day(home, DATE)
+    assert listed() == {"r001": "set aside", "r002": "ended", "r003": "ended"}
+    shutil.rmtree(home.day(DATE) / "r002")
+    assert listed() == {"r001": "set aside", "r003": "damaged"}
+    assert not verify_day(home, DATE).clean
+    set_aside_day(home, DATE)
+    assert listed() == {"": "set aside", "r001": "set aside", "r003": "ended"}
+    _flip(home.day(DATE) / "r003" / JOURNAL)
+    set_aside_day(home, DATE)
+    assert listed() == {"": "set aside", "r001": "set aside", "r003": "set aside"}
+    assert len(verify_day(home, DATE).problems) == 3
+
+
 def test_altered_notes_are_damage(home):
     """A byte of the notes altered is damage that names them."""
     write_run(home, (5, 4), kinds=FEW)

@@ -258,6 +258,27 @@ def test_an_unreadable_closed_mark_is_damage(home):
             LogWriter.open(home, DATE)
 
 
+def test_a_damaged_mark_costs_no_event(home):
+    """A damaged closed.json says that the events are not concerned and what to do; verify counts it, salvage reads."""
+    whole = write_run(home, (5, 5))
+    path = write_closed(home, Closed(DATE.isoformat(), 10, "0"), DATE)
+    path.write_text("{")
+    with pytest.raises(DamagedLog, match=r"the events are not concerned.*move this file away, and `hv eod") as raised:
+        harvester.open_day(DATE, home)
+    assert "good seq" not in str(raised.value)
+    with pytest.raises(DamagedLog, match="move this file away") as raised:
+        LogWriter.open(home, DATE)
+    assert "--set-aside" not in str(raised.value)
+    report = verify_day(home, DATE)
+    assert (report.exit_code, [p.file for p in report.problems], report.good) == (1, [path], ((1, 10),))
+    assert "move this file away" in str(report.problems[0])
+    day = harvester.open_day(DATE, home, salvage=True)
+    assert sum(len(one) for one in day.batches()) == len(whole)
+    assert [damage.file for damage in day.damages] == [path]
+    path.unlink()
+    assert verify_day(home, DATE).clean
+
+
 def test_archived_runs_are_found(home):
     """Runs moved to memory/archive are read from there, together with later ones in temp/."""
     write_run(home, (10,))

@@ -14,9 +14,10 @@ from typer.testing import CliRunner
 
 from cli.app import app
 from harvester.errors import BadSetting, NoLog
+from harvester.eventlog.runlog import RunLog
 from harvester.home import Home
 from harvester.recorder import projected
-from harvester.recorder.jobs import Failure, Task, project_dates
+from harvester.recorder.jobs import Failure, Task, project_date, project_dates
 
 PROJECT = Path(__file__).resolve().parent.parent
 DAYS = [day.isoformat() for day in days(3)]
@@ -75,6 +76,21 @@ def test_an_unchanged_date_is_skipped_in_one_line(home):
     assert again == first
     assert "events through seq" in hv(home, "--date", DAYS[0], "--force")
     assert files(home) == before
+
+
+def test_the_journal_of_an_unchanged_date_is_read_once(home, monkeypatch):
+    """It is most of what an unchanged date costs: bytes are compared by the journal that was read for the memo."""
+    task = Task(str(home.root), DAYS[0], None, None, force=False)
+    project_date(task)
+    read, journals = RunLog._read_journal, []
+
+    def counted(log: RunLog) -> None:
+        journals.append(log.run)
+        read(log)
+
+    monkeypatch.setattr(RunLog, "_read_journal", counted)
+    assert project_date(task).skipped
+    assert journals == ["r001"]
 
 
 def changed(home: Home, what: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -141,6 +157,41 @@ def test_one_failing_date_stops_no_other(home):
     assert [isinstance(result, Failure) for result in found] == [False, True, False]
     assert "damaged log" in found[1].what
     assert found[1].error().exit_code == 1
+
+
+@pytest.mark.parametrize("name", ["quote.arrows", "request.arrows", "commits.jsonl", "manifest.json"])
+def test_the_good_part_of_a_damaged_date(home, name):
+    """--salvage folds what is good into a folder of its own and names what is lost; the date's artefacts stay."""
+    hv(home, "--date", DAYS[0])
+    whole = hv(home, "--date", DAYS[0], "--salvage")
+    assert "unchanged" in whole
+    assert "SALVAGED" not in whole
+    path = home.day(days(3)[0]) / "r001" / name
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    before = files(home)
+    refused = CliRunner().invoke(app, ["project", "--home", str(home.root), "--date", DAYS[0]])
+    assert "hv project --salvage" in str(refused.exception)
+    assert files(home) == before
+    made = json.loads(hv(home, "--date", DAYS[0], "--salvage", "--json"))
+    assert made["lost"]
+    assert made["content_hash"].startswith("salvaged, seq ")
+    assert sum(last - first + 1 for first, last in made["good"]) == made["events"]
+    assert all(f.startswith("HOME/exports/salvaged/") for f in made["files"])
+    after = files(home)
+    assert {f: after[f] for f in before} == before
+    assert all(f.startswith("exports/salvaged/") for f in after.keys() - before.keys())
+    assert f"SALVAGED, not the date's artefacts; lost: HOME/temp/events/{DAYS[0]}" in hv(
+        home, "--date", DAYS[0], "--salvage"
+    )
+
+
+def test_nothing_good_is_nothing_to_salvage(home):
+    """Of a date whose every commit is lost --salvage says so."""
+    (home.day(days(3)[0]) / "r001" / "commits.jsonl").write_bytes(b"garbage\n")
+    (found,) = project_dates([Task(str(home.root), DAYS[0], None, None, force=False, salvage=True)])
+    assert "good seq: none" in found.what
 
 
 @pytest.mark.parametrize("jobs", [1, 2])

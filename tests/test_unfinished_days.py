@@ -218,6 +218,9 @@ def test_a_look_between_two_runs_is_no_difference(tmp_path):
     assert (
         len([line for line in found.exports.early if "through seq" in line]) == 8
     )  # candles and signals of two symbols
+    said = CliRunner().invoke(app, ["verify", "--date", str(DATE), "--home", str(home.root)]).output
+    assert "8 files: of an earlier look; `hv project` writes it anew (--json names them)" in said
+    assert said.count("of an earlier look") <= 2
     shutil.copytree(home.root, tmp_path / "two")
     report = eod(Home(tmp_path / "two"), DATE, Wishes(delete_temp=True))
     assert (report.stopped, home.day(DATE).exists()) == ("", True)

@@ -11,7 +11,9 @@ from cli.app import app
 from harvester.eventlog.reader import open_day
 from harvester.eventlog.writer import LogWriter
 from harvester.events.batch import Batch
+from harvester.events.kinds import Kind
 from harvester.home import Home
+from harvester.projections.book import NO_BOOKS
 from harvester.projections.engine import Engine
 from harvester.recorder.verify import verify
 
@@ -71,3 +73,25 @@ def test_a_wrong_live_digest_is_named(tmp_path, package):
     code, said = hv(home)
     assert code == 11
     assert f"r002 at seq {seq}: book, trading differ" in said
+
+
+def test_books_are_compared_while_they_live(tmp_path):
+    """Of the digests those of live books are counted apart: after the last cancel there is no book, and it says so."""
+    home = Home(tmp_path).prepare()
+    rows = market(DATE, seconds=60)
+    ts = rows[0][1]["ts_recv"]
+    ask = {"ts_recv": ts, "con_id": 101, "epoch": 1, "req_id": 30, "symbol": "AAA", "stream": "depth", "params": "{}"}
+    depth = {"ts_recv": ts, "con_id": 101, "epoch": 1, "req_id": 30, "msg": 12, "operation": 0, "position": 0}
+    depth |= {"side": 1, "price": 50.0, "size": 300.0}
+    begin = [*subscriptions(ts), (Kind.REQUEST, {**ask, "action": "subscribe"}), (Kind.DEPTH, depth)]
+    end = (Kind.REQUEST, {**ask, "action": "cancel", "ts_recv": rows[-1][1]["ts_recv"]})
+    with LogWriter.open(home, DATE, run_start_row={"params": run_params(DATE).text()}) as writer:
+        writer.begin(ts)
+        for part in ([*begin, *rows], [end]):
+            writer.commit(Batch.of(part, writer.next_seq))
+            writer.live_digests(writer.next_seq - 1, digests(home))
+    live = verify(home, DATE).live
+    assert (live.points, live.equal, live.books) == (2, 2, 1)
+    assert "2 of 2 recorded digests equal replay's, 1 of them of live books" in hv(home)[1]
+    made = CliRunner().invoke(app, ["project", "--date", str(DATE), "--home", str(home.root)]).output
+    assert f"book     {NO_BOOKS}  no book is live at the end" in made

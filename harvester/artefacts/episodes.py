@@ -17,6 +17,13 @@ if TYPE_CHECKING:
     from harvester.eventlog.disk import Disk
 
 DATA_END = "DATA_END"
+WAY_OUT = {
+    "different": "`hv project` writes it anew",
+    "unreadable": "`hv project` writes it anew",
+    "unexpected": "no file of the date: move it away",
+    "missing": "`hv project` writes it",
+}
+"""By what a difference is, the next move of who is told of it."""
 
 
 @dataclass(frozen=True)

@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from harvester.errors import DamagedLog
+from harvester.errors import DamagedFile
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
+
+KEPT_MOVE = "while the date's log is there, `hv eod` of that date writes it again; else take it from a backup"
 
 
 def parquet_file(table: pa.Table, about: Mapping[str, str] | None = None) -> bytes:
@@ -29,12 +31,12 @@ def read_parquet(path: Path) -> pa.Table:
     """Read a Parquet file back.
 
     Raises:
-        DamagedLog: it cannot be read.
+        DamagedFile: it cannot be read.
     """
     try:
         return parquet_table(path.read_bytes())
     except (OSError, pa.ArrowException) as error:
-        raise DamagedLog(str(path), 0, f"not a readable Parquet file: {error}") from None
+        raise DamagedFile(str(path), f"not a readable Parquet file: {error}", KEPT_MOVE) from None
 
 
 def parquet_table(data: bytes) -> pa.Table:

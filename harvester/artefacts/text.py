@@ -5,7 +5,9 @@ UTF-8, keys in their given order, shortest round-trip numbers, no NaN, one way t
 
 from __future__ import annotations
 
+import os
 import re
+import stat
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -116,7 +118,7 @@ def put_all(files: Iterable[tuple[Path, Content]], disk: Disk | None = None) -> 
         How many were written; equal bytes are left alone.
 
     Raises:
-        CannotRun: the disk refuses.
+        CannotRun: the disk refuses, or something that is no plain file stands in a place.
     """
     disk = disk or Disk()
     folders: dict[Path, None] = {}
@@ -127,6 +129,7 @@ def put_all(files: Iterable[tuple[Path, Content]], disk: Disk | None = None) -> 
                 with _naming(path):
                     make_folders(path.parent, disk)
                 folders[path.parent] = None
+            must_take_file(path)
             begun.append((path, pool.submit(_write_beside, path, content, disk)))
         written: list[tuple[Path, Path]] = []
         for path, done in begun:
@@ -164,13 +167,46 @@ def _naming(path: Path) -> Iterator[None]:
         ) from error
 
 
+def must_take_file(path: Path) -> None:
+    """Refuse a place where something stands that a file would replace and is none: a folder, a device, a pipe.
+
+    Raises:
+        CannotRun: it does. A link gives way: it is replaced itself, not what it leads to.
+    """
+    try:
+        mode = path.lstat().st_mode
+    except OSError:  # nothing there, or no way there: whoever writes finds out
+        return
+    if not (stat.S_ISREG(mode) or stat.S_ISLNK(mode)):
+        raise CannotRun(f"cannot write {path}: it is {_what(mode)} and stays as it is; name a plain file")
+
+
+def must_take_folder(path: Path) -> None:
+    """Refuse a place that can be no folder, since it, or what lies above it, is something else.
+
+    Raises:
+        CannotRun: it is.
+    """
+    for one in (path, *path.parents):
+        if one.is_dir():
+            return
+        if os.path.lexists(one):
+            raise CannotRun(f"cannot write below {one}: it is {_what(one.lstat().st_mode)}; name a folder")
+
+
+def _what(mode: int) -> str:
+    kinds = {stat.S_ISREG: "a file", stat.S_ISDIR: "a folder", stat.S_ISFIFO: "a pipe", stat.S_ISLNK: "a link"}
+    return next((name for is_kind, name in kinds.items() if is_kind(mode)), "a device or socket")
+
+
 def make_folders(folder: Path, disk: Disk) -> None:
     """Make a folder and those above it, each durable before the next."""
+    if folder.is_dir():
+        return
+    must_take_folder(folder)
     missing = [folder]
     while not missing[-1].parent.exists():
         missing.append(missing[-1].parent)
-    if folder.is_dir():
-        return
     for one in reversed(missing):
         disk.make_folder(one)
         disk.sync_folder(one.parent)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from harvester.errors import DamagedLog
+from harvester.errors import DamagedFile
 from harvester.eventlog.damage import Damage
 from harvester.eventlog.format import QUARANTINE
 from harvester.eventlog.lines import scan, seal
@@ -52,18 +52,23 @@ def read_asides(home: Home, trading_date: date) -> list[Aside]:
     """The date's notes, in order of seq.
 
     Raises:
-        DamagedLog: they cannot be read.
+        DamagedFile: they cannot be read.
     """
     path = home.day(trading_date) / NOTES
     if not path.exists():
         return []
     found = scan(path)
+    move = (
+        "the runs are not concerned, `hv log show --salvage` reads them; take this file from a backup, or move it away "
+        f"and let `hv log recover --set-aside --date {trading_date}` note the holes between them again"
+    )
     if found.damages or found.torn_bytes:
-        raise DamagedLog(str(path), found.end, "the notes of what was set aside do not match their hashes")
+        what = f"the notes of what was set aside do not match their hashes from byte {found.end} on"
+        raise DamagedFile(str(path), what, move, found.end)
     try:
         notes = [msgspec.json.decode(body, type=Aside) for _, body, _ in found.lines]
     except msgspec.MsgspecError as error:
-        raise DamagedLog(str(path), 0, f"not notes of what was set aside: {error}") from None
+        raise DamagedFile(str(path), f"not notes of what was set aside: {error}", move) from None
     return sorted(notes, key=lambda note: (note.first_seq, note.last_seq, note.run))
 
 

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+from datetime import date
 from typing import TYPE_CHECKING
 
 import msgspec
 
-from harvester.errors import DamagedLog
+from harvester.calendar import iso
+from harvester.errors import DamagedFile
 from harvester.eventlog.disk import Disk
+from harvester.eventlog.format import DELETION
 
 if TYPE_CHECKING:
-    from datetime import date
     from pathlib import Path
 
     from harvester.home import Home
 
 _BYTES_MAX = 16 * 1024 * 1024
+SECOND_NS = 1_000_000_000
 
 
 class ClosedRun(msgspec.Struct, frozen=True):
@@ -52,19 +55,41 @@ def read_closed(home: Home, trading_date: date) -> Closed | None:
     """Read the mark; None while the date is open.
 
     Raises:
-        DamagedLog: the file is there and is no such mark.
+        DamagedFile: it is there and is no such mark.
     """
     path = closed_path(home, trading_date)
+    move = (
+        "the events are not concerned, `hv log show --salvage` reads them; move this file away, and `hv eod "
+        f"--date {trading_date}` closes the date again. If its log was deleted, take this file from a backup"
+    )
     try:
         with path.open("rb") as file:
             closed = msgspec.json.decode(file.read(_BYTES_MAX), type=Closed)
     except FileNotFoundError:
         return None
     except (OSError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise DamagedLog(str(path), 0, f"not the mark of a closed date: {error}") from None
+        raise DamagedFile(str(path), f"not the mark of a closed date: {error}", move) from None
     if closed.trading_date != trading_date.isoformat() or closed.last_seq < 0:
-        raise DamagedLog(str(path), 0, f"speaks of {closed.trading_date}, seq {closed.last_seq}")
+        raise DamagedFile(str(path), f"speaks of {closed.trading_date}, seq {closed.last_seq}", move)
     return closed
+
+
+def closed_dates(home: Home) -> list[str]:
+    """Every date that was folded, `yyyy-MM-dd`, in order; the log of some may be deleted."""
+    return sorted(path.parent.name for path in (home.memory / "datasets").glob("????-??-??/closed.json"))
+
+
+def gone_text(home: Home, closed: Closed) -> str:
+    """What is said of a folded date whose log is nowhere: when it went, and what is kept where."""
+    kept = home.dataset(date.fromisoformat(closed.trading_date))
+    when = ""
+    if (listed := kept / DELETION).is_file():
+        when = f" on {iso(listed.stat().st_mtime_ns // SECOND_NS * SECOND_NS)}"
+    return (
+        f"hv eod folded {closed.trading_date} through seq {closed.last_seq}, and its log and episode files were deleted"
+        f"{when}; kept are its episodes and decisions in {kept}, its trades and fills in {home.journal}, and what "
+        f"{home.memory_latest.name} learned of it"
+    )
 
 
 def write_closed(home: Home, closed: Closed, trading_date: date, disk: Disk | None = None) -> Path:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from harvester.errors import DamagedLog, LogWriteFailed
+from harvester.errors import DamagedFile, LogWriteFailed
 from harvester.eventlog.damage import Damage, damaged_log
 from harvester.eventlog.days import good_ranges, read_runs, run_folders
 from harvester.eventlog.disk import Disk
@@ -163,7 +163,8 @@ def _read_doom(folder: Path) -> Doom:
         body = unseal(path.read_bytes()[:-1])
         return msgspec.json.decode(body or b"", type=Doom)
     except msgspec.MsgspecError as error:
-        raise DamagedLog(str(path), 0, f"not a deletion list: {error}") from None
+        move = "the run is whole, in its compacted files; move this one away"
+        raise DamagedFile(str(path), f"not a deletion list: {error}", move) from None
 
 
 def _delete(folder: Path, disk: Disk) -> list[str]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from harvester.errors import NoLog
-from harvester.eventlog.aside import NOTES, aside_damages, covered
+from harvester.errors import DamagedFile, NoLog
+from harvester.eventlog.aside import NOTES, aside_damages, covered, read_asides
+from harvester.eventlog.closed import closed_dates, gone_text, read_closed
 from harvester.eventlog.damage import Damage, joined
 from harvester.eventlog.format import MANIFEST, run_number
 from harvester.eventlog.runlog import RunLog
@@ -14,7 +16,6 @@ from harvester.home import parse_date
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from datetime import date
-    from pathlib import Path
 
     from harvester.eventlog.aside import Aside
     from harvester.eventlog.closed import Closed
@@ -29,12 +30,12 @@ def recorded_dates(home: Home) -> list[str]:
 
 
 def newest_date(home: Home) -> date:
-    """The latest of them.
+    """The latest of them; of dates whose log was deleted, when there are no others.
 
     Raises:
         NoLog: nothing is recorded.
     """
-    names = recorded_dates(home)
+    names = recorded_dates(home) or closed_dates(home)
     if not names:
         raise NoLog(f"nothing is recorded under {home.root}; start with hv record, or name another --home")
     return parse_date(names[-1])
@@ -65,6 +66,8 @@ def read_runs(home: Home, trading_date: date) -> list[RunLog]:
     """
     folders = run_folders(home, trading_date)
     if not folders and not (home.day(trading_date) / NOTES).exists():
+        if (closed := read_closed(home, trading_date)) is not None:
+            raise NoLog(gone_text(home, closed))
         known = recorded_dates(home)
         hint = f"recorded are {', '.join(known[-3:])}" if known else f"nothing is recorded under {home.root}"
         raise NoLog(f"no log of {trading_date} under {home.root}; {hint}")
@@ -72,6 +75,20 @@ def read_runs(home: Home, trading_date: date) -> list[RunLog]:
     for run in runs:
         run.refresh()
     return runs
+
+
+def read_marks(home: Home, trading_date: date) -> tuple[Closed | None, list[Aside], list[Damage]]:
+    """The mark and the notes beside the runs, for who goes on without those that are damaged; and that damage."""
+    closed, asides, damages = None, [], []
+    try:
+        closed = read_closed(home, trading_date)
+    except DamagedFile as error:
+        damages.append(Damage(Path(error.file), 0, f"{error.what}; {error.move}"))
+    try:
+        asides = read_asides(home, trading_date)
+    except DamagedFile as error:
+        damages.append(Damage(Path(error.file), error.offset, f"{error.what}; {error.move}"))
+    return closed, asides, damages
 
 
 def between_runs(

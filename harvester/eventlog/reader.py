@@ -23,7 +23,7 @@ from harvester.eventlog.closed import read_closed
 from harvester.eventlog.content import ContentHash, combined
 from harvester.eventlog.cutting import recut
 from harvester.eventlog.damage import BadBytes, Damage, damaged_log
-from harvester.eventlog.days import between_runs, good_ranges, read_runs
+from harvester.eventlog.days import between_runs, good_ranges, read_marks, read_runs
 from harvester.eventlog.runlog import RunLog, StoredAgain
 from harvester.events.kinds import SCHEMAS, Kind
 from harvester.home import Home, parse_date
@@ -158,6 +158,16 @@ class Day:
             before = combined(one.commits[-1].content for one in self.logs[:i] if one.commits)
             found += [Mark(line.last_seq, line.last_ts, before[:32] + line.content[:32]) for line in log.commits]
         return found
+
+    def check(self) -> None:
+        """Compare every byte with its checksum, for who opened the day without that and does not read it.
+
+        Raises:
+            DamagedLog: one is not what was written.
+        """
+        for log in self.logs:
+            log.check_bodies()
+        self._refuse_damage()
 
     def _refuse_damage(self) -> None:
         if not self._salvage and (damages := self.damages):
@@ -333,10 +343,13 @@ def open_day(
     """
     trading_date = parse_date(date) if isinstance(date, str) else date
     found = home if isinstance(home, Home) else Home.find(home)
-    runs, closed = read_runs(found, trading_date), read_closed(found, trading_date)
+    runs, marks = read_runs(found, trading_date), list[Damage]()
+    if salvage:
+        closed, asides, marks = read_marks(found, trading_date)
+    else:
+        closed, asides = read_closed(found, trading_date), read_asides(found, trading_date)
     for log in runs if check or salvage else ():
         log.check_bodies()
-    asides = read_asides(found, trading_date)
-    between = between_runs(runs, closed, found.day(trading_date), asides)
+    between = marks + between_runs(runs, closed, found.day(trading_date), asides)
     known = set_aside and not any(log.damages for log in runs) and all(damage.set_aside for damage in between)
     return Day(trading_date, runs, closed, between, salvage=salvage or known)

@@ -6,11 +6,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from harvester.errors import CannotRun
-from harvester.eventlog.aside import read_asides
-from harvester.eventlog.closed import read_closed
 from harvester.eventlog.content import ContentHash
 from harvester.eventlog.damage import BadBytes, Damage
-from harvester.eventlog.days import between_runs, good_ranges, read_runs
+from harvester.eventlog.days import between_runs, good_ranges, read_marks, read_runs
 from harvester.eventlog.format import names_of
 from harvester.eventlog.reader import RunView, day_identity, run_spans, run_view
 
@@ -66,7 +64,7 @@ def verify_day(home: Home, trading_date: date, progress: Callable[[int], None] |
     """
     try:
         logs = read_runs(home, trading_date)
-        closed, asides = read_closed(home, trading_date), read_asides(home, trading_date)
+        closed, asides, marks = read_marks(home, trading_date)
     except OSError as error:
         raise CannotRun(f"cannot read the log of {trading_date}: {error}") from error
     notes: list[str] = []
@@ -75,9 +73,8 @@ def verify_day(home: Home, trading_date: date, progress: Callable[[int], None] |
         log.check_bodies(progress)
         rows += verify_rows(log, progress)
         notes += _loose_bytes(log)
-    problems = [damage for log in logs for damage in log.damages] + between_runs(
-        logs, closed, home.day(trading_date), asides
-    )
+    problems = [damage for log in logs for damage in log.damages] + marks
+    problems += between_runs(logs, closed, home.day(trading_date), asides)
     views = [run_view(log) for log in logs]
     return Report(
         trading_date=trading_date,

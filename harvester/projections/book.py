@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from harvester.projections.base import Step
     from harvester.projections.market import Market
 
+NO_BOOKS = hashlib.blake2b(digest_size=16).hexdigest()
+"""The digest of no live book, as after every subscription was cancelled: it tells nothing of the day's books."""
+
 
 class Row(NamedTuple):
     """One row position: price, size in shares, market maker (empty for a venue that names none)."""

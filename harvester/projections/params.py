@@ -15,7 +15,7 @@ import msgspec
 
 from harvester import __version__
 from harvester.calendar import Session, day_bounds, session, sessions_before
-from harvester.errors import DamagedLog
+from harvester.errors import DamagedFile
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -110,12 +110,13 @@ class RunParams(msgspec.Struct, frozen=True, kw_only=True):
         """Read `request.params` of a `run_start` row; unknown keys of a newer Harvester are ignored.
 
         Raises:
-            DamagedLog: the text is not such a JSON object.
+            DamagedFile: the text is not such a JSON object.
         """
         try:
             return msgspec.json.decode(text or "{}", type=cls)
         except msgspec.DecodeError as error:
-            raise DamagedLog("request", 0, f"run_start at seq {seq} has unreadable parameters: {error}") from None
+            what = f"run_start at seq {seq} has unreadable parameters: {error}"
+            raise DamagedFile("request", what, f"look at it with hv log show --from-seq {seq} --limit 1") from None
 
 
 def calendar_of(trading_date: date, settings: Settings) -> Calendar:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from harvester.artefacts.text import json_file, put
-from harvester.errors import DamagedLog, Mismatch
+from harvester.errors import DamagedFile, Mismatch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -117,14 +117,15 @@ def read_plan(path: Path) -> Plan | None:
     """The list of a date, None when there is none.
 
     Raises:
-        DamagedLog: it cannot be read.
+        DamagedFile: it cannot be read.
     """
     try:
         return msgspec.json.decode(path.read_bytes(), type=Plan)
     except FileNotFoundError:
         return None
     except (OSError, msgspec.MsgspecError) as error:
-        raise DamagedLog(str(path), 0, f"not a deletion list: {error}") from None
+        move = "nothing is deleted by it; move it away, and hv eod --delete-temp lists anew"
+        raise DamagedFile(str(path), f"not a deletion list: {error}", move) from None
 
 
 def carry_out(

@@ -9,19 +9,23 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harvester.errors import BadSetting, HarvesterError
+from harvester.errors import BadSetting, DamagedLog, HarvesterError
+from harvester.eventlog.damage import damaged_log
 from harvester.eventlog.days import recorded_dates
 from harvester.eventlog.reader import open_day
 from harvester.home import Home, parse_date
-from harvester.recorder.project import being_recorded, fold_day, write_artefacts
+from harvester.recorder.project import being_recorded, fold_day, recorder_holds, write_artefacts
 from harvester.recorder.projected import Memo, Summary, summary_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from datetime import date
 
+    from harvester.eventlog.reader import Day
+
     Progress = Callable[[int, int], None]
 
+SALVAGED = "salvaged"  # below the folder written into
 _LOOK_S = 0.1
 _told: Any = None  # a worker's queue of (date, events folded, events there are)
 
@@ -35,6 +39,7 @@ class Task:
     out: str | None
     symbols: tuple[str, ...] | None
     force: bool
+    salvage: bool = False
 
 
 @dataclass(frozen=True)
@@ -74,15 +79,35 @@ def project_date(task: Task, progress: Progress | None = None) -> Summary:
     """Project one date, unless its log, the code, the wishes and the files are those of the last time."""
     home, day = Home(Path(task.root)), parse_date(task.trading_date)
     out = None if task.out is None else Path(task.out)
-    log = open_day(day, home, check=False)  # the fold compares what it reads, on the other processors
+    # Without --salvage the fold compares what it reads, on the other processors.
+    log = open_day(day, home, check=task.salvage, salvage=task.salvage)
+    if log.damages:
+        return _salvaged(log, home, out, task.symbols, progress)
     live = being_recorded(home, log)
     memo = Memo(home, log, out, task.symbols, live=live)
     if not task.force and (before := memo.unchanged()) is not None:
-        open_day(day, home)  # nothing is read: compare every byte all the same
+        try:
+            log.check()  # nothing is read: compare every byte all the same
+        except DamagedLog:
+            open_day(day, home)  # says so again, unless the log was compacted in this moment
         return before
     made = fold_day(log, progress)
     summary = summary_of(made, write_artefacts(made, home, out, task.symbols, live=live))
     memo.keep(summary)
+    return summary
+
+
+def _salvaged(
+    log: Day, home: Home, out: Path | None, symbols: Sequence[str] | None, progress: Progress | None
+) -> Summary:
+    """Project what is good of a damaged date, into a folder of its own that nobody takes for the date's artefacts."""
+    if not log.good:
+        raise damaged_log(log.damages, log.good)
+    made = fold_day(log, progress)
+    folder = (out or home.exports()) / SALVAGED
+    live = recorder_holds(home, log.trading_date)
+    summary = summary_of(made, write_artefacts(made, home, folder, symbols, live=live))
+    summary.good, summary.lost = list(log.good), [str(damage) for damage in log.damages]
     return summary
 
 

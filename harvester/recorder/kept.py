@@ -12,7 +12,7 @@ from harvester.artefacts.buckets import with_gate_codes
 from harvester.artefacts.episodes import series_rows
 from harvester.artefacts.text import envelope, json_file, times
 from harvester.calendar import iso
-from harvester.errors import DamagedLog
+from harvester.errors import DamagedFile
 from harvester.home import parse_date
 from harvester.memory.day import Day, digest_day
 from harvester.memory.fold import decode
@@ -133,14 +133,14 @@ def kept_day(home: Home, trading_date: date) -> Day:
     """The same, read back from `memory/datasets/<date>/episodes.parquet`.
 
     Raises:
-        DamagedLog: the file cannot be read, or is not one of ours.
+        DamagedFile: it cannot be read, or is not one of ours.
     """
     path = home.dataset(trading_date) / EPISODES_FILE
     table = tables.read_parquet(path)
     try:
         return day_of(table, tables.about(table))
     except KeyError as error:
-        raise DamagedLog(str(path), 0, f"does not say its {error.args[0]}") from None
+        raise DamagedFile(str(path), f"does not say its {error.args[0]}", tables.KEPT_MOVE) from None
 
 
 def kept_dates(home: Home) -> Sequence[date]:

@@ -13,6 +13,7 @@ from harvester.artefacts.buckets import bucket_rows, of_symbols, with_gate_codes
 from harvester.artefacts.candles import RunSpan
 from harvester.artefacts.tables import joined
 from harvester.artefacts.text import envelope, put_all, times
+from harvester.errors import ranges_text
 from harvester.eventlog.columns import fold_batches
 from harvester.eventlog.disk import Disk
 from harvester.eventlog.lock import DateLock
@@ -52,7 +53,7 @@ class Projected:
     """A date, folded.
 
     Attributes:
-        identity: content hash of the log.
+        identity: content hash of the log; of a salvaged date, which has none, the seqs that were folded.
         run: the last one.
         last_ts: ts_recv of the last event, ns UTC.
         digests: one per projection, after the last event and before `finish`, as the live recorder's last ones.
@@ -129,7 +130,7 @@ def fold_day(
     runs = day.runs
     return Projected(
         trading_date=day.trading_date,
-        identity=day.identity(),
+        identity=f"salvaged, seq {ranges_text(day.good)}" if day.damages else day.identity(),
         run=runs[-1].run,
         last_seq=day.last_seq,
         last_ts=day.last_ts,

@@ -38,6 +38,8 @@ class Summary(msgspec.Struct, kw_only=True):
         rows: by table, of what was written.
         open: positions still open on a day that is being recorded, which have no episode yet.
         skipped: nothing had changed, so nothing was folded.
+        good: of a damaged date that was salvaged, the ranges of seq that were folded.
+        lost: and what is damaged; empty for a whole date.
     """
 
     trading_date: str
@@ -52,6 +54,8 @@ class Summary(msgspec.Struct, kw_only=True):
     differences: list[dict[str, str]] = []
     open: int = 0
     skipped: bool = False
+    good: list[tuple[int, int]] = []
+    lost: list[str] = []
 
 
 class Kept(msgspec.Struct):

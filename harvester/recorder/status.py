@@ -15,6 +15,7 @@ from harvester.recorder.subscriptions import WANTED
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from datetime import date
+    from pathlib import Path
     from typing import Any
 
     from harvester.home import Home
@@ -35,6 +36,7 @@ class Status(msgspec.Struct, frozen=True):
         last_commit: stamp of the last event committed.
         lacking: symbol → streams it lacks, each with the reason (`refused 309`, `no data yet`, `not asked for`).
         outage: whether the feed is down by the log's last word.
+        archived: where the log lies, below the home, when `hv eod` archived it and deleted it below temp/.
     """
 
     trading_date: str
@@ -49,6 +51,7 @@ class Status(msgspec.Struct, frozen=True):
     symbols: list[str]
     lacking: dict[str, dict[str, str]]
     outage: bool
+    archived: str = ""
 
 
 def status(home: Home, trading_date: date) -> Status:
@@ -80,7 +83,13 @@ def status(home: Home, trading_date: date) -> Status:
         symbols=symbols,
         lacking=lacking,
         outage=_outage(notices),
+        archived=_archived(home, trading_date, run.folder),
     )
+
+
+def _archived(home: Home, trading_date: date, run: Path) -> str:
+    archive = home.archive(trading_date)
+    return archive.relative_to(home.root).as_posix() if run.parent == archive else ""
 
 
 def _streams(table: Any, first_seq: int) -> Iterable[tuple[int, int]]:

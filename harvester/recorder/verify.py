@@ -12,6 +12,7 @@ from harvester.errors import CodeChanged, DamagedLog, Mismatch
 from harvester.eventlog.reader import open_day
 from harvester.eventlog.verify import verify_day
 from harvester.events.kinds import Action, Kind
+from harvester.projections.book import NO_BOOKS
 from harvester.projections.params import RunParams, package_digest
 from harvester.projections.reconcile import check_rows, reconcile
 from harvester.recorder.exports import FilesPart, compare_exports
@@ -43,12 +44,14 @@ class LivePart(msgspec.Struct, kw_only=True):
     Attributes:
         points: digests the recorder wrote while it ran.
         equal: those replay gives too.
+        books: of these the ones at which books were live; a day ends without any, once all is cancelled.
         changed: those written by other code than this, which cannot be compared.
         mismatches: (run, seq, projections) where the same code gave something else.
     """
 
     points: int = 0
     equal: int = 0
+    books: int = 0
     changed: int = 0
     mismatches: list[tuple[str, int, list[str]]] = []
 
@@ -133,6 +136,7 @@ def _replay(day: Day, live: LivePart, progress: Callable[[int, int], None] | Non
             live.changed += 1
         elif seen.get(seq) == digests:
             live.equal += 1
+            live.books += digests.get("book", NO_BOOKS) != NO_BOOKS
         else:
             now = seen.get(seq, {})
             live.mismatches.append((run, seq, sorted(k for k in {*digests, *now} if digests.get(k) != now.get(k))))
