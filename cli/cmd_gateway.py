@@ -70,7 +70,7 @@ def gateway(
     """
     import asyncio
 
-    from harvester.home import Home
+    from harvester.home import Home, parse_date
     from harvester.simgateway.faults import Script
     from harvester.simgateway.limits import Limits
     from harvester.simgateway.server import SimGateway
@@ -78,7 +78,8 @@ def gateway(
 
     root = Home.find(home)
     given = {"symbols": symbols, "trading_date": date, "rate": rate, "sample_ms": sample_ms}
-    source = _open(market, list(what or []), root, seed, {k: v for k, v in given.items() if v is not None})
+    words = list(what or [])
+    source = _open(market, words, root, seed, {k: v for k, v in given.items() if v is not None})
     limits = Limits(
         depth_lines=depth_lines,
         tick_by_tick_lines=tick_by_tick_lines,
@@ -105,7 +106,8 @@ def gateway(
         seed=seed,
         gateway_file=root.gateway_file,
         report_file=report,
-        source=" ".join([market, *(what or [])]),
+        source=" ".join([market, *words]),
+        log=root.day(parse_date(words[0])) if market == "day" else None,
     )
     asyncio.run(_serve(SimGateway(source, settings), settings, once=once, as_json=as_json))
 
@@ -122,7 +124,7 @@ def _open(market: str, what: list[str], root: Home, seed: int, given: dict[str, 
         if "symbols" in given:
             given["symbols"] = tuple(name.strip() for name in given["symbols"].split(","))
         return open_market("model", seed=seed, **given)
-    if market == "day":
+    if market == "day":  # --date is another way to write it
         what += [given.pop("trading_date")] if "trading_date" in given else []
     foreign = [f"--{name.replace('trading_', '')}" for name in given if name != "sample_ms" or market == "day"]
     if foreign:

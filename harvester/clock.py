@@ -153,22 +153,22 @@ class Dial:
 class FileClock:
     """Follow the market time a simulated gateway publishes in `gateway.json`: its anchor, or its dial when it has one.
 
-    Either may be set anew while we run. `now` never runs back, even when they do.
+    Either may be set anew while we run. `now` never runs back, even when they do. `path` is the file.
     """
 
     _LOOK_EVERY_NS = SECOND_NS // 10
 
     def __init__(self, path: Path) -> None:
-        self._path, self._last = path, 0
+        self.path, self._last = path, 0
         self._dial: Dial | None = None
         self._anchor = PublishedAnchor(0, 0, 0.0)
         self._read()
 
     def _read(self) -> None:
         self._looked = real_monotonic_ns()
-        anchor = msgspec.json.decode(self._path.read_bytes(), type=PublishedAnchor)
+        anchor = msgspec.json.decode(self.path.read_bytes(), type=PublishedAnchor)
         if anchor.dial != self._anchor.dial:
-            self._dial = Dial.open(self._path.with_name(PurePath(anchor.dial).name)) if anchor.dial else None
+            self._dial = Dial.open(self.path.with_name(PurePath(anchor.dial).name)) if anchor.dial else None
         self._anchor = anchor
 
     @property

@@ -26,7 +26,7 @@ from harvester.recorder.status import status
 from harvester.recorder.verify import verify
 from harvester.simgateway.server import SimGateway
 from harvester.simgateway.settings import GatewaySettings
-from tests.recording import Recorded, check_live_equals_replay, check_nothing_lost, model
+from tests.recording import Recorded, check_live_equals_replay, check_nothing_lost, lockstep, model
 
 PROJECT = Path(__file__).resolve().parent.parent
 DATE = date(2025, 7, 17)
@@ -308,3 +308,35 @@ def test_errors_are_one_line_and_a_code(tmp_path: Path, options: list[str], code
             assert "Traceback" not in err.decode()
 
     asyncio.run(scenario())
+
+
+def test_a_served_day_is_not_recorded_onto_itself(tmp_path: Path) -> None:
+    """`hv gateway --market day` tells where the day lies; a recorder of that home refuses and leaves every byte alone.
+
+    On any clock of that gateway, and whether it follows the home's `gateway.json` or a named one.
+    """
+    home = Home(tmp_path / "home")
+    asyncio.run(lockstep(model(), home, minutes=2))
+    environment = {**os.environ, "PYTHONPATH": str(PROJECT), "HV_HOME": str(home.root)}
+    words = ["gateway", "--market", "day", "--date", str(DATE), "--port", "0", "--json"]
+    served = subprocess.Popen([sys.executable, "-m", "cli.app", *words], env=environment, stdout=subprocess.PIPE)
+    assert served.stdout is not None
+    try:
+        told = json.loads(served.stdout.readline())
+        assert told["source"] == f"day {DATE}"
+        before = tree(home.temp)
+        for clock in ("auto", str(home.gateway_file)):
+            options = ["record", "--port", str(told["port"]), "--clock", clock, "--symbols", "ACME"]
+            done = subprocess.run([*COMMAND, *options], env=environment, capture_output=True, text=True, check=False)
+            assert done.returncode == 2, done.stderr
+            assert f"serves {DATE} as it is recorded under {home.root}" in done.stderr
+            assert "--home ANOTHER" in done.stderr
+            assert tree(home.temp) == before
+    finally:
+        served.terminate()
+        served.communicate(timeout=60)
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    """Every file below a folder."""
+    return {str(path): path.read_bytes() for path in folder.rglob("*") if path.is_file()}

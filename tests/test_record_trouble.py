@@ -11,11 +11,12 @@ import pytest
 from typer.testing import CliRunner
 
 from cli.app import app
-from harvester.calendar import day_bounds
+from harvester.calendar import day_bounds, iso
 from harvester.clock import LockstepClock, MachineClock
 from harvester.config import Settings
 from harvester.errors import (
     BadSetting,
+    CannotRun,
     ClientIdInUse,
     GatewayError,
     LockHeld,
@@ -214,6 +215,20 @@ def test_a_clock_set_back_between_runs_is_a_notice(tmp_path: Path) -> None:
     steps = [n for n in day.table(Kind.NOTICE).to_pylist() if n["code"] == Own.CLOCK_STEP]
     assert steps[0]["value"] < 0
     assert day.runs[1].first_ts >= last
+
+
+def test_a_clock_hours_behind_the_log_is_refused(tmp_path: Path) -> None:
+    """Six minutes behind is more than a correction: refused with both times before a byte is written."""
+    home = Home(tmp_path)
+    last = run(lockstep(one(), home, minutes=6)).day().last_ts
+    files = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    begin = one().start_ns
+    with pytest.raises(CannotRun, match="362 s later") as refused:
+        run(lockstep(one(), home, minutes=2))
+    assert refused.value.exit_code == 2
+    assert iso(begin)[:19] in str(refused.value)
+    assert iso(last)[:19] in str(refused.value)
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == files
 
 
 class FailingDisk(QuickDisk):

@@ -26,7 +26,7 @@ from harvester.errors import GatewayError, LogWriteFailed
 from harvester.eventlog.disk import disk_forecast
 from harvester.eventlog.lock import DateLock
 from harvester.events.kinds import Action, Kind, Own, Stream
-from harvester.recorder.checks import check_settings
+from harvester.recorder.checks import check_day, check_settings
 from harvester.recorder.compact import compact_recorded
 from harvester.recorder.inbox import Inbox
 from harvester.recorder.pace import Pace
@@ -108,6 +108,7 @@ class Recorder:
         self._standing = contextlib.ExitStack()
         self._committing: asyncio.Future[None] | None = None
         self._date = self._date_now()
+        check_day(settings, home, clock, self._date)
 
     def _date_now(self) -> date:
         return trading_date(self.clock.now(), self.settings.time_zone, self.settings.day_start)
