@@ -25,6 +25,7 @@ def status(
     """
     import msgspec
 
+    from harvester.clock import SECOND_NS, clocks_apart
     from harvester.errors import NoLog
     from harvester.eventlog.days import recorded_dates
     from harvester.home import Home, parse_date
@@ -43,6 +44,8 @@ def status(
     typer.echo(f"seq {found.last_seq:,}, {found.events:,} events")
     if found.outage:
         typer.echo("the feed is down" if found.recording else "the feed was down when recording ended")
+    if found.ahead_s:
+        typer.echo(clocks_apart(round(found.ahead_s * SECOND_NS)))
     for symbol in found.symbols:
         lacks = ", ".join(f"{stream} ({why})" for stream, why in found.lacking.get(symbol, {}).items())
         typer.echo(f"  {symbol}: " + (f"lacks {lacks}" if lacks else "complete"))

@@ -38,6 +38,14 @@ def real_monotonic_ns() -> int:
     return time.monotonic_ns()
 
 
+def clocks_apart(ahead_ns: int) -> str:
+    """By how much the gateway's clock and this machine's differ, for people."""
+    seconds = abs(ahead_ns) // SECOND_NS
+    days, rest = divmod(seconds, 86_400)
+    span = f"{days} days" if days > 1 else f"{seconds // 3600} h {seconds % 3600 // 60} min {rest % 60} s"
+    return f"the gateway's clock is {span} {'ahead of' if ahead_ns > 0 else 'behind'} this machine's"
+
+
 class Clock(Protocol):
     """Market time. `now` never runs back; `wall` may."""
 

@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any
 from zoneinfo import ZoneInfo
 
 import pytest
+from typer.testing import CliRunner
 
+from cli.app import app
 from harvester.clock import MachineClock
 from harvester.config import Settings
 from harvester.errors import BadSetting, GatewayError
@@ -22,6 +24,7 @@ from harvester.gateway import tap
 from harvester.home import Home
 from harvester.recorder import line, session, subscriptions
 from harvester.recorder.record import Summary, record
+from harvester.recorder.status import status
 from harvester.recorder.warm import compile_apart
 from tests.recording import QuickDisk
 from tests.stranger import CON_ID, SYMBOL, Client, Stranger, framed, message
@@ -201,9 +204,30 @@ def test_total_silence_is_an_outage(tmp_path: Path) -> None:
 def test_a_quiet_market_answers_the_heartbeat(tmp_path: Path) -> None:
     """Silence with a gateway that answers is no outage."""
     stranger = Stranger(dead={"l1", "AllLast", "depth", "bars"})
-    found = played(stranger, tmp_path, lambda s: len(s.of("49")) >= 1, silence_seconds=1.0, more_s=1.5)
+    found = played(stranger, tmp_path, lambda s: len(s.of("49")) >= 2, silence_seconds=1.0, more_s=1.5)
     assert len(stranger.clients) == 1
     assert Own.OUTAGE_BEGIN not in found.codes()
+
+
+@pytest.mark.parametrize(
+    ("behind", "by", "told_s"),
+    [
+        ({"time_behind_s": 7 * 86_400}, "current time", 7 * 86_400),
+        ({"time_behind_s": -3600, "rows_behind_s": -3600}, "current time", -3600),
+        ({"rows_behind_s": 7 * 86_400}, "times of trades and quotes", 7 * 86_400),
+        ({"time_behind_s": 100, "rows_behind_s": 100}, "", 0),
+    ],
+    ids=["its clock", "ahead", "its rows", "within two minutes"],
+)
+def test_a_gateway_in_another_time_is_told_of(tmp_path: Path, behind: dict[str, int], by: str, told_s: int) -> None:
+    """One notice in the run, with the difference, which `hv status` repeats; none for two minutes or less."""
+    found = played(Stranger(**behind), tmp_path, subscribed_on(1), more_s=3.0)
+    notices = [n for n in found.notices if n["code"] == Own.CLOCKS_DIFFER]
+    assert [by in n["text"] for n in notices] == ([True] if by else [])
+    assert [n["value"] / 1e9 for n in notices] == ([pytest.approx(-told_s, abs=3)] if by else [])
+    assert status(Home(tmp_path), found.day.trading_date).ahead_s == pytest.approx(-told_s, abs=3)
+    said = CliRunner().invoke(app, ["status", "--home", str(tmp_path)]).output
+    assert ("the gateway's clock is 7 days behind this machine's" in said) is (told_s > 3600)
 
 
 def test_an_account_missing_after_a_reconnect_is_an_outage(tmp_path: Path) -> None:

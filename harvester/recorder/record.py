@@ -214,6 +214,8 @@ class Recorder:
         if len(taken.arrivals.items):
             done = await self._in_worker(self.run.commit, taken.arrivals)
             self.last_commit, self.last_commit_real_ns = done, real_monotonic_ns()
+            if done.timed_rows:
+                self.session.saw_event_times(done.timed_rows, done.ahead_ns)
             if self.wants_view:
                 self.view = await self._in_worker(self.run.engine.quotes.all)
             if self.pace.patience() - self._digests_at >= self.settings.digest_seconds * SECOND_NS:
@@ -329,6 +331,7 @@ class Recorder:
     async def _opening(self) -> None:
         await self.session.resolve(self.settings.symbols)
         self.session.start()
+        await self.session.ask_time()
 
     async def _finish(self) -> None:
         """Hang up, commit what arrived, end the run. Whatever failed before, nothing committed is touched."""

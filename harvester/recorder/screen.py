@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from harvester.calendar import iso
-from harvester.clock import SECOND_NS, real_monotonic_ns
+from harvester.clock import SECOND_NS, clocks_apart, real_monotonic_ns
 from harvester.eventlog.disk import disk_forecast
 from harvester.recorder.subscriptions import WANTED, coverage
 
@@ -100,10 +100,11 @@ def _head(recorder: Recorder, bytes_per_second: float) -> str:
     run, commit = recorder.run, recorder.last_commit
     name = f"{run.trading_date} {run.writer.run_id}" if run else "connecting"
     where = f"seq {commit.last_seq:,} at {iso(commit.last_ts)[11:19]}Z" if commit else "nothing committed yet"
+    apart = f"\n[red]{clocks_apart(recorder.session.ahead_ns)}[/]" if recorder.session.ahead_ns else ""
     return (
         f"[bold]hv record[/] {name}  market {iso(recorder.clock.now())[:19]}Z\n"
         f"last commit {where}, {lag_ms(recorder)} ms ago, {len(recorder.inbox):,} waiting; "
-        f"outages {recorder.session.outages}; disk {disk_forecast(recorder.home, bytes_per_second)}"
+        f"outages {recorder.session.outages}; disk {disk_forecast(recorder.home, bytes_per_second)}{apart}"
     )
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from harvester.calendar import iso
+from harvester.clock import SECOND_NS
 from harvester.eventlog.lock import DateLock
 from harvester.eventlog.reader import open_day
 from harvester.events.kinds import Action, Kind, Own, Stream
@@ -35,6 +36,7 @@ class Status(msgspec.Struct, frozen=True):
         last_commit: stamp of the last event committed.
         lacking: symbol → streams it lacks, each with the reason (`refused 309`, `no data yet`, `not asked for`).
         outage: whether the feed is down by the log's last word.
+        ahead_s: seconds by which the gateway's clock was found ahead of the latest run's stamps, 0 within two minutes.
     """
 
     trading_date: str
@@ -49,6 +51,7 @@ class Status(msgspec.Struct, frozen=True):
     symbols: list[str]
     lacking: dict[str, dict[str, str]]
     outage: bool
+    ahead_s: float = 0.0
 
 
 def status(home: Home, trading_date: date) -> Status:
@@ -66,7 +69,8 @@ def status(home: Home, trading_date: date) -> Status:
     flowing = {
         (int(epoch), int(req_id)) for kind in _STREAMED for epoch, req_id in _streams(day.table(kind), run.first_seq)
     }
-    symbols, lacking = _lacking(requests, [n for n in notices if n["seq"] >= run.first_seq], flowing)
+    ours = [n for n in notices if n["seq"] >= run.first_seq]
+    symbols, lacking = _lacking(requests, ours, flowing)
     return Status(
         trading_date=trading_date.isoformat(),
         recording=holder is not None and holder.purpose == "record",
@@ -80,6 +84,7 @@ def status(home: Home, trading_date: date) -> Status:
         symbols=symbols,
         lacking=lacking,
         outage=_outage(notices),
+        ahead_s=next((n["value"] / SECOND_NS for n in ours if n["code"] == Own.CLOCKS_DIFFER), 0.0),
     )
 
 
