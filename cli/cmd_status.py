@@ -46,6 +46,8 @@ def status(
         typer.echo("the feed is down" if found.recording else "the feed was down when recording ended")
     if found.ahead_s:
         typer.echo(clocks_apart(round(found.ahead_s * SECOND_NS)))
+    if found.streams_of != found.run:
+        typer.echo(f"{found.run} ended before it asked for a stream; {found.streams_of} before it had these:")
     for symbol in found.symbols:
         lacks = ", ".join(f"{stream} ({why})" for stream, why in found.lacking.get(symbol, {}).items())
         typer.echo(f"  {symbol}: " + (f"lacks {lacks}" if lacks else "complete"))

@@ -16,13 +16,15 @@ from typer.testing import CliRunner
 from cli.app import app
 from harvester.clock import MachineClock
 from harvester.config import Settings
-from harvester.errors import BadSetting, GatewayError
+from harvester.errors import BadSetting, GatewayError, UnknownSymbol
+from harvester.eventlog.days import recorded_dates
 from harvester.eventlog.reader import open_day
 from harvester.eventlog.verify import verify_day
 from harvester.events.kinds import Action, Kind, Own, Stream
 from harvester.gateway import tap
-from harvester.home import Home
+from harvester.home import Home, parse_date
 from harvester.recorder import line, session, subscriptions
+from harvester.recorder import record as recording
 from harvester.recorder.record import Summary, record
 from harvester.recorder.status import status
 from harvester.recorder.warm import compile_apart
@@ -541,3 +543,27 @@ def test_a_compilation_ends_when_it_is_cancelled() -> None:
         return time.monotonic() - began
 
     assert asyncio.run(scenario()) < 5
+
+
+def test_a_symbol_refused_late_does_not_hide_the_day(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run that began before the refusal came says why it asked for nothing; status tells of the run before it."""
+    monkeypatch.setattr(recording, "LOOK_UP_S", 0.2)
+    stranger = Stranger()
+
+    def late(client: Client, req_id: str, symbol: str) -> None:
+        asyncio.get_running_loop().call_later(0.6, stranger.describe, client, req_id, symbol)
+
+    with pytest.raises(UnknownSymbol, match="APPL"):
+        played(Stranger(details=late), tmp_path, lambda _: False, symbols=["APPL"])
+    home = Home(tmp_path)
+    day = parse_date(recorded_dates(home)[0])
+    first = status(home, day)
+    assert (first.run, first.streams_of) == ("r001", "r001")
+    assert set(first.lacking["APPL"].values()) == {"not asked for: the gateway knows no such symbol (200)"}
+    played(Stranger(), tmp_path, subscribed_on(1), more_s=1.0)
+    with pytest.raises(UnknownSymbol, match="APPL"):
+        played(Stranger(details=late), tmp_path, lambda _: False, symbols=["APPL"])
+    found = status(home, day)
+    assert (found.run, found.streams_of, found.symbols) == ("r003", "r002", [SYMBOL])
+    said = CliRunner().invoke(app, ["status", "--home", str(tmp_path)]).output
+    assert "r003 ended before it asked for a stream; r002 before it had these:" in said
