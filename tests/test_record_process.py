@@ -340,3 +340,29 @@ def test_a_served_day_is_not_recorded_onto_itself(tmp_path: Path) -> None:
 def tree(folder: Path) -> dict[str, bytes]:
     """Every file below a folder."""
     return {str(path): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "words"),
+    [
+        (["--symbols", "ACME", "--port", "1"], 6, "cannot connect"),
+        (["--port", "1"], 2, "no symbol is given"),
+        (["--symbols", "ACME", "--port", "4001"], 2, "no account"),
+    ],
+)
+def test_the_port_of_the_homes_own_gateway_is_named(tmp_path: Path, options: list[str], code: int, words: str) -> None:
+    """Who meets nobody on a port is told where the `hv gateway` of his folder listens; it is not taken unasked."""
+
+    async def scenario() -> None:
+        async with Served(Home(tmp_path), 10.0) as served:
+            environment = {**os.environ, "PYTHONPATH": str(PROJECT), "HV_HOME": str(tmp_path)}
+            recorder = await asyncio.create_subprocess_exec(
+                *COMMAND, "record", *options, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+            )
+            _, err = await asyncio.wait_for(recorder.communicate(), 60)
+            assert recorder.returncode == code, err.decode()
+            (line,) = [line for line in err.decode().splitlines() if line.startswith("hv:")]
+            assert words in line
+            assert line.endswith(f"the `hv gateway` of {tmp_path} listens on another: --port {served.port}")
+
+    asyncio.run(scenario())

@@ -45,7 +45,7 @@ def check_settings(settings: Settings, home: Home) -> None:
     if settings.client_id == 0:
         raise BadSetting("client id 0 is refused: it binds to orders placed by hand; use another, such as 9960")
     if not settings.symbols:
-        raise BadSetting("no symbol is given; name some, for example --symbols AAPL,MSFT")
+        raise BadSetting(f"no symbol is given; name some, for example --symbols AAPL,MSFT{elsewhere(settings, home)}")
     for symbol in settings.symbols:
         check_symbol(symbol)
     check_exchange(settings.exchange_calendar)
@@ -55,7 +55,7 @@ def check_settings(settings: Settings, home: Home) -> None:
     if settings.port in REAL_PORTS and not settings.account and simulated_gateway(settings, home) is None:
         raise BadSetting(
             f"port {settings.port} is a real gateway's and no account is given; "
-            "use --account, or set HARVESTER_IB_ACCOUNT or IBKR_ACCOUNT"
+            f"use --account, or set HARVESTER_IB_ACCOUNT or IBKR_ACCOUNT{elsewhere(settings, home)}"
         )
 
 
@@ -122,6 +122,17 @@ def simulated_gateway(settings: Settings, home: Home) -> dict[str, Any] | None:
     """What `gateway.json` in the home says, when its gateway is alive and the one we are to connect to."""
     facts = living_gateway(home.gateway_file)
     return facts if facts is not None and facts["port"] == settings.port else None
+
+
+def elsewhere(settings: Settings, home: Home) -> str:
+    """Where the home's own gateway listens, for an error's end, when that is another port than ours; else nothing.
+
+    Named and not taken: who wants his TWS must never record a simulated market unasked.
+    """
+    facts = living_gateway(home.gateway_file)
+    if facts is None or facts["port"] == settings.port:
+        return ""
+    return f"; the `hv gateway` of {home.root} listens on another: --port {facts['port']}"
 
 
 def living_gateway(file: Path) -> dict[str, Any] | None:

@@ -22,11 +22,11 @@ import structlog
 
 from harvester.calendar import day_bounds, trading_date
 from harvester.clock import IN_FLIGHT_BYTES, SECOND_NS, LockstepClock, MachineClock, real_monotonic_ns
-from harvester.errors import GatewayError, LogWriteFailed, UnknownSymbol
+from harvester.errors import ClientIdInUse, GatewayError, LogWriteFailed, UnknownSymbol
 from harvester.eventlog.disk import disk_forecast
 from harvester.eventlog.lock import DateLock
 from harvester.events.kinds import Action, Kind, Own, Stream
-from harvester.recorder.checks import check_day, check_settings
+from harvester.recorder.checks import check_day, check_settings, elsewhere
 from harvester.recorder.compact import compact_recorded
 from harvester.recorder.inbox import Inbox
 from harvester.recorder.pace import Pace
@@ -126,7 +126,7 @@ class Recorder:
             DateLock(self.home, self._date).acquire().release()
             self.home.prepare()
             await self._unless_stopped(load_kernels(), stop)
-            await self._unless_stopped(self.session.open(), stop)
+            await self._unless_stopped(self._open(), stop)
             await self._look_up(stop)
             await self._begin_run(self._date)
             work = [*self._early, self._commits(), self._watch()]
@@ -156,6 +156,14 @@ class Recorder:
             work.cancel()
             stopped.cancel()
             await asyncio.gather(work, stopped, return_exceptions=True)
+
+    async def _open(self) -> None:
+        try:
+            await self.session.open()
+        except ClientIdInUse:
+            raise
+        except GatewayError as error:
+            raise GatewayError(f"{error}{elsewhere(self.settings, self.home)}") from None
 
     async def _look_up(self, stop: asyncio.Event) -> None:
         """Begin to look the contracts up, and give the gateway a moment to answer before there is a run.
