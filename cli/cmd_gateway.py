@@ -145,8 +145,8 @@ def _speed(text: str) -> float:
         speed = float(text)
     except ValueError:
         speed = -1.0
-    if not 0 <= speed < 1e9:
-        raise BadSetting(f"speed {text!r} is neither max nor a number such as 1 or 100")
+    if not 0 < speed < 1e9:
+        raise BadSetting(f"speed {text!r} is neither max nor a number above 0, such as 1 or 100")
     return speed
 
 

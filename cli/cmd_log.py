@@ -45,7 +45,7 @@ def ls(*, home: HomeOption = None, as_json: JsonOption = False) -> None:
 
     Example: hv log ls
     """
-    from harvester.errors import HarvesterError
+    from harvester.errors import HarvesterError, NoLog
     from harvester.eventlog.days import read_runs, recorded_dates
     from harvester.eventlog.lock import DateLock
     from harvester.eventlog.reader import run_view
@@ -64,16 +64,16 @@ def ls(*, home: HomeOption = None, as_json: JsonOption = False) -> None:
                 rows.append([name, view.run, status, view.rows, *times, view.n_bytes])
         except HarvesterError as error:
             rows.append([name, "", f"unreadable: {error}", 0, "", "", 0])
+    if not rows:
+        raise NoLog(f"nothing is recorded under {found.root}; start with hv record, or name another --home")
     headers = ["date", "run", "status", "events", "first", "last", "bytes"]
     if as_json:
         _lines(dict(zip(headers, row, strict=True)) for row in rows)
-    elif rows and sys.stdout.isatty():
+    elif sys.stdout.isatty():
         short = [[*row[:4], row[4][11:19], row[5][11:19], row[6]] for row in rows]
         _table([*headers[:4], "first UTC", "last UTC", "bytes"], short)
-    elif rows:
-        _table(headers, rows)
     else:
-        typer.echo(f"nothing is recorded under {found.root}")
+        _table(headers, rows)
 
 
 @log.command()

@@ -258,7 +258,10 @@ async def _record(
 
 
 def _said(name: str) -> None:
-    typer.echo(f"hv: {name}: ending with a whole last commit", err=True)
+    import sys
+
+    # Through whatever stderr is now: past a live screen's own, the line would push its headline out of reach.
+    sys.stderr.write(f"hv: {name}: ending with a whole last commit\n")
 
 
 async def _watch(recorder: Any) -> None:

@@ -50,7 +50,8 @@ def status(
         typer.echo(f"{found.run} ended before it asked for a stream; {found.streams_of} before it had these:")
     for symbol in found.symbols:
         lacks = ", ".join(f"{stream} ({why})" for stream, why in found.lacking.get(symbol, {}).items())
-        typer.echo(f"  {symbol}: " + (f"lacks {lacks}" if lacks else "complete"))
+        whole = "complete until then" if found.outage else "complete"
+        typer.echo(f"  {symbol}: " + (f"lacks {lacks}" if lacks else whole))
 
 
 def _doing(found: Status) -> str:

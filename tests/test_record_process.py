@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 import os
 import random
@@ -15,7 +16,10 @@ from typing import Any, Self
 from zoneinfo import ZoneInfo
 
 import pytest
+from rich.console import Console
+from rich.live import Live
 
+from cli import cmd_record
 from harvester.errors import DamagedLog, NoLog
 from harvester.eventlog.reader import open_day
 from harvester.eventlog.verify import verify_day
@@ -366,3 +370,11 @@ def test_the_port_of_the_homes_own_gateway_is_named(tmp_path: Path, options: lis
             assert line.endswith(f"the `hv gateway` of {tmp_path} listens on another: --port {served.port}")
 
     asyncio.run(scenario())
+
+
+def test_a_signal_is_told_above_the_live_screen() -> None:
+    """The line goes through the screen's own stderr: past it, the next drawing would begin a line too low."""
+    terminal = io.StringIO()
+    with Live("headline", console=Console(file=terminal, force_terminal=True, width=80), auto_refresh=False):
+        cmd_record._said("SIGINT")
+    assert "hv: SIGINT: ending with a whole last commit" in terminal.getvalue()

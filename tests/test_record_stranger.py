@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from zoneinfo import ZoneInfo
 
 import pytest
+import structlog
 from typer.testing import CliRunner
 
 from cli.app import app
@@ -567,3 +568,24 @@ def test_a_symbol_refused_late_does_not_hide_the_day(tmp_path: Path, monkeypatch
     assert (found.run, found.streams_of, found.symbols) == ("r003", "r002", [SYMBOL])
     said = CliRunner().invoke(app, ["status", "--home", str(tmp_path)]).output
     assert "r003 ended before it asked for a stream; r002 before it had these:" in said
+
+
+def test_an_outage_is_told_in_lines_that_do_not_grow_with_its_attempts(tmp_path: Path) -> None:
+    """A port closed for many attempts: one line says that nobody is there, the last how often it was tried."""
+
+    async def script(client: Client) -> None:
+        if client.number == 1:
+            while "bars" not in client.subscribed.values():
+                await asyncio.sleep(0.02)
+            assert stranger._server is not None
+            stranger._server.close()
+            client.close()
+            await asyncio.sleep(1.5)
+            stranger._server = await asyncio.start_server(stranger._serve, "127.0.0.1", stranger.port)
+
+    stranger = Stranger(script=script)
+    with structlog.testing.capture_logs() as lines:
+        played(stranger, tmp_path, subscribed_on(2))
+    events = [line["event"] for line in lines]
+    assert [events.count(name) for name in ("outage begins", "gateway not back yet", "reconnected")] == [1, 1, 1]
+    assert next(line["attempts"] for line in lines if line["event"] == "reconnected") >= 4

@@ -128,6 +128,7 @@ def test_a_feed_that_was_down_at_the_end(tmp_path: Path) -> None:
     said = CliRunner().invoke(app, ["status", "--date", str(DATE), "--home", str(tmp_path)]).output
     assert "the feed was down when recording ended" in said
     assert "the feed is down" not in said
+    assert "ACME: complete until then" in said
 
 
 def test_a_silent_stream_is_noticed_while_others_flow(tmp_path: Path) -> None:

@@ -229,21 +229,21 @@ class Line(ABC):
         """Attempts with back-off until the line is up and asked for data."""
         if self.pace.now() - self._up_since > STEADY_S * 1e9:
             self._attempts = 0
+        tried, said = 0, ""  # one line per outage and reason; how often it was tried stands in the last
         while not self._up:
             await self.pace.pause(BACK_OFF_S[min(self._attempts, len(BACK_OFF_S) - 1)])
             self._attempts += 1
+            tried += 1
             try:
                 await self._connect()
                 await self.say_data_type()
-            except ClientIdInUse as error:
-                logger.warning("client id still held", error=str(error))  # the gateway has not missed us yet
-            except GatewayError as error:
-                logger.warning("gateway not back yet", attempt=self._attempts, error=str(error))
-            except BadSetting as error:
-                # The account may come with a later login: an outage like any other.
-                logger.warning("account missing after a reconnect", error=str(error))
-                self._give_up(str(error))
-        logger.info("reconnected", epoch=self.inbox.epoch)
+            except (GatewayError, BadSetting) as error:
+                if str(error) != said:
+                    logger.warning(_not_back(error), error=str(error))
+                said = str(error)
+                if isinstance(error, BadSetting):  # the account may come with a later login: an outage like any other
+                    self._give_up(said)
+        logger.info("reconnected", epoch=self.inbox.epoch, attempts=tried)
         self._outage_ends("socket")
         self._back.set()
         self._line_back()
@@ -291,6 +291,12 @@ class Line(ABC):
         if task.cancelled() or (error := task.exception()) is None or isinstance(error, LineLost):
             return  # a lost line is `lost`'s to mend
         self.failed(error if isinstance(error, Exception) else RuntimeError(str(error)))
+
+
+def _not_back(error: Exception) -> str:
+    if isinstance(error, ClientIdInUse):
+        return "client id still held"  # the gateway has not missed us yet
+    return "account missing after a reconnect" if isinstance(error, BadSetting) else "gateway not back yet"
 
 
 def number(text: str) -> int:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 _STREAMED = (Kind.TICK, Kind.TRADE, Kind.QUOTE, Kind.DEPTH, Kind.BAR)
 
 
-NOT_ASKED = "not asked for: no line left"  # symbols are many, IB's depth and tick-by-tick lines few
+NOT_ASKED = "not asked for: no line left, or not its turn yet"  # IB's lines are few, and wait for each other
 NOTHING_ASKED = "not asked for: contracts were still being looked up"
 UNKNOWN = f"not asked for: the gateway knows no such symbol ({UNKNOWN_CONTRACT})"
 
