@@ -71,7 +71,7 @@ def gateway(
     import asyncio
 
     from harvester.artefacts.text import must_take_file
-    from harvester.home import Home
+    from harvester.home import Home, parse_date
     from harvester.simgateway.faults import Script
     from harvester.simgateway.limits import Limits
     from harvester.simgateway.server import SimGateway
@@ -81,7 +81,8 @@ def gateway(
     if report is not None:
         must_take_file(report.resolve())  # now, not when the day has been played
     given = {"symbols": symbols, "trading_date": date, "rate": rate, "sample_ms": sample_ms}
-    source = _open(market, list(what or []), root, seed, {k: v for k, v in given.items() if v is not None})
+    words = list(what or [])
+    source = _open(market, words, root, seed, {k: v for k, v in given.items() if v is not None})
     limits = Limits(
         depth_lines=depth_lines,
         tick_by_tick_lines=tick_by_tick_lines,
@@ -108,7 +109,8 @@ def gateway(
         seed=seed,
         gateway_file=root.gateway_file,
         report_file=report,
-        source=" ".join([market, *(what or [])]),
+        source=" ".join([market, *words]),
+        log=root.day(parse_date(words[0])) if market == "day" else None,
     )
     asyncio.run(_serve(SimGateway(source, settings), settings, once=once, as_json=as_json))
 
@@ -125,7 +127,7 @@ def _open(market: str, what: list[str], root: Home, seed: int, given: dict[str, 
         if "symbols" in given:
             given["symbols"] = tuple(name.strip() for name in given["symbols"].split(","))
         return open_market("model", seed=seed, **given)
-    if market == "day":
+    if market == "day":  # --date is another way to write it
         what += [given.pop("trading_date")] if "trading_date" in given else []
     foreign = [f"--{name.replace('trading_', '')}" for name in given if name != "sample_ms" or market == "day"]
     if foreign:
@@ -146,8 +148,8 @@ def _speed(text: str) -> float:
         speed = float(text)
     except ValueError:
         speed = -1.0
-    if not 0 <= speed < 1e9:
-        raise BadSetting(f"speed {text!r} is neither max nor a number such as 1 or 100")
+    if not 0 < speed < 1e9:
+        raise BadSetting(f"speed {text!r} is neither max nor a number above 0, such as 1 or 100")
     return speed
 
 

@@ -48,7 +48,7 @@ def ls(*, home: HomeOption = None, as_json: JsonOption = False) -> None:
 
     Example: hv log ls
     """
-    from harvester.errors import HarvesterError
+    from harvester.errors import HarvesterError, NoLog
     from harvester.eventlog.closed import closed_dates
     from harvester.eventlog.days import recorded_dates
     from harvester.home import Home, parse_date
@@ -60,16 +60,16 @@ def ls(*, home: HomeOption = None, as_json: JsonOption = False) -> None:
             rows += [[name, *row] for row in _runs_of(found, parse_date(name))]
         except HarvesterError as error:
             rows.append([name, "", f"unreadable: {error}", 0, "", "", 0])
+    if not rows:
+        raise NoLog(f"nothing is recorded under {found.root}; start with hv record, or name another --home")
     headers = ["date", "run", "status", "events", "first", "last", "bytes"]
     if as_json:
         _lines(dict(zip(headers, row, strict=True)) for row in rows)
-    elif rows and sys.stdout.isatty():
+    elif sys.stdout.isatty():
         short = [[*row[:4], _of_day(row[4]), _of_day(row[5]), row[6]] for row in rows]
         _table([*headers[:4], "first in New York", "last", "bytes"], short)
-    elif rows:
-        _table(headers, rows)
     else:
-        typer.echo(f"nothing is recorded under {found.root}")
+        _table(headers, rows)
 
 
 @log.command()

@@ -225,7 +225,7 @@ async def _record(
     from cli.logs import to_stderr
     from harvester.recorder.checks import check_settings, find_clock, say_unused, with_symbols
     from harvester.recorder.record import record as run
-    from harvester.recorder.until import end_of_recording, parse_duration, stop_on_signals
+    from harvester.recorder.until import closed_until, end_of_recording, parse_duration, stop_on_signals
 
     to_stderr()
     say_unused(settings)
@@ -234,6 +234,8 @@ async def _record(
     clock: Clock = find_clock(clock_choice, settings, home)
     duration_ns = None if duration is None else parse_duration(duration)
     until_ns = None if duration and until is None else end_of_recording(until, clock.now(), settings)
+    if opens := closed_until(clock.now(), settings):
+        typer.echo(f"the market is closed until {opens}; what is sent is recorded all the same", err=True)
     stop, screens = asyncio.Event(), []
 
     def watch(recorder: Any) -> None:
@@ -256,7 +258,10 @@ async def _record(
 
 
 def _said(name: str) -> None:
-    typer.echo(f"hv: {name}: ending with a whole last commit", err=True)
+    import sys
+
+    # Through whatever stderr is now: past a live screen's own, the line would push its headline out of reach.
+    sys.stderr.write(f"hv: {name}: ending with a whole last commit\n")
 
 
 async def _watch(recorder: Any) -> None:

@@ -25,6 +25,7 @@ def status(
     """
     import msgspec
 
+    from harvester.clock import SECOND_NS, clocks_apart
     from harvester.eventlog.days import newest_date
     from harvester.home import Home, parse_date
     from harvester.recorder.status import status as look
@@ -41,9 +42,14 @@ def status(
         typer.echo(f"its log lies in {found.archived}; temp/ was freed of it")
     if found.outage:
         typer.echo("the feed is down" if found.recording else "the feed was down when recording ended")
+    if found.ahead_s:
+        typer.echo(clocks_apart(round(found.ahead_s * SECOND_NS)))
+    if found.streams_of != found.run:
+        typer.echo(f"{found.run} ended before it asked for a stream; {found.streams_of} before it had these:")
     for symbol in found.symbols:
         lacks = ", ".join(f"{stream} ({why})" for stream, why in found.lacking.get(symbol, {}).items())
-        typer.echo(f"  {symbol}: " + (f"lacks {lacks}" if lacks else "complete"))
+        whole = "complete until then" if found.outage else "complete"
+        typer.echo(f"  {symbol}: " + (f"lacks {lacks}" if lacks else whole))
 
 
 def _local(time: str) -> str:

@@ -38,6 +38,14 @@ def real_monotonic_ns() -> int:
     return time.monotonic_ns()
 
 
+def clocks_apart(ahead_ns: int) -> str:
+    """By how much the gateway's clock and this machine's differ, for people."""
+    seconds = abs(ahead_ns) // SECOND_NS
+    days, rest = divmod(seconds, 86_400)
+    span = f"{days} days" if days > 1 else f"{seconds // 3600} h {seconds % 3600 // 60} min {rest % 60} s"
+    return f"the gateway's clock is {span} {'ahead of' if ahead_ns > 0 else 'behind'} this machine's"
+
+
 class Clock(Protocol):
     """Market time. `now` never runs back; `wall` may."""
 
@@ -153,22 +161,22 @@ class Dial:
 class FileClock:
     """Follow the market time a simulated gateway publishes in `gateway.json`: its anchor, or its dial when it has one.
 
-    Either may be set anew while we run. `now` never runs back, even when they do.
+    Either may be set anew while we run. `now` never runs back, even when they do. `path` is the file.
     """
 
     _LOOK_EVERY_NS = SECOND_NS // 10
 
     def __init__(self, path: Path) -> None:
-        self._path, self._last = path, 0
+        self.path, self._last = path, 0
         self._dial: Dial | None = None
         self._anchor = PublishedAnchor(0, 0, 0.0)
         self._read()
 
     def _read(self) -> None:
         self._looked = real_monotonic_ns()
-        anchor = msgspec.json.decode(self._path.read_bytes(), type=PublishedAnchor)
+        anchor = msgspec.json.decode(self.path.read_bytes(), type=PublishedAnchor)
         if anchor.dial != self._anchor.dial:
-            self._dial = Dial.open(self._path.with_name(PurePath(anchor.dial).name)) if anchor.dial else None
+            self._dial = Dial.open(self.path.with_name(PurePath(anchor.dial).name)) if anchor.dial else None
         self._anchor = anchor
 
     @property

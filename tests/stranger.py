@@ -69,6 +69,7 @@ class Stranger:
 
     def __init__(self, **changes: Any) -> None:
         self.version, self.accounts, self.time_answered, self.bar_every = "178", "DU1", True, 1
+        self.time_behind_s = self.rows_behind_s = 0
         self.dead: set[str] = set()
         self.hello: Callable[[Client], None] = self.greet
         self.details: Callable[[Client, str, str], None] = self.describe
@@ -142,7 +143,7 @@ class Stranger:
         elif message_id == "9":
             self.details(client, fields[2], fields[4])
         elif message_id == "49" and self.time_answered:
-            client.send(49, 1, int(time.time()))
+            client.send(49, 1, int(time.time()) - self.time_behind_s)
         elif message_id in {"1", "10", "50", "97"}:
             req_id = fields[1] if message_id == "97" else fields[2]
             stream = {"1": "l1", "10": "depth", "50": "bars"}.get(message_id) or fields[14]
@@ -162,7 +163,7 @@ class Stranger:
 
     def row(self, client: Client, req_id: str, stream: str, turn: int) -> None:
         """One row of a stream."""
-        now = int(time.time())
+        now = int(time.time()) - self.rows_behind_s
         if stream == "l1":
             client.send(1, 6, req_id, 1, 100, turn, 0)
         elif stream in {"AllLast", "Last"}:

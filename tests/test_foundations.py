@@ -17,6 +17,7 @@ from harvester.errors import BadSetting
 from harvester.events.batch import Batch
 from harvester.events.kinds import COMMON, SCHEMAS, Kind
 from harvester.home import Home, file_name, parse_date, symbol_of
+from harvester.recorder.until import closed_until
 
 HOUR = 3600 * SECOND_NS
 
@@ -228,3 +229,20 @@ def test_a_hole_in_seq_is_caught() -> None:
     back = [(Kind.TICK, {"seq": 1, "ts_recv": 2}), (Kind.DEPTH, {"seq": 2, "ts_recv": 1})]
     with pytest.raises(AssertionError, match="runs back"):
         Batch.of(back).check()
+
+
+@pytest.mark.parametrize(
+    ("now", "opens"),
+    [
+        ("2025-07-18T19:59:59-04:00", ""),
+        ("2025-07-18T20:00:00-04:00", "Mon 2025-07-21 04:00 New York"),
+        ("2025-07-19T12:00:00-04:00", "Mon 2025-07-21 04:00 New York"),
+        ("2025-07-21T03:59:59-04:00", "Mon 2025-07-21 04:00 New York"),
+        ("2025-07-21T04:00:00-04:00", ""),
+        ("2025-11-26T20:30:00-05:00", "Fri 2025-11-28 04:00 New York"),
+        ("2025-11-28T17:00:00-05:00", "Mon 2025-12-01 04:00 New York"),
+    ],
+)
+def test_a_closed_market_says_when_it_opens(now: str, opens: str) -> None:
+    """Nights, weekends, holidays and the afternoon of a half day are closed until extended trading begins again."""
+    assert closed_until(ns(now), Settings()) == opens

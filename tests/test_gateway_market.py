@@ -591,6 +591,7 @@ def test_command_limits(tmp_path):
         (["--market", "moon"], "moon"),
         (["--market", "day"], "trading date"),
         (["--speed", "fast"], "neither max nor a number"),
+        (["--speed", "0"], "neither max nor a number above 0"),
         (["--start", "noon"], "--start"),
         (["--server-version", "200"], "176 to 178"),
         (["--faults", "nothing.txt"], "nothing.txt"),

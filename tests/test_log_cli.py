@@ -46,8 +46,10 @@ def _objects(text: str) -> list[dict]:
 
 
 def test_ls_lists_runs(home, hv):
-    """`hv log ls` gives a line per run: tab-separated in a pipe, objects with --json; a sentence when there is none."""
-    assert "nothing is recorded" in hv("ls")
+    """`hv log ls` gives a line per run: tab-separated in a pipe, objects with --json; without any, code 3."""
+    for words in (["ls"], ["ls", "--json"]):
+        with pytest.raises(NoLog, match="nothing is recorded"):
+            hv(*words)
     write_run(home, (5, 5))
     writer = LogWriter.open(home, DATE)
     assert [run["status"] for run in _objects(hv("ls", "--json"))] == ["ended", "running"]

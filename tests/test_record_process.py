@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 import os
 import random
@@ -15,7 +16,10 @@ from typing import Any, Self
 from zoneinfo import ZoneInfo
 
 import pytest
+from rich.console import Console
+from rich.live import Live
 
+from cli import cmd_record
 from harvester.errors import DamagedLog, NoLog
 from harvester.eventlog.reader import open_day
 from harvester.eventlog.verify import verify_day
@@ -26,7 +30,7 @@ from harvester.recorder.status import status
 from harvester.recorder.verify import verify
 from harvester.simgateway.server import SimGateway
 from harvester.simgateway.settings import GatewaySettings
-from tests.recording import Recorded, check_live_equals_replay, check_nothing_lost, model
+from tests.recording import Recorded, check_live_equals_replay, check_nothing_lost, lockstep, model
 
 PROJECT = Path(__file__).resolve().parent.parent
 DATE = date(2025, 7, 17)
@@ -308,3 +312,69 @@ def test_errors_are_one_line_and_a_code(tmp_path: Path, options: list[str], code
             assert "Traceback" not in err.decode()
 
     asyncio.run(scenario())
+
+
+def test_a_served_day_is_not_recorded_onto_itself(tmp_path: Path) -> None:
+    """`hv gateway --market day` tells where the day lies; a recorder of that home refuses and leaves every byte alone.
+
+    On any clock of that gateway, and whether it follows the home's `gateway.json` or a named one.
+    """
+    home = Home(tmp_path / "home")
+    asyncio.run(lockstep(model(), home, minutes=2))
+    environment = {**os.environ, "PYTHONPATH": str(PROJECT), "HV_HOME": str(home.root)}
+    words = ["gateway", "--market", "day", "--date", str(DATE), "--port", "0", "--json"]
+    served = subprocess.Popen([sys.executable, "-m", "cli.app", *words], env=environment, stdout=subprocess.PIPE)
+    assert served.stdout is not None
+    try:
+        told = json.loads(served.stdout.readline())
+        assert told["source"] == f"day {DATE}"
+        before = tree(home.temp)
+        for clock in ("auto", str(home.gateway_file)):
+            options = ["record", "--port", str(told["port"]), "--clock", clock, "--symbols", "ACME"]
+            done = subprocess.run([*COMMAND, *options], env=environment, capture_output=True, text=True, check=False)
+            assert done.returncode == 2, done.stderr
+            assert f"serves {DATE} as it is recorded under {home.root}" in done.stderr
+            assert "--home ANOTHER" in done.stderr
+            assert tree(home.temp) == before
+    finally:
+        served.terminate()
+        served.communicate(timeout=60)
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    """Every file below a folder."""
+    return {str(path): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "words"),
+    [
+        (["--symbols", "ACME", "--port", "1"], 6, "cannot connect"),
+        (["--port", "1"], 2, "no symbol is given"),
+        (["--symbols", "ACME", "--port", "4001"], 2, "no account"),
+    ],
+)
+def test_the_port_of_the_homes_own_gateway_is_named(tmp_path: Path, options: list[str], code: int, words: str) -> None:
+    """Who meets nobody on a port is told where the `hv gateway` of his folder listens; it is not taken unasked."""
+
+    async def scenario() -> None:
+        async with Served(Home(tmp_path), 10.0) as served:
+            environment = {**os.environ, "PYTHONPATH": str(PROJECT), "HV_HOME": str(tmp_path)}
+            recorder = await asyncio.create_subprocess_exec(
+                *COMMAND, "record", *options, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+            )
+            _, err = await asyncio.wait_for(recorder.communicate(), 60)
+            assert recorder.returncode == code, err.decode()
+            (line,) = [line for line in err.decode().splitlines() if line.startswith("hv:")]
+            assert words in line
+            assert line.endswith(f"the `hv gateway` of {tmp_path} listens on another: --port {served.port}")
+
+    asyncio.run(scenario())
+
+
+def test_a_signal_is_told_above_the_live_screen() -> None:
+    """The line goes through the screen's own stderr: past it, the next drawing would begin a line too low."""
+    terminal = io.StringIO()
+    with Live("headline", console=Console(file=terminal, force_terminal=True, width=80), auto_refresh=False):
+        cmd_record._said("SIGINT")
+    assert "hv: SIGINT: ending with a whole last commit" in terminal.getvalue()

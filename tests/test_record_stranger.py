@@ -11,17 +11,23 @@ from typing import TYPE_CHECKING, Any
 from zoneinfo import ZoneInfo
 
 import pytest
+import structlog
+from typer.testing import CliRunner
 
+from cli.app import app
 from harvester.clock import MachineClock
 from harvester.config import Settings
-from harvester.errors import BadSetting, GatewayError
+from harvester.errors import BadSetting, GatewayError, UnknownSymbol
+from harvester.eventlog.days import recorded_dates
 from harvester.eventlog.reader import open_day
 from harvester.eventlog.verify import verify_day
 from harvester.events.kinds import Action, Kind, Own, Stream
 from harvester.gateway import tap
-from harvester.home import Home
+from harvester.home import Home, parse_date
 from harvester.recorder import line, session, subscriptions
+from harvester.recorder import record as recording
 from harvester.recorder.record import Summary, record
+from harvester.recorder.status import status
 from harvester.recorder.warm import compile_apart
 from tests.recording import QuickDisk
 from tests.stranger import CON_ID, SYMBOL, Client, Stranger, framed, message
@@ -201,9 +207,30 @@ def test_total_silence_is_an_outage(tmp_path: Path) -> None:
 def test_a_quiet_market_answers_the_heartbeat(tmp_path: Path) -> None:
     """Silence with a gateway that answers is no outage."""
     stranger = Stranger(dead={"l1", "AllLast", "depth", "bars"})
-    found = played(stranger, tmp_path, lambda s: len(s.of("49")) >= 1, silence_seconds=1.0, more_s=1.5)
+    found = played(stranger, tmp_path, lambda s: len(s.of("49")) >= 2, silence_seconds=1.0, more_s=1.5)
     assert len(stranger.clients) == 1
     assert Own.OUTAGE_BEGIN not in found.codes()
+
+
+@pytest.mark.parametrize(
+    ("behind", "by", "told_s"),
+    [
+        ({"time_behind_s": 7 * 86_400}, "current time", 7 * 86_400),
+        ({"time_behind_s": -3600, "rows_behind_s": -3600}, "current time", -3600),
+        ({"rows_behind_s": 7 * 86_400}, "times of trades and quotes", 7 * 86_400),
+        ({"time_behind_s": 100, "rows_behind_s": 100}, "", 0),
+    ],
+    ids=["its clock", "ahead", "its rows", "within two minutes"],
+)
+def test_a_gateway_in_another_time_is_told_of(tmp_path: Path, behind: dict[str, int], by: str, told_s: int) -> None:
+    """One notice in the run, with the difference, which `hv status` repeats; none for two minutes or less."""
+    found = played(Stranger(**behind), tmp_path, subscribed_on(1), more_s=3.0)
+    notices = [n for n in found.notices if n["code"] == Own.CLOCKS_DIFFER]
+    assert [by in n["text"] for n in notices] == ([True] if by else [])
+    assert [n["value"] / 1e9 for n in notices] == ([pytest.approx(-told_s, abs=3)] if by else [])
+    assert status(Home(tmp_path), found.day.trading_date).ahead_s == pytest.approx(-told_s, abs=3)
+    said = CliRunner().invoke(app, ["status", "--home", str(tmp_path)]).output
+    assert ("the gateway's clock is 7 days behind this machine's" in said) is (told_s > 3600)
 
 
 def test_an_account_missing_after_a_reconnect_is_an_outage(tmp_path: Path) -> None:
@@ -517,3 +544,48 @@ def test_a_compilation_ends_when_it_is_cancelled() -> None:
         return time.monotonic() - began
 
     assert asyncio.run(scenario()) < 5
+
+
+def test_a_symbol_refused_late_does_not_hide_the_day(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run that began before the refusal came says why it asked for nothing; status tells of the run before it."""
+    monkeypatch.setattr(recording, "LOOK_UP_S", 0.2)
+    stranger = Stranger()
+
+    def late(client: Client, req_id: str, symbol: str) -> None:
+        asyncio.get_running_loop().call_later(0.6, stranger.describe, client, req_id, symbol)
+
+    with pytest.raises(UnknownSymbol, match="APPL"):
+        played(Stranger(details=late), tmp_path, lambda _: False, symbols=["APPL"])
+    home = Home(tmp_path)
+    day = parse_date(recorded_dates(home)[0])
+    first = status(home, day)
+    assert (first.run, first.streams_of) == ("r001", "r001")
+    assert set(first.lacking["APPL"].values()) == {"not asked for: the gateway knows no such symbol (200)"}
+    played(Stranger(), tmp_path, subscribed_on(1), more_s=1.0)
+    with pytest.raises(UnknownSymbol, match="APPL"):
+        played(Stranger(details=late), tmp_path, lambda _: False, symbols=["APPL"])
+    found = status(home, day)
+    assert (found.run, found.streams_of, found.symbols) == ("r003", "r002", [SYMBOL])
+    said = CliRunner().invoke(app, ["status", "--home", str(tmp_path)]).output
+    assert "r003 ended before it asked for a stream; r002 before it had these:" in said
+
+
+def test_an_outage_is_told_in_lines_that_do_not_grow_with_its_attempts(tmp_path: Path) -> None:
+    """A port closed for many attempts: one line says that nobody is there, the last how often it was tried."""
+
+    async def script(client: Client) -> None:
+        if client.number == 1:
+            while "bars" not in client.subscribed.values():
+                await asyncio.sleep(0.02)
+            assert stranger._server is not None
+            stranger._server.close()
+            client.close()
+            await asyncio.sleep(1.5)
+            stranger._server = await asyncio.start_server(stranger._serve, "127.0.0.1", stranger.port)
+
+    stranger = Stranger(script=script)
+    with structlog.testing.capture_logs() as lines:
+        played(stranger, tmp_path, subscribed_on(2))
+    events = [line["event"] for line in lines]
+    assert [events.count(name) for name in ("outage begins", "gateway not back yet", "reconnected")] == [1, 1, 1]
+    assert next(line["attempts"] for line in lines if line["event"] == "reconnected") >= 4

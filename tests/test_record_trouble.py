@@ -11,11 +11,12 @@ import pytest
 from typer.testing import CliRunner
 
 from cli.app import app
-from harvester.calendar import day_bounds
+from harvester.calendar import day_bounds, iso
 from harvester.clock import LockstepClock, MachineClock
 from harvester.config import Settings
 from harvester.errors import (
     BadSetting,
+    CannotRun,
     ClientIdInUse,
     GatewayError,
     LockHeld,
@@ -127,6 +128,7 @@ def test_a_feed_that_was_down_at_the_end(tmp_path: Path) -> None:
     said = CliRunner().invoke(app, ["status", "--date", str(DATE), "--home", str(tmp_path)]).output
     assert "the feed was down when recording ended" in said
     assert "the feed is down" not in said
+    assert "ACME: complete until then" in said
 
 
 def test_a_silent_stream_is_noticed_while_others_flow(tmp_path: Path) -> None:
@@ -214,6 +216,20 @@ def test_a_clock_set_back_between_runs_is_a_notice(tmp_path: Path) -> None:
     steps = [n for n in day.table(Kind.NOTICE).to_pylist() if n["code"] == Own.CLOCK_STEP]
     assert steps[0]["value"] < 0
     assert day.runs[1].first_ts >= last
+
+
+def test_a_clock_hours_behind_the_log_is_refused(tmp_path: Path) -> None:
+    """Six minutes behind is more than a correction: refused with both times before a byte is written."""
+    home = Home(tmp_path)
+    last = run(lockstep(one(), home, minutes=6)).day().last_ts
+    files = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    begin = one().start_ns
+    with pytest.raises(CannotRun, match="362 s later") as refused:
+        run(lockstep(one(), home, minutes=2))
+    assert refused.value.exit_code == 2
+    assert iso(begin)[:19] in str(refused.value)
+    assert iso(last)[:19] in str(refused.value)
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == files
 
 
 class FailingDisk(QuickDisk):
@@ -330,14 +346,12 @@ def test_what_cannot_work_is_refused_in_one_line(
 
 @pytest.mark.parametrize("symbol", ["NOSUCH", "../x", "BRK B", "Ä", "CON", "a/b\\c"])
 def test_an_unknown_symbol_ends_the_recording_in_order(tmp_path: Path, symbol: str) -> None:
-    """Whatever its letters: UnknownSymbol with its code, a whole log, nothing written outside the home."""
+    """Whatever its letters: UnknownSymbol with its code, no run in the day, nothing written outside the home."""
     home = Home(tmp_path / "home")
     with pytest.raises(UnknownSymbol, match="200") as caught:
         run(lockstep(one(), home, minutes=1, symbols=[symbol]))
     assert caught.value.exit_code == 8
-    day = open_day(DATE, home)
-    assert day.runs[0].status == "ended"
-    assert 200 in codes(day)
+    assert not list(home.events.glob("*/*"))
     assert [p.name for p in tmp_path.iterdir()] == ["home"]
 
 

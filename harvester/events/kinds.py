@@ -71,6 +71,7 @@ class Own(IntEnum):
     BYTES_WITHOUT_MESSAGES = -11  # the gateway sends bytes that frame to no message
     REQUEST_TIMEOUT = -12
     HOURS_DIFFER = -13  # a contract's liquid hours are not the calendar's session
+    CLOCKS_DIFFER = -14  # value: ns by which the gateway's time is ahead of the stamps
 
 
 class Action(StrEnum):

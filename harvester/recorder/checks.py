@@ -8,20 +8,27 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import structlog
 
-from harvester.calendar import check_exchange
-from harvester.clock import FileClock, MachineClock
-from harvester.errors import BadSetting, CannotRun
+from harvester.calendar import check_exchange, iso
+from harvester.clock import SECOND_NS, FileClock, MachineClock
+from harvester.errors import BadSetting, CannotRun, NoLog
+from harvester.eventlog.days import read_runs
 from harvester.home import file_name
 from harvester.projections.costs import cost_table
 from harvester.projections.strategies import describe
 
 if TYPE_CHECKING:
+    from datetime import date
+    from pathlib import Path
+
     from harvester.clock import Clock
     from harvester.config import Settings
     from harvester.home import Home
 
 REAL_PORTS = frozenset({7496, 7497, 4001, 4002})
 """Default ports of TWS and IB Gateway, live and paper."""
+
+BEHIND_S_MAX = 300
+"""A clock set right by a little may be recorded with: until it has caught up, events bear the log's last stamp."""
 
 _SYMBOL_LENGTH_MAX = 40
 
@@ -38,7 +45,7 @@ def check_settings(settings: Settings, home: Home) -> None:
     if settings.client_id == 0:
         raise BadSetting("client id 0 is refused: it binds to orders placed by hand; use another, such as 9960")
     if not settings.symbols:
-        raise BadSetting("no symbol is given; name some, for example --symbols AAPL,MSFT")
+        raise BadSetting(f"no symbol is given; name some, for example --symbols AAPL,MSFT{elsewhere(settings, home)}")
     for symbol in settings.symbols:
         check_symbol(symbol)
     check_exchange(settings.exchange_calendar)
@@ -48,7 +55,7 @@ def check_settings(settings: Settings, home: Home) -> None:
     if settings.port in REAL_PORTS and not settings.account and simulated_gateway(settings, home) is None:
         raise BadSetting(
             f"port {settings.port} is a real gateway's and no account is given; "
-            "use --account, or set HARVESTER_IB_ACCOUNT or IBKR_ACCOUNT"
+            f"use --account, or set HARVESTER_IB_ACCOUNT or IBKR_ACCOUNT{elsewhere(settings, home)}"
         )
 
 
@@ -84,14 +91,58 @@ def check_symbol(symbol: str) -> None:
     file_name(symbol)
 
 
+def check_day(settings: Settings, home: Home, clock: Clock, trading_date: date) -> None:
+    """Refuse to append to a date's log what is not its continuation. Reads only.
+
+    Raises:
+        CannotRun: the gateway serves that very log, or market time is far behind the log's last event.
+    """
+    followed = clock.path if isinstance(clock, FileClock) else home.gateway_file
+    for file in dict.fromkeys((followed, home.gateway_file)):
+        facts = living_gateway(file) or {}
+        if (facts.get("port"), facts.get("log")) == (settings.port, str(home.day(trading_date))):
+            raise CannotRun(
+                f"the gateway at {settings.gateway_host}:{settings.port} serves {trading_date} as it is recorded under "
+                f"{home.root}; recorded there again the day would be doubled; "
+                f"to record it elsewhere: --home ANOTHER --clock {file}"
+            )
+    try:
+        runs = read_runs(home, trading_date)
+    except NoLog:
+        return
+    last, now = max((run.commits[-1].last_ts for run in runs if run.commits), default=0), clock.now()
+    if last - now > BEHIND_S_MAX * SECOND_NS:
+        raise CannotRun(
+            f"market time is {iso(now)[:19]}Z, but the log of {trading_date} reaches to {iso(last)[:19]}Z, "
+            f"{(last - now) // SECOND_NS:,} s later; set the clock right, or record into another --home"
+        )
+
+
 def simulated_gateway(settings: Settings, home: Home) -> dict[str, Any] | None:
     """What `gateway.json` in the home says, when its gateway is alive and the one we are to connect to."""
+    facts = living_gateway(home.gateway_file)
+    return facts if facts is not None and facts["port"] == settings.port else None
+
+
+def elsewhere(settings: Settings, home: Home) -> str:
+    """Where the home's own gateway listens, for an error's end, when that is another port than ours; else nothing.
+
+    Named and not taken: who wants his TWS must never record a simulated market unasked.
+    """
+    facts = living_gateway(home.gateway_file)
+    if facts is None or facts["port"] == settings.port:
+        return ""
+    return f"; the `hv gateway` of {home.root} listens on another: --port {facts['port']}"
+
+
+def living_gateway(file: Path) -> dict[str, Any] | None:
+    """What a `gateway.json` says, when its gateway is alive."""
     try:
-        facts = msgspec.json.decode(home.gateway_file.read_bytes(), type=dict)
-        pid, port = int(facts["pid"]), int(facts["port"])
+        facts = msgspec.json.decode(file.read_bytes(), type=dict)
+        facts["port"], pid = int(facts["port"]), int(facts["pid"])
     except (OSError, msgspec.MsgspecError, KeyError, TypeError, ValueError):
         return None
-    return facts if port == settings.port and _alive(pid) else None
+    return facts if _alive(pid) else None
 
 
 def _alive(pid: int) -> bool:

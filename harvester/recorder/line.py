@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import structlog
 
+from harvester.clock import SECOND_NS, MachineClock, clocks_apart
 from harvester.errors import BadSetting, ClientIdInUse, GatewayError
 from harvester.events.kinds import Kind, Own
 from harvester.gateway.connection import Connection, LineLost
@@ -36,18 +37,22 @@ BACK_OFF_S = (1.0, 2.0, 5.0, 10.0, 20.0, 30.0, 60.0)  # pace time between attemp
 STEADY_S = 30.0  # pace time a line must have held before the back-off begins anew
 HEARTBEAT_S = 10.0  # patience for the answer to a heartbeat
 MESSAGES_PER_SECOND, MESSAGES_AT_ONCE = 40.0, 8  # IB allows 50 in any second
+APART_NS = 120 * SECOND_NS  # a gateway whose time is farther than this from the machine's is told of
+APART_ROWS = 10  # so many tick-by-tick rows in commits without a single near one: no late prints
 RAW_CHARACTERS_MAX = 65_536  # of one `raw` row that keeps bytes which are no message
 
 
 class Line(ABC):
     """One gateway over all its connections; `Session` says what is asked on it.
 
-    `failure` is set by what must end the recording.
+    `failure` is set by what must end the recording. `ahead_ns` is by how much the gateway's time is ahead of ours, as
+    far as it was told of: 0 for two clocks that agree.
     """
 
     def __init__(self, settings: Settings, inbox: Inbox, pace: Pace) -> None:
         self.settings, self.inbox, self.pace = settings, inbox, pace
-        self.outages = 0
+        self.outages = self.ahead_ns = 0
+        self._rows_apart = 0
         self.failure: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.connection = Connection(inbox, self, pace.clock)
         self.requester = Requester(self.connection, inbox.put)
@@ -67,6 +72,8 @@ class Line(ABC):
         """A control message; it is in the inbox already."""
         if fields[0] == "49":
             self._alive.set()
+            if len(fields) > 2 and (seconds := number(fields[2])) > 0:
+                self._compare_clocks(seconds * SECOND_NS - self.inbox.last_ts, "current time")
 
     def sending(self, text: str) -> None:
         """A message is about to leave: its exact text goes first into the inbox."""
@@ -128,6 +135,27 @@ class Line(ABC):
         self._keep_unfinished("an unfinished message waited when the recording ended")
         self.connection.disconnect()
         await asyncio.sleep(0)
+
+    async def ask_time(self) -> None:
+        """Ask what time it is at the gateway's, where ours is the machine's: every other clock is the gateway's own."""
+        if isinstance(self.pace.clock, MachineClock):
+            await self._messages.take()
+            self.requester.current_time()
+
+    def saw_event_times(self, rows: int, ahead_ns: int) -> None:
+        """Rows with a time of the gateway have been committed; that of the nearest was `ahead_ns` after its stamp."""
+        self._rows_apart = self._rows_apart + rows if abs(ahead_ns) > APART_NS else 0
+        if self._rows_apart >= APART_ROWS:
+            self._compare_clocks(ahead_ns, "times of trades and quotes")
+
+    def _compare_clocks(self, ahead_ns: int, by: str) -> None:
+        """Tell once in a run that the gateway lives in another time than the stamps."""
+        if abs(ahead_ns) <= APART_NS or self.ahead_ns or not isinstance(self.pace.clock, MachineClock):
+            return
+        self.ahead_ns = ahead_ns
+        text = clocks_apart(ahead_ns)
+        self.note(Own.CLOCKS_DIFFER, f"{text}, by its {by}", value=ahead_ns)
+        logger.warning("clocks differ: events are stamped with this machine's", what=text, by=by)
 
     async def wait_until_back(self, seconds: float) -> bool:
         """Wait for a line, at most `seconds` of patience; whether there is one."""
@@ -201,21 +229,21 @@ class Line(ABC):
         """Attempts with back-off until the line is up and asked for data."""
         if self.pace.now() - self._up_since > STEADY_S * 1e9:
             self._attempts = 0
+        tried, said = 0, ""  # one line per outage and reason; how often it was tried stands in the last
         while not self._up:
             await self.pace.pause(BACK_OFF_S[min(self._attempts, len(BACK_OFF_S) - 1)])
             self._attempts += 1
+            tried += 1
             try:
                 await self._connect()
                 await self.say_data_type()
-            except ClientIdInUse as error:
-                logger.warning("client id still held", error=str(error))  # the gateway has not missed us yet
-            except GatewayError as error:
-                logger.warning("gateway not back yet", attempt=self._attempts, error=str(error))
-            except BadSetting as error:
-                # The account may come with a later login: an outage like any other.
-                logger.warning("account missing after a reconnect", error=str(error))
-                self._give_up(str(error))
-        logger.info("reconnected", epoch=self.inbox.epoch)
+            except (GatewayError, BadSetting) as error:
+                if str(error) != said:
+                    logger.warning(_not_back(error), error=str(error))
+                said = str(error)
+                if isinstance(error, BadSetting):  # the account may come with a later login: an outage like any other
+                    self._give_up(said)
+        logger.info("reconnected", epoch=self.inbox.epoch, attempts=tried)
         self._outage_ends("socket")
         self._back.set()
         self._line_back()
@@ -263,6 +291,12 @@ class Line(ABC):
         if task.cancelled() or (error := task.exception()) is None or isinstance(error, LineLost):
             return  # a lost line is `lost`'s to mend
         self.failed(error if isinstance(error, Exception) else RuntimeError(str(error)))
+
+
+def _not_back(error: Exception) -> str:
+    if isinstance(error, ClientIdInUse):
+        return "client id still held"  # the gateway has not missed us yet
+    return "account missing after a reconnect" if isinstance(error, BadSetting) else "gateway not back yet"
 
 
 def number(text: str) -> int:

@@ -22,11 +22,11 @@ import structlog
 
 from harvester.calendar import day_bounds, trading_date
 from harvester.clock import IN_FLIGHT_BYTES, SECOND_NS, LockstepClock, MachineClock, real_monotonic_ns
-from harvester.errors import GatewayError, LogWriteFailed
+from harvester.errors import ClientIdInUse, GatewayError, LogWriteFailed, UnknownSymbol
 from harvester.eventlog.disk import disk_forecast
 from harvester.eventlog.lock import DateLock
 from harvester.events.kinds import Action, Kind, Own, Stream
-from harvester.recorder.checks import check_settings
+from harvester.recorder.checks import check_day, check_settings, elsewhere
 from harvester.recorder.compact import compact_recorded
 from harvester.recorder.inbox import Inbox
 from harvester.recorder.pace import Pace
@@ -50,6 +50,7 @@ _T = TypeVar("_T")
 
 CLOCK_STEP_NS = SECOND_NS // 2  # a wall clock that jumps farther than this against market time is worth a notice
 DISK_LOOK_S = 10.0
+LOOK_UP_S = 10.0  # real seconds in which contracts may be told before the run begins
 HEAR_OUT_S, HEAR_OUT_TURNS = 0.1, 600  # real seconds between two looks, and how many
 QUIET_TURNS = 10  # so many looks without a byte: nothing is on its way
 
@@ -107,7 +108,9 @@ class Recorder:
         self._paused = False
         self._standing = contextlib.ExitStack()
         self._committing: asyncio.Future[None] | None = None
+        self._early: list[asyncio.Future[None]] = []  # begun before the run: the clock's events, the look-ups
         self._date = self._date_now()
+        check_day(settings, home, clock, self._date)
 
     def _date_now(self) -> date:
         return trading_date(self.clock.now(), self.settings.time_zone, self.settings.day_start)
@@ -123,9 +126,10 @@ class Recorder:
             DateLock(self.home, self._date).acquire().release()
             self.home.prepare()
             await self._unless_stopped(load_kernels(), stop)
-            await self._unless_stopped(self.session.open(), stop)
+            await self._unless_stopped(self._open(), stop)
+            await self._look_up(stop)
             await self._begin_run(self._date)
-            work = [self._commits(), self._clock_events(), self._watch()]
+            work = [*self._early, self._commits(), self._watch()]
             ends = [until_ns, None if duration_ns is None else self.clock.now() + duration_ns]
             await self._until_done(work, stop, min((end for end in ends if end is not None), default=None))
         finally:
@@ -153,6 +157,32 @@ class Recorder:
             stopped.cancel()
             await asyncio.gather(work, stopped, return_exceptions=True)
 
+    async def _open(self) -> None:
+        try:
+            await self.session.open()
+        except ClientIdInUse:
+            raise
+        except GatewayError as error:
+            raise GatewayError(f"{error}{elsewhere(self.settings, self.home)}") from None
+
+    async def _look_up(self, stop: asyncio.Event) -> None:
+        """Begin to look the contracts up, and give the gateway a moment to answer before there is a run.
+
+        Raises:
+            UnknownSymbol: a mistyped symbol leaves nothing in the day. Whatever else goes wrong is told by the run.
+        """
+        self._end_with(self._date)
+        looking = asyncio.ensure_future(self.session.resolve(self.settings.symbols))
+        self._early = [asyncio.ensure_future(self._clock_events()), looking]
+        stopped = asyncio.ensure_future(stop.wait())
+        try:
+            waiting: set[asyncio.Future[Any]] = {*self._early, stopped, self.session.failure}
+            await asyncio.wait(waiting, timeout=LOOK_UP_S, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            stopped.cancel()
+        if looking.done() and isinstance(looking.exception(), UnknownSymbol):
+            looking.result()
+
     # the run
 
     async def _in_worker(self, work: Callable[..., _T], *args: Any) -> _T:
@@ -169,12 +199,15 @@ class Recorder:
         if behind > 0:
             self.session.note(Own.CLOCK_STEP, "market time is behind the log's last event", value=-behind)
             logger.warning("clock is behind the log", seconds=behind / SECOND_NS)
-        end = day_bounds(day, self.settings.time_zone, self.settings.day_start)[1]
-        self.inbox.boundary_ns, self.inbox.on_boundary = end, self._boundary
         logger.info("recording", date=str(day), run=self.run.writer.run_id, first_seq=self.run.writer.next_seq)
 
     def _open_run(self, day: date) -> Run:
         return Run.open(self.home, day, self.settings, reopen=self._reopen, disk=self._disk)
+
+    def _end_with(self, day: date) -> None:
+        """Nothing stamped after a trading date gets into its run."""
+        end = day_bounds(day, self.settings.time_zone, self.settings.day_start)[1]
+        self.inbox.boundary_ns, self.inbox.on_boundary = end, self._boundary
 
     def _boundary(self) -> None:
         """Market time has reached the end of the trading date: cut here, go on in the next run."""
@@ -213,6 +246,8 @@ class Recorder:
         if len(taken.arrivals.items):
             done = await self._in_worker(self.run.commit, taken.arrivals)
             self.last_commit, self.last_commit_real_ns = done, real_monotonic_ns()
+            if done.timed_rows:
+                self.session.saw_event_times(done.timed_rows, done.ahead_ns)
             if self.wants_view:
                 self.view = await self._in_worker(self.run.engine.quotes.all)
             if self.pace.patience() - self._digests_at >= self.settings.digest_seconds * SECOND_NS:
@@ -223,6 +258,7 @@ class Recorder:
             await self._end_run()
             self.run.check()
             await self._begin_run(self._date_now())
+            self._end_with(self._date)
 
     def _breathe(self) -> None:
         """TCP back pressure: stop reading while too much waits."""
@@ -299,7 +335,7 @@ class Recorder:
 
     async def _until_done(self, work: list[Any], stop: asyncio.Event, until_ns: int | None) -> None:
         """Run everything until the end is due, or something fails."""
-        tasks = [asyncio.ensure_future(w) for w in (*work, self._opening())]
+        tasks = [asyncio.ensure_future(w) for w in (*work, self._opening(self._early[-1]))]
         ends = {asyncio.ensure_future(self._hold(stop.wait())): "stopped"}
         if until_ns is not None:
             ends[asyncio.ensure_future(self._hold(self._end_at(until_ns)))] = "end of recording"
@@ -313,7 +349,7 @@ class Recorder:
                         self.summary.reason = ends[task]
                         return
                     task.result()
-                waiting.discard(opening)
+                waiting -= {opening, self._early[-1]}
         finally:
             for task in (*tasks, *ends):
                 task.cancel()
@@ -325,12 +361,16 @@ class Recorder:
         if isinstance(self.clock, LockstepClock):
             self._standing.enter_context(self.clock.busy())
 
-    async def _opening(self) -> None:
-        await self.session.resolve(self.settings.symbols)
+    async def _opening(self, looking: asyncio.Future[None]) -> None:
+        await looking
         self.session.start()
+        await self.session.ask_time()
 
     async def _finish(self) -> None:
         """Hang up, commit what arrived, end the run. Whatever failed before, nothing committed is touched."""
+        for task in self._early:
+            task.cancel()
+        await asyncio.gather(*self._early, return_exceptions=True)
         await self.session.close()
         self.summary.coverage = coverage(self.session.registry, self.settings.symbols)
         self.summary.outages = self.session.outages

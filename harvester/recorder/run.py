@@ -15,11 +15,13 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pyarrow.compute as pc
 
 from harvester.artefacts.episodes import day_files, write_day
 from harvester.errors import CannotRun, DamagedLog, NoLog
 from harvester.eventlog.reader import open_day
 from harvester.eventlog.writer import LogWriter
+from harvester.events.kinds import Kind
 from harvester.projections.engine import Engine
 from harvester.projections.params import RunParams, StrategyRef
 from harvester.projections.strategies import describe
@@ -34,19 +36,24 @@ if TYPE_CHECKING:
     from harvester.config import Settings
     from harvester.eventlog.disk import Disk
     from harvester.events.batch import Batch
-    from harvester.events.kinds import Kind
     from harvester.home import Home
 
 
 @dataclass(frozen=True)
 class Committed:
-    """What one commit did. `free_bytes` of the disk after it."""
+    """What one commit did.
+
+    `timed_rows` are its trades and tick-by-tick quotes, `ahead_ns` is the time the gateway gave one of them, less its
+    stamp: of the one where they are nearest.
+    """
 
     first_seq: int
     last_seq: int
     last_ts: int
     rows: dict[Kind, int]
     n_bytes: int
+    timed_rows: int = 0
+    ahead_ns: int = 0
 
 
 @dataclass
@@ -141,7 +148,7 @@ class Run:
         totals.commits += 1
         totals.n_bytes += n_bytes
         totals.last_seq = self.writer.next_seq - 1
-        return Committed(batch.first_seq, batch.last_seq, self.writer.last_ts, rows, n_bytes)
+        return Committed(batch.first_seq, batch.last_seq, self.writer.last_ts, rows, n_bytes, *_nearest(batch))
 
     def _fold(self, batch: Batch) -> None:
         """Fold; a projection that fails must not cost a single event: the log goes on, the end says so."""
@@ -194,6 +201,14 @@ class Run:
                 f"the log of {self.trading_date} is whole, but a projection failed while recording: "
                 f"{type(error).__name__}: {error}; try `hv project --date {self.trading_date} --debug`"
             ) from error
+
+
+def _nearest(batch: Batch) -> tuple[int, int]:
+    """See `Committed`: its last two."""
+    tables = [batch.tables[kind] for kind in (Kind.TRADE, Kind.QUOTE) if kind in batch.tables]
+    apart = [pc.drop_null(pc.subtract(t.column("ts_event"), t.column("ts_recv"))).to_numpy() for t in tables]
+    found = np.concatenate([np.zeros(0, np.int64), *apart])
+    return len(found), int(found[np.abs(found).argmin()]) if len(found) else 0
 
 
 def _strategies(settings: Settings) -> list[StrategyRef]:

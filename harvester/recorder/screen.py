@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from harvester.clock import SECOND_NS, real_monotonic_ns
+from harvester.clock import SECOND_NS, clocks_apart, real_monotonic_ns
 from harvester.eventlog.disk import disk_forecast
 from harvester.recorder.moments import local, of_day
 from harvester.recorder.subscriptions import WANTED, coverage
@@ -109,7 +109,8 @@ def _head(recorder: Recorder, bytes_per_second: float) -> Text:
         f"last commit {where}, {lag_ms(recorder)} ms ago, {len(recorder.inbox):,} waiting",
         f"outages {recorder.session.outages}; disk {disk_forecast(recorder.home, bytes_per_second)}",
     )
-    return Text.assemble(("hv record", "bold"), "\n".join(lines), no_wrap=True, overflow="ellipsis")
+    apart = ("\n" + clocks_apart(recorder.session.ahead_ns), "red") if recorder.session.ahead_ns else ""
+    return Text.assemble(("hv record", "bold"), "\n".join(lines), apart, no_wrap=True, overflow="ellipsis")
 
 
 def _kinds(recorder: Recorder, rows_per_second: dict[str, float]) -> Columns:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
+from harvester.clock import clocks_apart
 from harvester.events.kinds import Action, Kind, Own, Stream
 from harvester.gateway.requests import OTHER_NAMES, Target, request_row
 from harvester.recorder import subscriptions as subs
@@ -113,6 +114,9 @@ class Session(Line):
             if found.req_id in self._data_types:
                 told = {"msg": 58, "value": self._data_types[found.req_id], "text": "as told on the date before"}
                 self.inbox.put(Kind.NOTICE, {"con_id": found.target.con_id, "req_id": found.req_id, **told})
+        if self.ahead_ns:
+            text = f"{clocks_apart(self.ahead_ns)}, as told on the date before"
+            self.note(Own.CLOCKS_DIFFER, text, value=self.ahead_ns)
         self.spawn(self._renew(self.registry.of(*subs.DEPTHS)))
         self.spawn(self.contracts.restate(self.targets))
         self.backfill.new_run(self._plan.focus)

@@ -6,7 +6,7 @@ import asyncio
 import re
 import signal
 from contextlib import contextmanager, suppress
-from datetime import datetime, time
+from datetime import datetime, time, timedelta
 from typing import TYPE_CHECKING, Any
 
 from harvester.calendar import day_bounds, session, to_ns, trading_date, zone
@@ -71,6 +71,18 @@ def end_of_recording(until: str | None, now_ns: int, settings: Settings) -> int 
     if today is not None and now_ns < today.extended_close_ns:
         return today.extended_close_ns
     return day_bounds(date, settings.time_zone, settings.day_start)[1]
+
+
+def closed_until(now_ns: int, settings: Settings) -> str:
+    """When extended trading begins next, `Mon 2025-07-21 04:00 New York`; empty while it is under way."""
+    tz = zone(settings.time_zone)
+    day = datetime.fromtimestamp(now_ns // SECOND_NS, tz).date()
+    while (hours := session(day, settings.exchange_calendar)) is None or now_ns >= hours.extended_close_ns:
+        day += timedelta(days=1)
+    if now_ns >= hours.extended_open_ns:
+        return ""
+    opens = datetime.fromtimestamp(hours.extended_open_ns // SECOND_NS, tz)
+    return f"{opens:%a %Y-%m-%d %H:%M} {settings.time_zone.rpartition('/')[2].replace('_', ' ')}"
 
 
 @contextmanager

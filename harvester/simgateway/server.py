@@ -67,6 +67,8 @@ class SimGateway:
             "symbols": [instrument.symbol for instrument in self.market.instruments],
             "max_speed": not self.settings.speed,
         }
+        if self.settings.log is not None:  # so that no recorder appends the day to itself
+            facts["log"] = str(self.settings.log)
         self._file = GatewayFile(self.settings.gateway_file, facts)
         self.clock = self._given_clock or self._own_clock()
         timers = Timers(self.clock)

@@ -21,7 +21,7 @@ class GatewaySettings:
     """Market times in ns UTC, None = the market's own; `port` 0 takes a free one; `speed` 0 is as fast as possible.
 
     `gateway_file` and `report_file` are written when given. `grace_s` (real seconds) of quiet must pass after the first
-    market-data request before market time starts.
+    market-data request before market time starts. `log` is the folder a recorded day is served from.
     """
 
     host: str = "127.0.0.1"
@@ -41,6 +41,7 @@ class GatewaySettings:
     gateway_file: Path | None = None
     report_file: Path | None = None
     source: str = ""
+    log: Path | None = None
 
     def check(self) -> GatewaySettings:
         """Return self.
