@@ -6,7 +6,6 @@ Command modules import only typer and the standard library at their top, and wha
 
 from __future__ import annotations
 
-import errno
 import gc
 import importlib
 import os
@@ -20,7 +19,7 @@ from typing import Annotated, Any
 import typer
 
 from harvester import __version__
-from harvester.errors import HarvesterError, LogWriteFailed
+from harvester.errors import DISK_ERRNOS, HarvesterError, LogWriteFailed
 
 # name → module; the function there (a `typer.Typer` for groups) has the command's name. Order is that of --help.
 COMMANDS: tuple[tuple[str, str], ...] = (
@@ -47,7 +46,6 @@ READERS = frozenset(("status", "project", "buckets", "book", "replay", "health",
 """Commands that work on what was recorded. Nothing in them needs pandas, which pyarrow imports if it can, a third of
 a second, with the first column it hands to NumPy."""
 
-_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EIO}  # full, full for this user, failing
 INTERRUPTED = 130  # 128 + SIGINT, as shells count
 
 
@@ -81,7 +79,7 @@ class App(typer.Typer):
         except Exception as error:
             if debug:
                 raise
-            if isinstance(error, OSError) and error.errno in _DISK:
+            if isinstance(error, OSError) and error.errno in DISK_ERRNOS:
                 _hush_stdout()  # it may be the one that is full
                 where = f"{error.filename}: " if error.filename else ""
                 _say(f"disk full or failing: {where}{error.strerror}; free space, or write elsewhere")

@@ -23,6 +23,7 @@ An error names the thing, the numbers and the next move, in one line.
 
 from __future__ import annotations
 
+import errno
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -150,6 +151,10 @@ class OrderRefused(HarvesterError):
     """A message that is not a data request tried to reach the socket."""
 
     exit_code = 9
+
+
+DISK_ERRNOS = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EIO))
+"""What the system says of a disk that is full, full for this user, or failing."""
 
 
 class LogWriteFailed(HarvesterError):

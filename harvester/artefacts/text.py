@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from harvester.calendar import iso
-from harvester.errors import CannotRun
+from harvester.errors import DISK_ERRNOS, CannotRun, LogWriteFailed
 from harvester.eventlog.disk import Disk
 
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ def put(path: Path, data: bytes, disk: Disk | None = None) -> bool:
         Whether anything was written.
 
     Raises:
-        CannotRun: the disk refuses.
+        CannotRun, LogWriteFailed: as `put_all`.
     """
     return put_all([(path, data)], disk) > 0
 
@@ -118,12 +118,36 @@ def put_all(files: Iterable[tuple[Path, Content]], disk: Disk | None = None) -> 
         How many were written; equal bytes are left alone.
 
     Raises:
-        CannotRun: the disk refuses, or something that is no plain file stands in a place.
+        LogWriteFailed: the disk is full or failing; every place holds what it held, or what it was to hold.
+        CannotRun: a place may not be written, or something that is no plain file stands there.
     """
     disk = disk or Disk()
+    begun: list[tuple[Path, Future[Path | None]]] = []
+    try:
+        written = _write_all(files, begun, disk)
+        for path, beside in written:
+            with _naming(path):
+                disk.replace(beside, path)
+    except BaseException:
+        for path, _ in begun:
+            _beside(path).unlink(missing_ok=True)
+        raise
+    for folder in dict.fromkeys(path.parent for path, _ in written):
+        with _naming(folder):
+            disk.sync_folder(folder)
+    return len(written)
+
+
+def _write_all(
+    files: Iterable[tuple[Path, Content]], begun: list[tuple[Path, Future[Path | None]]], disk: Disk
+) -> list[tuple[Path, Path]]:
+    """Write and sync what is not in its place already, beside it; `begun` grows by every path tried.
+
+    Returns:
+        Each path, and the file beside it.
+    """
     folders: dict[Path, None] = {}
     with ThreadPoolExecutor(_SYNCS_AT_ONCE) as pool:
-        begun: list[tuple[Path, Future[Path | None]]] = []
         for path, content in files:
             if path.parent not in folders:
                 with _naming(path):
@@ -136,13 +160,7 @@ def put_all(files: Iterable[tuple[Path, Content]], disk: Disk | None = None) -> 
             with _naming(path):
                 if (beside := done.result()) is not None:
                     written.append((path, beside))
-    for path, beside in written:
-        with _naming(path):
-            disk.replace(beside, path)
-    for folder in dict.fromkeys(path.parent for path, _ in written):
-        with _naming(folder):
-            disk.sync_folder(folder)
-    return len(written)
+    return written
 
 
 def _write_beside(path: Path, content: Content, disk: Disk) -> Path | None:
@@ -150,21 +168,29 @@ def _write_beside(path: Path, content: Content, disk: Disk) -> Path | None:
     data = content if isinstance(content, bytes) else content()
     if path.is_file() and not path.is_symlink() and path.read_bytes() == data:
         return None
-    beside = path.with_name(f".{path.name}.new")
+    beside = _beside(path)
     beside.unlink(missing_ok=True)
     disk.write_new(beside, data)
     return beside
 
 
+def _beside(path: Path) -> Path:
+    return path.with_name(f".{path.name}.new")
+
+
 @contextmanager
 def _naming(path: Path) -> Iterator[None]:
-    """Name the file the disk refuses."""
+    """Name the file the disk refuses.
+
+    Raises:
+        LogWriteFailed: it is full or failing.
+        CannotRun: it may not be written.
+    """
     try:
         yield
     except OSError as error:
-        raise CannotRun(
-            f"cannot write {path}: {error.strerror or error}; free space or choose another folder"
-        ) from error
+        failed = LogWriteFailed if error.errno in DISK_ERRNOS else CannotRun
+        raise failed(f"cannot write {path}: {error.strerror or error}; free space or choose another folder") from error
 
 
 def must_take_file(path: Path) -> None:
