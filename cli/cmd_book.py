@@ -91,7 +91,7 @@ def _moment(at: str, day: Day) -> int:
     from harvester.recorder.moments import check_within, moment
 
     ts = moment(at, day.trading_date)
-    check_within(ts, at, day.trading_date, min(run.first_ts for run in day.runs if run.first_ts), day.last_ts)
+    check_within(ts, at, day)
     return ts
 
 

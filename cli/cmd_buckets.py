@@ -47,7 +47,7 @@ def buckets(
     from harvester.artefacts.text import json_file, must_take_file, put
     from harvester.eventlog.reader import open_day
     from harvester.home import Home
-    from harvester.recorder.moments import span
+    from harvester.recorder.moments import check_meets, span
     from harvester.recorder.named import subscribed, symbol_named
     from harvester.recorder.project import bucket_artefact, fold_day
 
@@ -57,6 +57,7 @@ def buckets(
     if out is not None:
         must_take_file(out.resolve())  # before the fold, not after it
     log = open_day(day, found)
+    check_meets(begin, end, log)
     symbol = symbol_named(symbol, subscribed(log), day)
     with Bar(f"folding {day}", quiet=as_json) as bar:
         made = fold_day(log, bar.told)

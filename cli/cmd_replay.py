@@ -50,14 +50,16 @@ def replay(
     from cli.bars import Bar
     from harvester.eventlog.reader import open_day
     from harvester.home import Home
-    from harvester.recorder.moments import moment, span
+    from harvester.recorder.moments import check_meets, moment, span
     from harvester.recorder.replay import Player, Replay
     from harvester.recorder.seek import Seeker
 
     found, factor = Home.find(home), _speed(speed)
     day = date_of(date, found)
     start, end = span(first, last, day)
-    seeker = Seeker(found, open_day(day, found), market_only=False)
+    log = open_day(day, found)
+    check_meets(start, end, log)
+    seeker = Seeker(found, log, market_only=False)
     with Bar(f"folding {day}"):
         played = Replay(seeker, show=_words(show), symbols=_words(symbols or ""), start=start, end=end)
     line = _json_line if as_json else _text_line

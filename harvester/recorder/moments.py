@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import re
 from datetime import date, datetime, time, timedelta
+from typing import TYPE_CHECKING
 
 from harvester.calendar import NEW_YORK, iso, to_ns, zone
 from harvester.errors import BadSetting
+
+if TYPE_CHECKING:
+    from harvester.eventlog.reader import Day
 
 _FORM = re.compile(
     r"(?:(?P<date>\d{4}-\d{2}-\d{2})[T ])?(?P<h>\d{1,2}):(?P<m>\d{2})(?::(?P<s>\d{2})(?:[.,](?P<fraction>\d{1,9}))?)?"
@@ -63,18 +67,38 @@ def span(first: str | None, last: str | None, trading_date: date) -> tuple[int |
     return begin, end
 
 
-def check_within(at: int, text: str, trading_date: date, first: int, last: int) -> None:
+def check_within(at: int, text: str, day: Day) -> None:
     """See that a time lies within what was recorded of a date.
 
     Raises:
         BadSetting: it does not.
     """
+    first, last = _recorded(day)
     if not first <= at <= last:
         side = "before" if at < first else "after"
-        raise BadSetting(
-            f"--at {text} is {local(at)} in New York, {side} the recording of {trading_date}, which goes from "
-            f"{of_day(first)} to {of_day(last)}"
-        )
+        raise BadSetting(f"--at {text} is {local(at)} in New York, {side} the recording of {_extent(day)}")
+
+
+def check_meets(begin: int | None, end: int | None, day: Day) -> None:
+    """See that a span, None = open, has some of what was recorded of a date.
+
+    Raises:
+        BadSetting: it has none.
+    """
+    first, last = _recorded(day)
+    if begin is not None and begin > last:
+        raise BadSetting(f"--from {local(begin)} in New York is after the recording of {_extent(day)}")
+    if end is not None and end < first:
+        raise BadSetting(f"--to {local(end)} in New York is before the recording of {_extent(day)}")
+
+
+def _recorded(day: Day) -> tuple[int, int]:
+    return min((run.first_ts for run in day.runs if run.first_ts), default=0), day.last_ts
+
+
+def _extent(day: Day) -> str:
+    first, last = _recorded(day)
+    return f"{day.trading_date}, which goes from {of_day(first)} to {of_day(last)}"
 
 
 def local(ns: int, zone_name: str = NEW_YORK) -> str:
