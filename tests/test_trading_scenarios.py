@@ -243,6 +243,23 @@ def test_nothing_fills_at_the_decision_itself():
     assert not rows["fills"]
 
 
+def test_a_decision_without_a_good_quote_has_no_reference():
+    """Decided on a crossed quote: nothing to measure the entry's slippage by, be it that prices were known before."""
+    rows = play("""
+        0    run
+        0.1  quote 10.00 10.02 500 500
+        0.9  quote 10.05 10.03 500 500 bad
+        1    long 100 9.90 10.20
+        1    clock
+        1.2  quote 10.00 10.04 500 500
+        2    clock
+        9    end
+        """)
+    entered = rows["decisions"][0]
+    assert (entered["action"], entered["reference_price"]) == ("enter", None)
+    assert shown(rows["fills"], FILLS) == "6 1.2 entry BUY 10.04 100 quote quote_at_decision None None"
+
+
 def test_document_tells_the_whole_trade():
     """The episode's document holds decision, series of every second, labels in R, and the versions it came from."""
     events, _, _ = SCENARIOS["a long hits its target"]

@@ -198,7 +198,7 @@ class Trading:
         """Take a position."""
         terms, history = self._state.terms, self._now.history(view.con_id)
         assert terms is not None, "nobody decides before a run has started"
-        reference = view.shown.price(buy=plan.long)
+        reference = view.shown.price(buy=plan.long) if view.shown.good else None
         not_before = view.ts + terms.latency_ns
         entry = Order(
             type=OrderType.MARKET,
