@@ -7,7 +7,7 @@
    we took stays taken until that side's price changes, so one displayed lot never fills us twice.
 4. A limit that can trade when it arrives does so at the opposite quote. Once it rests it fills at its own price: when
    the other side's quote reaches it (up to what that side shows), or when a price-forming print goes through it (up to
-   the print's size). A print exactly at the limit fills nothing: others stood before us in the queue.
+   the print's size, for all our orders together). A print exactly at the limit fills nothing: others stood before us in the queue.
 5. A stop triggers when the quote it would close against, or a price-forming print, touches it.
 
 Commission is charged by the order: each fill carries the rise of its order's total.
@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import math
 from enum import StrEnum
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -72,8 +72,8 @@ class Fill(msgspec.Struct, frozen=True):
     reference: str
 
 
-class Observation(NamedTuple):
-    """A change of the quote in force (`price` None) or a print (the quote's fields are then unused)."""
+class Observation(msgspec.Struct):
+    """A change of the quote in force (`price` None) or a print, of which `size` is what is left for us, in shares."""
 
     seq: int
     ts: int
@@ -150,6 +150,8 @@ def execute(order: Order, seen: Observation, shown: Shown, costs: CostTable) -> 
         return None
     if from_quote:
         shown.take(shares, buy=order.buy)
+    else:
+        seen.size -= shares
     return _fill(order, seen, price, shares, costs)
 
 
