@@ -46,7 +46,7 @@ def walk(order: Order, tape: list, costs: CostTable = FREE):
         else:
             seen = Observation(seq, seq, *item[1:])
         before, quote = msgspec.structs.replace(order), msgspec.structs.replace(shown)
-        yield seen, before, quote, execute(order, seen, shown, costs), shown
+        yield seen, before, quote, execute(order, msgspec.structs.replace(seen), shown, costs), shown
 
 
 @settings(max_examples=300, deadline=None)
@@ -111,6 +111,14 @@ def test_mirror(order, tape):
         assert (one is None) == (two is None)
         if one and two:
             assert (one.quantity, one.price) == (two.quantity, turned(two.price))
+
+
+def test_a_print_fills_our_orders_no_more_than_once():
+    """Two limits a print goes through share its 50 shares: 40 for the first, 10 for the second."""
+    shown, seen = Shown(), Observation(2, 2, 10.06, 50.0, forms_price=True)
+    shown.update(10.0, 10.02, 500, 500, good=True)
+    orders = [Order(OrderType.LIMIT, False, 40, 0, 0, "test", None, price=10.05, resting=True) for _ in range(2)]
+    assert [execute(order, seen, shown, FREE).quantity for order in orders] == [40, 10]
 
 
 @given(st.lists(st.tuples(st.integers(1, 500), PRICES), min_size=1, max_size=10))

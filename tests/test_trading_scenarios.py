@@ -243,6 +243,42 @@ def test_nothing_fills_at_the_decision_itself():
     assert not rows["fills"]
 
 
+def test_a_decision_without_a_good_quote_has_no_reference():
+    """Decided on a crossed quote: nothing to measure the entry's slippage by, be it that prices were known before."""
+    rows = play("""
+        0    run
+        0.1  quote 10.00 10.02 500 500
+        0.9  quote 10.05 10.03 500 500 bad
+        1    long 100 9.90 10.20
+        1    clock
+        1.2  quote 10.00 10.04 500 500
+        2    clock
+        9    end
+        """)
+    entered = rows["decisions"][0]
+    assert (entered["action"], entered["reference_price"]) == ("enter", None)
+    assert shown(rows["fills"], FILLS) == "6 1.2 entry BUY 10.04 100 quote quote_at_decision None None"
+
+
+def test_risk_of_an_average_that_has_no_end():
+    """Bought at 10.02, 10.03 and 10.03: the average is 10.02666…, the risk of 30 shares down to 9.90 is 3.80 sharp."""
+    rows = play("""
+        0    run
+        0.1  quote 10.00 10.02 500 10
+        1    long 30 9.90 10.20
+        1    clock
+        1.2  quote 10.00 10.02 500 10
+        1.3  quote 10.00 10.03 500 20
+        1.5  quote 9.90 10.03 500 500
+        2    clock
+        9    end
+        """)
+    (episode,) = rows["episodes"]
+    assert episode["entry_price"] == 10.026666667
+    assert json.loads(episode["document"])["decision_trace"]["risk"]["initial_risk_usd"] == 3.8
+    assert (episode["pnl_usd"], episode["r_multiple"]) == (-3.8, -1.0)
+
+
 def test_document_tells_the_whole_trade():
     """The episode's document holds decision, series of every second, labels in R, and the versions it came from."""
     events, _, _ = SCENARIOS["a long hits its target"]

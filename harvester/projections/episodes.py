@@ -154,7 +154,7 @@ def entry_price(position: Position) -> float:
 
 def initial_risk(position: Position) -> float:
     """|entry - first stop| * quantity, USD."""
-    return round(abs(entry_price(position) - position.plan.stop) * position.entered, DIGITS)
+    return round(abs(position.entry_value - position.plan.stop * position.entered), DIGITS)
 
 
 def document(tracked: Tracked, health: SymbolHealth, through_seq: int) -> dict[str, Any]:

@@ -2,13 +2,17 @@
 
 1. An observation is a change of the quote in force or a print. It can fill an order only when its seq is above the
    order's `after_seq` and its `ts` at or after the order's `not_before` (decision time + latency).
-2. Without a good quote in force nothing happens: no fill, no trigger.
+2. Without a good quote in force nothing happens: no fill, no trigger. An outage and a run start make it unknown until
+   it changes next, be that while the outage lasts: where quotes come there is a feed.
 3. Market orders and triggered stops buy at the ask and sell at the bid in force, never more than is shown there. What
-   we took stays taken until that side's price changes, so one displayed lot never fills us twice.
+   we took stays taken until that side shows another price, so one displayed lot never fills us twice; quotes that are
+   not good, outages and run starts in between change nothing about it.
 4. A limit that can trade when it arrives does so at the opposite quote. Once it rests it fills at its own price: when
-   the other side's quote reaches it (up to what that side shows), or when a price-forming print goes through it (up to
-   the print's size). A print exactly at the limit fills nothing: others stood before us in the queue.
+   the other side's quote reaches it (up to what that side shows), or else when a price-forming print goes through it
+   (up to the print's size, for all our orders together). While the quote reaches it prints add nothing: they may be of
+   the shares shown. A print exactly at the limit fills nothing: others stood before us in the queue.
 5. A stop triggers when the quote it would close against, or a price-forming print, touches it.
+6. A fill's source is the observation it happens at: `print` also where a print lets us take shares of the quote.
 
 Commission is charged by the order: each fill carries the rise of its order's total.
 """
@@ -17,7 +21,7 @@ from __future__ import annotations
 
 import math
 from enum import StrEnum
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -72,8 +76,8 @@ class Fill(msgspec.Struct, frozen=True):
     reference: str
 
 
-class Observation(NamedTuple):
-    """A change of the quote in force (`price` None) or a print (the quote's fields are then unused)."""
+class Observation(msgspec.Struct):
+    """A change of the quote in force (`price` None) or a print, of which `size` is what is left for us, in shares."""
 
     seq: int
     ts: int
@@ -150,6 +154,8 @@ def execute(order: Order, seen: Observation, shown: Shown, costs: CostTable) -> 
         return None
     if from_quote:
         shown.take(shares, buy=order.buy)
+    else:
+        seen.size -= shares
     return _fill(order, seen, price, shares, costs)
 
 

@@ -2,6 +2,10 @@
 
 A position is plain data. It moves by `step` at each observation of its symbol; `cancel_entry` and `leave` are the two
 things the clock can do to it.
+
+Stop and target lie at the exchange from the event after the entry's first fill, without latency, and always for all
+that is open: what the entry gets later, or the target has sold, counts at once. The order that fills last gives the
+exit its reason.
 """
 
 from __future__ import annotations
@@ -28,8 +32,8 @@ class Plan(msgspec.Struct, frozen=True):
         quantity: whole shares.
         stop: price at which the loss is cut, USD.
         target: price of the resting profit order, USD.
-        valid_seconds: how long the entry may wait for its fill.
-        hold_seconds_max: time stop, from the first fill.
+        valid_seconds: how long the entry may wait for its fill, from its arrival (decision time + latency).
+        hold_seconds_max: time stop, from the first fill; the first clock at or behind it acts.
         reason: entry reason in the episode.
         features: numbers the decision rested on.
     """

@@ -75,7 +75,10 @@ class Strategy(Protocol):
         """A position of this symbol is flat, or its entry was never filled."""
 
     def flat_by(self, session: tuple[int, int] | None) -> int | None:
-        """When everything is closed at the market, ns UTC; None = never."""
+        """When what is held is closed at the market, ns UTC; None = never.
+
+        An entry that has not filled by then goes on waiting: not to enter so late is the strategy's own affair.
+        """
 
     def snapshot(self) -> Any:
         """The state as builtins."""

@@ -3,7 +3,10 @@
 At each clock, in this order: working orders are matched against the interval's observations in seq order (run starts
 and outages take their place among them); what has run out of time is given up; strategies take in the closed buckets
 and decide (`desk`); episodes whose last second has closed are handed out. Orders made at a clock can fill from the next
-interval on.
+interval on. What no clock has ended when the date is over has not happened, but for run starts.
+
+A trade keeps the cost table of the run that decided it; leaving, a run change included, takes the latency of the run
+that begins or goes on. Trades are numbered within their symbol as they end, those open when the date ends by decision.
 
 Intervals come in stretches, and most of them change nothing. What only counts once somebody looks is brought up to date
 late: quotes in force (`Present`), open profits and series (`Watch`), decisions to do nothing (`_tell_passed`).
@@ -198,7 +201,7 @@ class Trading:
         """Take a position."""
         terms, history = self._state.terms, self._now.history(view.con_id)
         assert terms is not None, "nobody decides before a run has started"
-        reference = view.shown.price(buy=plan.long)
+        reference = view.shown.price(buy=plan.long) if view.shown.good else None
         not_before = view.ts + terms.latency_ns
         entry = Order(
             type=OrderType.MARKET,

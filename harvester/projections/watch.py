@@ -54,7 +54,7 @@ class Watch:
         """Take what is closed of the symbol's history into the series, with what was refused in each second.
 
         The series runs from the second of the first fill to that of the exit. What the strategy was refused at a clock
-        stands in the newest row that clock added.
+        stands in the newest row of the series that clock added.
         """
         tracked, begin, upto = self.tracked, self.told, history.upto(closed)
         self.told = max(begin, upto)

@@ -1,0 +1,89 @@
+"""The first strategy in plain Python: what it is refused, and when it enters, from the symbol's buckets alone."""
+
+from __future__ import annotations
+
+import math
+
+from harvester.projections.position import Plan
+from tests.reference.market import SECOND
+
+
+class Breakout:
+    """Keeps every mid since the last second without one, and looks back from the newest."""
+
+    def __init__(self, settings):
+        self.settings = settings
+        self.mids = {}  # con_id → mids of the seconds behind each other
+        self.rests = {}  # con_id → until when, ns UTC
+
+    @property
+    def flat_before(self):
+        """How long before the session's close it holds nothing any more, ns."""
+        return int(self.settings["flat_before_close_seconds"] * SECOND)
+
+    def observe(self, bucket):
+        mids = self.mids.setdefault(bucket["con_id"], [])
+        if bucket["mid"] is None:
+            mids.clear()
+        else:
+            mids.append(bucket["mid"])
+
+    def finished(self, con_id, ts):
+        self.rests[con_id] = ts + self.settings["cooldown_seconds"] * SECOND
+
+    def decide(self, view):
+        gates = [code for code, refused in self.refused(view).items() if refused]
+        return gates, None if gates else self.plan(view)
+
+    def refused(self, view):
+        given, bucket, session = self.settings, view["bucket"], view["session"]
+        opens = session["open_ns"] + given["open_wait_seconds"] * SECOND
+        closes = session["close_ns"] - given["close_wait_seconds"] * SECOND
+        spread = bucket["spread_bps"]
+        return {
+            "SESSION": not opens <= view["ts"] < closes,
+            "OUTAGE": view["outage"],
+            "NO_QUOTE": not view["quote"].good or bucket["mid"] is None,
+            "STALE": bucket["stale"],
+            "BOOK_BAD": bucket["book_good"] is False,
+            "SPREAD": spread is not None and (spread <= 0 or spread > given["spread_bps_max"]),
+            "WARMUP": len(self.mids[bucket["con_id"]]) < given["lookback_seconds"] + 1,
+            "COOLDOWN": view["ts"] < self.rests.get(bucket["con_id"], 0),
+            "HOLDING": view["holding"],
+        }
+
+    def plan(self, view):
+        given, bucket, quote = self.settings, view["bucket"], view["quote"]
+        mids = self.mids[bucket["con_id"]]
+        now, before = mids[-1], mids[-1 - given["lookback_seconds"] : -1]
+        width = max(before) - min(before)
+        moved = (now / mids[-1 - given["momentum_seconds"]] - 1) * 10_000
+        lean = bucket["imbalance"]
+        if lean is None:
+            both = quote.bid.size + quote.ask.size
+            lean = (quote.bid.size - quote.ask.size) / both if both else None
+        if lean is None or width < given["range_spreads_min"] * (quote.ask.price - quote.bid.price):
+            return None
+        up = now > max(before) and moved >= given["momentum_bps_min"] and lean >= given["imbalance_min"]
+        down = now < min(before) and moved <= -given["momentum_bps_min"] and lean <= -given["imbalance_min"]
+        if not up and not down:
+            return None
+        way, entry = (1, quote.ask.price) if up else (-1, quote.bid.price)
+        stop, target = (
+            tick(entry - way * given["stop_ranges"] * width),
+            tick(entry + way * given["target_ranges"] * width),
+        )
+        distance = abs(entry - stop)
+        shares = distance and math.floor(min(given["risk_usd"] / distance, given["notional_usd_max"] / entry))
+        if not shares or min(stop, target) <= 0:
+            return None
+        features = {"range": width, "momentum_bps": moved, "imbalance": lean, "mid": now}
+        return Plan(
+            up, shares, stop, target, given["valid_seconds"], given["hold_seconds_max"],
+            "BREAKOUT_UP" if up else "BREAKOUT_DOWN", features,
+        )  # fmt: skip
+
+
+def tick(price):
+    """A cent, below a dollar a hundredth of it."""
+    return round(price, 2) if price >= 1 else round(price, 4)

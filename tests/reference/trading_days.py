@@ -1,0 +1,326 @@
+"""Random small days for the simulated trading, from one seed: thin markets around the brackets of the plans.
+
+Books that show nothing or a few shares; quotes that lock, cross and lose a side; numbers that are none; prints at, in
+and beyond the quote that form the price or do not; sources that come and go; outages of the feed and of one symbol;
+gaps; restarts with the same and with other strategies, costs and latencies; clocks that are missing; sessions that end;
+and plans whose stop and target lie within a few cents.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+
+from harvester.calendar import Session
+from harvester.events.kinds import Kind
+from harvester.projections import strategies
+from harvester.projections.costs import cost_table
+from harvester.projections.params import Calendar, RunParams, StrategyRef
+from harvester.projections.position import Plan
+from harvester.projections.strategy import Verdict, View
+
+SECOND = 1_000_000_000
+START = 1_752_760_800 * SECOND  # 2025-07-17 14:00:00 UTC
+UNSET = 1.7976931348623157e308
+ODD = (None, -1.0, 0.0, UNSET)
+SIZES = (0.0, 1.0, 7.0, 30.0, 40.5, 100.0, 100.0, 500.0)
+PRINTED = (0.5, 1.0, 10.0, 40.0, 99.5, 300.0)
+LIVELY = (0.5, (1, 1, 1, 2, 2, 4, 9, 0, -1))  # how often a price moves, and how many cents bid and ask lie apart
+STILL = (0.02, (1, 1, -1))
+LATENCIES = (0.0, 0.0, 100.0, 250.5, 1500.0)
+
+
+class DrawnSettings(msgspec.Struct, frozen=True):
+    plans: dict[str, Plan] = {}
+    version: int = 1
+
+
+class Drawn:
+    """Enters where it was drawn, whatever the market does: its plans are by clock (ns UTC) and symbol."""
+
+    name = "drawn"
+
+    def __init__(self, settings: Any) -> None:
+        self.settings = msgspec.convert(dict(settings), DrawnSettings)
+
+    def observe(self, con_id: int, bucket: Any) -> None: ...
+
+    def decide(self, view: View) -> Verdict:
+        if view.holding:
+            return Verdict(("HOLDING",))
+        return Verdict((), self.settings.plans.get(f"{view.ts} {view.con_id}"))
+
+    def finished(self, con_id: int, ts: int) -> None: ...
+
+    def flat_by(self, session: tuple[int, int] | None) -> int | None:
+        return session[1] if session else None
+
+    def snapshot(self) -> Any:
+        return None
+
+    def restore(self, state: Any) -> None: ...
+
+
+class DrawnBeside(Drawn):
+    """Another one in the same symbols."""
+
+    name = "drawn_beside"
+
+
+for one in (Drawn, DrawnBeside):
+    strategies.STRATEGIES[one.name] = one  # type: ignore[assignment]
+
+
+class Stock:
+    """A symbol: where its price is, in cents, and what it is subscribed to."""
+
+    def __init__(self, con_id: int, cents: int) -> None:
+        self.con_id, self.cents = con_id, cents
+        self.requests: dict[str, int] = {}
+
+
+class TradingDay:
+    """Draws a day second by second; `events` gives it in order, `plans` by strategy, clock and symbol."""
+
+    BUSY: tuple[int, ...] = (2, 4, 9)  # most events a second
+
+    def __init__(self, seed: int, seconds: int = 60) -> None:
+        self.chance = chance = random.Random(seed)
+        self.now, self.end = START, START + seconds * SECOND
+        self.rows: list[tuple[Kind, dict[str, Any]]] = []
+        self.epoch = self.req = 0
+        self.trouble = chance.choice((0.0, 0.03, 0.15))  # a second
+        self.stocks = [Stock(c, 1000) for c in chance.sample((7, 30, 11), chance.choice((1, 1, 2, 3)))]
+        self.names = chance.choice((["drawn"], ["drawn"], ["drawn", "drawn_beside"]))
+        self.busy = chance.choice(self.BUSY)
+        self.restless, self.widths = chance.choice((LIVELY, LIVELY, STILL))
+        self.plans = {name: dict(self.draw(seconds)) for name in self.names}
+        if chance.random() < 0.5:  # both want the same
+            self.plans = dict.fromkeys(self.names, self.plans["drawn"])
+        self.closes = START + chance.choice((seconds // 2, seconds * 3, seconds * 3)) * SECOND
+        self.version, self.costs, self.latency = 1, "none", 100.0
+        self.other_terms()
+        self.run_start()
+        while self.now < self.end:
+            self.second()
+        for _ in range(chance.choice((0, 0, 3))):  # behind the last clock
+            self.now += chance.choice((1, SECOND // 10))
+            self.market()
+
+    # ---- what is wanted ------------------------------------------------------------------------------------------
+
+    def draw(self, seconds: int) -> Iterator[tuple[str, Plan]]:
+        """Plans around 10.00 dollars, where the prices stay."""
+        chance = self.chance
+        often = chance.choice((0.1, 0.5))
+        for second in range(1, seconds):
+            for stock in self.stocks:
+                if chance.random() < often:
+                    long, middle = chance.random() < 0.5, chance.randint(996, 1004)
+                    low, high = (middle - chance.randint(0, 6)) / 100, (middle + chance.randint(1, 6)) / 100
+                    stop, target = (low, high) if long else (high, low)
+                    yield f"{START + second * SECOND} {stock.con_id}", Plan(
+                        long, chance.choice((1, 30, 100, 300)), stop, target, chance.choice((0.0, 0.5, 2.0, 9.0)),
+                        chance.choice((0.5, 3.0, 20.0, 60.0)), f"DRAWN {second}", {"second": float(second)},
+                    )  # fmt: skip
+
+    # ---- rows ----------------------------------------------------------------------------------------------------
+
+    def add(self, kind: Kind, **row: Any) -> None:
+        self.rows.append((kind, {"ts_recv": self.now, "epoch": self.epoch, **row}))
+
+    @property
+    def events(self) -> list[tuple[Kind, dict[str, Any]]]:
+        """(kind, row), numbered from seq 1."""
+        return [(kind, row | {"seq": seq}) for seq, (kind, row) in enumerate(self.rows, 1)]
+
+    def other_terms(self) -> None:
+        self.costs, self.latency = self.chance.choice(("none", "ibkr_fixed")), self.chance.choice(LATENCIES)
+
+    def run_start(self) -> None:
+        self.epoch, self.req = 1, 0
+        session = Session(START - SECOND, self.closes, START - SECOND, self.closes, half_day=False)
+        params = RunParams(
+            config={"latency_ms": self.latency},
+            calendar=Calendar("XNYS", "America/New_York", "2025-07-17", START - SECOND, self.end + SECOND, session),
+            costs=msgspec.to_builtins(cost_table(self.costs)),
+            strategies=tuple(self.refs()),
+        )
+        self.add(Kind.REQUEST, action="run_start", stream="run", params=params.text())
+        self.connect()
+
+    def refs(self) -> Iterator[StrategyRef]:
+        for name in self.names:
+            settings = msgspec.to_builtins({"plans": self.plans[name], "version": self.version})
+            yield StrategyRef(name, strategies.digest(name, settings), settings)
+
+    def connect(self) -> None:
+        for stock in self.stocks:
+            stock.requests = {}
+            for stream in ("bid_ask", "all_last", *self.chance.choice(((), ("l1",), ("l1", "smart_depth")))):
+                self.subscribe(stock, stream)
+
+    def subscribe(self, stock: Stock, stream: str) -> None:
+        self.req += 1
+        stock.requests[stream] = self.req
+        params = {"l1": '{"generic":"375"}', "smart_depth": '{"rows":5,"smart":true}'}.get(stream, "{}")
+        ids = {"con_id": stock.con_id, "req_id": self.req, "symbol": f"S{stock.con_id}"}
+        self.add(Kind.REQUEST, action="subscribe", stream=stream, params=params, **ids)
+
+    def number(self, good: float) -> float | None:
+        return self.chance.choice(ODD) if self.chance.random() < 0.01 else good
+
+    # ---- one second after the other ------------------------------------------------------------------------------
+
+    def second(self) -> None:
+        end = self.now + SECOND
+        for part in sorted(self.chance.randrange(1, SECOND) for _ in range(self.chance.randint(0, self.busy))):
+            self.now = end - SECOND + part
+            self.market()
+        if self.chance.random() < self.trouble:
+            self.happen()
+        self.now = end = max(end, -(-self.now // SECOND) * SECOND)
+        if self.chance.random() < 0.95:
+            if self.chance.random() < 0.1:
+                self.market()  # on the second, before its clock
+            self.add(Kind.CLOCK, wall_ns=self.now, mono_ns=0)
+            if self.chance.random() < 0.1:
+                self.market()  # … and behind it
+
+    def market(self) -> None:
+        stock = self.chance.choice(self.stocks)
+        if not stock.requests:
+            return
+        stream = self.chance.choice(("bid_ask", "bid_ask", "bid_ask", "all_last", "l1", "smart_depth"))
+        if stream not in stock.requests:
+            return
+        if self.chance.random() < self.restless:
+            stock.cents += self.chance.choice((-2, -1, -1, 0, 1, 1, 2)) + (stock.cents < 995) - (stock.cents > 1005)
+        if self.chance.random() < 0.04 * self.restless:
+            stock.cents = self.chance.randint(985, 1015)  # a gap, through stop or target
+        key = {"con_id": stock.con_id, "req_id": stock.requests[stream]}
+        getattr(self, f"row_{stream}")(stock.cents, key)
+
+    def sides(self, cents: int) -> tuple[float, float]:
+        return cents / 100, (cents + self.chance.choice(self.widths)) / 100
+
+    def row_bid_ask(self, cents: int, key: dict[str, int]) -> None:
+        bid, ask = self.sides(cents)
+        self.add(
+            Kind.QUOTE, stream=3, bid=self.number(bid), ask=self.number(ask),
+            bid_size=self.number(self.chance.choice(SIZES)), ask_size=self.number(self.chance.choice(SIZES)), **key,
+        )  # fmt: skip
+
+    def row_all_last(self, cents: int, key: dict[str, int]) -> None:
+        past, unreported = self.chance.choice(((False, False),) * 4 + ((True, False), (False, True), (None, None)))
+        self.add(
+            Kind.TRADE, stream=2, price=self.number((cents + self.chance.randint(-4, 4)) / 100),
+            size=self.number(self.chance.choice(PRINTED)), past_limit=past, unreported=unreported, **key,
+        )  # fmt: skip
+
+    def row_l1(self, cents: int, key: dict[str, int]) -> None:
+        bid, ask = self.sides(cents)
+        field = self.chance.choice((1, 2, 1, 2, 0, 3, 77))
+        if field == 77:
+            text = f"{self.chance.choice((bid, ask))};{self.chance.choice(PRINTED)};1752760800000;100;10.0;true"
+            self.add(Kind.TICK, msg=46, field=77, text=text, **key)
+        elif field in (1, 2):
+            price, size = bid if field == 1 else ask, self.number(self.chance.choice(SIZES))
+            self.add(Kind.TICK, msg=1, field=field, price=self.number(price), size=size, **key)
+        else:
+            self.add(Kind.TICK, msg=2, field=field, size=self.number(self.chance.choice(SIZES)), **key)
+
+    def row_smart_depth(self, cents: int, key: dict[str, int]) -> None:
+        side = self.chance.choice((0, 1))
+        self.add(
+            Kind.DEPTH, msg=13, position=0, operation=self.chance.choice((0, 0, 1, 1, 2)), side=side,
+            price=self.sides(cents)[1 - side], size=self.chance.choice(SIZES), market_maker="SMART", **key,
+        )  # fmt: skip
+
+    # ---- trouble -------------------------------------------------------------------------------------------------
+
+    def happen(self) -> None:
+        what = ("lost", "symbol_lost", "source", "source", "restart", "restart", "connection", "refused", "emptied")
+        getattr(self, f"on_{self.chance.choice(what)}")()
+
+    def notice(self, code: int, con_id: int = 0, req_id: int = -1) -> None:
+        self.add(Kind.NOTICE, msg=4 if code > 0 else None, code=code, text="", con_id=con_id, req_id=req_id)
+
+    def on_lost(self) -> None:
+        self.notice(self.chance.choice((1100, 1100, -7)))
+        for _ in range(self.chance.choice((0, 2))):
+            self.market()
+        self.now += self.chance.choice((0, 1, 2 * SECOND + 1))
+        if self.chance.random() < 0.7:
+            self.notice(self.chance.choice((1102, -8)))
+
+    def on_symbol_lost(self) -> None:
+        stock = self.chance.choice(self.stocks)
+        self.notice(-7, stock.con_id)
+        for _ in range(self.chance.choice((0, 1, 4))):
+            self.market()
+        if self.chance.random() < 0.7:
+            self.notice(-8, stock.con_id)
+
+    def on_source(self) -> None:
+        """A stream goes, or one comes."""
+        stock = self.chance.choice(self.stocks)
+        stream = self.chance.choice(("bid_ask", "bid_ask", "l1", "smart_depth", "all_last"))
+        if stream in stock.requests:
+            req = stock.requests.pop(stream)
+            self.add(Kind.REQUEST, action="cancel", stream=stream, con_id=stock.con_id, req_id=req, params="{}")
+        else:
+            self.subscribe(stock, stream)
+
+    def on_refused(self) -> None:
+        stock = self.chance.choice(self.stocks)
+        if stock.requests:
+            stream = self.chance.choice(sorted(stock.requests))
+            self.notice(354, stock.con_id, stock.requests.pop(stream))
+
+    def on_connection(self) -> None:
+        self.notice(-2)
+        self.market()  # of the connection that is gone
+        self.now += self.chance.choice((1, SECOND))
+        self.epoch += 1
+        self.notice(-1)
+        self.connect()
+
+    def on_restart(self) -> None:
+        if self.chance.random() < 0.5:
+            self.add(Kind.REQUEST, action="run_end", stream="run", params="{}")
+        self.now += self.chance.choice((0, 1, 40 * SECOND // 10))
+        self.version = self.chance.choice((self.version, self.version, 1, 2, 3))
+        self.names = self.chance.choice((self.names, self.names, ["drawn"], list(self.plans)))
+        if self.chance.random() < 0.5:
+            self.other_terms()
+        self.run_start()
+        for _ in range(self.chance.choice((0, 2))):
+            self.market()
+
+    def on_emptied(self) -> None:
+        """317: the book is empty."""
+        stock = self.chance.choice(self.stocks)
+        if "smart_depth" in stock.requests:
+            self.notice(317, stock.con_id, stock.requests["smart_depth"])
+
+
+class BreakoutDay(TradingDay):
+    """One on which the first strategy trades, which its settings allow often."""
+
+    BUSY = (9, 20)
+
+    def refs(self) -> Iterator[StrategyRef]:
+        chance = random.Random(f"{self.busy} {self.closes} {self.version}")  # of the version: the same again
+        settings = {
+            "lookback_seconds": 3, "momentum_seconds": 1, "momentum_bps_min": chance.choice((0.0, 5.0)),
+            "imbalance_min": chance.choice((-1.0, 0.2)), "range_spreads_min": chance.choice((0.0, 1.0)),
+            "spread_bps_max": 60.0, "open_wait_seconds": 3.0, "close_wait_seconds": 9.0,
+            "flat_before_close_seconds": 3.0, "cooldown_seconds": 1.0, "valid_seconds": 2.0,
+            "hold_seconds_max": 6.0 * self.version, "risk_usd": chance.choice((0.5, 5.0, 100.0)),
+            "target_ranges": 0.5,
+        }  # fmt: skip
+        yield StrategyRef(**strategies.describe("imbalance_breakout", settings))

@@ -1,0 +1,234 @@
+"""The simulated trading against the plain-Python reference, on random small days cut anywhere."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from itertools import pairwise
+from typing import Any
+
+import msgspec
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from test_trading_exchange import TAPE, orders
+
+from harvester.events.batch import Batch
+from harvester.events.kinds import Kind
+from harvester.projections import exchange
+from harvester.projections.costs import cost_table
+from harvester.projections.engine import Engine
+from harvester.projections.episodes import BUCKET_FIELDS
+from harvester.projections.position import Plan
+from tests.reference import trading as plain
+from tests.reference.breakout import Breakout
+from tests.reference.trading_days import BreakoutDay, TradingDay
+
+Events = list[tuple[Kind, dict[str, Any]]]
+Tables = dict[str, list[dict[str, Any]]]
+seeds = st.integers(0, 2**32)
+edges = st.lists(st.integers(1, 400), max_size=6)
+
+
+def fold(batch: Batch, marks: list[int], restored: int = 0) -> Tables:
+    """Rows of the batch cut after these seqs; behind the first `restored` cuts another engine goes on."""
+    engine, tables = Engine(), {"decisions": [], "fills": [], "episodes": [], "buckets": []}
+    for a, b in pairwise([0, *sorted({mark for mark in marks if mark < batch.last_seq}), batch.last_seq]):
+        take(tables, engine.fold(batch.slice(a + 1, b)).tables)
+        if restored:
+            saved, engine, restored = engine.snapshot(), Engine(), restored - 1
+            engine.restore(saved)
+    take(tables, engine.finish().tables)
+    return tables
+
+
+def take(tables: Tables, made: Any) -> None:
+    for name in tables.keys() & made.keys():
+        tables[name] += made[name].to_pylist()
+
+
+class Plans:
+    """The reference's own drawn strategy: a plan by clock and symbol."""
+
+    flat_before = 0
+
+    def __init__(self, given: dict[str, Any]) -> None:
+        self.plans = given["plans"]
+
+    def observe(self, bucket: dict[str, Any]) -> None: ...
+
+    def finished(self, con_id: int, ts: int) -> None: ...
+
+    def decide(self, view: dict[str, Any]) -> tuple[list[str], Plan | None]:
+        plan = self.plans.get(f"{view['ts']} {view['bucket']['con_id']}")
+        return (["HOLDING"], None) if view["holding"] else ([], plan and msgspec.convert(plan, Plan))
+
+
+STRATEGIES = {"drawn": Plans, "drawn_beside": Plans, "imbalance_breakout": Breakout}
+
+
+def check(day: TradingDay, marks: list[int], restored: int = 0) -> tuple[Tables, plain.Trading]:
+    """Assert that the engine says what the reference says; gives what both say."""
+    batch = Batch.of(day.events).check()
+    tables = fold(batch, marks, restored)
+    reference = plain.Trading(STRATEGIES)
+    for kind, row in batch.events():
+        reference.on(str(kind), row)
+    reference.finish()
+    same(tables["fills"], reference.fills)
+    same([row | {"features": json.loads(row["features"] or "{}")} for row in tables["decisions"]], reference.decisions)
+    same([whole(row) for row in tables["episodes"]], reference.episodes)
+    return tables, reference
+
+
+def same(mine: list[dict[str, Any]], theirs: list[dict[str, Any]]) -> None:
+    """Every column the reference knows."""
+    for got, expected in zip(mine, theirs, strict=False):
+        differing = {k: differs(got[k], v) for k, v in expected.items() if not equal(got[k], v)}
+        assert not differing, (differing, got, expected)
+    assert len(mine) == len(theirs), mine[len(theirs) :][:1] or theirs[len(mine) :][:1]
+
+
+def differs(got: Any, expected: Any) -> Any:
+    """Both, of lists their first difference."""
+    if isinstance(expected, list) and len(got) == len(expected):
+        return next((one, other) for one, other in zip(got, expected, strict=True) if not equal(one, other))
+    return got, expected
+
+
+def equal(got: Any, expected: Any) -> bool:
+    """Numbers to nine decimals: below lies the noise of another order of summing."""
+    if isinstance(expected, list):
+        return len(got) == len(expected) and all(map(equal, got, expected))
+    if isinstance(expected, dict):
+        return all(equal(got[name], value) for name, value in expected.items() if name in got)
+    if isinstance(expected, float) and got is not None:
+        return math.isclose(got, expected, rel_tol=1e-8, abs_tol=1.5e-9)
+    return bool(got == expected)
+
+
+def whole(row: dict[str, Any]) -> dict[str, Any]:
+    """An episode's row with what only its document says."""
+    document = json.loads(row["document"])
+    labels = {name: document["labels"][name] for name in ("time_to_mae", "time_to_mfe")}
+    risk = {name: document["decision_trace"]["risk"][name] for name in ("initial_risk_usd", "target")}
+    before = document["features_pre"]["buckets"]
+    parts = {name: document[name] for name in ("series", "fills", "through_seq", "run")}
+    return row | labels | parts | risk | {"features_pre": before}
+
+
+@settings(max_examples=250, derandomize=True)
+@given(seeds, edges, st.integers(0, 3))
+def test_trading_says_what_the_reference_says(seed: int, marks: list[int], restored: int) -> None:
+    """Every fill, every decision and every episode with its features and series, whatever the market does."""
+    check(TradingDay(seed), marks, restored)
+
+
+@settings(max_examples=60, derandomize=True)
+@given(seeds, edges, st.integers(0, 3))
+def test_the_first_strategy_decides_as_the_reference_says(seed: int, marks: list[int], restored: int) -> None:
+    """What it is refused in every second, its plans with their features, and all that comes of them."""
+    check(BreakoutDay(seed, 90), marks, restored)
+
+
+@settings(max_examples=30, derandomize=True)
+@given(seeds, st.booleans())
+def test_a_decision_rests_on_the_log_cut_there(seed: int, breakout: bool) -> None:
+    """What is stored of a decision, and the features of its episode, are those of a log that ends at `decision_seq`."""
+    day = BreakoutDay(seed, 90) if breakout else TradingDay(seed)
+    batch = Batch.of(day.events).check()
+    tables = fold(batch, [])
+    stored = {(e["decision_seq"], e["con_id"], e["strategy"]): whole(e)["features_pre"] for e in tables["episodes"]}
+    for row in [row for row in tables["decisions"] if row["action"] == "enter"][:: 1 + day.busy]:
+        cut = fold(batch.slice(1, row["seq"]), [])
+        assert row in cut["decisions"]
+        judge = plain.Trading({})
+        buckets = [judge.judged(bucket) for bucket in cut["buckets"]]
+        mine = [bucket for bucket in buckets if bucket["con_id"] == row["con_id"]]
+        features = stored.get((row["seq"], row["con_id"], row["strategy"]))
+        expected = [{name: b[name] for name in BUCKET_FIELDS} for b in plain.window(mine, row["ts"])]
+        assert features in (None, expected)
+
+
+@settings(max_examples=150, derandomize=True)
+@given(st.lists(orders(), min_size=1, max_size=3), TAPE)
+def test_orders_fill_as_the_reference_says(working: list[exchange.Order], tape: list[Any]) -> None:
+    """Orders of every type beside each other, limits that arrive before they rest among them."""
+    shown, quote, costs = exchange.Shown(), plain.Quote(), cost_table("ibkr_fixed")
+    theirs = [told_order(order) for order in working]
+    for seq, item in enumerate(tape, start=1):
+        what = ()
+        if item[0] == "quote":
+            bid, ask, sizes = min(item[1:3]), max(item[1:3]) + 0.01, item[3:5]
+            shown.update(bid, ask, *sizes, item[5])
+            quote.show(bid, ask, *(size if size > 0 else None for size in sizes), item[5])
+        elif not item[2] > 0:
+            continue  # the market knows no such prints
+        else:
+            what = item[1:]
+        seen, same_seen = exchange.Observation(seq, seq, *what), plain.Seen(seq, seq, *what)
+        for order, other in zip(working, theirs, strict=True):
+            got = exchange.execute(order, seen, shown, costs)
+            expected = plain.Exchange(quote, same_seen, msgspec.to_builtins(costs)).fill(other, "")
+            assert (got is None) == (expected is None)
+            if got is not None:
+                assert equal(msgspec.to_builtins(got), expected)
+            assert order.triggered == other.triggered
+
+
+def told_order(order: exchange.Order) -> plain.Order:
+    prices = {exchange.OrderType.LIMIT: "limit", exchange.OrderType.STOP: "stop"}
+    about = {prices[order.type]: order.price} if order.type in prices else {}
+    return plain.Order(
+        order.buy, order.quantity, order.after_seq, order.not_before, order.reference, order.reference_price,
+        expires=order.expires, **about,
+    )  # fmt: skip
+
+
+WANTED = (
+    *(f"exit {reason}" for reason in ("STOP", "TARGET", "TIME_STOP", "SESSION_END", "RUN_CHANGE", "DATA_END")),
+    *(f"unfilled {reason}" for reason in ("EXPIRED", "RUN_CHANGE", "DATA_END")),
+    *(f"{role} at a {source}" for role in ("entry", "stop", "target", "exit") for source in ("quote", "print")),
+    "entry in parts", "exit in parts", "by target and stop", "no quote at the decision", "no quote at the exit",
+    "stop beyond the target", "through a restart", "through an outage", "two fill at once", "no risk",
+)  # fmt: skip
+
+
+def test_the_days_reach_what_they_are_for() -> None:
+    """Over 60 days: every reason to end, and what is rare and easily wrong."""
+    seen: Counter[str] = Counter()
+    for seed in range(60):
+        day = TradingDay(seed)
+        tables, reference = check(day, [])
+        seen.update(what for row in tables["decisions"] for what in of_decision(row))
+        seen.update(what for episode in reference.episodes for what in of_episode(episode, day.events))
+        at_once = Counter((f["seq"], f["con_id"]) for f in tables["fills"] if f["role"] != "entry")
+        seen["two fill at once"] += sum(1 for orders_filled in at_once.values() if orders_filled > 1)
+    assert not [what for what in WANTED if not seen[what]], seen
+
+
+def of_decision(row: dict[str, Any]) -> list[str]:
+    if row["action"] == "enter":
+        return ["no quote at the decision"] if row["reference_price"] is None else []
+    return [f"{row['action']} {row['reason']}"]
+
+
+def of_episode(episode: dict[str, Any], events: Events) -> list[str]:
+    fills = episode["fills"]
+    entries, exits = ([f for f in fills if (f["role"] == "entry") == way] for way in (True, False))
+    meanwhile = [row for _, row in events if entries[0]["seq"] < row["seq"] < episode["exit_seq"]]
+    way = 1 if episode["side"] == "LONG" else -1
+    found = {
+        f"exit {episode['exit_reason']}": True,
+        "entry in parts": len(entries) > 1,
+        "exit in parts": len(exits) > 1,
+        "by target and stop": {"target", "stop"} <= {f["role"] for f in exits},
+        "no quote at the exit": any(f["reference_price"] is None for f in exits),
+        "stop beyond the target": any(
+            f["role"] == "stop" and f["price"] * way > episode["target"] * way for f in exits
+        ),
+        "through a restart": any(row.get("action") == "run_start" for row in meanwhile),
+        "through an outage": any(row.get("code") in (1100, -7) for row in meanwhile),
+        "no risk": episode["r_multiple"] is None,
+    }
+    return [*(what for what, it_is in found.items() if it_is), *(f"{f['role']} at a {f['source']}" for f in fills)]
