@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from cli.app import app
 from harvester.artefacts.episodes import WAY_OUT
-from harvester.errors import CannotRun, DamagedLog, HarvesterError, LockHeld, Mismatch, NoLog
+from harvester.errors import CannotRun, DamagedLog, HarvesterError, LockHeld, LogWriteFailed, Mismatch, NoLog
 from harvester.eventlog.disk import Disk
 from harvester.eventlog.lock import DateLock
 from harvester.eventlog.reader import open_day
@@ -178,7 +178,7 @@ def test_failing_disk(home, finished, call):
 
         setattr(Failing, call, fail)
         # The larger numbers may lie behind the last call: then nothing fails.
-        with contextlib.suppress(CannotRun, OSError):
+        with contextlib.suppress(LogWriteFailed, OSError):
             eod(home, NEXT, Wishes(parquet=True, disk=Failing()))
         assert tree(home, home.events) == before
     eod(home, NEXT, Wishes(parquet=True, delete_temp=True))
