@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 
 from cli.app import app
 from harvester.errors import BadSetting, NoLog
+from harvester.eventlog.disk import Disk
 from harvester.eventlog.runlog import RunLog
 from harvester.home import Home
 from harvester.recorder import projected
@@ -76,6 +77,23 @@ def test_an_unchanged_date_is_skipped_in_one_line(home):
     assert again == first
     assert "events through seq" in hv(home, "--date", DAYS[0], "--force")
     assert files(home) == before
+
+
+def test_a_disk_without_room_for_the_memo_costs_the_memo_alone(home, monkeypatch):
+    """The files are there, the command succeeds, and the next one folds again."""
+    real = Disk.write_new
+
+    def full(self, path, data):
+        if "projected" in path.parts:
+            raise OSError(28, "No space left on device")
+        real(self, path, data)
+
+    monkeypatch.setattr(Disk, "write_new", full)
+    assert "events through seq" in hv(home, "--date", DAYS[0])
+    assert "events through seq" in hv(home, "--date", DAYS[0])
+    monkeypatch.undo()
+    hv(home, "--date", DAYS[0])
+    assert "unchanged" in hv(home, "--date", DAYS[0])
 
 
 def test_the_journal_of_an_unchanged_date_is_read_once(home, monkeypatch):

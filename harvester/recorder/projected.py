@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from harvester.artefacts.text import put
-from harvester.errors import CannotRun
+from harvester.errors import CannotRun, LogWriteFailed
 from harvester.projections.params import package_digest
 
 if TYPE_CHECKING:
@@ -126,7 +126,7 @@ class Memo:
             kept = Kept(self._key, self._outputs(summary), summary)
             kept.check = kept.hash()
             put(self._path, msgspec.json.encode(kept))
-        except (OSError, CannotRun):
+        except (OSError, CannotRun, LogWriteFailed):
             return
 
     def _outputs(self, summary: Summary) -> list[tuple[str, str]]:
