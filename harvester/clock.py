@@ -161,13 +161,17 @@ class Dial:
 class FileClock:
     """Follow the market time a simulated gateway publishes in `gateway.json`: its anchor, or its dial when it has one.
 
-    Either may be set anew while we run. `now` never runs back, even when they do. `path` is the file.
+    Either may be set anew while we run. `now` never runs back, even when they do.
+
+    Attributes:
+        path: the file.
+        behind_ns: by how much what is published lay behind what `now` last gave.
     """
 
     _LOOK_EVERY_NS = SECOND_NS // 10
 
     def __init__(self, path: Path) -> None:
-        self.path, self._last = path, 0
+        self.path, self._last, self.behind_ns = path, 0, 0
         self._dial: Dial | None = None
         self._anchor = PublishedAnchor(0, 0, 0.0)
         self._read()
@@ -195,7 +199,9 @@ class FileClock:
             with suppress(OSError, msgspec.DecodeError):
                 self._read()
         at_ns = self._dial.now() if self._dial is not None else self._anchor.market(real_monotonic_ns())
-        self._last = max(self._last, min(at_ns, self._anchor.final_ns))
+        at_ns = min(at_ns, self._anchor.final_ns)
+        self._last = max(self._last, at_ns)
+        self.behind_ns = self._last - at_ns
         return self._last
 
     def wall(self) -> int:

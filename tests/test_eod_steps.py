@@ -227,6 +227,10 @@ def test_archive_is_read_like_the_log(home):
     kept = tree(home, home.memory)
     assert not eod(home, NEXT).written
     assert tree(home, home.memory) == kept
+    project(home, NEXT)  # its episodes are back: to delete them once more costs no log
+    asked = []
+    eod(home, NEXT, Wishes(delete_temp=True, confirm=lambda plan: bool(asked.append(plan.log_kept))))
+    assert asked == [f"memory/archive/{NEXT}"]
 
 
 def test_a_deleted_date_says_what_is_kept(home):

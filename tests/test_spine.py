@@ -16,8 +16,9 @@ import polars as pl
 import pytest
 from rich.console import Console
 
-from harvester.clock import FileClock
+from harvester.clock import SECOND_NS, FileClock
 from harvester.config import Settings
+from harvester.errors import CannotRun
 from harvester.eventlog.reader import Day, open_day
 from harvester.events.kinds import Kind
 from harvester.home import Home
@@ -183,6 +184,52 @@ def test_a_gateway_killed_in_mid_market_moves_no_date(tmp_path: Path) -> None:
         assert [run.trading_date for run in summary.runs] == [date(2025, 7, 17)]
         assert not verify(home, date(2025, 7, 17)).exit_code
         assert [folder.name for folder in home.events.iterdir() if folder.is_dir()] == ["2025-07-17"]
+
+    asyncio.run(scenario())
+
+
+def test_a_gateway_started_anew_in_the_past_ends_the_recording(tmp_path: Path) -> None:
+    """Its whole market would bear one stamp: the recorder ends in order, and says both times."""
+
+    async def gateway(port: str) -> tuple[asyncio.subprocess.Process, int]:
+        environment = {**os.environ, "PYTHONPATH": str(PROJECT), "HV_HOME": ""}
+        words = ["gateway", "--symbols", "ACME", "--speed", "600", "--port", port, "--json", "--home", str(tmp_path)]
+        child = await asyncio.create_subprocess_exec(
+            *[sys.executable, "-m", "cli.app", *words],
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            cwd=PROJECT,
+        )
+        assert child.stdout is not None
+        return child, json.loads(await child.stdout.readline())["port"]
+
+    async def scenario() -> None:
+        home = Home(tmp_path)
+        first, port = await gateway("0")
+        made = Settings.load({"port": port, "symbols": ["ACME"], "account": "DU1234567", "compact": False})
+        clock = FileClock(home.gateway_file)
+        begun = clock.now()
+        recording = asyncio.ensure_future(record(made, home, clock))
+        while clock.now() - begun < 900 * SECOND_NS:
+            await asyncio.wait({recording}, timeout=0.05)
+            assert not recording.done()
+        first.kill()
+        await first.communicate()
+        second, _ = await gateway(str(port))
+        try:
+            with pytest.raises(
+                CannotRun, match=r"went back from 2025-07-17T1\d:\d\d:\d\dZ to 2025-07-17T13:20:00Z"
+            ) as ended:
+                await asyncio.wait_for(recording, 60)
+            assert ended.value.exit_code == 2
+        finally:
+            second.terminate()
+            await second.communicate()
+        day = open_day(date(2025, 7, 17), home)
+        assert day.last_ts - begun > 900 * SECOND_NS
+        assert day.complete
+        assert not verify(home, date(2025, 7, 17)).exit_code
 
     asyncio.run(scenario())
 

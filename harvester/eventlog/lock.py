@@ -15,7 +15,7 @@ import msgspec
 from filelock import FileLock, Timeout
 
 from harvester.clock import real_wall_ns
-from harvester.errors import LockHeld, LogWriteFailed
+from harvester.errors import DISK_ERRNOS, CannotRun, LockHeld, LogWriteFailed
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -66,7 +66,8 @@ class DateLock:
 
         Raises:
             LockHeld: another process (or another part of this one) holds it.
-            LogWriteFailed: the lock file cannot be made.
+            LogWriteFailed: the disk is full or failing.
+            CannotRun: the lock file cannot be made, since the folder may not be written.
         """
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
@@ -75,7 +76,8 @@ class DateLock:
             by = self.holder() or "another process"
             raise LockHeld(f"{self._date} is held by {by}; wait for it or stop it, then try again") from None
         except OSError as error:
-            raise LogWriteFailed(f"cannot take the lock {self._path}: {error.strerror or error}") from error
+            failed = LogWriteFailed if error.errno in DISK_ERRNOS else CannotRun
+            raise failed(f"cannot take the lock {self._path}: {error.strerror or error}") from error
         holder = Holder(os.getpid(), platform.node(), self._purpose, self._now_ns())
         beside = self._note.with_suffix(".new")
         with suppress(OSError):  # the note is a courtesy: the lock holds without it

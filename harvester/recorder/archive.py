@@ -65,14 +65,14 @@ def archive(home: Home, trading_date: date, disk: Disk) -> list[str]:
 
 
 def holds(home: Home, trading_date: date) -> bool:
-    """Whether every run in `temp/` is archived: the same events, re-read and proven now."""
+    """Whether every run in `temp/` is archived: the same events, re-read and proven now; or only there."""
     runs = runs_in(home.day(trading_date))
     try:
         for run in runs:
             _same(_read(run), home.archive(trading_date) / run.name)
     except Mismatch:
         return False
-    return bool(runs)
+    return bool(runs or runs_in(home.archive(trading_date)))
 
 
 def _read(folder: Path) -> RunLog:

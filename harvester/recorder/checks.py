@@ -118,6 +118,20 @@ def check_day(settings: Settings, home: Home, clock: Clock, trading_date: date) 
         )
 
 
+def check_clock(clock: Clock) -> None:
+    """Refuse to go on with a gateway started anew in the past of the day that is being recorded.
+
+    Raises:
+        CannotRun: its market time lies far behind what has been stamped: all it sends would bear one stamp.
+    """
+    if isinstance(clock, FileClock) and clock.behind_ns > BEHIND_S_MAX * SECOND_NS:
+        now = clock.now()
+        raise CannotRun(
+            f"the gateway's market time went back from {iso(now)[:19]}Z to {iso(now - clock.behind_ns)[:19]}Z: it was "
+            "started anew; the recording ends here, whole; to record what it serves now use another --home"
+        )
+
+
 def simulated_gateway(settings: Settings, home: Home) -> dict[str, Any] | None:
     """What `gateway.json` in the home says, when its gateway is alive and the one we are to connect to."""
     facts = living_gateway(home.gateway_file)

@@ -26,7 +26,7 @@ from harvester.errors import ClientIdInUse, GatewayError, LogWriteFailed, Unknow
 from harvester.eventlog.disk import disk_forecast
 from harvester.eventlog.lock import DateLock
 from harvester.events.kinds import Action, Kind, Own, Stream
-from harvester.recorder.checks import check_day, check_settings, elsewhere
+from harvester.recorder.checks import check_clock, check_day, check_settings, elsewhere
 from harvester.recorder.compact import compact_recorded
 from harvester.recorder.inbox import Inbox
 from harvester.recorder.pace import Pace
@@ -297,9 +297,10 @@ class Recorder:
             self._wall_offset = before  # slow drift adds up until it is a step
 
     async def _watch(self) -> None:
-        """Real-time watchdogs: a disk that fills, a log that cannot keep up."""
+        """Real-time watchdogs: a disk that fills, a log that cannot keep up, a market that begins once more."""
         while True:
             await asyncio.sleep(0.25)
+            check_clock(self.clock)
             if self.inbox.crowded and not self._paused:
                 self._paused = True
                 self.session.connection.pause()
