@@ -5,6 +5,7 @@ import math
 import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import jsonschema
@@ -207,6 +208,24 @@ def test_a_full_standard_output_is_one_line(day, words):
         done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False, cwd=PROJECT)
     assert done.returncode == LogWriteFailed.exit_code
     assert done.stderr == "hv: disk full or failing: No space left on device; free space, or write elsewhere\n"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["--help"], ["--version"], ["book", "--help"], ["log"], ["log", "show"], ["verify"], ["book", "--symbol", "AAA"]],
+    ids=" ".join,
+)
+def test_a_reader_that_goes_away_is_no_failure(day, words):
+    """A command whose output nobody reads any more (`| head -1`) ends with 0 and says nothing, whoever meets it."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "wb") as nobody:
+        command = [sys.executable, "-m", "cli.app", *words]
+        environment = os.environ | {"HV_HOME": str(day[0].root)}
+        run = partial(subprocess.run, stderr=subprocess.PIPE, text=True, check=False, cwd=PROJECT)
+        done = run(command, stdout=nobody, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr in ("", f"hv: {DATE}, the newest recorded date\n")
 
 
 def test_many_files_are_synced_before_the_first_is_renamed(tmp_path):
