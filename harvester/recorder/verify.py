@@ -215,4 +215,4 @@ def _episodes(home: Home, made: Projected, left: _Left | None) -> FilesPart:
             found.checked -= what == "missing"
         else:
             found.differences.append(f"{said}: {what}")
-    return found
+    return found.judged()
