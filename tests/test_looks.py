@@ -188,11 +188,15 @@ def test_a_place_without_the_symbol_says_where_it_is(ended, words, said):
 
 
 def test_health_begins_with_the_whole_of_it(home):
-    """The first line counts symbols, runs, outages, refusals, missing seqs and comparisons."""
-    first = hv(home, "health", "--date", str(DATE))[0].splitlines()[0]
+    """The first line counts symbols, runs, outages, refusals, missing seqs and what was compared, as verify does."""
+    first, *_, last = hv(home, "health", "--date", str(DATE))[0].splitlines()
+    streams = json.loads(hv(home, "verify", "--date", str(DATE), "--json")[0])["streams"]
+    measured = streams["measured"]
+    assert measured < streams["checks"]
     assert re.match(
-        rf"{DATE}  2 symbols, 2 runs, \d+ outages?.*, 0 refused, 0 seqs missing; 0 of \d+ comparisons", first
+        rf"{DATE}  2 symbols, 2 runs, \d+ outages?.*, 0 refused, 0 seqs missing; 0 of {measured} comparisons", first
     )
+    assert last == f"0 of {measured} outside their tolerance"
 
 
 def test_log_show_cuts_long_texts_and_says_when_there_is_nothing(home):
