@@ -152,7 +152,7 @@ def ended(tmp_path_factory):
     return made
 
 
-def test_an_ended_day_shows_its_last_market(ended):
+def test_an_ended_day_shows_its_last_market(ended, tmp_path):
     """Book and buckets without a time are of the last moment with one; the book says so, JSON has the same."""
     text, _ = hv(ended, "book", "--symbol", "S7")
     head = " ".join(text.split())
@@ -165,6 +165,15 @@ def test_an_ended_day_shows_its_last_market(ended):
     last = hv(ended, "buckets", "--symbol", "S7", "--limit", "2")[0].splitlines()[-1].split("\t")
     assert last[:3] == ["2025-07-17T13:31:59Z", "10", "10.02"]
     until = hv(ended, "buckets", "--symbol", "S7", "--to", "09:33", "--limit", "2")[0].splitlines()[-1].split("\t")
+    some = json.loads(hv(ended, "buckets", "--symbol", "S7", "--limit", "2", "--json")[0])["rows"]
+    quoted = [row for row in whole if row["mid"] is not None]
+    assert some == quoted[-2:]
+    out = tmp_path / "b.json"
+    said, _ = hv(ended, "buckets", "--symbol", "S7", "--limit", "2", "--out", str(out))
+    assert (said, json.loads(out.read_text())["rows"]) == (f"2 seconds of S7 in {out}\n", some)
+    assert json.loads(hv(ended, "buckets", "--symbol", "S7", "--limit", "0", "--json")[0])["rows"] == whole
+    with pytest.raises(BadSetting, match=r"b\.csv is to hold JSON: name a file that ends in \.json"):
+        hv(ended, "buckets", "--symbol", "S7", "--out", str(tmp_path / "b.csv"))
     assert until[1] == ""  # what was asked for by its time is shown as it is
 
 
