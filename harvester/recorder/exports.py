@@ -100,7 +100,7 @@ def exports_of(made: Projected, tables: dict[str, pa.Table], part: str) -> Itera
     day = made.trading_date.isoformat()
     yield from _exports(made, tables, part).items()
     yield from _candles(made, tables).items()
-    title = f"{day}   {made.rows:,} events, {tables['episodes'].num_rows} episodes"
+    title = f"{day}: {made.rows:,} events, {tables['episodes'].num_rows} episodes"
     yield f"day_{day}{part}.svg", day_picture(title, panels_of(tables["buckets"], tables["episodes"])).encode()
 
 
