@@ -156,7 +156,14 @@ def test_put_is_atomic_and_idempotent(tmp_path):
     path = tmp_path / "a" / "b" / "x.json"
     assert put(path, b"one")
     assert not put(path, b"one")
-    with pytest.raises(LogWriteFailed, match=r"x\.json: No space left") as full:
+
+    class ReadOnly(Disk):
+        def write_new(self, path, data):
+            raise OSError(30, "Read-only file system")
+
+    with pytest.raises(CannotRun, match=r"x\.json: Read-only file system; choose another folder$"):
+        put(path, b"two", ReadOnly())
+    with pytest.raises(LogWriteFailed, match=r"x\.json: No space left on device; free space or choose another") as full:
         put(path, b"two", Full())
     assert full.value.exit_code == 10
     assert path.read_bytes() == b"one"
