@@ -72,8 +72,9 @@ class App(typer.Typer):
             _hush_stdout()
             sys.exit(0)
         except SystemExit as end:
-            # Typer has met a pipe whose reader went away (`hv log show | head`) and calls that a failure; it is none.
-            if end.code == 1 and type(sys.stdout).__name__ == "PacifyFlushWrapper":
+            # Typer and Rich, who meet such a pipe first, call it a failure and end the process.
+            if isinstance(end.__context__, BrokenPipeError):
+                _hush_stdout()
                 sys.exit(0)
             raise
         except Exception as error:

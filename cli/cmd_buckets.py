@@ -30,21 +30,23 @@ def buckets(
     last: Annotated[str | None, typer.Option("--to", help="Seconds before this time, written likewise.")] = None,
     limit: Annotated[
         int | None,
-        typer.Option("--limit", min=0, help="Seconds to show at most, from the end; 0 = all. Else 60, or the range."),
+        typer.Option("--limit", min=0, help="Seconds at most, from the end; 0 = all. Else 60 are shown, or the range."),
     ] = None,
-    out: Annotated[Path | None, typer.Option("--out", help="Write the JSON artefact here instead of showing.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="Write the JSON artefact here, a .json, instead.")] = None,
     home: Annotated[Path | None, typer.Option("--home", help="Data root; else HV_HOME, else this folder.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="The whole JSON artefact on standard output.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="The JSON artefact on standard output.")] = False,
 ) -> None:
     """Show or export the one-second buckets of a symbol, rebuilt from the log.
 
     Without --to the last ones shown are the last with a quote in force: a day that has ended goes on without one.
+    So it is of --limit with --out or --json, which hold every second without one.
     Times are New York's on a terminal, UTC in a pipe and in files.
 
     Example: hv buckets --date 2025-07-17 --symbol ARL --from 10:31 --to 10:32
     """
     from cli.bars import Bar
     from harvester.artefacts.text import json_file, must_take_file, put
+    from harvester.errors import BadSetting
     from harvester.eventlog.reader import open_day
     from harvester.home import Home
     from harvester.recorder.moments import check_meets, span
@@ -56,12 +58,18 @@ def buckets(
     begin, end = span(first, last, day)
     if out is not None:
         must_take_file(out.resolve())  # before the fold, not after it
+        if out.suffix.lower() != ".json":
+            raise BadSetting(f"--out {out} is to hold JSON: name a file that ends in .json")
     log = open_day(day, found)
     check_meets(begin, end, log)
     symbol = symbol_named(symbol, subscribed(log), day)
     with Bar(f"folding {day}", quiet=as_json) as bar:
         made = fold_day(log, bar.told)
     body = bucket_artefact(made, symbol, begin, end)
+    every = body["rows"]
+    rows = every if end is not None else _quoted(every)
+    if limit:
+        body["rows"] = rows[-limit:]
     if out is not None:
         put(out.resolve(), json_file(body))
         typer.echo(f"{len(body['rows'])} seconds of {symbol} in {out}")
@@ -69,9 +77,8 @@ def buckets(
         typer.echo(json_text.dumps(body, allow_nan=False))
     else:
         shown = limit if limit is not None else 60 if begin is None and end is None else 0
-        rows = body["rows"] if end is not None else _quoted(body["rows"])
-        which = ", the last with a quote" if len(rows) < len(body["rows"]) else ""
-        _show(f"{symbol}  {day}", rows[-shown:], f"of {len(body['rows']):,} seconds{which}")
+        which = ", the last with a quote" if len(rows) < len(every) else ""
+        _show(f"{symbol}  {day}", rows[-shown:], f"of {len(every):,} seconds{which}")
 
 
 def _quoted(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -70,7 +70,7 @@ def _summary(day: dt.date, found: Reconciled) -> str:
     return (
         f"{day}  {counted}{away}, "
         f"{of_date['refused']:,} refused, {of_date['missing_seqs']:,} seqs missing; "
-        f"{len(found.outside()):,} of {len(found.checks):,} comparisons outside their tolerance; times in New York"
+        f"{len(found.outside()):,} of {len(found.measured()):,} comparisons outside their tolerance; times in New York"
     )
 
 
@@ -91,15 +91,14 @@ def _show_checks(found: Reconciled) -> None:
     from harvester.projections.reconcile import TOLERANCE
 
     typer.echo("streams against each other, by symbol and hour")
-    for check in found.checks:
-        if check.verdict != "not measured":
-            typer.echo(f"  {_line(check)}")
+    for check in found.measured():
+        typer.echo(f"  {_line(check)}")
     for name in TOLERANCE:
         silent = [c for c in found.checks if c.check == name and c.verdict == "not measured"]
         if silent:
             typer.echo(f"  {name} not measured in {len(silent)} symbol hours: {silent[0].reason}")
     outside = found.outside()
-    typer.echo(f"{len(outside)} of {len(found.checks)} outside their tolerance")
+    typer.echo(f"{len(outside)} of {len(found.measured())} outside their tolerance")
     for reason in dict.fromkeys(f"{check.check}: {check.reason}" for check in outside):
         typer.echo(f"  {reason}")
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from datetime import date
 
     from harvester.eventlog.compact import Compaction
-    from harvester.eventlog.reader import Day
+    from harvester.eventlog.reader import Day, RunView
     from harvester.eventlog.verify import Report
     from harvester.events.batch import Batch
     from harvester.home import Home
@@ -35,6 +35,7 @@ NamedDate = Annotated[str, typer.Option("--date", help="Trading date, yyyy-MM-dd
 KindOption = Annotated[list[str] | None, typer.Option("--kind", help="Only events of this kind; repeatable.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="JSON for scripts, one object a line.")]
 
+_BROKEN_OFF = "broken off"
 _POLL_S = 0.25
 _TEXT_MAX, _TEXT_MAX_PIPED = 60, 200  # characters of a text; --json has all of it
 
@@ -164,6 +165,7 @@ def verify(*, date: DateOption = None, home: HomeOption = None, as_json: JsonOpt
 
     Example: hv log verify --date 2025-07-17
     """
+    from harvester.eventlog.lock import DateLock
     from harvester.eventlog.verify import verify_day
 
     found = _home(home)
@@ -175,7 +177,8 @@ def verify(*, date: DateOption = None, home: HomeOption = None, as_json: JsonOpt
     if as_json:
         _lines([_report_json(report)])
     else:
-        _show_report(report)
+        recorded = DateLock(found, trading_date).held_by() is not None
+        _show_report(report, running="running" if recorded else _BROKEN_OFF)
     raise typer.Exit(report.exit_code)
 
 
@@ -215,6 +218,7 @@ def recover(
             typer.echo(str(recovery))
         if not mended and not asides:
             typer.echo(f"nothing to recover: every run of {date} has ended")
+            typer.echo(f"damage is not mended by this; hv log verify --date {date} looks for it")
         elif asides:
             typer.echo(f"{date} can be recorded on; hv log verify goes on to name what was lost")
 
@@ -265,7 +269,7 @@ def _runs_of(home: Home, trading_date: date) -> list[list[Any]]:
         view = run_view(run)
         status = "damaged" if run.damages or run.folder in misplaced else view.status
         if status == "running" and DateLock(home, trading_date).held_by() is None:
-            status = "broken off"  # killed: the next recording, or hv log recover, marks it recovered
+            status = _BROKEN_OFF  # killed: the next recording, or hv log recover, marks it recovered
         elif status == "compacted" and run.folder.parent == home.archive(trading_date):
             status = "archived"
         rows.append([view.run, status, view.rows, _iso(view.first_ts), _iso(view.last_ts), view.n_bytes])
@@ -379,12 +383,17 @@ def _report_json(report: Report) -> dict[str, Any]:
     }
 
 
-def _show_report(report: Report) -> None:
-    from harvester.errors import ranges_text
+def _show_report(report: Report, running: str) -> None:
+    """Print what was found; `running` is what a run is called whose end is not in the log."""
+    from harvester.errors import ranges_text, salvage_move
+
+    def status(run: RunView) -> str:
+        return running if run.status == "running" else run.status
 
     headers = ["run", "status", "first seq", "last seq", "commits", "bytes", "content hash"]
     _table(
-        headers, [[r.run, r.status, r.first_seq, r.last_seq, r.commits, r.n_bytes, r.content_hash] for r in report.runs]
+        headers,
+        [[r.run, status(r), r.first_seq, r.last_seq, r.commits, r.n_bytes, r.content_hash] for r in report.runs],
     )
     for note in report.notes:
         typer.echo(f"note: {note}")
@@ -394,7 +403,7 @@ def _show_report(report: Report) -> None:
         typer.echo(f"clean: {report.rows} events in {report.n_bytes} bytes, identity {report.identity}")
     else:
         typer.echo(f"damaged in {len(report.problems)} places; good seq: {ranges_text(report.good)}")
-        typer.echo("hv log show --salvage reads those, hv project --salvage folds those")
+        typer.echo(salvage_move(report.good))
 
 
 def _table(headers: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:

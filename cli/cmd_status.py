@@ -62,5 +62,5 @@ def _doing(found: Status) -> str:
     if found.recording:
         return f"being recorded by {found.holder}"
     if found.run_status == "running":
-        return "not being recorded: the last run was killed; the next `hv record` or `hv log recover` mends it"
+        return "not being recorded: the last run is broken off; the next `hv record` or `hv log recover` mends it"
     return f"not being recorded (last run: {found.run_status})"

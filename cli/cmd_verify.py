@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from harvester.recorder.exports import FilesPart
     from harvester.recorder.verify import Verified
 
+_NOT_COMPARED = "-- "  # in the place of ok and BAD
+
 
 def verify(
     *,
@@ -28,6 +30,7 @@ def verify(
     Compared are the files of temp/episodes/ and, of exports/, buckets, decisions, fills and health of the whole date,
     candles and signals; the picture is not, nor what `hv project --out` or `--symbols` wrote. A file of an earlier look
     at the unfinished day is told, not counted, and so is what a killed recorder did not come to write.
+    An export missing beside others of the whole date is a difference; without any, none is compared.
 
     A live digest is of the state at its place in the log. The books of a day are compared by the digests noted while it
     was recorded; at its end, every subscription cancelled, there is no book left to compare.
@@ -57,10 +60,10 @@ def _lines(found: Verified) -> list[str]:
     out += [f"         identity {log.identity}"] if log.identity else []
     out += [f"         {text}" for text in (*log.problems, *log.notes)]
     if log.problems:
-        return [*out, "live     not compared: the log is damaged"]
+        return [*out, "live     --   not compared: the log is damaged"]
     if found.broken_off:
         out.append(f"         the last run broke off ({found.broken_off}); the next `hv record` goes on from there")
-    word = _word(not live.mismatches) if live.changed < live.points or not live.points else "?  "
+    word = _word(not live.mismatches) if live.changed < live.points else "?  " if live.points else _NOT_COMPARED
     books = f", {live.books} of them of live books" if live.equal else ""
     out.append(f"live     {word}  {live.equal} of {live.points} recorded digests equal replay's{books}")
     if live.changed:
@@ -81,7 +84,8 @@ def _of_files(title: str, what: str, part: FilesPart) -> list[str]:
 
     said = [f"{part.checked} {what} compared"] if part.checked or not part.note else []
     said += [part.note] if part.note else []
-    lines = [f"{title} {_word(not part.differences)}  " + "; ".join(said)]
+    word = _NOT_COMPARED if part.status == "not compared" else _word(not part.differences)
+    lines = [f"{title} {word}  " + "; ".join(said)]
     wrong = [f"{text}; {WAY_OUT[text.rpartition(': ')[2]]}" for text in part.differences]
     return lines + [f"         {text}" for text in (*wrong, *_folded(part.early))]
 

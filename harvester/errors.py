@@ -27,12 +27,20 @@ import errno
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
 
 def ranges_text(ranges: Iterable[tuple[int, int]]) -> str:
     """Closed ranges of seq for people, `1-10, 21-30`."""
     return ", ".join(f"{first}-{last}" for first, last in ranges) or "none"
+
+
+def salvage_move(good: Sequence[tuple[int, int]]) -> str:
+    """The next move of who reads a damaged log; where nothing is good there is nothing to salvage."""
+    if good:
+        return "hv log show --salvage reads those, hv project --salvage folds those"
+    lost = "nothing of it can be read: take the file from a backup"
+    return f"{lost}; hv log recover --set-aside lets the date be recorded on"
 
 
 class HarvesterError(Exception):
@@ -58,9 +66,10 @@ class DamagedLog(HarvesterError):
         offset: int,
         what: str,
         good: tuple[tuple[int, int], ...] = (),
-        move: str = "hv log show --salvage reads those, hv project --salvage folds those",
+        move: str | None = None,
     ) -> None:
         self.file, self.offset, self.what, self.good = file, offset, what, good
+        move = move or salvage_move(good)
         super().__init__(f"damaged log: {file} at byte {offset}: {what}; good seq: {ranges_text(good)}; {move}")
 
     def for_writers(self, trading_date: object) -> DamagedLog:

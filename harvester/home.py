@@ -57,11 +57,11 @@ def parse_date(text: str) -> date:
     Raises:
         BadSetting: anything else.
     """
-    try:
-        if re.fullmatch(r"[0-9]{4}-[0-9]{2}-[0-9]{2}", text):
+    if re.fullmatch(r"[0-9]{4}-[0-9]{2}-[0-9]{2}", text):
+        try:
             return date.fromisoformat(text)
-    except ValueError:
-        pass  # a day that does not exist, 2025-02-30
+        except ValueError as error:
+            raise BadSetting(f"there is no day {text} ({error})") from None
     raise BadSetting(f"date {text!r} is not of the form yyyy-MM-dd, for example 2025-07-17")
 
 

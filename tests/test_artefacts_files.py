@@ -5,6 +5,7 @@ import math
 import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import jsonschema
@@ -155,7 +156,14 @@ def test_put_is_atomic_and_idempotent(tmp_path):
     path = tmp_path / "a" / "b" / "x.json"
     assert put(path, b"one")
     assert not put(path, b"one")
-    with pytest.raises(LogWriteFailed, match=r"x\.json: No space left") as full:
+
+    class ReadOnly(Disk):
+        def write_new(self, path, data):
+            raise OSError(30, "Read-only file system")
+
+    with pytest.raises(CannotRun, match=r"x\.json: Read-only file system; choose another folder$"):
+        put(path, b"two", ReadOnly())
+    with pytest.raises(LogWriteFailed, match=r"x\.json: No space left on device; free space or choose another") as full:
         put(path, b"two", Full())
     assert full.value.exit_code == 10
     assert path.read_bytes() == b"one"
@@ -207,6 +215,24 @@ def test_a_full_standard_output_is_one_line(day, words):
         done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False, cwd=PROJECT)
     assert done.returncode == LogWriteFailed.exit_code
     assert done.stderr == "hv: disk full or failing: No space left on device; free space, or write elsewhere\n"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["--help"], ["--version"], ["book", "--help"], ["log"], ["log", "show"], ["verify"], ["book", "--symbol", "AAA"]],
+    ids=" ".join,
+)
+def test_a_reader_that_goes_away_is_no_failure(day, words):
+    """A command whose output nobody reads any more (`| head -1`) ends with 0 and says nothing, whoever meets it."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "wb") as nobody:
+        command = [sys.executable, "-m", "cli.app", *words]
+        environment = os.environ | {"HV_HOME": str(day[0].root)}
+        run = partial(subprocess.run, stderr=subprocess.PIPE, text=True, check=False, cwd=PROJECT)
+        done = run(command, stdout=nobody, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr in ("", f"hv: {DATE}, the newest recorded date\n")
 
 
 def test_many_files_are_synced_before_the_first_is_renamed(tmp_path):

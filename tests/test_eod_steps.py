@@ -425,12 +425,16 @@ def test_reopened_after_deletion(home):
 
 
 def test_lost_memory_comes_back(home):
-    """When memory_latest.json is gone, the next fold rebuilds it from every kept day."""
+    """When memory_latest.json is gone, the next fold rebuilds it from every kept day; a damaged one says so."""
     eod(home, NEXT)
     before = home.memory_latest.read_bytes()
+    home.memory_latest.write_bytes(before.replace(b'"parent"', b'"parents"', 1))
+    with pytest.raises(HarvesterError, match=r"copy the newest of memory/versions .* move it away: .*`hv eod`"):
+        eod(home, NEXT)
     home.memory_latest.unlink()
     eod(home, NEXT)
     assert home.memory_latest.read_bytes() == before
+    assert max((home.memory / "versions").iterdir()).read_bytes() == before
 
 
 def test_a_run_records_the_memory_it_was_given(home):

@@ -12,6 +12,7 @@ import pytest
 from log_samples import DATE, START_NS, batch, write_run
 from typer.testing import CliRunner
 
+from cli.app import app
 from cli.cmd_log import log
 from harvester.errors import BadSetting, DamagedLog, LockHeld, NoLog
 from harvester.eventlog.format import JOURNAL
@@ -132,13 +133,35 @@ def test_verify_tells_clean_from_damaged(home, hv):
     assert "(seq 11-20)" in salvaged
 
 
+def test_nothing_good_offers_no_salvage(home, hv):
+    """Where a missing file leaves nothing readable, a backup is the way out, and --set-aside for recording on."""
+    write_run(home, (10,), kinds=(Kind.TRADE,))
+    (home.day(DATE) / "r001" / "trade.arrows").unlink()
+    with pytest.raises(
+        DamagedLog, match=r"good seq: none; nothing of it can be read: .*backup; .*--set-aside"
+    ) as found:
+        hv("show", "--date", DAY)
+    assert "--salvage" not in str(found.value)
+    said = hv("verify", "--date", DAY, code=1)
+    assert ("from a backup" in said, "--salvage" in said) == (True, False)
+    hv("recover", "--date", DAY, "--set-aside")
+    with LogWriter.open(home, DATE) as writer:
+        assert writer.next_seq == 11
+
+
 def test_recover_mends_a_killed_run(home, hv):
     """`hv log recover` moves torn bytes aside and says so; a date being recorded is left alone."""
     writer = LogWriter.open(home, DATE)
     writer.commit(batch(5, kinds=(Kind.TRADE,)))
     with pytest.raises(LockHeld):
         hv("recover", "--date", DAY)
+    assert "r001\trunning\t" in hv("verify", "--date", DAY)
     writer.abandon()
+    assert "r001\tbroken off\t" in hv("verify", "--date", DAY)
+    said = CliRunner().invoke(app, ["status", "--date", DAY, "--home", str(home.root)]).output
+    assert said.startswith(f"{DAY} is not being recorded: the last run is broken off; ")
+    (report,) = _objects(hv("verify", "--date", DAY, "--json"))
+    assert [run["status"] for run in report["runs"]] == ["running"]
     with (writer.folder / "trade.arrows").open("ab") as file:
         file.write(b"torn")
     assert "note: r001: 4 bytes of trade.arrows" in hv("verify", "--date", DAY)
@@ -148,7 +171,9 @@ def test_recover_mends_a_killed_run(home, hv):
     assert Path(
         mended["quarantine"], "r001.trade.arrows.at" + str((writer.folder / "trade.arrows").stat().st_size)
     ).exists()
-    assert "nothing to recover" in hv("recover", "--date", DAY)
+    told = hv("recover", "--date", DAY)
+    assert "nothing to recover" in told
+    assert f"damage is not mended by this; hv log verify --date {DAY} looks for it" in told
     nothing = {"trading_date": DAY, "recovered": [], "set_aside": []}
     assert _objects(hv("recover", "--date", DAY, "--json")) == [nothing]
     assert "clean" in hv("verify", "--date", DAY)

@@ -152,7 +152,7 @@ def ended(tmp_path_factory):
     return made
 
 
-def test_an_ended_day_shows_its_last_market(ended):
+def test_an_ended_day_shows_its_last_market(ended, tmp_path):
     """Book and buckets without a time are of the last moment with one; the book says so, JSON has the same."""
     text, _ = hv(ended, "book", "--symbol", "S7")
     head = " ".join(text.split())
@@ -165,6 +165,15 @@ def test_an_ended_day_shows_its_last_market(ended):
     last = hv(ended, "buckets", "--symbol", "S7", "--limit", "2")[0].splitlines()[-1].split("\t")
     assert last[:3] == ["2025-07-17T13:31:59Z", "10", "10.02"]
     until = hv(ended, "buckets", "--symbol", "S7", "--to", "09:33", "--limit", "2")[0].splitlines()[-1].split("\t")
+    some = json.loads(hv(ended, "buckets", "--symbol", "S7", "--limit", "2", "--json")[0])["rows"]
+    quoted = [row for row in whole if row["mid"] is not None]
+    assert some == quoted[-2:]
+    out = tmp_path / "b.json"
+    said, _ = hv(ended, "buckets", "--symbol", "S7", "--limit", "2", "--out", str(out))
+    assert (said, json.loads(out.read_text())["rows"]) == (f"2 seconds of S7 in {out}\n", some)
+    assert json.loads(hv(ended, "buckets", "--symbol", "S7", "--limit", "0", "--json")[0])["rows"] == whole
+    with pytest.raises(BadSetting, match=r"b\.csv is to hold JSON: name a file that ends in \.json"):
+        hv(ended, "buckets", "--symbol", "S7", "--out", str(tmp_path / "b.csv"))
     assert until[1] == ""  # what was asked for by its time is shown as it is
 
 
@@ -188,11 +197,15 @@ def test_a_place_without_the_symbol_says_where_it_is(ended, words, said):
 
 
 def test_health_begins_with_the_whole_of_it(home):
-    """The first line counts symbols, runs, outages, refusals, missing seqs and comparisons."""
-    first = hv(home, "health", "--date", str(DATE))[0].splitlines()[0]
+    """The first line counts symbols, runs, outages, refusals, missing seqs and what was compared, as verify does."""
+    first, *_, last = hv(home, "health", "--date", str(DATE))[0].splitlines()
+    streams = json.loads(hv(home, "verify", "--date", str(DATE), "--json")[0])["streams"]
+    measured = streams["measured"]
+    assert measured < streams["checks"]
     assert re.match(
-        rf"{DATE}  2 symbols, 2 runs, \d+ outages?.*, 0 refused, 0 seqs missing; 0 of \d+ comparisons", first
+        rf"{DATE}  2 symbols, 2 runs, \d+ outages?.*, 0 refused, 0 seqs missing; 0 of {measured} comparisons", first
     )
+    assert last == f"0 of {measured} outside their tolerance"
 
 
 def test_log_show_cuts_long_texts_and_says_when_there_is_nothing(home):

@@ -81,6 +81,13 @@ def test_projecting_twice_writes_the_same_bytes(home, tmp_path):
     assert not one.differences
 
 
+def test_the_picture_names_the_date_and_what_it_holds(home, tmp_path):
+    """Its title is `date: events, episodes`."""
+    made, _ = project(home, DATE, out=tmp_path)
+    title = f">{DATE}: {made.rows:,} events, {made.tables['episodes'].num_rows} episodes<"
+    assert title in (tmp_path / f"day_{DATE}.svg").read_text(encoding="utf-8")
+
+
 def test_fills_are_at_the_quote_in_force(home):
     """Every market fill is at the other side of the last quote at or before its event: an independent as-of join."""
     made = fold_day(open_day(DATE, home))

@@ -348,7 +348,7 @@ def test_unknown_symbols_are_an_error(projected, symbols, ends, says):
 
 
 def test_verify_compares_exports(projected, tmp_path):
-    """Exports are compared too: an altered one is named and ends with 11, an absent one is not missed."""
+    """Exports are compared too: an altered or missing one is named and ends with 11; without any there is no ok."""
     shutil.copytree(projected.root, tmp_path / "home")
     home = Home(tmp_path / "home")
     words = ["verify", "--date", str(DATE), "--home", str(home.root)]
@@ -370,10 +370,18 @@ def test_verify_compares_exports(projected, tmp_path):
         f"exports/fills_{DATE}.json: different",
         f"exports/{candles.name}: different",
         f"exports/{signals.name}: different",
+        f"exports/health_{DATE}.json: missing",
     ]
+    assert f"health_{DATE}.json: missing; `hv project` writes it" in CliRunner().invoke(app, words).output
+    assert CliRunner().invoke(app, ["project", *words[1:]]).exit_code == 0
+    assert (verify(home, DATE).exit_code, verify(home, DATE).exports.status) == (0, "equal")
     shutil.rmtree(home.exports())
     done = CliRunner().invoke(app, words)
-    assert (done.exit_code, "none of the whole date in exports/" in done.output) == (0, True)
+    assert (done.exit_code, "exports  --   not compared: none of the whole date" in done.output) == (0, True)
+    assert json.loads(CliRunner().invoke(app, [*words, "--json"]).output)["exports"]["status"] == "not compared"
+    assert CliRunner().invoke(app, ["project", *words[1:], "--symbols", "AAA"]).exit_code == 0
+    found = verify(home, DATE).exports  # candles of one symbol have the names of the whole date's
+    assert (found.status, found.checked, found.differences) == ("equal", 2, [])
 
 
 @pytest.mark.slow

@@ -189,8 +189,9 @@ def _naming(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        failed = LogWriteFailed if error.errno in DISK_ERRNOS else CannotRun
-        raise failed(f"cannot write {path}: {error.strerror or error}; free space or choose another folder") from error
+        full = error.errno in DISK_ERRNOS
+        failed, free = (LogWriteFailed, "free space or ") if full else (CannotRun, "")
+        raise failed(f"cannot write {path}: {error.strerror or error}; {free}choose another folder") from error
 
 
 def must_take_file(path: Path) -> None:

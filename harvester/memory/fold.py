@@ -74,7 +74,11 @@ def decode(data: bytes, where: str) -> Memory:
         known = sound = False
     if not sound:
         what = "is damaged" if known else f"is no memory of schema version {SCHEMA_VERSION}"
-        raise HarvesterError(f"{where} {what}; take the newest of memory/versions or rebuild from memory/datasets")
+        move = (
+            "copy the newest of memory/versions over it, or move it away: the next `hv eod` of a date whose log is "
+            "there builds it anew from memory/datasets"
+        )
+        raise HarvesterError(f"{where} {what}; {move}")
     return memory
 
 

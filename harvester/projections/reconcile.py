@@ -90,6 +90,10 @@ class Reconciled(NamedTuple):
     checks: list[Check]
     health: list[dict[str, Any]]
 
+    def measured(self) -> list[Check]:
+        """The checks that had something to compare."""
+        return [check for check in self.checks if check.verdict != "not measured"]
+
     def outside(self) -> list[Check]:
         """The checks whose difference exceeds its tolerance."""
         return [check for check in self.checks if check.verdict == "outside"]

@@ -37,12 +37,19 @@ class FilesPart(msgspec.Struct, kw_only=True):
         checked: files compared.
         early: those of an earlier look at the unfinished day, and those its end has still to give: no difference.
         note: why nothing, or not everything, was compared.
+        status: equal, different or not compared.
     """
 
     checked: int = 0
     differences: list[str] = []
     early: list[str] = []
     note: str = ""
+    status: str = "not compared"
+
+    def judged(self) -> FilesPart:
+        """The same, its comparison done."""
+        self.status = "different" if self.differences else "equal"
+        return self
 
 
 def tables_of(made: Projected, symbols: Sequence[str] | None) -> dict[str, pa.Table]:
@@ -93,7 +100,7 @@ def exports_of(made: Projected, tables: dict[str, pa.Table], part: str) -> Itera
     day = made.trading_date.isoformat()
     yield from _exports(made, tables, part).items()
     yield from _candles(made, tables).items()
-    title = f"{day}   {made.rows:,} events, {tables['episodes'].num_rows} episodes"
+    title = f"{day}: {made.rows:,} events, {tables['episodes'].num_rows} episodes"
     yield f"day_{day}{part}.svg", day_picture(title, panels_of(tables["buckets"], tables["episodes"])).encode()
 
 
@@ -150,16 +157,27 @@ def _rows_file(schema: str, made: Projected, table: pa.Table) -> bytes:
 
 
 def compare_exports(home: Home, made: Projected) -> FilesPart:
-    """Compare what lies in `exports/` with what belongs there, all but the picture; an older look is only old."""
+    """Compare what lies in `exports/` with what belongs there, all but the picture; an older look is only old.
+
+    Missing is what the whole date was projected without: one of its tables tells that it was, candles do not, as they
+    have the same names when they are of `--symbols` alone.
+    """
     found = FilesPart(note="the picture is not compared")
-    for name, wanted in (day_exports(made, made.tables) | _candles(made, made.tables)).items():
+    of_date, missing = day_exports(made, made.tables), []
+    for name, wanted in (of_date | _candles(made, made.tables)).items():
         path = home.exports() / name
         if path.is_file():
             found.checked += 1
             _compare(found, path, wanted)
+        else:
+            missing.append(name)
+    if found.early:
+        found.early += [f"exports/{name}: not written by the earlier look; `hv project` writes it" for name in missing]
+    elif not of_date.keys() <= set(missing):
+        found.differences += [f"exports/{name}: missing" for name in missing]
     if not found.checked:
         return FilesPart(note="not compared: none of the whole date in exports/; `hv project` writes them")
-    return found
+    return found.judged()
 
 
 def _compare(found: FilesPart, path: Path, wanted: bytes) -> None:

@@ -145,8 +145,7 @@ def _replay(day: Day, live: LivePart, progress: Callable[[int, int], None] | Non
 
 def _streams(day: Day) -> StreamsPart:
     found = reconcile(day)
-    measured = sum(check.verdict != "not measured" for check in found.checks)
-    return StreamsPart(checks=len(found.checks), measured=measured, outside=check_rows(found.outside()))
+    return StreamsPart(checks=len(found.checks), measured=len(found.measured()), outside=check_rows(found.outside()))
 
 
 def _code_of_runs(day: Day) -> dict[str, str]:
@@ -215,4 +214,4 @@ def _episodes(home: Home, made: Projected, left: _Left | None) -> FilesPart:
             found.checked -= what == "missing"
         else:
             found.differences.append(f"{said}: {what}")
-    return found
+    return found.judged()
