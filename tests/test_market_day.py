@@ -1,9 +1,13 @@
 from __future__ import annotations
 
+import asyncio
 import json
+from contextlib import asynccontextmanager
 from datetime import date
 
 import pytest
+from gateway_support import running, small_market
+from ib_async import IB, Contract, Stock
 
 from harvester.errors import HarvesterError, NoLog
 from harvester.eventlog.writer import LogWriter
@@ -178,6 +182,86 @@ def test_contract_details_are_the_recorded_text(tmp_path):
         ("BOLT", "0.01", True, ("ISLAND",)),
     ]
     assert market.contract_text(1) is None
+
+
+@asynccontextmanager
+async def asking(market, **settings):
+    """An ib_async client of a gateway that serves `market`; `ib.said` holds (code, text) of its errors."""
+    async with running(market, **settings) as gateway:
+        ib = IB()
+        ib.said = []
+        ib.errorEvent += lambda _req, code, text, _contract: ib.said.append((code, text))
+        await ib.connectAsync("127.0.0.1", gateway.port, clientId=5, timeout=4)
+        try:
+            yield ib
+        finally:
+            ib.disconnect()
+
+
+async def soon(ready):
+    async with asyncio.timeout(10):
+        while not ready():
+            await asyncio.sleep(0.01)
+
+
+def record_depth(folder):
+    """A contract that trades in three places, with depth of one of them."""
+    recording, t = Recording(folder), 1_752_759_000_000_000_000
+    place = {"valid_exchanges": "SMART,NASDAQ,ARCA", "primary_exchange": "NASDAQ"}
+    details = answers.contract(1, {"symbol": "ACME", "con_id": 7, **place})
+    recording.add(t, request(Action.ASK, Stream.CONTRACT, 0, 1), details, ["52", "1", "1"])
+    recording.add(t, request(Action.SUBSCRIBE, Stream.DEPTH, 7, 2, **params_of(Stream.DEPTH)))
+    recording.add(t + 10**9, ["12", "1", "2", "0", "0", "1", "10.5", "300"])
+    return open_recorded(recording.write(t), trading_date=DAY)
+
+
+@pytest.mark.parametrize("source", ["day", "model"])
+def test_a_contract_has_the_exchange_that_was_asked_for(tmp_path, source):
+    """Where it trades, by any name, also by con_id; and its depth is had with the contract so qualified."""
+
+    async def story():
+        async with asking(record_depth(tmp_path) if source == "day" else small_market()) as ib:
+            for asked in ("NASDAQ", "ISLAND", "ARCA", "SMART"):
+                [found] = await ib.qualifyContractsAsync(Stock("ACME", asked, "USD"))
+                assert (found.exchange, found.primaryExchange) == (asked, "NASDAQ")
+                [details] = await ib.reqContractDetailsAsync(Contract(conId=found.conId, exchange=asked))
+                assert details.contract.exchange == asked
+            for asked in ("", "NOWHERE"):
+                [details] = await ib.reqContractDetailsAsync(Contract(conId=found.conId, exchange=asked))
+                assert details.contract.exchange == "SMART"
+            for asked in ("NASDAQ", "ISLAND"):
+                [found] = await ib.qualifyContractsAsync(Stock("ACME", asked, "USD"))
+                ticker = ib.reqMktDepth(found, numRows=5)
+                await soon(lambda ticker=ticker: ticker.domBids)
+                ib.cancelMktDepth(found)
+            assert {code for code, _ in ib.said} <= {2104, 2106, 2158}
+
+    asyncio.run(story())
+
+
+@pytest.mark.parametrize(
+    ("source", "smart", "told"),
+    [
+        ("day", False, "recorded of ACME: depth of ISLAND (no smart flag)"),
+        ("day", True, "recorded of ACME: depth of ISLAND (no smart flag)"),
+        (
+            "model",
+            False,
+            "served of ACME: depth of ISLAND, NASDAQ, NSDQ (no smart flag) and SMART depth (with its flag)",
+        ),
+    ],
+)
+def test_depth_that_is_not_there_is_refused_with_what_is(tmp_path, source, smart, told):
+    """10092 of another venue's book, or of SMART depth, names the depth there is."""
+
+    async def story():
+        async with asking(record_depth(tmp_path) if source == "day" else small_market()) as ib:
+            [found] = await ib.qualifyContractsAsync(Stock("ACME", "SMART" if smart else "ARCA", "USD"))
+            ib.reqMktDepth(found, isSmartDepth=smart)
+            await soon(lambda: any(code == 10092 for code, _ in ib.said))
+            assert ib.said[-1][1].endswith(f"security type/exchange; {told}")
+
+    asyncio.run(story())
 
 
 def test_historical_answers_come_in_their_order(tmp_path):

@@ -11,6 +11,7 @@ import polars as pl
 
 from harvester.events.kinds import Action, Kind, Stream
 from harvester.simgateway.market import Bar, History, HistoryAsk, Instrument, MarketRefusal
+from harvester.wire.answers import contract_place
 from harvester.wire.ids import REQ_ID_INDEX, In
 from harvester.wire.rare import END_SEPARATOR
 
@@ -109,8 +110,11 @@ def contract_texts(day: Day) -> dict[int, list[str]]:
     return found
 
 
-def instruments(day: Day, requests: Requests) -> list[Instrument]:
-    """Contracts of the day in the order in which they were recorded; those only asked for by request come last."""
+def instruments(day: Day, requests: Requests, texts: Mapping[int, list[str]]) -> list[Instrument]:
+    """Contracts of the day in the order in which they were recorded; those only asked for by request come last.
+
+    `texts` are the day's `contract_texts`.
+    """
     asked: dict[int, list[Request]] = {}
     for request in requests.all():
         if request.con_id:
@@ -118,11 +122,17 @@ def instruments(day: Day, requests: Requests) -> list[Instrument]:
     found: dict[int, Instrument] = {}
     for row in day.frame(Kind.CONTRACT).iter_rows(named=True):
         if row["con_id"] not in found:
-            found[row["con_id"]] = _instrument(row, asked.get(row["con_id"], []))
+            found[row["con_id"]] = _instrument(row, asked.get(row["con_id"], []), _venues(texts.get(row["con_id"], [])))
     for con_id, own in asked.items():
         if con_id not in found:
-            found[con_id] = _instrument({"con_id": con_id, "symbol": own[0].symbol}, own)
+            found[con_id] = _instrument({"con_id": con_id, "symbol": own[0].symbol}, own, ())
     return list(found.values())
+
+
+def _venues(fields: list[str]) -> tuple[str, ...]:
+    """The valid exchanges of a contract details message, () where it has none."""
+    at = contract_place("valid_exchanges")
+    return tuple(filter(None, fields[at].split(","))) if len(fields) > at else ()
 
 
 _CONTRACT_COLUMNS = (
@@ -140,7 +150,7 @@ _CONTRACT_COLUMNS = (
 )
 
 
-def _instrument(row: Row, own: Sequence[Request]) -> Instrument:
+def _instrument(row: Row, own: Sequence[Request], valid: tuple[str, ...]) -> Instrument:
     streams = {request.stream for request in own}
     venues = {str(r.params.get("exchange", "")) for r in own if r.stream == Stream.DEPTH} - {""}
     given = {name: row[name] for name in _CONTRACT_COLUMNS if row.get(name) is not None}
@@ -149,6 +159,7 @@ def _instrument(row: Row, own: Sequence[Request]) -> Instrument:
     return Instrument(
         con_id=row["con_id"],
         **given,
+        venues=valid or ("SMART",),
         depth_venues=tuple(sorted(venues)),
         has_depth=Stream.DEPTH in streams,
         has_smart_depth=Stream.SMART_DEPTH in streams,
