@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 import polars as pl
 
+from harvester.calendar import session, trading_date
+from harvester.errors import BadSetting
 from harvester.events.kinds import Action, Kind, Stream
+from harvester.simgateway.history import SECONDS_OF
 from harvester.simgateway.market import Bar, History, HistoryAsk, Instrument, MarketRefusal
+from harvester.simgateway.seconds import SECOND_NS
 from harvester.wire.answers import contract_place
 from harvester.wire.ids import REQ_ID_INDEX, In
 from harvester.wire.rare import END_SEPARATOR
@@ -175,7 +179,8 @@ class Histories:
     """Recorded historical answers, given out in the order in which they came.
 
     Each is found by instrument, bar size, what and RTH; of several, those for the same duration come first. An ask gets
-    the next answer nobody has had; when all were given, the last one again.
+    the next answer nobody has had; when all were given, the last one again. Where nothing was asked for with useRTH=1
+    but with useRTH=0, it is answered with those of its bars that lie in the session.
     """
 
     def __init__(self, day: Day, requests: Requests) -> None:
@@ -208,10 +213,12 @@ class Histories:
             MarketRefusal: as recorded, or 162 when nothing like it was.
         """
         replies = self._replies.get((ask.con_id, ask.key), [])
+        cut = not replies and ask.rth and not ask.keep_up  # updates come as they were recorded, uncut
+        if cut:
+            replies = self._replies.get((ask.con_id, ask._replace(rth=False).key), [])
         replies = [reply for reply in replies if reply.duration == ask.duration] or replies
         if not replies:
-            text = f"HMDS query returned no data: no {ask.bar_size} {ask.what} bars were recorded"
-            raise MarketRefusal(162, f"Historical Market Data Service error message:{text}")
+            raise self._nothing(ask)
         slot = (ask.con_id, ask.key, ask.duration)
         place = self._given.get(slot, 0)
         self._given[slot] = place + 1
@@ -219,7 +226,34 @@ class Histories:
         if reply.history is None:
             assert reply.refusal is not None, "a reply is bars or a refusal"
             raise MarketRefusal(*reply.refusal)
-        return reply.history
+        if not cut:
+            return reply.history
+        bars = [bar for bar in reply.history.bars if _in_session(bar.ts, ask.bar_size)]
+        if not bars:
+            raise self._nothing(ask)
+        return replace(reply.history, bars=bars)
+
+    def _nothing(self, ask: HistoryAsk) -> MarketRefusal:
+        found: dict[str, list[str]] = {}
+        for (con_id, key), replies in self._replies.items():
+            if con_id == ask.con_id and any(reply.history for reply in replies):
+                bar_size, what, rth = key.split("|")
+                found.setdefault(rth, []).append(f"{bar_size} {what}")
+        kept = "".join(f"; recorded with useRTH={rth}: {', '.join(bars)}" for rth, bars in found.items())
+        text = f"no {ask.bar_size} {ask.what} bars were recorded with useRTH={int(ask.rth)}{kept}"
+        return MarketRefusal(162, f"Historical Market Data Service error message:HMDS query returned no data: {text}")
+
+
+def _in_session(ts: int, bar_size: str) -> bool:
+    """Whether a bar lies in its date's session as a whole; of one of a day or more nothing can be said."""
+    seconds = SECONDS_OF.get(bar_size)
+    if seconds is None:
+        return False
+    try:
+        hours = session(trading_date(ts))
+    except BadSetting:  # a date no calendar reaches, as a gateway may have sent it
+        return False
+    return hours is not None and hours.open_ns <= ts and ts + seconds * SECOND_NS <= hours.close_ns
 
 
 def _duration(request: Request) -> str:
