@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 from gateway_support import ACME, Client, running, small_market
+from ib_async import IB
 
 from harvester.calendar import trading_date
 from harvester.clock import IN_FLIGHT_BYTES, SECOND_NS, Dial, FileClock, LockstepClock
@@ -555,6 +556,31 @@ def test_command(tmp_path, number):
     assert process.returncode == 0, err
     assert json.loads(out)["sent"] == json.loads(report.read_text())["sent"]
     assert not (tmp_path / "gateway.json").exists()
+
+
+def test_who_came_and_went_is_told(tmp_path):
+    """The command says of each client that it connected, and that it went, with its id and its port."""
+    process = _hv("gateway", "--port", "0", "--symbols", "ACME", "--home", str(tmp_path), "--json", cwd=PROJECT)
+
+    async def story(port):
+        ib = IB()
+        await ib.connectAsync("127.0.0.1", port, clientId=7, timeout=4)
+        own = ib.client.conn.transport.get_extra_info("sockname")[1]
+        ib.disconnect()
+        stranger = await Client.connect(port, start=False)  # says no client id: nobody who had connected
+        await stranger.close()
+        return own
+
+    try:
+        own = asyncio.run(story(json.loads(process.stdout.readline())["port"]))
+        said = [process.stderr.readline() for _ in range(2)]
+    finally:
+        process.terminate()
+        _, rest = process.communicate(timeout=20)
+    for line, what in zip(said, ("client connected", "client disconnected"), strict=True):
+        assert f"{what} " in line
+        assert f"client_id=7 peer=127.0.0.1:{own}" in line
+    assert not rest
 
 
 def _refused(home, *args):
