@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import bisect
+import contextlib
 import json
 import os
 import signal
@@ -16,6 +17,7 @@ from pathlib import Path
 
 import pytest
 from gateway_support import ACME, Client, running, small_market
+from ib_async import IB
 
 from harvester.calendar import trading_date
 from harvester.clock import IN_FLIGHT_BYTES, SECOND_NS, Dial, FileClock, LockstepClock
@@ -24,6 +26,7 @@ from harvester.simgateway.limits import Limits
 from harvester.simgateway.report import TEXTS, Report, exact_sum, text_sum
 from harvester.wire.incoming import Arrivals, Incoming
 
+PROJECT = Path(__file__).resolve().parent.parent
 FREE = Limits(messages_per_s=0, depth_lines=0, tick_by_tick_lines=0)
 BOLT = (0, "BOLT", *ACME[2:])
 
@@ -553,6 +556,66 @@ def test_command(tmp_path, number):
     assert process.returncode == 0, err
     assert json.loads(out)["sent"] == json.loads(report.read_text())["sent"]
     assert not (tmp_path / "gateway.json").exists()
+
+
+def test_who_came_and_went_is_told(tmp_path):
+    """The command says of each client that it connected, and that it went, with its id and its port."""
+    process = _hv("gateway", "--port", "0", "--symbols", "ACME", "--home", str(tmp_path), "--json", cwd=PROJECT)
+
+    async def story(port):
+        ib = IB()
+        await ib.connectAsync("127.0.0.1", port, clientId=7, timeout=4)
+        own = ib.client.conn.transport.get_extra_info("sockname")[1]
+        ib.disconnect()
+        stranger = await Client.connect(port, start=False)  # says no client id: nobody who had connected
+        await stranger.close()
+        return own
+
+    try:
+        own = asyncio.run(story(json.loads(process.stdout.readline())["port"]))
+        said = [process.stderr.readline() for _ in range(2)]
+    finally:
+        process.terminate()
+        _, rest = process.communicate(timeout=20)
+    for line, what in zip(said, ("client connected", "client disconnected"), strict=True):
+        assert f"{what} " in line
+        assert f"client_id=7 peer=127.0.0.1:{own}" in line
+    assert not rest
+
+
+def _refused(home, *args):
+    """How `hv gateway` ends that cannot write in its home: exit code and its one line."""
+    process = _hv(*("gateway", "--port", "0", "--symbols", "ACME", "--home", str(home)), *args, cwd=PROJECT)
+    try:
+        out, err = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert not out
+    [line] = err.splitlines()
+    return process.returncode, line
+
+
+@pytest.mark.parametrize("speed", ["1", "max"])
+def test_a_home_that_takes_no_file(tmp_path, speed):
+    """It is one line that names the file, exit code 2."""
+    (tmp_path / "plain").touch()
+    code, line = _refused(tmp_path / "plain" / "home", "--speed", speed)
+    assert (code, line.split(":")[:2]) == (2, ["hv", f" cannot write {tmp_path / 'plain' / 'home' / 'gateway.json'}"])
+
+
+@pytest.mark.parametrize("speed", ["1", "max"])
+def test_a_disk_that_takes_no_file(tmpfs, speed):
+    """Read-only it is exit code 2, full 10; no half of a gateway.json stays."""
+    with (tmpfs / "filler").open("wb", buffering=0) as filler, contextlib.suppress(OSError):
+        while True:
+            filler.write(bytes(4096))
+    file = f" cannot write {tmpfs / 'gateway.json'}"
+    code, line = _refused(tmpfs, "--speed", speed)
+    assert (code, line.split(":")[1:3]) == (10, [file, " No space left on device; free space or choose another folder"])
+    subprocess.run(["mount", "-o", "remount,ro", str(tmpfs)], check=True)
+    code, line = _refused(tmpfs, "--speed", speed)
+    assert (code, line.split(":")[1:3]) == (2, [file, " Read-only file system; free space or choose another folder"])
+    assert {path.suffix for path in tmpfs.iterdir()} <= {"", ".dial"}
 
 
 def test_command_limits(tmp_path):

@@ -1,9 +1,13 @@
 from __future__ import annotations
 
+import asyncio
 import json
+from contextlib import asynccontextmanager
 from datetime import date
 
 import pytest
+from gateway_support import running, small_market
+from ib_async import IB, Contract, Stock
 
 from harvester.errors import HarvesterError, NoLog
 from harvester.eventlog.writer import LogWriter
@@ -180,6 +184,86 @@ def test_contract_details_are_the_recorded_text(tmp_path):
     assert market.contract_text(1) is None
 
 
+@asynccontextmanager
+async def asking(market, **settings):
+    """An ib_async client of a gateway that serves `market`; `ib.said` holds (code, text) of its errors."""
+    async with running(market, **settings) as gateway:
+        ib = IB()
+        ib.said = []
+        ib.errorEvent += lambda _req, code, text, _contract: ib.said.append((code, text))
+        await ib.connectAsync("127.0.0.1", gateway.port, clientId=5, timeout=4)
+        try:
+            yield ib
+        finally:
+            ib.disconnect()
+
+
+async def soon(ready):
+    async with asyncio.timeout(10):
+        while not ready():
+            await asyncio.sleep(0.01)
+
+
+def record_depth(folder):
+    """A contract that trades in three places, with depth of one of them."""
+    recording, t = Recording(folder), 1_752_759_000_000_000_000
+    place = {"valid_exchanges": "SMART,NASDAQ,ARCA", "primary_exchange": "NASDAQ"}
+    details = answers.contract(1, {"symbol": "ACME", "con_id": 7, **place})
+    recording.add(t, request(Action.ASK, Stream.CONTRACT, 0, 1), details, ["52", "1", "1"])
+    recording.add(t, request(Action.SUBSCRIBE, Stream.DEPTH, 7, 2, **params_of(Stream.DEPTH)))
+    recording.add(t + 10**9, ["12", "1", "2", "0", "0", "1", "10.5", "300"])
+    return open_recorded(recording.write(t), trading_date=DAY)
+
+
+@pytest.mark.parametrize("source", ["day", "model"])
+def test_a_contract_has_the_exchange_that_was_asked_for(tmp_path, source):
+    """Where it trades, by any name, also by con_id; and its depth is had with the contract so qualified."""
+
+    async def story():
+        async with asking(record_depth(tmp_path) if source == "day" else small_market()) as ib:
+            for asked in ("NASDAQ", "ISLAND", "ARCA", "SMART"):
+                [found] = await ib.qualifyContractsAsync(Stock("ACME", asked, "USD"))
+                assert (found.exchange, found.primaryExchange) == (asked, "NASDAQ")
+                [details] = await ib.reqContractDetailsAsync(Contract(conId=found.conId, exchange=asked))
+                assert details.contract.exchange == asked
+            for asked in ("", "NOWHERE"):
+                [details] = await ib.reqContractDetailsAsync(Contract(conId=found.conId, exchange=asked))
+                assert details.contract.exchange == "SMART"
+            for asked in ("NASDAQ", "ISLAND"):
+                [found] = await ib.qualifyContractsAsync(Stock("ACME", asked, "USD"))
+                ticker = ib.reqMktDepth(found, numRows=5)
+                await soon(lambda ticker=ticker: ticker.domBids)
+                ib.cancelMktDepth(found)
+            assert {code for code, _ in ib.said} <= {2104, 2106, 2158}
+
+    asyncio.run(story())
+
+
+@pytest.mark.parametrize(
+    ("source", "smart", "told"),
+    [
+        ("day", False, "recorded of ACME: depth of ISLAND (no smart flag)"),
+        ("day", True, "recorded of ACME: depth of ISLAND (no smart flag)"),
+        (
+            "model",
+            False,
+            "served of ACME: depth of ISLAND, NASDAQ, NSDQ (no smart flag) and SMART depth (with its flag)",
+        ),
+    ],
+)
+def test_depth_that_is_not_there_is_refused_with_what_is(tmp_path, source, smart, told):
+    """10092 of another venue's book, or of SMART depth, names the depth there is."""
+
+    async def story():
+        async with asking(record_depth(tmp_path) if source == "day" else small_market()) as ib:
+            [found] = await ib.qualifyContractsAsync(Stock("ACME", "SMART" if smart else "ARCA", "USD"))
+            ib.reqMktDepth(found, isSmartDepth=smart)
+            await soon(lambda: any(code == 10092 for code, _ in ib.said))
+            assert ib.said[-1][1].endswith(f"security type/exchange; {told}")
+
+    asyncio.run(story())
+
+
 def test_historical_answers_come_in_their_order(tmp_path):
     """Bars with their own texts, the next recorded answer for each further ask, refusals as they were, else 162."""
     recording, t = Recording(tmp_path), 1_752_759_000_000_000_000
@@ -199,13 +283,58 @@ def test_historical_answers_come_in_their_order(tmp_path):
         bar.text,
         *map(answers.number, (bar.open, bar.high, bar.low, bar.close, bar.volume, bar.wap, bar.count)),
     ] == BAR
-    for wrong, said in ((ask._replace(bar_size="1 hour"), "pacing"), (ask._replace(rth=True), "no data")):
+    for wrong, said in ((ask._replace(bar_size="1 hour"), "pacing"), (ask._replace(what="BID"), "no data")):
         with pytest.raises(MarketRefusal, match=said) as refused:
             market.history(wrong)
         assert refused.value.code == 162
     assert END_SEPARATOR not in found[0].first
     while market.next_ts() is not None:
         assert market.advance(market.end_ns, lambda _con_id, _stream: True) == []
+
+
+def record_bars(folder):
+    """Bars of a minute around the open and the close, of an hour and of a day, all recorded with useRTH=0."""
+    recording, t = Recording(folder), 1_752_759_000_000_000_000
+    details = answers.contract(1, {"symbol": "ACME", "con_id": 7, "primary_exchange": "NASDAQ"})
+    recording.add(t, request(Action.ASK, Stream.CONTRACT, 0, 1), details, ["52", "1", "1"])
+    open_s, close_s = 1_752_759_000, 1_752_782_400  # 09:30 and 16:00 in New York
+    asked = {
+        "1 min": (open_s - 60, open_s, open_s + 60, close_s - 60, close_s),
+        "1 hour": (open_s - 1800, open_s + 1800, close_s - 3600),
+        "8 hours": (close_s - 6 * 3600,),
+        "1 day": ("20250717",),
+    }
+    for i, (size, times) in enumerate(asked.items(), 20):
+        kind = {"bar_size": size, "what": "TRADES", "rth": False, "duration": "1 D", "format_date": 2}
+        bars = [text for time in times for text in (str(time), *BAR[1:])]
+        recording.add(t + i * 10**9, request(Action.BACKFILL, Stream.HISTORY, 7, i, **kind))
+        recording.add(t + i * 10**9, ["17", str(i), "first", "last", str(len(times)), *bars])
+    return open_recorded(recording.write(t), trading_date=DAY)
+
+
+def test_bars_of_the_session_come_out_of_bars_of_the_whole_day(tmp_path):
+    """useRTH=1 where all was recorded with 0: the bars inside the session; where none can be, what was recorded."""
+
+    async def story():
+        async with asking(record_bars(tmp_path)) as ib:
+            [acme] = await ib.qualifyContractsAsync(Stock("ACME", "NASDAQ", "USD"))
+
+            async def bars(size, rth, keep_up=False):
+                found = await ib.reqHistoricalDataAsync(acme, "", "1 D", size, "TRADES", rth, 2, keep_up)
+                return [f"{bar.date.timestamp() - 1_752_759_000:.0f}" for bar in found]
+
+            assert await bars("1 min", False) == ["-60", "0", "60", "23340", "23400"]
+            assert await bars("1 min", True) == ["0", "60", "23340"]
+            assert await bars("1 hour", True) == ["1800", "19800"]
+            for ask in (("8 hours", True), ("1 day", True), ("1 min", True, True)):
+                said = len(ib.said)
+                assert await bars(*ask) == []
+                [(code, text)] = ib.said[said:]
+                assert code == 162
+                kept = "recorded with useRTH=0: 1 min TRADES, 1 hour TRADES, 8 hours TRADES, 1 day TRADES"
+                assert text.endswith(f"no {ask[0]} TRADES bars were recorded with useRTH=1; {kept}")
+
+    asyncio.run(story())
 
 
 def test_scanner_lists_come_at_their_times_with_all_columns(tmp_path):

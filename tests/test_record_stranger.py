@@ -223,8 +223,14 @@ def test_a_quiet_market_answers_the_heartbeat(tmp_path: Path) -> None:
     ids=["its clock", "ahead", "its rows", "within two minutes"],
 )
 def test_a_gateway_in_another_time_is_told_of(tmp_path: Path, behind: dict[str, int], by: str, told_s: int) -> None:
-    """One notice in the run, with the difference, which `hv status` repeats; none for two minutes or less."""
-    found = played(Stranger(**behind), tmp_path, subscribed_on(1), more_s=3.0)
+    """One notice in the run, with the difference, which `hv status` repeats; none for two minutes or less.
+
+    The log line of more than a day says how a simulated gateway's clock is followed.
+    """
+    with structlog.testing.capture_logs() as lines:
+        found = played(Stranger(**behind), tmp_path, subscribed_on(1), more_s=3.0)
+    told = [line for line in lines if line["event"].startswith("clocks differ")]
+    assert ["--clock PATH/gateway.json" in line.get("hint", "") for line in told] == ([told_s > 86_400] if by else [])
     notices = [n for n in found.notices if n["code"] == Own.CLOCKS_DIFFER]
     assert [by in n["text"] for n in notices] == ([True] if by else [])
     assert [n["value"] / 1e9 for n in notices] == ([pytest.approx(-told_s, abs=3)] if by else [])

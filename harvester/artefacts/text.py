@@ -126,14 +126,14 @@ def put_all(files: Iterable[tuple[Path, Content]], disk: Disk | None = None) -> 
     try:
         written = _write_all(files, begun, disk)
         for path, beside in written:
-            with _naming(path):
+            with naming(path):
                 disk.replace(beside, path)
     except BaseException:
         for path, _ in begun:
             _beside(path).unlink(missing_ok=True)
         raise
     for folder in dict.fromkeys(path.parent for path, _ in written):
-        with _naming(folder):
+        with naming(folder):
             disk.sync_folder(folder)
     return len(written)
 
@@ -150,14 +150,14 @@ def _write_all(
     with ThreadPoolExecutor(_SYNCS_AT_ONCE) as pool:
         for path, content in files:
             if path.parent not in folders:
-                with _naming(path):
+                with naming(path):
                     make_folders(path.parent, disk)
                 folders[path.parent] = None
             must_take_file(path)
             begun.append((path, pool.submit(_write_beside, path, content, disk)))
         written: list[tuple[Path, Path]] = []
         for path, done in begun:
-            with _naming(path):
+            with naming(path):
                 if (beside := done.result()) is not None:
                     written.append((path, beside))
     return written
@@ -179,7 +179,7 @@ def _beside(path: Path) -> Path:
 
 
 @contextmanager
-def _naming(path: Path) -> Iterator[None]:
+def naming(path: Path) -> Iterator[None]:
     """Name the file the disk refuses.
 
     Raises:

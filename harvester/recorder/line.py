@@ -38,6 +38,8 @@ STEADY_S = 30.0  # pace time a line must have held before the back-off begins an
 HEARTBEAT_S = 10.0  # patience for the answer to a heartbeat
 MESSAGES_PER_SECOND, MESSAGES_AT_ONCE = 40.0, 8  # IB allows 50 in any second
 APART_NS = 120 * SECOND_NS  # a gateway whose time is farther than this from the machine's is told of
+DAY_NS = 86_400 * SECOND_NS  # no wrong clock, but another day's market
+SIMULATED = "a simulated gateway's clock is followed with --clock PATH/gateway.json"
 APART_ROWS = 10  # so many tick-by-tick rows in commits without a single near one: no late prints
 RAW_CHARACTERS_MAX = 65_536  # of one `raw` row that keeps bytes which are no message
 
@@ -155,7 +157,8 @@ class Line(ABC):
         self.ahead_ns = ahead_ns
         text = clocks_apart(ahead_ns)
         self.note(Own.CLOCKS_DIFFER, f"{text}, by its {by}", value=ahead_ns)
-        logger.warning("clocks differ: events are stamped with this machine's", what=text, by=by)
+        more = {"hint": SIMULATED} if abs(ahead_ns) > DAY_NS else {}
+        logger.warning("clocks differ: events are stamped with this machine's", what=text, by=by, **more)
 
     async def wait_until_back(self, seconds: float) -> bool:
         """Wait for a line, at most `seconds` of patience; whether there is one."""

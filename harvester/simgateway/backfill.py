@@ -92,7 +92,8 @@ class Backfill:
         end_ns = parse_end(ask.end, instrument.time_zone)
         if ask.keep_up_to_date and end_ns:
             raise ValueError("keepUpToDate needs an empty end date")
-        return HistoryAsk(instrument.con_id, end_ns, ask.duration, ask.bar_size, ask.what, ask.rth)
+        what = (ask.duration, ask.bar_size, ask.what, ask.rth, ask.keep_up_to_date)
+        return HistoryAsk(instrument.con_id, end_ns, *what)
 
     def _answer(self, ask: HistoryAsked, instrument: Instrument, found: History) -> list[str]:
         zone_name = instrument.time_zone

@@ -19,6 +19,7 @@ import json
 import os
 from typing import TYPE_CHECKING, Any
 
+from harvester.artefacts.text import naming
 from harvester.calendar import day_bounds, trading_date
 from harvester.clock import LOOK_S, SECOND_NS, Dial, SpeedAnchor, real_monotonic_ns
 from harvester.simgateway.report import write_json
@@ -44,10 +45,13 @@ class GatewayFile:
         if self._path is not None:
             self._clear_away()
             name = f"{self._path.stem}.{os.getpid():x}-{real_monotonic_ns():x}.dial"
-            self._path.parent.mkdir(parents=True, exist_ok=True)
             self._dial_path = self._path.with_name(name)
             self._facts = {**self._facts, "dial": name, "final_ns": final_ns}
-        self._dial = Dial.create(self._dial_path, at_ns)
+            with naming(self._path):
+                self._path.parent.mkdir(parents=True, exist_ok=True)
+                self._dial = Dial.create(self._dial_path, at_ns)
+        else:
+            self._dial = Dial.create(None, at_ns)
         return self._dial
 
     def _clear_away(self) -> None:

@@ -4,8 +4,8 @@ Every message of a stream that was recorded under a request goes to whoever subs
 the order and at the `ts_recv` of the log; when a recorder subscribes what the first one had, its events have equal
 payloads in equal order. That includes errors tied to a subscription, tick parameters, the data type, scanner lists,
 messages without a typed kind, and statuses without a request (farms, 1100) once a connection had subscribed something.
-Contract details are given as they stand in the log, historical answers in the order in which they came. What Harvester
-wrote itself (clock, requests, own notices) is not served.
+Contract details are given as they stand in the log (their exchange is the one asked for), historical answers in the
+order in which they came. What Harvester wrote itself (clock, requests, own notices) is not served.
 
 A client who comes later gets the state first: the last message of each L1 field, the book as inserts.
 """
@@ -103,7 +103,7 @@ class RecordedDay:
     def __init__(self, day: Day) -> None:
         self._requests = Requests(day)
         self._texts, self._histories = contract_texts(day), Histories(day, self._requests)
-        self.instruments = tuple(instruments(day, self._requests))
+        self.instruments = tuple(instruments(day, self._requests, self._texts))
         self.depth_rows = depth_rows(self._requests)
         self.trading_date = day.trading_date
         first = next(iter(day.batches(rows_max=1)), None)

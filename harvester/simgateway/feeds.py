@@ -110,12 +110,19 @@ class Feeds:
             session.error(ask.req_id, 321, f"Error validating request.-'bT' : cause - {ask.rows} depth rows are none")
             return
         if not _has_depth(instrument, ask):
-            session.error(ask.req_id, *NO_DEPTH)
+            session.error(ask.req_id, NO_DEPTH.code, f"{NO_DEPTH.text}; {self._depths(instrument)}")
             return
         if self.line(session, ask.req_id, stream):
             sub = _subscription(session, ask.req_id, instrument, stream)
             sub.reshape = self._desk.depth_cut(ask.rows)
             self.subscribe(sub)
+
+    def _depths(self, instrument: Instrument) -> str:
+        """What depth there is, for people."""
+        own = f"depth of {', '.join(instrument.depth_venues)} (no smart flag)" if instrument.has_depth else ""
+        smart = "SMART depth (with its flag)" if instrument.has_smart_depth else ""
+        which = "recorded" if self._desk.recorded else "served"
+        return f"{which} of {instrument.symbol}: {' and '.join(filter(None, (own, smart))) or 'no depth'}"
 
     def tick_by_tick(self, session: Session, ask: TickByTickAsk) -> None:
         """Tick-by-tick; how many past ticks are wanted first is read and given none, as on a contract without any."""

@@ -21,14 +21,19 @@ def exchange_name(text: str) -> str:
     return _ALIASES.get(text, text)
 
 
+def _places(instrument: Instrument) -> set[str]:
+    """Where an instrument trades, each exchange under its one name."""
+    own = ("SMART", instrument.exchange, instrument.primary_exchange, *instrument.venues, *instrument.depth_venues)
+    return {exchange_name(place) for place in own}
+
+
 def _matches(ask: ContractAsk, instrument: Instrument) -> bool:
-    places = {"SMART", instrument.exchange, instrument.primary_exchange, *instrument.venues, *instrument.depth_venues}
     wanted = (
         (ask.symbol, {instrument.symbol}),
         (ask.local_symbol, {instrument.local_symbol or instrument.symbol}),
         (ask.sec_type, {instrument.sec_type}),
         (ask.currency, {instrument.currency}),
-        (exchange_name(ask.exchange), {exchange_name(place) for place in places}),
+        (exchange_name(ask.exchange), _places(instrument)),
         (exchange_name(ask.primary_exchange), {exchange_name(instrument.primary_exchange)}),
     )
     return all(not given or given in allowed for given, allowed in wanted)
@@ -50,16 +55,22 @@ def find_one(market: Market, ask: ContractAsk) -> Instrument | None:
 
 
 def description(market: Market, instrument: Instrument, req_id: int, exchange: str) -> list[str]:
-    """Message 10: as recorded where the source knows the text, else from the instrument."""
+    """Message 10: as recorded where the source knows the text, else from the instrument.
+
+    Its exchange is the one that was asked for, as IB's is, where the instrument trades there.
+    """
+    asked = exchange if exchange_name(exchange) in _places(instrument) else ""
     recorded = market.contract_text(instrument.con_id)
     if recorded is not None:
         recorded = list(recorded)
         recorded[REQ_ID_INDEX[In.CONTRACT]] = str(req_id)
+        if asked:
+            recorded[answers.contract_place("exchange")] = asked
         return recorded
     values: dict[str, answers.Number] = {
         "symbol": instrument.symbol,
         "sec_type": instrument.sec_type,
-        "exchange": exchange or instrument.exchange,
+        "exchange": asked or instrument.exchange,
         "currency": instrument.currency,
         "local_symbol": instrument.local_symbol or instrument.symbol,
         "market_name": instrument.market_name or instrument.primary_exchange,

@@ -124,7 +124,10 @@ class ScanRow(NamedTuple):
 
 
 class HistoryAsk(NamedTuple):
-    """A historical request; `duration` and `bar_size` are IB's texts ("1 D", "1 min"), `end_ns` 0 means now."""
+    """A historical request; `duration` and `bar_size` are IB's texts ("1 D", "1 min"), `end_ns` 0 means now.
+
+    `keep_up` when the bars are to be kept up to date after the answer.
+    """
 
     con_id: int
     end_ns: int
@@ -132,6 +135,7 @@ class HistoryAsk(NamedTuple):
     bar_size: str
     what: str
     rth: bool
+    keep_up: bool = False
 
     @property
     def key(self) -> str:

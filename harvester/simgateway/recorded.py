@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 import polars as pl
 
+from harvester.calendar import session, trading_date
+from harvester.errors import BadSetting
 from harvester.events.kinds import Action, Kind, Stream
+from harvester.simgateway.history import SECONDS_OF
 from harvester.simgateway.market import Bar, History, HistoryAsk, Instrument, MarketRefusal
+from harvester.simgateway.seconds import SECOND_NS
+from harvester.wire.answers import contract_place
 from harvester.wire.ids import REQ_ID_INDEX, In
 from harvester.wire.rare import END_SEPARATOR
 
@@ -109,8 +114,11 @@ def contract_texts(day: Day) -> dict[int, list[str]]:
     return found
 
 
-def instruments(day: Day, requests: Requests) -> list[Instrument]:
-    """Contracts of the day in the order in which they were recorded; those only asked for by request come last."""
+def instruments(day: Day, requests: Requests, texts: Mapping[int, list[str]]) -> list[Instrument]:
+    """Contracts of the day in the order in which they were recorded; those only asked for by request come last.
+
+    `texts` are the day's `contract_texts`.
+    """
     asked: dict[int, list[Request]] = {}
     for request in requests.all():
         if request.con_id:
@@ -118,11 +126,17 @@ def instruments(day: Day, requests: Requests) -> list[Instrument]:
     found: dict[int, Instrument] = {}
     for row in day.frame(Kind.CONTRACT).iter_rows(named=True):
         if row["con_id"] not in found:
-            found[row["con_id"]] = _instrument(row, asked.get(row["con_id"], []))
+            found[row["con_id"]] = _instrument(row, asked.get(row["con_id"], []), _venues(texts.get(row["con_id"], [])))
     for con_id, own in asked.items():
         if con_id not in found:
-            found[con_id] = _instrument({"con_id": con_id, "symbol": own[0].symbol}, own)
+            found[con_id] = _instrument({"con_id": con_id, "symbol": own[0].symbol}, own, ())
     return list(found.values())
+
+
+def _venues(fields: list[str]) -> tuple[str, ...]:
+    """The valid exchanges of a contract details message, () where it has none."""
+    at = contract_place("valid_exchanges")
+    return tuple(filter(None, fields[at].split(","))) if len(fields) > at else ()
 
 
 _CONTRACT_COLUMNS = (
@@ -140,7 +154,7 @@ _CONTRACT_COLUMNS = (
 )
 
 
-def _instrument(row: Row, own: Sequence[Request]) -> Instrument:
+def _instrument(row: Row, own: Sequence[Request], valid: tuple[str, ...]) -> Instrument:
     streams = {request.stream for request in own}
     venues = {str(r.params.get("exchange", "")) for r in own if r.stream == Stream.DEPTH} - {""}
     given = {name: row[name] for name in _CONTRACT_COLUMNS if row.get(name) is not None}
@@ -149,6 +163,7 @@ def _instrument(row: Row, own: Sequence[Request]) -> Instrument:
     return Instrument(
         con_id=row["con_id"],
         **given,
+        venues=valid or ("SMART",),
         depth_venues=tuple(sorted(venues)),
         has_depth=Stream.DEPTH in streams,
         has_smart_depth=Stream.SMART_DEPTH in streams,
@@ -164,7 +179,8 @@ class Histories:
     """Recorded historical answers, given out in the order in which they came.
 
     Each is found by instrument, bar size, what and RTH; of several, those for the same duration come first. An ask gets
-    the next answer nobody has had; when all were given, the last one again.
+    the next answer nobody has had; when all were given, the last one again. Where nothing was asked for with useRTH=1
+    but with useRTH=0, it is answered with those of its bars that lie in the session.
     """
 
     def __init__(self, day: Day, requests: Requests) -> None:
@@ -197,10 +213,12 @@ class Histories:
             MarketRefusal: as recorded, or 162 when nothing like it was.
         """
         replies = self._replies.get((ask.con_id, ask.key), [])
+        cut = not replies and ask.rth and not ask.keep_up  # updates come as they were recorded, uncut
+        if cut:
+            replies = self._replies.get((ask.con_id, ask._replace(rth=False).key), [])
         replies = [reply for reply in replies if reply.duration == ask.duration] or replies
         if not replies:
-            text = f"HMDS query returned no data: no {ask.bar_size} {ask.what} bars were recorded"
-            raise MarketRefusal(162, f"Historical Market Data Service error message:{text}")
+            raise self._nothing(ask)
         slot = (ask.con_id, ask.key, ask.duration)
         place = self._given.get(slot, 0)
         self._given[slot] = place + 1
@@ -208,7 +226,34 @@ class Histories:
         if reply.history is None:
             assert reply.refusal is not None, "a reply is bars or a refusal"
             raise MarketRefusal(*reply.refusal)
-        return reply.history
+        if not cut:
+            return reply.history
+        bars = [bar for bar in reply.history.bars if _in_session(bar.ts, ask.bar_size)]
+        if not bars:
+            raise self._nothing(ask)
+        return replace(reply.history, bars=bars)
+
+    def _nothing(self, ask: HistoryAsk) -> MarketRefusal:
+        found: dict[str, list[str]] = {}
+        for (con_id, key), replies in self._replies.items():
+            if con_id == ask.con_id and any(reply.history for reply in replies):
+                bar_size, what, rth = key.split("|")
+                found.setdefault(rth, []).append(f"{bar_size} {what}")
+        kept = "".join(f"; recorded with useRTH={rth}: {', '.join(bars)}" for rth, bars in found.items())
+        text = f"no {ask.bar_size} {ask.what} bars were recorded with useRTH={int(ask.rth)}{kept}"
+        return MarketRefusal(162, f"Historical Market Data Service error message:HMDS query returned no data: {text}")
+
+
+def _in_session(ts: int, bar_size: str) -> bool:
+    """Whether a bar lies in its date's session as a whole; of one of a day or more nothing can be said."""
+    seconds = SECONDS_OF.get(bar_size)
+    if seconds is None:
+        return False
+    try:
+        hours = session(trading_date(ts))
+    except BadSetting:  # a date no calendar reaches, as a gateway may have sent it
+        return False
+    return hours is not None and hours.open_ns <= ts and ts + seconds * SECOND_NS <= hours.close_ns
 
 
 def _duration(request: Request) -> str:

@@ -7,6 +7,7 @@ values of string ticks) are summed by row, as hashes: `text_sum` of its columns 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from collections import Counter
@@ -14,6 +15,7 @@ from decimal import Context, Decimal, InvalidOperation
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any
 
+from harvester.artefacts.text import naming
 from harvester.events.kinds import Kind
 from harvester.wire.ids import In
 
@@ -220,10 +222,25 @@ def kind_of(layout: str) -> Kind:
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Write beside the place, then rename, so that a reader never sees half a file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Write beside the place, then rename, so that a reader never sees half a file.
+
+    Raises:
+        LogWriteFailed: the disk is full or failing.
+        CannotRun: the place may not be written.
+    """
     beside = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    beside.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    with naming(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            beside.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+            _replace(beside, path)
+        except OSError:
+            with contextlib.suppress(OSError):
+                beside.unlink()
+            raise
+
+
+def _replace(beside: Path, path: Path) -> None:
     for attempt in range(20):
         try:
             beside.replace(path)

@@ -55,7 +55,9 @@ class SimGateway:
         """Listen; gives the port.
 
         Raises:
-            CannotRun: the port is taken, or the window holds nothing of this market's day.
+            CannotRun: the port is taken, the window holds nothing of this market's day, or `gateway.json` may not be
+                written.
+            LogWriteFailed: the disk is full or failing.
         """
         await self._listen(self.settings.port)
         facts = {

@@ -158,6 +158,8 @@ class Session:
         finally:
             self._desk.gone(self)
             self.close(why)
+            if self.client_id is not None:  # as one who was told to have connected
+                logger.info("client disconnected", client_id=self.client_id, peer=f"{self.host}:{self.port}")
             with contextlib.suppress(ConnectionError, asyncio.CancelledError):
                 await self._writer.wait_closed()
             if self._lockstep is not None:

@@ -257,6 +257,11 @@ def contract(req_id: int, values: Mapping[str, Number]) -> Fields:
     return ["10", str(req_id), *filled.values()]
 
 
+def contract_place(name: str) -> int:
+    """Where a value stands in the fields of message 10."""
+    return 2 + list(CONTRACT_DEFAULTS).index(name)
+
+
 # ---- event rows back into messages ----
 
 _SECOND_NS = 1_000_000_000
