@@ -614,7 +614,7 @@ def test_a_disk_that_takes_no_file(tmpfs, speed):
     assert (code, line.split(":")[1:3]) == (10, [file, " No space left on device; free space or choose another folder"])
     subprocess.run(["mount", "-o", "remount,ro", str(tmpfs)], check=True)
     code, line = _refused(tmpfs, "--speed", speed)
-    assert (code, line.split(":")[1:3]) == (2, [file, " Read-only file system; free space or choose another folder"])
+    assert (code, line.split(":")[1:3]) == (2, [file, " Read-only file system; choose another folder"])
     assert {path.suffix for path in tmpfs.iterdir()} <= {"", ".dial"}
 
 
