@@ -4,7 +4,7 @@
     ├── DamagedLog                 1   bytes of a log are not what was written
     │   └── DamagedFile            1   those of a file beside it: a mark, notes, what was kept
     ├── KernelFault                1   compiled code met what it must never meet
-    ├── CannotRun                  2   the command could not start its work
+    ├── CannotRun                  2   the command could not start its work, or may not go on
     │   └── BadSetting             2   an option, variable or settings file makes no sense
     ├── NoLog                      3   nothing was recorded for that date
     ├── FutureFormat               4   written by a newer Harvester
@@ -111,7 +111,7 @@ class KernelFault(HarvesterError):
 
 
 class CannotRun(HarvesterError):
-    """The command could not start its work."""
+    """The command could not start its work, or may not go on with it."""
 
     exit_code = 2
 

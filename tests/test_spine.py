@@ -148,6 +148,19 @@ def test_the_fastest_model_loses_nothing_with_the_screen_drawn(tmp_path: Path) -
     assert (found.exit_code, found.live.equal) == (0, found.live.points)
 
 
+async def gateway_process(root: Path, *words: str) -> tuple[asyncio.subprocess.Process, int]:
+    """`hv gateway` of the model's ACME in a home, and its port."""
+    child = await asyncio.create_subprocess_exec(
+        *[sys.executable, "-m", "cli.app", "gateway", "--symbols", "ACME", *words, "--json", "--home", str(root)],
+        env={**os.environ, "PYTHONPATH": str(PROJECT), "HV_HOME": ""},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        cwd=PROJECT,
+    )
+    assert child.stdout is not None
+    return child, json.loads(await child.stdout.readline())["port"]
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="SIGTERM of POSIX")
 def test_a_gateway_killed_in_mid_market_moves_no_date(tmp_path: Path) -> None:
     """kill -9 of a gateway as fast as it can go: its recorder's time stands, a signal ends it, and its log is whole and
@@ -155,17 +168,7 @@ def test_a_gateway_killed_in_mid_market_moves_no_date(tmp_path: Path) -> None:
 
     async def scenario() -> None:
         home = Home(tmp_path)
-        environment = {**os.environ, "PYTHONPATH": str(PROJECT), "HV_HOME": ""}
-        words = ["gateway", "--symbols", "ACME", "--rate", "400000", "--speed", "max", "--port", "0", "--json"]
-        gateway = await asyncio.create_subprocess_exec(
-            *[sys.executable, "-m", "cli.app", *words, "--home", str(tmp_path)],
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            cwd=PROJECT,
-        )
-        assert gateway.stdout is not None
-        port = json.loads(await gateway.stdout.readline())["port"]
+        gateway, port = await gateway_process(tmp_path, "--rate", "400000", "--speed", "max", "--port", "0")
         made = Settings.load({"port": port, "symbols": ["ACME"], "account": "DU1234567", "commit_events": 500})
         stop, clock = asyncio.Event(), FileClock(home.gateway_file)
         recorders: list[Recorder] = []
@@ -191,22 +194,9 @@ def test_a_gateway_killed_in_mid_market_moves_no_date(tmp_path: Path) -> None:
 def test_a_gateway_started_anew_in_the_past_ends_the_recording(tmp_path: Path) -> None:
     """Its whole market would bear one stamp: the recorder ends in order, and says both times."""
 
-    async def gateway(port: str) -> tuple[asyncio.subprocess.Process, int]:
-        environment = {**os.environ, "PYTHONPATH": str(PROJECT), "HV_HOME": ""}
-        words = ["gateway", "--symbols", "ACME", "--speed", "600", "--port", port, "--json", "--home", str(tmp_path)]
-        child = await asyncio.create_subprocess_exec(
-            *[sys.executable, "-m", "cli.app", *words],
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            cwd=PROJECT,
-        )
-        assert child.stdout is not None
-        return child, json.loads(await child.stdout.readline())["port"]
-
     async def scenario() -> None:
         home = Home(tmp_path)
-        first, port = await gateway("0")
+        first, port = await gateway_process(tmp_path, "--speed", "600", "--port", "0")
         made = Settings.load({"port": port, "symbols": ["ACME"], "account": "DU1234567", "compact": False})
         clock = FileClock(home.gateway_file)
         begun = clock.now()
@@ -216,7 +206,7 @@ def test_a_gateway_started_anew_in_the_past_ends_the_recording(tmp_path: Path) -
             assert not recording.done()
         first.kill()
         await first.communicate()
-        second, _ = await gateway(str(port))
+        second, _ = await gateway_process(tmp_path, "--speed", "600", "--port", str(port))
         try:
             with pytest.raises(
                 CannotRun, match=r"went back from 2025-07-17T1\d:\d\d:\d\dZ to 2025-07-17T13:20:00Z"

@@ -10,7 +10,7 @@ import re
 import stat
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -130,7 +130,8 @@ def put_all(files: Iterable[tuple[Path, Content]], disk: Disk | None = None) -> 
                 disk.replace(beside, path)
     except BaseException:
         for path, _ in begun:
-            _beside(path).unlink(missing_ok=True)
+            with suppress(OSError):  # of a disk that fails, the first failure is the one to tell
+                _beside(path).unlink()
         raise
     for folder in dict.fromkeys(path.parent for path, _ in written):
         with naming(folder):

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from harvester.calendar import iso
+from harvester.clock import SECOND_NS
 from harvester.errors import DamagedFile
 from harvester.eventlog.disk import Disk
 from harvester.eventlog.format import DELETION
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
     from harvester.home import Home
 
 _BYTES_MAX = 16 * 1024 * 1024
-SECOND_NS = 1_000_000_000
 
 
 class ClosedRun(msgspec.Struct, frozen=True):
