@@ -239,6 +239,12 @@ def test_a_gateway_in_another_time_is_told_of(tmp_path: Path, behind: dict[str, 
     assert ("the gateway's clock is 7 days behind this machine's" in said) is (told_s > 3600)
 
 
+def test_a_gateway_whose_clock_no_number_of_ours_holds(tmp_path: Path) -> None:
+    """Eleven digits of seconds are more nanoseconds than the log has room for: told as far as it goes, nothing ends."""
+    found = played(Stranger(time_behind_s=-90_000_000_000), tmp_path, subscribed_on(1), more_s=3.0)
+    assert [n["value"] for n in found.notices if n["code"] == Own.CLOCKS_DIFFER] == [2**63 - 1]
+
+
 def test_an_account_missing_after_a_reconnect_is_an_outage(tmp_path: Path) -> None:
     """Another login answers for a while; names may have spaces around them."""
 

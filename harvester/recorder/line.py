@@ -38,6 +38,7 @@ STEADY_S = 30.0  # pace time a line must have held before the back-off begins an
 HEARTBEAT_S = 10.0  # patience for the answer to a heartbeat
 MESSAGES_PER_SECOND, MESSAGES_AT_ONCE = 40.0, 8  # IB allows 50 in any second
 APART_NS = 120 * SECOND_NS  # a gateway whose time is farther than this from the machine's is told of
+AHEAD_NS_MAX = 2**63 - 1  # of a notice; eleven digits of seconds are more
 DAY_NS = 86_400 * SECOND_NS  # no wrong clock, but another day's market
 SIMULATED = "a simulated gateway's clock is followed with --clock PATH/gateway.json"
 APART_ROWS = 10  # so many tick-by-tick rows in commits without a single near one: no late prints
@@ -154,7 +155,7 @@ class Line(ABC):
         """Tell once in a run that the gateway lives in another time than the stamps."""
         if abs(ahead_ns) <= APART_NS or self.ahead_ns or not isinstance(self.pace.clock, MachineClock):
             return
-        self.ahead_ns = ahead_ns
+        self.ahead_ns = ahead_ns = min(ahead_ns, AHEAD_NS_MAX)
         text = clocks_apart(ahead_ns)
         self.note(Own.CLOCKS_DIFFER, f"{text}, by its {by}", value=ahead_ns)
         more = {"hint": SIMULATED} if abs(ahead_ns) > DAY_NS else {}
