@@ -11,8 +11,12 @@ import re
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from harvester.errors import BadSetting
+
+if TYPE_CHECKING:
+    from harvester.eventlog.disk import Disk
 
 _PLAIN = re.compile(r"[A-Za-z0-9_-]")
 _RESERVED = re.compile(r"^(CON|PRN|AUX|NUL|COM[0-9]|LPT[0-9])$", re.IGNORECASE)
@@ -137,11 +141,15 @@ class Home:
         """Written by `hv gateway`: host, port, pid and the market clock `hv record` can follow."""
         return self.root / "gateway.json"
 
-    def prepare(self) -> Home:
-        """Make `temp/` and `memory/`, each ignoring itself in git."""
+    def prepare(self, disk: Disk | None = None) -> Home:
+        """Make `temp/` and `memory/` through `disk`, durably, each ignoring itself in git."""
+        from harvester.eventlog.disk import Disk
+
+        disk = disk or Disk()
         for folder in (self.temp, self.memory):
-            folder.mkdir(parents=True, exist_ok=True)
+            disk.make_folders(folder)
             ignore = folder / ".gitignore"
             if not ignore.exists():
-                ignore.write_text("*\n!.gitignore\n", encoding="utf-8")
+                disk.write_atomic(ignore, b"*\n!.gitignore\n")
+        disk.sync_folder(self.root)  # the lock of a date makes `temp/` first
         return self

@@ -93,6 +93,28 @@ class Disk:
         """Delete a file; one that is gone is fine."""
         path.unlink(missing_ok=True)
 
+    def remove_folder(self, path: Path) -> None:
+        """Delete an empty folder."""
+        path.rmdir()
+
+    def remove_tree(self, path: Path) -> None:
+        """Delete a folder and everything in it, following no link; one that is gone is fine. Nothing is synced."""
+        if not path.is_dir() or path.is_symlink():
+            self.remove(path)
+            return
+        for inside in sorted(path.iterdir()):
+            self.remove_tree(inside)
+        self.remove_folder(path)
+
+    def make_folders(self, path: Path) -> None:
+        """Make a folder and those missing above it, each durable before the next."""
+        missing = [] if path.is_dir() else [path]
+        while missing and not missing[-1].parent.exists():
+            missing.append(missing[-1].parent)
+        for one in reversed(missing):
+            self.make_folder(one)
+            self.sync_folder(one.parent)
+
     def truncate(self, path: Path, length: int) -> None:
         """Cut a file to `length` bytes, durably."""
         with path.open("r+b", buffering=0) as file:
@@ -117,7 +139,7 @@ class Disk:
     def write_atomic(self, path: Path, data: bytes) -> None:
         """Replace `path` by `data` so that a reader sees the old bytes or the new ones, never a mixture."""
         beside = path.with_name(f".{path.name}.new")
-        beside.unlink(missing_ok=True)
+        self.remove(beside)
         self.write_new(beside, data)
         self.replace(beside, path)
         self.sync_folder(path.parent)

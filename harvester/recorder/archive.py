@@ -6,10 +6,9 @@ other tool reads the Parquet files.
 
 from __future__ import annotations
 
-import shutil
 from typing import TYPE_CHECKING
 
-from harvester.artefacts.text import make_folders
+from harvester.artefacts.text import make_folders, naming
 from harvester.errors import Mismatch
 from harvester.eventlog.damage import damaged_log
 from harvester.eventlog.days import good_ranges
@@ -48,16 +47,17 @@ def archive(home: Home, trading_date: date, disk: Disk) -> list[str]:
         log = _read(run)
         if not target.exists():
             beside = target.with_name(f".{run.name}.new")
-            make_folders(target.parent, disk)
-            shutil.rmtree(beside, ignore_errors=True)  # left by one that was stopped; never read by anybody
-            disk.make_folder(beside)
-            if log.commits:
-                rewrite(log, Target(beside, "parquet", disk))
-                prove(log, RunLog(beside, run.name))
-            else:
-                _copy(run, beside, disk)
-            disk.replace(beside, target)
-            disk.sync_folder(target.parent)
+            with naming(target):
+                make_folders(target.parent, disk)
+                disk.remove_tree(beside)  # left by one that was stopped; never read by anybody
+                disk.make_folder(beside)
+                if log.commits:
+                    rewrite(log, Target(beside, "parquet", disk))
+                    prove(log, RunLog(beside, run.name))
+                else:
+                    _copy(run, beside, disk)
+                disk.replace(beside, target)
+                disk.sync_folder(target.parent)
             made.append(target.relative_to(home.root).as_posix())
         else:
             _same(log, target)
@@ -98,6 +98,5 @@ def _copy(run: Path, beside: Path, disk: Disk) -> None:
     """A run without events stays as it is."""
     for path in sorted(run.iterdir()):
         if path.is_file():
-            shutil.copyfile(path, beside / path.name)
-            disk.sync_file(beside / path.name)
+            disk.write_new(beside / path.name, path.read_bytes())
     disk.sync_folder(beside)

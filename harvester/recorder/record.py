@@ -124,7 +124,7 @@ class Recorder:
         try:
             # Two recorders of one date: the second learns of the first before it disturbs the gateway.
             DateLock(self.home, self._date).acquire().release()
-            self.home.prepare()
+            self.home.prepare(self._disk)
             await self._unless_stopped(load_kernels(), stop)
             await self._unless_stopped(self._open(), stop)
             await self._look_up(stop)
