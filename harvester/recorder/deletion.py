@@ -177,7 +177,7 @@ def _refused(delete: Callable[[Path], None], path: Path) -> str:
 
 
 def _settle(home: Home, made: Plan, disk: Disk) -> None:
-    """Make the deletion durable. A folder that is gone took its entries along, so the one above it is what is synced."""
+    """Make the deletion durable. A folder that is gone took its entries along: the one above it is synced."""
     for folder in dict.fromkeys((home.root / name).parent for name in made.folders):
         if folder.is_dir():
             with naming(folder):

@@ -77,13 +77,13 @@ def dates_of(home: Home, named: Sequence[str], first: str | None, last: str | No
 
 
 def project_date(task: Task, progress: Progress | None = None, disk: Disk | None = None) -> Summary:
-    """Project one date through `disk`, unless its log, the code, the wishes and the files are those of the last time."""
+    """Project one date, unless its log, the code, the wishes and the files are those of the last time."""
     home, day = Home(Path(task.root)), parse_date(task.trading_date)
     out = None if task.out is None else Path(task.out)
     # Without --salvage the fold compares what it reads, on the other processors.
     log = open_day(day, home, check=task.salvage, salvage=task.salvage)
     if log.damages:
-        return _salvaged(log, home, out, task.symbols, progress, disk)
+        return _salvaged(log, home, out, task.symbols, progress, disk=disk)
     live = being_recorded(home, log)
     memo = Memo(home, log, out, task.symbols, live=live, disk=disk)
     if not task.force and (before := memo.unchanged()) is not None:
@@ -104,6 +104,7 @@ def _salvaged(
     out: Path | None,
     symbols: Sequence[str] | None,
     progress: Progress | None,
+    *,
     disk: Disk | None,
 ) -> Summary:
     """Project what is good of a damaged date, into a folder of its own that nobody takes for the date's artefacts."""

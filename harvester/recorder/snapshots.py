@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import os
 from bisect import bisect_left
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -86,17 +85,11 @@ class Snapshots:
     def keep(self, seq: int, ts: int, state: bytes) -> None:
         """Keep the state after `seq`. A disk that refuses costs the cache, nothing else."""
         place = Place(seq, ts, self._folder / f"{seq}_{ts}_{self._content(seq)}.snap")
-        beside = place.path.with_name(f".{place.path.name}.{os.getpid()}")
         try:
             if not self._folder.is_dir():
                 self._make_folder()
-            self._disk.remove(beside)
-            with self._disk.create(beside) as file:
-                self._disk.write(file, _packed(state, place.path.name))
-            self._disk.replace(beside, place.path)
+            self._disk.write_cache(place.path, _packed(state, place.path.name))
         except OSError:
-            with contextlib.suppress(OSError):
-                self._disk.remove(beside)
             return
         at = bisect_left(self._places, place)
         if place not in self._places[at : at + 1]:
