@@ -163,6 +163,8 @@ PAGES = (_Pages(0), _Pages(1))
 
 def applied(durable: bytes, pending: Sequence[Data]) -> bytes:
     """A file's bytes after its changes, in order."""
+    if not pending:
+        return durable
     data = bytearray(durable)
     for one in pending:
         if one.data is None:
@@ -386,10 +388,10 @@ class PowerCut(Disk):
         """The last operations before a cut, for a failure's message."""
         return "; ".join(f"{at + 1} {self._log[at].text}" for at in range(max(n - 4, 0), n))
 
-    def trees(self, n: int) -> Iterator[tuple[str, Tree]]:
+    def trees(self, n: int, names_max: int = 1000) -> Iterator[tuple[str, Tree]]:
         """Every different tree of `Cut.choices`, with what to call it."""
         cut, seen = self.at(n), set[int]()
-        for called, names, contents in cut.choices():
+        for called, names, contents in cut.choices(names_max):
             tree = cut.tree(names, contents)
             key = hash(tuple(tree.items()))
             if key not in seen:
@@ -440,10 +442,11 @@ class Cut:
                     _put(self._folders[change.node].durable, one)
             self.pending = [one for one in self.pending if one.folder != change.node]
 
-    def choices(self) -> Iterator[tuple[str, frozenset[int], Contents]]:
+    def choices(self, names_max: int) -> Iterator[tuple[str, frozenset[int], Contents]]:
         """Names that arrive and contents that arrive, from likely to nasty; `tree` keeps the order within a name.
 
-        Beside none and all, each pending name arrives alone, and each is the only one that does not.
+        Beside none and all, each pending name arrives alone, and each is the only one that does not; of more than
+        `names_max` pending names the first and the last.
         """
         everything = frozenset(one.number for one in self.pending)
         yield "nothing pending", frozenset(), NONE
@@ -454,11 +457,13 @@ class Cut:
         yield "names, and half of the bytes", everything, HALF
         for pages in PAGES:
             yield "names, and every other page", everything, pages
-        for one in self.pending:
+        few = [*self.pending[: names_max - names_max // 2], *self.pending[len(self.pending) - names_max // 2 :]]
+        for one in self.pending if len(self.pending) <= names_max else few:
             needed = self._needs(one)
             for contents, what in ((NONE, "without"), (ALL, "with")):
-                yield f"only {one.names} arrives, {what} contents", needed, contents
-                yield f"{one.names} does not arrive, others do, {what} contents", everything - {one.number}, contents
+                names = " and ".join(name for name, _ in one.names)
+                yield f"only {names} arrives, {what} contents", needed, contents
+                yield f"{names} does not arrive, others do, {what} contents", everything - {one.number}, contents
 
     def _needs(self, change: Name) -> frozenset[int]:
         """A change and all that arrive before it."""

@@ -115,23 +115,19 @@ class Story:
         return [f"temp/{what}/{self.day}/" for what in ("events", "episodes")]
 
 
-def claim(story: Story, first: Tree, marks: list[tuple[int, Tree]], n: int, tree: Tree) -> None:
-    """What must be true of what a cut after operation `n` left of a run that began with `first`.
+def claim(story: Story, first: Tree, known: list[Tree], there: Tree) -> None:
+    """What must be true of what a cut left of a run that began with `first`.
 
-    `marks` are all of the run, with the operation after which each was reported. Of every file below `memory/` there is
-    what was last reported or what is reported later, whole; of no file a mixture, and none is lost.
+    `known` is what is below `memory/` by the last report before the cut and by every report after it. Of each file there
+    is one of these, whole, and none of the last report is lost.
     """
-    there = at_rest(tree)
-    now = max((i for i, (at, _) in enumerate(marks) if at <= n), default=0)
-    known = [content for _, content in marks[now:]]
     for name in known[0]:
         assert name in there, f"{name} was reported durable and is lost"
     for name, data in there.items():
         if name.startswith("memory/"):
             assert any(data == content.get(name) for content in known), f"{name} is neither the old nor the new one"
     archived = {name for name in story.end if name.startswith(f"memory/archive/{story.day}/r001/")}
-    if f"memory/archive/{story.day}/r001" in tree:
-        assert archived <= there.keys(), "a run of the archive has its name before it is whole"
+    assert archived <= there.keys() or not archived & there.keys(), "a run is archived in part"
     _claim_deletion(story, first, there)
 
 
@@ -154,15 +150,20 @@ def _claim_deletion(story: Story, first: Tree, there: Tree) -> None:
 
 def all_cuts(story: Story, disk: PowerCut, first: Tree, start: int = 0) -> int:
     """Judge every state after every cut from operation `start` on; gives how many."""
-    marks, count = [(0, {n: d for n, d in first.items() if n.startswith("memory/")}), *disk._marks], 0
+    marks = [(0, {n: d for n, d in first.items() if n.startswith("memory/")}), *disk._marks]
+    seen: set[tuple[int, int]] = set()
     for n in disk.cuts()[start:]:
+        now = max((i for i, (at, _) in enumerate(marks) if at <= n), default=0)
         for called, tree in disk.trees(n):
-            count += 1
-            try:
-                claim(story, first, marks, n, tree)
-            except AssertionError as error:
-                raise AssertionError(f"{called}: {error}") from None
-    return count
+            there = at_rest(tree)
+            key = (now, hash(tuple(there.items())))
+            if key not in seen:
+                seen.add(key)
+                try:
+                    claim(story, first, [content for _, content in marks[now:]], there)
+                except AssertionError as error:
+                    raise AssertionError(f"{called}: {error}") from None
+    return len(seen)
 
 
 def again(story: Story, tree: Tree, folder: Path, *, second_cuts: bool) -> None:

@@ -81,6 +81,12 @@ class Disk:
         """Every sync ends here: a disk that simulates a power cut sees the calls that really reach the system."""
         sync(handle)
 
+    def sync_names(self, path: Path, root: Path) -> None:
+        """Make the names of `path` and of every folder above it durable, up to those in `root`."""
+        while path != root:
+            path = path.parent
+            self.sync_folder(path)
+
     def replace(self, source: Path, target: Path) -> None:
         """Rename over `target`, waiting a moment for readers on Windows."""
         for left in range(_REPLACE_TRIES, 0, -1):
