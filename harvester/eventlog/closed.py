@@ -96,12 +96,6 @@ def write_closed(home: Home, closed: Closed, trading_date: date, disk: Disk | No
     """Close a date, atomically and durably."""
     path = closed_path(home, trading_date)
     disk = disk or Disk()
-<<<<<<< HEAD
     disk.make_folders(path.parent)
     disk.write_atomic(path, msgspec.json.format(msgspec.json.encode(closed), indent=2) + b"\n")
-=======
-    disk.make_folder(path.parent)
-    disk.write_atomic(path, msgspec.json.format(msgspec.json.encode(closed), indent=2) + b"\n")
-    disk.sync_names(path.parent, home.root)
->>>>>>> wt-power
     return path
