@@ -375,6 +375,14 @@ class PowerCut(Disk):
         """What had been reported durable when power failed after operation `n`."""
         return [value for at, value in self._marks if at <= n]
 
+    def reported(self) -> list[tuple[int, Any]]:
+        """All that was reported durable, each with the operations before it."""
+        return list(self._marks)
+
+    def changes(self, n: int) -> tuple[Name | Data | Sync, ...]:
+        """What operation `n` changes."""
+        return self._log[n - 1].changes
+
     def at(self, n: int) -> Cut:
         """The disk at the moment power fails after operation `n`."""
         return Cut(self._first, self._log[:n])
@@ -427,6 +435,11 @@ class Cut:
         for operation in log:
             for change in operation.changes:
                 self._apply(change)
+
+    def advance(self, disk: PowerCut, n: int) -> None:
+        """Let operation `n` of the disk be done too, the next after those this cut knows."""
+        for change in disk.changes(n):
+            self._apply(change)
 
     def _apply(self, change: Name | Data | Sync) -> None:
         if isinstance(change, Name):

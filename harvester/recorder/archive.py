@@ -53,14 +53,14 @@ def archive(home: Home, trading_date: date, disk: Disk) -> list[str]:
                 disk.make_folder(beside)
                 if log.commits:
                     rewrite(log, Target(beside, "parquet", disk))
-                    prove(log, RunLog(beside, run.name))
                 else:
                     _copy(run, beside, disk)
+                _same(log, RunLog(beside, run.name))
                 disk.replace(beside, target)
                 disk.sync_folder(target.parent)
             made.append(target.relative_to(home.root).as_posix())
         else:
-            _same(log, target)
+            _same(log, RunLog(target))
     return made
 
 
@@ -69,7 +69,7 @@ def holds(home: Home, trading_date: date) -> bool:
     runs = runs_in(home.day(trading_date))
     try:
         for run in runs:
-            _same(_read(run), home.archive(trading_date) / run.name)
+            _same(_read(run), RunLog(home.archive(trading_date) / run.name))
     except Mismatch:
         return False
     return bool(runs or runs_in(home.archive(trading_date)))
@@ -83,15 +83,14 @@ def _read(folder: Path) -> RunLog:
     return log
 
 
-def _same(log: RunLog, target: Path) -> None:
-    """Raise Mismatch unless `target` holds the run's events and digests."""
-    made = RunLog(target)
+def _same(log: RunLog, made: RunLog) -> None:
+    """Raise Mismatch unless what was stored holds the run's events and digests."""
     if log.commits:
         prove(log, made)
         return
     made.refresh()
     if made.damages or made.commits or made.first_seq != log.first_seq:
-        raise Mismatch(f"{target} is not equal to {log.folder}; nothing is deleted")
+        raise Mismatch(f"{made.folder} is not equal to {log.folder}; nothing is deleted")
 
 
 def _copy(run: Path, beside: Path, disk: Disk) -> None:

@@ -15,8 +15,6 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from harvester.artefacts.text import put
-from harvester.errors import CannotRun, LogWriteFailed
 from harvester.eventlog.disk import Disk
 from harvester.projections.params import package_digest
 
@@ -135,8 +133,9 @@ class Memo:
         try:
             kept = Kept(self._key, self._outputs(summary), summary)
             kept.check = kept.hash()
-            put(self._path, msgspec.json.encode(kept), self._disk)
-        except (OSError, CannotRun, LogWriteFailed):
+            self._disk.make_folder(self._path.parent)
+            self._disk.write_cache(self._path, msgspec.json.encode(kept))
+        except OSError:
             return
 
     def _outputs(self, summary: Summary) -> list[tuple[str, str]]:
