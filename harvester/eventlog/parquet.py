@@ -57,7 +57,8 @@ class _Sink:
         self._disk, self._file = disk, file
 
     def write(self, data: bytes) -> int:
-        self._disk.write(self._file, data)
+        if not self._file.closed:  # a writer that was given up still writes its footer
+            self._disk.write(self._file, data)
         return len(data)
 
     def flush(self) -> None:
