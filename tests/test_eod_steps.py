@@ -1,11 +1,11 @@
 from __future__ import annotations
 
-import contextlib
 import json
 import re
 import shutil
 import subprocess
 import sys
+import threading
 from datetime import date
 from pathlib import Path
 
@@ -161,26 +161,58 @@ def test_killed_while_deleting(home, finished, many):
     assert tree(home) == finished[False]
 
 
-@pytest.mark.parametrize("call", ["write", "fsync", "replace", "sync_folder"])
-def test_failing_disk(home, finished, call):
-    """Whichever write, sync or rename fails, the log stays; on a good disk the run then ends as if nothing had been."""
-    before, real = tree(home, home.events), getattr(Disk, call)
-    for nth in (1, 2, 5, 9, 14):
+def calls_until(call, fails_at=None):
+    """A disk that counts its calls of one method, and refuses one of them."""
+    real = getattr(Disk, call)
 
-        class Failing(Disk):
-            left = nth
+    def counted(self, *args, **kwargs):
+        with self.one_at_a_time:
+            self.count += 1
+            now = self.count
+        if now == fails_at:
+            raise OSError(28, "No space left on device")
+        return real(self, *args, **kwargs)
 
-        def fail(self, *args, **kwargs):
-            self.left -= 1
-            if self.left == 0:
-                raise OSError(28, "No space left on device")
-            return real(self, *args, **kwargs)
+    members = {call: counted, "count": 0, "one_at_a_time": threading.Lock()}
+    return type("Counting", (Disk,), members)()
 
-        setattr(Failing, call, fail)
-        # The larger numbers may lie behind the last call: then nothing fails.
-        with contextlib.suppress(LogWriteFailed, OSError):
-            eod(home, NEXT, Wishes(parquet=True, disk=Failing()))
-        assert tree(home, home.events) == before
+
+@pytest.mark.parametrize("call", ["make_folder", "create", "write", "fsync", "replace", "sync_folder"])
+def test_failing_disk(home, finished, call, tmp_path):
+    """Whichever of its calls the disk refuses, the run fails, the log stays, memory is the old or the new one, whole.
+
+    On a good disk the run then ends as if nothing had been.
+    """
+    before, old = tree(home, home.events), home.memory_latest.read_bytes()
+    counting = calls_until(call)
+    shutil.copytree(home.root, tmp_path / "undisturbed")
+    undisturbed = Home(tmp_path / "undisturbed")
+    eod(undisturbed, NEXT, Wishes(parquet=True, archive=True, disk=counting))
+    new = undisturbed.memory_latest.read_bytes()
+    few = max(counting.count // 6, 1)
+    for nth in sorted({*range(1, counting.count, few), counting.count}):
+        shutil.rmtree(undisturbed.root)
+        shutil.copytree(home.root, undisturbed.root)
+        with pytest.raises(LogWriteFailed):
+            eod(undisturbed, NEXT, Wishes(parquet=True, archive=True, disk=calls_until(call, nth)))
+        assert tree(undisturbed, undisturbed.events) == before, nth
+        assert undisturbed.memory_latest.read_bytes() in (old, new), nth
+    eod(undisturbed, NEXT, Wishes(parquet=True, archive=True, delete_temp=True))
+    assert tree(undisturbed) == finished[True]
+
+
+def test_a_file_the_system_keeps(home, finished):
+    """A file that cannot be deleted, as on Windows while somebody reads it, is named; the next run deletes it."""
+
+    class Busy(Disk):
+        def remove(self, path):
+            if path.suffix == ".arrows":
+                raise PermissionError(13, "in use")
+            super().remove(path)
+
+    report = eod(home, NEXT, Wishes(parquet=True, delete_temp=True, disk=Busy()))
+    assert report.stopped.endswith("notice.arrows: in use")
+    assert any(path.suffix == ".arrows" for path in home.day(NEXT).rglob("*"))
     eod(home, NEXT, Wishes(parquet=True, delete_temp=True))
     assert tree(home) == finished[False]
 
