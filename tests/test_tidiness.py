@@ -91,6 +91,51 @@ def test_the_deterministic_path_reads_no_clock_and_no_chance(path: Path) -> None
             pytest.fail(f"{path.relative_to(PROJECT)}: iterates over a set, whose order is chance")
 
 
+PAST_THE_DISK = {
+    "eventlog/disk.py": "it is the disk",
+    "clock.py": "the dial the simulated gateway turns: shared memory, not data",
+    "projections/kernel_cache.py": "compiled code beside the package, made again when it is gone",
+    "simgateway/report.py": "the simulated gateway's report, outside the home's data",
+    "simgateway/clockfile.py": "the simulated gateway's clock, gone with its process",
+}
+CHANGES = {"unlink", "mkdir", "rmdir", "write_bytes", "write_text", "touch", "rename", "symlink_to", "hardlink_to"}
+CHANGES |= {
+    "rmtree",
+    "copyfile",
+    "copy2",
+    "copytree",
+    "move",
+    "makedirs",
+    "removedirs",
+    "renames",
+    "fsync",
+    "fdatasync",
+}
+
+
+def changes_files(call: ast.Call) -> bool:
+    """Whether a call creates, writes, syncs, renames or deletes a file past the log's disk."""
+    name = call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
+    by_os = (
+        isinstance(call.func, ast.Attribute) and isinstance(call.func.value, ast.Name) and call.func.value.id == "os"
+    )
+    if name == "open":
+        modes = [arg.value for arg in [*call.args, *(k.value for k in call.keywords)] if isinstance(arg, ast.Constant)]
+        return any(isinstance(mode, str) and set(mode) & set("wax+") and set(mode) <= set("rwaxbt+") for mode in modes)
+    if by_os and name in ("replace", "remove", "truncate", "fsync", "fdatasync"):
+        return True
+    return name in CHANGES or (name == "replace" and len(call.args) == 1 and not call.keywords)
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(PROJECT)))
+def test_files_are_changed_through_the_disk(path: Path) -> None:
+    """Every create, write, sync, rename and delete goes through `Disk`, so that tests can cut its power anywhere."""
+    calls = [node for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, ast.Call)]
+    found = [call.lineno for call in calls if changes_files(call)]
+    name = path.relative_to(PROJECT / "harvester").as_posix()
+    assert bool(found) == (name in PAST_THE_DISK), f"{name} changes files past the disk: lines {found}"
+
+
 def test_one_module_reads_the_machine_clock() -> None:
     """`time.time_ns` and `time.monotonic_ns` are called in harvester/clock.py and nowhere else."""
     readers = ("time_ns", "monotonic_ns", "time.time(", "time.monotonic(", "perf_counter", "datetime.now", "utcnow")
