@@ -99,18 +99,7 @@ PAST_THE_DISK = {
     "simgateway/clockfile.py": "the simulated gateway's clock, gone with its process",
 }
 CHANGES = {"unlink", "mkdir", "rmdir", "write_bytes", "write_text", "touch", "rename", "symlink_to", "hardlink_to"}
-CHANGES |= {
-    "rmtree",
-    "copyfile",
-    "copy2",
-    "copytree",
-    "move",
-    "makedirs",
-    "removedirs",
-    "renames",
-    "fsync",
-    "fdatasync",
-}
+CHANGES |= {"rmtree", "copyfile", "copy2", "copytree", "move", "makedirs", "removedirs", "renames"}
 
 
 def changes_files(call: ast.Call) -> bool:
