@@ -146,6 +146,16 @@ def test_only_taken_closed_live_trades_are_money():
     assert day(rows=rows, allow_not_live=True).symbols[0].pnl_usd == 4006.0
 
 
+def test_data_of_an_untold_type_does_not_train():
+    """An episode on data whose type the gateway never said is left out, under a reason of its own, unless allowed."""
+    rows = [episode(1), episode(2, data_type=None), episode(3, data_type=3), episode(4, data_type=2)]
+    made = day(rows=rows)
+    assert (made.samples, made.symbols[0].trade_count) == ({"event": 1}, 1)
+    assert made.left_out == {"DATA_TYPE_UNKNOWN": 1, "NOT_LIVE": 2}
+    allowed = day(rows=rows, allow_not_live=True)
+    assert (allowed.samples, allowed.left_out) == ({"event": 4}, {})
+
+
 def test_modes_stay_apart():
     """An evaluation on bars never mixes with trades on events."""
     memory = fold(None, day(rows=[episode(1, pnl=10.0), episode(1, pnl=-7.0, mode="bars")]))
