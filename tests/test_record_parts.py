@@ -398,14 +398,76 @@ def test_a_paused_connection_reads_on_only_when_there_is_room() -> None:
 
 def test_a_cut_divides_two_commits() -> None:
     """No commit holds items of both sides of a cut, and only the one that ends there says so."""
-    inbox = Inbox(StillClock(), 4)
+    inbox = Inbox(StillClock(), 2)
     inbox.packet()
     for n in range(6):
         inbox.message([str(n)])
         if n == 2:
             inbox.cut()
-    taken = [inbox.take(), inbox.take(), inbox.take()]
-    assert [(len(one.arrivals.items), one.at_cut) for one in taken] == [(3, True), (3, False), (0, False)]
+    taken = [inbox.take() for _ in range(5)]
+    sizes = [(len(one.arrivals.items), one.at_cut) for one in taken]
+    assert sizes == [(2, False), (1, True), (2, False), (1, False), (0, False)]
+
+
+def test_a_cut_at_the_end_of_a_commit() -> None:
+    """A cut that falls exactly on the end of a full commit ends that commit, not the next."""
+    inbox = Inbox(StillClock(), 3)
+    inbox.packet()
+    for n in range(4):
+        inbox.message([str(n)])
+        if n == 2:
+            inbox.cut()
+    taken = [inbox.take(), inbox.take()]
+    assert [(len(one.arrivals.items), one.at_cut) for one in taken] == [(3, True), (1, False)]
+
+
+def test_a_cut_wakes_the_writer() -> None:
+    """`filled` is set while a commit's worth waits, or a cut does, however little waits before it."""
+    inbox = Inbox(StillClock(), 10)
+    inbox.packet()
+    inbox.message(["1"])
+    assert not inbox.filled.is_set()
+    inbox.cut()
+    inbox.message(["2"])
+    inbox.cut()
+    assert inbox.filled.is_set()
+    inbox.take()
+    assert inbox.filled.is_set()
+    inbox.take()
+    assert not inbox.filled.is_set()
+
+
+def test_a_date_ends_by_the_stamp() -> None:
+    """`on_boundary` comes before the first stamp at or after the boundary; a clock set back does not move a stamp back."""
+    clock, ends = StillClock(10), list[int]()
+    inbox = Inbox(clock, 10)
+    inbox.boundary_ns, inbox.on_boundary = 20, lambda: ends.append(len(inbox))
+    for now in (19, 20, 15):
+        clock.now_ns = now
+        inbox.packet()
+        inbox.message([str(now)])
+    assert ends == [1, 2]
+
+
+def test_a_row_of_an_earlier_instant_is_stamped_like_the_last() -> None:
+    """A row of our own `at` an instant that is past bears the last stamp."""
+    clock = StillClock(30)
+    inbox = Inbox(clock, 10)
+    inbox.packet()
+    inbox.message(["x"])
+    inbox.put(Kind.CLOCK, {}, at=20)
+    inbox.put(Kind.CLOCK, {}, at=40)
+    assert inbox.take().arrivals.ts_recv.tolist() == [30, 30, 40]
+
+
+def test_an_epoch_begins_with_its_first_packet() -> None:
+    """What is put between the request to connect and the first packet belongs to the connection before."""
+    inbox = Inbox(StillClock(10), 10)
+    inbox.expect_connection()
+    inbox.put(Kind.CLOCK, {})
+    inbox.packet()
+    inbox.message(["x"])
+    assert inbox.take().arrivals.epoch.tolist() == [0, 1]
 
 
 def test_stamps_are_those_of_the_packets() -> None:
@@ -429,7 +491,7 @@ def test_heard_messages_are_counted_by_request_once() -> None:
     """What flows is counted by request id when it arrives, whether or not it was committed meanwhile."""
     inbox = Inbox(StillClock(), 2)
     inbox.packet()
-    for fields in (["1", "6", "7", "1", "2", "3", "0"], ["99", "8", "1"], ["4", "2", "7", "200", "no"], ["1"]):
+    for fields in (["4", "2", "7", "200", "no"], ["1"], ["1", "6", "7", "1", "2", "3", "0"], ["99", "8", "1"]):
         inbox.message(fields)
     inbox.put(Kind.CLOCK, {})
     inbox.take()
