@@ -438,7 +438,7 @@ def test_a_cut_wakes_the_writer() -> None:
 
 
 def test_a_date_ends_by_the_stamp() -> None:
-    """`on_boundary` comes before the first stamp at or after the boundary; a clock set back does not move a stamp back."""
+    """`on_boundary` comes before the first stamp at or after the boundary; a clock set back moves no stamp back."""
     clock, ends = StillClock(10), list[int]()
     inbox = Inbox(clock, 10)
     inbox.boundary_ns, inbox.on_boundary = 20, lambda: ends.append(len(inbox))
