@@ -3,9 +3,10 @@
 PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
+COSMIC := .venv-cosmic
 STAMP  := $(VENV)/.stamp-ready
 
-.PHONY: demo test setup lint types wheel golden bench clean lock
+.PHONY: demo test setup lint types wheel golden bench mutants mutants-sample clean lock
 
 demo: $(STAMP)
 	$(BIN)/hv demo --home demo-home
@@ -40,6 +41,20 @@ golden: $(STAMP)
 bench: $(STAMP)
 	$(BIN)/python bench/run_all.py
 
+# Every mistake listed in tests/mistakes, one by one: does a test notice?
+mutants: $(STAMP)
+	$(BIN)/python tools/mutants.py $(ARGS)
+
+# A random sample of cosmic-ray's mutations: make mutants-sample ARGS="--seed 1 --count 300"
+mutants-sample: $(STAMP) $(COSMIC)/.stamp-ready
+	$(BIN)/python tools/mutants.py sample --generator $(COSMIC)/bin/python $(ARGS)
+
+# In an environment of its own: the lock does not hold it.
+$(COSMIC)/.stamp-ready:
+	$(PYTHON) -m venv $(COSMIC)
+	$(COSMIC)/bin/python -m pip install --quiet --disable-pip-version-check cosmic-ray==8.7.0
+	@touch $@
+
 # One lock for Linux, macOS and Windows: hashes only, no addresses.
 lock: $(STAMP)
 	$(BIN)/python -m pip install --quiet uv
@@ -47,4 +62,4 @@ lock: $(STAMP)
 		--no-annotate --no-header --output-file requirements.lock pyproject.toml
 
 clean:
-	rm -rf $(VENV) dist build demo-home
+	rm -rf $(VENV) $(COSMIC) dist build demo-home

@@ -265,6 +265,15 @@ def test_a_list_becomes_its_rows_and_an_end() -> None:
     assert (rows[4][1]["con_id"], rows[4][1]["scan_code"], rows[4][1]["strike"]) == (667434000, "HOT_BY_VOLUME", "0")
 
 
+def test_a_scanner_list_that_cannot_be_read_is_no_snapshot():
+    """Snapshots are numbered without holes: a list kept as mere text, between two others, has no number."""
+    row = ["0", "667434000", "ELAB", "STK", "", "0", "", "SMART", "USD", "ELAB", "SCM", "SCM", "", "", "", ""]
+    good, nameless = ["20", "3", "7", "1", *row], ["20", "3", "7", "1", row[0], "no id", *row[2:]]
+    rows = decode([*REQUESTS, good, nameless, ["20", "3", "7", "2", *row], good])[len(REQUESTS) :]
+    assert [kind.value for kind, _ in rows] == ["scan", "end", "raw", "raw", "scan", "end"]
+    assert [row["snapshot"] for kind, row in rows if kind is Kind.SCAN] == [1, 2]
+
+
 def test_a_new_version_field_is_kept_by_a_copy() -> None:
     """The version has no column: a change of it is preceded by the message's full text, once."""
     old, new = ["2", "6", "5", "0", "100"], ["2", "7", "5", "0", "100"]

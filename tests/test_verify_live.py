@@ -75,6 +75,19 @@ def test_a_wrong_live_digest_is_named(tmp_path, package):
     assert f"r002 at seq {seq}: book, trading differ" in said
 
 
+def test_a_damaged_log_is_not_compared(tmp_path):
+    """1 and no comparison: what replay makes of a damaged log says nothing about the files beside it."""
+    home = Home(tmp_path).prepare()
+    recorded(home, 1800)
+    path = home.day(DATE) / "r001" / "quote.arrows"
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    found = verify(home, DATE)
+    assert (found.exit_code, found.live.points, bool(found.log.problems)) == (1, 0, True)
+    assert found.files.note == found.exports.note == "not compared: the log is damaged"
+
+
 def test_books_are_compared_while_they_live(tmp_path):
     """Of the digests those of live books are counted apart: after the last cancel there is no book, and it says so."""
     home = Home(tmp_path).prepare()
