@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from harvester.config import Settings
     from harvester.gateway.requests import Target
-    from harvester.recorder.session import Session
+    from harvester.recorder.line import Line
 
 logger = structlog.get_logger()
 EPOCH_SECONDS = 2  # formatDate: whole seconds instead of local texts; daily bars come as dates all the same
@@ -59,8 +59,8 @@ class Flight(NamedTuple):
 class Backfill:
     """The histories of the run under way: what has been answered, what is in flight."""
 
-    def __init__(self, session: Session) -> None:
-        self._session = session
+    def __init__(self, line: Line) -> None:
+        self._line = line
         self._settled: set[tuple[int, Ask]] = set()  # (con_id, ask) answered or refused
         self._unanswered: set[tuple[int, Ask]] = set()  # on this connection
         self._flying: dict[int, Flight] = {}
@@ -118,34 +118,34 @@ class Backfill:
             self._asking.cancel()
 
     def _go_on(self) -> None:
-        if not self._session.settings.skip_historical_backfill:
-            self._asking = self._session.spawn(self._ask_all())
+        if not self._line.settings.skip_historical_backfill:
+            self._asking = self._line.tasks.spawn(self._ask_all())
 
     def _next(self) -> tuple[Target, Ask] | None:
         """The first history nobody has asked for, or whose request was dropped."""
         known = self._settled | self._unanswered | {(f.target.con_id, f.ask) for f in self._flying.values()}
-        wanted = ((target, ask) for target in self._focus for ask in asks(self._session.settings))
+        wanted = ((target, ask) for target in self._focus for ask in asks(self._line.settings))
         return next(((target, ask) for target, ask in wanted if (target.con_id, ask) not in known), None)
 
     async def _ask_all(self) -> None:
-        session = self._session
+        line = self._line
         while (wanted := self._next()) is not None:
-            await session.may_ask_history()
-            if not session.connection.connected:
+            await line.limits.history()
+            if not line.connected:
                 return
-            req_id, (target, ask) = session.registry.new_id(), wanted
+            req_id, (target, ask) = line.new_req_id(), wanted
             done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            flight = self._flying[req_id] = Flight(target, ask, done, session.pace.now())
-            session.requester.history(req_id, target, ask.params())
-            session.spawn(self._wait(req_id, flight))  # the answer may be here before it takes its first step
+            flight = self._flying[req_id] = Flight(target, ask, done, line.pace.now())
+            line.requester.history(req_id, target, ask.params())
+            line.tasks.spawn(self._wait(req_id, flight))  # the answer may be here before it takes its first step
 
     async def _wait(self, req_id: int, flight: Flight) -> None:
         """Note that an answer never came; a late one is recorded all the same."""
-        session, (target, ask, done, _) = self._session, flight
-        await session.pace.within(done, session.settings.timeout_seconds)
+        line, (target, ask, done, _) = self._line, flight
+        await line.pace.within(done, line.settings.timeout_seconds)
         if self._flying.pop(req_id, None) is not None:
             self._unanswered.add((target.con_id, ask))
             text = f"no answer to {ask.duration} of {ask.bar_size} of {target.symbol}"
             detail = {"stream": Stream.HISTORY.value}
-            session.note(Own.REQUEST_TIMEOUT, text, detail, con_id=target.con_id, req_id=req_id)
+            line.inbox.notice(Own.REQUEST_TIMEOUT, text, detail, con_id=target.con_id, req_id=req_id)
             logger.warning("history not answered", symbol=target.symbol, bar_size=ask.bar_size)

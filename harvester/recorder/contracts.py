@@ -22,7 +22,7 @@ from harvester.recorder.line import number
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from harvester.recorder.session import Session
+    from harvester.recorder.line import Line
 
 logger = structlog.get_logger()
 _FIELDS_MIN = 28  # of message 10, up to the liquid hours
@@ -45,10 +45,10 @@ class Lookup:
 
 
 class Contracts:
-    """The look-ups of a session."""
+    """The look-ups on one line."""
 
-    def __init__(self, session: Session) -> None:
-        self._session = session
+    def __init__(self, line: Line) -> None:
+        self._line = line
         self._flying: dict[int, Lookup] = {}
 
     # what the connection tells
@@ -96,20 +96,20 @@ class Contracts:
             UnknownSymbol: the gateway knows no such contract.
             GatewayError: it does not answer, or the line does not come back, within `timeout_seconds`.
         """
-        session, found = self._session, dict[str, Target]()
-        limit = session.settings.timeout_seconds
-        until = session.pace.patience() + round(limit * 1e9)
+        line, found = self._line, dict[str, Target]()
+        limit = line.settings.timeout_seconds
+        until = line.pace.patience() + round(limit * 1e9)
         while True:
             try:
                 if not found:
-                    await session.say_data_type()
+                    await line.set_data_type()
                 for symbol in dict.fromkeys(symbols):
                     if symbol not in found:
                         found[symbol] = await self._look_up(symbol)
             except LineLost:
-                left = (until - session.pace.patience()) / 1e9
-                if left <= 0 or not await session.wait_until_back(left):
-                    where = f"{session.settings.gateway_host}:{session.settings.port}"
+                left = (until - line.pace.patience()) / 1e9
+                if left <= 0 or not await line.wait_until_back(left):
+                    where = f"{line.settings.gateway_host}:{line.settings.port}"
                     raise GatewayError(
                         f"{where} hung up while contracts were looked up, and was not back for good within "
                         f"{limit:g} s; look at its own window and log"
@@ -120,13 +120,13 @@ class Contracts:
     async def restate(self, targets: Iterable[Target]) -> None:
         """Ask again what is known: a new date's log describes its instruments itself. Nothing waits for it."""
         for target in targets:
-            await self._session.may_ask()
-            if not self._session.connection.connected:
+            await self._line.limits.message()
+            if not self._line.connected:
                 return
-            self._session.requester.contract_details(self._session.registry.new_id(), target)
+            self._line.requester.contract_details(self._line.new_req_id(), target)
 
     async def _look_up(self, symbol: str) -> Target:
-        settings = self._session.settings
+        settings = self._line.settings
         lookup = await self._answer(symbol)
         if lookup.error is not None or not lookup.found:
             code, text = lookup.error or (subs.UNKNOWN_CONTRACT, "an empty answer")
@@ -141,41 +141,41 @@ class Contracts:
 
     async def _answer(self, symbol: str) -> Lookup:
         """Ask until an answer comes that is no "not so fast"."""
-        session, pauses = self._session, iter(subs.PACING_S)
-        until = session.pace.patience() + round(session.settings.timeout_seconds * 1e9)
+        line, pauses = self._line, iter(subs.PACING_S)
+        until = line.pace.patience() + round(line.settings.timeout_seconds * 1e9)
         while True:
-            lookup = await self._ask(symbol, (until - session.pace.patience()) / 1e9)
+            lookup = await self._ask(symbol, (until - line.pace.patience()) / 1e9)
             pause = next(pauses, None)
             if not lookup.dropped or pause is None:
                 return lookup
-            await session.pace.pause(pause, pacing=True)
+            await line.pace.pause(pause, pacing=True)
 
     async def _ask(self, symbol: str, seconds: float) -> Lookup:
-        session = self._session
-        await session.may_ask()
-        req_id, lookup = session.registry.new_id(), Lookup(symbol, session.pace.now())
+        line = self._line
+        await line.limits.message()
+        req_id, lookup = line.new_req_id(), Lookup(symbol, line.pace.now())
         self._flying[req_id] = lookup
         try:
-            session.requester.contract_details(req_id, Target(symbol))
-            answered = await session.pace.within(lookup.done, max(seconds, 0.0))
+            line.requester.contract_details(req_id, Target(symbol))
+            answered = await line.pace.within(lookup.done, max(seconds, 0.0))
         finally:
             del self._flying[req_id]
         if lookup.lost:
             raise LineLost(f"the connection was lost while {symbol} was looked up")
         if not answered:
-            session.note(Own.REQUEST_TIMEOUT, f"no contract details of {symbol}", req_id=req_id)
+            line.inbox.notice(Own.REQUEST_TIMEOUT, f"no contract details of {symbol}", req_id=req_id)
             raise GatewayError(
-                f"no answer about {symbol} within {session.settings.timeout_seconds:g} s; "
+                f"no answer about {symbol} within {line.settings.timeout_seconds:g} s; "
                 "is the gateway connected to IB's servers? (see its own window)"
             )
         return lookup
 
     def _check_hours(self, target: Target, liquid_hours: str, zone_name: str) -> None:
         """Hold the calendar's session against the hours the gateway tells: two sources, one truth."""
-        settings = self._session.settings
-        day = trading_date(self._session.pace.clock.now(), settings.time_zone, settings.day_start)
+        settings = self._line.settings
+        day = trading_date(self._line.pace.clock.now(), settings.time_zone, settings.day_start)
         what = difference(liquid_hours, zone_name, day, settings.exchange_calendar)
         if what:
             detail = {"calendar": settings.exchange_calendar, "liquid_hours": liquid_hours, "time_zone": zone_name}
-            self._session.note(Own.HOURS_DIFFER, f"{target.symbol}: {what}", detail, con_id=target.con_id)
+            self._line.inbox.notice(Own.HOURS_DIFFER, f"{target.symbol}: {what}", detail, con_id=target.con_id)
             logger.warning("trading hours differ from the calendar", symbol=target.symbol, what=what)

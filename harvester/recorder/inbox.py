@@ -10,8 +10,10 @@ import asyncio
 from collections import Counter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import msgspec
 import numpy as np
 
+from harvester.events.kinds import Kind
 from harvester.wire.ids import REQ_ID_INDEX
 from harvester.wire.incoming import Arrivals
 
@@ -19,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from harvester.clock import Clock
-    from harvester.events.kinds import Kind
+    from harvester.events.kinds import Own
     from harvester.wire.incoming import Item
 
 _HEARD_AT = {str(msg): REQ_ID_INDEX[msg] for msg in (1, 2, 45, 46, 12, 13, 99, 50, 90, 17)}  # messages that flow
@@ -118,6 +120,11 @@ class Inbox:
         else:
             self._stamp(at)
         self._items.append((kind, row))
+
+    def notice(self, code: Own, text: str, detail: Mapping[str, Any] | None = None, **row: Any) -> None:
+        """Append a notice of Harvester's own; `detail` becomes a JSON object, `row` further columns."""
+        extra = msgspec.json.encode(dict(sorted(detail.items()))).decode() if detail else None
+        self.put(Kind.NOTICE, {"code": int(code), "text": text, "detail": extra, **row})
 
     def heard(self) -> dict[int, int]:
         """Messages that flow, by request id, since the last call: what arrived, whether or not it is committed yet.

@@ -33,6 +33,7 @@ from harvester.recorder.pace import Pace
 from harvester.recorder.run import Committed, Run, Totals
 from harvester.recorder.session import Session
 from harvester.recorder.subscriptions import coverage
+from harvester.recorder.tasks import BackgroundTasks
 from harvester.recorder.warm import load_kernels
 
 if TYPE_CHECKING:
@@ -93,7 +94,8 @@ class Recorder:
         self.settings, self.home, self.clock = settings, home, clock
         self.pace = Pace(clock)
         self.inbox = Inbox(clock, settings.commit_events)
-        self.session = Session(settings, self.inbox, self.pace)
+        self.tasks = BackgroundTasks()
+        self.session = Session(settings, self.inbox, self.pace, self.tasks)
         self.summary = Summary()
         self.run: Run | None = None
         self.last_commit: Committed | None = None
@@ -159,7 +161,7 @@ class Recorder:
 
     async def _open(self) -> None:
         try:
-            await self.session.open()
+            await self.session.line.open()
         except ClientIdInUse:
             raise
         except GatewayError as error:
@@ -176,7 +178,7 @@ class Recorder:
         self._early = [asyncio.ensure_future(self._clock_events()), looking]
         stopped = asyncio.ensure_future(stop.wait())
         try:
-            waiting: set[asyncio.Future[Any]] = {*self._early, stopped, self.session.failure}
+            waiting: set[asyncio.Future[Any]] = {*self._early, stopped, self.tasks.failure}
             await asyncio.wait(waiting, timeout=LOOK_UP_S, return_when=asyncio.FIRST_COMPLETED)
         finally:
             stopped.cancel()
@@ -197,7 +199,7 @@ class Recorder:
         behind = self.run.floor_ts - self.clock.now()
         await self._in_worker(self.run.begin, self.inbox.first_ts)
         if behind > 0:
-            self.session.note(Own.CLOCK_STEP, "market time is behind the log's last event", value=-behind)
+            self.inbox.notice(Own.CLOCK_STEP, "market time is behind the log's last event", value=-behind)
             logger.warning("clock is behind the log", seconds=behind / SECOND_NS)
         logger.info("recording", date=str(day), run=self.run.writer.run_id, first_seq=self.run.writer.next_seq)
 
@@ -247,7 +249,7 @@ class Recorder:
             done = await self._in_worker(self.run.commit, taken.arrivals)
             self.last_commit, self.last_commit_real_ns = done, real_monotonic_ns()
             if done.timed_rows:
-                self.session.saw_event_times(done.timed_rows, done.ahead_ns)
+                self.session.gateway_time.saw_event_times(done.timed_rows, done.ahead_ns)
             if self.wants_view:
                 self.view = await self._in_worker(self.run.engine.quotes.all)
             if self.pace.patience() - self._digests_at >= self.settings.digest_seconds * SECOND_NS:
@@ -264,7 +266,7 @@ class Recorder:
         """TCP back pressure: stop reading while too much waits."""
         if self._paused and self.inbox.roomy:
             self._paused = False
-            self.session.connection.resume()
+            self.session.line.connection.resume()
 
     # clock and watchdogs
 
@@ -275,7 +277,7 @@ class Recorder:
             self._tick()
             if self.inbox.crowded and not self._paused:
                 self._paused = True
-                self.session.connection.pause()
+                self.session.line.connection.pause()
             await asyncio.sleep(0)
 
     def _tick(self) -> None:
@@ -291,7 +293,7 @@ class Recorder:
         if before is None:
             return
         if abs(offset - before) > CLOCK_STEP_NS:
-            self.session.note(Own.CLOCK_STEP, "the wall clock was set", value=offset - before)
+            self.inbox.notice(Own.CLOCK_STEP, "the wall clock was set", value=offset - before)
             logger.warning("wall clock step", seconds=(offset - before) / SECOND_NS)
         else:
             self._wall_offset = before  # slow drift adds up until it is a step
@@ -303,7 +305,7 @@ class Recorder:
             check_clock(self.clock)
             if self.inbox.crowded and not self._paused:
                 self._paused = True
-                self.session.connection.pause()
+                self.session.line.connection.pause()
             now = real_monotonic_ns()
             if now - self._disk_at > DISK_LOOK_S * SECOND_NS:
                 self._disk_at = now
@@ -312,7 +314,7 @@ class Recorder:
     def _look_at_disk(self) -> None:
         self.free_bytes = disk_forecast(self.home, 0.0).free_bytes
         if self.free_bytes < 4 * self.settings.disk_margin_bytes:
-            self.session.note(Own.DISK_LOW, "the disk is filling", value=self.free_bytes)
+            self.inbox.notice(Own.DISK_LOW, "the disk is filling", value=self.free_bytes)
             logger.warning("disk low", free_bytes=self.free_bytes, margin_bytes=self.settings.disk_margin_bytes)
 
     # beginning and end
@@ -325,11 +327,11 @@ class Recorder:
 
     async def _hear_out(self) -> None:
         """Until all that can have been on its way is here: so many bytes have come since, or none for a while."""
-        first = seen = self.session.connection.bytes_received
+        first = seen = self.session.line.connection.bytes_received
         quiet = 0
         for _ in range(HEAR_OUT_TURNS):
             await asyncio.sleep(HEAR_OUT_S)
-            now = self.session.connection.bytes_received
+            now = self.session.line.connection.bytes_received
             quiet, seen = (quiet + 1 if now == seen and not self._paused else 0), now
             if quiet >= QUIET_TURNS or now - first >= IN_FLIGHT_BYTES:
                 return
@@ -340,7 +342,7 @@ class Recorder:
         ends = {asyncio.ensure_future(self._hold(stop.wait())): "stopped"}
         if until_ns is not None:
             ends[asyncio.ensure_future(self._hold(self._end_at(until_ns)))] = "end of recording"
-        waiting: set[asyncio.Future[Any]] = {*tasks, *ends, self.session.failure}
+        waiting: set[asyncio.Future[Any]] = {*tasks, *ends, self.tasks.failure}
         opening = tasks[-1]
         try:
             while True:
@@ -365,16 +367,16 @@ class Recorder:
     async def _opening(self, looking: asyncio.Future[None]) -> None:
         await looking
         self.session.start()
-        await self.session.ask_time()
+        await self.session.gateway_time.ask()
 
     async def _finish(self) -> None:
         """Hang up, commit what arrived, end the run. Whatever failed before, nothing committed is touched."""
         for task in self._early:
             task.cancel()
         await asyncio.gather(*self._early, return_exceptions=True)
-        await self.session.close()
+        await self.session.line.close()
         self.summary.coverage = coverage(self.session.registry, self.settings.symbols)
-        self.summary.outages = self.session.outages
+        self.summary.outages = self.session.line.outages.count
         try:
             if self._committing is not None:
                 await self._committing
@@ -391,8 +393,8 @@ class Recorder:
         finally:
             self._standing.close()
             self._worker.shutdown()
-            if self.session.failure.done() and not self.session.failure.cancelled():
-                self.session.failure.exception()  # raised already, or outrun by another failure
+            if self.tasks.failure.done() and not self.tasks.failure.cancelled():
+                self.tasks.failure.exception()  # raised already, or outrun by another failure
 
 
 async def record(

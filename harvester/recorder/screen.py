@@ -80,7 +80,7 @@ async def speak(recorder: Recorder) -> None:
             per_second=round(sum(rows.values()), 1),
             last_seq=recorder.run.totals.last_seq if recorder.run else 0,
             lag_ms=lag_ms(recorder),
-            outages=recorder.session.outages,
+            outages=recorder.session.line.outages.count,
             disk=str(disk_forecast(recorder.home, n_bytes)),
         )
         before = now
@@ -107,9 +107,13 @@ def _head(recorder: Recorder, bytes_per_second: float) -> Text:
     lines = (
         f" {name}  {local(recorder.clock.now())[:19]} New York",
         f"last commit {where}, {lag_ms(recorder)} ms ago, {len(recorder.inbox):,} waiting",
-        f"outages {recorder.session.outages}; disk {disk_forecast(recorder.home, bytes_per_second)}",
+        f"outages {recorder.session.line.outages.count}; disk {disk_forecast(recorder.home, bytes_per_second)}",
     )
-    apart = ("\n" + clocks_apart(recorder.session.ahead_ns), "red") if recorder.session.ahead_ns else ""
+    apart = (
+        ("\n" + clocks_apart(recorder.session.gateway_time.ahead_ns), "red")
+        if recorder.session.gateway_time.ahead_ns
+        else ""
+    )
     return Text.assemble(("hv record", "bold"), "\n".join(lines), apart, no_wrap=True, overflow="ellipsis")
 
 

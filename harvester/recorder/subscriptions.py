@@ -29,7 +29,6 @@ NO_MORE_DEPTH = 309
 NO_MORE_TICK_BY_TICK = frozenset({10190, 322})
 COMPETING_SESSION = 10197
 NOT_LIVE = {10167: "delayed data instead of live", COMPETING_SESSION: "a competing session has the live data"}
-DATA_TYPES = {1: "live", 2: "frozen", 3: "delayed", 4: "delayed and frozen"}  # message 58
 RESUBSCRIBE = 10225  # "Bust event occurred, current subscription is deactivated. Please resubscribe …"
 TOO_FAST = 100  # more than 50 messages a second
 _SYSTEM_MESSAGES = range(2100, 2200)
@@ -89,12 +88,6 @@ class Registry:
 
     live: dict[int, Subscription] = field(default_factory=dict)
     refusals: list[Subscription] = field(default_factory=list)
-    _next_id: int = 1
-
-    def new_id(self) -> int:
-        """A request id; none is ever given twice in a process."""
-        self._next_id += 1
-        return self._next_id - 1
 
     def add(self, subscription: Subscription) -> None:
         """Note what is being asked for; an earlier refusal of the same is history."""
@@ -160,19 +153,19 @@ class Plan:
             yield Stream.L1, target
         for target in self.focus[: self.settings.tick_by_tick_lines]:
             yield Stream.ALL_LAST, target
-        for target in self.depth(self.turn):
+        for target in self.depth():
             yield Stream.DEPTH, target
 
     def bars(self) -> Sequence[Target]:
         """Symbols that get 5-second bars, which IB paces like histories."""
         return self.targets if self.settings.five_second_bars else ()
 
-    def depth(self, turn: int) -> Sequence[Target]:
+    def depth(self) -> Sequence[Target]:
         """Who has the depth lines in a turn: focus symbols by turns, as many at a time as there are lines."""
         pool, lines = self.depth_pool, self.settings.depth_lines
         if len(pool) <= lines:
             return pool
-        return [pool[(turn * lines + n) % len(pool)] for n in range(lines)]
+        return [pool[(self.turn * lines + n) % len(pool)] for n in range(lines)]
 
     @property
     def depth_pool(self) -> Sequence[Target]:

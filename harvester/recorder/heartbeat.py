@@ -1,0 +1,65 @@
+"""The heartbeat: a line on which nothing arrives is asked for the time; without an answer it is given up."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+import structlog
+
+from harvester.events.kinds import Own
+
+if TYPE_CHECKING:
+    from harvester.recorder.line import Line
+
+logger = structlog.get_logger()
+HEARTBEAT_S = 10.0  # patience for the answer to a heartbeat
+
+
+class Heartbeat:
+    """Call `check` once a second of market time and `answered` with every answer (message 49)."""
+
+    def __init__(self, line: Line) -> None:
+        self._line = line
+        self._answer = asyncio.Event()
+        self._last_byte_ts = self._bytes_seen = 0
+        self._next_at = 0  # patience
+
+    def answered(self) -> None:
+        """The gateway has sent its time."""
+        self._answer.set()
+
+    def check(self) -> None:
+        """Send a heartbeat when nothing at all has arrived for `silence_seconds` of market time.
+
+        At most one heartbeat in `HEARTBEAT_S` real seconds, however fast a market is; none in lockstep, where both ends
+        are one process and time stands while an answer is under way.
+        """
+        line = self._line
+        if line.pace.lockstep:
+            return
+        received = line.connection.bytes_received
+        if received != self._bytes_seen or not line.up or line.connection.paused:
+            self._bytes_seen, self._last_byte_ts = received, line.inbox.last_ts
+            return
+        quiet_ns = line.inbox.last_ts - self._last_byte_ts
+        now = line.pace.patience()
+        if quiet_ns > line.settings.silence_seconds * 1e9 and now > self._next_at:
+            self._next_at = now + round((HEARTBEAT_S + 1.0) * 1e9)
+            line.tasks.spawn(self._ask())
+
+    async def _ask(self) -> None:
+        line = self._line
+        self._answer.clear()
+        received, epoch = line.connection.bytes_received, line.inbox.epoch
+        await line.limits.message()
+        line.requester.current_time()
+        answered = await line.pace.within(self._answer, HEARTBEAT_S)
+        # Without an answer, any byte is a sign of life, and so is a pause of our own making.
+        silent = received == line.connection.bytes_received and not line.connection.paused
+        if not answered and silent and line.up and epoch == line.inbox.epoch:
+            line.inbox.notice(
+                Own.REQUEST_TIMEOUT, f"nothing arrives, and no answer to a heartbeat in {HEARTBEAT_S:g} s"
+            )
+            logger.error("the line is dead", silence_seconds=line.settings.silence_seconds)
+            line.give_up("nothing arrives, and a heartbeat stays unanswered")
