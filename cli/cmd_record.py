@@ -148,11 +148,7 @@ def record(
     home: Annotated[Path | None, typer.Option("--home", help="Data root; else HV_HOME, else this folder.")] = None,
     config: Annotated[
         Path | None,
-        typer.Option(
-            "--config",
-            help="TOML file of settings, named as the options. Those of the intraday cycle (scanner, batch, capture, "
-            "export folder) are accepted and have no effect yet.",
-        ),
+        typer.Option("--config", help="TOML file of settings, named like the options."),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
 ) -> None:
@@ -223,12 +219,11 @@ async def _record(
     import asyncio
 
     from cli.logs import to_stderr
-    from harvester.recorder.checks import check_settings, find_clock, say_unused, with_symbols
+    from harvester.recorder.checks import check_settings, find_clock, with_symbols
     from harvester.recorder.record import record as run
     from harvester.recorder.until import closed_until, end_of_recording, parse_duration, stop_on_signals
 
     to_stderr()
-    say_unused(settings)
     settings = with_symbols(settings, home)
     check_settings(settings, home)
     clock: Clock = find_clock(clock_choice, settings, home)

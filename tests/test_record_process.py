@@ -142,15 +142,11 @@ def test_sigterm_while_it_still_loads(tmp_path: Path) -> None:
     [
         ('exchange_calendar = "FOO"', 2, ["hv: exchange calendar 'FOO' is not known"]),
         ('strategy = "hope"', 2, ["hv: no strategy is called 'hope'"]),
-        (
-            'export-dir = "x"\nbatch_size = 30\nskip_strategy_replay = true',
-            6,
-            ["settings without effect yet", "names='batch_size, skip_strategy_replay, export_dir'", "cannot connect"],
-        ),
+        ("batch-size = 30", 2, ["hv.toml: no setting is called 'batch_size'"]),
     ],
 )
 def test_settings_of_a_file(tmp_path: Path, toml: str, code: int, words: list[str]) -> None:
-    """What does not exist is refused before anything is connected; what has no effect yet is said, once."""
+    """A setting, calendar or strategy that does not exist is refused before anything is connected."""
     (tmp_path / "hv.toml").write_text(toml, encoding="utf-8")
     options = ["--config", str(tmp_path / "hv.toml"), "--symbols", "ACME", "--port", "1", "--home", str(tmp_path)]
     environment = {**os.environ, "PYTHONPATH": str(PROJECT)}

@@ -6,7 +6,6 @@ import os
 from typing import TYPE_CHECKING, Any
 
 import msgspec
-import structlog
 
 from harvester.calendar import check_exchange, iso
 from harvester.clock import SECOND_NS, FileClock, MachineClock
@@ -31,8 +30,6 @@ BEHIND_S_MAX = 300
 """A clock set right by a little may be recorded with: until it has caught up, events bear the log's last stamp."""
 
 _SYMBOL_LENGTH_MAX = 40
-
-logger = structlog.get_logger()
 
 
 def check_settings(settings: Settings, home: Home) -> None:
@@ -67,12 +64,6 @@ def with_symbols(settings: Settings, home: Home) -> Settings:
     served = tuple(name for name in facts.get("symbols") or () if isinstance(name, str))
     origins = settings.origins | {"symbols": f"file {home.gateway_file}"}
     return msgspec.structs.replace(settings, symbols=served, origins=origins) if served else settings
-
-
-def say_unused(settings: Settings) -> None:
-    """Say once which of the settings given have no effect, so that nobody relies on them."""
-    if names := settings.without_effect():
-        logger.warning("settings without effect yet: the intraday cycle is not built", names=", ".join(names))
 
 
 def check_symbol(symbol: str) -> None:
