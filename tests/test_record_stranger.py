@@ -24,7 +24,7 @@ from harvester.eventlog.verify import verify_day
 from harvester.events.kinds import Action, Kind, Own, Stream
 from harvester.gateway import tap
 from harvester.home import Home, parse_date
-from harvester.recorder import line, session, subscriptions
+from harvester.recorder import heartbeat, line, request_limits, stream_errors, subscriptions
 from harvester.recorder import record as recording
 from harvester.recorder.record import Summary, record
 from harvester.recorder.status import status
@@ -51,10 +51,10 @@ def compiled() -> None:
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Back-off and patience a hundredth of what they are; the order of things stays."""
     monkeypatch.setattr(line, "BACK_OFF_S", (0.05, 0.1, 0.2))
-    monkeypatch.setattr(session, "BACK_OFF_S", (0.05, 0.1, 0.2))
+    monkeypatch.setattr(stream_errors, "BACK_OFF_S", (0.05, 0.1, 0.2))
     monkeypatch.setattr(subscriptions, "PACING_S", (0.3, 0.6))
-    monkeypatch.setattr(session, "TICK_BY_TICK_SPACING_S", 0.3)
-    monkeypatch.setattr(line, "HEARTBEAT_S", 0.5)
+    monkeypatch.setattr(request_limits, "TICK_BY_TICK_SPACING_S", 0.3)
+    monkeypatch.setattr(heartbeat, "HEARTBEAT_S", 0.5)
     monkeypatch.setattr(tap, "WHOLE_MESSAGE_S", 0.4)
 
 
@@ -486,7 +486,7 @@ def test_a_recording_that_asked_for_nothing_is_no_success(tmp_path: Path) -> Non
 
 def test_tick_by_tick_keeps_its_spacing_over_a_reconnect(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """AllLast of an instrument waits for its turn; nothing else waits for it."""
-    monkeypatch.setattr(session, "TICK_BY_TICK_SPACING_S", 3.0)
+    monkeypatch.setattr(request_limits, "TICK_BY_TICK_SPACING_S", 3.0)
     stranger = Stranger(script=on(1, Client.close, 0.5))
     found = played(stranger, tmp_path, lambda s: len(s.of("97")) == 2)
     first, second = stranger.at("97")
