@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from harvester.clock import Clock
     from harvester.config import Settings
     from harvester.home import Home
-    from harvester.recorder.record import Summary
+    from harvester.recorder.summary import Summary
 
 _GATEWAY, _WHAT, _WHEN, _LOG = "Gateway", "What is recorded", "When", "Log"
 _HISTORY, _ARTEFACTS = "History and signals", "Artefacts"
@@ -278,7 +278,7 @@ async def _end(screens: list[asyncio.Task[None]]) -> None:
 def _show(summary: Summary, *, as_json: bool) -> None:
     import json
 
-    from harvester.recorder.record import describe
+    from harvester.recorder.summary import describe
 
     if not as_json:
         typer.echo(describe(summary))

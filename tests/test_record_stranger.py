@@ -26,8 +26,9 @@ from harvester.gateway import tap
 from harvester.home import Home, parse_date
 from harvester.recorder import heartbeat, line, request_limits, stream_errors, subscriptions
 from harvester.recorder import record as recording
-from harvester.recorder.record import Summary, record
+from harvester.recorder.record import record
 from harvester.recorder.status import status
+from harvester.recorder.summary import Summary
 from harvester.recorder.warm import compile_apart
 from tests.recording import QuickDisk
 from tests.stranger import CON_ID, SYMBOL, Client, Stranger, framed, message

@@ -92,7 +92,7 @@ class Watched:
 
     async def _draw(self, recorder: Recorder) -> None:
         console = Console(file=self.text, force_terminal=True, width=120)
-        recorder.wants_view = True
+        recorder.committer.samples_quotes = True
         while True:
             await asyncio.sleep(0.2)
             console.print(screen.picture(recorder, {}, 0.0))

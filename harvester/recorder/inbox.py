@@ -151,10 +151,10 @@ class Inbox:
         self._cuts.append(len(self._items))
         self.filled.set()
 
-    def take(self, everything: bool = False) -> Taken:
-        """Take the next commit's items: at most `commit_events` of them unless `everything`, never past a cut."""
+    def take(self) -> Taken:
+        """Take the next commit's items: at most `commit_events` of them, never past a cut."""
         self._count()
-        count = len(self._items) if everything else min(len(self._items), self._commit_events)
+        count = min(len(self._items), self._commit_events)
         at_cut = bool(self._cuts) and self._cuts[0] <= count
         if at_cut:
             count = self._cuts.pop(0)
