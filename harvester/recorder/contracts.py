@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from harvester.calendar import trading_date
+from harvester.clock import SECOND_NS
 from harvester.errors import GatewayError, UnknownSymbol
 from harvester.events.kinds import Own
 from harvester.gateway.connection import LineLost
@@ -98,7 +99,7 @@ class Contracts:
         """
         line, found = self._line, dict[str, Target]()
         limit = line.settings.timeout_seconds
-        until = line.pace.patience() + round(limit * 1e9)
+        until = line.pace.patience() + round(limit * SECOND_NS)
         while True:
             try:
                 if not found:
@@ -107,7 +108,7 @@ class Contracts:
                     if symbol not in found:
                         found[symbol] = await self._look_up(symbol)
             except LineLost:
-                left = (until - line.pace.patience()) / 1e9
+                left = (until - line.pace.patience()) / SECOND_NS
                 if left <= 0 or not await line.wait_until_back(left):
                     where = f"{line.settings.gateway_host}:{line.settings.port}"
                     raise GatewayError(
@@ -142,9 +143,9 @@ class Contracts:
     async def _answer(self, symbol: str) -> Lookup:
         """Ask until an answer comes that is no "not so fast"."""
         line, pauses = self._line, iter(subs.PACING_S)
-        until = line.pace.patience() + round(line.settings.timeout_seconds * 1e9)
+        until = line.pace.patience() + round(line.settings.timeout_seconds * SECOND_NS)
         while True:
-            lookup = await self._ask(symbol, (until - line.pace.patience()) / 1e9)
+            lookup = await self._ask(symbol, (until - line.pace.patience()) / SECOND_NS)
             pause = next(pauses, None)
             if not lookup.dropped or pause is None:
                 return lookup

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
+from harvester.clock import SECOND_NS
 from harvester.events.kinds import Own
 
 if TYPE_CHECKING:
@@ -44,8 +45,8 @@ class Heartbeat:
             return
         quiet_ns = line.inbox.last_ts - self._last_byte_ts
         now = line.pace.patience()
-        if quiet_ns > line.settings.silence_seconds * 1e9 and now > self._next_at:
-            self._next_at = now + round((HEARTBEAT_S + 1.0) * 1e9)
+        if quiet_ns > line.settings.silence_seconds * SECOND_NS and now > self._next_at:
+            self._next_at = now + round((HEARTBEAT_S + 1.0) * SECOND_NS)
             line.tasks.spawn(self._ask())
 
     async def _ask(self) -> None:

@@ -6,6 +6,7 @@ import re
 from datetime import UTC, date, datetime, time, timedelta
 
 from harvester.calendar import NEW_YORK, iso, session, to_ns, zone
+from harvester.clock import SECOND_NS
 from harvester.errors import BadSetting
 
 _SPAN = re.compile(r"(\d{8}):(\d{4})-(\d{8}):(\d{4})", re.ASCII)
@@ -56,7 +57,7 @@ def planned_outage(ts_ns: int, restart: str, zone_name: str) -> str:
         restart: when TWS or IB Gateway restarts itself, `HH:MM` in the zone; empty for never.
         zone_name: the zone of `restart`.
     """
-    moment = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(seconds=ts_ns // 1_000_000_000)
+    moment = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(seconds=ts_ns // SECOND_NS)
     if restart:
         local = moment.astimezone(zone(zone_name))
         begin = datetime.combine(local.date(), time.fromisoformat(restart), local.tzinfo)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import structlog
 
+from harvester.clock import SECOND_NS
 from harvester.errors import BadSetting, ClientIdInUse, GatewayError
 from harvester.events.kinds import Kind, Own
 from harvester.gateway.connection import Connection
@@ -169,7 +170,7 @@ class Line:
 
     async def _reconnect(self) -> None:
         """Try with back-off until the line is up and the data type is set."""
-        if self.pace.now() - self._up_since > STEADY_S * 1e9:
+        if self.pace.now() - self._up_since > STEADY_S * SECOND_NS:
             self._attempts = 0
         tried, said = 0, ""  # one log line per outage and reason; the last one holds the number of attempts
         while not self.up:

@@ -47,11 +47,8 @@ class Committed:
     stamp: of the one where they are nearest.
     """
 
-    first_seq: int
     last_seq: int
     last_ts: int
-    rows: dict[Kind, int]
-    n_bytes: int
     timed_rows: int = 0
     ahead_ns: int = 0
 
@@ -61,11 +58,9 @@ class Totals:
     """What a run holds so far."""
 
     rows: Counter[str] = field(default_factory=Counter)
-    outputs: Counter[str] = field(default_factory=Counter)
     commits: int = 0
     last_seq: int = 0
     n_bytes: int = 0
-    digest_lines: int = 0
 
 
 class Run:
@@ -142,13 +137,12 @@ class Run:
 
     def _after(self, batch: Batch, n_bytes: int) -> Committed:
         self._fold(batch)
-        rows = {kind: table.num_rows for kind, table in batch.tables.items()}
         totals = self.totals
-        totals.rows.update({kind.value: count for kind, count in rows.items()})
+        totals.rows.update({kind.value: table.num_rows for kind, table in batch.tables.items()})
         totals.commits += 1
         totals.n_bytes += n_bytes
         totals.last_seq = self.writer.next_seq - 1
-        return Committed(batch.first_seq, batch.last_seq, self.writer.last_ts, rows, n_bytes, *_nearest(batch))
+        return Committed(batch.last_seq, self.writer.last_ts, *_nearest(batch))
 
     def _fold(self, batch: Batch) -> None:
         """Fold; a projection that fails must not cost a single event: the log goes on, the end says so."""
@@ -156,7 +150,6 @@ class Run:
             return
         try:
             outputs = self.engine.fold(batch)
-            self.totals.outputs.update({name: table.num_rows for name, table in outputs.tables.items()})
             if outputs.rows("episodes"):
                 self._write_episodes(outputs["episodes"])
         except Exception as error:  # noqa: BLE001 - whatever a fold or a strategy raises, recording goes on
@@ -175,7 +168,6 @@ class Run:
         """Note what the projections came to so far."""
         if self.projection_failure is None and self.totals.last_seq:
             self.writer.live_digests(self.totals.last_seq, self.engine.digests())
-            self.totals.digest_lines += 1
 
     def end(self) -> None:
         """End the run: last digests, manifest."""

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
+from harvester.clock import SECOND_NS
 from harvester.events.kinds import Own, Stream
 from harvester.recorder import subscriptions as subs
 from harvester.recorder.backfill import Backfill
@@ -164,7 +165,7 @@ class Session:
 
     async def _ask_dropped(self) -> None:
         """Repeat requests of the last seconds that stay unanswered: an error 100 does not say which it is about."""
-        since = self.line.pace.now() - round(DROPPED_S * 1e9)
+        since = self.line.pace.now() - round(DROPPED_S * SECOND_NS)
         self.line.limits.slow_down()
         await self.line.pace.pause(DROPPED_S, pacing=True)
         self._contracts.dropped(since)
@@ -179,7 +180,7 @@ class Session:
             if not self._silence.seems_gone(sub):
                 continue
             if sub.stream not in _OF_PRINTS:
-                seconds = quiet_ns // 10**9
+                seconds = quiet_ns // SECOND_NS
                 logger.warning("stream silent", stream=str(sub.stream), symbol=sub.target.symbol, seconds=seconds)
             self.line.tasks.spawn(self._subscriber.revive(sub))
         if dead := self._silence.dead():

@@ -26,7 +26,7 @@ class Silence:
     """Judges by when rows were noted, to the second; every stream counts among the others that flow."""
 
     def __init__(self, registry: Registry, silence_seconds: float) -> None:
-        self._registry, self._limit_ns = registry, round(silence_seconds * 1e9)
+        self._registry, self._limit_ns = registry, round(silence_seconds * SECOND_NS)
         self._suspicions: list[tuple[int, int, bool]] = []  # since when, for how long, of bars
 
     def suspect(self, since_ns: int) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from harvester.clock import SECOND_NS
 from harvester.events.kinds import Stream
 from harvester.gateway.requests import default_params
 
@@ -34,7 +35,7 @@ TOO_FAST = 100  # more than 50 messages a second
 _SYSTEM_MESSAGES = range(2100, 2200)
 PACING_S = (15.0, 30.0, 60.0, 120.0, 300.0, 600.0)  # pace time before a request refused for its pace is repeated
 REVIVAL_S = (0.0, 60.0, 180.0, 420.0, 900.0, 1800.0)  # and before one for a stream that stays silent
-STEADY_NS = 60_000_000_000  # what flowed for so long was well: the next pause is a short one again
+STEADY_NS = 60 * SECOND_NS  # what flowed for so long was well: the next pause is a short one again
 
 
 def is_refusal(code: int) -> bool:
@@ -66,10 +67,6 @@ class Subscription:
     refused: int = 0
     silent: bool = False
     told_gone: bool = False  # the gateway said that it gives nothing for now
-
-    @property
-    def granted(self) -> bool:
-        return self.rows > 0 and not self.refused
 
     @property
     def key(self) -> tuple[int, Stream]:
