@@ -31,12 +31,12 @@ class DataTypes:
         sub = self._registry.live.get(req_id)
         if value != before and sub is not None:
             log = logger.info if value == LIVE else logger.warning
-            log("data type", symbol=sub.target.symbol, data=NAMES.get(value, str(value)))
+            log("market data type", symbol=sub.target.symbol, data=NAMES.get(value, str(value)))
 
     def restate(self, req_id: int, con_id: int) -> None:
         """Repeat the type of a request in a new run's log."""
         if req_id in self._types:
-            row = {"msg": 58, "value": self._types[req_id], "text": "as told on the date before"}
+            row = {"msg": 58, "value": self._types[req_id], "text": "repeated from the date before"}
             self._inbox.put(Kind.NOTICE, {"con_id": con_id, "req_id": req_id, **row})
 
     def clear(self) -> None:

@@ -15,10 +15,10 @@ if TYPE_CHECKING:
 logger = structlog.get_logger()
 
 APART_NS = 120 * SECOND_NS  # a larger difference is reported
-APART_ROWS = 10  # tick-by-tick rows in commits without a single near one: no late prints
-AHEAD_NS_MAX = 2**63 - 1  # of a notice; eleven digits of seconds are more
-DAY_NS = 86_400 * SECOND_NS  # a larger difference is no wrong clock but another day's market
-SIMULATED = "a simulated gateway's clock is followed with --clock PATH/gateway.json"
+APART_ROWS = 10  # tick-by-tick rows, in commits without a single closer one: more than late prints
+AHEAD_NS_MAX = 2**63 - 1  # the largest value of a notice; eleven digits of seconds are more
+DAY_NS = 86_400 * SECOND_NS  # a larger difference is not a wrong clock but another day's market
+SIMULATED = "for a simulated gateway use --clock PATH/gateway.json"
 
 
 class GatewayTime:
@@ -52,7 +52,7 @@ class GatewayTime:
     def restate(self) -> None:
         """Repeat the difference in a new run's log."""
         if self.ahead_ns:
-            text = f"{clocks_apart(self.ahead_ns)}, as told on the date before"
+            text = f"{clocks_apart(self.ahead_ns)}, repeated from the date before"
             self._line.inbox.notice(Own.CLOCKS_DIFFER, text, value=self.ahead_ns)
 
     def _compare(self, ahead_ns: int, by: str) -> None:
@@ -63,4 +63,4 @@ class GatewayTime:
         text = clocks_apart(ahead_ns)
         self._line.inbox.notice(Own.CLOCKS_DIFFER, f"{text}, by its {by}", value=ahead_ns)
         more = {"hint": SIMULATED} if abs(ahead_ns) > DAY_NS else {}
-        logger.warning("clocks differ: events are stamped with this machine's", what=text, by=by, **more)
+        logger.warning("clocks differ: events have this machine's time", what=text, by=by, **more)

@@ -1,4 +1,4 @@
-"""The heartbeat: a line on which nothing arrives is asked for the time; without an answer it is given up."""
+"""The heartbeat: when nothing arrives, ask the gateway for its time; without an answer, close the connection."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ class Heartbeat:
     def check(self) -> None:
         """Send a heartbeat when nothing at all has arrived for `silence_seconds` of market time.
 
-        At most one heartbeat in `HEARTBEAT_S` real seconds, however fast a market is; none in lockstep, where both ends
-        are one process and time stands while an answer is under way.
+        At most one heartbeat in `HEARTBEAT_S` real seconds, at any market speed; none in lockstep, where both
+        ends are one process and time stands still while an answer is in flight.
         """
         line = self._line
         if line.pace.lockstep:
@@ -56,11 +56,11 @@ class Heartbeat:
         await line.limits.message()
         line.requester.current_time()
         answered = await line.pace.within(self._answer, HEARTBEAT_S)
-        # Without an answer, any byte is a sign of life, and so is a pause of our own making.
+        # Any received byte proves that the gateway is alive; while we do not read, silence proves nothing.
         silent = received == line.connection.bytes_received and not line.connection.paused
         if not answered and silent and line.up and epoch == line.inbox.epoch:
             line.inbox.notice(
-                Own.REQUEST_TIMEOUT, f"nothing arrives, and no answer to a heartbeat in {HEARTBEAT_S:g} s"
+                Own.REQUEST_TIMEOUT, f"nothing received, and no answer to a heartbeat within {HEARTBEAT_S:g} s"
             )
-            logger.error("the line is dead", silence_seconds=line.settings.silence_seconds)
-            line.give_up("nothing arrives, and a heartbeat stays unanswered")
+            logger.error("connection is dead", silence_seconds=line.settings.silence_seconds)
+            line.give_up("nothing received, heartbeat not answered")

@@ -1,7 +1,7 @@
 """The line to the gateway: connect, detect every way it can end, reconnect with back-off.
 
-A line ends when the gateway hangs up, when what arrives frames to no message, when a heartbeat stays unanswered
-(`heartbeat.py`), or when the account is not there any more. Each is an outage: `DISCONNECTED`, `OUTAGE_BEGIN`, attempts
+A line ends when the gateway hangs up, when the received bytes are not TWS messages, when a heartbeat is not answered
+(`heartbeat.py`), or when the account is missing. Each is an outage: `DISCONNECTED`, `OUTAGE_BEGIN`, attempts
 with back-off, `CONNECTED`, `OUTAGE_END`. Only the first connection may fail for good.
 """
 
@@ -32,7 +32,7 @@ logger = structlog.get_logger()
 CONNECT_S_MAX = 15.0  # patience for a handshake; `timeout_seconds` when that is shorter
 BACK_OFF_S = (1.0, 2.0, 5.0, 10.0, 20.0, 30.0, 60.0)  # pace time between attempts to reconnect
 STEADY_S = 30.0  # pace time a line must have held before the back-off starts from the beginning
-RAW_CHARACTERS_MAX = 65_536  # of one `raw` row that keeps bytes which are no message
+RAW_CHARACTERS_MAX = 65_536  # of one `raw` row that keeps undecodable bytes
 
 
 class LineListener(Protocol):
@@ -75,19 +75,19 @@ class Line:
         self._listener.message(fields)
 
     def sending(self, text: str) -> None:
-        """A message is about to leave: its exact text goes first into the inbox."""
+        """A message is about to be sent: its exact text goes into the inbox first."""
         row = {"con_id": self.requester.con_id, "req_id": self.requester.req_id}
         self.inbox.put(Kind.RAW, {**row, "msg": number(text.split("\0", 1)[0]), "fields": text, "reason": "sent"})
 
     def refused(self, message_id: int, text: str) -> None:
-        """The guard stopped a message."""
-        what = "the guard stopped a message before the socket"
+        """The guard has blocked a message."""
+        what = "the guard blocked an outgoing message"
         self.inbox.notice(Own.MESSAGE_BLOCKED, what, {"text": text}, value=message_id)
-        logger.error("message blocked", message_id=message_id)
+        logger.error("outgoing message blocked", message_id=message_id)
 
     def lost(self, reason: str) -> None:
         """The line is down. Reconnect, unless we closed it ourselves."""
-        self._keep_unfinished("an unfinished message was cut off")
+        self._keep_unfinished("the connection ended inside a message")
         if self._closing or not self.up:
             return  # closed by us, or an attempt to connect that failed
         self.up = False
@@ -99,10 +99,10 @@ class Line:
             self._reconnecting = self.tasks.spawn(self._reconnect())
 
     def garbled(self, waiting: bytes) -> None:
-        """The stream has lost its frames: keep what there is as text, hang up, reconnect."""
-        keep_bytes(self.inbox, waiting, "what arrives frames to no message; reconnecting")
-        logger.error("stream without frames", bytes=len(waiting))
-        self.give_up("the stream lost its frames")
+        """The received bytes are not TWS messages: keep them as text, hang up, reconnect."""
+        keep_bytes(self.inbox, waiting, "received bytes are not TWS messages; reconnecting")
+        logger.error("received bytes are not TWS messages", bytes=len(waiting))
+        self.give_up("received bytes are not TWS messages")
 
     def failed(self, error: Exception) -> None:
         """The tap failed: end the recording with the error."""
@@ -123,7 +123,7 @@ class Line:
         """Hang up and stop every task."""
         self._closing = True
         await self.tasks.cancel()
-        self._keep_unfinished("an unfinished message waited when the recording ended")
+        self._keep_unfinished("the recording ended inside a message")
         self.connection.disconnect()
         await asyncio.sleep(0)
 
@@ -172,7 +172,7 @@ class Line:
         """Try with back-off until the line is up and the data type is set."""
         if self.pace.now() - self._up_since > STEADY_S * SECOND_NS:
             self._attempts = 0
-        tried, said = 0, ""  # one log line per outage and reason; the last one holds the number of attempts
+        tried, logged = 0, ""  # one log line per outage and reason; the last one holds the number of attempts
         while not self.up:
             await self.pace.pause(BACK_OFF_S[min(self._attempts, len(BACK_OFF_S) - 1)])
             self._attempts += 1
@@ -181,11 +181,11 @@ class Line:
                 await self._connect()
                 await self.set_data_type()
             except (GatewayError, BadSetting) as error:
-                if str(error) != said:
+                if str(error) != logged:
                     logger.warning(_not_back(error), error=str(error))
-                said = str(error)
+                logged = str(error)
                 if isinstance(error, BadSetting):  # the account may come with a later login: an outage like any other
-                    self.give_up(said)
+                    self.give_up(logged)
         logger.info("reconnected", epoch=self.inbox.epoch, attempts=tried)
         self.outages.end("socket")
         self._back.set()
@@ -197,7 +197,7 @@ class Line:
 
 
 def keep_bytes(inbox: Inbox, waiting: bytes, why: str) -> None:
-    """Keep bytes that are no message as text, in pieces of bounded size, and say `why` in a notice."""
+    """Keep undecodable bytes as text, in pieces of bounded size, with `why` in a notice."""
     text = waiting.decode("utf-8", "backslashreplace")
     for at in range(0, len(text), RAW_CHARACTERS_MAX):
         inbox.put(Kind.RAW, {"fields": text[at : at + RAW_CHARACTERS_MAX], "reason": "undecodable"})
@@ -206,14 +206,14 @@ def keep_bytes(inbox: Inbox, waiting: bytes, why: str) -> None:
 
 def _not_back(error: Exception) -> str:
     if isinstance(error, ClientIdInUse):
-        return "client id still held"  # the gateway has not noticed yet that our connection is gone
+        return "client id still in use"  # the gateway has not noticed yet that our connection is gone
     return "account missing after a reconnect" if isinstance(error, BadSetting) else "gateway not back yet"
 
 
 def number(text: str) -> int:
     """An id or code as a number, by the rules of the log's decoder; -1 for anything else.
 
-    The log keeps a message with any other text undecoded: reacting to it would use what no replay can see.
+    The log keeps a message with any other text undecoded; a reaction to it would rest on a number no replay has.
     """
     plain = text.removeprefix("-")
     exact = plain.isdigit() and text.isascii() and len(text) < 12 and (plain == "0" or plain[0] != "0")

@@ -66,7 +66,7 @@ class Recorder:
         """Record until `stop` is set, market time reaches `until_ns` (None: never) or `duration_ns` are recorded.
 
         Raises:
-            HarvesterError: what ended the recording early; everything committed before is whole.
+            HarvesterError: the failure that ended the recording early; the log is complete up to the last commit.
         """
         try:
             # Two recorders of one date: the second fails before it disturbs the gateway.
@@ -85,12 +85,13 @@ class Recorder:
         if not self.session.targets and self._summary.reason == "end of recording":
             names = ", ".join(self.settings.symbols)
             raise GatewayError(
-                f"the recording ended before the gateway had told what {names} is: nothing was asked for"
+                f"the recording ended before the gateway had answered the contract look-up of {names}: no data was "
+                "requested; record for longer"
             )
         return self._summary
 
     async def _unless_stopped(self, opening: Coroutine[Any, Any, None], stop: asyncio.Event) -> None:
-        """Raises GatewayError when `stop` comes first: nothing has been recorded yet."""
+        """Await `opening`; GatewayError if `stop` is set first: nothing has been recorded yet."""
         work, stopped = asyncio.ensure_future(opening), asyncio.ensure_future(stop.wait())
         try:
             await asyncio.wait({work, stopped}, return_when=asyncio.FIRST_COMPLETED)
@@ -112,10 +113,10 @@ class Recorder:
             raise GatewayError(f"{error}{elsewhere(self.settings, self.home)}") from None
 
     async def _look_up(self, stop: asyncio.Event) -> asyncio.Future[None]:
-        """Begin to look the contracts up, and give the gateway a moment to answer before there is a run.
+        """Start the contract look-ups, and wait `LOOK_UP_S` at most for their answers before the run begins.
 
         Raises:
-            UnknownSymbol: a mistyped symbol leaves nothing in the day. Any other failure is raised during the run.
+            UnknownSymbol: the gateway has no such symbol; the day stays empty. Other failures: during the run.
         """
         self.committer.end_with(self._date)
         looking_up = asyncio.ensure_future(self.session.resolve(self.settings.symbols))
@@ -131,7 +132,7 @@ class Recorder:
         return looking_up
 
     async def _until_done(self, looking_up: asyncio.Future[None], stop: asyncio.Event, until_ns: int | None) -> None:
-        """Run everything until the end is due, or something fails."""
+        """Run all parts until an end is due or one of them fails."""
         watchdogs = watch_machine(self.settings, self.home, self.clock, self.inbox, self._pressure)
         work = (*self._early, self.committer.commits(), watchdogs, self._subscribe(looking_up))
         tasks = [asyncio.ensure_future(w) for w in work]
@@ -160,7 +161,7 @@ class Recorder:
         await self.session.gateway_time.ask()
 
     async def _finish(self) -> None:
-        """Hang up, commit what arrived, end the run. Nothing committed is touched, whatever failed before."""
+        """Hang up, commit what has arrived, end the run. Committed data stays untouched after any failure."""
         for task in self._early:
             task.cancel()
         await asyncio.gather(*self._early, return_exceptions=True)
@@ -194,15 +195,15 @@ async def record(
         settings: what to record, from where.
         home: the data root.
         clock: market time; a `LockstepClock` shared with a simulated gateway, or real time.
-        stop: set it to end the recording; the last commit is whole.
+        stop: set it to end the recording; the last commit is complete.
         until_ns: market time to stop at, ns UTC.
-        duration_ns: how much market time to record, from the run's begin.
+        duration_ns: market time to record, from the start of the run.
         disk: the log's file layer, for tests.
-        reopen: go on with a date `hv eod` has closed.
-        watch: called once with the recorder before it starts, so that a screen can look at it.
+        reopen: record a date that `hv eod` has closed.
+        watch: called once with the recorder before it starts, for a screen.
 
     Raises:
-        HarvesterError: the documented failures, each with its exit code; the log is whole up to the last commit.
+        HarvesterError: the documented failures, each with its exit code; the log is complete up to the last commit.
     """
     recorder = Recorder(settings, home, clock, disk=disk, reopen=reopen)
     if watch is not None:

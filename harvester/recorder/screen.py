@@ -1,4 +1,4 @@
-"""What a person sees of a recording: a table that is drawn anew twice a second, or log lines when nobody watches."""
+"""The live screen of a recording, redrawn twice a second, or log lines when there is no terminal."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ LINE_S = 30.0
 
 @dataclass(frozen=True)
 class Reading:
-    """Counters at one moment of real time, ns; rates are differences of two."""
+    """Counters at one moment of real time, ns; a rate is the difference of two."""
 
     at_ns: int
     rows: dict[str, int]
@@ -58,7 +58,7 @@ async def draw(recorder: Recorder) -> None:
 
     recorder.committer.samples_quotes = True
     first = read(recorder)
-    recent = deque([first], maxlen=RATE_DRAWS)  # commits come once a second: a rate over less would flicker
+    recent = deque([first], maxlen=RATE_DRAWS)  # commits come once a second: a rate over a shorter time would flicker
     with Live(refresh_per_second=4, transient=False) as live:
         while True:
             await asyncio.sleep(DRAW_S)
@@ -67,8 +67,8 @@ async def draw(recorder: Recorder) -> None:
             recent.append(now)
 
 
-async def speak(recorder: Recorder) -> None:
-    """Write one log line now and then until cancelled."""
+async def log_progress(recorder: Recorder) -> None:
+    """Write a log line every `LINE_S` seconds until cancelled."""
     before = read(recorder)
     while True:
         await asyncio.sleep(LINE_S)
@@ -87,7 +87,7 @@ async def speak(recorder: Recorder) -> None:
 
 
 def lag_ms(recorder: Recorder) -> int:
-    """Real milliseconds since the last commit ended; what a power cut would cost."""
+    """Real milliseconds since the last commit ended: how much a power cut would lose."""
     return (
         (real_monotonic_ns() - recorder.committer.last_commit_real_ns) // 1_000_000
         if recorder.committer.last_commit
@@ -122,13 +122,13 @@ def _head(recorder: Recorder, bytes_per_second: float) -> Text:
 
 
 def _kinds(recorder: Recorder, rows_per_second: dict[str, float]) -> Columns:
-    """Rows and rate of each kind beside each other, on a narrow terminal in more than one row."""
+    """Rows and rate of each kind, side by side; a narrow terminal wraps them."""
     from rich.columns import Columns
     from rich.text import Text
 
     rows = recorder.committer.run.totals.rows if recorder.committer.run else {}
-    told = (f"{kind}\n{count:,}\n{rows_per_second.get(kind, 0.0):,.0f}/s" for kind, count in rows.items())
-    return Columns([Text(text, justify="right") for text in told], padding=(0, 2))
+    texts = (f"{kind}\n{count:,}\n{rows_per_second.get(kind, 0.0):,.0f}/s" for kind, count in rows.items())
+    return Columns([Text(text, justify="right") for text in texts], padding=(0, 2))
 
 
 def _symbols(recorder: Recorder) -> Table:

@@ -1,4 +1,4 @@
-"""The conversation with the gateway: look up contracts, subscribe, react to messages, ask again after a loss.
+"""The session with the gateway: look up contracts, subscribe, react to messages, subscribe again after a loss.
 
     line         line.py            the connection, over all its losses
     contracts    contracts.py       which contract a symbol is
@@ -7,8 +7,9 @@
     errors       stream_errors.py   reacts to an error about one stream
     heartbeat    heartbeat.py       asks a silent line whether it is alive
 
-Every message is in the inbox before the session reacts to it, every request before it is sent. The session does not
-wait for their commit: it changes what is asked of the gateway, which is logged as well, and nothing a replay computes.
+Every message is in the inbox before the session reacts to it, every request before it is sent. The session reacts
+before they are committed (law 1 allows it): its reactions are requests and notices, which are logged as well. Nothing
+that a replay could see, no fold, decision or figure, rests on an uncommitted event.
 """
 
 from __future__ import annotations
@@ -48,11 +49,11 @@ CONNECTION_LOST, RESTORED_DATA_LOST, RESTORED_DATA_KEPT = 1100, 1101, 1102
 FARM_OK = frozenset({2104, 2106, 2158})
 
 _OF_PRINTS = (Stream.ALL_LAST, Stream.LAST, Stream.BARS_5S)
-"""Streams that rest while nobody trades: they are asked for again without a log line; the table shows them."""
+"""Streams without rows while nobody trades: they are renewed without a log line; the screen shows them as silent."""
 
 
 class Session:
-    """What is asked of one gateway and what it grants, over all its connections."""
+    """The requests to one gateway and what it grants, over all its connections."""
 
     def __init__(self, settings: Settings, inbox: Inbox, pace: Pace, tasks: BackgroundTasks) -> None:
         self.line = Line(settings, inbox, pace, tasks, self)
@@ -70,7 +71,7 @@ class Session:
     # called by the line
 
     def message(self, fields: list[str]) -> None:
-        """React to a control message; it is in the inbox already."""
+        """React to a control message, which is in the inbox already."""
         message = fields[0]
         if message == "49":
             self._heartbeat.answered()
@@ -120,7 +121,7 @@ class Session:
         self._subscriber.start()
 
     def restate(self) -> None:
-        """A new run begins on the same connection: repeat in its log what is subscribed; renew depth."""
+        """A new run begins on the same connection: repeat the subscriptions in its log, and renew depth."""
         for sub in self.registry.live.values():
             self._subscriber.state(sub)
             self._data_types.restate(sub.req_id, sub.target.con_id)
@@ -132,10 +133,10 @@ class Session:
     def saw(self, counts: Mapping[int, int]) -> None:
         """Messages have arrived, by request id: note grants and silence. Call it once a second of market time."""
         for sub in self.registry.take_back(counts):
-            self._subscriber.state(sub)  # for the folds, which take it for refused
-            logger.warning("flows although refused", stream=str(sub.stream), symbol=sub.target.symbol)
+            self._subscriber.state(sub)  # the folds still count it as refused
+            logger.warning("refused stream sends data", stream=str(sub.stream), symbol=sub.target.symbol)
         for sub in self.registry.saw(counts, self._inbox.last_ts):
-            stream_notice(self._inbox, sub, Own.STREAM_GRANTED, " flows")
+            stream_notice(self._inbox, sub, Own.STREAM_GRANTED, " is granted")
         self._look_for_silence()
         self._heartbeat.check()
 
@@ -147,7 +148,7 @@ class Session:
         if req_id in self.registry.live:
             self._errors.heard(self.registry.live[req_id], code, text)
         elif code == subs.TOO_FAST:
-            logger.warning("the gateway drops messages: too many in a second", code=code, text=text)
+            logger.warning("gateway drops messages: too many per second", code=code, text=text)
             if self._dropping is None or self._dropping.done():
                 self._dropping = self.line.tasks.spawn(self._ask_dropped())
         elif code == CONNECTION_LOST:
@@ -164,7 +165,7 @@ class Session:
             self._silence.suspect(self._inbox.last_ts)
 
     async def _ask_dropped(self) -> None:
-        """Repeat requests of the last seconds that stay unanswered: an error 100 does not say which it is about."""
+        """Repeat the unanswered requests of the last seconds: an error 100 does not name the dropped one."""
         since = self.line.pace.now() - round(DROPPED_S * SECOND_NS)
         self.line.limits.slow_down()
         await self.line.pace.pause(DROPPED_S, pacing=True)
@@ -176,7 +177,7 @@ class Session:
 
     def _look_for_silence(self) -> None:
         for sub, quiet_ns in list(self._silence.fallen_silent()):
-            stream_notice(self._inbox, sub, Own.STREAM_SILENT, " is silent while others flow", value=quiet_ns)
+            stream_notice(self._inbox, sub, Own.STREAM_SILENT, " is silent while other streams are not", value=quiet_ns)
             if not self._silence.seems_gone(sub):
                 continue
             if sub.stream not in _OF_PRINTS:

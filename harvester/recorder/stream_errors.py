@@ -31,8 +31,8 @@ class StreamErrors:
         if code == subs.HALTED:
             self._line.tasks.spawn(self._subscriber.renew_later(sub, BACK_OFF_S))
         if code in subs.NOT_LIVE:
-            what, sub.told_gone = subs.NOT_LIVE[code], code == subs.COMPETING_SESSION
-            logger.warning("not live", stream=str(sub.stream), symbol=sub.target.symbol, code=code, what=what)
+            what, sub.paused = subs.NOT_LIVE[code], code == subs.COMPETING_SESSION
+            logger.warning("data not live", stream=str(sub.stream), symbol=sub.target.symbol, code=code, what=what)
         if subs.is_refusal(code):
             self._refused(sub, code, text)
 
