@@ -240,7 +240,7 @@ async def _record(
     def watch(recorder: Any) -> None:
         screens.append(asyncio.ensure_future(_watch(recorder)))
 
-    with stop_on_signals(stop, _said, last_act=True):
+    with stop_on_signals(stop, _print_signal, last_act=True):
         try:
             return await run(
                 settings,
@@ -253,10 +253,10 @@ async def _record(
                 watch=watch,
             )
         finally:
-            await _end(screens)
+            await _cancel(screens)
 
 
-def _said(name: str) -> None:
+def _print_signal(name: str) -> None:
     import sys
 
     # Through the present sys.stderr: a live screen replaces it, and a line past it would displace the screen.
@@ -271,7 +271,7 @@ async def _watch(recorder: Any) -> None:
     await (draw(recorder) if sys.stdout.isatty() else log_progress(recorder))
 
 
-async def _end(screens: list[asyncio.Task[None]]) -> None:
+async def _cancel(screens: list[asyncio.Task[None]]) -> None:
     import asyncio
 
     for screen in screens:

@@ -29,7 +29,7 @@ from harvester.recorder import record as recording
 from harvester.recorder.record import record
 from harvester.recorder.status import status
 from harvester.recorder.summary import Summary
-from harvester.recorder.warm import compile_apart
+from harvester.recorder.warm import compile_in_subprocess
 from tests.recording import QuickDisk
 from tests.stranger import CON_ID, SYMBOL, Client, Stranger, framed, message
 
@@ -549,7 +549,7 @@ def test_a_compilation_ends_when_it_is_cancelled() -> None:
     """The compiling process is not waited for, and not left behind."""
 
     async def scenario() -> float:
-        work = asyncio.ensure_future(compile_apart("import time; time.sleep(60)"))
+        work = asyncio.ensure_future(compile_in_subprocess("import time; time.sleep(60)"))
         await asyncio.sleep(0.3)
         began = time.monotonic()
         work.cancel()

@@ -39,7 +39,7 @@ class Ask(NamedTuple):
         return {**self._asdict(), "end": "", "format_date": EPOCH_SECONDS}
 
 
-def asks(settings: Settings) -> tuple[Ask, ...]:
+def history_requests(settings: Settings) -> tuple[Ask, ...]:
     """The histories of each focus symbol, in the order of the requests."""
     return (
         Ask("1 day", "1 M", "TRADES", rth=True),
@@ -125,7 +125,7 @@ class Backfill:
     def _next(self) -> tuple[Target, Ask] | None:
         """The next history to request: never sent in this run, or dropped."""
         done = self._settled | self._unanswered | {(f.target.con_id, f.ask) for f in self._in_flight.values()}
-        wanted = ((target, ask) for target in self._focus for ask in asks(self._line.settings))
+        wanted = ((target, ask) for target in self._focus for ask in history_requests(self._line.settings))
         return next(((target, ask) for target, ask in wanted if (target.con_id, ask) not in done), None)
 
     async def _request_all(self) -> None:

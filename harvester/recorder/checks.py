@@ -42,7 +42,7 @@ def check_settings(settings: Settings, home: Home) -> None:
     if settings.client_id == 0:
         raise BadSetting("client id 0 is refused: it binds to orders placed by hand; use another, such as 9960")
     if not settings.symbols:
-        raise BadSetting(f"no symbols given; use for example --symbols AAPL,MSFT{elsewhere(settings, home)}")
+        raise BadSetting(f"no symbols given; use for example --symbols AAPL,MSFT{other_port_hint(settings, home)}")
     for symbol in settings.symbols:
         check_symbol(symbol)
     check_exchange(settings.exchange_calendar)
@@ -52,7 +52,7 @@ def check_settings(settings: Settings, home: Home) -> None:
     if settings.port in REAL_PORTS and not settings.account and simulated_gateway(settings, home) is None:
         raise BadSetting(
             f"port {settings.port} belongs to a real gateway, and no account is given; "
-            f"use --account, or set HARVESTER_IB_ACCOUNT or IBKR_ACCOUNT{elsewhere(settings, home)}"
+            f"use --account, or set HARVESTER_IB_ACCOUNT or IBKR_ACCOUNT{other_port_hint(settings, home)}"
         )
 
 
@@ -90,7 +90,7 @@ def check_day(settings: Settings, home: Home, clock: Clock, trading_date: date) 
     """
     followed = clock.path if isinstance(clock, FileClock) else home.gateway_file
     for file in dict.fromkeys((followed, home.gateway_file)):
-        facts = living_gateway(file) or {}
+        facts = running_gateway(file) or {}
         if (facts.get("port"), facts.get("log")) == (settings.port, str(home.day(trading_date))):
             raise CannotRun(
                 f"the gateway at {settings.gateway_host}:{settings.port} replays {trading_date} from the log under "
@@ -125,36 +125,36 @@ def check_clock(clock: Clock) -> None:
 
 def simulated_gateway(settings: Settings, home: Home) -> dict[str, Any] | None:
     """`gateway.json` of the home, if its gateway is alive and the settings connect to it; else None."""
-    facts = living_gateway(home.gateway_file)
+    facts = running_gateway(home.gateway_file)
     return facts if facts is not None and facts["port"] == settings.port else None
 
 
-def elsewhere(settings: Settings, home: Home) -> str:
+def other_port_hint(settings: Settings, home: Home) -> str:
     """A hint for the end of an error: the home's own gateway listens on another port. Else empty.
 
     Only a hint: a user who connects to TWS must never record a simulated market by accident.
     """
-    facts = living_gateway(home.gateway_file)
+    facts = running_gateway(home.gateway_file)
     if facts is None or facts["port"] == settings.port:
         return ""
     return f"; the `hv gateway` of {home.root} listens on another port: --port {facts['port']}"
 
 
-def living_gateway(file: Path) -> dict[str, Any] | None:
+def running_gateway(file: Path) -> dict[str, Any] | None:
     """A `gateway.json`, if it is readable and its gateway is alive; else None."""
     try:
         facts = msgspec.json.decode(file.read_bytes(), type=dict)
         facts["port"], pid = int(facts["port"]), int(facts["pid"])
     except (OSError, msgspec.MsgspecError, KeyError, TypeError, ValueError):
         return None
-    return facts if _alive(pid) else None
+    return facts if _is_running(pid) else None
 
 
-def _alive(pid: int) -> bool:
+def _is_running(pid: int) -> bool:
     if pid == os.getpid():
         return True
     if os.name == "nt":
-        return _alive_windows(pid)
+        return _is_running_on_windows(pid)
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
@@ -164,7 +164,7 @@ def _alive(pid: int) -> bool:
     return True
 
 
-def _alive_windows(pid: int) -> bool:
+def _is_running_on_windows(pid: int) -> bool:
     """Signal 0 would end the process on Windows; opening a handle does not."""
     import ctypes
 

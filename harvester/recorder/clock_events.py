@@ -40,7 +40,7 @@ class ClockEvents:
         wall, now = self._clock.wall(), self._clock.now()
         mono = now if self._pace.lockstep else real_monotonic_ns()
         self._inbox.put(Kind.CLOCK, {"wall_ns": wall, "mono_ns": mono})
-        self._session.saw(self._inbox.heard())
+        self._session.received(self._inbox.take_counts())
         if isinstance(self._clock, MachineClock):  # every other clock is its own wall
             self._check_wall(wall - now)
 

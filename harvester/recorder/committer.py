@@ -65,7 +65,7 @@ class Committer:
 
     # runs
 
-    def end_with(self, day: date) -> None:
+    def set_boundary(self, day: date) -> None:
         """Let nothing stamped after a trading date into its run."""
         end = day_bounds(day, self._settings.time_zone, self._settings.day_start)[1]
         self._inbox.boundary_ns, self._inbox.on_boundary = end, self._boundary
@@ -109,7 +109,7 @@ class Committer:
         """Commit every `commit_seconds`, or sooner when a commit is full, until cancelled."""
         while True:
             await self._pace.within(self._inbox.filled, self._settings.commit_seconds)
-            # Shielded: what has been taken from the inbox must reach the log whatever ends this task.
+            # Shielded: what has been taken from the inbox must reach the log however this task ends.
             self._committing = asyncio.ensure_future(self._commit())
             await asyncio.shield(self._committing)
 
@@ -117,7 +117,7 @@ class Committer:
         """Commit what has arrived, a last `tick` and the run's end, and end the run.
 
         Raises:
-            LogWriteFailed: the run stays as it is, to be recovered; its lock is free.
+            LogWriteFailed: the run needs recovery; its lock is released.
         """
         try:
             if self._committing is not None:
@@ -145,7 +145,7 @@ class Committer:
             done = await self._in_worker(run.commit, taken.arrivals)
             self.last_commit, self.last_commit_real_ns = done, real_monotonic_ns()
             if done.timed_rows:
-                self._session.gateway_time.saw_event_times(done.timed_rows, done.ahead_ns)
+                self._session.gateway_time.compare_event_times(done.timed_rows, done.ahead_ns)
             if self.samples_quotes:
                 self.quotes = await self._in_worker(run.engine.quotes.all)
             if self._pace.patience() - self._digests_at >= self._settings.digest_seconds * SECOND_NS:
@@ -157,7 +157,7 @@ class Committer:
             run.check()
             day = self.date_now()
             await self.begin(day)
-            self.end_with(day)
+            self.set_boundary(day)
 
     async def _in_worker(self, work: Callable[..., _T], *args: Any) -> _T:
         clock = self._pace.clock

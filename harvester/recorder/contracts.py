@@ -17,7 +17,7 @@ from harvester.events.kinds import Own
 from harvester.gateway.connection import LineLost
 from harvester.gateway.requests import EXCHANGE_NAMES, Target
 from harvester.recorder import subscriptions as subs
-from harvester.recorder.hours import difference
+from harvester.recorder.hours import hours_difference
 from harvester.recorder.line import number
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ class Contracts:
 
     # called by the session, for messages
 
-    def heard(self, fields: list[str]) -> None:
+    def matched(self, fields: list[str]) -> None:
         """Message 10: one matching contract."""
         lookup = self._flying.get(number(fields[1])) if len(fields) >= _FIELDS_MIN else None
         if lookup is not None and number(fields[12]) > 0:
@@ -63,7 +63,7 @@ class Contracts:
             lookup.matches.append(Target(lookup.symbol, con_id, fields[3], "SMART", fields[20], fields[8]))
             lookup.hours[con_id] = (fields[27], fields[25])
 
-    def ended(self, req_id: int) -> None:
+    def completed(self, req_id: int) -> None:
         """Message 52: the look-up has no more contracts."""
         if (lookup := self._flying.get(req_id)) is not None:
             lookup.finish()
@@ -73,7 +73,7 @@ class Contracts:
         lookup = self._flying.get(req_id)
         if lookup is not None and subs.is_refusal(code):
             lookup.error = (code, text)
-            lookup.dropped = subs.is_for_now(code, text)
+            lookup.dropped = subs.is_temporary(code, text)
             lookup.finish()
         return lookup is not None
 
@@ -177,7 +177,7 @@ class Contracts:
         """Compare the calendar's session with the trading hours the gateway sent; note a difference."""
         settings = self._line.settings
         day = trading_date(self._line.pace.clock.now(), settings.time_zone, settings.day_start)
-        what = difference(liquid_hours, zone_name, day, settings.exchange_calendar)
+        what = hours_difference(liquid_hours, zone_name, day, settings.exchange_calendar)
         if what:
             detail = {"calendar": settings.exchange_calendar, "liquid_hours": liquid_hours, "time_zone": zone_name}
             self._line.inbox.notice(Own.HOURS_DIFFER, f"{target.symbol}: {what}", detail, con_id=target.con_id)

@@ -24,8 +24,8 @@ class DataTypes:
         self._inbox, self._registry = inbox, registry
         self._types: dict[int, int] = {}
 
-    def heard(self, req_id: int, value: int) -> None:
-        """The gateway has said which type a request gets; a change is logged."""
+    def received(self, req_id: int, value: int) -> None:
+        """The gateway has sent the type of a request's data; a change is logged."""
         before = self._types.get(req_id, LIVE)
         self._types[req_id] = value
         sub = self._registry.live.get(req_id)

@@ -43,7 +43,7 @@ class GatewayTime:
         if seconds > 0:
             self._compare(seconds * SECOND_NS - self._line.inbox.last_ts, "current time")
 
-    def saw_event_times(self, rows: int, ahead_ns: int) -> None:
+    def compare_event_times(self, rows: int, ahead_ns: int) -> None:
         """Compare with committed rows that hold a time of the gateway; the nearest is `ahead_ns` after its stamp."""
         self._rows_apart = self._rows_apart + rows if abs(ahead_ns) > APART_NS else 0
         if self._rows_apart >= APART_ROWS:

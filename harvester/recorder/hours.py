@@ -16,7 +16,7 @@ _RESET_FRIDAY = (time(23, 0), time(3, 0))  # … on Friday, until Saturday (IB's
 _RESTART_MINUTES = 10  # duration of a restart of TWS or IB Gateway, including login
 
 
-def difference(liquid_hours: str, zone_name: str, day: date, exchange: str) -> str:
+def hours_difference(liquid_hours: str, zone_name: str, day: date, exchange: str) -> str:
     """How a contract's liquid hours differ from the calendar's session on a date; empty when they agree.
 
     The text is IB's `yyyymmdd:hhmm-yyyymmdd:hhmm;yyyymmdd:CLOSED;…`. An unreadable text, or one without the date, is

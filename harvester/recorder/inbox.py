@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from harvester.events.kinds import Own
     from harvester.wire.incoming import Item
 
-_HEARD_AT = {str(msg): REQ_ID_INDEX[msg] for msg in (1, 2, 45, 46, 12, 13, 99, 50, 90, 17)}  # messages of streams
+_REQ_ID_AT = {str(msg): REQ_ID_INDEX[msg] for msg in (1, 2, 45, 46, 12, 13, 99, 50, 90, 17)}  # messages of streams
 _CROWDED_COMMITS = 20  # reading stops at this many full commits of waiting items
 
 
@@ -60,7 +60,7 @@ class Inbox:
         self.message: Callable[[list[str]], None] = self._items.append
         self._stretches: list[_Stretch] = []
         self._cuts: list[int] = []
-        self._counted, self._heard = 0, Counter[str]()
+        self._counted, self._counts = 0, Counter[str]()
         self.epoch, self.last_ts = 0, 0
         self._expecting = False
         self.boundary_ns: int | None = None
@@ -126,13 +126,13 @@ class Inbox:
         extra = msgspec.json.encode(dict(sorted(detail.items()))).decode() if detail else None
         self.put(Kind.NOTICE, {"code": int(code), "text": text, "detail": extra, **row})
 
-    def heard(self) -> dict[int, int]:
+    def take_counts(self) -> dict[int, int]:
         """Messages of streams since the last call, by request id, committed or not.
 
         Counted on arrival and not from commits, so that grants and silence do not depend on when commits happen.
         """
         self._count()
-        counts, self._heard = self._heard, Counter()
+        counts, self._counts = self._counts, Counter()
         return {int(req_id): count for req_id, count in counts.items() if req_id.isdecimal() and len(req_id) < 12}
 
     def _count(self) -> None:
@@ -140,10 +140,10 @@ class Inbox:
         self._counted = len(self._items)
         # Only broken messages have too few fields: the list is filtered only when one occurs.
         try:
-            self._heard.update([f[_HEARD_AT[f[0]]] for f in fresh if type(f) is list and f[0] in _HEARD_AT])
+            self._counts.update([f[_REQ_ID_AT[f[0]]] for f in fresh if type(f) is list and f[0] in _REQ_ID_AT])
         except IndexError:
             whole = [f for f in fresh if isinstance(f, list) and len(f) > 2]
-            self._heard.update([f[_HEARD_AT[f[0]]] for f in whole if f[0] in _HEARD_AT])
+            self._counts.update([f[_REQ_ID_AT[f[0]]] for f in whole if f[0] in _REQ_ID_AT])
 
     def cut(self) -> None:
         """End the run here: no commit spans the cut."""

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from harvester.errors import ClientIdInUse, GatewayError, UnknownSymbol
 from harvester.eventlog.lock import DateLock
 from harvester.recorder.back_pressure import BackPressure
-from harvester.recorder.checks import check_day, check_settings, elsewhere
+from harvester.recorder.checks import check_day, check_settings, other_port_hint
 from harvester.recorder.clock_events import ClockEvents
 from harvester.recorder.committer import Committer
 from harvester.recorder.compact import compact_recorded
@@ -110,7 +110,7 @@ class Recorder:
         except ClientIdInUse:
             raise
         except GatewayError as error:
-            raise GatewayError(f"{error}{elsewhere(self.settings, self.home)}") from None
+            raise GatewayError(f"{error}{other_port_hint(self.settings, self.home)}") from None
 
     async def _look_up(self, stop: asyncio.Event) -> asyncio.Future[None]:
         """Start the contract look-ups, and wait `LOOK_UP_S` at most for their answers before the run begins.
@@ -118,7 +118,7 @@ class Recorder:
         Raises:
             UnknownSymbol: the gateway has no such symbol; the day stays empty. Other failures: during the run.
         """
-        self.committer.end_with(self._date)
+        self.committer.set_boundary(self._date)
         looking_up = asyncio.ensure_future(self.session.resolve(self.settings.symbols))
         self._early = [asyncio.ensure_future(self._clock_events.run()), looking_up]
         stopped = asyncio.ensure_future(stop.wait())

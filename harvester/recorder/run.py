@@ -122,7 +122,7 @@ class Run:
     def begin(self, ts_recv: int) -> Committed:
         """Commit and fold the run's first event."""
         batch = self.writer.begin(ts_recv)
-        return self._after(batch, 0)
+        return self._fold_committed(batch, 0)
 
     def commit(self, arrivals: Arrivals) -> Committed:
         """Make arrivals durable, then fold them.
@@ -133,9 +133,9 @@ class Run:
         late = np.maximum(arrivals.ts_recv, self.floor_ts)
         batch = self._incoming.decode(Arrivals(arrivals.items, late, arrivals.epoch), self.writer.next_seq)
         commit = self.writer.commit(batch)
-        return self._after(batch, commit.n_bytes)
+        return self._fold_committed(batch, commit.n_bytes)
 
-    def _after(self, batch: Batch, n_bytes: int) -> Committed:
+    def _fold_committed(self, batch: Batch, n_bytes: int) -> Committed:
         self._fold(batch)
         totals = self.totals
         totals.rows.update({kind.value: table.num_rows for kind, table in batch.tables.items()})

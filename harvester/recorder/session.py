@@ -78,13 +78,13 @@ class Session:
             if len(fields) > 2:
                 self.gateway_time.answered(number(fields[2]))
         elif message == "10":
-            self._contracts.heard(fields)
+            self._contracts.matched(fields)
         elif message == "52" and len(fields) > 2:
-            self._contracts.ended(number(fields[2]))
+            self._contracts.completed(number(fields[2]))
         elif message == "17" and len(fields) > 1:
             self._backfill.answered(number(fields[1]))
         elif message == "58" and len(fields) > 3:
-            self._data_types.heard(number(fields[2]), number(fields[3]))
+            self._data_types.received(number(fields[2]), number(fields[3]))
         elif message == "4" and len(fields) > 4:
             self._error(number(fields[2]), number(fields[3]), fields[4])
 
@@ -123,19 +123,19 @@ class Session:
     def restate(self) -> None:
         """A new run begins on the same connection: repeat the subscriptions in its log, and renew depth."""
         for sub in self.registry.live.values():
-            self._subscriber.state(sub)
+            self._subscriber.restate(sub)
             self._data_types.restate(sub.req_id, sub.target.con_id)
         self.gateway_time.restate()
         self._renew(self.registry.of(*subs.DEPTHS))
         self.line.tasks.spawn(self._contracts.restate(self.targets))
         self._backfill.new_run(self._subscriber.plan.focus)
 
-    def saw(self, counts: Mapping[int, int]) -> None:
+    def received(self, counts: Mapping[int, int]) -> None:
         """Messages have arrived, by request id: note grants and silence. Call it once a second of market time."""
-        for sub in self.registry.take_back(counts):
-            self._subscriber.state(sub)  # the folds still count it as refused
+        for sub in self.registry.reinstate(counts):
+            self._subscriber.restate(sub)  # the folds still count it as refused
             logger.warning("refused stream sends data", stream=str(sub.stream), symbol=sub.target.symbol)
-        for sub in self.registry.saw(counts, self._inbox.last_ts):
+        for sub in self.registry.received(counts, self._inbox.last_ts):
             stream_notice(self._inbox, sub, Own.STREAM_GRANTED, " is granted")
         self._look_for_silence()
         self._heartbeat.check()
@@ -146,7 +146,7 @@ class Session:
         if self._contracts.refused(req_id, code, text) or self._backfill.refused(req_id, code, text):
             return
         if req_id in self.registry.live:
-            self._errors.heard(self.registry.live[req_id], code, text)
+            self._errors.react(self.registry.live[req_id], code, text)
         elif code == subs.TOO_FAST:
             logger.warning("gateway drops messages: too many per second", code=code, text=text)
             if self._dropping is None or self._dropping.done():

@@ -26,7 +26,7 @@ class StreamErrors:
     def __init__(self, line: Line, registry: Registry, subscriber: Subscriber) -> None:
         self._line, self._registry, self._subscriber = line, registry, subscriber
 
-    def heard(self, sub: Subscription, code: int, text: str) -> None:
+    def react(self, sub: Subscription, code: int, text: str) -> None:
         """An error about `sub`."""
         if code == subs.HALTED:
             self._line.tasks.spawn(self._subscriber.renew_later(sub, BACK_OFF_S))
@@ -40,7 +40,7 @@ class StreamErrors:
         self._registry.refuse(sub.req_id, code)
         stream_notice(self._line.inbox, sub, Own.STREAM_REFUSED, f": {text}", value=code)
         logger.warning("stream refused", stream=str(sub.stream), symbol=sub.target.symbol, code=code, text=text)
-        if subs.is_for_now(code, text):
+        if subs.is_temporary(code, text):
             pauses = BACK_OFF_S if code == subs.RESUBSCRIBE else subs.PACING_S
             self._line.tasks.spawn(self._subscriber.ask_again(sub, pauses))
         elif code == subs.NO_MORE_DEPTH and sub.stream in subs.DEPTHS:

@@ -56,7 +56,7 @@ class Subscriber:
         self._round += 1
         self._tasks = [self._line.tasks.spawn(work) for work in (self._subscribe_all(), self._rotate_depth())]
 
-    def state(self, sub: Subscription) -> None:
+    def restate(self, sub: Subscription) -> None:
         """Write the request of a subscription into the log once more; nothing is sent."""
         row = request_row(Action.SUBSCRIBE, sub.stream, sub.target, sub.req_id, sub.params)
         self._line.inbox.put(Kind.REQUEST, row)

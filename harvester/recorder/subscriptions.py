@@ -43,7 +43,7 @@ def is_refusal(code: int) -> bool:
     return code not in WARNINGS and code not in _SYSTEM_MESSAGES
 
 
-def is_for_now(code: int, text: str) -> bool:
+def is_temporary(code: int, text: str) -> bool:
     """Whether a refusal is temporary: the same request may be granted later.
 
     IB reports pacing violations under several codes (162, 420, 10190 …) with other meanings too; the text decides.
@@ -66,7 +66,7 @@ class Subscription:
     rows: int = 0
     refused: int = 0
     silent: bool = False
-    paused: bool = False  # the gateway has said that it pauses the data
+    paused: bool = False  # the gateway has announced a pause of the data
 
     @property
     def key(self) -> tuple[int, Stream]:
@@ -100,7 +100,7 @@ class Registry:
             self.refusals.append(sub)
         return sub
 
-    def take_back(self, counts: Mapping[int, int]) -> list[Subscription]:
+    def reinstate(self, counts: Mapping[int, int]) -> list[Subscription]:
         """Make refused subscriptions that have rows live again, and return them."""
         back = [sub for sub in self.refusals if sub.req_id in counts]
         for sub in back:
@@ -118,7 +118,7 @@ class Registry:
         """Live subscriptions of some streams."""
         return [s for s in self.live.values() if s.stream in streams]
 
-    def saw(self, counts: Mapping[int, int], last_ts: int) -> list[Subscription]:
+    def received(self, counts: Mapping[int, int], last_ts: int) -> list[Subscription]:
         """Note messages received until `last_ts` (ns UTC), by request id; return the subscriptions this grants."""
         granted = []
         for req_id, rows in counts.items():

@@ -88,17 +88,17 @@ def closed_until(now_ns: int, settings: Settings) -> str:
 
 
 @contextmanager
-def stop_on_signals(stop: asyncio.Event, said: Callable[[str], None], *, last_act: bool = False) -> Iterator[None]:
+def stop_on_signals(stop: asyncio.Event, on_signal: Callable[[str], None], *, last_act: bool = False) -> Iterator[None]:
     """Within the block SIGINT and SIGTERM (and Ctrl-Break on Windows) set `stop`; a second signal has no effect.
 
-    `said` is called with the signal's name. With `last_act` the signals are ignored afterwards, for a process that is
+    `on_signal` is called with the signal's name. With `last_act` the signals are ignored afterwards, for a process
     about to exit; otherwise the earlier handlers return. Windows lacks the loop's own signal handlers.
     """
     loop = asyncio.get_running_loop()
 
     def end(name: str) -> None:
         if not stop.is_set():
-            said(name)
+            on_signal(name)
             stop.set()
 
     def handle(number: int, _frame: Any) -> None:

@@ -31,7 +31,7 @@ async def load_kernels() -> None:
     except _MustCompileError as missing:
         for report in kernel_cache.on_compile:
             report(str(missing))
-        await compile_apart()
+        await compile_in_subprocess()
         await asyncio.to_thread(importlib.import_module, _KERNELS)
 
 
@@ -47,7 +47,7 @@ def _refuse(text: str) -> None:
     raise _MustCompileError(text)
 
 
-async def compile_apart(code: str = _COMPILE) -> None:
+async def compile_in_subprocess(code: str = _COMPILE) -> None:
     """Run `code` in a new interpreter; when cancelled, kill it."""
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(part or str(Path.cwd()) for part in sys.path)}
     quiet = asyncio.subprocess.DEVNULL
