@@ -129,7 +129,7 @@ async def recorder(port: int, messages: int) -> float:
         work = asyncio.create_task(
             record(Settings.load(options), Home(Path(folder)), MachineClock(), stop=stop, watch=found.append)
         )
-        while not (found and found[0].session.connection.client._numMsgRecv >= messages):
+        while not (found and found[0].session.line.connection.client._numMsgRecv >= messages):
             await asyncio.sleep(0.002)
             if work.done():
                 work.result()

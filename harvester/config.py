@@ -44,15 +44,6 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     hist_what: str = "TRADES"
     skip_historical_backfill: bool = False
     require_mtf_alignment: bool = False
-    # the intraday cycle, which is not built: taken under the user's names, without effect (`without_effect` says which)
-    batch_size: int = 20
-    fallback_symbol: str = "SIRI"
-    scanner_min_score: float = 0.0
-    focus_capture_seconds: float = 45.0
-    skip_scanner_workbench: bool = False
-    skip_focus_live_capture: bool = False
-    skip_strategy_replay: bool = False
-    export_dir: str = "exports"
     # the log
     commit_seconds: float = 1.0
     commit_events: int = 10_000
@@ -79,10 +70,6 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     def origin(self, name: str) -> str:
         """Where a value came from: `flag`, `env NAME`, `file PATH` or `default`."""
         return self.origins.get(name, "default")
-
-    def without_effect(self) -> list[str]:
-        """Settings that were given and that nothing reads yet, in order."""
-        return [name for name in _OF_THE_CYCLE if name in self.origins]
 
     def canonical(self) -> dict[str, Any]:
         """What a run records about itself, as JSON-ready builtins with sorted keys.
@@ -111,14 +98,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         return _convert(merged, origins)
 
 
-_OF_THE_CYCLE = (
-    "batch_size", "fallback_symbol", "scanner_min_score", "focus_capture_seconds", "skip_scanner_workbench",
-    "skip_focus_live_capture", "skip_strategy_replay", "export_dir",
-)  # fmt: skip
-
 _NOT_OF_THE_DATA = frozenset({
     "origins", "gateway_host", "port", "client_id", "account", "timeout_seconds", "commit_seconds", "commit_events",
-    "compression", "compact", "digest_seconds", "disk_margin_bytes", "export_dir",
+    "compression", "compact", "digest_seconds", "disk_margin_bytes",
 })  # fmt: skip
 
 _ENVIRONMENT = {  # variable → setting; the first that is set wins
@@ -182,7 +164,6 @@ _RANGES: tuple[tuple[str, float, float], ...] = (
     ("depth_rotation_minutes", 0, 1_440),
     ("tick_by_tick_lines", 0, 1_000),
     ("focus_size", 1, 100),
-    ("batch_size", 1, 500),
     ("commit_seconds", 0.01, 60),
     ("commit_events", 1, 1_000_000),
     ("digest_seconds", 1, 86_400),

@@ -12,7 +12,8 @@ from harvester.eventlog.disk import Disk
 from harvester.eventlog.reader import Day, open_day
 from harvester.events.kinds import Kind
 from harvester.projections.engine import Engine
-from harvester.recorder.record import Recorder, Summary, record
+from harvester.recorder.record import Recorder, record
+from harvester.recorder.summary import Summary
 from harvester.simgateway.faults import Script
 from harvester.simgateway.limits import Limits
 from harvester.simgateway.report import TEXTS, exact_sum, text_sum

@@ -122,10 +122,10 @@ def test_symbols_are_found_in_any_case(home):
     """What differs from one recorded symbol in case alone is that symbol; the output is that of its own name."""
     for words in (("buckets", "--symbol"), ("book", "--symbol"), ("replay", "--symbols"), ("health", "--symbol")):
         assert hv(home, *words, "brk b", "--date", str(DATE))[0] == hv(home, *words, "BRK B", "--date", str(DATE))[0]
-        with pytest.raises(UnknownSymbol, match=f"no symbol 'zz' on {DATE}; recorded are AAA, BRK B"):
+        with pytest.raises(UnknownSymbol, match=rf"'zz' was not recorded on {DATE} \(recorded: AAA, BRK B\)"):
             hv(home, *words, "zz")
     assert symbol_named("Aa", ["AA", "Aa", "B"], DATE) == "Aa"
-    with pytest.raises(UnknownSymbol, match=f"'aa' may be AA or Aa on {DATE}"):
+    with pytest.raises(UnknownSymbol, match=f"'aa' matches AA and Aa on {DATE}"):
         symbol_named("aa", ["AA", "Aa", "B"], DATE)
 
 

@@ -8,6 +8,7 @@ from datetime import UTC, date, datetime
 from itertools import pairwise
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from harvester.calendar import to_ns
@@ -164,6 +165,19 @@ def test_run_params_hold_everything_a_fold_needs() -> None:
     assert params.calendar.before[-1].date == "2025-11-26"
     assert params.costs["name"] == "ibkr_fixed"
     assert params.package["digest"] == package_digest()
+
+
+def test_run_params_of_an_earlier_version_are_read_whole() -> None:
+    """Settings and keys that no longer exist are kept as the log holds them; what a fold needs is where it was."""
+    now = RunParams.build(Settings.load({"symbols": ("IBM",)}), date(2025, 11, 28))
+    gone = {"batch_size": 20, "fallback_symbol": "SIRI", "skip_strategy_replay": False}
+    written = msgspec.json.encode({**msgspec.to_builtins(now), "config": now.config | gone, "cycle": {"n": 1}}).decode()
+    read = RunParams.parse(written, 1)
+    assert read == msgspec.structs.replace(now, config=now.config | gone)
+    start = {"action": "run_start", "stream": "run", "params": written, "ts_recv": START}
+    engine, _ = run([Batch.of([(Kind.REQUEST, start), *EVENTS], 1)])
+    today, _ = run([Batch.of([(Kind.REQUEST, {**start, "params": now.text()}), *EVENTS], 1)])
+    assert engine.digests() == today.digests()
 
 
 def test_unreadable_run_params_are_damage() -> None:

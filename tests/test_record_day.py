@@ -138,7 +138,7 @@ def test_arl_book_is_the_truth_live(tmp_path: Path, shared_data: Path) -> None:
     checked: list[int] = []
 
     def watch(recorder: Recorder) -> None:
-        open_run = recorder._open_run
+        open_run = recorder.committer._open_run
 
         def opened(day: Any) -> Any:
             made = open_run(day)
@@ -163,7 +163,7 @@ def test_arl_book_is_the_truth_live(tmp_path: Path, shared_data: Path) -> None:
             made.commit = look
             return made
 
-        recorder._open_run = opened
+        recorder.committer._open_run = opened
 
     market = open_market("tape", [folder])
     minutes = (market.end_ns - market.start_ns) / 60e9

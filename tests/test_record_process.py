@@ -142,15 +142,11 @@ def test_sigterm_while_it_still_loads(tmp_path: Path) -> None:
     [
         ('exchange_calendar = "FOO"', 2, ["hv: exchange calendar 'FOO' is not known"]),
         ('strategy = "hope"', 2, ["hv: no strategy is called 'hope'"]),
-        (
-            'export-dir = "x"\nbatch_size = 30\nskip_strategy_replay = true',
-            6,
-            ["settings without effect yet", "names='batch_size, skip_strategy_replay, export_dir'", "cannot connect"],
-        ),
+        ("batch-size = 30", 2, ["hv.toml: no setting is called 'batch_size'"]),
     ],
 )
 def test_settings_of_a_file(tmp_path: Path, toml: str, code: int, words: list[str]) -> None:
-    """What does not exist is refused before anything is connected; what has no effect yet is said, once."""
+    """A setting, calendar or strategy that does not exist is refused before anything is connected."""
     (tmp_path / "hv.toml").write_text(toml, encoding="utf-8")
     options = ["--config", str(tmp_path / "hv.toml"), "--symbols", "ACME", "--port", "1", "--home", str(tmp_path)]
     environment = {**os.environ, "PYTHONPATH": str(PROJECT)}
@@ -293,7 +289,7 @@ async def committed(home: Home, trading_date: date, at_least: int) -> None:
         (["--duration", "soon"], 2, "duration"),
         (["--until", "25:00"], 2, "--until"),
         (["--config", "no-such.toml"], 2, "cannot be read"),
-        (["--clock", "no-such.json"], 2, "no market clock"),
+        (["--clock", "no-such.json"], 2, "is not the market clock"),
         (["--port", "1"], 6, "cannot connect"),
         (["--port", "4001", "--clock", "machine"], 2, "no account"),
     ],
@@ -333,7 +329,7 @@ def test_a_served_day_is_not_recorded_onto_itself(tmp_path: Path) -> None:
             options = ["record", "--port", str(told["port"]), "--clock", clock, "--symbols", "ACME"]
             done = subprocess.run([*COMMAND, *options], env=environment, capture_output=True, text=True, check=False)
             assert done.returncode == 2, done.stderr
-            assert f"serves {DATE} as it is recorded under {home.root}" in done.stderr
+            assert f"replays {DATE} from the log under {home.root}" in done.stderr
             assert "--home ANOTHER" in done.stderr
             assert tree(home.temp) == before
     finally:
@@ -350,7 +346,7 @@ def tree(folder: Path) -> dict[str, bytes]:
     ("options", "code", "words"),
     [
         (["--symbols", "ACME", "--port", "1"], 6, "cannot connect"),
-        (["--port", "1"], 2, "no symbol is given"),
+        (["--port", "1"], 2, "no symbols given"),
         (["--symbols", "ACME", "--port", "4001"], 2, "no account"),
     ],
 )
@@ -367,7 +363,7 @@ def test_the_port_of_the_homes_own_gateway_is_named(tmp_path: Path, options: lis
             assert recorder.returncode == code, err.decode()
             (line,) = [line for line in err.decode().splitlines() if line.startswith("hv:")]
             assert words in line
-            assert line.endswith(f"the `hv gateway` of {tmp_path} listens on another: --port {served.port}")
+            assert line.endswith(f"the `hv gateway` of {tmp_path} listens on another port: --port {served.port}")
 
     asyncio.run(scenario())
 
@@ -376,5 +372,5 @@ def test_a_signal_is_told_above_the_live_screen() -> None:
     """The line goes through the screen's own stderr: past it, the next drawing would begin a line too low."""
     terminal = io.StringIO()
     with Live("headline", console=Console(file=terminal, force_terminal=True, width=80), auto_refresh=False):
-        cmd_record._said("SIGINT")
-    assert "hv: SIGINT: ending with a whole last commit" in terminal.getvalue()
+        cmd_record._print_signal("SIGINT")
+    assert "hv: SIGINT: writing the last commit, then stopping" in terminal.getvalue()

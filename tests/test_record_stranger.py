@@ -24,11 +24,12 @@ from harvester.eventlog.verify import verify_day
 from harvester.events.kinds import Action, Kind, Own, Stream
 from harvester.gateway import tap
 from harvester.home import Home, parse_date
-from harvester.recorder import line, session, subscriptions
+from harvester.recorder import heartbeat, line, request_limits, stream_errors, subscriptions
 from harvester.recorder import record as recording
-from harvester.recorder.record import Summary, record
+from harvester.recorder.record import record
 from harvester.recorder.status import status
-from harvester.recorder.warm import compile_apart
+from harvester.recorder.summary import Summary
+from harvester.recorder.warm import compile_in_subprocess
 from tests.recording import QuickDisk
 from tests.stranger import CON_ID, SYMBOL, Client, Stranger, framed, message
 
@@ -51,10 +52,10 @@ def compiled() -> None:
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Back-off and patience a hundredth of what they are; the order of things stays."""
     monkeypatch.setattr(line, "BACK_OFF_S", (0.05, 0.1, 0.2))
-    monkeypatch.setattr(session, "BACK_OFF_S", (0.05, 0.1, 0.2))
+    monkeypatch.setattr(stream_errors, "BACK_OFF_S", (0.05, 0.1, 0.2))
     monkeypatch.setattr(subscriptions, "PACING_S", (0.3, 0.6))
-    monkeypatch.setattr(session, "TICK_BY_TICK_SPACING_S", 0.3)
-    monkeypatch.setattr(line, "HEARTBEAT_S", 0.5)
+    monkeypatch.setattr(request_limits, "TICK_BY_TICK_SPACING_S", 0.3)
+    monkeypatch.setattr(heartbeat, "HEARTBEAT_S", 0.5)
     monkeypatch.setattr(tap, "WHOLE_MESSAGE_S", 0.4)
 
 
@@ -486,7 +487,7 @@ def test_a_recording_that_asked_for_nothing_is_no_success(tmp_path: Path) -> Non
 
 def test_tick_by_tick_keeps_its_spacing_over_a_reconnect(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """AllLast of an instrument waits for its turn; nothing else waits for it."""
-    monkeypatch.setattr(session, "TICK_BY_TICK_SPACING_S", 3.0)
+    monkeypatch.setattr(request_limits, "TICK_BY_TICK_SPACING_S", 3.0)
     stranger = Stranger(script=on(1, Client.close, 0.5))
     found = played(stranger, tmp_path, lambda s: len(s.of("97")) == 2)
     first, second = stranger.at("97")
@@ -548,7 +549,7 @@ def test_a_compilation_ends_when_it_is_cancelled() -> None:
     """The compiling process is not waited for, and not left behind."""
 
     async def scenario() -> float:
-        work = asyncio.ensure_future(compile_apart("import time; time.sleep(60)"))
+        work = asyncio.ensure_future(compile_in_subprocess("import time; time.sleep(60)"))
         await asyncio.sleep(0.3)
         began = time.monotonic()
         work.cancel()

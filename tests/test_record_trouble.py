@@ -262,7 +262,7 @@ def test_a_failure_inside_the_tap_ends_the_recording_with_everything_before_it(t
     home = Home(tmp_path)
 
     def watch(recorder: Any) -> None:
-        tap, seen = recorder.session.connection._tap, [0]
+        tap, seen = recorder.session.line.connection._tap, [0]
         append = tap._append
 
         def failing(fields: list[str]) -> None:

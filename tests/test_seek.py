@@ -270,7 +270,7 @@ def test_hv_book(day):
     text = hv("--symbol", f"S{con_id}", "--seq", str(seq))
     assert "ladder, by price over market makers" in text
     assert f"after seq {seq:,}" in text
-    with pytest.raises(UnknownSymbol, match="no symbol 'NOPE' on 2025-07-17; recorded are S11, S30, S7"):
+    with pytest.raises(UnknownSymbol, match=r"'NOPE' was not recorded on 2025-07-17 \(recorded: S11, S30, S7\)"):
         hv("--symbol", "NOPE")
     with pytest.raises(BadSetting, match="--at and --seq name two places"):
         hv("--symbol", "S7", "--at", "10:00", "--seq", "3")

@@ -92,7 +92,7 @@ class Watched:
 
     async def _draw(self, recorder: Recorder) -> None:
         console = Console(file=self.text, force_terminal=True, width=120)
-        recorder.wants_view = True
+        recorder.committer.samples_quotes = True
         while True:
             await asyncio.sleep(0.2)
             console.print(screen.picture(recorder, {}, 0.0))
@@ -173,7 +173,9 @@ def test_a_gateway_killed_in_mid_market_moves_no_date(tmp_path: Path) -> None:
         stop, clock = asyncio.Event(), FileClock(home.gateway_file)
         recorders: list[Recorder] = []
         recording = asyncio.ensure_future(record(made, home, clock, stop=stop, watch=recorders.append))
-        while not (recorders and recorders[0].last_commit and recorders[0].last_commit.last_seq > 2_000):
+        while not (
+            recorders and recorders[0].committer.last_commit and recorders[0].committer.last_commit.last_seq > 2_000
+        ):
             await asyncio.wait({recording}, timeout=0.02)
             assert not recording.done()
         gateway.kill()

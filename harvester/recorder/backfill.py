@@ -1,8 +1,8 @@
-"""History asked for when a run begins: what the slow timeframes stand on before the day has made candles of its own.
+"""Historical bars requested when a run begins, so that slow timeframes have bars before the day has candles.
 
-Per focus symbol '1 M' of '1 day' and '5 D' of '1 hour' of the regular sessions, and the minutes of the day in all
-hours. Requests go out after the subscriptions, within IB's pacing; answers are `bar` rows and an `end` row like any
-other. Nothing waits for them: an error or a missing answer is noted and recording goes on.
+Per focus symbol: '1 M' of '1 day' and '5 D' of '1 hour' bars of regular sessions, and the day's minutes, all hours.
+Requests are sent after the subscriptions, within IB's pacing. Answers are `bar` rows and an `end` row. Nothing waits
+for them: an error or a missing answer is noted, and recording continues.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ if TYPE_CHECKING:
 
     from harvester.config import Settings
     from harvester.gateway.requests import Target
-    from harvester.recorder.session import Session
+    from harvester.recorder.line import Line
 
 logger = structlog.get_logger()
-EPOCH_SECONDS = 2  # formatDate: whole seconds instead of local texts; daily bars come as dates all the same
+EPOCH_SECONDS = 2  # formatDate: Unix seconds instead of local times; daily bars still come as dates
 
 
 class Ask(NamedTuple):
-    """One history, by the words IB uses."""
+    """One history request, in IB's terms."""
 
     bar_size: str
     duration: str
@@ -35,11 +35,12 @@ class Ask(NamedTuple):
     rth: bool
 
     def params(self) -> dict[str, Any]:
+        """Parameters for `Requester.history`."""
         return {**self._asdict(), "end": "", "format_date": EPOCH_SECONDS}
 
 
-def asks(settings: Settings) -> tuple[Ask, ...]:
-    """What is asked for each focus symbol, in this order."""
+def history_requests(settings: Settings) -> tuple[Ask, ...]:
+    """The histories of each focus symbol, in the order of the requests."""
     return (
         Ask("1 day", "1 M", "TRADES", rth=True),
         Ask("1 hour", "5 D", "TRADES", rth=True),
@@ -48,7 +49,7 @@ def asks(settings: Settings) -> tuple[Ask, ...]:
 
 
 class Flight(NamedTuple):
-    """A history that has been asked for; `asked_at` in pace time."""
+    """A history request without an answer so far; `asked_at` in pace time."""
 
     target: Target
     ask: Ask
@@ -57,95 +58,95 @@ class Flight(NamedTuple):
 
 
 class Backfill:
-    """The histories of the run under way: what has been answered, what is in flight."""
+    """The history requests of the current run."""
 
-    def __init__(self, session: Session) -> None:
-        self._session = session
-        self._settled: set[tuple[int, Ask]] = set()  # (con_id, ask) answered or refused
-        self._unanswered: set[tuple[int, Ask]] = set()  # on this connection
-        self._flying: dict[int, Flight] = {}
+    def __init__(self, line: Line) -> None:
+        self._line = line
+        self._settled: set[tuple[int, Ask]] = set()  # (con_id, ask), answered or refused
+        self._unanswered: set[tuple[int, Ask]] = set()  # timed out on this connection
+        self._in_flight: dict[int, Flight] = {}
         self._focus: Sequence[Target] = ()
-        self._asking: asyncio.Task[None] | None = None
+        self._requesting: asyncio.Task[None] | None = None
 
     def start(self, focus: Sequence[Target]) -> None:
-        """Ask, in the background, for what this run has not been answered yet."""
-        self._stop_asking()
+        """Request, in the background, every history this run has no answer to yet."""
+        self._stop_requests()
         self._unanswered.clear()
         self._focus = focus
-        self._go_on()
+        self._continue()
 
     def new_run(self, focus: Sequence[Target]) -> None:
-        """Another run begins: it asks for everything itself."""
+        """A new run begins: request everything again."""
         self._settled.clear()
-        self._flying.clear()
+        self._in_flight.clear()
         self.start(focus)
 
     def connection_lost(self) -> None:
-        """What is in flight will never be answered; after a reconnect it is asked for again."""
-        self._stop_asking()
-        self._flying.clear()
+        """No request in flight will be answered; `start` repeats them on the next connection."""
+        self._stop_requests()
+        self._in_flight.clear()
 
     def dropped(self, since: int) -> None:
-        """The gateway has dropped messages: what was asked since (pace time) and flies still is asked for again."""
-        for req_id in [req_id for req_id, flight in self._flying.items() if flight.asked_at >= since]:
-            self._flying.pop(req_id).done.set_result(None)
-        if self._asking is not None and self._asking.done():
-            self._go_on()
+        """The gateway has dropped messages: repeat what was sent since `since` (pace time) and has no answer."""
+        for req_id in [req_id for req_id, flight in self._in_flight.items() if flight.asked_at >= since]:
+            self._in_flight.pop(req_id).done.set_result(None)
+        if self._requesting is not None and self._requesting.done():
+            self._continue()
 
     def answered(self, req_id: int) -> None:
-        """Message 17 of a request has arrived; it stands in the inbox."""
+        """Message 17 of a request has arrived; it is in the inbox."""
         self._settle(req_id)
 
     def refused(self, req_id: int, code: int, text: str) -> bool:
-        """Whether an error belongs to a history; it stands in the inbox, and nobody asks again."""
-        if req_id not in self._flying:
+        """An error, which is in the inbox; returns whether its request id is a history's. A refusal is not repeated."""
+        if req_id not in self._in_flight:
             return False
         if is_refusal(code):
-            flight = self._flying[req_id]
+            flight = self._in_flight[req_id]
             logger.warning(
-                "no history", symbol=flight.target.symbol, bar_size=flight.ask.bar_size, code=code, text=text
+                "history refused", symbol=flight.target.symbol, bar_size=flight.ask.bar_size, code=code, text=text
             )
             self._settle(req_id)
         return True
 
     def _settle(self, req_id: int) -> None:
-        if (flight := self._flying.pop(req_id, None)) is not None:
+        if (flight := self._in_flight.pop(req_id, None)) is not None:
             self._settled.add((flight.target.con_id, flight.ask))
             flight.done.set_result(None)
 
-    def _stop_asking(self) -> None:
-        if self._asking is not None:
-            self._asking.cancel()
+    def _stop_requests(self) -> None:
+        if self._requesting is not None:
+            self._requesting.cancel()
 
-    def _go_on(self) -> None:
-        if not self._session.settings.skip_historical_backfill:
-            self._asking = self._session.spawn(self._ask_all())
+    def _continue(self) -> None:
+        if not self._line.settings.skip_historical_backfill:
+            self._requesting = self._line.tasks.spawn(self._request_all())
 
     def _next(self) -> tuple[Target, Ask] | None:
-        """The first history nobody has asked for, or whose request was dropped."""
-        known = self._settled | self._unanswered | {(f.target.con_id, f.ask) for f in self._flying.values()}
-        wanted = ((target, ask) for target in self._focus for ask in asks(self._session.settings))
-        return next(((target, ask) for target, ask in wanted if (target.con_id, ask) not in known), None)
+        """The next history to request: never sent in this run, or dropped."""
+        done = self._settled | self._unanswered | {(f.target.con_id, f.ask) for f in self._in_flight.values()}
+        wanted = ((target, ask) for target in self._focus for ask in history_requests(self._line.settings))
+        return next(((target, ask) for target, ask in wanted if (target.con_id, ask) not in done), None)
 
-    async def _ask_all(self) -> None:
-        session = self._session
+    async def _request_all(self) -> None:
+        line = self._line
         while (wanted := self._next()) is not None:
-            await session.may_ask_history()
-            if not session.connection.connected:
+            await line.limits.history()
+            if not line.connected:
                 return
-            req_id, (target, ask) = session.registry.new_id(), wanted
+            req_id, (target, ask) = line.new_req_id(), wanted
             done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            flight = self._flying[req_id] = Flight(target, ask, done, session.pace.now())
-            session.requester.history(req_id, target, ask.params())
-            session.spawn(self._wait(req_id, flight))  # the answer may be here before it takes its first step
+            flight = self._in_flight[req_id] = Flight(target, ask, done, line.pace.now())
+            line.requester.history(req_id, target, ask.params())
+            line.tasks.spawn(self._wait(req_id, flight))  # the answer may arrive before this task starts
 
     async def _wait(self, req_id: int, flight: Flight) -> None:
-        """Note that an answer never came; a late one is recorded all the same."""
-        session, (target, ask, done, _) = self._session, flight
-        await session.pace.within(done, session.settings.timeout_seconds)
-        if self._flying.pop(req_id, None) is not None:
+        """Note a request without an answer in `timeout_seconds`; a later answer is still recorded."""
+        line, (target, ask, done, _) = self._line, flight
+        await line.pace.within(done, line.settings.timeout_seconds)
+        if self._in_flight.pop(req_id, None) is not None:
             self._unanswered.add((target.con_id, ask))
             text = f"no answer to {ask.duration} of {ask.bar_size} of {target.symbol}"
             detail = {"stream": Stream.HISTORY.value}
-            session.note(Own.REQUEST_TIMEOUT, text, detail, con_id=target.con_id, req_id=req_id)
-            logger.warning("history not answered", symbol=target.symbol, bar_size=ask.bar_size)
+            line.inbox.notice(Own.REQUEST_TIMEOUT, text, detail, con_id=target.con_id, req_id=req_id)
+            logger.warning("history request not answered", symbol=target.symbol, bar_size=ask.bar_size)

@@ -1,4 +1,4 @@
-"""Compact what was recorded, when the recording has ended cleanly."""
+"""Compact the recorded dates after the recording."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from harvester.errors import HarvesterError
-from harvester.eventlog.compact import Compaction, compact_day
+from harvester.eventlog.compact import compact_day
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -19,15 +19,13 @@ if TYPE_CHECKING:
 logger = structlog.get_logger(__name__)
 
 
-def compact_recorded(home: Home, dates: Iterable[date], disk: Disk | None = None) -> list[Compaction]:
-    """Compact the runs of each date. The recorder calls it once its last run is closed and the locks are given back.
+def compact_recorded(home: Home, dates: Iterable[date], disk: Disk | None = None) -> None:
+    """Compact the runs of each date, after the last run is closed and the locks are released.
 
-    A compaction that fails costs nothing: the run is whole as it was, a warning says why, `hv log compact` tries again.
+    A failed compaction leaves the run as it was and logs a warning; `hv log compact` repeats it.
     """
-    done: list[Compaction] = []
     for trading_date in sorted(set(dates)):
         try:
-            done += compact_day(home, trading_date, disk)
+            compact_day(home, trading_date, disk)
         except HarvesterError as error:
-            logger.warning("not compacted", date=str(trading_date), why=str(error))
-    return done
+            logger.warning("compaction failed", date=str(trading_date), why=str(error))

@@ -1,6 +1,6 @@
-"""Look-ups: which contract a symbol is, and whether the exchange's hours are what the calendar says.
+"""Contract look-ups: the contract of each symbol, and a comparison of its trading hours with the calendar.
 
-A look-up that the gateway dropped (error 100) or a lost line took with it is made again, as long as patience lasts.
+A look-up that the gateway dropped (error 100) or that a lost line interrupted is repeated, within `timeout_seconds`.
 """
 
 from __future__ import annotations
@@ -11,21 +11,22 @@ from typing import TYPE_CHECKING
 import structlog
 
 from harvester.calendar import trading_date
+from harvester.clock import SECOND_NS
 from harvester.errors import GatewayError, UnknownSymbol
 from harvester.events.kinds import Own
 from harvester.gateway.connection import LineLost
 from harvester.gateway.requests import EXCHANGE_NAMES, Target
 from harvester.recorder import subscriptions as subs
-from harvester.recorder.hours import difference
+from harvester.recorder.hours import hours_difference
 from harvester.recorder.line import number
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from harvester.recorder.session import Session
+    from harvester.recorder.line import Line
 
 logger = structlog.get_logger()
-_FIELDS_MIN = 28  # of message 10, up to the liquid hours
+_FIELDS_MIN = 28  # fields of message 10 up to the liquid hours
 
 
 class Lookup:
@@ -33,149 +34,151 @@ class Lookup:
 
     def __init__(self, symbol: str, asked_at: int) -> None:
         self.symbol, self.asked_at = symbol, asked_at
-        self.found: list[Target] = []
+        self.matches: list[Target] = []
         self.hours: dict[int, tuple[str, str]] = {}  # by con_id: liquid hours, their time zone
         self.error: tuple[int, str] | None = None
         self.lost = self.dropped = False
         self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     def finish(self) -> None:
+        """Wake the coroutine that waits for it."""
         if not self.done.done():
             self.done.set_result(None)
 
 
 class Contracts:
-    """The look-ups of a session."""
+    """The look-ups on one line."""
 
-    def __init__(self, session: Session) -> None:
-        self._session = session
+    def __init__(self, line: Line) -> None:
+        self._line = line
         self._flying: dict[int, Lookup] = {}
 
-    # what the connection tells
+    # called by the session, for messages
 
-    def heard(self, fields: list[str]) -> None:
-        """Message 10: one contract of a look-up."""
+    def matched(self, fields: list[str]) -> None:
+        """Message 10: one matching contract."""
         lookup = self._flying.get(number(fields[1])) if len(fields) >= _FIELDS_MIN else None
         if lookup is not None and number(fields[12]) > 0:
             con_id = number(fields[12])
-            lookup.found.append(Target(lookup.symbol, con_id, fields[3], "SMART", fields[20], fields[8]))
+            lookup.matches.append(Target(lookup.symbol, con_id, fields[3], "SMART", fields[20], fields[8]))
             lookup.hours[con_id] = (fields[27], fields[25])
 
-    def ended(self, req_id: int) -> None:
-        """Message 52: that was all."""
+    def completed(self, req_id: int) -> None:
+        """Message 52: the look-up has no more contracts."""
         if (lookup := self._flying.get(req_id)) is not None:
             lookup.finish()
 
     def refused(self, req_id: int, code: int, text: str) -> bool:
-        """Whether an error belongs to a look-up."""
+        """An error; returns whether its request id is a look-up's."""
         lookup = self._flying.get(req_id)
         if lookup is not None and subs.is_refusal(code):
             lookup.error = (code, text)
-            lookup.dropped = subs.is_for_now(code, text)
+            lookup.dropped = subs.is_temporary(code, text)
             lookup.finish()
         return lookup is not None
 
     def dropped(self, since: int) -> None:
-        """The gateway has dropped messages: what was asked since (pace time) is asked again."""
+        """The gateway has dropped messages: repeat the look-ups sent since `since` (pace time)."""
         for lookup in self._flying.values():
             if lookup.asked_at >= since:
                 lookup.dropped = True
                 lookup.finish()
 
     def connection_lost(self) -> None:
+        """No look-up on this connection will be answered."""
         for lookup in self._flying.values():
             lookup.lost = True
             lookup.finish()
 
-    # what the session asks
+    # called by the session, to ask
 
     async def resolve(self, symbols: Iterable[str]) -> list[Target]:
-        """Look every symbol up, in order. A lost line is waited for.
+        """Look up every symbol, in order. If the line is lost, wait for the next connection and go on.
 
         Raises:
-            UnknownSymbol: the gateway knows no such contract.
-            GatewayError: it does not answer, or the line does not come back, within `timeout_seconds`.
+            UnknownSymbol: the gateway has no such contract.
+            GatewayError: no answer, or no new connection, within `timeout_seconds`.
         """
-        session, found = self._session, dict[str, Target]()
-        limit = session.settings.timeout_seconds
-        until = session.pace.patience() + round(limit * 1e9)
+        line, targets = self._line, dict[str, Target]()
+        limit = line.settings.timeout_seconds
+        until = line.pace.patience() + round(limit * SECOND_NS)
         while True:
             try:
-                if not found:
-                    await session.say_data_type()
+                if not targets:
+                    await line.set_data_type()
                 for symbol in dict.fromkeys(symbols):
-                    if symbol not in found:
-                        found[symbol] = await self._look_up(symbol)
+                    if symbol not in targets:
+                        targets[symbol] = await self._look_up(symbol)
             except LineLost:
-                left = (until - session.pace.patience()) / 1e9
-                if left <= 0 or not await session.wait_until_back(left):
-                    where = f"{session.settings.gateway_host}:{session.settings.port}"
+                left = (until - line.pace.patience()) / SECOND_NS
+                if left <= 0 or not await line.wait_until_back(left):
+                    where = f"{line.settings.gateway_host}:{line.settings.port}"
                     raise GatewayError(
-                        f"{where} hung up while contracts were looked up, and was not back for good within "
-                        f"{limit:g} s; look at its own window and log"
+                        f"{where} hung up while contracts were looked up, and no connection lasted within "
+                        f"{limit:g} s; check its window and log"
                     ) from None
             else:
-                return list(found.values())
+                return list(targets.values())
 
     async def restate(self, targets: Iterable[Target]) -> None:
-        """Ask again what is known: a new date's log describes its instruments itself. Nothing waits for it."""
+        """Look up known contracts again, so that the log of a new date describes them. Nothing waits for it."""
         for target in targets:
-            await self._session.may_ask()
-            if not self._session.connection.connected:
+            await self._line.limits.message()
+            if not self._line.connected:
                 return
-            self._session.requester.contract_details(self._session.registry.new_id(), target)
+            self._line.requester.contract_details(self._line.new_req_id(), target)
 
     async def _look_up(self, symbol: str) -> Target:
-        settings = self._session.settings
+        settings = self._line.settings
         lookup = await self._answer(symbol)
-        if lookup.error is not None or not lookup.found:
-            code, text = lookup.error or (subs.UNKNOWN_CONTRACT, "an empty answer")
+        if lookup.error is not None or not lookup.matches:
+            code, text = lookup.error or (subs.UNKNOWN_CONTRACT, "empty answer")
             if code == subs.UNKNOWN_CONTRACT:
-                raise UnknownSymbol(f"the gateway knows no US stock {symbol!r} ({code}: {text}); check --symbols")
-            raise GatewayError(f"the gateway refuses to say what {symbol!r} is ({code}: {text})")
+                raise UnknownSymbol(f"the gateway has no US stock {symbol!r} ({code}: {text}); check --symbols")
+            raise GatewayError(f"the gateway refused to look up {symbol!r} ({code}: {text})")
         wanted = EXCHANGE_NAMES.get(settings.primary_exchange, settings.primary_exchange)
-        listed = [t for t in lookup.found if EXCHANGE_NAMES.get(t.primary_exchange, t.primary_exchange) == wanted]
-        chosen = (listed or lookup.found)[0]  # of several the one listed where the settings say, else the first
+        listed = [t for t in lookup.matches if EXCHANGE_NAMES.get(t.primary_exchange, t.primary_exchange) == wanted]
+        chosen = (listed or lookup.matches)[0]  # of several, the one on the preferred exchange, else the first
         self._check_hours(chosen, *lookup.hours[chosen.con_id])
         return chosen
 
     async def _answer(self, symbol: str) -> Lookup:
-        """Ask until an answer comes that is no "not so fast"."""
-        session, pauses = self._session, iter(subs.PACING_S)
-        until = session.pace.patience() + round(session.settings.timeout_seconds * 1e9)
+        """Ask until the answer is not a pacing refusal or a dropped message, with growing pauses."""
+        line, pauses = self._line, iter(subs.PACING_S)
+        until = line.pace.patience() + round(line.settings.timeout_seconds * SECOND_NS)
         while True:
-            lookup = await self._ask(symbol, (until - session.pace.patience()) / 1e9)
+            lookup = await self._ask(symbol, (until - line.pace.patience()) / SECOND_NS)
             pause = next(pauses, None)
             if not lookup.dropped or pause is None:
                 return lookup
-            await session.pace.pause(pause, pacing=True)
+            await line.pace.pause(pause, pacing=True)
 
     async def _ask(self, symbol: str, seconds: float) -> Lookup:
-        session = self._session
-        await session.may_ask()
-        req_id, lookup = session.registry.new_id(), Lookup(symbol, session.pace.now())
+        line = self._line
+        await line.limits.message()
+        req_id, lookup = line.new_req_id(), Lookup(symbol, line.pace.now())
         self._flying[req_id] = lookup
         try:
-            session.requester.contract_details(req_id, Target(symbol))
-            answered = await session.pace.within(lookup.done, max(seconds, 0.0))
+            line.requester.contract_details(req_id, Target(symbol))
+            answered = await line.pace.within(lookup.done, max(seconds, 0.0))
         finally:
             del self._flying[req_id]
         if lookup.lost:
-            raise LineLost(f"the connection was lost while {symbol} was looked up")
+            raise LineLost(f"connection lost while {symbol} was looked up")
         if not answered:
-            session.note(Own.REQUEST_TIMEOUT, f"no contract details of {symbol}", req_id=req_id)
+            line.inbox.notice(Own.REQUEST_TIMEOUT, f"no contract details of {symbol}", req_id=req_id)
             raise GatewayError(
-                f"no answer about {symbol} within {session.settings.timeout_seconds:g} s; "
-                "is the gateway connected to IB's servers? (see its own window)"
+                f"no answer about {symbol} within {line.settings.timeout_seconds:g} s; "
+                "check in the gateway's window that it is connected to IB's servers"
             )
         return lookup
 
     def _check_hours(self, target: Target, liquid_hours: str, zone_name: str) -> None:
-        """Hold the calendar's session against the hours the gateway tells: two sources, one truth."""
-        settings = self._session.settings
-        day = trading_date(self._session.pace.clock.now(), settings.time_zone, settings.day_start)
-        what = difference(liquid_hours, zone_name, day, settings.exchange_calendar)
+        """Compare the calendar's session with the trading hours the gateway sent; note a difference."""
+        settings = self._line.settings
+        day = trading_date(self._line.pace.clock.now(), settings.time_zone, settings.day_start)
+        what = hours_difference(liquid_hours, zone_name, day, settings.exchange_calendar)
         if what:
             detail = {"calendar": settings.exchange_calendar, "liquid_hours": liquid_hours, "time_zone": zone_name}
-            self._session.note(Own.HOURS_DIFFER, f"{target.symbol}: {what}", detail, con_id=target.con_id)
+            self._line.inbox.notice(Own.HOURS_DIFFER, f"{target.symbol}: {what}", detail, con_id=target.con_id)
             logger.warning("trading hours differ from the calendar", symbol=target.symbol, what=what)

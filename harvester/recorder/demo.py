@@ -28,7 +28,8 @@ if TYPE_CHECKING:
     from datetime import date
 
     from harvester.home import Home
-    from harvester.recorder.record import Recorder, Summary
+    from harvester.recorder.record import Recorder
+    from harvester.recorder.summary import Summary
     from harvester.simgateway.market import Market
 
 LEAD_NS = 60 * SECOND_NS  # the recorder is there a minute before the market's first event

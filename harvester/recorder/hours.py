@@ -1,4 +1,4 @@
-"""Two things about the hours of a day: what a contract's liquid hours say, and when a gateway restarts by plan."""
+"""Trading hours of a contract compared with the calendar, and planned outages of a gateway."""
 
 from __future__ import annotations
 
@@ -6,34 +6,35 @@ import re
 from datetime import UTC, date, datetime, time, timedelta
 
 from harvester.calendar import NEW_YORK, iso, session, to_ns, zone
+from harvester.clock import SECOND_NS
 from harvester.errors import BadSetting
 
 _SPAN = re.compile(r"(\d{8}):(\d{4})-(\d{8}):(\d{4})", re.ASCII)
 _CLOSED = re.compile(r"(\d{8}):CLOSED", re.ASCII)
-_RESET = (time(23, 45), time(0, 45))  # of IB's North American servers, New York, every day but …
-_RESET_FRIDAY = (time(23, 0), time(3, 0))  # … Friday's, which lasts until Saturday (IB's system status page)
-_RESTART_MINUTES = 10  # what a restart of TWS or IB Gateway takes, login included
+_RESET = (time(23, 45), time(0, 45))  # daily reset of IB's North American servers, New York, except …
+_RESET_FRIDAY = (time(23, 0), time(3, 0))  # … on Friday, until Saturday (IB's system status page)
+_RESTART_MINUTES = 10  # duration of a restart of TWS or IB Gateway, including login
 
 
-def difference(liquid_hours: str, zone_name: str, day: date, exchange: str) -> str:
-    """How the liquid hours a contract tells of a date differ from the calendar's session; empty when they do not.
+def hours_difference(liquid_hours: str, zone_name: str, day: date, exchange: str) -> str:
+    """How a contract's liquid hours differ from the calendar's session on a date; empty when they agree.
 
-    The text is IB's `yyyymmdd:hhmm-yyyymmdd:hhmm;yyyymmdd:CLOSED;…`. What cannot be read, or says nothing of the date,
-    is no difference.
+    The text is IB's `yyyymmdd:hhmm-yyyymmdd:hhmm;yyyymmdd:CLOSED;…`. An unreadable text, or one without the date, is
+    not a difference.
     """
     hours = session(day, exchange)
     known = (hours.open_ns, hours.close_ns) if hours is not None else None
     try:
-        told = _told(liquid_hours, zone_name, day)
-        if told in ("", known):
+        stated = _stated(liquid_hours, zone_name, day)
+        if stated in ("", known):
             return ""
-        return f"liquid hours of {day} are {_words(told)} by the gateway, {_words(known)} by the calendar {exchange}"
+        return f"liquid hours of {day} are {_words(stated)} by the gateway, {_words(known)} by the calendar {exchange}"
     except (BadSetting, ValueError, OverflowError):
         return ""
 
 
-def _told(text: str, zone_name: str, day: date) -> tuple[int, int] | str | None:
-    """First open and last close (ns UTC) of a date; None: closed; empty: nothing is said of it."""
+def _stated(text: str, zone_name: str, day: date) -> tuple[int, int] | str | None:
+    """First open and last close (ns UTC) of a date; None: closed; empty: the text does not hold the date."""
     tz, spans = zone(zone_name), []
     for first, begin, last, end in _SPAN.findall(text):
         if datetime.strptime(first, "%Y%m%d").date() == day:  # noqa: DTZ007 - a date; the zone follows
@@ -49,14 +50,14 @@ def _words(span: tuple[int, int] | str | None) -> str:
 
 
 def planned_outage(ts_ns: int, restart: str, zone_name: str) -> str:
-    """Why a feed may be gone at an instant by plan; empty when nobody planned it.
+    """The planned outage at an instant, in words; empty when none is planned.
 
     Args:
         ts_ns: market time, ns UTC.
         restart: when TWS or IB Gateway restarts itself, `HH:MM` in the zone; empty for never.
         zone_name: the zone of `restart`.
     """
-    moment = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(seconds=ts_ns // 1_000_000_000)
+    moment = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(seconds=ts_ns // SECOND_NS)
     if restart:
         local = moment.astimezone(zone(zone_name))
         begin = datetime.combine(local.date(), time.fromisoformat(restart), local.tzinfo)

@@ -1,7 +1,7 @@
-"""The one queue everything goes through: messages as they arrive, Harvester's own rows where they happen.
+"""The queue of everything to be logged: messages as they arrive, and Harvester's own rows.
 
-Order of appending is the order of the log. Nothing is ever dropped: when the log falls behind, `crowded` asks the
-connection to stop reading, and TCP tells the gateway to wait.
+The order of appending is the order of the log. Nothing is dropped: when the log falls behind, the inbox is `crowded`,
+the recorder stops reading, and TCP makes the gateway wait.
 """
 
 from __future__ import annotations
@@ -10,8 +10,10 @@ import asyncio
 from collections import Counter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import msgspec
 import numpy as np
 
+from harvester.events.kinds import Kind
 from harvester.wire.ids import REQ_ID_INDEX
 from harvester.wire.incoming import Arrivals
 
@@ -19,15 +21,15 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from harvester.clock import Clock
-    from harvester.events.kinds import Kind
+    from harvester.events.kinds import Own
     from harvester.wire.incoming import Item
 
-_HEARD_AT = {str(msg): REQ_ID_INDEX[msg] for msg in (1, 2, 45, 46, 12, 13, 99, 50, 90, 17)}  # messages that flow
-_CROWDED_COMMITS = 20  # this many commits' worth of waiting items stop the reading
+_REQ_ID_AT = {str(msg): REQ_ID_INDEX[msg] for msg in (1, 2, 45, 46, 12, 13, 99, 50, 90, 17)}  # messages of streams
+_CROWDED_COMMITS = 20  # reading stops at this many full commits of waiting items
 
 
 class _Stretch(NamedTuple):
-    """Items from index `start` on bear this stamp."""
+    """Items from index `start` on have this stamp."""
 
     start: int
     ts_recv: int
@@ -35,7 +37,7 @@ class _Stretch(NamedTuple):
 
 
 class Taken(NamedTuple):
-    """What one commit takes; `at_cut` says that the run ends with it."""
+    """The items of one commit; `at_cut`: the run ends with it."""
 
     arrivals: Arrivals
     at_cut: bool
@@ -48,7 +50,7 @@ class Inbox:
         epoch: number of the connection, given to what is appended.
         last_ts: stamp of the last item, ns UTC; stamps never run back.
         boundary_ns: market time at which the trading date ends; `on_boundary` is called before a later stamp.
-        filled: set when a commit's worth of items waits, or a cut.
+        filled: set while a full commit of items waits, or a cut.
     """
 
     def __init__(self, clock: Clock, commit_events: int) -> None:
@@ -58,7 +60,7 @@ class Inbox:
         self.message: Callable[[list[str]], None] = self._items.append
         self._stretches: list[_Stretch] = []
         self._cuts: list[int] = []
-        self._counted, self._heard = 0, Counter[str]()
+        self._counted, self._counts = 0, Counter[str]()
         self.epoch, self.last_ts = 0, 0
         self._expecting = False
         self.boundary_ns: int | None = None
@@ -70,28 +72,28 @@ class Inbox:
 
     @property
     def crowded(self) -> bool:
-        """More waits than should: stop reading."""
+        """Whether too much waits: stop reading."""
         return len(self._items) > self._crowd
 
     @property
     def roomy(self) -> bool:
-        """Reading may go on."""
+        """Whether reading may resume."""
         return len(self._items) < self._crowd // 2
 
     @property
     def first_ts(self) -> int:
-        """Stamp of the first waiting item, of now when none waits."""
+        """Stamp of the first waiting item; the stamp of now when none waits."""
         return self._stretches[0].ts_recv if self._items else self._stamp_now()
 
     def _stamp_now(self) -> int:
         return max(self.last_ts, self._clock.now())
 
     def expect_connection(self) -> None:
-        """The next packet is the first of a new connection: the epoch rises with it."""
+        """The next packet is the first of a new connection: it increments the epoch."""
         self._expecting = True
 
     def packet(self) -> None:
-        """A packet arrives: stamp what is appended from here on with this instant."""
+        """A packet has arrived: stamp what is appended from here on with the present time."""
         if self._expecting:
             self._expecting = False
             self.epoch += 1
@@ -112,42 +114,46 @@ class Inbox:
             self.filled.set()
 
     def put(self, kind: Kind, row: Mapping[str, Any], at: int | None = None) -> None:
-        """Append a row of Harvester's own, stamped now (or `at`, if that is not earlier than what is there)."""
+        """Append a row of Harvester's own, stamped now or `at` (ns UTC), never before the last stamp."""
         if at is None:
             self._arrive()
         else:
             self._stamp(at)
         self._items.append((kind, row))
 
-    def heard(self) -> dict[int, int]:
-        """Messages that flow, by request id, since the last call: what arrived, whether or not it is committed yet.
+    def notice(self, code: Own, text: str, detail: Mapping[str, Any] | None = None, **row: Any) -> None:
+        """Append a notice of Harvester's own; `detail` becomes a JSON object, `row` further columns."""
+        extra = msgspec.json.encode(dict(sorted(detail.items()))).decode() if detail else None
+        self.put(Kind.NOTICE, {"code": int(code), "text": text, "detail": extra, **row})
 
-        Counted here and not from commits, so that what the recorder says of its streams does not depend on when the
-        machine found time to commit.
+    def take_counts(self) -> dict[int, int]:
+        """Messages of streams since the last call, by request id, committed or not.
+
+        Counted on arrival and not from commits, so that grants and silence do not depend on when commits happen.
         """
         self._count()
-        found, self._heard = self._heard, Counter()
-        return {int(req_id): count for req_id, count in found.items() if req_id.isdecimal() and len(req_id) < 12}
+        counts, self._counts = self._counts, Counter()
+        return {int(req_id): count for req_id, count in counts.items() if req_id.isdecimal() and len(req_id) < 12}
 
     def _count(self) -> None:
         fresh = self._items[self._counted :]
         self._counted = len(self._items)
-        # Whole numbers of fields vary only in broken messages; those are looked at one by one when they occur.
+        # Only broken messages have too few fields: the list is filtered only when one occurs.
         try:
-            self._heard.update([f[_HEARD_AT[f[0]]] for f in fresh if type(f) is list and f[0] in _HEARD_AT])
+            self._counts.update([f[_REQ_ID_AT[f[0]]] for f in fresh if type(f) is list and f[0] in _REQ_ID_AT])
         except IndexError:
             whole = [f for f in fresh if isinstance(f, list) and len(f) > 2]
-            self._heard.update([f[_HEARD_AT[f[0]]] for f in whole if f[0] in _HEARD_AT])
+            self._counts.update([f[_REQ_ID_AT[f[0]]] for f in whole if f[0] in _REQ_ID_AT])
 
     def cut(self) -> None:
-        """End the run here: no commit holds items of both sides."""
+        """End the run here: no commit spans the cut."""
         self._cuts.append(len(self._items))
         self.filled.set()
 
-    def take(self, everything: bool = False) -> Taken:
-        """Take the next commit's items: at most `commit_events` of them unless `everything`, never past a cut."""
+    def take(self) -> Taken:
+        """Take the items of the next commit: at most `commit_events`, none behind a cut."""
         self._count()
-        count = len(self._items) if everything else min(len(self._items), self._commit_events)
+        count = min(len(self._items), self._commit_events)
         at_cut = bool(self._cuts) and self._cuts[0] <= count
         if at_cut:
             count = self._cuts.pop(0)
@@ -168,7 +174,7 @@ class Inbox:
         return Taken(arrivals, at_cut)
 
     def _forget(self, count: int) -> None:
-        """Drop stretches that are over; the one in force goes on at index 0."""
+        """Drop the stretches of `count` taken items; the current one continues at index 0."""
         kept = [_Stretch(max(s.start - count, 0), s.ts_recv, s.epoch) for s in self._stretches]
         first = max((i for i, s in enumerate(kept) if s.start == 0), default=0)
         self._stretches = kept[first:]

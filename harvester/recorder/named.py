@@ -1,4 +1,4 @@
-"""Symbols as people name them, in any case, and as a day has recorded them."""
+"""The symbols of a recorded day, and finding one regardless of upper and lower case."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ if TYPE_CHECKING:
 
 
 def subscribed(day: Day) -> dict[str, tuple[int, int]]:
-    """Seq and ts_recv (ns UTC) of the first subscription of every symbol, sorted by symbol."""
+    """By symbol, sorted: seq and ts_recv (ns UTC) of its first subscription."""
     columns = ("action", "symbol", "con_id", "seq", "ts_recv")
-    found: dict[str, tuple[int, int]] = {}
+    first: dict[str, tuple[int, int]] = {}
     for row in day.table(Kind.REQUEST).select(columns).to_pylist():
         if row["action"] == Action.SUBSCRIBE:
-            found.setdefault(row["symbol"] or str(row["con_id"]), (row["seq"], row["ts_recv"]))
-    return dict(sorted(found.items()))
+            first.setdefault(row["symbol"] or str(row["con_id"]), (row["seq"], row["ts_recv"]))
+    return dict(sorted(first.items()))
 
 
 def symbol_named(text: str, known: Collection[str], trading_date: date) -> str:
-    """The recorded symbol somebody means: as it is written, else the one that differs in case alone.
+    """The recorded symbol equal to a text, else the one that differs only in upper and lower case.
 
     Raises:
-        UnknownSymbol: there is none, or more than one.
+        UnknownSymbol: no recorded symbol matches, or several do.
     """
     if text in known:
         return text
@@ -36,11 +36,11 @@ def symbol_named(text: str, known: Collection[str], trading_date: date) -> str:
     if len(alike) == 1:
         return alike[0]
     if alike:
-        raise UnknownSymbol(f"{text!r} may be {' or '.join(alike)} on {trading_date}; write one of them as it stands")
-    there = ", ".join(sorted(known)) or "none"
-    raise UnknownSymbol(f"no symbol {text!r} on {trading_date}; recorded are {there}")
+        raise UnknownSymbol(f"{text!r} matches {' and '.join(alike)} on {trading_date}; write one of them exactly")
+    recorded = ", ".join(sorted(known)) or "none"
+    raise UnknownSymbol(f"{text!r} was not recorded on {trading_date} (recorded: {recorded})")
 
 
 def symbols_named(texts: Iterable[str], known: Collection[str], trading_date: date) -> list[str]:
-    """The same of several."""
+    """`symbol_named` for several texts."""
     return [symbol_named(text, known, trading_date) for text in texts]

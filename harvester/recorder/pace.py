@@ -1,11 +1,11 @@
-"""Waiting, in the three kinds of time a recorder knows.
+"""Waiting in the recorder's three kinds of time.
 
-- *market time* stamps events and drives silence watchdogs; it may stand, or run faster than real time;
-- *pace* is what requests are spaced by: market time, or real time while that runs faster (a simulated market stands
-  until somebody subscribes, and its gateway counts its limits by the same time);
-- *patience* is how long one waits for an answer, and how often one commits: real time.
+- *market time* stamps events and drives silence watchdogs; it may stand still, or run faster than real time;
+- *pace time* spaces requests: market time, or real time while that runs faster (a simulated market stands still until
+  a client subscribes, and its gateway counts its limits in the same time);
+- *patience* limits waiting for answers and spaces commits: real time.
 
-In lockstep all three are market time, so that a test or a demo does the same thing at every speed of the machine.
+In lockstep all three are market time, so that a test or a demo does the same at every speed of the machine.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from harvester.clock import SECOND_NS, Elapsed, LockstepClock, MachineClock, rea
 if TYPE_CHECKING:
     from harvester.clock import Clock
 
-_LOOK_S = 0.05  # how often a wait looks at a clock that may change its speed
+_LOOK_S = 0.05  # interval at which a wait checks a clock that may change its speed
 
 
 class Pace:
@@ -31,7 +31,7 @@ class Pace:
         self.now = Elapsed(clock).now  # pace time, ns since some start
 
     async def pause(self, seconds: float, *, pacing: bool = False) -> None:
-        """Wait in pace time; `pacing`: for the turn of the next request."""
+        """Wait in pace time; `pacing`: the next request waits for it."""
         if isinstance(self.clock, LockstepClock):
             await self.clock.sleep_until(self.clock.now() + round(seconds * SECOND_NS), pacing=pacing)
             return
@@ -43,7 +43,7 @@ class Pace:
         """Patience, ns since some start."""
         return self.clock.now() if self.lockstep else real_monotonic_ns()
 
-    async def bear(self, seconds: float) -> None:
+    async def wait_patiently(self, seconds: float) -> None:
         """Wait in patience."""
         if self.lockstep:
             await self.clock.sleep_until(self.clock.now() + round(seconds * SECOND_NS))
@@ -51,9 +51,9 @@ class Pace:
             await asyncio.sleep(seconds)
 
     async def within(self, future: asyncio.Future[None] | asyncio.Event, seconds: float) -> bool:
-        """Wait for a future or event, at most `seconds` of patience; whether it came."""
+        """Wait for a future or event, at most `seconds` of patience; returns whether it came."""
         waiting = asyncio.ensure_future(future.wait() if isinstance(future, asyncio.Event) else asyncio.shield(future))
-        timer = asyncio.ensure_future(self.bear(seconds))
+        timer = asyncio.ensure_future(self.wait_patiently(seconds))
         try:
             await asyncio.wait({waiting, timer}, return_when=asyncio.FIRST_COMPLETED)
             return waiting.done()
@@ -66,7 +66,7 @@ class Pace:
 class TokenBucket:
     """At most `burst` at once and `per_second` over time, in pace time. First come, first served.
 
-    `pacing`: what must be asked before a held clock is let go waits here.
+    `pacing`: a held lockstep clock goes on for those who wait here.
     """
 
     def __init__(self, pace: Pace, per_second: float, burst: int, *, pacing: bool = False) -> None:
@@ -75,7 +75,7 @@ class TokenBucket:
         self._queue = asyncio.Lock()
 
     def slow_down(self) -> None:
-        """Somebody finds it too much all the same: half as many from here on, down to one a second."""
+        """Halve rate and burst, down to one a second: the gateway finds the rate too high."""
         self._per_second, self._burst = max(self._per_second / 2, 1.0), max(self._burst // 2, 1.0)
 
     async def take(self) -> None:
@@ -92,18 +92,18 @@ class TokenBucket:
 
 
 class Spacing:
-    """At least `seconds` of pace time between two requests about the same thing, on whatever connection."""
+    """At least `seconds` of pace time between two requests about the same thing, over all connections."""
 
     def __init__(self, pace: Pace, seconds: float) -> None:
         self._pace, self._space_ns = pace, round(seconds * SECOND_NS)
         self._free_at: dict[int, int] = {}
 
     def left(self, thing: int) -> float:
-        """Seconds until the next request about it is allowed; 0 or less for now."""
+        """Seconds until the next request about it is allowed; 0 or less: now."""
         return (self._free_at.get(thing, 0) - self._pace.now()) / SECOND_NS
 
     async def take(self, thing: int) -> None:
-        """Wait for the turn of one more request about it."""
-        while (left := self.left(thing)) > 0:  # who gives up waiting has taken no turn
+        """Wait until one more request about it is allowed."""
+        while (left := self.left(thing)) > 0:  # a cancelled wait takes nothing
             await self._pace.pause(left)
         self._free_at[thing] = self._pace.now() + self._space_ns

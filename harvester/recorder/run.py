@@ -1,11 +1,11 @@
-"""One run: commits of one recorder on one trading date. Log first, then look.
+"""One run: the commits of one recorder on one trading date. No fold sees an event before it is committed (law 1).
 
     run = Run.open(home, trading_date, settings)     lock, recovery, the day so far folded
     run.begin(ts)                                    run_start committed and folded
-    run.commit(arrivals)                             decode, number, make durable, fold, hand out
+    run.commit(arrivals)                             decode, number, make durable, fold
     run.end()                                        last digests, manifest: ended
 
-Everything here runs in one worker thread, call after call, so that the event loop keeps stamping packets.
+Everything here runs in one worker thread, one call at a time, so that the event loop keeps stamping packets.
 """
 
 from __future__ import annotations
@@ -41,35 +41,30 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Committed:
-    """What one commit did.
+    """The result of one commit. `last_ts` in ns UTC.
 
-    `timed_rows` are its trades and tick-by-tick quotes, `ahead_ns` is the time the gateway gave one of them, less its
-    stamp: of the one where they are nearest.
+    `timed_rows` counts its trades and tick-by-tick quotes. `ahead_ns` is the smallest difference among them between
+    the gateway's time and the stamp.
     """
 
-    first_seq: int
     last_seq: int
     last_ts: int
-    rows: dict[Kind, int]
-    n_bytes: int
     timed_rows: int = 0
     ahead_ns: int = 0
 
 
 @dataclass
 class Totals:
-    """What a run holds so far."""
+    """Counts of a run so far: rows by kind, commits, bytes."""
 
     rows: Counter[str] = field(default_factory=Counter)
-    outputs: Counter[str] = field(default_factory=Counter)
     commits: int = 0
     last_seq: int = 0
     n_bytes: int = 0
-    digest_lines: int = 0
 
 
 class Run:
-    """See the module's text for the order of the calls."""
+    """The module docstring gives the order of the calls."""
 
     def __init__(
         self, writer: LogWriter, trading_date: date, home: Home, settings: Settings, disk: Disk | None = None
@@ -86,7 +81,7 @@ class Run:
     def open(
         cls, home: Home, trading_date: date, settings: Settings, *, reopen: bool = False, disk: Disk | None = None
     ) -> Run:
-        """Take the date's lock, mend what a killed recorder left, fold the day so far.
+        """Take the date's lock, recover what a killed recorder left, fold the day so far.
 
         Raises:
             LockHeld, DateClosed, DamagedLog, LogWriteFailed: see `LogWriter.open`.
@@ -111,7 +106,7 @@ class Run:
 
     @property
     def floor_ts(self) -> int:
-        """Stamp of the date's last event, ns UTC; nothing may be stamped earlier."""
+        """Stamp of the date's last event, ns UTC; no later event may have an earlier one."""
         return self.writer.last_ts
 
     def _catch_up(self, home: Home) -> None:
@@ -127,43 +122,41 @@ class Run:
     def begin(self, ts_recv: int) -> Committed:
         """Commit and fold the run's first event."""
         batch = self.writer.begin(ts_recv)
-        return self._after(batch, 0)
+        return self._fold_committed(batch, 0)
 
     def commit(self, arrivals: Arrivals) -> Committed:
         """Make arrivals durable, then fold them.
 
         Raises:
-            LogWriteFailed: nothing of these arrivals counts as recorded.
+            LogWriteFailed: none of these arrivals is recorded.
         """
         late = np.maximum(arrivals.ts_recv, self.floor_ts)
         batch = self._incoming.decode(Arrivals(arrivals.items, late, arrivals.epoch), self.writer.next_seq)
         commit = self.writer.commit(batch)
-        return self._after(batch, commit.n_bytes)
+        return self._fold_committed(batch, commit.n_bytes)
 
-    def _after(self, batch: Batch, n_bytes: int) -> Committed:
+    def _fold_committed(self, batch: Batch, n_bytes: int) -> Committed:
         self._fold(batch)
-        rows = {kind: table.num_rows for kind, table in batch.tables.items()}
         totals = self.totals
-        totals.rows.update({kind.value: count for kind, count in rows.items()})
+        totals.rows.update({kind.value: table.num_rows for kind, table in batch.tables.items()})
         totals.commits += 1
         totals.n_bytes += n_bytes
         totals.last_seq = self.writer.next_seq - 1
-        return Committed(batch.first_seq, batch.last_seq, self.writer.last_ts, rows, n_bytes, *_nearest(batch))
+        return Committed(batch.last_seq, self.writer.last_ts, *_nearest(batch))
 
     def _fold(self, batch: Batch) -> None:
-        """Fold; a projection that fails must not cost a single event: the log goes on, the end says so."""
+        """Fold. If a projection fails, recording continues without folds, and `check` reports it."""
         if self.projection_failure is not None:
             return
         try:
             outputs = self.engine.fold(batch)
-            self.totals.outputs.update({name: table.num_rows for name, table in outputs.tables.items()})
             if outputs.rows("episodes"):
                 self._write_episodes(outputs["episodes"])
-        except Exception as error:  # noqa: BLE001 - whatever a fold or a strategy raises, recording goes on
+        except Exception as error:  # noqa: BLE001 - recording continues after any error of a fold or strategy
             self.projection_failure = error
 
     def _write_episodes(self, episodes: pa.RecordBatch) -> None:
-        """Put finished episodes where people look for them; `hv project` writes the same files again."""
+        """Write the files of finished episodes; `hv project` rewrites the same files."""
         documents = episodes.column("document").to_pylist()
         files = day_files(documents, **self._toggles)
         try:
@@ -172,10 +165,9 @@ class Run:
             self.artefact_failure = error
 
     def digests(self) -> None:
-        """Note what the projections came to so far."""
+        """Write the digests of the projections so far."""
         if self.projection_failure is None and self.totals.last_seq:
             self.writer.live_digests(self.totals.last_seq, self.engine.digests())
-            self.totals.digest_lines += 1
 
     def end(self) -> None:
         """End the run: last digests, manifest."""
@@ -185,30 +177,31 @@ class Run:
             self.writer.close()
 
     def check(self) -> None:
-        """Raise what went wrong beside the log.
+        """Report failures outside the log.
 
         Raises:
-            CannotRun: a projection failed, or an episode file could not be written; the log is whole.
+            CannotRun: a projection failed, or an episode file could not be written; the log is complete.
         """
         if self.projection_failure is None and self.artefact_failure is not None:
             raise CannotRun(
-                f"the log of {self.trading_date} is whole, but an episode file could not be written: "
-                f"{self.artefact_failure}; free space, then `hv project --date {self.trading_date}`"
+                f"the log of {self.trading_date} is complete, but an episode file could not be written: "
+                f"{self.artefact_failure}; free space, then run `hv project --date {self.trading_date}`"
             ) from self.artefact_failure
         if self.projection_failure is not None:
             error = self.projection_failure
             raise CannotRun(
-                f"the log of {self.trading_date} is whole, but a projection failed while recording: "
-                f"{type(error).__name__}: {error}; try `hv project --date {self.trading_date} --debug`"
+                f"the log of {self.trading_date} is complete, but a projection failed while recording: "
+                f"{type(error).__name__}: {error}; run `hv project --date {self.trading_date} --debug`"
             ) from error
 
 
 def _nearest(batch: Batch) -> tuple[int, int]:
-    """See `Committed`: its last two."""
+    """`timed_rows` and `ahead_ns` of a commit."""
     tables = [batch.tables[kind] for kind in (Kind.TRADE, Kind.QUOTE) if kind in batch.tables]
     apart = [pc.drop_null(pc.subtract(t.column("ts_event"), t.column("ts_recv"))).to_numpy() for t in tables]
-    found = np.concatenate([np.zeros(0, np.int64), *apart])
-    return len(found), int(found[np.abs(found).argmin()]) if len(found) else 0
+    differences = np.concatenate([np.zeros(0, np.int64), *apart])
+    nearest = int(differences[np.abs(differences).argmin()]) if len(differences) else 0
+    return len(differences), nearest
 
 
 def _strategies(settings: Settings) -> list[StrategyRef]:

@@ -1,4 +1,4 @@
-"""What a person sees of a recording: a table that is drawn anew twice a second, or log lines when nobody watches."""
+"""The live screen of a recording, redrawn twice a second, or log lines when there is no terminal."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ LINE_S = 30.0
 
 @dataclass(frozen=True)
 class Reading:
-    """Counters at one moment of real time, ns; rates are differences of two."""
+    """Counters at one moment of real time, ns; a rate is the difference of two."""
 
     at_ns: int
     rows: dict[str, int]
@@ -41,7 +41,7 @@ class Reading:
 
 def read(recorder: Recorder) -> Reading:
     """The counters now."""
-    totals = recorder.run.totals if recorder.run else None
+    totals = recorder.committer.run.totals if recorder.committer.run else None
     return Reading(real_monotonic_ns(), dict(totals.rows) if totals else {}, totals.n_bytes if totals else 0)
 
 
@@ -56,9 +56,9 @@ async def draw(recorder: Recorder) -> None:
     """Draw the live screen until cancelled."""
     from rich.live import Live
 
-    recorder.wants_view = True
+    recorder.committer.samples_quotes = True
     first = read(recorder)
-    recent = deque([first], maxlen=RATE_DRAWS)  # commits come once a second: a rate over less would flicker
+    recent = deque([first], maxlen=RATE_DRAWS)  # commits come once a second: a rate over a shorter time would flicker
     with Live(refresh_per_second=4, transient=False) as live:
         while True:
             await asyncio.sleep(DRAW_S)
@@ -67,8 +67,8 @@ async def draw(recorder: Recorder) -> None:
             recent.append(now)
 
 
-async def speak(recorder: Recorder) -> None:
-    """Write one log line now and then until cancelled."""
+async def log_progress(recorder: Recorder) -> None:
+    """Write a log line every `LINE_S` seconds until cancelled."""
     before = read(recorder)
     while True:
         await asyncio.sleep(LINE_S)
@@ -78,17 +78,21 @@ async def speak(recorder: Recorder) -> None:
             "recorded",
             events=sum(now.rows.values()),
             per_second=round(sum(rows.values()), 1),
-            last_seq=recorder.run.totals.last_seq if recorder.run else 0,
+            last_seq=recorder.committer.run.totals.last_seq if recorder.committer.run else 0,
             lag_ms=lag_ms(recorder),
-            outages=recorder.session.outages,
+            outages=recorder.session.line.outages.count,
             disk=str(disk_forecast(recorder.home, n_bytes)),
         )
         before = now
 
 
 def lag_ms(recorder: Recorder) -> int:
-    """Real milliseconds since the last commit ended; what a power cut would cost."""
-    return (real_monotonic_ns() - recorder.last_commit_real_ns) // 1_000_000 if recorder.last_commit else 0
+    """Real milliseconds since the last commit ended: how much a power cut would lose."""
+    return (
+        (real_monotonic_ns() - recorder.committer.last_commit_real_ns) // 1_000_000
+        if recorder.committer.last_commit
+        else 0
+    )
 
 
 def picture(recorder: Recorder, rows_per_second: dict[str, float], bytes_per_second: float) -> Group:
@@ -101,26 +105,30 @@ def picture(recorder: Recorder, rows_per_second: dict[str, float], bytes_per_sec
 def _head(recorder: Recorder, bytes_per_second: float) -> Text:
     from rich.text import Text
 
-    run, commit = recorder.run, recorder.last_commit
+    run, commit = recorder.committer.run, recorder.committer.last_commit
     name = f"{run.trading_date} {run.writer.run_id}" if run else "connecting"
     where = f"seq {commit.last_seq:,} at {of_day(commit.last_ts)[:8]}" if commit else "nothing committed yet"
     lines = (
         f" {name}  {local(recorder.clock.now())[:19]} New York",
         f"last commit {where}, {lag_ms(recorder)} ms ago, {len(recorder.inbox):,} waiting",
-        f"outages {recorder.session.outages}; disk {disk_forecast(recorder.home, bytes_per_second)}",
+        f"outages {recorder.session.line.outages.count}; disk {disk_forecast(recorder.home, bytes_per_second)}",
     )
-    apart = ("\n" + clocks_apart(recorder.session.ahead_ns), "red") if recorder.session.ahead_ns else ""
+    apart = (
+        ("\n" + clocks_apart(recorder.session.gateway_time.ahead_ns), "red")
+        if recorder.session.gateway_time.ahead_ns
+        else ""
+    )
     return Text.assemble(("hv record", "bold"), "\n".join(lines), apart, no_wrap=True, overflow="ellipsis")
 
 
 def _kinds(recorder: Recorder, rows_per_second: dict[str, float]) -> Columns:
-    """Rows and rate of each kind beside each other, on a narrow terminal in more than one row."""
+    """Rows and rate of each kind, side by side; a narrow terminal wraps them."""
     from rich.columns import Columns
     from rich.text import Text
 
-    rows = recorder.run.totals.rows if recorder.run else {}
-    told = (f"{kind}\n{count:,}\n{rows_per_second.get(kind, 0.0):,.0f}/s" for kind, count in rows.items())
-    return Columns([Text(text, justify="right") for text in told], padding=(0, 2))
+    rows = recorder.committer.run.totals.rows if recorder.committer.run else {}
+    texts = (f"{kind}\n{count:,}\n{rows_per_second.get(kind, 0.0):,.0f}/s" for kind, count in rows.items())
+    return Columns([Text(text, justify="right") for text in texts], padding=(0, 2))
 
 
 def _symbols(recorder: Recorder) -> Table:
@@ -130,7 +138,7 @@ def _symbols(recorder: Recorder) -> Table:
     table = Table(box=None, pad_edge=False)
     for name in ("symbol", "bid", "ask", "size", *map(str, WANTED)):
         table.add_column(name, justify="right" if name in {"bid", "ask", "size"} else "left", no_wrap=True)
-    quotes = {quote.symbol: quote for quote in recorder.view}
+    quotes = {quote.symbol: quote for quote in recorder.committer.quotes}
     for symbol, streams in coverage(recorder.session.registry, recorder.settings.symbols).items():
         quote = quotes.get(symbol)
         best = (_price(quote.bid), _price(quote.ask), _sizes(quote)) if quote else ("", "", "")

@@ -1,4 +1,4 @@
-"""Which streams are silent while others flow, and which died when the gateway says that all is well again."""
+"""Silent streams: those without rows while others have some, and those that ended in an outage of the gateway."""
 
 from __future__ import annotations
 
@@ -12,68 +12,68 @@ if TYPE_CHECKING:
 
     from harvester.recorder.subscriptions import Registry, Subscription
 
-_SUSPECT_NS = 5 * SECOND_NS  # after 1102 or a farm's return, longer silence means that the subscription is dead
-_SUSPECT_BARS_NS = 15 * SECOND_NS  # 5-second bars: three that did not come
-_TELL_OF = {  # while one of these flows for an instrument, the stream should as well
+_SUSPECT_NS = 5 * SECOND_NS  # silence after 1102 or a farm's return that means a dead subscription
+_SUSPECT_BARS_NS = 15 * SECOND_NS  # three missing 5-second bars
+_GO_WITH = {  # while one of these has rows for an instrument, the stream should have some too
     Stream.L1: (Stream.ALL_LAST, Stream.BID_ASK),
     Stream.BID_ASK: (Stream.L1,),
     Stream.BARS_5S: (Stream.ALL_LAST,),
 }
-_NOT_WATCHED = (Stream.DEPTH, Stream.SMART_DEPTH)  # a book may rest for long; after 1102 it is asked for anew anyway
+_NOT_WATCHED = (Stream.DEPTH, Stream.SMART_DEPTH)  # a book may be quiet for long; after 1102 it is renewed anyway
 
 
 class Silence:
-    """Judges by when rows were noted, to the second; every stream counts among the others that flow."""
+    """Compares when streams last had rows. Times are those noted in the registry, to the second."""
 
     def __init__(self, registry: Registry, silence_seconds: float) -> None:
-        self._registry, self._limit_ns = registry, round(silence_seconds * 1e9)
-        self._suspicions: list[tuple[int, int, bool]] = []  # since when, for how long, of bars
+        self._registry, self._limit_ns = registry, round(silence_seconds * SECOND_NS)
+        self._suspicions: list[tuple[int, int, bool]] = []  # since (ns UTC), how long (ns), whether for bars
 
     def suspect(self, since_ns: int) -> None:
-        """The gateway says that a connection is back: what flows from now on lives."""
+        """A connection of the gateway is back: a stream without rows from now on is dead."""
         self._suspicions = [(since_ns, _SUSPECT_NS, False), (since_ns, _SUSPECT_BARS_NS, True)]
 
     def clear(self) -> None:
-        """All is asked for anew: nothing old is suspect."""
+        """Everything is subscribed again: no earlier stream is suspect."""
         self._suspicions.clear()
 
     def _newest(self) -> int:
         return max((s.last_ts for s in self._registry.live.values()), default=0)
 
     def fallen_silent(self) -> Iterator[tuple[Subscription, int]]:
-        """Streams silent for longer than the limit while others flow, each once, with the silence in ns."""
+        """Streams silent for longer than the limit while others have rows, each once, with the silence in ns."""
         newest = self._newest()
-        for found in self._registry.live.values():
-            quiet_ns = newest - max(found.last_ts, found.asked_ts)
-            limit_ns = max(self._limit_ns, _SUSPECT_BARS_NS) if found.stream is Stream.BARS_5S else self._limit_ns
-            watched = found.stream not in _NOT_WATCHED or not found.rows  # one that never answers is not at rest
-            if watched and quiet_ns > limit_ns and not found.silent:
-                found.silent = True
-                yield found, quiet_ns
+        for sub in self._registry.live.values():
+            quiet_ns = newest - max(sub.last_ts, sub.asked_ts)
+            limit_ns = max(self._limit_ns, _SUSPECT_BARS_NS) if sub.stream is Stream.BARS_5S else self._limit_ns
+            watched = sub.stream not in _NOT_WATCHED or not sub.rows  # a depth stream without any row is not just quiet
+            if watched and quiet_ns > limit_ns and not sub.silent:
+                sub.silent = True
+                yield sub, quiet_ns
 
-    def seems_gone(self, found: Subscription) -> bool:
-        """Whether more than a quiet market speaks for it: it never answered, was told gone, or its like flow."""
-        if not found.rows or found.told_gone:
+    def seems_gone(self, sub: Subscription) -> bool:
+        """Whether it is not just a quiet market: no row so far, paused by the gateway, or related streams have rows."""
+        if not sub.rows or sub.paused:
             return True
         since = self._newest() - self._limit_ns
-        like = _TELL_OF.get(found.stream, ())
-        alike = (s for s in self._registry.live.values() if s.target == found.target and s.stream in like)
-        return any(s.last_ts > since for s in alike)
+        related = _GO_WITH.get(sub.stream, ())
+        live = self._registry.live.values()
+        return any(s.last_ts > since for s in live if s.target == sub.target and s.stream in related)
 
     def dead(self) -> list[Subscription]:
-        """Streams that flowed before the last `suspect` and have not since, once others have for long enough."""
+        """Streams with rows before the last `suspect` and none since, once others have had some for long enough."""
         newest = self._newest()
         due = [suspicion for suspicion in self._suspicions if newest - suspicion[0] > suspicion[1]]
         self._suspicions = [suspicion for suspicion in self._suspicions if suspicion not in due]
-        return [found for since_ns, _, bars in due for found in self._quiet(since_ns, bars)]
+        return [sub for since_ns, _, bars in due for sub in self._quiet(since_ns, bars)]
 
     def _quiet(self, since_ns: int, bars: bool) -> list[Subscription]:
-        # Rows are noted up to a second late: what arrived just before may bear a later stamp.
+        # Rows are noted up to a second late, so the last of them may have a stamp after `since_ns`.
         return [
-            found
-            for found in self._registry.live.values()
-            if found.rows
-            and found.stream not in _NOT_WATCHED
-            and (found.stream is Stream.BARS_5S) is bars
-            and found.last_ts <= since_ns + SECOND_NS
+            sub
+            for sub in self._registry.live.values()
+            if sub.rows
+            and sub.stream not in _NOT_WATCHED
+            and (sub.stream is Stream.BARS_5S) is bars
+            and sub.last_ts <= since_ns + SECOND_NS
         ]

@@ -1,8 +1,8 @@
-"""What is subscribed, what was granted, what was refused, and in which order things are asked for.
+"""Subscriptions: the registry of those granted and refused, and the plan of what to subscribe in which order.
 
-The gateway never says yes: a stream is granted with its first row. It says no with an error that bears the request's
-id. Priority, when lines are scarce: L1 of every symbol, AllLast of the focus symbols, depth of a few of them by turns,
-then BidAsk with the tick-by-tick lines that are left; 5-second bars wait for IB's pacing and keep nothing else waiting.
+The gateway does not confirm a subscription: its first row grants it. An error with its request id refuses it. Priority
+when lines are scarce: L1 of every symbol, AllLast of the focus symbols, depth of a few of them in rotation, then BidAsk
+with the remaining tick-by-tick lines. 5-second bars wait for IB's pacing and delay nothing else.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from harvester.clock import SECOND_NS
 from harvester.events.kinds import Stream
 from harvester.gateway.requests import default_params
 
@@ -24,18 +25,17 @@ DEPTHS = (Stream.DEPTH, Stream.SMART_DEPTH)
 
 UNKNOWN_CONTRACT, HALTED, DEPTH_RESET = 200, 316, 317
 WARNINGS = frozenset({165, HALTED, DEPTH_RESET, 399, 10090, 10091, 10167, 10197})
-"""Errors that bear a subscription's id and do not end it (10197: a competing session pauses the data)."""
+"""Errors with a subscription's id that do not end it (10197: a competing session pauses the data)."""
 NO_MORE_DEPTH = 309
 NO_MORE_TICK_BY_TICK = frozenset({10190, 322})
 COMPETING_SESSION = 10197
-NOT_LIVE = {10167: "delayed data instead of live", COMPETING_SESSION: "a competing session has the live data"}
-DATA_TYPES = {1: "live", 2: "frozen", 3: "delayed", 4: "delayed and frozen"}  # message 58
+NOT_LIVE = {10167: "delayed data instead of live", COMPETING_SESSION: "another session has the live data"}
 RESUBSCRIBE = 10225  # "Bust event occurred, current subscription is deactivated. Please resubscribe …"
 TOO_FAST = 100  # more than 50 messages a second
 _SYSTEM_MESSAGES = range(2100, 2200)
-PACING_S = (15.0, 30.0, 60.0, 120.0, 300.0, 600.0)  # pace time before a request refused for its pace is repeated
-REVIVAL_S = (0.0, 60.0, 180.0, 420.0, 900.0, 1800.0)  # and before one for a stream that stays silent
-STEADY_NS = 60_000_000_000  # what flowed for so long was well: the next pause is a short one again
+PACING_S = (15.0, 30.0, 60.0, 120.0, 300.0, 600.0)  # pace time before a request refused for pacing is repeated
+REVIVAL_S = (0.0, 60.0, 180.0, 420.0, 900.0, 1800.0)  # pace time before a silent stream is renewed
+STEADY_NS = 60 * SECOND_NS  # a stream with rows for this long is steady: the next pause is short again
 
 
 def is_refusal(code: int) -> bool:
@@ -43,17 +43,17 @@ def is_refusal(code: int) -> bool:
     return code not in WARNINGS and code not in _SYSTEM_MESSAGES
 
 
-def is_for_now(code: int, text: str) -> bool:
-    """Whether a refusal is one of pace or asks for a new subscription: the same request may be granted later.
+def is_temporary(code: int, text: str) -> bool:
+    """Whether a refusal is temporary: the same request may be granted later.
 
-    IB puts a pacing violation under several codes (162, 420, 10190 …) that mean other things too; the text tells.
+    IB reports pacing violations under several codes (162, 420, 10190 …) with other meanings too; the text decides.
     """
     return code in {RESUBSCRIBE, TOO_FAST} or "pacing" in text.lower()
 
 
 @dataclass
 class Subscription:
-    """One subscription. `first_ts`, `last_ts`: when its rows were noted (ns UTC, to the second), 0 for never."""
+    """One subscription. `first_ts`, `last_ts`: when rows were noted first and last, ns UTC to the second; 0 = never."""
 
     req_id: int
     target: Target
@@ -66,57 +66,47 @@ class Subscription:
     rows: int = 0
     refused: int = 0
     silent: bool = False
-    told_gone: bool = False  # the gateway said that it gives nothing for now
-
-    @property
-    def granted(self) -> bool:
-        return self.rows > 0 and not self.refused
+    paused: bool = False  # the gateway has announced a pause of the data
 
     @property
     def key(self) -> tuple[int, Stream]:
-        """What is asked for, under whatever id."""
+        """Instrument and stream, the same for every request id."""
         return self.target.con_id, self.stream
 
     @property
     def was_steady(self) -> bool:
-        """Whether it flowed long enough to be called well."""
+        """Whether it had rows for long enough to count as working."""
         return self.last_ts - self.first_ts >= STEADY_NS
 
 
 @dataclass
 class Registry:
-    """All live subscriptions of the connection, by request id, and what was refused since it began."""
+    """Live subscriptions of the connection by request id, and refused ones."""
 
     live: dict[int, Subscription] = field(default_factory=dict)
     refusals: list[Subscription] = field(default_factory=list)
-    _next_id: int = 1
-
-    def new_id(self) -> int:
-        """A request id; none is ever given twice in a process."""
-        self._next_id += 1
-        return self._next_id - 1
 
     def add(self, subscription: Subscription) -> None:
-        """Note what is being asked for; an earlier refusal of the same is history."""
+        """Add a subscription that is being requested; forget an earlier refusal of the same."""
         asked = (subscription.target, subscription.stream)
-        self.refusals = [found for found in self.refusals if (found.target, found.stream) != asked]
+        self.refusals = [sub for sub in self.refusals if (sub.target, sub.stream) != asked]
         self.live[subscription.req_id] = subscription
 
     def refuse(self, req_id: int, code: int) -> Subscription | None:
-        """Take a subscription off the list; None when it is not on it."""
-        found = self.live.pop(req_id, None)
-        if found is not None:
-            found.refused = code
-            self.refusals.append(found)
-        return found
+        """Move a live subscription to the refused ones; None when it is not live."""
+        sub = self.live.pop(req_id, None)
+        if sub is not None:
+            sub.refused = code
+            self.refusals.append(sub)
+        return sub
 
-    def take_back(self, counts: Mapping[int, int]) -> list[Subscription]:
-        """Subscriptions that were refused and flow all the same; they are live again."""
-        back = [found for found in self.refusals if found.req_id in counts]
-        for found in back:
-            self.refusals.remove(found)
-            found.refused = 0
-            self.live[found.req_id] = found
+    def reinstate(self, counts: Mapping[int, int]) -> list[Subscription]:
+        """Make refused subscriptions that have rows live again, and return them."""
+        back = [sub for sub in self.refusals if sub.req_id in counts]
+        for sub in back:
+            self.refusals.remove(sub)
+            sub.refused = 0
+            self.live[sub.req_id] = sub
         return back
 
     def forget_all(self) -> None:
@@ -125,26 +115,27 @@ class Registry:
         self.refusals.clear()
 
     def of(self, *streams: Stream) -> list[Subscription]:
+        """Live subscriptions of some streams."""
         return [s for s in self.live.values() if s.stream in streams]
 
-    def saw(self, counts: Mapping[int, int], last_ts: int) -> list[Subscription]:
-        """Note messages heard until `last_ts` (ns UTC), by request id; gives the subscriptions this grants."""
+    def received(self, counts: Mapping[int, int], last_ts: int) -> list[Subscription]:
+        """Note messages received until `last_ts` (ns UTC), by request id; return the subscriptions this grants."""
         granted = []
         for req_id, rows in counts.items():
-            found = self.live.get(req_id)
-            if found is None:
+            sub = self.live.get(req_id)
+            if sub is None:
                 continue
-            if not found.rows:
-                found.first_ts = last_ts
-                granted.append(found)
-            found.rows += rows
-            found.last_ts, found.silent, found.told_gone = last_ts, False, False
+            if not sub.rows:
+                sub.first_ts = last_ts
+                granted.append(sub)
+            sub.rows += rows
+            sub.last_ts, sub.silent, sub.paused = last_ts, False, False
         return granted
 
 
 @dataclass(frozen=True)
 class Plan:
-    """The order of asking: `first` needs no spacing; `bars` and `bid_ask` wait for theirs, beside each other."""
+    """What to subscribe, in order: `first` without spacing; then `bars` and `bid_ask`, each within its own limit."""
 
     settings: Settings
     targets: Sequence[Target]
@@ -152,41 +143,43 @@ class Plan:
 
     @property
     def focus(self) -> Sequence[Target]:
+        """Symbols that get tick-by-tick data and histories."""
         return self.targets[: self.settings.focus_size]
 
     def first(self) -> Iterator[tuple[Stream, Target]]:
-        """Streams in order of priority, all but BidAsk."""
+        """L1, AllLast and depth, in order of priority."""
         for target in self.targets:
             yield Stream.L1, target
         for target in self.focus[: self.settings.tick_by_tick_lines]:
             yield Stream.ALL_LAST, target
-        for target in self.depth(self.turn):
+        for target in self.depth():
             yield Stream.DEPTH, target
 
     def bars(self) -> Sequence[Target]:
         """Symbols that get 5-second bars, which IB paces like histories."""
         return self.targets if self.settings.five_second_bars else ()
 
-    def depth(self, turn: int) -> Sequence[Target]:
-        """Who has the depth lines in a turn: focus symbols by turns, as many at a time as there are lines."""
+    def depth(self) -> Sequence[Target]:
+        """Symbols that have the depth lines in this turn: as many of the pool as there are lines."""
         pool, lines = self.depth_pool, self.settings.depth_lines
         if len(pool) <= lines:
             return pool
-        return [pool[(turn * lines + n) % len(pool)] for n in range(lines)]
+        return [pool[(self.turn * lines + n) % len(pool)] for n in range(lines)]
 
     @property
     def depth_pool(self) -> Sequence[Target]:
-        """Symbols that take turns: the focus, or as many as there are lines."""
+        """Symbols that share the depth lines: the focus, or as many as there are lines."""
         return self.targets[
             : max(self.settings.focus_size, self.settings.depth_lines) if self.settings.depth_lines else 0
         ]
 
     def bid_ask(self) -> Sequence[Target]:
-        """Symbols that get BidAsk from the tick-by-tick lines AllLast leaves over."""
+        """Symbols that get BidAsk, from the tick-by-tick lines that AllLast does not use."""
         left = self.settings.tick_by_tick_lines - min(len(self.focus), self.settings.tick_by_tick_lines)
         return self.focus[:left]
 
     def params(self, stream: Stream, target: Target) -> dict[str, Any]:
+        """Parameters of a subscription, by the settings."""
         return default_params(stream, target, generic=self.settings.generic_ticks, rows=self.settings.depth_rows)
 
 
@@ -194,14 +187,14 @@ WANTED = (Stream.L1, Stream.ALL_LAST, Stream.BID_ASK, Stream.DEPTH, Stream.BARS_
 
 
 def coverage(registry: Registry, symbols: Sequence[str]) -> dict[str, dict[str, str]]:
-    """Per symbol and stream: `granted`, `asked`, `silent`, `refused CODE`, or `-` (not asked for now).
+    """Per symbol and stream: `granted`, `asked`, `silent`, `refused CODE`, or `-` (not subscribed).
 
-    Either depth is depth.
+    SMART depth counts as depth.
     """
     table: dict[str, dict[str, str]] = {symbol: dict.fromkeys(WANTED, "-") for symbol in symbols}
-    for found in [*registry.refusals, *registry.live.values()]:
-        silent = "silent" if found.silent else "granted" if found.rows else "asked"
-        word = f"refused {found.refused}" if found.refused else silent
-        stream = Stream.DEPTH if found.stream is Stream.SMART_DEPTH else found.stream
-        table.setdefault(found.target.symbol, {})[stream] = word
+    for sub in [*registry.refusals, *registry.live.values()]:
+        state = "silent" if sub.silent else "granted" if sub.rows else "asked"
+        state = f"refused {sub.refused}" if sub.refused else state
+        stream = Stream.DEPTH if sub.stream is Stream.SMART_DEPTH else sub.stream
+        table.setdefault(sub.target.symbol, {})[stream] = state
     return table

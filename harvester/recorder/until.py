@@ -26,13 +26,13 @@ def parse_duration(text: str) -> int:
     """`90`, `90s`, `15m`, `1h30m` as ns of market time.
 
     Raises:
-        BadSetting: anything else, or nothing.
+        BadSetting: any other text, or a duration of zero.
     """
-    found = _DURATION.match(text.strip().lower())
-    parts = [float(part or 0) for part in found.groups()] if found else [0.0]
+    match = _DURATION.match(text.strip().lower())
+    parts = [float(part or 0) for part in match.groups()] if match else [0.0]
     seconds = sum(part * unit for part, unit in zip(parts, (3600, 60, 1), strict=False))
     if seconds <= 0:
-        raise BadSetting(f"duration {text!r} is not understood; write for example 90s, 15m or 1h30m")
+        raise BadSetting(f"--duration {text!r} is not a duration; write for example 90s, 15m or 1h30m")
     return round(seconds * SECOND_NS)
 
 
@@ -40,7 +40,7 @@ def parse_until(text: str, now_ns: int, settings: Settings) -> int | None:
     """`16:00` (in the settings' zone, today), an ISO time with a zone, or `never`, as market time in ns UTC.
 
     Raises:
-        BadSetting: anything else, or a time that is past.
+        BadSetting: any other text, or a time in the past.
     """
     if text == NEVER:
         return None
@@ -54,15 +54,17 @@ def parse_until(text: str, now_ns: int, settings: Settings) -> int | None:
     except ValueError:
         raise BadSetting(f"--until {text!r} is not a time; write 16:00, 2025-07-17T20:00:00Z or never") from None
     if at <= now_ns:
-        raise BadSetting(f"--until {text} is past: market time is {datetime.fromtimestamp(now_ns // SECOND_NS, tz)}")
+        raise BadSetting(
+            f"--until {text} is in the past: market time is {datetime.fromtimestamp(now_ns // SECOND_NS, tz)}"
+        )
     return at
 
 
 def end_of_recording(until: str | None, now_ns: int, settings: Settings) -> int | None:
     """Market time at which to stop, ns UTC; None for never.
 
-    Without `until`: when extended trading of the date ends, or the date itself when that is past or the exchange is
-    closed.
+    Without `until`: the end of the date's extended trading; if that is past or the exchange is closed, the end of the
+    date.
     """
     if until is not None:
         return parse_until(until, now_ns, settings)
@@ -74,7 +76,7 @@ def end_of_recording(until: str | None, now_ns: int, settings: Settings) -> int 
 
 
 def closed_until(now_ns: int, settings: Settings) -> str:
-    """When extended trading begins next, `Mon 2025-07-21 04:00 New York`; empty while it is under way."""
+    """Start of the next extended trading, `Mon 2025-07-21 04:00 New York`; empty during extended trading."""
     tz = zone(settings.time_zone)
     day = datetime.fromtimestamp(now_ns // SECOND_NS, tz).date()
     while (hours := session(day, settings.exchange_calendar)) is None or now_ns >= hours.extended_close_ns:
@@ -86,28 +88,28 @@ def closed_until(now_ns: int, settings: Settings) -> str:
 
 
 @contextmanager
-def stop_on_signals(stop: asyncio.Event, said: Callable[[str], None], *, last_act: bool = False) -> Iterator[None]:
-    """SIGINT and SIGTERM (and Ctrl-Break on Windows) set `stop`; a second one changes nothing.
+def stop_on_signals(stop: asyncio.Event, on_signal: Callable[[str], None], *, last_act: bool = False) -> Iterator[None]:
+    """Within the block SIGINT and SIGTERM (and Ctrl-Break on Windows) set `stop`; a second signal has no effect.
 
-    With `last_act` they stay harmless afterwards, for a process that only has to say goodbye; else the handlers there
-    were before come back. `signal.signal` and not the loop's own handlers, which Windows does not have.
+    `on_signal` is called with the signal's name. With `last_act` the signals are ignored afterwards, for a process
+    about to exit; otherwise the earlier handlers return. Windows lacks the loop's own signal handlers.
     """
     loop = asyncio.get_running_loop()
 
     def end(name: str) -> None:
         if not stop.is_set():
-            said(name)
+            on_signal(name)
             stop.set()
 
     def handle(number: int, _frame: Any) -> None:
-        with suppress(RuntimeError):  # the loop is closed: we are on the way out
+        with suppress(RuntimeError):  # the loop is closed: the process is exiting
             loop.call_soon_threadsafe(end, signal.Signals(number).name)
 
     names = [name for name in ("SIGINT", "SIGTERM", "SIGBREAK") if hasattr(signal, name)]
     before = {}
     for name in names:
         number = getattr(signal, name)
-        with suppress(ValueError):  # not the main thread: signals are somebody else's
+        with suppress(ValueError):  # not the main thread, which alone may set handlers
             before[number] = signal.signal(number, handle)
     try:
         yield

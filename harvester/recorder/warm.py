@@ -1,7 +1,7 @@
-"""Load the compiled market kernels before anything else waits for them.
+"""Load the compiled market kernels before the recording starts.
 
-Where they have to be compiled first (once for a version and machine, about half a minute), a process of its own does
-it: compiling cannot be interrupted within a process, and a recorder that is told to stop must not wait for it.
+If they must be compiled first (once per version and machine, about half a minute), a separate process does it:
+compilation cannot be interrupted within a process, and a recorder that is stopped must not wait for it.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ class _MustCompileError(Exception):
 
 
 async def load_kernels() -> None:
-    """Have the kernels in memory; cancelled, it ends at once and leaves no process behind."""
+    """Load the kernels; when cancelled, end at once and leave no process behind."""
     if _KERNELS in sys.modules:
         return
     try:
         await asyncio.to_thread(_load_compiled)
     except _MustCompileError as missing:
-        for tell in kernel_cache.on_compile:
-            tell(str(missing))
-        await compile_apart()
+        for report in kernel_cache.on_compile:
+            report(str(missing))
+        await compile_in_subprocess()
         await asyncio.to_thread(importlib.import_module, _KERNELS)
 
 
@@ -47,8 +47,8 @@ def _refuse(text: str) -> None:
     raise _MustCompileError(text)
 
 
-async def compile_apart(code: str = _COMPILE) -> None:
-    """Run `code` in a fresh interpreter; ended when we are cancelled."""
+async def compile_in_subprocess(code: str = _COMPILE) -> None:
+    """Run `code` in a new interpreter; when cancelled, kill it."""
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(part or str(Path.cwd()) for part in sys.path)}
     quiet = asyncio.subprocess.DEVNULL
     process = await asyncio.create_subprocess_exec(sys.executable, "-c", code, env=env, stdout=quiet, stderr=quiet)

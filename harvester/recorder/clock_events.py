@@ -1,0 +1,55 @@
+"""One `clock` event each second of market time, and what the recorder checks once a second with it."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+import structlog
+
+from harvester.clock import SECOND_NS, MachineClock, real_monotonic_ns
+from harvester.events.kinds import Kind, Own
+
+if TYPE_CHECKING:
+    from harvester.recorder.back_pressure import BackPressure
+    from harvester.recorder.session import Session
+
+logger = structlog.get_logger()
+
+CLOCK_STEP_NS = SECOND_NS // 2  # a wall clock that jumps farther than this against market time is worth a notice
+
+
+class ClockEvents:
+    """Writes the clock events of a recording."""
+
+    def __init__(self, session: Session, pressure: BackPressure) -> None:
+        self._session, self._pressure = session, pressure
+        self._inbox, self._pace, self._clock = session.line.inbox, session.line.pace, session.line.pace.clock
+        self._wall_offset: int | None = None
+
+    async def run(self) -> None:
+        """Write one event at each full second until cancelled; seconds the machine could not keep up with get none."""
+        while True:
+            await self._clock.sleep_until((self._clock.now() // SECOND_NS + 1) * SECOND_NS)
+            self.tick()
+            self._pressure.apply()
+            await asyncio.sleep(0)
+
+    def tick(self) -> None:
+        """Write one event now, and let the session see what has arrived since the last."""
+        wall, now = self._clock.wall(), self._clock.now()
+        mono = now if self._pace.lockstep else real_monotonic_ns()
+        self._inbox.put(Kind.CLOCK, {"wall_ns": wall, "mono_ns": mono})
+        self._session.received(self._inbox.take_counts())
+        if isinstance(self._clock, MachineClock):  # every other clock is its own wall
+            self._check_wall(wall - now)
+
+    def _check_wall(self, offset: int) -> None:
+        before, self._wall_offset = self._wall_offset, offset
+        if before is None:
+            return
+        if abs(offset - before) > CLOCK_STEP_NS:
+            self._inbox.notice(Own.CLOCK_STEP, "the wall clock was set", value=offset - before)
+            logger.warning("wall clock step", seconds=(offset - before) / SECOND_NS)
+        else:
+            self._wall_offset = before  # slow drift adds up until it is a step

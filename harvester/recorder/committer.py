@@ -1,0 +1,166 @@
+"""The runs of a recording, one after the other: commits, folds and digests, in one worker thread.
+
+A trading date ends its run at the boundary: the inbox is cut there, the next run begins in the new folder on the same
+connection, and the subscriptions are stated again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import structlog
+
+from harvester.calendar import day_bounds, trading_date
+from harvester.clock import SECOND_NS, LockstepClock, real_monotonic_ns
+from harvester.errors import LogWriteFailed
+from harvester.events.kinds import Action, Kind, Own, Stream
+from harvester.recorder.run import Committed, Run
+from harvester.recorder.summary import RunSummary
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from datetime import date
+
+    from harvester.eventlog.disk import Disk
+    from harvester.home import Home
+    from harvester.projections.quotes import Quote
+    from harvester.recorder.back_pressure import BackPressure
+    from harvester.recorder.session import Session
+
+logger = structlog.get_logger()
+_T = TypeVar("_T")
+
+
+class Committer:
+    """Commits the inbox of a session.
+
+    Attributes:
+        run: the run under way, or the last one; None before `begin`.
+        runs: the runs that have ended.
+        last_commit: the newest commit; `last_commit_real_ns` is when it ended, monotonic real time.
+        samples_quotes: set it to have the quotes of all symbols in `quotes` after each commit, for a screen.
+    """
+
+    def __init__(
+        self, home: Home, session: Session, pressure: BackPressure, disk: Disk | None, *, reopen: bool
+    ) -> None:
+        self._home, self._session, self._pressure, self._disk, self._reopen = home, session, pressure, disk, reopen
+        self._settings, self._inbox, self._pace = session.line.settings, session.line.inbox, session.line.pace
+        self._worker = ThreadPoolExecutor(1, "commit")
+        self._committing: asyncio.Future[None] | None = None
+        self._digests_at = 0
+        self.run: Run | None = None
+        self.runs: list[RunSummary] = []
+        self.last_commit: Committed | None = None
+        self.last_commit_real_ns = 0
+        self.samples_quotes = False
+        self.quotes: list[Quote] = []
+
+    def date_now(self) -> date:
+        """The trading date of market time."""
+        return trading_date(self._pace.clock.now(), self._settings.time_zone, self._settings.day_start)
+
+    # runs
+
+    def set_boundary(self, day: date) -> None:
+        """Let nothing stamped after a trading date into its run."""
+        end = day_bounds(day, self._settings.time_zone, self._settings.day_start)[1]
+        self._inbox.boundary_ns, self._inbox.on_boundary = end, self._boundary
+
+    async def begin(self, day: date) -> None:
+        """Open the run of a trading date and commit its start."""
+        self.run = await self._in_worker(self._open_run, day)
+        self._inbox.last_ts = max(self._inbox.last_ts, self.run.floor_ts)
+        behind = self.run.floor_ts - self._pace.clock.now()
+        await self._in_worker(self.run.begin, self._inbox.first_ts)
+        if behind > 0:
+            self._inbox.notice(Own.CLOCK_STEP, "market time is behind the log's last event", value=-behind)
+            logger.warning("clock is behind the log", seconds=behind / SECOND_NS)
+        logger.info("recording", date=str(day), run=self.run.writer.run_id, first_seq=self.run.writer.next_seq)
+
+    def _open_run(self, day: date) -> Run:
+        return Run.open(self._home, day, self._settings, reopen=self._reopen, disk=self._disk)
+
+    def _boundary(self) -> None:
+        """Market time has reached the end of the trading date: cut here, go on in the next run."""
+        assert self._inbox.boundary_ns is not None
+        before, self._inbox.boundary_ns = self._inbox.boundary_ns - 1, None
+        self._put_run_end("boundary", before)
+        self._inbox.cut()
+        self._session.restate()
+
+    def _put_run_end(self, why: str, at: int | None = None) -> None:
+        row = {"action": Action.RUN_END.value, "stream": Stream.RUN.value, "params": f'{{"reason":"{why}"}}'}
+        self._inbox.put(Kind.REQUEST, row, at)
+
+    async def _end_run(self, run: Run) -> None:
+        content_hash = run.writer.content_hash()
+        try:
+            await self._in_worker(run.end)
+        finally:
+            self.runs.append(RunSummary(run.trading_date, run.writer.run_id, run.totals, content_hash))
+
+    # commits
+
+    async def commits(self) -> None:
+        """Commit every `commit_seconds`, or sooner when a commit is full, until cancelled."""
+        while True:
+            await self._pace.within(self._inbox.filled, self._settings.commit_seconds)
+            # Shielded: what has been taken from the inbox must reach the log however this task ends.
+            self._committing = asyncio.ensure_future(self._commit())
+            await asyncio.shield(self._committing)
+
+    async def finish(self, tick: Callable[[], None], reason: str) -> None:
+        """Commit what has arrived, a last `tick` and the run's end, and end the run.
+
+        Raises:
+            LogWriteFailed: the run needs recovery; its lock is released.
+        """
+        try:
+            if self._committing is not None:
+                await self._committing
+            if self.run is not None:
+                tick()
+                self._put_run_end(reason)
+                while len(self._inbox):
+                    await self._commit()
+                await self._end_run(self.run)
+        except LogWriteFailed:
+            if self.run is not None:
+                self.run.writer.close()
+            raise
+
+    def close(self) -> None:
+        """End the worker thread."""
+        self._worker.shutdown()
+
+    async def _commit(self) -> None:
+        taken = self._inbox.take()
+        run = self.run
+        assert run is not None
+        if len(taken.arrivals.items):
+            done = await self._in_worker(run.commit, taken.arrivals)
+            self.last_commit, self.last_commit_real_ns = done, real_monotonic_ns()
+            if done.timed_rows:
+                self._session.gateway_time.compare_event_times(done.timed_rows, done.ahead_ns)
+            if self.samples_quotes:
+                self.quotes = await self._in_worker(run.engine.quotes.all)
+            if self._pace.patience() - self._digests_at >= self._settings.digest_seconds * SECOND_NS:
+                self._digests_at = self._pace.patience()
+                await self._in_worker(run.digests)
+        self._pressure.release()
+        if taken.at_cut:
+            await self._end_run(run)
+            run.check()
+            day = self.date_now()
+            await self.begin(day)
+            self.set_boundary(day)
+
+    async def _in_worker(self, work: Callable[..., _T], *args: Any) -> _T:
+        clock = self._pace.clock
+        busy = clock.busy() if isinstance(clock, LockstepClock) else contextlib.nullcontext()
+        with busy:
+            return await asyncio.get_running_loop().run_in_executor(self._worker, work, *args)

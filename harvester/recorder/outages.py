@@ -1,0 +1,42 @@
+"""Outages of the feed: their begin and end as notices, and how many there were."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import structlog
+
+from harvester.events.kinds import Own
+from harvester.recorder.hours import planned_outage
+
+if TYPE_CHECKING:
+    from harvester.clock import Clock
+    from harvester.config import Settings
+    from harvester.recorder.inbox import Inbox
+
+logger = structlog.get_logger()
+
+
+class Outages:
+    """At most one outage at a time: a further cause during an outage changes nothing. `count` since the start."""
+
+    def __init__(self, settings: Settings, inbox: Inbox, clock: Clock) -> None:
+        self._settings, self._inbox, self._clock = settings, inbox, clock
+        self._under_way = False
+        self.count = 0
+
+    def begin(self, cause: str) -> None:
+        """The feed is gone."""
+        if not self._under_way:
+            self._under_way = True
+            self.count += 1
+            planned = planned_outage(self._clock.now(), self._settings.daily_restart, self._settings.time_zone)
+            self._inbox.notice(Own.OUTAGE_BEGIN, f"no feed: {cause}" + (f"; planned: {planned}" if planned else ""))
+            logger.warning("outage begins", cause=cause, planned=planned or "no")
+
+    def end(self, cause: str) -> None:
+        """The feed is back."""
+        if self._under_way:
+            self._under_way = False
+            self._inbox.notice(Own.OUTAGE_END, f"feed back: {cause}")
+            logger.info("outage ends", cause=cause)

@@ -1,0 +1,66 @@
+"""Reactions to the gateway's errors about one subscription: note a refusal, ask again, or ask for something else."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import structlog
+
+from harvester.events.kinds import Own, Stream
+from harvester.gateway.requests import OTHER_NAMES
+from harvester.recorder import subscriptions as subs
+from harvester.recorder.line import BACK_OFF_S
+
+if TYPE_CHECKING:
+    from harvester.recorder.inbox import Inbox
+    from harvester.recorder.line import Line
+    from harvester.recorder.subscriber import Subscriber
+    from harvester.recorder.subscriptions import Registry, Subscription
+
+logger = structlog.get_logger()
+
+
+class StreamErrors:
+    """Errors (message 4) that hold the request id of a live subscription."""
+
+    def __init__(self, line: Line, registry: Registry, subscriber: Subscriber) -> None:
+        self._line, self._registry, self._subscriber = line, registry, subscriber
+
+    def react(self, sub: Subscription, code: int, text: str) -> None:
+        """An error about `sub`."""
+        if code == subs.HALTED:
+            self._line.tasks.spawn(self._subscriber.renew_later(sub, BACK_OFF_S))
+        if code in subs.NOT_LIVE:
+            what, sub.paused = subs.NOT_LIVE[code], code == subs.COMPETING_SESSION
+            logger.warning("data not live", stream=str(sub.stream), symbol=sub.target.symbol, code=code, what=what)
+        if subs.is_refusal(code):
+            self._refused(sub, code, text)
+
+    def _refused(self, sub: Subscription, code: int, text: str) -> None:
+        self._registry.refuse(sub.req_id, code)
+        stream_notice(self._line.inbox, sub, Own.STREAM_REFUSED, f": {text}", value=code)
+        logger.warning("stream refused", stream=str(sub.stream), symbol=sub.target.symbol, code=code, text=text)
+        if subs.is_temporary(code, text):
+            pauses = BACK_OFF_S if code == subs.RESUBSCRIBE else subs.PACING_S
+            self._line.tasks.spawn(self._subscriber.ask_again(sub, pauses))
+        elif code == subs.NO_MORE_DEPTH and sub.stream in subs.DEPTHS:
+            self._subscriber.exhaust(subs.DEPTHS)
+        elif code in subs.NO_MORE_TICK_BY_TICK and sub.stream in subs.TICK_BY_TICK:
+            self._subscriber.exhaust(subs.TICK_BY_TICK)
+        elif sub.stream is Stream.DEPTH:
+            self._ask_other_depth(sub, code)
+
+    def _ask_other_depth(self, sub: Subscription, code: int) -> None:
+        """Ask under the exchange's other name, else for SMART depth, which needs another permission."""
+        other = OTHER_NAMES.get(sub.params["exchange"])
+        if code == subs.UNKNOWN_CONTRACT and other and sub.params["exchange"] == sub.target.primary_exchange:
+            stream, params = Stream.DEPTH, {**sub.params, "exchange": other}
+        else:
+            stream, params = Stream.SMART_DEPTH, self._subscriber.plan.params(Stream.SMART_DEPTH, sub.target)
+        self._line.tasks.spawn(self._subscriber.subscribe(stream, sub.target, params))
+
+
+def stream_notice(inbox: Inbox, sub: Subscription, code: Own, text: str, **row: Any) -> None:
+    """Write a notice about one subscription: its stream and symbol, then `text`."""
+    words = f"{sub.stream} of {sub.target.symbol}{text}"
+    inbox.notice(code, words, {"stream": sub.stream.value}, con_id=sub.target.con_id, req_id=sub.req_id, **row)

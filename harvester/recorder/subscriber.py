@@ -1,0 +1,152 @@
+"""Subscribing: ask for the streams of every symbol within IB's limits, and ask again for those that ended."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from harvester.events.kinds import Action, Kind, Stream
+from harvester.gateway.requests import request_row
+from harvester.recorder.subscriptions import DEPTHS, REVIVAL_S, Plan, Subscription
+
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from harvester.gateway.requests import Target
+    from harvester.recorder.backfill import Backfill
+    from harvester.recorder.line import Line
+    from harvester.recorder.subscriptions import Registry
+
+
+class RetryPauses:
+    """How long to wait before the next try: longer with every try in a row, short again after a steady stream."""
+
+    def __init__(self) -> None:
+        self._tries: dict[tuple[int, Stream], int] = {}
+
+    def next(self, sub: Subscription, pauses: Sequence[float]) -> float:
+        """The pause of one more try, one of `pauses`."""
+        tries = 0 if sub.was_steady else self._tries.get(sub.key, 0)
+        self._tries[sub.key] = tries + 1
+        return pauses[min(tries, len(pauses) - 1)]
+
+
+class Subscriber:
+    """Keeps the streams of `targets` subscribed on a line. What is subscribed is in the registry."""
+
+    def __init__(self, line: Line, registry: Registry, backfill: Backfill) -> None:
+        self.targets: Sequence[Target] = ()
+        self._line, self._registry, self._backfill = line, registry, backfill
+        self._pauses = RetryPauses()
+        self._tasks: list[asyncio.Task[None]] = []
+        self._exhausted: set[Stream] = set()  # IB grants no more lines of these
+        self._round = 0  # rises with every `start`: what an earlier round still waits to ask is dropped
+        self._turn = 0  # of the depth lines
+
+    @property
+    def plan(self) -> Plan:
+        """What is to be subscribed now."""
+        return Plan(self._line.settings, self.targets, self._turn)
+
+    def start(self) -> None:
+        """Subscribe everything, in the background."""
+        for task in self._tasks:
+            task.cancel()
+        self._exhausted.clear()
+        self._round += 1
+        self._tasks = [self._line.tasks.spawn(work) for work in (self._subscribe_all(), self._rotate_depth())]
+
+    def restate(self, sub: Subscription) -> None:
+        """Write the request of a subscription into the log once more; nothing is sent."""
+        row = request_row(Action.SUBSCRIBE, sub.stream, sub.target, sub.req_id, sub.params)
+        self._line.inbox.put(Kind.REQUEST, row)
+
+    def exhaust(self, streams: Iterable[Stream]) -> None:
+        """Ask for no further lines of these streams until the next `start`."""
+        self._exhausted.update(streams)
+
+    async def subscribe(
+        self, stream: Stream, target: Target, params: Mapping[str, Any], *, again: bool = False
+    ) -> None:
+        """Ask as soon as every limit allows it; `again`: for a line that was ours until now, so one is free."""
+        asked_in = self._round
+        if stream in self._exhausted and not again:
+            return
+        await self._line.limits.subscription(stream, target.con_id)
+        if asked_in == self._round and (again or stream not in self._exhausted):
+            self._ask(stream, target, params)
+
+    async def renew(self, subs: Sequence[Subscription]) -> None:
+        """Cancel subscriptions and ask for the same under new ids."""
+        for sub in subs:
+            if await self._cancel(sub):
+                await self.subscribe(sub.stream, sub.target, sub.params, again=True)
+
+    async def renew_later(self, sub: Subscription, pauses: Sequence[float]) -> None:
+        """Cancel a subscription, and ask for the same after a pause that grows with every try in a row."""
+        if await self._cancel(sub):
+            await self.ask_again(sub, pauses)
+
+    async def ask_again(self, sub: Subscription, pauses: Sequence[float]) -> None:
+        """Ask for the same as a subscription that ended, under a new id, after such a pause."""
+        asked_in = self._round
+        await self._line.pace.pause(self._pauses.next(sub, pauses))
+        if asked_in == self._round:
+            await self.subscribe(sub.stream, sub.target, sub.params, again=True)
+
+    async def revive(self, sub: Subscription) -> None:
+        """Renew a silent stream after such a pause, unless rows arrive meanwhile."""
+        await self._line.pace.pause(self._pauses.next(sub, REVIVAL_S))
+        if sub.silent:
+            await self.renew([sub])
+
+    async def _subscribe_all(self) -> None:
+        plan = self.plan
+        later = []
+        for stream, target in plan.first():
+            if self._line.limits.spaced(stream, target.con_id):
+                later.append((stream, target))  # what has to wait keeps nothing else waiting
+            else:
+                await self.subscribe(stream, target, plan.params(stream, target))
+        self._backfill.start(plan.focus)
+        self._tasks.append(self._line.tasks.spawn(self._subscribe_bars(plan)))
+        later += [(Stream.BID_ASK, target) for target in plan.bid_ask()]
+        for stream, target in later:
+            await self.subscribe(stream, target, plan.params(stream, target))
+
+    async def _subscribe_bars(self, plan: Plan) -> None:
+        for target in plan.bars():
+            await self.subscribe(Stream.BARS_5S, target, plan.params(Stream.BARS_5S, target))
+
+    async def _rotate_depth(self) -> None:
+        """Every `depth_rotation_minutes` give the depth lines to the next symbols, if there are more than lines."""
+        settings = self._line.settings
+        minutes = settings.depth_rotation_minutes
+        while minutes and len(self.plan.depth_pool) > settings.depth_lines:
+            await self._line.pace.pause(minutes * 60)
+            before = self._registry.of(*DEPTHS)
+            self._turn += 1
+            plan = self.plan
+            kept = [sub for sub in before if sub.target in plan.depth()]
+            for sub in before:
+                if sub not in kept:
+                    await self._cancel(sub)
+            for target in plan.depth():
+                if target not in [sub.target for sub in kept]:
+                    await self.subscribe(Stream.DEPTH, target, plan.params(Stream.DEPTH, target), again=True)
+
+    def _ask(self, stream: Stream, target: Target, params: Mapping[str, Any]) -> None:
+        line = self._line
+        if not line.connected:
+            return  # the next connection asks for everything again
+        req_id = line.new_req_id()
+        self._registry.add(Subscription(req_id, target, stream, params, line.inbox.last_ts, line.pace.now()))
+        line.requester.subscribe(stream, target, req_id, params)
+
+    async def _cancel(self, sub: Subscription) -> bool:
+        """End a subscription; False when it had ended already."""
+        await self._line.limits.message()
+        if self._registry.live.pop(sub.req_id, None) is None or not self._line.connected:
+            return False
+        self._line.requester.cancel(sub.stream, sub.target, sub.req_id, sub.params)
+        return True
