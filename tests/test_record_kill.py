@@ -6,7 +6,6 @@ import asyncio
 import os
 import random
 import subprocess
-import sys
 from datetime import date
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from harvester.recorder.verify import verify
 from harvester.simgateway.server import SimGateway
 from harvester.simgateway.settings import GatewaySettings
 from tests.budget import budget
+from tests.processes import python
 from tests.recording import model
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -36,7 +36,7 @@ class Child:
     async def spawn(cls, home: Home, port: int, errors: Path) -> Child:
         with errors.open("wb") as stderr:
             process = await asyncio.create_subprocess_exec(
-                sys.executable,
+                *python(),
                 str(PROJECT / "tests" / "recorder_child.py"),
                 str(home.root),
                 str(port),

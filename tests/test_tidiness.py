@@ -10,6 +10,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 PROJECT = Path(__file__).resolve().parent.parent
 LAYERS: tuple[tuple[str, ...], ...] = (
@@ -128,12 +129,11 @@ def test_help_is_light() -> None:
 def test_every_command_is_documented() -> None:
     """Every command has help with an example, and the README names it."""
     from cli.app import COMMANDS as LIST
+    from cli.app import app
 
     readme = (PROJECT / "README.md").read_text(encoding="utf-8")
     for name, _ in LIST:
-        done = subprocess.run(
-            [sys.executable, "-m", "cli.app", name, "--help"], cwd=PROJECT, capture_output=True, text=True, check=False
-        )
-        assert done.returncode == 0, f"hv {name} --help: {done.stderr}"
+        done = CliRunner().invoke(app, [name, "--help"])
+        assert done.exit_code == 0, f"hv {name} --help: {done.stderr}"
         assert f"hv {name}" in done.stdout.split("Usage")[-1].split("\n", 1)[1], f"hv {name} --help has no example"
         assert f"hv {name}" in readme, f"README.md does not name hv {name}"
