@@ -33,6 +33,10 @@ def demo(
 
     Example: hv demo --seed 7
     """
+    # Before the libraries: loading them takes seconds, compiling the first time most of a minute.
+    typer.echo(
+        f"hv demo   a modelled trading day of {symbols}; the first run on a machine also compiles, under a minute"
+    )
     import asyncio
 
     from cli.bars import Bar
