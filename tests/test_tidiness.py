@@ -141,7 +141,7 @@ def test_demo_speaks_before_it_loads() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True, check=False)
     first, *rest = done.stdout.splitlines()
-    assert first.startswith("hv demo   a modelled trading day"), done
+    assert first.startswith("demo       a modelled trading day"), done
     assert rest == ["first heavy import"]
 
 
