@@ -6,7 +6,7 @@ BIN    := $(VENV)/bin
 COSMIC := .venv-cosmic
 STAMP  := $(VENV)/.stamp-ready
 
-.PHONY: demo test setup lint types wheel golden bench mutants mutants-sample clean lock
+.PHONY: demo test test-long setup lint types wheel golden bench mutants mutants-sample clean lock
 
 demo: $(STAMP)
 	$(BIN)/hv demo --home demo-home
@@ -14,14 +14,21 @@ demo: $(STAMP)
 test: $(STAMP)
 	$(BIN)/python -m pytest -n 2 --dist loadgroup
 
+# Everything at full size: see docs/testing.md for what it adds and when to run it.
+test-long: $(STAMP)
+	HARVESTER_TEST_LONG=1 $(BIN)/python -m pytest -n 2 --dist loadgroup
+
 setup: $(STAMP)
 
 # The lock pins every package by hash; the project itself is installed in place.
 $(STAMP): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Harvester needs Python 3.11 or newer; this is " + sys.version.split()[0] + ". Say which: make demo PYTHON=python3.11")'
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@echo "setting up $(VENV), once, about a minute: 1/3 the environment"
+	@$(PYTHON) -m venv $(VENV)
+	@echo "2/3 the packages of requirements.lock, each checked by its hash"
+	@$(BIN)/python -m pip install --disable-pip-version-check --progress-bar off --require-hashes -r requirements.lock
+	@echo "3/3 Harvester itself"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $(STAMP)
 
 lint: $(STAMP)

@@ -33,6 +33,8 @@ def demo(
 
     Example: hv demo --seed 7
     """
+    # Before the libraries: loading them takes seconds, compiling them the first time most of a minute.
+    _say("demo", f"a modelled trading day of {symbols}; the first run on a machine compiles for half a minute")
     import asyncio
 
     from cli.bars import Bar

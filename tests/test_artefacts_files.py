@@ -4,7 +4,6 @@ import json
 import math
 import os
 import subprocess
-import sys
 from functools import partial
 from pathlib import Path
 
@@ -27,6 +26,7 @@ from harvester.home import Home
 from harvester.recorder.eod import Report, Wishes, eod
 from harvester.recorder.eod import _compare as compare_episodes
 from harvester.recorder.project import bucket_artefact, project
+from tests.processes import python
 
 PROJECT = Path(__file__).resolve().parent.parent
 
@@ -213,7 +213,7 @@ def test_only_plain_files_are_replaced(day, tmp_path):
 @pytest.mark.parametrize("words", [["log", "show"], ["verify"], ["buckets", "--symbol", "AAA", "--json"]])
 def test_a_full_standard_output_is_one_line(day, words):
     """A command whose output meets a full disk ends with 10 and one line; a reader that goes away is no failure."""
-    command = [sys.executable, "-m", "cli.app", *words, "--date", DATE.isoformat(), "--home", str(day[0].root)]
+    command = [*python(), "-m", "cli.app", *words, "--date", DATE.isoformat(), "--home", str(day[0].root)]
     with Path("/dev/full").open("wb") as full:
         done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False, cwd=PROJECT)
     assert done.returncode == LogWriteFailed.exit_code
@@ -230,7 +230,7 @@ def test_a_reader_that_goes_away_is_no_failure(day, words):
     reader, writer = os.pipe()
     os.close(reader)
     with os.fdopen(writer, "wb") as nobody:
-        command = [sys.executable, "-m", "cli.app", *words]
+        command = [*python(), "-m", "cli.app", *words]
         environment = os.environ | {"HV_HOME": str(day[0].root)}
         run = partial(subprocess.run, stderr=subprocess.PIPE, text=True, check=False, cwd=PROJECT)
         done = run(command, stdout=nobody, env=environment)

@@ -29,6 +29,7 @@ from harvester.recorder.deletion import carry_out, plan, read_plan
 from harvester.recorder.eod import STEPS, Wishes, eod, plan_path, rebuild_memory
 from harvester.recorder.kept import memory_given
 from harvester.recorder.project import fold_day, project
+from tests.processes import python
 
 SECONDS = 200
 
@@ -511,7 +512,7 @@ def test_command_line(home):
         f"app(['--date', '{NEXT}', '--home', {str(home.root)!r}, '--delete-temp', '--yes'])"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=Path(__file__).parent.parent
+        [*python(), "-c", code], capture_output=True, text=True, check=False, cwd=Path(__file__).parent.parent
     )
     assert done.returncode == 0, done.stderr
     assert "the log of this date goes for ever" in done.stdout

@@ -10,7 +10,6 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 import time
 from itertools import pairwise
 from pathlib import Path
@@ -25,6 +24,7 @@ from harvester.events.kinds import Kind
 from harvester.simgateway.limits import Limits
 from harvester.simgateway.report import TEXTS, Report, exact_sum, text_sum
 from harvester.wire.incoming import Arrivals, Incoming
+from tests.processes import PYTHON, python
 
 PROJECT = Path(__file__).resolve().parent.parent
 FREE = Limits(messages_per_s=0, depth_lines=0, tick_by_tick_lines=0)
@@ -527,8 +527,8 @@ def test_exact_sums():
     assert told == {"rows": 5000, "sums": {"field": "40000", "size": "500"}, "texts": "0" * 32}
 
 
-def _hv(*args, **kwargs):
-    command = [sys.executable, "-m", "cli.app", *args]
+def _hv(*args, command=None, **kwargs):
+    command = [*(command or python()), "-m", "cli.app", *args]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **kwargs)
 
 
@@ -539,7 +539,7 @@ def test_command(tmp_path, number):
     report = tmp_path / "out" / "report.json"
     root = Path(__file__).resolve().parent.parent
     args = ["--port", "0", "--symbols", "ACME", "--home", str(tmp_path), "--report", str(report), "--json"]
-    process = _hv("gateway", "--market", "model", *args, cwd=root)
+    process = _hv("gateway", "--market", "model", *args, command=PYTHON, cwd=root)
     try:
         port = json.loads(process.stdout.readline())["port"]
         facts = json.loads((tmp_path / "gateway.json").read_text())

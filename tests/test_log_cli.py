@@ -19,6 +19,7 @@ from harvester.eventlog.format import JOURNAL
 from harvester.eventlog.writer import LogWriter
 from harvester.events.kinds import Kind
 from harvester.home import Home
+from tests.processes import python
 
 DAY = DATE.isoformat()
 
@@ -96,7 +97,7 @@ def test_tail_follows_a_live_log(home):
     """`hv log tail -f` in another process prints each event once, soon after its commit."""
     writer = LogWriter.open(home, DATE)
     writer.commit(batch(5))
-    command = [sys.executable, "-c", "from cli.cmd_log import log; log()"]
+    command = [*python(), "-c", "from cli.cmd_log import log; log()"]
     command += ["tail", "-f", "-n", "2", "--date", DAY, "--home", str(home.root), "--json"]
     project = Path(__file__).resolve().parent.parent
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=project) as process:
@@ -199,7 +200,7 @@ def test_ctrl_c_while_loading_is_one_line(tmp_path, debug):
     """Ctrl-C before the command line is loaded is one line and what shells count as 130; --debug shows where."""
     (tmp_path / "typer.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n")
     done = subprocess.run(
-        [sys.executable, "-m", "cli.app", "log", "ls", *(["--debug"] if debug else [])],
+        [*python(), "-m", "cli.app", "log", "ls", *(["--debug"] if debug else [])],
         cwd=Path(__file__).resolve().parent.parent,
         env=os.environ | {"PYTHONPATH": str(tmp_path)},
         capture_output=True,

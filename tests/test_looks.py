@@ -30,6 +30,7 @@ from harvester.recorder import screen
 from harvester.recorder.named import symbol_named
 from harvester.recorder.record import Recorder
 from tests.market_log import Log
+from tests.processes import PYTHON
 from tests.recording import lockstep, model
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -56,7 +57,7 @@ def on_terminal(home: Home, *words: str, columns: int = 60, keys: tuple[tuple[st
     main, other = pty.openpty()
     fcntl.ioctl(other, termios.TIOCSWINSZ, struct.pack("HHHH", 30, columns, 0, 0))
     environment = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES")}
-    command = [sys.executable, "-m", "cli.app", *words, "--home", str(home.root)]
+    command = [*PYTHON, "-m", "cli.app", *words, "--home", str(home.root)]
     child = subprocess.Popen(command, cwd=PROJECT, stdin=other, stdout=other, stderr=other, env=environment)
     seen, left, deadline = "", list(keys), time.monotonic() + 90
     try:

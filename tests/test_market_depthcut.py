@@ -7,6 +7,7 @@ from harvester.events.kinds import Stream
 from harvester.simgateway.depthcut import DepthCut
 from harvester.simgateway.market import drain
 from harvester.simgateway.model import ModelSettings, open_model
+from tests.budget import budget
 
 
 def apply(sides, fields, rows):
@@ -22,7 +23,7 @@ def apply(sides, fields, rows):
         del side[at]
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=budget(40, 150), deadline=None)
 @given(
     rows=st.integers(1, 6),
     source=st.integers(6, 9),

@@ -14,6 +14,7 @@ from harvester.events.kinds import Stream
 from harvester.simgateway.conditions import attribs_of, text_of
 from harvester.simgateway.market import HistoryAsk, MarketRefusal, drain
 from harvester.simgateway.tape import open_tape
+from tests.budget import budget
 
 OPEN_NS = session(date(2025, 7, 17)).open_ns
 UNREPORTED_BITS = (1, 2, 3, 9, 11, 14, 18, 20, 25, 31)
@@ -317,7 +318,7 @@ SPOILERS = {
 NUMBERS = {"quotes": ["n", "ts", "bid", "bid_size", "ask", "ask_size"], "trades": ["n", "ts", "price", "size"]}
 
 
-@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(max_examples=budget(20, 60), suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(st.data())
 def test_wrong_tables_give_one_clear_line(tmp_path_factory, data):
     """Whatever is wrong with a column, it is one HarvesterError of one line that names the file."""
@@ -332,7 +333,7 @@ def test_wrong_tables_give_one_clear_line(tmp_path_factory, data):
     assert "TEST-2025-07-17" in str(refused.value)
 
 
-@settings(max_examples=80, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(max_examples=budget(25, 80), suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(st.data())
 def test_wrong_bytes_give_one_clear_line_or_the_same_tape(tmp_path_factory, data):
     """A file cut or with bytes replaced is refused in one line, or it reads as a tape; nothing else ever happens."""

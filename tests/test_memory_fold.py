@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from harvester.errors import HarvesterError
 from harvester.memory.day import digest_day, structure
 from harvester.memory.fold import decode, encode, fold, rebuild
+from tests.budget import budget
 
 
 def episode(
@@ -83,7 +84,7 @@ DAYS = st.lists(st.lists(EPISODE, max_size=6), min_size=1, max_size=5).map(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=budget(20, 60), deadline=None)
 @given(DAYS, st.randoms())
 def test_memory_is_a_function_of_its_days(days, rng):
     """In whatever order days are folded, and however often, memory has the same bytes."""

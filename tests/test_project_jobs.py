@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -19,6 +18,7 @@ from harvester.eventlog.runlog import RunLog
 from harvester.home import Home
 from harvester.recorder import projected
 from harvester.recorder.jobs import Failure, Task, project_date, project_dates
+from tests.processes import READER, python
 
 PROJECT = Path(__file__).resolve().parent.parent
 DAYS = [day.isoformat() for day in days(3)]
@@ -272,6 +272,7 @@ READING = (
 )  # fmt: skip
 
 
+@pytest.mark.xdist_group("commands that read")  # one process that has loaded what they need
 @pytest.mark.parametrize("words", READING)
 def test_reading_commands_do_without_pandas(home, words):
     """pyarrow would import it, a third of a second, to make a column an array."""
@@ -281,7 +282,7 @@ def test_reading_commands_do_without_pandas(home, words):
         "assert 'pyarrow' in sys.modules and 'pandas' not in sys.modules\n"
     )
     date = [] if words in ("status", "log ls") else ["--date", DAYS[0]]
-    command = [sys.executable, "-c", code, *words.split(), *date, "--home", str(home.root)]
+    command = [*python(*READER), "-c", code, *words.split(), *date, "--home", str(home.root)]
     done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout

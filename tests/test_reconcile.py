@@ -19,6 +19,7 @@ from harvester.projections.reconcile import TOLERANCE, Check, _check, reconcile
 from harvester.recorder.project import project
 from harvester.recorder.verify import verify
 from harvester.simgateway.sources import open_market
+from tests.budget import budget
 from tests.market_log import SECOND, Log, Written
 from tests.recording import Recorded, lockstep, model, run
 from tests.reference.volume import volumes
@@ -141,7 +142,7 @@ def days(draw: st.DrawFn) -> Written:
     return Written(log.pending)
 
 
-@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
+@settings(deadline=None, max_examples=budget(20, 60), suppress_health_check=[HealthCheck.too_slow])
 @given(days(), st.lists(st.integers(1, 100), max_size=5))
 def test_volume_equals_the_plain_computation_under_every_cut(written: Written, edges: list[int]) -> None:
     """Hour by hour tape and tick 8 are those of the lists of all stretches, also over snapshots taken anywhere."""

@@ -24,12 +24,13 @@ from harvester.projections.engine import Engine
 from harvester.recorder import seek
 from harvester.recorder.moments import moment, of_day
 from harvester.recorder.seek import Seeker
+from tests.budget import budget
 from tests.market_log import SECOND, START, Log
 from tests.reference.streams import stream
 
 EVENTS = 1500
 SEED = 59  # its books fill up, seven rows a side
-quick = settings(deadline=None, max_examples=40, suppress_health_check=list(HealthCheck))
+quick = settings(deadline=None, max_examples=budget(12, 40), suppress_health_check=list(HealthCheck))
 
 
 def write(home: Home, events: list, size: int = 40) -> Batch:

@@ -10,6 +10,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 PROJECT = Path(__file__).resolve().parent.parent
 LAYERS: tuple[tuple[str, ...], ...] = (
@@ -161,15 +162,33 @@ def test_help_is_light() -> None:
     assert done.returncode == 0, done.stderr
 
 
+def test_demo_speaks_before_it_loads() -> None:
+    """The first line of `hv demo` is written, not only buffered, before any of the heavy libraries is imported."""
+    code = (
+        "import os, sys; sys.argv = ['hv', 'demo']\n"
+        "class Heavy:\n"
+        "    def find_spec(name, *_):\n"
+        "        if name in {'pyarrow','polars','numba','numpy','ib_async','pandas','exchange_calendars'}:\n"
+        "            os.write(1, b'first heavy import')\n"
+        "            os._exit(0)\n"
+        "from cli.app import app\n"
+        "sys.meta_path.insert(0, Heavy)\n"
+        "app()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True, check=False)
+    first, *rest = done.stdout.splitlines()
+    assert first.startswith("demo       a modelled trading day"), done
+    assert rest == ["first heavy import"]
+
+
 def test_every_command_is_documented() -> None:
     """Every command has help with an example, and the README names it."""
     from cli.app import COMMANDS as LIST
+    from cli.app import app
 
     readme = (PROJECT / "README.md").read_text(encoding="utf-8")
     for name, _ in LIST:
-        done = subprocess.run(
-            [sys.executable, "-m", "cli.app", name, "--help"], cwd=PROJECT, capture_output=True, text=True, check=False
-        )
-        assert done.returncode == 0, f"hv {name} --help: {done.stderr}"
+        done = CliRunner().invoke(app, [name, "--help"])
+        assert done.exit_code == 0, f"hv {name} --help: {done.stderr}"
         assert f"hv {name}" in done.stdout.split("Usage")[-1].split("\n", 1)[1], f"hv {name} --help has no example"
         assert f"hv {name}" in readme, f"README.md does not name hv {name}"
