@@ -377,4 +377,4 @@ def test_a_signal_is_told_above_the_live_screen() -> None:
     terminal = io.StringIO()
     with Live("headline", console=Console(file=terminal, force_terminal=True, width=80), auto_refresh=False):
         cmd_record._said("SIGINT")
-    assert "hv: SIGINT: ending with a whole last commit" in terminal.getvalue()
+    assert "hv: SIGINT: stopping after a complete last commit" in terminal.getvalue()

@@ -304,7 +304,7 @@ def test_hv_book_says_where_there_are_books(tmp_path):
 
     books = "no book at 09:30:01; books of S7: depth 09:31:01 to 09:32:00; smart_depth 09:33:05 to 09:33:10"
     assert books in said("--symbol", "S7", "--at", "09:30:01")
-    assert "books of S8: none on this date: no depth of it was recorded" in said("--symbol", "S8")
+    assert "books of S8: none on this date (no depth was recorded)" in said("--symbol", "S8")
     assert "no book at 09:31:30; books of S7: depth" in said(
         "--symbol", "S7", "--at", "09:31:30", "--stream", "smart_depth"
     )
