@@ -35,7 +35,7 @@ def record(
     account: Annotated[
         str | None,
         typer.Option(
-            help="Check for this account (default: HARVESTER_IB_ACCOUNT, IBKR_ACCOUNT). Required for a real gateway.",
+            help="Expect this account (default: HARVESTER_IB_ACCOUNT, IBKR_ACCOUNT). Required for a real gateway.",
             rich_help_panel=_GATEWAY,
         ),
     ] = None,
