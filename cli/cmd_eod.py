@@ -118,7 +118,7 @@ def _show(report: Report) -> None:
             typer.echo(f"  {difference.what}: {difference.path}")
     if report.stopped == NOT_CONFIRMED:
         typer.echo(
-            f"  nothing was deleted: kept: {' and '.join(report.stays)}; run with --delete-temp again to be asked again"
+            f"  nothing was deleted: {' and '.join(report.stays)} stay; run with --delete-temp again to delete them"
         )
     if report.deleted:
         typer.echo(f"  deleted {report.deleted} files and folders below temp/")

@@ -164,14 +164,17 @@ def _speed(text: str) -> float:
 
 
 def _market_time(option: str, text: str | None, start_ns: int) -> int | None:
+    """Read `--start` or `--end` as ns UTC: `+` and a duration since `start_ns`, or a time as every command reads it."""
+    from harvester.calendar import trading_date
     from harvester.errors import BadSetting
+    from harvester.recorder.moments import moment
     from harvester.simgateway.times import market_time
 
     if text is None:
         return None
     try:
-        return market_time(text, start_ns)
-    except ValueError as error:
+        return market_time(text, start_ns) if text.startswith("+") else moment(text, trading_date(start_ns))
+    except (BadSetting, ValueError) as error:
         raise BadSetting(f"{option}: {error}") from None
 
 

@@ -156,11 +156,7 @@ def record(
     home: HomeOption = None,
     config: Annotated[
         Path | None,
-        typer.Option(
-            "--config",
-            help="Read settings from this TOML file; keys are the option names. Settings of the intraday cycle "
-            "(scanner, batch, capture, export folder) are accepted but have no effect yet.",
-        ),
+        typer.Option("--config", help="Read settings from this TOML file; keys are the option names."),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:

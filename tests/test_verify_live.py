@@ -59,7 +59,7 @@ def test_digests_of_other_code_are_not_compared(tmp_path):
     code, said = hv(home)
     assert code == 12
     assert "2 of 4 recorded digests equal replay" in said
-    assert "2 were written by other code" in said
+    assert "2 were recorded by other code" in said
 
 
 @pytest.mark.parametrize("package", [None, OTHER])
