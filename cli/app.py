@@ -101,8 +101,8 @@ def _say(line: str) -> None:
     print("hv: " + plain, file=sys.stderr)  # noqa: T201 - the one place that prints errors
 
 
-def _show_version(wanted: bool) -> None:
-    if wanted:
+def _show_version(given: bool) -> None:
+    if given:
         typer.echo(f"hv {__version__}")
         raise typer.Exit
 

@@ -91,9 +91,9 @@ def eod(
 
 def _confirmed(plan: Plan, *, ask: bool, quiet: bool) -> bool:
     size = sum(file.bytes for file in plan.files)
-    fate = f"the log is kept under {plan.log_kept}" if plan.log_kept else "the log of this date is deleted for good"
+    log = f"the log is kept under {plan.log_kept}" if plan.log_kept else "the log of this date is deleted for good"
     if not quiet:
-        typer.echo(f"to delete: {len(plan.files)} files, {size:,} bytes below temp/; {fate}")
+        typer.echo(f"to delete: {len(plan.files)} files, {size:,} bytes below temp/; {log}")
     return typer.confirm("delete them?") if ask else True
 
 

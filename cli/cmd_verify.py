@@ -80,10 +80,10 @@ def _lines(result: Verified) -> list[str]:
 def _of_files(title: str, what: str, part: FilesPart) -> list[str]:
     from harvester.artefacts.episodes import WAY_OUT
 
-    said = [f"{part.checked} {what} compared"] if part.checked or not part.note else []
-    said += [part.note] if part.note else []
+    parts = [f"{part.checked} {what} compared"] if part.checked or not part.note else []
+    parts += [part.note] if part.note else []
     word = _NOT_COMPARED if part.status == "not compared" else _word(not part.differences)
-    lines = [f"{title} {word}  " + "; ".join(said)]
+    lines = [f"{title} {word}  " + "; ".join(parts)]
     wrong = [f"{text}; {WAY_OUT[text.rpartition(': ')[2]]}" for text in part.differences]
     return lines + [f"         {text}" for text in (*wrong, *_folded(part.early))]
 

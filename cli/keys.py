@@ -57,7 +57,7 @@ class Keys:
         handle = sys.stdin.fileno()
         if not select.select([handle], [], [], seconds)[0]:
             return ""
-        return os.read(handle, 1).decode("ascii", "replace") or "q"  # the terminal is gone: quit
+        return os.read(handle, 1).decode("ascii", "replace") or "q"  # the terminal was closed: quit
 
     @staticmethod
     def _windows(seconds: float | None) -> str:

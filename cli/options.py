@@ -1,7 +1,7 @@
 """The options that commands share, and how a date and a list of symbols are read.
 
-A command takes `--home`, `--json`, `--date`, `--symbol`, `--symbols`, `--from` and `--to` from here and nowhere else,
-so that each means the same in every command. A date is yyyy-MM-dd. A time is a time of day in New York (10:31:05.2) or
+Every command takes `--home`, `--json`, `--date`, `--symbol`, `--symbols`, `--at`, `--from` and `--to` from this module,
+so that each means the same everywhere (a test checks it). A date is yyyy-MM-dd. A time is a time of day in New York (10:31:05.2) or
 an ISO time with `Z` or an offset; `harvester.recorder.moments` reads it.
 """
 
