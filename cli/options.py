@@ -1,8 +1,8 @@
 """The options that commands share, and how a date and a list of symbols are read.
 
 Every command takes `--home`, `--json`, `--date`, `--symbol`, `--symbols`, `--at`, `--from` and `--to` from this module,
-so that each means the same everywhere (a test checks it). A date is yyyy-MM-dd. A time is a time of day in New York (10:31:05.2) or
-an ISO time with `Z` or an offset; `harvester.recorder.moments` reads it.
+so that each means the same everywhere (a test checks it). A date is yyyy-MM-dd. A time is a time of day in New York
+(10:31:05.2) or an ISO time with `Z` or an offset; `harvester.recorder.moments` reads it.
 """
 
 from __future__ import annotations
