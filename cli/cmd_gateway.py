@@ -28,7 +28,7 @@ Start = Annotated[
     str | None, typer.Option(help="Start the market at 9:30 (New York), +1:00:00 (after its start), or an ISO time.")
 ]
 End = Annotated[str | None, typer.Option(help="End the market at this time, same format as --start.")]
-Limit = typer.Option(help="Set this limit (default: like IB); 0 = no limit.", rich_help_panel="Limits")
+Limit = typer.Option(help="Set this limit; 0 = no limit.", rich_help_panel="Limits")
 
 
 def gateway(

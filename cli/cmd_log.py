@@ -194,7 +194,7 @@ def recover(
 ) -> None:
     """Move the torn bytes of killed runs to quarantine/ and mark the runs recovered.
 
-    `hv record` does the same when it starts. It is refused while the date is being recorded.
+    `hv record` does the same when it starts. The command is refused while the date is being recorded (exit code 5).
 
     With --set-aside, damaged runs are moved to quarantine/ first, so that recording of the date can continue. Numbering
     continues after their last seq; readers and `hv log verify` report the hole.
@@ -227,8 +227,8 @@ def recover(
 def compact(*, date: NamedDateOption, home: HomeOption = None, as_json: JsonOption = False) -> None:
     """Rewrite the finished runs of a date in few large compressed batches: same events, same content hash.
 
-    The new files are read back and compared before the old ones are deleted. `hv record` does the same when it ends. It
-    is refused while the date is being recorded (exit code 5). If it is interrupted, run it again to finish.
+    The new files are read back and compared before the old ones are deleted. `hv record` does the same when it ends.
+    The command is refused while the date is being recorded (exit code 5). If it is interrupted, run it again to finish.
 
     Example: hv log compact --date 2025-07-17
     """
