@@ -22,7 +22,7 @@ setup: $(STAMP)
 
 # The lock pins every package by hash; the project itself is installed in place.
 $(STAMP): requirements.lock pyproject.toml
-	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Harvester needs Python 3.11 or newer; this is " + sys.version.split()[0] + ". Say which: make demo PYTHON=python3.11")'
+	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Harvester needs Python 3.11 or newer; this is " + sys.version.split()[0] + "; choose another: make demo PYTHON=python3.11")'
 	@echo "setting up $(VENV), once, about a minute: 1/3 the environment"
 	@$(PYTHON) -m venv $(VENV)
 	@echo "2/3 the packages of requirements.lock, each checked by its hash"

@@ -282,7 +282,7 @@ def test_a_deleted_date_says_what_is_kept(home):
     events = open_day(NEXT, home).rows
     assert found == [(DATE.isoformat(), "r001", "deleted", events), (NEXT.isoformat(), "r001", "archived", events)]
     where = home.archive(NEXT).relative_to(home.root).as_posix()
-    assert f"its log lies in {where}" in CliRunner().invoke(app, ["status", "--home", str(home.root)]).output
+    assert f"its log is archived in {where}" in CliRunner().invoke(app, ["status", "--home", str(home.root)]).output
     shutil.rmtree(home.archive(NEXT))
     latest = CliRunner().invoke(app, ["status", "--home", str(home.root)]).exception
     assert NEXT.isoformat() in str(latest)
@@ -506,7 +506,7 @@ def test_killed_recorder_is_recovered_first(home):
 
 
 def test_command_line(home):
-    """The command prints what it did, says that the log goes for ever, and is silent about nothing it deletes."""
+    """The command prints what it did, says that the log is deleted for good, and is silent about nothing it deletes."""
     code = (
         "import typer; from cli.cmd_eod import eod; app = typer.Typer(); app.command()(eod); "
         f"app(['--date', '{NEXT}', '--home', {str(home.root)!r}, '--delete-temp', '--yes'])"
@@ -515,7 +515,7 @@ def test_command_line(home):
         [*python(), "-c", code], capture_output=True, text=True, check=False, cwd=Path(__file__).parent.parent
     )
     assert done.returncode == 0, done.stderr
-    assert "the log of this date goes for ever" in done.stdout
+    assert "the log of this date is deleted for good" in done.stdout
     assert "insufficient evidence" in done.stdout
     assert not home.day(NEXT).exists()
 

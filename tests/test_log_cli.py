@@ -78,7 +78,7 @@ def test_show_prints_events_in_order(home, hv):
     assert len(text.splitlines()) == 60
     assert "\x00" not in text
     assert text.startswith("1\t2025-07-17T13:00:00")
-    with pytest.raises(BadSetting, match="no kind of event"):
+    with pytest.raises(BadSetting, match="--kind 'nonsense' is not an event kind; choose from contract"):
         hv("show", "--date", DAY, "--kind", "nonsense")
     with pytest.raises(NoLog):
         hv("show", "--date", "2025-07-18")
@@ -160,7 +160,7 @@ def test_recover_mends_a_killed_run(home, hv):
     writer.abandon()
     assert "r001\tbroken off\t" in hv("verify", "--date", DAY)
     said = CliRunner().invoke(app, ["status", "--date", DAY, "--home", str(home.root)]).output
-    assert said.startswith(f"{DAY} is not being recorded: the last run is broken off; ")
+    assert said.startswith(f"{DAY} is not being recorded: the last run broke off; ")
     (report,) = _objects(hv("verify", "--date", DAY, "--json"))
     assert [run["status"] for run in report["runs"]] == ["running"]
     with (writer.folder / "trade.arrows").open("ab") as file:
@@ -174,7 +174,7 @@ def test_recover_mends_a_killed_run(home, hv):
     ).exists()
     told = hv("recover", "--date", DAY)
     assert "nothing to recover" in told
-    assert f"damage is not mended by this; hv log verify --date {DAY} looks for it" in told
+    assert f"this does not repair damage; hv log verify --date {DAY} checks for it" in told
     nothing = {"trading_date": DAY, "recovered": [], "set_aside": []}
     assert _objects(hv("recover", "--date", DAY, "--json")) == [nothing]
     assert "clean" in hv("verify", "--date", DAY)

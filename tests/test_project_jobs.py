@@ -70,7 +70,7 @@ def test_an_unchanged_date_is_skipped_in_one_line(home):
     before = files(home)
     text = hv(home, "--date", DAYS[0])
     assert text.count("\n") == 1
-    assert "unchanged: log, code, options and" in text
+    assert "unchanged since the last projection: log, code, options and" in text
     again = json.loads(hv(home, "--date", DAYS[0], "--json"))
     assert again.pop("skipped") is True
     assert first.pop("skipped") is False
@@ -200,7 +200,7 @@ def test_the_good_part_of_a_damaged_date(home, name):
     after = files(home)
     assert {f: after[f] for f in before} == before
     assert all(f.startswith("exports/salvaged/") for f in after.keys() - before.keys())
-    assert f"SALVAGED, not the date's artefacts; lost: HOME/temp/events/{DAYS[0]}" in hv(
+    assert f"SALVAGED, not artefacts of the date; lost: HOME/temp/events/{DAYS[0]}" in hv(
         home, "--date", DAYS[0], "--salvage"
     )
 

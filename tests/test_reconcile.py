@@ -213,8 +213,8 @@ def test_the_command_shows_and_gives_json(morning: Recorded, capsys: pytest.Capt
     """`hv health` in words and, with --json, as one object; an unknown symbol is one clear line."""
     args = ["health", "--date", "2025-07-17", "--home", str(morning.home.root)]
     words = told(args, capsys)
-    assert "streams against each other" in words
-    assert "outside their tolerance" in words
+    assert "comparison of streams" in words
+    assert "outside tolerance" in words
     body = json.loads(told([*args, "--json", "--symbol", "ACME"], capsys))
     assert {row["symbol"] for row in body["reconciliation"]} == {"ACME"}
     assert body["reconciliation"][0]["hour"].startswith("2025-07-17T13:00:00Z")

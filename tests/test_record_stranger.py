@@ -580,7 +580,7 @@ def test_a_symbol_refused_late_does_not_hide_the_day(tmp_path: Path, monkeypatch
     found = status(home, day)
     assert (found.run, found.streams_of, found.symbols) == ("r003", "r002", [SYMBOL])
     said = CliRunner().invoke(app, ["status", "--home", str(tmp_path)]).output
-    assert "r003 ended before it asked for a stream; r002 before it had these:" in said
+    assert "r003 ended before it subscribed to a stream; streams of r002, the run before it:" in said
 
 
 def test_an_outage_is_told_in_lines_that_do_not_grow_with_its_attempts(tmp_path: Path) -> None:

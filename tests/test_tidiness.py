@@ -192,3 +192,29 @@ def test_every_command_is_documented() -> None:
         assert done.exit_code == 0, f"hv {name} --help: {done.stderr}"
         assert f"hv {name}" in done.stdout.split("Usage")[-1].split("\n", 1)[1], f"hv {name} --help has no example"
         assert f"hv {name}" in readme, f"README.md does not name hv {name}"
+
+
+SHARED = ("home", "as_json", "date", "symbol", "symbols", "at", "first", "last")
+SHARED_FLAGS = ("--home", "--json", "--date", "--symbol", "--symbols", "--at", "--from", "--to")
+
+
+def test_commands_share_their_options() -> None:
+    """No command defines its own --home, --json, --date, --symbol(s), --at, --from or --to: cli/options.py has them."""
+    assigned = ast.walk(ast.parse((PROJECT / "cli/options.py").read_text(encoding="utf-8")))
+    options = {node.id for node in assigned if isinstance(node, ast.Name) and node.id.endswith("Option")}
+    checked = 0
+    for path in PROJECT.glob("cli/cmd_*.py"):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Constant):
+                assert node.value not in SHARED_FLAGS, f"{path.name}:{node.lineno} defines {node.value}"
+        for command in tree.body:
+            if not isinstance(command, ast.FunctionDef) or command.name.startswith("_"):
+                continue
+            for parameter in (*command.args.args, *command.args.kwonlyargs):
+                if parameter.arg in SHARED:
+                    where = f"{path.name}: {command.name}({parameter.arg})"
+                    assert isinstance(parameter.annotation, ast.Name), where
+                    assert parameter.annotation.id in options, where
+                    checked += 1
+    assert checked > 50

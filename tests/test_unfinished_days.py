@@ -290,7 +290,7 @@ def test_a_memo_of_a_look_ends_with_the_recording(tmp_path):
     home = Home(tmp_path).prepare()
     begun(home).abandon()
     words = ["project", "--date", str(DATE), "--home", str(home.root)]
-    assert "still open: no episodes yet" in CliRunner().invoke(app, words).output
+    assert "still open: not episodes yet" in CliRunner().invoke(app, words).output
     assert CliRunner().invoke(app, ["log", "recover", *words[1:]]).exit_code == 0
     assert "wrote " in CliRunner().invoke(app, words).output
     assert "DATA_END" in ends(home)
