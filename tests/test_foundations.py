@@ -59,7 +59,7 @@ ARABIC_DIGITS = "\u0662\u0660\u0662\u0665-\u0660\u0667-\u0661\u0667"
 @pytest.mark.parametrize("bad", ["2025-02-30", "25-1-1", "../../etc", "2025-07-17\n", ARABIC_DIGITS, ""])
 def test_a_date_is_a_date_or_an_error(bad: str) -> None:
     """A date from outside never becomes a path by accident."""
-    with pytest.raises(BadSetting, match="there is no day 2025-02-30" if bad == "2025-02-30" else "yyyy-MM-dd"):
+    with pytest.raises(BadSetting, match="date 2025-02-30 does not exist" if bad == "2025-02-30" else "yyyy-MM-dd"):
         parse_date(bad)
 
 

@@ -140,7 +140,7 @@ def test_sigterm_while_it_still_loads(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("toml", "code", "words"),
     [
-        ('exchange_calendar = "FOO"', 2, ["hv: exchange calendar 'FOO' is not known"]),
+        ('exchange_calendar = "FOO"', 2, ["hv: unknown exchange calendar 'FOO'"]),
         ('strategy = "hope"', 2, ["hv: no strategy is called 'hope'"]),
         (
             'export-dir = "x"\nbatch_size = 30\nskip_strategy_replay = true',
