@@ -105,7 +105,7 @@ class Dial:
     """Market time in two words of memory, shared through a mapped file: no system call to read or write it.
 
     Word 0 is market time, ns UTC. Word 1 is 0, or the monotonic time at which the market ended; from then on market
-    time runs at `AFTER_SPEED`. Each word is written by one aligned 8-byte store, so a reader never sees a partial value.
+    time runs at `AFTER_SPEED`. Each word is written by one aligned 8-byte store, so readers never see a partial value.
     """
 
     _BYTES = 16
@@ -235,7 +235,7 @@ class LockstepClock:
         return self._now
 
     async def sleep_until(self, at_ns: int, *, pacing: bool = False) -> None:
-        """Sleep until `at_ns`. A `pacing` sleeper waits to send its next request; it wakes even while the clock is held."""
+        """Sleep until `at_ns`. A `pacing` sleeper, which waits to send a request, wakes even on a held clock."""
         if at_ns <= self._now:
             return
         woken: asyncio.Future[None] = asyncio.get_running_loop().create_future()

@@ -22,9 +22,9 @@ _NAME_LENGTH_MAX = 80
 def file_name(symbol: str) -> str:
     """Encode a symbol as one safe path component; different symbols never share a name.
 
-    Upper-case ASCII letters, digits, `_` and `-` stay; every other character becomes `%` and the hex of its UTF-8 bytes,
-    as in a URL. Lower-case letters are encoded because file names on Windows and macOS ignore case. The first letter of
-    a name that Windows reserves (`CON`) is encoded.
+    Upper-case ASCII letters, digits, `_` and `-` stay; every other character becomes `%` and the hex of its UTF-8
+    bytes, as in a URL. Lower-case letters are encoded because file names on Windows and macOS ignore case. The first
+    letter of a name that Windows reserves (`CON`) is encoded.
 
     Raises:
         BadSetting: `symbol` is empty or too long for a file name.

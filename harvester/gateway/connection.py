@@ -1,6 +1,6 @@
-"""One client of a gateway: connect, listen, send guarded requests, notice when the line goes dead.
+"""One client connection to a gateway: connect, receive, send guarded requests, report the disconnect.
 
-Time-outs of the connection are real time; nothing here waits on market time.
+All time-outs here are real time.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ if TYPE_CHECKING:
     from harvester.gateway.tap import Sink
 
 CLIENT_ID_IN_USE = "326"
-_READ_BYTES_MAX = 32 * 1024  # asyncio's 256 KB a read would blur packet stamps and make ib_async's framing slow
-_LEAPING_BUFFER_BYTES = 8192  # what waits in the socket bears the time of events behind it: little may
+_READ_BYTES_MAX = 32 * 1024  # asyncio's default of 256 KB makes packet stamps coarse
+_LEAPING_BUFFER_BYTES = 8192  # data queued in the socket is stamped late: keep the queue short
 
 
 class LineLost(GatewayError):
-    """The connection is gone: what was to be sent cannot be."""
+    """The connection is lost: the request was not sent."""
 
 
 class Hello(NamedTuple):
-    """What the gateway said of itself. `connection_time` is its text, in the gateway's own zone."""
+    """Version, time and accounts a gateway reports on connect. `connection_time` is text in the gateway's time zone."""
 
     server_version: int
     connection_time: str
@@ -40,7 +40,7 @@ class Hello(NamedTuple):
 
 
 class Listener(Protocol):
-    """Who is told what happens on the line; every call comes from the event loop."""
+    """Receives the events of a connection; every call comes from the event loop."""
 
     def heard(self, fields: list[str]) -> None:
         """A control message (`tap.CONTROL`) has been appended."""
@@ -55,11 +55,11 @@ class Listener(Protocol):
         ...
 
     def lost(self, reason: str) -> None:
-        """The connection ended, ours or theirs."""
+        """The connection was closed, by either side."""
         ...
 
     def garbled(self, waiting: bytes) -> None:
-        """What arrives frames to no message; `waiting` is what has been held back. The connection is of no more use."""
+        """The byte stream cannot be split into messages; `waiting` holds the bytes. The connection is unusable."""
         ...
 
     def failed(self, error: Exception) -> None:
@@ -68,18 +68,18 @@ class Listener(Protocol):
 
 
 class Connection:
-    """A guarded, tapped `ib_async.IB`, reusable over reconnects."""
+    """An `ib_async.IB` with a send guard and a tap, reusable across reconnects."""
 
     def __init__(self, sink: Sink, listener: Listener, clock: Clock) -> None:
-        from ib_async import IB  # imports pandas when present: only when a gateway is used
+        from ib_async import IB  # imports pandas if installed: only when a gateway is used
 
-        logging.getLogger("ib_async").setLevel(logging.CRITICAL + 1)  # its errors are ours to tell, once
+        logging.getLogger("ib_async").setLevel(logging.CRITICAL + 1)  # we report its errors, once
         self._listener = listener
         self._lockstep = clock if isinstance(clock, LockstepClock) else None
         self._leaps = bool(getattr(clock, "leaps", False))
         self.ib = IB()
         self.client: Any = self.ib.client
-        self.client.MaxRequests = 0  # pacing is ours, on market time
+        self.client.MaxRequests = 0  # the recorder does the pacing, on market time
         self._tap = Tap(self.client, sink, self)
         wire: Any = self.client.conn
         wire.sendMsg = SendGuard(self._counted(wire.sendMsg), listener.sending, listener.refused)
@@ -92,7 +92,7 @@ class Connection:
 
     @property
     def bytes_received(self) -> int:
-        """Bytes this connection has brought so far."""
+        """Bytes received on this connection."""
         return self._tap.bytes_received
 
     @property
@@ -102,25 +102,25 @@ class Connection:
 
     @property
     def paused(self) -> bool:
-        """Whether we ourselves have stopped reading."""
+        """Whether reading is paused by us."""
         return self._tap.paused
 
     async def connect(self, host: str, port: int, client_id: int, timeout_s: float) -> Hello:
         """Connect and wait until the gateway is ready for requests, at most `timeout_s` seconds of real time.
 
         Raises:
-            BadSetting: client id 0, which would bind itself to orders placed by hand.
-            ClientIdInUse: the gateway says 326.
-            GatewayError: nothing listens there, or what listens does not answer as TWS does.
+            BadSetting: client id 0, which TWS binds to manual orders.
+            ClientIdInUse: the gateway answers with error 326.
+            GatewayError: the gateway is unreachable, or the peer is not TWS / IB Gateway.
         """
         if client_id == 0:
-            raise BadSetting("client id 0 is refused: it binds to orders placed by hand; use another, such as 9960")
+            raise BadSetting("client id 0 is not allowed: TWS binds it to manual orders; use another, for example 9960")
         where = f"{host}:{port}"
         self._in_use, self._refusal = False, ""
         self._tap.begin()
         self._hung_up = asyncio.get_running_loop().create_future()
         ready = asyncio.ensure_future(self.client.connectAsync(host, port, client_id, timeout=timeout_s))
-        # ib_async waits for readiness alone: a gateway that hangs up first must not cost the whole time-out.
+        # ib_async waits only for readiness: if the gateway disconnects first, do not wait for the time-out.
         try:
             await asyncio.wait({ready, self._hung_up}, return_when=asyncio.FIRST_COMPLETED)
         finally:
@@ -138,17 +138,17 @@ class Connection:
             self.client.disconnect()
 
     def abort(self) -> None:
-        """Give a dead line up at once: nobody may be there to take what is still to be sent."""
+        """Drop the connection without sending queued data: the peer may be dead."""
         transport = self.client.conn.transport
         if transport is not None:
             transport.abort()
 
     def take_unfinished(self) -> bytes:
-        """Bytes of a message whose end never came; each is given once."""
+        """Bytes of an incomplete message; each byte is returned once."""
         return self._tap.take_waiting()
 
     def pause(self) -> None:
-        """Stop reading: TCP tells the gateway to wait."""
+        """Stop reading: TCP flow control makes the gateway wait."""
         self._tap.pause(True)
         transport = self.client.conn.transport
         if transport is not None:
@@ -166,7 +166,7 @@ class Connection:
         if self._in_use:
             return ClientIdInUse(
                 f"client id {client_id} is in use at {where} (IB error {CLIENT_ID_IN_USE}); "
-                "stop the other program or take another --client-id"
+                "stop the other program or choose another --client-id"
             )
         if self._refusal:
             return GatewayError(f"{where} {self._refusal}")
@@ -179,24 +179,24 @@ class Connection:
             )
         if self._tap.greeting.version:
             return GatewayError(
-                f"{where} said its version {self._tap.greeting.version} and hung up "
-                f"{'as soon as' if outcome is None else 'before'} it was ready; look at its own window and log"
+                f"{where} reported version {self._tap.greeting.version} and disconnected "
+                f"{'as soon as' if outcome is None else 'before'} it was ready; check its window and log"
             )
         return GatewayError(
-            f"{where} hung up before it was ready: it is not TWS or IB Gateway, or it does not trust this machine; "
-            "check the port and the trusted addresses in its API settings"
+            f"{where} disconnected before it was ready: it is not TWS / IB Gateway, or it does not trust this machine; "
+            "check the port and the trusted IPs in its API settings"
         )
 
     def _said(self, timeout_s: float) -> str:
-        """What came of a connection that never became ready."""
+        """How far a connection came that never became ready."""
         if version := self._tap.greeting.version:
             return (
-                f"said its version {version} but never became ready within {timeout_s:g} s: "
-                "no order id and accounts came; is it logged in? (see its own window)"
+                f"reported version {version} but was not ready within {timeout_s:g} s: "
+                "it sent no order id and accounts; check in its window that it is logged in"
             )
-        said = f"sent {self.bytes_received} bytes that are no TWS greeting" if self.bytes_received else "said nothing"
+        said = f"sent {self.bytes_received} bytes, not a TWS handshake," if self.bytes_received else "sent nothing"
         return (
-            f"accepts connections but {said} within {timeout_s:g} s: it is not TWS or IB Gateway, or "
+            f"accepts connections but {said} within {timeout_s:g} s: it is not TWS / IB Gateway, or "
             "its API is not enabled; check the port (7496 TWS, 4001 IB Gateway, 7497 and 4002 paper)"
         )
 
