@@ -45,12 +45,6 @@ def _percent(text: str) -> str:
     return "".join(f"%{byte:02X}" for byte in text.encode("utf-8", "surrogatepass"))
 
 
-def symbol_of(name: str) -> str:
-    """The symbol of a file name; the inverse of `file_name`."""
-    raw = re.sub(rb"%([0-9A-F]{2})", lambda m: bytes([int(m.group(1), 16)]), name.encode("ascii"))
-    return raw.decode("utf-8", "surrogatepass")
-
-
 def parse_date(text: str) -> date:
     """Read `yyyy-MM-dd`.
 

@@ -298,7 +298,7 @@ def test_port_taken():
     """A taken port is one clear error that names it and the option."""
 
     async def story(client, gateway):
-        with pytest.raises(CannotRun, match=rf"port {gateway.port} is taken.*--port"):
+        with pytest.raises(CannotRun, match=rf"port {gateway.port} is in use.*--port"):
             await SimGateway(small_market(), GatewaySettings(port=gateway.port)).start()
 
     told(story)

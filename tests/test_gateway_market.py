@@ -16,7 +16,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from gateway_support import ACME, Client, running, small_market
+from gateway_support import ACME, Client, running, small_market, true_book
 from ib_async import IB
 
 from harvester.calendar import trading_date
@@ -222,7 +222,7 @@ def test_late_subscriber():
             whole = book(early.of("13", 1), 10)
             assert book(late.of("13", 1), 10) == whole
             assert book(late.of("13", 2), 4) == [side[:4] for side in whole]
-            truth = market.book(market.instruments[0].con_id, "smart_depth")
+            truth = true_book(market, market.instruments[0].con_id, "smart_depth")
             assert [[row[:2] for row in side] for side in truth] == [[row[:2] for row in side] for side in whole]
             mover.cancel()
             await early.close()

@@ -1,4 +1,4 @@
-"""Historical bars, kept up to date if asked for, head timestamps, and scanner lists."""
+"""Serve historical bars (optionally kept up to date), head timestamps and scanner lists."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ SCANNER_XML = """<?xml version="1.0" encoding="UTF-8"?>
 
 
 def is_daily(bar_size: str) -> bool:
-    """Bars of a day and more carry a date, whatever formatDate says."""
+    """Whether a bar spans a day or more: such bars have a date, whatever formatDate says."""
     return any(word in bar_size for word in _DAILY) or bar_size in {"1W", "1M"}
 
 
 def bar_time(bar: Bar, ask: HistoryAsked, zone_name: str) -> str:
-    """A bar's time as IB writes it; a recorded text is kept where it has the form asked for."""
+    """A bar's time in the requested format; a recorded text is kept if it has that format."""
     if is_daily(ask.bar_size):
         return bar.text or day(bar.ts, zone_name)
     if ask.format_date == 2:
@@ -56,7 +56,7 @@ def bar_values(bar: Bar, ask: HistoryAsked, zone_name: str) -> list[answers.Numb
 
 
 class Backfill:
-    """The desk's part for answers made of many rows."""
+    """Handles requests whose answer is a list: historical bars and scanner lists."""
 
     def __init__(self, desk: Desk) -> None:
         self._desk = desk
@@ -64,7 +64,7 @@ class Backfill:
     # ---- historical bars ----
 
     def historical(self, session: Session, ask: HistoryAsked) -> None:
-        """Message 17, and with keepUpToDate the forming bar every 5 s of market time (message 90)."""
+        """Send message 17, and with keepUpToDate the current bar every 5 s of market time (message 90)."""
         instrument = self._desk.feeds.instrument(session, ask.req_id, ask.contract, Stream.HISTORY)
         if instrument is None:
             return
@@ -115,7 +115,7 @@ class Backfill:
         self._repeat(sub, _UPDATE_EVERY_S, lambda: self._update(sub, ask, instrument, wanted))
 
     def _repeat(self, sub: Subscription, every_s: float, action: Callable[[], None]) -> None:
-        """Do it every so many seconds of market time while the subscription lives and nothing withholds it."""
+        """Call `action` every `every_s` seconds of market time during the subscription, unless a fault mutes it."""
 
         def again(ts: int) -> None:
             if sub.session.subs.get(sub.req_id) is not sub:
@@ -130,13 +130,13 @@ class Backfill:
         try:
             bars = self._desk.market.history(wanted).bars
         except MarketRefusal:
-            return  # nothing has traded yet
+            return  # no trades yet
         if bars:
             values = bar_values(bars[-1], ask, instrument.time_zone)
             sub.deliver([answers.historical_update("", values)])
 
     def head_timestamp(self, session: Session, ask: HeadTimestampAsk) -> None:
-        """Message 88: the earliest data of this source is its market's start."""
+        """Send message 88: the start of the market is the earliest data of every source."""
         instrument = self._desk.feeds.instrument(session, ask.req_id, ask.contract, Stream.HISTORY)
         if instrument is None:
             return
@@ -147,7 +147,7 @@ class Backfill:
     # ---- scanner ----
 
     def scanner(self, session: Session, ask: ScannerAsk) -> None:
-        """Message 20 at once, then again every 30 s of market time, or whenever the source has a new list."""
+        """Send message 20 now, then every 30 s of market time or whenever a recorded day has a new list."""
         if ask.req_id in session.subs:
             session.error(ask.req_id, *DUPLICATE_ID)
             return
@@ -203,7 +203,7 @@ class Backfill:
         return answers.scanner_data(ask.req_id, out)
 
     def parameters(self, session: Session) -> None:
-        """Message 19: the scan codes this gateway knows, as IB's XML lays them out."""
+        """Send message 19: the supported scan codes in IB's XML."""
         types = "\n".join(
             f"<ScanType><displayName>{code}</displayName><scanCode>{code}</scanCode>"
             "<instruments>STK</instruments></ScanType>"
@@ -213,7 +213,7 @@ class Backfill:
 
 
 def _dated(ask: HistoryAsked, zone_name: str) -> Callable[[list[str]], Iterable[list[str]]] | None:
-    """Recorded updates carry epoch seconds; a client who asked for local text gets that."""
+    """A converter of recorded updates from epoch seconds to local time text, None if the client wants epoch seconds."""
     if ask.format_date == 2 or is_daily(ask.bar_size):
         return None
 

@@ -1,4 +1,4 @@
-"""Where all clients' requests meet: state shared by the answers, and the way of a message to its answer."""
+"""Dispatch client requests to their handlers; holds the state the handlers share."""
 
 from __future__ import annotations
 
@@ -28,45 +28,31 @@ if TYPE_CHECKING:
     from harvester.simgateway.subscriptions import Subscription
 
 ZONE = "US/Eastern"
-_RESET = "317"
 NO_ORDERS = Refusal(201, "Order rejected - reason:This is a simulated gateway for market data; it takes no orders")
 _NOT_STARTED = Refusal(321, "Error validating request.-'bW' : cause - The API has not been started")
 
 
 class Timeline(Protocol):
-    """Things that happen at a market time."""
+    """Schedules actions at market times."""
 
     def at(self, ts: int, action: Callable[[int], None]) -> None:
         """Call `action(ts)` at market time `ts`, ns UTC."""
         ...
 
     def after(self, seconds: float, action: Callable[[int], None]) -> None:
-        """Call `action(ts)` so many market seconds from now."""
+        """Call `action(ts)` after `seconds` of market time."""
         ...
 
 
-class FreshCut:
-    """A cut of the book that begins anew when the book is reset (error 317)."""
-
-    def __init__(self, rows: int, source_rows: int) -> None:
-        self._rows, self._source_rows = rows, source_rows
-        self._cut = DepthCut(rows, source_rows)
-
-    def __call__(self, fields: list[str]) -> list[list[str]]:
-        if fields[0] == "4" and fields[3] == _RESET:
-            self._cut = DepthCut(self._rows, self._source_rows)
-        return self._cut(fields)
-
-
 class Desk:
-    """All clients' requests meet here. `subscribed` is called for each stream that starts."""
+    """Dispatches the requests of all clients. `subscribed` is called per new stream, `heard` per message."""
 
     def __init__(
         self, market: Market, settings: GatewaySettings, clock: Clock, report: Report, timeline: Timeline
     ) -> None:
         self.market, self.settings, self.clock, self.report = market, settings, clock, report
         self.timeline = timeline
-        # A recorded day brings scanner lists, kept-up-to-date bars, tick parameters and data types as its own events.
+        # A recorded day has scanner lists, bar updates, tick parameters and data types as events of its own.
         self.recorded = market.pushes_scans
         self.registry = Registry()
         self.elapsed = Elapsed(clock).now
@@ -78,13 +64,13 @@ class Desk:
         self.subscribed: Callable[[], None] = lambda: None
         self.heard: Callable[[], None] = lambda: None
 
-    # ---- what a session tells ----
+    # ---- called by sessions ----
 
     def connection_time(self) -> str:
         return stamp(self.clock.wall(), ZONE)
 
     def take(self, session: Session, fields: list[str]) -> None:
-        """Answer one message; a message with an unknown id or layout gets 321, nothing else happens."""
+        """Answer one message; an unknown id or layout gets error 321."""
         self.heard()
         try:
             request = parse(fields)
@@ -102,13 +88,13 @@ class Desk:
             return
         answer = ANSWERS.get(request.msg)
         if answer is None:
-            text = f"Error validating request.-'bW' : cause - {request.msg.name} is not served by this gateway"
+            text = f"Error validating request.-'bW' : cause - {request.msg.name} is not supported by this gateway"
             session.error(request.req_id, 321, text)
             return
         answer(self, session, request)
 
     def gone(self, session: Session) -> None:
-        """Forget a client and its subscriptions."""
+        """Remove a client and its subscriptions."""
         for sub in list(session.subs.values()):
             self.end(sub)
         if session in self.sessions:
@@ -121,11 +107,11 @@ class Desk:
         sub.session.subs.pop(sub.req_id, None)
 
     def withheld(self, sub: Subscription) -> bool:
-        """True while a fault keeps this stream from its client."""
+        """Whether a fault mutes this stream."""
         return sub.session.muted or sub.silent_until > self.clock.now()
 
     def scripted_refusal(self, session: Session, symbol: str, stream: Stream) -> Refusal | None:
-        """The error a fault script wants as the answer to this request."""
+        """The error a fault script sets for this request, None without one."""
         if not self.refusals:
             return None
         for client in (session.client_id, None):
@@ -135,7 +121,7 @@ class Desk:
         return None
 
     def depth_cut(self, rows: int) -> Callable[[list[str]], Iterable[list[str]]] | None:
-        """What makes a book of fewer rows out of the market's, None when it gives no more than that."""
+        """A reduction of the market's depth to `rows` rows, None if the market has no more."""
         if rows >= self.market.depth_rows:
             return None
-        return FreshCut(rows, self.market.depth_rows)
+        return DepthCut(rows, self.market.depth_rows)

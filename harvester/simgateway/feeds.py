@@ -1,4 +1,4 @@
-"""Market data requests: check them as IB does, then subscribe and send what a newcomer gets first."""
+"""Handle market data requests: check them as IB does, then subscribe and send the current state."""
 
 from __future__ import annotations
 
@@ -39,15 +39,15 @@ TICK_STREAMS = {
 
 
 class Feeds:
-    """The desk's part for streaming data."""
+    """Handles requests for streaming data."""
 
     def __init__(self, desk: Desk) -> None:
         self._desk = desk
 
-    # ---- what every request goes through ----
+    # ---- common to all requests ----
 
     def instrument(self, session: Session, req_id: int, ask: ContractAsk, stream: Stream) -> Instrument | None:
-        """The contract of a request, or None after an error has been sent: 322, 200, or one a fault script wants."""
+        """The instrument of a request, or None after sending an error: 322, 200, or one of the fault script."""
         if req_id in session.subs:
             session.error(req_id, *DUPLICATE_ID)
             return None
@@ -62,7 +62,7 @@ class Feeds:
         return found
 
     def line(self, session: Session, req_id: int, stream: Stream) -> bool:
-        """Whether a line is free; if not, the error has been sent."""
+        """Whether a market data line is free; if not, sends the error."""
         kind = LINE_KIND.get(stream, "")
         refused = line_refusal(self._desk.settings.limits, kind, self._desk.registry.lines(kind))
         if refused is not None:
@@ -70,7 +70,7 @@ class Feeds:
         return refused is None
 
     def subscribe(self, sub: Subscription) -> None:
-        """Start a stream with what the market remembers of it."""
+        """Start a stream with the current state of the market."""
         session = sub.session
         session.subs[sub.req_id] = sub
         self._desk.registry.add(sub)
@@ -81,7 +81,7 @@ class Feeds:
     # ---- the requests ----
 
     def market_data(self, session: Session, ask: MarketDataAsk) -> None:
-        """L1: tick parameters, data type, the values in force, then changes; a snapshot ends after the values."""
+        """L1: send tick parameters, data type and current values, then changes; a snapshot ends after the values."""
         instrument = self.instrument(session, ask.req_id, ask.contract, Stream.L1)
         if instrument is None:
             return
@@ -101,13 +101,14 @@ class Feeds:
             self.subscribe(sub)
 
     def depth(self, session: Session, ask: DepthAsk) -> None:
-        """A venue's book, or with the smart flag the rows of all of them under their names."""
+        """One venue's book, or with the smart flag the rows of all venues with their names."""
         stream = Stream.SMART_DEPTH if ask.smart else Stream.DEPTH
         instrument = self.instrument(session, ask.req_id, ask.contract, stream)
         if instrument is None:
             return
         if ask.rows < 1:
-            session.error(ask.req_id, 321, f"Error validating request.-'bT' : cause - {ask.rows} depth rows are none")
+            text = f"{ask.rows} depth rows requested; at least 1 is required"
+            session.error(ask.req_id, 321, f"Error validating request.-'bT' : cause - {text}")
             return
         if not _has_depth(instrument, ask):
             session.error(ask.req_id, NO_DEPTH.code, f"{NO_DEPTH.text}; {self._depths(instrument)}")
@@ -118,14 +119,14 @@ class Feeds:
             self.subscribe(sub)
 
     def _depths(self, instrument: Instrument) -> str:
-        """What depth there is, for people."""
+        """The available depth, as text for an error."""
         own = f"depth of {', '.join(instrument.depth_venues)} (no smart flag)" if instrument.has_depth else ""
         smart = "SMART depth (with its flag)" if instrument.has_smart_depth else ""
         which = "recorded" if self._desk.recorded else "served"
         return f"{which} of {instrument.symbol}: {' and '.join(filter(None, (own, smart))) or 'no depth'}"
 
     def tick_by_tick(self, session: Session, ask: TickByTickAsk) -> None:
-        """Tick-by-tick; how many past ticks are wanted first is read and given none, as on a contract without any."""
+        """Tick-by-tick data. The requested number of past ticks is ignored, as for a contract without history."""
         stream = TICK_STREAMS.get(ask.tick_type)
         if stream is None:
             text = f"Error validating request.-'bW' : cause - Invalid tick-by-tick type {ask.tick_type!r}"
@@ -150,12 +151,12 @@ class Feeds:
         self.subscribe(sub)
 
     def realtime_bars(self, session: Session, ask: RealtimeBarsAsk) -> None:
-        """5-second bars of trades, the only ones a market source gives; useRTH keeps those of the liquid hours."""
+        """5-second bars of trades, the only real-time bars available; useRTH keeps those in liquid hours."""
         instrument = self.instrument(session, ask.req_id, ask.contract, Stream.BARS_5S)
         if instrument is None:
             return
         if ask.bar_size != 5 or ask.what != "TRADES":
-            text = f"{ask.bar_size} second bars of {ask.what}; here there are 5 second bars of TRADES"
+            text = f"{ask.bar_size} second bars of {ask.what}; only 5 second bars of TRADES are available"
             session.error(ask.req_id, 321, f"Error validating request.-'bW' : cause - {text}")
             return
         if (refused := self._desk.pacing.realtime_bars()) is not None:
@@ -179,7 +180,7 @@ def _has_depth(instrument: Instrument, ask: DepthAsk) -> bool:
 
 
 class PriceChanges:
-    """`ignoreSize`: a BidAsk tick whose prices are those of the tick before is left out."""
+    """The `ignoreSize` filter: drops BidAsk ticks with unchanged prices."""
 
     def __init__(self) -> None:
         self._last: list[str] = []
@@ -193,7 +194,7 @@ class PriceChanges:
 
 
 def only_within(spans: list[tuple[int, int]]) -> Callable[[list[str]], Iterable[list[str]]]:
-    """Pass 5-second bars that start inside a span (ns UTC)."""
+    """A filter for 5-second bars that start inside one of `spans` (ns UTC)."""
 
     def reshape(fields: list[str]) -> Iterable[list[str]]:
         at = int(fields[3]) * SECOND_NS

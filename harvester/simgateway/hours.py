@@ -1,4 +1,4 @@
-"""IB's texts of trading and liquid hours, from the exchange calendar."""
+"""Trading and liquid hours in IB's text format, from the exchange calendar."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def _local(ns: int) -> str:
 
 
 def hours_text(first: date) -> tuple[str, str]:
-    """Trading and liquid hours of five days from `first` on: `yyyymmdd:hhmm-yyyymmdd:hhmm;yyyymmdd:CLOSED;…`."""
+    """Trading and liquid hours of five days from `first`: `yyyymmdd:hhmm-yyyymmdd:hhmm;yyyymmdd:CLOSED;…`."""
     trading, liquid = [], []
     for day in (first + timedelta(days=n) for n in range(_DAYS)):
         hours = session(day)

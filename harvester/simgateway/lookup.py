@@ -1,4 +1,4 @@
-"""Find the contract a client means, and describe it (message 10)."""
+"""Find the contract of a request, and build its contract details (message 10)."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ _ALIASES = {"NSDQ": "NASDAQ", "ISLAND": "NASDAQ", "NASDAQ.NMS": "NASDAQ", "NASDA
 
 
 def exchange_name(text: str) -> str:
-    """One name for an exchange IB knows under several: ISLAND, NSDQ and NASDAQ are one."""
+    """The canonical name of an exchange with several names: ISLAND and NSDQ give NASDAQ."""
     return _ALIASES.get(text, text)
 
 
 def _places(instrument: Instrument) -> set[str]:
-    """Where an instrument trades, each exchange under its one name."""
+    """The exchanges of an instrument by canonical name."""
     own = ("SMART", instrument.exchange, instrument.primary_exchange, *instrument.venues, *instrument.depth_venues)
     return {exchange_name(place) for place in own}
 
@@ -40,7 +40,7 @@ def _matches(ask: ContractAsk, instrument: Instrument) -> bool:
 
 
 def find(market: Market, ask: ContractAsk) -> list[Instrument]:
-    """The instruments a client can mean: by con_id alone, else by every field that is given."""
+    """The instruments that match: by con_id if given, else by all other given fields."""
     if ask.con_id:
         return [i for i in market.instruments if i.con_id == ask.con_id]
     if not ask.symbol and not ask.local_symbol:
@@ -49,15 +49,15 @@ def find(market: Market, ask: ContractAsk) -> list[Instrument]:
 
 
 def find_one(market: Market, ask: ContractAsk) -> Instrument | None:
-    """The one instrument a data request names; None when there is none, or more than one."""
+    """The instrument of a data request; None if none or several match."""
     found = find(market, ask)
     return found[0] if len(found) == 1 else None
 
 
 def description(market: Market, instrument: Instrument, req_id: int, exchange: str) -> list[str]:
-    """Message 10: as recorded where the source knows the text, else from the instrument.
+    """Message 10: as recorded if the source has the text, else built from the instrument.
 
-    Its exchange is the one that was asked for, as IB's is, where the instrument trades there.
+    Its exchange is the requested one if the instrument trades there, as with IB.
     """
     asked = exchange if exchange_name(exchange) in _places(instrument) else ""
     recorded = market.contract_text(instrument.con_id)

@@ -1,4 +1,4 @@
-"""Do what a fault script says, at its market time, to the clients it names."""
+"""Carry out the faults of a script at their market times."""
 
 from __future__ import annotations
 
@@ -35,30 +35,30 @@ _DELAYED_TYPE = 3
 
 IMPOSSIBLE: tuple[tuple[answers.Number, ...], ...] = (
     (99, 0, 1, 10.0, 100),  # insert far past the end
-    (50, 1, 0, 10.0, 100),  # update a row that is not there
-    (31, 2, 1, 0, 0),  # delete one that is not there
-    (-1, 0, 1, 10.0, 100),  # position before the first
+    (50, 1, 0, 10.0, 100),  # update of a missing row
+    (31, 2, 1, 0, 0),  # delete of a missing row
+    (-1, 0, 1, 10.0, 100),  # negative position
     (UNSET_INT, 1, 1, 10.0, 100),
-    (0, 7, 1, 10.0, 100),  # no such operation
+    (0, 7, 1, 10.0, 100),  # unknown operation
     (0, -1, 0, 10.0, 100),
-    (0, 1, 5, 10.0, 100),  # no such side
+    (0, 1, 5, 10.0, 100),  # unknown side
     (0, 1, 1, UNSET_DOUBLE, 100),
     (0, 1, 0, -1, -100),
     (0, 1, 1, 0, 0),
     (0, 1, 0, 1e300, 1e300),
 )
-"""Position, operation, side, price, size of the operations `impossible` sends."""
+"""The operations `impossible` sends: position, operation, side, price, size."""
 
 
 class Mischief:
-    """The script's actions. `close_port` closes the listening socket for so many market seconds."""
+    """The script's actions. `close_port(seconds)` closes the listening socket for that market time."""
 
     def __init__(self, desk: Desk, timers: Timers, close_port: Callable[[float], None]) -> None:
         self._desk, self._timers, self._close_port = desk, timers, close_port
-        self._random = random.Random(desk.settings.seed)  # noqa: S311 - noise for a test, the same for a seed
+        self._random = random.Random(desk.settings.seed)  # noqa: S311 - test noise, reproducible by seed
 
     def arm(self, start_ns: int) -> None:
-        """Put every fault on the timeline."""
+        """Schedule all faults."""
         for fault in self._desk.settings.faults.faults:
             self._timers.at(fault.at_ns(start_ns), self._doing(fault))
 
@@ -72,7 +72,7 @@ class Mischief:
         return do
 
     def do(self, fault: Fault) -> int:
-        """Do one fault now; gives how many clients or subscriptions it met."""
+        """Carry out one fault now; returns the number of affected clients or subscriptions."""
         if fault.action == "closed":
             self._close_port(seconds(fault.args[0]))
             return 1
@@ -98,7 +98,7 @@ class Mischief:
         return len(sessions)
 
     def _sessions(self, fault: Fault) -> list[Session]:
-        """The clients named; a symbol names those who have a subscription to it."""
+        """The affected clients; a symbol selects its subscribers."""
         if fault.symbol is not None:
             return list(dict.fromkeys(sub.session for sub in self._subs(fault)))
         return [s for s in self._desk.sessions if fault.client_id in {None, s.client_id}]
@@ -122,7 +122,7 @@ class Mischief:
                 self._desk.end(sub)
 
     def _drop(self, _fault: Fault, session: Session) -> None:
-        session.close("a fault script drops it")
+        session.close("dropped by the fault script")
 
     def _silence(self, fault: Fault, session: Session) -> None:
         session.watched = True
@@ -151,7 +151,7 @@ class Mischief:
         session.queue(data)
 
     def _refuse(self, fault: Fault) -> int:
-        """From now on; code 0 takes it back."""
+        """Set the refusal for later requests; code 0 removes it."""
         code, text = _code_text(fault)
         place = (fault.client_id, fault.symbol or "", fault.stream)
         if code:
@@ -163,7 +163,7 @@ class Mischief:
     # ---- to subscriptions ----
 
     def _error_sub(self, fault: Fault, sub: Subscription) -> None:
-        """316 and 317 concern depth alone; 317 is followed by the book anew, 10167 by the delayed data type."""
+        """316 and 317 apply only to depth; after 317 the book is sent again, after 10167 the delayed data type."""
         code, text = _code_text(fault)
         if code in {HALTED, RESET} and sub.stream not in DEPTH_STREAMS:
             return
@@ -191,7 +191,7 @@ class Mischief:
             self._row(sub, row, "")
 
     def _row(self, sub: Subscription, row: tuple[answers.Number, ...], maker: str) -> None:
-        """Straight to the client, past its own cut of the book."""
+        """Send a depth operation directly to the client, without its depth cut."""
         if sub.stream not in DEPTH_STREAMS:
             return
         position, operation, side, price, size = row
@@ -233,4 +233,4 @@ _UNSET: dict[Stream, Callable[[int], list[list[str]]]] = {
     Stream.MID_POINT: lambda req: [answers.mid_point(req, 0, UNSET_DOUBLE)],
     Stream.BARS_5S: lambda req: [answers.realtime_bar(req, 0, (*[UNSET_DOUBLE] * 4, -1, UNSET_DOUBLE, -1))],
 }
-"""Messages of a stream with IB's unset markers, -1 and empty fields in place of numbers."""
+"""Per stream, messages with IB's unset markers, -1 and empty fields instead of numbers."""

@@ -1,4 +1,4 @@
-"""A market played from base rows: the part the model and the tape have in common."""
+"""A market source driven by base rows: shared by the model and the tape."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ NO_CONTRACT = 200
 
 @dataclass(frozen=True)
 class Cast:
-    """Everything a played market is made of.
+    """The inputs of a `Played` market.
 
-    `prior_closes` are in the source's units, one per instrument, 0 where unknown; `open_ns` is when the session opens.
-    `chunks` gives the base rows in time order.
+    `prior_closes` are in the source's units, one per instrument, 0 if unknown; `open_ns` is the session's open.
+    `chunks` yields the base rows in time order.
     """
 
     instruments: Sequence[Instrument]
@@ -43,7 +43,7 @@ class Cast:
 
 
 class Played:
-    """`Market` over base rows."""
+    """The `Market` over base rows."""
 
     pushes_scans = False
 
@@ -85,7 +85,7 @@ class Played:
     def _rows_before_timer(
         self, until_ns: int, wanted: Callable[[int, Stream], bool], at_most: int, out: list[MarketEvent]
     ) -> None:
-        """Play the held rows up to the next timer, `until_ns`, or the first instant after `at_most` events."""
+        """Apply rows of the current chunk up to the next timer or `until_ns`; stop early as in `advance`."""
         renderer, queue = self._renderer, self._queue
         apply, rows, at, now = renderer.apply, queue.rows, queue.at, self.now_ns
         while at < len(rows):
@@ -105,10 +105,6 @@ class Played:
         if stream == Stream.L1:
             return face.level1.snapshot()
         return face.book_snapshot(stream) if stream in face.books else []
-
-    def book(self, con_id: int, stream: Stream) -> tuple[list[list[str]], list[list[str]]]:
-        """The true rows of a depth stream now: asks, bids; each row price, size, market maker as text."""
-        return self._faces[con_id].books[stream].sides
 
     def history(self, ask: HistoryAsk) -> History:
         face = self._faces.get(ask.con_id)

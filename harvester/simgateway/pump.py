@@ -1,4 +1,4 @@
-"""Move market time: events to subscribers in time order, and what is due at a market time in between."""
+"""Advance market time: deliver events to subscribers in time order, and run timers between them."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ if TYPE_CHECKING:
     from harvester.simgateway.market import Market, MarketEvent
     from harvester.simgateway.settings import GatewaySettings
 
-_AT_MOST = 1000  # events between two looks at the sockets
+_AT_MOST = 1000  # events between two flushes of the sockets
 
 
 class Timers:
-    """What is due at a market time, in order of time, then of entry."""
+    """Actions scheduled at market times, in order of time, then of scheduling."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock, self._order = clock, 0
@@ -42,14 +42,14 @@ class Timers:
         return self._due[0][0] if self._due else None
 
     def run(self, until_ns: int) -> None:
-        """Do what is due."""
+        """Run all actions due by `until_ns`."""
         while self._due and self._due[0][0] <= until_ns:
             ts, _, action = heapq.heappop(self._due)
             action(ts)
 
 
 class Pump:
-    """The one task that moves the market."""
+    """The task that advances the market."""
 
     def __init__(self, market: Market, settings: GatewaySettings, clock: Clock, timers: Timers, desk: Desk) -> None:
         self._market, self._settings, self._clock = market, settings, clock
@@ -73,12 +73,12 @@ class Pump:
         self._heard_ns = real_monotonic_ns()
 
     def prepare(self) -> None:
-        """Move the market to the window's start, where it waits; newcomers get the state of that instant."""
+        """Advance the market to the window's start; subscribers get its state at that time."""
         while (ts := self._market.next_ts()) is not None and ts < self.start_ns:
             self._market.advance(self.start_ns - 1, lambda _con_id, _stream: False)
 
     async def run(self) -> None:
-        """Wait for the first stream and a grace of quiet, then run the market to its end."""
+        """Wait for the first subscription and the grace period, then run the market to its end."""
         await self._wait()
         self.started_ns = self.start_ns
         while (ts := self._next()) is not None and ts <= self.end_ns:
@@ -90,7 +90,7 @@ class Pump:
         self.over.set()
 
     async def _wait(self) -> None:
-        """Time stands: a lockstep clock is held, a clock of our own has not begun."""
+        """Wait with constant time: a lockstep clock is held, the gateway's own clock has not started."""
         held = self._clock.hold() if isinstance(self._clock, LockstepClock) else nullcontext()
         with held:
             await self._subscribed.wait()
@@ -101,7 +101,7 @@ class Pump:
                 self._clock.begin()
 
     async def _reach(self, ts: int) -> None:
-        """Wait for the time of the next event, or set it."""
+        """Move time to the next event: wait for it or, at speed max, set it."""
         if isinstance(self._clock, GatewayClock):
             await self._clock.reach(ts)
         else:
@@ -112,7 +112,7 @@ class Pump:
         return min(both, default=None)
 
     def _move(self, until_ns: int) -> None:
-        """Events up to the next timer first, then the timer: one that is due at an event's time comes after it."""
+        """Deliver events up to the next timer, then run the timer: at equal times events come first."""
         due = self.timers.next_ts()
         upto = until_ns if due is None else min(until_ns, due)
         self.dispatch(self._market.advance(upto, self._desk.registry.wanted, _AT_MOST))
@@ -121,7 +121,7 @@ class Pump:
             self.timers.run(due)
 
     def dispatch(self, events: Iterable[MarketEvent]) -> None:
-        """Give events to those who want them and may have them."""
+        """Deliver events to their subscribers, except to those muted by a fault."""
         wanting, withheld = self._desk.registry.wanting, self._desk.withheld
         for event in events:
             if event.stream == Stream.OTHER:
@@ -138,7 +138,7 @@ class Pump:
                     session.send(_unasked(fields))
 
     async def _out(self) -> None:
-        """Write what was queued and wait for the slowest client."""
+        """Flush all clients and wait for the slowest one."""
         for session in list(self._desk.sessions):
             session.flush()
         for session in list(self._desk.sessions):
@@ -147,6 +147,6 @@ class Pump:
 
 
 def _unasked(fields: list[str]) -> list[str]:
-    """A message that belongs to no request carries -1 where its id would stand."""
+    """The message with -1 as request id, if it has one and it is empty."""
     at = REQ_ID_AT.get(fields[0])
     return fields if at is None else [*fields[:at], fields[at] or "-1", *fields[at + 1 :]]

@@ -1,4 +1,4 @@
-"""What a recorded day holds besides its streams: who asked for what, contracts, and historical answers."""
+"""The requests, contracts and historical answers of a recorded day."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Request(NamedTuple):
 
 @dataclass(frozen=True)
 class Reply:
-    """A recorded answer to a historical request: bars, or the error that refused it. `ts` is when it came."""
+    """A recorded answer to a historical request, received at `ts`: bars or a refusal."""
 
     ts: int
     duration: str
@@ -52,7 +52,7 @@ class Reply:
 
 
 class Requests:
-    """Requests by run and id: ids are never used twice within a run, but begin again with the next."""
+    """Requests by run and id: an id is used once per run and may repeat in the next run."""
 
     def __init__(self, day: Day) -> None:
         self._first_seqs = [run.first_seq for run in day.runs]
@@ -68,7 +68,7 @@ class Requests:
         return bisect_right(self._first_seqs, seq)
 
     def life_of(self, row: Row) -> int:
-        """The connection a row came over: its run and epoch in one number."""
+        """The connection of a row: run and epoch in one number."""
         return self.run_of(row["seq"]) << 16 | int(row["epoch"])
 
     def of(self, row: Row) -> Request | None:
@@ -103,7 +103,7 @@ def _ask(con_id: int, params: Mapping[str, Any]) -> HistoryAsk:
 
 
 def contract_texts(day: Day) -> dict[int, list[str]]:
-    """First recorded contract details message of each con_id, request id "" ."""
+    """The first recorded contract details message of each con_id, with request id ""."""
     raw = pl.DataFrame(day.frame(Kind.RAW))
     found: dict[int, list[str]] = {}
     copies = raw.filter((pl.col("msg") == int(In.CONTRACT)) & (pl.col("reason") == "copy"))
@@ -115,7 +115,7 @@ def contract_texts(day: Day) -> dict[int, list[str]]:
 
 
 def instruments(day: Day, requests: Requests, texts: Mapping[int, list[str]]) -> list[Instrument]:
-    """Contracts of the day in the order in which they were recorded; those only asked for by request come last.
+    """Contracts of the day in recorded order, then those that occur only in requests.
 
     `texts` are the day's `contract_texts`.
     """
@@ -134,7 +134,7 @@ def instruments(day: Day, requests: Requests, texts: Mapping[int, list[str]]) ->
 
 
 def _venues(fields: list[str]) -> tuple[str, ...]:
-    """The valid exchanges of a contract details message, () where it has none."""
+    """The valid exchanges of a contract details message, () if it has none."""
     at = contract_place("valid_exchanges")
     return tuple(filter(None, fields[at].split(","))) if len(fields) > at else ()
 
@@ -171,16 +171,16 @@ def _instrument(row: Row, own: Sequence[Request], valid: tuple[str, ...]) -> Ins
 
 
 def depth_rows(requests: Requests) -> int:
-    """Most rows a depth request of the day asked for."""
+    """Maximum number of rows of the day's depth requests."""
     return max((int(r.params.get("rows", 10)) for r in requests.all() if r.stream in _DEPTHS), default=10)
 
 
 class Histories:
-    """Recorded historical answers, given out in the order in which they came.
+    """Recorded historical answers, returned in recorded order.
 
-    Each is found by instrument, bar size, what and RTH; of several, those for the same duration come first. An ask gets
-    the next answer nobody has had; when all were given, the last one again. Where nothing was asked for with useRTH=1
-    but with useRTH=0, it is answered with those of its bars that lie in the session.
+    Answers are keyed by instrument, bar size, what and RTH; equal durations are preferred. Each request gets the next
+    unused answer, or the last one when all are used. If only useRTH=0 was recorded, a request with useRTH=1 gets the
+    bars of that answer that are within the session.
     """
 
     def __init__(self, day: Day, requests: Requests) -> None:
@@ -210,10 +210,10 @@ class Histories:
         """The recorded answer to a request.
 
         Raises:
-            MarketRefusal: as recorded, or 162 when nothing like it was.
+            MarketRefusal: as recorded, or 162 if no such request was recorded.
         """
         replies = self._replies.get((ask.con_id, ask.key), [])
-        cut = not replies and ask.rth and not ask.keep_up  # updates come as they were recorded, uncut
+        cut = not replies and ask.rth and not ask.keep_up  # updates are sent as recorded, not filtered
         if cut:
             replies = self._replies.get((ask.con_id, ask._replace(rth=False).key), [])
         replies = [reply for reply in replies if reply.duration == ask.duration] or replies
@@ -224,7 +224,7 @@ class Histories:
         self._given[slot] = place + 1
         reply = replies[min(place, len(replies) - 1)]
         if reply.history is None:
-            assert reply.refusal is not None, "a reply is bars or a refusal"
+            assert reply.refusal is not None, "an answer has bars or a refusal"
             raise MarketRefusal(*reply.refusal)
         if not cut:
             return reply.history
@@ -245,13 +245,13 @@ class Histories:
 
 
 def _in_session(ts: int, bar_size: str) -> bool:
-    """Whether a bar lies in its date's session as a whole; of one of a day or more nothing can be said."""
+    """Whether a bar is entirely within its date's session; False for bars of a day or more."""
     seconds = SECONDS_OF.get(bar_size)
     if seconds is None:
         return False
     try:
         hours = session(trading_date(ts))
-    except BadSetting:  # a date no calendar reaches, as a gateway may have sent it
+    except BadSetting:  # a date outside the calendar, as sent by the gateway
         return False
     return hours is not None and hours.open_ns <= ts and ts + seconds * SECOND_NS <= hours.close_ns
 

@@ -1,6 +1,6 @@
-"""What is answered to which message. `ANSWERS` is the list; what is missing there gets error 321.
+"""The handler of each client message, listed in `ANSWERS`; other messages get error 321.
 
-Accounts, orders and positions are always empty, so that any client's connect comes to its end at once.
+Accounts, orders and positions are always empty, so the start-up requests of any client complete immediately.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def _start_api(desk: Desk, session: Session, request: Plain) -> None:
         session.error(-1, 321, f"Error validating request.-'bW' : cause - client id {text[:20]!r} is not a number")
         return
     if session.client_id is not None:
-        session.error(-1, 321, f"Error validating request.-'bW' : cause - started already, as {session.client_id}")
+        session.error(-1, 321, f"Error validating request.-'bW' : cause - already started as {session.client_id}")
         return
     client_id = int(text)
     if any(other.client_id == client_id for other in desk.sessions):
@@ -71,7 +71,7 @@ def _current_time(desk: Desk, session: Session, _request: Plain) -> None:
 
 
 def _account_updates(desk: Desk, session: Session, request: Plain) -> None:
-    """None to report, so the download ends at once; unsubscribing has no answer."""
+    """Accounts are empty, so the download ends immediately; unsubscribing has no answer."""
     if _argument(request, 0).lower() in {"1", "true"}:
         account = _argument(request, 1) or desk.settings.accounts[0]
         session.send(answers.end(In.ACCOUNT_DOWNLOAD_END, None, account))
@@ -117,7 +117,7 @@ def _depth_exchanges(desk: Desk, session: Session, _request: Plain) -> None:
 
 
 def _historical_ticks(_desk: Desk, session: Session, request: Plain) -> None:
-    """No ticks of the past are kept; the answer is an empty, finished list of the kind asked for."""
+    """Historical ticks are not available; the answer is an empty, complete list of the requested type."""
     what = request.fields[18] if len(request.fields) > 18 else ""
     msg = {"TRADES": "98", "BID_ASK": "97"}.get(what, "96")
     session.send([msg, str(request.req_id), "0", "1"])
@@ -127,7 +127,7 @@ def _historical_ticks(_desk: Desk, session: Session, request: Plain) -> None:
 
 
 def _cancel_depth(desk: Desk, session: Session, request: DepthCancel) -> None:
-    """The smart flag must be that of the request: 310 otherwise."""
+    """Cancel depth; a smart flag that differs from the request gives error 310."""
     sub = session.subs.get(request.req_id)
     if sub is None or sub.stream not in DEPTH_STREAMS or request.smart != (sub.stream == Stream.SMART_DEPTH):
         session.error(request.req_id, 310, f"Can't find the subscribed market depth with tickerId:{request.req_id}")
@@ -136,7 +136,7 @@ def _cancel_depth(desk: Desk, session: Session, request: DepthCancel) -> None:
 
 
 def _cancels(streams: Iterable[Stream], code: int, text: str) -> Callable[[Desk, Session, Request], None]:
-    """End a subscription to one of `streams`; an error when the id has none."""
+    """A handler that ends a subscription to one of `streams`, or sends an error if there is none."""
     kinds = frozenset(streams)
 
     def cancel(desk: Desk, session: Session, request: Request) -> None:
@@ -153,11 +153,11 @@ def _cancels(streams: Iterable[Stream], code: int, text: str) -> Callable[[Desk,
     return cancel
 
 
-# ---- what is always the same ----
+# ---- constant answers ----
 
 
 def _says(fields: Sequence[str]) -> Callable[[Desk, Session, Plain], None]:
-    """Answer with a fixed message; `{req}` and `{account}` are filled in."""
+    """A handler that sends a fixed message with `{req}` and `{account}` replaced."""
 
     def answer(desk: Desk, session: Session, request: Plain) -> None:
         session.send([field.format(req=request.req_id, account=desk.settings.accounts[0]) for field in fields])
@@ -166,7 +166,7 @@ def _says(fields: Sequence[str]) -> Callable[[Desk, Session, Plain], None]:
 
 
 def _nothing(_desk: Desk, _session: Session, _request: Request) -> None:
-    """Some requests have no answer: nothing to report, or a switch nobody sees."""
+    """No answer: there is nothing to report, or the setting has no effect here."""
 
 
 _NO_EID = "Can't find EId with tickerId:{}"
@@ -232,4 +232,4 @@ ANSWERS: dict[Out, Callable[..., None]] = {
         _nothing,
     ),
 }
-"""A client's message → what answers it, called with (desk, session, request)."""
+"""Client message → its handler, called with (desk, session, request)."""

@@ -1,4 +1,4 @@
-"""One client's connection: handshake, frames in, bytes out. What the messages mean is the desk's business."""
+"""One client's connection: handshake, frames in, bytes out. The desk interprets the messages."""
 
 from __future__ import annotations
 
@@ -35,15 +35,15 @@ _RATE_CODE, _RATE_TEXT = 100, "Max rate of messages per second has been exceeded
 
 
 class Desk(Protocol):
-    """What a session tells its owner."""
+    """The owner of the sessions."""
 
     settings: GatewaySettings
-    elapsed: Callable[[], int]  # what limits are counted by, ns
+    elapsed: Callable[[], int]  # time for the limits, ns
     clock: Clock
     report: Report
 
     def connection_time(self) -> str:
-        """Market time as the handshake shows it."""
+        """Market time in the format of the handshake."""
         ...
 
     def take(self, session: Session, fields: list[str]) -> None:
@@ -51,12 +51,12 @@ class Desk(Protocol):
         ...
 
     def gone(self, session: Session) -> None:
-        """Forget a client."""
+        """Remove a client."""
         ...
 
 
 class GarbageError(HarvesterError):
-    """A client sends what is no message; its connection is closed."""
+    """A client sent data that is not a message; its connection is closed."""
 
 
 class Session:
@@ -72,9 +72,9 @@ class Session:
         self.silent_until = 0
         self.split_max = self.coalesce_bytes = 0
         self.one_per_packet = False
-        self._random = random.Random(f"{desk.settings.seed} {desk.report.requests.total()}")  # noqa: S311 - cuts bytes
+        self._random = random.Random(f"{desk.settings.seed} {desk.report.requests.total()}")  # noqa: S311 - splits packets
         self._out: list[bytes] = []
-        self.queue = self._out.append  # one framed message that has been counted
+        self.queue = self._out.append  # appends one framed message that has been counted
         self.sent_bytes = self.sent_messages = 0
         self._rate = Window(desk.settings.limits.messages_per_s, 1.0, desk.elapsed)
         self._strikes, self._violations = Window(1, 1.0, desk.elapsed), 0
@@ -85,7 +85,7 @@ class Session:
 
     @property
     def muted(self) -> bool:
-        """True while market data is withheld: connection to IB lost, or a silence."""
+        """Whether a fault mutes this client: connection to IB lost, or silence."""
         return self.offline or self.silent_until > self._desk.clock.now()
 
     def send(self, fields: Sequence[str], symbol: str = "") -> None:
@@ -94,7 +94,7 @@ class Session:
         self.queue(frame(fields))
 
     def flush(self, *, held_too: bool = False) -> None:
-        """Hand what is queued to the socket, cut as a fault may have it."""
+        """Write the queue to the socket, in packets as set by a fault."""
         if not self._out or self.closing:
             return
         if self.coalesce_bytes and not held_too and sum(map(len, self._out)) < self.coalesce_bytes:
@@ -124,7 +124,7 @@ class Session:
         self._writer.write(data)
 
     async def drain(self) -> None:
-        """Wait until the client has taken enough; nothing is ever dropped for a slow one."""
+        """Wait for a slow client; no data is dropped."""
         with contextlib.suppress(ConnectionError):
             await self._writer.drain()
 
@@ -132,7 +132,7 @@ class Session:
         self.send(answers.error(req_id, code, text))
 
     def close(self, why: str = "") -> None:
-        """Send what is queued, then close."""
+        """Write the queue, then close the connection."""
         if self.closing:
             return
         if why:
@@ -158,7 +158,7 @@ class Session:
         finally:
             self._desk.gone(self)
             self.close(why)
-            if self.client_id is not None:  # as one who was told to have connected
+            if self.client_id is not None:  # only clients that were logged as connected
                 logger.info("client disconnected", client_id=self.client_id, peer=f"{self.host}:{self.port}")
             with contextlib.suppress(ConnectionError, asyncio.CancelledError):
                 await self._writer.wait_closed()
@@ -169,15 +169,15 @@ class Session:
     async def _handshake(self) -> None:
         head = await self._reader.readexactly(len(HANDSHAKE))
         if head != HANDSHAKE:
-            raise GarbageError(f"the first bytes are {head!r}, not API: no TWS client")
+            raise GarbageError(f"the first bytes are {head!r}, not API: the peer is not a TWS client")
         length = await self._reader.readexactly(4)
         size = int.from_bytes(length, "big")
         if not 0 < size <= _HANDSHAKE_MAX:
-            raise GarbageError(f"a version range of {size} bytes is none")
+            raise GarbageError(f"a version range of {size} bytes is invalid; the limit is {_HANDSHAKE_MAX}")
         offer = VersionRange.parse(await self._reader.readexactly(size))
         version = min(offer.high, self._desk.settings.server_version)
         if version < max(offer.low, SERVER_VERSION_MIN):
-            raise GarbageError(f"client speaks v{offer.low}..{offer.high}, this gateway up to {version}")
+            raise GarbageError(f"the client supports v{offer.low}..{offer.high}, this gateway up to {version}")
         hello = frame(answers.handshake(version, self._desk.connection_time()))
         self.queue(hello)
         self.flush(held_too=True)
@@ -198,22 +198,22 @@ class Session:
             await self.drain()
 
     def _count_in(self, n_bytes: int) -> None:
-        """Tell a lockstep clock that bytes have been acted upon; answers are counted as sent before."""
+        """Count bytes as received on a lockstep clock, after they were processed and their answers counted as sent."""
         if self._lockstep is not None:
             self._lockstep.received((self.port, "up"), n_bytes)
 
     def _message(self, payload: bytes) -> None:
         fields = split(payload)
         if not fields or not re.fullmatch(r"\d{1,9}", fields[0]):
-            raise GarbageError(f"a message begins with {payload[:20]!r}, not with a message id")
+            raise GarbageError(f"a message starts with {payload[:20]!r}, not a message id")
         if any("\udc80" <= c <= "\udcff" for field in fields for c in field):
-            raise GarbageError(f"message {fields[0]} holds bytes that are not UTF-8")
+            raise GarbageError(f"message {fields[0]} contains invalid UTF-8")
         if self.closing or not self._within_rate():
             return
         self._desk.take(self, fields)
 
     def _within_rate(self) -> bool:
-        """IB's rule: a message too many in a second gets error 100; in the third such second the client is closed."""
+        """IB's rule: a message over the limit gets error 100; in the third such second the connection is closed."""
         if self._rate.take():
             return True
         limits = self._desk.settings.limits
@@ -225,5 +225,5 @@ class Session:
         return False
 
     def facts(self) -> dict[str, Any]:
-        """The client's line in the report."""
+        """The client's entry in the report."""
         return {"client_id": self.client_id, "messages": self.sent_messages, "bytes": self.sent_bytes}

@@ -1,4 +1,4 @@
-"""IB's texts for points in time: bar dates, request ends, hours of a contract."""
+"""Parse and format IB's time texts (bar times, request ends, contract hours) and the times of fault scripts."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def zone(name: str) -> ZoneInfo:
-    """A zone by IB's name; what the machine does not know is New York, as US contracts have it."""
+    """A time zone by IB's name; an unknown name gives New York, the zone of US contracts."""
     try:
         return ZoneInfo(name)
     except (ZoneInfoNotFoundError, ValueError):
-        return ZoneInfo("America/New_York")
+        return ZoneInfo(NEW_YORK)
 
 
 def local(ns: int, zone_name: str) -> datetime:
@@ -35,24 +35,24 @@ def day(ns: int, zone_name: str) -> str:
 
 
 def parse_end(text: str, zone_name: str) -> int:
-    """The end of a historical request in ns UTC, 0 for an empty one (= now).
+    """The end of a historical request in ns UTC; 0 for empty text (= now).
 
-    `yyyymmdd HH:mm:ss [zone]` is local to its zone, or to the contract's; `yyyymmdd-HH:mm:ss` is UTC.
+    `yyyymmdd HH:mm:ss [zone]` is in its zone, by default the contract's; `yyyymmdd-HH:mm:ss` is UTC.
 
     Raises:
-        ValueError: another form, or a zone nobody knows.
+        ValueError: another form, or an unknown zone.
     """
     if not text.strip():
         return 0
     found = re.fullmatch(r"(\d{8})(?:(-| {1,2})(\d{2}:\d{2}:\d{2}))?(?: (\S+))?", text.strip())
     if not found:
-        raise ValueError(f"Ending date/time {text!r} is not of the form yyyymmdd HH:mm:ss with an optional zone")
+        raise ValueError(f"Ending date/time {text!r} does not have the form yyyymmdd HH:mm:ss with an optional zone")
     date, dash, clock, named = found.groups()
     naive = datetime.strptime(f"{date} {clock or '23:59:59'}", "%Y%m%d %H:%M:%S")  # noqa: DTZ007 - zone follows
     try:
         there = UTC if dash == "-" else ZoneInfo(named or zone_name)
     except (ZoneInfoNotFoundError, ValueError):
-        raise ValueError(f"Ending date/time {text!r} names an unknown time zone") from None
+        raise ValueError(f"Ending date/time {text!r} has an unknown time zone") from None
     return int(naive.replace(tzinfo=there).timestamp()) * SECOND_NS
 
 
@@ -60,7 +60,7 @@ def seconds(text: str) -> float:
     """Seconds of `90`, `1.5`, `1:30`, `2:00:00`.
 
     Raises:
-        ValueError: anything else.
+        ValueError: another form.
     """
     if not re.fullmatch(r"(\d+:){0,2}\d+(\.\d+)?", text):
         raise ValueError(f"{text!r} is not a time such as 90, 1.5 or 2:00:00")
@@ -74,7 +74,7 @@ def market_time(text: str, start_ns: int) -> int:
     """Market time in ns UTC: `+seconds`, `+h:mm:ss` since `start_ns`, `h:mm[:ss]` in New York on its day, or ISO-8601.
 
     Raises:
-        ValueError: anything else; an ISO time without a zone is refused, not guessed.
+        ValueError: another form, or an ISO time without a zone.
     """
     if text.startswith("+"):
         return start_ns + int(seconds(text[1:]) * SECOND_NS)
@@ -86,12 +86,12 @@ def market_time(text: str, start_ns: int) -> int:
         return int(midnight.timestamp()) * SECOND_NS + int(float(rest[0]) * SECOND_NS if rest else 0)
     instant = datetime.fromisoformat(text)
     if instant.tzinfo is None:
-        raise ValueError(f"{text!r} has no time zone; write it with Z or an offset")
+        raise ValueError(f"{text!r} has no time zone; add Z or an offset")
     return int(instant.timestamp()) * SECOND_NS + instant.microsecond * 1000
 
 
 def open_spans(hours: str, zone_name: str) -> list[tuple[int, int]]:
-    """The spans of `yyyymmdd:hhmm-yyyymmdd:hhmm;yyyymmdd:CLOSED` as (start, end) in ns UTC; the rest is ignored."""
+    """The spans of `yyyymmdd:hhmm-yyyymmdd:hhmm;yyyymmdd:CLOSED` as (start, end) in ns UTC; other parts are ignored."""
     spans = []
     for part in hours.split(";"):
         found = re.fullmatch(r"(\d{8}):(\d{4})-(\d{8}):(\d{4})", part.strip())
