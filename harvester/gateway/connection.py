@@ -88,7 +88,7 @@ class Connection:
         self._port = 0
         self._in_use = False
         self._refusal = ""
-        self._hung_up: asyncio.Future[None] | None = None
+        self._closed: asyncio.Future[None] | None = None
 
     @property
     def bytes_received(self) -> int:
@@ -118,20 +118,20 @@ class Connection:
         where = f"{host}:{port}"
         self._in_use, self._refusal = False, ""
         self._tap.begin()
-        self._hung_up = asyncio.get_running_loop().create_future()
+        self._closed = asyncio.get_running_loop().create_future()
         ready = asyncio.ensure_future(self.client.connectAsync(host, port, client_id, timeout=timeout_s))
         # ib_async waits only for readiness: if the gateway disconnects first, do not wait for the time-out.
         try:
-            await asyncio.wait({ready, self._hung_up}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({ready, self._closed}, return_when=asyncio.FIRST_COMPLETED)
         finally:
             if not ready.done():
                 ready.cancel()
         outcome: BaseException | None = (await asyncio.gather(ready, return_exceptions=True))[0]
-        self._hung_up = None
-        greeting = self._tap.greeting
+        self._closed = None
+        handshake = self._tap.handshake
         if outcome is not None or not self.connected:
-            raise self._why_not(where, client_id, timeout_s, outcome)
-        return Hello(greeting.version, greeting.connection_time, greeting.accounts)
+            raise self._connect_error(where, client_id, timeout_s, outcome)
+        return Hello(handshake.version, handshake.connection_time, handshake.accounts)
 
     def disconnect(self) -> None:
         with contextlib.suppress(OSError, RuntimeError):
@@ -145,7 +145,7 @@ class Connection:
 
     def take_unfinished(self) -> bytes:
         """Bytes of an incomplete message; each byte is returned once."""
-        return self._tap.take_waiting()
+        return self._tap.take_incomplete()
 
     def pause(self) -> None:
         """Stop reading: TCP flow control makes the gateway wait."""
@@ -162,7 +162,7 @@ class Connection:
             with contextlib.suppress(RuntimeError):
                 transport.resume_reading()
 
-    def _why_not(self, where: str, client_id: int, timeout_s: float, outcome: BaseException | None) -> Exception:
+    def _connect_error(self, where: str, client_id: int, timeout_s: float, outcome: BaseException | None) -> Exception:
         if self._in_use:
             return ClientIdInUse(
                 f"client id {client_id} is in use at {where} (IB error {CLIENT_ID_IN_USE}); "
@@ -171,15 +171,15 @@ class Connection:
         if self._refusal:
             return GatewayError(f"{where} {self._refusal}")
         if isinstance(outcome, TimeoutError):
-            return GatewayError(f"{where} {self._said(timeout_s)}")
+            return GatewayError(f"{where} {self._not_ready(timeout_s)}")
         if isinstance(outcome, OSError) and not isinstance(outcome, asyncio.CancelledError):
             reason = outcome.strerror or str(outcome) or type(outcome).__name__
             return GatewayError(
                 f"cannot connect to {where}: {reason}; start TWS or IB Gateway (or `hv gateway`) and check the port"
             )
-        if self._tap.greeting.version:
+        if self._tap.handshake.version:
             return GatewayError(
-                f"{where} reported version {self._tap.greeting.version} and disconnected "
+                f"{where} reported version {self._tap.handshake.version} and disconnected "
                 f"{'as soon as' if outcome is None else 'before'} it was ready; check its window and log"
             )
         return GatewayError(
@@ -187,16 +187,16 @@ class Connection:
             "check the port and the trusted IPs in its API settings"
         )
 
-    def _said(self, timeout_s: float) -> str:
+    def _not_ready(self, timeout_s: float) -> str:
         """How far a connection came that never became ready."""
-        if version := self._tap.greeting.version:
+        if version := self._tap.handshake.version:
             return (
                 f"reported version {version} but was not ready within {timeout_s:g} s: "
                 "it sent no order id and accounts; check in its window that it is logged in"
             )
-        said = f"sent {self.bytes_received} bytes, not a TWS handshake," if self.bytes_received else "sent nothing"
+        sent = f"sent {self.bytes_received} bytes, not a TWS handshake," if self.bytes_received else "sent nothing"
         return (
-            f"accepts connections but {said} within {timeout_s:g} s: it is not TWS / IB Gateway, or "
+            f"accepts connections but {sent} within {timeout_s:g} s: it is not TWS / IB Gateway, or "
             "its API is not enabled; check the port (7496 TWS, 4001 IB Gateway, 7497 and 4002 paper)"
         )
 
@@ -223,7 +223,7 @@ class Connection:
         if self._lockstep is not None:
             self._lockstep.received((self._port, "down"), len(data))
 
-    def tap_heard(self, fields: list[str]) -> None:
+    def tap_control(self, fields: list[str]) -> None:
         if fields[0] == "4" and len(fields) > 3 and fields[3] == CLIENT_ID_IN_USE:
             self._in_use = True
         self._listener.heard(fields)
@@ -244,6 +244,6 @@ class Connection:
             self._lockstep.closed((self._port, "up"))
             self._lockstep.closed((self._port, "down"))
         self._port = 0
-        if self._hung_up is not None and not self._hung_up.done():
-            self._hung_up.set_result(None)
+        if self._closed is not None and not self._closed.done():
+            self._closed.set_result(None)
         self._listener.lost(reason)

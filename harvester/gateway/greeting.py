@@ -41,7 +41,7 @@ class Greeting:
         client.startApi()
         return ""
 
-    def hear(self, fields: list[str]) -> None:
+    def receive(self, fields: list[str]) -> None:
         """Handle a message received before the connection is ready."""
         client = self._client
         if fields[0] == "9" and len(fields) > 2 and fields[2].isascii() and fields[2].isdigit():

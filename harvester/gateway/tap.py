@@ -38,7 +38,7 @@ class Sink(Protocol):
 class Teller(Protocol):
     """Receives the control messages and failures of a tap."""
 
-    def tap_heard(self, fields: list[str]) -> None:
+    def tap_control(self, fields: list[str]) -> None:
         """A control message has been appended."""
         ...
 
@@ -58,8 +58,8 @@ class Teller(Protocol):
 class Tap:
     """Replaces the framing of one `ib_async.Client`; call `begin` before each connection."""
 
-    def __init__(self, client: Any, sink: Sink, teller: Teller) -> None:
-        self._client, self._sink, self._teller = client, sink, teller
+    def __init__(self, client: Any, sink: Sink, listener: Teller) -> None:
+        self._client, self._sink, self._listener = client, sink, listener
         self._append = sink.message
         self.failure: Exception | None = None
         self.begin()
@@ -67,46 +67,46 @@ class Tap:
 
     def begin(self) -> None:
         """Reset the state for a new connection."""
-        self.greeting = Greeting(self._client)
+        self.handshake = Greeting(self._client)
         self.bytes_received = self.messages = 0
-        self._rest, self._need = bytearray(), 4
-        self._deaf = False
-        self._looked: asyncio.TimerHandle | None = None
+        self._buffer, self._needed = bytearray(), 4
+        self._ignoring = False
+        self._check_timer: asyncio.TimerHandle | None = None
         self.paused = False
 
-    def take_waiting(self) -> bytes:
+    def take_incomplete(self) -> bytes:
         """Remove and return the bytes of an incomplete message."""
-        waiting, self._rest = bytes(self._rest), bytearray()
+        waiting, self._buffer = bytes(self._buffer), bytearray()
         return waiting
 
     def pause(self, paused: bool) -> None:
         """Note that reading has been paused or resumed: while paused, an incomplete message is not an error."""
         self.paused = paused
-        if not paused and self._looked is not None:
-            self._looked.cancel()
-            self._looked = None
-            self._look_later()
+        if not paused and self._check_timer is not None:
+            self._check_timer.cancel()
+            self._check_timer = None
+            self._schedule_check()
 
     def packet(self, data: bytes) -> None:
         """Split a packet into messages and pass them on."""
         self.bytes_received += len(data)
-        if self.failure is not None or self._deaf:
+        if self.failure is not None or self._ignoring:
             return
         try:
             self._sink.packet()
-            if self._rest:
-                self._rest += data
-                if len(self._rest) < self._need:
+            if self._buffer:
+                self._buffer += data
+                if len(self._buffer) < self._needed:
                     return
-                data = self.take_waiting()
-            self._cut(data)
+                data = self.take_incomplete()
+            self._split(data)
         except Exception as error:  # noqa: BLE001 - see the module's docstring
             self.failure = error
-            self._teller.tap_failed(error)
+            self._listener.tap_failed(error)
 
-    def _cut(self, data: bytes) -> None:
+    def _split(self, data: bytes) -> None:
         append, length_at = self._append, _LENGTH.unpack_from
-        at, end, count, ready = 0, len(data), 0, self.greeting.ready
+        at, end, count, ready = 0, len(data), 0, self.handshake.ready
         while end - at >= 4:
             stop = at + 4 + length_at(data, at)[0]
             if stop > end:
@@ -118,65 +118,66 @@ class Tap:
             count += 1
             if ready:
                 append(fields)
-            elif not self._greet(fields):
-                self._rest = bytearray(data[at:])
+            elif not self._before_ready(fields):
+                self._buffer = bytearray(data[at:])
                 return
             else:
-                ready = self.greeting.ready
+                ready = self.handshake.ready
             if fields and fields[0] in CONTROL:
-                self._teller.tap_heard(fields)
+                self._listener.tap_control(fields)
             at = stop
         self.messages += count
         self._client._numMsgRecv = self.messages  # noqa: SLF001 - ib_async's own count
         if at < end:
-            self._wait(bytearray(data[at:]))
+            self._buffer_incomplete(bytearray(data[at:]))
 
-    def _greet(self, fields: list[str]) -> bool:
+    def _before_ready(self, fields: list[str]) -> bool:
         """Handle a message before readiness: the first non-empty one is the handshake, the others are events."""
-        if self.greeting.version or not fields:
+        if self.handshake.version or not fields:
             self._append(fields)
             if fields:
-                self.greeting.hear(fields)
+                self.handshake.receive(fields)
             return True
-        if why := self.greeting.begin(fields):
+        if why := self.handshake.begin(fields):
             self._refuse(why)
             return False
         fields.clear()  # the handshake must not count as a message
         return True
 
     def _refuse(self, why: str) -> None:
-        self._deaf = True
-        self._teller.tap_refused(why)
+        self._ignoring = True
+        self._listener.tap_refused(why)
 
-    def _wait(self, rest: bytearray) -> None:
+    def _buffer_incomplete(self, data: bytearray) -> None:
         """Buffer an incomplete message, unless its claimed length is impossible."""
-        self._rest, self._need = rest, 4
-        if len(rest) < 4:
-            self._look_later()
+        self._buffer, self._needed = data, 4
+        if len(data) < 4:
+            self._schedule_check()
             return
-        claimed = _LENGTH.unpack_from(rest)[0]
-        self._need = 4 + claimed
-        if not self.greeting.version and claimed > self.greeting.LENGTH_MAX:
-            self._refuse(f"sent {len(rest)} bytes, not a TWS handshake: it is not TWS / IB Gateway; check the port")
+        claimed = _LENGTH.unpack_from(data)[0]
+        self._needed = 4 + claimed
+        if not self.handshake.version and claimed > self.handshake.LENGTH_MAX:
+            self._refuse(f"sent {len(data)} bytes, not a TWS handshake: it is not TWS / IB Gateway; check the port")
         elif claimed > FRAME_LENGTH_MAX:
             self._garbled()
         else:
-            self._look_later()
+            self._schedule_check()
 
-    def _look_later(self) -> None:
-        if self._looked is None:
-            self._looked = asyncio.get_running_loop().call_later(WHOLE_MESSAGE_S, self._look, self.messages)
+    def _schedule_check(self) -> None:
+        if self._check_timer is None:
+            loop = asyncio.get_running_loop()
+            self._check_timer = loop.call_later(WHOLE_MESSAGE_S, self._check_progress, self.messages)
 
-    def _look(self, messages: int) -> None:
+    def _check_progress(self, messages: int) -> None:
         """Detect a wrong but possible length: bytes are buffered and no message completes."""
-        self._looked = None
-        if not self._rest or self._deaf or not self.greeting.ready:
+        self._check_timer = None
+        if not self._buffer or self._ignoring or not self.handshake.ready:
             return
         if self.messages == messages and not self.paused:
             self._garbled()
         else:
-            self._look_later()
+            self._schedule_check()
 
     def _garbled(self) -> None:
-        self._deaf = True
-        self._teller.tap_garbled(self.take_waiting())
+        self._ignoring = True
+        self._listener.tap_garbled(self.take_incomplete())
