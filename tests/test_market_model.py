@@ -365,7 +365,7 @@ def test_sampled_l1_comes_at_multiples_of_its_interval():
         ({"depth_rows": 51}, "depth_rows"),
         ({"trading_date": "2025-07-19"}, "trading day"),
         ({"trading_date": "17.7.2025"}, "yyyy-MM-dd"),
-        ({"symbols": ("A", "A")}, "twice"),
+        ({"symbols": ("A", "A")}, "repeated"),
         ({"extended_minutes": -1}, "extended_minutes"),
         ({"colour": 1}, "colour"),
     ],

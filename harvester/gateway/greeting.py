@@ -8,8 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-SERVER_VERSION_MIN = 176
-"""First server version with the layouts of prices, sizes and times decoded here (TWS 10.19)."""
+from harvester.wire.ids import SERVER_VERSION_MIN
 
 
 class Greeting:

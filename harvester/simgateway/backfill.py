@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from harvester.clock import SECOND_NS
 from harvester.events.kinds import Stream
 from harvester.simgateway.feeds import DUPLICATE_ID
 from harvester.simgateway.market import Bar, History, HistoryAsk, MarketRefusal
 from harvester.simgateway.subscriptions import Subscription
-from harvester.simgateway.times import SECOND_NS, day, parse_end, stamp
+from harvester.simgateway.times import day, parse_end, stamp
 from harvester.wire import answers
 
 if TYPE_CHECKING:
@@ -74,8 +75,8 @@ class Backfill:
             session.error(ask.req_id, *refused)
             return
         try:
-            wanted = self._wanted(ask, instrument)
-            found = self._desk.market.history(wanted)
+            query = self._query(ask, instrument)
+            found = self._desk.market.history(query)
         except ValueError as error:
             session.error(ask.req_id, 321, f"Error validating request.-'bN' : cause - {error}")
             return
@@ -84,9 +85,9 @@ class Backfill:
             return
         session.send(self._answer(ask, instrument, found), instrument.symbol)
         if ask.keep_up_to_date:
-            self._keep_up(session, ask, instrument, wanted)
+            self._keep_updated(session, ask, instrument, query)
 
-    def _wanted(self, ask: HistoryAsked, instrument: Instrument) -> HistoryAsk:
+    def _query(self, ask: HistoryAsked, instrument: Instrument) -> HistoryAsk:
         if ask.format_date not in {1, 2}:
             raise ValueError(f"formatDate {ask.format_date} is neither 1 nor 2")
         end_ns = parse_end(ask.end, instrument.time_zone)
@@ -102,33 +103,33 @@ class Backfill:
         rows = [bar_values(bar, ask, zone_name) for bar in found.bars]
         return answers.historical_data(ask.req_id, first, found.last or stamp(end_ns, zone_name), rows)
 
-    def _keep_up(self, session: Session, ask: HistoryAsked, instrument: Instrument, wanted: HistoryAsk) -> None:
+    def _keep_updated(self, session: Session, ask: HistoryAsked, instrument: Instrument, query: HistoryAsk) -> None:
         stream = Stream.HISTORY
-        sub = Subscription(session, ask.req_id, instrument.con_id, instrument.symbol, stream, key=wanted.key)
+        sub = Subscription(session, ask.req_id, instrument.con_id, instrument.symbol, stream, key=query.key)
         session.subs[ask.req_id] = sub
         self._desk.registry.add(sub)
-        self._desk.subscribed()
+        self._desk.on_subscribed()
         if self._desk.recorded:
             sub.reshape = _dated(ask, instrument.time_zone)
             return
 
-        self._repeat(sub, _UPDATE_EVERY_S, lambda: self._update(sub, ask, instrument, wanted))
+        self._repeat(sub, _UPDATE_EVERY_S, lambda: self._update(sub, ask, instrument, query))
 
     def _repeat(self, sub: Subscription, every_s: float, action: Callable[[], None]) -> None:
         """Call `action` every `every_s` seconds of market time during the subscription, unless a fault mutes it."""
 
-        def again(ts: int) -> None:
+        def run_and_reschedule(ts: int) -> None:
             if sub.session.subs.get(sub.req_id) is not sub:
                 return
-            if not self._desk.withheld(sub):
+            if not self._desk.muted(sub):
                 action()
-            self._desk.timeline.at(ts + int(every_s * SECOND_NS), again)
+            self._desk.timeline.at(ts + int(every_s * SECOND_NS), run_and_reschedule)
 
-        self._desk.timeline.after(every_s, again)
+        self._desk.timeline.after(every_s, run_and_reschedule)
 
-    def _update(self, sub: Subscription, ask: HistoryAsked, instrument: Instrument, wanted: HistoryAsk) -> None:
+    def _update(self, sub: Subscription, ask: HistoryAsked, instrument: Instrument, query: HistoryAsk) -> None:
         try:
-            bars = self._desk.market.history(wanted).bars
+            bars = self._desk.market.history(query).bars
         except MarketRefusal:
             return  # no trades yet
         if bars:
@@ -167,12 +168,12 @@ class Backfill:
         session.subs[ask.req_id] = sub
         self._desk.registry.add(sub)
         sub.deliver([first])
-        self._desk.subscribed()
+        self._desk.on_subscribed()
         if not self._desk.recorded:
             every_s = self._desk.settings.scan_every_s
-            self._repeat(sub, every_s, lambda: self._scan_again(sub, ask, rows))
+            self._repeat(sub, every_s, lambda: self._send_scan(sub, ask, rows))
 
-    def _scan_again(self, sub: Subscription, ask: ScannerAsk, rows: int) -> None:
+    def _send_scan(self, sub: Subscription, ask: ScannerAsk, rows: int) -> None:
         try:
             sub.deliver([self._list(ask, rows)])
         except MarketRefusal as refusal:

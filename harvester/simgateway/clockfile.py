@@ -19,10 +19,9 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from harvester.artefacts.text import naming
-from harvester.calendar import day_bounds, trading_date
+from harvester.calendar import NEW_YORK, day_bounds, trading_date
 from harvester.clock import LOOK_S, SECOND_NS, Dial, SpeedAnchor, real_monotonic_ns
 from harvester.simgateway.report import write_json
-from harvester.simgateway.times import NEW_YORK
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -42,7 +41,7 @@ class GatewayFile:
     def dial(self, at_ns: int, final_ns: int) -> Dial:
         """Create a dial; from now on `gateway.json` names it."""
         if self._path is not None:
-            self._clear_away()
+            self._delete_old_dials()
             name = f"{self._path.stem}.{os.getpid():x}-{real_monotonic_ns():x}.dial"
             self._dial_path = self._path.with_name(name)
             self._facts = {**self._facts, "dial": name, "final_ns": final_ns}
@@ -53,12 +52,12 @@ class GatewayFile:
             self._dial = Dial.create(None, at_ns)
         return self._dial
 
-    def _clear_away(self) -> None:
+    def _delete_old_dials(self) -> None:
         """Delete the dials of killed gateways; processes that still map one keep its memory."""
         assert self._path is not None
-        for left in self._path.parent.glob(f"{self._path.stem}.*.dial"):
+        for old in self._path.parent.glob(f"{self._path.stem}.*.dial"):
             with contextlib.suppress(OSError):
-                left.unlink()
+                old.unlink()
 
     def write(self, anchor: SpeedAnchor, state: str) -> None:
         if self._path is None:

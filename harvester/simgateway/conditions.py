@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from harvester.simgateway.rows import UNREPORTED
 
-EXCHANGE_NAMES: dict[str, str] = {
+EXCHANGE_OF_LETTER: dict[str, str] = {
     "N": "NYSE",
     "Q": "NASDAQ",
     "P": "ARCA",

@@ -30,9 +30,8 @@ if TYPE_CHECKING:
     from harvester.events.batch import Batch
 
 Row = dict[str, Any]
-_DEPTHS = (Stream.DEPTH, Stream.SMART_DEPTH)
 _ROWS = 50_000
-_NOBODY = -1  # placeholder for the request id, later replaced by ""
+_PLACEHOLDER_ID = -1  # placeholder for the request id, later replaced by ""
 _STREAMED = (Kind.TICK, Kind.TRADE, Kind.QUOTE, Kind.DEPTH, Kind.BAR, Kind.NOTICE, Kind.RAW, Kind.SCAN, Kind.END)
 
 
@@ -90,7 +89,7 @@ class Memory:
         for _, side in sorted(self._books.get((con_id, stream), {}).items()):
             for at, row in enumerate(side):
                 insert = {**row, "position": at, "operation": int(Operation.INSERT)}
-                out.append(_without_id(answers.answer_of(Kind.DEPTH, insert, _NOBODY)))
+                out.append(_without_id(answers.answer_of(Kind.DEPTH, insert, _PLACEHOLDER_ID)))
         return [fields for fields in out if fields is not None]
 
 
@@ -161,7 +160,7 @@ class RecordedDay:
             return None  # the gateway ends its own answers
         if kind == Kind.RAW:
             return self._raw(row)
-        fields = _without_id(answers.answer_of(kind, row, _NOBODY))
+        fields = _without_id(answers.answer_of(kind, row, _PLACEHOLDER_ID))
         if fields is not None and fields[0] in self._versions:
             fields[1] = self._versions[fields[0]]
         return fields
@@ -180,10 +179,10 @@ class RecordedDay:
 
     def _status(self, row: Row) -> MarketEvent | None:
         """A status without a request, for all clients; None if it belongs to the handshake of a connection."""
-        first = self._requests.first_subscription.get(self._requests.life_of(row))
+        first = self._requests.first_subscription.get(self._requests.connection_of(row))
         if first is None or row["seq"] < first:
             return None
-        fields = answers.answer_of(Kind.NOTICE, row, _NOBODY)
+        fields = answers.answer_of(Kind.NOTICE, row, _PLACEHOLDER_ID)
         return None if fields is None else MarketEvent(row["ts_recv"], 0, Stream.OTHER, [fields])
 
     def _scan_list(self, kind: Kind, row: Row, request: Request) -> MarketEvent | None:
@@ -197,7 +196,7 @@ class RecordedDay:
             ScanRow(scan["con_id"], scan["symbol"] or "", columns={c: scan[c] for c in answers.SCAN_COLUMNS})
             for scan in rows
         ]
-        fields = _without_id(answers.scanner_of(rows, _NOBODY))
+        fields = _without_id(answers.scanner_of(rows, _PLACEHOLDER_ID))
         assert fields is not None, "a scanner list is one message"
         return MarketEvent(row["ts_recv"], 0, Stream.SCANNER, [fields], request.key)
 

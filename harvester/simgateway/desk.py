@@ -45,7 +45,7 @@ class Timeline(Protocol):
 
 
 class Desk:
-    """Dispatches the requests of all clients. `subscribed` is called per new stream, `heard` per message."""
+    """Dispatches the requests of all clients. `on_subscribed` is called per new stream, `on_request` per message."""
 
     def __init__(
         self, market: Market, settings: GatewaySettings, clock: Clock, report: Report, timeline: Timeline
@@ -61,17 +61,17 @@ class Desk:
         self.refusals: dict[tuple[int | None, str, Stream | None], Refusal] = {}
         self.scan_codes = tuple(SCAN_CODES)
         self.feeds, self.backfill = Feeds(self), Backfill(self)
-        self.subscribed: Callable[[], None] = lambda: None
-        self.heard: Callable[[], None] = lambda: None
+        self.on_subscribed: Callable[[], None] = lambda: None
+        self.on_request: Callable[[], None] = lambda: None
 
     # ---- called by sessions ----
 
     def connection_time(self) -> str:
         return stamp(self.clock.wall(), ZONE)
 
-    def take(self, session: Session, fields: list[str]) -> None:
+    def handle(self, session: Session, fields: list[str]) -> None:
         """Answer one message; an unknown id or layout gets error 321."""
-        self.heard()
+        self.on_request()
         try:
             request = parse(fields)
         except BadRequest as error:
@@ -93,7 +93,7 @@ class Desk:
             return
         answer(self, session, request)
 
-    def gone(self, session: Session) -> None:
+    def remove(self, session: Session) -> None:
         """Remove a client and its subscriptions."""
         for sub in list(session.subs.values()):
             self.end(sub)
@@ -106,7 +106,7 @@ class Desk:
         self.registry.remove(sub)
         sub.session.subs.pop(sub.req_id, None)
 
-    def withheld(self, sub: Subscription) -> bool:
+    def muted(self, sub: Subscription) -> bool:
         """Whether a fault mutes this stream."""
         return sub.session.muted or sub.silent_until > self.clock.now()
 

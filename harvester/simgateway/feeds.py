@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from harvester.clock import SECOND_NS
 from harvester.events.kinds import Stream
 from harvester.simgateway.limits import Refusal, line_refusal
 from harvester.simgateway.lookup import NO_DEFINITION, exchange_name, find_one
 from harvester.simgateway.subscriptions import LINE_KIND, Subscription
-from harvester.simgateway.times import SECOND_NS, open_spans
+from harvester.simgateway.times import open_spans
 from harvester.wire import answers
 from harvester.wire.ids import In
 
@@ -76,7 +77,7 @@ class Feeds:
         self._desk.registry.add(sub)
         if not session.muted:
             sub.deliver(self._desk.market.snapshot(sub.con_id, sub.stream))
-        self._desk.subscribed()
+        self._desk.on_subscribed()
 
     # ---- the requests ----
 

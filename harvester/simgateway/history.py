@@ -17,13 +17,13 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from harvester.calendar import Session, day_bounds, session, sessions_before, trading_date
+from harvester.clock import SECOND_NS
 from harvester.simgateway.market import Bar, History, HistoryAsk, MarketRefusal
-from harvester.simgateway.seconds import SECOND_NS, Series
+from harvester.simgateway.seconds import MINUTE_NS, Series
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-MINUTE_NS = 60 * SECOND_NS
 BAD_REQUEST, NO_DATA = 321, 162
 
 SECONDS_OF: dict[str, int] = {

@@ -5,12 +5,13 @@ from __future__ import annotations
 from datetime import UTC, date, datetime, timedelta
 
 from harvester.calendar import NEW_YORK, session, zone
+from harvester.clock import SECOND_NS
 
 _DAYS = 5
 
 
 def _local(ns: int) -> str:
-    moment = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(seconds=ns // 1_000_000_000)
+    moment = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(seconds=ns // SECOND_NS)
     return moment.astimezone(zone(NEW_YORK)).strftime("%Y%m%d:%H%M")
 
 

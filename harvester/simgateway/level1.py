@@ -14,12 +14,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from harvester.clock import SECOND_NS
 from harvester.wire.answers import number
 
 if TYPE_CHECKING:
     from harvester.simgateway.rows import Row, Texts, Units
 
-SECOND_NS = 1_000_000_000
 _NO_PRICE = "-1"
 
 
@@ -43,7 +43,7 @@ class Level1:
         self.turnover: float = 0
         self.reported_volume: float = 0
         self.reported_turnover: float = 0
-        self.behind = False  # rows were not sent because there was no subscriber
+        self.unsent = False  # rows were not sent because there was no subscriber
         self._sent: dict[str, tuple[str, str]] = {}
         self._sent_values: dict[str, str] = {}
 
@@ -137,9 +137,9 @@ class Level1:
 
     def snapshot(self) -> list[list[str]]:
         """The initial messages of a new subscriber: the values last sent, in TWS order, and the prior close."""
-        if self.behind:
+        if self.unsent:
             self.changes()
-            self.behind = False
+            self.unsent = False
         out: list[list[str]] = []
         for price_type, size_type in (("1", "0"), ("2", "3"), ("4", "5")):
             if price_type in self._sent:

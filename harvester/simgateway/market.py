@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
 
+DEPTH_STREAMS = frozenset({Stream.DEPTH, Stream.SMART_DEPTH})
+
+
 class MarketRefusal(HarvesterError):
     """The source cannot answer a request; the gateway sends IB's `code` and `text`."""
 

@@ -12,7 +12,7 @@ from harvester.clock import SECOND_NS
 from harvester.events.kinds import Stream
 from harvester.simgateway.faults import TEXTS, Fault
 from harvester.simgateway.limits import Refusal
-from harvester.simgateway.subscriptions import DEPTH_STREAMS
+from harvester.simgateway.market import DEPTH_STREAMS
 from harvester.simgateway.times import seconds
 from harvester.wire import answers
 from harvester.wire.framing import frame_bytes
@@ -60,14 +60,14 @@ class Mischief:
     def arm(self, start_ns: int) -> None:
         """Schedule all faults."""
         for fault in self._desk.settings.faults.faults:
-            self._timers.at(fault.at_ns(start_ns), self._doing(fault))
+            self._timers.at(fault.at_ns(start_ns), self._action(fault))
 
-    def _doing(self, fault: Fault) -> Callable[[int], None]:
+    def _action(self, fault: Fault) -> Callable[[int], None]:
         def do(ts: int) -> None:
-            touched = self.do(fault)
+            affected = self.do(fault)
             fact: dict[str, Any] = {"line": fault.line, "ts": ts, "action": fault.action, "who": fault.who}
-            self._desk.report.faults.append({**fact, "args": list(fault.args), "touched": touched})
-            logger.info("fault", line=fault.line, action=fault.action, who=fault.who, touched=touched)
+            self._desk.report.faults.append({**fact, "args": list(fault.args), "touched": affected})
+            logger.info("fault", line=fault.line, action=fault.action, who=fault.who, touched=affected)
 
         return do
 
@@ -113,7 +113,7 @@ class Mischief:
     def _error(self, fault: Fault, session: Session) -> None:
         code, text = _code_text(fault)
         session.error(-1, code, text)
-        session.watched = True
+        session.may_be_muted = True
         if code == LOST:
             session.offline = True
         elif code in {RESTORED, RESTORED_EMPTY}:
@@ -125,7 +125,7 @@ class Mischief:
         session.close("dropped by the fault script")
 
     def _silence(self, fault: Fault, session: Session) -> None:
-        session.watched = True
+        session.may_be_muted = True
         session.silent_until = self._desk.clock.now() + int(seconds(fault.args[0]) * SECOND_NS)
 
     def _split(self, fault: Fault, session: Session) -> None:
@@ -176,7 +176,7 @@ class Mischief:
             self._desk.end(sub)
 
     def _silence_sub(self, fault: Fault, sub: Subscription) -> None:
-        sub.session.watched = True
+        sub.session.may_be_muted = True
         sub.silent_until = self._desk.clock.now() + int(seconds(fault.args[0]) * SECOND_NS)
 
     def _message_sub(self, fault: Fault, sub: Subscription) -> None:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from harvester.calendar import session
+from harvester.clock import SECOND_NS
 from harvester.errors import BadSetting
 from harvester.simgateway import orderflow as flow
 from harvester.simgateway.hours import hours_text
@@ -23,7 +24,7 @@ from harvester.simgateway.market import Instrument
 from harvester.simgateway.past import ModelPast, mixed
 from harvester.simgateway.played import Cast, Played
 from harvester.simgateway.rows import Row, Units, What
-from harvester.simgateway.seconds import SECOND_NS
+from harvester.simgateway.seconds import MINUTE_NS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -33,7 +34,7 @@ DEFAULT_PRICES: dict[str, int] = {"ACME": 2450, "BOLT": 4820, "CRUX": 8760, "DYN
 
 VENUES = ("NSDQ", "ARCA", "BATS", "EDGX", "NYSE", "IEX", "MEMX", "BYX", "FINRA")  # names in rows and prints
 LETTERS = "QPZKNVUYD"  # letters in L1
-SLOT_NS = 60 * SECOND_NS
+SLOT_NS = MINUTE_NS
 _SYMBOLS_MAX, _ROWS_MAX, _RATE_MAX = 500, 50, 50_000_000
 _WINDOW_ROWS = 8_000
 _UNITS = Units(10_000)
@@ -234,13 +235,13 @@ def _chunks(flows: Sequence[_Flow], start: int, end: int, rate: int) -> Iterator
         rows = np.concatenate(parts)
         places = np.repeat(np.arange(len(parts)), [len(part) for part in parts])
         order = np.argsort(rows[:, 0], kind="stable")
-        yield _named(rows[order], places[order])
+        yield _with_texts(rows[order], places[order])
 
 
 _VENUE_SETS = {bits: "".join(x for i, x in enumerate(LETTERS) if bits >> i & 1) for bits in range(1 << 8)}
 
 
-def _named(rows: flow.Ints, places: flow.Ints) -> list[Row]:
+def _with_texts(rows: flow.Ints, places: flow.Ints) -> list[Row]:
     """Rows with venues and conditions as text instead of numbers."""
     out: list[Row] = []
     texts, trade, quote = flow.CONDITION_TEXTS, int(What.TRADE), int(What.QUOTE)

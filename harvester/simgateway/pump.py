@@ -55,11 +55,11 @@ class Pump:
         self._market, self._settings, self._clock = market, settings, clock
         self.timers, self._desk = timers, desk
         self._subscribed = asyncio.Event()
-        self._heard_ns = 0
+        self._last_request_ns = 0
         self.started_ns: int | None = None
         self.over = asyncio.Event()
-        desk.subscribed = self._subscribed.set
-        desk.heard = self._heard
+        desk.on_subscribed = self._subscribed.set
+        desk.on_request = self._on_request
 
     @property
     def start_ns(self) -> int:
@@ -69,8 +69,8 @@ class Pump:
     def end_ns(self) -> int:
         return min(self._settings.end_ns or self._market.end_ns, self._market.end_ns)
 
-    def _heard(self) -> None:
-        self._heard_ns = real_monotonic_ns()
+    def _on_request(self) -> None:
+        self._last_request_ns = real_monotonic_ns()
 
     def prepare(self) -> None:
         """Advance the market to the window's start; subscribers get its state at that time."""
@@ -83,8 +83,8 @@ class Pump:
         self.started_ns = self.start_ns
         while (ts := self._next()) is not None and ts <= self.end_ns:
             await self._reach(ts)
-            self._move(min(self._clock.now(), self.end_ns))
-            await self._out()
+            self._advance(min(self._clock.now(), self.end_ns))
+            await self._flush_all()
         if isinstance(self._clock, GatewayClock):
             self._clock.end()
         self.over.set()
@@ -95,7 +95,7 @@ class Pump:
         with held:
             await self._subscribed.wait()
             grace_ns = int(self._settings.grace_s * SECOND_NS)
-            while (left := self._heard_ns + grace_ns - real_monotonic_ns()) > 0:
+            while (left := self._last_request_ns + grace_ns - real_monotonic_ns()) > 0:
                 await asyncio.sleep(left / SECOND_NS)
             if isinstance(self._clock, GatewayClock):
                 self._clock.begin()
@@ -108,36 +108,36 @@ class Pump:
             await self._clock.sleep_until(ts)
 
     def _next(self) -> int | None:
-        both = [ts for ts in (self._market.next_ts(), self.timers.next_ts()) if ts is not None]
-        return min(both, default=None)
+        times = [ts for ts in (self._market.next_ts(), self.timers.next_ts()) if ts is not None]
+        return min(times, default=None)
 
-    def _move(self, until_ns: int) -> None:
+    def _advance(self, until_ns: int) -> None:
         """Deliver events up to the next timer, then run the timer: at equal times events come first."""
         due = self.timers.next_ts()
-        upto = until_ns if due is None else min(until_ns, due)
-        self.dispatch(self._market.advance(upto, self._desk.registry.wanted, _AT_MOST))
+        until = until_ns if due is None else min(until_ns, due)
+        self.dispatch(self._market.advance(until, self._desk.registry.wanted, _AT_MOST))
         ahead = self._market.next_ts()
         if due is not None and due <= until_ns and (ahead is None or ahead > due):
             self.timers.run(due)
 
     def dispatch(self, events: Iterable[MarketEvent]) -> None:
         """Deliver events to their subscribers, except to those muted by a fault."""
-        wanting, withheld = self._desk.registry.wanting, self._desk.withheld
+        subscribers, muted = self._desk.registry.subscribers, self._desk.muted
         for event in events:
             if event.stream == Stream.OTHER:
-                self._to_all(event)
+                self._broadcast(event)
                 continue
-            for sub in wanting(event.con_id, event.stream):
-                if (not event.key or event.key == sub.key) and not (sub.session.watched and withheld(sub)):
+            for sub in subscribers(event.con_id, event.stream):
+                if (not event.key or event.key == sub.key) and not (sub.session.may_be_muted and muted(sub)):
                     sub.deliver(event.fields)
 
-    def _to_all(self, event: MarketEvent) -> None:
+    def _broadcast(self, event: MarketEvent) -> None:
         for session in self._desk.sessions:
             if not session.muted:
                 for fields in event.fields:
-                    session.send(_unasked(fields))
+                    session.send(_without_request(fields))
 
-    async def _out(self) -> None:
+    async def _flush_all(self) -> None:
         """Flush all clients and wait for the slowest one."""
         for session in list(self._desk.sessions):
             session.flush()
@@ -146,7 +146,7 @@ class Pump:
         await asyncio.sleep(0)
 
 
-def _unasked(fields: list[str]) -> list[str]:
+def _without_request(fields: list[str]) -> list[str]:
     """The message with -1 as request id, if it has one and it is empty."""
     at = REQ_ID_AT.get(fields[0])
     return fields if at is None else [*fields[:at], fields[at] or "-1", *fields[at + 1 :]]

@@ -10,11 +10,11 @@ import msgspec
 import polars as pl
 
 from harvester.calendar import session, trading_date
+from harvester.clock import SECOND_NS
 from harvester.errors import BadSetting
 from harvester.events.kinds import Action, Kind, Stream
 from harvester.simgateway.history import SECONDS_OF
-from harvester.simgateway.market import Bar, History, HistoryAsk, Instrument, MarketRefusal
-from harvester.simgateway.seconds import SECOND_NS
+from harvester.simgateway.market import DEPTH_STREAMS, Bar, History, HistoryAsk, Instrument, MarketRefusal
 from harvester.wire.answers import contract_place
 from harvester.wire.ids import REQ_ID_INDEX, In
 from harvester.wire.rare import END_SEPARATOR
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
 Row = dict[str, Any]
 _ASKING = (Action.SUBSCRIBE, Action.BACKFILL, Action.ASK)
-_DEPTHS = (Stream.DEPTH, Stream.SMART_DEPTH)
 
 
 class Request(NamedTuple):
@@ -56,27 +55,27 @@ class Requests:
 
     def __init__(self, day: Day) -> None:
         self._first_seqs = [run.first_seq for run in day.runs]
-        self._found: dict[tuple[int, int], Request] = {}
-        self.first_subscription: dict[int, int] = {}  # `life_of` -> seq
+        self._by_id: dict[tuple[int, int], Request] = {}
+        self.first_subscription: dict[int, int] = {}  # `connection_of` -> seq
         for row in day.frame(Kind.REQUEST).iter_rows(named=True):
             if row["action"] in _ASKING and row["req_id"] >= 0:
-                self._found.setdefault((self.run_of(row["seq"]), row["req_id"]), _request(row))
+                self._by_id.setdefault((self.run_of(row["seq"]), row["req_id"]), _request(row))
             if row["action"] == Action.SUBSCRIBE:
-                self.first_subscription.setdefault(self.life_of(row), row["seq"])
+                self.first_subscription.setdefault(self.connection_of(row), row["seq"])
 
     def run_of(self, seq: int) -> int:
         return bisect_right(self._first_seqs, seq)
 
-    def life_of(self, row: Row) -> int:
+    def connection_of(self, row: Row) -> int:
         """The connection of a row: run and epoch in one number."""
         return self.run_of(row["seq"]) << 16 | int(row["epoch"])
 
     def of(self, row: Row) -> Request | None:
         """The request a row answers."""
-        return self._found.get((self.run_of(row["seq"]), row["req_id"]))
+        return self._by_id.get((self.run_of(row["seq"]), row["req_id"]))
 
     def all(self) -> list[Request]:
-        return list(self._found.values())
+        return list(self._by_id.values())
 
 
 def _stream(text: str | None) -> Stream:
@@ -172,7 +171,7 @@ def _instrument(row: Row, own: Sequence[Request], valid: tuple[str, ...]) -> Ins
 
 def depth_rows(requests: Requests) -> int:
     """Maximum number of rows of the day's depth requests."""
-    return max((int(r.params.get("rows", 10)) for r in requests.all() if r.stream in _DEPTHS), default=10)
+    return max((int(r.params.get("rows", 10)) for r in requests.all() if r.stream in DEPTH_STREAMS), default=10)
 
 
 class Histories:
@@ -218,7 +217,7 @@ class Histories:
             replies = self._replies.get((ask.con_id, ask._replace(rth=False).key), [])
         replies = [reply for reply in replies if reply.duration == ask.duration] or replies
         if not replies:
-            raise self._nothing(ask)
+            raise self._no_data(ask)
         slot = (ask.con_id, ask.key, ask.duration)
         place = self._given.get(slot, 0)
         self._given[slot] = place + 1
@@ -230,17 +229,17 @@ class Histories:
             return reply.history
         bars = [bar for bar in reply.history.bars if _in_session(bar.ts, ask.bar_size)]
         if not bars:
-            raise self._nothing(ask)
+            raise self._no_data(ask)
         return replace(reply.history, bars=bars)
 
-    def _nothing(self, ask: HistoryAsk) -> MarketRefusal:
+    def _no_data(self, ask: HistoryAsk) -> MarketRefusal:
         found: dict[str, list[str]] = {}
         for (con_id, key), replies in self._replies.items():
             if con_id == ask.con_id and any(reply.history for reply in replies):
                 bar_size, what, rth = key.split("|")
                 found.setdefault(rth, []).append(f"{bar_size} {what}")
-        kept = "".join(f"; recorded with useRTH={rth}: {', '.join(bars)}" for rth, bars in found.items())
-        text = f"no {ask.bar_size} {ask.what} bars were recorded with useRTH={int(ask.rth)}{kept}"
+        recorded = "".join(f"; recorded with useRTH={rth}: {', '.join(bars)}" for rth, bars in found.items())
+        text = f"no {ask.bar_size} {ask.what} bars were recorded with useRTH={int(ask.rth)}{recorded}"
         return MarketRefusal(162, f"Historical Market Data Service error message:HMDS query returned no data: {text}")
 
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from harvester.clock import SECOND_NS
 from harvester.events.kinds import Operation, Side, Stream
 from harvester.simgateway.market import Instrument, MarketEvent
 from harvester.simgateway.rows import Row, Texts, Units, What
-from harvester.simgateway.seconds import SECOND_NS, Seconds
+from harvester.simgateway.seconds import Seconds
 from harvester.wire.answers import number
 
 if TYPE_CHECKING:
@@ -105,7 +106,7 @@ class Face:
 
     def level1_changes(self, ts: int, wanted: Wanted, out: list[MarketEvent]) -> None:
         if not wanted(self._con_id, _L1):
-            self.level1.behind = True
+            self.level1.unsent = True
             return
         messages = self.level1.changes()
         if messages:

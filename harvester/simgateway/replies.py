@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 
 import structlog
 
+from harvester.clock import SECOND_NS
 from harvester.events.kinds import Stream
 from harvester.simgateway.faults import TEXTS
 from harvester.simgateway.limits import Refusal
 from harvester.simgateway.lookup import NO_DEFINITION, description, find
-from harvester.simgateway.subscriptions import DEPTH_STREAMS
-from harvester.simgateway.times import SECOND_NS
+from harvester.simgateway.market import DEPTH_STREAMS
 from harvester.wire import answers
 from harvester.wire.ids import UNSET_INT, In, Out
 
@@ -156,7 +156,7 @@ def _cancels(streams: Iterable[Stream], code: int, text: str) -> Callable[[Desk,
 # ---- constant answers ----
 
 
-def _says(fields: Sequence[str]) -> Callable[[Desk, Session, Plain], None]:
+def _constant(fields: Sequence[str]) -> Callable[[Desk, Session, Plain], None]:
     """A handler that sends a fixed message with `{req}` and `{account}` replaced."""
 
     def answer(desk: Desk, session: Session, request: Plain) -> None:
@@ -165,16 +165,16 @@ def _says(fields: Sequence[str]) -> Callable[[Desk, Session, Plain], None]:
     return answer
 
 
-def _nothing(_desk: Desk, _session: Session, _request: Request) -> None:
+def _no_answer(_desk: Desk, _session: Session, _request: Request) -> None:
     """No answer: there is nothing to report, or the setting has no effect here."""
 
 
-_NO_EID = "Can't find EId with tickerId:{}"
+_UNKNOWN_ID = "Can't find EId with tickerId:{}"
 
 ANSWERS: dict[Out, Callable[..., None]] = {
     Out.START_API: _start_api,
     Out.MANAGED_ACCOUNTS: _managed_accounts,
-    Out.IDS: _says(answers.next_valid_id(1)),
+    Out.IDS: _constant(answers.next_valid_id(1)),
     Out.CURRENT_TIME: _current_time,
     Out.CONTRACT: _contract,
     Out.MATCHING_SYMBOLS: _matching_symbols,
@@ -189,28 +189,30 @@ ANSWERS: dict[Out, Callable[..., None]] = {
     Out.HISTORICAL_TICKS: _historical_ticks,
     Out.SCANNER: lambda desk, session, ask: desk.backfill.scanner(session, ask),
     Out.SCANNER_PARAMETERS: lambda desk, session, _ask: desk.backfill.parameters(session),
-    Out.CANCEL_MARKET_DATA: _cancels((Stream.L1,), 300, _NO_EID),
+    Out.CANCEL_MARKET_DATA: _cancels((Stream.L1,), 300, _UNKNOWN_ID),
     Out.CANCEL_DEPTH: _cancel_depth,
-    Out.CANCEL_TICK_BY_TICK: _cancels((Stream.LAST, Stream.ALL_LAST, Stream.BID_ASK, Stream.MID_POINT), 300, _NO_EID),
-    Out.CANCEL_REALTIME_BARS: _cancels((Stream.BARS_5S,), 300, _NO_EID),
+    Out.CANCEL_TICK_BY_TICK: _cancels(
+        (Stream.LAST, Stream.ALL_LAST, Stream.BID_ASK, Stream.MID_POINT), 300, _UNKNOWN_ID
+    ),
+    Out.CANCEL_REALTIME_BARS: _cancels((Stream.BARS_5S,), 300, _UNKNOWN_ID),
     Out.CANCEL_HISTORICAL_DATA: _cancels((Stream.HISTORY,), 366, "No historical data query found for ticker id:{}"),
     Out.CANCEL_SCANNER: _cancels((Stream.SCANNER,), 365, "No scanner subscription found for ticker id:{}"),
-    Out.OPEN_ORDERS: _says(answers.end(In.OPEN_ORDER_END)),
-    Out.ALL_OPEN_ORDERS: _says(answers.end(In.OPEN_ORDER_END)),
-    Out.COMPLETED_ORDERS: _says(answers.end(In.COMPLETED_ORDER_END)),
-    Out.EXECUTIONS: _says(["55", "1", "{req}"]),
+    Out.OPEN_ORDERS: _constant(answers.end(In.OPEN_ORDER_END)),
+    Out.ALL_OPEN_ORDERS: _constant(answers.end(In.OPEN_ORDER_END)),
+    Out.COMPLETED_ORDERS: _constant(answers.end(In.COMPLETED_ORDER_END)),
+    Out.EXECUTIONS: _constant(["55", "1", "{req}"]),
     Out.ACCOUNT_UPDATES: _account_updates,
-    Out.ACCOUNT_SUMMARY: _says(["64", "1", "{req}"]),
-    Out.ACCOUNT_UPDATES_MULTI: _says(["74", "1", "{req}"]),
-    Out.POSITIONS: _says(answers.end(In.POSITION_END)),
-    Out.POSITIONS_MULTI: _says(["72", "1", "{req}"]),
-    Out.FAMILY_CODES: _says(["78", "1", "{account}", ""]),
-    Out.SOFT_DOLLAR_TIERS: _says(["77", "{req}", "0"]),
-    Out.SMART_COMPONENTS: _says(["82", "{req}", "0"]),
-    Out.NEWS_PROVIDERS: _says(["85", "0"]),
-    Out.OPTION_PARAMETERS: _says(["76", "{req}"]),
-    Out.HISTOGRAM: _says(["89", "{req}", "0"]),
-    Out.USER_INFO: _says(["107", "{req}", ""]),
+    Out.ACCOUNT_SUMMARY: _constant(["64", "1", "{req}"]),
+    Out.ACCOUNT_UPDATES_MULTI: _constant(["74", "1", "{req}"]),
+    Out.POSITIONS: _constant(answers.end(In.POSITION_END)),
+    Out.POSITIONS_MULTI: _constant(["72", "1", "{req}"]),
+    Out.FAMILY_CODES: _constant(["78", "1", "{account}", ""]),
+    Out.SOFT_DOLLAR_TIERS: _constant(["77", "{req}", "0"]),
+    Out.SMART_COMPONENTS: _constant(["82", "{req}", "0"]),
+    Out.NEWS_PROVIDERS: _constant(["85", "0"]),
+    Out.OPTION_PARAMETERS: _constant(["76", "{req}"]),
+    Out.HISTOGRAM: _constant(["89", "{req}", "0"]),
+    Out.USER_INFO: _constant(["107", "{req}", ""]),
     **dict.fromkeys(
         (
             Out.MARKET_DATA_TYPE,
@@ -229,7 +231,7 @@ ANSWERS: dict[Out, Callable[..., None]] = {
             Out.PNL_SINGLE,
             Out.CANCEL_PNL_SINGLE,
         ),
-        _nothing,
+        _no_answer,
     ),
 }
 """Client message → its handler, called with (desk, session, request)."""

@@ -7,7 +7,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-SECOND_NS = 1_000_000_000
+from harvester.clock import SECOND_NS
+
+MINUTE_NS = 60 * SECOND_NS
 
 
 class Series(NamedTuple):

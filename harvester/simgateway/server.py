@@ -104,7 +104,7 @@ class SimGateway:
         assert task is not None
         session = Session(self.desk, reader, writer)
         if isinstance(self.clock, LeapingClock):
-            _hold_little(writer)
+            _limit_send_buffer(writer)
         self._clients[task] = session
         try:
             await session.run()
@@ -188,7 +188,7 @@ class SimGateway:
         }
 
 
-def _hold_little(writer: asyncio.StreamWriter) -> None:
+def _limit_send_buffer(writer: asyncio.StreamWriter) -> None:
     """Keep the send buffer small: at speed max, data in flight is stamped with the time of later data."""
     writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
     writer.transport.set_write_buffer_limits(high=0)

@@ -46,11 +46,11 @@ class Desk(Protocol):
         """Market time in the format of the handshake."""
         ...
 
-    def take(self, session: Session, fields: list[str]) -> None:
+    def handle(self, session: Session, fields: list[str]) -> None:
         """Answer one message."""
         ...
 
-    def gone(self, session: Session) -> None:
+    def remove(self, session: Session) -> None:
         """Remove a client."""
         ...
 
@@ -68,7 +68,7 @@ class Session:
         self.host, self.port = writer.get_extra_info("peername")[:2]
         self.client_id: int | None = None
         self.subs: dict[int, Subscription] = {}
-        self.offline = self.closing = self.watched = False
+        self.offline = self.closing = self.may_be_muted = False
         self.silent_until = 0
         self.split_max = self.coalesce_bytes = 0
         self.one_per_packet = False
@@ -77,7 +77,7 @@ class Session:
         self.queue = self._out.append  # appends one framed message that has been counted
         self.sent_bytes = self.sent_messages = 0
         self._rate = Window(desk.settings.limits.messages_per_s, 1.0, desk.elapsed)
-        self._strikes, self._violations = Window(1, 1.0, desk.elapsed), 0
+        self._violation_seconds, self._violations = Window(1, 1.0, desk.elapsed), 0
         self._lockstep = desk.clock if isinstance(desk.clock, LockstepClock) else None
         writer.transport.set_write_buffer_limits(high=_HIGH_WATER)
 
@@ -93,11 +93,11 @@ class Session:
         self.report.count(fields, symbol)
         self.queue(frame(fields))
 
-    def flush(self, *, held_too: bool = False) -> None:
+    def flush(self, *, force: bool = False) -> None:
         """Write the queue to the socket, in packets as set by a fault."""
         if not self._out or self.closing:
             return
-        if self.coalesce_bytes and not held_too and sum(map(len, self._out)) < self.coalesce_bytes:
+        if self.coalesce_bytes and not force and sum(map(len, self._out)) < self.coalesce_bytes:
             return
         messages = self._out[:]
         self._out.clear()
@@ -137,7 +137,7 @@ class Session:
             return
         if why:
             logger.warning("client closed", client_id=self.client_id, peer=f"{self.host}:{self.port}", why=why)
-        self.flush(held_too=True)
+        self.flush(force=True)
         self.closing = True
         self._writer.close()
 
@@ -156,7 +156,7 @@ class Session:
         except (ConnectionError, asyncio.IncompleteReadError):
             pass
         finally:
-            self._desk.gone(self)
+            self._desk.remove(self)
             self.close(why)
             if self.client_id is not None:  # only clients that were logged as connected
                 logger.info("client disconnected", client_id=self.client_id, peer=f"{self.host}:{self.port}")
@@ -180,8 +180,8 @@ class Session:
             raise GarbageError(f"the client supports v{offer.low}..{offer.high}, this gateway up to {version}")
         hello = frame(answers.handshake(version, self._desk.connection_time()))
         self.queue(hello)
-        self.flush(held_too=True)
-        self._count_in(len(head) + 4 + size)
+        self.flush(force=True)
+        self._count_received(len(head) + 4 + size)
 
     async def _messages(self) -> None:
         deframer = Deframer(self._desk.settings.limits.frame_bytes_max)
@@ -194,10 +194,10 @@ class Session:
                     self._message(payload)
                 self.flush()
             finally:
-                self._count_in(len(data))
+                self._count_received(len(data))
             await self.drain()
 
-    def _count_in(self, n_bytes: int) -> None:
+    def _count_received(self, n_bytes: int) -> None:
         """Count bytes as received on a lockstep clock, after they were processed and their answers counted as sent."""
         if self._lockstep is not None:
             self._lockstep.received((self.port, "up"), n_bytes)
@@ -208,16 +208,16 @@ class Session:
             raise GarbageError(f"a message starts with {payload[:20]!r}, not a message id")
         if any("\udc80" <= c <= "\udcff" for field in fields for c in field):
             raise GarbageError(f"message {fields[0]} contains invalid UTF-8")
-        if self.closing or not self._within_rate():
+        if self.closing or not self._check_rate():
             return
-        self._desk.take(self, fields)
+        self._desk.handle(self, fields)
 
-    def _within_rate(self) -> bool:
+    def _check_rate(self) -> bool:
         """IB's rule: a message over the limit gets error 100; in the third such second the connection is closed."""
         if self._rate.take():
             return True
         limits = self._desk.settings.limits
-        self._violations += self._strikes.take()
+        self._violations += self._violation_seconds.take()
         rate = (limits.messages_per_s, limits.messages_per_s + 1, self._violations)
         self.error(-1, _RATE_CODE, _RATE_TEXT.format(*rate))
         if self._violations >= limits.violations_max:

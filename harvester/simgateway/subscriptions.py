@@ -28,8 +28,6 @@ LINE_KIND: dict[Stream, str] = {
 }
 """Stream → the kind of line it uses in IB's limits."""
 
-DEPTH_STREAMS = frozenset({Stream.DEPTH, Stream.SMART_DEPTH})
-
 REQ_ID_AT = {str(msg): at for msg, at in REQ_ID_INDEX.items()}
 """`REQ_ID_INDEX` by message id as text."""
 
@@ -92,27 +90,27 @@ class Registry:
     """All subscriptions, by (con_id, stream)."""
 
     def __init__(self) -> None:
-        self._by_want: dict[tuple[int, Stream], list[Subscription]] = {}
+        self._by_stream: dict[tuple[int, Stream], list[Subscription]] = {}
 
     def add(self, sub: Subscription) -> None:
-        self._by_want.setdefault((sub.con_id, sub.stream), []).append(sub)
+        self._by_stream.setdefault((sub.con_id, sub.stream), []).append(sub)
 
     def remove(self, sub: Subscription) -> None:
-        wanting = self._by_want.get((sub.con_id, sub.stream), [])
-        if sub in wanting:
-            wanting.remove(sub)
-        if not wanting:
-            self._by_want.pop((sub.con_id, sub.stream), None)
+        subscribers = self._by_stream.get((sub.con_id, sub.stream), [])
+        if sub in subscribers:
+            subscribers.remove(sub)
+        if not subscribers:
+            self._by_stream.pop((sub.con_id, sub.stream), None)
 
     def wanted(self, con_id: int, stream: Stream) -> bool:
-        return (con_id, stream) in self._by_want or stream == Stream.OTHER
+        return (con_id, stream) in self._by_stream or stream == Stream.OTHER
 
-    def wanting(self, con_id: int, stream: Stream) -> list[Subscription]:
-        return self._by_want.get((con_id, stream), [])
+    def subscribers(self, con_id: int, stream: Stream) -> list[Subscription]:
+        return self._by_stream.get((con_id, stream), [])
 
     def lines(self, kind: str) -> int:
         """Lines of a kind in use by all clients."""
-        return sum(len(subs) for (_, stream), subs in self._by_want.items() if LINE_KIND.get(stream) == kind)
+        return sum(len(subs) for (_, stream), subs in self._by_stream.items() if LINE_KIND.get(stream) == kind)
 
     def __iter__(self) -> Iterator[Subscription]:
-        return iter([sub for subs in self._by_want.values() for sub in subs])
+        return iter([sub for subs in self._by_stream.values() for sub in subs])

@@ -22,13 +22,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from harvester.calendar import day_bounds, session, trading_date
+from harvester.clock import SECOND_NS
 from harvester.errors import BadSetting
-from harvester.simgateway.conditions import EXCHANGE_NAMES, attribs_of, text_of
+from harvester.simgateway.conditions import EXCHANGE_OF_LETTER, attribs_of, text_of
 from harvester.simgateway.hours import hours_text
 from harvester.simgateway.market import Instrument
 from harvester.simgateway.played import Cast, Played
 from harvester.simgateway.rows import PAST_LIMIT, Row, Units, What
-from harvester.simgateway.seconds import SECOND_NS, Series
+from harvester.simgateway.seconds import MINUTE_NS, Series
 from harvester.simgateway.tapefile import BARS, DEPTH, QUOTES, TRADES, read_table
 
 if TYPE_CHECKING:
@@ -38,7 +39,6 @@ if TYPE_CHECKING:
     import polars as pl
 
 CON_IDS = {"IBM": 8314, "BAC": 10098, "SPY": 756733}
-MINUTE_NS = 60 * SECOND_NS
 _CHUNK = 8_000
 
 
@@ -194,7 +194,9 @@ def open_tape(paths: Sequence[Path], *, sample_ms: int = 0, depth_rows: int = 10
 def _instrument(symbol: str, con_id: int, folders: Sequence[Folder]) -> Instrument:
     own = [folder for folder in folders if folder.symbol == symbol]
     has_depth = any(folder.depth is not None for folder in own)
-    venues = sorted({EXCHANGE_NAMES.get(x, x) for folder in own for x in folder.trades["exchange"].unique().to_list()})
+    venues = sorted(
+        {EXCHANGE_OF_LETTER.get(x, x) for folder in own for x in folder.trades["exchange"].unique().to_list()}
+    )
     trading, liquid = hours_text(own[0].day)
     return Instrument(
         con_id=con_id,
@@ -250,7 +252,7 @@ def _trades(folder: Folder, instrument: int, place: int) -> Iterator[Ordered]:
                 known[condition] = attribs_of(bits), text_of(bits)
             attribs, text = known[condition]
             attribs |= PAST_LIMIT if suspicious else 0
-            name = EXCHANGE_NAMES.get(exchange, exchange)
+            name = EXCHANGE_OF_LETTER.get(exchange, exchange)
             yield ts, place, n, (ts, instrument, What.TRADE, price, size, exchange, attribs, text, name)
 
 

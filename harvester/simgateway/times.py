@@ -6,8 +6,9 @@ import re
 from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-SECOND_NS = 1_000_000_000
-NEW_YORK = "America/New_York"
+from harvester.calendar import NEW_YORK
+from harvester.clock import SECOND_NS
+
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 

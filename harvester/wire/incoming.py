@@ -19,10 +19,11 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from harvester.clock import SECOND_NS
 from harvester.events.batch import Batch
 from harvester.events.kinds import SCHEMAS, Kind
 from harvester.wire import columns
-from harvester.wire.rare import Rare
+from harvester.wire.rare import SECONDS_MAX, Rare
 from harvester.wire.requests import RequestTable
 
 if TYPE_CHECKING:
@@ -48,9 +49,6 @@ VERSIONS: dict[str, str] = {
     "58": "1",
 }
 """Initial version field (index 1) of each message that has one."""
-
-_SECOND_NS = 1_000_000_000
-_SECONDS_MAX = (2**63 - 1) // _SECOND_NS
 
 
 @dataclass(frozen=True)
@@ -86,10 +84,10 @@ def _event_time(arrays: dict[str, pa.Array]) -> list[int]:
     """Convert UTC seconds to ns; returns the rows whose time is out of range."""
     seconds = arrays["ts_event"]
     values = seconds.fill_null(0).to_numpy(zero_copy_only=False)
-    bad: list[int] = np.flatnonzero((values > _SECONDS_MAX) | (values < -_SECONDS_MAX)).tolist()
+    bad: list[int] = np.flatnonzero((values > SECONDS_MAX) | (values < -SECONDS_MAX)).tolist()
     if not bad:
         missing = seconds.is_null().to_numpy(zero_copy_only=False) if seconds.null_count else None
-        arrays["ts_event"] = pa.array(values * _SECOND_NS, pa.int64(), mask=missing)
+        arrays["ts_event"] = pa.array(values * SECOND_NS, pa.int64(), mask=missing)
     return bad
 
 

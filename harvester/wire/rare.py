@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from harvester.clock import SECOND_NS
 from harvester.events.kinds import Kind
 from harvester.wire.answers import SCAN_COLUMNS
 from harvester.wire.columns import INT32, INT64, exact_float, exact_int
@@ -39,7 +40,7 @@ _CONTRACT: tuple[tuple[str, int], ...] = (
     ("liquid_hours", 27),
 )
 _EPOCH_DIGITS_MIN = 9  # shorter digit strings are dates (yyyymmdd)
-_SECONDS_MAX = INT64[1] // 1_000_000_000
+SECONDS_MAX = INT64[1] // SECOND_NS  # largest time in seconds that fits int64 ns
 
 
 class Unfit(ValueError):
@@ -58,7 +59,7 @@ def _event_time(text: str) -> int | None:
     if len(text) < _EPOCH_DIGITS_MIN or not text.isdigit() or not text.isascii():
         return None
     seconds = int(text)
-    return seconds * 1_000_000_000 if seconds <= _SECONDS_MAX else None
+    return seconds * SECOND_NS if seconds <= SECONDS_MAX else None
 
 
 class Rare:
