@@ -125,7 +125,7 @@ def test_errors_that_end_a_stream(code):
     async def story(client, gateway):
         assert await client.error(3) == code
         assert await client.error(4) == 316
-        assert sorted(s.req_id for s in gateway.desk.registry) == [1, 2, 5]
+        assert sorted(s.req_id for s in gateway.state.registry) == [1, 2, 5]
         assert client.errors(1) == client.errors(2) == []
 
     troubled(f"+2 ACME:bid_ask error {code}\n+3 ACME error 316", story)
@@ -137,7 +137,7 @@ def test_delayed():
     async def story(client, gateway):
         await client.until(lambda c: c.of("58", 1) and c.of("58", 1)[-1][3] == "3")
         assert 10167 in client.errors(1)
-        assert 1 in [s.req_id for s in gateway.desk.registry]
+        assert 1 in [s.req_id for s in gateway.state.registry]
 
     troubled("+2 ACME:l1 error 10167", story)
 
@@ -151,7 +151,7 @@ def test_connection_lost_and_restored():
         between = client.got[times["1100"] : times["1102"]]
         assert {m[0] for m in between} <= {"4", "49"}
         assert any(m[0] in {"1", "99"} for m in client.got[times["1102"] : times["1101"]])
-        assert not list(gateway.desk.registry)
+        assert not list(gateway.state.registry)
 
     troubled("+20 * error 1100\n+60 * error 1102\n+120 * error 1101", story)
 

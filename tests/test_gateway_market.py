@@ -275,7 +275,7 @@ def test_snapshot_request():
             client.send(1, 11, 1, *ACME, 0, "", 1, 0, "")
             await client.until(lambda c: c.of("57", 1))
             assert client.got[-1] == ["57", "1", "1"]
-            assert not list(gateway.desk.registry)
+            assert not list(gateway.state.registry)
             await client.close()
 
     asyncio.run(story())

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING
 
 from harvester.clock import SECOND_NS
 from harvester.events.kinds import Stream
-from harvester.simgateway.feeds import DUPLICATE_ID
+from harvester.simgateway.feeds import DUPLICATE_ID, Feeds
 from harvester.simgateway.market import Bar, History, HistoryAsk, MarketRefusal
+from harvester.simgateway.scanner import SCAN_CODES
 from harvester.simgateway.subscriptions import Subscription
 from harvester.simgateway.times import day, parse_end, stamp
 from harvester.wire import answers
@@ -15,7 +16,7 @@ from harvester.wire import answers
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from harvester.simgateway.desk import Desk
+    from harvester.simgateway.gateway_state import GatewayState
     from harvester.simgateway.market import Instrument
     from harvester.simgateway.session import Session
     from harvester.wire.outgoing import HeadTimestampAsk, HistoryAsked, ScannerAsk
@@ -59,24 +60,24 @@ def bar_values(bar: Bar, ask: HistoryAsked, zone_name: str) -> list[answers.Numb
 class Backfill:
     """Handles requests whose answer is a list: historical bars and scanner lists."""
 
-    def __init__(self, desk: Desk) -> None:
-        self._desk = desk
+    def __init__(self, state: GatewayState) -> None:
+        self._state, self._streams = state, Feeds(state)
 
     # ---- historical bars ----
 
     def historical(self, session: Session, ask: HistoryAsked) -> None:
         """Send message 17, and with keepUpToDate the current bar every 5 s of market time (message 90)."""
-        instrument = self._desk.feeds.instrument(session, ask.req_id, ask.contract, Stream.HISTORY)
+        instrument = self._streams.instrument(session, ask.req_id, ask.contract, Stream.HISTORY)
         if instrument is None:
             return
         identical = (instrument.con_id, *ask.fields[13:], session.client_id)
-        refused = self._desk.pacing.historical(instrument.con_id, ask.what, identical)
+        refused = self._state.pacing.historical(instrument.con_id, ask.what, identical)
         if refused is not None:
             session.error(ask.req_id, *refused)
             return
         try:
             query = self._query(ask, instrument)
-            found = self._desk.market.history(query)
+            found = self._state.market.history(query)
         except ValueError as error:
             session.error(ask.req_id, 321, f"Error validating request.-'bN' : cause - {error}")
             return
@@ -98,7 +99,7 @@ class Backfill:
 
     def _answer(self, ask: HistoryAsked, instrument: Instrument, found: History) -> list[str]:
         zone_name = instrument.time_zone
-        end_ns = parse_end(ask.end, zone_name) or self._desk.clock.now()
+        end_ns = parse_end(ask.end, zone_name) or self._state.clock.now()
         first = found.first or stamp(found.bars[0].ts if found.bars else end_ns, zone_name)
         rows = [bar_values(bar, ask, zone_name) for bar in found.bars]
         return answers.historical_data(ask.req_id, first, found.last or stamp(end_ns, zone_name), rows)
@@ -106,10 +107,9 @@ class Backfill:
     def _keep_updated(self, session: Session, ask: HistoryAsked, instrument: Instrument, query: HistoryAsk) -> None:
         stream = Stream.HISTORY
         sub = Subscription(session, ask.req_id, instrument.con_id, instrument.symbol, stream, key=query.key)
-        session.subs[ask.req_id] = sub
-        self._desk.registry.add(sub)
-        self._desk.on_subscribed()
-        if self._desk.recorded:
+        self._state.registry.add(sub)
+        self._state.on_subscribed()
+        if self._state.recorded:
             sub.reshape = _dated(ask, instrument.time_zone)
             return
 
@@ -119,17 +119,17 @@ class Backfill:
         """Call `action` every `every_s` seconds of market time during the subscription, unless a fault mutes it."""
 
         def run_and_reschedule(ts: int) -> None:
-            if sub.session.subs.get(sub.req_id) is not sub:
+            if self._state.registry.get(sub.session, sub.req_id) is not sub:
                 return
-            if not self._desk.muted(sub):
+            if not self._state.muted(sub):
                 action()
-            self._desk.timeline.at(ts + int(every_s * SECOND_NS), run_and_reschedule)
+            self._state.timeline.at(ts + int(every_s * SECOND_NS), run_and_reschedule)
 
-        self._desk.timeline.after(every_s, run_and_reschedule)
+        self._state.timeline.after(every_s, run_and_reschedule)
 
     def _update(self, sub: Subscription, ask: HistoryAsked, instrument: Instrument, query: HistoryAsk) -> None:
         try:
-            bars = self._desk.market.history(query).bars
+            bars = self._state.market.history(query).bars
         except MarketRefusal:
             return  # no trades yet
         if bars:
@@ -138,10 +138,10 @@ class Backfill:
 
     def head_timestamp(self, session: Session, ask: HeadTimestampAsk) -> None:
         """Send message 88: the start of the market is the earliest data of every source."""
-        instrument = self._desk.feeds.instrument(session, ask.req_id, ask.contract, Stream.HISTORY)
+        instrument = self._streams.instrument(session, ask.req_id, ask.contract, Stream.HISTORY)
         if instrument is None:
             return
-        start = self._desk.market.start_ns
+        start = self._state.market.start_ns
         text = str(start // SECOND_NS) if ask.format_date == 2 else stamp(start, "UTC")[:17].replace(" ", "-")
         session.send(answers.head_timestamp(ask.req_id, text), instrument.symbol)
 
@@ -149,10 +149,10 @@ class Backfill:
 
     def scanner(self, session: Session, ask: ScannerAsk) -> None:
         """Send message 20 now, then every 30 s of market time or whenever a recorded day has a new list."""
-        if ask.req_id in session.subs:
+        if self._state.registry.get(session, ask.req_id):
             session.error(ask.req_id, *DUPLICATE_ID)
             return
-        refused = self._desk.scripted_refusal(session, "", Stream.SCANNER)
+        refused = self._state.scripted_refusal(session, "", Stream.SCANNER)
         if refused is not None:
             session.error(ask.req_id, *refused)
             return
@@ -162,15 +162,14 @@ class Backfill:
         except MarketRefusal as refusal:
             session.error(ask.req_id, refusal.code, refusal.text)
             return
-        if not self._desk.feeds.line(session, ask.req_id, Stream.SCANNER):
+        if not self._streams.line(session, ask.req_id, Stream.SCANNER):
             return
         sub = Subscription(session, ask.req_id, 0, "", Stream.SCANNER, key=ask.scan_code)
-        session.subs[ask.req_id] = sub
-        self._desk.registry.add(sub)
+        self._state.registry.add(sub)
         sub.deliver([first])
-        self._desk.on_subscribed()
-        if not self._desk.recorded:
-            every_s = self._desk.settings.scan_every_s
+        self._state.on_subscribed()
+        if not self._state.recorded:
+            every_s = self._state.settings.scan_every_s
             self._repeat(sub, every_s, lambda: self._send_scan(sub, ask, rows))
 
     def _send_scan(self, sub: Subscription, ask: ScannerAsk, rows: int) -> None:
@@ -180,9 +179,9 @@ class Backfill:
             sub.session.error(ask.req_id, refusal.code, refusal.text)
 
     def _list(self, ask: ScannerAsk, rows: int) -> list[str]:
-        by_con_id = {i.con_id: i for i in self._desk.market.instruments}
+        by_con_id = {i.con_id: i for i in self._state.market.instruments}
         out = []
-        for rank, row in enumerate(self._desk.market.scan(ask.scan_code, rows)):
+        for rank, row in enumerate(self._state.market.scan(ask.scan_code, rows)):
             instrument = by_con_id.get(row.con_id)
             values: dict[str, answers.Number] = {
                 "rank": rank,
@@ -208,7 +207,7 @@ class Backfill:
         types = "\n".join(
             f"<ScanType><displayName>{code}</displayName><scanCode>{code}</scanCode>"
             "<instruments>STK</instruments></ScanType>"
-            for code in self._desk.scan_codes
+            for code in SCAN_CODES
         )
         session.send(answers.scanner_parameters(SCANNER_XML.format(types=types)))
 

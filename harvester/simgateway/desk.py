@@ -1,77 +1,38 @@
-"""Dispatch client requests to their handlers; holds the state the handlers share."""
+"""Dispatch client messages to their handlers."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
-from harvester.clock import Elapsed
-from harvester.simgateway.backfill import Backfill
-from harvester.simgateway.depthcut import DepthCut
-from harvester.simgateway.feeds import Feeds
-from harvester.simgateway.limits import Pacing, Refusal
+from harvester.simgateway.limits import Refusal
 from harvester.simgateway.replies import ANSWERS
-from harvester.simgateway.scanner import SCAN_CODES
-from harvester.simgateway.subscriptions import Registry
 from harvester.simgateway.times import stamp
 from harvester.wire.ids import ORDER_MESSAGES, Out
 from harvester.wire.outgoing import BadRequest, parse
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
-
-    from harvester.clock import Clock
-    from harvester.events.kinds import Stream
-    from harvester.simgateway.market import Market
-    from harvester.simgateway.report import Report
+    from harvester.simgateway.gateway_state import GatewayState
     from harvester.simgateway.session import Session
-    from harvester.simgateway.settings import GatewaySettings
-    from harvester.simgateway.subscriptions import Subscription
 
 ZONE = "US/Eastern"
 NO_ORDERS = Refusal(201, "Order rejected - reason:This is a simulated gateway for market data; it takes no orders")
 _NOT_STARTED = Refusal(321, "Error validating request.-'bW' : cause - The API has not been started")
 
 
-class Timeline(Protocol):
-    """Schedules actions at market times."""
-
-    def at(self, ts: int, action: Callable[[int], None]) -> None:
-        """Call `action(ts)` at market time `ts`, ns UTC."""
-        ...
-
-    def after(self, seconds: float, action: Callable[[int], None]) -> None:
-        """Call `action(ts)` after `seconds` of market time."""
-        ...
-
-
 class Desk:
-    """Dispatches the requests of all clients. `on_subscribed` is called per new stream, `on_request` per message."""
+    """Dispatches the messages of all clients."""
 
-    def __init__(
-        self, market: Market, settings: GatewaySettings, clock: Clock, report: Report, timeline: Timeline
-    ) -> None:
-        self.market, self.settings, self.clock, self.report = market, settings, clock, report
-        self.timeline = timeline
-        # A recorded day has scanner lists, bar updates, tick parameters and data types as events of its own.
-        self.recorded = market.pushes_scans
-        self.registry = Registry()
-        self.elapsed = Elapsed(clock).now
-        self.pacing = Pacing(settings.limits, self.elapsed)
-        self.sessions: list[Session] = []
-        self.refusals: dict[tuple[int | None, str, Stream | None], Refusal] = {}
-        self.scan_codes = tuple(SCAN_CODES)
-        self.feeds, self.backfill = Feeds(self), Backfill(self)
-        self.on_subscribed: Callable[[], None] = lambda: None
-        self.on_request: Callable[[], None] = lambda: None
-
-    # ---- called by sessions ----
+    def __init__(self, state: GatewayState) -> None:
+        self._state = state
+        self.settings, self.clock, self.report, self.elapsed = state.settings, state.clock, state.report, state.elapsed
 
     def connection_time(self) -> str:
+        """Market time in the format of the handshake."""
         return stamp(self.clock.wall(), ZONE)
 
     def handle(self, session: Session, fields: list[str]) -> None:
         """Answer one message; an unknown id or layout gets error 321."""
-        self.on_request()
+        self._state.on_request()
         try:
             request = parse(fields)
         except BadRequest as error:
@@ -91,37 +52,12 @@ class Desk:
             text = f"Error validating request.-'bW' : cause - {request.msg.name} is not supported by this gateway"
             session.error(request.req_id, 321, text)
             return
-        answer(self, session, request)
+        answer(self._state, session, request)
 
     def remove(self, session: Session) -> None:
         """Remove a client and its subscriptions."""
-        for sub in list(session.subs.values()):
-            self.end(sub)
-        if session in self.sessions:
-            self.sessions.remove(session)
+        for sub in self._state.registry.of(session):
+            self._state.registry.remove(sub)
+        if session in self._state.sessions:
+            self._state.sessions.remove(session)
             self.report.clients.append(session.facts())
-
-    def end(self, sub: Subscription) -> None:
-        """Stop a stream."""
-        self.registry.remove(sub)
-        sub.session.subs.pop(sub.req_id, None)
-
-    def muted(self, sub: Subscription) -> bool:
-        """Whether a fault mutes this stream."""
-        return sub.session.muted or sub.silent_until > self.clock.now()
-
-    def scripted_refusal(self, session: Session, symbol: str, stream: Stream) -> Refusal | None:
-        """The error a fault script sets for this request, None without one."""
-        if not self.refusals:
-            return None
-        for client in (session.client_id, None):
-            for place in ((client, symbol, stream), (client, symbol, None), (client, "", None)):
-                if place in self.refusals:
-                    return self.refusals[place]
-        return None
-
-    def depth_cut(self, rows: int) -> Callable[[list[str]], Iterable[list[str]]] | None:
-        """A reduction of the market's depth to `rows` rows, None if the market has no more."""
-        if rows >= self.market.depth_rows:
-            return None
-        return DepthCut(rows, self.market.depth_rows)

@@ -16,7 +16,7 @@ from harvester.wire.ids import In
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from harvester.simgateway.desk import Desk
+    from harvester.simgateway.gateway_state import GatewayState
     from harvester.simgateway.market import Instrument
     from harvester.simgateway.session import Session
     from harvester.wire.outgoing import (
@@ -42,21 +42,21 @@ TICK_STREAMS = {
 class Feeds:
     """Handles requests for streaming data."""
 
-    def __init__(self, desk: Desk) -> None:
-        self._desk = desk
+    def __init__(self, state: GatewayState) -> None:
+        self._state = state
 
     # ---- common to all requests ----
 
     def instrument(self, session: Session, req_id: int, ask: ContractAsk, stream: Stream) -> Instrument | None:
         """The instrument of a request, or None after sending an error: 322, 200, or one of the fault script."""
-        if req_id in session.subs:
+        if self._state.registry.get(session, req_id):
             session.error(req_id, *DUPLICATE_ID)
             return None
-        found = find_one(self._desk.market, ask)
+        found = find_one(self._state.market, ask)
         if found is None:
             session.error(req_id, *NO_DEFINITION)
             return None
-        refused = self._desk.scripted_refusal(session, found.symbol, stream)
+        refused = self._state.scripted_refusal(session, found.symbol, stream)
         if refused is not None:
             session.error(req_id, *refused)
             return None
@@ -65,7 +65,7 @@ class Feeds:
     def line(self, session: Session, req_id: int, stream: Stream) -> bool:
         """Whether a market data line is free; if not, sends the error."""
         kind = LINE_KIND.get(stream, "")
-        refused = line_refusal(self._desk.settings.limits, kind, self._desk.registry.lines(kind))
+        refused = line_refusal(self._state.settings.limits, kind, self._state.registry.lines(kind))
         if refused is not None:
             session.error(req_id, *refused)
         return refused is None
@@ -73,11 +73,10 @@ class Feeds:
     def subscribe(self, sub: Subscription) -> None:
         """Start a stream with the current state of the market."""
         session = sub.session
-        session.subs[sub.req_id] = sub
-        self._desk.registry.add(sub)
+        self._state.registry.add(sub)
         if not session.muted:
-            sub.deliver(self._desk.market.snapshot(sub.con_id, sub.stream))
-        self._desk.on_subscribed()
+            sub.deliver(self._state.market.snapshot(sub.con_id, sub.stream))
+        self._state.on_subscribed()
 
     # ---- the requests ----
 
@@ -88,15 +87,15 @@ class Feeds:
             return
         if not (ask.snapshot or ask.regulatory) and not self.line(session, ask.req_id, Stream.L1):
             return
-        if not self._desk.recorded:
+        if not self._state.recorded:
             facts = (instrument.min_tick, _BBO_EXCHANGE, _SNAPSHOT_PERMISSIONS)
             session.send(answers.tick_req_params(ask.req_id, *facts), instrument.symbol)
-            kind = self._desk.settings.market_data_type
+            kind = self._state.settings.market_data_type
             session.send(answers.market_data_type(ask.req_id, kind), instrument.symbol)
         sub = _subscription(session, ask.req_id, instrument, Stream.L1)
         sub.wanted_generic |= {tick.split(":")[0] for tick in ask.generic}
         if ask.snapshot or ask.regulatory:
-            sub.deliver(self._desk.market.snapshot(instrument.con_id, Stream.L1))
+            sub.deliver(self._state.market.snapshot(instrument.con_id, Stream.L1))
             session.send(answers.end(In.SNAPSHOT_END, ask.req_id), instrument.symbol)
         else:
             self.subscribe(sub)
@@ -116,14 +115,14 @@ class Feeds:
             return
         if self.line(session, ask.req_id, stream):
             sub = _subscription(session, ask.req_id, instrument, stream)
-            sub.reshape = self._desk.depth_cut(ask.rows)
+            sub.reshape = self._state.depth_cut(ask.rows)
             self.subscribe(sub)
 
     def _depths(self, instrument: Instrument) -> str:
         """The available depth, as text for an error."""
         own = f"depth of {', '.join(instrument.depth_venues)} (no smart flag)" if instrument.has_depth else ""
         smart = "SMART depth (with its flag)" if instrument.has_smart_depth else ""
-        which = "recorded" if self._desk.recorded else "served"
+        which = "recorded" if self._state.recorded else "served"
         return f"{which} of {instrument.symbol}: {' and '.join(filter(None, (own, smart))) or 'no depth'}"
 
     def tick_by_tick(self, session: Session, ask: TickByTickAsk) -> None:
@@ -142,7 +141,7 @@ class Feeds:
             return
         if not self.line(session, ask.req_id, stream):
             return
-        refused = self._desk.pacing.tick_by_tick(instrument.con_id)
+        refused = self._state.pacing.tick_by_tick(instrument.con_id)
         if refused is not None:
             session.error(ask.req_id, *refused)
             return
@@ -160,7 +159,7 @@ class Feeds:
             text = f"{ask.bar_size} second bars of {ask.what}; only 5 second bars of TRADES are available"
             session.error(ask.req_id, 321, f"Error validating request.-'bW' : cause - {text}")
             return
-        if (refused := self._desk.pacing.realtime_bars()) is not None:
+        if (refused := self._state.pacing.realtime_bars()) is not None:
             session.error(ask.req_id, *refused)
             return
         sub = _subscription(session, ask.req_id, instrument, Stream.BARS_5S)

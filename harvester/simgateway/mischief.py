@@ -21,7 +21,7 @@ from harvester.wire.ids import UNSET_DOUBLE, UNSET_INT
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from harvester.simgateway.desk import Desk
+    from harvester.simgateway.gateway_state import GatewayState
     from harvester.simgateway.pump import Timers
     from harvester.simgateway.session import Session
     from harvester.simgateway.subscriptions import Subscription
@@ -53,20 +53,20 @@ IMPOSSIBLE: tuple[tuple[answers.Number, ...], ...] = (
 class Mischief:
     """The script's actions. `close_port(seconds)` closes the listening socket for that market time."""
 
-    def __init__(self, desk: Desk, timers: Timers, close_port: Callable[[float], None]) -> None:
-        self._desk, self._timers, self._close_port = desk, timers, close_port
-        self._random = random.Random(desk.settings.seed)  # noqa: S311 - test noise, reproducible by seed
+    def __init__(self, state: GatewayState, timers: Timers, close_port: Callable[[float], None]) -> None:
+        self._state, self._timers, self._close_port = state, timers, close_port
+        self._random = random.Random(state.settings.seed)  # noqa: S311 - test noise, reproducible by seed
 
     def arm(self, start_ns: int) -> None:
         """Schedule all faults."""
-        for fault in self._desk.settings.faults.faults:
+        for fault in self._state.settings.faults.faults:
             self._timers.at(fault.at_ns(start_ns), self._action(fault))
 
     def _action(self, fault: Fault) -> Callable[[int], None]:
         def do(ts: int) -> None:
             affected = self.do(fault)
             fact: dict[str, Any] = {"line": fault.line, "ts": ts, "action": fault.action, "who": fault.who}
-            self._desk.report.faults.append({**fact, "args": list(fault.args), "touched": affected})
+            self._state.report.faults.append({**fact, "args": list(fault.args), "touched": affected})
             logger.info("fault", line=fault.line, action=fault.action, who=fault.who, touched=affected)
 
         return do
@@ -101,11 +101,11 @@ class Mischief:
         """The affected clients; a symbol selects its subscribers."""
         if fault.symbol is not None:
             return list(dict.fromkeys(sub.session for sub in self._subs(fault)))
-        return [s for s in self._desk.sessions if fault.client_id in {None, s.client_id}]
+        return [s for s in self._state.sessions if fault.client_id in {None, s.client_id}]
 
     def _subs(self, fault: Fault) -> list[Subscription]:
         wanted = {None: None, Stream.DEPTH: DEPTH_STREAMS}.get(fault.stream, frozenset({fault.stream}))
-        subs = [s for s in self._desk.registry if fault.symbol in {None, s.symbol}]
+        subs = [s for s in self._state.registry if fault.symbol in {None, s.symbol}]
         return [s for s in subs if wanted is None or s.stream in wanted]
 
     # ---- to clients ----
@@ -118,15 +118,15 @@ class Mischief:
             session.offline = True
         elif code in {RESTORED, RESTORED_EMPTY}:
             session.offline = False
-            for sub in list(session.subs.values()) if code == RESTORED_EMPTY else ():
-                self._desk.end(sub)
+            for sub in self._state.registry.of(session) if code == RESTORED_EMPTY else ():
+                self._state.registry.remove(sub)
 
     def _drop(self, _fault: Fault, session: Session) -> None:
         session.close("dropped by the fault script")
 
     def _silence(self, fault: Fault, session: Session) -> None:
         session.may_be_muted = True
-        session.silent_until = self._desk.clock.now() + int(seconds(fault.args[0]) * SECOND_NS)
+        session.silent_until = self._state.clock.now() + int(seconds(fault.args[0]) * SECOND_NS)
 
     def _split(self, fault: Fault, session: Session) -> None:
         session.split_max = int(fault.args[0])
@@ -147,7 +147,7 @@ class Mischief:
             "text": frame_bytes(b"4\x002\x00-1\x002104\x00caf\xe9 \xff\xfe\x00\x00"),
             "noise": self._random.randbytes(64),
         }[fault.args[0]]
-        self._desk.report.raw_bytes += len(data)
+        self._state.report.raw_bytes += len(data)
         session.queue(data)
 
     def _refuse(self, fault: Fault) -> int:
@@ -155,9 +155,9 @@ class Mischief:
         code, text = _code_text(fault)
         place = (fault.client_id, fault.symbol or "", fault.stream)
         if code:
-            self._desk.refusals[place] = Refusal(code, text)
+            self._state.refusals[place] = Refusal(code, text)
         else:
-            self._desk.refusals.pop(place, None)
+            self._state.refusals.pop(place, None)
         return 1
 
     # ---- to subscriptions ----
@@ -169,15 +169,15 @@ class Mischief:
             return
         sub.deliver([answers.error(sub.req_id, code, text)])
         if code == RESET:
-            sub.deliver(self._desk.market.snapshot(sub.con_id, sub.stream))
+            sub.deliver(self._state.market.snapshot(sub.con_id, sub.stream))
         elif code == DELAYED:
             sub.session.send(answers.market_data_type(sub.req_id, _DELAYED_TYPE), sub.symbol)
         elif code in _ENDS_STREAM:
-            self._desk.end(sub)
+            self._state.registry.remove(sub)
 
     def _silence_sub(self, fault: Fault, sub: Subscription) -> None:
         sub.session.may_be_muted = True
-        sub.silent_until = self._desk.clock.now() + int(seconds(fault.args[0]) * SECOND_NS)
+        sub.silent_until = self._state.clock.now() + int(seconds(fault.args[0]) * SECOND_NS)
 
     def _message_sub(self, fault: Fault, sub: Subscription) -> None:
         sub.session.send([arg.replace("{req}", str(sub.req_id)) for arg in fault.args], sub.symbol)

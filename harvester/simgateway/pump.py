@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from harvester.clock import Clock
-    from harvester.simgateway.desk import Desk
+    from harvester.simgateway.gateway_state import GatewayState
     from harvester.simgateway.market import Market, MarketEvent
     from harvester.simgateway.settings import GatewaySettings
 
@@ -51,15 +51,17 @@ class Timers:
 class Pump:
     """The task that advances the market."""
 
-    def __init__(self, market: Market, settings: GatewaySettings, clock: Clock, timers: Timers, desk: Desk) -> None:
+    def __init__(
+        self, market: Market, settings: GatewaySettings, clock: Clock, timers: Timers, state: GatewayState
+    ) -> None:
         self._market, self._settings, self._clock = market, settings, clock
-        self.timers, self._desk = timers, desk
+        self.timers, self._state = timers, state
         self._subscribed = asyncio.Event()
         self._last_request_ns = 0
         self.started_ns: int | None = None
         self.over = asyncio.Event()
-        desk.on_subscribed = self._subscribed.set
-        desk.on_request = self._on_request
+        state.on_subscribed = self._subscribed.set
+        state.on_request = self._on_request
 
     @property
     def start_ns(self) -> int:
@@ -115,14 +117,14 @@ class Pump:
         """Deliver events up to the next timer, then run the timer: at equal times events come first."""
         due = self.timers.next_ts()
         until = until_ns if due is None else min(until_ns, due)
-        self.dispatch(self._market.advance(until, self._desk.registry.wanted, _AT_MOST))
+        self.dispatch(self._market.advance(until, self._state.registry.wanted, _AT_MOST))
         ahead = self._market.next_ts()
         if due is not None and due <= until_ns and (ahead is None or ahead > due):
             self.timers.run(due)
 
     def dispatch(self, events: Iterable[MarketEvent]) -> None:
         """Deliver events to their subscribers, except to those muted by a fault."""
-        subscribers, muted = self._desk.registry.subscribers, self._desk.muted
+        subscribers, muted = self._state.registry.subscribers, self._state.muted
         for event in events:
             if event.stream == Stream.OTHER:
                 self._broadcast(event)
@@ -132,16 +134,16 @@ class Pump:
                     sub.deliver(event.fields)
 
     def _broadcast(self, event: MarketEvent) -> None:
-        for session in self._desk.sessions:
+        for session in self._state.sessions:
             if not session.muted:
                 for fields in event.fields:
                     session.send(_without_request(fields))
 
     async def _flush_all(self) -> None:
         """Flush all clients and wait for the slowest one."""
-        for session in list(self._desk.sessions):
+        for session in list(self._state.sessions):
             session.flush()
-        for session in list(self._desk.sessions):
+        for session in list(self._state.sessions):
             await session.drain()
         await asyncio.sleep(0)
 

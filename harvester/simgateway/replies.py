@@ -11,7 +11,9 @@ import structlog
 
 from harvester.clock import SECOND_NS
 from harvester.events.kinds import Stream
+from harvester.simgateway.backfill import Backfill
 from harvester.simgateway.faults import TEXTS
+from harvester.simgateway.feeds import Feeds
 from harvester.simgateway.limits import Refusal
 from harvester.simgateway.lookup import NO_DEFINITION, description, find
 from harvester.simgateway.market import DEPTH_STREAMS
@@ -21,7 +23,7 @@ from harvester.wire.ids import UNSET_INT, In, Out
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-    from harvester.simgateway.desk import Desk
+    from harvester.simgateway.gateway_state import GatewayState
     from harvester.simgateway.session import Session
     from harvester.wire.outgoing import ContractDetailsAsk, DepthCancel, Plain, Request
 
@@ -40,7 +42,7 @@ def _argument(request: Plain, at: int) -> str:
 # ---- the connection ----
 
 
-def _start_api(desk: Desk, session: Session, request: Plain) -> None:
+def _start_api(state: GatewayState, session: Session, request: Plain) -> None:
     text = _argument(request, 0)
     if not (text.isascii() and text.isdigit() and len(text) < 10):
         session.error(-1, 321, f"Error validating request.-'bW' : cause - client id {text[:20]!r} is not a number")
@@ -49,66 +51,66 @@ def _start_api(desk: Desk, session: Session, request: Plain) -> None:
         session.error(-1, 321, f"Error validating request.-'bW' : cause - already started as {session.client_id}")
         return
     client_id = int(text)
-    if any(other.client_id == client_id for other in desk.sessions):
+    if any(other.client_id == client_id for other in state.sessions):
         session.error(-1, *CLIENT_ID_TAKEN)
         session.close(f"client id {client_id} is already in use")
         return
     session.client_id = client_id
-    desk.sessions.append(session)
-    session.send(answers.managed_accounts(desk.settings.accounts))
+    state.sessions.append(session)
+    session.send(answers.managed_accounts(state.settings.accounts))
     session.send(answers.next_valid_id(1))
     for code in FARMS:
         session.error(-1, code, TEXTS[code])
     logger.info("client connected", client_id=client_id, peer=f"{session.host}:{session.port}")
 
 
-def _managed_accounts(desk: Desk, session: Session, _request: Plain) -> None:
-    session.send(answers.managed_accounts(desk.settings.accounts))
+def _managed_accounts(state: GatewayState, session: Session, _request: Plain) -> None:
+    session.send(answers.managed_accounts(state.settings.accounts))
 
 
-def _current_time(desk: Desk, session: Session, _request: Plain) -> None:
-    session.send(answers.current_time(desk.clock.wall() // SECOND_NS))
+def _current_time(state: GatewayState, session: Session, _request: Plain) -> None:
+    session.send(answers.current_time(state.clock.wall() // SECOND_NS))
 
 
-def _account_updates(desk: Desk, session: Session, request: Plain) -> None:
+def _account_updates(state: GatewayState, session: Session, request: Plain) -> None:
     """Accounts are empty, so the download ends immediately; unsubscribing has no answer."""
     if _argument(request, 0).lower() in {"1", "true"}:
-        account = _argument(request, 1) or desk.settings.accounts[0]
+        account = _argument(request, 1) or state.settings.accounts[0]
         session.send(answers.end(In.ACCOUNT_DOWNLOAD_END, None, account))
 
 
 # ---- contracts and venues ----
 
 
-def _contract(desk: Desk, session: Session, ask: ContractDetailsAsk) -> None:
-    found = find(desk.market, ask.contract)
+def _contract(state: GatewayState, session: Session, ask: ContractDetailsAsk) -> None:
+    found = find(state.market, ask.contract)
     symbol = found[0].symbol if found else ask.contract.symbol
-    refused = desk.scripted_refusal(session, symbol, Stream.CONTRACT)
+    refused = state.scripted_refusal(session, symbol, Stream.CONTRACT)
     if refused is not None or not found:
         session.error(ask.req_id, *(refused or NO_DEFINITION))
         return
     for instrument in found:
-        fields = description(desk.market, instrument, ask.req_id, ask.contract.exchange)
+        fields = description(state.market, instrument, ask.req_id, ask.contract.exchange)
         session.send(fields, instrument.symbol)
     session.send(answers.end(In.CONTRACT_END, ask.req_id), symbol)
 
 
-def _matching_symbols(desk: Desk, session: Session, request: Plain) -> None:
+def _matching_symbols(state: GatewayState, session: Session, request: Plain) -> None:
     pattern = _argument(request, 0).upper()
-    found = [i for i in desk.market.instruments if pattern and pattern in i.symbol.upper()]
+    found = [i for i in state.market.instruments if pattern and pattern in i.symbol.upper()]
     rows: list[str] = []
     for i in found:
         rows += [str(i.con_id), i.symbol, i.sec_type, i.primary_exchange, i.currency, "0", i.long_name, ""]
     session.send(["79", str(request.req_id), str(len(found)), *rows])
 
 
-def _market_rule(_desk: Desk, session: Session, request: Plain) -> None:
+def _market_rule(_state: GatewayState, session: Session, request: Plain) -> None:
     session.send(["93", _argument(request, 0) or "0", "1", "0", "0.01"])
 
 
-def _depth_exchanges(desk: Desk, session: Session, _request: Plain) -> None:
+def _depth_exchanges(state: GatewayState, session: Session, _request: Plain) -> None:
     rows: dict[tuple[str, str, str, str, int], None] = {}
-    for i in desk.market.instruments:
+    for i in state.market.instruments:
         if i.has_depth:
             rows |= dict.fromkeys((venue, i.sec_type, "", "Deep2", UNSET_INT) for venue in i.depth_venues)
         if i.has_smart_depth:
@@ -116,7 +118,7 @@ def _depth_exchanges(desk: Desk, session: Session, _request: Plain) -> None:
     session.send(answers.depth_exchanges(rows))
 
 
-def _historical_ticks(_desk: Desk, session: Session, request: Plain) -> None:
+def _historical_ticks(_state: GatewayState, session: Session, request: Plain) -> None:
     """Historical ticks are not available; the answer is an empty, complete list of the requested type."""
     what = request.fields[18] if len(request.fields) > 18 else ""
     msg = {"TRADES": "98", "BID_ASK": "97"}.get(what, "96")
@@ -126,25 +128,25 @@ def _historical_ticks(_desk: Desk, session: Session, request: Plain) -> None:
 # ---- cancels ----
 
 
-def _cancel_depth(desk: Desk, session: Session, request: DepthCancel) -> None:
+def _cancel_depth(state: GatewayState, session: Session, request: DepthCancel) -> None:
     """Cancel depth; a smart flag that differs from the request gives error 310."""
-    sub = session.subs.get(request.req_id)
+    sub = state.registry.get(session, request.req_id)
     if sub is None or sub.stream not in DEPTH_STREAMS or request.smart != (sub.stream == Stream.SMART_DEPTH):
         session.error(request.req_id, 310, f"Can't find the subscribed market depth with tickerId:{request.req_id}")
         return
-    desk.end(sub)
+    state.registry.remove(sub)
 
 
-def _cancels(streams: Iterable[Stream], code: int, text: str) -> Callable[[Desk, Session, Request], None]:
+def _cancels(streams: Iterable[Stream], code: int, text: str) -> Callable[[GatewayState, Session, Request], None]:
     """A handler that ends a subscription to one of `streams`, or sends an error if there is none."""
     kinds = frozenset(streams)
 
-    def cancel(desk: Desk, session: Session, request: Request) -> None:
-        sub = session.subs.get(request.req_id)
+    def cancel(state: GatewayState, session: Session, request: Request) -> None:
+        sub = state.registry.get(session, request.req_id)
         if sub is None or sub.stream not in kinds:
             session.error(request.req_id, code, text.format(request.req_id))
             return
-        desk.end(sub)
+        state.registry.remove(sub)
         if sub.stream == Stream.HISTORY:
             session.error(request.req_id, 162, HISTORY_CANCELLED.format(request.req_id))
         elif sub.stream == Stream.SCANNER:
@@ -156,16 +158,16 @@ def _cancels(streams: Iterable[Stream], code: int, text: str) -> Callable[[Desk,
 # ---- constant answers ----
 
 
-def _constant(fields: Sequence[str]) -> Callable[[Desk, Session, Plain], None]:
+def _constant(fields: Sequence[str]) -> Callable[[GatewayState, Session, Plain], None]:
     """A handler that sends a fixed message with `{req}` and `{account}` replaced."""
 
-    def answer(desk: Desk, session: Session, request: Plain) -> None:
-        session.send([field.format(req=request.req_id, account=desk.settings.accounts[0]) for field in fields])
+    def answer(state: GatewayState, session: Session, request: Plain) -> None:
+        session.send([field.format(req=request.req_id, account=state.settings.accounts[0]) for field in fields])
 
     return answer
 
 
-def _no_answer(_desk: Desk, _session: Session, _request: Request) -> None:
+def _no_answer(_state: GatewayState, _session: Session, _request: Request) -> None:
     """No answer: there is nothing to report, or the setting has no effect here."""
 
 
@@ -180,15 +182,15 @@ ANSWERS: dict[Out, Callable[..., None]] = {
     Out.MATCHING_SYMBOLS: _matching_symbols,
     Out.MARKET_RULE: _market_rule,
     Out.DEPTH_EXCHANGES: _depth_exchanges,
-    Out.MARKET_DATA: lambda desk, session, ask: desk.feeds.market_data(session, ask),
-    Out.DEPTH: lambda desk, session, ask: desk.feeds.depth(session, ask),
-    Out.TICK_BY_TICK: lambda desk, session, ask: desk.feeds.tick_by_tick(session, ask),
-    Out.REALTIME_BARS: lambda desk, session, ask: desk.feeds.realtime_bars(session, ask),
-    Out.HISTORICAL_DATA: lambda desk, session, ask: desk.backfill.historical(session, ask),
-    Out.HEAD_TIMESTAMP: lambda desk, session, ask: desk.backfill.head_timestamp(session, ask),
+    Out.MARKET_DATA: lambda state, session, ask: Feeds(state).market_data(session, ask),
+    Out.DEPTH: lambda state, session, ask: Feeds(state).depth(session, ask),
+    Out.TICK_BY_TICK: lambda state, session, ask: Feeds(state).tick_by_tick(session, ask),
+    Out.REALTIME_BARS: lambda state, session, ask: Feeds(state).realtime_bars(session, ask),
+    Out.HISTORICAL_DATA: lambda state, session, ask: Backfill(state).historical(session, ask),
+    Out.HEAD_TIMESTAMP: lambda state, session, ask: Backfill(state).head_timestamp(session, ask),
     Out.HISTORICAL_TICKS: _historical_ticks,
-    Out.SCANNER: lambda desk, session, ask: desk.backfill.scanner(session, ask),
-    Out.SCANNER_PARAMETERS: lambda desk, session, _ask: desk.backfill.parameters(session),
+    Out.SCANNER: lambda state, session, ask: Backfill(state).scanner(session, ask),
+    Out.SCANNER_PARAMETERS: lambda state, session, _ask: Backfill(state).parameters(session),
     Out.CANCEL_MARKET_DATA: _cancels((Stream.L1,), 300, _UNKNOWN_ID),
     Out.CANCEL_DEPTH: _cancel_depth,
     Out.CANCEL_TICK_BY_TICK: _cancels(
@@ -234,4 +236,4 @@ ANSWERS: dict[Out, Callable[..., None]] = {
         _no_answer,
     ),
 }
-"""Client message → its handler, called with (desk, session, request)."""
+"""Client message → its handler, called with (state, session, request)."""

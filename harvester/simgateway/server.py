@@ -23,6 +23,7 @@ import structlog
 from harvester.errors import CannotRun
 from harvester.simgateway.clockfile import GatewayClock, GatewayFile, LeapingClock
 from harvester.simgateway.desk import Desk
+from harvester.simgateway.gateway_state import GatewayState
 from harvester.simgateway.mischief import Mischief
 from harvester.simgateway.pump import Pump, Timers
 from harvester.simgateway.report import Report, write_json
@@ -73,12 +74,13 @@ class SimGateway:
         self._file = GatewayFile(self.settings.gateway_file, facts)
         self.clock = self._given_clock or self._own_clock()
         timers = Timers(self.clock)
-        self.desk = Desk(self.market, self.settings, self.clock, self.report, timers)
-        self.pump = Pump(self.market, self.settings, self.clock, timers, self.desk)
+        self.state = GatewayState(self.market, self.settings, self.clock, self.report, timers)
+        self.desk = Desk(self.state)
+        self.pump = Pump(self.market, self.settings, self.clock, timers, self.state)
         if self.pump.start_ns >= self.pump.end_ns:
             await self._close_server()
             raise CannotRun("the window --start to --end is outside this market's day; choose another window")
-        Mischief(self.desk, timers, self._close_port).arm(self.pump.start_ns)
+        Mischief(self.state, timers, self._close_port).arm(self.pump.start_ns)
         self.pump.prepare()
         self._pump_task = asyncio.create_task(self.pump.run(), name="market pump")
         self._pump_task.add_done_callback(self._pump_done)
@@ -144,7 +146,7 @@ class SimGateway:
             return
         self._server.close()
         self._server = None
-        self.desk.timeline.after(seconds, self._reopen)
+        self.state.timeline.after(seconds, self._reopen)
 
     def _reopen(self, _now: int) -> None:
         self._reopening = asyncio.create_task(self._listen(self.port), name="reopen the port")

@@ -87,15 +87,29 @@ class Subscription:
 
 
 class Registry:
-    """All subscriptions, by (con_id, stream)."""
+    """The subscriptions of all clients, by (con_id, stream) and by (client, request id)."""
 
     def __init__(self) -> None:
         self._by_stream: dict[tuple[int, Stream], list[Subscription]] = {}
+        self._by_session: dict[Session, dict[int, Subscription]] = {}
 
     def add(self, sub: Subscription) -> None:
         self._by_stream.setdefault((sub.con_id, sub.stream), []).append(sub)
+        self._by_session.setdefault(sub.session, {})[sub.req_id] = sub
+
+    def get(self, session: Session, req_id: int) -> Subscription | None:
+        """The subscription of a client with this request id, None without one."""
+        return self._by_session.get(session, {}).get(req_id)
+
+    def of(self, session: Session) -> list[Subscription]:
+        """All subscriptions of a client, oldest first."""
+        return list(self._by_session.get(session, {}).values())
 
     def remove(self, sub: Subscription) -> None:
+        own = self._by_session.get(sub.session, {})
+        own.pop(sub.req_id, None)
+        if not own:
+            self._by_session.pop(sub.session, None)
         subscribers = self._by_stream.get((sub.con_id, sub.stream), [])
         if sub in subscribers:
             subscribers.remove(sub)
