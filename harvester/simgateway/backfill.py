@@ -43,18 +43,18 @@ def is_daily(bar_size: str) -> bool:
     return any(word in bar_size for word in _DAILY) or bar_size in {"1W", "1M"}
 
 
-def bar_time(bar: Bar, ask: HistoryAsked, zone_name: str) -> str:
+def bar_time(bar: Bar, request: HistoryAsked, zone_name: str) -> str:
     """A bar's time in the requested format; a recorded text is kept if it has that format."""
-    if is_daily(ask.bar_size):
+    if is_daily(request.bar_size):
         return bar.text or day(bar.ts, zone_name)
-    if ask.format_date == 2:
+    if request.format_date == 2:
         return bar.text if bar.text.isdigit() else str(bar.ts // SECOND_NS)
     return bar.text if bar.text and not bar.text.isdigit() else stamp(bar.ts, zone_name)
 
 
-def bar_values(bar: Bar, ask: HistoryAsked, zone_name: str) -> list[answers.Number]:
+def bar_values(bar: Bar, request: HistoryAsked, zone_name: str) -> list[answers.Number]:
     prices = (bar.open, bar.high, bar.low, bar.close)
-    return [bar_time(bar, ask, zone_name), *prices, bar.volume, bar.wap, bar.count]
+    return [bar_time(bar, request, zone_name), *prices, bar.volume, bar.wap, bar.count]
 
 
 class Backfill:
@@ -65,55 +65,55 @@ class Backfill:
 
     # ---- historical bars ----
 
-    def historical(self, session: Session, ask: HistoryAsked) -> None:
+    def historical(self, session: Session, request: HistoryAsked) -> None:
         """Send message 17, and with keepUpToDate the current bar every 5 s of market time (message 90)."""
-        instrument = self._streams.instrument(session, ask.req_id, ask.contract, Stream.HISTORY)
+        instrument = self._streams.instrument(session, request.req_id, request.contract, Stream.HISTORY)
         if instrument is None:
             return
-        identical = (instrument.con_id, *ask.fields[13:], session.client_id)
-        refused = self._state.pacing.historical(instrument.con_id, ask.what, identical)
+        identical = (instrument.con_id, *request.fields[13:], session.client_id)
+        refused = self._state.pacing.historical(instrument.con_id, request.what, identical)
         if refused is not None:
-            session.error(ask.req_id, *refused)
+            session.error(request.req_id, *refused)
             return
         try:
-            query = self._query(ask, instrument)
+            query = self._query(request, instrument)
             found = self._state.market.history(query)
         except ValueError as error:
-            session.error(ask.req_id, 321, f"Error validating request.-'bN' : cause - {error}")
+            session.error(request.req_id, 321, f"Error validating request.-'bN' : cause - {error}")
             return
         except MarketRefusal as refusal:
-            session.error(ask.req_id, refusal.code, refusal.text)
+            session.error(request.req_id, refusal.code, refusal.text)
             return
-        session.send(self._answer(ask, instrument, found), instrument.symbol)
-        if ask.keep_up_to_date:
-            self._keep_updated(session, ask, instrument, query)
+        session.send(self._answer(request, instrument, found), instrument.symbol)
+        if request.keep_up_to_date:
+            self._keep_updated(session, request, instrument, query)
 
-    def _query(self, ask: HistoryAsked, instrument: Instrument) -> HistoryAsk:
-        if ask.format_date not in {1, 2}:
-            raise ValueError(f"formatDate {ask.format_date} is neither 1 nor 2")
-        end_ns = parse_end(ask.end, instrument.time_zone)
-        if ask.keep_up_to_date and end_ns:
+    def _query(self, request: HistoryAsked, instrument: Instrument) -> HistoryAsk:
+        if request.format_date not in {1, 2}:
+            raise ValueError(f"formatDate {request.format_date} is neither 1 nor 2")
+        end_ns = parse_end(request.end, instrument.time_zone)
+        if request.keep_up_to_date and end_ns:
             raise ValueError("keepUpToDate needs an empty end date")
-        what = (ask.duration, ask.bar_size, ask.what, ask.rth, ask.keep_up_to_date)
+        what = (request.duration, request.bar_size, request.what, request.rth, request.keep_up_to_date)
         return HistoryAsk(instrument.con_id, end_ns, *what)
 
-    def _answer(self, ask: HistoryAsked, instrument: Instrument, found: History) -> list[str]:
+    def _answer(self, request: HistoryAsked, instrument: Instrument, found: History) -> list[str]:
         zone_name = instrument.time_zone
-        end_ns = parse_end(ask.end, zone_name) or self._state.clock.now()
+        end_ns = parse_end(request.end, zone_name) or self._state.clock.now()
         first = found.first or stamp(found.bars[0].ts if found.bars else end_ns, zone_name)
-        rows = [bar_values(bar, ask, zone_name) for bar in found.bars]
-        return answers.historical_data(ask.req_id, first, found.last or stamp(end_ns, zone_name), rows)
+        rows = [bar_values(bar, request, zone_name) for bar in found.bars]
+        return answers.historical_data(request.req_id, first, found.last or stamp(end_ns, zone_name), rows)
 
-    def _keep_updated(self, session: Session, ask: HistoryAsked, instrument: Instrument, query: HistoryAsk) -> None:
+    def _keep_updated(self, session: Session, request: HistoryAsked, instrument: Instrument, query: HistoryAsk) -> None:
         stream = Stream.HISTORY
-        sub = Subscription(session, ask.req_id, instrument.con_id, instrument.symbol, stream, key=query.key)
+        sub = Subscription(session, request.req_id, instrument.con_id, instrument.symbol, stream, key=query.key)
         self._state.registry.add(sub)
         self._state.on_subscribed()
         if self._state.recorded:
-            sub.reshape = _dated(ask, instrument.time_zone)
+            sub.reshape = _dated(request, instrument.time_zone)
             return
 
-        self._repeat(sub, _UPDATE_EVERY_S, lambda: self._update(sub, ask, instrument, query))
+        self._repeat(sub, _UPDATE_EVERY_S, lambda: self._update(sub, request, instrument, query))
 
     def _repeat(self, sub: Subscription, every_s: float, action: Callable[[], None]) -> None:
         """Call `action` every `every_s` seconds of market time during the subscription, unless a fault mutes it."""
@@ -127,61 +127,61 @@ class Backfill:
 
         self._state.timeline.after(every_s, run_and_reschedule)
 
-    def _update(self, sub: Subscription, ask: HistoryAsked, instrument: Instrument, query: HistoryAsk) -> None:
+    def _update(self, sub: Subscription, request: HistoryAsked, instrument: Instrument, query: HistoryAsk) -> None:
         try:
             bars = self._state.market.history(query).bars
         except MarketRefusal:
             return  # no trades yet
         if bars:
-            values = bar_values(bars[-1], ask, instrument.time_zone)
+            values = bar_values(bars[-1], request, instrument.time_zone)
             sub.deliver([answers.historical_update("", values)])
 
-    def head_timestamp(self, session: Session, ask: HeadTimestampAsk) -> None:
+    def head_timestamp(self, session: Session, request: HeadTimestampAsk) -> None:
         """Send message 88: the start of the market is the earliest data of every source."""
-        instrument = self._streams.instrument(session, ask.req_id, ask.contract, Stream.HISTORY)
+        instrument = self._streams.instrument(session, request.req_id, request.contract, Stream.HISTORY)
         if instrument is None:
             return
         start = self._state.market.start_ns
-        text = str(start // SECOND_NS) if ask.format_date == 2 else stamp(start, "UTC")[:17].replace(" ", "-")
-        session.send(answers.head_timestamp(ask.req_id, text), instrument.symbol)
+        text = str(start // SECOND_NS) if request.format_date == 2 else stamp(start, "UTC")[:17].replace(" ", "-")
+        session.send(answers.head_timestamp(request.req_id, text), instrument.symbol)
 
     # ---- scanner ----
 
-    def scanner(self, session: Session, ask: ScannerAsk) -> None:
+    def scanner(self, session: Session, request: ScannerAsk) -> None:
         """Send message 20 now, then every 30 s of market time or whenever a recorded day has a new list."""
-        if self._state.registry.get(session, ask.req_id):
-            session.error(ask.req_id, *DUPLICATE_ID)
+        if self._state.registry.get(session, request.req_id):
+            session.error(request.req_id, *DUPLICATE_ID)
             return
         refused = self._state.scripted_refusal(session, "", Stream.SCANNER)
         if refused is not None:
-            session.error(ask.req_id, *refused)
+            session.error(request.req_id, *refused)
             return
-        rows = ask.rows if ask.rows > 0 else _SCAN_ROWS
+        rows = request.rows if request.rows > 0 else _SCAN_ROWS
         try:
-            first = self._list(ask, rows)
+            first = self._list(request, rows)
         except MarketRefusal as refusal:
-            session.error(ask.req_id, refusal.code, refusal.text)
+            session.error(request.req_id, refusal.code, refusal.text)
             return
-        if not self._streams.line(session, ask.req_id, Stream.SCANNER):
+        if not self._streams.line(session, request.req_id, Stream.SCANNER):
             return
-        sub = Subscription(session, ask.req_id, 0, "", Stream.SCANNER, key=ask.scan_code)
+        sub = Subscription(session, request.req_id, 0, "", Stream.SCANNER, key=request.scan_code)
         self._state.registry.add(sub)
         sub.deliver([first])
         self._state.on_subscribed()
         if not self._state.recorded:
             every_s = self._state.settings.scan_every_s
-            self._repeat(sub, every_s, lambda: self._send_scan(sub, ask, rows))
+            self._repeat(sub, every_s, lambda: self._send_scan(sub, request, rows))
 
-    def _send_scan(self, sub: Subscription, ask: ScannerAsk, rows: int) -> None:
+    def _send_scan(self, sub: Subscription, request: ScannerAsk, rows: int) -> None:
         try:
-            sub.deliver([self._list(ask, rows)])
+            sub.deliver([self._list(request, rows)])
         except MarketRefusal as refusal:
-            sub.session.error(ask.req_id, refusal.code, refusal.text)
+            sub.session.error(request.req_id, refusal.code, refusal.text)
 
-    def _list(self, ask: ScannerAsk, rows: int) -> list[str]:
+    def _list(self, request: ScannerAsk, rows: int) -> list[str]:
         by_con_id = {i.con_id: i for i in self._state.market.instruments}
         out = []
-        for rank, row in enumerate(self._state.market.scan(ask.scan_code, rows)):
+        for rank, row in enumerate(self._state.market.scan(request.scan_code, rows)):
             instrument = by_con_id.get(row.con_id)
             values: dict[str, answers.Number] = {
                 "rank": rank,
@@ -200,7 +200,7 @@ class Backfill:
                 "legs": row.legs,
             }
             out.append(values)
-        return answers.scanner_data(ask.req_id, out)
+        return answers.scanner_data(request.req_id, out)
 
     def parameters(self, session: Session) -> None:
         """Send message 19: the supported scan codes in IB's XML."""
@@ -212,9 +212,9 @@ class Backfill:
         session.send(answers.scanner_parameters(SCANNER_XML.format(types=types)))
 
 
-def _dated(ask: HistoryAsked, zone_name: str) -> Callable[[list[str]], Iterable[list[str]]] | None:
+def _dated(request: HistoryAsked, zone_name: str) -> Callable[[list[str]], Iterable[list[str]]] | None:
     """A converter of recorded updates from epoch seconds to local time text, None if the client wants epoch seconds."""
-    if ask.format_date == 2 or is_daily(ask.bar_size):
+    if request.format_date == 2 or is_daily(request.bar_size):
         return None
 
     def reshape(fields: list[str]) -> Iterable[list[str]]:

@@ -203,8 +203,8 @@ class RecordedDay:
     def snapshot(self, con_id: int, stream: Stream) -> list[list[str]]:
         return self._memory.snapshot(con_id, stream)
 
-    def history(self, ask: HistoryAsk) -> History:
-        return self._histories.answer(ask)
+    def history(self, query: HistoryAsk) -> History:
+        return self._histories.answer(query)
 
     def scan(self, scan_code: str, rows: int) -> list[ScanRow]:
         known = {r.key for r in self._requests.all() if r.stream == Stream.SCANNER}

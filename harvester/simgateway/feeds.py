@@ -47,12 +47,12 @@ class Feeds:
 
     # ---- common to all requests ----
 
-    def instrument(self, session: Session, req_id: int, ask: ContractAsk, stream: Stream) -> Instrument | None:
+    def instrument(self, session: Session, req_id: int, request: ContractAsk, stream: Stream) -> Instrument | None:
         """The instrument of a request, or None after sending an error: 322, 200, or one of the fault script."""
         if self._state.registry.get(session, req_id):
             session.error(req_id, *DUPLICATE_ID)
             return None
-        found = find_one(self._state.market, ask)
+        found = find_one(self._state.market, request)
         if found is None:
             session.error(req_id, *NO_DEFINITION)
             return None
@@ -80,42 +80,42 @@ class Feeds:
 
     # ---- the requests ----
 
-    def market_data(self, session: Session, ask: MarketDataAsk) -> None:
+    def market_data(self, session: Session, request: MarketDataAsk) -> None:
         """L1: send tick parameters, data type and current values, then changes; a snapshot ends after the values."""
-        instrument = self.instrument(session, ask.req_id, ask.contract, Stream.L1)
+        instrument = self.instrument(session, request.req_id, request.contract, Stream.L1)
         if instrument is None:
             return
-        if not (ask.snapshot or ask.regulatory) and not self.line(session, ask.req_id, Stream.L1):
+        if not (request.snapshot or request.regulatory) and not self.line(session, request.req_id, Stream.L1):
             return
         if not self._state.recorded:
             facts = (instrument.min_tick, _BBO_EXCHANGE, _SNAPSHOT_PERMISSIONS)
-            session.send(answers.tick_req_params(ask.req_id, *facts), instrument.symbol)
+            session.send(answers.tick_req_params(request.req_id, *facts), instrument.symbol)
             kind = self._state.settings.market_data_type
-            session.send(answers.market_data_type(ask.req_id, kind), instrument.symbol)
-        sub = _subscription(session, ask.req_id, instrument, Stream.L1)
-        sub.wanted_generic |= {tick.split(":")[0] for tick in ask.generic}
-        if ask.snapshot or ask.regulatory:
+            session.send(answers.market_data_type(request.req_id, kind), instrument.symbol)
+        sub = _subscription(session, request.req_id, instrument, Stream.L1)
+        sub.wanted_generic |= {tick.split(":")[0] for tick in request.generic}
+        if request.snapshot or request.regulatory:
             sub.deliver(self._state.market.snapshot(instrument.con_id, Stream.L1))
-            session.send(answers.end(In.SNAPSHOT_END, ask.req_id), instrument.symbol)
+            session.send(answers.end(In.SNAPSHOT_END, request.req_id), instrument.symbol)
         else:
             self.subscribe(sub)
 
-    def depth(self, session: Session, ask: DepthAsk) -> None:
+    def depth(self, session: Session, request: DepthAsk) -> None:
         """One venue's book, or with the smart flag the rows of all venues with their names."""
-        stream = Stream.SMART_DEPTH if ask.smart else Stream.DEPTH
-        instrument = self.instrument(session, ask.req_id, ask.contract, stream)
+        stream = Stream.SMART_DEPTH if request.smart else Stream.DEPTH
+        instrument = self.instrument(session, request.req_id, request.contract, stream)
         if instrument is None:
             return
-        if ask.rows < 1:
-            text = f"{ask.rows} depth rows requested; at least 1 is required"
-            session.error(ask.req_id, 321, f"Error validating request.-'bT' : cause - {text}")
+        if request.rows < 1:
+            text = f"{request.rows} depth rows requested; at least 1 is required"
+            session.error(request.req_id, 321, f"Error validating request.-'bT' : cause - {text}")
             return
-        if not _has_depth(instrument, ask):
-            session.error(ask.req_id, NO_DEPTH.code, f"{NO_DEPTH.text}; {self._depths(instrument)}")
+        if not _has_depth(instrument, request):
+            session.error(request.req_id, NO_DEPTH.code, f"{NO_DEPTH.text}; {self._depths(instrument)}")
             return
-        if self.line(session, ask.req_id, stream):
-            sub = _subscription(session, ask.req_id, instrument, stream)
-            sub.reshape = self._state.depth_cut(ask.rows)
+        if self.line(session, request.req_id, stream):
+            sub = _subscription(session, request.req_id, instrument, stream)
+            sub.reshape = self._state.depth_cut(request.rows)
             self.subscribe(sub)
 
     def _depths(self, instrument: Instrument) -> str:
@@ -125,45 +125,45 @@ class Feeds:
         which = "recorded" if self._state.recorded else "served"
         return f"{which} of {instrument.symbol}: {' and '.join(filter(None, (own, smart))) or 'no depth'}"
 
-    def tick_by_tick(self, session: Session, ask: TickByTickAsk) -> None:
+    def tick_by_tick(self, session: Session, request: TickByTickAsk) -> None:
         """Tick-by-tick data. The requested number of past ticks is ignored, as for a contract without history."""
-        stream = TICK_STREAMS.get(ask.tick_type)
+        stream = TICK_STREAMS.get(request.tick_type)
         if stream is None:
-            text = f"Error validating request.-'bW' : cause - Invalid tick-by-tick type {ask.tick_type!r}"
-            session.error(ask.req_id, 321, text)
+            text = f"Error validating request.-'bW' : cause - Invalid tick-by-tick type {request.tick_type!r}"
+            session.error(request.req_id, 321, text)
             return
-        instrument = self.instrument(session, ask.req_id, ask.contract, stream)
+        instrument = self.instrument(session, request.req_id, request.contract, stream)
         if instrument is None:
             return
         if stream not in instrument.tick_by_tick:
-            text = f"{ask.tick_type} tick-by-tick requests are not supported for {instrument.symbol}"
-            session.error(ask.req_id, 10189, f"Failed to request tick-by-tick data:{text}")
+            text = f"{request.tick_type} tick-by-tick requests are not supported for {instrument.symbol}"
+            session.error(request.req_id, 10189, f"Failed to request tick-by-tick data:{text}")
             return
-        if not self.line(session, ask.req_id, stream):
+        if not self.line(session, request.req_id, stream):
             return
         refused = self._state.pacing.tick_by_tick(instrument.con_id)
         if refused is not None:
-            session.error(ask.req_id, *refused)
+            session.error(request.req_id, *refused)
             return
-        sub = _subscription(session, ask.req_id, instrument, stream)
-        if ask.ignore_size and stream == Stream.BID_ASK:
+        sub = _subscription(session, request.req_id, instrument, stream)
+        if request.ignore_size and stream == Stream.BID_ASK:
             sub.reshape = PriceChanges()
         self.subscribe(sub)
 
-    def realtime_bars(self, session: Session, ask: RealtimeBarsAsk) -> None:
+    def realtime_bars(self, session: Session, request: RealtimeBarsAsk) -> None:
         """5-second bars of trades, the only real-time bars available; useRTH keeps those in liquid hours."""
-        instrument = self.instrument(session, ask.req_id, ask.contract, Stream.BARS_5S)
+        instrument = self.instrument(session, request.req_id, request.contract, Stream.BARS_5S)
         if instrument is None:
             return
-        if ask.bar_size != 5 or ask.what != "TRADES":
-            text = f"{ask.bar_size} second bars of {ask.what}; only 5 second bars of TRADES are available"
-            session.error(ask.req_id, 321, f"Error validating request.-'bW' : cause - {text}")
+        if request.bar_size != 5 or request.what != "TRADES":
+            text = f"{request.bar_size} second bars of {request.what}; only 5 second bars of TRADES are available"
+            session.error(request.req_id, 321, f"Error validating request.-'bW' : cause - {text}")
             return
         if (refused := self._state.pacing.realtime_bars()) is not None:
-            session.error(ask.req_id, *refused)
+            session.error(request.req_id, *refused)
             return
-        sub = _subscription(session, ask.req_id, instrument, Stream.BARS_5S)
-        if ask.rth:
+        sub = _subscription(session, request.req_id, instrument, Stream.BARS_5S)
+        if request.rth:
             sub.reshape = only_within(open_spans(instrument.liquid_hours, instrument.time_zone))
         self.subscribe(sub)
 
@@ -172,11 +172,11 @@ def _subscription(session: Session, req_id: int, instrument: Instrument, stream:
     return Subscription(session, req_id, instrument.con_id, instrument.symbol, stream)
 
 
-def _has_depth(instrument: Instrument, ask: DepthAsk) -> bool:
-    if ask.smart:
+def _has_depth(instrument: Instrument, request: DepthAsk) -> bool:
+    if request.smart:
         return instrument.has_smart_depth
     venues = {exchange_name(venue) for venue in instrument.depth_venues}
-    return instrument.has_depth and exchange_name(ask.contract.exchange) in venues
+    return instrument.has_depth and exchange_name(request.contract.exchange) in venues
 
 
 class PriceChanges:

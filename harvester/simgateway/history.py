@@ -53,9 +53,9 @@ class Past(Protocol):
         ...
 
 
-def in_force_at(ask: HistoryAsk, now_ns: int) -> int:
+def in_force_at(query: HistoryAsk, now_ns: int) -> int:
     """Exclusive end of an answer: the requested end, at most the current market time."""
-    return min(ask.end_ns, now_ns + 1) if ask.end_ns else now_ns + 1
+    return min(query.end_ns, now_ns + 1) if query.end_ns else now_ns + 1
 
 
 def start_of(duration: str, end_ns: int) -> int:
@@ -96,34 +96,36 @@ def _months_before(day: date, months: int) -> date:
     raise AssertionError("every month has 28 days")
 
 
-def answer(ask: HistoryAsk, end_ns: int, past: Past, today: Series) -> History:
+def answer(query: HistoryAsk, end_ns: int, past: Past, today: Series) -> History:
     """The bars of one request, from the minutes of the past and the seconds of the day.
 
     Raises:
         MarketRefusal: 321 for an invalid bar size or duration, 162 when there are no data.
     """
-    if ask.bar_size not in SECONDS_OF and ask.bar_size not in _PERIOD_OF:
+    if query.bar_size not in SECONDS_OF and query.bar_size not in _PERIOD_OF:
         legal = ", ".join((*SECONDS_OF, "1 day", "1 week", "1 month"))
         raise MarketRefusal(BAD_REQUEST, f"Historical data bar size setting is invalid. Legal ones are: {legal}")
-    start_ns = start_of(ask.duration, end_ns)
-    if ask.what not in {"TRADES", "ADJUSTED_LAST"}:
-        raise MarketRefusal(NO_DATA, f"Historical Market Data Service error message:No historical data for {ask.what}")
-    bars = _bars(ask, start_ns, end_ns, past, today)
-    if not bars and ask.duration.endswith("D"):
+    start_ns = start_of(query.duration, end_ns)
+    if query.what not in {"TRADES", "ADJUSTED_LAST"}:
+        raise MarketRefusal(
+            NO_DATA, f"Historical Market Data Service error message:No historical data for {query.what}"
+        )
+    bars = _bars(query, start_ns, end_ns, past, today)
+    if not bars and query.duration.endswith("D"):
         # Before the first trade of a day, IB counts the requested days from the day before.
-        bars = _bars(ask, start_of(f"{int(ask.duration[:-2]) + 1} D", end_ns), end_ns, past, today)
+        bars = _bars(query, start_of(f"{int(query.duration[:-2]) + 1} D", end_ns), end_ns, past, today)
     if not bars:
         raise MarketRefusal(NO_DATA, "Historical Market Data Service error message:HMDS query returned no data")
     return History(bars)
 
 
-def _bars(ask: HistoryAsk, start_ns: int, end_ns: int, past: Past, today: Series) -> list[Bar]:
+def _bars(query: HistoryAsk, start_ns: int, end_ns: int, past: Past, today: Series) -> list[Bar]:
     source = today.between(start_ns, end_ns)
-    if SECONDS_OF.get(ask.bar_size, MINUTE_NS) >= 60:
-        minutes = past.minutes(ask.con_id, start_ns, end_ns)
+    if SECONDS_OF.get(query.bar_size, MINUTE_NS) >= 60:
+        minutes = past.minutes(query.con_id, start_ns, end_ns)
         done_ns = int(minutes.ts[-1]) + MINUTE_NS if len(minutes.ts) else start_ns
         source = minutes.then(today.between(max(done_ns, start_ns), end_ns))
-    return list(_rolled_up(source, ask.bar_size, rth=ask.rth))
+    return list(_rolled_up(source, query.bar_size, rth=query.rth))
 
 
 @lru_cache(maxsize=4096)

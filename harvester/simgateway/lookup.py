@@ -27,30 +27,30 @@ def _places(instrument: Instrument) -> set[str]:
     return {exchange_name(place) for place in own}
 
 
-def _matches(ask: ContractAsk, instrument: Instrument) -> bool:
+def _matches(spec: ContractAsk, instrument: Instrument) -> bool:
     wanted = (
-        (ask.symbol, {instrument.symbol}),
-        (ask.local_symbol, {instrument.local_symbol or instrument.symbol}),
-        (ask.sec_type, {instrument.sec_type}),
-        (ask.currency, {instrument.currency}),
-        (exchange_name(ask.exchange), _places(instrument)),
-        (exchange_name(ask.primary_exchange), {exchange_name(instrument.primary_exchange)}),
+        (spec.symbol, {instrument.symbol}),
+        (spec.local_symbol, {instrument.local_symbol or instrument.symbol}),
+        (spec.sec_type, {instrument.sec_type}),
+        (spec.currency, {instrument.currency}),
+        (exchange_name(spec.exchange), _places(instrument)),
+        (exchange_name(spec.primary_exchange), {exchange_name(instrument.primary_exchange)}),
     )
     return all(not given or given in allowed for given, allowed in wanted)
 
 
-def find(market: Market, ask: ContractAsk) -> list[Instrument]:
+def find(market: Market, spec: ContractAsk) -> list[Instrument]:
     """The instruments that match: by con_id if given, else by all other given fields."""
-    if ask.con_id:
-        return [i for i in market.instruments if i.con_id == ask.con_id]
-    if not ask.symbol and not ask.local_symbol:
+    if spec.con_id:
+        return [i for i in market.instruments if i.con_id == spec.con_id]
+    if not spec.symbol and not spec.local_symbol:
         return []
-    return [i for i in market.instruments if _matches(ask, i)]
+    return [i for i in market.instruments if _matches(spec, i)]
 
 
-def find_one(market: Market, ask: ContractAsk) -> Instrument | None:
+def find_one(market: Market, spec: ContractAsk) -> Instrument | None:
     """The instrument of a data request; None if none or several match."""
-    found = find(market, ask)
+    found = find(market, spec)
     return found[0] if len(found) == 1 else None
 
 

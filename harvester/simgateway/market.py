@@ -193,7 +193,7 @@ class Market(Protocol):
         """Initial messages for a new subscriber: L1 values, the book as inserts; [] for streams without state."""
         ...
 
-    def history(self, ask: HistoryAsk) -> History:
+    def history(self, query: HistoryAsk) -> History:
         """Bars that start in [end - duration, end), the current one last.
 
         Raises:

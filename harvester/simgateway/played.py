@@ -106,13 +106,13 @@ class Played:
             return face.level1.snapshot()
         return face.book_snapshot(stream) if stream in face.books else []
 
-    def history(self, ask: HistoryAsk) -> History:
-        face = self._faces.get(ask.con_id)
+    def history(self, query: HistoryAsk) -> History:
+        face = self._faces.get(query.con_id)
         if face is None:
             raise MarketRefusal(NO_CONTRACT, "No security definition has been found for the request")
-        end_ns = in_force_at(ask, self.now_ns)
+        end_ns = in_force_at(query, self.now_ns)
         today = face.seconds.series(self._cast.units.per_dollar)
-        return answer(ask, end_ns, self._cast.past, today)
+        return answer(query, end_ns, self._cast.past, today)
 
     def scan(self, scan_code: str, rows: int) -> list[ScanRow]:
         usd = self._cast.units.usd

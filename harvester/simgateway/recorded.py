@@ -92,11 +92,11 @@ def _request(row: Row) -> Request:
     if stream == Stream.SCANNER:
         key = str(params.get("scan_code", ""))
     elif stream == Stream.HISTORY:
-        key = _ask(row["con_id"], params).key
+        key = _history_query(row["con_id"], params).key
     return Request(row["con_id"], stream, row["symbol"] or "", params, key, row["seq"], row["ts_recv"])
 
 
-def _ask(con_id: int, params: Mapping[str, Any]) -> HistoryAsk:
+def _history_query(con_id: int, params: Mapping[str, Any]) -> HistoryAsk:
     duration, bar_size, what = (str(params.get(name, "")) for name in ("duration", "bar_size", "what"))
     return HistoryAsk(con_id, 0, duration, bar_size, what, bool(params.get("rth")))
 
@@ -205,20 +205,20 @@ class Histories:
     def _add(self, request: Request, reply: Reply) -> None:
         self._replies.setdefault((request.con_id, request.key), []).append(reply)
 
-    def answer(self, ask: HistoryAsk) -> History:
+    def answer(self, query: HistoryAsk) -> History:
         """The recorded answer to a request.
 
         Raises:
             MarketRefusal: as recorded, or 162 if no such request was recorded.
         """
-        replies = self._replies.get((ask.con_id, ask.key), [])
-        cut = not replies and ask.rth and not ask.keep_up  # updates are sent as recorded, not filtered
+        replies = self._replies.get((query.con_id, query.key), [])
+        cut = not replies and query.rth and not query.keep_up  # updates are sent as recorded, not filtered
         if cut:
-            replies = self._replies.get((ask.con_id, ask._replace(rth=False).key), [])
-        replies = [reply for reply in replies if reply.duration == ask.duration] or replies
+            replies = self._replies.get((query.con_id, query._replace(rth=False).key), [])
+        replies = [reply for reply in replies if reply.duration == query.duration] or replies
         if not replies:
-            raise self._no_data(ask)
-        slot = (ask.con_id, ask.key, ask.duration)
+            raise self._no_data(query)
+        slot = (query.con_id, query.key, query.duration)
         place = self._given.get(slot, 0)
         self._given[slot] = place + 1
         reply = replies[min(place, len(replies) - 1)]
@@ -227,19 +227,19 @@ class Histories:
             raise MarketRefusal(*reply.refusal)
         if not cut:
             return reply.history
-        bars = [bar for bar in reply.history.bars if _in_session(bar.ts, ask.bar_size)]
+        bars = [bar for bar in reply.history.bars if _in_session(bar.ts, query.bar_size)]
         if not bars:
-            raise self._no_data(ask)
+            raise self._no_data(query)
         return replace(reply.history, bars=bars)
 
-    def _no_data(self, ask: HistoryAsk) -> MarketRefusal:
+    def _no_data(self, query: HistoryAsk) -> MarketRefusal:
         found: dict[str, list[str]] = {}
         for (con_id, key), replies in self._replies.items():
-            if con_id == ask.con_id and any(reply.history for reply in replies):
+            if con_id == query.con_id and any(reply.history for reply in replies):
                 bar_size, what, rth = key.split("|")
                 found.setdefault(rth, []).append(f"{bar_size} {what}")
         recorded = "".join(f"; recorded with useRTH={rth}: {', '.join(bars)}" for rth, bars in found.items())
-        text = f"no {ask.bar_size} {ask.what} bars were recorded with useRTH={int(ask.rth)}{recorded}"
+        text = f"no {query.bar_size} {query.what} bars were recorded with useRTH={int(query.rth)}{recorded}"
         return MarketRefusal(162, f"Historical Market Data Service error message:HMDS query returned no data: {text}")
 
 

@@ -82,17 +82,17 @@ def _account_updates(state: GatewayState, session: Session, request: Plain) -> N
 # ---- contracts and venues ----
 
 
-def _contract(state: GatewayState, session: Session, ask: ContractDetailsAsk) -> None:
-    found = find(state.market, ask.contract)
-    symbol = found[0].symbol if found else ask.contract.symbol
+def _contract(state: GatewayState, session: Session, request: ContractDetailsAsk) -> None:
+    found = find(state.market, request.contract)
+    symbol = found[0].symbol if found else request.contract.symbol
     refused = state.scripted_refusal(session, symbol, Stream.CONTRACT)
     if refused is not None or not found:
-        session.error(ask.req_id, *(refused or NO_DEFINITION))
+        session.error(request.req_id, *(refused or NO_DEFINITION))
         return
     for instrument in found:
-        fields = description(state.market, instrument, ask.req_id, ask.contract.exchange)
+        fields = description(state.market, instrument, request.req_id, request.contract.exchange)
         session.send(fields, instrument.symbol)
-    session.send(answers.end(In.CONTRACT_END, ask.req_id), symbol)
+    session.send(answers.end(In.CONTRACT_END, request.req_id), symbol)
 
 
 def _matching_symbols(state: GatewayState, session: Session, request: Plain) -> None:
@@ -182,15 +182,15 @@ ANSWERS: dict[Out, Callable[..., None]] = {
     Out.MATCHING_SYMBOLS: _matching_symbols,
     Out.MARKET_RULE: _market_rule,
     Out.DEPTH_EXCHANGES: _depth_exchanges,
-    Out.MARKET_DATA: lambda state, session, ask: Feeds(state).market_data(session, ask),
-    Out.DEPTH: lambda state, session, ask: Feeds(state).depth(session, ask),
-    Out.TICK_BY_TICK: lambda state, session, ask: Feeds(state).tick_by_tick(session, ask),
-    Out.REALTIME_BARS: lambda state, session, ask: Feeds(state).realtime_bars(session, ask),
-    Out.HISTORICAL_DATA: lambda state, session, ask: Backfill(state).historical(session, ask),
-    Out.HEAD_TIMESTAMP: lambda state, session, ask: Backfill(state).head_timestamp(session, ask),
+    Out.MARKET_DATA: lambda state, session, request: Feeds(state).market_data(session, request),
+    Out.DEPTH: lambda state, session, request: Feeds(state).depth(session, request),
+    Out.TICK_BY_TICK: lambda state, session, request: Feeds(state).tick_by_tick(session, request),
+    Out.REALTIME_BARS: lambda state, session, request: Feeds(state).realtime_bars(session, request),
+    Out.HISTORICAL_DATA: lambda state, session, request: Backfill(state).historical(session, request),
+    Out.HEAD_TIMESTAMP: lambda state, session, request: Backfill(state).head_timestamp(session, request),
     Out.HISTORICAL_TICKS: _historical_ticks,
-    Out.SCANNER: lambda state, session, ask: Backfill(state).scanner(session, ask),
-    Out.SCANNER_PARAMETERS: lambda state, session, _ask: Backfill(state).parameters(session),
+    Out.SCANNER: lambda state, session, request: Backfill(state).scanner(session, request),
+    Out.SCANNER_PARAMETERS: lambda state, session, _request: Backfill(state).parameters(session),
     Out.CANCEL_MARKET_DATA: _cancels((Stream.L1,), 300, _UNKNOWN_ID),
     Out.CANCEL_DEPTH: _cancel_depth,
     Out.CANCEL_TICK_BY_TICK: _cancels(
