@@ -185,6 +185,6 @@ class CodeChanged(HarvesterError):
 
 
 class DateClosed(HarvesterError):
-    """The date was folded by `hv eod` and closed; recording on it again needs --reopen."""
+    """The date was folded by `hv eod` and closed; recording it again requires --reopen."""
 
     exit_code = 13

@@ -110,7 +110,7 @@ class Backfill:
         self._state.registry.add(sub)
         self._state.on_subscribed()
         if self._state.recorded:
-            sub.reshape = _dated(request, instrument.time_zone)
+            sub.reshape = _with_local_time(request, instrument.time_zone)
             return
 
         self._repeat(sub, _UPDATE_EVERY_S, lambda: self._update(sub, request, instrument, query))
@@ -212,7 +212,7 @@ class Backfill:
         session.send(answers.scanner_parameters(SCANNER_XML.format(types=types)))
 
 
-def _dated(request: HistoryAsked, zone_name: str) -> Callable[[list[str]], Iterable[list[str]]] | None:
+def _with_local_time(request: HistoryAsked, zone_name: str) -> Callable[[list[str]], Iterable[list[str]]] | None:
     """A converter of recorded updates from epoch seconds to local time text, None if the client wants epoch seconds."""
     if request.format_date == 2 or is_daily(request.bar_size):
         return None

@@ -117,12 +117,12 @@ class Pump:
         """Deliver events up to the next timer, then run the timer: at equal times events come first."""
         due = self.timers.next_ts()
         until = until_ns if due is None else min(until_ns, due)
-        self.dispatch(self._market.advance(until, self._state.registry.wanted, _AT_MOST))
+        self.deliver(self._market.advance(until, self._state.registry.wanted, _AT_MOST))
         ahead = self._market.next_ts()
         if due is not None and due <= until_ns and (ahead is None or ahead > due):
             self.timers.run(due)
 
-    def dispatch(self, events: Iterable[MarketEvent]) -> None:
+    def deliver(self, events: Iterable[MarketEvent]) -> None:
         """Deliver events to their subscribers, except to those muted by a fault."""
         subscribers, muted = self._state.registry.subscribers, self._state.muted
         for event in events:

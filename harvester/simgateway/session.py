@@ -1,4 +1,4 @@
-"""One client's connection: handshake, frames in, bytes out. Its host answers the messages."""
+"""One client's connection: handshake, frames in, bytes out. Its owner answers the messages."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _RATE_CODE, _RATE_TEXT = 100, "Max rate of messages per second has been exceeded
 
 
 class Desk(Protocol):
-    """The owner of the sessions."""
+    """What a session needs from its owner."""
 
     settings: GatewaySettings
     elapsed: Callable[[], int]  # time for the limits, ns
@@ -61,22 +61,22 @@ class GarbageError(HarvesterError):
 class Session:
     """A client from accept to close. `send` queues, `flush` writes, `drain` waits for a slow reader."""
 
-    def __init__(self, host: Desk, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._host, self._reader, self._writer = host, reader, writer
-        self.report = host.report
+    def __init__(self, owner: Desk, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._owner, self._reader, self._writer = owner, reader, writer
+        self.report = owner.report
         self.host, self.port = writer.get_extra_info("peername")[:2]
         self.client_id: int | None = None
         self.offline = self.closing = self.may_be_muted = False
         self.silent_until = 0
         self.split_max = self.coalesce_bytes = 0
         self.one_per_packet = False
-        self._random = random.Random(f"{host.settings.seed} {host.report.requests.total()}")  # noqa: S311 - splits packets
+        self._random = random.Random(f"{owner.settings.seed} {owner.report.requests.total()}")  # noqa: S311 - splits packets
         self._out: list[bytes] = []
         self.queue = self._out.append  # appends one framed message that has been counted
         self.sent_bytes = self.sent_messages = 0
-        self._rate = Window(host.settings.limits.messages_per_s, 1.0, host.elapsed)
-        self._violation_seconds, self._violations = Window(1, 1.0, host.elapsed), 0
-        self._lockstep = host.clock if isinstance(host.clock, LockstepClock) else None
+        self._rate = Window(owner.settings.limits.messages_per_s, 1.0, owner.elapsed)
+        self._violation_seconds, self._violations = Window(1, 1.0, owner.elapsed), 0
+        self._lockstep = owner.clock if isinstance(owner.clock, LockstepClock) else None
         writer.transport.set_write_buffer_limits(high=_HIGH_WATER)
 
     # ---- out ----
@@ -84,7 +84,7 @@ class Session:
     @property
     def muted(self) -> bool:
         """Whether a fault mutes this client: connection to IB lost, or silence."""
-        return self.offline or self.silent_until > self._host.clock.now()
+        return self.offline or self.silent_until > self._owner.clock.now()
 
     def send(self, fields: Sequence[str], symbol: str = "") -> None:
         """Queue one message and count it."""
@@ -145,16 +145,16 @@ class Session:
         """Serve the client until either side closes."""
         why = ""
         try:
-            await asyncio.wait_for(self._handshake(), self._host.settings.handshake_s)
+            await asyncio.wait_for(self._handshake(), self._owner.settings.handshake_s)
             await self._messages()
         except (BadFrame, BadRequest, GarbageError) as error:
             why = str(error)
         except TimeoutError:
-            why = f"no handshake within {self._host.settings.handshake_s:g} s"
+            why = f"no handshake within {self._owner.settings.handshake_s:g} s"
         except (ConnectionError, asyncio.IncompleteReadError):
             pass
         finally:
-            self._host.remove(self)
+            self._owner.remove(self)
             self.close(why)
             if self.client_id is not None:  # only clients that were logged as connected
                 logger.info("client disconnected", client_id=self.client_id, peer=f"{self.host}:{self.port}")
@@ -173,16 +173,16 @@ class Session:
         if not 0 < size <= _HANDSHAKE_MAX:
             raise GarbageError(f"a version range of {size} bytes is invalid; the limit is {_HANDSHAKE_MAX}")
         offer = VersionRange.parse(await self._reader.readexactly(size))
-        version = min(offer.high, self._host.settings.server_version)
+        version = min(offer.high, self._owner.settings.server_version)
         if version < max(offer.low, SERVER_VERSION_MIN):
             raise GarbageError(f"the client supports v{offer.low}..{offer.high}, this gateway up to {version}")
-        hello = frame(answers.handshake(version, self._host.connection_time()))
+        hello = frame(answers.handshake(version, self._owner.connection_time()))
         self.queue(hello)
         self.flush(force=True)
         self._count_received(len(head) + 4 + size)
 
     async def _messages(self) -> None:
-        deframer = Deframer(self._host.settings.limits.frame_bytes_max)
+        deframer = Deframer(self._owner.settings.limits.frame_bytes_max)
         while not self.closing:
             data = await self._reader.read(_READ_BYTES)
             if not data:
@@ -208,13 +208,13 @@ class Session:
             raise GarbageError(f"message {fields[0]} contains invalid UTF-8")
         if self.closing or not self._check_rate():
             return
-        self._host.handle(self, fields)
+        self._owner.handle(self, fields)
 
     def _check_rate(self) -> bool:
         """IB's rule: a message over the limit gets error 100; in the third such second the connection is closed."""
         if self._rate.take():
             return True
-        limits = self._host.settings.limits
+        limits = self._owner.settings.limits
         self._violations += self._violation_seconds.take()
         rate = (limits.messages_per_s, limits.messages_per_s + 1, self._violations)
         self.error(-1, _RATE_CODE, _RATE_TEXT.format(*rate))
