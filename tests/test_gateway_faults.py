@@ -11,7 +11,7 @@ from harvester.errors import BadSetting
 from harvester.simgateway.faults import ACTIONS, TEXTS, Script
 from harvester.simgateway.limits import Limits
 from harvester.simgateway.mischief import IMPOSSIBLE
-from harvester.simgateway.times import market_time, stamp
+from harvester.simgateway.times import ib_time, market_time
 
 OPEN = 1_752_759_000 * 10**9  # 2025-07-17 09:30 in New York
 
@@ -72,7 +72,7 @@ def test_missing_file(tmp_path):
 def test_times():
     """A time of day is New York's, on both sides of a change to daylight saving."""
     for day, utc in ((1_741_356_000, "14:30"), (1_741_615_200, "13:30")):  # 2025-03-07, 2025-03-10
-        assert stamp(market_time("9:30", day * 10**9), "UTC").split()[1] == f"{utc}:00"
+        assert ib_time(market_time("9:30", day * 10**9), "UTC").split()[1] == f"{utc}:00"
 
 
 def troubled(script, story, rate=2000, client=None, **settings):

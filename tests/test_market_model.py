@@ -16,7 +16,7 @@ from harvester.simgateway import model as model_module
 from harvester.simgateway import orderflow as flow
 from harvester.simgateway.market import HistoryAsk, MarketRefusal, drain
 from harvester.simgateway.model import ModelSettings, open_model
-from harvester.simgateway.past import mixed
+from harvester.simgateway.past import mixed_seed
 from harvester.simgateway.rows import What
 from harvester.simgateway.sources import open_market
 
@@ -341,7 +341,7 @@ def test_bytes_of_the_generator_are_those_of_splitmix64():
     """The compiled generator and the plain one give the same numbers; the first of seed 0 is the published one."""
     from harvester.simgateway.past import Draws
 
-    rng, plain = np.array([mixed(5, "X")], np.uint64), Draws(mixed(5, "X"))
+    rng, plain = np.array([mixed_seed(5, "X")], np.uint64), Draws(mixed_seed(5, "X"))
     assert [int(flow.below(rng, 1000)) for _ in range(500)] == [plain.below(1000) for _ in range(500)]
     assert int(flow.draw(np.zeros(1, np.uint64))) == 0xE220A8397B1DCDAF >> 33
 

@@ -10,7 +10,7 @@ from harvester.simgateway.feeds import DUPLICATE_ID, Feeds
 from harvester.simgateway.market import Bar, History, HistoryAsk, MarketRefusal
 from harvester.simgateway.scanner import SCAN_CODES
 from harvester.simgateway.subscriptions import Subscription
-from harvester.simgateway.times import day, parse_end, stamp
+from harvester.simgateway.times import ib_date, ib_time, parse_end_time
 from harvester.wire import answers
 
 if TYPE_CHECKING:
@@ -46,10 +46,10 @@ def is_daily(bar_size: str) -> bool:
 def bar_time(bar: Bar, request: HistoryAsked, zone_name: str) -> str:
     """A bar's time in the requested format; a recorded text is kept if it has that format."""
     if is_daily(request.bar_size):
-        return bar.text or day(bar.ts, zone_name)
+        return bar.text or ib_date(bar.ts, zone_name)
     if request.format_date == 2:
         return bar.text if bar.text.isdigit() else str(bar.ts // SECOND_NS)
-    return bar.text if bar.text and not bar.text.isdigit() else stamp(bar.ts, zone_name)
+    return bar.text if bar.text and not bar.text.isdigit() else ib_time(bar.ts, zone_name)
 
 
 def bar_values(bar: Bar, request: HistoryAsked, zone_name: str) -> list[answers.Number]:
@@ -91,7 +91,7 @@ class Backfill:
     def _query(self, request: HistoryAsked, instrument: Instrument) -> HistoryAsk:
         if request.format_date not in {1, 2}:
             raise ValueError(f"formatDate {request.format_date} is neither 1 nor 2")
-        end_ns = parse_end(request.end, instrument.time_zone)
+        end_ns = parse_end_time(request.end, instrument.time_zone)
         if request.keep_up_to_date and end_ns:
             raise ValueError("keepUpToDate needs an empty end date")
         what = (request.duration, request.bar_size, request.what, request.rth, request.keep_up_to_date)
@@ -99,10 +99,10 @@ class Backfill:
 
     def _answer(self, request: HistoryAsked, instrument: Instrument, found: History) -> list[str]:
         zone_name = instrument.time_zone
-        end_ns = parse_end(request.end, zone_name) or self._state.clock.now()
-        first = found.first or stamp(found.bars[0].ts if found.bars else end_ns, zone_name)
+        end_ns = parse_end_time(request.end, zone_name) or self._state.clock.now()
+        first = found.first or ib_time(found.bars[0].ts if found.bars else end_ns, zone_name)
         rows = [bar_values(bar, request, zone_name) for bar in found.bars]
-        return answers.historical_data(request.req_id, first, found.last or stamp(end_ns, zone_name), rows)
+        return answers.historical_data(request.req_id, first, found.last or ib_time(end_ns, zone_name), rows)
 
     def _keep_updated(self, session: Session, request: HistoryAsked, instrument: Instrument, query: HistoryAsk) -> None:
         stream = Stream.HISTORY
@@ -142,7 +142,7 @@ class Backfill:
         if instrument is None:
             return
         start = self._state.market.start_ns
-        text = str(start // SECOND_NS) if request.format_date == 2 else stamp(start, "UTC")[:17].replace(" ", "-")
+        text = str(start // SECOND_NS) if request.format_date == 2 else ib_time(start, "UTC")[:17].replace(" ", "-")
         session.send(answers.head_timestamp(request.req_id, text), instrument.symbol)
 
     # ---- scanner ----
@@ -219,7 +219,7 @@ def _with_local_time(request: HistoryAsked, zone_name: str) -> Callable[[list[st
 
     def reshape(fields: list[str]) -> Iterable[list[str]]:
         if fields[3].isdigit() and len(fields[3]) > 8:
-            fields = [*fields[:3], stamp(int(fields[3]) * SECOND_NS, zone_name), *fields[4:]]
+            fields = [*fields[:3], ib_time(int(fields[3]) * SECOND_NS, zone_name), *fields[4:]]
         return (fields,)
 
     return reshape

@@ -37,12 +37,12 @@ _PLACES: tuple[dict[int, str], ...] = (
 _NOT_REPORTED = sum(1 << bit for bit in (1, 2, 3, 9, 11, 14, 18, 20, 25, 31))
 
 
-def text_of(bits: int) -> str:
+def condition_text(bits: int) -> str:
     """IB's text of a condition bit set; several letters at one position are concatenated."""
     places = ["".join(letter for bit, letter in place.items() if bits >> bit & 1) or " " for place in _PLACES]
     return "".join(places).rstrip()
 
 
-def attribs_of(bits: int) -> int:
+def condition_attribs(bits: int) -> int:
     """Attribute bits of a print: unreported if a condition excludes it from price formation."""
     return UNREPORTED if bits & _NOT_REPORTED else 0

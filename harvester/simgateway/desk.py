@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from harvester.simgateway.limits import Refusal
 from harvester.simgateway.replies import ANSWERS
-from harvester.simgateway.times import stamp
+from harvester.simgateway.times import ib_time
 from harvester.wire.ids import ORDER_MESSAGES, Out
 from harvester.wire.outgoing import BadRequest, parse
 
@@ -28,7 +28,7 @@ class Desk:
 
     def connection_time(self) -> str:
         """Market time in the format of the handshake."""
-        return stamp(self.clock.wall(), ZONE)
+        return ib_time(self.clock.wall(), ZONE)
 
     def handle(self, session: Session, fields: list[str]) -> None:
         """Answer one message; an unknown id or layout gets error 321."""

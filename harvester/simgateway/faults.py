@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 
 from harvester.errors import BadSetting
 from harvester.events.kinds import Stream
-from harvester.simgateway.times import market_time, seconds
+from harvester.simgateway.times import market_time, parse_seconds
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -177,7 +177,7 @@ def _check_args(fault: Fault) -> None:
         if len(fault.args) == 1 and int(first) not in TEXTS and int(first) != 0:
             raise ValueError(f"code {first} has no default text; add one after it")
     elif fault.action in {"closed", "silence"}:
-        seconds(first)
+        parse_seconds(first)
     elif fault.action in {"split", "coalesce"}:
         _number(first, "a count")
     elif fault.action == "tick":

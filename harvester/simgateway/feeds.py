@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from harvester.clock import SECOND_NS
 from harvester.events.kinds import Stream
 from harvester.simgateway.limits import Refusal, line_refusal
-from harvester.simgateway.lookup import NO_DEFINITION, exchange_name, find_one
+from harvester.simgateway.lookup import NO_DEFINITION, exchange_name, find_contract
 from harvester.simgateway.subscriptions import LINE_KIND, Subscription
 from harvester.simgateway.times import open_spans
 from harvester.wire import answers
@@ -47,12 +47,12 @@ class Feeds:
 
     # ---- common to all requests ----
 
-    def instrument(self, session: Session, req_id: int, request: ContractAsk, stream: Stream) -> Instrument | None:
+    def instrument(self, session: Session, req_id: int, spec: ContractAsk, stream: Stream) -> Instrument | None:
         """The instrument of a request, or None after sending an error: 322, 200, or one of the fault script."""
         if self._state.registry.get(session, req_id):
             session.error(req_id, *DUPLICATE_ID)
             return None
-        found = find_one(self._state.market, request)
+        found = find_contract(self._state.market, spec)
         if found is None:
             session.error(req_id, *NO_DEFINITION)
             return None

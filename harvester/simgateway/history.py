@@ -53,12 +53,12 @@ class Past(Protocol):
         ...
 
 
-def in_force_at(query: HistoryAsk, now_ns: int) -> int:
+def answer_end(query: HistoryAsk, now_ns: int) -> int:
     """Exclusive end of an answer: the requested end, at most the current market time."""
     return min(query.end_ns, now_ns + 1) if query.end_ns else now_ns + 1
 
 
-def start_of(duration: str, end_ns: int) -> int:
+def duration_start(duration: str, end_ns: int) -> int:
     """Start of a duration that ends at `end_ns`: `S` seconds, `D` trading days, `W` weeks, `M` months, `Y` years.
 
     Raises:
@@ -105,7 +105,7 @@ def answer(query: HistoryAsk, end_ns: int, past: Past, today: Series) -> History
     if query.bar_size not in SECONDS_OF and query.bar_size not in _PERIOD_OF:
         legal = ", ".join((*SECONDS_OF, "1 day", "1 week", "1 month"))
         raise MarketRefusal(BAD_REQUEST, f"Historical data bar size setting is invalid. Legal ones are: {legal}")
-    start_ns = start_of(query.duration, end_ns)
+    start_ns = duration_start(query.duration, end_ns)
     if query.what not in {"TRADES", "ADJUSTED_LAST"}:
         raise MarketRefusal(
             NO_DATA, f"Historical Market Data Service error message:No historical data for {query.what}"
@@ -113,7 +113,7 @@ def answer(query: HistoryAsk, end_ns: int, past: Past, today: Series) -> History
     bars = _bars(query, start_ns, end_ns, past, today)
     if not bars and query.duration.endswith("D"):
         # Before the first trade of a day, IB counts the requested days from the day before.
-        bars = _bars(query, start_of(f"{int(query.duration[:-2]) + 1} D", end_ns), end_ns, past, today)
+        bars = _bars(query, duration_start(f"{int(query.duration[:-2]) + 1} D", end_ns), end_ns, past, today)
     if not bars:
         raise MarketRefusal(NO_DATA, "Historical Market Data Service error message:HMDS query returned no data")
     return History(bars)

@@ -39,7 +39,7 @@ def _matches(spec: ContractAsk, instrument: Instrument) -> bool:
     return all(not given or given in allowed for given, allowed in wanted)
 
 
-def find(market: Market, spec: ContractAsk) -> list[Instrument]:
+def find_contracts(market: Market, spec: ContractAsk) -> list[Instrument]:
     """The instruments that match: by con_id if given, else by all other given fields."""
     if spec.con_id:
         return [i for i in market.instruments if i.con_id == spec.con_id]
@@ -48,13 +48,13 @@ def find(market: Market, spec: ContractAsk) -> list[Instrument]:
     return [i for i in market.instruments if _matches(spec, i)]
 
 
-def find_one(market: Market, spec: ContractAsk) -> Instrument | None:
+def find_contract(market: Market, spec: ContractAsk) -> Instrument | None:
     """The instrument of a data request; None if none or several match."""
-    found = find(market, spec)
+    found = find_contracts(market, spec)
     return found[0] if len(found) == 1 else None
 
 
-def description(market: Market, instrument: Instrument, req_id: int, exchange: str) -> list[str]:
+def contract_details(market: Market, instrument: Instrument, req_id: int, exchange: str) -> list[str]:
     """Message 10: as recorded if the source has the text, else built from the instrument.
 
     Its exchange is the requested one if the instrument trades there, as with IB.

@@ -13,7 +13,7 @@ from harvester.events.kinds import Stream
 from harvester.simgateway.faults import TEXTS, Fault
 from harvester.simgateway.limits import Refusal
 from harvester.simgateway.market import DEPTH_STREAMS
-from harvester.simgateway.times import seconds
+from harvester.simgateway.times import parse_seconds
 from harvester.wire import answers
 from harvester.wire.framing import frame_bytes
 from harvester.wire.ids import UNSET_DOUBLE, UNSET_INT
@@ -74,7 +74,7 @@ class Mischief:
     def do(self, fault: Fault) -> int:
         """Carry out one fault now; returns the number of affected clients or subscriptions."""
         if fault.action == "closed":
-            self._close_port(seconds(fault.args[0]))
+            self._close_port(parse_seconds(fault.args[0]))
             return 1
         if fault.action == "refuse":
             return self._refuse(fault)
@@ -126,7 +126,7 @@ class Mischief:
 
     def _silence(self, fault: Fault, session: Session) -> None:
         session.may_be_muted = True
-        session.silent_until = self._state.clock.now() + int(seconds(fault.args[0]) * SECOND_NS)
+        session.silent_until = self._state.clock.now() + int(parse_seconds(fault.args[0]) * SECOND_NS)
 
     def _split(self, fault: Fault, session: Session) -> None:
         session.split_max = int(fault.args[0])
@@ -177,7 +177,7 @@ class Mischief:
 
     def _silence_sub(self, fault: Fault, sub: Subscription) -> None:
         sub.session.may_be_muted = True
-        sub.silent_until = self._state.clock.now() + int(seconds(fault.args[0]) * SECOND_NS)
+        sub.silent_until = self._state.clock.now() + int(parse_seconds(fault.args[0]) * SECOND_NS)
 
     def _message_sub(self, fault: Fault, sub: Subscription) -> None:
         sub.session.send([arg.replace("{req}", str(sub.req_id)) for arg in fault.args], sub.symbol)

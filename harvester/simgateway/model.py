@@ -21,7 +21,7 @@ from harvester.errors import BadSetting
 from harvester.simgateway import orderflow as flow
 from harvester.simgateway.hours import hours_text
 from harvester.simgateway.market import Instrument
-from harvester.simgateway.past import ModelPast, mixed
+from harvester.simgateway.past import ModelPast, mixed_seed
 from harvester.simgateway.played import Cast, Played
 from harvester.simgateway.rows import Row, Units, What
 from harvester.simgateway.seconds import MINUTE_NS
@@ -199,7 +199,7 @@ class _Flow:
             min(max(price // 100, 4), 64),
         )
         self._book = np.zeros((2, target + 40, 3), dtype=np.int64)
-        self._rng = np.array([mixed(settings.seed, symbol)], dtype=np.uint64)
+        self._rng = np.array([mixed_seed(settings.seed, symbol)], dtype=np.uint64)
         self._means, self._table = means, flow.exponential_table()
         self._pending = np.zeros(1, dtype=np.int64)
         self._out = np.zeros((_WINDOW_ROWS + 2 * flow.OUT_SPARE, flow.OUT_COLUMNS), dtype=np.int64)

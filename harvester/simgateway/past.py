@@ -21,7 +21,7 @@ _DAYS_KEPT = 2600
 _DAYS_CACHED = 4096
 
 
-def mixed(*parts: int | str) -> int:
+def mixed_seed(*parts: int | str) -> int:
     """A 64-bit seed from numbers and names: SplitMix64's finalizer over each in turn."""
     state = 0x243F6A8885A308D3
     for part in parts:
@@ -63,7 +63,7 @@ class ModelPast:
     def opening(self, con_id: int) -> int:
         """First price of the modelled day, cents: a gap of up to 2 % from the prior close."""
         close = self.prior_close(con_id)
-        return max(200, close + close * Draws(mixed(self._seed, con_id, "gap")).bell(200) // 10_000)
+        return max(200, close + close * Draws(mixed_seed(self._seed, con_id, "gap")).bell(200) // 10_000)
 
     def prior_close(self, con_id: int) -> int:
         """Close of the session before the modelled day, cents."""
@@ -74,9 +74,9 @@ class ModelPast:
         closes = self._closes[con_id]
         if not closes:
             price = self._prices[con_id]
-            closes.append(max(200, price + price * Draws(mixed(self._seed, con_id)).bell(300) // 10_000))
+            closes.append(max(200, price + price * Draws(mixed_seed(self._seed, con_id)).bell(300) // 10_000))
         while len(closes) <= back:
-            move = Draws(mixed(self._seed, con_id, len(closes))).bell(500)
+            move = Draws(mixed_seed(self._seed, con_id, len(closes))).bell(500)
             closes.append(max(200, closes[-1] - closes[-1] * move // 10_000))
         return closes[back]
 
@@ -105,7 +105,7 @@ class ModelPast:
         day = self._days[back]
         hours = session(day)
         assert hours is not None, f"{day} is not a session"
-        draws = Draws(mixed(self._seed, con_id, day.toordinal()))
+        draws = Draws(mixed_seed(self._seed, con_id, day.toordinal()))
         close, before = self._close(con_id, back), self._close(con_id, back + 1)
         price = max(200, before + (close - before) * draws.below(60) // 100)
         count = (hours.close_ns - hours.open_ns) // MINUTE_NS

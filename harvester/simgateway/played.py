@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from harvester.events.kinds import Stream
-from harvester.simgateway.history import answer, in_force_at
+from harvester.simgateway.history import answer, answer_end
 from harvester.simgateway.level1 import Level1
 from harvester.simgateway.market import History, HistoryAsk, Instrument, MarketEvent, MarketRefusal, ScanRow
 from harvester.simgateway.render import Face, Renderer
@@ -110,7 +110,7 @@ class Played:
         face = self._faces.get(query.con_id)
         if face is None:
             raise MarketRefusal(NO_CONTRACT, "No security definition has been found for the request")
-        end_ns = in_force_at(query, self.now_ns)
+        end_ns = answer_end(query, self.now_ns)
         today = face.seconds.series(self._cast.units.per_dollar)
         return answer(query, end_ns, self._cast.past, today)
 

@@ -15,7 +15,7 @@ from harvester.simgateway.backfill import Backfill
 from harvester.simgateway.faults import TEXTS
 from harvester.simgateway.feeds import Feeds
 from harvester.simgateway.limits import Refusal
-from harvester.simgateway.lookup import NO_DEFINITION, description, find
+from harvester.simgateway.lookup import NO_DEFINITION, contract_details, find_contracts
 from harvester.simgateway.market import DEPTH_STREAMS
 from harvester.wire import answers
 from harvester.wire.ids import UNSET_INT, In, Out
@@ -83,14 +83,14 @@ def _account_updates(state: GatewayState, session: Session, request: Plain) -> N
 
 
 def _contract(state: GatewayState, session: Session, request: ContractDetailsAsk) -> None:
-    found = find(state.market, request.contract)
+    found = find_contracts(state.market, request.contract)
     symbol = found[0].symbol if found else request.contract.symbol
     refused = state.scripted_refusal(session, symbol, Stream.CONTRACT)
     if refused is not None or not found:
         session.error(request.req_id, *(refused or NO_DEFINITION))
         return
     for instrument in found:
-        fields = description(state.market, instrument, request.req_id, request.contract.exchange)
+        fields = contract_details(state.market, instrument, request.req_id, request.contract.exchange)
         session.send(fields, instrument.symbol)
     session.send(answers.end(In.CONTRACT_END, request.req_id), symbol)
 

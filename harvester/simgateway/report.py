@@ -155,7 +155,7 @@ class Report:
 
     def count(self, fields: Sequence[str], symbol: str) -> None:
         """Count one message."""
-        layout = layout_of(fields)
+        layout = layout_key(fields)
         if layout == "17":
             self._bars(fields, symbol)
         elif layout == "20":
@@ -209,7 +209,7 @@ class Report:
         }
 
 
-def layout_of(fields: Sequence[str]) -> str:
+def layout_key(fields: Sequence[str]) -> str:
     """Layout key of a message: its id, for tick-by-tick data with the stream."""
     return f"99/{fields[2]}" if fields[0] == "99" and len(fields) > 2 else fields[0]
 

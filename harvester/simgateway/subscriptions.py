@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from harvester.events.kinds import Stream
-from harvester.simgateway.report import layout_of
+from harvester.simgateway.report import layout_key
 from harvester.wire.ids import GENERIC_OF_FIELD, REQ_ID_INDEX
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ class Subscription:
                 self.session.send(fields, self.symbol)
                 continue
             fields[at] = self._req_text
-            layout = msg if msg != "99" else layout_of(fields)
+            layout = msg if msg != "99" else layout_key(fields)
             tally = self._tallies.get(layout)
             if tally is None or msg in {"4", "17", "20"}:
                 self._send_uncached(layout, fields)

@@ -24,7 +24,7 @@ import numpy as np
 from harvester.calendar import day_bounds, session, trading_date
 from harvester.clock import SECOND_NS
 from harvester.errors import BadSetting
-from harvester.simgateway.conditions import EXCHANGE_OF_LETTER, attribs_of, text_of
+from harvester.simgateway.conditions import EXCHANGE_OF_LETTER, condition_attribs, condition_text
 from harvester.simgateway.hours import hours_text
 from harvester.simgateway.market import Instrument
 from harvester.simgateway.played import Cast, Played
@@ -249,7 +249,7 @@ def _trades(folder: Folder, instrument: int, place: int) -> Iterator[Ordered]:
         for n, ts, price, size, exchange, condition, suspicious in part.iter_rows():
             if condition not in known:
                 bits = int(condition or "0", 16)
-                known[condition] = attribs_of(bits), text_of(bits)
+                known[condition] = condition_attribs(bits), condition_text(bits)
             attribs, text = known[condition]
             attribs |= PAST_LIMIT if suspicious else 0
             name = EXCHANGE_OF_LETTER.get(exchange, exchange)

@@ -12,7 +12,7 @@ from harvester.clock import SECOND_NS
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
-def zone(name: str) -> ZoneInfo:
+def ib_zone(name: str) -> ZoneInfo:
     """A time zone by IB's name; an unknown name gives New York, the zone of US contracts."""
     try:
         return ZoneInfo(name)
@@ -20,22 +20,22 @@ def zone(name: str) -> ZoneInfo:
         return ZoneInfo(NEW_YORK)
 
 
-def local(ns: int, zone_name: str) -> datetime:
+def local_time(ns: int, zone_name: str) -> datetime:
     """Whole seconds of `ns` (UTC) as local time."""
-    return (_EPOCH + timedelta(seconds=ns // SECOND_NS)).astimezone(zone(zone_name))
+    return (_EPOCH + timedelta(seconds=ns // SECOND_NS)).astimezone(ib_zone(zone_name))
 
 
-def stamp(ns: int, zone_name: str) -> str:
+def ib_time(ns: int, zone_name: str) -> str:
     """`20250717 09:30:00 US/Eastern`."""
-    return f"{local(ns, zone_name):%Y%m%d %H:%M:%S} {zone_name}"
+    return f"{local_time(ns, zone_name):%Y%m%d %H:%M:%S} {zone_name}"
 
 
-def day(ns: int, zone_name: str) -> str:
+def ib_date(ns: int, zone_name: str) -> str:
     """`20250717`, the local date."""
-    return f"{local(ns, zone_name):%Y%m%d}"
+    return f"{local_time(ns, zone_name):%Y%m%d}"
 
 
-def parse_end(text: str, zone_name: str) -> int:
+def parse_end_time(text: str, zone_name: str) -> int:
     """The end of a historical request in ns UTC; 0 for empty text (= now).
 
     `yyyymmdd HH:mm:ss [zone]` is in its zone, by default the contract's; `yyyymmdd-HH:mm:ss` is UTC.
@@ -57,7 +57,7 @@ def parse_end(text: str, zone_name: str) -> int:
     return int(naive.replace(tzinfo=there).timestamp()) * SECOND_NS
 
 
-def seconds(text: str) -> float:
+def parse_seconds(text: str) -> float:
     """Seconds of `90`, `1.5`, `1:30`, `2:00:00`.
 
     Raises:
@@ -78,12 +78,12 @@ def market_time(text: str, start_ns: int) -> int:
         ValueError: another form, or an ISO time without a zone.
     """
     if text.startswith("+"):
-        return start_ns + int(seconds(text[1:]) * SECOND_NS)
+        return start_ns + int(parse_seconds(text[1:]) * SECOND_NS)
     if re.fullmatch(r"\d{1,2}:\d{2}(:\d{2}(\.\d+)?)?", text):
         hours, minutes, *rest = text.split(":")
         if int(hours) > 23 or int(minutes) > 59 or (rest and float(rest[0]) >= 60):
             raise ValueError(f"{text!r} is not a time of day")
-        midnight = local(start_ns, NEW_YORK).replace(hour=int(hours), minute=int(minutes), second=0, microsecond=0)
+        midnight = local_time(start_ns, NEW_YORK).replace(hour=int(hours), minute=int(minutes), second=0, microsecond=0)
         return int(midnight.timestamp()) * SECOND_NS + int(float(rest[0]) * SECOND_NS if rest else 0)
     instant = datetime.fromisoformat(text)
     if instant.tzinfo is None:
@@ -98,6 +98,6 @@ def open_spans(hours: str, zone_name: str) -> list[tuple[int, int]]:
         found = re.fullmatch(r"(\d{8}):(\d{4})-(\d{8}):(\d{4})", part.strip())
         if found:
             ends = (f"{found[1]}{found[2]}", f"{found[3]}{found[4]}")
-            start, end = (datetime.strptime(end, "%Y%m%d%H%M").replace(tzinfo=zone(zone_name)) for end in ends)
+            start, end = (datetime.strptime(end, "%Y%m%d%H%M").replace(tzinfo=ib_zone(zone_name)) for end in ends)
             spans.append((int(start.timestamp()) * SECOND_NS, int(end.timestamp()) * SECOND_NS))
     return spans
