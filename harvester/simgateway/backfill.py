@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from harvester.clock import SECOND_NS
 from harvester.events.kinds import Stream
 from harvester.simgateway.feeds import DUPLICATE_ID, Feeds
 from harvester.simgateway.market import Bar, History, HistoryAsk, MarketRefusal
 from harvester.simgateway.scanner import SCAN_CODES
 from harvester.simgateway.subscriptions import Subscription
 from harvester.simgateway.times import ib_date, ib_time, parse_end_time
+from harvester.units import SECOND_NS
 from harvester.wire import answers
 
 if TYPE_CHECKING:

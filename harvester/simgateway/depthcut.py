@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from harvester.events import codes
 from harvester.events.kinds import Operation
 from harvester.wire.ids import In
 
 # Indexes of position, operation, side, price and size in a depth message.
 _PLACES = {str(int(In.DEPTH)): (3, 4, 5, 6, 7), str(int(In.DEPTH_L2)): (3, 5, 6, 7, 8)}
 _INSERT, _DELETE = int(Operation.INSERT), int(Operation.DELETE)
-_ERROR, _RESET = str(int(In.ERROR)), "317"
+_ERROR, _RESET = str(int(In.ERROR)), str(codes.DEPTH_RESET)
 
 
 class DepthCut:

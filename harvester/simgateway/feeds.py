@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from harvester.clock import SECOND_NS
 from harvester.events.kinds import Stream
 from harvester.simgateway.limits import Refusal, line_refusal
 from harvester.simgateway.lookup import NO_DEFINITION, exchange_name, find_contract
 from harvester.simgateway.subscriptions import LINE_KIND, Subscription
 from harvester.simgateway.times import open_spans
+from harvester.units import SECOND_NS
 from harvester.wire import answers
 from harvester.wire.ids import In
 

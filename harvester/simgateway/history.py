@@ -17,14 +17,14 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from harvester.calendar import Session, day_bounds, session, sessions_before, trading_date
-from harvester.clock import SECOND_NS
+from harvester.events.codes import BAD_REQUEST, HISTORY_ERROR
 from harvester.simgateway.market import Bar, History, HistoryAsk, MarketRefusal
-from harvester.simgateway.seconds import MINUTE_NS, Series
+from harvester.simgateway.seconds import Series
+from harvester.units import MINUTE_NS, SECOND_NS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-BAD_REQUEST, NO_DATA = 321, 162
 
 SECONDS_OF: dict[str, int] = {
     **{f"{n} secs": n for n in (1, 5, 10, 15, 30)},
@@ -87,7 +87,7 @@ def duration_start(duration: str, end_ns: int) -> int:
 def _months_before(day: date, months: int) -> date:
     year, month = divmod(day.year * 12 + day.month - 1 - months, 12)
     if year < 2000:
-        raise MarketRefusal(NO_DATA, "Historical Market Data Service error message:HMDS query returned no data")
+        raise MarketRefusal(HISTORY_ERROR, "Historical Market Data Service error message:HMDS query returned no data")
     for last in (day.day, 30, 29, 28):
         try:
             return date(year, month + 1, min(last, day.day))
@@ -108,14 +108,14 @@ def answer(query: HistoryAsk, end_ns: int, past: Past, today: Series) -> History
     start_ns = duration_start(query.duration, end_ns)
     if query.what not in {"TRADES", "ADJUSTED_LAST"}:
         raise MarketRefusal(
-            NO_DATA, f"Historical Market Data Service error message:No historical data for {query.what}"
+            HISTORY_ERROR, f"Historical Market Data Service error message:No historical data for {query.what}"
         )
     bars = _bars(query, start_ns, end_ns, past, today)
     if not bars and query.duration.endswith("D"):
         # Before the first trade of a day, IB counts the requested days from the day before.
         bars = _bars(query, duration_start(f"{int(query.duration[:-2]) + 1} D", end_ns), end_ns, past, today)
     if not bars:
-        raise MarketRefusal(NO_DATA, "Historical Market Data Service error message:HMDS query returned no data")
+        raise MarketRefusal(HISTORY_ERROR, "Historical Market Data Service error message:HMDS query returned no data")
     return History(bars)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, date, datetime, timedelta
 
 from harvester.calendar import NEW_YORK, session, zone
-from harvester.clock import SECOND_NS
+from harvester.units import SECOND_NS
 
 _DAYS = 5
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from harvester.clock import SECOND_NS
+from harvester.units import SECOND_NS
 from harvester.wire.answers import number
 
 if TYPE_CHECKING:

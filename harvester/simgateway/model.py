@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from harvester.calendar import session
-from harvester.clock import SECOND_NS
 from harvester.errors import BadSetting
 from harvester.simgateway import orderflow as flow
 from harvester.simgateway.hours import hours_text
@@ -24,7 +23,7 @@ from harvester.simgateway.market import Instrument
 from harvester.simgateway.past import ModelPast, mixed_seed
 from harvester.simgateway.played import Cast, Played
 from harvester.simgateway.rows import Row, Units, What
-from harvester.simgateway.seconds import MINUTE_NS
+from harvester.units import MINUTE_NS, SECOND_NS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

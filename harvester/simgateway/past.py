@@ -14,7 +14,8 @@ from functools import lru_cache
 import numpy as np
 
 from harvester.calendar import session, sessions_before, trading_date
-from harvester.simgateway.seconds import MINUTE_NS, Series
+from harvester.simgateway.seconds import Series
+from harvester.units import MINUTE_NS
 
 _MASK = (1 << 64) - 1
 _DAYS_KEPT = 2600

@@ -10,11 +10,11 @@ import msgspec
 import polars as pl
 
 from harvester.calendar import session, trading_date
-from harvester.clock import SECOND_NS
 from harvester.errors import BadSetting
 from harvester.events.kinds import Action, Kind, Stream
 from harvester.simgateway.history import SECONDS_OF
 from harvester.simgateway.market import DEPTH_STREAMS, Bar, History, HistoryAsk, Instrument, MarketRefusal
+from harvester.units import SECOND_NS
 from harvester.wire.answers import contract_place
 from harvester.wire.ids import REQ_ID_INDEX, In
 from harvester.wire.rare import END_SEPARATOR

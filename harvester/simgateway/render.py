@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from harvester.clock import SECOND_NS
 from harvester.events.kinds import Operation, Side, Stream
 from harvester.simgateway.market import Instrument, MarketEvent
 from harvester.simgateway.rows import Row, Texts, Units, What
 from harvester.simgateway.seconds import Seconds
+from harvester.units import SECOND_NS
 from harvester.wire.answers import number
 
 if TYPE_CHECKING:

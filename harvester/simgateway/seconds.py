@@ -7,9 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from harvester.clock import SECOND_NS
-
-MINUTE_NS = 60 * SECOND_NS
+from harvester.units import SECOND_NS
 
 
 class Series(NamedTuple):

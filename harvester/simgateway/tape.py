@@ -22,15 +22,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from harvester.calendar import day_bounds, session, trading_date
-from harvester.clock import SECOND_NS
 from harvester.errors import BadSetting
 from harvester.simgateway.conditions import EXCHANGE_OF_LETTER, condition_attribs, condition_text
 from harvester.simgateway.hours import hours_text
 from harvester.simgateway.market import Instrument
 from harvester.simgateway.played import Cast, Played
 from harvester.simgateway.rows import PAST_LIMIT, Row, Units, What
-from harvester.simgateway.seconds import MINUTE_NS, Series
+from harvester.simgateway.seconds import Series
 from harvester.simgateway.tapefile import BARS, DEPTH, QUOTES, TRADES, read_table
+from harvester.units import MINUTE_NS, SECOND_NS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

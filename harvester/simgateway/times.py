@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from harvester.calendar import NEW_YORK
-from harvester.clock import SECOND_NS
+from harvester.units import SECOND_NS
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 

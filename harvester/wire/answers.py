@@ -10,8 +10,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from harvester.clock import SECOND_NS
 from harvester.events.kinds import Kind
+from harvester.units import SECOND_NS
 from harvester.wire.ids import REQ_ID_INDEX, In
 
 if TYPE_CHECKING:

@@ -19,9 +19,9 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from harvester.clock import SECOND_NS
 from harvester.events.batch import Batch
 from harvester.events.kinds import SCHEMAS, Kind
+from harvester.units import SECOND_NS
 from harvester.wire import columns
 from harvester.wire.rare import SECONDS_MAX, Rare
 from harvester.wire.requests import RequestTable

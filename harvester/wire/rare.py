@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from harvester.clock import SECOND_NS
 from harvester.events.kinds import Kind
+from harvester.units import SECOND_NS
 from harvester.wire.answers import SCAN_COLUMNS
 from harvester.wire.columns import INT32, INT64, exact_float, exact_int
 from harvester.wire.ids import REQ_ID_INDEX
