@@ -44,7 +44,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     hist_what: str = "TRADES"
     skip_historical_backfill: bool = False
     require_mtf_alignment: bool = False
-    # the intraday cycle, not built yet: accepted, without effect (see `without_effect`)
+    # the intraday cycle, which is not built: taken under the user's names, without effect (`without_effect` says which)
     batch_size: int = 20
     fallback_symbol: str = "SIRI"
     scanner_min_score: float = 0.0
@@ -81,7 +81,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         return self.origins.get(name, "default")
 
     def without_effect(self) -> list[str]:
-        """Settings that were given but are not in use yet, in order."""
+        """Settings that were given and that nothing reads yet, in order."""
         return [name for name in _OF_THE_CYCLE if name in self.origins]
 
     def canonical(self) -> dict[str, Any]:

@@ -132,7 +132,7 @@ class Home:
         return self.root / "gateway.json"
 
     def prepare(self) -> Home:
-        """Create `temp/` and `memory/`, each with a `.gitignore` that excludes its content."""
+        """Make `temp/` and `memory/`, each ignoring itself in git."""
         for folder in (self.temp, self.memory):
             folder.mkdir(parents=True, exist_ok=True)
             ignore = folder / ".gitignore"
