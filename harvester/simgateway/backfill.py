@@ -79,7 +79,7 @@ class Backfill:
             query = self._query(request, instrument)
             found = self._state.market.history(query)
         except ValueError as error:
-            session.error(request.req_id, 321, f"Error validating request.-'bN' : cause - {error}")
+            session.invalid(request.req_id, error, "bN")
             return
         except MarketRefusal as refusal:
             session.error(request.req_id, refusal.code, refusal.text)

@@ -14,6 +14,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from harvester.eventlog.reader import open_day
+from harvester.events import codes
 from harvester.events.kinds import Action, Kind, Operation, Stream
 from harvester.simgateway.market import History, HistoryAsk, MarketEvent, MarketRefusal, ScanRow
 from harvester.simgateway.recorded import Histories, Request, Requests, contract_texts, depth_rows, instruments
@@ -66,7 +67,7 @@ class Memory:
             self._level1.setdefault(request.con_id, {})["58", ""] = fields
         elif kind == Kind.DEPTH:
             self._apply(row, self._books.setdefault((request.con_id, request.stream), {}).setdefault(row["side"], []))
-        elif kind == Kind.NOTICE and row["code"] == 317:
+        elif kind == Kind.NOTICE and row["code"] == codes.DEPTH_RESET:
             self._books.pop((request.con_id, request.stream), None)
 
     def _apply(self, row: Row, side: list[Row]) -> None:

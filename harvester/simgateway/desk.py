@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 
 ZONE = "US/Eastern"
 NO_ORDERS = Refusal(201, "Order rejected - reason:This is a simulated gateway for market data; it takes no orders")
-_NOT_STARTED = Refusal(321, "Error validating request.-'bW' : cause - The API has not been started")
 
 
 class Desk:
@@ -37,11 +36,11 @@ class Desk:
             request = parse(fields)
         except BadRequest as error:
             self.report.requests["unreadable"] += 1
-            session.error(error.req_id, 321, f"Error validating request.-'bW' : cause - {error}")
+            session.invalid(error.req_id, error)
             return
         self.report.requests[request.msg.name.lower()] += 1
         if session.client_id is None and request.msg != Out.START_API:
-            session.error(request.req_id, *_NOT_STARTED)
+            session.invalid(request.req_id, "The API has not been started")
             return
         if request.msg in ORDER_MESSAGES:
             self.report.orders_refused += 1
@@ -49,8 +48,7 @@ class Desk:
             return
         answer = ANSWERS.get(request.msg)
         if answer is None:
-            text = f"Error validating request.-'bW' : cause - {request.msg.name} is not supported by this gateway"
-            session.error(request.req_id, 321, text)
+            session.invalid(request.req_id, f"{request.msg.name} is not supported by this gateway")
             return
         answer(self._state, session, request)
 

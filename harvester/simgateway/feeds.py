@@ -107,8 +107,7 @@ class Feeds:
         if instrument is None:
             return
         if request.rows < 1:
-            text = f"{request.rows} depth rows requested; at least 1 is required"
-            session.error(request.req_id, 321, f"Error validating request.-'bT' : cause - {text}")
+            session.invalid(request.req_id, f"{request.rows} depth rows requested; at least 1 is required", "bT")
             return
         if not _has_depth(instrument, request):
             session.error(request.req_id, NO_DEPTH.code, f"{NO_DEPTH.text}; {self._depths(instrument)}")
@@ -129,8 +128,7 @@ class Feeds:
         """Tick-by-tick data. The requested number of past ticks is ignored, as for a contract without history."""
         stream = TICK_STREAMS.get(request.tick_type)
         if stream is None:
-            text = f"Error validating request.-'bW' : cause - Invalid tick-by-tick type {request.tick_type!r}"
-            session.error(request.req_id, 321, text)
+            session.invalid(request.req_id, f"Invalid tick-by-tick type {request.tick_type!r}")
             return
         instrument = self.instrument(session, request.req_id, request.contract, stream)
         if instrument is None:
@@ -157,7 +155,7 @@ class Feeds:
             return
         if request.bar_size != 5 or request.what != "TRADES":
             text = f"{request.bar_size} second bars of {request.what}; only 5 second bars of TRADES are available"
-            session.error(request.req_id, 321, f"Error validating request.-'bW' : cause - {text}")
+            session.invalid(request.req_id, text)
             return
         if (refused := self._state.pacing.realtime_bars()) is not None:
             session.error(request.req_id, *refused)

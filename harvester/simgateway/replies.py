@@ -47,10 +47,10 @@ def _argument(request: Plain, at: int) -> str:
 def _start_api(state: GatewayState, session: Session, request: Plain) -> None:
     text = _argument(request, 0)
     if not (text.isascii() and text.isdigit() and len(text) < 10):
-        session.error(-1, 321, f"Error validating request.-'bW' : cause - client id {text[:20]!r} is not a number")
+        session.invalid(-1, f"client id {text[:20]!r} is not a number")
         return
     if session.client_id is not None:
-        session.error(-1, 321, f"Error validating request.-'bW' : cause - already started as {session.client_id}")
+        session.invalid(-1, f"already started as {session.client_id}")
         return
     client_id = int(text)
     if any(other.client_id == client_id for other in state.sessions):

@@ -12,6 +12,7 @@ import structlog
 
 from harvester.clock import LockstepClock
 from harvester.errors import HarvesterError
+from harvester.events.codes import BAD_REQUEST
 from harvester.simgateway.limits import Window
 from harvester.wire import answers
 from harvester.wire.framing import HANDSHAKE, BadFrame, Deframer, frame, split
@@ -128,6 +129,10 @@ class Session:
 
     def error(self, req_id: int, code: int, text: str) -> None:
         self.send(answers.error(req_id, code, text))
+
+    def invalid(self, req_id: int, cause: object, check: str = "bW") -> None:
+        """Send IB's error 321 for an invalid request; `check` is IB's name of the failed check."""
+        self.error(req_id, BAD_REQUEST, f"Error validating request.-'{check}' : cause - {cause}")
 
     def close(self, why: str = "") -> None:
         """Write the queue, then close the connection."""
