@@ -151,7 +151,7 @@ HOT: dict[str, _Layout] = {  # by message id, for 99 with the tick-by-tick strea
 _HOT_IDS = tuple(key for key in HOT if "/" not in key)  # a message with the literal id "99/1" is not a trade
 
 
-class _Table(NamedTuple):
+class _ParsedRows(NamedTuple):
     """Parsed rows of one layout: positions in the batch, and columns (all but seq, ts_recv and epoch)."""
 
     kind: Kind
@@ -192,7 +192,7 @@ class Incoming:
 
     def _hot(
         self, layout: _Layout, items: Sequence[Item], positions: list[int]
-    ) -> tuple[_Table | None, dict[int, list[tuple[Kind, dict[str, Any]]]]]:
+    ) -> tuple[_ParsedRows | None, dict[int, list[tuple[Kind, dict[str, Any]]]]]:
         """Parse the messages of one layout: the table, and by position the rows that replace or precede its rows."""
         messages: list[Message] = [items[p] for p in positions]  # type: ignore[misc]
         other: dict[int, list[tuple[Kind, dict[str, Any]]]] = {}
@@ -211,7 +211,7 @@ class Incoming:
         arrays["con_id"] = pa.array(self.requests.con_ids(arrays["req_id"].to_numpy(), at))
         if messages[0][0] in self._versions:
             other |= self._version_copies(messages, positions)
-        return _Table(layout.kind, at, arrays), other
+        return _ParsedRows(layout.kind, at, arrays), other
 
     def _version_copies(
         self, messages: list[Message], positions: list[int]
@@ -270,7 +270,7 @@ def _parse(layout: _Layout, messages: list[Message]) -> tuple[dict[str, pa.Array
 
 def _assemble(
     arrivals: Arrivals,
-    tables: list[_Table],
+    tables: list[_ParsedRows],
     rows: Mapping[int, list[tuple[Kind, dict[str, Any]]]],
     last: npt.NDArray[np.int64],
     first: npt.NDArray[np.int64],
