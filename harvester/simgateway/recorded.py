@@ -18,6 +18,7 @@ from harvester.units import SECOND_NS
 from harvester.wire.answers import contract_place
 from harvester.wire.ids import REQ_ID_INDEX, In
 from harvester.wire.rare import END_SEPARATOR
+from harvester.wire.requests import OPENING
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
     from harvester.eventlog.reader import Day
 
 Row = dict[str, Any]
-_ASKING = (Action.SUBSCRIBE, Action.BACKFILL, Action.ASK)
 
 
 class Request(NamedTuple):
@@ -58,7 +58,7 @@ class Requests:
         self._by_id: dict[tuple[int, int], Request] = {}
         self.first_subscription: dict[int, int] = {}  # `connection_of` -> seq
         for row in day.frame(Kind.REQUEST).iter_rows(named=True):
-            if row["action"] in _ASKING and row["req_id"] >= 0:
+            if row["action"] in OPENING and row["req_id"] >= 0:
                 self._by_id.setdefault((self.run_of(row["seq"]), row["req_id"]), _request(row))
             if row["action"] == Action.SUBSCRIBE:
                 self.first_subscription.setdefault(self.connection_of(row), row["seq"])

@@ -33,7 +33,9 @@ class Facts(NamedTuple):
         return None if value is None else bool(value)
 
 
-_ASKING = frozenset({Action.SUBSCRIBE, Action.BACKFILL, Action.ASK})
+OPENING = frozenset({Action.SUBSCRIBE, Action.BACKFILL, Action.ASK})
+"""Actions that open a request with an id of its own."""
+
 _NOTHING = Facts(0, "", "", {})
 
 
@@ -57,7 +59,7 @@ class RequestTable:
     def learn(self, row: Mapping[str, Any], position: int) -> None:
         """Add the `request` row at `position` in the current batch."""
         req_id = int(row.get("req_id", -1))
-        if req_id < 0 or row.get("action") not in _ASKING or req_id in self._facts:
+        if req_id < 0 or row.get("action") not in OPENING or req_id in self._facts:
             return
         params = msgspec.json.decode(row.get("params") or "{}")
         con_id = int(row.get("con_id", 0))
