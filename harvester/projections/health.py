@@ -12,6 +12,7 @@ import msgspec
 import pyarrow as pa
 
 from harvester.events.kinds import Action, Own
+from harvester.projections.base import Projection
 from harvester.projections.interval import Happening, What
 from harvester.projections.market import (
     LOST,
@@ -21,12 +22,13 @@ from harvester.projections.market import (
     RESTORED_EMPTY,
     STREAMS,
 )
+from harvester.projections.step import NOTHING_DERIVED, Derived
 from harvester.projections.tables import BOOK, INSTRUMENT, SECOND_NS, Glob
 from harvester.projections.volume import checked
 
 if TYPE_CHECKING:
-    from harvester.projections.base import Control, Step
     from harvester.projections.market import Market
+    from harvester.projections.step import Control, Step
 
 HEALTH: pa.Schema = pa.schema([
     pa.field("symbol", pa.string(), metadata={"formula": "null for a measure of the whole date"}),
@@ -94,13 +96,13 @@ class Summary(NamedTuple):
     data_type: int
 
 
-class Health:
+class Health(Projection):
     """Counts what the control rows tell; the rest stands in the market's arrays."""
 
     name = "health"
 
     def __init__(self, market: Market) -> None:
-        self._market = market
+        super().__init__(market)
         self._counts = {"missing_seqs": 0, "outages": 0, "outage_ns": 0, "refused": 0, "notices": 0}
         self._next_seq = 0
         self._last_ts = 0
@@ -113,17 +115,19 @@ class Health:
 
     # ---- the fold --------------------------------------------------------------------------------------------------
 
-    def fold(self, step: Step) -> None:
+    def fold(self, step: Step) -> Derived:
         if not step.last_seq:
-            return
+            return NOTHING_DERIVED
         self._counts["missing_seqs"] += step.last_seq + 1 - (self._next_seq or step.first_seq) - step.events
         self._next_seq = step.last_seq + 1
         ended = {run.seq: run.before_ts for run in step.runs}
+        happenings: list[Happening] = []
         for control in step.controls:
-            if ended.get(control.seq):  # nobody listened since the run before ended
-                step.happenings.extend(self._dark(control.seq, ended[control.seq]))
-            step.happenings.extend(self._look(control))
+            if ended.get(control.seq):  # nothing was recorded since the run before ended
+                happenings += self._dark(control.seq, ended[control.seq])
+            happenings += self._look(control)
         self._last_ts = step.last_ts
+        return Derived(happenings)
 
     def _look(self, control: Control) -> list[Happening]:
         if control.action:

@@ -14,10 +14,10 @@ import numpy as np
 
 from harvester.errors import KernelFault
 from harvester.events.kinds import Action, Own, Stream
-from harvester.projections.base import Control, RunStart, Step
 from harvester.projections.interval import QUOTES, TRADES
 from harvester.projections.merge import DEPTH_MESSAGES, Makers, clocks_of, controls_of, frame_of, last_of
 from harvester.projections.params import RunParams
+from harvester.projections.step import Control, RunStart, Step
 from harvester.projections.tables import (
     BOOK,
     FIRST_ORDER,
