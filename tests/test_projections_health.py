@@ -58,7 +58,7 @@ def test_a_refusal_counts_once() -> None:
     log.notice(int(Own.STREAM_REFUSED), req_id=2, con_id=7, value=10190)
     log.notice(int(Own.STREAM_REFUSED), req_id=5, con_id=7, value=420)  # 5-second bars: no stream of the market
     log.fold()
-    assert [(refusal[2], refusal[3]) for refusal in log.engine.health.refusals()] == [(2, 10190), (5, 420)]
+    assert [(refusal[2], refusal[3]) for refusal in log.engine.health._refusals] == [(2, 10190), (5, 420)]
     assert log.engine.health_summary(7).refused == 2
 
 

@@ -57,19 +57,15 @@ class TradingFeed(Projection):
     def _stretch(self, step: Step, part: slice, runs: list[RunStart]) -> None:
         """Hand over the intervals that these clocks end, and the runs that start before the last of them."""
         clocks = step.clocks[part]
-        seqs = clocks[:, 0].astype(np.uint64)
-        upto = [np.searchsorted(rows["seq"], seqs).tolist() for rows in (self._quotes, self._trades)]
-        quotes, trades = self._quotes[: upto[0][-1]], self._trades[: upto[1][-1]]
+        last = np.uint64(clocks[-1, 0])
+        quotes, trades = (rows[: rows["seq"].searchsorted(last)] for rows in (self._quotes, self._trades))
         tape, seconds = Tape(quotes, trades, clocks[:, 0].tolist()), self._seconds(step, clocks)
-        since = 0, 0
-        for place, ((seq, ts), *ends) in enumerate(zip(clocks.tolist(), *upto, strict=True)):
+        for place, (seq, ts) in enumerate(clocks.tolist()):
             self._start(runs, seq)
             happened = [h for h in self._happenings if h.seq <= seq] if self._happenings else []
             self._happenings = self._happenings[len(happened) :]
-            seen = quotes[since[0] : ends[0]], trades[since[1] : ends[1]]
-            self.trading.on_interval(Interval(seq, ts, *seen, happened, tape, seconds, place))
-            since = ends[0], ends[1]
-        self._quotes, self._trades = self._quotes[upto[0][-1] :], self._trades[upto[1][-1] :]
+            self.trading.on_interval(Interval(seq, ts, happened, tape, seconds, place))
+        self._quotes, self._trades = self._quotes[len(quotes) :], self._trades[len(trades) :]
 
     def _start(self, runs: list[RunStart], before: int = _NEVER) -> None:
         while runs and runs[0].seq < before:

@@ -207,10 +207,6 @@ class Health(Projection):
             data_type=max((r["data_type"] for r in rows), default=0),
         )
 
-    def refusals(self) -> list[tuple[int, int, int, int, str]]:
-        """Every refusal: seq, con_id, request id, IB's code, text."""
-        return list(self._refusals)
-
     def _instruments(self) -> list[dict[str, Any]]:
         names = INSTRUMENT.names or ()
         order = self._market.state.order[: len(self._market.symbols)].tolist()

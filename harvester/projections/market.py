@@ -56,7 +56,7 @@ ROLE_STREAMS: dict[Role, tuple[Stream, ...]] = {  # a stream further left wins
     Role.SMART: (Stream.SMART_DEPTH,),
     Role.TAPE: (Stream.ALL_LAST, Stream.LAST, Stream.L1),
 }
-DEPTH_RESET, DEPTH_HALTED, LOST, RESTORED_EMPTY, RESTORED = 317, 316, 1100, 1101, 1102
+DEPTH_RESET, LOST, RESTORED_EMPTY, RESTORED = 317, 1100, 1101, 1102
 REFUSALS = frozenset((101, 200, 309, 310, 316, 321, 322, 354, 10089, 10092, 10168, 10186, 10189, 10190))
 """Errors after which a request gives nothing. Not 10167 and 10197: delayed data flow, live data may resume."""
 TS_MAX = 2**62  # ns UTC, the year 2116: what is added to it fits

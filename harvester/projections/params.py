@@ -101,10 +101,6 @@ class RunParams(msgspec.Struct, frozen=True, kw_only=True):
         """Canonical JSON."""
         return msgspec.json.encode(msgspec.to_builtins(self), order="sorted").decode()
 
-    def digest(self) -> str:
-        """BLAKE2b of `text()`, 32 hex digits."""
-        return hashlib.blake2b(self.text().encode(), digest_size=16).hexdigest()
-
     @classmethod
     def parse(cls, text: str | None, seq: int) -> RunParams:
         """Read `request.params` of a `run_start` row; unknown keys of a newer Harvester are ignored.

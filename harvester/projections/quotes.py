@@ -26,11 +26,6 @@ class Quote(NamedTuple):
     ask_size: float | None
     last: float | None
 
-    @property
-    def mid(self) -> float | None:
-        """(bid + ask) / 2, None unless both are there."""
-        return None if self.bid is None or self.ask is None else (self.bid + self.ask) / 2
-
 
 _FOLDED = ("con_id", "source", "source_changes", "bid", "ask", "bid_size", "ask_size", "last_price", "tick_rule")
 
