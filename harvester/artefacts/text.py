@@ -19,13 +19,13 @@ import msgspec
 from harvester.calendar import iso
 from harvester.errors import DISK_ERRNOS, CannotRun, LogWriteFailed
 from harvester.eventlog.disk import Disk
+from harvester.units import MILLI_NS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
     from concurrent.futures import Future
     from pathlib import Path
 
-MILLI_NS = 1_000_000
 Content = bytes | Callable[[], bytes]
 _SYNCS_AT_ONCE = 8
 

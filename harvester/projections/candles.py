@@ -16,7 +16,8 @@ import pyarrow as pa
 
 from harvester.projections.base import Projection, chained
 from harvester.projections.step import Derived
-from harvester.projections.tables import SECOND_NS, joined, words
+from harvester.projections.tables import joined, words
+from harvester.units import SECOND_NS
 
 if TYPE_CHECKING:
     from harvester.projections.market import Market

@@ -12,6 +12,7 @@ from harvester.projections.interval import QUOTES, TRADES, Happening, Interval, 
 from harvester.projections.seconds import Seconds, seconds_of
 from harvester.projections.step import NOTHING_DERIVED, Derived
 from harvester.projections.tape import Tape
+from harvester.units import NEVER
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
     from harvester.projections.tables import Array
 
 CLOCKS_MAX = 512  # of a stretch: strategies look ahead over one, and look again when something has happened
-_NEVER = 2**63 - 1
 
 
 class TradingFeed(Projection):
@@ -67,7 +67,7 @@ class TradingFeed(Projection):
             self.trading.on_interval(Interval(seq, ts, happened, tape, seconds, place))
         self._quotes, self._trades = self._quotes[len(quotes) :], self._trades[len(trades) :]
 
-    def _start(self, runs: list[RunStart], before: int = _NEVER) -> None:
+    def _start(self, runs: list[RunStart], before: int = NEVER) -> None:
         while runs and runs[0].seq < before:
             run = runs.pop(0)
             self.trading.on_run_start(run.params, run.seq, run.ts)

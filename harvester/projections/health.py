@@ -11,20 +11,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import msgspec
 import pyarrow as pa
 
+from harvester.events.codes import CONNECTION_LOST, REFUSALS, RESTORED_DATA_KEPT, RESTORED_DATA_LOST
 from harvester.events.kinds import Action, Own
 from harvester.projections.base import Projection
 from harvester.projections.interval import Happening, What
-from harvester.projections.market import (
-    LOST,
-    MARKET_STREAMS,
-    REFUSALS,
-    RESTORED,
-    RESTORED_EMPTY,
-    STREAMS,
-)
+from harvester.projections.market import MARKET_STREAMS, STREAMS
 from harvester.projections.step import NOTHING_DERIVED, Derived
-from harvester.projections.tables import BOOK, INSTRUMENT, SECOND_NS, Glob
+from harvester.projections.tables import BOOK, INSTRUMENT, Glob
 from harvester.projections.volume import checked
+from harvester.units import SECOND_NS
 
 if TYPE_CHECKING:
     from harvester.projections.market import Market
@@ -147,9 +142,9 @@ class Health(Projection):
     def _feed(self, control: Control) -> list[Happening]:
         code = control.code
         whole = control.con_id == 0
-        if code in (LOST, Own.DISCONNECTED) or (code == Own.OUTAGE_BEGIN and whole):
+        if code in (CONNECTION_LOST, Own.DISCONNECTED) or (code == Own.OUTAGE_BEGIN and whole):
             return self._dark(control.seq, control.ts)
-        if code in (RESTORED, RESTORED_EMPTY, Own.CONNECTED) or (code == Own.OUTAGE_END and whole):
+        if code in (RESTORED_DATA_KEPT, RESTORED_DATA_LOST, Own.CONNECTED) or (code == Own.OUTAGE_END and whole):
             return self._light(control)
         if code in (Own.OUTAGE_BEGIN, Own.OUTAGE_END):
             return self._partly(control)

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from harvester import __version__
 from harvester.calendar import Session, day_bounds, session, sessions_before
 from harvester.errors import DamagedFile
+from harvester.version import __version__
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

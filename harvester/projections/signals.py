@@ -23,7 +23,8 @@ from harvester.projections.base import Projection
 from harvester.projections.candles import TIMEFRAMES
 from harvester.projections.interval import Happening, What
 from harvester.projections.step import Derived, RunStart
-from harvester.projections.tables import ABSENT_FROM, SECOND_NS
+from harvester.projections.tables import ABSENT_FROM
+from harvester.units import HOUR_NS, MINUTE_NS, SECOND_NS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
     from harvester.projections.tables import Array
 
 SPREAD_BPS_MAX = 12.0
-MINUTE_NS, HOUR_NS = 60 * SECOND_NS, 3600 * SECOND_NS
 BAR_TIMEFRAMES = {"1 hour": "1h", "1 day": "1D"}  # backfilled bar sizes and the timeframe each stands for
 BAR_WHAT = "TRADES"
 NAMES = tuple(name for name, _ in TIMEFRAMES)
