@@ -17,12 +17,12 @@ from typing import TYPE_CHECKING, Protocol, Self
 
 import msgspec
 
+from harvester.units import NEVER, SECOND_NS
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-SECOND_NS = 1_000_000_000
-NEVER_NS = 2**63 - 1
 AFTER_SPEED = 600  # times real time, after the end of a market at maximum speed: extended trading ends in seconds
 LOOK_S = 0.004  # real time between two reads of a time that another task or process sets
 IN_FLIGHT_BYTES = 1 << 18  # upper bound of what the sockets of gateway and recorder hold at maximum speed
@@ -98,7 +98,7 @@ class PublishedAnchor(SpeedAnchor, frozen=True):
     """
 
     dial: str = ""
-    final_ns: int = NEVER_NS
+    final_ns: int = NEVER
 
 
 class Dial:

@@ -12,6 +12,7 @@ import structlog
 
 from harvester.calendar import trading_date
 from harvester.errors import GatewayError, UnknownSymbol
+from harvester.events import codes
 from harvester.events.kinds import Own
 from harvester.gateway.connection import LineLost
 from harvester.gateway.requests import EXCHANGE_NAMES, Target
@@ -129,8 +130,8 @@ class Contracts:
         settings = self._session.settings
         lookup = await self._answer(symbol)
         if lookup.error is not None or not lookup.found:
-            code, text = lookup.error or (subs.UNKNOWN_CONTRACT, "an empty answer")
-            if code == subs.UNKNOWN_CONTRACT:
+            code, text = lookup.error or (codes.UNKNOWN_CONTRACT, "an empty answer")
+            if code == codes.UNKNOWN_CONTRACT:
                 raise UnknownSymbol(f"the gateway knows no US stock {symbol!r} ({code}: {text}); check --symbols")
             raise GatewayError(f"the gateway refuses to say what {symbol!r} is ({code}: {text})")
         wanted = EXCHANGE_NAMES.get(settings.primary_exchange, settings.primary_exchange)

@@ -14,13 +14,14 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import structlog
 
-from harvester.clock import SECOND_NS, MachineClock, clocks_apart
+from harvester.clock import MachineClock, clocks_apart
 from harvester.errors import BadSetting, ClientIdInUse, GatewayError
 from harvester.events.kinds import Kind, Own
 from harvester.gateway.connection import Connection, LineLost
 from harvester.gateway.requests import Requester
 from harvester.recorder.hours import planned_outage
 from harvester.recorder.pace import TokenBucket
+from harvester.units import SECOND_NS
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Mapping

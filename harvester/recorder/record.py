@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import structlog
 
 from harvester.calendar import day_bounds, trading_date
-from harvester.clock import IN_FLIGHT_BYTES, SECOND_NS, LockstepClock, MachineClock, real_monotonic_ns
+from harvester.clock import IN_FLIGHT_BYTES, LockstepClock, MachineClock, real_monotonic_ns
 from harvester.errors import ClientIdInUse, GatewayError, LogWriteFailed, UnknownSymbol
 from harvester.eventlog.disk import disk_forecast
 from harvester.eventlog.lock import DateLock
@@ -34,6 +34,7 @@ from harvester.recorder.run import Committed, Run, Totals
 from harvester.recorder.session import Session
 from harvester.recorder.subscriptions import coverage
 from harvester.recorder.warm import load_kernels
+from harvester.units import SECOND_NS
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine

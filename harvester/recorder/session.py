@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import structlog
 
 from harvester.clock import clocks_apart
+from harvester.events import codes
 from harvester.events.kinds import Action, Kind, Own, Stream
 from harvester.gateway.requests import OTHER_NAMES, Target, request_row
 from harvester.recorder import subscriptions as subs
@@ -35,8 +36,6 @@ logger = structlog.get_logger()
 HISTORY_PER_SECOND, HISTORY_AT_ONCE = 0.05, 30  # IB allows 60 in any ten minutes, real-time bars included
 TICK_BY_TICK_SPACING_S = 15.0  # IB allows one request per instrument in 15 s
 DROPPED_S = 3.0  # pace time: an error 100 speaks of messages of the second before it; answers come within the next
-CONNECTION_LOST, RESTORED_DATA_LOST, RESTORED_DATA_KEPT = 1100, 1101, 1102
-FARM_OK = frozenset({2104, 2106, 2158})
 
 _OF_PRINTS = (Stream.ALL_LAST, Stream.LAST, Stream.BARS_5S)
 """Streams that rest while nobody trades: their silence is asked about without a word, the table shows it."""
@@ -256,28 +255,28 @@ class Session(Line):
             return
         if req_id in self.registry.live:
             self._heard_about(self.registry.live[req_id], code, text)
-        elif code == subs.TOO_FAST:
+        elif code == codes.TOO_FAST:
             logger.warning("the gateway drops messages: too many in a second", code=code, text=text)
             if self._dropping is None or self._dropping.done():
                 self._dropping = self.spawn(self._ask_dropped())
-        elif code == CONNECTION_LOST:
+        elif code == codes.CONNECTION_LOST:
             self._outage_begins("1100")
-        elif code == RESTORED_DATA_LOST:
+        elif code == codes.RESTORED_DATA_LOST:
             self._outage_ends("1101")
             self.registry.forget_all()
             self.start()
-        elif code == RESTORED_DATA_KEPT:
+        elif code == codes.RESTORED_DATA_KEPT:
             self._outage_ends("1102")
             self._silence.suspect(self.inbox.last_ts)
             self.spawn(self._renew(self.registry.of(*subs.DEPTHS)))
-        elif code in FARM_OK:
+        elif code in codes.FARM_OK:
             self._silence.suspect(self.inbox.last_ts)
 
     def _heard_about(self, found: Subscription, code: int, text: str) -> None:
-        if code == subs.HALTED:
+        if code == codes.DEPTH_HALTED:
             self.spawn(self._renew_later(found, BACK_OFF_S))
         if code in subs.NOT_LIVE:
-            what, found.told_gone = subs.NOT_LIVE[code], code == subs.COMPETING_SESSION
+            what, found.told_gone = subs.NOT_LIVE[code], code == codes.COMPETING_SESSION
             logger.warning("not live", stream=str(found.stream), symbol=found.target.symbol, code=code, what=what)
         if not subs.is_refusal(code):
             return
@@ -285,10 +284,10 @@ class Session(Line):
         self._about(found, Own.STREAM_REFUSED, f"{found.stream} of {found.target.symbol}: {text}", value=code)
         logger.warning("stream refused", stream=str(found.stream), symbol=found.target.symbol, code=code, text=text)
         if subs.is_for_now(code, text):
-            self.spawn(self._ask_again(found, BACK_OFF_S if code == subs.RESUBSCRIBE else subs.PACING_S))
-        elif code == subs.NO_MORE_DEPTH and found.stream in subs.DEPTHS:
+            self.spawn(self._ask_again(found, BACK_OFF_S if code == codes.RESUBSCRIBE else subs.PACING_S))
+        elif code == codes.NO_MORE_DEPTH and found.stream in subs.DEPTHS:
             self._no_more.update(subs.DEPTHS)
-        elif code in subs.NO_MORE_TICK_BY_TICK and found.stream in subs.TICK_BY_TICK:
+        elif code in codes.NO_MORE_TICK_BY_TICK and found.stream in subs.TICK_BY_TICK:
             self._no_more.update(subs.TICK_BY_TICK)
         elif found.stream is Stream.DEPTH:
             self._ask_other_depth(found, code)
@@ -296,7 +295,7 @@ class Session(Line):
     def _ask_other_depth(self, found: Subscription, code: int) -> None:
         """By the exchange's other name, else SMART: its own book needs its own permission, SMART may be allowed."""
         other = OTHER_NAMES.get(found.params["exchange"])
-        if code == subs.UNKNOWN_CONTRACT and other and found.params["exchange"] == found.target.primary_exchange:
+        if code == codes.UNKNOWN_CONTRACT and other and found.params["exchange"] == found.target.primary_exchange:
             stream, params = Stream.DEPTH, {**found.params, "exchange": other}
         else:
             stream, params = Stream.SMART_DEPTH, self._plan.params(Stream.SMART_DEPTH, found.target)
