@@ -24,10 +24,11 @@ def status(
     """
     import msgspec
 
-    from harvester.clock import SECOND_NS, clocks_apart
+    from harvester.clock import clocks_apart
     from harvester.eventlog.days import newest_date
     from harvester.home import Home, parse_date
     from harvester.recorder.status import status as status_of
+    from harvester.units import SECOND_NS
 
     root = Home.find(home)
     report = status_of(root, newest_date(root) if date is None else parse_date(date))

@@ -15,14 +15,15 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from gateway_support import ACME, Client, running, small_market
+from gateway_support import ACME, Client, running, small_market, true_book
 from ib_async import IB
 
 from harvester.calendar import trading_date
-from harvester.clock import IN_FLIGHT_BYTES, SECOND_NS, Dial, FileClock, LockstepClock
+from harvester.clock import IN_FLIGHT_BYTES, Dial, FileClock, LockstepClock
 from harvester.events.kinds import Kind
 from harvester.simgateway.limits import Limits
 from harvester.simgateway.report import TEXTS, Report, exact_sum, text_sum
+from harvester.units import SECOND_NS
 from harvester.wire.incoming import Arrivals, Incoming
 from tests.processes import PYTHON, python
 
@@ -222,7 +223,7 @@ def test_late_subscriber():
             whole = book(early.of("13", 1), 10)
             assert book(late.of("13", 1), 10) == whole
             assert book(late.of("13", 2), 4) == [side[:4] for side in whole]
-            truth = market.book(market.instruments[0].con_id, "smart_depth")
+            truth = true_book(market, market.instruments[0].con_id, "smart_depth")
             assert [[row[:2] for row in side] for side in truth] == [[row[:2] for row in side] for side in whole]
             mover.cancel()
             await early.close()
@@ -275,7 +276,7 @@ def test_snapshot_request():
             client.send(1, 11, 1, *ACME, 0, "", 1, 0, "")
             await client.until(lambda c: c.of("57", 1))
             assert client.got[-1] == ["57", "1", "1"]
-            assert not list(gateway.desk.registry)
+            assert not list(gateway.state.registry)
             await client.close()
 
     asyncio.run(story())

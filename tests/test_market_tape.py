@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from harvester.calendar import session
 from harvester.errors import HarvesterError
 from harvester.events.kinds import Stream
-from harvester.simgateway.conditions import attribs_of, text_of
+from harvester.simgateway.conditions import condition_attribs, condition_text
 from harvester.simgateway.market import HistoryAsk, MarketRefusal, drain
 from harvester.simgateway.tape import open_tape
 from tests.budget import budget
@@ -290,7 +290,7 @@ def test_several_tapes_are_one_market_in_time_order(tmp_path):
 
 def test_condition_bits_become_the_four_places_of_a_sale_condition():
     """Texts as TWS sends them: sweep in the second place, an odd lot in the fourth, a regular print empty."""
-    assert [text_of(int(hexed, 16)) for hexed in ("1", "20", "20000020", "80000000", "2000", "40")] == [
+    assert [condition_text(int(hexed, 16)) for hexed in ("1", "20", "20000020", "80000000", "2000", "40")] == [
         "",
         " F",
         " F",
@@ -299,7 +299,7 @@ def test_condition_bits_become_the_four_places_of_a_sale_condition():
         " O",
     ]
     for bit in range(32):
-        assert attribs_of(1 << bit) == (2 if bit in UNREPORTED_BITS else 0)
+        assert condition_attribs(1 << bit) == (2 if bit in UNREPORTED_BITS else 0)
 
 
 SPOILERS = {

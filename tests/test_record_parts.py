@@ -15,6 +15,7 @@ from harvester.calendar import day_bounds, session
 from harvester.clock import LockstepClock
 from harvester.config import Settings
 from harvester.errors import BadSetting, CannotRun
+from harvester.events import codes
 from harvester.events.kinds import Kind, Own, Stream
 from harvester.gateway.requests import Target
 from harvester.projections.params import RunParams, calendar_of
@@ -257,10 +258,10 @@ def test_which_errors_end_a_subscription(code: int, refusal: bool) -> None:
 
 def test_refusals_of_pace_are_for_now() -> None:
     """A pacing text under any code, 100 and 10225 may be granted later; a missing permission is final."""
-    assert subs.is_for_now(162, "Historical data request PACING violation")
-    assert subs.is_for_now(subs.TOO_FAST, "Max rate exceeded")
-    assert subs.is_for_now(subs.RESUBSCRIBE, "Bust event")
-    assert not subs.is_for_now(354, "Requested market data is not subscribed")
+    assert subs.is_temporary(162, "Historical data request PACING violation")
+    assert subs.is_temporary(codes.TOO_FAST, "Max rate exceeded")
+    assert subs.is_temporary(codes.RESUBSCRIBE, "Bust event")
+    assert not subs.is_temporary(354, "Requested market data is not subscribed")
 
 
 def plan(turn: int = 0, **settings: Any) -> Plan:

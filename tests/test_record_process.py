@@ -145,7 +145,7 @@ def test_sigterm_while_it_still_loads(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("toml", "code", "lines"),
     [
-        ('exchange_calendar = "FOO"', 2, ["hv: exchange calendar 'FOO' is not known"]),
+        ('exchange_calendar = "FOO"', 2, ["hv: unknown exchange calendar 'FOO'"]),
         ('strategy = "hope"', 2, ["hv: no strategy is called 'hope'"]),
         ("batch-size = 30", 2, ["hv.toml: no setting is called 'batch_size'"]),
     ],

@@ -163,7 +163,7 @@ def test_the_first_connection_closed_at_once_is_a_gateway_error(tmp_path: Path) 
 
     stranger = Stranger()
     stranger.hello = hello
-    with pytest.raises(GatewayError, match="version 178 and hung up") as caught:
+    with pytest.raises(GatewayError, match="version 178 and disconnected") as caught:
         played(stranger, tmp_path, lambda _: False)
     assert caught.value.exit_code == 6
 
@@ -512,7 +512,7 @@ def test_contract_details_that_never_come_end_in_one_line(tmp_path: Path) -> Non
 def test_a_gateway_too_old_is_refused_at_once(tmp_path: Path, version: str) -> None:
     """Its messages have other layouts; the line says so without waiting for the time-out."""
     began = time.monotonic()
-    with pytest.raises(GatewayError, match=f"server version {version} is too old; 176 or newer is needed"):
+    with pytest.raises(GatewayError, match=f"server version {version} is too old; 176 or newer is required"):
         played(Stranger(version=version), tmp_path, lambda _: False, timeout_seconds=20.0)
     assert time.monotonic() - began < 5
 

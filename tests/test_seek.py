@@ -26,8 +26,8 @@ from harvester.projections.engine import Engine
 from harvester.recorder import seek
 from harvester.recorder.moments import moment, of_day
 from harvester.recorder.seek import Seeker
-from tests.budget import budget
 from harvester.recorder.until import parse_until
+from tests.budget import budget
 from tests.market_log import SECOND, START, Log
 from tests.reference.streams import stream
 

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 PROJECT = Path(__file__).resolve().parent.parent
 LAYERS: tuple[tuple[str, ...], ...] = (
-    ("errors", "home", "clock", "calendar", "config"),
+    ("errors", "home", "clock", "calendar", "config", "units", "version"),
     ("events",),
     ("wire",),
     ("eventlog",),

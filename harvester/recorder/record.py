@@ -49,7 +49,7 @@ class Recorder:
         self, settings: Settings, home: Home, clock: Clock, *, disk: Disk | None = None, reopen: bool = False
     ) -> None:
         check_settings(settings, home)
-        self.settings, self.home, self.clock = settings, home, clock
+        self.settings, self.home, self.clock, self._disk = settings, home, clock, disk
         self.inbox, self.tasks = Inbox(clock, settings.commit_events), BackgroundTasks()
         self.session = Session(settings, self.inbox, Pace(clock), self.tasks)
         connection = self.session.line.connection

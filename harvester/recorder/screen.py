@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from harvester.clock import SECOND_NS, clocks_apart, real_monotonic_ns
+from harvester.clock import clocks_apart, real_monotonic_ns
 from harvester.eventlog.disk import disk_forecast
 from harvester.recorder.moments import local, of_day
 from harvester.recorder.subscriptions import WANTED, coverage
+from harvester.units import SECOND_NS
 
 if TYPE_CHECKING:
     from rich.columns import Columns

@@ -10,9 +10,9 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from harvester.calendar import day_bounds, session, trading_date, zone
-from harvester.clock import SECOND_NS
 from harvester.errors import BadSetting
 from harvester.recorder.moments import moment
+from harvester.units import SECOND_NS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
