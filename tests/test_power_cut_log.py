@@ -6,6 +6,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import date, timedelta
 from pathlib import Path
@@ -397,16 +398,26 @@ def test_archiving(recorder, medium):
     assert len(proven) > 30
 
 
-def test_the_mark_of_a_closed_date(recorder, medium):
-    """Once `write_closed` has returned the date is closed after any cut, and before that whole, open or closed."""
+def test_the_mark_of_a_closed_date(medium):
+    """Once `write_closed` has returned the date is closed after any cut, and before that whole, open or closed.
+
+    So too when a process was killed while it closed the date, its folders still in the cache alone.
+    """
     closed = Closed(DATE.isoformat(), 7, "0", START_NS)
-    write_closed(recorder.home, closed, DATE, recorder.disk)
-    recorder.disk.mark("closed")
-    for n in recorder.disk.cuts():
-        for called, tree in recorder.disk.trees(n):
-            write(tree, medium)
-            allowed = [closed] if recorder.disk.marks(n) else [closed, None]
-            assert read_closed(Home(medium), DATE) in allowed, called
+    for at in range(1, 20):
+        recorder = Recorder.at(medium.with_name(f"home{at}"))
+        disk = recorder.disk
+        disk.dies_at(at)
+        with suppress(Killed):
+            write_closed(recorder.home, closed, DATE, disk)
+        disk.restart()
+        write_closed(recorder.home, closed, DATE, disk)
+        disk.mark("closed")
+        for n in disk.cuts():
+            for called, tree in disk.trees(n):
+                write(tree, medium)
+                allowed = [closed] if disk.marks(n) else [closed, None]
+                assert read_closed(Home(medium), DATE) in allowed, called
 
 
 def _act(recorder: Recorder, writer: LogWriter | None, what: int, size: int) -> LogWriter | None:
