@@ -420,6 +420,21 @@ def test_the_mark_of_a_closed_date(medium):
                 assert read_closed(Home(medium), DATE) in allowed, called
 
 
+def test_folders_left_by_a_dead_process(medium):
+    """Folders that a killed process made are durable once the next has made sure of them, and written below them."""
+    for at in range(1, 9):
+        recorder = Recorder.at(medium.with_name(f"home{at}"))
+        disk, folder = recorder.disk, recorder.home.root / "a" / "b" / "c"
+        disk.dies_at(at)
+        with suppress(Killed):
+            disk.make_folders(folder)
+        disk.restart()
+        disk.make_folders(folder)
+        disk.write_atomic(folder / "file", b"x")
+        for called, tree in disk.trees(disk.operations):
+            assert tree == {"a": None, "a/b": None, "a/b/c": None, "a/b/c/file": b"x"}, called
+
+
 def _act(recorder: Recorder, writer: LogWriter | None, what: int, size: int) -> LogWriter | None:
     if writer is None:
         if what == 0 and recorder.given.get(DATE):
