@@ -241,7 +241,7 @@ def test_a_killed_process_and_then_a_power_cut(medium):
         recorder.commit(writer, 2)
         recorder.close(writer)
         cuts = recorder.disk.cuts()
-        proven += recorder.every_cut(medium, cuts[at - 1 :] if LONG else cuts[since + at % 8 :: 8])
+        proven += recorder.every_cut(medium, cuts[at - 1 :] if LONG else cuts[since + at % 10 :: 10])
     assert proven > 100
 
 
@@ -330,7 +330,7 @@ def test_compaction_stopped_and_finished(medium):
 
     counted = begin(medium.with_name("counted"))
     compact_day(counted.home, DATE, counted.disk)
-    for at in range(1, counted.disk.operations + 1, 1 if LONG else 7):
+    for at in range(1, counted.disk.operations + 1, 1 if LONG else 9):
         recorder = begin(medium.with_name("home"))
         recorder.disk.dies_at(at)
         with pytest.raises(Killed):
