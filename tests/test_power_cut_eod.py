@@ -22,6 +22,7 @@ from power_cut import NONE, Killed, PowerCut, Tree, read, write
 from trading_log import DATE, days, record
 
 from harvester.artefacts import tables
+from harvester.artefacts.text import put
 from harvester.errors import HarvesterError, Mismatch
 from harvester.eventlog import parquet
 from harvester.eventlog.closed import read_closed
@@ -478,6 +479,26 @@ def test_deleting_goes_on_only_with_proof(whole, foreign, tmp_path, harm):
     assert at_rest(read(home.day(NEXT))) == left
 
 
+def test_a_new_home(tmp_path):
+    """A home that was just made is there after a cut, also where the lock of a date made its root before."""
+    for locked in (False, True):
+        above = tmp_path / f"locked {locked}"
+        above.mkdir()
+        disk, home = PowerCut(above), Home(above / "new" / "home")
+        if locked:
+            home.lock(DATE).parent.mkdir(parents=True)
+            disk.sync_folder(above)
+        home.prepare(disk)
+        *_, (_, _, tree) = least(disk, 0)
+        assert {"new/home/temp/.gitignore", "new/home/memory/.gitignore"} <= tree.keys()
+
+
+def test_equal_length_is_not_equal(tmp_path):
+    """A file of as many other bytes is written again; equal bytes are left alone."""
+    assert [put(tmp_path / "x", data) for data in (b"one", b"two", b"two")] == [True, True, False]
+    assert (tmp_path / "x").read_bytes() == b"two"
+
+
 # ------------------------------------------------------------------------------------------------------------ project
 
 
@@ -527,6 +548,18 @@ def test_project(early, tmp_path):
             name: data for name, data in end.items() if "/cache/" not in name
         }
         assert (after.digests, after.rows) == (summary.digests, summary.rows)
+
+
+def test_an_early_episode_stays_until_its_replacement_is_there(early):
+    """A replacement that is not on disk as it was written keeps the early episode where it is."""
+    before = {path.name for path in early.episodes(DATE).rglob("*.json")}
+    summary = rebuilt(copied(early, early.root.with_name("good")), Disk())
+    (later, *_) = {Path(name).name for name in summary.files if "/episodes/" in name} - before
+    spoiled = rebuilt(early, Rotten(later))
+    assert summary.superseded
+    assert not spoiled.superseded
+    assert before <= {path.name for path in early.episodes(DATE).rglob("*.json")}
+    assert {one["what"] for one in spoiled.differences} == {"different", "unexpected"}
 
 
 def test_a_memo_never_lies(early, tmp_path):
