@@ -83,7 +83,7 @@ TESTS: dict[str, tuple[str, ...]] = {
         "test_eod_steps::test_a_deleted_date_says_what_is_kept",
     ),
 }
-"""Per source module, below `harvester/`: test files or tests of which a survivor costs about ten CPU seconds at most."""
+"""Per source module, below `harvester/`: test files or tests; a survivor costs about ten CPU seconds at most."""
 
 
 def modules_of(project: Path) -> list[str]:
