@@ -350,10 +350,18 @@ def test_differences_are_told_apart(day, tmp_path):
     for name, data in files.items():
         put(tmp_path / name, data)
     assert compare_day(tmp_path, files) == []
-    first, second, *_ = files
+    first, second, third, *_ = files
     (tmp_path / first).write_bytes(b"{}")
     (tmp_path / second).unlink()
     (tmp_path / "AAA" / "more.json").write_bytes(b"")
     (tmp_path / "link.json").symlink_to(tmp_path / first)
+    outside = (tmp_path / third).rename(tmp_path.with_suffix(".outside"))
+    (tmp_path / third).symlink_to(outside)  # the right bytes, but not a file of this folder
     found = {d.path.relative_to(tmp_path).as_posix(): d.what for d in compare_day(tmp_path, files)}
-    assert found == {first: "different", "AAA/more.json": "unexpected", "link.json": "unexpected", second: "missing"}
+    assert found == {
+        first: "different",
+        "AAA/more.json": "unexpected",
+        "link.json": "unexpected",
+        second: "missing",
+        third: "unexpected",
+    }

@@ -25,8 +25,65 @@ OPERATORS = (
 )
 """Prefixes of operator names: all of cosmic-ray's that need no arguments."""
 
-_LOG = ("test_log_content", "test_log_write_read", "test_log_damage")
-TESTS: dict[str, tuple[str, ...]] = {}
+_GOLDEN, _CONTENT, _WRITE, _CLI = ("test_log_golden", "test_log_content", "test_log_write_read", "test_log_cli")
+_EOD = tuple(
+    f"test_eod_steps::{name}"
+    for name in (
+        "test_fold_and_fold_again",
+        "test_nothing_is_deleted_without_being_asked",
+        "test_not_confirmed",
+        "test_the_list_comes_first",
+        "test_deleted_date_is_done",
+        "test_differing_episode_files_stop_deletion",
+        "test_what_nothing_replaces_stays",
+        "test_file_that_appears_after_the_list_stays",
+        "test_links_are_never_followed",
+        "test_an_altered_list_cannot_reach_out",
+        "test_reopened_after_deletion",
+        "test_lost_memory_comes_back",
+    )
+)
+_DELETION = tuple(name for name in _EOD if "fold" not in name)
+TESTS: dict[str, tuple[str, ...]] = {
+    **dict.fromkeys(
+        (
+            "eventlog/ahead",
+            "eventlog/bodies",
+            "eventlog/columns",
+            "eventlog/content",
+            "eventlog/cutting",
+            "eventlog/disk",
+            "eventlog/format",
+            "eventlog/layout",
+            "eventlog/lines",
+            "eventlog/messages",
+            "eventlog/order",
+            "eventlog/runlog",
+            "eventlog/streams",
+            "eventlog/writer",
+        ),
+        (_GOLDEN, _CLI, _CONTENT, _WRITE),
+    ),
+    **dict.fromkeys(
+        ("eventlog/damage", "eventlog/days", "eventlog/follow", "eventlog/reader"), (_GOLDEN, _CLI, _WRITE)
+    ),
+    **dict.fromkeys(("eventlog/compact", "eventlog/parquet", "eventlog/rewrite"), (_GOLDEN, "test_log_compact")),
+    **dict.fromkeys(("eventlog/aside", "eventlog/recover"), ("test_log_set_aside", _CLI, "test_log_crash")),
+    "eventlog/verify": (_CLI, "test_log_set_aside", _WRITE),
+    "eventlog/lock": ("test_log_lock",),
+    "eventlog/closed": _EOD,
+    **dict.fromkeys(("memory/day", "memory/fold", "memory/model"), ("test_memory_fold",)),
+    "memory/stats": ("test_memory_stats", "test_memory_fold"),
+    "recorder/over": ("test_record_parts",),
+    "recorder/eod": _EOD,
+    "recorder/kept": ("test_eod_steps::test_fold_and_fold_again", *_EOD),
+    "recorder/deletion": _DELETION,
+    "recorder/archive": (
+        "test_eod_steps::test_archive_is_read_like_the_log",
+        "test_eod_steps::test_a_deleted_date_says_what_is_kept",
+    ),
+}
+"""Per source module, below `harvester/`: test files or tests; a survivor costs about ten CPU seconds at most."""
 
 
 def modules_of(project: Path) -> list[str]:
@@ -36,6 +93,7 @@ def modules_of(project: Path) -> list[str]:
 
 
 def tried_by(file: str) -> tuple[str, ...]:
-    """Test files that a mutant of a source file is run against, quickest first."""
+    """What a mutant of a source file is run against, quickest first: test files, or node ids."""
     name = file.removeprefix("harvester/").removesuffix(".py")
-    return tuple(f"tests/{test}.py" for test in TESTS.get(name, ()))
+    parts = [test.partition("::") for test in TESTS.get(name, ())]
+    return tuple(f"tests/{stem}.py{colons}{rest}" for stem, colons, rest in dict.fromkeys(parts))
