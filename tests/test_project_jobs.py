@@ -18,6 +18,7 @@ from harvester.eventlog.runlog import RunLog
 from harvester.home import Home
 from harvester.recorder import projected
 from harvester.recorder.jobs import Failure, Task, project_date, project_dates
+from tests.budget import budget
 from tests.processes import READER, python
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -171,7 +172,7 @@ def test_one_failing_date_stops_no_other(home):
     """Of three dates the damaged one fails with its error, the others are projected; the exit code is the error's."""
     (home.day(days(3)[1]) / "r001" / "commits.jsonl").write_bytes(b"garbage\n")
     tasks = [Task(str(home.root), day, None, None, force=False) for day in DAYS]
-    found = list(project_dates(tasks, jobs=2))
+    found = list(project_dates(tasks, jobs=budget(1, 2)))
     assert [isinstance(result, Failure) for result in found] == [False, True, False]
     assert "damaged log" in found[1].what
     assert found[1].error().exit_code == 1

@@ -171,7 +171,7 @@ def test_update_only_venues(seed: int, length: int) -> None:
 
 
 def test_the_streams_reach_what_they_are_for() -> None:
-    """Over 200 seeds, or the first 30: good books by updates alone, holes that fill, holes met by inserts and deletes, late rows."""
+    """Over many seeds: good books by updates alone, holes that fill, holes met by inserts and deletes, late rows."""
     seen: dict[str, int] = dict.fromkeys(("placed_good", "holes", "filled", "insert", "delete", "late"), 0)
     for seed in range(budget(30, 200)):
         reference = Market()
