@@ -11,6 +11,9 @@ STAMP  := $(VENV)/.stamp-ready
 demo: $(STAMP)
 	$(BIN)/hv demo --home demo-home
 
+# Tests start many processes: each would compile the package and rewrite the tests again if bytecode were not kept.
+test test-long: export PYTHONDONTWRITEBYTECODE =
+
 test: $(STAMP)
 	$(BIN)/python -m pytest -n 2 --dist loadgroup
 

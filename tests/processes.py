@@ -22,33 +22,26 @@ from tests.budget import LONG
 PROJECT = Path(__file__).resolve().parent.parent
 SERVER = Path(__file__).with_name("fork_server.py")
 PYTHON = [sys.executable]
-READER = (
+LOADED = (
     "cli.app", "harvester.recorder.project", "harvester.recorder.verify", "harvester.recorder.replay",
-    "harvester.projections.kernels",
+    "harvester.projections.kernels", "harvester.recorder.record", "harvester.recorder.eod",
+    "harvester.simgateway.server", "exchange_calendars",
 )  # fmt: skip
-"""What commands that read a log load: no pandas among it."""
-ALL = (
-    *READER,
-    "harvester.recorder.record",
-    "harvester.recorder.eod",
-    "harvester.simgateway.server",
-    "exchange_calendars",
-)
 
 
-def python(*modules: str) -> list[str]:
-    """Plain Python in the long run; else what runs `-m MODULE`, `-c CODE` or a file with `modules` (or ALL) loaded."""
+def python() -> list[str]:
+    """Plain Python in the long run; else what runs `-m MODULE`, `-c CODE` or a file with everything loaded already."""
     if LONG or not hasattr(os, "fork"):
         return PYTHON
-    return [sys.executable, "-I", "-S", str(SERVER), "--run", _server(modules or ALL)]
+    return [sys.executable, "-I", "-S", str(SERVER), "--run", _server()]
 
 
 @lru_cache
-def _server(modules: tuple[str, ...]) -> str:
-    """Start a server that has loaded these; gives its socket. It ends with this process."""
+def _server() -> str:
+    """Start the process that forks; gives its socket. It ends with this process."""
     folder = tempfile.mkdtemp(prefix="hv")
     path = f"{folder}/s"
-    command = [sys.executable, str(SERVER), path, *modules]
+    command = [sys.executable, str(SERVER), path, *LOADED]
     environment = {**os.environ, "PYTHONPATH": str(PROJECT)}
     server = subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=PROJECT, env=environment

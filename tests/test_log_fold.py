@@ -91,7 +91,7 @@ def test_a_fold_is_given_what_was_written(tmp_path_factory, storage, check, monk
         cuts=st.lists(st.integers(-5, 700), max_size=5),
         some=st.sets(st.sampled_from(sorted(WANTED))),
     )
-    @settings(max_examples=budget(5, 12), deadline=None)
+    @settings(max_examples=budget(3, 12), deadline=None)
     def reads(rows_min, cuts, some):
         wanted = {kind: WANTED[kind] for kind in some}
         got = list(fold_batches(day, wanted, rows_min, cuts))

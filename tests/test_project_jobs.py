@@ -11,14 +11,15 @@ import pytest
 from trading_log import days, record
 from typer.testing import CliRunner
 
-from cli.app import app
+from cli.app import READERS, app
 from harvester.errors import BadSetting, NoLog
 from harvester.eventlog.disk import Disk
 from harvester.eventlog.runlog import RunLog
 from harvester.home import Home
 from harvester.recorder import projected
 from harvester.recorder.jobs import Failure, Task, project_date, project_dates
-from tests.processes import READER, python
+from tests.budget import budget
+from tests.processes import PYTHON
 
 PROJECT = Path(__file__).resolve().parent.parent
 DAYS = [day.isoformat() for day in days(3)]
@@ -171,7 +172,7 @@ def test_one_failing_date_stops_no_other(home):
     """Of three dates the damaged one fails with its error, the others are projected; the exit code is the error's."""
     (home.day(days(3)[1]) / "r001" / "commits.jsonl").write_bytes(b"garbage\n")
     tasks = [Task(str(home.root), day, None, None, force=False) for day in DAYS]
-    found = list(project_dates(tasks, jobs=2))
+    found = list(project_dates(tasks, jobs=budget(1, 2)))
     assert [isinstance(result, Failure) for result in found] == [False, True, False]
     assert "damaged log" in found[1].what
     assert found[1].error().exit_code == 1
@@ -272,8 +273,12 @@ READING = (
 )  # fmt: skip
 
 
-@pytest.mark.xdist_group("commands that read")  # one process that has loaded what they need
-@pytest.mark.parametrize("words", READING)
+def test_every_reading_command_is_named():
+    """The list below has every command that the program runs without pandas, but the one that reads no log."""
+    assert {words.split()[0] for words in READING} == READERS - {"schema"}
+
+
+@pytest.mark.parametrize("words", budget(("project --force", "verify", "replay --speed max"), READING))
 def test_reading_commands_do_without_pandas(home, words):
     """pyarrow would import it, a third of a second, to make a column an array."""
     code = (
@@ -282,7 +287,7 @@ def test_reading_commands_do_without_pandas(home, words):
         "assert 'pyarrow' in sys.modules and 'pandas' not in sys.modules\n"
     )
     date = [] if words in ("status", "log ls") else ["--date", DAYS[0]]
-    command = [*python(*READER), "-c", code, *words.split(), *date, "--home", str(home.root)]
+    command = [*PYTHON, "-c", code, *words.split(), *date, "--home", str(home.root)]
     done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout

@@ -157,13 +157,16 @@ def test_the_day_trades_on_its_own_date(name: str) -> None:
 
 @days
 def test_batches_of_any_size_after_a_restart_in_a_trade(name: str) -> None:
-    """Batches of 1, 7, 1,000 and all give the same rows, digests and state to the byte, over two runs."""
+    """Batches of 1, 7, 1,000 and all give the same rows, digests and state to the byte, over two runs.
+
+    Single events are the slowest by far: the short run tries them on the longest date alone.
+    """
     places = open_places(name)
     batch = events(name, places[len(places) // 2], 45)
     tables, digests, state = fold(batch, [])
     assert carried(tables, batch)
     assert batch.last_seq > 2_000
-    for size in (1, 7, 1_000):
+    for size in budget((1, 7, 1_000) if name == "autumn" else (7, 1_000), (1, 7, 1_000)):
         assert fold(batch, list(range(size, batch.last_seq, size))) == (tables, digests, state)
 
 
@@ -200,7 +203,7 @@ def test_live_equals_replay_on_an_odd_day(tmp_path: Path, day: str) -> None:
     assert log.table(Kind.QUOTE).num_rows > 50
     assert check_live_equals_replay(log) >= 5
     last = max(log.live_digests(), key=lambda line: line[1])
-    for rows_max in (7, None):
+    for rows_max in budget((None,), (7, None)):
         assert replayed_digests(log, rows_max) == last[2]
     made = fold_day(log)
     assert made.digests == last[2]

@@ -12,6 +12,7 @@ import pytest
 from trading_log import DATE, record
 
 from harvester.home import Home
+from tests.budget import budget
 
 PROJECT = Path(__file__).resolve().parent.parent
 PROJECT_DATE = """
@@ -59,7 +60,7 @@ def here(home: Home, tmp_path_factory: pytest.TempPathFactory) -> list[object]:
     return projected(home, tmp_path_factory.mktemp("here"))
 
 
-@pytest.mark.parametrize("name", ELSEWHERE)
+@pytest.mark.parametrize("name", budget(["no encoding but ASCII", "all of it"], list(ELSEWHERE)))
 def test_the_same_bytes_elsewhere(home: Home, here: list[object], tmp_path: Path, name: str) -> None:
     """Digests and every exported file, picture and episodes too, are the same bytes under other surroundings."""
     assert projected(home, tmp_path, **ELSEWHERE[name]) == here
