@@ -23,74 +23,71 @@ def record(
     *,
     symbols: Annotated[
         str | None,
-        typer.Option(help="Symbols, separated by commas; default: those of the TOML file.", rich_help_panel=_WHAT),
+        typer.Option(help="Symbols, separated by commas; else those of the TOML file.", rich_help_panel=_WHAT),
     ] = None,
     host: Annotated[
         str | None,
-        typer.Option("--gateway-host", "--host", help="Host of the gateway [127.0.0.1].", rich_help_panel=_GATEWAY),
+        typer.Option(
+            "--gateway-host", "--host", help="Where the gateway listens [127.0.0.1].", rich_help_panel=_GATEWAY
+        ),
     ] = None,
-    port: Annotated[int | None, typer.Option(help="Port of the gateway [7496].", rich_help_panel=_GATEWAY)] = None,
+    port: Annotated[int | None, typer.Option(help="Its port [7496].", rich_help_panel=_GATEWAY)] = None,
     client_id: Annotated[
         int | None, typer.Option(help="API client id, not 0 [9960].", rich_help_panel=_GATEWAY)
     ] = None,
     account: Annotated[
         str | None,
         typer.Option(
-            help="Account; default: HARVESTER_IB_ACCOUNT, IBKR_ACCOUNT. Required for a real gateway.",
+            help="Account; else HARVESTER_IB_ACCOUNT, IBKR_ACCOUNT. Required for a real gateway.",
             rich_help_panel=_GATEWAY,
         ),
     ] = None,
     timeout_seconds: Annotated[
-        float | None, typer.Option(help="Seconds to wait for an answer, real time [90].", rich_help_panel=_GATEWAY)
+        float | None, typer.Option(help="How long to wait for an answer, real time [90].", rich_help_panel=_GATEWAY)
     ] = None,
     market_data_type: Annotated[
         int | None, typer.Option(help="1 live, 2 frozen, 3 delayed, 4 delayed frozen [1].", rich_help_panel=_GATEWAY)
     ] = None,
     primary_exchange: Annotated[
-        str | None, typer.Option(help="Preferred listing exchange for ambiguous symbols [NSDQ].", rich_help_panel=_WHAT)
+        str | None, typer.Option(help="Listing exchange that settles between namesakes [NSDQ].", rich_help_panel=_WHAT)
     ] = None,
     depth_rows: Annotated[
-        int | None, typer.Option(help="Rows of market depth per side [10].", rich_help_panel=_WHAT)
+        int | None, typer.Option(help="Rows a side of market depth [10].", rich_help_panel=_WHAT)
     ] = None,
-    depth_lines: Annotated[
-        int | None, typer.Option(help="Maximum number of depth subscriptions [3].", rich_help_panel=_WHAT)
-    ] = None,
+    depth_lines: Annotated[int | None, typer.Option(help="Symbols that get depth [3].", rich_help_panel=_WHAT)] = None,
     tick_by_tick_lines: Annotated[
-        int | None, typer.Option(help="Maximum number of tick-by-tick subscriptions [5].", rich_help_panel=_WHAT)
+        int | None, typer.Option(help="Tick-by-tick subscriptions at most [5].", rich_help_panel=_WHAT)
     ] = None,
     depth_rotation_minutes: Annotated[
         float | None,
-        typer.Option(help="Rotate depth lines every N minutes, 0 = never [15].", rich_help_panel=_WHAT),
+        typer.Option(help="Hand depth lines on by turns so often, 0 = never [15].", rich_help_panel=_WHAT),
     ] = None,
     focus_size: Annotated[
-        int | None,
-        typer.Option(help="Number of symbols with tick-by-tick data and history [5].", rich_help_panel=_WHAT),
+        int | None, typer.Option(help="Symbols that get tick-by-tick data [5].", rich_help_panel=_WHAT)
     ] = None,
     hist_duration: Annotated[
-        str | None, typer.Option(help="Period of the short history bars [1 D].", rich_help_panel=_HISTORY)
+        str | None, typer.Option(help="How far the short history bars go back [1 D].", rich_help_panel=_HISTORY)
     ] = None,
     hist_bar_size: Annotated[
         str | None, typer.Option(help="Size of the short history bars [1 min].", rich_help_panel=_HISTORY)
     ] = None,
-    hist_what: Annotated[
-        str | None, typer.Option(help="Data of the short history bars [TRADES].", rich_help_panel=_HISTORY)
-    ] = None,
+    hist_what: Annotated[str | None, typer.Option(help="What they show [TRADES].", rich_help_panel=_HISTORY)] = None,
     skip_historical_backfill: Annotated[
         bool | None,
-        typer.Option("--skip-historical-backfill", help="Do not request history.", rich_help_panel=_HISTORY),
+        typer.Option("--skip-historical-backfill", help="Ask for no history.", rich_help_panel=_HISTORY),
     ] = None,
     require_mtf_alignment: Annotated[
         bool | None,
         typer.Option(
             "--require-mtf-alignment",
-            help="Let strategies enter only in the direction of the symbol's signal.",
+            help="Strategies enter only while the symbol's signal points their way.",
             rich_help_panel=_HISTORY,
         ),
     ] = None,
     daily_restart: Annotated[
         str | None,
         typer.Option(
-            help="Daily restart of your TWS, HH:MM (New York): log that outage as planned.",
+            help="HH:MM (New York) at which your TWS restarts itself: its outage is a planned one.",
             rich_help_panel=_WHEN,
         ),
     ] = None,
@@ -104,37 +101,36 @@ def record(
     ] = None,
     duration: Annotated[
         str | None,
-        typer.Option(help="Stop after this much market time: 90s, 15m, 1h30m.", rich_help_panel=_WHEN),
+        typer.Option(help="Record so much market time: 90s, 15m, 1h30m.", rich_help_panel=_WHEN),
     ] = None,
     clock: Annotated[
         str,
         typer.Option(
             help="Market clock: machine, a gateway.json to follow, or auto (the home's gateway.json, if that gateway "
-            "is running and listens on --port).",
+            "lives and is the one connected to).",
             rich_help_panel=_WHEN,
         ),
     ] = "auto",
     commit_seconds: Annotated[
-        float | None, typer.Option(help="Seconds between commits, real time [1].", rich_help_panel=_LOG)
+        float | None, typer.Option(help="Real time between commits [1].", rich_help_panel=_LOG)
     ] = None,
     commit_events: Annotated[
-        int | None, typer.Option(help="Maximum number of events per commit [10000].", rich_help_panel=_LOG)
+        int | None, typer.Option(help="Events of a commit at most [10000].", rich_help_panel=_LOG)
     ] = None,
     compression: Annotated[
-        str | None, typer.Option(help="Compression of live batches: none or lz4 [none].", rich_help_panel=_LOG)
+        str | None, typer.Option(help="Of live batches: none or lz4 [none].", rich_help_panel=_LOG)
     ] = None,
     compact: Annotated[
-        bool | None,
-        typer.Option("--compact/--no-compact", help="Compact the log after the recording [on].", rich_help_panel=_LOG),
+        bool | None, typer.Option("--compact/--no-compact", help="Compact when it ends [on].", rich_help_panel=_LOG)
     ] = None,
     digest_seconds: Annotated[
-        float | None, typer.Option(help="Seconds between live digests, real time [60].", rich_help_panel=_LOG)
+        float | None, typer.Option(help="Real time between live digests [60].", rich_help_panel=_LOG)
     ] = None,
     episode_epoch_ms: Annotated[
         bool | None,
         typer.Option(
             "--episode-epoch-ms/--no-episode-epoch-ms",
-            help="Write times of episodes as Unix milliseconds; default: HARVESTER_EPISODE_EPOCH_MS [off].",
+            help="Times of episodes as Unix milliseconds; else HARVESTER_EPISODE_EPOCH_MS [off].",
             rich_help_panel=_ARTEFACTS,
         ),
     ] = None,
@@ -142,23 +138,23 @@ def record(
         bool | None,
         typer.Option(
             "--episode-series-jsonl/--no-episode-series-jsonl",
-            help="Write a file of seconds beside each episode; default: HARVESTER_EPISODE_SERIES_JSONL [off].",
+            help="A file of seconds beside each episode; else HARVESTER_EPISODE_SERIES_JSONL [off].",
             rich_help_panel=_ARTEFACTS,
         ),
     ] = None,
     reopen: Annotated[
-        bool, typer.Option("--reopen", help="Record a date that `hv eod` has closed.", rich_help_panel=_LOG)
+        bool, typer.Option("--reopen", help="Go on with a date `hv eod` has closed.", rich_help_panel=_LOG)
     ] = False,
-    home: Annotated[Path | None, typer.Option("--home", help="Data root; default: HV_HOME, else this folder.")] = None,
+    home: Annotated[Path | None, typer.Option("--home", help="Data root; else HV_HOME, else this folder.")] = None,
     config: Annotated[
         Path | None,
         typer.Option("--config", help="TOML file of settings, named like the options."),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
 ) -> None:
-    """Record everything a gateway sends about some symbols, until the session ends.
+    """Record everything a gateway says about some symbols, until the session's end.
 
-    Ctrl-C and SIGTERM end the recording cleanly; the last commit is complete after any end. No order is ever sent.
+    The last commit is whole however the recording ends; Ctrl-C and SIGTERM end it in order. No order is ever sent.
 
     Example: hv record --symbols AAPL,MSFT --account DU1234567 --port 7497
     """
@@ -203,17 +199,17 @@ def record(
 
 
 def _end_early_at_sigterm() -> None:
-    """Before the recording handles signals itself, exit at SIGTERM with a line that nothing was recorded."""
+    """Until the recording listens for signals itself, SIGTERM says that nothing was recorded; SIGINT does so anyway."""
     import signal
     from contextlib import suppress
 
     from harvester.errors import GatewayError
 
     def end(*_: object) -> None:
-        typer.echo("hv: SIGTERM: stopped before connecting; nothing was recorded", err=True)
+        typer.echo("hv: SIGTERM: stopped before the gateway was asked; nothing was recorded", err=True)
         raise SystemExit(GatewayError.exit_code)
 
-    with suppress(ValueError):  # not the main thread, which alone may set handlers
+    with suppress(ValueError):  # not the main thread: signals are somebody else's
         signal.signal(signal.SIGTERM, end)
 
 
@@ -234,13 +230,13 @@ async def _record(
     duration_ns = None if duration is None else parse_duration(duration)
     until_ns = None if duration and until is None else end_of_recording(until, clock.now(), settings)
     if opens := closed_until(clock.now(), settings):
-        typer.echo(f"the market is closed until {opens}; data received before is recorded too", err=True)
+        typer.echo(f"the market is closed until {opens}; what is sent is recorded all the same", err=True)
     stop, screens = asyncio.Event(), []
 
     def watch(recorder: Any) -> None:
         screens.append(asyncio.ensure_future(_watch(recorder)))
 
-    with stop_on_signals(stop, _print_signal, last_act=True):
+    with stop_on_signals(stop, _said, last_act=True):
         try:
             return await run(
                 settings,
@@ -253,14 +249,14 @@ async def _record(
                 watch=watch,
             )
         finally:
-            await _cancel(screens)
+            await _end(screens)
 
 
-def _print_signal(name: str) -> None:
+def _said(name: str) -> None:
     import sys
 
-    # Through the present sys.stderr: a live screen replaces it, and a line past it would displace the screen.
-    sys.stderr.write(f"hv: {name}: writing the last commit, then stopping\n")
+    # Through whatever stderr is now: past a live screen's own, the line would push its headline out of reach.
+    sys.stderr.write(f"hv: {name}: ending with a whole last commit\n")
 
 
 async def _watch(recorder: Any) -> None:
@@ -271,7 +267,7 @@ async def _watch(recorder: Any) -> None:
     await (draw(recorder) if sys.stdout.isatty() else log_progress(recorder))
 
 
-async def _cancel(screens: list[asyncio.Task[None]]) -> None:
+async def _end(screens: list[asyncio.Task[None]]) -> None:
     import asyncio
 
     for screen in screens:

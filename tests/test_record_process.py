@@ -372,5 +372,5 @@ def test_a_signal_is_told_above_the_live_screen() -> None:
     """The line goes through the screen's own stderr: past it, the next drawing would begin a line too low."""
     terminal = io.StringIO()
     with Live("headline", console=Console(file=terminal, force_terminal=True, width=80), auto_refresh=False):
-        cmd_record._print_signal("SIGINT")
-    assert "hv: SIGINT: writing the last commit, then stopping" in terminal.getvalue()
+        cmd_record._said("SIGINT")
+    assert "hv: SIGINT: ending with a whole last commit" in terminal.getvalue()

@@ -40,7 +40,7 @@ def parse_until(text: str, now_ns: int, settings: Settings) -> int | None:
     """`16:00` (in the settings' zone, today), an ISO time with a zone, or `never`, as market time in ns UTC.
 
     Raises:
-        BadSetting: any other text, or a time in the past.
+        BadSetting: anything else, or a time that is past.
     """
     if text == NEVER:
         return None
