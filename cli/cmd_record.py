@@ -148,7 +148,7 @@ def record(
     home: Annotated[Path | None, typer.Option("--home", help="Data root; else HV_HOME, else this folder.")] = None,
     config: Annotated[
         Path | None,
-        typer.Option("--config", help="TOML file of settings, named like the options."),
+        typer.Option("--config", help="Read settings from this TOML file; keys are the option names."),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
 ) -> None:
