@@ -18,8 +18,8 @@ from typing import Annotated, Any
 
 import typer
 
-from harvester import __version__
 from harvester.errors import DISK_ERRNOS, HarvesterError, LogWriteFailed
+from harvester.version import __version__
 
 # name → module; the function there (a `typer.Typer` for groups) has the command's name. Order is that of --help.
 COMMANDS: tuple[tuple[str, str], ...] = (

@@ -25,10 +25,11 @@ def status(
     """
     import msgspec
 
-    from harvester.clock import SECOND_NS, clocks_apart
+    from harvester.clock import clocks_apart
     from harvester.eventlog.days import newest_date
     from harvester.home import Home, parse_date
     from harvester.recorder.status import status as look
+    from harvester.units import SECOND_NS
 
     root = Home.find(home)
     found = look(root, newest_date(root) if date is None else parse_date(date))

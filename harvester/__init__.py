@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from harvester.version import __version__ as __version__
+
 if TYPE_CHECKING:
     from harvester.eventlog.reader import open_day as open_day
 
-__version__ = "0.1.0"
 __all__ = ["__version__", "open_day"]
 
 

@@ -15,6 +15,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 import msgspec
 
 from harvester.errors import BadSetting
+from harvester.units import SECOND_NS
 
 NEW_YORK = "America/New_York"
 _NOON = time(12)
@@ -40,12 +41,12 @@ def to_ns(moment: datetime) -> int:
     if moment.tzinfo is None:
         raise BadSetting(f"time {moment.isoformat()} has no zone; write one, for example {moment.isoformat()}Z")
     since = moment.astimezone(UTC) - datetime(1970, 1, 1, tzinfo=UTC)
-    return (since.days * 86_400 + since.seconds) * 1_000_000_000 + since.microseconds * 1_000
+    return (since.days * 86_400 + since.seconds) * SECOND_NS + since.microseconds * 1_000
 
 
 def iso(ns: int) -> str:
     """ISO-8601 UTC, trailing zeros of the fraction trimmed, with `Z`."""
-    seconds, fraction = divmod(ns, 1_000_000_000)
+    seconds, fraction = divmod(ns, SECOND_NS)
     minute, second = divmod(seconds, 60)
     text = f"{_minute_text(minute)}:{second:02d}"
     return text + (f".{fraction:09d}".rstrip("0") if fraction else "") + "Z"
@@ -92,7 +93,7 @@ def day_bounds(trading_date: date, zone_name: str = NEW_YORK, day_start: str = "
 
 def trading_date(ts_ns: int, zone_name: str = NEW_YORK, day_start: str = "00:00") -> date:
     """The trading date an instant (ns UTC) belongs to."""
-    local = (datetime(1970, 1, 1, tzinfo=UTC) + timedelta(seconds=ts_ns // 1_000_000_000)).astimezone(zone(zone_name))
+    local = (datetime(1970, 1, 1, tzinfo=UTC) + timedelta(seconds=ts_ns // SECOND_NS)).astimezone(zone(zone_name))
     start = _day_start(day_start)
     if start > _NOON:
         return local.date() + timedelta(days=1) if local.time() >= start else local.date()

@@ -17,12 +17,12 @@ from typing import TYPE_CHECKING, Protocol, Self
 
 import msgspec
 
+from harvester.units import NEVER, SECOND_NS
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-SECOND_NS = 1_000_000_000
-NEVER_NS = 2**63 - 1
 AFTER_SPEED = 600  # a market that was as fast as possible is over: the end of extended trading comes in seconds
 LOOK_S = 0.004  # real time between two looks at a time that somebody else sets
 IN_FLIGHT_BYTES = 1 << 18  # more than the sockets of a gateway as fast as possible and of its recorder hold together
@@ -98,7 +98,7 @@ class PublishedAnchor(SpeedAnchor, frozen=True):
     """
 
     dial: str = ""
-    final_ns: int = NEVER_NS
+    final_ns: int = NEVER
 
 
 class Dial:

@@ -20,7 +20,7 @@ from cli.app import app
 from harvester.artefacts import schemas
 from harvester.artefacts.episodes import compare_day, episode_files
 from harvester.artefacts.tables import csv_file
-from harvester.artefacts.text import json_file, must_take_file, put, put_all, put_bare_list, times
+from harvester.artefacts.text import json_file, must_take_file, put, put_all, times
 from harvester.errors import BadSetting, CannotRun, LogWriteFailed
 from harvester.eventlog.disk import Disk
 from harvester.home import Home
@@ -309,13 +309,6 @@ def _time(value):
     if isinstance(value, (dict, list, bool)):
         return None
     return value % (2**62) if isinstance(value, int) else value
-
-
-def test_bare_list_has_its_meta(tmp_path):
-    """A bare list stays one; what belongs to it lies beside it."""
-    put_bare_list(tmp_path / "batch.json", [{"symbol": "A"}], {"schema": "x"})
-    assert loaded(tmp_path / "batch.json") == [{"symbol": "A"}]
-    assert loaded(tmp_path / "batch.meta.json") == {"schema": "x"}
 
 
 def test_symbols_cannot_leave_the_folder(day):

@@ -11,13 +11,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from harvester import calendar
-from harvester.clock import SECOND_NS, LockstepClock, SpeedAnchor
+from harvester.clock import LockstepClock, SpeedAnchor
 from harvester.config import Settings
 from harvester.errors import BadSetting
 from harvester.events.batch import Batch
 from harvester.events.kinds import COMMON, SCHEMAS, Kind
 from harvester.home import Home, file_name, parse_date, symbol_of
 from harvester.recorder.until import closed_until
+from harvester.units import SECOND_NS
 
 HOUR = 3600 * SECOND_NS
 

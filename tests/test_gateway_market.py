@@ -20,10 +20,11 @@ from gateway_support import ACME, Client, running, small_market
 from ib_async import IB
 
 from harvester.calendar import trading_date
-from harvester.clock import IN_FLIGHT_BYTES, SECOND_NS, Dial, FileClock, LockstepClock
+from harvester.clock import IN_FLIGHT_BYTES, Dial, FileClock, LockstepClock
 from harvester.events.kinds import Kind
 from harvester.simgateway.limits import Limits
 from harvester.simgateway.report import TEXTS, Report, exact_sum, text_sum
+from harvester.units import SECOND_NS
 from harvester.wire.incoming import Arrivals, Incoming
 
 PROJECT = Path(__file__).resolve().parent.parent

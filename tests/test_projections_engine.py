@@ -15,10 +15,15 @@ from harvester.calendar import to_ns
 from harvester.config import Settings
 from harvester.errors import DamagedLog, KernelFault
 from harvester.events.batch import Batch
-from harvester.events.kinds import Kind
+from harvester.events.kinds import Kind, Own
+from harvester.projections import engine as engine_module
 from harvester.projections import kernel_cache
+from harvester.projections.base import Projection
 from harvester.projections.engine import PROJECTIONS, Engine
+from harvester.projections.feed import TradingFeed
+from harvester.projections.market import Market
 from harvester.projections.params import RunParams, StrategyRef, package_digest
+from harvester.projections.step import NOTHING_DERIVED, Derived, Step
 from harvester.projections.tables import held
 from tests.market_log import Log
 from tests.reference.streams import stream
@@ -45,12 +50,65 @@ def cuts() -> list[Batch]:
 
 
 def test_the_list_is_what_runs() -> None:
-    """The list of projections names exactly those that fold, in their order; market_only leaves trading out."""
-    assert tuple(p.name for p in Engine().projections) == PROJECTIONS
-    assert [p.name for p in Engine(market_only=True).projections] == list(PROJECTIONS[:-1])
+    """The engine folds exactly the classes of the list, in its order; market_only leaves trading out."""
+    assert tuple(type(p) for p in Engine().projections) == PROJECTIONS
+    assert tuple(type(p) for p in Engine(market_only=True).projections) == PROJECTIONS[:-1]
 
 
-@pytest.mark.parametrize("name", PROJECTIONS)
+def test_digests_keep_their_names_and_order() -> None:
+    """What was recorded stays comparable: one digest a projection, under these names, in this order."""
+    assert list(Engine().digests()) == ["book", "quotes", "buckets", "health", "candles", "signals", "trading"]
+
+
+class Counted(Projection):
+    """A projection as small as it can be: which happenings and how many candles those before it derived."""
+
+    def __init__(self, market: Market) -> None:
+        super().__init__(market)
+        self.happenings: list[int] = []
+        self.candles = 0
+
+    def fold(self, step: Step) -> Derived:
+        self.happenings += [happening.seq for happening in step.happenings]
+        self.candles += 0 if step.candles is None else len(step.candles)
+        return NOTHING_DERIVED
+
+    def digest(self) -> str:
+        return repr((self.happenings, self.candles))
+
+
+class Early(Counted):
+    name = "early"
+
+
+class Late(Counted):
+    name = "late"
+
+
+def test_a_new_projection_is_one_entry(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One more class in the list is folded, digested, kept in snapshots, and reads what those before it derived."""
+    at = {"ts_recv": EVENTS[-1][1]["ts_recv"], "epoch": 1}
+    outage = [(Kind.NOTICE, at | {"code": int(code)}) for code in (Own.DISCONNECTED, Own.CONNECTED)]
+    parts = [DAY, Batch.of(outage, DAY.last_seq + 1)]
+    before, rows = run(parts)
+    monkeypatch.setattr(engine_module, "PROJECTIONS", (Early, *PROJECTIONS, Late))
+    engine, tables = run(parts)
+    early, late = engine[Early], engine[Late]
+    assert (early.happenings, early.candles) == ([], 0)
+    assert late.happenings == [DAY.last_seq + 1, DAY.last_seq + 2]
+    assert late.candles == len(tables["candles"]) > 0
+    assert engine.digests() == {"early": early.digest(), **before.digests(), "late": late.digest()}
+    assert tables == rows
+    Engine().restore(engine.snapshot())
+
+
+def test_a_projection_that_is_left_out_is_named() -> None:
+    """Asking a market-only engine for trading is an error that names the class, not None."""
+    with pytest.raises(KeyError, match="TradingFeed"):
+        Engine(market_only=True)[TradingFeed]
+
+
+@pytest.mark.parametrize("name", [of.name for of in PROJECTIONS])
 class TestEveryProjection:
     def test_is_deterministic(self, name: str) -> None:
         """The same events give the same digest and rows in another engine."""

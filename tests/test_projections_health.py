@@ -33,16 +33,16 @@ def test_an_outage_is_a_pair_with_a_length() -> None:
 
 
 def test_happenings_name_what_trading_has_to_know() -> None:
-    """Outages, refusals and data types reach the step in seq order, with the contract the request stood for."""
+    """The fold returns outages, refusals and data types in seq order, with the contract the request stood for."""
     log = Log().run_start().subscribe(1, "l1", at=0)
     log.notice(None, msg=58, value=3, req_id=1)
     log.notice(354, req_id=1)
     log.notice(int(Own.DISCONNECTED), at=1)
     log.notice(int(Own.CONNECTED), at=2)
     step = log.engine.market.fold(Batch.of(log.pending, 1))
-    log.engine.health.fold(step)
-    told = [(h.what, h.con_id, h.value, h.ts - START) for h in step.happenings]
-    assert told == [
+    happenings = log.engine.health.fold(step).happenings
+    assert step.happenings == ()
+    assert [(h.what, h.con_id, h.value, h.ts - START) for h in happenings] == [
         (What.DATA_TYPE, 7, 3, 0),
         (What.REFUSED, 7, 354, 0),
         (What.OUTAGE_BEGIN, 0, 0, 10**9),
@@ -58,7 +58,7 @@ def test_a_refusal_counts_once() -> None:
     log.notice(int(Own.STREAM_REFUSED), req_id=2, con_id=7, value=10190)
     log.notice(int(Own.STREAM_REFUSED), req_id=5, con_id=7, value=420)  # 5-second bars: no stream of the market
     log.fold()
-    assert [(refusal[2], refusal[3]) for refusal in log.engine.health.refusals()] == [(2, 10190), (5, 420)]
+    assert [(refusal[2], refusal[3]) for refusal in log.engine.health._refusals] == [(2, 10190), (5, 420)]
     assert log.engine.health_summary(7).refused == 2
 
 

@@ -133,4 +133,4 @@ def test_a_refused_subscription_is_dead() -> None:
     log.clock(2)
     assert len(log.fold()) == 1  # the second in which it was asked for
     assert log.engine.health_summary().refused == 1
-    assert log.engine.health.refusals()[0][1:4] == (7, 1, 354)
+    assert log.engine.health._refusals[0][1:4] == (7, 1, 354)

@@ -15,6 +15,7 @@ from harvester.calendar import to_ns
 from harvester.events.batch import Batch
 from harvester.events.kinds import Kind, Side
 from harvester.projections.engine import Engine
+from tests import intervals
 from tests.reference.market import Market
 from tests.reference.streams import stream
 
@@ -46,8 +47,8 @@ class Seen:
 
     def on_interval(self, interval: Any) -> None:
         self.told.append((
-            "interval", interval.seq, interval.ts, list(interval.buckets), interval.quotes.tolist(),
-            interval.trades.tolist(), list(interval.happenings),
+            "interval", interval.seq, interval.ts, intervals.buckets(interval), intervals.quotes(interval),
+            intervals.trades(interval), list(interval.happenings),
         ))  # fmt: skip
 
     def finish(self, seq: int, ts: int) -> None:

@@ -11,6 +11,7 @@ import pytest
 from harvester.events.kinds import Action, Kind, Own, Stream
 from harvester.home import Home
 from harvester.projections.engine import Engine
+from harvester.projections.signals import Signals
 from harvester.simgateway.backfill import Backfill
 from harvester.simgateway.limits import Limits
 from tests.recording import Recorded, check_live_equals_replay, check_nothing_lost, lockstep, model, run
@@ -66,7 +67,7 @@ def test_the_backfill_makes_signals_possible_on_the_first_day(morning: Recorded)
     engine = Engine(market_only=True)
     for batch in morning.day().batches():
         engine.fold(batch)
-    known = engine.signals._newest
+    known = engine[Signals]._newest
     first = morning.day().table(Kind.REQUEST).to_pylist()[0]["ts_recv"]
     con_ids = {r["con_id"] for r in histories(morning.day())}
     assert {(con_id, name) for con_id in con_ids for name in ("1h", "1D", "5m", "15m")} <= set(known)

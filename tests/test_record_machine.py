@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from harvester.clock import SECOND_NS, MachineClock
+from harvester.clock import MachineClock
 from harvester.config import Settings
 from harvester.errors import LogWriteFailed
 from harvester.eventlog.disk import Disk
@@ -21,6 +21,7 @@ from harvester.recorder.record import record
 from harvester.recorder.status import status
 from harvester.simgateway.server import SimGateway
 from harvester.simgateway.settings import GatewaySettings
+from harvester.units import SECOND_NS
 from tests.recording import QuickDisk, check_live_equals_replay, lockstep, model, run
 
 if TYPE_CHECKING:

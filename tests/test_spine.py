@@ -16,7 +16,7 @@ import polars as pl
 import pytest
 from rich.console import Console
 
-from harvester.clock import SECOND_NS, FileClock
+from harvester.clock import FileClock
 from harvester.config import Settings
 from harvester.errors import CannotRun
 from harvester.eventlog.reader import Day, open_day
@@ -30,6 +30,7 @@ from harvester.simgateway.market import Market
 from harvester.simgateway.server import SimGateway
 from harvester.simgateway.settings import GatewaySettings
 from harvester.simgateway.sources import open_market
+from harvester.units import SECOND_NS
 from tests.recording import Recorded, check_live_equals_replay, check_nothing_lost, lockstep, model, replayed_digests
 
 PROJECT = Path(__file__).resolve().parent.parent

@@ -13,7 +13,7 @@ import pytest
 
 PROJECT = Path(__file__).resolve().parent.parent
 LAYERS: tuple[tuple[str, ...], ...] = (
-    ("errors", "home", "clock", "calendar", "config"),
+    ("errors", "home", "clock", "calendar", "config", "units", "version"),
     ("events",),
     ("wire",),
     ("eventlog",),

@@ -13,18 +13,20 @@ from harvester.events.kinds import Kind
 from harvester.projections.engine import Engine
 from harvester.projections.interval import Happening, What
 from harvester.projections.signals import Signals
+from harvester.projections.step import Derived
 
 SECOND = 1_000_000_000
 
 
 def decisions(*, required: bool, way: int | None, monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
-    """Decisions of a quarter of an hour; `way` is told for every symbol from its first minute on, None = never."""
+    """Decisions of a quarter of an hour; every symbol is aligned `way` from its first minute on, None = never."""
 
-    def tell(self: Signals, step: Any) -> None:
-        for seq, ts in step.clocks[:1].tolist() if way else []:
-            step.happenings.extend(Happening(seq, ts, con_id, What.ALIGNED, way) for con_id in (101, 102))
+    def aligned(self: Signals, step: Any) -> Derived:
+        del self
+        clocks = step.clocks[:1].tolist() if way else []
+        return Derived([Happening(seq, ts, con_id, What.ALIGNED, way) for seq, ts in clocks for con_id in (101, 102)])
 
-    monkeypatch.setattr(Signals, "fold", tell)
+    monkeypatch.setattr(Signals, "fold", aligned)
     params = run_params()
     params = type(params)(**{n: getattr(params, n) for n in params.__struct_fields__ if n != "config"}, config={
         **params.config, "require_mtf_alignment": required})  # fmt: skip

@@ -21,6 +21,7 @@ from harvester.projections import desk, feed
 from harvester.projections.blotter import Blotter, Watched
 from harvester.projections.engine import Engine
 from harvester.projections.exchange import Shown
+from harvester.projections.feed import TradingFeed
 from harvester.projections.params import RunParams, StrategyRef
 from harvester.projections.seconds import SECONDS, Newest, Seconds, records, row_of, rows_of
 from harvester.projections.strategies import describe, make
@@ -75,11 +76,11 @@ def folded(batch: Batch, cuts: list[int]) -> tuple[list[str], dict[str, list[Any
         outputs = engine.fold(batch.slice(first + 1, last))
         for name, found in rows.items():
             found.extend(outputs.tables[name].to_pylist() if name in outputs.tables else [])
-        digests.append(engine.trading.digest())
+        digests.append(engine[TradingFeed].digest())
     outputs = engine.finish()
     for name, found in rows.items():
         found.extend(outputs.tables[name].to_pylist() if name in outputs.tables else [])
-    return [*digests, engine.trading.digest()], rows
+    return [*digests, engine[TradingFeed].digest()], rows
 
 
 @pytest.fixture(scope="module")

@@ -147,7 +147,7 @@ def interval(
     seen = np.array(observed[0], QUOTES), np.array(observed[1], TRADES)
     con_ids = np.full(len(buckets), CON_ID)
     seconds = Seconds(np.array([[seq, ts]]), records(buckets), con_ids, [len(buckets)], {CON_ID: SYMBOL})
-    return Interval(seq, ts, *seen, happenings, Tape(*seen, [seq]), seconds, 0)
+    return Interval(seq, ts, happenings, Tape(*seen, [seq]), seconds, 0)
 
 
 def _plan(long: bool, args: list[str]) -> Plan:

@@ -9,10 +9,11 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from harvester.units import SECOND_NS
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-SECOND_NS = 1_000_000_000
 GATE_CODES = pa.field(
     "gate_codes",
     pa.string(),

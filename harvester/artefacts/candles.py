@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 
 from harvester.artefacts.text import envelope, times_file
 from harvester.home import file_name
+from harvester.units import SECOND_NS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -35,7 +36,7 @@ class RunSpan(NamedTuple):
     @property
     def stamp(self) -> str:
         """`yyyyMMdd_HHmmss` UTC of the start event."""
-        return datetime.fromtimestamp(self.start_ts // 1_000_000_000, UTC).strftime("%Y%m%d_%H%M%S")
+        return datetime.fromtimestamp(self.start_ts // SECOND_NS, UTC).strftime("%Y%m%d_%H%M%S")
 
 
 def candle_files(

@@ -9,6 +9,7 @@ import msgspec
 
 from harvester.artefacts.text import json_lines, put_all, times, times_file
 from harvester.home import file_name
+from harvester.projections.position import DATA_END
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
 
     from harvester.eventlog.disk import Disk
 
-DATA_END = "DATA_END"
 WAY_OUT = {
     "different": "`hv project` writes it anew",
     "unreadable": "`hv project` writes it anew",

@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from harvester.calendar import NEW_YORK, zone
+from harvester.units import SECOND_NS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -32,8 +33,7 @@ _CUT = 44  # px of a stretch of time in which nothing was recorded and which is 
 _NAME_MAX = 8
 _AXES_BOTH = 8  # more panels than this have the time above them too
 
-_SECOND = 1_000_000_000
-_CUT_FROM = 600 * _SECOND
+_CUT_FROM = 600 * SECOND_NS
 _TIME_STEPS = (1, 2, 5, 10, 30, 60, 120, 300, 600, 1_800, 3_600, 7_200, 14_400, 28_800, 86_400)  # s
 _TIME_TICKS = 10
 _PRICE_STEPS = [(f"{digit}e{power}", max(-power, 2)) for power in range(-6, 8) for digit in (1, 2, 5)]  # and decimals
@@ -179,11 +179,11 @@ class _Time(NamedTuple):
     def of(cls, panels: Sequence[Panel]) -> _Time:
         """What of the day is worth its width: a long time in which nothing at all was recorded is not."""
         seconds = np.unique(np.concatenate([panel.ts for panel in panels]))
-        after = np.diff(seconds) - _SECOND
-        recorded = int(seconds[-1]) + _SECOND - int(seconds[0]) - int(after.sum())
+        after = np.diff(seconds) - SECOND_NS
+        recorded = int(seconds[-1]) + SECOND_NS - int(seconds[0]) - int(after.sum())
         long = np.flatnonzero(after > max(_CUT_FROM, recorded // 4))
         begins = seconds[np.concatenate([[0], long + 1])]
-        ends = seconds[np.concatenate([long, [len(seconds) - 1]])] + _SECOND
+        ends = seconds[np.concatenate([long, [len(seconds) - 1]])] + SECOND_NS
         scale = (_WIDTH - _LEFT - _RIGHT - _CUT * len(long)) / int((ends - begins).sum())
         before = np.concatenate([[0], np.cumsum(ends - begins)[:-1]])
         return cls(begins, ends, _LEFT + before * scale + _CUT * np.arange(len(begins)), scale)
@@ -210,14 +210,14 @@ class _Time(NamedTuple):
 
     def ticks(self) -> list[tuple[float, str]]:
         """Px and New York time of day, of whole seconds, minutes or hours, none in another's way."""
-        shown = int((self.ends - self.begins).sum()) // _SECOND
+        shown = int((self.ends - self.begins).sum()) // SECOND_NS
         step = next((step for step in _TIME_STEPS if shown // step <= _TIME_TICKS), _TIME_STEPS[-1])
         local = _offset(int(self.begins[0]))
         out: list[tuple[float, str]] = []
         for begin, end in zip(self.begins.tolist(), self.ends.tolist(), strict=True):
-            first, last = begin // _SECOND + local, end // _SECOND + local
+            first, last = begin // SECOND_NS + local, end // SECOND_NS + local
             for second in range(-(-first // step) * step, last + 1, step):
-                x = self.x_of((second - local) * _SECOND)
+                x = self.x_of((second - local) * SECOND_NS)
                 if not out or x - out[-1][0] >= 56:
                     clock = second % 86_400
                     text = f"{clock // 3600:02d}:{clock // 60 % 60:02d}"
@@ -237,18 +237,18 @@ class _Time(NamedTuple):
 
 def _offset(ns: int) -> int:
     """Seconds New York is ahead of UTC."""
-    moment = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(seconds=ns // _SECOND)
+    moment = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(seconds=ns // SECOND_NS)
     ahead = moment.astimezone(zone(NEW_YORK)).utcoffset() or timedelta()
     return ahead.days * 86_400 + ahead.seconds
 
 
 def _length(ns: int) -> str:
-    hours, minutes = divmod(ns // (60 * _SECOND), 60)
+    hours, minutes = divmod(ns // (60 * SECOND_NS), 60)
     return " ".join([f"{hours} h"] * bool(hours) + [f"{minutes} min"] * bool(minutes))
 
 
 def _clock(ns: int) -> str:
-    second = (ns // _SECOND + _offset(ns)) % 86_400
+    second = (ns // SECOND_NS + _offset(ns)) % 86_400
     return f"{second // 3600:02d}:{second // 60 % 60:02d}:{second % 60:02d}"
 
 
@@ -291,7 +291,7 @@ def _strokes(name: str, parts: Iterable[str], more: str = "") -> str:
 def _stretches(panel: Panel) -> list[tuple[int, int]]:
     """[first, end) of the rows that follow each other second by second with a quote in force."""
     known = ~np.isnan(panel.mid)
-    after = np.concatenate([[False], known[:-1] & (np.diff(panel.ts) <= _SECOND)])  # goes on from the row before
+    after = np.concatenate([[False], known[:-1] & (np.diff(panel.ts) <= SECOND_NS)])  # goes on from the row before
     before = np.concatenate([after[1:] & known[1:], [False]])
     begins, ends = np.flatnonzero(known & ~after), np.flatnonzero(known & ~before) + 1
     return list(zip(begins.tolist(), ends.tolist(), strict=True))
@@ -299,7 +299,7 @@ def _stretches(panel: Panel) -> list[tuple[int, int]]:
 
 def _bands(panel: Panel, spans: list[tuple[int, int]], time: _Time) -> list[tuple[float, float]]:
     """Left and right edge in px of every stretch of the day without a quote; those that would touch are one."""
-    begins = [int(time.begins[0]), *(int(panel.ts[end - 1]) + _SECOND for _, end in spans)]
+    begins = [int(time.begins[0]), *(int(panel.ts[end - 1]) + SECOND_NS for _, end in spans)]
     ends = [*(int(panel.ts[begin]) for begin, _ in spans), int(time.ends[-1])]
     out: list[tuple[float, float]] = []
     for begin, end in zip(begins, ends, strict=True):
@@ -358,7 +358,7 @@ def _line(panel: Panel, begin: int, end: int, time: _Time, scale: _Prices) -> st
         part = mids[first:last]
         low, high = first + int(part.argmin()), first + int(part.argmax())
         points += [(float(xs[k]), float(mids[k])) for k in sorted({low, high})]
-    stop = max(time.x_of(int(panel.ts[end - 1]) + _SECOND), points[0][0] + 1)  # a single second is to be seen too
+    stop = max(time.x_of(int(panel.ts[end - 1]) + SECOND_NS), points[0][0] + 1)  # a single second is to be seen too
     points.append((min(stop, _WIDTH - _RIGHT), float(mids[-1])))
     inner = zip(points, points[1:], points[2:], strict=False)
     bends = [point for before, point, after in inner if not before[1] == point[1] == after[1]]

@@ -26,7 +26,6 @@ TEXT: Schema = {"type": "string"}
 FLAG: Schema = {"type": "boolean"}
 HASH: Schema = {"type": "string", "pattern": "^[0-9a-f]{16,64}$"}
 COUNTS: Schema = {"type": "object", "additionalProperties": COUNT}
-ANY: Schema = {}
 
 
 def or_null(schema: Schema) -> Schema:

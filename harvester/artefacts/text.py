@@ -19,13 +19,13 @@ import msgspec
 from harvester.calendar import iso
 from harvester.errors import DISK_ERRNOS, CannotRun, LogWriteFailed
 from harvester.eventlog.disk import Disk
+from harvester.units import MILLI_NS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
     from concurrent.futures import Future
     from pathlib import Path
 
-MILLI_NS = 1_000_000
 Content = bytes | Callable[[], bytes]
 _SYNCS_AT_ONCE = 8
 
@@ -256,9 +256,3 @@ def envelope(
     if symbol is not None:
         head["symbol"] = symbol
     return head | {"run": run, "through_seq": through_seq, "health": health, "rows": rows}
-
-
-def put_bare_list(path: Path, rows: list[dict[str, Any]], meta: dict[str, Any], disk: Disk | None = None) -> None:
-    """A list without its envelope, which goes into `<name>.meta.json` beside it."""
-    put(path, json_file(rows), disk)
-    put(path.with_name(path.name.removesuffix(".json") + ".meta.json"), json_file(meta), disk)

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from harvester.calendar import iso
-from harvester.clock import SECOND_NS
 from harvester.errors import DamagedFile
 from harvester.eventlog.disk import Disk
 from harvester.eventlog.format import DELETION
+from harvester.units import SECOND_NS
 
 if TYPE_CHECKING:
     from pathlib import Path

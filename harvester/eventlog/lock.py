@@ -16,6 +16,7 @@ from filelock import FileLock, Timeout
 
 from harvester.clock import real_wall_ns
 from harvester.errors import DISK_ERRNOS, CannotRun, LockHeld, LogWriteFailed
+from harvester.units import SECOND_NS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -38,7 +39,7 @@ class Holder(msgspec.Struct, frozen=True):
 
     def __str__(self) -> str:
         try:
-            since = datetime.fromtimestamp(self.since // 1_000_000_000, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+            since = datetime.fromtimestamp(self.since // SECOND_NS, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
         except (OverflowError, OSError, ValueError):
             since = "an unknown time"
         return f"process {self.pid} on {self.host} ({self.purpose}) since {since}"

@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Any, Self
 
 import msgspec
 
-from harvester import __version__
 from harvester.clock import real_wall_ns
 from harvester.errors import BadSetting, DamagedLog, DateClosed, HarvesterError, LogWriteFailed
 from harvester.eventlog.closed import Closed, read_closed
@@ -45,6 +44,7 @@ from harvester.eventlog.recover import Held, Recovery, recover_held
 from harvester.eventlog.streams import HEADERS, clock_lines, encode
 from harvester.events.batch import Batch
 from harvester.events.kinds import SCHEMA_VERSION, Action, Kind, Stream
+from harvester.version import __version__
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

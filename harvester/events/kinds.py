@@ -107,7 +107,7 @@ def _f(name: str, kind: pa.DataType, unit: str = "", *, null: bool = True) -> pa
     return pa.field(name, kind, nullable=null, metadata={"unit": unit} if unit else None)
 
 
-_I16, _I32, _I64, _F64, _TEXT, _BOOL = pa.int16(), pa.int32(), pa.int64(), pa.float64(), pa.string(), pa.bool_()
+_I32, _I64, _F64, _TEXT, _BOOL = pa.int32(), pa.int64(), pa.float64(), pa.string(), pa.bool_()
 
 COMMON: tuple[pa.Field, ...] = (
     _f("seq", pa.uint64(), "position in the trading date, 1, 2, 3 …", null=False),

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from harvester.clock import LockstepClock
 from harvester.errors import BadSetting, ClientIdInUse, GatewayError
+from harvester.events.codes import CLIENT_ID_IN_USE
 from harvester.gateway.guard import SendGuard
 from harvester.gateway.tap import Tap
 
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
     from harvester.clock import Clock
     from harvester.gateway.tap import Sink
 
-CLIENT_ID_IN_USE = "326"
 _READ_BYTES_MAX = 32 * 1024  # asyncio's 256 KB a read would blur packet stamps and make ib_async's framing slow
 _LEAPING_BUFFER_BYTES = 8192  # what waits in the socket bears the time of events behind it: little may
 
@@ -224,7 +224,7 @@ class Connection:
             self._lockstep.received((self._port, "down"), len(data))
 
     def tap_heard(self, fields: list[str]) -> None:
-        if fields[0] == "4" and len(fields) > 3 and fields[3] == CLIENT_ID_IN_USE:
+        if fields[0] == "4" and len(fields) > 3 and fields[3] == str(CLIENT_ID_IN_USE):
             self._in_use = True
         self._listener.heard(fields)
 

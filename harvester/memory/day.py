@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from harvester.projections.position import DATA_END
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-DATA_END = "DATA_END"
 LIVE = 1
 TREND = 0.0015  # a move of more than 0.15 % from entry to exit
 STRUCTURES = ("UPTREND", "DOWNTREND", "RANGE")

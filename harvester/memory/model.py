@@ -10,25 +10,26 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
+from harvester.projections.episodes import MODE_EVENT
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from harvester.memory.day import Day
 
-MODE = "event"
 DAYS_MIN, SAMPLES_MIN = 20, 200
 """Below either, a walk-forward test by day with a handful of weights cannot tell skill from luck."""
 
 
 def level_one(days: Sequence[Day]) -> dict[str, Any]:
     """The model entry of a memory."""
-    counts = [(day.sample_wins.get(MODE, 0), day.samples.get(MODE, 0)) for day in days]
+    counts = [(day.sample_wins.get(MODE_EVENT, 0), day.samples.get(MODE_EVENT, 0)) for day in days]
     samples = sum(n for _, n in counts)
     brier, log_loss = _base_rate_scores(counts)
     needed = _days_needed(len(days), samples)
     return {
         "type": "none",
-        "mode": MODE,
+        "mode": MODE_EVENT,
         "feature_names": [],
         "weights": [],
         "sample_count": samples,

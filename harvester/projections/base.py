@@ -1,11 +1,12 @@
-"""What every projection looks like, and what the engine hands from the market to the projections behind it.
+"""The surface of a projection.
 
 The order of the calls, from `Engine.fold`, for every batch:
 
     step = market.fold(batch)             # compiled kernels: books, quotes, accumulators
     for projection in projections:
-        projection.fold(step)
+        derived = projection.fold(step)
         rows |= projection.take()         # finished rows, Arrow, by table name
+        step = step.with_derived(derived) # for the projections after it
 
 `snapshot` and `restore` may come between any two folds; `finish` comes once, after the last event of the date.
 """
@@ -13,106 +14,64 @@ The order of the calls, from `Engine.fold`, for every batch:
 from __future__ import annotations
 
 import hashlib
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from harvester.projections.interval import QUOTES, TRADES
+from harvester.projections.step import NOTHING_DERIVED
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
     import pyarrow as pa
 
-    from harvester.projections.interval import Happening, Interval
+    from harvester.projections.interval import Interval
+    from harvester.projections.market import Market
     from harvester.projections.params import RunParams
+    from harvester.projections.step import Derived, Step
 
 
-class Control(NamedTuple):
-    """One `request` or `notice` row, as the plain Python part of the engine sees it."""
+class Projection(ABC):
+    """A deterministic fold; the module's text gives the order of the calls.
 
-    seq: int
-    ts: int
-    con_id: int
-    req_id: int
-    epoch: int
-    row: Mapping[str, Any]
-
-    @property
-    def action(self) -> str:
-        """`request.action`, empty for a notice."""
-        return self.row.get("action") or ""
-
-    @property
-    def code(self) -> int:
-        """`notice.code`, 0 for a request or a notice without one."""
-        return self.row.get("code") or 0
-
-
-class RunStart(NamedTuple):
-    """A `run_start` and its parameters; `before_ts` is when the market moved last before it, 0 = never (ns UTC)."""
-
-    seq: int
-    ts: int
-    params: RunParams
-    before_ts: int = 0
-
-
-@dataclass(frozen=True)
-class Step:
-    """What one batch did to the market. Arrays are in seq order.
+    A subclass defines `name` and `digest`, and overrides what it needs: the defaults hand out no tables and keep no
+    state besides the market's.
 
     Attributes:
-        events: number of events of the batch.
-        first_seq, last_seq: of the batch, 0 when it is empty.
-        last_ts: `ts_recv` of the last event, ns UTC.
-        controls: every request and notice of the batch.
-        runs: the run starts among them, parsed.
-        clocks: shape (n, 2) int64: seq and ts of each clock event.
-        closed: bucket rows handed out, dtype `tables.ROW`; `decision_seq` is the clock that closed them.
-        quotes, trades: dtypes `interval.QUOTES` and `interval.TRADES`.
-        happenings: outages, refusals and data types, by health; alignments, by signals. Both stand before trading.
-        bars: backfilled bars that stand for a timeframe, in seq order.
+        name: unique; names its digest and its part of a snapshot.
+        market_only: False for a projection that reads `Step.quotes` and `Step.trades`; `Engine(market_only=True)`
+            leaves it out, as its kernels do not write them.
     """
 
-    events: int
-    first_seq: int
-    last_seq: int
-    last_ts: int
-    controls: list[Control]
-    runs: list[RunStart]
-    clocks: npt.NDArray[np.int64]
-    closed: npt.NDArray[Any]
-    quotes: npt.NDArray[Any] = field(default_factory=lambda: np.empty(0, QUOTES))
-    trades: npt.NDArray[Any] = field(default_factory=lambda: np.empty(0, TRADES))
-    happenings: list[Happening] = field(default_factory=list)
-    bars: Sequence[Mapping[str, Any]] = ()
+    name: ClassVar[str]
+    market_only: ClassVar[bool] = True
 
+    def __init__(self, market: Market) -> None:
+        self._market = market
 
-class Projection(Protocol):
-    """A deterministic fold with a tiny surface; `base` gives the order of the calls."""
-
-    name: str
-
-    def fold(self, step: Step) -> None: ...
+    def fold(self, step: Step) -> Derived:  # noqa: ARG002 - part of the surface
+        """Take in one step; return what later projections read."""
+        return NOTHING_DERIVED
 
     def take(self) -> dict[str, pa.RecordBatch]:
-        """Rows finished since the last call, by table name; a table without rows is left out."""
-        ...
+        """Rows finished since the last call, by table name; tables without rows are left out."""
+        return {}
 
-    def finish(self, seq: int, ts: int) -> None:
-        """The date is over; `seq` and `ts` (ns UTC) of its last event."""
-        ...
+    def finish(self, seq: int, ts: int) -> None:  # noqa: B027 - most have nothing to finish
+        """End the date; `seq` and `ts` (ns UTC) of its last event."""
 
+    @abstractmethod
     def digest(self) -> str:
-        """Hash over everything handed out so far, and over the state where the state is the output."""
-        ...
+        """Hash over all rows handed out so far, and over the state where the state is the output."""
 
-    def snapshot(self) -> bytes: ...
+    def snapshot(self) -> bytes:
+        """The state after the last fold; equal states give equal bytes."""
+        return b""
 
-    def restore(self, data: bytes) -> None: ...
+    def restore(self, data: bytes) -> None:
+        """Replace the state by that of a snapshot."""
+        assert data == b"", f"{self.name} has no state of its own, got {len(data)} bytes"
 
 
 class TradingSide(Protocol):

@@ -10,20 +10,15 @@ at the result.
 from __future__ import annotations
 
 import hashlib
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from sortedcontainers import SortedDict
 
 from harvester.events.kinds import Side, Stream
+from harvester.projections.base import Projection
 from harvester.projections.market import DEPTH_STREAMS, STREAMS
 from harvester.projections.tables import Role, cells_of
-
-if TYPE_CHECKING:
-    import pyarrow as pa
-
-    from harvester.projections.base import Step
-    from harvester.projections.market import Market
 
 NO_BOOKS = hashlib.blake2b(digest_size=16).hexdigest()
 """The digest of no live book, as after every subscription was cancelled: it tells nothing of the day's books."""
@@ -66,22 +61,10 @@ class BookState(NamedTuple):
     waiting: int
 
 
-class Book:
+class Book(Projection):
     """Views of the books of the live depth subscriptions."""
 
     name = "book"
-
-    def __init__(self, market: Market) -> None:
-        self._market = market
-
-    def fold(self, step: Step) -> None:
-        """The kernels have moved the books already."""
-
-    def take(self) -> dict[str, pa.RecordBatch]:
-        return {}
-
-    def finish(self, seq: int, ts: int) -> None:
-        """Nothing to hand over: the state is the output."""
 
     def _slot(self, con_id: int, stream: Stream | None) -> int | None:
         market, slots = self._market, self._market.state.slots
@@ -211,10 +194,3 @@ class Book:
         """One past the last row, and whether inserts were seen: both decide what the next row may do."""
         s, b = self._market.state, int(self._market.state.slots[slot]["book"])
         return int(s.side[2 * b + side]["length"]), int(s.side[2 * b + side]["inserts"])
-
-    def snapshot(self) -> bytes:
-        """Empty: the state is the market's."""
-        return b""
-
-    def restore(self, data: bytes) -> None:
-        assert data == b"", f"a book has no state of its own, got {len(data)} bytes"

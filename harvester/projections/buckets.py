@@ -5,37 +5,39 @@ from __future__ import annotations
 import hashlib
 from typing import TYPE_CHECKING
 
-from harvester.projections.base import chained
+from harvester.projections.base import Projection, chained
+from harvester.projections.step import NOTHING_DERIVED, Derived
 from harvester.projections.tables import bucket_table, joined
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from harvester.projections.base import Step
     from harvester.projections.market import Market
+    from harvester.projections.step import Step
     from harvester.projections.tables import Array
 
 _HASH_ROWS = 100_000  # so many bucket rows may wait for somebody who asks for the digest
 
 
-class Buckets:
+class Buckets(Projection):
     """Hands out closed buckets; the digest is a chain with one link per clock, so a snapshot can continue it."""
 
     name = "buckets"
 
     def __init__(self, market: Market) -> None:
-        self._market = market
+        super().__init__(market)
         self._chain = bytes(16)
         self._unhashed: list[Array] = []
         self._ready: list[Array] = []
 
-    def fold(self, step: Step) -> None:
+    def fold(self, step: Step) -> Derived:
         if not len(step.closed):
-            return
+            return NOTHING_DERIVED
         self._ready.append(step.closed)
         self._unhashed.append(step.closed)
         if sum(map(len, self._unhashed)) > _HASH_ROWS:
             self._hash()
+        return NOTHING_DERIVED
 
     def _hash(self) -> None:
         for rows in self._unhashed:  # every batch ends behind a clock's rows: links are whole
@@ -48,9 +50,6 @@ class Buckets:
         rows = joined(self._ready)
         self._ready = []
         return {"buckets": bucket_table(rows, self._market.symbols)}
-
-    def finish(self, seq: int, ts: int) -> None:
-        """A second without a clock behind it is never closed, so there is nothing left to hand over."""
 
     def digest(self) -> str:
         """Chain over all rows handed out, and the symbols their instruments stand for."""

@@ -14,12 +14,14 @@ import msgspec
 import numpy as np
 import pyarrow as pa
 
-from harvester.projections.base import chained
-from harvester.projections.tables import SECOND_NS, joined, words
+from harvester.projections.base import Projection, chained
+from harvester.projections.step import Derived
+from harvester.projections.tables import joined, words
+from harvester.units import SECOND_NS
 
 if TYPE_CHECKING:
-    from harvester.projections.base import RunStart, Step
     from harvester.projections.market import Market
+    from harvester.projections.step import RunStart, Step
     from harvester.projections.tables import Array
 
 TIMEFRAMES: tuple[tuple[str, int], ...] = (("30s", 30), ("1m", 60), ("5m", 300), ("15m", 900), ("1h", 3600), ("1D", 0))
@@ -51,26 +53,22 @@ CANDLES: pa.Schema = pa.schema([
 ])  # fmt: skip
 
 
-class Candles:
-    """Forms candles out of closed buckets.
-
-    Attributes:
-        closed: what the last `fold` completed, dtype `CANDLE`, ordered by clock, end, timeframe, con_id.
-    """
+class Candles(Projection):
+    """Forms candles out of closed buckets."""
 
     name = "candles"
 
     def __init__(self, market: Market) -> None:
-        self._market = market
+        super().__init__(market)
         self._forming: list[Array] = [np.empty(0, SPAN) for _ in TIMEFRAMES]
         self._session: tuple[int, int] | None = None
         self._chain = bytes(16)
         self._ready: list[Array] = []
-        self.closed: Array = np.empty(0, CANDLE)
 
     # ---- the fold --------------------------------------------------------------------------------------------------
 
-    def fold(self, step: Step) -> None:
+    def fold(self, step: Step) -> Derived:
+        """Take in closed buckets; returns the completed candles, ordered by clock, end, timeframe, con_id."""
         rows, clocks = step.closed, step.clocks
         made: list[Array] = []
         at = (0, 0)
@@ -80,10 +78,11 @@ class Candles:
             self._begin(run)
             at = upto
         made.append(self._advance(rows[at[0] :], clocks[at[1] :]))
-        self.closed = made[0] if len(made) == 1 else np.concatenate(made)
-        if len(self.closed):
-            self._ready.append(self.closed)
-            self._chain = chained(self._chain, self.closed)
+        completed: Array = made[0] if len(made) == 1 else np.concatenate(made)
+        if len(completed):
+            self._ready.append(completed)
+            self._chain = chained(self._chain, completed)
+        return Derived(candles=completed)
 
     def _begin(self, run: RunStart) -> None:
         calendar = run.params.calendar
@@ -140,9 +139,6 @@ class Candles:
         self._ready = []
         return {"candles": candle_table(rows, self._market.symbols)}
 
-    def finish(self, seq: int, ts: int) -> None:
-        """A candle without a clock behind its end is never completed, so there is nothing left to hand over."""
-
     def digest(self) -> str:
         """Chain over all candles handed out."""
         return self._chain.hex()
@@ -155,7 +151,7 @@ class Candles:
         self._chain, session, forming = msgspec.msgpack.decode(data)
         self._session = (session[0], session[1]) if session else None
         self._forming = [np.frombuffer(raw, SPAN).copy() for raw in forming]
-        self._ready, self.closed = [], np.empty(0, CANDLE)
+        self._ready = []
 
 
 def _samples(rows: Array) -> Array:

@@ -12,6 +12,7 @@ import numpy as np
 
 from harvester.projections.blotter import Kind, Watched
 from harvester.projections.strategies import SCREENS, digest, make
+from harvester.units import NEVER
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
     from harvester.projections.strategy import Screen, Strategy, Verdict, View
 
 SCREENED_MIN = 8  # fewer seconds of a symbol are asked about one by one: a screen would cost more than it saves
-_NEVER = 2**63 - 1
 
 
 class Seat(NamedTuple):
@@ -185,7 +185,7 @@ class Desk:
 
     def _go_on(self) -> None:
         found = self._calls.find(1, self._now.slot * len(self.seats))
-        self._next = _NEVER if found < 0 else found // len(self.seats)
+        self._next = NEVER if found < 0 else found // len(self.seats)
 
     def _look(self, con_id: int, s: int, anew: bool) -> None:
         """Find the slots at which the seat has to be asked about the symbol, and note its gates at the others."""

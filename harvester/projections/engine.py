@@ -11,11 +11,11 @@ Everything a fold needs comes from the log itself; cutting the same events diffe
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
 
-from harvester.projections.base import Outputs
+from harvester.projections.base import Outputs, Projection
 from harvester.projections.book import Book
 from harvester.projections.buckets import Buckets
 from harvester.projections.candles import Candles
@@ -29,55 +29,65 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from harvester.events.batch import Batch
-    from harvester.projections.base import Projection, TradingSide
+    from harvester.projections.base import TradingSide
     from harvester.projections.health import Summary
 
-PROJECTIONS: tuple[str, ...] = (
-    "book",  # rows of the order books
-    "quotes",  # the quote in force
-    "buckets",  # one row per symbol and second
-    "health",  # what was missing, refused or inconsistent
-    "candles",  # 30s to 1D of the mid
-    "signals",  # BUY and SELL on completed candles
-    "trading",  # decisions, fills, episodes
+PROJECTIONS: tuple[type[Projection], ...] = (
+    Book,  # rows of the order books
+    Quotes,  # the quote in force
+    Buckets,  # one row per symbol and second
+    Health,  # what was missing, refused or inconsistent
+    Candles,  # 30s to 1D of the mid
+    Signals,  # BUY and SELL on completed candles
+    TradingFeed,  # decisions, fills, episodes
 )
+"""Every projection, in the order in which they fold: one reads what those before it derived."""
+
+P = TypeVar("P", bound=Projection)
 
 
 class Engine:
     """All projections of one trading date.
 
+    Args:
+        market_only: leave out the projections behind the market's quotes and trades; folds faster.
+        trading: replaces the simulated trading.
+
     Attributes:
         market: arrays and names under the projections.
-        book, quotes, buckets, health, candles, signals: views for screens and commands.
-        trading: the simulated trading; None with `market_only`.
+        projections: in the order of `PROJECTIONS`; `engine[Class]` gives one of them.
+        book, quotes, health: those that screens and commands read.
     """
 
     def __init__(self, *, market_only: bool = False, trading: TradingSide | None = None) -> None:
         self.market = Market(emit=not market_only)
-        self.book = Book(self.market)
-        self.quotes = Quotes(self.market)
-        self.buckets = Buckets(self.market)
-        self.health = Health(self.market)
-        self.candles = Candles(self.market)
-        self.signals = Signals(self.market, self.candles)
-        self.trading: TradingSide | None = None if market_only else trading or _trading()
-        views = (self.book, self.quotes, self.buckets, self.health, self.candles, self.signals)
-        made: dict[str, Projection] = {p.name: p for p in views}
-        if self.trading is not None:
-            made["trading"] = TradingFeed(self.market, self.trading)
-        self.projections: list[Projection] = [made[name] for name in PROJECTIONS if name in made]
+        self.projections = [of(self.market) for of in PROJECTIONS if of.market_only or not market_only]
+        self.book, self.quotes, self.health = self[Book], self[Quotes], self[Health]
+        if trading is not None:
+            self[TradingFeed].trading = trading
         self.through_seq = 0
         self.through_ts = 0
 
+    def __getitem__(self, kind: type[P]) -> P:
+        """The projection of that class.
+
+        Raises:
+            KeyError: this engine has none.
+        """
+        for projection in self.projections:
+            if isinstance(projection, kind):
+                return projection
+        raise KeyError(kind)
+
     def fold(self, batch: Batch) -> Outputs:
-        """Fold the next events; gives the rows they finished. Batches come in seq order, each event once."""
+        """Fold the next events; returns the rows they finished. Batches come in seq order, each event once."""
         step = replace(self.market.fold(batch), bars=bars_of(batch))
         if step.last_seq:
             assert step.first_seq > self.through_seq, f"seq {step.first_seq} again after {self.through_seq}"
             self.through_seq, self.through_ts = step.last_seq, step.last_ts
         tables: dict[str, pa.RecordBatch] = {}
         for projection in self.projections:
-            projection.fold(step)
+            step = step.with_derived(projection.fold(step))
             tables |= projection.take()
         return Outputs(tables, self.through_seq)
 
@@ -115,9 +125,3 @@ class Engine:
         self.market.restore(market)
         for projection in self.projections:
             projection.restore(parts[projection.name])
-
-
-def _trading() -> TradingSide:
-    from harvester.projections.trading import Trading
-
-    return Trading()

@@ -16,12 +16,12 @@ import numpy.typing as npt
 from harvester.projections.costs import CostTable  # noqa: TC001 - msgspec resolves the fields when it decodes
 from harvester.projections.exchange import DIGITS
 from harvester.projections.position import DATA_END, Position
+from harvester.units import SECOND_NS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
 Array = npt.NDArray[Any]
-SECOND_NS = 1_000_000_000
 SCHEMA = "harvester.episode"
 SCHEMA_VERSION = 1
 MODE_EVENT = "event"

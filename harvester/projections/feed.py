@@ -7,34 +7,44 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import numpy as np
 
+from harvester.projections.base import Projection
 from harvester.projections.interval import QUOTES, TRADES, Happening, Interval, What
 from harvester.projections.seconds import Seconds, seconds_of
+from harvester.projections.step import NOTHING_DERIVED, Derived
 from harvester.projections.tape import Tape
+from harvester.units import NEVER
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from harvester.projections.base import RunStart, Step, TradingSide
+    from harvester.projections.base import TradingSide
     from harvester.projections.market import Market
+    from harvester.projections.step import RunStart, Step
     from harvester.projections.tables import Array
 
 CLOCKS_MAX = 512  # of a stretch: strategies look ahead over one, and look again when something has happened
-_NEVER = 2**63 - 1
 
 
-class TradingFeed:
-    """The trading side as a projection. What no clock has ended yet waits here."""
+class TradingFeed(Projection):
+    """The trading side as a projection; holds what no clock has ended yet.
+
+    Attributes:
+        trading: the simulated trading; another one may replace it before the first fold.
+    """
 
     name = "trading"
+    market_only = False
 
-    def __init__(self, market: Market, trading: TradingSide) -> None:
-        self._market = market
-        self.trading = trading
+    def __init__(self, market: Market) -> None:
+        from harvester.projections.trading import Trading  # only an engine that trades loads the strategies
+
+        super().__init__(market)
+        self.trading: TradingSide = Trading()
         self._quotes: Array = np.empty(0, QUOTES)
         self._trades: Array = np.empty(0, TRADES)
         self._happenings: list[Happening] = []
 
-    def fold(self, step: Step) -> None:
+    def fold(self, step: Step) -> Derived:
         self._quotes = np.concatenate([self._quotes, step.quotes]) if len(self._quotes) else step.quotes
         self._trades = np.concatenate([self._trades, step.trades]) if len(self._trades) else step.trades
         self._happenings += step.happenings
@@ -42,25 +52,22 @@ class TradingFeed:
         for first in range(0, len(step.clocks), CLOCKS_MAX):
             self._stretch(step, slice(first, first + CLOCKS_MAX), runs)
         self._start(runs)
+        return NOTHING_DERIVED
 
     def _stretch(self, step: Step, part: slice, runs: list[RunStart]) -> None:
         """Hand over the intervals that these clocks end, and the runs that start before the last of them."""
         clocks = step.clocks[part]
-        seqs = clocks[:, 0].astype(np.uint64)
-        upto = [np.searchsorted(rows["seq"], seqs).tolist() for rows in (self._quotes, self._trades)]
-        quotes, trades = self._quotes[: upto[0][-1]], self._trades[: upto[1][-1]]
+        last = np.uint64(clocks[-1, 0])
+        quotes, trades = (rows[: rows["seq"].searchsorted(last)] for rows in (self._quotes, self._trades))
         tape, seconds = Tape(quotes, trades, clocks[:, 0].tolist()), self._seconds(step, clocks)
-        since = 0, 0
-        for place, ((seq, ts), *ends) in enumerate(zip(clocks.tolist(), *upto, strict=True)):
+        for place, (seq, ts) in enumerate(clocks.tolist()):
             self._start(runs, seq)
             happened = [h for h in self._happenings if h.seq <= seq] if self._happenings else []
             self._happenings = self._happenings[len(happened) :]
-            seen = quotes[since[0] : ends[0]], trades[since[1] : ends[1]]
-            self.trading.on_interval(Interval(seq, ts, *seen, happened, tape, seconds, place))
-            since = ends[0], ends[1]
-        self._quotes, self._trades = self._quotes[upto[0][-1] :], self._trades[upto[1][-1] :]
+            self.trading.on_interval(Interval(seq, ts, happened, tape, seconds, place))
+        self._quotes, self._trades = self._quotes[len(quotes) :], self._trades[len(trades) :]
 
-    def _start(self, runs: list[RunStart], before: int = _NEVER) -> None:
+    def _start(self, runs: list[RunStart], before: int = NEVER) -> None:
         while runs and runs[0].seq < before:
             run = runs.pop(0)
             self.trading.on_run_start(run.params, run.seq, run.ts)

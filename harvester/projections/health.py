@@ -11,22 +11,19 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import msgspec
 import pyarrow as pa
 
+from harvester.events.codes import CONNECTION_LOST, REFUSALS, RESTORED_DATA_KEPT, RESTORED_DATA_LOST
 from harvester.events.kinds import Action, Own
+from harvester.projections.base import Projection
 from harvester.projections.interval import Happening, What
-from harvester.projections.market import (
-    LOST,
-    MARKET_STREAMS,
-    REFUSALS,
-    RESTORED,
-    RESTORED_EMPTY,
-    STREAMS,
-)
-from harvester.projections.tables import BOOK, INSTRUMENT, SECOND_NS, Glob
+from harvester.projections.market import MARKET_STREAMS, STREAMS
+from harvester.projections.step import NOTHING_DERIVED, Derived
+from harvester.projections.tables import BOOK, INSTRUMENT, Glob
 from harvester.projections.volume import checked
+from harvester.units import SECOND_NS
 
 if TYPE_CHECKING:
-    from harvester.projections.base import Control, Step
     from harvester.projections.market import Market
+    from harvester.projections.step import Control, Step
 
 HEALTH: pa.Schema = pa.schema([
     pa.field("symbol", pa.string(), metadata={"formula": "null for a measure of the whole date"}),
@@ -94,13 +91,13 @@ class Summary(NamedTuple):
     data_type: int
 
 
-class Health:
+class Health(Projection):
     """Counts what the control rows tell; the rest stands in the market's arrays."""
 
     name = "health"
 
     def __init__(self, market: Market) -> None:
-        self._market = market
+        super().__init__(market)
         self._counts = {"missing_seqs": 0, "outages": 0, "outage_ns": 0, "refused": 0, "notices": 0}
         self._next_seq = 0
         self._last_ts = 0
@@ -113,17 +110,19 @@ class Health:
 
     # ---- the fold --------------------------------------------------------------------------------------------------
 
-    def fold(self, step: Step) -> None:
+    def fold(self, step: Step) -> Derived:
         if not step.last_seq:
-            return
+            return NOTHING_DERIVED
         self._counts["missing_seqs"] += step.last_seq + 1 - (self._next_seq or step.first_seq) - step.events
         self._next_seq = step.last_seq + 1
         ended = {run.seq: run.before_ts for run in step.runs}
+        happenings: list[Happening] = []
         for control in step.controls:
-            if ended.get(control.seq):  # nobody listened since the run before ended
-                step.happenings.extend(self._dark(control.seq, ended[control.seq]))
-            step.happenings.extend(self._look(control))
+            if ended.get(control.seq):  # nothing was recorded since the run before ended
+                happenings += self._dark(control.seq, ended[control.seq])
+            happenings += self._look(control)
         self._last_ts = step.last_ts
+        return Derived(happenings)
 
     def _look(self, control: Control) -> list[Happening]:
         if control.action:
@@ -143,9 +142,9 @@ class Health:
     def _feed(self, control: Control) -> list[Happening]:
         code = control.code
         whole = control.con_id == 0
-        if code in (LOST, Own.DISCONNECTED) or (code == Own.OUTAGE_BEGIN and whole):
+        if code in (CONNECTION_LOST, Own.DISCONNECTED) or (code == Own.OUTAGE_BEGIN and whole):
             return self._dark(control.seq, control.ts)
-        if code in (RESTORED, RESTORED_EMPTY, Own.CONNECTED) or (code == Own.OUTAGE_END and whole):
+        if code in (RESTORED_DATA_KEPT, RESTORED_DATA_LOST, Own.CONNECTED) or (code == Own.OUTAGE_END and whole):
             return self._light(control)
         if code in (Own.OUTAGE_BEGIN, Own.OUTAGE_END):
             return self._partly(control)
@@ -202,10 +201,6 @@ class Health:
             refused=sum(1 for refusal in self._refusals if con_id in (None, refusal[1])),
             data_type=max((r["data_type"] for r in rows), default=0),
         )
-
-    def refusals(self) -> list[tuple[int, int, int, int, str]]:
-        """Every refusal: seq, con_id, request id, IB's code, text."""
-        return list(self._refusals)
 
     def _instruments(self) -> list[dict[str, Any]]:
         names = INSTRUMENT.names or ()

@@ -8,12 +8,9 @@ begins.
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
-
-from harvester.projections.seconds import rows_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -62,22 +59,12 @@ class Happening(NamedTuple):
     value: int = 0
 
 
-class Closed(NamedTuple):
-    """A closed bucket: whose it is, and its values in the order of `BUCKET_FIELDS`, absent numbers None."""
-
-    con_id: int
-    symbol: str
-    row: dict[str, Any]
-
-
 class Interval(NamedTuple):
     """Everything since the previous clock.
 
     Attributes:
         seq: of the clock that ends the interval: the `decision_seq` of what is decided on it.
         ts: `ts_recv` of that clock, ns UTC.
-        quotes: changes of the quotes in force, dtype `QUOTES`, in seq order.
-        trades: prints, dtype `TRADES`, in seq order.
         happenings: outages, refusals and data types, in seq order.
         tape: the observations of this and neighbouring intervals, a stretch of clocks, by symbol …
         seconds: … the buckets those clocks closed …
@@ -86,17 +73,7 @@ class Interval(NamedTuple):
 
     seq: int
     ts: int
-    quotes: npt.NDArray[Any]
-    trades: npt.NDArray[Any]
     happenings: Sequence[Happening]
     tape: Tape
     seconds: Seconds
     place: int
-
-    @property
-    def buckets(self) -> list[Closed]:
-        """What this clock closed, ordered by (ts, con_id)."""
-        rows = self.seconds.between(self.place)
-        con_ids = self.seconds.con_ids[rows.start : rows.stop].tolist()
-        made = rows_of(self.seconds.rows[rows.start : rows.stop])
-        return [Closed(c, self.seconds.symbols[c], row) for c, row in zip(con_ids, made, strict=True)]

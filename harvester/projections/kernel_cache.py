@@ -25,6 +25,7 @@ SOURCES = (
     "projections/volume.py",
     "projections/kernel_cache.py",
     "events/kinds.py",
+    "units.py",
 )
 """The kernels and everything they import from this package: its constants are part of the machine code."""
 

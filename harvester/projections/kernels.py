@@ -30,7 +30,6 @@ from harvester.projections.tables import (
     NARROW,
     QUOTE_OUT,
     ROW,
-    SECOND_NS,
     SIDE,
     SLOT,
     TOP_N,
@@ -43,6 +42,7 @@ from harvester.projections.tables import (
     State,
 )
 from harvester.projections.volume import LOTS
+from harvester.units import SECOND_NS
 
 if TYPE_CHECKING:
     from harvester.projections.tables import Array

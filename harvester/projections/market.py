@@ -13,11 +13,12 @@ import msgspec
 import numpy as np
 
 from harvester.errors import KernelFault
+from harvester.events.codes import CONNECTION_LOST, DEPTH_RESET, REFUSALS, RESTORED_DATA_LOST
 from harvester.events.kinds import Action, Own, Stream
-from harvester.projections.base import Control, RunStart, Step
 from harvester.projections.interval import QUOTES, TRADES
 from harvester.projections.merge import DEPTH_MESSAGES, Makers, clocks_of, controls_of, frame_of, last_of
 from harvester.projections.params import RunParams
+from harvester.projections.step import Control, RunStart, Step
 from harvester.projections.tables import (
     BOOK,
     FIRST_ORDER,
@@ -26,7 +27,6 @@ from harvester.projections.tables import (
     ROW,
     ROWS_DEFAULT,
     ROWS_LIMIT,
-    SECOND_NS,
     TRADE_OUT,
     Frame,
     Glob,
@@ -39,6 +39,7 @@ from harvester.projections.tables import (
     with_room,
 )
 from harvester.projections.volume import NOTHING, Stretch
+from harvester.units import SECOND_NS
 
 if TYPE_CHECKING:
     from harvester.events.batch import Batch
@@ -56,9 +57,6 @@ ROLE_STREAMS: dict[Role, tuple[Stream, ...]] = {  # a stream further left wins
     Role.SMART: (Stream.SMART_DEPTH,),
     Role.TAPE: (Stream.ALL_LAST, Stream.LAST, Stream.L1),
 }
-DEPTH_RESET, DEPTH_HALTED, LOST, RESTORED_EMPTY, RESTORED = 317, 316, 1100, 1101, 1102
-REFUSALS = frozenset((101, 200, 309, 310, 316, 321, 322, 354, 10089, 10092, 10168, 10186, 10189, 10190))
-"""Errors after which a request gives nothing. Not 10167 and 10197: delayed data flow, live data may resume."""
 TS_MAX = 2**62  # ns UTC, the year 2116: what is added to it fits
 _NO_CHANGES = np.empty((0, 5), np.int64)
 _SMALL, _LARGE = 4096, 65_536
@@ -195,9 +193,9 @@ class Market:
             self._subscribe(control)
         elif action == Action.CANCEL:
             self._kill(control, self._held(control))
-        elif action == Action.RUN_END or code in (RESTORED_EMPTY, Own.DISCONNECTED):
+        elif action == Action.RUN_END or code in (RESTORED_DATA_LOST, Own.DISCONNECTED):
             self._kill(control, self.live())
-        elif code == LOST:
+        elif code == CONNECTION_LOST:
             self._forget(control, self.live())
         elif code == DEPTH_RESET:
             self._reset_book(control)
@@ -452,7 +450,7 @@ class Market:
         return list(self._live.values())
 
 
-_NOTICES = frozenset((DEPTH_RESET, LOST, RESTORED_EMPTY, int(Own.DISCONNECTED), int(Own.STREAM_REFUSED)))
+_NOTICES = frozenset((DEPTH_RESET, CONNECTION_LOST, RESTORED_DATA_LOST, int(Own.DISCONNECTED), int(Own.STREAM_REFUSED)))
 
 
 def _seq_at(frame: Frame, cursor: Array) -> int:

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from harvester.events.kinds import SCHEMAS, Kind
-from harvester.projections.base import Control
+from harvester.projections.step import Control
 from harvester.projections.tables import Frame, Hot
 
 if TYPE_CHECKING:

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from harvester import __version__
 from harvester.calendar import Session, day_bounds, session, sessions_before
 from harvester.errors import DamagedFile
+from harvester.version import __version__
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -100,10 +100,6 @@ class RunParams(msgspec.Struct, frozen=True, kw_only=True):
     def text(self) -> str:
         """Canonical JSON."""
         return msgspec.json.encode(msgspec.to_builtins(self), order="sorted").decode()
-
-    def digest(self) -> str:
-        """BLAKE2b of `text()`, 32 hex digits."""
-        return hashlib.blake2b(self.text().encode(), digest_size=16).hexdigest()
 
     @classmethod
     def parse(cls, text: str | None, seq: int) -> RunParams:

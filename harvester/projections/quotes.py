@@ -8,15 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import math
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
+from harvester.projections.base import Projection
 from harvester.projections.tables import INSTRUMENT, SOURCE_NAMES
-
-if TYPE_CHECKING:
-    import pyarrow as pa
-
-    from harvester.projections.base import Step
-    from harvester.projections.market import Market
 
 
 class Quote(NamedTuple):
@@ -31,31 +26,14 @@ class Quote(NamedTuple):
     ask_size: float | None
     last: float | None
 
-    @property
-    def mid(self) -> float | None:
-        """(bid + ask) / 2, None unless both are there."""
-        return None if self.bid is None or self.ask is None else (self.bid + self.ask) / 2
-
 
 _FOLDED = ("con_id", "source", "source_changes", "bid", "ask", "bid_size", "ask_size", "last_price", "tick_rule")
 
 
-class Quotes:
+class Quotes(Projection):
     """Views of the quotes in force."""
 
     name = "quotes"
-
-    def __init__(self, market: Market) -> None:
-        self._market = market
-
-    def fold(self, step: Step) -> None:
-        """The kernels have moved the quotes already."""
-
-    def take(self) -> dict[str, pa.RecordBatch]:
-        return {}
-
-    def finish(self, seq: int, ts: int) -> None:
-        """Nothing to hand over: the state is the output."""
 
     def quote(self, con_id: int) -> Quote | None:
         """The quote in force of an instrument, None when nothing of it was ever subscribed."""
@@ -86,10 +64,3 @@ class Quotes:
             row = dict(zip(names, self._market.state.inst[k].tolist(), strict=True))
             total.update(repr([self._market.symbols[k], *(row[name] for name in _FOLDED)]).encode())
         return total.hexdigest()
-
-    def snapshot(self) -> bytes:
-        """Empty: the state is the market's."""
-        return b""
-
-    def restore(self, data: bytes) -> None:
-        assert data == b"", f"quotes have no state of their own, got {len(data)} bytes"

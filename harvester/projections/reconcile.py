@@ -22,7 +22,8 @@ import polars as pl
 from harvester.calendar import iso
 from harvester.events.kinds import Kind, TickStream
 from harvester.projections.engine import Engine
-from harvester.projections.tables import INSTRUMENT, SECOND_NS
+from harvester.projections.tables import INSTRUMENT
+from harvester.units import HOUR_NS, SECOND_NS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -31,8 +32,7 @@ if TYPE_CHECKING:
     from harvester.projections.market import Market
     from harvester.projections.volume import Stretch
 
-ABSENT_FROM = 1e15  # shares: above it is no number of shares (IB's unset marker is 1.8e308)
-HOUR_NS = 3600 * SECOND_NS
+SHARES_MAX = 1e15  # shares: above it is no number of shares (IB's unset marker is 1.8e308)
 BAR_NS = 5 * SECOND_NS
 TOLERANCE = {"volume": 0.02, "book_top": 0.10, "bars_5s": 0.05}
 """Largest relative difference that needs no look, by check."""
@@ -172,8 +172,8 @@ def _volumes(market: Market, looks: list[tuple[int, dict[int, list[Stretch]]]]) 
 def _bars(day: Day, market: Market) -> list[Check]:
     """The checks of 5-second bars, for hours that have any."""
     bars = day.frame(Kind.BAR).filter((pl.col("bar_size") == "5 secs") & (pl.col("what") == "TRADES"))
-    bars = bars.filter(pl.col("volume").is_between(0, ABSENT_FROM))  # unset and impossible numbers are absent
-    trades = day.frame(Kind.TRADE).filter(pl.col("size").is_between(0, ABSENT_FROM))
+    bars = bars.filter(pl.col("volume").is_between(0, SHARES_MAX))  # unset and impossible numbers are absent
+    trades = day.frame(Kind.TRADE).filter(pl.col("size").is_between(0, SHARES_MAX))
     trades = trades.filter(~pl.col("past_limit").fill_null(False) & ~pl.col("unreported").fill_null(False))
     names = {int(market.state.inst[k]["con_id"]): symbol for k, symbol in enumerate(market.symbols)}
     if bars.is_empty() or trades.is_empty():

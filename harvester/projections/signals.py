@@ -19,21 +19,22 @@ import pyarrow.compute as pc
 
 from harvester.calendar import iso
 from harvester.events.kinds import Kind
-from harvester.projections.base import RunStart
+from harvester.projections.base import Projection
 from harvester.projections.candles import TIMEFRAMES
 from harvester.projections.interval import Happening, What
-from harvester.projections.tables import ABSENT_FROM, SECOND_NS
+from harvester.projections.step import Derived, RunStart
+from harvester.projections.tables import ABSENT_FROM
+from harvester.units import HOUR_NS, MINUTE_NS, SECOND_NS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from harvester.events.batch import Batch
-    from harvester.projections.base import Step
-    from harvester.projections.candles import Candles
     from harvester.projections.market import Market
+    from harvester.projections.step import Step
+    from harvester.projections.tables import Array
 
 SPREAD_BPS_MAX = 12.0
-MINUTE_NS, HOUR_NS = 60 * SECOND_NS, 3600 * SECOND_NS
 BAR_TIMEFRAMES = {"1 hour": "1h", "1 day": "1D"}  # backfilled bar sizes and the timeframe each stands for
 BAR_WHAT = "TRADES"
 NAMES = tuple(name for name, _ in TIMEFRAMES)
@@ -102,13 +103,13 @@ def bars_of(batch: Batch) -> list[Mapping[str, Any]]:
     return found
 
 
-class Signals:
-    """Listens to completed candles and backfilled bars."""
+class Signals(Projection):
+    """Reads completed candles and backfilled bars; stands after `Candles`."""
 
     name = "signals"
 
-    def __init__(self, market: Market, candles: Candles) -> None:
-        self._market, self._candles = market, candles
+    def __init__(self, market: Market) -> None:
+        super().__init__(market)
         self._sessions: dict[str, tuple[int, int]] = {}  # date → open, close, ns UTC
         self._newest: dict[tuple[int, str], Closed] = {}  # (con_id, timeframe)
         self._halves: dict[int, Half] = {}
@@ -118,32 +119,20 @@ class Signals:
 
     # ---- the fold --------------------------------------------------------------------------------------------------
 
-    def fold(self, step: Step) -> None:
+    def fold(self, step: Step) -> Derived:
+        assert step.candles is not None, "Signals must stand after Candles in PROJECTIONS"
+        happenings: list[Happening] = []
         others: list[tuple[int, RunStart | Mapping[str, Any]]] = [(run.seq, run) for run in step.runs]
         others = sorted([*others, *((row["seq"], row) for row in step.bars)], key=lambda item: item[0])
         at = 0
-        for seq, ts, end, candles in self._closings():
+        for seq, ts, end, candles in _closings(step.candles):
             while at < len(others) and others[at][0] < seq:
                 self._learn(others[at][1])
                 at += 1
-            self._close(step, seq, ts, end, candles)
+            happenings += self._close(seq, ts, end, candles)
         for _, item in others[at:]:
             self._learn(item)
-        step.happenings.sort(key=lambda happening: happening.seq)
-
-    def _closings(self) -> Iterator[tuple[int, int, int, list[tuple[Any, ...]]]]:
-        """Candles completed by the same clock and with the same end: (seq, ts, end, rows)."""
-        rows = self._candles.closed
-        names = ("decision_seq", "decision_ts", "end", "timeframe", "start", "con_id", "inst", "samples")
-        columns = [rows[n].tolist() for n in (*names, "open", "close", "bps_sum")]
-        group: list[tuple[Any, ...]] = []
-        for row in zip(*columns, strict=True):
-            if group and group[0][:3] != row[:3]:
-                yield (*group[0][:3], group)
-                group = []
-            group.append(row)
-        if group:
-            yield (*group[0][:3], group)
+        return Derived(happenings)
 
     def _learn(self, item: RunStart | Mapping[str, Any]) -> None:
         if isinstance(item, RunStart):
@@ -172,7 +161,7 @@ class Signals:
         start = bar["ts_event"]
         return None if start is None else (start, (start // HOUR_NS + 1) * HOUR_NS)  # 09:30 … 10:00 is an hour's bar
 
-    def _close(self, step: Step, seq: int, ts: int, end: int, candles: list[tuple[Any, ...]]) -> None:
+    def _close(self, seq: int, ts: int, end: int, candles: list[tuple[Any, ...]]) -> list[Happening]:
         """Take in candles with one end, then look at the symbols whose minute ended."""
         minutes: list[Minute] = []
         for _, _, _, frame, start, con_id, inst, samples, opened, closed, bps_sum in candles:
@@ -187,10 +176,10 @@ class Signals:
                 if known is None or end > known.end:
                     self._newest[con_id, NAMES[frame]] = Closed(end, way, OWN)
         if ts - end < MINUTE_NS:  # a clock later than that completes minutes that are no news
-            for minute in minutes:
-                self._look(step, minute)
+            return [happening for minute in minutes for happening in self._look(minute)]
+        return []
 
-    def _look(self, step: Step, minute: Minute) -> None:
+    def _look(self, minute: Minute) -> list[Happening]:
         half, way, end = self._halves.get(minute.con_id), minute.way, minute.end
         if half is None or half.end != end or half.way != way or not half.whole or half.spread_bps > SPREAD_BPS_MAX:
             way = 0
@@ -198,11 +187,13 @@ class Signals:
         for length, found in zip(SLOW_NS, slow, strict=True):
             if found is None or found.way != way or (length and found.end != end // length * length):
                 way = 0
+        happenings: list[Happening] = []
         if self._aligned.get(minute.con_id, 0) != way:
             self._aligned[minute.con_id] = way
-            step.happenings.append(Happening(minute.seq, minute.ts, minute.con_id, What.ALIGNED, way))
+            happenings.append(Happening(minute.seq, minute.ts, minute.con_id, What.ALIGNED, way))
         if way and half is not None:
             self._tell(minute, half, [found for found in slow if found is not None])
+        return happenings
 
     def _tell(self, minute: Minute, half: Half, slow: list[Closed]) -> None:
         source = {name: f"{found.source}, ended {iso(found.end)}" for name, found in zip(SLOW, slow, strict=True)}
@@ -229,9 +220,6 @@ class Signals:
         rows, self._ready = self._ready, []
         return {"signals": pa.RecordBatch.from_pylist(rows, schema=SIGNALS)} if rows else {}
 
-    def finish(self, seq: int, ts: int) -> None:
-        """A signal is told when its minute completes, so there is nothing left to hand over."""
-
     def digest(self) -> str:
         """Chain over all signals, and what the next one will be judged by."""
         state = [sorted(self._newest.items()), sorted(self._halves.items()), sorted(self._aligned.items())]
@@ -249,6 +237,20 @@ class Signals:
         self._halves = {con_id: Half(*found) for con_id, found in halves}
         self._aligned = dict(aligned)
         self._ready = []
+
+
+def _closings(rows: Array) -> Iterator[tuple[int, int, int, list[tuple[Any, ...]]]]:
+    """Candles completed by the same clock and with the same end: (seq, ts, end, rows)."""
+    names = ("decision_seq", "decision_ts", "end", "timeframe", "start", "con_id", "inst", "samples")
+    columns = [rows[n].tolist() for n in (*names, "open", "close", "bps_sum")]
+    group: list[tuple[Any, ...]] = []
+    for row in zip(*columns, strict=True):
+        if group and group[0][:3] != row[:3]:
+            yield (*group[0][:3], group)
+            group = []
+        group.append(row)
+    if group:
+        yield (*group[0][:3], group)
 
 
 def _told(price: float | None) -> bool:

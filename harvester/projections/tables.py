@@ -16,7 +16,6 @@ import pyarrow as pa
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-SECOND_NS = 1_000_000_000
 ABSENT_FROM = 1e300  # IB's unset marker is 1.7976931348623157e308
 TOP_N = 5  # rows of the book summed for imbalance
 ROWS_DEFAULT, ROWS_LIMIT = 10, 1_000

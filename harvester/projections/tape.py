@@ -14,13 +14,13 @@ import numpy as np
 import numpy.typing as npt
 
 from harvester.projections.exchange import Observation
+from harvester.units import NEVER
 
 if TYPE_CHECKING:
     from harvester.projections.exchange import Shown
 
 Array = npt.NDArray[Any]
 Part = tuple[dict[str, Array], slice]  # columns, and the rows of one symbol in them
-NEVER = 2**63 - 1
 
 
 class Line:

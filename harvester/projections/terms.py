@@ -7,11 +7,10 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from harvester.projections.costs import CostTable
+from harvester.units import MILLI_NS
 
 if TYPE_CHECKING:
     from harvester.projections.params import RunParams
-
-MILLI_NS = 1_000_000
 
 
 class Terms(msgspec.Struct, frozen=True):

@@ -30,7 +30,8 @@ from harvester.projections.present import Present
 from harvester.projections.strategy import View
 from harvester.projections.terms import Terms
 from harvester.projections.trading_state import State
-from harvester.projections.watch import NEVER, Watch, next_seq
+from harvester.projections.watch import Watch, next_seq
+from harvester.units import NEVER, SECOND_NS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -41,8 +42,6 @@ if TYPE_CHECKING:
     from harvester.projections.params import RunParams
     from harvester.projections.position import Plan
     from harvester.projections.strategy import Verdict
-
-SECOND_NS = 1_000_000_000
 
 
 class Trading:

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from harvester.projections.episodes import BUCKET_FIELDS, GATES, SECOND_NS, SERIES_FIELDS
+from harvester.projections.episodes import BUCKET_FIELDS, GATES, SERIES_FIELDS
 from harvester.projections.seconds import columns_of
+from harvester.units import SECOND_NS
 
 if TYPE_CHECKING:
     from harvester.projections.desk import Desk
@@ -15,8 +16,6 @@ if TYPE_CHECKING:
     from harvester.projections.exchange import Shown
     from harvester.projections.seconds import Array, History
     from harvester.projections.tape import Tape
-
-NEVER = 2**63 - 1
 
 
 class Watch:

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from harvester.calendar import check_exchange, iso
-from harvester.clock import SECOND_NS, FileClock, MachineClock
+from harvester.clock import FileClock, MachineClock
 from harvester.errors import BadSetting, CannotRun, NoLog
 from harvester.eventlog.days import read_runs
 from harvester.home import file_name
 from harvester.projections.costs import cost_table
 from harvester.projections.strategies import describe
+from harvester.units import SECOND_NS
 
 if TYPE_CHECKING:
     from datetime import date

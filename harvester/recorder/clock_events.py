@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from harvester.clock import SECOND_NS, MachineClock, real_monotonic_ns
+from harvester.clock import MachineClock, real_monotonic_ns
 from harvester.events.kinds import Kind, Own
+from harvester.units import SECOND_NS
 
 if TYPE_CHECKING:
     from harvester.recorder.back_pressure import BackPressure

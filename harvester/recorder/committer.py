@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import structlog
 
 from harvester.calendar import day_bounds, trading_date
-from harvester.clock import SECOND_NS, LockstepClock, real_monotonic_ns
+from harvester.clock import LockstepClock, real_monotonic_ns
 from harvester.errors import LogWriteFailed
 from harvester.events.kinds import Action, Kind, Own, Stream
 from harvester.recorder.run import Committed, Run
 from harvester.recorder.summary import RunSummary
+from harvester.units import SECOND_NS
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -11,14 +11,15 @@ from typing import TYPE_CHECKING
 import structlog
 
 from harvester.calendar import trading_date
-from harvester.clock import SECOND_NS
 from harvester.errors import GatewayError, UnknownSymbol
+from harvester.events import codes
 from harvester.events.kinds import Own
 from harvester.gateway.connection import LineLost
 from harvester.gateway.requests import EXCHANGE_NAMES, Target
 from harvester.recorder import subscriptions as subs
 from harvester.recorder.hours import hours_difference
 from harvester.recorder.line import number
+from harvester.units import SECOND_NS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -132,8 +133,8 @@ class Contracts:
         settings = self._line.settings
         lookup = await self._answer(symbol)
         if lookup.error is not None or not lookup.matches:
-            code, text = lookup.error or (subs.UNKNOWN_CONTRACT, "empty answer")
-            if code == subs.UNKNOWN_CONTRACT:
+            code, text = lookup.error or (codes.UNKNOWN_CONTRACT, "empty answer")
+            if code == codes.UNKNOWN_CONTRACT:
                 raise UnknownSymbol(f"the gateway has no US stock {symbol!r} ({code}: {text}); check --symbols")
             raise GatewayError(f"the gateway refused to look up {symbol!r} ({code}: {text})")
         wanted = EXCHANGE_NAMES.get(settings.primary_exchange, settings.primary_exchange)

@@ -15,13 +15,14 @@ from typing import TYPE_CHECKING, NamedTuple
 import structlog
 
 from harvester.calendar import session
-from harvester.clock import SECOND_NS, LockstepClock
+from harvester.clock import LockstepClock
 from harvester.config import Settings
 from harvester.errors import BadSetting, CannotRun
 from harvester.recorder.record import record
 from harvester.simgateway.server import SimGateway
 from harvester.simgateway.settings import GatewaySettings
 from harvester.simgateway.sources import open_market
+from harvester.units import SECOND_NS
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from harvester.clock import SECOND_NS, MachineClock, clocks_apart
+from harvester.clock import MachineClock, clocks_apart
 from harvester.events.kinds import Own
+from harvester.units import SECOND_NS
 
 if TYPE_CHECKING:
     from harvester.recorder.line import Line

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from harvester.clock import SECOND_NS
 from harvester.events.kinds import Own
+from harvester.units import SECOND_NS
 
 if TYPE_CHECKING:
     from harvester.recorder.line import Line

@@ -6,8 +6,8 @@ import re
 from datetime import UTC, date, datetime, time, timedelta
 
 from harvester.calendar import NEW_YORK, iso, session, to_ns, zone
-from harvester.clock import SECOND_NS
 from harvester.errors import BadSetting
+from harvester.units import SECOND_NS
 
 _SPAN = re.compile(r"(\d{8}):(\d{4})-(\d{8}):(\d{4})", re.ASCII)
 _CLOSED = re.compile(r"(\d{8}):CLOSED", re.ASCII)

@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Protocol
 
 import structlog
 
-from harvester.clock import SECOND_NS
 from harvester.errors import BadSetting, ClientIdInUse, GatewayError
 from harvester.events.kinds import Kind, Own
 from harvester.gateway.connection import Connection
 from harvester.gateway.requests import Requester
 from harvester.recorder.outages import Outages
 from harvester.recorder.request_limits import RequestLimits
+from harvester.units import SECOND_NS
 
 if TYPE_CHECKING:
     from harvester.config import Settings

@@ -20,12 +20,12 @@ from harvester.calendar import iso
 from harvester.errors import CannotRun
 from harvester.events.kinds import Action, Kind
 from harvester.projections.params import RunParams
+from harvester.units import SECOND_NS
 
 if TYPE_CHECKING:
     from harvester.eventlog.reader import Day
     from harvester.projections.params import Calendar
 
-_SECOND_NS = 1_000_000_000
 _ENDED = ("end of recording", "boundary")  # as the recorder writes into `run_end`
 _STOPPED = "stopped"
 
@@ -76,4 +76,4 @@ def _reason(params: str | None) -> str:
 
 
 def _when(ts: int) -> str:
-    return iso(ts // _SECOND_NS * _SECOND_NS)
+    return iso(ts // SECOND_NS * SECOND_NS)

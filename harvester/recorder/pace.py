@@ -13,7 +13,8 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from harvester.clock import SECOND_NS, Elapsed, LockstepClock, MachineClock, real_monotonic_ns
+from harvester.clock import Elapsed, LockstepClock, MachineClock, real_monotonic_ns
+from harvester.units import SECOND_NS
 
 if TYPE_CHECKING:
     from harvester.clock import Clock

@@ -25,6 +25,7 @@ from harvester.projections.engine import Engine
 from harvester.projections.health import HEALTH
 from harvester.projections.merge import COLUMNS
 from harvester.projections.params import RunParams
+from harvester.projections.position import DATA_END
 from harvester.projections.signals import SIGNALS
 from harvester.projections.tables import BUCKETS
 from harvester.recorder.exports import check_symbols, exports_of, part_of, tables_of
@@ -104,7 +105,7 @@ class Projected:
 
 def _open(episodes: pa.Table) -> pa.ChunkedArray:
     """Which episodes are positions that were open when the log ended."""
-    return pc.fill_null(pc.equal(episodes["exit_reason"], episode_files.DATA_END), False)
+    return pc.fill_null(pc.equal(episodes["exit_reason"], DATA_END), False)
 
 
 def fold_day(

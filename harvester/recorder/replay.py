@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 
-from harvester.clock import SECOND_NS, real_monotonic_ns
+from harvester.clock import real_monotonic_ns
 from harvester.errors import BadSetting
 from harvester.events.batch import Batch, seqs
 from harvester.events.kinds import Kind
 from harvester.projections.engine import Engine
 from harvester.recorder.named import subscribed, symbols_named
 from harvester.recorder.seek import last_seq_at
+from harvester.units import SECOND_NS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence

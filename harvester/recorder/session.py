@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from harvester.clock import SECOND_NS
+from harvester.events import codes
 from harvester.events.kinds import Own, Stream
 from harvester.recorder import subscriptions as subs
 from harvester.recorder.backfill import Backfill
@@ -31,6 +31,7 @@ from harvester.recorder.silence import Silence
 from harvester.recorder.stream_errors import StreamErrors, stream_notice
 from harvester.recorder.subscriber import Subscriber
 from harvester.recorder.subscriptions import Registry
+from harvester.units import SECOND_NS
 
 if TYPE_CHECKING:
     import asyncio
@@ -45,8 +46,6 @@ if TYPE_CHECKING:
 logger = structlog.get_logger()
 
 DROPPED_S = 3.0  # pace time: an error 100 is about messages of the second before it; answers come within the next
-CONNECTION_LOST, RESTORED_DATA_LOST, RESTORED_DATA_KEPT = 1100, 1101, 1102
-FARM_OK = frozenset({2104, 2106, 2158})
 
 _OF_PRINTS = (Stream.ALL_LAST, Stream.LAST, Stream.BARS_5S)
 """Streams without rows while nobody trades: they are renewed without a log line; the screen shows them as silent."""
@@ -147,21 +146,21 @@ class Session:
             return
         if req_id in self.registry.live:
             self._errors.react(self.registry.live[req_id], code, text)
-        elif code == subs.TOO_FAST:
+        elif code == codes.TOO_FAST:
             logger.warning("gateway drops messages: too many per second", code=code, text=text)
             if self._dropping is None or self._dropping.done():
                 self._dropping = self.line.tasks.spawn(self._ask_dropped())
-        elif code == CONNECTION_LOST:
+        elif code == codes.CONNECTION_LOST:
             self.line.outages.begin("1100")
-        elif code == RESTORED_DATA_LOST:
+        elif code == codes.RESTORED_DATA_LOST:
             self.line.outages.end("1101")
             self.registry.forget_all()
             self.start()
-        elif code == RESTORED_DATA_KEPT:
+        elif code == codes.RESTORED_DATA_KEPT:
             self.line.outages.end("1102")
             self._silence.suspect(self._inbox.last_ts)
             self._renew(self.registry.of(*subs.DEPTHS))
-        elif code in FARM_OK:
+        elif code in codes.FARM_OK:
             self._silence.suspect(self._inbox.last_ts)
 
     async def _ask_dropped(self) -> None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from harvester.clock import SECOND_NS
 from harvester.events.kinds import Stream
+from harvester.units import SECOND_NS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from harvester.calendar import iso
-from harvester.clock import SECOND_NS
 from harvester.eventlog.lock import DateLock
 from harvester.eventlog.reader import open_day
+from harvester.events.codes import UNKNOWN_CONTRACT
 from harvester.events.kinds import Action, Kind, Own, Stream
-from harvester.recorder.subscriptions import UNKNOWN_CONTRACT, WANTED
+from harvester.recorder.subscriptions import WANTED
+from harvester.units import SECOND_NS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

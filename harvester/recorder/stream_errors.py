@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
+from harvester.events import codes
 from harvester.events.kinds import Own, Stream
 from harvester.gateway.requests import OTHER_NAMES
 from harvester.recorder import subscriptions as subs
@@ -28,10 +29,10 @@ class StreamErrors:
 
     def react(self, sub: Subscription, code: int, text: str) -> None:
         """An error about `sub`."""
-        if code == subs.HALTED:
+        if code == codes.DEPTH_HALTED:
             self._line.tasks.spawn(self._subscriber.renew_later(sub, BACK_OFF_S))
         if code in subs.NOT_LIVE:
-            what, sub.paused = subs.NOT_LIVE[code], code == subs.COMPETING_SESSION
+            what, sub.paused = subs.NOT_LIVE[code], code == codes.COMPETING_SESSION
             logger.warning("data not live", stream=str(sub.stream), symbol=sub.target.symbol, code=code, what=what)
         if subs.is_refusal(code):
             self._refused(sub, code, text)
@@ -41,11 +42,11 @@ class StreamErrors:
         stream_notice(self._line.inbox, sub, Own.STREAM_REFUSED, f": {text}", value=code)
         logger.warning("stream refused", stream=str(sub.stream), symbol=sub.target.symbol, code=code, text=text)
         if subs.is_temporary(code, text):
-            pauses = BACK_OFF_S if code == subs.RESUBSCRIBE else subs.PACING_S
+            pauses = BACK_OFF_S if code == codes.RESUBSCRIBE else subs.PACING_S
             self._line.tasks.spawn(self._subscriber.ask_again(sub, pauses))
-        elif code == subs.NO_MORE_DEPTH and sub.stream in subs.DEPTHS:
+        elif code == codes.NO_MORE_DEPTH and sub.stream in subs.DEPTHS:
             self._subscriber.exhaust(subs.DEPTHS)
-        elif code in subs.NO_MORE_TICK_BY_TICK and sub.stream in subs.TICK_BY_TICK:
+        elif code in codes.NO_MORE_TICK_BY_TICK and sub.stream in subs.TICK_BY_TICK:
             self._subscriber.exhaust(subs.TICK_BY_TICK)
         elif sub.stream is Stream.DEPTH:
             self._ask_other_depth(sub, code)
@@ -53,7 +54,7 @@ class StreamErrors:
     def _ask_other_depth(self, sub: Subscription, code: int) -> None:
         """Ask under the exchange's other name, else for SMART depth, which needs another permission."""
         other = OTHER_NAMES.get(sub.params["exchange"])
-        if code == subs.UNKNOWN_CONTRACT and other and sub.params["exchange"] == sub.target.primary_exchange:
+        if code == codes.UNKNOWN_CONTRACT and other and sub.params["exchange"] == sub.target.primary_exchange:
             stream, params = Stream.DEPTH, {**sub.params, "exchange": other}
         else:
             stream, params = Stream.SMART_DEPTH, self._subscriber.plan.params(Stream.SMART_DEPTH, sub.target)

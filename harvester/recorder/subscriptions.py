@@ -10,9 +10,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from harvester.clock import SECOND_NS
+from harvester.events import codes
 from harvester.events.kinds import Stream
 from harvester.gateway.requests import default_params
+from harvester.units import SECOND_NS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -23,15 +24,14 @@ if TYPE_CHECKING:
 TICK_BY_TICK = (Stream.LAST, Stream.ALL_LAST, Stream.BID_ASK, Stream.MID_POINT)
 DEPTHS = (Stream.DEPTH, Stream.SMART_DEPTH)
 
-UNKNOWN_CONTRACT, HALTED, DEPTH_RESET = 200, 316, 317
-WARNINGS = frozenset({165, HALTED, DEPTH_RESET, 399, 10090, 10091, 10167, 10197})
+WARNINGS = frozenset({
+    165, codes.DEPTH_HALTED, codes.DEPTH_RESET, 399, 10090, 10091, codes.DELAYED_DATA, codes.COMPETING_SESSION,
+})  # fmt: skip
 """Errors with a subscription's id that do not end it (10197: a competing session pauses the data)."""
-NO_MORE_DEPTH = 309
-NO_MORE_TICK_BY_TICK = frozenset({10190, 322})
-COMPETING_SESSION = 10197
-NOT_LIVE = {10167: "delayed data instead of live", COMPETING_SESSION: "another session has the live data"}
-RESUBSCRIBE = 10225  # "Bust event occurred, current subscription is deactivated. Please resubscribe …"
-TOO_FAST = 100  # more than 50 messages a second
+NOT_LIVE = {
+    codes.DELAYED_DATA: "delayed data instead of live",
+    codes.COMPETING_SESSION: "another session has the live data",
+}
 _SYSTEM_MESSAGES = range(2100, 2200)
 PACING_S = (15.0, 30.0, 60.0, 120.0, 300.0, 600.0)  # pace time before a request refused for pacing is repeated
 REVIVAL_S = (0.0, 60.0, 180.0, 420.0, 900.0, 1800.0)  # pace time before a silent stream is renewed
@@ -48,7 +48,7 @@ def is_temporary(code: int, text: str) -> bool:
 
     IB reports pacing violations under several codes (162, 420, 10190 …) with other meanings too; the text decides.
     """
-    return code in {RESUBSCRIBE, TOO_FAST} or "pacing" in text.lower()
+    return code in {codes.RESUBSCRIBE, codes.TOO_FAST} or "pacing" in text.lower()
 
 
 @dataclass

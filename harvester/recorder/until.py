@@ -10,8 +10,8 @@ from datetime import datetime, time, timedelta
 from typing import TYPE_CHECKING, Any
 
 from harvester.calendar import day_bounds, session, to_ns, trading_date, zone
-from harvester.clock import SECOND_NS
 from harvester.errors import BadSetting
+from harvester.units import SECOND_NS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -8,7 +8,8 @@ from harvester.events.kinds import Stream
 from harvester.simgateway.feeds import DUPLICATE_ID
 from harvester.simgateway.market import Bar, History, HistoryAsk, MarketRefusal
 from harvester.simgateway.subscriptions import Subscription
-from harvester.simgateway.times import SECOND_NS, day, parse_end, stamp
+from harvester.simgateway.times import day, parse_end, stamp
+from harvester.units import SECOND_NS
 from harvester.wire import answers
 
 if TYPE_CHECKING:

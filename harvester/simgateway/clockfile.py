@@ -21,9 +21,10 @@ from typing import TYPE_CHECKING, Any
 
 from harvester.artefacts.text import naming
 from harvester.calendar import day_bounds, trading_date
-from harvester.clock import LOOK_S, SECOND_NS, Dial, SpeedAnchor, real_monotonic_ns
+from harvester.clock import LOOK_S, Dial, SpeedAnchor, real_monotonic_ns
 from harvester.simgateway.report import write_json
 from harvester.simgateway.times import NEW_YORK
+from harvester.units import SECOND_NS
 
 if TYPE_CHECKING:
     from pathlib import Path

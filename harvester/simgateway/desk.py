@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 from harvester.clock import Elapsed
+from harvester.events import codes
 from harvester.simgateway.backfill import Backfill
 from harvester.simgateway.depthcut import DepthCut
 from harvester.simgateway.feeds import Feeds
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from harvester.simgateway.subscriptions import Subscription
 
 ZONE = "US/Eastern"
-_RESET = "317"
+_RESET = str(codes.DEPTH_RESET)
 NO_ORDERS = Refusal(201, "Order rejected - reason:This is a simulated gateway for market data; it takes no orders")
 _NOT_STARTED = Refusal(321, "Error validating request.-'bW' : cause - The API has not been started")
 

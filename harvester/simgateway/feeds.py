@@ -8,7 +8,8 @@ from harvester.events.kinds import Stream
 from harvester.simgateway.limits import Refusal, line_refusal
 from harvester.simgateway.lookup import NO_DEFINITION, exchange_name, find_one
 from harvester.simgateway.subscriptions import LINE_KIND, Subscription
-from harvester.simgateway.times import SECOND_NS, open_spans
+from harvester.simgateway.times import open_spans
+from harvester.units import SECOND_NS
 from harvester.wire import answers
 from harvester.wire.ids import In
 

@@ -17,14 +17,14 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from harvester.calendar import Session, day_bounds, session, sessions_before, trading_date
+from harvester.events.codes import BAD_REQUEST, HISTORY_ERROR
 from harvester.simgateway.market import Bar, History, HistoryAsk, MarketRefusal
-from harvester.simgateway.seconds import SECOND_NS, Series
+from harvester.simgateway.seconds import Series
+from harvester.units import MINUTE_NS, SECOND_NS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-MINUTE_NS = 60 * SECOND_NS
-BAD_REQUEST, NO_DATA = 321, 162
 
 SECONDS_OF: dict[str, int] = {
     **{f"{n} secs": n for n in (1, 5, 10, 15, 30)},
@@ -87,7 +87,7 @@ def start_of(duration: str, end_ns: int) -> int:
 def _months_before(day: date, months: int) -> date:
     year, month = divmod(day.year * 12 + day.month - 1 - months, 12)
     if year < 2000:
-        raise MarketRefusal(NO_DATA, "Historical Market Data Service error message:HMDS query returned no data")
+        raise MarketRefusal(HISTORY_ERROR, "Historical Market Data Service error message:HMDS query returned no data")
     for last in (day.day, 30, 29, 28):
         try:
             return date(year, month + 1, min(last, day.day))
@@ -107,13 +107,15 @@ def answer(ask: HistoryAsk, end_ns: int, past: Past, today: Series) -> History:
         raise MarketRefusal(BAD_REQUEST, f"Historical data bar size setting is invalid. Legal ones are: {legal}")
     start_ns = start_of(ask.duration, end_ns)
     if ask.what not in {"TRADES", "ADJUSTED_LAST"}:
-        raise MarketRefusal(NO_DATA, f"Historical Market Data Service error message:No historical data for {ask.what}")
+        raise MarketRefusal(
+            HISTORY_ERROR, f"Historical Market Data Service error message:No historical data for {ask.what}"
+        )
     bars = _bars(ask, start_ns, end_ns, past, today)
     if not bars and ask.duration.endswith("D"):
         # Before a day's first trade the days asked for are those before it, as IB counts them.
         bars = _bars(ask, start_of(f"{int(ask.duration[:-2]) + 1} D", end_ns), end_ns, past, today)
     if not bars:
-        raise MarketRefusal(NO_DATA, "Historical Market Data Service error message:HMDS query returned no data")
+        raise MarketRefusal(HISTORY_ERROR, "Historical Market Data Service error message:HMDS query returned no data")
     return History(bars)
 
 

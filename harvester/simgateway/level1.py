@@ -14,12 +14,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from harvester.units import SECOND_NS
 from harvester.wire.answers import number
 
 if TYPE_CHECKING:
     from harvester.simgateway.rows import Row, Texts, Units
 
-SECOND_NS = 1_000_000_000
 _NO_PRICE = "-1"
 
 

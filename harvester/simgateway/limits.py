@@ -10,7 +10,8 @@ from collections import defaultdict, deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
-from harvester.clock import SECOND_NS, real_monotonic_ns
+from harvester.clock import real_monotonic_ns
+from harvester.units import SECOND_NS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable

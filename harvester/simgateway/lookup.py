@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from harvester.events.codes import UNKNOWN_CONTRACT
 from harvester.wire import answers
 from harvester.wire.ids import REQ_ID_INDEX, In
 
@@ -11,7 +12,7 @@ if TYPE_CHECKING:
     from harvester.simgateway.market import Instrument, Market
     from harvester.wire.outgoing import ContractAsk
 
-NO_DEFINITION = (200, "No security definition has been found for the request")
+NO_DEFINITION = (UNKNOWN_CONTRACT, "No security definition has been found for the request")
 
 _ALIASES = {"NSDQ": "NASDAQ", "ISLAND": "NASDAQ", "NASDAQ.NMS": "NASDAQ", "NASDAQ.SCM": "NASDAQ", "BEST": "SMART"}
 

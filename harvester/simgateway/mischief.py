@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
-from harvester.clock import SECOND_NS
+from harvester.events import codes
 from harvester.events.kinds import Stream
 from harvester.simgateway.faults import TEXTS, Fault
 from harvester.simgateway.limits import Refusal
 from harvester.simgateway.subscriptions import DEPTH_STREAMS
 from harvester.simgateway.times import seconds
+from harvester.units import SECOND_NS
 from harvester.wire import answers
 from harvester.wire.framing import frame_bytes
 from harvester.wire.ids import UNSET_DOUBLE, UNSET_INT
@@ -28,9 +29,10 @@ if TYPE_CHECKING:
 
 logger = structlog.get_logger()
 
-LOST, RESTORED_EMPTY, RESTORED = 1100, 1101, 1102
-HALTED, RESET, NOT_SUBSCRIBED, DELAYED, COMPETING = 316, 317, 354, 10167, 10197
-_ENDS_STREAM = frozenset({200, 321, HALTED, NOT_SUBSCRIBED, 10168, COMPETING})
+_ENDS_STREAM = frozenset({
+    codes.UNKNOWN_CONTRACT, codes.BAD_REQUEST, codes.DEPTH_HALTED, codes.NOT_SUBSCRIBED, codes.NO_DELAYED_DATA,
+    codes.COMPETING_SESSION,
+})  # fmt: skip
 _DELAYED_TYPE = 3
 
 IMPOSSIBLE: tuple[tuple[answers.Number, ...], ...] = (
@@ -114,11 +116,11 @@ class Mischief:
         code, text = _code_text(fault)
         session.error(-1, code, text)
         session.watched = True
-        if code == LOST:
+        if code == codes.CONNECTION_LOST:
             session.offline = True
-        elif code in {RESTORED, RESTORED_EMPTY}:
+        elif code in {codes.RESTORED_DATA_KEPT, codes.RESTORED_DATA_LOST}:
             session.offline = False
-            for sub in list(session.subs.values()) if code == RESTORED_EMPTY else ():
+            for sub in list(session.subs.values()) if code == codes.RESTORED_DATA_LOST else ():
                 self._desk.end(sub)
 
     def _drop(self, _fault: Fault, session: Session) -> None:
@@ -165,12 +167,12 @@ class Mischief:
     def _error_sub(self, fault: Fault, sub: Subscription) -> None:
         """316 and 317 concern depth alone; 317 is followed by the book anew, 10167 by the delayed data type."""
         code, text = _code_text(fault)
-        if code in {HALTED, RESET} and sub.stream not in DEPTH_STREAMS:
+        if code in {codes.DEPTH_HALTED, codes.DEPTH_RESET} and sub.stream not in DEPTH_STREAMS:
             return
         sub.deliver([answers.error(sub.req_id, code, text)])
-        if code == RESET:
+        if code == codes.DEPTH_RESET:
             sub.deliver(self._desk.market.snapshot(sub.con_id, sub.stream))
-        elif code == DELAYED:
+        elif code == codes.DELAYED_DATA:
             sub.session.send(answers.market_data_type(sub.req_id, _DELAYED_TYPE), sub.symbol)
         elif code in _ENDS_STREAM:
             self._desk.end(sub)

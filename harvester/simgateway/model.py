@@ -23,7 +23,7 @@ from harvester.simgateway.market import Instrument
 from harvester.simgateway.past import ModelPast, mixed
 from harvester.simgateway.played import Cast, Played
 from harvester.simgateway.rows import Row, Units, What
-from harvester.simgateway.seconds import SECOND_NS
+from harvester.units import SECOND_NS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

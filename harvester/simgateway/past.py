@@ -14,9 +14,9 @@ from functools import lru_cache
 import numpy as np
 
 from harvester.calendar import session, sessions_before, trading_date
-from harvester.simgateway.seconds import SECOND_NS, Series
+from harvester.simgateway.seconds import Series
+from harvester.units import MINUTE_NS
 
-MINUTE_NS = 60 * SECOND_NS
 _MASK = (1 << 64) - 1
 _DAYS_KEPT = 2600
 _DAYS_CACHED = 4096

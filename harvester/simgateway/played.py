@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from harvester.events.codes import UNKNOWN_CONTRACT
 from harvester.events.kinds import Stream
 from harvester.simgateway.history import answer, in_force_at
 from harvester.simgateway.level1 import Level1
@@ -18,8 +19,6 @@ if TYPE_CHECKING:
 
     from harvester.simgateway.history import Past
     from harvester.simgateway.rows import Row
-
-NO_CONTRACT = 200
 
 
 @dataclass(frozen=True)
@@ -113,7 +112,7 @@ class Played:
     def history(self, ask: HistoryAsk) -> History:
         face = self._faces.get(ask.con_id)
         if face is None:
-            raise MarketRefusal(NO_CONTRACT, "No security definition has been found for the request")
+            raise MarketRefusal(UNKNOWN_CONTRACT, "No security definition has been found for the request")
         end_ns = in_force_at(ask, self.now_ns)
         today = face.seconds.series(self._cast.units.per_dollar)
         return answer(ask, end_ns, self._cast.past, today)

@@ -7,10 +7,11 @@ import heapq
 from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
-from harvester.clock import SECOND_NS, LockstepClock, real_monotonic_ns
+from harvester.clock import LockstepClock, real_monotonic_ns
 from harvester.events.kinds import Stream
 from harvester.simgateway.clockfile import GatewayClock
 from harvester.simgateway.subscriptions import REQ_ID_AT
+from harvester.units import SECOND_NS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable

@@ -14,7 +14,7 @@ from harvester.errors import BadSetting
 from harvester.events.kinds import Action, Kind, Stream
 from harvester.simgateway.history import SECONDS_OF
 from harvester.simgateway.market import Bar, History, HistoryAsk, Instrument, MarketRefusal
-from harvester.simgateway.seconds import SECOND_NS
+from harvester.units import SECOND_NS
 from harvester.wire.answers import contract_place
 from harvester.wire.ids import REQ_ID_INDEX, In
 from harvester.wire.rare import END_SEPARATOR

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 from harvester.events.kinds import Operation, Side, Stream
 from harvester.simgateway.market import Instrument, MarketEvent
 from harvester.simgateway.rows import Row, Texts, Units, What
-from harvester.simgateway.seconds import SECOND_NS, Seconds
+from harvester.simgateway.seconds import Seconds
+from harvester.units import SECOND_NS
 from harvester.wire.answers import number
 
 if TYPE_CHECKING:

@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING
 
 import structlog
 
+from harvester.events import codes
 from harvester.events.kinds import Stream
 from harvester.simgateway.faults import TEXTS
 from harvester.simgateway.limits import Refusal
 from harvester.simgateway.lookup import NO_DEFINITION, description, find
 from harvester.simgateway.subscriptions import DEPTH_STREAMS
-from harvester.simgateway.times import SECOND_NS
+from harvester.units import SECOND_NS
 from harvester.wire import answers
 from harvester.wire.ids import UNSET_INT, In, Out
 
@@ -27,8 +28,9 @@ if TYPE_CHECKING:
 
 logger = structlog.get_logger()
 
-FARMS = (2104, 2106, 2158)
-CLIENT_ID_TAKEN = Refusal(326, "Unable to connect as the client id is already in use. Retry with a unique client id.")
+CLIENT_ID_TAKEN = Refusal(
+    codes.CLIENT_ID_IN_USE, "Unable to connect as the client id is already in use. Retry with a unique client id."
+)
 HISTORY_CANCELLED = "Historical Market Data Service error message:API historical data query cancelled: {}"
 SCAN_CANCELLED = "Historical Market Data Service error message:API scanner subscription cancelled: {}"
 
@@ -57,7 +59,7 @@ def _start_api(desk: Desk, session: Session, request: Plain) -> None:
     desk.sessions.append(session)
     session.send(answers.managed_accounts(desk.settings.accounts))
     session.send(answers.next_valid_id(1))
-    for code in FARMS:
+    for code in codes.FARM_OK:
         session.error(-1, code, TEXTS[code])
     logger.info("client connected", client_id=client_id, peer=f"{session.host}:{session.port}")
 
@@ -146,9 +148,9 @@ def _cancels(streams: Iterable[Stream], code: int, text: str) -> Callable[[Desk,
             return
         desk.end(sub)
         if sub.stream == Stream.HISTORY:
-            session.error(request.req_id, 162, HISTORY_CANCELLED.format(request.req_id))
+            session.error(request.req_id, codes.HISTORY_ERROR, HISTORY_CANCELLED.format(request.req_id))
         elif sub.stream == Stream.SCANNER:
-            session.error(request.req_id, 162, SCAN_CANCELLED.format(request.req_id))
+            session.error(request.req_id, codes.HISTORY_ERROR, SCAN_CANCELLED.format(request.req_id))
 
     return cancel
 

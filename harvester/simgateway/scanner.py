@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
+from harvester.events.codes import HISTORY_ERROR
 from harvester.simgateway.market import Instrument, MarketRefusal, ScanRow
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-NO_ITEMS = 162
 
 
 class Standing(NamedTuple):
@@ -58,10 +57,10 @@ def rank(standings: list[Standing], scan_code: str, rows: int) -> list[ScanRow]:
     score = SCAN_CODES.get(scan_code)
     if score is None:
         raise MarketRefusal(
-            NO_ITEMS, f"Historical Market Data Service error message:Scanner code {scan_code} is unknown"
+            HISTORY_ERROR, f"Historical Market Data Service error message:Scanner code {scan_code} is unknown"
         )
     known = [row for row in standings if row.last or row.prior_close]
     if not known:
-        raise MarketRefusal(NO_ITEMS, "Historical Market Data Service query message:no items retrieved")
+        raise MarketRefusal(HISTORY_ERROR, "Historical Market Data Service query message:no items retrieved")
     ordered = sorted(known, key=lambda row: (-score(row), row.instrument.symbol))
     return [ScanRow(row.instrument.con_id, row.instrument.symbol) for row in ordered[:rows]]

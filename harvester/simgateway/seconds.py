@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-SECOND_NS = 1_000_000_000
+from harvester.units import SECOND_NS
 
 
 class Series(NamedTuple):

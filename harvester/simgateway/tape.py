@@ -28,8 +28,9 @@ from harvester.simgateway.hours import hours_text
 from harvester.simgateway.market import Instrument
 from harvester.simgateway.played import Cast, Played
 from harvester.simgateway.rows import PAST_LIMIT, Row, Units, What
-from harvester.simgateway.seconds import SECOND_NS, Series
+from harvester.simgateway.seconds import Series
 from harvester.simgateway.tapefile import BARS, DEPTH, QUOTES, TRADES, read_table
+from harvester.units import MINUTE_NS, SECOND_NS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -38,7 +39,6 @@ if TYPE_CHECKING:
     import polars as pl
 
 CON_IDS = {"IBM": 8314, "BAC": 10098, "SPY": 756733}
-MINUTE_NS = 60 * SECOND_NS
 _CHUNK = 8_000
 
 

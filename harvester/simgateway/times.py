@@ -6,7 +6,8 @@ import re
 from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-SECOND_NS = 1_000_000_000
+from harvester.units import SECOND_NS
+
 NEW_YORK = "America/New_York"
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 

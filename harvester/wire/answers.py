@@ -11,6 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from harvester.events.kinds import Kind
+from harvester.units import SECOND_NS
 from harvester.wire.ids import REQ_ID_INDEX, In
 
 if TYPE_CHECKING:
@@ -264,7 +265,6 @@ def contract_place(name: str) -> int:
 
 # ---- event rows back into messages ----
 
-_SECOND_NS = 1_000_000_000
 _BAR = ("open", "high", "low", "close", "volume", "wap", "count")
 
 
@@ -275,7 +275,7 @@ def _text(row: Mapping[str, Any], column: str) -> str:
 
 def _seconds(row: Mapping[str, Any]) -> int | None:
     ts: int | None = row["ts_event"]
-    return None if ts is None else ts // _SECOND_NS
+    return None if ts is None else ts // SECOND_NS
 
 
 def _tick(row: Mapping[str, Any], req_id: int) -> Fields | None:

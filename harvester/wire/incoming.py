@@ -20,6 +20,7 @@ import pyarrow as pa
 
 from harvester.events.batch import Batch
 from harvester.events.kinds import SCHEMAS, Kind
+from harvester.units import SECOND_NS
 from harvester.wire import columns
 from harvester.wire.rare import Rare
 from harvester.wire.requests import RequestTable
@@ -48,8 +49,7 @@ VERSIONS: dict[str, str] = {
 }
 """The version field expected of each message that has one, at index 1."""
 
-_SECOND_NS = 1_000_000_000
-_SECONDS_MAX = (2**63 - 1) // _SECOND_NS
+_SECONDS_MAX = (2**63 - 1) // SECOND_NS
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ def _event_time(found: dict[str, pa.Array]) -> list[int]:
     bad: list[int] = np.flatnonzero((values > _SECONDS_MAX) | (values < -_SECONDS_MAX)).tolist()
     if not bad:
         missing = seconds.is_null().to_numpy(zero_copy_only=False) if seconds.null_count else None
-        found["ts_event"] = pa.array(values * _SECOND_NS, pa.int64(), mask=missing)
+        found["ts_event"] = pa.array(values * SECOND_NS, pa.int64(), mask=missing)
     return bad
 
 

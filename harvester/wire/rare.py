@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from harvester.events.kinds import Kind
+from harvester.units import SECOND_NS
 from harvester.wire.answers import SCAN_COLUMNS
 from harvester.wire.columns import INT32, INT64, exact_float, exact_int
 from harvester.wire.ids import REQ_ID_INDEX
@@ -39,7 +40,7 @@ _CONTRACT: tuple[tuple[str, int], ...] = (
     ("liquid_hours", 27),
 )
 _EPOCH_DIGITS_MIN = 9  # shorter digit strings are dates (yyyymmdd), which the calendar places
-_SECONDS_MAX = INT64[1] // 1_000_000_000
+_SECONDS_MAX = INT64[1] // SECOND_NS
 
 
 class Unfit(ValueError):
@@ -58,7 +59,7 @@ def _event_time(text: str) -> int | None:
     if len(text) < _EPOCH_DIGITS_MIN or not text.isdigit() or not text.isascii():
         return None
     seconds = int(text)
-    return seconds * 1_000_000_000 if seconds <= _SECONDS_MAX else None
+    return seconds * SECOND_NS if seconds <= _SECONDS_MAX else None
 
 
 class Rare:

@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from harvester.units import SECOND_NS
+
 if TYPE_CHECKING:
     from harvester.projections.strategies.imbalance_breakout import ImbalanceBreakout
     from harvester.projections.strategy import Ahead
 
-SECOND_NS = 1_000_000_000
 Array = npt.NDArray[Any]
 
 

@@ -1,0 +1,104 @@
+"""What the market gives the projections for one batch, and what they add to it for those after them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from operator import attrgetter
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from harvester.projections.interval import QUOTES, TRADES
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from harvester.projections.interval import Happening
+    from harvester.projections.params import RunParams
+
+
+class Control(NamedTuple):
+    """One `request` or `notice` row, as the plain Python part of the engine sees it."""
+
+    seq: int
+    ts: int
+    con_id: int
+    req_id: int
+    epoch: int
+    row: Mapping[str, Any]
+
+    @property
+    def action(self) -> str:
+        """`request.action`, empty for a notice."""
+        return self.row.get("action") or ""
+
+    @property
+    def code(self) -> int:
+        """`notice.code`, 0 for a request or a notice without one."""
+        return self.row.get("code") or 0
+
+
+class RunStart(NamedTuple):
+    """A `run_start` and its parameters; `before_ts` is when the market moved last before it, 0 = never (ns UTC)."""
+
+    seq: int
+    ts: int
+    params: RunParams
+    before_ts: int = 0
+
+
+class Derived(NamedTuple):
+    """What a projection derives from a step and the projections after it read.
+
+    Attributes:
+        happenings: outages, refusals, data types and alignments, in seq order.
+        candles: completed candles, dtype `candles.CANDLE`; None from every projection but `Candles`.
+    """
+
+    happenings: Sequence[Happening] = ()
+    candles: npt.NDArray[Any] | None = None
+
+
+NOTHING_DERIVED = Derived()
+
+
+@dataclass(frozen=True)
+class Step:
+    """What one batch did to the market. Arrays are in seq order.
+
+    Attributes:
+        events: number of events of the batch.
+        first_seq, last_seq: of the batch, 0 when it is empty.
+        last_ts: `ts_recv` of the last event, ns UTC.
+        controls: every request and notice of the batch.
+        runs: the run starts among them, parsed.
+        clocks: shape (n, 2) int64: seq and ts of each clock event.
+        closed: bucket rows handed out, dtype `tables.ROW`; `decision_seq` is the clock that closed them.
+        quotes, trades: dtypes `interval.QUOTES` and `interval.TRADES`.
+        happenings: what the projections before this one derived, in seq order.
+        candles: completed candles, dtype `candles.CANDLE`; None before `Candles` has folded the step.
+        bars: backfilled bars that stand for a timeframe, in seq order.
+    """
+
+    events: int
+    first_seq: int
+    last_seq: int
+    last_ts: int
+    controls: list[Control]
+    runs: list[RunStart]
+    clocks: npt.NDArray[np.int64]
+    closed: npt.NDArray[Any]
+    quotes: npt.NDArray[Any] = field(default_factory=lambda: np.empty(0, QUOTES))
+    trades: npt.NDArray[Any] = field(default_factory=lambda: np.empty(0, TRADES))
+    happenings: Sequence[Happening] = ()
+    candles: npt.NDArray[Any] | None = None
+    bars: Sequence[Mapping[str, Any]] = ()
+
+    def with_derived(self, derived: Derived) -> Step:
+        """The step as the next projections see it; happenings of the same seq stay in the order of the projections."""
+        if derived is NOTHING_DERIVED:
+            return self
+        happenings: Sequence[Happening] = (*self.happenings, *derived.happenings)
+        candles = self.candles if derived.candles is None else derived.candles
+        return replace(self, happenings=sorted(happenings, key=attrgetter("seq")), candles=candles)
