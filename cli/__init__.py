@@ -1,6 +1,6 @@
 """The command line.
 
-Ctrl-C is caught by `cli.app`; until that is loaded, a fifth of a second, by this.
+`cli.app` catches Ctrl-C; the hook below catches it while `cli.app` is being loaded, a fifth of a second.
 """
 
 import sys

@@ -1,7 +1,7 @@
 """`hv`: parses, wires, shows progress. One list names the commands; each lives in a module of its own.
 
-Command modules import only typer and the standard library at their top, and what is heavy inside the function, so that
-`hv --help` starts at once (a test holds them to it).
+At module level, command modules import only typer, the standard library and `cli.options`; heavy libraries are imported
+inside the function, so that `hv --help` starts at once (a test checks it).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import typer
 from harvester.errors import DISK_ERRNOS, HarvesterError, LogWriteFailed
 from harvester.version import __version__
 
-# name → module; the function there (a `typer.Typer` for groups) has the command's name. Order is that of --help.
+# name → module; the function there (a `typer.Typer` for groups) has the command's name. The order is that of --help.
 COMMANDS: tuple[tuple[str, str], ...] = (
     ("demo", "cli.cmd_demo"),
     ("gateway", "cli.cmd_gateway"),
@@ -39,12 +39,12 @@ COMMANDS: tuple[tuple[str, str], ...] = (
 )
 
 gc.set_threshold(100_000, 20, 20)
-"""Rows and tuples come by the hundred thousand and hold no cycles: at Python's own 700 a fifth of a fold's time went
-into looking for some."""
+"""A fold makes hundreds of thousands of rows and tuples without cycles: at Python's default threshold of 700 the search
+for cycles took a fifth of its time."""
 
 READERS = frozenset(("status", "project", "buckets", "book", "replay", "health", "verify", "log", "schema"))
-"""Commands that work on what was recorded. Nothing in them needs pandas, which pyarrow imports if it can, a third of
-a second, with the first column it hands to NumPy."""
+"""Commands that read recorded data. They do not need pandas, but pyarrow imports it, a third of a second, the first
+time it converts from or to Python or NumPy. docs/decisions/0015 says why an import hook prevents that."""
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells count
 
@@ -68,11 +68,11 @@ class App(typer.Typer):
             _say("interrupted")
             sys.exit(INTERRUPTED)
         except BrokenPipeError:
-            # The reader of a pipe went away (`hv log show | head`): no failure. Keep Python from flushing into it.
+            # The reader of the pipe has ended (`hv log show | head`): not a failure. Do not flush into the pipe.
             _hush_stdout()
             sys.exit(0)
         except SystemExit as end:
-            # Typer and Rich, who meet such a pipe first, call it a failure and end the process.
+            # Typer and Rich notice a broken pipe first, treat it as a failure and end the process.
             if isinstance(end.__context__, BrokenPipeError):
                 _hush_stdout()
                 sys.exit(0)
@@ -81,28 +81,28 @@ class App(typer.Typer):
             if debug:
                 raise
             if isinstance(error, OSError) and error.errno in DISK_ERRNOS:
-                _hush_stdout()  # it may be the one that is full
+                _hush_stdout()  # stdout itself may be on the full disk
                 where = f"{error.filename}: " if error.filename else ""
                 _say(f"disk full or failing: {where}{error.strerror}; free space, or write elsewhere")
                 sys.exit(LogWriteFailed.exit_code)
             _say(f"unexpected {type(error).__name__}: {error}; run again with --debug for the traceback")
             sys.exit(1)
         finally:
-            gc.freeze()  # the process ends: no last search for cycles through all a day has left, half a second long
+            gc.freeze()  # skip the last search for cycles at exit: half a second after a whole day
 
 
 def _hush_stdout() -> None:
-    """Let nothing more, and nothing that is still buffered, reach standard output."""
+    """Discard what is buffered for standard output, and everything written to it from now on."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _say(line: str) -> None:
-    plain = "".join(c if c.isprintable() else "?" for c in " ".join(line.split()))  # texts of a gateway are among it
-    print("hv: " + plain, file=sys.stderr)  # noqa: T201 - the one place that talks to stderr
+    plain = "".join(c if c.isprintable() else "?" for c in " ".join(line.split()))  # it may contain text from a gateway
+    print("hv: " + plain, file=sys.stderr)  # noqa: T201 - the one place that prints errors
 
 
-def _show_version(wanted: bool) -> None:
-    if wanted:
+def _show_version(given: bool) -> None:
+    if given:
         typer.echo(f"hv {__version__}")
         raise typer.Exit
 
@@ -113,40 +113,40 @@ def _top(
         bool, typer.Option("--version", help="Show the version.", callback=_show_version, is_eager=True)
     ] = False,
 ) -> None:
-    """Record an Interactive Brokers trading day as a log that proves itself, and replay it through the same code.
+    """Record an Interactive Brokers trading day as a verifiable log, and replay it through the same code.
 
-    No order ever leaves this program. Start with `hv demo`. Add --debug to any command for a traceback.
+    This program never sends an order. Start with `hv demo`. Add --debug to any command for a traceback.
     """
 
 
 class _NoPandas(Loader):
-    """Finds pandas and fails to load it, as if it were not installed."""
+    """Makes `import pandas` fail as if pandas were not installed."""
 
     @classmethod
     def find_spec(cls, name: str, *_: Any) -> ModuleSpec | None:
         return ModuleSpec(name, cls()) if name == "pandas" else None
 
     def create_module(self, spec: ModuleSpec) -> ModuleType:
-        raise ImportError(f"hv does without {spec.name} here", name=spec.name)
+        raise ImportError(f"hv does not use {spec.name} here", name=spec.name)
 
 
 def build() -> App:
-    """Make the command line from `COMMANDS`."""
-    made = App(
+    """Build the command line from `COMMANDS`."""
+    top = App(
         name="hv",
         no_args_is_help=True,
         pretty_exceptions_enable=False,
         rich_markup_mode="markdown",
         add_completion=False,
     )
-    made.callback()(_top)
+    top.callback()(_top)
     for name, module in COMMANDS:
-        found = getattr(importlib.import_module(module), name.replace("-", "_"))
-        if isinstance(found, typer.Typer):
-            made.add_typer(found, name=name)
+        command = getattr(importlib.import_module(module), name.replace("-", "_"))
+        if isinstance(command, typer.Typer):
+            top.add_typer(command, name=name)
         else:
-            made.command(name)(found)
-    return made
+            top.command(name)(command)
+    return top
 
 
 app = build()

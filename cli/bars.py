@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 class Bar:
-    """One bar on stderr; `told(done, total)` moves it, `step(name, done, total)` renames it as well."""
+    """One bar on stderr: `update(done, total)` moves it, `step(name, done, total)` also renames it."""
 
     def __init__(self, title: str, *, quiet: bool = False) -> None:
         self._title = title
@@ -29,18 +29,18 @@ class Bar:
             self._task = self._shown.add_task(self._title, total=None)
         return self
 
-    def told(self, done: int, total: int) -> None:
-        """So many of so many."""
+    def update(self, done: int, total: int) -> None:
+        """Show `done` of `total`."""
         if self._shown is not None:
             self._shown.update(self._task, completed=done, total=total)
 
     def step(self, name: str, done: int, total: int) -> None:
-        """So many of so many of this step."""
+        """Show `done` of `total` of the step `name`."""
         if self._shown is not None:
             self._shown.update(self._task, description=name, completed=done, total=total)
 
     def pause(self) -> None:
-        """Make room for a question."""
+        """Take the bar off the screen, for a prompt."""
         if self._shown is not None:
             self._shown.stop()
 

@@ -1,15 +1,14 @@
-"""`hv book`: the order book of a symbol at any place of a day."""
+"""`hv book`: the order book of a symbol at any time or seq of a day."""
 
 from __future__ import annotations
 
 import json as json_text
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cli.dates import DateOption, date_of
+from cli.options import AtOption, DateOption, HomeOption, JsonOption, SymbolOption, date_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -17,27 +16,27 @@ if TYPE_CHECKING:
     from harvester.eventlog.reader import Day
     from harvester.events.kinds import Stream
 
-_SPANS = 6  # books named where there is none
+_SPANS = 6  # books listed where there is no book
 
 
 def book(
     *,
-    symbol: Annotated[str, typer.Option("--symbol", help="As it was recorded, in any case.")],
+    symbol: SymbolOption,
     date: DateOption = None,
-    at: Annotated[
-        str | None, typer.Option("--at", help="Time of day in New York, 10:31:05.2, or an ISO time with its offset.")
+    at: AtOption = None,
+    seq: Annotated[
+        int | None, typer.Option("--seq", help="Select the state after this event instead of a time.")
     ] = None,
-    seq: Annotated[int | None, typer.Option("--seq", help="After this event instead of at a time.")] = None,
     stream: Annotated[
-        str | None, typer.Option("--stream", help="depth or smart_depth; else the one the buckets use.")
+        str | None, typer.Option("--stream", help="Select depth or smart_depth (default: the one the buckets use).")
     ] = None,
-    home: Annotated[Path | None, typer.Option("--home", help="Data root; else HV_HOME, else this folder.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object for scripts.")] = False,
+    home: HomeOption = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Show the order book of a symbol at any time of a day: its rows, and the price ladder over market makers.
 
-    Without --at or --seq it is the last book of the day. The first look folds the day up to there and leaves snapshots
-    in temp/cache; later looks start at the nearest one. Times are New York's.
+    Without --at or --seq: the last book of the day. The first call folds the day up to that place and saves snapshots
+    in temp/cache; later calls start at the nearest snapshot. Times are in New York.
 
     Example: hv book --date 2025-07-17 --symbol ARL --at 10:31:05.2
     """
@@ -51,26 +50,26 @@ def book(
     from harvester.recorder.seek import Seeker
 
     if at is not None and seq is not None:
-        raise BadSetting("--at and --seq name two places; give one of them")
+        raise BadSetting("--at and --seq were both given; give only one")
     if stream is not None and stream not in DEPTH:
-        raise BadSetting(f"--stream {stream!r} is none of {', '.join(DEPTH)}")
-    found, of = Home.find(home), None if stream is None else Stream(stream)
-    day = date_of(date, found)
-    seeker = Seeker(found, open_day(day, found))
-    asked = subscribed(seeker.day)
-    symbol = symbol_named(symbol, asked, day)
+        raise BadSetting(f"--stream {stream!r} is not a depth stream; choose {' or '.join(DEPTH)}")
+    root, of = Home.find(home), None if stream is None else Stream(stream)
+    day = date_of(date, root)
+    seeker = Seeker(root, open_day(day, root))
+    first_seen = subscribed(seeker.day)
+    symbol = symbol_named(symbol, first_seen, day)
     ts = None if at is None else _moment(at, seeker.day)
-    _check_asked(symbol, asked[symbol], ts, seq)
+    _check_subscribed(symbol, first_seen[symbol], ts, seq)
     why = ""
     with Bar(f"folding {day}", quiet=as_json) as bar:
         if ts is not None:
-            engine = seeker.at_time(ts, bar.told)
+            engine = seeker.at_time(ts, bar.update)
         else:
-            engine = seeker.at_seq(seeker.day.last_seq if seq is None else seq, bar.told)
+            engine = seeker.at_seq(seeker.day.last_seq if seq is None else seq, bar.update)
         view = look(engine, symbol, of)
         if at is None and seq is None and (last := last_market(engine, view["con_id"], of)) is not None:
             ended = engine.through_ts
-            engine = seeker.at_time(last, bar.told)
+            engine = seeker.at_time(last, bar.update)
             view = look(engine, symbol, of)
             what = "a book" if view["state"] else "anything subscribed"
             why = f": the last moment with {what}; the log ends at {_of_day(ended)}"
@@ -79,15 +78,15 @@ def book(
     else:
         place = engine.through_ts if ts is None else ts
         none = ""
-        if view["state"] is None:  # the rest of the day tells where to look
+        if view["state"] is None:  # list the books of the whole day
             with Bar(f"looking for books of {day}") as bar:
-                whole = seeker.at_seq(seeker.day.last_seq, bar.told)
+                whole = seeker.at_seq(seeker.day.last_seq, bar.update)
             none = _no_book(symbol, place, books_of(whole, view["con_id"]))
         _show(view, f"{day} {_of_day(place)} New York, after seq {view['seq']:,}{why}", none)
 
 
 def _moment(at: str, day: Day) -> int:
-    """A time of the day, which must lie within what was recorded."""
+    """Read `--at` as ns UTC; it must be within the recording."""
     from harvester.recorder.moments import check_within, moment
 
     ts = moment(at, day.trading_date)
@@ -95,14 +94,14 @@ def _moment(at: str, day: Day) -> int:
     return ts
 
 
-def _check_asked(symbol: str, first: tuple[int, int], ts: int | None, seq: int | None) -> None:
-    """See that something of the symbol had been asked for at a place."""
+def _check_subscribed(symbol: str, first: tuple[int, int], ts: int | None, seq: int | None) -> None:
+    """Check that the symbol was subscribed at `ts` (ns UTC) or `seq`; `first`: seq and ts of its first request."""
     from harvester.errors import BadSetting
 
     if (ts is not None and ts < first[1]) or (seq is not None and seq < first[0]):
         where = f"seq {seq}" if ts is None else _of_day(ts)
         raise BadSetting(
-            f"nothing of {symbol} was asked for by {where}; the first request is seq {first[0]:,} at "
+            f"{symbol} was not subscribed yet at {where}; first subscription: seq {first[0]:,} at "
             f"{_of_day(first[1])} (New York)"
         )
 
@@ -114,10 +113,10 @@ def _of_day(ns: int) -> str:
 
 
 def _no_book(symbol: str, ts: int, books: Sequence[tuple[Stream, int, int]]) -> str:
-    """What is said where there is no book: when and of which stream there is one."""
+    """The message where there is no book: which streams have one, and when."""
     spans = [f"{stream} {_of_day(begin)[:8]} to {_of_day(end)[:8]}" for stream, begin, end in books]
     more = [f"{len(spans) - _SPANS} more"] if len(spans) > _SPANS else []
-    there = "; ".join(spans[:_SPANS] + more) or "none on this date: no depth of it was recorded"
+    there = "; ".join(spans[:_SPANS] + more) or "none on this date (no depth was recorded)"
     return f"no book at {_of_day(ts)}; books of {symbol}: {there}"
 
 
@@ -144,11 +143,11 @@ def _quote_line(quote: dict[str, Any] | None) -> str:
 def _state_line(state: dict[str, Any]) -> str:
     unknown = [side for side in ("bid", "ask") if not state[f"known_{side}"]]
     if state["bad"]:
-        what = "[red]bad: an impossible row came since the last reset[/]"
+        what = "[red]bad: an impossible row arrived after the last reset[/]"
     elif unknown:
-        what = f"[yellow]unknown: nothing heard of {' and '.join(unknown)} since the last reset[/]"
+        what = f"[yellow]unknown: no rows of {' and '.join(unknown)} since the last reset[/]"
     elif state["waiting"]:
-        what = f"[yellow]holes: {state['waiting']} rows wait behind rows nobody told us of[/]"
+        what = f"[yellow]holes: {state['waiting']} rows are behind rows never received[/]"
     else:
         what = "[green]good[/]"
     counts = f"{state['applied']:,} rows applied, {state['impossible']} impossible, {state['resets']} resets"
@@ -191,19 +190,19 @@ def _ladder_table(view: dict[str, Any]) -> Any:
 
 
 def _plain(text: str | None) -> str:
-    """Text from outside: neither markup nor control characters."""
+    """Text from outside, without markup and control characters."""
     from rich.markup import escape
 
     return escape("".join(c if c.isprintable() else "?" for c in text or ""))
 
 
 def _digits(prices: Iterable[float]) -> int:
-    """Decimals that show every price exactly, at least two."""
+    """How many decimals show every price exactly, at least two."""
     return max([2, *(len(repr(price).partition(".")[2]) for price in prices if "e" not in repr(price))])
 
 
 def _n(x: float | None) -> str:
-    """A number as short as it is exact."""
+    """The shortest exact text of a number; `-` for none."""
     if x is None:
         return "-"
     return f"{x:.0f}" if x == int(x) and abs(x) < 1e15 else repr(x)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cli.dates import DateOption, date_of
+from cli.options import DateOption, FromTimeOption, HomeOption, JsonOption, SymbolOption, ToTimeOption, date_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,25 +22,25 @@ SHOWN = (
 
 def buckets(
     *,
-    symbol: Annotated[str, typer.Option("--symbol", help="As it was recorded, in any case.")],
+    symbol: SymbolOption,
     date: DateOption = None,
-    first: Annotated[
-        str | None, typer.Option("--from", help="Seconds from this time on: 10:31 in New York, or an ISO time.")
-    ] = None,
-    last: Annotated[str | None, typer.Option("--to", help="Seconds before this time, written likewise.")] = None,
+    first: FromTimeOption = None,
+    last: ToTimeOption = None,
     limit: Annotated[
         int | None,
-        typer.Option("--limit", min=0, help="Seconds at most, from the end; 0 = all. Else 60 are shown, or the range."),
+        typer.Option(
+            "--limit", min=0, help="Limit output to the last N seconds, 0 = all (default: 60, or the whole range)."
+        ),
     ] = None,
-    out: Annotated[Path | None, typer.Option("--out", help="Write the JSON artefact here, a .json, instead.")] = None,
-    home: Annotated[Path | None, typer.Option("--home", help="Data root; else HV_HOME, else this folder.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="The JSON artefact on standard output.")] = False,
+    out: Annotated[Path | None, typer.Option("--out", help="Write the JSON artefact to this .json file.")] = None,
+    home: HomeOption = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Show or export the one-second buckets of a symbol, rebuilt from the log.
 
-    Without --to the last ones shown are the last with a quote in force: a day that has ended goes on without one.
-    So it is of --limit with --out or --json, which hold every second without one.
-    Times are New York's on a terminal, UTC in a pipe and in files.
+    Without --to the output ends with the last second that has a quote in force, because a finished day continues
+    without quotes. --out and --json write the JSON artefact; without --limit they hold every second. Times are in New
+    York on a terminal, in UTC in a pipe and in files.
 
     Example: hv buckets --date 2025-07-17 --symbol ARL --from 10:31 --to 10:32
     """
@@ -53,19 +53,19 @@ def buckets(
     from harvester.recorder.named import subscribed, symbol_named
     from harvester.recorder.project import bucket_artefact, fold_day
 
-    found = Home.find(home)
-    day = date_of(date, found)
+    root = Home.find(home)
+    day = date_of(date, root)
     begin, end = span(first, last, day)
     if out is not None:
         must_take_file(out.resolve())  # before the fold, not after it
         if out.suffix.lower() != ".json":
-            raise BadSetting(f"--out {out} is to hold JSON: name a file that ends in .json")
-    log = open_day(day, found)
+            raise BadSetting(f"--out {out}: the output is JSON; give a file name that ends in .json")
+    log = open_day(day, root)
     check_meets(begin, end, log)
     symbol = symbol_named(symbol, subscribed(log), day)
     with Bar(f"folding {day}", quiet=as_json) as bar:
-        made = fold_day(log, bar.told)
-    body = bucket_artefact(made, symbol, begin, end)
+        folded = fold_day(log, bar.update)
+    body = bucket_artefact(folded, symbol, begin, end)
     every = body["rows"]
     rows = every if end is not None else _quoted(every)
     if limit:
@@ -82,7 +82,7 @@ def buckets(
 
 
 def _quoted(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The rows up to the last with a quote in force; all of them when there is none."""
+    """The rows up to the last one with a quote in force; all rows when there is none."""
     last = next((k for k in range(len(rows) - 1, -1, -1) if rows[k]["mid"] is not None), len(rows) - 1)
     return rows[: last + 1]
 
@@ -106,7 +106,7 @@ def _show(what: str, rows: Sequence[dict[str, Any]], of: str) -> None:
 
 
 def _clock(ts: str | int) -> str:
-    """New York's time of day of a time as artefacts write it: ISO, or ms under the toggle."""
+    """The New York time of day of an artefact's time: ISO text, or Unix ms with `episode_epoch_ms`."""
     from harvester.recorder.moments import of_day, read_iso
 
     return of_day(ts * 1_000_000 if isinstance(ts, int) else read_iso(ts))

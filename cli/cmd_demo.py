@@ -1,4 +1,4 @@
-"""`hv demo`: a modelled trading day, recorded, projected, verified and folded, in one command."""
+"""`hv demo`: record, rebuild, verify and learn from a modelled trading day in one command."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from cli.options import DemoHomeOption, NamedDateOption, SymbolsOption, words_of
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from datetime import date as Date  # noqa: N812 - `date` is the option's name
@@ -18,34 +20,34 @@ if TYPE_CHECKING:
 
 def demo(
     *,
-    date: Annotated[str, typer.Option("--date", help="Trading date of the modelled day.")] = "2025-07-17",
-    symbols: Annotated[str, typer.Option("--symbols", help="Symbols, comma-separated.")] = "ACME,BOLT,CRUX,DYNE,EMBR",
-    seed: Annotated[int, typer.Option("--seed", help="Another seed, another day.")] = 1,
-    rate: Annotated[int, typer.Option("--rate", help="Orders per symbol and day in the model.")] = 5000,
-    home: Annotated[
-        Path, typer.Option("--home", help="Data root of the demo; its earlier demo days are replaced.")
-    ] = Path("demo-home"),
+    date: NamedDateOption = "2025-07-17",
+    symbols: SymbolsOption = "ACME,BOLT,CRUX,DYNE,EMBR",
+    seed: Annotated[int, typer.Option("--seed", help="Set the random seed of the model.")] = 1,
+    rate: Annotated[int, typer.Option("--rate", help="Set the orders per symbol and day in the model.")] = 5000,
+    home: DemoHomeOption = Path("demo-home"),
 ) -> None:
-    """Live through a modelled trading day: simulated gateway, recorder, projections, verification, memory.
+    """Run a whole modelled trading day: simulated gateway, recorder, projections, verification, memory.
 
     Everything is real but the market: a TWS server on a loopback port, ib_async as the client, the log on disk. Market
     time jumps from event to event, so the day takes seconds; the same seed gives the same log, byte for byte.
 
     Example: hv demo --seed 7
     """
+    # Before the libraries: loading them takes seconds, compiling them the first time most of a minute.
+    _say("demo", f"a modelled trading day of {symbols}; the first run on a machine compiles for half a minute")
     import asyncio
 
     from cli.bars import Bar
     from harvester.home import Home, parse_date
     from harvester.recorder.demo import DemoDay, check_day, fresh_home, quiet_log, record_demo
 
-    day = DemoDay(parse_date(date), tuple(word.strip() for word in symbols.split(",") if word.strip()), seed, rate)
+    day = DemoDay(parse_date(date), tuple(words_of(symbols)), seed, rate)
     quiet_log()
     check_day(day)
     root = fresh_home(Home.find(home), day.trading_date)
-    _say("1 record", "a simulated gateway plays the day, `hv record` records it through ib_async")
+    _say("1 record", "a simulated gateway plays the day, and the recorder records it through ib_async")
     with Bar("recording", quiet=False) as bar:
-        summary = asyncio.run(record_demo(root, day, bar.told))
+        summary = asyncio.run(record_demo(root, day, bar.update))
     run = summary.runs[0]
     kinds = ", ".join(f"{count:,} {kind}" for kind, count in run.totals.rows.most_common(6))
     typer.echo(f"           {run.totals.last_seq:,} events, {run.totals.n_bytes:,} bytes: {kinds}")
@@ -57,21 +59,21 @@ def _rest(home: Home, day: Date) -> None:
     from harvester.recorder.jobs import Task, project_date
     from harvester.recorder.verify import verify
 
-    _say("2 project", "the same log through the same code: books, buckets, trades, episodes")
-    made = project_date(Task(str(home.root), day.isoformat(), None, None, force=False))
-    rows = ", ".join(f"{made.rows[name]:,} {name}" for name in ("buckets", "decisions", "fills", "episodes"))
+    _say("2 project", "rebuild books, buckets, trades and episodes from the log with the same code")
+    summary = project_date(Task(str(home.root), day.isoformat(), None, None, force=False))
+    rows = ", ".join(f"{summary.rows[name]:,} {name}" for name in ("buckets", "decisions", "fills", "episodes"))
     typer.echo(f"           {rows}")
-    _say("3 verify", "every byte again, live digests against replay, files against the log")
-    found = verify(home, day)
-    equal = f"{found.live.equal} of {found.live.points} live digests equal replay's"
-    typer.echo(f"           {equal}; log {found.log.identity[:16]}…")
-    if found.exit_code:
-        raise typer.Exit(found.exit_code)
-    _say("4 eod", "the day's episodes into memory; nothing is deleted")
+    _say("3 verify", "compare every byte with its checksum, live digests with replay, files with the log")
+    result = verify(home, day)
+    equal = f"{result.live.equal} of {result.live.points} live digests equal replay"
+    typer.echo(f"           {equal}; log {result.log.identity[:16]}…")
+    if result.exit_code:
+        raise typer.Exit(result.exit_code)
+    _say("4 eod", "fold the day's episodes into memory; nothing is deleted")
     report = eod(home, day)
     typer.echo(f"           {report.learned} episodes, {report.pnl_usd:+.2f} USD after costs; {report.verdict}")
-    typer.echo("           (a modelled market is kinder than a real one: this shows the machinery, not an edge)")
-    _look(home, day, [Path(name) for name in made.files])
+    typer.echo("           (a modelled market is easier than a real one: this shows the mechanism, not an edge)")
+    _look(home, day, [Path(name) for name in summary.files])
 
 
 def _say(step: str, what: str) -> None:

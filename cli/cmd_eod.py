@@ -1,13 +1,14 @@
-"""`hv eod`: fold a finished date into memory, and delete what is proven to be kept elsewhere."""
+"""`hv eod`: fold a finished date into memory, and delete temporary data whose replacement is proven."""
 
 from __future__ import annotations
 
 import json as json_text
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from cli.options import HomeOption, JsonOption, NamedDateOption
 
 if TYPE_CHECKING:
     from harvester.recorder.deletion import Plan
@@ -16,35 +17,34 @@ if TYPE_CHECKING:
 
 def eod(
     *,
-    date: Annotated[str, typer.Option("--date", help="Trading date, yyyy-MM-dd.")],
-    parquet: Annotated[bool, typer.Option("--parquet", help="Keep buckets and series as Parquet too.")] = False,
+    date: NamedDateOption,
+    parquet: Annotated[bool, typer.Option("--parquet", help="Write buckets and series as Parquet too.")] = False,
     delete_temp: Annotated[
-        bool, typer.Option("--delete-temp", help="Delete the date below temp/, after proof.")
+        bool, typer.Option("--delete-temp", help="Delete the date's files below temp/, after proof.")
     ] = False,
     archive: Annotated[bool, typer.Option("--archive", help="Keep the log under memory/archive/.")] = False,
     allow_not_live: Annotated[
         bool, typer.Option("--allow-not-live", help="Learn from delayed and frozen data too.")
     ] = False,
     yes: Annotated[
-        bool, typer.Option("--yes", help="Do not ask before deleting; a must without a terminal and with --json.")
+        bool, typer.Option("--yes", help="Delete without asking (required with --json or without a terminal).")
     ] = False,
     unfinished: Annotated[
-        bool, typer.Option("--unfinished", help="Fold a date although its recording broke off before its session did.")
+        bool, typer.Option("--unfinished", help="Fold a date whose recording stopped before the end of its session.")
     ] = False,
-    home: Annotated[Path | None, typer.Option("--home", help="Data root; else HV_HOME, else this folder.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object for scripts.")] = False,
+    home: HomeOption = None,
+    as_json: JsonOption = False,
 ) -> None:
-    """Fold a finished date into memory. Stopped at any point, running it again finishes the job.
+    """Fold a finished date into memory. If it is interrupted, run it again: it continues where it stopped.
 
-    Without --delete-temp nothing is deleted. With it the log goes for ever, unless --archive keeps it; it asks first,
-    and where it cannot ask it needs --yes.
+    Without --delete-temp nothing is deleted. With --delete-temp the log is deleted for good, unless --archive keeps it.
+    It asks before it deletes; where it cannot ask, --yes is required.
 
-    A date is finished when its last recording came to the end it was given (--until, --duration, the end of extended
-    trading), was stopped after the regular close, or holds events up to the end of extended trading. Any other date
-    is refused, since folding closes it; --unfinished folds it all the same.
+    A date is finished when its last recording reached its end (--until, --duration, the end of extended trading), was
+    stopped after the regular close, or has events up to the end of extended trading. Any other date is refused, because
+    folding closes a date; --unfinished folds it anyway.
 
-    Episode files that are not what the log gives stop deletion and end it with exit code 11; memory learns from the log
-    alone.
+    Memory learns from the log only. Episode files that differ from the log prevent deletion: exit code 11.
 
     Example: hv eod --date 2025-07-17 --archive --delete-temp
     """
@@ -56,8 +56,8 @@ def eod(
     from harvester.recorder.eod import eod as run
 
     if delete_temp and not yes and (as_json or not sys.stdin.isatty()):
-        why = "--json asks no questions" if as_json else "there is no terminal to ask on"
-        raise BadSetting(f"--delete-temp asks before it deletes, and {why}: give --yes to delete without asking")
+        why = "--json cannot ask" if as_json else "there is no terminal"
+        raise BadSetting(f"--delete-temp asks before it deletes, but {why}; give --yes to delete without asking")
     with Bar(f"folding {date}", quiet=as_json) as bar:
 
         def confirm(plan: Plan) -> bool:
@@ -80,20 +80,20 @@ def eod(
         _show(report)
     if wrong := [difference for difference in report.differences if difference.what != "missing"]:
         first, more = wrong[0], f", {len(wrong) - 1} more" if len(wrong) > 1 else ""
-        kept = "; nothing more is deleted" if delete_temp else ""
+        kept = "; deletion stopped" if delete_temp else ""
         raise Mismatch(
-            f"{date} is folded as its log gives it, but {first.path} is {first.what}{more}{kept}: "
+            f"{date} is folded from its log, but {first.path} is {first.what}{more}{kept}: "
             f"{WAY_OUT[first.what]}, then run this again"
         )
     if report.stopped and report.stopped != NOT_CONFIRMED:
-        raise Mismatch(f"nothing more of {date} is deleted: {report.stopped}; look at it, then run this again")
+        raise Mismatch(f"deletion of {date} stopped: {report.stopped}; check it, then run this again")
 
 
 def _confirmed(plan: Plan, *, ask: bool, quiet: bool) -> bool:
-    size = sum(doomed.bytes for doomed in plan.files)
-    fate = f"the log stays under {plan.log_kept}" if plan.log_kept else "the log of this date goes for ever"
+    size = sum(file.bytes for file in plan.files)
+    log = f"the log is kept under {plan.log_kept}" if plan.log_kept else "the log of this date is deleted for good"
     if not quiet:
-        typer.echo(f"to delete: {len(plan.files)} files, {size:,} bytes below temp/; {fate}")
+        typer.echo(f"to delete: {len(plan.files)} files, {size:,} bytes below temp/; {log}")
     return typer.confirm("delete them?") if ask else True
 
 
@@ -117,6 +117,8 @@ def _show(report: Report) -> None:
         if difference.what != "missing":
             typer.echo(f"  {difference.what}: {difference.path}")
     if report.stopped == NOT_CONFIRMED:
-        typer.echo(f"  nothing was deleted: {' and '.join(report.stays)} stay; --delete-temp again asks again")
+        typer.echo(
+            f"  nothing was deleted: {' and '.join(report.stays)} stay; run with --delete-temp again to delete them"
+        )
     if report.deleted:
         typer.echo(f"  deleted {report.deleted} files and folders below temp/")

@@ -7,46 +7,55 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from cli.options import HomeOption, JsonOption, ModelDateOption, SymbolsOption, words_of
+
 if TYPE_CHECKING:
     from harvester.home import Home
     from harvester.simgateway.market import Market
     from harvester.simgateway.server import SimGateway
     from harvester.simgateway.settings import GatewaySettings
 
-MarketOption = Annotated[str, typer.Option("--market", help="Where the market comes from: model, tape or day.")]
+MarketOption = Annotated[str, typer.Option("--market", help="Choose the market: model, tape or day.")]
 What = Annotated[
     list[str] | None,
-    typer.Argument(help="tape: folders, one per symbol and date. day: the recorded trading date, yyyy-MM-dd."),
+    typer.Argument(help="tape: folders, one per symbol and date. day: a recorded trading date, yyyy-MM-dd."),
 ]
-Port = Annotated[int, typer.Option(help="TCP port, the one `hv record` looks at by default; 0 takes a free one.")]
-Speed = Annotated[str, typer.Option(help="Market time against real time: 1, 100, or max (as fast as clients take it).")]
-Start = Annotated[str | None, typer.Option(help="Begin the market here: 9:30 (New York), +1:00:00, or ISO-8601.")]
-End = Annotated[str | None, typer.Option(help="End the market here; forms as --start.")]
-Symbols = Annotated[str | None, typer.Option(help="model: symbols, separated by commas.")]
-Limit = typer.Option(help="As IB's; 0 switches it off.", rich_help_panel="Limits")
+Port = Annotated[
+    int, typer.Option(help="Listen on this TCP port (`hv record` uses 7496 by default); 0 = any free port.")
+]
+Speed = Annotated[str, typer.Option(help="Set market time per real time: 1, 100, or max (as fast as clients read).")]
+Start = Annotated[
+    str | None, typer.Option(help="Start the market at 9:30 (New York), +1:00:00 (after its start), or an ISO time.")
+]
+End = Annotated[str | None, typer.Option(help="End the market at this time, same format as --start.")]
+Limit = typer.Option(help="Set this limit; 0 = no limit.", rich_help_panel="Limits")
 
 
 def gateway(
     what: What = None,
     *,
     market: MarketOption = "model",
-    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    host: Annotated[str, typer.Option(help="Listen on this address.")] = "127.0.0.1",
     port: Port = 7496,
     speed: Speed = "1",
     start: Start = None,
     end: End = None,
-    symbols: Symbols = None,
-    date: Annotated[str | None, typer.Option(help="model, day: the trading date, yyyy-MM-dd.")] = None,
-    rate: Annotated[int | None, typer.Option(help="model: orders per symbol in a day.")] = None,
-    sample_ms: Annotated[int | None, typer.Option(help="model, tape: L1 sampling in ms; 0 sends all.")] = None,
-    seed: Annotated[int, typer.Option(help="Seed of the model and of scripted noise.")] = 1,
-    account: Annotated[str, typer.Option(help="Account names, separated by commas.")] = "DU1234567",
-    server_version: Annotated[int, typer.Option(help="TWS server version, 176 to 178.")] = 178,
-    market_data_type: Annotated[int, typer.Option(help="1 live, 2 frozen, 3 delayed, 4 delayed frozen.")] = 1,
-    faults: Annotated[Path | None, typer.Option(help="Fault script; see docs/gateway.md.")] = None,
-    report: Annotated[Path | None, typer.Option(help="Write what was sent here on exit, as JSON.")] = None,
-    grace: Annotated[float, typer.Option(help="Seconds of quiet after the first stream before time starts.")] = 1.5,
-    once: Annotated[bool, typer.Option("--once", help="End when the day is over and every client has left.")] = False,
+    symbols: SymbolsOption = None,
+    date: ModelDateOption = None,
+    rate: Annotated[int | None, typer.Option(help="Set the orders per symbol and day of a model.")] = None,
+    sample_ms: Annotated[int | None, typer.Option(help="Sample L1 every N ms (model, tape); 0 = send all.")] = None,
+    seed: Annotated[int, typer.Option(help="Set the random seed of the model and of fault scripts.")] = 1,
+    account: Annotated[str, typer.Option(help="Report these accounts, separated by commas.")] = "DU1234567",
+    server_version: Annotated[int, typer.Option(help="Report this TWS server version, 176 to 178.")] = 178,
+    market_data_type: Annotated[
+        int, typer.Option(help="Set the data type: 1 live, 2 frozen, 3 delayed, 4 delayed frozen.")
+    ] = 1,
+    faults: Annotated[Path | None, typer.Option(help="Play this fault script; see docs/gateway.md.")] = None,
+    report: Annotated[
+        Path | None, typer.Option(help="Write a JSON report of what was sent to this file on exit.")
+    ] = None,
+    grace: Annotated[float, typer.Option(help="Start market time after N seconds without a new request.")] = 1.5,
+    once: Annotated[bool, typer.Option("--once", help="Exit when the day is over and no client is connected.")] = False,
     depth_lines: Annotated[int, Limit] = 3,
     tick_by_tick_lines: Annotated[int, Limit] = 5,
     tick_by_tick_spacing: Annotated[float, Limit] = 0.0,
@@ -56,15 +65,16 @@ def gateway(
     historical_identical_seconds: Annotated[float, Limit] = 15.0,
     historical_per_contract_2_seconds: Annotated[int, Limit] = 6,
     messages_per_second: Annotated[int, Limit] = 50,
-    home: Annotated[Path | None, typer.Option(help="Data root; else HV_HOME, else this folder.")] = None,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="One JSON object at the start, the report at the end.")
-    ] = False,
+    home: HomeOption = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Serve a market day to any IB client: TWS protocol on a TCP port, no account, no orders.
 
-    Market time stands until the first client subscribes. `gateway.json` in the data root tells `hv record` the clock.
-    Orders are refused with 201. SIGINT or SIGTERM ends it with a report of what was sent.
+    Market time starts when the first client subscribes. `hv record` reads the market clock from `gateway.json` in the
+    data root. Orders are refused with error 201. SIGINT or SIGTERM ends the gateway; it then prints a report of what it
+    sent.
+
+    --symbols, --date and --rate describe a model; a day takes its date as an argument or with --date.
 
     Example: hv gateway --market tape tapes/IBM-2013-10-08 --speed 100
     """
@@ -79,7 +89,7 @@ def gateway(
 
     root = Home.find(home)
     if report is not None:
-        must_take_file(report.resolve())  # now, not when the day has been played
+        must_take_file(report.resolve())  # check now, not after the day has been played
     given = {"symbols": symbols, "trading_date": date, "rate": rate, "sample_ms": sample_ms}
     words = list(what or [])
     source = _open(market, words, root, seed, {k: v for k, v in given.items() if v is not None})
@@ -122,19 +132,19 @@ def _open(market: str, what: list[str], root: Home, seed: int, given: dict[str, 
     if market == "model":
         if what:
             raise BadSetting(
-                f"a model takes no folder or date, {what[0]!r} was given; a tape is --market tape {what[0]}"
+                f"--market model takes no folder or date, got {what[0]!r}; for a tape use --market tape {what[0]}"
             )
         if "symbols" in given:
-            given["symbols"] = tuple(name.strip() for name in given["symbols"].split(","))
+            given["symbols"] = tuple(words_of(given["symbols"]))
         return open_market("model", seed=seed, **given)
-    if market == "day":  # --date is another way to write it
+    if market == "day":  # the date may also be given with --date
         what += [given.pop("trading_date")] if "trading_date" in given else []
     foreign = [f"--{name.replace('trading_', '')}" for name in given if name != "sample_ms" or market == "day"]
     if foreign:
-        raise BadSetting(f"{', '.join(foreign)} is for --market model, not for {market}; leave it out")
+        raise BadSetting(f"{', '.join(foreign)} is valid with --market model only, not with {market}; leave it out")
     if market == "day":
         if len(what) != 1:
-            raise BadSetting("name one recorded trading date: hv gateway --market day 2025-07-17 --home WHERE-IT-LIES")
+            raise BadSetting("give one recorded trading date: hv gateway --market day 2025-07-17 --home FOLDER")
         return open_market("day", [root.root], trading_date=what[0])
     return open_market(market, [Path(folder) for folder in what], **given)
 
@@ -149,19 +159,22 @@ def _speed(text: str) -> float:
     except ValueError:
         speed = -1.0
     if not 0 < speed < 1e9:
-        raise BadSetting(f"speed {text!r} is neither max nor a number above 0, such as 1 or 100")
+        raise BadSetting(f"--speed {text!r} is not a speed; give max or a number above 0, such as 1 or 100")
     return speed
 
 
 def _market_time(option: str, text: str | None, start_ns: int) -> int | None:
+    """Read `--start` or `--end` as ns UTC: `+` and a duration since `start_ns`, or a time as every command reads it."""
+    from harvester.calendar import trading_date
     from harvester.errors import BadSetting
+    from harvester.recorder.moments import moment
     from harvester.simgateway.times import market_time
 
     if text is None:
         return None
     try:
-        return market_time(text, start_ns)
-    except ValueError as error:
+        return market_time(text, start_ns) if text.startswith("+") else moment(text, trading_date(start_ns))
+    except (BadSetting, ValueError) as error:
         raise BadSetting(f"{option}: {error}") from None
 
 
@@ -170,12 +183,12 @@ async def _serve(gateway: SimGateway, settings: GatewaySettings, *, once: bool, 
 
     from cli.logs import to_stderr
 
-    to_stderr()  # standard output is for what the command gives; who came and went is said beside it
+    to_stderr()  # standard output is for results; connections are logged on stderr
     port = await gateway.start()
     if as_json:
         typer.echo(json.dumps({"host": settings.host, "port": port, "source": settings.source}))
     else:
-        pace = f"at speed {settings.speed:g}" if settings.speed else "as fast as it goes"
+        pace = f"at speed {settings.speed:g}" if settings.speed else "as fast as possible"
         names = [i.symbol for i in gateway.market.instruments]
         shown = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
         typer.echo(f"gateway on {settings.host} port {port}: {settings.source} ({shown}), {pace}; Ctrl-C ends it")
@@ -187,7 +200,7 @@ async def _serve(gateway: SimGateway, settings: GatewaySettings, *, once: bool, 
 
 
 async def _until_ended(gateway: SimGateway, *, once: bool) -> None:
-    """Return at SIGINT or SIGTERM, with `once` also when the day is over and nobody is connected."""
+    """Return at SIGINT or SIGTERM; with `once` also when the day is over and no client is connected."""
     import asyncio
     import contextlib
     import signal

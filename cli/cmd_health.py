@@ -1,13 +1,12 @@
-"""`hv health`: what a date's data lacks, and how far its streams agree."""
+"""`hv health`: gaps and faults of a date's data, and how far its streams agree."""
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
-from cli.dates import DateOption, date_of
+from cli.options import DateOption, HomeOption, JsonOption, OneSymbolOption, date_of
 
 if TYPE_CHECKING:
     import datetime as dt
@@ -18,14 +17,14 @@ if TYPE_CHECKING:
 def health(
     *,
     date: DateOption = None,
-    symbol: Annotated[str | None, typer.Option("--symbol", help="Only this one, in any case.")] = None,
-    home: Annotated[Path | None, typer.Option("--home", help="Data root; else HV_HOME, else this folder.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="JSON for scripts.")] = False,
+    symbol: OneSymbolOption = None,
+    home: HomeOption = None,
+    as_json: JsonOption = False,
 ) -> None:
-    """Show gaps, outages, refusals and bad books of a date, and its streams against each other by symbol and hour.
+    """Show gaps, outages, refusals and bad books of a date, and compare its streams by symbol and hour.
 
-    Compared are tape and IB's cumulative volume, the book's top and the quote in force, 5-second bars and tape. A
-    difference outside its tolerance is information, not an error: the exit code is 0.
+    It compares tape with IB's cumulative volume, the top of the book with the quote in force, and 5-second bars with
+    the tape. A difference outside its tolerance is information, not an error: the exit code is 0.
 
     Example: hv health --date 2025-07-17
     """
@@ -43,34 +42,34 @@ def health(
     if symbol is not None:
         symbol = symbol_named(symbol, subscribed(log), day)
     with Bar(f"folding {day}", quiet=as_json) as bar:
-        found = reconcile(log, bar.told)
+        result = reconcile(log, bar.update)
     if symbol is not None:
-        found = _of(found, symbol)
+        result = _of(result, symbol)
     if as_json:
-        body = {"trading_date": day.isoformat(), "health": found.health, "reconciliation": check_rows(found.checks)}
+        body = {"trading_date": day.isoformat(), "health": result.health, "reconciliation": check_rows(result.checks)}
         typer.echo(json.dumps(body, allow_nan=False))
         return
-    typer.echo(_summary(day, found))
-    _show_health(found.health)
-    _show_checks(found)
+    typer.echo(_summary(day, result))
+    _show_health(result.health)
+    _show_checks(result)
 
 
-def _of(found: Reconciled, symbol: str) -> Reconciled:
-    health = [row for row in found.health if row["symbol"] in (None, symbol)]
-    return found._replace(checks=[c for c in found.checks if c.symbol == symbol], health=health)
+def _of(result: Reconciled, symbol: str) -> Reconciled:
+    health = [row for row in result.health if row["symbol"] in (None, symbol)]
+    return result._replace(checks=[c for c in result.checks if c.symbol == symbol], health=health)
 
 
-def _summary(day: dt.date, found: Reconciled) -> str:
-    """The date in one line, before its many."""
-    of_date = {row["measure"]: int(row["value"] or 0) for row in found.health if row["symbol"] is None}
-    symbols = len({row["symbol"] for row in found.health} - {None})
+def _summary(day: dt.date, result: Reconciled) -> str:
+    """The date in one line."""
+    of_date = {row["measure"]: int(row["value"] or 0) for row in result.health if row["symbol"] is None}
+    symbols = len({row["symbol"] for row in result.health} - {None})
     counts = ((symbols, "symbol"), (of_date["runs"], "run"), (of_date["outages"], "outage"))
     counted = ", ".join(f"{n:,} {word}{'s' * (n != 1)}" for n, word in counts)
     away = f" ({of_date['outage_seconds']:,} s)" if of_date["outages"] else ""
     return (
         f"{day}  {counted}{away}, "
         f"{of_date['refused']:,} refused, {of_date['missing_seqs']:,} seqs missing; "
-        f"{len(found.outside()):,} of {len(found.measured()):,} comparisons outside their tolerance; times in New York"
+        f"{len(result.outside()):,} of {len(result.measured()):,} comparisons outside tolerance; times in New York"
     )
 
 
@@ -87,18 +86,18 @@ def _show_health(rows: list[dict[str, Any]]) -> None:
         typer.echo(f"  {row['measure']:<22}{value:>16}  {row['unit']}")
 
 
-def _show_checks(found: Reconciled) -> None:
+def _show_checks(result: Reconciled) -> None:
     from harvester.projections.reconcile import TOLERANCE
 
-    typer.echo("streams against each other, by symbol and hour")
-    for check in found.measured():
+    typer.echo("comparison of streams, by symbol and hour")
+    for check in result.measured():
         typer.echo(f"  {_line(check)}")
     for name in TOLERANCE:
-        silent = [c for c in found.checks if c.check == name and c.verdict == "not measured"]
+        silent = [c for c in result.checks if c.check == name and c.verdict == "not measured"]
         if silent:
             typer.echo(f"  {name} not measured in {len(silent)} symbol hours: {silent[0].reason}")
-    outside = found.outside()
-    typer.echo(f"{len(outside)} of {len(found.measured())} outside their tolerance")
+    outside = result.outside()
+    typer.echo(f"{len(outside)} of {len(result.measured())} outside tolerance")
     for reason in dict.fromkeys(f"{check.check}: {check.reason}" for check in outside):
         typer.echo(f"  {reason}")
 

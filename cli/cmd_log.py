@@ -1,6 +1,6 @@
-"""`hv log`: look at the event log, prove it, mend it.
+"""`hv log`: list, print, verify and repair the event log.
 
-Tables on a terminal, tab-separated lines in a pipe, with --json one object a line.
+Tables on a terminal, tab-separated lines in a pipe, one object per line with --json.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cli.dates import DateOption, date_of
+from cli.options import DateOption, HomeOption, JsonOption, NamedDateOption, date_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -27,25 +27,23 @@ if TYPE_CHECKING:
 
 log = typer.Typer(
     no_args_is_help=True,
-    help="Look at the event log, prove it, mend it.\n\nExample: hv log show --date 2025-07-17 --kind trade --limit 5",
+    help="List, print, verify and repair the event log.\n\n"
+    "Example: hv log show --date 2025-07-17 --kind trade --limit 5",
 )
 
-HomeOption = Annotated[Path | None, typer.Option("--home", help="Data root; else HV_HOME, else this folder.")]
-NamedDate = Annotated[str, typer.Option("--date", help="Trading date, yyyy-MM-dd.")]  # of what is mended
-KindOption = Annotated[list[str] | None, typer.Option("--kind", help="Only events of this kind; repeatable.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="JSON for scripts, one object a line.")]
+KindOption = Annotated[list[str] | None, typer.Option("--kind", help="Print only events of this kind; repeatable.")]
 
 _BROKEN_OFF = "broken off"
 _POLL_S = 0.25
-_TEXT_MAX, _TEXT_MAX_PIPED = 60, 200  # characters of a text; --json has all of it
+_TEXT_MAX, _TEXT_MAX_PIPED = 60, 200  # characters of a text; --json prints all of it
 
 
 @log.command()
 def ls(*, home: HomeOption = None, as_json: JsonOption = False) -> None:
     """List every recorded run of every date.
 
-    Journals are read, bodies are not: `hv log verify` proves them. Listed are as well the runs that were set aside, and
-    those `hv eod` deleted or moved to the archive: `hv status --date` says what is kept.
+    It reads journals, not the events; `hv log verify` checks those. Runs in quarantine, and runs that `hv eod` deleted
+    or archived, are listed too; `hv status --date` shows what is kept.
 
     Example: hv log ls
     """
@@ -54,15 +52,15 @@ def ls(*, home: HomeOption = None, as_json: JsonOption = False) -> None:
     from harvester.eventlog.days import recorded_dates
     from harvester.home import Home, parse_date
 
-    found = Home.find(home)
+    root = Home.find(home)
     rows: list[list[Any]] = []
-    for name in sorted({*recorded_dates(found), *closed_dates(found)}):
+    for name in sorted({*recorded_dates(root), *closed_dates(root)}):
         try:
-            rows += [[name, *row] for row in _runs_of(found, parse_date(name))]
+            rows += [[name, *row] for row in _runs_of(root, parse_date(name))]
         except HarvesterError as error:
             rows.append([name, "", f"unreadable: {error}", 0, "", "", 0])
     if not rows:
-        raise NoLog(f"nothing is recorded under {found.root}; start with hv record, or name another --home")
+        raise NoLog(f"nothing is recorded under {root.root}; start with hv record, or give another --home")
     headers = ["date", "run", "status", "events", "first", "last", "bytes"]
     if as_json:
         _lines(dict(zip(headers, row, strict=True)) for row in rows)
@@ -79,23 +77,23 @@ def show(
     date: DateOption = None,
     home: HomeOption = None,
     kind: KindOption = None,
-    from_seq: Annotated[int, typer.Option(help="First seq to show.")] = 1,
-    limit: Annotated[int, typer.Option(min=0, help="Events to show at most, 0 = all.")] = 50,
-    salvage: Annotated[bool, typer.Option(help="Show what is good of a damaged log.")] = False,
+    from_seq: Annotated[int, typer.Option(help="Start at this seq.")] = 1,
+    limit: Annotated[int, typer.Option(min=0, help="Print at most N events, 0 = all.")] = 50,
+    salvage: Annotated[bool, typer.Option(help="Print the good part of a damaged log.")] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Print events in seq order.
 
-    Long texts are cut short; --json has all of them. With --salvage the good part of a damaged log is shown, and what
-    is lost is said on stderr.
+    Long texts are shortened; --json prints them whole. With --salvage it prints the good part of a damaged log, and
+    lists the losses on stderr.
 
     Example: hv log show --date 2025-07-17 --kind trade --limit 5
     """
     from harvester.errors import ranges_text
     from harvester.eventlog.reader import open_day
 
-    kinds, found = _kinds(kind), _home(home)
-    day = open_day(date_of(date, found), found, salvage=salvage)
+    kinds, root = _kinds(kind), _home(home)
+    day = open_day(date_of(date, root), root, salvage=salvage)
     most, names = limit or sys.maxsize, _names(day)
     left = most
     for batch in day.batches(from_seq=from_seq, rows_max=10_000):
@@ -122,30 +120,32 @@ def tail(
     date: DateOption = None,
     home: HomeOption = None,
     kind: KindOption = None,
-    lines: Annotated[int, typer.Option("-n", help="Events to begin with.")] = 10,
-    follow: Annotated[bool, typer.Option("-f", "--follow", help="Go on as events are committed; Ctrl-C ends.")] = False,
+    lines: Annotated[int, typer.Option("-n", help="Start with the last N events.")] = 10,
+    follow: Annotated[
+        bool, typer.Option("-f", "--follow", help="Print new events as they are committed; Ctrl-C ends.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Print the last events, and with -f those that follow.
+    """Print the last events, and with -f the new ones.
 
     Example: hv log tail -f --date 2025-07-17
     """
     from harvester.eventlog.follow import Follower
     from harvester.eventlog.reader import open_day
 
-    kinds, found = _kinds(kind), _home(home)
-    trading_date = date_of(date, found)
-    day = open_day(trading_date, found)
+    kinds, root = _kinds(kind), _home(home)
+    trading_date = date_of(date, root)
+    day = open_day(trading_date, root)
     rows: list[dict[str, Any]] = []
     reach, names = max(lines, 1), _names(day)
-    while len(rows) < lines:  # rare kinds lie far back: look ten times as far each time
+    while len(rows) < lines:  # rare kinds may be far back: look ten times as far each time
         rows = [row for batch in day.batches(from_seq=day.last_seq - reach + 1) for row in _events(batch, kinds)]
         if reach >= day.last_seq:
             break
         reach *= 10
     for row in rows[-lines:] if lines else ():
         _print_event(row, names, as_json=as_json)
-    follower = Follower(found, trading_date, day.last_seq + 1)
+    follower = Follower(root, trading_date, day.last_seq + 1)
     try:
         while follow:
             for batch in follower.poll():
@@ -159,25 +159,25 @@ def tail(
 
 @log.command()
 def verify(*, date: DateOption = None, home: HomeOption = None, as_json: JsonOption = False) -> None:
-    """Re-read every byte: checksums, chain, content hash, schemas, dense seq, ts_recv that never runs back.
+    """Verify every byte: checksums, hash chain, content hash, schemas, seq without holes, ts_recv never decreasing.
 
-    Exit code 0: clean. 1: damaged. Anything else: it could not run (2; no log 3; a newer format 4).
+    Exit code 0: clean. 1: damaged. Other codes: it could not run (2; no log 3; a newer format 4).
 
     Example: hv log verify --date 2025-07-17
     """
     from harvester.eventlog.lock import DateLock
     from harvester.eventlog.verify import verify_day
 
-    found = _home(home)
-    trading_date = date_of(date, found)
+    root = _home(home)
+    trading_date = date_of(date, root)
     if sys.stderr.isatty() and not as_json:
-        report = _verify_with_bar(found, trading_date)
+        report = _verify_with_bar(root, trading_date)
     else:
-        report = verify_day(found, trading_date)
+        report = verify_day(root, trading_date)
     if as_json:
         _lines([_report_json(report)])
     else:
-        recorded = DateLock(found, trading_date).held_by() is not None
+        recorded = DateLock(root, trading_date).held_by() is not None
         _show_report(report, running="running" if recorded else _BROKEN_OFF)
     raise typer.Exit(report.exit_code)
 
@@ -185,19 +185,19 @@ def verify(*, date: DateOption = None, home: HomeOption = None, as_json: JsonOpt
 @log.command()
 def recover(
     *,
-    date: NamedDate,
+    date: NamedDateOption,
     home: HomeOption = None,
     set_aside: Annotated[
-        bool, typer.Option("--set-aside", help="Move damaged runs whole; their seqs are lost.")
+        bool, typer.Option("--set-aside", help="Move damaged runs to quarantine/; their seqs are lost.")
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Move the torn bytes of killed runs to quarantine/ and mark the runs recovered.
 
-    `hv record` does the same when it starts; a date that is being recorded is left alone.
+    `hv record` does the same when it starts. The command is refused while the date is being recorded (exit code 5).
 
-    With --set-aside damaged runs go to quarantine/ first, so that the date can be recorded on. Numbering goes on behind
-    what they held; readers and `hv log verify` name the hole.
+    With --set-aside, damaged runs are moved to quarantine/ first, so that recording of the date can continue. Numbering
+    continues after their last seq; readers and `hv log verify` report the hole.
 
     Example: hv log recover --date 2025-07-17
     """
@@ -207,39 +207,39 @@ def recover(
     asides = set_aside_day(_home(home), parse_date(date)) if set_aside else []
     for note in asides if not as_json else ():
         typer.echo(str(note), err=True)
-    mended = recover_day(_home(home), parse_date(date))
+    recovered = recover_day(_home(home), parse_date(date))
     if as_json:
         runs = [
-            {"run": r.run, "last_seq": r.last_seq, "torn": r.torn, "quarantine": _text(r.quarantine)} for r in mended
+            {"run": r.run, "last_seq": r.last_seq, "torn": r.torn, "quarantine": _text(r.quarantine)} for r in recovered
         ]
         _lines([{"trading_date": date, "recovered": runs, "set_aside": asides}])
     else:
-        for recovery in mended:
+        for recovery in recovered:
             typer.echo(str(recovery))
-        if not mended and not asides:
+        if not recovered and not asides:
             typer.echo(f"nothing to recover: every run of {date} has ended")
-            typer.echo(f"damage is not mended by this; hv log verify --date {date} looks for it")
+            typer.echo(f"this does not repair damage; hv log verify --date {date} checks for it")
         elif asides:
-            typer.echo(f"{date} can be recorded on; hv log verify goes on to name what was lost")
+            typer.echo(f"recording of {date} can continue; hv log verify keeps reporting the lost seqs")
 
 
 @log.command()
-def compact(*, date: NamedDate, home: HomeOption = None, as_json: JsonOption = False) -> None:
-    """Store the date's finished runs again in few large compressed batches: same events, same content hash.
+def compact(*, date: NamedDateOption, home: HomeOption = None, as_json: JsonOption = False) -> None:
+    """Rewrite the finished runs of a date in few large compressed batches: same events, same content hash.
 
-    The new files are read back and found equal before the old ones go. `hv record` does the same when it ends.
-    A date that is being recorded is left alone (exit code 5); stopped at any point, running it again finishes.
+    The new files are read back and compared before the old ones are deleted. `hv record` does the same when it ends.
+    The command is refused while the date is being recorded (exit code 5). If it is interrupted, run it again to finish.
 
     Example: hv log compact --date 2025-07-17
     """
     from harvester.eventlog.compact import compact_day
     from harvester.home import parse_date
 
-    trading_date, found = parse_date(date), _home(home)
+    trading_date, root = parse_date(date), _home(home)
     if sys.stderr.isatty() and not as_json:
-        done = _compact_with_bar(found, trading_date)
+        done = _compact_with_bar(root, trading_date)
     else:
-        done = compact_day(found, trading_date)
+        done = compact_day(root, trading_date)
     if as_json:
         _lines([{"trading_date": date, "compacted": [dict(vars(one)) for one in done]}])
         return
@@ -250,7 +250,7 @@ def compact(*, date: NamedDate, home: HomeOption = None, as_json: JsonOption = F
 
 
 def _runs_of(home: Home, trading_date: date) -> list[list[Any]]:
-    """Of each run of a date, gone or there: name, status, events, first and last ts_recv, bytes."""
+    """Name, status, events, first and last ts_recv (ISO), bytes of each run of a date, deleted runs included."""
     from harvester.errors import NoLog
     from harvester.eventlog.days import between_runs, read_marks, read_runs
     from harvester.eventlog.lock import DateLock
@@ -269,7 +269,7 @@ def _runs_of(home: Home, trading_date: date) -> list[list[Any]]:
         view = run_view(run)
         status = "damaged" if run.damages or run.folder in misplaced else view.status
         if status == "running" and DateLock(home, trading_date).held_by() is None:
-            status = _BROKEN_OFF  # killed: the next recording, or hv log recover, marks it recovered
+            status = _BROKEN_OFF  # killed: the next hv record or hv log recover marks it recovered
         elif status == "compacted" and run.folder.parent == home.archive(trading_date):
             status = "archived"
         rows.append([view.run, status, view.rows, _iso(view.first_ts), _iso(view.last_ts), view.n_bytes])
@@ -295,19 +295,19 @@ def _kinds(given: list[str] | None) -> set[str]:
 
     unknown = sorted(set(given or ()) - {kind.value for kind in Kind})
     if unknown:
-        raise BadSetting(f"no kind of event is named {unknown[0]!r}; there are {', '.join(Kind)}")
+        raise BadSetting(f"--kind {unknown[0]!r} is not an event kind; choose from {', '.join(Kind)}")
     return set(given or (kind.value for kind in Kind))
 
 
 def _events(batch: Batch, kinds: set[str]) -> Iterable[dict[str, Any]]:
     from harvester.events.batch import Batch
 
-    wanted = Batch({kind: rows for kind, rows in batch.tables.items() if kind.value in kinds})
-    return ({"seq": row["seq"], "kind": kind.value, **row} for kind, row in wanted.events())
+    chosen = Batch({kind: rows for kind, rows in batch.tables.items() if kind.value in kinds})
+    return ({"seq": row["seq"], "kind": kind.value, **row} for kind, row in chosen.events())
 
 
 def _names(day: Day) -> dict[int, str]:
-    """Symbols by con_id, as the contracts in the log name them."""
+    """con_id → symbol, from the contracts in the log."""
     contracts = day.table("contract").select(["con_id", "symbol"]).to_pylist()
     return {row["con_id"]: row["symbol"] for row in contracts if row["symbol"]}
 
@@ -331,7 +331,7 @@ def _shown(value: Any) -> str:
     longest = _TEXT_MAX if sys.stdout.isatty() else _TEXT_MAX_PIPED
     if len(value) > longest:
         value = f"{value[:longest]}… ({len(value):,} characters)"
-    # Text comes from outside: control characters must not reach a terminal.
+    # The text comes from outside: control characters must not reach a terminal.
     return "".join(c if c.isprintable() else f"\\u{ord(c):04x}" for c in json.dumps(value, ensure_ascii=False))
 
 
@@ -384,7 +384,7 @@ def _report_json(report: Report) -> dict[str, Any]:
 
 
 def _show_report(report: Report, running: str) -> None:
-    """Print what was found; `running` is what a run is called whose end is not in the log."""
+    """Print the report; `running` is the status shown for a run without an end in the log."""
     from harvester.errors import ranges_text, salvage_move
 
     def status(run: RunView) -> str:
@@ -441,7 +441,7 @@ def _of_day(time: str) -> str:
 
 
 def _iso(ns: int) -> str:
-    """Ns UTC as ISO-8601, trailing zeros trimmed; empty for 0, the number itself where no calendar reaches."""
+    """Ns UTC as ISO-8601 without trailing zeros; empty for 0, the bare number outside the range of `datetime`."""
     from datetime import UTC, datetime
 
     if not ns:

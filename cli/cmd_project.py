@@ -8,7 +8,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cli.dates import date_of
+from cli.options import (
+    DatesOption,
+    FromDateOption,
+    HomeOption,
+    JsonOption,
+    SymbolsOption,
+    ToDateOption,
+    date_of,
+    words_of,
+)
 
 if TYPE_CHECKING:
     from harvester.recorder.projected import Summary
@@ -16,35 +25,30 @@ if TYPE_CHECKING:
 
 def project(
     *,
-    date: Annotated[
-        list[str] | None, typer.Option("--date", help="Trading date, yyyy-MM-dd, repeatable; else the newest.")
-    ] = None,
-    first: Annotated[str | None, typer.Option("--from", help="Every recorded date from this one on.")] = None,
-    last: Annotated[str | None, typer.Option("--to", help="Every recorded date up to this one.")] = None,
-    symbols: Annotated[
-        str | None,
-        typer.Option("--symbols", help="Only these, comma-separated, in files that carry them in their names."),
-    ] = None,
+    date: DatesOption = None,
+    first: FromDateOption = None,
+    last: ToDateOption = None,
+    symbols: SymbolsOption = None,
     out: Annotated[
-        Path | None, typer.Option("--out", help="Folder to write into; else exports/ and temp/episodes/.")
+        Path | None, typer.Option("--out", help="Write into this folder (default: exports/ and temp/episodes/).")
     ] = None,
-    jobs: Annotated[int, typer.Option("--jobs", help="Dates at a time, each in a process of its own.")] = 1,
-    force: Annotated[bool, typer.Option("--force", help="Fold even when nothing has changed since last time.")] = False,
+    jobs: Annotated[int, typer.Option("--jobs", help="Fold N dates at a time, each in its own process.")] = 1,
+    force: Annotated[bool, typer.Option("--force", help="Fold even if nothing has changed since last time.")] = False,
     salvage: Annotated[
-        bool, typer.Option("--salvage", help="Fold what is good of a damaged date, into salvaged/ below the folder.")
+        bool, typer.Option("--salvage", help="Fold the good part of a damaged date into salvaged/ below the folder.")
     ] = False,
-    home: Annotated[Path | None, typer.Option("--home", help="Data root; else HV_HOME, else this folder.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a date for scripts.")] = False,
+    home: HomeOption = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Rebuild dates from their logs: episodes, buckets, decisions, fills, health, and one digest per projection.
 
-    The same log and the same code give the same bytes, however often it runs and with however many --jobs. A date whose
-    log, code, options and files are those of the last time is not folded again. Of a date that is being recorded a
-    position still open is no episode yet.
+    The same log and the same code give the same bytes, for any number of runs and --jobs. A date is skipped when its
+    log, the code, the options and the files have not changed since last time. While a date is being recorded, an open
+    position is not an episode yet. With --symbols the files have the symbols in their names.
 
-    Of a damaged date nothing is written, but with --salvage what its good events give: books and positions run over
-    the holes as if nothing had happened in them. It goes into exports/salvaged/ (or OUT/salvaged/), names the good seqs
-    and what is lost, and is no artefact of the date: `hv verify` and `hv eod` do not look at it.
+    A damaged date is refused. With --salvage its good events are folded into exports/salvaged/ (or OUT/salvaged/):
+    books and positions continue across the holes as if nothing had happened in them, and the output lists the good seqs
+    and the losses. These files are not artefacts of the date; `hv verify` and `hv eod` ignore them.
 
     Example: hv project --date 2025-07-17
     """
@@ -53,19 +57,19 @@ def project(
     from harvester.home import Home
     from harvester.recorder.jobs import Failure, Task, dates_of, project_dates
 
-    found = Home.find(home)
-    wanted = tuple(s.strip() for s in symbols.split(",") if s.strip()) if symbols is not None else None
+    root = Home.find(home)
+    chosen = None if symbols is None else tuple(words_of(symbols))
     if not date and first is None and last is None:
-        date = [date_of(None, found).isoformat()]
-    days = [day.isoformat() for day in dates_of(found, date or (), first, last)]
+        date = [date_of(None, root).isoformat()]
+    days = [day.isoformat() for day in dates_of(root, date or (), first, last)]
     target = None if out is None else str(out.resolve())
     if out is not None:
         must_take_folder(out.resolve())  # before the fold, not after it
-    tasks = [Task(str(found.root), day, target, wanted, force, salvage) for day in days]
+    tasks = [Task(str(root.root), day, target, chosen, force, salvage) for day in days]
     failures = []
     title = f"folding {days[0]}" if len(days) == 1 else f"folding {len(days)} dates"
     with Bar(title, quiet=as_json) as bar:
-        for result in project_dates(tasks, jobs, bar.told):
+        for result in project_dates(tasks, jobs, bar.update):
             if isinstance(result, Failure):
                 failures.append(result)
                 if len(days) > 1:
@@ -80,27 +84,30 @@ def project(
         raise failures[0].error()
 
 
-def _show(made: Summary) -> None:
+def _show(summary: Summary) -> None:
     from harvester.artefacts.episodes import WAY_OUT
     from harvester.projections.book import NO_BOOKS
 
-    if made.skipped:
+    if summary.skipped:
         typer.echo(
-            f"{made.trading_date}  unchanged: log, code, options and {len(made.files)} files are those of the last "
-            "projection; --force folds anyway"
+            f"{summary.trading_date}  unchanged since the last projection: log, code, options and "
+            f"{len(summary.files)} files; --force folds anyway"
         )
         return
-    typer.echo(f"{made.trading_date}  {made.events} events through seq {made.through_seq}, content {made.content_hash}")
-    for lost in made.lost:
-        typer.echo(f"  SALVAGED, not the date's artefacts; lost: {lost}")
-    for name, digest in made.digests.items():
-        said = "  no book is live at the end; `hv verify` compares those during the day" if digest == NO_BOOKS else ""
-        typer.echo(f"  {name:<8} {digest}{said}")
-    typer.echo("wrote " + ", ".join(f"{rows} {name}" for name, rows in made.rows.items()))
-    if made.open:
-        typer.echo(f"  {made.open} still open: no episodes yet, the date is being recorded")
-    folders = [Path(name).parent for name in made.files]
+    through = f"{summary.events} events through seq {summary.through_seq}"
+    typer.echo(f"{summary.trading_date}  {through}, content {summary.content_hash}")
+    for lost in summary.lost:
+        typer.echo(f"  SALVAGED, not artefacts of the date; lost: {lost}")
+    for name, digest in summary.digests.items():
+        note = (
+            "  no book is live at the end; `hv verify` compares the books during the day" if digest == NO_BOOKS else ""
+        )
+        typer.echo(f"  {name:<8} {digest}{note}")
+    typer.echo("wrote " + ", ".join(f"{rows} {name}" for name, rows in summary.rows.items()))
+    if summary.open:
+        typer.echo(f"  {summary.open} still open: not episodes yet, the date is being recorded")
+    folders = [Path(name).parent for name in summary.files]
     for folder in sorted(set(folders)):
         typer.echo(f"  {folders.count(folder):>4} files in {folder}")
-    for difference in made.differences:
+    for difference in summary.differences:
         typer.echo(f"  {difference['what']}: {difference['path']}; {WAY_OUT[difference['what']]}")

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from cli.options import HomeOption, JsonOption, SymbolsOption, words_of
+
 if TYPE_CHECKING:
     import asyncio
 
@@ -15,122 +17,128 @@ if TYPE_CHECKING:
     from harvester.home import Home
     from harvester.recorder.summary import Summary
 
-_GATEWAY, _WHAT, _WHEN, _LOG = "Gateway", "What is recorded", "When", "Log"
+_GATEWAY, _WHAT, _WHEN, _LOG = "Gateway", "Data", "Time", "Log"
 _HISTORY, _ARTEFACTS = "History and signals", "Artefacts"
 
 
 def record(
     *,
-    symbols: Annotated[
-        str | None,
-        typer.Option(help="Symbols, separated by commas; else those of the TOML file.", rich_help_panel=_WHAT),
-    ] = None,
+    symbols: SymbolsOption = None,
     host: Annotated[
         str | None,
-        typer.Option(
-            "--gateway-host", "--host", help="Where the gateway listens [127.0.0.1].", rich_help_panel=_GATEWAY
-        ),
+        typer.Option("--gateway-host", "--host", help="Connect to this host [127.0.0.1].", rich_help_panel=_GATEWAY),
     ] = None,
-    port: Annotated[int | None, typer.Option(help="Its port [7496].", rich_help_panel=_GATEWAY)] = None,
+    port: Annotated[int | None, typer.Option(help="Connect to this port [7496].", rich_help_panel=_GATEWAY)] = None,
     client_id: Annotated[
-        int | None, typer.Option(help="API client id, not 0 [9960].", rich_help_panel=_GATEWAY)
+        int | None, typer.Option(help="Set the API client id, not 0 [9960].", rich_help_panel=_GATEWAY)
     ] = None,
     account: Annotated[
         str | None,
         typer.Option(
-            help="Account; else HARVESTER_IB_ACCOUNT, IBKR_ACCOUNT. Required for a real gateway.",
+            help="Expect this account (default: HARVESTER_IB_ACCOUNT, IBKR_ACCOUNT). Required for a real gateway.",
             rich_help_panel=_GATEWAY,
         ),
     ] = None,
     timeout_seconds: Annotated[
-        float | None, typer.Option(help="How long to wait for an answer, real time [90].", rich_help_panel=_GATEWAY)
+        float | None, typer.Option(help="Wait N seconds of real time for an answer [90].", rich_help_panel=_GATEWAY)
     ] = None,
     market_data_type: Annotated[
-        int | None, typer.Option(help="1 live, 2 frozen, 3 delayed, 4 delayed frozen [1].", rich_help_panel=_GATEWAY)
+        int | None,
+        typer.Option(
+            help="Request data type 1 live, 2 frozen, 3 delayed, 4 delayed frozen [1].", rich_help_panel=_GATEWAY
+        ),
     ] = None,
     primary_exchange: Annotated[
-        str | None, typer.Option(help="Listing exchange that settles between namesakes [NSDQ].", rich_help_panel=_WHAT)
+        str | None,
+        typer.Option(help="Prefer this listing exchange for ambiguous symbols [NSDQ].", rich_help_panel=_WHAT),
     ] = None,
     depth_rows: Annotated[
-        int | None, typer.Option(help="Rows a side of market depth [10].", rich_help_panel=_WHAT)
+        int | None, typer.Option(help="Request N rows of market depth per side [10].", rich_help_panel=_WHAT)
     ] = None,
-    depth_lines: Annotated[int | None, typer.Option(help="Symbols that get depth [3].", rich_help_panel=_WHAT)] = None,
+    depth_lines: Annotated[
+        int | None, typer.Option(help="Request depth for N symbols at a time [3].", rich_help_panel=_WHAT)
+    ] = None,
     tick_by_tick_lines: Annotated[
-        int | None, typer.Option(help="Tick-by-tick subscriptions at most [5].", rich_help_panel=_WHAT)
+        int | None, typer.Option(help="Use at most N tick-by-tick subscriptions [5].", rich_help_panel=_WHAT)
     ] = None,
     depth_rotation_minutes: Annotated[
         float | None,
-        typer.Option(help="Hand depth lines on by turns so often, 0 = never [15].", rich_help_panel=_WHAT),
+        typer.Option(help="Rotate depth lines every N minutes, 0 = never [15].", rich_help_panel=_WHAT),
     ] = None,
     focus_size: Annotated[
-        int | None, typer.Option(help="Symbols that get tick-by-tick data [5].", rich_help_panel=_WHAT)
+        int | None, typer.Option(help="Request tick-by-tick data for N symbols [5].", rich_help_panel=_WHAT)
     ] = None,
     hist_duration: Annotated[
-        str | None, typer.Option(help="How far the short history bars go back [1 D].", rich_help_panel=_HISTORY)
+        str | None, typer.Option(help="Request short history bars this far back [1 D].", rich_help_panel=_HISTORY)
     ] = None,
     hist_bar_size: Annotated[
-        str | None, typer.Option(help="Size of the short history bars [1 min].", rich_help_panel=_HISTORY)
+        str | None, typer.Option(help="Request short history bars of this size [1 min].", rich_help_panel=_HISTORY)
     ] = None,
-    hist_what: Annotated[str | None, typer.Option(help="What they show [TRADES].", rich_help_panel=_HISTORY)] = None,
+    hist_what: Annotated[
+        str | None, typer.Option(help="Request this data in short history bars [TRADES].", rich_help_panel=_HISTORY)
+    ] = None,
     skip_historical_backfill: Annotated[
         bool | None,
-        typer.Option("--skip-historical-backfill", help="Ask for no history.", rich_help_panel=_HISTORY),
+        typer.Option("--skip-historical-backfill", help="Skip history requests.", rich_help_panel=_HISTORY),
     ] = None,
     require_mtf_alignment: Annotated[
         bool | None,
         typer.Option(
             "--require-mtf-alignment",
-            help="Strategies enter only while the symbol's signal points their way.",
+            help="Enter trades only in the direction of the symbol's signal.",
             rich_help_panel=_HISTORY,
         ),
     ] = None,
     daily_restart: Annotated[
         str | None,
         typer.Option(
-            help="HH:MM (New York) at which your TWS restarts itself: its outage is a planned one.",
+            help="Treat the outage at this time, HH:MM (New York), as the planned restart of TWS.",
             rich_help_panel=_WHEN,
         ),
     ] = None,
     until: Annotated[
         str | None,
         typer.Option(
-            help="Stop at this market time: 16:00 (New York), an ISO time with a zone, or never. "
-            "Default: the end of extended trading.",
+            help="Stop at this market time: 16:00 (New York), an ISO time with an offset, or never "
+            "(default: the end of extended trading).",
             rich_help_panel=_WHEN,
         ),
     ] = None,
     duration: Annotated[
         str | None,
-        typer.Option(help="Record so much market time: 90s, 15m, 1h30m.", rich_help_panel=_WHEN),
+        typer.Option(help="Stop after this much market time: 90s, 15m, 1h30m.", rich_help_panel=_WHEN),
     ] = None,
     clock: Annotated[
         str,
         typer.Option(
-            help="Market clock: machine, a gateway.json to follow, or auto (the home's gateway.json, if that gateway "
-            "lives and is the one connected to).",
+            help="Set the market clock: machine, the path of a gateway.json to follow, or auto (the data root's "
+            "gateway.json, if that gateway is running and is the one connected to).",
             rich_help_panel=_WHEN,
         ),
     ] = "auto",
     commit_seconds: Annotated[
-        float | None, typer.Option(help="Real time between commits [1].", rich_help_panel=_LOG)
+        float | None, typer.Option(help="Commit every N seconds of real time [1].", rich_help_panel=_LOG)
     ] = None,
     commit_events: Annotated[
-        int | None, typer.Option(help="Events of a commit at most [10000].", rich_help_panel=_LOG)
+        int | None, typer.Option(help="Commit after at most N events [10000].", rich_help_panel=_LOG)
     ] = None,
     compression: Annotated[
-        str | None, typer.Option(help="Of live batches: none or lz4 [none].", rich_help_panel=_LOG)
+        str | None, typer.Option(help="Compress live batches: none or lz4 [none].", rich_help_panel=_LOG)
     ] = None,
     compact: Annotated[
-        bool | None, typer.Option("--compact/--no-compact", help="Compact when it ends [on].", rich_help_panel=_LOG)
+        bool | None,
+        typer.Option(
+            "--compact/--no-compact", help="Compact the log when the recording ends [on].", rich_help_panel=_LOG
+        ),
     ] = None,
     digest_seconds: Annotated[
-        float | None, typer.Option(help="Real time between live digests [60].", rich_help_panel=_LOG)
+        float | None, typer.Option(help="Write live digests every N seconds of real time [60].", rich_help_panel=_LOG)
     ] = None,
     episode_epoch_ms: Annotated[
         bool | None,
         typer.Option(
             "--episode-epoch-ms/--no-episode-epoch-ms",
-            help="Times of episodes as Unix milliseconds; else HARVESTER_EPISODE_EPOCH_MS [off].",
+            help="Write episode times as Unix milliseconds (default: HARVESTER_EPISODE_EPOCH_MS, else off).",
             rich_help_panel=_ARTEFACTS,
         ),
     ] = None,
@@ -138,23 +146,23 @@ def record(
         bool | None,
         typer.Option(
             "--episode-series-jsonl/--no-episode-series-jsonl",
-            help="A file of seconds beside each episode; else HARVESTER_EPISODE_SERIES_JSONL [off].",
+            help="Write a file of seconds beside each episode (default: HARVESTER_EPISODE_SERIES_JSONL, else off).",
             rich_help_panel=_ARTEFACTS,
         ),
     ] = None,
     reopen: Annotated[
-        bool, typer.Option("--reopen", help="Go on with a date `hv eod` has closed.", rich_help_panel=_LOG)
+        bool, typer.Option("--reopen", help="Continue a date that `hv eod` has closed.", rich_help_panel=_LOG)
     ] = False,
-    home: Annotated[Path | None, typer.Option("--home", help="Data root; else HV_HOME, else this folder.")] = None,
+    home: HomeOption = None,
     config: Annotated[
         Path | None,
         typer.Option("--config", help="Read settings from this TOML file; keys are the option names."),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
-    """Record everything a gateway says about some symbols, until the session's end.
+    """Record everything a gateway sends about some symbols, until the session ends.
 
-    The last commit is whole however the recording ends; Ctrl-C and SIGTERM end it in order. No order is ever sent.
+    Ctrl-C and SIGTERM end the recording cleanly; the last commit is complete after any end. No order is ever sent.
 
     Example: hv record --symbols AAPL,MSFT --account DU1234567 --port 7497
     """
@@ -191,7 +199,7 @@ def record(
         "digest_seconds": digest_seconds,
         "episode_epoch_ms": episode_epoch_ms,
         "episode_series_jsonl": episode_series_jsonl,
-        "symbols": None if symbols is None else [word.strip(" ") for word in symbols.split(",") if word.strip(" ")],
+        "symbols": None if symbols is None else words_of(symbols),
     }
     settings = Settings.load(flags, env=os.environ, file=config)
     summary = asyncio.run(_record(settings, Home.find(home), clock, until, duration, reopen=reopen))
@@ -199,17 +207,17 @@ def record(
 
 
 def _end_early_at_sigterm() -> None:
-    """Until the recording listens for signals itself, SIGTERM says that nothing was recorded; SIGINT does so anyway."""
+    """Before the recording handles signals itself, exit at SIGTERM with a line that nothing was recorded."""
     import signal
     from contextlib import suppress
 
     from harvester.errors import GatewayError
 
     def end(*_: object) -> None:
-        typer.echo("hv: SIGTERM: stopped before the gateway was asked; nothing was recorded", err=True)
+        typer.echo("hv: SIGTERM: stopped before connecting; nothing was recorded", err=True)
         raise SystemExit(GatewayError.exit_code)
 
-    with suppress(ValueError):  # not the main thread: signals are somebody else's
+    with suppress(ValueError):  # not the main thread, which alone may set handlers
         signal.signal(signal.SIGTERM, end)
 
 
@@ -230,13 +238,13 @@ async def _record(
     duration_ns = None if duration is None else parse_duration(duration)
     until_ns = None if duration and until is None else end_of_recording(until, clock.now(), settings)
     if opens := closed_until(clock.now(), settings):
-        typer.echo(f"the market is closed until {opens}; what is sent is recorded all the same", err=True)
+        typer.echo(f"the market is closed until {opens}; what the gateway sends is recorded anyway", err=True)
     stop, screens = asyncio.Event(), []
 
     def watch(recorder: Any) -> None:
         screens.append(asyncio.ensure_future(_watch(recorder)))
 
-    with stop_on_signals(stop, _said, last_act=True):
+    with stop_on_signals(stop, _print_signal, last_act=True):
         try:
             return await run(
                 settings,
@@ -249,14 +257,14 @@ async def _record(
                 watch=watch,
             )
         finally:
-            await _end(screens)
+            await _cancel(screens)
 
 
-def _said(name: str) -> None:
+def _print_signal(name: str) -> None:
     import sys
 
-    # Through whatever stderr is now: past a live screen's own, the line would push its headline out of reach.
-    sys.stderr.write(f"hv: {name}: ending with a whole last commit\n")
+    # Through the present sys.stderr: a live screen replaces it, and a line past it would displace the screen.
+    sys.stderr.write(f"hv: {name}: writing the last commit, then stopping\n")
 
 
 async def _watch(recorder: Any) -> None:
@@ -267,7 +275,7 @@ async def _watch(recorder: Any) -> None:
     await (draw(recorder) if sys.stdout.isatty() else log_progress(recorder))
 
 
-async def _end(screens: list[asyncio.Task[None]]) -> None:
+async def _cancel(screens: list[asyncio.Task[None]]) -> None:
     import asyncio
 
     for screen in screens:

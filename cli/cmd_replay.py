@@ -5,12 +5,20 @@ from __future__ import annotations
 import shutil
 import sys
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cli.dates import DateOption, date_of
+from cli.options import (
+    DateOption,
+    FromTimeOption,
+    HomeOption,
+    JsonOption,
+    SymbolsOption,
+    ToTimeOption,
+    date_of,
+    words_of,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -28,22 +36,23 @@ _HELP = "space pause · s step · ←/→ a minute · g go to · +/- speed · q 
 def replay(
     *,
     date: DateOption = None,
-    speed: Annotated[str, typer.Option("--speed", help="1 = as it happened, 60 = a minute a second, max.")] = "max",
-    first: Annotated[str | None, typer.Option("--from", help="Time in New York, 10:31, or an ISO time.")] = None,
-    last: Annotated[str | None, typer.Option("--to", help="Likewise; default the day's end.")] = None,
-    symbols: Annotated[
-        str | None, typer.Option("--symbols", help="Only these, comma-separated, in any case; default all.")
-    ] = None,
+    speed: Annotated[
+        str, typer.Option("--speed", help="Set the speed: 1 = real time, 60 = a minute per second, or max.")
+    ] = "max",
+    first: FromTimeOption = None,
+    last: ToTimeOption = None,
+    symbols: SymbolsOption = None,
     show: Annotated[
-        str, typer.Option("--show", help="Of trades,buckets,candles,signals,decisions,fills,episodes.")
+        str, typer.Option("--show", help="Choose from trades,buckets,candles,signals,decisions,fills,episodes.")
     ] = "buckets,signals,fills,episodes",
-    home: Annotated[Path | None, typer.Option("--home", help="Data root; else HV_HOME, else this folder.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
+    home: HomeOption = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Play a recorded day through the engine that recorded it, and print rows as they become known.
 
-    On a terminal space pauses, s steps, the arrows go a minute back or on, g goes to a time; in a pipe rows are plain
-    lines. `trades` are the reported prints; fills and episodes are the simulated ones.
+    On a terminal, space pauses, s steps, the arrow keys move a minute back or forward, and g goes to a time; in a pipe
+    rows are plain lines. `trades` are reported prints; fills and episodes are simulated. Symbols match in upper or
+    lower case; the default is all.
 
     Example: hv replay --date 2025-07-17 --speed 60 --from 10:30 --symbols ARL
     """
@@ -54,14 +63,14 @@ def replay(
     from harvester.recorder.replay import Player, Replay
     from harvester.recorder.seek import Seeker
 
-    found, factor = Home.find(home), _speed(speed)
-    day = date_of(date, found)
+    root, factor = Home.find(home), _speed(speed)
+    day = date_of(date, root)
     start, end = span(first, last, day)
-    log = open_day(day, found)
+    log = open_day(day, root)
     check_meets(start, end, log)
-    seeker = Seeker(found, log, market_only=False)
+    seeker = Seeker(root, log, market_only=False)
     with Bar(f"folding {day}"):
-        played = Replay(seeker, show=_words(show), symbols=_words(symbols or ""), start=start, end=end)
+        played = Replay(seeker, show=words_of(show), symbols=words_of(symbols), start=start, end=end)
     line = _json_line if as_json else _text_line
     if sys.stdin.isatty() and sys.stdout.isatty():
         from cli.keys import Keys
@@ -180,12 +189,8 @@ def _speed(text: str) -> float:
     except ValueError:
         factor = -1.0
     if not (0 < factor <= 1e9 or text == "max"):
-        raise BadSetting(f"--speed {text!r}: write how many times as fast as it happened, 60, or max")
+        raise BadSetting(f"--speed {text!r} is not a speed; give a multiple of real time, such as 60, or max")
     return factor
-
-
-def _words(text: str) -> list[str]:
-    return [word.strip() for word in text.split(",") if word.strip()]
 
 
 def _json_line(shown: Shown) -> str:

@@ -8,7 +8,7 @@ import typer
 
 
 def schema(
-    name: Annotated[str | None, typer.Argument(help="One of the names listed without it.")] = None,
+    name: Annotated[str | None, typer.Argument(help="Print this schema (default: list the names).")] = None,
 ) -> None:
     """List the artefacts that have a JSON Schema, or print one of them (draft 2020-12).
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import typer
 
-from cli.dates import DateOption
+from cli.options import DateOption, HomeOption, JsonOption
 
 if TYPE_CHECKING:
     from harvester.recorder.status import Status
@@ -16,10 +15,10 @@ if TYPE_CHECKING:
 def status(
     *,
     date: DateOption = None,
-    home: Annotated[Path | None, typer.Option("--home", help="Data root; else HV_HOME, else this folder.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="JSON for scripts.")] = False,
+    home: HomeOption = None,
+    as_json: JsonOption = False,
 ) -> None:
-    """Tell from outside whether a day is being recorded, since when, and which symbols lack which stream.
+    """Show whether a day is being recorded, since when, and which streams are missing for which symbol.
 
     Example: hv status --json
     """
@@ -28,28 +27,30 @@ def status(
     from harvester.clock import clocks_apart
     from harvester.eventlog.days import newest_date
     from harvester.home import Home, parse_date
-    from harvester.recorder.status import status as look
+    from harvester.recorder.status import status as status_of
     from harvester.units import SECOND_NS
 
     root = Home.find(home)
-    found = look(root, newest_date(root) if date is None else parse_date(date))
+    report = status_of(root, newest_date(root) if date is None else parse_date(date))
     if as_json:
-        typer.echo(msgspec.json.encode(found).decode())
+        typer.echo(msgspec.json.encode(report).decode())
         return
-    typer.echo(f"{found.trading_date} is {_doing(found)}")
-    typer.echo(f"run {found.run} since {_local(found.since)}, last commit {_local(found.last_commit)}, in New York")
-    typer.echo(f"seq {found.last_seq:,}, {found.events:,} events")
-    if found.archived:
-        typer.echo(f"its log lies in {found.archived}; temp/ was freed of it")
-    if found.outage:
-        typer.echo("the feed is down" if found.recording else "the feed was down when recording ended")
-    if found.ahead_s:
-        typer.echo(clocks_apart(round(found.ahead_s * SECOND_NS)))
-    if found.streams_of != found.run:
-        typer.echo(f"{found.run} ended before it asked for a stream; {found.streams_of} before it had these:")
-    for symbol in found.symbols:
-        lacks = ", ".join(f"{stream} ({why})" for stream, why in found.lacking.get(symbol, {}).items())
-        whole = "complete until then" if found.outage else "complete"
+    typer.echo(f"{report.trading_date} is {_doing(report)}")
+    typer.echo(f"run {report.run} since {_local(report.since)}, last commit {_local(report.last_commit)}, in New York")
+    typer.echo(f"seq {report.last_seq:,}, {report.events:,} events")
+    if report.archived:
+        typer.echo(f"its log is archived in {report.archived} and deleted from temp/")
+    if report.outage:
+        typer.echo("the feed is down" if report.recording else "the feed was down when recording ended")
+    if report.ahead_s:
+        typer.echo(clocks_apart(round(report.ahead_s * SECOND_NS)))
+    if report.streams_of != report.run:
+        typer.echo(
+            f"{report.run} ended before it subscribed to a stream; streams of {report.streams_of}, the run before it:"
+        )
+    for symbol in report.symbols:
+        lacks = ", ".join(f"{stream} ({why})" for stream, why in report.lacking.get(symbol, {}).items())
+        whole = "complete until then" if report.outage else "complete"
         typer.echo(f"  {symbol}: " + (f"lacks {lacks}" if lacks else whole))
 
 
@@ -59,9 +60,9 @@ def _local(time: str) -> str:
     return local(read_iso(time)).partition(".")[0] if time else "-"
 
 
-def _doing(found: Status) -> str:
-    if found.recording:
-        return f"being recorded by {found.holder}"
-    if found.run_status == "running":
-        return "not being recorded: the last run is broken off; the next `hv record` or `hv log recover` mends it"
-    return f"not being recorded (last run: {found.run_status})"
+def _doing(report: Status) -> str:
+    if report.recording:
+        return f"being recorded by {report.holder}"
+    if report.run_status == "running":
+        return "not being recorded: the last run broke off; the next `hv record` or `hv log recover` recovers it"
+    return f"not being recorded (last run: {report.run_status})"

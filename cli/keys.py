@@ -10,13 +10,13 @@ if TYPE_CHECKING:
     from types import TracebackType
 
 _POLL_S = 0.02
-_ESCAPE_S = 0.05  # what follows an escape within it is an arrow, not a key of its own
+_ESCAPE_S = 0.05  # an escape followed by more within this time is an arrow key
 _ARROWS = {"\x1b[D": "left", "\x1b[C": "right", "\x1bOD": "left", "\x1bOC": "right"}
 _WINDOWS_ARROWS = {"K": "left", "M": "right"}
 
 
 class Keys:
-    """Keys as they are pressed, without Enter; the terminal is as it was afterwards."""
+    """Keys as they are pressed, without Enter; the terminal is restored afterwards."""
 
     def __init__(self) -> None:
         self._before: Any = None
@@ -39,7 +39,7 @@ class Keys:
             termios.tcsetattr(sys.stdin, termios.TCSADRAIN, self._before)
 
     def get(self, seconds: float | None) -> str:
-        """The next character, or `left` and `right` for arrows; empty when none comes in time. None = wait for ever."""
+        """The next character, or `left` and `right` for arrows; empty after `seconds` without one (None = no limit)."""
         return self._windows(seconds) if sys.platform == "win32" else self._posix(seconds)
 
     def _posix(self, seconds: float | None) -> str:
@@ -57,7 +57,7 @@ class Keys:
         handle = sys.stdin.fileno()
         if not select.select([handle], [], [], seconds)[0]:
             return ""
-        return os.read(handle, 1).decode("ascii", "replace") or "q"  # the terminal is gone: quit
+        return os.read(handle, 1).decode("ascii", "replace") or "q"  # the terminal was closed: quit
 
     @staticmethod
     def _windows(seconds: float | None) -> str:

@@ -7,7 +7,7 @@ from typing import TextIO, cast
 
 
 class _Stderr:
-    """Whatever stderr is when a line is written: a live screen puts its own in the place of the terminal's."""
+    """The stderr in use when a line is written: a live screen replaces the terminal's."""
 
     def write(self, text: str) -> int:
         return sys.stderr.write(text)
@@ -17,7 +17,7 @@ class _Stderr:
 
 
 def to_stderr() -> None:
-    """Send structlog there."""
+    """Send structlog to stderr."""
     import structlog
 
     structlog.configure(
@@ -26,5 +26,5 @@ def to_stderr() -> None:
             structlog.processors.TimeStamper(fmt="%Y-%m-%d %H:%M:%S", utc=True),
             structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty()),
         ],
-        logger_factory=structlog.WriteLoggerFactory(cast("TextIO", _Stderr())),  # in one write, newline included
+        logger_factory=structlog.WriteLoggerFactory(cast("TextIO", _Stderr())),  # one write per line, newline included
     )

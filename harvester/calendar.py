@@ -1,8 +1,8 @@
 """Trading dates and exchange sessions.
 
-The trading date of an instant is its date in a zone (New York unless set), with a day start of 00:00; products that
-trade around the clock start at 20:00 of the evening before. Sessions come from `exchange_calendars`, asked for a fixed
-span of years so that the answer does not depend on the day on which one asks.
+The trading date of an instant is its date in a time zone (default New York) with day start 00:00; for products that
+trade around the clock the day starts at 20:00 of the evening before. Sessions come from `exchange_calendars`, loaded
+for a fixed span of years so that results do not depend on the current date.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _FIRST, _LAST = "2000-01-01", "2035-12-31"
 
 
 class Session(msgspec.Struct, frozen=True):
-    """One exchange session; times are ns UTC, `extended_*` the hours in which US stocks trade at all."""
+    """One exchange session; times are ns UTC, `extended_*` bound pre-market and after-hours trading of US stocks."""
 
     open_ns: int
     close_ns: int
@@ -36,23 +36,23 @@ def to_ns(moment: datetime) -> int:
     """Exact ns UTC of an aware datetime.
 
     Raises:
-        BadSetting: `moment` has no zone; a time without one is refused, not guessed.
+        BadSetting: `moment` has no time zone; none is assumed.
     """
     if moment.tzinfo is None:
-        raise BadSetting(f"time {moment.isoformat()} has no zone; write one, for example {moment.isoformat()}Z")
+        raise BadSetting(f"time {moment.isoformat()} has no zone; add one, for example {moment.isoformat()}Z")
     since = moment.astimezone(UTC) - datetime(1970, 1, 1, tzinfo=UTC)
     return (since.days * 86_400 + since.seconds) * SECOND_NS + since.microseconds * 1_000
 
 
 def iso(ns: int) -> str:
-    """ISO-8601 UTC, trailing zeros of the fraction trimmed, with `Z`."""
+    """ISO-8601 UTC with `Z`; trailing zeros of the fraction are removed."""
     seconds, fraction = divmod(ns, SECOND_NS)
     minute, second = divmod(seconds, 60)
     text = f"{_minute_text(minute)}:{second:02d}"
     return text + (f".{fraction:09d}".rstrip("0") if fraction else "") + "Z"
 
 
-@lru_cache(2048)  # more than a day has
+@lru_cache(2048)  # a day has 1440
 def _minute_text(minutes: int) -> str:
     """`yyyy-MM-ddThh:mm` of a minute counted from 1970-01-01."""
     day, minute = divmod(minutes, 1440)
@@ -65,23 +65,23 @@ def zone(name: str) -> ZoneInfo:
     """A time zone by its IANA name.
 
     Raises:
-        BadSetting: there is no such zone.
+        BadSetting: unknown time zone.
     """
     try:
         return ZoneInfo(name)
     except (ZoneInfoNotFoundError, ValueError, OSError):
-        raise BadSetting(f"time zone {name!r} is not known; use an IANA name, for example {NEW_YORK}") from None
+        raise BadSetting(f"unknown time zone {name!r}; use an IANA name, for example {NEW_YORK}") from None
 
 
 def _day_start(text: str) -> time:
     try:
         return time.fromisoformat(text)
     except ValueError:
-        raise BadSetting(f"day start {text!r} is not a time of day; write HH:MM, for example 20:00") from None
+        raise BadSetting(f"day start {text!r} is not a time of day; use HH:MM, for example 20:00") from None
 
 
 def day_bounds(trading_date: date, zone_name: str = NEW_YORK, day_start: str = "00:00") -> tuple[int, int]:
-    """Half-open bounds [start, end) of a trading date, ns UTC. A day start after noon belongs to the evening before."""
+    """Bounds [start, end) of a trading date, ns UTC. A day start after noon means the evening before."""
     start = _day_start(day_start)
     first = trading_date - timedelta(days=1) if start > _NOON else trading_date
     tz = zone(zone_name)
@@ -92,7 +92,7 @@ def day_bounds(trading_date: date, zone_name: str = NEW_YORK, day_start: str = "
 
 
 def trading_date(ts_ns: int, zone_name: str = NEW_YORK, day_start: str = "00:00") -> date:
-    """The trading date an instant (ns UTC) belongs to."""
+    """The trading date of an instant (ns UTC)."""
     local = (datetime(1970, 1, 1, tzinfo=UTC) + timedelta(seconds=ts_ns // SECOND_NS)).astimezone(zone(zone_name))
     start = _day_start(day_start)
     if start > _NOON:
@@ -101,24 +101,24 @@ def trading_date(ts_ns: int, zone_name: str = NEW_YORK, day_start: str = "00:00"
 
 
 def check_exchange(exchange: str) -> None:
-    """See that there is such a calendar.
+    """Check that the exchange calendar exists.
 
     Raises:
-        BadSetting: there is none, or it does not cover the years.
+        BadSetting: unknown calendar, or it does not cover the supported years.
     """
     _calendar(exchange)
 
 
 @lru_cache
 def _calendar(exchange: str) -> Any:
-    from exchange_calendars import get_calendar  # imports pandas: only when sessions are asked for
+    from exchange_calendars import get_calendar  # imports pandas: only when sessions are needed
     from exchange_calendars.errors import InvalidCalendarName
 
     try:
         return get_calendar(exchange, start=_FIRST, end=_LAST)
     except InvalidCalendarName:
         raise BadSetting(
-            f"exchange calendar {exchange!r} is not known; use a name of exchange_calendars, for example XNYS"
+            f"unknown exchange calendar {exchange!r}; use a name of exchange_calendars, for example XNYS"
         ) from None
     except ValueError as error:
         raise BadSetting(f"exchange calendar {exchange!r} does not cover {_FIRST} to {_LAST}: {error}") from None
@@ -126,7 +126,7 @@ def _calendar(exchange: str) -> Any:
 
 @lru_cache(maxsize=4096)
 def session(trading_date: date, exchange: str = "XNYS") -> Session | None:
-    """The exchange's session on a date, or None when it is closed. Extended hours are 04:00-20:00, 17:00 on half days.
+    """The exchange's session on a date, None when closed. Extended hours are 04:00-20:00, on half days to 17:00.
 
     Raises:
         BadSetting: the date is outside the calendar's years.

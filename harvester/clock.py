@@ -1,7 +1,7 @@
-"""The only module that reads the machine's clocks. Everything else is handed a `Clock`.
+"""The only module that reads the machine's clocks. All other code gets a `Clock` passed in.
 
-Market time is what events are stamped with; it is UTC nanoseconds and may run faster than real time. Real time is what
-commits, time-outs and back-off are measured in.
+Market time stamps events; it is UTC nanoseconds and may run faster than real time. Real time measures commits,
+time-outs and back-off.
 """
 
 from __future__ import annotations
@@ -23,23 +23,23 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-AFTER_SPEED = 600  # a market that was as fast as possible is over: the end of extended trading comes in seconds
-LOOK_S = 0.004  # real time between two looks at a time that somebody else sets
-IN_FLIGHT_BYTES = 1 << 18  # more than the sockets of a gateway as fast as possible and of its recorder hold together
+AFTER_SPEED = 600  # times real time, after the end of a market at maximum speed: extended trading ends in seconds
+LOOK_S = 0.004  # real time between two reads of a time that another task or process sets
+IN_FLIGHT_BYTES = 1 << 18  # upper bound of what the sockets of gateway and recorder hold at maximum speed
 
 
 def real_wall_ns() -> int:
-    """The machine's wall clock, ns UTC. May jump."""
+    """The machine's wall clock, ns UTC. It may jump."""
     return time.time_ns()
 
 
 def real_monotonic_ns() -> int:
-    """The machine's monotonic clock, ns. Shared by the processes of one machine, never runs back."""
+    """The machine's monotonic clock, ns; the same for all processes of a machine."""
     return time.monotonic_ns()
 
 
 def clocks_apart(ahead_ns: int) -> str:
-    """By how much the gateway's clock and this machine's differ, for people."""
+    """The difference between the gateway's clock and this machine's, as text."""
     seconds = abs(ahead_ns) // SECOND_NS
     days, rest = divmod(seconds, 86_400)
     span = f"{days} days" if days > 1 else f"{seconds // 3600} h {seconds % 3600 // 60} min {rest % 60} s"
@@ -47,14 +47,14 @@ def clocks_apart(ahead_ns: int) -> str:
 
 
 class Clock(Protocol):
-    """Market time. `now` never runs back; `wall` may."""
+    """Market time. `now` never decreases; `wall` may."""
 
     def now(self) -> int:
         """Market time, ns UTC: anchor + speed · monotonic."""
         ...
 
     def wall(self) -> int:
-        """What a wall clock in the market shows, ns UTC; a step of it against `now` is worth a notice."""
+        """Wall clock of the market, ns UTC. A step relative to `now` is recorded as a notice."""
         ...
 
     async def sleep_until(self, at_ns: int) -> None:
@@ -63,7 +63,7 @@ class Clock(Protocol):
 
 
 class MachineClock:
-    """Real time: wall time at the start, plus monotonic time since."""
+    """Real time: wall time at the start plus monotonic time since then."""
 
     def __init__(self) -> None:
         self._anchor = real_wall_ns() - real_monotonic_ns()
@@ -80,21 +80,21 @@ class MachineClock:
 
 
 class SpeedAnchor(msgspec.Struct, frozen=True):
-    """What a simulated gateway publishes so that a recorder can share its market time."""
+    """Market time as a linear function of monotonic time, published by a simulated gateway."""
 
     market_anchor_ns: int
     monotonic_anchor_ns: int
     speed: float
 
     def market(self, monotonic_ns: int) -> int:
-        """Market time, ns UTC; before the anchor it stands."""
+        """Market time, ns UTC; constant before the anchor."""
         return self.market_anchor_ns + int(max(monotonic_ns - self.monotonic_anchor_ns, 0) * self.speed)
 
 
 class PublishedAnchor(SpeedAnchor, frozen=True):
-    """A `SpeedAnchor` as it stands in `gateway.json`.
+    """A `SpeedAnchor` as stored in `gateway.json`.
 
-    `dial` names the file beside it that shows the time of a gateway as fast as possible, which stops at `final_ns`.
+    `dial` is the name of the mapped file beside it that holds market time at maximum speed; it stops at `final_ns`.
     """
 
     dial: str = ""
@@ -102,10 +102,10 @@ class PublishedAnchor(SpeedAnchor, frozen=True):
 
 
 class Dial:
-    """Market time in two words of memory, shared through a mapped file: neither setting nor reading it needs a call.
+    """Market time in two words of memory, shared through a mapped file: no system call to read or write it.
 
-    Word 0 is market time, ns UTC. Word 1 is 0, or the monotonic time at which the market was over: from there market
-    time goes on at `AFTER_SPEED`. Each is one aligned store of 8 bytes, so that nobody sees half of one.
+    Word 0 is market time, ns UTC. Word 1 is 0, or the monotonic time at which the market ended; from then on market
+    time runs at `AFTER_SPEED`. Each word is written by one aligned 8-byte store, so readers never see a partial value.
     """
 
     _BYTES = 16
@@ -116,7 +116,7 @@ class Dial:
 
     @classmethod
     def create(cls, path: Path | None, at_ns: int) -> Self:
-        """A dial that shows `at_ns`, in a new file, or without a path for this process alone."""
+        """A new dial set to `at_ns`, in a new file; without a path it is private to this process."""
         start = struct.pack("qq", at_ns, 0)
         if path is None:
             return cls(bytearray(start))
@@ -126,10 +126,10 @@ class Dial:
 
     @classmethod
     def open(cls, path: Path) -> Self:
-        """The dial another process sets.
+        """The dial of another process, read-only.
 
         Raises:
-            OSError: there is none.
+            OSError: the file is missing or too short.
         """
         with path.open("rb") as file:
             try:
@@ -141,16 +141,16 @@ class Dial:
         self._words[0] = at_ns
 
     def end(self) -> None:
-        """The market is over: time goes on by itself."""
+        """Mark the end of the market: from now on time runs at `AFTER_SPEED`."""
         self._words[1] = real_monotonic_ns()
 
     def now(self) -> int:
         """Market time, ns UTC."""
-        ended, at_ns = self._words[1], self._words[0]  # in this order: once it is over, word 0 stays
+        ended, at_ns = self._words[1], self._words[0]  # in this order: after the end, word 0 is constant
         return at_ns + (real_monotonic_ns() - ended) * AFTER_SPEED if ended else at_ns
 
     def detach(self) -> None:
-        """Give the file back, which Windows deletes only when nobody maps it; the dial lives on in this process."""
+        """Unmap the file, which Windows requires before deletion; the dial stays usable in this process."""
         mine, shared = bytearray(self._words.tobytes()), self._memory
         self._words.release()
         self._memory, self._words = mine, memoryview(mine).cast("q")
@@ -159,13 +159,13 @@ class Dial:
 
 
 class FileClock:
-    """Follow the market time a simulated gateway publishes in `gateway.json`: its anchor, or its dial when it has one.
+    """Follow the market time a simulated gateway publishes in `gateway.json`: its dial if it has one, else its anchor.
 
-    Either may be set anew while we run. `now` never runs back, even when they do.
+    Both may change at any time. `now` never decreases, even when they step back.
 
     Attributes:
         path: the file.
-        behind_ns: by how much what is published lay behind what `now` last gave.
+        behind_ns: how far the published time was behind the last result of `now`.
     """
 
     _LOOK_EVERY_NS = SECOND_NS // 10
@@ -185,7 +185,7 @@ class FileClock:
 
     @property
     def leaps(self) -> bool:
-        """Whether time leaps from event to event: what was sent at an earlier time may still be on its way."""
+        """Whether time jumps from event to event: data sent at an earlier time may still be in flight."""
         return self._dial is not None
 
     @property
@@ -195,7 +195,7 @@ class FileClock:
 
     def now(self) -> int:
         if real_monotonic_ns() - self._looked > self._LOOK_EVERY_NS:
-            # When the gateway is gone or replacing the file, what we know stays in force.
+            # While the gateway is gone or replaces the file, the last values stay in use.
             with suppress(OSError, msgspec.DecodeError):
                 self._read()
         at_ns = self._dial.now() if self._dial is not None else self._anchor.market(real_monotonic_ns())
@@ -213,13 +213,13 @@ class FileClock:
 
 
 class LockstepClock:
-    """One market clock for a gateway and a recorder in one process: it jumps to the next event when both are idle.
+    """One market clock for a gateway and a recorder in one process: it jumps to the next wake-up when both are idle.
 
-    Idle means: nobody holds `busy()`, and every byte counted as `sent` has been counted as `received`. Each sleeper is
-    woken at exactly its time, sleepers of one instant in the order in which they fell asleep, one after the other.
+    Idle means: `busy()` is not held, and every byte counted as `sent` has been counted as `received`. Sleepers wake at
+    exactly their time, one at a time, in order of time and then of their call to `sleep_until`.
     """
 
-    _SETTLE = 3  # turns of the event loop in which a woken task may start something new
+    _SETTLE = 3  # event loop iterations in which a woken task may start new work
 
     def __init__(self, start_ns: int) -> None:
         self._now = start_ns
@@ -235,7 +235,7 @@ class LockstepClock:
         return self._now
 
     async def sleep_until(self, at_ns: int, *, pacing: bool = False) -> None:
-        """Sleep; `pacing`: somebody waits for the turn of his next request, which a held clock must let him have."""
+        """Sleep until `at_ns`. A `pacing` sleeper, which waits to send a request, wakes even on a held clock."""
         if at_ns <= self._now:
             return
         woken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -245,7 +245,7 @@ class LockstepClock:
 
     @contextmanager
     def hold(self) -> Iterator[None]:
-        """Time stands until somebody subscribes, but for what pacing takes."""
+        """Hold time until the first subscription; only pacing sleepers move it."""
         self._held += 1
         try:
             yield
@@ -254,7 +254,7 @@ class LockstepClock:
 
     @contextmanager
     def busy(self) -> Iterator[None]:
-        """Keep the clock from jumping while work is under way that the event loop cannot see (a thread, a file)."""
+        """Keep the clock from jumping during work outside the event loop (a thread, a file)."""
         self._busy += 1
         try:
             yield
@@ -268,7 +268,7 @@ class LockstepClock:
         self.sent(channel, -n_bytes)
 
     def closed(self, channel: object) -> None:
-        """Forget a connection: what was in flight on it is lost."""
+        """Remove a closed connection: its in-flight bytes no longer count."""
         self._in_flight.pop(channel, None)
 
     def _idle(self) -> bool:
@@ -279,7 +279,7 @@ class LockstepClock:
         while True:
             await self._settle()
             while self._sleepers and self._sleepers[0][2].done():
-                heapq.heappop(self._sleepers)  # cancelled in its sleep
+                heapq.heappop(self._sleepers)  # cancelled while sleeping
             if not self._sleepers or (self._held and not self._paced()):
                 await asyncio.sleep(0.001)
                 continue
@@ -294,15 +294,15 @@ class LockstepClock:
         quiet = 0
         while quiet < self._SETTLE:
             quiet = quiet + 1 if self._idle() else 0
-            # A byte in flight needs a turn of the selector; a busy thread needs the interpreter.
+            # In-flight bytes need an iteration of the selector; a busy thread needs the interpreter lock.
             await asyncio.sleep(0.0005 if self._busy else 0)
 
 
 class Elapsed:
-    """Market time or real time, whichever passes faster, ns since some start: what requests are paced by.
+    """Time for request pacing, ns since an arbitrary start: market time or real time, whichever passes faster.
 
-    A simulated market stands until somebody subscribes and may then run ahead of real time; in lockstep it is market
-    time alone, so that the machine's speed changes nothing.
+    A simulated market waits for the first subscription and may then run faster than real time. In lockstep only market
+    time counts, so the machine's speed has no effect.
     """
 
     def __init__(self, clock: Clock) -> None:

@@ -1,6 +1,6 @@
-"""One frozen settings object, made once at the edge from flags, environment, an optional TOML file and defaults.
+"""One frozen settings object, built once from flags, environment, an optional TOML file and defaults.
 
-`Settings.load` is the only way in; `settings.origin("port")` says where a value came from.
+`Settings.load` is the only constructor in use; `settings.origin("port")` names the source of a value.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Every setting `hv record` and its neighbours share. Names are the option names with `_` for `-`."""
+    """The settings of `hv record` and related commands. Names are the option names with `_` for `-`."""
 
     # the gateway
     gateway_host: str = "127.0.0.1"
@@ -54,7 +54,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     # the day
     time_zone: str = "America/New_York"
     day_start: str = "00:00"
-    daily_restart: str = ""  # HH:MM at which TWS or IB Gateway restarts itself; an outage then is a planned one
+    daily_restart: str = ""  # HH:MM of the automatic restart of TWS or IB Gateway; an outage then is planned
     exchange_calendar: str = "XNYS"
     # watchdogs, in seconds of market time
     silence_seconds: float = 60.0
@@ -72,17 +72,17 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         return self.origins.get(name, "default")
 
     def canonical(self) -> dict[str, Any]:
-        """What a run records about itself, as JSON-ready builtins with sorted keys.
+        """The settings stored in a run's start event, as JSON-ready builtins with sorted keys.
 
-        Where the data came from and how it was cut into commits is left out: it changes no fold, and two recordings of
-        one stream must have one content hash.
+        Connection, commit and disk settings are left out: they change no fold, and two recordings of one stream must
+        have the same content hash.
         """
         values = msgspec.to_builtins(self)
         return {name: values[name] for name in sorted(values) if name not in _NOT_OF_THE_DATA}
 
     @classmethod
     def load(cls, flags: Mapping[str, Any], env: Mapping[str, str] | None = None, file: Path | None = None) -> Settings:
-        """Merge the sources; a flag (not None) beats the environment, that the file, that the default.
+        """Merge the sources. Precedence: flag (not None), environment, file, default.
 
         Raises:
             BadSetting: an unreadable file, an unknown name, a value of the wrong type or out of range.
@@ -103,7 +103,7 @@ _NOT_OF_THE_DATA = frozenset({
     "compression", "compact", "digest_seconds", "disk_margin_bytes",
 })  # fmt: skip
 
-_ENVIRONMENT = {  # variable → setting; the first that is set wins
+_ENVIRONMENT = {  # variable → setting; the first one set takes precedence
     "HARVESTER_IB_ACCOUNT": "account",
     "IBKR_ACCOUNT": "account",
     "HARVESTER_EPISODE_EPOCH_MS": "episode_epoch_ms",
@@ -113,7 +113,7 @@ _ENVIRONMENT = {  # variable → setting; the first that is set wins
 
 def _from_env(env: Mapping[str, str]) -> list[tuple[str, str, str]]:
     found = [(key, name, env[name]) for name, key in _ENVIRONMENT.items() if env.get(name)]
-    return found[::-1]  # later entries overwrite earlier ones, so the preferred variable comes last
+    return found[::-1]  # later entries overwrite earlier ones: the preferred variable comes last
 
 
 def _from_file(path: Path) -> dict[str, Any]:
@@ -129,11 +129,11 @@ def _from_file(path: Path) -> dict[str, Any]:
 def _convert(values: dict[str, Any], origins: dict[str, str]) -> Settings:
     for name, value in values.items():
         if name not in Settings.__struct_fields__ or name == "origins":
-            raise BadSetting(f"{origins[name]}: no setting is called {name!r}; see `hv record --help`")
+            raise BadSetting(f"{origins[name]}: unknown setting {name!r}; see `hv record --help`")
         try:
             msgspec.convert({name: value}, Settings, strict=False)
         except msgspec.ValidationError as error:
-            raise BadSetting(f"{_named(origins[name], name)} = {value!r} is not right: {error}") from None
+            raise BadSetting(f"{_named(origins[name], name)} = {value!r} is invalid: {error}") from None
     settings = msgspec.convert(values | {"origins": origins}, Settings, strict=False)
     for name, low, high in _RANGES:
         value = getattr(settings, name)
@@ -141,15 +141,15 @@ def _convert(values: dict[str, Any], origins: dict[str, str]) -> Settings:
             raise BadSetting(f"{_named(settings.origin(name), name)} = {value} is outside {low} … {high}")
     if settings.daily_restart and not _TIME_OF_DAY.fullmatch(settings.daily_restart):
         where = _named(settings.origin("daily_restart"), "daily_restart")
-        raise BadSetting(f"{where} = {settings.daily_restart!r}; write HH:MM, for example 23:55")
+        raise BadSetting(f"{where} = {settings.daily_restart!r} is invalid; use HH:MM, for example 23:55")
     if settings.compression not in ("none", "lz4"):
         where = _named(settings.origin("compression"), "compression")
-        raise BadSetting(f"{where} = {settings.compression!r}; use none or lz4")
+        raise BadSetting(f"{where} = {settings.compression!r} is invalid; use none or lz4")
     return settings
 
 
 def _named(origin: str, name: str) -> str:
-    """A setting as the user wrote it: the option, or the file or variable and the name in it."""
+    """A setting by the name the user gave: the option, or the file or variable and its key."""
     return f"--{name.replace('_', '-')}" if origin == "flag" else f"{origin}: {name}"
 
 

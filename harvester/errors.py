@@ -1,24 +1,24 @@
-"""Every error a user can meet, each with the exit code `hv` ends with.
+"""Every error a user can see, with the exit code of `hv`.
 
-    HarvesterError                 1   something went wrong that has no code of its own
-    ├── DamagedLog                 1   bytes of a log are not what was written
-    │   └── DamagedFile            1   those of a file beside it: a mark, notes, what was kept
-    ├── KernelFault                1   compiled code met what it must never meet
-    ├── CannotRun                  2   the command could not start its work, or may not go on
-    │   └── BadSetting             2   an option, variable or settings file makes no sense
-    ├── NoLog                      3   nothing was recorded for that date
+    HarvesterError                 1   failure without a code of its own
+    ├── DamagedLog                 1   damaged log: its bytes differ from what was written
+    │   └── DamagedFile            1   damaged file beside the log: end-of-day mark, notes, dataset
+    ├── KernelFault                1   compiled code reached a state that must not occur
+    ├── CannotRun                  2   the command could not start or cannot continue
+    │   └── BadSetting             2   invalid option, environment variable or settings file
+    ├── NoLog                      3   no log for that date
     ├── FutureFormat               4   written by a newer Harvester
-    ├── LockHeld                   5   another process records or folds that date
-    ├── GatewayError               6   the gateway cannot be reached, or is not one
-    │   └── ClientIdInUse          7   another client holds that client id
-    ├── UnknownSymbol              8   the gateway knows no such contract, or the log no such symbol
-    ├── OrderRefused               9   an order tried to leave the process
-    ├── LogWriteFailed            10   the disk is full or failing; the log is whole up to the last commit
-    ├── Mismatch                  11   two things that must be equal are not
-    ├── CodeChanged               12   not comparable: the code is not the code that recorded
+    ├── LockHeld                   5   another process holds the date
+    ├── GatewayError               6   gateway unreachable, or the peer is not TWS / IB Gateway
+    │   └── ClientIdInUse          7   client id in use
+    ├── UnknownSymbol              8   unknown symbol, at the gateway or in the log
+    ├── OrderRefused               9   a message that is not a data request was blocked
+    ├── LogWriteFailed            10   disk full or failing; the log is intact up to the last commit
+    ├── Mismatch                  11   verification mismatch
+    ├── CodeChanged               12   not comparable: recorded by different code
     └── DateClosed                13   the date was folded and closed
 
-An error names the thing, the numbers and the next move, in one line.
+An error message is one line: what is wrong, the numbers, the next step.
 """
 
 from __future__ import annotations
@@ -31,26 +31,26 @@ if TYPE_CHECKING:
 
 
 def ranges_text(ranges: Iterable[tuple[int, int]]) -> str:
-    """Closed ranges of seq for people, `1-10, 21-30`."""
+    """Closed ranges of seq as text: `1-10, 21-30`."""
     return ", ".join(f"{first}-{last}" for first, last in ranges) or "none"
 
 
 def salvage_move(good: Sequence[tuple[int, int]]) -> str:
-    """The next move of who reads a damaged log; where nothing is good there is nothing to salvage."""
+    """What to do about a damaged log: salvage the readable ranges, if there are any."""
     if good:
-        return "hv log show --salvage reads those, hv project --salvage folds those"
-    lost = "nothing of it can be read: take the file from a backup"
-    return f"{lost}; hv log recover --set-aside lets the date be recorded on"
+        return "hv log show --salvage reads these ranges, hv project --salvage folds them"
+    lost = "no part is readable: restore the file from a backup"
+    return f"{lost}; hv log recover --set-aside allows new recording on this date"
 
 
 class HarvesterError(Exception):
-    """Root of the tree; `exit_code` is what `hv` ends with."""
+    """Base of all errors; `exit_code` is the exit code of `hv`."""
 
     exit_code = 1
 
 
 class DamagedLog(HarvesterError):
-    """Bytes of a log are not what was written.
+    """The bytes of a log differ from what was written.
 
     Attributes:
         file: path of the damaged file, as text.
@@ -73,15 +73,15 @@ class DamagedLog(HarvesterError):
         super().__init__(f"damaged log: {file} at byte {offset}: {what}; good seq: {ranges_text(good)}; {move}")
 
     def for_writers(self, trading_date: object) -> DamagedLog:
-        """The same damage, told to somebody who wants to record on."""
-        move = f"to record on behind it: hv log recover --set-aside --date {trading_date}"
+        """The same error for a recorder; its next step is to set the damaged runs aside."""
+        move = f"to continue recording: hv log recover --set-aside --date {trading_date}"
         return DamagedLog(self.file, self.offset, self.what, self.good, move)
 
 
 class DamagedFile(DamagedLog):
-    """A file that stands beside the log (a mark, notes, what was kept) is not what was written.
+    """A file beside the log (end-of-day mark, notes, dataset) differs from what was written.
 
-    It says nothing of the events, so no seqs are named; `move` is its own way out.
+    It holds no events, so no seq ranges are reported; `move` is the next step for this file.
     """
 
     def __init__(self, file: str, what: str, move: str, offset: int = 0) -> None:
@@ -89,39 +89,39 @@ class DamagedFile(DamagedLog):
         HarvesterError.__init__(self, f"damaged file: {file}: {what}; {move}")
 
     def for_writers(self, trading_date: object) -> DamagedLog:
-        """The same: setting runs aside mends no file beside them."""
+        """The same error: setting runs aside does not repair files beside them."""
         del trading_date
         return self
 
 
 class KernelFault(HarvesterError):
-    """Compiled code met what it must never meet: an index past an array, an overflow. What was recorded is whole.
+    """Compiled code reached a state that must not occur: an index past an array, an overflow. The log is intact.
 
     Attributes:
         kernel: name of the compiled function.
-        seq: the event it was at, 0 when it was none of the batch's.
+        seq: the event being processed, 0 when it was not an event of the batch.
     """
 
     exit_code = 1
 
     def __init__(self, kernel: str, seq: int, what: str) -> None:
         self.kernel, self.seq, self.what = kernel, seq, what
-        move = "the log is whole; please report this with the events around it (hv log show)"
+        move = "the log is intact; please report this with the events around that seq (hv log show)"
         super().__init__(f"kernel {kernel} at seq {seq}: {what}; {move}")
 
 
 class CannotRun(HarvesterError):
-    """The command could not start its work, or may not go on with it."""
+    """The command could not start or cannot continue."""
 
     exit_code = 2
 
 
 class BadSetting(CannotRun):
-    """An option, an environment variable or a settings file makes no sense."""
+    """An option, environment variable or settings file is invalid."""
 
 
 class NoLog(HarvesterError):
-    """Nothing was recorded for that date."""
+    """There is no log for that date."""
 
     exit_code = 3
 
@@ -133,13 +133,13 @@ class FutureFormat(HarvesterError):
 
 
 class LockHeld(HarvesterError):
-    """Another process records or folds that date."""
+    """Another process holds the date: it records or folds it."""
 
     exit_code = 5
 
 
 class GatewayError(HarvesterError):
-    """The gateway cannot be reached, or what answers is not one."""
+    """The gateway is unreachable, or the peer is not TWS / IB Gateway."""
 
     exit_code = 6
 
@@ -151,40 +151,40 @@ class ClientIdInUse(GatewayError):
 
 
 class UnknownSymbol(HarvesterError):
-    """The gateway knows no such contract (IB error 200), or nothing of that symbol was recorded."""
+    """The gateway has no such contract (IB error 200), or the symbol was not recorded."""
 
     exit_code = 8
 
 
 class OrderRefused(HarvesterError):
-    """A message that is not a data request tried to reach the socket."""
+    """A message that is not a data request was blocked before it reached the socket."""
 
     exit_code = 9
 
 
 DISK_ERRNOS = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EIO))
-"""What the system says of a disk that is full, full for this user, or failing."""
+"""Error numbers of a disk that is full, over quota or failing."""
 
 
 class LogWriteFailed(HarvesterError):
-    """The disk is full or failing. Everything committed before is intact."""
+    """The disk is full or failing. All earlier commits are intact."""
 
     exit_code = 10
 
 
 class Mismatch(HarvesterError):
-    """Two things that must be equal are not."""
+    """Verification mismatch: two results that must be equal differ."""
 
     exit_code = 11
 
 
 class CodeChanged(HarvesterError):
-    """Live and replay are not comparable: the code is not the code that recorded."""
+    """Live and replay are not comparable: the log was recorded by different code."""
 
     exit_code = 12
 
 
 class DateClosed(HarvesterError):
-    """The date was folded by `hv eod` and closed; recording on it again needs --reopen."""
+    """The date was folded by `hv eod` and closed; recording it again requires --reopen."""
 
     exit_code = 13

@@ -1,7 +1,7 @@
-"""Every path below the data root, in one place.
+"""All paths below the data root.
 
-Symbols and dates become file names only through this module, so that no input can leave the root and every name is
-legal on Windows, macOS and Linux.
+Only this module turns symbols and dates into file names: no input can point outside the root, and every name is valid
+on Windows, macOS and Linux.
 """
 
 from __future__ import annotations
@@ -11,8 +11,12 @@ import re
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from harvester.errors import BadSetting
+
+if TYPE_CHECKING:
+    from harvester.eventlog.disk import Disk
 
 _PLAIN = re.compile(r"[A-Za-z0-9_-]")
 _RESERVED = re.compile(r"^(CON|PRN|AUX|NUL|COM[0-9]|LPT[0-9])$", re.IGNORECASE)
@@ -22,21 +26,21 @@ _NAME_LENGTH_MAX = 80
 def file_name(symbol: str) -> str:
     """Encode a symbol as one safe path component; different symbols never share a name.
 
-    ASCII letters, digits, `_` and `-` stand for themselves; every other character becomes `%` and the hex of its UTF-8
-    bytes, as in a URL. Names Windows reserves (`CON`) have their first letter encoded. Lower-case letters are encoded
-    too, because file systems of Windows and macOS do not tell `a` from `A`.
+    Upper-case ASCII letters, digits, `_` and `-` stay; every other character becomes `%` and the hex of its UTF-8
+    bytes, as in a URL. Lower-case letters are encoded because file names on Windows and macOS ignore case. The first
+    letter of a name that Windows reserves (`CON`) is encoded.
 
     Raises:
-        BadSetting: `symbol` is empty or longer than a file name may be.
+        BadSetting: `symbol` is empty or too long for a file name.
     """
     if not symbol:
-        raise BadSetting("a symbol is empty; name at least one character")
+        raise BadSetting("empty symbol; give at least one character")
     safe = "".join(c if _PLAIN.fullmatch(c) and not c.islower() else _percent(c) for c in symbol)
     if _RESERVED.match(safe):
         safe = f"%{ord(safe[0]):02X}{safe[1:]}"
     if len(safe) > _NAME_LENGTH_MAX:
         raise BadSetting(
-            f"{symbol[:20]!r}… is too long: {len(safe)} characters as a file name, at most {_NAME_LENGTH_MAX}"
+            f"{symbol[:20]!r}… is too long: {len(safe)} characters as a file name, the limit is {_NAME_LENGTH_MAX}"
         )
     return safe
 
@@ -45,24 +49,18 @@ def _percent(text: str) -> str:
     return "".join(f"%{byte:02X}" for byte in text.encode("utf-8", "surrogatepass"))
 
 
-def symbol_of(name: str) -> str:
-    """Decode what `file_name` made."""
-    raw = re.sub(rb"%([0-9A-F]{2})", lambda m: bytes([int(m.group(1), 16)]), name.encode("ascii"))
-    return raw.decode("utf-8", "surrogatepass")
-
-
 def parse_date(text: str) -> date:
     """Read `yyyy-MM-dd`.
 
     Raises:
-        BadSetting: anything else.
+        BadSetting: `text` has another form, or there is no such date.
     """
     if re.fullmatch(r"[0-9]{4}-[0-9]{2}-[0-9]{2}", text):
         try:
             return date.fromisoformat(text)
         except ValueError as error:
-            raise BadSetting(f"there is no day {text} ({error})") from None
-    raise BadSetting(f"date {text!r} is not of the form yyyy-MM-dd, for example 2025-07-17")
+            raise BadSetting(f"date {text} does not exist ({error})") from None
+    raise BadSetting(f"date {text!r} does not have the form yyyy-MM-dd, for example 2025-07-17")
 
 
 @dataclass(frozen=True)
@@ -93,11 +91,11 @@ class Home:
 
     @property
     def cache(self) -> Path:
-        """Snapshots and other files that may vanish at any time."""
+        """Snapshots and other files that may be deleted at any time."""
         return self.temp / "cache"
 
     def snapshots(self, trading_date: date) -> Path:
-        """States of the engine at places of a date."""
+        """Snapshots of the engine state within a date."""
         return self.cache / "snapshots" / trading_date.isoformat()
 
     def episodes(self, trading_date: date, symbol: str | None = None) -> Path:
@@ -134,14 +132,18 @@ class Home:
 
     @property
     def gateway_file(self) -> Path:
-        """Written by `hv gateway`: host, port, pid and the market clock `hv record` can follow."""
+        """Written by `hv gateway`: host, port, pid and the market clock that `hv record` follows."""
         return self.root / "gateway.json"
 
-    def prepare(self) -> Home:
-        """Make `temp/` and `memory/`, each ignoring itself in git."""
+    def prepare(self, disk: Disk | None = None) -> Home:
+        """Make `temp/` and `memory/` through `disk`, durably, each ignoring itself in git."""
+        from harvester.eventlog.disk import Disk
+
+        disk = disk or Disk()
         for folder in (self.temp, self.memory):
-            folder.mkdir(parents=True, exist_ok=True)
+            disk.make_folders(folder)
             ignore = folder / ".gitignore"
             if not ignore.exists():
-                ignore.write_text("*\n!.gitignore\n", encoding="utf-8")
+                disk.write_atomic(ignore, b"*\n!.gitignore\n")
+        disk.sync_folder(self.root)  # the lock of a date makes `temp/` first
         return self

@@ -12,6 +12,8 @@ from pathlib import Path
 import hypothesis
 import pytest
 
+from tests.budget import budget
+
 PROJECT = Path(__file__).resolve().parent.parent
 
 # Before anything imports Numba; every process a test starts inherits them. The market kernels' cache knows checked code
@@ -19,11 +21,14 @@ PROJECT = Path(__file__).resolve().parent.parent
 os.environ["NUMBA_BOUNDSCHECK"] = "1"
 os.environ["NUMBA_CACHE_DIR"] = str(PROJECT / "harvester" / "__pycache__" / "checked")
 
-# A busy machine is no failure: how long it takes to make an input says nothing of the code.
+# A busy machine is not a failure: the time it takes to generate an input says nothing about the code. The short run
+# tries the same examples each time; the long run tries new ones.
+_ANY_SPEED = hypothesis.settings(deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
 hypothesis.settings.register_profile(
-    "any_speed", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
-)
-hypothesis.settings.load_profile("any_speed")
+    "short", _ANY_SPEED, derandomize=True, max_examples=30
+)  # the same examples each run
+hypothesis.settings.register_profile("long", _ANY_SPEED, max_examples=100)
+hypothesis.settings.load_profile(budget("short", "long"))
 
 _KERNELS = "from harvester.projections import kernels"
 _ORDER_FLOW = """

@@ -96,3 +96,8 @@ async def running(market=None, clock=None, **settings):
         yield gateway
     finally:
         gateway.final = await gateway.stop()
+
+
+def true_book(market, con_id, stream):
+    """The current rows of a model's or tape's depth stream, asks and bids: price, size, market maker as text."""
+    return market._faces[con_id].books[stream].sides

@@ -4,7 +4,6 @@ import json
 import math
 import os
 import subprocess
-import sys
 from functools import partial
 from pathlib import Path
 
@@ -18,14 +17,16 @@ from typer.testing import CliRunner
 
 from cli.app import app
 from harvester.artefacts import schemas
-from harvester.artefacts.episodes import compare_day, episode_files
+from harvester.artefacts.episodes import compare_day, episode_files, write_day
 from harvester.artefacts.tables import csv_file
 from harvester.artefacts.text import json_file, must_take_file, put, put_all, times
 from harvester.errors import BadSetting, CannotRun, LogWriteFailed
 from harvester.eventlog.disk import Disk
 from harvester.home import Home
-from harvester.recorder.eod import Wishes, eod
+from harvester.recorder.eod import Report, Wishes, eod
+from harvester.recorder.eod import _compare as compare_episodes
 from harvester.recorder.project import bucket_artefact, project
+from tests.processes import python
 
 PROJECT = Path(__file__).resolve().parent.parent
 
@@ -144,6 +145,8 @@ def test_times():
         "rows": [{"ts": "2025-07-17T14:00:00Z", "seq": 7}, {"ts": None}],
     }
     assert times(value, epoch_ms=True)["ts"] == 1_752_760_800_120
+    for ns, milliseconds in ((1_999_999, 1), (1_000_000, 1), (999_999, 0), (-1, -1)):
+        assert times({"ts": ns}, epoch_ms=True) == {"ts": milliseconds}, "cut, not rounded"
 
 
 def test_put_is_atomic_and_idempotent(tmp_path):
@@ -210,7 +213,7 @@ def test_only_plain_files_are_replaced(day, tmp_path):
 @pytest.mark.parametrize("words", [["log", "show"], ["verify"], ["buckets", "--symbol", "AAA", "--json"]])
 def test_a_full_standard_output_is_one_line(day, words):
     """A command whose output meets a full disk ends with 10 and one line; a reader that goes away is no failure."""
-    command = [sys.executable, "-m", "cli.app", *words, "--date", DATE.isoformat(), "--home", str(day[0].root)]
+    command = [*python(), "-m", "cli.app", *words, "--date", DATE.isoformat(), "--home", str(day[0].root)]
     with Path("/dev/full").open("wb") as full:
         done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False, cwd=PROJECT)
     assert done.returncode == LogWriteFailed.exit_code
@@ -227,7 +230,7 @@ def test_a_reader_that_goes_away_is_no_failure(day, words):
     reader, writer = os.pipe()
     os.close(reader)
     with os.fdopen(writer, "wb") as nobody:
-        command = [sys.executable, "-m", "cli.app", *words]
+        command = [*python(), "-m", "cli.app", *words]
         environment = os.environ | {"HV_HOME": str(day[0].root)}
         run = partial(subprocess.run, stderr=subprocess.PIPE, text=True, check=False, cwd=PROJECT)
         done = run(command, stdout=nobody, env=environment)
@@ -320,6 +323,23 @@ def test_symbols_cannot_leave_the_folder(day):
     }
     assert len(names) == 5
     assert all(name.count("/") == 1 and ".." not in name.split("/")[0].replace("%2E", "") for name in names)
+
+
+@pytest.mark.parametrize("epoch_ms", [False, True])
+@pytest.mark.parametrize("series_jsonl", [False, True])
+def test_files_under_other_toggles_are_no_difference(day, tmp_path, epoch_ms, series_jsonl):
+    """`hv eod` takes the episode files of any setting of the toggles for the date's own, and names an altered one."""
+    _, made = day
+    home, report = Home(tmp_path), Report("2025-07-17")
+    folder = home.episodes(made.trading_date)
+    files = made.files(epoch_ms=epoch_ms, series_jsonl=series_jsonl)
+    write_day(folder, files)
+    compare_episodes(home, made, report)
+    assert [d for d in report.differences if d.what != "missing"] == []
+    altered = folder / max(files)
+    altered.write_bytes(altered.read_bytes().replace(b"2025", b"2026").replace(b"17527", b"17528"))
+    compare_episodes(home, made, report)
+    assert [d.path for d in report.differences if d.what == "different"] == [altered]
 
 
 def test_differences_are_told_apart(day, tmp_path):

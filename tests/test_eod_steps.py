@@ -1,11 +1,10 @@
 from __future__ import annotations
 
-import contextlib
 import json
 import re
 import shutil
 import subprocess
-import sys
+import threading
 from datetime import date
 from pathlib import Path
 
@@ -29,6 +28,7 @@ from harvester.recorder.deletion import carry_out, plan, read_plan
 from harvester.recorder.eod import STEPS, Wishes, eod, plan_path, rebuild_memory
 from harvester.recorder.kept import memory_given
 from harvester.recorder.project import fold_day, project
+from tests.processes import python
 
 SECONDS = 200
 
@@ -161,26 +161,58 @@ def test_killed_while_deleting(home, finished, many):
     assert tree(home) == finished[False]
 
 
-@pytest.mark.parametrize("call", ["write", "fsync", "replace", "sync_folder"])
-def test_failing_disk(home, finished, call):
-    """Whichever write, sync or rename fails, the log stays; on a good disk the run then ends as if nothing had been."""
-    before, real = tree(home, home.events), getattr(Disk, call)
-    for nth in (1, 2, 5, 9, 14):
+def calls_until(call, fails_at=None):
+    """A disk that counts its calls of one method, and refuses one of them."""
+    real = getattr(Disk, call)
 
-        class Failing(Disk):
-            left = nth
+    def counted(self, *args, **kwargs):
+        with self.one_at_a_time:
+            self.count += 1
+            now = self.count
+        if now == fails_at:
+            raise OSError(28, "No space left on device")
+        return real(self, *args, **kwargs)
 
-        def fail(self, *args, **kwargs):
-            self.left -= 1
-            if self.left == 0:
-                raise OSError(28, "No space left on device")
-            return real(self, *args, **kwargs)
+    members = {call: counted, "count": 0, "one_at_a_time": threading.Lock()}
+    return type("Counting", (Disk,), members)()
 
-        setattr(Failing, call, fail)
-        # The larger numbers may lie behind the last call: then nothing fails.
-        with contextlib.suppress(LogWriteFailed, OSError):
-            eod(home, NEXT, Wishes(parquet=True, disk=Failing()))
-        assert tree(home, home.events) == before
+
+@pytest.mark.parametrize("call", ["make_folder", "create", "write", "fsync", "replace", "sync_folder"])
+def test_failing_disk(home, finished, call, tmp_path):
+    """Whichever of its calls the disk refuses, the run fails, the log stays, memory is the old or the new one, whole.
+
+    On a good disk the run then ends as if nothing had been.
+    """
+    before, old = tree(home, home.events), home.memory_latest.read_bytes()
+    counting = calls_until(call)
+    shutil.copytree(home.root, tmp_path / "undisturbed")
+    undisturbed = Home(tmp_path / "undisturbed")
+    eod(undisturbed, NEXT, Wishes(parquet=True, archive=True, disk=counting))
+    new = undisturbed.memory_latest.read_bytes()
+    few = max(counting.count // 6, 1)
+    for nth in sorted({*range(1, counting.count, few), counting.count}):
+        shutil.rmtree(undisturbed.root)
+        shutil.copytree(home.root, undisturbed.root)
+        with pytest.raises(LogWriteFailed):
+            eod(undisturbed, NEXT, Wishes(parquet=True, archive=True, disk=calls_until(call, nth)))
+        assert tree(undisturbed, undisturbed.events) == before, nth
+        assert undisturbed.memory_latest.read_bytes() in (old, new), nth
+    eod(undisturbed, NEXT, Wishes(parquet=True, archive=True, delete_temp=True))
+    assert tree(undisturbed) == finished[True]
+
+
+def test_a_file_the_system_keeps(home, finished):
+    """A file that cannot be deleted, as on Windows while somebody reads it, is named; the next run deletes it."""
+
+    class Busy(Disk):
+        def remove(self, path):
+            if path.suffix == ".arrows":
+                raise PermissionError(13, "in use")
+            super().remove(path)
+
+    report = eod(home, NEXT, Wishes(parquet=True, delete_temp=True, disk=Busy()))
+    assert report.stopped.endswith("notice.arrows: in use")
+    assert any(path.suffix == ".arrows" for path in home.day(NEXT).rglob("*"))
     eod(home, NEXT, Wishes(parquet=True, delete_temp=True))
     assert tree(home) == finished[False]
 
@@ -249,7 +281,7 @@ def test_a_deleted_date_says_what_is_kept(home):
     events = open_day(NEXT, home).rows
     assert found == [(DATE.isoformat(), "r001", "deleted", events), (NEXT.isoformat(), "r001", "archived", events)]
     where = home.archive(NEXT).relative_to(home.root).as_posix()
-    assert f"its log lies in {where}" in CliRunner().invoke(app, ["status", "--home", str(home.root)]).output
+    assert f"its log is archived in {where}" in CliRunner().invoke(app, ["status", "--home", str(home.root)]).output
     shutil.rmtree(home.archive(NEXT))
     latest = CliRunner().invoke(app, ["status", "--home", str(home.root)]).exception
     assert NEXT.isoformat() in str(latest)
@@ -473,16 +505,16 @@ def test_killed_recorder_is_recovered_first(home):
 
 
 def test_command_line(home):
-    """The command prints what it did, says that the log goes for ever, and is silent about nothing it deletes."""
+    """The command prints what it did, says that the log is deleted for good, and is silent about nothing it deletes."""
     code = (
         "import typer; from cli.cmd_eod import eod; app = typer.Typer(); app.command()(eod); "
         f"app(['--date', '{NEXT}', '--home', {str(home.root)!r}, '--delete-temp', '--yes'])"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=Path(__file__).parent.parent
+        [*python(), "-c", code], capture_output=True, text=True, check=False, cwd=Path(__file__).parent.parent
     )
     assert done.returncode == 0, done.stderr
-    assert "the log of this date goes for ever" in done.stdout
+    assert "the log of this date is deleted for good" in done.stdout
     assert "insufficient evidence" in done.stdout
     assert not home.day(NEXT).exists()
 

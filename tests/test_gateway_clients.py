@@ -94,7 +94,7 @@ def test_ib_async_asks_everything(caplog):
             ib.cancelRealTimeBars(bars)
             ib.cancelHistoricalData(live)
             await ib.reqCurrentTimeAsync()
-            assert not list(gateway.desk.registry)
+            assert not list(gateway.state.registry)
             ib.disconnect()
             assert {code for _, code in errors} <= {200, 162}
 
@@ -202,7 +202,7 @@ def test_official_asks_everything(caplog):
     async def story():
         async with running(small_market(), speed=300, grace_s=0.3) as gateway:
             app = await asyncio.to_thread(_ask_everything, gateway.port)
-            assert not list(gateway.desk.registry)
+            assert not list(gateway.state.registry)
             return app
 
     with caplog.at_level(logging.ERROR):

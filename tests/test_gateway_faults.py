@@ -11,7 +11,7 @@ from harvester.errors import BadSetting
 from harvester.simgateway.faults import ACTIONS, TEXTS, Script
 from harvester.simgateway.limits import Limits
 from harvester.simgateway.mischief import IMPOSSIBLE
-from harvester.simgateway.times import market_time, stamp
+from harvester.simgateway.times import ib_time, market_time
 
 OPEN = 1_752_759_000 * 10**9  # 2025-07-17 09:30 in New York
 
@@ -38,18 +38,18 @@ def test_reading():
 @pytest.mark.parametrize(
     ("line", "what"),
     [
-        ("+60 *", "at least three words"),
-        ("+60 * explode", "no action 'explode'"),
+        ("+60 *", "at least three fields"),
+        ("+60 * explode", "unknown action 'explode'"),
         ("soon * drop", "soon"),
         ("25:00 * drop", "not a time of day"),
         ("2025-07-17T14:00:00 * drop", "no time zone"),
         ("+60 * error", "0 arguments"),
         ("+60 * error many", "'many' is not an error code"),
-        ("+60 * error 12345", "no text of its own"),
-        ("+60 client=x drop", "does not name a client"),
+        ("+60 * error 12345", "no default text"),
+        ("+60 client=x drop", "is not a client"),
         ("+60 * closed soon", "'soon' is not a time"),
         ("+60 * split few", "'few' is not a count"),
-        ("+60 client=1 unset", "name a symbol"),
+        ("+60 client=1 unset", "give a symbol"),
         ("+60 * packets two", "one or any"),
         ("+60 * garbage more", "length, zero, text, noise"),
         ("+60 ACME depth 1 2 3", "3 arguments"),
@@ -72,7 +72,7 @@ def test_missing_file(tmp_path):
 def test_times():
     """A time of day is New York's, on both sides of a change to daylight saving."""
     for day, utc in ((1_741_356_000, "14:30"), (1_741_615_200, "13:30")):  # 2025-03-07, 2025-03-10
-        assert stamp(market_time("9:30", day * 10**9), "UTC").split()[1] == f"{utc}:00"
+        assert ib_time(market_time("9:30", day * 10**9), "UTC").split()[1] == f"{utc}:00"
 
 
 def troubled(script, story, rate=2000, client=None, **settings):
@@ -125,7 +125,7 @@ def test_errors_that_end_a_stream(code):
     async def story(client, gateway):
         assert await client.error(3) == code
         assert await client.error(4) == 316
-        assert sorted(s.req_id for s in gateway.desk.registry) == [1, 2, 5]
+        assert sorted(s.req_id for s in gateway.state.registry) == [1, 2, 5]
         assert client.errors(1) == client.errors(2) == []
 
     troubled(f"+2 ACME:bid_ask error {code}\n+3 ACME error 316", story)
@@ -137,7 +137,7 @@ def test_delayed():
     async def story(client, gateway):
         await client.until(lambda c: c.of("58", 1) and c.of("58", 1)[-1][3] == "3")
         assert 10167 in client.errors(1)
-        assert 1 in [s.req_id for s in gateway.desk.registry]
+        assert 1 in [s.req_id for s in gateway.state.registry]
 
     troubled("+2 ACME:l1 error 10167", story)
 
@@ -151,7 +151,7 @@ def test_connection_lost_and_restored():
         between = client.got[times["1100"] : times["1102"]]
         assert {m[0] for m in between} <= {"4", "49"}
         assert any(m[0] in {"1", "99"} for m in client.got[times["1102"] : times["1101"]])
-        assert not list(gateway.desk.registry)
+        assert not list(gateway.state.registry)
 
     troubled("+20 * error 1100\n+60 * error 1102\n+120 * error 1101", story)
 

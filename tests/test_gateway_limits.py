@@ -64,7 +64,7 @@ def test_lines_are_shared():
         other.send(10, 5, 1, *ACME, 10, 1, "")
         assert await other.error(1) == 309
         await client.close()
-        while gateway.desk.registry.lines("depth"):
+        while gateway.state.registry.lines("depth"):
             await asyncio.sleep(0.01)
         other.send(10, 5, 2, *ACME, 10, 1, "")
         await other.until(lambda c: c.of("13", 2))
@@ -198,7 +198,7 @@ def test_client_id_in_use():
         client.send(49, 1)
         await client.until(lambda c: c.of("49"))
         await client.close()
-        while gateway.desk.sessions:
+        while gateway.state.sessions:
             await asyncio.sleep(0.01)
         third = await Client.connect(gateway.port, 1)
         assert third.of("9")
@@ -298,7 +298,7 @@ def test_port_taken():
     """A taken port is one clear error that names it and the option."""
 
     async def story(client, gateway):
-        with pytest.raises(CannotRun, match=rf"port {gateway.port} is taken.*--port"):
+        with pytest.raises(CannotRun, match=rf"port {gateway.port} is in use.*--port"):
             await SimGateway(small_market(), GatewaySettings(port=gateway.port)).start()
 
     told(story)

@@ -10,13 +10,12 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 import time
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from gateway_support import ACME, Client, running, small_market
+from gateway_support import ACME, Client, running, small_market, true_book
 from ib_async import IB
 
 from harvester.calendar import trading_date
@@ -26,6 +25,7 @@ from harvester.simgateway.limits import Limits
 from harvester.simgateway.report import TEXTS, Report, exact_sum, text_sum
 from harvester.units import SECOND_NS
 from harvester.wire.incoming import Arrivals, Incoming
+from tests.processes import PYTHON, python
 
 PROJECT = Path(__file__).resolve().parent.parent
 FREE = Limits(messages_per_s=0, depth_lines=0, tick_by_tick_lines=0)
@@ -223,7 +223,7 @@ def test_late_subscriber():
             whole = book(early.of("13", 1), 10)
             assert book(late.of("13", 1), 10) == whole
             assert book(late.of("13", 2), 4) == [side[:4] for side in whole]
-            truth = market.book(market.instruments[0].con_id, "smart_depth")
+            truth = true_book(market, market.instruments[0].con_id, "smart_depth")
             assert [[row[:2] for row in side] for side in truth] == [[row[:2] for row in side] for side in whole]
             mover.cancel()
             await early.close()
@@ -276,7 +276,7 @@ def test_snapshot_request():
             client.send(1, 11, 1, *ACME, 0, "", 1, 0, "")
             await client.until(lambda c: c.of("57", 1))
             assert client.got[-1] == ["57", "1", "1"]
-            assert not list(gateway.desk.registry)
+            assert not list(gateway.state.registry)
             await client.close()
 
     asyncio.run(story())
@@ -528,8 +528,8 @@ def test_exact_sums():
     assert told == {"rows": 5000, "sums": {"field": "40000", "size": "500"}, "texts": "0" * 32}
 
 
-def _hv(*args, **kwargs):
-    command = [sys.executable, "-m", "cli.app", *args]
+def _hv(*args, command=None, **kwargs):
+    command = [*(command or python()), "-m", "cli.app", *args]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **kwargs)
 
 
@@ -540,7 +540,7 @@ def test_command(tmp_path, number):
     report = tmp_path / "out" / "report.json"
     root = Path(__file__).resolve().parent.parent
     args = ["--port", "0", "--symbols", "ACME", "--home", str(tmp_path), "--report", str(report), "--json"]
-    process = _hv("gateway", "--market", "model", *args, cwd=root)
+    process = _hv("gateway", "--market", "model", *args, command=PYTHON, cwd=root)
     try:
         port = json.loads(process.stdout.readline())["port"]
         facts = json.loads((tmp_path / "gateway.json").read_text())
@@ -655,8 +655,8 @@ def test_command_limits(tmp_path):
         (["--market", "tape", "nowhere"], "nowhere"),
         (["--market", "moon"], "moon"),
         (["--market", "day"], "trading date"),
-        (["--speed", "fast"], "neither max nor a number"),
-        (["--speed", "0"], "neither max nor a number above 0"),
+        (["--speed", "fast"], "is not a speed; give max or a number"),
+        (["--speed", "0"], "is not a speed; give max or a number above 0"),
         (["--start", "noon"], "--start"),
         (["--server-version", "200"], "176 to 178"),
         (["--faults", "nothing.txt"], "nothing.txt"),

@@ -160,7 +160,7 @@ def test_no_order_like_call_of_ib_async_lets_a_byte_out(name: str, call: Any) ->
         async with HandMade() as server:
             connection = await connected(server, listener)
             before = bytes(server.received)
-            with pytest.raises(OrderRefused, match="stopped before the socket"):
+            with pytest.raises(OrderRefused, match="blocked before the socket"):
                 await attempt(call, connection.ib)
             connection.client.reqCurrentTime()  # an allowed message behind it: it must be all that arrives
             for _ in range(200):
@@ -237,19 +237,19 @@ def failing_connect(greeting: bytes | None, *, hang_up: bool = False, timeout: f
 
 def test_what_is_not_tws_is_named_within_the_time_limit() -> None:
     """Silence, another protocol, a hang-up and half a greeting each end in one clear line, soon."""
-    assert "said nothing" in str(failing_connect(b""))
-    assert "no TWS greeting" in str(failing_connect(b"HTTP/1.1 400 Bad Request\r\n\r\n"))
-    assert "no TWS greeting" in str(failing_connect(b"SSH-2.0-OpenSSH_9.6\r\n", timeout=20.0))
-    assert "no server version" in str(failing_connect(frame(["hello", "now"]), timeout=20.0))
-    assert "hung up" in str(failing_connect(b"", hang_up=True, timeout=20.0))
-    assert "version 178 but never became ready" in str(failing_connect(frame(["178", "now"])))
+    assert "sent nothing" in str(failing_connect(b""))
+    assert "not a TWS handshake" in str(failing_connect(b"HTTP/1.1 400 Bad Request\r\n\r\n"))
+    assert "not a TWS handshake" in str(failing_connect(b"SSH-2.0-OpenSSH_9.6\r\n", timeout=20.0))
+    assert "not a server version" in str(failing_connect(frame(["hello", "now"]), timeout=20.0))
+    assert "disconnected" in str(failing_connect(b"", hang_up=True, timeout=20.0))
+    assert "version 178 but was not ready" in str(failing_connect(frame(["178", "now"])))
 
 
 @pytest.mark.parametrize("version", ["157", "175", "20"])
 def test_a_gateway_too_old_to_be_read_right_is_refused_at_once(version: str) -> None:
     """Other layouts of messages 10 and 4 would be taken for ours: no event of such a gateway is recorded."""
     error = failing_connect(frame([version, "20250717 09:30:00 EST"]), timeout=20.0)
-    assert f"server version {version} is too old; 176 or newer is needed (TWS 10.19+)" in str(error)
+    assert f"server version {version} is too old; 176 or newer is required (TWS 10.19+)" in str(error)
     assert error.exit_code == 6  # type: ignore[attr-defined]
 
 

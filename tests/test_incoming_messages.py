@@ -17,6 +17,7 @@ from harvester.events.batch import Batch
 from harvester.events.kinds import Kind
 from harvester.wire import columns
 from harvester.wire.incoming import HOT, Arrivals, Incoming, Item
+from tests.budget import budget
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -265,6 +266,15 @@ def test_a_list_becomes_its_rows_and_an_end() -> None:
     assert (rows[4][1]["con_id"], rows[4][1]["scan_code"], rows[4][1]["strike"]) == (667434000, "HOT_BY_VOLUME", "0")
 
 
+def test_a_scanner_list_that_cannot_be_read_is_no_snapshot():
+    """Snapshots are numbered without holes: a list kept as mere text, between two others, has no number."""
+    row = ["0", "667434000", "ELAB", "STK", "", "0", "", "SMART", "USD", "ELAB", "SCM", "SCM", "", "", "", ""]
+    good, nameless = ["20", "3", "7", "1", *row], ["20", "3", "7", "1", row[0], "no id", *row[2:]]
+    rows = decode([*REQUESTS, good, nameless, ["20", "3", "7", "2", *row], good])[len(REQUESTS) :]
+    assert [kind.value for kind, _ in rows] == ["scan", "end", "raw", "raw", "scan", "end"]
+    assert [row["snapshot"] for kind, row in rows if kind is Kind.SCAN] == [1, 2]
+
+
 def test_a_new_version_field_is_kept_by_a_copy() -> None:
     """The version has no column: a change of it is preceded by the message's full text, once."""
     old, new = ["2", "6", "5", "0", "100"], ["2", "7", "5", "0", "100"]
@@ -340,7 +350,7 @@ def same(a: list[tuple[Kind, dict[str, Any]]], b: list[tuple[Kind, dict[str, Any
     ]
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=budget(40, 150), deadline=None)
 @given(st.lists(messages, min_size=1, max_size=40), st.lists(st.integers(0, 40), max_size=6))
 def test_grouping_changes_nothing(items: list[Any], cuts: list[int]) -> None:
     """Any cutting of the same arrivals into batches gives the same rows, numbers and all, one by one included."""
@@ -349,7 +359,7 @@ def test_grouping_changes_nothing(items: list[Any], cuts: list[int]) -> None:
     assert same(whole, decode(items, list(range(len(items)))))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=budget(40, 150), deadline=None)
 @given(st.lists(messages, min_size=1, max_size=30))
 def test_every_field_can_be_found_again(items: list[Any]) -> None:
     """Each hot message is either a row whose values equal its texts as decimals, or its exact text."""
@@ -377,7 +387,7 @@ def test_every_field_can_be_found_again(items: list[Any]) -> None:
                 assert Decimal(repr(value)) == Decimal(text) * scale, (name, text, value)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=budget(80, 300), deadline=None)
 @given(st.lists(number, min_size=1, max_size=12))
 def test_a_column_parses_as_its_texts_one_by_one(texts: list[str]) -> None:
     """The fast way over a column and the exact way over one text agree, on values and on refusals."""

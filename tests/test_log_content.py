@@ -11,6 +11,7 @@ from log_samples import batch
 from harvester.eventlog.content import ContentHash, TableHash
 from harvester.events.batch import Batch
 from harvester.events.kinds import Kind
+from tests.budget import budget
 
 
 def _hash(rows: pa.RecordBatch | pa.Table) -> str:
@@ -23,7 +24,7 @@ def _column(values, kind, *, nullable=True) -> pa.RecordBatch:
 
 
 @given(cuts=st.sets(st.integers(1, 299)), seed=st.integers(0, 5))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=budget(20, 60), deadline=None)
 def test_content_hash_does_not_depend_on_cuts(cuts, seed):
     """The same events cut anywhere, slices included, have the same content hash."""
     whole = batch(300, seed=seed)
@@ -54,7 +55,7 @@ _ROW = st.fixed_dictionaries(
 
 
 @given(rows=st.lists(_ROW, max_size=20), at=st.integers(0, 20))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=budget(20, 60), deadline=None)
 def test_nested_tables_hash_alike_however_cut(rows, at):
     """Lists, structs and times, as projections give them, hash the same in one piece and in two."""
     rows = [{**row, "struct": row["struct"] and _encodable(row["struct"])} for row in rows]

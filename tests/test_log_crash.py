@@ -22,9 +22,10 @@ from harvester.eventlog.writer import LogWriter
 from harvester.events.batch import Batch
 from harvester.events.kinds import Kind
 from harvester.home import Home
+from tests.budget import budget
 
 CHILD = Path(__file__).with_name("log_writer_child.py")
-LIVES = 50 if hasattr(os, "fork") else 5  # without fork every life pays for a new interpreter
+LIVES = budget(20, 50) if hasattr(os, "fork") else 5  # without fork every life pays for a new interpreter
 FEW = (Kind.TRADE, Kind.END, Kind.CLOCK)
 
 
@@ -80,7 +81,7 @@ class Lives:
 
 
 def test_kill_at_random_moments_loses_nothing_durable(home):
-    """kill -9 at 50 random moments: all reported durable is there, no hole in seq, the next run goes on from there."""
+    """kill -9 at random moments: all reported durable is there, no hole in seq, the next run goes on from there."""
     rng, lives = random.Random(11), Lives(home)
     before = durable = 0
     for life in range(LIVES):

@@ -30,6 +30,7 @@ from harvester.events.batch import Batch, seqs
 from harvester.events.kinds import SCHEMAS, Kind
 from harvester.home import Home
 from harvester.recorder.archive import archive
+from tests.budget import budget
 
 FOUR = (Kind.TRADE, Kind.DEPTH, Kind.REQUEST, Kind.CLOCK)
 WANTED = {
@@ -90,7 +91,7 @@ def test_a_fold_is_given_what_was_written(tmp_path_factory, storage, check, monk
         cuts=st.lists(st.integers(-5, 700), max_size=5),
         some=st.sets(st.sampled_from(sorted(WANTED))),
     )
-    @settings(max_examples=12, deadline=None)
+    @settings(max_examples=budget(5, 12), deadline=None)
     def reads(rows_min, cuts, some):
         wanted = {kind: WANTED[kind] for kind in some}
         got = list(fold_batches(day, wanted, rows_min, cuts))
@@ -255,7 +256,7 @@ def _messages_of(rows: pa.RecordBatch, sizes: list[int], compression=None) -> tu
     large=st.booleans(),
     skip=st.integers(0, 3),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=budget(20, 60), deadline=None)
 def test_messages_read_by_their_layout_are_those_arrow_reads(seed, sizes, keep, large, skip):
     """Any rows in any commits, from any commit on, come as Arrow's own reader gives them: nulls, texts, bits, NaN."""
     rows = batch(sum(sizes), 1, seed, kinds=(Kind.TICK,)).tables[Kind.TICK]

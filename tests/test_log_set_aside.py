@@ -48,7 +48,7 @@ def test_a_damaged_run_is_set_aside_and_recording_goes_on(home, name, damaged):
     text = CliRunner().invoke(hv_log, ["recover", "--set-aside", "--date", str(DATE), "--home", str(home.root)]).output
     first = {"r001": 1, "r002": 11, "r003": 21}[damaged]
     assert f"{damaged} was set aside, seq {first}-{first + 9} are lost" in text
-    assert f"{DATE} can be recorded on" in text
+    assert f"recording of {DATE} can continue" in text
     assert "nothing to recover" not in text
     assert (home.day(DATE) / "quarantine" / damaged / name).exists()
     with LogWriter.open(home, DATE) as writer:

@@ -23,6 +23,7 @@ from harvester.eventlog.writer import LogWriter
 from harvester.events.batch import Batch
 from harvester.events.kinds import SCHEMAS, Kind
 from harvester.home import Home
+from tests.budget import budget
 
 
 @pytest.fixture
@@ -50,7 +51,7 @@ def test_what_is_written_is_read(home, compression):
     sizes=st.lists(st.integers(1, 60), min_size=1, max_size=8),
     other=st.lists(st.integers(1, 60), min_size=1, max_size=8),
 )
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=budget(6, 15), deadline=None)
 def test_content_hash_is_the_same_for_any_commit_interval(tmp_path_factory, sizes, other):
     """The same events in other commits, compressed or not, give a day of the same identity."""
     n = max(sum(sizes), sum(other))
@@ -75,7 +76,7 @@ def test_batches_are_cut_as_asked(tmp_path_factory):
         from_seq=st.integers(-1, 180),
         to_seq=st.none() | st.integers(0, 180),
     )
-    @settings(max_examples=80, deadline=None)
+    @settings(max_examples=budget(25, 80), deadline=None)
     def check(rows_max, cuts, from_seq, to_seq):
         got = list(day.batches(rows_max=rows_max, cuts=cuts, from_seq=from_seq, to_seq=to_seq))
         for one in got:

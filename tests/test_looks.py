@@ -30,6 +30,7 @@ from harvester.recorder import screen
 from harvester.recorder.named import symbol_named
 from harvester.recorder.record import Recorder
 from tests.market_log import Log
+from tests.processes import PYTHON
 from tests.recording import lockstep, model
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -56,7 +57,7 @@ def on_terminal(home: Home, *words: str, columns: int = 60, keys: tuple[tuple[st
     main, other = pty.openpty()
     fcntl.ioctl(other, termios.TIOCSWINSZ, struct.pack("HHHH", 30, columns, 0, 0))
     environment = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES")}
-    command = [sys.executable, "-m", "cli.app", *words, "--home", str(home.root)]
+    command = [*PYTHON, "-m", "cli.app", *words, "--home", str(home.root)]
     child = subprocess.Popen(command, cwd=PROJECT, stdin=other, stdout=other, stderr=other, env=environment)
     seen, left, deadline = "", list(keys), time.monotonic() + 90
     try:
@@ -172,7 +173,7 @@ def test_an_ended_day_shows_its_last_market(ended, tmp_path):
     said, _ = hv(ended, "buckets", "--symbol", "S7", "--limit", "2", "--out", str(out))
     assert (said, json.loads(out.read_text())["rows"]) == (f"2 seconds of S7 in {out}\n", some)
     assert json.loads(hv(ended, "buckets", "--symbol", "S7", "--limit", "0", "--json")[0])["rows"] == whole
-    with pytest.raises(BadSetting, match=r"b\.csv is to hold JSON: name a file that ends in \.json"):
+    with pytest.raises(BadSetting, match=r"b\.csv: the output is JSON; give a file name that ends in \.json"):
         hv(ended, "buckets", "--symbol", "S7", "--out", str(tmp_path / "b.csv"))
     assert until[1] == ""  # what was asked for by its time is shown as it is
 
@@ -186,8 +187,8 @@ def test_an_ended_day_shows_its_last_market(ended, tmp_path):
         ),
         (("--at", "09:29"), "before the recording of 2025-07-17, which goes from 09:30:00 to 09:32:59"),
         (("--at", "16:00"), "after the recording of 2025-07-17, which goes from 09:30:00 to 09:32:59"),
-        (("--at", "09:30:40"), r"nothing of S7 was asked for by 09:30:40; the first request is seq 3 at 09:31:00"),
-        (("--seq", "2"), r"nothing of S7 was asked for by seq 2; the first request is seq 3 at 09:31:00"),
+        (("--at", "09:30:40"), r"S7 was not subscribed yet at 09:30:40; first subscription: seq 3 at 09:31:00"),
+        (("--seq", "2"), r"S7 was not subscribed yet at seq 2; first subscription: seq 3 at 09:31:00"),
     ],
 )
 def test_a_place_without_the_symbol_says_where_it_is(ended, words, said):
@@ -205,7 +206,7 @@ def test_health_begins_with_the_whole_of_it(home):
     assert re.match(
         rf"{DATE}  2 symbols, 2 runs, \d+ outages?.*, 0 refused, 0 seqs missing; 0 of {measured} comparisons", first
     )
-    assert last == f"0 of {measured} outside their tolerance"
+    assert last == f"0 of {measured} outside tolerance"
 
 
 def test_log_show_cuts_long_texts_and_says_when_there_is_nothing(home):

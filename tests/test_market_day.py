@@ -14,10 +14,11 @@ from harvester.eventlog.writer import LogWriter
 from harvester.events.kinds import Action, Kind, Stream
 from harvester.home import Home
 from harvester.simgateway.day import open_recorded
-from harvester.simgateway.market import REQ_ID_INDEX, HistoryAsk, MarketRefusal
+from harvester.simgateway.market import HistoryAsk, MarketRefusal
 from harvester.simgateway.model import ModelSettings, open_model
 from harvester.simgateway.sources import open_market
 from harvester.wire import answers
+from harvester.wire.ids import REQ_ID_INDEX
 from harvester.wire.incoming import Arrivals, Incoming
 from harvester.wire.rare import END_SEPARATOR
 
@@ -34,7 +35,7 @@ def request(action, stream, con_id, req_id, **params):
 
 def with_id(fields, req_id):
     fields = list(fields)
-    fields[REQ_ID_INDEX[fields[0]]] = str(req_id)
+    fields[REQ_ID_INDEX[int(fields[0])]] = str(req_id)
     return fields
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from gateway_support import true_book
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -7,6 +8,7 @@ from harvester.events.kinds import Stream
 from harvester.simgateway.depthcut import DepthCut
 from harvester.simgateway.market import drain
 from harvester.simgateway.model import ModelSettings, open_model
+from tests.budget import budget
 
 
 def apply(sides, fields, rows):
@@ -22,7 +24,7 @@ def apply(sides, fields, rows):
         del side[at]
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=budget(40, 150), deadline=None)
 @given(
     rows=st.integers(1, 6),
     source=st.integers(6, 9),
@@ -56,12 +58,26 @@ def test_model_depth_cut_to_five_rows_is_the_head_of_its_book():
             for fields in event.fields:
                 for m in cut(fields):
                     apply(held, ["12", "1", "", m[3], m[5], m[6], m[7], m[8]], 5)
-    asks, bids = market.book(con_id, Stream.SMART_DEPTH)
+    asks, bids = true_book(market, con_id, Stream.SMART_DEPTH)
     assert held["0"] == [(row[0], row[1]) for row in asks[:5]]
     assert held["1"] == [(row[0], row[1]) for row in bids[:5]]
 
 
 def test_other_messages_pass():
-    """What is no depth message goes through unchanged."""
+    """A message that is not a depth message passes unchanged."""
     error = ["4", "2", "", "317", "Market depth data has been RESET", ""]
     assert DepthCut(5, 10)(error) == [error]
+
+
+def test_a_reset_clears_the_hidden_rows():
+    """After error 317 a delete makes no row of the old book visible."""
+    cut = DepthCut(1, 10)
+    rows = [["12", "1", "", str(at), "0", "1", str(10 - at), "100"] for at in range(2)]
+    delete = ["12", "1", "", "0", "2", "1", "0", "0"]
+    for row in rows:
+        cut(row)
+    assert len(cut(delete)) == 2, "without a reset the second row becomes visible"
+    cut(rows[0])
+    cut(["4", "2", "", "317", "Market depth data has been RESET", ""])
+    cut(rows[0])
+    assert cut(delete) == [delete]

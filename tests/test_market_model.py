@@ -7,6 +7,7 @@ from datetime import date
 
 import numpy as np
 import pytest
+from gateway_support import true_book
 
 from harvester.calendar import session
 from harvester.errors import BadSetting
@@ -15,7 +16,7 @@ from harvester.simgateway import model as model_module
 from harvester.simgateway import orderflow as flow
 from harvester.simgateway.market import HistoryAsk, MarketRefusal, drain
 from harvester.simgateway.model import ModelSettings, open_model
-from harvester.simgateway.past import mixed
+from harvester.simgateway.past import mixed_seed
 from harvester.simgateway.rows import What
 from harvester.simgateway.sources import open_market
 
@@ -91,7 +92,7 @@ def test_deep_books_keep_within_their_arrays():
             assert position < 50
             assert position <= sides[side] if operation == "0" else position < sides[side]
             sides[side] = min(50, sides[side] + (1, 0, -1)[int(operation)])
-    assert [len(side) for side in market.book(con_id, Stream.SMART_DEPTH)] == [sides["0"], sides["1"]]
+    assert [len(side) for side in true_book(market, con_id, Stream.SMART_DEPTH)] == [sides["0"], sides["1"]]
 
 
 def test_one_advance_never_ends_inside_an_instant():
@@ -120,7 +121,7 @@ def test_row_operations_reproduce_the_models_own_book_after_every_arrival():
             for _, what, position, operation, side, price, size, venue in one.window(until).tolist():
                 if what in tables:
                     apply(tables[what][side], position, operation, (price // 100, venue, size), shown)
-            truth = one.book()
+            truth = true_rows(one)
             for side in (0, 1):
                 assert tables[What.SMART][side] == truth[side][:shown]
                 assert tables[What.DEPTH][side] == [row for row in truth[side] if row[1] == 0][:shown]
@@ -129,6 +130,12 @@ def test_row_operations_reproduce_the_models_own_book_after_every_arrival():
                 assert len({(row[0], row[1]) for row in truth[side]}) == len(truth[side])
             until, steps = int(one._pending[0]) + 1, steps + 1
         assert steps > 2500
+
+
+def true_rows(one):
+    """The full book of an order flow: asks and bids, each row price in cents, venue index, size."""
+    counts = (int(one._state[flow.N_ASK]), int(one._state[flow.N_BID]))
+    return [[tuple(row) for row in one._book[side, :n].tolist()] for side, n in enumerate(counts)]
 
 
 def apply(rows, position, operation, level, shown):
@@ -284,7 +291,7 @@ def test_snapshot_and_later_events_give_what_an_early_subscriber_has():
     assert joined
     assert books["early"] == books["late"]
     assert early.items() <= late.items()
-    truth = market.book(con_id, Stream.SMART_DEPTH)
+    truth = true_book(market, con_id, Stream.SMART_DEPTH)
     assert [books["early"]["0"], books["early"]["1"]] == [list(side) for side in truth]
 
 
@@ -334,7 +341,7 @@ def test_bytes_of_the_generator_are_those_of_splitmix64():
     """The compiled generator and the plain one give the same numbers; the first of seed 0 is the published one."""
     from harvester.simgateway.past import Draws
 
-    rng, plain = np.array([mixed(5, "X")], np.uint64), Draws(mixed(5, "X"))
+    rng, plain = np.array([mixed_seed(5, "X")], np.uint64), Draws(mixed_seed(5, "X"))
     assert [int(flow.below(rng, 1000)) for _ in range(500)] == [plain.below(1000) for _ in range(500)]
     assert int(flow.draw(np.zeros(1, np.uint64))) == 0xE220A8397B1DCDAF >> 33
 
@@ -358,7 +365,7 @@ def test_sampled_l1_comes_at_multiples_of_its_interval():
         ({"depth_rows": 51}, "depth_rows"),
         ({"trading_date": "2025-07-19"}, "trading day"),
         ({"trading_date": "17.7.2025"}, "yyyy-MM-dd"),
-        ({"symbols": ("A", "A")}, "twice"),
+        ({"symbols": ("A", "A")}, "repeated"),
         ({"extended_minutes": -1}, "extended_minutes"),
         ({"colour": 1}, "colour"),
     ],

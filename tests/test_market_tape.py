@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 from harvester.calendar import session
 from harvester.errors import HarvesterError
 from harvester.events.kinds import Stream
-from harvester.simgateway.conditions import attribs_of, text_of
+from harvester.simgateway.conditions import condition_attribs, condition_text
 from harvester.simgateway.market import HistoryAsk, MarketRefusal, drain
 from harvester.simgateway.tape import open_tape
+from tests.budget import budget
 
 OPEN_NS = session(date(2025, 7, 17)).open_ns
 UNREPORTED_BITS = (1, 2, 3, 9, 11, 14, 18, 20, 25, 31)
@@ -289,7 +290,7 @@ def test_several_tapes_are_one_market_in_time_order(tmp_path):
 
 def test_condition_bits_become_the_four_places_of_a_sale_condition():
     """Texts as TWS sends them: sweep in the second place, an odd lot in the fourth, a regular print empty."""
-    assert [text_of(int(hexed, 16)) for hexed in ("1", "20", "20000020", "80000000", "2000", "40")] == [
+    assert [condition_text(int(hexed, 16)) for hexed in ("1", "20", "20000020", "80000000", "2000", "40")] == [
         "",
         " F",
         " F",
@@ -298,7 +299,7 @@ def test_condition_bits_become_the_four_places_of_a_sale_condition():
         " O",
     ]
     for bit in range(32):
-        assert attribs_of(1 << bit) == (2 if bit in UNREPORTED_BITS else 0)
+        assert condition_attribs(1 << bit) == (2 if bit in UNREPORTED_BITS else 0)
 
 
 SPOILERS = {
@@ -317,7 +318,7 @@ SPOILERS = {
 NUMBERS = {"quotes": ["n", "ts", "bid", "bid_size", "ask", "ask_size"], "trades": ["n", "ts", "price", "size"]}
 
 
-@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(max_examples=budget(20, 60), suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(st.data())
 def test_wrong_tables_give_one_clear_line(tmp_path_factory, data):
     """Whatever is wrong with a column, it is one HarvesterError of one line that names the file."""
@@ -332,7 +333,7 @@ def test_wrong_tables_give_one_clear_line(tmp_path_factory, data):
     assert "TEST-2025-07-17" in str(refused.value)
 
 
-@settings(max_examples=80, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(max_examples=budget(25, 80), suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(st.data())
 def test_wrong_bytes_give_one_clear_line_or_the_same_tape(tmp_path_factory, data):
     """A file cut or with bytes replaced is refused in one line, or it reads as a tape; nothing else ever happens."""

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import math
 
 import pytest
 from hypothesis import given, settings
@@ -9,6 +10,7 @@ from hypothesis import strategies as st
 from harvester.errors import HarvesterError
 from harvester.memory.day import digest_day, structure
 from harvester.memory.fold import decode, encode, fold, rebuild
+from tests.budget import budget
 
 
 def episode(
@@ -82,7 +84,7 @@ DAYS = st.lists(st.lists(EPISODE, max_size=6), min_size=1, max_size=5).map(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=budget(20, 60), deadline=None)
 @given(DAYS, st.randoms())
 def test_memory_is_a_function_of_its_days(days, rng):
     """In whatever order days are folded, and however often, memory has the same bytes."""
@@ -144,6 +146,148 @@ def test_only_taken_closed_live_trades_are_money():
     assert made.left_out == {"DATA_END": 1, "NOT_LIVE": 1, "NOT_TAKEN": 1}
     assert made.samples == {"event": 3}
     assert day(rows=rows, allow_not_live=True).symbols[0].pnl_usd == 4006.0
+
+
+def test_data_of_an_untold_type_does_not_train():
+    """An episode on data whose type the gateway never said is left out, under a reason of its own, unless allowed."""
+    rows = [episode(1), episode(2, data_type=None), episode(3, data_type=3), episode(4, data_type=2)]
+    made = day(rows=rows)
+    assert (made.samples, made.symbols[0].trade_count) == ({"event": 1}, 1)
+    assert made.left_out == {"DATA_TYPE_UNKNOWN": 1, "NOT_LIVE": 2}
+    allowed = day(rows=rows, allow_not_live=True)
+    assert (allowed.samples, allowed.left_out) == ({"event": 4}, {})
+
+
+def with_values(row, exit_reason="TARGET", **values):
+    """The row with other numbers in its document, by name."""
+    body = json.loads(row["document"])
+    for part in (body, body["labels"], body["features_pre"]["aggregates"]):
+        part.update({name: value for name, value in values.items() if name in part})
+    body["labels"]["exit_reason"] = exit_reason
+    return row | {"document": json.dumps(body)}
+
+
+def test_a_profile_by_hand():
+    """Counts, sums and means of a symbol over two days, as added up on paper; absent numbers count in no mean."""
+    first = [
+        with_values(
+            episode(1, pnl=30.0, move=0.01), quantity=100, r_multiple=3.0, mae=-2.0, mfe=40.0, hold_seconds=10.0
+        ),
+        with_values(
+            episode(2, pnl=-10.0, move=-0.01),
+            exit_reason="STOP",
+            quantity=50,
+            r_multiple=None,
+            mae=-12.0,
+            mfe=1.0,
+            hold_seconds=20.0,
+            mean_imbalance=None,
+            mean_spread=0.03,
+        ),
+    ]
+    second = [
+        with_values(
+            episode(1, pnl=-5.0),
+            exit_reason="STOP",
+            quantity=10,
+            r_multiple=-1.0,
+            mae=-7.0,
+            mfe=0.0,
+            hold_seconds=30.0,
+            mean_imbalance=0.4,
+            tape_delta=-20.0,
+        )
+    ]
+    made = fold(fold(None, day(rows=first)), day("2025-07-18", rows=second))
+    (profile,) = made["symbol_profiles"]
+    assert {name: value for name, value in profile.items() if not name.endswith("interval")} == {
+        "symbol": "AAA",
+        "mode": "event",
+        "trade_count": 3,
+        "win_rate": round(1 / 3, 9),
+        "pnl_usd": 15.0,
+        "volume": 160,
+        "avg_r_multiple": 1.0,
+        "avg_mae": -7.0,
+        "avg_mfe": round(41 / 3, 9),
+        "avg_hold_seconds": 20.0,
+        "avg_pre_imbalance": 0.25,
+        "avg_pre_spread": round(0.05 / 3, 9),
+        "avg_pre_tape_delta": round(80 / 3, 9),
+        "structure_counts": {"UPTREND": 1, "DOWNTREND": 1, "RANGE": 1},
+        "top_entry_reasons": [{"reason": "BREAKOUT_UP", "count": 3}],
+        "top_exit_reasons": [{"reason": "STOP", "count": 2}, {"reason": "TARGET", "count": 1}],
+    }
+    assert profile["avg_r_multiple_interval"]["n"] == 2
+    assert profile["avg_r_multiple_interval"]["mean"] == round(2 / 12, 6)
+    assert profile["win_rate_interval"]["mean"] == 0.4
+    assert made["training"] == {
+        "episodes": 3,
+        "parse_failures": 0,
+        "outcomes": {"LOSS": 2, "WIN": 1},
+        "left_out": {},
+    }
+    assert [(setup["setup"], setup["n"]) for setup in made["setups"]] == [("s/BREAKOUT_UP", 3)]
+
+
+def test_squares_of_multiples():
+    """The spread of R-multiples is that of the trades: the interval is the one of their sum and sum of squares."""
+    made = day(rows=[episode(1, pnl=30.0), episode(2, pnl=-10.0)])
+    assert (made.symbols[0].r_sum, made.symbols[0].r_squares) == (2.0, 10.0)
+
+
+def test_a_trade_that_breaks_even_is_no_win():
+    """A result of nothing counts as a trade and as neither a win nor a loss."""
+    made = day(rows=[episode(1, pnl=0.0), episode(2, pnl=10.0)])
+    assert (made.symbols[0].wins, made.symbols[0].trade_count) == (1, 2)
+    assert (made.sample_wins, made.outcomes) == ({"event": 1}, {"BREAKEVEN": 1, "WIN": 1})
+
+
+def test_reasons_are_the_five_most_frequent():
+    """Reasons by count, then by name, and no more than five."""
+    names = ["F", "E", "D", "C", "B", "A", "A"]
+    rows = [episode(n, entry_reason=name) for n, name in enumerate(names)]
+    top = fold(None, day(rows=rows))["top_entry_reasons"]
+    assert [(one["reason"], one["count"]) for one in top] == [("A", 2), ("B", 1), ("C", 1), ("D", 1), ("E", 1)]
+
+
+def test_other_episodes_of_the_same_log_are_another_day():
+    """A day whose log is the same and whose episodes are not is taken in anew: its episodes have their own hash."""
+    rows = [episode(1), episode(2)]
+    changed = [rows[0], with_values(rows[1], tape_delta=51.0)]
+    one, other = (day(rows=given, content="the log") for given in (rows, changed))
+    assert one.episodes_hash != other.episodes_hash
+    assert fold(fold(None, one), other)["hash"] != fold(None, one)["hash"]
+
+
+def test_days_are_few_before_samples_are():
+    """Days still needed: twenty in any case, more where samples are rare; with enough of both none."""
+    dates = [f"2025-{month:02d}-{n:02d}" for month in (7, 8) for n in range(1, 22)]
+
+    def needed(count, samples):
+        rows = [episode(n) for n in range(samples)]
+        return rebuild([day(date, [row | {"trading_date": date} for row in rows]) for date in dates[:count]])["model"]
+
+    assert needed(5, 100)["days_needed"] == 15
+    assert needed(19, 20)["days_needed"] == 1
+    assert needed(10, 5)["days_needed"] == 30
+    assert needed(20, 10)["days_needed"] == 0
+    assert needed(20, 10)["verdict"].startswith("no model: 200 episodes are enough")
+
+
+def test_base_rate_scores_by_hand():
+    """Each day is predicted by the days before it, with one win and one loss added; the scores are means by episode."""
+    counts = [(2, 3), (1, 4), (0, 0), (1, 1)]
+    days = [
+        day(date, [episode(n, date=date, pnl=1.0 if n < wins else -1.0) for n in range(total)])
+        for date, (wins, total) in zip(DATES, counts, strict=False)
+    ]
+    model = rebuild(days)["model"]
+    first, last = 3 / 5, 4 / 9
+    brier = ((1 - first) ** 2 + 3 * first**2 + (1 - last) ** 2) / 5
+    log_loss = -(math.log(first) + 3 * math.log(1 - first) + math.log(last)) / 5
+    assert (model["base_rate_brier"], model["base_rate_log_loss"]) == (round(brier, 9), round(log_loss, 9))
+    assert (model["sample_count"], model["mode"]) == (8, "event")
 
 
 def test_modes_stay_apart():

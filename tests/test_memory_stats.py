@@ -81,3 +81,17 @@ def test_mean_r_shrinks():
     assert mean_r(10, 10.0, 10.0).mean == 0.5
     assert mean_r(1000, 1000.0, 1000.0).mean == pytest.approx(0.990099)
     assert mean_r(10, 10.0, 10.0).low < 0.2 < mean_r(1000, 1000.0, 1000.0).low
+
+
+@pytest.mark.parametrize(
+    ("values", "low", "high"),
+    [
+        ([], -0.893486, 0.893486),  # t(6) = 2.446912, scale 4: ± t √(4 / (3 · 10))
+        ([1.0] * 10, 0.072719, 0.927281),  # t(16) = 2.119905, scale 4 + 10 · 10 / (2 · 20): ± t √(6.5 / (8 · 20))
+        ([2.0, 0.0, 1.0, -1.0], -0.554515, 0.840229),  # t(10) = 2.228139, scale 4 + 5 / 2 + 10 / 28, weight 14
+    ],
+)
+def test_mean_r_interval_by_hand(values, low, high):
+    """The interval is that of Student's t with the posterior's scale, worked out by hand from a printed table."""
+    made = mean_r(len(values), sum(values), sum(value**2 for value in values))
+    assert (made.low, made.high) == pytest.approx((low, high), abs=2e-6)

@@ -18,6 +18,7 @@ from harvester.eventlog.reader import open_day
 from harvester.home import Home
 from harvester.projections.engine import Engine
 from harvester.recorder.project import fold_day, project, write_artefacts
+from tests.budget import budget
 
 NAMES = ("decisions", "fills", "episodes")
 
@@ -66,7 +67,7 @@ def test_batch_size_changes_nothing(home, whole, rows_max):
     assert folded(open_day(DATE, home), rows_max=rows_max) == whole
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=budget(4, 12), deadline=None)
 @given(st.sets(st.integers(1, 5800), max_size=8), st.sampled_from([0, 1, 3]))
 def test_cuts_and_restores_change_nothing(home, whole, cuts, restore_every):
     """Wherever the day is cut, and saved and restored between the pieces, the outcome is the same."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -19,6 +18,7 @@ from harvester.eventlog.runlog import RunLog
 from harvester.home import Home
 from harvester.recorder import projected
 from harvester.recorder.jobs import Failure, Task, project_date, project_dates
+from tests.processes import READER, python
 
 PROJECT = Path(__file__).resolve().parent.parent
 DAYS = [day.isoformat() for day in days(3)]
@@ -70,7 +70,7 @@ def test_an_unchanged_date_is_skipped_in_one_line(home):
     before = files(home)
     text = hv(home, "--date", DAYS[0])
     assert text.count("\n") == 1
-    assert "unchanged: log, code, options and" in text
+    assert "unchanged since the last projection: log, code, options and" in text
     again = json.loads(hv(home, "--date", DAYS[0], "--json"))
     assert again.pop("skipped") is True
     assert first.pop("skipped") is False
@@ -200,7 +200,7 @@ def test_the_good_part_of_a_damaged_date(home, name):
     after = files(home)
     assert {f: after[f] for f in before} == before
     assert all(f.startswith("exports/salvaged/") for f in after.keys() - before.keys())
-    assert f"SALVAGED, not the date's artefacts; lost: HOME/temp/events/{DAYS[0]}" in hv(
+    assert f"SALVAGED, not artefacts of the date; lost: HOME/temp/events/{DAYS[0]}" in hv(
         home, "--date", DAYS[0], "--salvage"
     )
 
@@ -272,6 +272,7 @@ READING = (
 )  # fmt: skip
 
 
+@pytest.mark.xdist_group("commands that read")  # one process that has loaded what they need
 @pytest.mark.parametrize("words", READING)
 def test_reading_commands_do_without_pandas(home, words):
     """pyarrow would import it, a third of a second, to make a column an array."""
@@ -281,7 +282,7 @@ def test_reading_commands_do_without_pandas(home, words):
         "assert 'pyarrow' in sys.modules and 'pandas' not in sys.modules\n"
     )
     date = [] if words in ("status", "log ls") else ["--date", DAYS[0]]
-    command = [sys.executable, "-c", code, *words.split(), *date, "--home", str(home.root)]
+    command = [*python(*READER), "-c", code, *words.split(), *date, "--home", str(home.root)]
     done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout

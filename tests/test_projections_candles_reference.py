@@ -19,6 +19,7 @@ from harvester.events.batch import Batch
 from harvester.events.kinds import Kind
 from harvester.projections.engine import Engine
 from harvester.projections.interval import What
+from tests.budget import budget
 from tests.reference.candles import Completed, Day, candles
 from tests.reference.days import UNSET, Begin, RandomDay
 from tests.reference.market import SECOND
@@ -97,7 +98,7 @@ def same(mine: list[dict[str, Any]], theirs: list[dict[str, Any]]) -> None:
     assert len(mine) == len(theirs), mine[len(theirs) :][:1] or theirs[len(mine) :][:1]
 
 
-@settings(max_examples=25)
+@settings(max_examples=budget(8, 25))
 @given(seeds, begins, edges)
 def test_candles_and_signals_say_what_the_reference_says(seed: int, at: Begin, marks: list[int]) -> None:
     """Every column of every candle and signal to the bit, their order, and every alignment trading is told."""

@@ -16,6 +16,7 @@ from harvester.events.batch import Batch
 from harvester.events.kinds import Kind, Side
 from harvester.projections.engine import Engine
 from tests import intervals
+from tests.budget import budget
 from tests.reference.market import Market
 from tests.reference.streams import stream
 
@@ -33,7 +34,7 @@ STARTS = [
 seeds = st.integers(0, 2**32)
 lengths = st.integers(1, 260)
 starts = st.sampled_from(STARTS)
-quick = settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
+quick = settings(deadline=None, max_examples=budget(20, 60), suppress_health_check=[HealthCheck.too_slow])
 
 
 class Seen:
@@ -200,7 +201,7 @@ def test_cutting_changes_nothing(seed: int, length: int, start: int, edges: list
     check_cuts(Batch.of(stream(seed, length, start)), edges, list(range(7, length + 400, 7)))
 
 
-@settings(deadline=None, max_examples=8)
+@settings(deadline=None, max_examples=budget(3, 8))
 @given(seeds, starts, st.lists(st.integers(1, 2600), max_size=6))
 def test_cutting_a_long_stream_changes_nothing(seed: int, start: int, edges: list[int]) -> None:
     """The same over some thousand events: batches of 1,000, and of 1,000 with Hypothesis' cuts between them."""
@@ -233,7 +234,7 @@ def test_one_event_at_a_time(start: int) -> None:
     assert engine.digests() == whole.digests()
 
 
-@settings(deadline=None, max_examples=25)
+@settings(deadline=None, max_examples=budget(10, 25))
 @given(seeds, lengths, st.integers(0, 300))
 def test_a_snapshot_goes_on_as_if_nothing_had_happened(seed: int, length: int, at: int) -> None:
     """An engine restored at any seq gives the rows and digests of one that never stopped."""

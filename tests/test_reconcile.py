@@ -19,6 +19,7 @@ from harvester.projections.reconcile import TOLERANCE, Check, _check, reconcile
 from harvester.recorder.project import project
 from harvester.recorder.verify import verify
 from harvester.simgateway.sources import open_market
+from tests.budget import budget
 from tests.market_log import SECOND, Log, Written
 from tests.recording import Recorded, lockstep, model, run
 from tests.reference.volume import volumes
@@ -141,7 +142,7 @@ def days(draw: st.DrawFn) -> Written:
     return Written(log.pending)
 
 
-@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
+@settings(deadline=None, max_examples=budget(20, 60), suppress_health_check=[HealthCheck.too_slow])
 @given(days(), st.lists(st.integers(1, 100), max_size=5))
 def test_volume_equals_the_plain_computation_under_every_cut(written: Written, edges: list[int]) -> None:
     """Hour by hour tape and tick 8 are those of the lists of all stretches, also over snapshots taken anywhere."""
@@ -212,8 +213,8 @@ def test_the_command_shows_and_gives_json(morning: Recorded, capsys: pytest.Capt
     """`hv health` in words and, with --json, as one object; an unknown symbol is one clear line."""
     args = ["health", "--date", "2025-07-17", "--home", str(morning.home.root)]
     words = told(args, capsys)
-    assert "streams against each other" in words
-    assert "outside their tolerance" in words
+    assert "comparison of streams" in words
+    assert "outside tolerance" in words
     body = json.loads(told([*args, "--json", "--symbol", "ACME"], capsys))
     assert {row["symbol"] for row in body["reconciliation"]} == {"ACME"}
     assert body["reconciliation"][0]["hour"].startswith("2025-07-17T13:00:00Z")

@@ -30,6 +30,7 @@ from harvester.recorder.status import status
 from harvester.recorder.verify import verify
 from harvester.simgateway.server import SimGateway
 from harvester.simgateway.settings import GatewaySettings
+from tests.processes import PYTHON, python
 from tests.recording import Recorded, check_live_equals_replay, check_nothing_lost, lockstep, model
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -43,7 +44,11 @@ app.command("record")(record)
 app.command("other")(lambda: None)  # one command alone would lose its name
 app()
 """
-COMMAND = [sys.executable, "-c", PROGRAM]
+
+
+def command() -> list[str]:
+    return [*python(), "-c", PROGRAM]
+
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="SIGTERM and SIGKILL of POSIX; Windows has Ctrl-Break")
 
@@ -81,7 +86,7 @@ class Served:
         ]
         environment = {**os.environ, "PYTHONPATH": str(PROJECT), "HV_HOME": ""}
         return await asyncio.create_subprocess_exec(
-            *COMMAND, *words, *options, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+            *command(), *words, *options, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE
         )
 
     async def until_events(self, at_least: int) -> int:
@@ -128,7 +133,7 @@ def test_sigterm_while_it_still_loads(tmp_path: Path) -> None:
     os.mkfifo(pipe)
     words = ["record", "--config", str(pipe), "--symbols", "ACME", "--home", str(tmp_path)]
     environment = {**os.environ, "PYTHONPATH": str(PROJECT)}
-    recorder = subprocess.Popen([*COMMAND, *words], env=environment, stderr=subprocess.PIPE, text=True)
+    recorder = subprocess.Popen([*PYTHON, "-c", PROGRAM, *words], env=environment, stderr=subprocess.PIPE, text=True)
     with pipe.open("w"):  # opens when the recorder does, which then waits for what is written
         recorder.send_signal(signal.SIGTERM)
         _, err = recorder.communicate(timeout=60)
@@ -138,21 +143,23 @@ def test_sigterm_while_it_still_loads(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("toml", "code", "words"),
+    ("toml", "code", "lines"),
     [
-        ('exchange_calendar = "FOO"', 2, ["hv: exchange calendar 'FOO' is not known"]),
+        ('exchange_calendar = "FOO"', 2, ["hv: unknown exchange calendar 'FOO'"]),
         ('strategy = "hope"', 2, ["hv: no strategy is called 'hope'"]),
         ("batch-size = 30", 2, ["hv.toml: no setting is called 'batch_size'"]),
     ],
 )
-def test_settings_of_a_file(tmp_path: Path, toml: str, code: int, words: list[str]) -> None:
+def test_settings_of_a_file(tmp_path: Path, toml: str, code: int, lines: list[str]) -> None:
     """A setting, calendar or strategy that does not exist is refused before anything is connected."""
     (tmp_path / "hv.toml").write_text(toml, encoding="utf-8")
     options = ["--config", str(tmp_path / "hv.toml"), "--symbols", "ACME", "--port", "1", "--home", str(tmp_path)]
     environment = {**os.environ, "PYTHONPATH": str(PROJECT)}
-    done = subprocess.run([*COMMAND, "record", *options], env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [*command(), "record", *options], env=environment, capture_output=True, text=True, check=False
+    )
     assert done.returncode == code, done.stderr
-    for said in words:
+    for said in lines:
         assert done.stderr.count(said) == 1, done.stderr
 
 
@@ -319,7 +326,7 @@ def test_a_served_day_is_not_recorded_onto_itself(tmp_path: Path) -> None:
     asyncio.run(lockstep(model(), home, minutes=2))
     environment = {**os.environ, "PYTHONPATH": str(PROJECT), "HV_HOME": str(home.root)}
     words = ["gateway", "--market", "day", "--date", str(DATE), "--port", "0", "--json"]
-    served = subprocess.Popen([sys.executable, "-m", "cli.app", *words], env=environment, stdout=subprocess.PIPE)
+    served = subprocess.Popen([*python(), "-m", "cli.app", *words], env=environment, stdout=subprocess.PIPE)
     assert served.stdout is not None
     try:
         told = json.loads(served.stdout.readline())
@@ -327,7 +334,7 @@ def test_a_served_day_is_not_recorded_onto_itself(tmp_path: Path) -> None:
         before = tree(home.temp)
         for clock in ("auto", str(home.gateway_file)):
             options = ["record", "--port", str(told["port"]), "--clock", clock, "--symbols", "ACME"]
-            done = subprocess.run([*COMMAND, *options], env=environment, capture_output=True, text=True, check=False)
+            done = subprocess.run([*command(), *options], env=environment, capture_output=True, text=True, check=False)
             assert done.returncode == 2, done.stderr
             assert f"replays {DATE} from the log under {home.root}" in done.stderr
             assert "--home ANOTHER" in done.stderr
@@ -357,7 +364,7 @@ def test_the_port_of_the_homes_own_gateway_is_named(tmp_path: Path, options: lis
         async with Served(Home(tmp_path), 10.0) as served:
             environment = {**os.environ, "PYTHONPATH": str(PROJECT), "HV_HOME": str(tmp_path)}
             recorder = await asyncio.create_subprocess_exec(
-                *COMMAND, "record", *options, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+                *command(), "record", *options, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE
             )
             _, err = await asyncio.wait_for(recorder.communicate(), 60)
             assert recorder.returncode == code, err.decode()
@@ -372,5 +379,5 @@ def test_a_signal_is_told_above_the_live_screen() -> None:
     """The line goes through the screen's own stderr: past it, the next drawing would begin a line too low."""
     terminal = io.StringIO()
     with Live("headline", console=Console(file=terminal, force_terminal=True, width=80), auto_refresh=False):
-        cmd_record._said("SIGINT")
-    assert "hv: SIGINT: ending with a whole last commit" in terminal.getvalue()
+        cmd_record._print_signal("SIGINT")
+    assert "hv: SIGINT: writing the last commit, then stopping" in terminal.getvalue()

@@ -163,7 +163,7 @@ def test_the_first_connection_closed_at_once_is_a_gateway_error(tmp_path: Path) 
 
     stranger = Stranger()
     stranger.hello = hello
-    with pytest.raises(GatewayError, match="version 178 and hung up") as caught:
+    with pytest.raises(GatewayError, match="version 178 and disconnected") as caught:
         played(stranger, tmp_path, lambda _: False)
     assert caught.value.exit_code == 6
 
@@ -512,7 +512,7 @@ def test_contract_details_that_never_come_end_in_one_line(tmp_path: Path) -> Non
 def test_a_gateway_too_old_is_refused_at_once(tmp_path: Path, version: str) -> None:
     """Its messages have other layouts; the line says so without waiting for the time-out."""
     began = time.monotonic()
-    with pytest.raises(GatewayError, match=f"server version {version} is too old; 176 or newer is needed"):
+    with pytest.raises(GatewayError, match=f"server version {version} is too old; 176 or newer is required"):
         played(Stranger(version=version), tmp_path, lambda _: False, timeout_seconds=20.0)
     assert time.monotonic() - began < 5
 
@@ -580,7 +580,7 @@ def test_a_symbol_refused_late_does_not_hide_the_day(tmp_path: Path, monkeypatch
     found = status(home, day)
     assert (found.run, found.streams_of, found.symbols) == ("r003", "r002", [SYMBOL])
     said = CliRunner().invoke(app, ["status", "--home", str(tmp_path)]).output
-    assert "r003 ended before it asked for a stream; r002 before it had these:" in said
+    assert "r003 ended before it subscribed to a stream; streams of r002, the run before it:" in said
 
 
 def test_an_outage_is_told_in_lines_that_do_not_grow_with_its_attempts(tmp_path: Path) -> None:

@@ -326,7 +326,7 @@ def open_runs(home: Home) -> list[Path]:
         ({"symbols": ["A\0B"]}, BadSetting, "control character"),
         ({"symbols": [" A"]}, BadSetting, "space around"),
         ({"symbols": ["X" * 41]}, BadSetting, "41 characters"),
-        ({"exchange_calendar": "FOO"}, BadSetting, "exchange calendar 'FOO' is not known"),
+        ({"exchange_calendar": "FOO"}, BadSetting, "unknown exchange calendar 'FOO'"),
         ({"strategy": "hope"}, BadSetting, "no strategy is called 'hope'; there are"),
         ({"cost_table": "free"}, BadSetting, "no cost table is called 'free'; there are"),
         ({"port": 7496}, BadSetting, "no account"),

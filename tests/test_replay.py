@@ -22,6 +22,7 @@ from harvester.recorder.demo import DemoDay, check_day, fresh_home
 from harvester.recorder.project import fold_day
 from harvester.recorder.replay import TABLES, Player, Replay
 from harvester.recorder.seek import Seeker
+from tests.processes import PYTHON, python
 
 PROJECT = Path(__file__).resolve().parent.parent
 SECOND = 1_000_000_000
@@ -193,9 +194,7 @@ def test_keys_on_a_terminal(home):
     main, other = pty.openpty()
     before = termios.tcgetattr(other)
     words = ["replay", "--date", str(DATE), "--home", str(home.root), "--speed", "1", "--show", "buckets"]
-    child = subprocess.Popen(
-        [sys.executable, "-m", "cli.app", *words], cwd=PROJECT, stdin=other, stdout=other, stderr=other
-    )
+    child = subprocess.Popen([*PYTHON, "-m", "cli.app", *words], cwd=PROJECT, stdin=other, stdout=other, stderr=other)
     seen = ""
 
     def until(text: str) -> None:
@@ -233,12 +232,12 @@ def test_keys_on_a_terminal(home):
         (["--from", "12:00", "--to", "11:00"], 2, "--from 12:00 is after --to 11:00"),
         (["--from", "23:00"], 2, "--from 2025-07-17 23:00:00 in New York is after the recording of 2025-07-17, which"),
         (["--to", "01:00"], 2, "--to 2025-07-17 01:00:00 in New York is before the recording of 2025-07-17, which"),
-        (["--speed", "0"], 2, "--speed '0': write how many times"),
+        (["--speed", "0"], 2, "--speed '0' is not a speed; give a multiple of real time"),
     ],
 )
 def test_mistakes_are_told(home, options, code, said):
     command = [
-        sys.executable,
+        *python(),
         "-m",
         "cli.app",
         "replay",
@@ -261,7 +260,7 @@ def test_a_demo_that_cannot_be_leaves_the_one_before(tmp_path):
     root = tmp_path / "demo"
     fresh_home(Home(root), DATE)
     (root / "memory" / "kept.txt").write_text("kept")
-    command = [sys.executable, "-m", "cli.app", "demo", "--home", str(root), "--rate", "0"]
+    command = [*python(), "-m", "cli.app", "demo", "--home", str(root), "--rate", "0"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=PROJECT, check=False)
     assert done.returncode == 2
     assert (root / "memory" / "kept.txt").exists()

@@ -13,6 +13,8 @@ from log_samples import DATE
 from typer.testing import CliRunner
 
 from cli.app import app
+from cli.cmd_gateway import _market_time
+from harvester.config import Settings
 from harvester.errors import BadSetting, CannotRun, UnknownSymbol
 from harvester.eventlog.reader import open_day
 from harvester.eventlog.runlog import RunLog
@@ -24,12 +26,14 @@ from harvester.projections.engine import Engine
 from harvester.recorder import seek
 from harvester.recorder.moments import moment, of_day
 from harvester.recorder.seek import Seeker
+from harvester.recorder.until import parse_until
+from tests.budget import budget
 from tests.market_log import SECOND, START, Log
 from tests.reference.streams import stream
 
 EVENTS = 1500
 SEED = 59  # its books fill up, seven rows a side
-quick = settings(deadline=None, max_examples=40, suppress_health_check=list(HealthCheck))
+quick = settings(deadline=None, max_examples=budget(12, 40), suppress_health_check=list(HealthCheck))
 
 
 def write(home: Home, events: list, size: int = 40) -> Batch:
@@ -242,6 +246,20 @@ def test_moments(text, ns):
     assert moment(of_day(START + ns), DATE) == START + ns % (86_400 * SECOND)
 
 
+@pytest.mark.parametrize("text", ["10:31", "9:31:05.2", "2025-07-17T10:31", "2025-07-17 14:31:05Z", "noon", "25:00"])
+def test_every_option_reads_a_time_alike(text):
+    """`--until` of the recorder and `--start` of the gateway take what `--at` takes, and refuse what it refuses."""
+    readers = (lambda: parse_until(text, START - SECOND, Settings()), lambda: _market_time("--start", text, START))
+    try:
+        at = moment(text, DATE)
+    except BadSetting:
+        for read, option in zip(readers, ("--until", "--start"), strict=True):
+            with pytest.raises(BadSetting, match=option):
+                read()
+    else:
+        assert [read() for read in readers] == [at, at]
+
+
 @pytest.mark.parametrize("text", ["", "noon", "25:00", "10:61", "10", "2025-02-30T10:00", "10:31:05.1234567890"])
 def test_what_is_no_moment(text):
     """Anything else is refused with two examples."""
@@ -272,7 +290,7 @@ def test_hv_book(day):
     assert f"after seq {seq:,}" in text
     with pytest.raises(UnknownSymbol, match=r"'NOPE' was not recorded on 2025-07-17 \(recorded: S11, S30, S7\)"):
         hv("--symbol", "NOPE")
-    with pytest.raises(BadSetting, match="--at and --seq name two places"):
+    with pytest.raises(BadSetting, match="--at and --seq were both given; give only one"):
         hv("--symbol", "S7", "--at", "10:00", "--seq", "3")
 
 
@@ -304,7 +322,7 @@ def test_hv_book_says_where_there_are_books(tmp_path):
 
     books = "no book at 09:30:01; books of S7: depth 09:31:01 to 09:32:00; smart_depth 09:33:05 to 09:33:10"
     assert books in said("--symbol", "S7", "--at", "09:30:01")
-    assert "books of S8: none on this date: no depth of it was recorded" in said("--symbol", "S8")
+    assert "books of S8: none on this date (no depth was recorded)" in said("--symbol", "S8")
     assert "no book at 09:31:30; books of S7: depth" in said(
         "--symbol", "S7", "--at", "09:31:30", "--stream", "smart_depth"
     )

@@ -26,6 +26,7 @@ from harvester.events.kinds import Kind
 from harvester.home import Home
 from harvester.projections.engine import Engine
 from harvester.recorder.project import fold_day
+from tests.budget import budget
 from tests.recording import check_live_equals_replay, lockstep, model, replayed_digests, run
 
 if TYPE_CHECKING:
@@ -166,7 +167,7 @@ def test_batches_of_any_size_after_a_restart_in_a_trade(name: str) -> None:
         assert fold(batch, list(range(size, batch.last_seq, size))) == (tables, digests, state)
 
 
-@settings(max_examples=25)
+@settings(max_examples=budget(8, 25))
 @given(st.data())
 def test_cuts_and_restarts_anywhere_change_nothing(data: st.DataObject) -> None:
     """Hypothesis chooses the day, the place of the restart in a trade, what it missed, how the run ended, the cuts."""

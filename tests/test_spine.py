@@ -31,6 +31,7 @@ from harvester.simgateway.server import SimGateway
 from harvester.simgateway.settings import GatewaySettings
 from harvester.simgateway.sources import open_market
 from harvester.units import SECOND_NS
+from tests.processes import python
 from tests.recording import Recorded, check_live_equals_replay, check_nothing_lost, lockstep, model, replayed_digests
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -152,7 +153,7 @@ def test_the_fastest_model_loses_nothing_with_the_screen_drawn(tmp_path: Path) -
 async def gateway_process(root: Path, *words: str) -> tuple[asyncio.subprocess.Process, int]:
     """`hv gateway` of the model's ACME in a home, and its port."""
     child = await asyncio.create_subprocess_exec(
-        *[sys.executable, "-m", "cli.app", "gateway", "--symbols", "ACME", *words, "--json", "--home", str(root)],
+        *[*python(), "-m", "cli.app", "gateway", "--symbols", "ACME", *words, "--json", "--home", str(root)],
         env={**os.environ, "PYTHONPATH": str(PROJECT), "HV_HOME": ""},
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,

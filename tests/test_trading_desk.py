@@ -27,6 +27,7 @@ from harvester.projections.seconds import SECONDS, Newest, Seconds, records, row
 from harvester.projections.strategies import describe, make
 from harvester.projections.strategies.breakout_screen import BreakoutScreen
 from harvester.projections.strategy import Ahead, View
+from tests.budget import budget
 
 SECOND = 1_000_000_000
 OPEN, CLOSE = 1_752_759_000 * SECOND, 1_752_782_400 * SECOND
@@ -188,7 +189,7 @@ cases = st.fixed_dictionaries(
 )
 
 
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=budget(80, 300))
 @given(cases)
 def test_a_screen_says_what_decide_says(case: dict[str, Any]) -> None:
     """Equal gates at every second, and no plan at a second the screen would not ask about."""

@@ -11,6 +11,7 @@ from trading_table import play
 from harvester.errors import BadSetting
 from harvester.projections.costs import CostTable, cost_table
 from harvester.projections.exchange import Observation, Order, OrderType, Shown, execute
+from tests.budget import budget
 
 FREE = cost_table("none")
 PRICES = st.integers(990, 1010).map(lambda cents: cents / 100)
@@ -49,7 +50,7 @@ def walk(order: Order, tape: list, costs: CostTable = FREE):
         yield seen, before, quote, execute(order, msgspec.structs.replace(seen), shown, costs), shown
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=budget(80, 300), deadline=None)
 @given(orders(), TAPE)
 def test_fill_rules(order, tape):
     """No fill before its time, without a good quote, worse than the rules allow, or larger than what was shown."""
@@ -73,7 +74,7 @@ def test_fill_rules(order, tape):
     assert 0 <= order.filled <= order.quantity
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=budget(80, 300), deadline=None)
 @given(st.booleans(), TAPE)
 def test_never_more_than_shown(buy, tape):
     """While one side's price stands, all fills together take no more than the largest size it showed."""
@@ -88,7 +89,7 @@ def test_never_more_than_shown(buy, tape):
         assert taken <= most
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=budget(60, 200), deadline=None)
 @given(orders(), TAPE)
 def test_mirror(order, tape):
     """Buying in a market and selling in its mirror image are the same: no side is favoured."""
@@ -177,7 +178,7 @@ def written(lines: list) -> str:
     return "\n".join([*table, f"{now + 1} end"])
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=budget(40, 150), deadline=None)
 @given(st.lists(LINE, max_size=60))
 def test_books_balance(lines):
     """Whatever happens: every decision ends, money adds up, MAE ≤ 0 ≤ MFE, and state restores."""

@@ -20,6 +20,7 @@ from harvester.projections.costs import cost_table
 from harvester.projections.engine import Engine
 from harvester.projections.episodes import BUCKET_FIELDS
 from harvester.projections.position import Plan
+from tests.budget import budget
 from tests.reference import trading as plain
 from tests.reference.breakout import Breakout
 from tests.reference.trading_days import BreakoutDay, TradingDay
@@ -117,21 +118,21 @@ def whole(row: dict[str, Any]) -> dict[str, Any]:
     return row | labels | parts | risk | {"features_pre": before}
 
 
-@settings(max_examples=250, derandomize=True)
+@settings(max_examples=budget(70, 250), derandomize=True)
 @given(seeds, edges, st.integers(0, 3))
 def test_trading_says_what_the_reference_says(seed: int, marks: list[int], restored: int) -> None:
     """Every fill, every decision and every episode with its features and series, whatever the market does."""
     check(TradingDay(seed), marks, restored)
 
 
-@settings(max_examples=60, derandomize=True)
+@settings(max_examples=budget(20, 60), derandomize=True)
 @given(seeds, edges, st.integers(0, 3))
 def test_the_first_strategy_decides_as_the_reference_says(seed: int, marks: list[int], restored: int) -> None:
     """What it is refused in every second, its plans with their features, and all that comes of them."""
     check(BreakoutDay(seed, 90), marks, restored)
 
 
-@settings(max_examples=30, derandomize=True)
+@settings(max_examples=budget(10, 30), derandomize=True)
 @given(seeds, st.booleans())
 def test_a_decision_rests_on_the_log_cut_there(seed: int, breakout: bool) -> None:
     """What is stored of a decision, and the features of its episode, are those of a log that ends at `decision_seq`."""
@@ -150,7 +151,7 @@ def test_a_decision_rests_on_the_log_cut_there(seed: int, breakout: bool) -> Non
         assert features in (None, expected)
 
 
-@settings(max_examples=150, derandomize=True)
+@settings(max_examples=budget(50, 150), derandomize=True)
 @given(st.lists(orders(), min_size=1, max_size=3), TAPE)
 def test_orders_fill_as_the_reference_says(working: list[exchange.Order], tape: list[Any]) -> None:
     """Orders of every type beside each other, limits that arrive before they rest among them."""

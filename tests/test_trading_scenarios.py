@@ -58,10 +58,46 @@ SCENARIOS = {
         0.1  quote 10.00 10.02 500 500
         1    long 100 9.90 10.20
         1    clock
+        1.05 quote 10.25 10.27 500 500     # within the latency: the bid is above the target before it works
+        1.2  print 10.26 100               # bought at the ask
+        1.3  print 9.90 100                # touches the stop while the bid in force is at the target
+        2    clock
+        9    end
+        """,
+        """
+        6 1.2 entry BUY 10.27 100 print quote_at_decision 10.02 0.25
+        7 1.3 stop SELL 10.25 100 print stop_price 9.9 -0.35
+        """,
+        "T140001_001 LONG 100 1.2 10.27 1.3 10.25 STOP -2 -2 0 LOSS",
+    ),
+    "the same observation with a lower stop: the target": (
+        """
+        0    run
+        0.1  quote 10.00 10.02 500 500
+        1    long 100 9.80 10.20
+        1    clock
+        1.05 quote 10.25 10.27 500 500
+        1.2  print 10.26 100
+        1.3  print 9.90 100                # does not touch the stop; the bid in force is at the target
+        2    clock
+        9    end
+        """,
+        """
+        6 1.2 entry BUY 10.27 100 print quote_at_decision 10.02 0.25
+        7 1.3 target SELL 10.2 100 print limit_price 10.2 0
+        """,
+        "T140001_001 LONG 100 1.2 10.27 1.3 10.2 TARGET -7 -7 0 LOSS",
+    ),
+    "a print touches the stop before a later one reaches the target": (
+        """
+        0    run
+        0.1  quote 10.00 10.02 500 500
+        1    long 100 9.90 10.20
+        1    clock
         1.2  quote 10.00 10.02 500 500
         1.3  quote 9.95 10.30 500 0
-        1.4  print 9.90 100                # touches the stop while
-        1.5  print 10.25 100               # this one would have been the target
+        1.4  print 9.90 100                # touches the stop
+        1.5  print 10.25 100               # would have been the target
         2    clock
         9    end
         """,

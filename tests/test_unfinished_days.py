@@ -28,6 +28,7 @@ from harvester.projections.engine import Engine
 from harvester.recorder.eod import Wishes, eod
 from harvester.recorder.project import being_recorded, fold_day, project, write_artefacts
 from harvester.recorder.verify import verify
+from tests.processes import PYTHON, python
 from tests.test_record_process import Served
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -71,7 +72,7 @@ def ends(home: Home) -> list[str]:
 def hv(*words: str) -> tuple[int, str]:
     """Exit code and everything said by a command, as in a shell without a terminal."""
     done = subprocess.run(
-        [sys.executable, "-m", "cli.app", *words],
+        [*python(), "-m", "cli.app", *words],
         capture_output=True,
         text=True,
         check=False,
@@ -151,7 +152,7 @@ def test_a_terminal_is_asked(tmp_path, answer, gone):
     os.write(ours, f"{answer}\n".encode())
     words = ["eod", "--date", str(DATE), "--home", str(home.root), "--delete-temp"]
     done = subprocess.run(
-        [sys.executable, "-m", "cli.app", *words],
+        [*PYTHON, "-m", "cli.app", *words],
         stdin=theirs,
         capture_output=True,
         text=True,
@@ -289,7 +290,7 @@ def test_a_memo_of_a_look_ends_with_the_recording(tmp_path):
     home = Home(tmp_path).prepare()
     begun(home).abandon()
     words = ["project", "--date", str(DATE), "--home", str(home.root)]
-    assert "still open: no episodes yet" in CliRunner().invoke(app, words).output
+    assert "still open: not episodes yet" in CliRunner().invoke(app, words).output
     assert CliRunner().invoke(app, ["log", "recover", *words[1:]]).exit_code == 0
     assert "wrote " in CliRunner().invoke(app, words).output
     assert "DATA_END" in ends(home)

@@ -58,8 +58,8 @@ def test_digests_of_other_code_are_not_compared(tmp_path):
     assert found.live.mismatches == []
     code, said = hv(home)
     assert code == 12
-    assert "2 of 4 recorded digests equal replay's" in said
-    assert "2 were written by other code" in said
+    assert "2 of 4 recorded digests equal replay" in said
+    assert "2 were recorded by other code" in said
 
 
 @pytest.mark.parametrize("package", [None, OTHER])
@@ -73,6 +73,19 @@ def test_a_wrong_live_digest_is_named(tmp_path, package):
     code, said = hv(home)
     assert code == 11
     assert f"r002 at seq {seq}: book, trading differ" in said
+
+
+def test_a_damaged_log_is_not_compared(tmp_path):
+    """1 and no comparison: what replay makes of a damaged log says nothing about the files beside it."""
+    home = Home(tmp_path).prepare()
+    recorded(home, 1800)
+    path = home.day(DATE) / "r001" / "quote.arrows"
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    found = verify(home, DATE)
+    assert (found.exit_code, found.live.points, bool(found.log.problems)) == (1, 0, True)
+    assert found.files.note == found.exports.note == "not compared: the log is damaged"
 
 
 def test_books_are_compared_while_they_live(tmp_path):
@@ -92,6 +105,6 @@ def test_books_are_compared_while_they_live(tmp_path):
             writer.live_digests(writer.next_seq - 1, digests(home))
     live = verify(home, DATE).live
     assert (live.points, live.equal, live.books) == (2, 2, 1)
-    assert "2 of 2 recorded digests equal replay's, 1 of them of live books" in hv(home)[1]
+    assert "2 of 2 recorded digests equal replay, 1 of them with live books" in hv(home)[1]
     made = CliRunner().invoke(app, ["project", "--date", str(DATE), "--home", str(home.root)]).output
     assert f"book     {NO_BOOKS}  no book is live at the end" in made

@@ -154,8 +154,8 @@ def test_everything_else(client):
         (["1", "11", "7"], "ends before"),
         (["1", "11", "seven"], "request id 'seven' is not a whole number"),
         (["250", "1"], "message id 250"),
-        (["hello"], "begins with 'hello'"),
-        ([], "begins with ''"),
+        (["hello"], "starts with 'hello'"),
+        ([], "starts with ''"),
         (["11", "1", "7", "maybe"], "neither 0 nor 1"),
     ],
 )

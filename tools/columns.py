@@ -1,4 +1,4 @@
-"""Write docs/columns.md from the schemas' own metadata: `python tools/columns.py`."""
+"""Write docs/columns.md from the metadata of the schemas: `python tools/columns.py`."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ if TYPE_CHECKING:
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "columns.md"
 HEAD = """# Columns
 
-Every column of the tables: what it is, in which unit, by which formula. Made from the schemas
-(`python tools/columns.py`; a test holds it to them). Times are ns UTC in Parquet and Arrow, ISO-8601 in JSON. Prices
-are in the instrument's currency, sizes in shares. An absent number is null, never zero. A prime marks the value before.
+All columns of the tables, with type, unit and formula. Generated from the schemas by `python tools/columns.py`; a test
+checks that it is current. Times are ns UTC in Parquet and Arrow, ISO-8601 in JSON. Prices are in the instrument's
+currency, sizes in shares. A missing number is null, never zero. A prime marks the previous value.
 """
 TABLES: tuple[tuple[str, str, pa.Schema], ...] = (
     (
         "buckets",
-        "A second of a symbol with a subscription: `hv buckets`, `exports/buckets_<date>.parquet`.",
+        "One second of a subscribed symbol: `hv buckets`, `exports/buckets_<date>.parquet`.",
         BUCKETS.append(GATE_CODES),
     ),
     ("candles", "A completed candle: `exports/l2_candles_<symbol>_<stamp>.json`.", CANDLES),
     ("signals", "A signal: `exports/l2_strategy_signals_<symbol>_<stamp>.json`.", SIGNALS),
-    ("decisions", "What a strategy decided on a clock: `exports/decisions_<date>.parquet`.", DECISIONS),
+    ("decisions", "A decision of a strategy: `exports/decisions_<date>.parquet`.", DECISIONS),
     ("fills", "A simulated execution: `exports/fills_<date>.json`.", FILLS),
-    ("episodes", "A trade from its decision to flat: `episodes.parquet` of a date kept by `hv eod`.", EPISODES),
+    ("episodes", "One trade from decision to flat: `episodes.parquet`, stored per date by `hv eod`.", EPISODES),
 )
 
 

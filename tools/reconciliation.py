@@ -16,13 +16,13 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
 MEASURES = (
-    ("shares on the tape", "tape_volume"),
+    ("tape volume, shares", "tape_volume"),
     ("last value of tick 8", "cumulative_volume"),
-    ("rise of tick 8 after its first value", "volume_checked"),
-    ("tape within it", "tape_checked"),
+    ("increase of tick 8 after its first value", "volume_checked"),
+    ("tape volume counted by this increase", "tape_checked"),
     ("price-forming prints with a quote in force", "prints_quoted"),
-    ("of these outside it", "prints_outside"),
-    ("seconds that ended crossed", "crossed_seconds"),
+    ("of these, outside the quote", "prints_outside"),
+    ("seconds with a crossed quote at their end", "crossed_seconds"),
 )
 
 

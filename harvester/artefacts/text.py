@@ -131,7 +131,7 @@ def put_all(files: Iterable[tuple[Path, Content]], disk: Disk | None = None) -> 
     except BaseException:
         for path, _ in begun:
             with suppress(OSError):  # of a disk that fails, the first failure is the one to tell
-                _beside(path).unlink()
+                disk.remove(_beside(path))
         raise
     for folder in dict.fromkeys(path.parent for path, _ in written):
         with naming(folder):
@@ -170,7 +170,7 @@ def _write_beside(path: Path, content: Content, disk: Disk) -> Path | None:
     if path.is_file() and not path.is_symlink() and path.read_bytes() == data:
         return None
     beside = _beside(path)
-    beside.unlink(missing_ok=True)
+    disk.remove(beside)
     disk.write_new(beside, data)
     return beside
 
@@ -232,12 +232,7 @@ def make_folders(folder: Path, disk: Disk) -> None:
     if folder.is_dir():
         return
     must_take_folder(folder)
-    missing = [folder]
-    while not missing[-1].parent.exists():
-        missing.append(missing[-1].parent)
-    for one in reversed(missing):
-        disk.make_folder(one)
-        disk.sync_folder(one.parent)
+    disk.make_folders(folder)
 
 
 def envelope(

@@ -108,11 +108,17 @@ def put_aside(run: RunLog, first_seq: int, next_seq: int, home: Home, disk: Disk
         folder=target.relative_to(home.root).as_posix(),
     )
     add_note(day, note, disk)
-    disk.make_folder(target.parent)
+    make_quarantine(target.parent, disk)
     disk.replace(run.folder, target)
     disk.sync_folder(target.parent)
     disk.sync_folder(day)
     return note
+
+
+def make_quarantine(folder: Path, disk: Disk) -> None:
+    """Make `quarantine/`, its name durable before anything is moved there."""
+    disk.make_folder(folder)
+    disk.sync_folder(folder.parent)
 
 
 def add_note(day: Path, note: Aside, disk: Disk) -> None:

@@ -95,6 +95,7 @@ def gone_text(home: Home, closed: Closed) -> str:
 def write_closed(home: Home, closed: Closed, trading_date: date, disk: Disk | None = None) -> Path:
     """Close a date, atomically and durably."""
     path = closed_path(home, trading_date)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    (disk or Disk()).write_atomic(path, msgspec.json.format(msgspec.json.encode(closed), indent=2) + b"\n")
+    disk = disk or Disk()
+    disk.make_folders(path.parent)
+    disk.write_atomic(path, msgspec.json.format(msgspec.json.encode(closed), indent=2) + b"\n")
     return path

@@ -184,6 +184,5 @@ def _delete(folder: Path, disk: Disk) -> list[str]:
                 left.append(f"{doomed.name}: {error.strerror or error}")
     disk.sync_folder(folder)
     if not left:
-        disk.remove(folder / DELETION)
-        disk.sync_folder(folder)
+        disk.remove(folder / DELETION)  # not synced: should it come back, the next call finds nothing left to delete
     return left

@@ -9,6 +9,7 @@ import os
 import shutil
 import stat
 import threading
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -25,16 +26,17 @@ MARGIN_BYTES = 64 * 1024 * 1024
 _WINDOWS = os.name == "nt"
 _REPLACE_TRIES = 50  # Windows refuses to replace a file while a reader has it open
 _REPLACE_PAUSE_S = 0.02
+_COPY_BYTES = 8 * 1024 * 1024
 
 
-def _full_sync() -> Callable[[int], object] | None:
+def _full_sync() -> Callable[[int], object]:
     """On macOS fsync leaves the bytes in the drive's cache; F_FULLFSYNC does not."""
     try:
         import fcntl
     except ImportError:  # Windows
-        return None
+        return os.fsync
     command = getattr(fcntl, "F_FULLFSYNC", None)
-    return None if command is None else lambda handle: fcntl.fcntl(handle, command)
+    return os.fsync if command is None else lambda handle: fcntl.fcntl(handle, command)
 
 
 _FULL_SYNC = _full_sync()
@@ -44,6 +46,7 @@ class Disk:
     """Write, sync and rename. Tests override single methods to make a disk fail."""
 
     def make_folder(self, path: Path) -> None:
+        """Make a folder and the missing ones above it; the folders that hold their names are the caller's to sync."""
         path.mkdir(parents=True, exist_ok=True)
 
     def create(self, path: Path) -> FileIO:
@@ -62,10 +65,7 @@ class Disk:
 
     def fsync(self, file: FileIO) -> None:
         """Return when the bytes are on the medium."""
-        if _FULL_SYNC is None:
-            os.fsync(file.fileno())
-        else:
-            _FULL_SYNC(file.fileno())
+        self._sync(file.fileno(), _FULL_SYNC)
 
     def sync_folder(self, path: Path) -> None:
         """Make names created in or renamed into `path` durable. Windows has no such call and does not need it."""
@@ -73,9 +73,19 @@ class Disk:
             return
         handle = os.open(path, os.O_RDONLY)
         try:
-            os.fsync(handle)
+            self._sync(handle, os.fsync)
         finally:
             os.close(handle)
+
+    def _sync(self, handle: int, sync: Callable[[int], object]) -> None:
+        """Every sync ends here: a disk that simulates a power cut sees the calls that really reach the system."""
+        sync(handle)
+
+    def sync_names(self, path: Path, root: Path) -> None:
+        """Make the names of `path` and of every folder above it durable, up to those in `root`."""
+        while path != root:
+            path = path.parent
+            self.sync_folder(path)
 
     def replace(self, source: Path, target: Path) -> None:
         """Rename over `target`, waiting a moment for readers on Windows."""
@@ -93,11 +103,39 @@ class Disk:
         """Delete a file; one that is gone is fine."""
         path.unlink(missing_ok=True)
 
+    def remove_folder(self, path: Path) -> None:
+        """Delete an empty folder."""
+        path.rmdir()
+
+    def remove_tree(self, path: Path) -> None:
+        """Delete a folder and everything in it; links are deleted, not followed. One that is gone is fine."""
+        if not path.exists():
+            return
+        for child in sorted(path.iterdir()):
+            if child.is_dir() and not child.is_symlink():
+                self.remove_tree(child)
+            else:
+                self.remove(child)
+        self.remove_folder(path)
+
+    def make_folders(self, path: Path) -> None:
+        """Make a folder and those missing above it, each durable before the next."""
+        missing = [] if path.is_dir() else [path]
+        while missing and not missing[-1].parent.exists():
+            missing.append(missing[-1].parent)
+        for one in reversed(missing):
+            self.make_folder(one)
+            self.sync_folder(one.parent)
+
     def truncate(self, path: Path, length: int) -> None:
         """Cut a file to `length` bytes, durably."""
         with path.open("r+b", buffering=0) as file:
-            file.truncate(length)
+            self.cut(file, length)
             self.fsync(file)
+
+    def cut(self, file: FileIO, length: int) -> None:
+        """Cut an open file to `length` bytes."""
+        file.truncate(length)
 
     def sync_file(self, path: Path) -> None:
         """Make what a dead process left in the system's cache durable."""
@@ -114,13 +152,34 @@ class Disk:
             self.write(file, data)
             self.fsync(file)
 
+    def copy(self, source: Path, target: Path, start: int = 0) -> None:
+        """Create `target` with what `source` holds from byte `start` on, synced; its folder is the caller's to sync."""
+        with source.open("rb") as old, self.create(target) as new:
+            old.seek(start)
+            while piece := old.read(_COPY_BYTES):
+                self.write(new, piece)
+            self.fsync(new)
+
     def write_atomic(self, path: Path, data: bytes) -> None:
         """Replace `path` by `data` so that a reader sees the old bytes or the new ones, never a mixture."""
         beside = path.with_name(f".{path.name}.new")
-        beside.unlink(missing_ok=True)
+        self.remove(beside)
         self.write_new(beside, data)
         self.replace(beside, path)
         self.sync_folder(path.parent)
+
+    def write_cache(self, path: Path, data: bytes) -> None:
+        """As `write_atomic`, but not synced: for a file that may be lost, or hold anything, after a power cut."""
+        beside = path.with_name(f".{path.name}.{os.getpid()}.new")
+        self.remove(beside)
+        try:
+            with self.create(beside) as file:
+                self.write(file, data)
+            self.replace(beside, path)
+        except OSError:
+            with suppress(OSError):
+                self.remove(beside)
+            raise
 
 
 @dataclass(frozen=True)

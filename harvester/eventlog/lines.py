@@ -8,6 +8,7 @@ byte shows, the seal's own and the newline included; nothing has to be parsed be
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import TYPE_CHECKING
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 CHECK_BYTES = 16
 LINE_BYTES_MAX = 64 * 1024 * 1024
+SECTOR_BYTES = 512  # the smallest unit a medium writes
 FILE_BYTES_MAX = 4 * 1024 * 1024 * 1024
 _SEAL = b',"hash":"'
 _SEAL_LENGTH = len(_SEAL) + 2 * CHECK_BYTES + 2  # the seal, its digits and `"}`
@@ -67,8 +69,9 @@ class Scan:
 def scan(path: Path, offset: int = 0) -> Scan:
     """Read the sealed lines of `path` from `offset` on.
 
-    A last line without newline is torn, and is only counted; a whole line that fails its hash is damage. A last line
-    complete but for its newline, with another byte in its place, is damage too.
+    A last line without newline is torn, and is only counted; so is one with holes, which a power cut leaves of a line
+    whose sectors reached the medium only in part. Any other whole line that fails its hash is damage, and so is a last
+    line complete but for its newline, with another byte in its place.
     """
     out = Scan(end=offset)
     try:
@@ -93,13 +96,26 @@ def scan(path: Path, offset: int = 0) -> Scan:
 def _split(path: Path, offset: int, data: bytes, out: Scan) -> None:
     *lines, tail = data.split(b"\n")
     at = 0
-    for line in lines:
+    for i, line in enumerate(lines):
         body, own = _unsealed(line) if len(line) <= LINE_BYTES_MAX else (None, "")
         if body is None:
+            if i == len(lines) - 1 and not tail and _has_holes(line, offset + at):
+                out.end, out.torn_bytes = offset + at, len(line) + 1
+                return
             out.damages.append(Damage(path, offset + at, "the line does not match its hash"))
         else:
             out.lines.append((offset + at, body, own))
         at += len(line) + 1
-    if unseal(tail[:-1]) is not None:
+    if unseal(tail[:-1]) is not None and not _has_holes(tail, offset + at):
         out.damages.append(Damage(path, offset + len(data) - 1, "the newline that ends the last line was altered"))
     out.end, out.torn_bytes = offset + at, len(tail)
+
+
+def _has_holes(line: bytes, offset: int) -> bool:
+    """Whether a line has zeros in whole sectors, or in all that it has of a sector: no line is written with a zero."""
+    holes = [(hole.start(), hole.end()) for hole in re.finditer(rb"\0+", line)]
+    return bool(holes) and all(
+        (start == 0 or (offset + start) % SECTOR_BYTES == 0)
+        and (end == len(line) or (offset + end) % SECTOR_BYTES == 0)
+        for start, end in holes
+    )

@@ -16,6 +16,7 @@ from filelock import FileLock, Timeout
 
 from harvester.clock import real_wall_ns
 from harvester.errors import DISK_ERRNOS, CannotRun, LockHeld, LogWriteFailed
+from harvester.eventlog.disk import Disk
 from harvester.units import SECOND_NS
 
 if TYPE_CHECKING:
@@ -56,6 +57,7 @@ class DateLock:
         self._note = self._path.with_suffix(".holder.json")
         # A recorder may acquire in one thread and commit in another: the lock belongs to the process.
         self._lock = FileLock(str(self._path), thread_local=False)
+        self._disk = Disk()
 
     @property
     def held(self) -> bool:
@@ -71,7 +73,7 @@ class DateLock:
             CannotRun: the lock file cannot be made, since the folder may not be written.
         """
         try:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
+            self._disk.make_folder(self._path.parent)
             self._lock.acquire(timeout=_PATIENCE_S, poll_interval=0.02)
         except Timeout:
             by = self.holder() or "another process"
@@ -80,17 +82,15 @@ class DateLock:
             failed = LogWriteFailed if error.errno in DISK_ERRNOS else CannotRun
             raise failed(f"cannot take the lock {self._path}: {error.strerror or error}") from error
         holder = Holder(os.getpid(), platform.node(), self._purpose, self._now_ns())
-        beside = self._note.with_suffix(".new")
         with suppress(OSError):  # the note is a courtesy: the lock holds without it
-            beside.write_bytes(msgspec.json.encode(holder))
-            beside.replace(self._note)
+            self._disk.write_cache(self._note, msgspec.json.encode(holder))
         return self
 
     def release(self) -> None:
         """Give the lock back; nothing happens when it is not held."""
         if self.held:
             with suppress(OSError):
-                self._note.unlink(missing_ok=True)
+                self._disk.remove(self._note)
             self._lock.release()
 
     def holder(self) -> Holder | None:

@@ -57,7 +57,8 @@ class _Sink:
         self._disk, self._file = disk, file
 
     def write(self, data: bytes) -> int:
-        self._disk.write(self._file, data)
+        if not self._file.closed:  # a writer that was given up still writes its footer
+            self._disk.write(self._file, data)
         return len(data)
 
     def flush(self) -> None:
@@ -117,6 +118,9 @@ class ParquetBodies:
 
         Returns:
             The parts of each commit, and the tails.
+
+        Raises:
+            ValueError: a file cannot be read back.
         """
         parts: dict[Kind, list[Part]] = {}
         tails = []
@@ -124,7 +128,8 @@ class ParquetBodies:
             one.writer.close()
             self._disk.fsync(one.file)
             one.file.close()
-            parts[kind], tail = _cover(self._folder / file_of(kind, "parquet"), kind, one.pairs)
+            with _readable(kind):
+                parts[kind], tail = _cover(self._folder / file_of(kind, "parquet"), kind, one.pairs)
             tails.append(tail)
         taken = {kind: iter(found) for kind, found in parts.items()}
         return [[next(taken[kind]) for kind in kinds] for kinds in self._commits], tails

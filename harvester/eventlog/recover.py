@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from harvester.errors import LogWriteFailed
-from harvester.eventlog.aside import Aside, add_note, put_aside, read_asides
+from harvester.eventlog.aside import Aside, add_note, make_quarantine, put_aside, read_asides
 from harvester.eventlog.closed import read_closed
 from harvester.eventlog.content import ContentHash
 from harvester.eventlog.damage import damaged_log
@@ -28,8 +28,6 @@ if TYPE_CHECKING:
 
     from harvester.eventlog.runlog import RunLog
     from harvester.home import Home
-
-_COPY_BYTES = 8 * 1024 * 1024
 
 
 @dataclass(frozen=True)
@@ -144,11 +142,10 @@ def _mend(run: RunLog, quarantine: Path, disk: Disk) -> Recovery:
             _cut(run.folder / name, named[name], quarantine, f"{run.run}.{name}", disk)
         else:
             _set_aside(run.folder / name, quarantine, f"{run.run}.{name}.at0", disk)
-    # A dead process may have left whole commits that were never synced: they were read as good, so make them so.
-    for name, end in named.items():
-        if end:
-            disk.sync_file(run.folder / name)
-    disk.sync_folder(run.folder)
+    # A dead process may have left whole lines that were never synced: they were read as good, so make them so. What
+    # they name was synced before they were written.
+    for name in (JOURNAL, DIGESTS):
+        disk.sync_file(run.folder / name)
     final = Final(
         commits=len(run.commits),
         last_seq=run.last_seq,
@@ -164,19 +161,14 @@ def _mend(run: RunLog, quarantine: Path, disk: Disk) -> Recovery:
 
 def _cut(path: Path, length: int, quarantine: Path, name: str, disk: Disk) -> None:
     """Copy what follows `length` into quarantine, durably, then cut the file there."""
-    disk.make_folder(quarantine)
-    target = _free_name(quarantine, f"{name}.at{length}")
-    with path.open("rb") as source, disk.create(target) as copy:
-        source.seek(length)
-        while piece := source.read(_COPY_BYTES):
-            disk.write(copy, piece)
-        disk.fsync(copy)
+    make_quarantine(quarantine, disk)
+    disk.copy(path, _free_name(quarantine, f"{name}.at{length}"), length)
     disk.sync_folder(quarantine)
     disk.truncate(path, length)
 
 
 def _set_aside(path: Path, quarantine: Path, name: str, disk: Disk) -> None:
-    disk.make_folder(quarantine)
+    make_quarantine(quarantine, disk)
     disk.replace(path, _free_name(quarantine, name))
     disk.sync_folder(quarantine)
     disk.sync_folder(path.parent)

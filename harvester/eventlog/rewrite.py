@@ -118,6 +118,8 @@ def rewrite(source: RunLog, target: Target, progress: Callable[[int], None] = la
             raise OSError(f"{size_text(free)} left, {size_text(need)} and a margin are needed")  # noqa: TRY301 - fails as the disk would
         cuts, tails = _bodies(source, target, progress)
         _papers(source, target, cuts, tails)
+    except ValueError as error:
+        raise Mismatch(f"{target.folder}: read-back failed: {error}; nothing was deleted, check the disk") from None
     except OSError as error:
         raise LogWriteFailed(
             f"cannot store {source.folder} again: {error.strerror or error}; it is as it was; free space and try again"

@@ -169,13 +169,13 @@ class LogWriter:
             writer = cls(home.day(trading_date) / manifest.run, manifest, lock, disk, margin_bytes)
             writer.last_ts, writer.recovered = max(held.last_ts, closed.last_ts), held.recovered
             writer._run_start = row
-            writer._create()
+            writer._create(home.root)
         except BaseException:
             lock.release()
             raise
         return writer
 
-    def _create(self) -> None:
+    def _create(self, root: Path) -> None:
         """Make the run's folder under a passing name, so that a folder named like a run always holds a manifest."""
         new = self.folder.with_name(f".{self.run_id}.new")
         try:
@@ -185,8 +185,7 @@ class LogWriter:
             self._disk.write_new(new / MANIFEST, seal(msgspec.json.encode(self._manifest)))
             self._disk.sync_folder(new)
             self._disk.replace(new, self.folder)
-            for folder in (self.folder.parent, *self.folder.parent.parents[:2]):
-                self._disk.sync_folder(folder)
+            self._disk.sync_names(self.folder, root)
             for name in (JOURNAL, DIGESTS):
                 self._files[name] = self._disk.open_append(self.folder / name)
         except OSError as error:

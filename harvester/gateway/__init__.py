@@ -1,1 +1,1 @@
-"""The real gateway (TWS or IB Gateway) through ib_async: the only code that knows that library."""
+"""The real gateway (TWS or IB Gateway) through ib_async; no other package imports that library."""

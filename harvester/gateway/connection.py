@@ -1,6 +1,6 @@
-"""One client of a gateway: connect, listen, send guarded requests, notice when the line goes dead.
+"""One client connection to a gateway: connect, receive, send guarded requests, report the disconnect.
 
-Time-outs of the connection are real time; nothing here waits on market time.
+All time-outs here are real time.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ if TYPE_CHECKING:
     from harvester.clock import Clock
     from harvester.gateway.tap import Sink
 
-_READ_BYTES_MAX = 32 * 1024  # asyncio's 256 KB a read would blur packet stamps and make ib_async's framing slow
-_LEAPING_BUFFER_BYTES = 8192  # what waits in the socket bears the time of events behind it: little may
+_READ_BYTES_MAX = 32 * 1024  # asyncio's default of 256 KB makes packet stamps coarse
+_LEAPING_BUFFER_BYTES = 8192  # data queued in the socket is stamped late: keep the queue short
 
 
 class LineLost(GatewayError):
-    """The connection is gone: what was to be sent cannot be."""
+    """The connection is lost: the request was not sent."""
 
 
 class Hello(NamedTuple):
-    """What the gateway said of itself. `connection_time` is its text, in the gateway's own zone."""
+    """Version, time and accounts a gateway reports on connect. `connection_time` is text in the gateway's time zone."""
 
     server_version: int
     connection_time: str
@@ -40,7 +40,7 @@ class Hello(NamedTuple):
 
 
 class Listener(Protocol):
-    """Who is told what happens on the line; every call comes from the event loop."""
+    """Receives the events of a connection; every call comes from the event loop."""
 
     def heard(self, fields: list[str]) -> None:
         """A control message (`tap.CONTROL`) has been appended."""
@@ -55,11 +55,11 @@ class Listener(Protocol):
         ...
 
     def lost(self, reason: str) -> None:
-        """The connection ended, ours or theirs."""
+        """The connection was closed, by either side."""
         ...
 
     def garbled(self, waiting: bytes) -> None:
-        """What arrives frames to no message; `waiting` is what has been held back. The connection is of no more use."""
+        """The byte stream cannot be split into messages; `waiting` holds the bytes. The connection is unusable."""
         ...
 
     def failed(self, error: Exception) -> None:
@@ -68,18 +68,18 @@ class Listener(Protocol):
 
 
 class Connection:
-    """A guarded, tapped `ib_async.IB`, reusable over reconnects."""
+    """An `ib_async.IB` with a send guard and a tap, reusable across reconnects."""
 
     def __init__(self, sink: Sink, listener: Listener, clock: Clock) -> None:
-        from ib_async import IB  # imports pandas when present: only when a gateway is used
+        from ib_async import IB  # imports pandas if installed: only when a gateway is used
 
-        logging.getLogger("ib_async").setLevel(logging.CRITICAL + 1)  # its errors are ours to tell, once
+        logging.getLogger("ib_async").setLevel(logging.CRITICAL + 1)  # we report its errors, once
         self._listener = listener
         self._lockstep = clock if isinstance(clock, LockstepClock) else None
         self._leaps = bool(getattr(clock, "leaps", False))
         self.ib = IB()
         self.client: Any = self.ib.client
-        self.client.MaxRequests = 0  # pacing is ours, on market time
+        self.client.MaxRequests = 0  # the recorder does the pacing, on market time
         self._tap = Tap(self.client, sink, self)
         wire: Any = self.client.conn
         wire.sendMsg = SendGuard(self._counted(wire.sendMsg), listener.sending, listener.refused)
@@ -88,11 +88,11 @@ class Connection:
         self._port = 0
         self._in_use = False
         self._refusal = ""
-        self._hung_up: asyncio.Future[None] | None = None
+        self._closed: asyncio.Future[None] | None = None
 
     @property
     def bytes_received(self) -> int:
-        """Bytes this connection has brought so far."""
+        """Bytes received on this connection."""
         return self._tap.bytes_received
 
     @property
@@ -102,53 +102,53 @@ class Connection:
 
     @property
     def paused(self) -> bool:
-        """Whether we ourselves have stopped reading."""
+        """Whether reading is paused by us."""
         return self._tap.paused
 
     async def connect(self, host: str, port: int, client_id: int, timeout_s: float) -> Hello:
         """Connect and wait until the gateway is ready for requests, at most `timeout_s` seconds of real time.
 
         Raises:
-            BadSetting: client id 0, which would bind itself to orders placed by hand.
-            ClientIdInUse: the gateway says 326.
-            GatewayError: nothing listens there, or what listens does not answer as TWS does.
+            BadSetting: client id 0, which TWS binds to manual orders.
+            ClientIdInUse: the gateway answers with error 326.
+            GatewayError: the gateway is unreachable, or the peer is not TWS / IB Gateway.
         """
         if client_id == 0:
-            raise BadSetting("client id 0 is refused: it binds to orders placed by hand; use another, such as 9960")
+            raise BadSetting("client id 0 is not allowed: TWS binds it to manual orders; use another, for example 9960")
         where = f"{host}:{port}"
         self._in_use, self._refusal = False, ""
         self._tap.begin()
-        self._hung_up = asyncio.get_running_loop().create_future()
+        self._closed = asyncio.get_running_loop().create_future()
         ready = asyncio.ensure_future(self.client.connectAsync(host, port, client_id, timeout=timeout_s))
-        # ib_async waits for readiness alone: a gateway that hangs up first must not cost the whole time-out.
+        # ib_async waits only for readiness: if the gateway disconnects first, do not wait for the time-out.
         try:
-            await asyncio.wait({ready, self._hung_up}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({ready, self._closed}, return_when=asyncio.FIRST_COMPLETED)
         finally:
             if not ready.done():
                 ready.cancel()
         outcome: BaseException | None = (await asyncio.gather(ready, return_exceptions=True))[0]
-        self._hung_up = None
-        greeting = self._tap.greeting
+        self._closed = None
+        handshake = self._tap.handshake
         if outcome is not None or not self.connected:
-            raise self._why_not(where, client_id, timeout_s, outcome)
-        return Hello(greeting.version, greeting.connection_time, greeting.accounts)
+            raise self._connect_error(where, client_id, timeout_s, outcome)
+        return Hello(handshake.version, handshake.connection_time, handshake.accounts)
 
     def disconnect(self) -> None:
         with contextlib.suppress(OSError, RuntimeError):
             self.client.disconnect()
 
     def abort(self) -> None:
-        """Give a dead line up at once: nobody may be there to take what is still to be sent."""
+        """Drop the connection without sending queued data: the peer may be dead."""
         transport = self.client.conn.transport
         if transport is not None:
             transport.abort()
 
     def take_unfinished(self) -> bytes:
-        """Bytes of a message whose end never came; each is given once."""
-        return self._tap.take_waiting()
+        """Bytes of an incomplete message; each byte is returned once."""
+        return self._tap.take_incomplete()
 
     def pause(self) -> None:
-        """Stop reading: TCP tells the gateway to wait."""
+        """Stop reading: TCP flow control makes the gateway wait."""
         self._tap.pause(True)
         transport = self.client.conn.transport
         if transport is not None:
@@ -162,41 +162,41 @@ class Connection:
             with contextlib.suppress(RuntimeError):
                 transport.resume_reading()
 
-    def _why_not(self, where: str, client_id: int, timeout_s: float, outcome: BaseException | None) -> Exception:
+    def _connect_error(self, where: str, client_id: int, timeout_s: float, outcome: BaseException | None) -> Exception:
         if self._in_use:
             return ClientIdInUse(
                 f"client id {client_id} is in use at {where} (IB error {CLIENT_ID_IN_USE}); "
-                "stop the other program or take another --client-id"
+                "stop the other program or choose another --client-id"
             )
         if self._refusal:
             return GatewayError(f"{where} {self._refusal}")
         if isinstance(outcome, TimeoutError):
-            return GatewayError(f"{where} {self._said(timeout_s)}")
+            return GatewayError(f"{where} {self._not_ready(timeout_s)}")
         if isinstance(outcome, OSError) and not isinstance(outcome, asyncio.CancelledError):
             reason = outcome.strerror or str(outcome) or type(outcome).__name__
             return GatewayError(
                 f"cannot connect to {where}: {reason}; start TWS or IB Gateway (or `hv gateway`) and check the port"
             )
-        if self._tap.greeting.version:
+        if self._tap.handshake.version:
             return GatewayError(
-                f"{where} said its version {self._tap.greeting.version} and hung up "
-                f"{'as soon as' if outcome is None else 'before'} it was ready; look at its own window and log"
+                f"{where} reported version {self._tap.handshake.version} and disconnected "
+                f"{'as soon as' if outcome is None else 'before'} it was ready; check its window and log"
             )
         return GatewayError(
-            f"{where} hung up before it was ready: it is not TWS or IB Gateway, or it does not trust this machine; "
-            "check the port and the trusted addresses in its API settings"
+            f"{where} disconnected before it was ready: it is not TWS / IB Gateway, or it does not trust this machine; "
+            "check the port and the trusted IPs in its API settings"
         )
 
-    def _said(self, timeout_s: float) -> str:
-        """What came of a connection that never became ready."""
-        if version := self._tap.greeting.version:
+    def _not_ready(self, timeout_s: float) -> str:
+        """How far a connection came that never became ready."""
+        if version := self._tap.handshake.version:
             return (
-                f"said its version {version} but never became ready within {timeout_s:g} s: "
-                "no order id and accounts came; is it logged in? (see its own window)"
+                f"reported version {version} but was not ready within {timeout_s:g} s: "
+                "it sent no order id and accounts; check in its window that it is logged in"
             )
-        said = f"sent {self.bytes_received} bytes that are no TWS greeting" if self.bytes_received else "said nothing"
+        sent = f"sent {self.bytes_received} bytes, not a TWS handshake," if self.bytes_received else "sent nothing"
         return (
-            f"accepts connections but {said} within {timeout_s:g} s: it is not TWS or IB Gateway, or "
+            f"accepts connections but {sent} within {timeout_s:g} s: it is not TWS / IB Gateway, or "
             "its API is not enabled; check the port (7496 TWS, 4001 IB Gateway, 7497 and 4002 paper)"
         )
 
@@ -223,7 +223,7 @@ class Connection:
         if self._lockstep is not None:
             self._lockstep.received((self._port, "down"), len(data))
 
-    def tap_heard(self, fields: list[str]) -> None:
+    def tap_control(self, fields: list[str]) -> None:
         if fields[0] == "4" and len(fields) > 3 and fields[3] == str(CLIENT_ID_IN_USE):
             self._in_use = True
         self._listener.heard(fields)
@@ -244,6 +244,6 @@ class Connection:
             self._lockstep.closed((self._port, "up"))
             self._lockstep.closed((self._port, "down"))
         self._port = 0
-        if self._hung_up is not None and not self._hung_up.done():
-            self._hung_up.set_result(None)
+        if self._closed is not None and not self._closed.done():
+            self._closed.set_result(None)
         self._listener.lost(reason)

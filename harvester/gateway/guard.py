@@ -1,7 +1,7 @@
-"""The last gate before the socket: only data requests pass, whatever code asked for them.
+"""The last check before the socket: only data requests are sent, whatever code issued them.
 
-It stands where ib_async hands bytes to its transport, reads the frames again and looks at their message ids, so that no
-higher layer can talk its way around it.
+It replaces the function with which ib_async writes to its transport, parses the frames again and checks their message
+ids, so no higher layer can bypass it.
 """
 
 from __future__ import annotations
@@ -37,18 +37,18 @@ ALLOWED = frozenset(
         Out.DEPTH_EXCHANGES,
     }
 )
-"""Everything a data recorder needs; whatever is not in it is refused, known or not."""
+"""The messages a data recorder needs; any other message, known or not, is blocked."""
 
 _VERSION_RANGE_MAX = 64
 
 
 class SendGuard:
-    """Stands in for the connection's `sendMsg`: whole frames of allowed messages go through, nothing else does.
+    """Replaces the connection's `sendMsg`: sends whole frames of allowed messages and nothing else.
 
     Args:
         send: writes bytes to the socket.
         passing: called with a message's text just before it is sent.
-        refused: called with the message id (-1 when there is none) and the text of what was refused.
+        refused: called with the id (-1 when there is none) and the text of a blocked message.
     """
 
     def __init__(
@@ -60,12 +60,12 @@ class SendGuard:
         """Send `data`.
 
         Raises:
-            OrderRefused: it holds anything but whole frames of allowed messages; no byte of it has been sent.
+            OrderRefused: `data` is not made of whole frames of allowed messages; no byte was sent.
         """
         for payload in self._payloads(bytes(data)):
             text = payload.decode("utf-8", "backslashreplace")
             if payload.startswith(b"v") and data.startswith(HANDSHAKE):
-                continue  # the handshake: versions, no message
+                continue  # the handshake: a version range, not a message
             message_id = text.split("\0", 1)[0]
             if not (message_id.isascii() and message_id.isdigit() and int(message_id) in ALLOWED):
                 self._refuse(message_id, text)
@@ -89,5 +89,5 @@ class SendGuard:
         name = Out(number).name if number in Out._value2member_map_ else "unknown"
         self._refused(number, text)
         raise OrderRefused(
-            f"message {message_id or '?'} ({name}) was stopped before the socket: Harvester sends data requests only"
+            f"message {message_id or '?'} ({name}) was blocked before the socket: Harvester sends data requests only"
         )

@@ -1,7 +1,4 @@
-"""The requests a recorder makes. Each is a `request` row first and a message second.
-
-A request object knows the row that describes it and how ib_async sends it; `Requester` logs the row, then sends.
-"""
+"""The requests a recorder sends. `Requester` logs each as a `request` row, then sends it through ib_async."""
 
 from __future__ import annotations
 
@@ -17,10 +14,10 @@ if TYPE_CHECKING:
 
     from harvester.gateway.connection import Connection
 
-# Names of one exchange, under one of them: for telling whether two are the same.
+# Alternative names of an exchange, mapped to one of them: to test whether two names mean the same exchange.
 EXCHANGE_NAMES: dict[str, str] = {"NSDQ": "ISLAND", "NASDAQ": "ISLAND", "NMS": "ISLAND", "SCM": "ISLAND"}
 OTHER_NAMES = {"NASDAQ": "ISLAND", "ISLAND": "NASDAQ"}
-"""IB renamed ISLAND in TWS 10.16: a gateway takes the new name, or the old one by a compatibility setting."""
+"""IB renamed ISLAND to NASDAQ in TWS 10.16; a compatibility setting of the gateway keeps the old name."""
 _TICK_TYPES = {
     Stream.LAST: "Last",
     Stream.ALL_LAST: "AllLast",
@@ -31,7 +28,7 @@ BAR_SECONDS = 5
 
 
 class Target(NamedTuple):
-    """The instrument a request is about; `con_id` 0 while it is being looked up."""
+    """The instrument of a request; `con_id` is 0 until it has been looked up."""
 
     symbol: str
     con_id: int = 0
@@ -42,14 +39,14 @@ class Target(NamedTuple):
 
 
 def params_text(params: Mapping[str, Any]) -> str:
-    """JSON object, keys sorted."""
+    """The parameters as a JSON object with sorted keys."""
     return msgspec.json.encode(dict(sorted(params.items()))).decode()
 
 
 class Requester:
-    """Writes each request's row, then lets ib_async send it (through the guard, which records the exact text).
+    """Logs each request's row, then sends it through ib_async and the guard, which records the exact text.
 
-    Every request raises `LineLost`, and leaves no row, when there is no connection to send it on.
+    Every request raises `LineLost`, and logs no row, when there is no connection.
     """
 
     def __init__(self, connection: Connection, put: Callable[[Kind, dict[str, Any]], None]) -> None:
@@ -66,7 +63,7 @@ class Requester:
         send: Callable[[], None],
     ) -> None:
         if not self._connection.connected:
-            raise LineLost(f"the line is down: {action} {stream} {target.symbol} was not sent")
+            raise LineLost(f"no connection: {action} {stream} {target.symbol} was not sent")
         self._put(Kind.REQUEST, request_row(action, stream, target, req_id, params))
         self.con_id, self.req_id = target.con_id, req_id
         try:
@@ -87,7 +84,7 @@ class Requester:
         )
 
     def history(self, req_id: int, target: Target, params: Mapping[str, Any]) -> None:
-        """Ask for bars once; `params` holds bar_size, duration, end, format_date, rth and what."""
+        """Request historical bars once; `params` holds bar_size, duration, end, format_date, rth and what."""
         contract, p = _contract(target), params
         self._send(
             Action.BACKFILL,
@@ -122,7 +119,7 @@ class Requester:
         self._send(Action.ASK, Stream.OTHER, Target(""), -1, params, lambda: self._client.reqMarketDataType(value))
 
     def subscribe(self, stream: Stream, target: Target, req_id: int, params: Mapping[str, Any]) -> None:
-        """Subscribe a stream of `target`; `params` as `default_params` gives them."""
+        """Subscribe to a stream of `target`; `params` as returned by `default_params`."""
         self._send(Action.SUBSCRIBE, stream, target, req_id, params, self._subscriber(stream, target, req_id, params))
 
     def _subscriber(self, stream: Stream, target: Target, req_id: int, params: Mapping[str, Any]) -> Callable[[], None]:
@@ -138,7 +135,7 @@ class Requester:
         return lambda: client.reqTickByTickData(req_id, contract, tick_type, 0, False)
 
     def cancel(self, stream: Stream, target: Target, req_id: int, params: Mapping[str, Any]) -> None:
-        """End a subscription; `params` are those it was made with (SMART depth is cancelled as such, or 310)."""
+        """End a subscription; `params` as in its `subscribe` (a wrong SMART depth flag gives error 310)."""
         client = self._client
         if stream is Stream.L1:
             send: Callable[[], None] = lambda: client.cancelMktData(req_id)  # noqa: E731 - one of four alike
@@ -166,9 +163,9 @@ def request_row(
 
 
 def default_params(stream: Stream, target: Target, *, generic: str, rows: int) -> dict[str, Any]:
-    """What a subscription asks for.
+    """The parameters of a subscription.
 
-    Depth goes to the primary exchange, by the name the gateway gives it; SMART depth is asked for with its flag.
+    Direct depth is requested from the primary exchange by the gateway's name for it, SMART depth with its flag.
     """
     if stream is Stream.L1:
         return {"generic": generic}

@@ -1,11 +1,10 @@
-"""Where the gateway is listened to: at the socket, below everything ib_async makes of a message.
+"""Reads the gateway's bytes at the socket, below ib_async's decoding.
 
-The tap cuts the bytes into messages itself, in place of ib_async's framing (docs/decisions/0006-framing.md): every
-message's exact text goes to the sink in order, and no byte is dropped in silence. ib_async's decoder and containers
-see nothing of the data.
+The tap replaces ib_async's framing (docs/decisions/0006-framing.md): the exact text of every message goes to the sink
+in order, and no byte is dropped silently. ib_async's decoder and containers get none of the data.
 
-The tap never raises into the event loop, which would log the exception and swallow it: a failure is kept, told to
-whoever waits, and nothing is read from then on.
+The tap never raises into the event loop, which would log the exception and continue. It keeps the exception, reports it
+to its listener, and ignores all further data.
 """
 
 from __future__ import annotations
@@ -18,17 +17,17 @@ from harvester.gateway.greeting import Greeting
 from harvester.wire.framing import FRAME_LENGTH_MAX
 
 CONTROL = frozenset({"4", "9", "10", "15", "17", "49", "52", "58", "80"})
-"""Messages the session reacts to; it hears of one after it has its place in the order."""
+"""Message ids that are also passed to the listener, after the message has been appended."""
 
-WHOLE_MESSAGE_S = 10.0  # real seconds in which bytes that wait must become a message
+WHOLE_MESSAGE_S = 10.0  # real seconds within which buffered bytes must become a message
 _LENGTH = struct.Struct(">I")
 
 
 class Sink(Protocol):
-    """Where arrivals go, in order."""
+    """Receives packets and messages in order of arrival."""
 
     def packet(self) -> None:
-        """A packet has arrived: what is appended next bears this instant."""
+        """A packet has arrived: its time stamps the messages appended next."""
         ...
 
     def message(self, fields: list[str]) -> None:
@@ -37,148 +36,148 @@ class Sink(Protocol):
 
 
 class Teller(Protocol):
-    """Who is told what the tap meets."""
+    """Receives the control messages and failures of a tap."""
 
-    def tap_heard(self, fields: list[str]) -> None:
+    def tap_control(self, fields: list[str]) -> None:
         """A control message has been appended."""
         ...
 
     def tap_refused(self, why: str) -> None:
-        """What greets is no gateway we can record; the text goes on from its address."""
+        """The peer is not a gateway we can record; `why` continues a sentence that starts with its address."""
         ...
 
     def tap_garbled(self, waiting: bytes) -> None:
-        """What arrives frames to no message."""
+        """The byte stream cannot be split into messages; `waiting` holds the bytes."""
         ...
 
     def tap_failed(self, error: Exception) -> None:
-        """The sink or a reaction raised."""
+        """The sink or the listener raised `error`."""
         ...
 
 
 class Tap:
-    """Takes the place of the framing of one `ib_async.Client`; `begin` before each connection."""
+    """Replaces the framing of one `ib_async.Client`; call `begin` before each connection."""
 
-    def __init__(self, client: Any, sink: Sink, teller: Teller) -> None:
-        self._client, self._sink, self._teller = client, sink, teller
+    def __init__(self, client: Any, sink: Sink, listener: Teller) -> None:
+        self._client, self._sink, self._listener = client, sink, listener
         self._append = sink.message
         self.failure: Exception | None = None
         self.begin()
-        client.conn.hasData -= client._onSocketHasData  # noqa: SLF001 - ib_async's framing; see the module's text
+        client.conn.hasData -= client._onSocketHasData  # noqa: SLF001 - ib_async's framing; see the module docstring
 
     def begin(self) -> None:
-        """A new connection: nothing waits, nobody has greeted."""
-        self.greeting = Greeting(self._client)
+        """Reset the state for a new connection."""
+        self.handshake = Greeting(self._client)
         self.bytes_received = self.messages = 0
-        self._rest, self._need = bytearray(), 4
-        self._deaf = False
-        self._looked: asyncio.TimerHandle | None = None
+        self._buffer, self._needed = bytearray(), 4
+        self._ignoring = False
+        self._check_timer: asyncio.TimerHandle | None = None
         self.paused = False
 
-    def take_waiting(self) -> bytes:
-        """The bytes of a message that is not whole; they are no longer kept here."""
-        waiting, self._rest = bytes(self._rest), bytearray()
+    def take_incomplete(self) -> bytes:
+        """Remove and return the bytes of an incomplete message."""
+        waiting, self._buffer = bytes(self._buffer), bytearray()
         return waiting
 
     def pause(self, paused: bool) -> None:
-        """Reading stops or goes on: while it stands, no byte can be missed."""
+        """Note that reading has been paused or resumed: while paused, an incomplete message is not an error."""
         self.paused = paused
-        if not paused and self._looked is not None:
-            self._looked.cancel()
-            self._looked = None
-            self._look_later()
+        if not paused and self._check_timer is not None:
+            self._check_timer.cancel()
+            self._check_timer = None
+            self._schedule_check()
 
     def packet(self, data: bytes) -> None:
-        """Take a packet apart."""
+        """Split a packet into messages and pass them on."""
         self.bytes_received += len(data)
-        if self.failure is not None or self._deaf:
+        if self.failure is not None or self._ignoring:
             return
         try:
             self._sink.packet()
-            if self._rest:
-                self._rest += data
-                if len(self._rest) < self._need:
+            if self._buffer:
+                self._buffer += data
+                if len(self._buffer) < self._needed:
                     return
-                data = self.take_waiting()
-            self._cut(data)
+                data = self.take_incomplete()
+            self._split(data)
         except Exception as error:  # noqa: BLE001 - see the module's docstring
             self.failure = error
-            self._teller.tap_failed(error)
+            self._listener.tap_failed(error)
 
-    def _cut(self, data: bytes) -> None:
+    def _split(self, data: bytes) -> None:
         append, length_at = self._append, _LENGTH.unpack_from
-        at, end, count, ready = 0, len(data), 0, self.greeting.ready
+        at, end, count, ready = 0, len(data), 0, self.handshake.ready
         while end - at >= 4:
             stop = at + 4 + length_at(data, at)[0]
             if stop > end:
                 break
-            # A payload without its last NUL keeps its last field, too.
+            # A payload without the final NUL keeps its last field.
             fields = data[at + 4 : stop].decode("utf-8", "backslashreplace").split("\0")
             if not fields[-1]:
                 fields.pop()
             count += 1
             if ready:
                 append(fields)
-            elif not self._greet(fields):
-                self._rest = bytearray(data[at:])
+            elif not self._before_ready(fields):
+                self._buffer = bytearray(data[at:])
                 return
             else:
-                ready = self.greeting.ready
+                ready = self.handshake.ready
             if fields and fields[0] in CONTROL:
-                self._teller.tap_heard(fields)
+                self._listener.tap_control(fields)
             at = stop
         self.messages += count
         self._client._numMsgRecv = self.messages  # noqa: SLF001 - ib_async's own count
         if at < end:
-            self._wait(bytearray(data[at:]))
+            self._buffer_incomplete(bytearray(data[at:]))
 
-    def _greet(self, fields: list[str]) -> bool:
-        """A message before readiness; the first one with a field is the greeting, the others are events as always."""
-        if self.greeting.version or not fields:
+    def _before_ready(self, fields: list[str]) -> bool:
+        """Handle a message before readiness: the first non-empty one is the handshake, the others are events."""
+        if self.handshake.version or not fields:
             self._append(fields)
             if fields:
-                self.greeting.hear(fields)
+                self.handshake.receive(fields)
             return True
-        if why := self.greeting.begin(fields):
+        if why := self.handshake.begin(fields):
             self._refuse(why)
             return False
-        fields.clear()  # no message: it must not be taken for one
+        fields.clear()  # the handshake must not count as a message
         return True
 
     def _refuse(self, why: str) -> None:
-        self._deaf = True
-        self._teller.tap_refused(why)
+        self._ignoring = True
+        self._listener.tap_refused(why)
 
-    def _wait(self, rest: bytearray) -> None:
-        """Keep what is not whole yet, unless no message of that length can be meant."""
-        self._rest, self._need = rest, 4
-        if len(rest) < 4:
-            self._look_later()
+    def _buffer_incomplete(self, data: bytearray) -> None:
+        """Buffer an incomplete message, unless its claimed length is impossible."""
+        self._buffer, self._needed = data, 4
+        if len(data) < 4:
+            self._schedule_check()
             return
-        claimed = _LENGTH.unpack_from(rest)[0]
-        self._need = 4 + claimed
-        if not self.greeting.version and claimed > self.greeting.LENGTH_MAX:
-            words = f"sent {len(rest)} bytes that are no TWS greeting: it is not TWS or IB Gateway; check the port"
-            self._refuse(words)
+        claimed = _LENGTH.unpack_from(data)[0]
+        self._needed = 4 + claimed
+        if not self.handshake.version and claimed > self.handshake.LENGTH_MAX:
+            self._refuse(f"sent {len(data)} bytes, not a TWS handshake: it is not TWS / IB Gateway; check the port")
         elif claimed > FRAME_LENGTH_MAX:
             self._garbled()
         else:
-            self._look_later()
+            self._schedule_check()
 
-    def _look_later(self) -> None:
-        if self._looked is None:
-            self._looked = asyncio.get_running_loop().call_later(WHOLE_MESSAGE_S, self._look, self.messages)
+    def _schedule_check(self) -> None:
+        if self._check_timer is None:
+            loop = asyncio.get_running_loop()
+            self._check_timer = loop.call_later(WHOLE_MESSAGE_S, self._check_progress, self.messages)
 
-    def _look(self, messages: int) -> None:
-        """A wrong length that is not impossible: bytes come or wait, and no message is ever whole."""
-        self._looked = None
-        if not self._rest or self._deaf or not self.greeting.ready:
+    def _check_progress(self, messages: int) -> None:
+        """Detect a wrong but possible length: bytes are buffered and no message completes."""
+        self._check_timer = None
+        if not self._buffer or self._ignoring or not self.handshake.ready:
             return
         if self.messages == messages and not self.paused:
             self._garbled()
         else:
-            self._look_later()
+            self._schedule_check()
 
     def _garbled(self) -> None:
-        self._deaf = True
-        self._teller.tap_garbled(self.take_waiting())
+        self._ignoring = True
+        self._listener.tap_garbled(self.take_incomplete())

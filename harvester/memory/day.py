@@ -1,6 +1,7 @@
 """One day as memory keeps it: counts and sums per (mode, symbol) and per (mode, setup), from its kept episodes.
 
-Only episodes that were taken, are closed, are not DATA_END and rest on live data (unless told otherwise) count in P&L.
+Only episodes that were taken, are closed, are not DATA_END and rest on data the gateway said to be live (with
+`allow_not_live`: on any data) count in P&L; without that word from the gateway data counts as not live.
 Vetoed ones (`taken` false) count as training samples alone. An identity (date, symbol, strategy digest, mode, decision)
 counts once. Sums are exactly rounded (`math.fsum`), so the order of rows changes nothing.
 """
@@ -83,7 +84,10 @@ def digest_day(
     *,
     allow_not_live: bool = False,
 ) -> Day:
-    """Sum a day up. `episodes` are rows of `episodes.parquet`; `allow_not_live` takes delayed data too."""
+    """Sum a day up. `episodes` are rows of `episodes.parquet`; `allow_not_live` takes data of every type.
+
+    Reasons in `left_out`: DATA_END, NOT_LIVE, DATA_TYPE_UNKNOWN (the gateway never said which), NOT_TAKEN.
+    """
     rows = sorted({_identity(row): row for row in episodes}.items())
     made = Day(
         date=date,
@@ -174,8 +178,8 @@ def structure(entry: float, exit_: float) -> str:
 def _refused(row: Mapping[str, Any], *, allow_not_live: bool) -> str:
     if row["exit_reason"] == DATA_END:
         return DATA_END
-    if not allow_not_live and row["data_type"] not in (None, LIVE):
-        return "NOT_LIVE"
+    if not allow_not_live and row["data_type"] != LIVE:
+        return "DATA_TYPE_UNKNOWN" if row["data_type"] is None else "NOT_LIVE"
     return ""
 
 

@@ -6,10 +6,9 @@ other tool reads the Parquet files.
 
 from __future__ import annotations
 
-import shutil
 from typing import TYPE_CHECKING
 
-from harvester.artefacts.text import make_folders
+from harvester.artefacts.text import make_folders, naming
 from harvester.errors import Mismatch
 from harvester.eventlog.damage import damaged_log
 from harvester.eventlog.days import good_ranges
@@ -48,19 +47,20 @@ def archive(home: Home, trading_date: date, disk: Disk) -> list[str]:
         log = _read(run)
         if not target.exists():
             beside = target.with_name(f".{run.name}.new")
-            make_folders(target.parent, disk)
-            shutil.rmtree(beside, ignore_errors=True)  # left by one that was stopped; never read by anybody
-            disk.make_folder(beside)
-            if log.commits:
-                rewrite(log, Target(beside, "parquet", disk))
-                prove(log, RunLog(beside, run.name))
-            else:
-                _copy(run, beside, disk)
-            disk.replace(beside, target)
-            disk.sync_folder(target.parent)
+            with naming(target):
+                make_folders(target.parent, disk)
+                disk.remove_tree(beside)  # left by one that was stopped; never read by anybody
+                disk.make_folder(beside)
+                if log.commits:
+                    rewrite(log, Target(beside, "parquet", disk))
+                else:
+                    _copy(run, beside, disk)
+                _same(log, RunLog(beside, run.name))
+                disk.replace(beside, target)
+                disk.sync_folder(target.parent)
             made.append(target.relative_to(home.root).as_posix())
         else:
-            _same(log, target)
+            _same(log, RunLog(target))
     return made
 
 
@@ -69,7 +69,7 @@ def holds(home: Home, trading_date: date) -> bool:
     runs = runs_in(home.day(trading_date))
     try:
         for run in runs:
-            _same(_read(run), home.archive(trading_date) / run.name)
+            _same(_read(run), RunLog(home.archive(trading_date) / run.name))
     except Mismatch:
         return False
     return bool(runs or runs_in(home.archive(trading_date)))
@@ -83,21 +83,19 @@ def _read(folder: Path) -> RunLog:
     return log
 
 
-def _same(log: RunLog, target: Path) -> None:
-    """Raise Mismatch unless `target` holds the run's events and digests."""
-    made = RunLog(target)
+def _same(log: RunLog, made: RunLog) -> None:
+    """Raise Mismatch unless what was stored holds the run's events and digests."""
     if log.commits:
         prove(log, made)
         return
     made.refresh()
     if made.damages or made.commits or made.first_seq != log.first_seq:
-        raise Mismatch(f"{target} is not equal to {log.folder}; nothing is deleted")
+        raise Mismatch(f"{made.folder} is not equal to {log.folder}; nothing is deleted")
 
 
 def _copy(run: Path, beside: Path, disk: Disk) -> None:
     """A run without events stays as it is."""
     for path in sorted(run.iterdir()):
         if path.is_file():
-            shutil.copyfile(path, beside / path.name)
-            disk.sync_file(beside / path.name)
+            disk.write_new(beside / path.name, path.read_bytes())
     disk.sync_folder(beside)

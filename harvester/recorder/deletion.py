@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from harvester.artefacts.text import json_file, put
+from harvester.artefacts.text import json_file, naming, put
 from harvester.errors import DamagedFile, Mismatch
 
 if TYPE_CHECKING:
@@ -145,10 +145,11 @@ def carry_out(
         if not os.path.lexists(path):
             continue
         told(doomed.path)
-        if path.stat().st_size != doomed.bytes or file_hash(path) != doomed.blake2b:
+        if file_hash(path) != doomed.blake2b:
             left.append(f"{doomed.path} has changed since it was listed")
             continue
-        path.unlink()
+        if refused := _refused(disk.remove, path):
+            left.append(f"{doomed.path}: {refused}")
     for name in made.folders:
         path = home.root / name
         if not any(path.is_relative_to(folder) for folder in allowed):
@@ -160,7 +161,24 @@ def carry_out(
             left.append(f"{name} holds something that was not listed")
             continue
         told(name)
-        path.rmdir()
-        if path.parent.is_dir():
-            disk.sync_folder(path.parent)
+        if refused := _refused(disk.remove_folder, path):
+            left.append(f"{name}: {refused}")
+    _settle(home, made, disk)
     return left
+
+
+def _refused(delete: Callable[[Path], None], path: Path) -> str:
+    """Delete; what the system says when it does not, empty when it does. Windows keeps a file somebody reads."""
+    try:
+        delete(path)
+    except OSError as error:
+        return error.strerror or str(error)
+    return ""
+
+
+def _settle(home: Home, made: Plan, disk: Disk) -> None:
+    """Make the deletion durable. A folder that is gone took its entries along: the one above it is synced."""
+    for folder in dict.fromkeys((home.root / name).parent for name in made.folders):
+        if folder.is_dir():
+            with naming(folder):
+                disk.sync_folder(folder)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import shutil
 from typing import TYPE_CHECKING, NamedTuple
 
 import structlog
@@ -18,6 +17,7 @@ from harvester.calendar import session
 from harvester.clock import LockstepClock
 from harvester.config import Settings
 from harvester.errors import BadSetting, CannotRun
+from harvester.eventlog.disk import Disk
 from harvester.recorder.record import record
 from harvester.simgateway.server import SimGateway
 from harvester.simgateway.settings import GatewaySettings
@@ -115,21 +115,25 @@ async def _look(recorder: Recorder, start_ns: int, end_ns: int, progress: Callab
         await asyncio.sleep(LOOK_S)
 
 
-def fresh_home(home: Home, trading_date: date) -> Home:
+def fresh_home(home: Home, trading_date: date, disk: Disk | None = None) -> Home:
     """Make room for a demo day: an earlier demo of the date goes, anything that is not a demo's own is refused.
+
+    The mark that calls the folder a demo's is durable before anything else is written into it.
 
     Raises:
         CannotRun: the folder holds data that no demo wrote.
     """
+    disk = disk or Disk()
     mark = home.root / "demo.txt"
     if home.root.exists() and any(home.root.iterdir()) and not mark.exists():
         raise CannotRun(f"{home.root} holds data that no demo wrote; name another folder with --home")
     if mark.exists():
         for name in ("temp", "memory", "exports"):
-            shutil.rmtree(home.root / name, ignore_errors=True)
-    home.root.mkdir(parents=True, exist_ok=True)
-    mark.write_text(f"made by hv demo for {trading_date}; hv demo replaces what is in here\n", encoding="utf-8")
-    return home.prepare()
+            with contextlib.suppress(OSError):
+                disk.remove_tree(home.root / name)
+    disk.make_folders(home.root)
+    disk.write_atomic(mark, f"made by hv demo for {trading_date}; hv demo replaces what is in here\n".encode())
+    return home.prepare(disk)
 
 
 def quiet_log() -> None:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from harvester.artefacts.episodes import Difference, compare_day, superseded
 from harvester.artefacts.tables import about as about_of
 from harvester.artefacts.tables import read_parquet
-from harvester.artefacts.text import put
+from harvester.artefacts.text import naming, put
 from harvester.calendar import iso
 from harvester.errors import CannotRun, HarvesterError, Mismatch, NoLog
 from harvester.eventlog.aside import NOTES
@@ -128,6 +128,7 @@ def eod(home: Home, trading_date: date, wishes: Wishes | None = None) -> Report:
     report = Report(trading_date.isoformat())
     wishes.at("lock")
     with DateLock(home, trading_date, "eod"):
+        _settle(home, trading_date, wishes.disk)
         if _finished_before(home, trading_date, wishes, report):
             return report
         size = _admit(home, trading_date, wishes)
@@ -148,6 +149,19 @@ def eod(home: Home, trading_date: date, wishes: Wishes | None = None) -> Report:
             _delete(home, trading_date, made, wishes, report)
         wishes.at("done")
     return report
+
+
+def _settle(home: Home, trading_date: date, disk: Disk) -> None:
+    """Make durable what a killed `hv eod` renamed or made without syncing its folder.
+
+    What is already right is not written again, so nothing later would sync it before the log is deleted.
+    """
+    kept_in = (home.archive(trading_date), home.dataset(trading_date), home.journal, home.memory_versions)
+    below = [one for base in kept_in for one in (base, *base.parents) if one.is_relative_to(home.root)]
+    for folder in dict.fromkeys(below):
+        if folder.is_dir():
+            with naming(folder):
+                disk.sync_folder(folder)
 
 
 def _admit(home: Home, trading_date: date, wishes: Wishes) -> int:
@@ -277,7 +291,9 @@ def _close(home: Home, day: Day, made: Projected, wishes: Wishes, report: Report
     closed = Closed(made.trading_date.isoformat(), made.last_seq, made.identity, made.last_ts, runs)
     if closed == earlier:
         return
-    path = write_closed(home, closed, made.trading_date, wishes.disk)
+    path = closed_path(home, made.trading_date)
+    with naming(path):
+        write_closed(home, closed, made.trading_date, wishes.disk)
     if read_closed(home, made.trading_date) != closed:
         raise Mismatch(f"{path} reads back otherwise than it was written")
     report.written.append(path.relative_to(home.root).as_posix())

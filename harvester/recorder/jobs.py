@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from datetime import date
 
+    from harvester.eventlog.disk import Disk
     from harvester.eventlog.reader import Day
 
     Progress = Callable[[int, int], None]
@@ -75,16 +76,16 @@ def dates_of(home: Home, named: Sequence[str], first: str | None, last: str | No
     return sorted(found)
 
 
-def project_date(task: Task, progress: Progress | None = None) -> Summary:
+def project_date(task: Task, progress: Progress | None = None, disk: Disk | None = None) -> Summary:
     """Project one date, unless its log, the code, the wishes and the files are those of the last time."""
     home, day = Home(Path(task.root)), parse_date(task.trading_date)
     out = None if task.out is None else Path(task.out)
     # Without --salvage the fold compares what it reads, on the other processors.
     log = open_day(day, home, check=task.salvage, salvage=task.salvage)
     if log.damages:
-        return _salvaged(log, home, out, task.symbols, progress)
+        return _salvaged(log, home, out, task.symbols, progress, disk=disk)
     live = being_recorded(home, log)
-    memo = Memo(home, log, out, task.symbols, live=live)
+    memo = Memo(home, log, out, task.symbols, live=live, disk=disk)
     if not task.force and (before := memo.unchanged()) is not None:
         try:
             log.check()  # nothing is read: compare every byte all the same
@@ -92,13 +93,19 @@ def project_date(task: Task, progress: Progress | None = None) -> Summary:
             open_day(day, home)  # says so again, unless the log was compacted in this moment
         return before
     made = fold_day(log, progress)
-    summary = summary_of(made, write_artefacts(made, home, out, task.symbols, live=live))
+    summary = summary_of(made, write_artefacts(made, home, out, task.symbols, disk, live=live))
     memo.keep(summary)
     return summary
 
 
 def _salvaged(
-    log: Day, home: Home, out: Path | None, symbols: Sequence[str] | None, progress: Progress | None
+    log: Day,
+    home: Home,
+    out: Path | None,
+    symbols: Sequence[str] | None,
+    progress: Progress | None,
+    *,
+    disk: Disk | None,
 ) -> Summary:
     """Project what is good of a damaged date, into a folder of its own that nobody takes for the date's artefacts."""
     if not log.good:
@@ -106,7 +113,7 @@ def _salvaged(
     made = fold_day(log, progress)
     folder = (out or home.exports()) / SALVAGED
     live = recorder_holds(home, log.trading_date)
-    summary = summary_of(made, write_artefacts(made, home, folder, symbols, live=live))
+    summary = summary_of(made, write_artefacts(made, home, folder, symbols, disk, live=live))
     summary.good, summary.lost = list(log.good), [str(damage) for damage in log.damages]
     return summary
 

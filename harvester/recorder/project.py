@@ -243,7 +243,7 @@ def _supersede(below: Path, files: dict[str, bytes], made: Projected, disk: Disk
     stale = episode_files.superseded(found, made.documents)
     if not any(difference.path.relative_to(below).as_posix() in files for difference in found):
         for path in stale:
-            path.unlink()
+            disk.remove(path)
             disk.sync_folder(path.parent)
         written.superseded = stale
         found = [difference for difference in found if difference.path not in stale]
@@ -257,8 +257,9 @@ def project(
     out: Path | None = None,
     symbols: Sequence[str] | None = None,
     progress: Callable[[int, int], None] | None = None,
+    disk: Disk | None = None,
 ) -> tuple[Projected, Written]:
-    """Fold a date and write its artefacts.
+    """Fold a date and write its artefacts, through `disk`.
 
     Raises:
         NoLog: nothing was recorded on it.
@@ -268,7 +269,7 @@ def project(
     day = open_day(trading_date, home)
     live = being_recorded(home, day)
     made = fold_day(day, progress)
-    return made, write_artefacts(made, home, out, symbols, live=live)
+    return made, write_artefacts(made, home, out, symbols, disk, live=live)
 
 
 def bucket_artefact(made: Projected, symbol: str, begin: int | None = None, end: int | None = None) -> dict[str, Any]:

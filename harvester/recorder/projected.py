@@ -15,8 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from harvester.artefacts.text import put
-from harvester.errors import CannotRun, LogWriteFailed
+from harvester.eventlog.disk import Disk
 from harvester.projections.params import package_digest
 
 if TYPE_CHECKING:
@@ -94,11 +93,20 @@ class Memo:
     Args:
         out, symbols: as `project` takes them; each combination is a target of its own.
         live: whether the day is being recorded; the same log gives more episodes when it is over.
+        disk: what to write through.
     """
 
     def __init__(
-        self, home: Home, day: Day, out: Path | None, symbols: Sequence[str] | None, *, live: bool = False
+        self,
+        home: Home,
+        day: Day,
+        out: Path | None,
+        symbols: Sequence[str] | None,
+        *,
+        live: bool = False,
+        disk: Disk | None = None,
     ) -> None:
+        self._disk = disk or Disk()
         folder = (out or home.exports()).resolve()
         self.trading_date = day.trading_date
         self._episodes = home.episodes(day.trading_date) if out is None else folder / "episodes" / _name(day)
@@ -125,8 +133,9 @@ class Memo:
         try:
             kept = Kept(self._key, self._outputs(summary), summary)
             kept.check = kept.hash()
-            put(self._path, msgspec.json.encode(kept))
-        except (OSError, CannotRun, LogWriteFailed):
+            self._disk.make_folder(self._path.parent)
+            self._disk.write_cache(self._path, msgspec.json.encode(kept))
+        except OSError:
             return
 
     def _outputs(self, summary: Summary) -> list[tuple[str, str]]:

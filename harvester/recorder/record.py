@@ -49,7 +49,7 @@ class Recorder:
         self, settings: Settings, home: Home, clock: Clock, *, disk: Disk | None = None, reopen: bool = False
     ) -> None:
         check_settings(settings, home)
-        self.settings, self.home, self.clock = settings, home, clock
+        self.settings, self.home, self.clock, self._disk = settings, home, clock, disk
         self.inbox, self.tasks = Inbox(clock, settings.commit_events), BackgroundTasks()
         self.session = Session(settings, self.inbox, Pace(clock), self.tasks)
         connection = self.session.line.connection
@@ -71,7 +71,7 @@ class Recorder:
         try:
             # Two recorders of one date: the second fails before it disturbs the gateway.
             DateLock(self.home, self._date).acquire().release()
-            self.home.prepare()
+            self.home.prepare(self._disk)
             await self._unless_stopped(load_kernels(), stop)
             await self._unless_stopped(self._open(), stop)
             looking_up = await self._look_up(stop)

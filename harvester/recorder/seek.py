@@ -31,6 +31,7 @@ from harvester.recorder.snapshots import Snapshots
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from harvester.eventlog.disk import Disk
     from harvester.eventlog.reader import Day
     from harvester.events.batch import Batch
     from harvester.home import Home
@@ -48,6 +49,7 @@ class Seeker:
         day: as it was opened; events committed later are not seen.
         market_only: without simulated trading, which is most of the cost of a thin day.
         every_events, every_ns: how much of the day may lie between two snapshots (events; ns of market time).
+        disk: what snapshots are written through.
     """
 
     def __init__(
@@ -58,6 +60,7 @@ class Seeker:
         market_only: bool = True,
         every_events: int = EVERY_EVENTS,
         every_ns: int = EVERY_NS,
+        disk: Disk | None = None,
     ) -> None:
         self.day, self._market_only = day, market_only
         self._every_events, self._every_ns = every_events, every_ns
@@ -65,7 +68,7 @@ class Seeker:
         self._seqs, self._times = [0, *(mark.last_seq for mark in marks)], [mark.last_ts for mark in marks]
         self._large_ends = [end for before, end in pairwise(self._seqs) if end - before > every_events]
         kind = "market" if market_only else "full"
-        self.snapshots = Snapshots(home.snapshots(day.trading_date) / f"{kind}-{_code()[:16]}", marks)
+        self.snapshots = Snapshots(home.snapshots(day.trading_date) / f"{kind}-{_code()[:16]}", marks, disk)
 
     def at_seq(self, seq: int, progress: Callable[[int, int], None] | None = None) -> Engine:
         """An engine that has folded everything up to `seq`; 0 gives an empty one. `progress` is told (done, total).

@@ -11,12 +11,12 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import os
-import shutil
 from bisect import bisect_left
 from typing import TYPE_CHECKING, NamedTuple
 
 import pyarrow as pa
+
+from harvester.eventlog.disk import Disk
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -43,10 +43,11 @@ class Snapshots:
     Args:
         folder: of this date, engine and code; made when the first snapshot is kept.
         marks: the log's commits.
+        disk: what to write through; nothing is synced, as a torn file is found out when it is read.
     """
 
-    def __init__(self, folder: Path, marks: Sequence[Mark]) -> None:
-        self._folder = folder
+    def __init__(self, folder: Path, marks: Sequence[Mark], disk: Disk | None = None) -> None:
+        self._folder, self._disk = folder, disk or Disk()
         self._ends = [mark.last_seq for mark in marks]
         self._marks = marks
         self._places = self._found()
@@ -79,20 +80,16 @@ class Snapshots:
         """Take a snapshot away."""
         self._places.remove(place)
         with contextlib.suppress(OSError):
-            place.path.unlink()
+            self._disk.remove(place.path)
 
     def keep(self, seq: int, ts: int, state: bytes) -> None:
         """Keep the state after `seq`. A disk that refuses costs the cache, nothing else."""
         place = Place(seq, ts, self._folder / f"{seq}_{ts}_{self._content(seq)}.snap")
-        beside = place.path.with_name(f".{place.path.name}.{os.getpid()}")
         try:
             if not self._folder.is_dir():
                 self._make_folder()
-            beside.write_bytes(_packed(state, place.path.name))
-            beside.replace(place.path)
+            self._disk.write_cache(place.path, _packed(state, place.path.name))
         except OSError:
-            with contextlib.suppress(OSError):
-                beside.unlink(missing_ok=True)
             return
         at = bisect_left(self._places, place)
         if place not in self._places[at : at + 1]:
@@ -102,8 +99,9 @@ class Snapshots:
         """Those of the same engine made by other code go: nothing will read them."""
         kind = self._folder.name.partition("-")[0]
         for other in self._folder.parent.glob(f"{kind}-*"):
-            shutil.rmtree(other, ignore_errors=True)
-        self._folder.mkdir(parents=True, exist_ok=True)
+            with contextlib.suppress(OSError):
+                self._disk.remove_tree(other)
+        self._disk.make_folder(self._folder)
 
     def _content(self, seq: int) -> str:
         """Name of the log's content up to the commit that holds `seq`."""

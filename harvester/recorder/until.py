@@ -6,11 +6,12 @@ import asyncio
 import re
 import signal
 from contextlib import contextmanager, suppress
-from datetime import datetime, time, timedelta
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from harvester.calendar import day_bounds, session, to_ns, trading_date, zone
+from harvester.calendar import day_bounds, session, trading_date, zone
 from harvester.errors import BadSetting
+from harvester.recorder.moments import moment
 from harvester.units import SECOND_NS
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ def parse_duration(text: str) -> int:
 
 
 def parse_until(text: str, now_ns: int, settings: Settings) -> int | None:
-    """`16:00` (in the settings' zone, today), an ISO time with a zone, or `never`, as market time in ns UTC.
+    """Read `never` (None) or a time as `moment` does (in the settings' zone, today) as market time in ns UTC.
 
     Raises:
         BadSetting: anything else, or a time that is past.
@@ -46,12 +47,8 @@ def parse_until(text: str, now_ns: int, settings: Settings) -> int | None:
         return None
     tz = zone(settings.time_zone)
     try:
-        if re.fullmatch(r"\d{1,2}:\d{2}(:\d{2})?", text):
-            day = datetime.fromtimestamp(now_ns // SECOND_NS, tz).date()
-            at = to_ns(datetime.combine(day, time.fromisoformat(text.zfill(5) if len(text) < 6 else text.zfill(8)), tz))
-        else:
-            at = to_ns(datetime.fromisoformat(text))
-    except ValueError:
+        at = moment(text, datetime.fromtimestamp(now_ns // SECOND_NS, tz).date(), settings.time_zone)
+    except BadSetting:
         raise BadSetting(f"--until {text!r} is not a time; write 16:00, 2025-07-17T20:00:00Z or never") from None
     if at <= now_ns:
         raise BadSetting(

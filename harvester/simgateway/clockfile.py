@@ -1,14 +1,13 @@
-"""Market time of a gateway of its own process, and the files through which a recorder shares it.
+"""Market time of a gateway in its own process, and the files that share it with a recorder.
 
-`gateway.json` holds host, port, pid and a `SpeedAnchor` on its top level. What a follower (`harvester.clock.FileClock`)
-sees:
+`gateway.json` holds host, port, pid and a `SpeedAnchor` at its top level. A `harvester.clock.FileClock` sees:
 
-- before the market starts: time stands at the start (a speed of 1e-9);
-- at speed N: market time = anchor + N · monotonic time since, the same formula on both sides;
-- at speed max: the time of the event being sent, on a `Dial` in a mapped file beside `gateway.json`, whose key `dial`
-  names it. It is set before the first byte of that instant leaves, so that nobody is ever behind what he is sent.
-  Once the market is over it goes on at 600 times real time, up to the end of that date (`final_ns`). Of a gateway that
-  ends in mid-market the last time stays.
+- before the market starts: constant time, the market's start (speed 1e-9);
+- at speed N: market time = anchor + N · monotonic time since the anchor, the same formula on both sides;
+- at speed max: the time of the event being sent, on a `Dial` in a mapped file beside `gateway.json`, named by its key
+  `dial`. The dial is set before the first byte of an event is sent, so no client reads a time before its data. After
+  the market's end, time runs at 600 times real time up to the end of that date (`final_ns`). If the gateway stops
+  during the market, the last time remains.
 """
 
 from __future__ import annotations
@@ -20,21 +19,20 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from harvester.artefacts.text import naming
-from harvester.calendar import day_bounds, trading_date
+from harvester.calendar import NEW_YORK, day_bounds, trading_date
 from harvester.clock import LOOK_S, Dial, SpeedAnchor, real_monotonic_ns
 from harvester.simgateway.report import write_json
-from harvester.simgateway.times import NEW_YORK
 from harvester.units import SECOND_NS
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 STANDING = 1e-9
-_AHEAD_NS = 200_000_000  # the running anchor is published this long before it counts, so that nobody misses it
+_AHEAD_NS = 200_000_000  # the running anchor is published this long before it applies: followers read it in time
 
 
 class GatewayFile:
-    """`gateway.json`, rewritten whole each time the anchor changes; without a path nothing is written."""
+    """Writes `gateway.json`, atomically at each change of the anchor; without a path it writes nothing."""
 
     def __init__(self, path: Path | None, facts: dict[str, Any]) -> None:
         self._path, self._facts = path, facts
@@ -42,9 +40,9 @@ class GatewayFile:
         self._dial_path: Path | None = None
 
     def dial(self, at_ns: int, final_ns: int) -> Dial:
-        """A new dial, named by what is written from now on."""
+        """Create a dial; from now on `gateway.json` names it."""
         if self._path is not None:
-            self._clear_away()
+            self._delete_old_dials()
             name = f"{self._path.stem}.{os.getpid():x}-{real_monotonic_ns():x}.dial"
             self._dial_path = self._path.with_name(name)
             self._facts = {**self._facts, "dial": name, "final_ns": final_ns}
@@ -55,12 +53,12 @@ class GatewayFile:
             self._dial = Dial.create(None, at_ns)
         return self._dial
 
-    def _clear_away(self) -> None:
-        """The dials of gateways that were killed; whoever still maps one keeps it."""
+    def _delete_old_dials(self) -> None:
+        """Delete the dials of killed gateways; processes that still map one keep its memory."""
         assert self._path is not None
-        for left in self._path.parent.glob(f"{self._path.stem}.*.dial"):
+        for old in self._path.parent.glob(f"{self._path.stem}.*.dial"):
             with contextlib.suppress(OSError):
-                left.unlink()
+                old.unlink()
 
     def write(self, anchor: SpeedAnchor, state: str) -> None:
         if self._path is None:
@@ -73,7 +71,7 @@ class GatewayFile:
         write_json(self._path, {**self._facts, "pid": os.getpid(), "state": state, **clock})
 
     def remove(self) -> None:
-        """Take the files away, unless another gateway has written its own `gateway.json` there meanwhile."""
+        """Delete the files, unless another gateway has replaced `gateway.json` in the meantime."""
         if self._dial is not None:
             self._dial.detach()
         if self._path is None:
@@ -82,12 +80,12 @@ class GatewayFile:
             if json.loads(self._path.read_bytes())["pid"] == os.getpid():
                 self._path.unlink()
         if self._dial_path is not None:
-            with contextlib.suppress(OSError):  # Windows: a follower still maps it; the next gateway clears it away
+            with contextlib.suppress(OSError):  # Windows: a follower still maps it; the next gateway deletes it
                 self._dial_path.unlink()
 
 
 class GatewayClock:
-    """Market time that stands until `begin`, then runs `speed` times as fast as real time."""
+    """Market time that is constant until `begin`, then runs at `speed` times real time."""
 
     def __init__(self, start_ns: int, speed: float, file: GatewayFile) -> None:
         self._file, self._speed = file, speed
@@ -98,11 +96,11 @@ class GatewayClock:
         self._file.write(anchor, state)
 
     def begin(self) -> None:
-        """Let market time run, 200 ms of real time from now."""
+        """Start market time, 200 ms of real time from now."""
         self._set(SpeedAnchor(self.now(), real_monotonic_ns() + _AHEAD_NS, self._speed), "running")
 
     def end(self) -> None:
-        """The market is over; time goes on."""
+        """Publish the end of the market; time continues."""
         self._set(self.anchor, "ended")
 
     def now(self) -> int:
@@ -116,16 +114,16 @@ class GatewayClock:
             await asyncio.sleep(min(left / self.anchor.speed / SECOND_NS, 0.2))
 
     async def reach(self, at_ns: int) -> None:
-        """What the market itself does to come to its next event: wait for its time."""
+        """Wait until the time of the next event; called by the market pump."""
         await self.sleep_until(at_ns)
 
 
 class LeapingClock(GatewayClock):
-    """Market time that is the time of the event being sent: the market leaps, whoever else sleeps looks at it.
+    """Market time of speed max: the time of the event being sent. The pump sets it; other sleepers poll it.
 
     Attributes:
-        leaps: as of `FileClock`.
-        final_ns: where time stops, the last ns of the date in New York on which the market ends.
+        leaps: as in `FileClock`.
+        final_ns: time stops here, at the last ns of the market's last date in New York.
     """
 
     leaps = True
@@ -140,7 +138,7 @@ class LeapingClock(GatewayClock):
         self._set(self.anchor, "running")
 
     def end(self) -> None:
-        """The market is over; time goes on at 600 times real time, to the end of the date."""
+        """Publish the end of the market; time continues at 600 times real time to the end of the date."""
         self._dial.end()
         super().end()
 

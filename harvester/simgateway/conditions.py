@@ -1,15 +1,15 @@
-"""Sale conditions of a tape's prints: bit set to IB's text and attribute bits.
+"""Sale conditions of a tape's prints: from a bit set to IB's text and attribute bits.
 
-IB prints conditions in the four places of a SIP sale condition: settlement, reason for being exempt from trading
-through, hours and sequence, and the exchange's own (a recorded answer of TWS has " O X", "   I", " 4 I"). Trailing
-blanks are dropped, a regular print has the empty text. Letters are those of the SIP specifications (CTA, UTP).
+IB writes conditions at the four positions of a SIP sale condition: settlement, trade-through exemption, extended hours
+and sequence, and market detail (TWS sends for example " O X", "   I", " 4 I"). Trailing blanks are removed; a regular
+print has an empty text. Letters follow the SIP specifications (CTA, UTP).
 """
 
 from __future__ import annotations
 
 from harvester.simgateway.rows import UNREPORTED
 
-EXCHANGE_NAMES: dict[str, str] = {
+EXCHANGE_OF_LETTER: dict[str, str] = {
     "N": "NYSE",
     "Q": "NASDAQ",
     "P": "ARCA",
@@ -24,7 +24,7 @@ EXCHANGE_NAMES: dict[str, str] = {
     "M": "CHX",
     "D": "FINRA",
 }
-"""Exchange letters of the consolidated tape to IB's names; any other text stands for itself."""
+"""Exchange letter of the consolidated tape → IB's name; other texts are used unchanged."""
 
 _PLACES: tuple[dict[int, str], ...] = (
     {1: "C", 2: "N", 3: "R", 4: "Y"},  # cash, next day, seller, yellow flag
@@ -37,12 +37,12 @@ _PLACES: tuple[dict[int, str], ...] = (
 _NOT_REPORTED = sum(1 << bit for bit in (1, 2, 3, 9, 11, 14, 18, 20, 25, 31))
 
 
-def text_of(bits: int) -> str:
-    """IB's text of a condition bit set; several letters of one place follow each other."""
+def condition_text(bits: int) -> str:
+    """IB's text of a condition bit set; several letters at one position are concatenated."""
     places = ["".join(letter for bit, letter in place.items() if bits >> bit & 1) or " " for place in _PLACES]
     return "".join(places).rstrip()
 
 
-def attribs_of(bits: int) -> int:
-    """Attribute bits of a print: unreported when a condition keeps it from forming the price."""
+def condition_attribs(bits: int) -> int:
+    """Attribute bits of a print: unreported if a condition excludes it from price formation."""
     return UNREPORTED if bits & _NOT_REPORTED else 0

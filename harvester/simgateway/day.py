@@ -1,13 +1,12 @@
-"""A recorded day as a market: the log served again, at its own times, to any client of IB.
+"""A recorded day as a market source: the log replayed at its own times to any IB client.
 
-Every message of a stream that was recorded under a request goes to whoever subscribes the same (con_id, stream), in
-the order and at the `ts_recv` of the log; when a recorder subscribes what the first one had, its events have equal
-payloads in equal order. That includes errors tied to a subscription, tick parameters, the data type, scanner lists,
-messages without a typed kind, and statuses without a request (farms, 1100) once a connection had subscribed something.
-Contract details are given as they stand in the log (their exchange is the one asked for), historical answers in the
-order in which they came. What Harvester wrote itself (clock, requests, own notices) is not served.
+The recorded messages of a (con_id, stream) go to every client subscribed to it, in log order and at their `ts_recv`. A
+recorder with the same subscriptions as the original records equal payloads in equal order. This includes errors of a
+subscription, tick parameters, data types, scanner lists, messages without a typed kind, and statuses without a request
+(farms, 1100) after the first subscription of a connection. Contract details are sent as recorded, with the requested
+exchange; historical answers in recorded order. Rows written by Harvester (clock, requests, its notices) are not served.
 
-A client who comes later gets the state first: the last message of each L1 field, the book as inserts.
+A client that subscribes later first gets the current state: the last message of each L1 field, the book as inserts.
 """
 
 from __future__ import annotations
@@ -15,6 +14,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from harvester.eventlog.reader import open_day
+from harvester.events import codes
 from harvester.events.kinds import Action, Kind, Operation, Stream
 from harvester.simgateway.market import History, HistoryAsk, MarketEvent, MarketRefusal, ScanRow
 from harvester.simgateway.recorded import Histories, Request, Requests, contract_texts, depth_rows, instruments
@@ -31,14 +31,13 @@ if TYPE_CHECKING:
     from harvester.events.batch import Batch
 
 Row = dict[str, Any]
-_DEPTHS = (Stream.DEPTH, Stream.SMART_DEPTH)
 _ROWS = 50_000
-_NOBODY = -1  # stands for the request id until "" takes its place
+_PLACEHOLDER_ID = -1  # placeholder for the request id, later replaced by ""
 _STREAMED = (Kind.TICK, Kind.TRADE, Kind.QUOTE, Kind.DEPTH, Kind.BAR, Kind.NOTICE, Kind.RAW, Kind.SCAN, Kind.END)
 
 
 def open_recorded(home: Path | None = None, *, trading_date: date | str) -> RecordedDay:
-    """Serve the day recorded on `trading_date` below `home`.
+    """Open the day recorded on `trading_date` below `home`.
 
     Raises:
         NoLog, DamagedLog, FutureFormat: as `harvester.open_day`.
@@ -47,7 +46,7 @@ def open_recorded(home: Path | None = None, *, trading_date: date | str) -> Reco
 
 
 class Memory:
-    """What a late subscriber is told first, per (con_id, stream)."""
+    """Current state per (con_id, stream), sent first to a late subscriber."""
 
     def __init__(self, rows: int) -> None:
         self._rows = rows
@@ -55,7 +54,7 @@ class Memory:
         self._books: dict[tuple[int, Stream], dict[str, list[Row]]] = {}
 
     def forget(self, con_id: int, stream: Stream) -> None:
-        """A subscription began or ended: its successor starts from nothing."""
+        """Clear the state of a stream: a recorded subscription began or ended."""
         if stream == Stream.L1:
             self._level1.pop(con_id, None)
         self._books.pop((con_id, stream), None)
@@ -68,7 +67,7 @@ class Memory:
             self._level1.setdefault(request.con_id, {})["58", ""] = fields
         elif kind == Kind.DEPTH:
             self._apply(row, self._books.setdefault((request.con_id, request.stream), {}).setdefault(row["side"], []))
-        elif kind == Kind.NOTICE and row["code"] == 317:
+        elif kind == Kind.NOTICE and row["code"] == codes.DEPTH_RESET:
             self._books.pop((request.con_id, request.stream), None)
 
     def _apply(self, row: Row, side: list[Row]) -> None:
@@ -91,12 +90,12 @@ class Memory:
         for _, side in sorted(self._books.get((con_id, stream), {}).items()):
             for at, row in enumerate(side):
                 insert = {**row, "position": at, "operation": int(Operation.INSERT)}
-                out.append(_without_id(answers.answer_of(Kind.DEPTH, insert, _NOBODY)))
+                out.append(_without_id(answers.answer_of(Kind.DEPTH, insert, _PLACEHOLDER_ID)))
         return [fields for fields in out if fields is not None]
 
 
 class RecordedDay:
-    """`Market` of a recorded day."""
+    """The `Market` of a recorded day."""
 
     pushes_scans = True
 
@@ -149,7 +148,7 @@ class RecordedDay:
             return None
         if kind == Kind.SCAN or (kind == Kind.END and row["msg"] == In.SCANNER_DATA):
             return self._scan_list(kind, row, request)
-        answered = request.stream == Stream.HISTORY and kind != Kind.BAR  # refusals and ends: `history` gives them
+        answered = request.stream == Stream.HISTORY and kind != Kind.BAR  # refusals and ends: `history` returns them
         fields = None if answered else self._fields(kind, row)
         if fields is None:
             return None
@@ -157,18 +156,18 @@ class RecordedDay:
         return MarketEvent(row["ts_recv"], request.con_id, request.stream, [fields], request.key)
 
     def _fields(self, kind: Kind, row: Row) -> list[str] | None:
-        """The row's message, with the version it was sent with."""
+        """The row's message with its recorded version field."""
         if kind == Kind.END:
             return None  # the gateway ends its own answers
         if kind == Kind.RAW:
             return self._raw(row)
-        fields = _without_id(answers.answer_of(kind, row, _NOBODY))
+        fields = _without_id(answers.answer_of(kind, row, _PLACEHOLDER_ID))
         if fields is not None and fields[0] in self._versions:
             fields[1] = self._versions[fields[0]]
         return fields
 
     def _raw(self, row: Row) -> list[str] | None:
-        """A message without a typed kind, exactly; a copy only tells the version of what follows."""
+        """The exact message of a `raw` row; a copy only sets the version of the next message."""
         if row["fields"] is None or row["reason"] == "sent":
             return None
         fields: list[str] = row["fields"].split("\0")
@@ -180,15 +179,15 @@ class RecordedDay:
         return fields
 
     def _status(self, row: Row) -> MarketEvent | None:
-        """A status without a request goes to every client, unless it was the greeting of a fresh connection."""
-        first = self._requests.first_subscription.get(self._requests.life_of(row))
+        """A status without a request, for all clients; None if it belongs to the handshake of a connection."""
+        first = self._requests.first_subscription.get(self._requests.connection_of(row))
         if first is None or row["seq"] < first:
             return None
-        fields = answers.answer_of(Kind.NOTICE, row, _NOBODY)
+        fields = answers.answer_of(Kind.NOTICE, row, _PLACEHOLDER_ID)
         return None if fields is None else MarketEvent(row["ts_recv"], 0, Stream.OTHER, [fields])
 
     def _scan_list(self, kind: Kind, row: Row, request: Request) -> MarketEvent | None:
-        """Rows are gathered until their list ends."""
+        """Collect scanner rows until their list ends."""
         rows = self._scans.setdefault(row["req_id"], [])
         if kind == Kind.SCAN:
             rows.append(row)
@@ -198,15 +197,15 @@ class RecordedDay:
             ScanRow(scan["con_id"], scan["symbol"] or "", columns={c: scan[c] for c in answers.SCAN_COLUMNS})
             for scan in rows
         ]
-        fields = _without_id(answers.scanner_of(rows, _NOBODY))
-        assert fields is not None, "a scanner list is always a message"
+        fields = _without_id(answers.scanner_of(rows, _PLACEHOLDER_ID))
+        assert fields is not None, "a scanner list is one message"
         return MarketEvent(row["ts_recv"], 0, Stream.SCANNER, [fields], request.key)
 
     def snapshot(self, con_id: int, stream: Stream) -> list[list[str]]:
         return self._memory.snapshot(con_id, stream)
 
-    def history(self, ask: HistoryAsk) -> History:
-        return self._histories.answer(ask)
+    def history(self, query: HistoryAsk) -> History:
+        return self._histories.answer(query)
 
     def scan(self, scan_code: str, rows: int) -> list[ScanRow]:
         known = {r.key for r in self._requests.all() if r.stream == Stream.SCANNER}
@@ -221,7 +220,7 @@ class RecordedDay:
 
 
 def _events(batch: Batch) -> list[tuple[Kind, Row]]:
-    """Rows of a batch in seq order, without those that are never served."""
+    """The rows of a batch that can be served, in seq order."""
     rows = [
         (kind, row)
         for kind, table in batch.tables.items()
@@ -233,7 +232,7 @@ def _events(batch: Batch) -> list[tuple[Kind, Row]]:
 
 
 def _without_id(fields: list[str] | None) -> list[str] | None:
-    """A message with "" where the request id stands."""
+    """The message with "" in place of its request id."""
     if fields is not None:
         fields[REQ_ID_INDEX[int(fields[0])]] = ""
     return fields

@@ -1,4 +1,4 @@
-"""The fault script: a text table, one fault per line, that says what goes wrong, when, and for whom.
+"""The fault script: a text table with one fault per line: when, for whom, which fault.
 
     # at             who           action    arguments
     +60              *             error     2103
@@ -7,12 +7,12 @@
     +2:00:00         client=9960   drop
     +2:00:00         *             closed    20
 
-`at`    `+seconds`, `+h:mm:ss` since the market began, `h:mm[:ss]` in New York on the market's first day, or ISO-8601
-        with a zone. All of it, durations too, is market time.
-`who`   `*` everybody, `client=ID`, a symbol (its subscriptions), `SYMBOL:stream` with the streams of `Stream`.
+`at`    `+seconds` or `+h:mm:ss` after the market's start, `h:mm[:ss]` in New York on the market's first day, or
+        ISO-8601 with a zone. All times and durations are market time.
+`who`   `*` (all clients), `client=ID`, a symbol (all its subscriptions), or `SYMBOL:stream` with a value of `Stream`.
 
-Lines are read with shell quoting; `#` begins a comment. `ACTIONS` lists the actions; wherever a symbol is named, an
-error or message goes to each of its subscriptions under its own request id, otherwise once to the client with id -1.
+Lines use shell quoting; `#` starts a comment. `ACTIONS` lists the actions. With a symbol, an error or message goes to
+each of its subscriptions with their request ids, else once to the client with request id -1.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 
 from harvester.errors import BadSetting
 from harvester.events.kinds import Stream
-from harvester.simgateway.times import market_time, seconds
+from harvester.simgateway.times import market_time, parse_seconds
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -53,25 +53,25 @@ TEXTS: dict[int, str] = {
     10168: "Requested market data is not subscribed. Delayed market data is not enabled.",
     10197: "No market data during competing live session",
 }
-"""IB's texts of the codes a script may name without one."""
+"""IB's default texts of error codes."""
 
 ACTIONS: dict[str, tuple[int, int, str]] = {
-    "error": (1, 99, "CODE [TEXT]: an error or status; 316 ends depth, 317 resets it, 1100/1101/1102 do what they say"),
-    "refuse": (1, 99, "CODE [TEXT]: answer every request from now on with that error; code 0 ends it"),
+    "error": (1, 99, "CODE [TEXT]: send an error or status; 316 ends depth, 317 resets it, 1100 to 1102 act as IB's"),
+    "refuse": (1, 99, "CODE [TEXT]: answer all later requests with that error; code 0 ends this"),
     "drop": (0, 0, "close the connection"),
-    "closed": (1, 1, "SECONDS: nobody can connect; the port is closed"),
-    "silence": (1, 1, "SECONDS: nothing of this is sent, and what would have been is lost"),
-    "split": (1, 1, "N: cut the bytes into packets of 1 to N bytes; 0 ends it"),
-    "packets": (1, 1, "one | any: each message in a packet of its own, or as it comes"),
-    "coalesce": (1, 1, "KB: hold bytes back until so many have gathered; 0 ends it"),
-    "depth": (5, 6, "POSITION OPERATION SIDE PRICE SIZE [MARKET_MAKER]: a row operation, possible or not"),
-    "impossible": (0, 0, "a dozen depth operations no book allows"),
-    "unset": (0, 0, "a message full of unset values on every subscription"),
-    "tick": (2, 2, "FIELD VALUE: an L1 tick of any type, known or not"),
-    "message": (1, 99, "FIELDS…: a message as written; {req} stands for the request id"),
-    "garbage": (1, 1, "length | zero | text | noise: a frame of 4 GB, an empty one, non-UTF-8 text, random bytes"),
+    "closed": (1, 1, "SECONDS: close the port to new connections"),
+    "silence": (1, 1, "SECONDS: send nothing; the messages of this time are lost"),
+    "split": (1, 1, "N: split the byte stream into packets of 1 to N bytes; 0 ends this"),
+    "packets": (1, 1, "one | any: write each message separately, or any number at once"),
+    "coalesce": (1, 1, "KB: buffer output until this size is reached; 0 ends this"),
+    "depth": (5, 6, "POSITION OPERATION SIDE PRICE SIZE [MARKET_MAKER]: send a depth operation, valid or not"),
+    "impossible": (0, 0, "send a dozen invalid depth operations"),
+    "unset": (0, 0, "send a message of unset values on every subscription"),
+    "tick": (2, 2, "FIELD VALUE: send an L1 tick of any type, known or not"),
+    "message": (1, 99, "FIELDS…: send these fields; {req} is replaced by the request id"),
+    "garbage": (1, 1, "length | zero | text | noise: send a 4 GB frame, an empty frame, non-UTF-8 text, random bytes"),
 }
-"""Action: fewest and most arguments, and what it does."""
+"""Action → minimum and maximum number of arguments, and its help text."""
 
 _GARBAGE = ("length", "zero", "text", "noise")
 
@@ -93,7 +93,7 @@ class Fault:
 
     @property
     def symbol(self) -> str | None:
-        """The symbol named, None for everybody or one client."""
+        """The symbol named, None for all clients or one client."""
         if self.who == "*" or self.who.startswith("client="):
             return None
         return self._parts()[0]
@@ -115,7 +115,7 @@ class Fault:
 
 @dataclass(frozen=True)
 class Script:
-    """Faults in the order of the file."""
+    """Faults in file order."""
 
     faults: tuple[Fault, ...] = field(default=())
 
@@ -124,7 +124,7 @@ class Script:
         """Read a script file.
 
         Raises:
-            BadSetting: the file cannot be read, or a line makes no sense; the message names the line.
+            BadSetting: the file cannot be read, or a line is invalid; the message names the line.
         """
         try:
             text = path.read_text(encoding="utf-8")
@@ -134,7 +134,7 @@ class Script:
 
     @classmethod
     def parse(cls, text: str, name: str = "fault script") -> Script:
-        """Read a script's text; errors as in `read`."""
+        """Parse a script; errors as in `read`."""
         faults = []
         for number, line in enumerate(text.splitlines(), 1):
             try:
@@ -148,13 +148,13 @@ class Script:
 
 def _fault(number: int, words: Sequence[str]) -> Fault:
     if len(words) < 3:
-        raise ValueError("a fault needs at least three words: at, who, action")
+        raise ValueError("a fault needs at least three fields: at, who, action")
     at, who, action, *args = words
     if action not in ACTIONS:
-        raise ValueError(f"there is no action {action!r}; there are {', '.join(ACTIONS)}")
+        raise ValueError(f"unknown action {action!r}; choose one of {', '.join(ACTIONS)}")
     least, most, meaning = ACTIONS[action]
     if not least <= len(args) <= most:
-        raise ValueError(f"{action} has {len(args)} arguments, it takes {meaning}")
+        raise ValueError(f"{action} does not take {len(args)} arguments; usage: {action} {meaning}")
     fault = Fault(number, at, who, action, tuple(args))
     market_time(at, 0)
     _check_who(fault)
@@ -164,10 +164,10 @@ def _fault(number: int, words: Sequence[str]) -> Fault:
 
 def _check_who(fault: Fault) -> None:
     if fault.who.startswith("client=") and not re.fullmatch(r"client=\d{1,9}", fault.who):
-        raise ValueError(f"{fault.who!r} does not name a client; write client=9960")
+        raise ValueError(f"{fault.who!r} is not a client; use client=9960")
     needs_symbol = fault.action in {"depth", "impossible", "unset", "tick"}
     if needs_symbol and fault.symbol is None and fault.who != "*":
-        raise ValueError(f"{fault.action} goes to subscriptions: name a symbol or *")
+        raise ValueError(f"{fault.action} applies to subscriptions: give a symbol or *")
 
 
 def _check_args(fault: Fault) -> None:
@@ -175,9 +175,9 @@ def _check_args(fault: Fault) -> None:
     if fault.action in {"error", "refuse"}:
         _number(first, "an error code")
         if len(fault.args) == 1 and int(first) not in TEXTS and int(first) != 0:
-            raise ValueError(f"code {first} has no text of its own here; write one after it")
+            raise ValueError(f"code {first} has no default text; add one after it")
     elif fault.action in {"closed", "silence"}:
-        seconds(first)
+        parse_seconds(first)
     elif fault.action in {"split", "coalesce"}:
         _number(first, "a count")
     elif fault.action == "tick":

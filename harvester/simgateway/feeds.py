@@ -1,4 +1,4 @@
-"""Market data requests: check them as IB does, then subscribe and send what a newcomer gets first."""
+"""Handle market data requests: check them as IB does, then subscribe and send the current state."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from harvester.events.kinds import Stream
 from harvester.simgateway.limits import Refusal, line_refusal
-from harvester.simgateway.lookup import NO_DEFINITION, exchange_name, find_one
+from harvester.simgateway.lookup import NO_DEFINITION, exchange_name, find_contract
 from harvester.simgateway.subscriptions import LINE_KIND, Subscription
 from harvester.simgateway.times import open_spans
 from harvester.units import SECOND_NS
@@ -16,7 +16,7 @@ from harvester.wire.ids import In
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from harvester.simgateway.desk import Desk
+    from harvester.simgateway.gateway_state import GatewayState
     from harvester.simgateway.market import Instrument
     from harvester.simgateway.session import Session
     from harvester.wire.outgoing import (
@@ -40,130 +40,128 @@ TICK_STREAMS = {
 
 
 class Feeds:
-    """The desk's part for streaming data."""
+    """Handles requests for streaming data."""
 
-    def __init__(self, desk: Desk) -> None:
-        self._desk = desk
+    def __init__(self, state: GatewayState) -> None:
+        self._state = state
 
-    # ---- what every request goes through ----
+    # ---- common to all requests ----
 
-    def instrument(self, session: Session, req_id: int, ask: ContractAsk, stream: Stream) -> Instrument | None:
-        """The contract of a request, or None after an error has been sent: 322, 200, or one a fault script wants."""
-        if req_id in session.subs:
+    def instrument(self, session: Session, req_id: int, spec: ContractAsk, stream: Stream) -> Instrument | None:
+        """The instrument of a request, or None after sending an error: 322, 200, or one of the fault script."""
+        if self._state.registry.get(session, req_id):
             session.error(req_id, *DUPLICATE_ID)
             return None
-        found = find_one(self._desk.market, ask)
+        found = find_contract(self._state.market, spec)
         if found is None:
             session.error(req_id, *NO_DEFINITION)
             return None
-        refused = self._desk.scripted_refusal(session, found.symbol, stream)
+        refused = self._state.scripted_refusal(session, found.symbol, stream)
         if refused is not None:
             session.error(req_id, *refused)
             return None
         return found
 
     def line(self, session: Session, req_id: int, stream: Stream) -> bool:
-        """Whether a line is free; if not, the error has been sent."""
+        """Whether a market data line is free; if not, sends the error."""
         kind = LINE_KIND.get(stream, "")
-        refused = line_refusal(self._desk.settings.limits, kind, self._desk.registry.lines(kind))
+        refused = line_refusal(self._state.settings.limits, kind, self._state.registry.lines(kind))
         if refused is not None:
             session.error(req_id, *refused)
         return refused is None
 
     def subscribe(self, sub: Subscription) -> None:
-        """Start a stream with what the market remembers of it."""
+        """Start a stream with the current state of the market."""
         session = sub.session
-        session.subs[sub.req_id] = sub
-        self._desk.registry.add(sub)
+        self._state.registry.add(sub)
         if not session.muted:
-            sub.deliver(self._desk.market.snapshot(sub.con_id, sub.stream))
-        self._desk.subscribed()
+            sub.deliver(self._state.market.snapshot(sub.con_id, sub.stream))
+        self._state.on_subscribed()
 
     # ---- the requests ----
 
-    def market_data(self, session: Session, ask: MarketDataAsk) -> None:
-        """L1: tick parameters, data type, the values in force, then changes; a snapshot ends after the values."""
-        instrument = self.instrument(session, ask.req_id, ask.contract, Stream.L1)
+    def market_data(self, session: Session, request: MarketDataAsk) -> None:
+        """L1: send tick parameters, data type and current values, then changes; a snapshot ends after the values."""
+        instrument = self.instrument(session, request.req_id, request.contract, Stream.L1)
         if instrument is None:
             return
-        if not (ask.snapshot or ask.regulatory) and not self.line(session, ask.req_id, Stream.L1):
+        if not (request.snapshot or request.regulatory) and not self.line(session, request.req_id, Stream.L1):
             return
-        if not self._desk.recorded:
+        if not self._state.recorded:
             facts = (instrument.min_tick, _BBO_EXCHANGE, _SNAPSHOT_PERMISSIONS)
-            session.send(answers.tick_req_params(ask.req_id, *facts), instrument.symbol)
-            kind = self._desk.settings.market_data_type
-            session.send(answers.market_data_type(ask.req_id, kind), instrument.symbol)
-        sub = _subscription(session, ask.req_id, instrument, Stream.L1)
-        sub.wanted_generic |= {tick.split(":")[0] for tick in ask.generic}
-        if ask.snapshot or ask.regulatory:
-            sub.deliver(self._desk.market.snapshot(instrument.con_id, Stream.L1))
-            session.send(answers.end(In.SNAPSHOT_END, ask.req_id), instrument.symbol)
+            session.send(answers.tick_req_params(request.req_id, *facts), instrument.symbol)
+            kind = self._state.settings.market_data_type
+            session.send(answers.market_data_type(request.req_id, kind), instrument.symbol)
+        sub = _subscription(session, request.req_id, instrument, Stream.L1)
+        sub.wanted_generic |= {tick.split(":")[0] for tick in request.generic}
+        if request.snapshot or request.regulatory:
+            sub.deliver(self._state.market.snapshot(instrument.con_id, Stream.L1))
+            session.send(answers.end(In.SNAPSHOT_END, request.req_id), instrument.symbol)
         else:
             self.subscribe(sub)
 
-    def depth(self, session: Session, ask: DepthAsk) -> None:
-        """A venue's book, or with the smart flag the rows of all of them under their names."""
-        stream = Stream.SMART_DEPTH if ask.smart else Stream.DEPTH
-        instrument = self.instrument(session, ask.req_id, ask.contract, stream)
+    def depth(self, session: Session, request: DepthAsk) -> None:
+        """One venue's book, or with the smart flag the rows of all venues with their names."""
+        stream = Stream.SMART_DEPTH if request.smart else Stream.DEPTH
+        instrument = self.instrument(session, request.req_id, request.contract, stream)
         if instrument is None:
             return
-        if ask.rows < 1:
-            session.error(ask.req_id, 321, f"Error validating request.-'bT' : cause - {ask.rows} depth rows are none")
+        if request.rows < 1:
+            session.invalid(request.req_id, f"{request.rows} depth rows requested; at least 1 is required", "bT")
             return
-        if not _has_depth(instrument, ask):
-            session.error(ask.req_id, NO_DEPTH.code, f"{NO_DEPTH.text}; {self._depths(instrument)}")
+        if not _has_depth(instrument, request):
+            session.error(request.req_id, NO_DEPTH.code, f"{NO_DEPTH.text}; {self._depths(instrument)}")
             return
-        if self.line(session, ask.req_id, stream):
-            sub = _subscription(session, ask.req_id, instrument, stream)
-            sub.reshape = self._desk.depth_cut(ask.rows)
+        if self.line(session, request.req_id, stream):
+            sub = _subscription(session, request.req_id, instrument, stream)
+            sub.reshape = self._state.depth_cut(request.rows)
             self.subscribe(sub)
 
     def _depths(self, instrument: Instrument) -> str:
-        """What depth there is, for people."""
+        """The available depth, as text for an error."""
         own = f"depth of {', '.join(instrument.depth_venues)} (no smart flag)" if instrument.has_depth else ""
         smart = "SMART depth (with its flag)" if instrument.has_smart_depth else ""
-        which = "recorded" if self._desk.recorded else "served"
+        which = "recorded" if self._state.recorded else "served"
         return f"{which} of {instrument.symbol}: {' and '.join(filter(None, (own, smart))) or 'no depth'}"
 
-    def tick_by_tick(self, session: Session, ask: TickByTickAsk) -> None:
-        """Tick-by-tick; how many past ticks are wanted first is read and given none, as on a contract without any."""
-        stream = TICK_STREAMS.get(ask.tick_type)
+    def tick_by_tick(self, session: Session, request: TickByTickAsk) -> None:
+        """Tick-by-tick data. The requested number of past ticks is ignored, as for a contract without history."""
+        stream = TICK_STREAMS.get(request.tick_type)
         if stream is None:
-            text = f"Error validating request.-'bW' : cause - Invalid tick-by-tick type {ask.tick_type!r}"
-            session.error(ask.req_id, 321, text)
+            session.invalid(request.req_id, f"Invalid tick-by-tick type {request.tick_type!r}")
             return
-        instrument = self.instrument(session, ask.req_id, ask.contract, stream)
+        instrument = self.instrument(session, request.req_id, request.contract, stream)
         if instrument is None:
             return
         if stream not in instrument.tick_by_tick:
-            text = f"{ask.tick_type} tick-by-tick requests are not supported for {instrument.symbol}"
-            session.error(ask.req_id, 10189, f"Failed to request tick-by-tick data:{text}")
+            text = f"{request.tick_type} tick-by-tick requests are not supported for {instrument.symbol}"
+            session.error(request.req_id, 10189, f"Failed to request tick-by-tick data:{text}")
             return
-        if not self.line(session, ask.req_id, stream):
+        if not self.line(session, request.req_id, stream):
             return
-        refused = self._desk.pacing.tick_by_tick(instrument.con_id)
+        refused = self._state.pacing.tick_by_tick(instrument.con_id)
         if refused is not None:
-            session.error(ask.req_id, *refused)
+            session.error(request.req_id, *refused)
             return
-        sub = _subscription(session, ask.req_id, instrument, stream)
-        if ask.ignore_size and stream == Stream.BID_ASK:
+        sub = _subscription(session, request.req_id, instrument, stream)
+        if request.ignore_size and stream == Stream.BID_ASK:
             sub.reshape = PriceChanges()
         self.subscribe(sub)
 
-    def realtime_bars(self, session: Session, ask: RealtimeBarsAsk) -> None:
-        """5-second bars of trades, the only ones a market source gives; useRTH keeps those of the liquid hours."""
-        instrument = self.instrument(session, ask.req_id, ask.contract, Stream.BARS_5S)
+    def realtime_bars(self, session: Session, request: RealtimeBarsAsk) -> None:
+        """5-second bars of trades, the only real-time bars available; useRTH keeps those in liquid hours."""
+        instrument = self.instrument(session, request.req_id, request.contract, Stream.BARS_5S)
         if instrument is None:
             return
-        if ask.bar_size != 5 or ask.what != "TRADES":
-            text = f"{ask.bar_size} second bars of {ask.what}; here there are 5 second bars of TRADES"
-            session.error(ask.req_id, 321, f"Error validating request.-'bW' : cause - {text}")
+        if request.bar_size != 5 or request.what != "TRADES":
+            text = f"{request.bar_size} second bars of {request.what}; only 5 second bars of TRADES are available"
+            session.invalid(request.req_id, text)
             return
-        if (refused := self._desk.pacing.realtime_bars()) is not None:
-            session.error(ask.req_id, *refused)
+        if (refused := self._state.pacing.realtime_bars()) is not None:
+            session.error(request.req_id, *refused)
             return
-        sub = _subscription(session, ask.req_id, instrument, Stream.BARS_5S)
-        if ask.rth:
+        sub = _subscription(session, request.req_id, instrument, Stream.BARS_5S)
+        if request.rth:
             sub.reshape = only_within(open_spans(instrument.liquid_hours, instrument.time_zone))
         self.subscribe(sub)
 
@@ -172,15 +170,15 @@ def _subscription(session: Session, req_id: int, instrument: Instrument, stream:
     return Subscription(session, req_id, instrument.con_id, instrument.symbol, stream)
 
 
-def _has_depth(instrument: Instrument, ask: DepthAsk) -> bool:
-    if ask.smart:
+def _has_depth(instrument: Instrument, request: DepthAsk) -> bool:
+    if request.smart:
         return instrument.has_smart_depth
     venues = {exchange_name(venue) for venue in instrument.depth_venues}
-    return instrument.has_depth and exchange_name(ask.contract.exchange) in venues
+    return instrument.has_depth and exchange_name(request.contract.exchange) in venues
 
 
 class PriceChanges:
-    """`ignoreSize`: a BidAsk tick whose prices are those of the tick before is left out."""
+    """The `ignoreSize` filter: drops BidAsk ticks with unchanged prices."""
 
     def __init__(self) -> None:
         self._last: list[str] = []
@@ -194,7 +192,7 @@ class PriceChanges:
 
 
 def only_within(spans: list[tuple[int, int]]) -> Callable[[list[str]], Iterable[list[str]]]:
-    """Pass 5-second bars that start inside a span (ns UTC)."""
+    """A filter for 5-second bars that start inside one of `spans` (ns UTC)."""
 
     def reshape(fields: list[str]) -> Iterable[list[str]]:
         at = int(fields[3]) * SECOND_NS

@@ -1,8 +1,8 @@
-"""Historical bars: IB's durations and bar sizes, rolled up from one-minute bars of the past and the day's own seconds.
+"""Historical bars of IB's durations and bar sizes, from one-minute bars of the past and one-second bars of the day.
 
-Bars of less than a minute exist only for the day itself. `useRTH` keeps what falls into the exchange's session; the
-first bar of a session then starts at its open (an hour's bar at 09:30), as IB's do. A daily bar's `ts` is its session's
-open, a weekly or monthly one's that of its last session. WAP and count are -1, IB's "none", where the source has none.
+Bars shorter than a minute exist only for the day itself. `useRTH` keeps the exchange's session; as with IB, the first
+bar of a session then starts at its open (an hourly bar at 09:30). The `ts` of a daily bar is its session's open, that
+of a weekly or monthly bar the open of its last session. WAP and count are -1, IB's "none", if the source has none.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ SECONDS_OF: dict[str, int] = {
     "1 hour": 3600,
     **{f"{n} hours": 3600 * n for n in (2, 3, 4, 8)},
 }
-"""Bar sizes within a day, in seconds."""
+"""Intraday bar sizes, in seconds."""
 
 _PERIOD_OF: dict[str, Callable[[date], tuple[int, ...]]] = {
     "1 day": lambda day: (day.toordinal(),),
@@ -42,27 +42,27 @@ _PERIOD_OF: dict[str, Callable[[date], tuple[int, ...]]] = {
     "1 month": lambda day: (day.year, day.month),
     "1M": lambda day: (day.year, day.month),
 }
-_SESSIONS_MAX = 2600  # ten years of trading days: more than IB gives
+_SESSIONS_MAX = 2600  # ten years of trading days: more than IB has
 
 
 class Past(Protocol):
-    """One-minute bars from before, or beside, what the running market has traded."""
+    """One-minute bars from another source than the trades of the running market."""
 
     def minutes(self, con_id: int, start_ns: int, end_ns: int) -> Series:
         """Bars complete by `end_ns` that start at or after `start_ns`."""
         ...
 
 
-def in_force_at(ask: HistoryAsk, now_ns: int) -> int:
-    """Exclusive end of an answer: what was asked for, never later than the trade that has just happened."""
-    return min(ask.end_ns, now_ns + 1) if ask.end_ns else now_ns + 1
+def answer_end(query: HistoryAsk, now_ns: int) -> int:
+    """Exclusive end of an answer: the requested end, at most the current market time."""
+    return min(query.end_ns, now_ns + 1) if query.end_ns else now_ns + 1
 
 
-def start_of(duration: str, end_ns: int) -> int:
-    """Where a duration that ends at `end_ns` begins: `S` seconds, `D` trading days, `W` weeks, `M` months, `Y` years.
+def duration_start(duration: str, end_ns: int) -> int:
+    """Start of a duration that ends at `end_ns`: `S` seconds, `D` trading days, `W` weeks, `M` months, `Y` years.
 
     Raises:
-        MarketRefusal: 321, IB's code for a text it does not know.
+        MarketRefusal: 321 for an invalid text.
     """
     found = re.fullmatch(r"([1-9][0-9]{0,5}) ([SDWMY])", duration)
     if not found:
@@ -96,36 +96,36 @@ def _months_before(day: date, months: int) -> date:
     raise AssertionError("every month has 28 days")
 
 
-def answer(ask: HistoryAsk, end_ns: int, past: Past, today: Series) -> History:
-    """Bars of one request from minutes of the past and the seconds of the day.
+def answer(query: HistoryAsk, end_ns: int, past: Past, today: Series) -> History:
+    """The bars of one request, from the minutes of the past and the seconds of the day.
 
     Raises:
-        MarketRefusal: 321 for texts IB does not know, 162 when there is no such data.
+        MarketRefusal: 321 for an invalid bar size or duration, 162 when there are no data.
     """
-    if ask.bar_size not in SECONDS_OF and ask.bar_size not in _PERIOD_OF:
+    if query.bar_size not in SECONDS_OF and query.bar_size not in _PERIOD_OF:
         legal = ", ".join((*SECONDS_OF, "1 day", "1 week", "1 month"))
         raise MarketRefusal(BAD_REQUEST, f"Historical data bar size setting is invalid. Legal ones are: {legal}")
-    start_ns = start_of(ask.duration, end_ns)
-    if ask.what not in {"TRADES", "ADJUSTED_LAST"}:
+    start_ns = duration_start(query.duration, end_ns)
+    if query.what not in {"TRADES", "ADJUSTED_LAST"}:
         raise MarketRefusal(
-            HISTORY_ERROR, f"Historical Market Data Service error message:No historical data for {ask.what}"
+            HISTORY_ERROR, f"Historical Market Data Service error message:No historical data for {query.what}"
         )
-    bars = _bars(ask, start_ns, end_ns, past, today)
-    if not bars and ask.duration.endswith("D"):
-        # Before a day's first trade the days asked for are those before it, as IB counts them.
-        bars = _bars(ask, start_of(f"{int(ask.duration[:-2]) + 1} D", end_ns), end_ns, past, today)
+    bars = _bars(query, start_ns, end_ns, past, today)
+    if not bars and query.duration.endswith("D"):
+        # Before the first trade of a day, IB counts the requested days from the day before.
+        bars = _bars(query, duration_start(f"{int(query.duration[:-2]) + 1} D", end_ns), end_ns, past, today)
     if not bars:
         raise MarketRefusal(HISTORY_ERROR, "Historical Market Data Service error message:HMDS query returned no data")
     return History(bars)
 
 
-def _bars(ask: HistoryAsk, start_ns: int, end_ns: int, past: Past, today: Series) -> list[Bar]:
+def _bars(query: HistoryAsk, start_ns: int, end_ns: int, past: Past, today: Series) -> list[Bar]:
     source = today.between(start_ns, end_ns)
-    if SECONDS_OF.get(ask.bar_size, MINUTE_NS) >= 60:
-        minutes = past.minutes(ask.con_id, start_ns, end_ns)
+    if SECONDS_OF.get(query.bar_size, MINUTE_NS) >= 60:
+        minutes = past.minutes(query.con_id, start_ns, end_ns)
         done_ns = int(minutes.ts[-1]) + MINUTE_NS if len(minutes.ts) else start_ns
         source = minutes.then(today.between(max(done_ns, start_ns), end_ns))
-    return list(_rolled_up(source, ask.bar_size, rth=ask.rth))
+    return list(_rolled_up(source, query.bar_size, rth=query.rth))
 
 
 @lru_cache(maxsize=4096)
@@ -134,7 +134,7 @@ def _day(of: date) -> tuple[int, int, Session | None]:
 
 
 def _days(series: Series) -> Iterator[tuple[date, int, Session, Series]]:
-    """The series cut into session days: date, its midnight in New York, its session, its bars."""
+    """The series split by session day: date, midnight in New York, session, bars."""
     ts = series.ts
     i = 0
     while i < len(ts):
@@ -166,7 +166,7 @@ def _rolled_up(series: Series, bar_size: str, *, rth: bool) -> Iterator[Bar]:
 
 
 def _joined(parts: list[tuple[tuple[int, ...], int, Series]]) -> Iterator[Bar]:
-    """One bar of each run of parts with the same key, at the time of its last part."""
+    """One bar per run of parts with the same key, with the time of the last part."""
     i = 0
     while i < len(parts):
         j = i
@@ -180,7 +180,7 @@ def _joined(parts: list[tuple[tuple[int, ...], int, Series]]) -> Iterator[Bar]:
 
 def _one(ts: int, bars: Series) -> Bar:
     volume = math.fsum(bars.volume)
-    turnover = math.fsum(bars.turnover)  # exactly rounded, so the sum does not depend on how the bars were cut
+    turnover = math.fsum(bars.turnover)  # exactly rounded, so the sum does not depend on how the bars were split
     wap = -1.0 if math.isnan(turnover) or not volume else round(turnover / volume, 6)
     count = -1 if bars.trades.min() < 0 else int(bars.trades.sum())
     high, low = float(bars.high.max()), float(bars.low.min())

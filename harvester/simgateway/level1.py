@@ -1,13 +1,13 @@
-"""L1 as TWS sends it: tick by tick field, only what changed, a price followed by its size.
+"""L1 as TWS sends it: one message per changed tick field, a price followed by its size.
 
 - Bid and ask: message 1 with price, size and attribute mask when the price changed, then message 2 with the size;
   message 2 alone when only the size changed. An empty side is price -1, size 0 (IB's "no quote").
-- Last: the same with types 4 and 5; then volume (8), last timestamp (45), exchange (84), high (6), low (7), open (14).
-- RTVolume (48, generic tick 233) of every print and RTTrdVolume (77, generic 375) of those that are reported:
+- Last: the same with types 4 and 5; then last timestamp (45), exchange (84), high (6), low (7), open (14), volume (8).
+- RTVolume (48, generic tick 233) of every print and RTTrdVolume (77, generic 375) of reported prints:
   `price;size;time in ms;total volume;VWAP;single`.
 
-With sampling, changes of quotes and of the last trade wait for the next multiple of the interval, as IB's stocks do
-every 250 ms; RTVolume is not sampled.
+With sampling, changes of the quote and the last trade are sent at the next multiple of the interval, as IB does for
+stocks every 250 ms. RTVolume is not sampled.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ _NO_PRICE = "-1"
 
 
 class Level1:
-    """One instrument's L1: values in force, and those last sent.
+    """L1 of one instrument: the current values and those last sent.
 
-    `prior_close` (source units, 0 = unknown) is tick 9; the open (14) is the first reported price from `open_ns` on.
+    `prior_close` (source units, 0 = unknown) is tick 9; the open (14) is the first reported price from `open_ns`.
     """
 
     def __init__(self, units: Units, price_text: Texts, size_text: Texts, prior_close: float, open_ns: int) -> None:
@@ -43,12 +43,12 @@ class Level1:
         self.turnover: float = 0
         self.reported_volume: float = 0
         self.reported_turnover: float = 0
-        self.behind = False  # rows went by unsent, because nobody wanted them
+        self.unsent = False  # rows were not sent because there was no subscriber
         self._sent: dict[str, tuple[str, str]] = {}
         self._sent_values: dict[str, str] = {}
 
     def on_trade(self, row: Row) -> None:
-        """Take a print into the totals; only reported ones move last, high, low and open."""
+        """Add a print to the totals; only reported prints change last, high, low and open."""
         ts, _, _, price, size, _, attribs, _, _ = row
         self.volume += size
         self.turnover += price * size
@@ -64,7 +64,7 @@ class Level1:
             self.open = price
 
     def changes(self) -> list[list[str]]:
-        """Messages that bring a subscriber from what was last sent to what is in force."""
+        """Messages for all values that changed since they were last sent."""
         out: list[list[str]] = []
         if self.quote is not None:
             _, _, _, bid, ask, bid_size, ask_size, bid_at, ask_at = self.quote
@@ -123,7 +123,7 @@ class Level1:
             out.append(["1", "6", "", field, text, "0", "0"])
 
     def real_time_volume(self, row: Row) -> list[list[str]]:
-        """RTVolume of this print, and RTTrdVolume when it is reported."""
+        """RTVolume of this print, and RTTrdVolume if it is reported."""
         ts, _, _, price, size, _, attribs, _, _ = row
         head = f"{self._price[price]};{self._size[size]};{ts // 1_000_000};"
         out = [["46", "6", "", "48", head + self._totals(self.volume, self.turnover)]]
@@ -136,10 +136,10 @@ class Level1:
         return f"{number(volume)};{number(vwap)};true"
 
     def snapshot(self) -> list[list[str]]:
-        """What a new subscriber gets: the values last sent, in TWS' order, and yesterday's close."""
-        if self.behind:
+        """The initial messages of a new subscriber: the values last sent, in TWS order, and the prior close."""
+        if self.unsent:
             self.changes()
-            self.behind = False
+            self.unsent = False
         out: list[list[str]] = []
         for price_type, size_type in (("1", "0"), ("2", "3"), ("4", "5")):
             if price_type in self._sent:

@@ -1,7 +1,7 @@
-"""IB's limits: lines of each kind, historical pacing, messages per second. Each is a setting, 0 switches it off.
+"""IB's limits: lines by kind, historical pacing, messages per second. Each is a setting; 0 disables it.
 
-Lines are counted over all clients of the gateway, as IB counts them per login. Pacing windows run on real time, as a
-real gateway's do, or on market time while that runs faster (`clock.Elapsed`): who paces by either is never refused.
+Lines are counted over all clients of the gateway, as IB counts them per login. Pacing windows use real time or market
+time, whichever passes faster (`clock.Elapsed`): a client that paces its requests by either clock is never refused.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ BARS_PACING_TEXT = "Invalid Real-time Query:Historical data request pacing viola
 
 @dataclass(frozen=True)
 class Limits:
-    """The numbers, IB's own unless changed. Tick-by-tick spacing is off: IB states 15 s, few have seen it enforced."""
+    """Limit values; the defaults are IB's. Tick-by-tick spacing is off: IB states 15 s but rarely enforces it."""
 
     depth_lines: int = 3
     tick_by_tick_lines: int = 5
@@ -38,14 +38,14 @@ class Limits:
 
 
 class Refusal(NamedTuple):
-    """An error to answer with."""
+    """An error as the answer to a request."""
 
     code: int
     text: str
 
 
 class Window:
-    """At most `count` in any `period_s`: `take` counts one and says whether it was allowed."""
+    """Sliding window of at most `count` requests per `period_s`; `take` counts one, returns whether it is allowed."""
 
     def __init__(self, count: int, period_s: float, now: Callable[[], int] = real_monotonic_ns) -> None:
         self._count, self._period_ns, self._now = count, int(period_s * SECOND_NS), now
@@ -64,7 +64,7 @@ class Window:
 
 
 class Pacing:
-    """Windows by key, made when first needed."""
+    """The pacing windows, created on first use."""
 
     def __init__(self, limits: Limits, now: Callable[[], int] = real_monotonic_ns) -> None:
         self._all = Window(limits.historical_per_10_minutes, 600, now)
@@ -79,13 +79,13 @@ class Pacing:
         )
 
     def historical(self, con_id: int, what: str, request: Hashable) -> Refusal | None:
-        """Count a historical request; `request` is everything that makes two of them identical."""
+        """Count a historical request; requests with an equal `request` key are identical."""
         windows = (self._identical[request], self._contract[con_id, what], self._all)
         allowed = all(window.take() for window in windows)
         return None if allowed else Refusal(162, PACING_TEXT)
 
     def realtime_bars(self) -> Refusal | None:
-        """Count a request for 5-second bars: IB counts them among the historical ones."""
+        """Count a request for 5-second bars: IB counts them as historical requests."""
         return None if self._all.take() else Refusal(420, BARS_PACING_TEXT)
 
     def tick_by_tick(self, con_id: int) -> Refusal | None:
@@ -108,7 +108,7 @@ LINE_REFUSALS = {
 
 
 def line_refusal(limits: Limits, kind: str, in_use: int) -> Refusal | None:
-    """The refusal of one more line of `kind` when `in_use` are taken; kinds without a limit are never refused."""
+    """The refusal of another line of `kind` with `in_use` lines taken; None if allowed or without limit."""
     if kind not in LINE_REFUSALS:
         return None
     allowed: int = getattr(limits, f"{kind}_lines")

@@ -1,4 +1,4 @@
-"""Find the contract a client means, and describe it (message 10)."""
+"""Find the contract of a request, and build its contract details (message 10)."""
 
 from __future__ import annotations
 
@@ -18,47 +18,47 @@ _ALIASES = {"NSDQ": "NASDAQ", "ISLAND": "NASDAQ", "NASDAQ.NMS": "NASDAQ", "NASDA
 
 
 def exchange_name(text: str) -> str:
-    """One name for an exchange IB knows under several: ISLAND, NSDQ and NASDAQ are one."""
+    """The canonical name of an exchange with several names: ISLAND and NSDQ give NASDAQ."""
     return _ALIASES.get(text, text)
 
 
 def _places(instrument: Instrument) -> set[str]:
-    """Where an instrument trades, each exchange under its one name."""
+    """The exchanges of an instrument by canonical name."""
     own = ("SMART", instrument.exchange, instrument.primary_exchange, *instrument.venues, *instrument.depth_venues)
     return {exchange_name(place) for place in own}
 
 
-def _matches(ask: ContractAsk, instrument: Instrument) -> bool:
+def _matches(spec: ContractAsk, instrument: Instrument) -> bool:
     wanted = (
-        (ask.symbol, {instrument.symbol}),
-        (ask.local_symbol, {instrument.local_symbol or instrument.symbol}),
-        (ask.sec_type, {instrument.sec_type}),
-        (ask.currency, {instrument.currency}),
-        (exchange_name(ask.exchange), _places(instrument)),
-        (exchange_name(ask.primary_exchange), {exchange_name(instrument.primary_exchange)}),
+        (spec.symbol, {instrument.symbol}),
+        (spec.local_symbol, {instrument.local_symbol or instrument.symbol}),
+        (spec.sec_type, {instrument.sec_type}),
+        (spec.currency, {instrument.currency}),
+        (exchange_name(spec.exchange), _places(instrument)),
+        (exchange_name(spec.primary_exchange), {exchange_name(instrument.primary_exchange)}),
     )
     return all(not given or given in allowed for given, allowed in wanted)
 
 
-def find(market: Market, ask: ContractAsk) -> list[Instrument]:
-    """The instruments a client can mean: by con_id alone, else by every field that is given."""
-    if ask.con_id:
-        return [i for i in market.instruments if i.con_id == ask.con_id]
-    if not ask.symbol and not ask.local_symbol:
+def find_contracts(market: Market, spec: ContractAsk) -> list[Instrument]:
+    """The instruments that match: by con_id if given, else by all other given fields."""
+    if spec.con_id:
+        return [i for i in market.instruments if i.con_id == spec.con_id]
+    if not spec.symbol and not spec.local_symbol:
         return []
-    return [i for i in market.instruments if _matches(ask, i)]
+    return [i for i in market.instruments if _matches(spec, i)]
 
 
-def find_one(market: Market, ask: ContractAsk) -> Instrument | None:
-    """The one instrument a data request names; None when there is none, or more than one."""
-    found = find(market, ask)
+def find_contract(market: Market, spec: ContractAsk) -> Instrument | None:
+    """The instrument of a data request; None if none or several match."""
+    found = find_contracts(market, spec)
     return found[0] if len(found) == 1 else None
 
 
-def description(market: Market, instrument: Instrument, req_id: int, exchange: str) -> list[str]:
-    """Message 10: as recorded where the source knows the text, else from the instrument.
+def contract_details(market: Market, instrument: Instrument, req_id: int, exchange: str) -> list[str]:
+    """Message 10: as recorded if the source has the text, else built from the instrument.
 
-    Its exchange is the one that was asked for, as IB's is, where the instrument trades there.
+    Its exchange is the requested one if the instrument trades there, as with IB.
     """
     asked = exchange if exchange_name(exchange) in _places(instrument) else ""
     recorded = market.contract_text(instrument.con_id)

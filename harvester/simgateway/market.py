@@ -1,19 +1,18 @@
-"""What a source of market data gives the simulated gateway, whatever it is made from: a model, a tape, a recorded day.
+"""The interface between the simulated gateway and a source of market data: a model, a tape or a recorded day.
 
-The order of the calls, from the gateway's pump:
+Order of the calls in the gateway's pump:
 
     while (ts := market.next_ts()) is not None:
         await clock.sleep_until(ts)
         for event in market.advance(clock.now(), wanted):
             send(event)                      # no await inside this loop
 
-`next_ts` looks and changes nothing. `advance` moves the market and returns what happened, so a subscriber who arrives
-between two calls gets `snapshot` (the state after everything `advance` has returned) and then every later event once:
-none is lost, none comes twice, however long the pump slept.
+`next_ts` changes nothing. `advance` moves the market and returns its events. A new subscriber between two calls gets
+`snapshot`, the state after all events returned so far, and then each later event exactly once.
 
-Messages are lists of TWS fields with "" where the request id belongs (`REQ_ID_INDEX` tells where). L1 messages hold
-every tick field; those of `GENERIC_TICK_OF` are for subscribers who asked for that generic tick, and dropping them for
-the others is the gateway's part. Prices are USD, sizes shares, times int64 ns UTC.
+Messages are lists of TWS fields with "" in place of the request id (`wire.ids.REQ_ID_INDEX`). L1 messages contain all
+tick fields; the gateway sends fields of `GENERIC_OF_FIELD` only to subscribers that requested the generic tick.
+Prices are USD, sizes shares, times int64 ns UTC.
 """
 
 from __future__ import annotations
@@ -23,21 +22,16 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from harvester.errors import HarvesterError
 from harvester.events.kinds import Stream
-from harvester.wire import ids
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
 
-REQ_ID_INDEX: dict[str, int] = {str(msg): at for msg, at in ids.REQ_ID_INDEX.items()}
-"""Where the request id stands in a message's fields, by the text of its id."""
-
-GENERIC_TICK_OF: dict[str, str] = {str(int(field)): generic for field, generic in ids.GENERIC_OF_FIELD.items()}
-"""L1 tick types only for subscribers who asked for a generic tick, and for which one."""
+DEPTH_STREAMS = frozenset({Stream.DEPTH, Stream.SMART_DEPTH})
 
 
 class MarketRefusal(HarvesterError):
-    """The source cannot give what was asked; the gateway answers with IB's `code` and `text`."""
+    """The source cannot answer a request; the gateway sends IB's `code` and `text`."""
 
     def __init__(self, code: int, text: str) -> None:
         self.code, self.text = code, text
@@ -46,11 +40,11 @@ class MarketRefusal(HarvesterError):
 
 @dataclass(frozen=True)
 class Instrument:
-    """One contract of the source, with what its contract details say.
+    """One contract of the source, with its contract details.
 
-    `venues` are the exchanges of SMART routing, `depth_venues` those whose own book can be asked for (Stream.DEPTH; any
-    of them gives the same one book). Without `has_depth` (`has_smart_depth`) a request for it is answered with 10092.
-    Hours are IB's text, `yyyymmdd:hhmm-yyyymmdd:hhmm;…`, in `time_zone`.
+    `venues` are the exchanges of SMART routing, `depth_venues` those whose own book can be requested (Stream.DEPTH; all
+    give the same book). Without `has_depth` (`has_smart_depth`) such a request gets error 10092. Hours are IB's text,
+    `yyyymmdd:hhmm-yyyymmdd:hhmm;…`, in `time_zone`.
     """
 
     con_id: int
@@ -81,8 +75,8 @@ class Instrument:
 class MarketEvent(NamedTuple):
     """Messages for the subscribers of (con_id, stream), in order.
 
-    Stream.OTHER with con_id 0 goes to every client (farm notices of a recorded day). `key` tells apart what (con_id,
-    stream) does not: the scan code of a scanner list, `HistoryAsk.key` of a kept-up-to-date historical bar.
+    Stream.OTHER with con_id 0 goes to every client (farm notices of a recorded day). `key` separates streams with equal
+    (con_id, stream): the scan code of a scanner list, `HistoryAsk.key` of a historical bar kept up to date.
     """
 
     ts: int
@@ -94,7 +88,7 @@ class MarketEvent(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Bar:
-    """One historical bar; `ts` is its start. `text` is the time exactly as recorded, when the source knows it."""
+    """One historical bar; `ts` is its start. `text` is the time as recorded, if the source has it."""
 
     ts: int
     open: float
@@ -108,10 +102,9 @@ class Bar:
 
 
 class ScanRow(NamedTuple):
-    """One row of a scanner list; the rank is its place, from 0.
+    """One row of a scanner list; the rank is its index, from 0.
 
-    `columns` are all columns as recorded (`wire.answers.SCAN_COLUMNS`), where the source knows them; they replace
-    whatever the gateway would say.
+    `columns` are all columns as recorded (`wire.answers.SCAN_COLUMNS`), if the source has them.
     """
 
     con_id: int
@@ -124,9 +117,9 @@ class ScanRow(NamedTuple):
 
 
 class HistoryAsk(NamedTuple):
-    """A historical request; `duration` and `bar_size` are IB's texts ("1 D", "1 min"), `end_ns` 0 means now.
+    """A request for historical bars; `duration` and `bar_size` are IB's texts ("1 D", "1 min"), `end_ns` 0 means now.
 
-    `keep_up` when the bars are to be kept up to date after the answer.
+    `keep_up`: the bars are kept up to date after the answer.
     """
 
     con_id: int
@@ -139,13 +132,13 @@ class HistoryAsk(NamedTuple):
 
     @property
     def key(self) -> str:
-        """What distinguishes historical requests of one instrument, e.g. `1 min|TRADES|0`."""
+        """Key of historical requests of an instrument that get the same bars, e.g. `1 min|TRADES|0`."""
         return f"{self.bar_size}|{self.what}|{int(self.rth)}"
 
 
 @dataclass(frozen=True)
 class History:
-    """Bars in time order. `first` and `last` are the answer's own start and end texts, when the source knows them."""
+    """Bars in time order. `first` and `last` are the start and end texts of the answer, if the source has them."""
 
     bars: list[Bar] = field(default_factory=list)
     first: str = ""
@@ -153,58 +146,58 @@ class History:
 
 
 class Market(Protocol):
-    """A source of market data, moved forward by its owner."""
+    """A source of market data; its owner advances it."""
 
     @property
     def instruments(self) -> Sequence[Instrument]:
-        """The contracts there are, in a fixed order; con_ids and symbols are unique."""
+        """All contracts, in a fixed order; con_ids and symbols are unique."""
         ...
 
     @property
     def start_ns(self) -> int:
-        """Market time of the first event, or a little before."""
+        """Market time of the first event, or slightly earlier."""
         ...
 
     @property
     def end_ns(self) -> int:
-        """Market time at which the day is over: nothing happens after it."""
+        """Market time of the end of the day: there are no later events."""
         ...
 
     @property
     def depth_rows(self) -> int:
-        """Rows a side of the depth streams; `depthcut.DepthCut` makes a stream of fewer rows out of one."""
+        """Rows per side of the depth streams; `depthcut.DepthCut` reduces them."""
         ...
 
     @property
     def pushes_scans(self) -> bool:
-        """True when scanner lists come as events (key = scan code).
+        """Whether scanner lists come as events (key = scan code).
 
-        `scan` then gives the list in force, [] while there is none yet: in that case nothing is to be sent. Tick
-        parameters (81) and data type (58) of L1 come as events then too, and the gateway sends none of its own.
+        If so, `scan` returns the current list, [] before the first one (then nothing is sent). Tick parameters (81) and
+        data type (58) of L1 also come as events, and the gateway sends none of its own.
         """
         ...
 
     def next_ts(self) -> int | None:
-        """Market time of the next thing that happens, None when nothing is left. Changes nothing."""
+        """Market time of the next event, None at the end. Changes nothing."""
         ...
 
     def advance(self, until_ns: int, wanted: Callable[[int, Stream], bool], at_most: int = 2000) -> list[MarketEvent]:
-        """Move to `until_ns` (inclusive) and return, in time order, what somebody wants of what happened.
+        """Move to `until_ns` (inclusive) and return the wanted events in time order.
 
-        Stops early, never inside one instant, once about `at_most` events are in hand; then `next_ts() <= until_ns`
-        still, and the next call goes on from there.
+        Stops early after about `at_most` events, never within one instant. Then `next_ts() <= until_ns` still holds and
+        the next call continues from there.
         """
         ...
 
     def snapshot(self, con_id: int, stream: Stream) -> list[list[str]]:
-        """What a new subscriber gets first: L1 values in force, the book as inserts; [] for streams without memory."""
+        """Initial messages for a new subscriber: L1 values, the book as inserts; [] for streams without state."""
         ...
 
-    def history(self, ask: HistoryAsk) -> History:
-        """Bars that start in [end - duration, end), the forming one last.
+    def history(self, query: HistoryAsk) -> History:
+        """Bars that start in [end - duration, end), the current one last.
 
         Raises:
-            MarketRefusal: 162 with IB's text when there are none, 321 for a text IB does not know.
+            MarketRefusal: 162 with IB's text when there are none, 321 for an invalid text.
         """
         ...
 
@@ -217,13 +210,13 @@ class Market(Protocol):
         ...
 
     def contract_text(self, con_id: int) -> list[str] | None:
-        """The contract details message as recorded (request id ""), None when the source has none of its own."""
+        """The recorded contract details message (request id ""), None if the source has none."""
         ...
 
 
 def drain(
     market: Market, wanted: Callable[[int, Stream], bool] = lambda _con_id, _stream: True
 ) -> Iterator[MarketEvent]:
-    """Run a market to its end as fast as it goes: every event somebody wants, in time order."""
+    """Run a market to its end: all wanted events in time order."""
     while (ts := market.next_ts()) is not None:
         yield from market.advance(max(ts, market.end_ns), wanted)

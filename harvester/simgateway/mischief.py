@@ -1,4 +1,4 @@
-"""Do what a fault script says, at its market time, to the clients it names."""
+"""Carry out the faults of a script at their market times."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from harvester.events import codes
 from harvester.events.kinds import Stream
 from harvester.simgateway.faults import TEXTS, Fault
 from harvester.simgateway.limits import Refusal
-from harvester.simgateway.subscriptions import DEPTH_STREAMS
-from harvester.simgateway.times import seconds
+from harvester.simgateway.market import DEPTH_STREAMS
+from harvester.simgateway.times import parse_seconds
 from harvester.units import SECOND_NS
 from harvester.wire import answers
 from harvester.wire.framing import frame_bytes
@@ -22,7 +22,7 @@ from harvester.wire.ids import UNSET_DOUBLE, UNSET_INT
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from harvester.simgateway.desk import Desk
+    from harvester.simgateway.gateway_state import GatewayState
     from harvester.simgateway.pump import Timers
     from harvester.simgateway.session import Session
     from harvester.simgateway.subscriptions import Subscription
@@ -37,46 +37,46 @@ _DELAYED_TYPE = 3
 
 IMPOSSIBLE: tuple[tuple[answers.Number, ...], ...] = (
     (99, 0, 1, 10.0, 100),  # insert far past the end
-    (50, 1, 0, 10.0, 100),  # update a row that is not there
-    (31, 2, 1, 0, 0),  # delete one that is not there
-    (-1, 0, 1, 10.0, 100),  # position before the first
+    (50, 1, 0, 10.0, 100),  # update of a missing row
+    (31, 2, 1, 0, 0),  # delete of a missing row
+    (-1, 0, 1, 10.0, 100),  # negative position
     (UNSET_INT, 1, 1, 10.0, 100),
-    (0, 7, 1, 10.0, 100),  # no such operation
+    (0, 7, 1, 10.0, 100),  # unknown operation
     (0, -1, 0, 10.0, 100),
-    (0, 1, 5, 10.0, 100),  # no such side
+    (0, 1, 5, 10.0, 100),  # unknown side
     (0, 1, 1, UNSET_DOUBLE, 100),
     (0, 1, 0, -1, -100),
     (0, 1, 1, 0, 0),
     (0, 1, 0, 1e300, 1e300),
 )
-"""Position, operation, side, price, size of the operations `impossible` sends."""
+"""The operations `impossible` sends: position, operation, side, price, size."""
 
 
 class Mischief:
-    """The script's actions. `close_port` closes the listening socket for so many market seconds."""
+    """The script's actions. `close_port(seconds)` closes the listening socket for that market time."""
 
-    def __init__(self, desk: Desk, timers: Timers, close_port: Callable[[float], None]) -> None:
-        self._desk, self._timers, self._close_port = desk, timers, close_port
-        self._random = random.Random(desk.settings.seed)  # noqa: S311 - noise for a test, the same for a seed
+    def __init__(self, state: GatewayState, timers: Timers, close_port: Callable[[float], None]) -> None:
+        self._state, self._timers, self._close_port = state, timers, close_port
+        self._random = random.Random(state.settings.seed)  # noqa: S311 - test noise, reproducible by seed
 
     def arm(self, start_ns: int) -> None:
-        """Put every fault on the timeline."""
-        for fault in self._desk.settings.faults.faults:
-            self._timers.at(fault.at_ns(start_ns), self._doing(fault))
+        """Schedule all faults."""
+        for fault in self._state.settings.faults.faults:
+            self._timers.at(fault.at_ns(start_ns), self._action(fault))
 
-    def _doing(self, fault: Fault) -> Callable[[int], None]:
+    def _action(self, fault: Fault) -> Callable[[int], None]:
         def do(ts: int) -> None:
-            touched = self.do(fault)
+            affected = self.do(fault)
             fact: dict[str, Any] = {"line": fault.line, "ts": ts, "action": fault.action, "who": fault.who}
-            self._desk.report.faults.append({**fact, "args": list(fault.args), "touched": touched})
-            logger.info("fault", line=fault.line, action=fault.action, who=fault.who, touched=touched)
+            self._state.report.faults.append({**fact, "args": list(fault.args), "touched": affected})
+            logger.info("fault", line=fault.line, action=fault.action, who=fault.who, touched=affected)
 
         return do
 
     def do(self, fault: Fault) -> int:
-        """Do one fault now; gives how many clients or subscriptions it met."""
+        """Carry out one fault now; returns the number of affected clients or subscriptions."""
         if fault.action == "closed":
-            self._close_port(seconds(fault.args[0]))
+            self._close_port(parse_seconds(fault.args[0]))
             return 1
         if fault.action == "refuse":
             return self._refuse(fault)
@@ -100,14 +100,14 @@ class Mischief:
         return len(sessions)
 
     def _sessions(self, fault: Fault) -> list[Session]:
-        """The clients named; a symbol names those who have a subscription to it."""
+        """The affected clients; a symbol selects its subscribers."""
         if fault.symbol is not None:
             return list(dict.fromkeys(sub.session for sub in self._subs(fault)))
-        return [s for s in self._desk.sessions if fault.client_id in {None, s.client_id}]
+        return [s for s in self._state.sessions if fault.client_id in {None, s.client_id}]
 
     def _subs(self, fault: Fault) -> list[Subscription]:
         wanted = {None: None, Stream.DEPTH: DEPTH_STREAMS}.get(fault.stream, frozenset({fault.stream}))
-        subs = [s for s in self._desk.registry if fault.symbol in {None, s.symbol}]
+        subs = [s for s in self._state.registry if fault.symbol in {None, s.symbol}]
         return [s for s in subs if wanted is None or s.stream in wanted]
 
     # ---- to clients ----
@@ -115,20 +115,20 @@ class Mischief:
     def _error(self, fault: Fault, session: Session) -> None:
         code, text = _code_text(fault)
         session.error(-1, code, text)
-        session.watched = True
+        session.may_be_muted = True
         if code == codes.CONNECTION_LOST:
             session.offline = True
         elif code in {codes.RESTORED_DATA_KEPT, codes.RESTORED_DATA_LOST}:
             session.offline = False
-            for sub in list(session.subs.values()) if code == codes.RESTORED_DATA_LOST else ():
-                self._desk.end(sub)
+            for sub in self._state.registry.of(session) if code == codes.RESTORED_DATA_LOST else ():
+                self._state.registry.remove(sub)
 
     def _drop(self, _fault: Fault, session: Session) -> None:
-        session.close("a fault script drops it")
+        session.close("dropped by the fault script")
 
     def _silence(self, fault: Fault, session: Session) -> None:
-        session.watched = True
-        session.silent_until = self._desk.clock.now() + int(seconds(fault.args[0]) * SECOND_NS)
+        session.may_be_muted = True
+        session.silent_until = self._state.clock.now() + int(parse_seconds(fault.args[0]) * SECOND_NS)
 
     def _split(self, fault: Fault, session: Session) -> None:
         session.split_max = int(fault.args[0])
@@ -149,37 +149,37 @@ class Mischief:
             "text": frame_bytes(b"4\x002\x00-1\x002104\x00caf\xe9 \xff\xfe\x00\x00"),
             "noise": self._random.randbytes(64),
         }[fault.args[0]]
-        self._desk.report.raw_bytes += len(data)
+        self._state.report.raw_bytes += len(data)
         session.queue(data)
 
     def _refuse(self, fault: Fault) -> int:
-        """From now on; code 0 takes it back."""
+        """Set the refusal for later requests; code 0 removes it."""
         code, text = _code_text(fault)
         place = (fault.client_id, fault.symbol or "", fault.stream)
         if code:
-            self._desk.refusals[place] = Refusal(code, text)
+            self._state.refusals[place] = Refusal(code, text)
         else:
-            self._desk.refusals.pop(place, None)
+            self._state.refusals.pop(place, None)
         return 1
 
     # ---- to subscriptions ----
 
     def _error_sub(self, fault: Fault, sub: Subscription) -> None:
-        """316 and 317 concern depth alone; 317 is followed by the book anew, 10167 by the delayed data type."""
+        """316 and 317 apply only to depth; after 317 the book is sent again, after 10167 the delayed data type."""
         code, text = _code_text(fault)
         if code in {codes.DEPTH_HALTED, codes.DEPTH_RESET} and sub.stream not in DEPTH_STREAMS:
             return
         sub.deliver([answers.error(sub.req_id, code, text)])
         if code == codes.DEPTH_RESET:
-            sub.deliver(self._desk.market.snapshot(sub.con_id, sub.stream))
+            sub.deliver(self._state.market.snapshot(sub.con_id, sub.stream))
         elif code == codes.DELAYED_DATA:
             sub.session.send(answers.market_data_type(sub.req_id, _DELAYED_TYPE), sub.symbol)
         elif code in _ENDS_STREAM:
-            self._desk.end(sub)
+            self._state.registry.remove(sub)
 
     def _silence_sub(self, fault: Fault, sub: Subscription) -> None:
-        sub.session.watched = True
-        sub.silent_until = self._desk.clock.now() + int(seconds(fault.args[0]) * SECOND_NS)
+        sub.session.may_be_muted = True
+        sub.silent_until = self._state.clock.now() + int(parse_seconds(fault.args[0]) * SECOND_NS)
 
     def _message_sub(self, fault: Fault, sub: Subscription) -> None:
         sub.session.send([arg.replace("{req}", str(sub.req_id)) for arg in fault.args], sub.symbol)
@@ -193,7 +193,7 @@ class Mischief:
             self._row(sub, row, "")
 
     def _row(self, sub: Subscription, row: tuple[answers.Number, ...], maker: str) -> None:
-        """Straight to the client, past its own cut of the book."""
+        """Send a depth operation directly to the client, without its depth cut."""
         if sub.stream not in DEPTH_STREAMS:
             return
         position, operation, side, price, size = row
@@ -235,4 +235,4 @@ _UNSET: dict[Stream, Callable[[int], list[list[str]]]] = {
     Stream.MID_POINT: lambda req: [answers.mid_point(req, 0, UNSET_DOUBLE)],
     Stream.BARS_5S: lambda req: [answers.realtime_bar(req, 0, (*[UNSET_DOUBLE] * 4, -1, UNSET_DOUBLE, -1))],
 }
-"""Messages of a stream with IB's unset markers, -1 and empty fields in place of numbers."""
+"""Per stream, messages with IB's unset markers, -1 and empty fields instead of numbers."""

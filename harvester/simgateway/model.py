@@ -1,8 +1,8 @@
-"""A modelled market: a seeded day of several stocks. The same settings give the same bytes, on any machine.
+"""A modelled market: one seeded day of several stocks. Equal settings give equal bytes on any machine.
 
-Symbols live from 5 to 200 USD, with spreads and sizes to match. Every symbol has its own random stream, made of seed
-and name, so leaving one out changes none of the others. Rows are made a window of market time at a time, so memory does
-not grow with the length of the day. Order flow: `orderflow.py`; the days before: `past.py`.
+Prices range from 5 to 200 USD, with spreads and sizes to match. Each symbol has its own random stream from seed and
+name, so removing a symbol does not change the others. Rows are generated in windows of market time, so memory does not
+grow with the length of the day. Order flow: `orderflow.py`; earlier days: `past.py`.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ from harvester.errors import BadSetting
 from harvester.simgateway import orderflow as flow
 from harvester.simgateway.hours import hours_text
 from harvester.simgateway.market import Instrument
-from harvester.simgateway.past import ModelPast, mixed
+from harvester.simgateway.past import ModelPast, mixed_seed
 from harvester.simgateway.played import Cast, Played
 from harvester.simgateway.rows import Row, Units, What
-from harvester.units import SECOND_NS
+from harvester.units import MINUTE_NS, SECOND_NS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
 DEFAULT_PRICES: dict[str, int] = {"ACME": 2450, "BOLT": 4820, "CRUX": 8760, "DYNE": 13140, "EMBR": 19450, "SIRI": 520}
-"""Symbols of the default market with their price in cents on an ordinary day."""
+"""Symbols of the default market with their base price in cents."""
 
-VENUES = ("NSDQ", "ARCA", "BATS", "EDGX", "NYSE", "IEX", "MEMX", "BYX", "FINRA")  # as rows and prints name them
-LETTERS = "QPZKNVUYD"  # as L1 names them
-SLOT_NS = 60 * SECOND_NS
+VENUES = ("NSDQ", "ARCA", "BATS", "EDGX", "NYSE", "IEX", "MEMX", "BYX", "FINRA")  # names in rows and prints
+LETTERS = "QPZKNVUYD"  # letters in L1
+SLOT_NS = MINUTE_NS
 _SYMBOLS_MAX, _ROWS_MAX, _RATE_MAX = 500, 50, 50_000_000
 _WINDOW_ROWS = 8_000
 _UNITS = Units(10_000)
@@ -41,17 +41,17 @@ _UNITS = Units(10_000)
 
 @dataclass(frozen=True)
 class ModelSettings:
-    """What a modelled day depends on.
+    """Settings of a modelled day.
 
     Attributes:
-        seed: any whole number.
-        trading_date: the day, a date or yyyy-MM-dd; it must be a trading day of XNYS.
-        rate: orders arriving for each symbol in a day (within some 3 %); a hundred give about 80 rows of SMART depth,
-            35 of direct depth, 35 quotes and 15 prints.
-        symbols: names, or none for the default six; unknown names get a price of their own between 5 and 200 USD.
-        extended_minutes: thin trading before the open and after the close.
-        depth_rows: rows a side of both depth streams, at most 50.
-        sample_ms: L1 sampling; 0 sends every change.
+        seed: any integer.
+        trading_date: a date or yyyy-MM-dd; it must be a trading day of XNYS.
+        rate: orders per symbol and day (within about 3 %); 100 orders give about 80 rows of SMART depth, 35 of direct
+            depth, 35 quotes and 15 prints.
+        symbols: names, empty for the default six; other names get a base price between 5 and 200 USD.
+        extended_minutes: minutes of thin trading before the open and after the close.
+        depth_rows: rows per side of both depth streams, at most 50.
+        sample_ms: L1 sampling interval; 0 sends every change.
     """
 
     seed: int = 1
@@ -79,12 +79,12 @@ def _checked(settings: ModelSettings) -> date:
         if not least <= value <= most:
             raise BadSetting(f"model: {name} is {value}; choose {least} to {most}")
     if len(set(settings.symbols)) != len(settings.symbols) or not all(settings.symbols):
-        raise BadSetting(f"model: symbols {','.join(settings.symbols)} are empty or named twice; name each once")
+        raise BadSetting(f"model: empty or repeated symbol in {','.join(settings.symbols)}; give each symbol once")
     return day
 
 
 def open_model(settings: ModelSettings | None = None) -> Played:
-    """A market from the model.
+    """Create a modelled market.
 
     Raises:
         BadSetting: a setting is out of range, or the date is not a trading day.
@@ -121,7 +121,7 @@ def open_model(settings: ModelSettings | None = None) -> Played:
 
 
 def _price(symbol: str) -> int:
-    """Price in cents: 5 to 200 USD, evenly over the logarithm."""
+    """Base price in cents, log-uniform from 5 to 200 USD."""
     known = DEFAULT_PRICES.get(symbol)
     if known is not None:
         return known
@@ -156,11 +156,11 @@ def _instrument(symbol: str, day: date) -> Instrument:
     )
 
 
-_BURST_SHARE = 684  # 256 times the shortening of gaps by bursts, measured over a day; it is the same at any rate
+_BURST_SHARE = 684  # 256 times the factor by which bursts shorten gaps, measured over a day; independent of the rate
 
 
 def _means(rate: int, start: int, end: int, opens: int, closes: int) -> flow.Ints:
-    """Mean gap in ns for each minute: busy at the open and the close, quiet at noon, thin outside the session."""
+    """Mean gap in ns per minute: short at open and close, long at noon, longest outside the session."""
     minutes = (closes - opens) // SLOT_NS
     weights = []
     for slot in range((end - start) // SLOT_NS):
@@ -198,13 +198,13 @@ class _Flow:
             min(max(price // 100, 4), 64),
         )
         self._book = np.zeros((2, target + 40, 3), dtype=np.int64)
-        self._rng = np.array([mixed(settings.seed, symbol)], dtype=np.uint64)
+        self._rng = np.array([mixed_seed(settings.seed, symbol)], dtype=np.uint64)
         self._means, self._table = means, flow.exponential_table()
         self._pending = np.zeros(1, dtype=np.int64)
         self._out = np.zeros((_WINDOW_ROWS + 2 * flow.OUT_SPARE, flow.OUT_COLUMNS), dtype=np.int64)
 
     def window(self, until: int) -> flow.Ints:
-        """All rows before `until`, (rows, 8): ts, what, six values."""
+        """All rows before `until`, shape (rows, 8): ts, kind, six values."""
         parts = []
         done = False
         while not done:
@@ -223,14 +223,9 @@ class _Flow:
             parts.append(self._out[: int(self._state[flow.OUT])].copy())
         return np.concatenate(parts)
 
-    def book(self) -> list[list[tuple[int, int, int]]]:
-        """The true rows now (the end of the last window), asks and bids: price in cents, venue's place, size."""
-        counts = (int(self._state[flow.N_ASK]), int(self._state[flow.N_BID]))
-        return [[tuple(row) for row in self._book[side, :n].tolist()] for side, n in enumerate(counts)]
-
 
 def _chunks(flows: Sequence[_Flow], start: int, end: int, rate: int) -> Iterator[list[Row]]:
-    """Rows of all symbols, window by window; at one instant in the order of the symbols."""
+    """Rows of all symbols, window by window; rows of one instant in symbol order."""
     span = max(SECOND_NS // 4, (end - start) * _WINDOW_ROWS // (4 * rate * len(flows) + 1))
     at = start
     while at < end:
@@ -239,14 +234,14 @@ def _chunks(flows: Sequence[_Flow], start: int, end: int, rate: int) -> Iterator
         rows = np.concatenate(parts)
         places = np.repeat(np.arange(len(parts)), [len(part) for part in parts])
         order = np.argsort(rows[:, 0], kind="stable")
-        yield _named(rows[order], places[order])
+        yield _with_texts(rows[order], places[order])
 
 
 _VENUE_SETS = {bits: "".join(x for i, x in enumerate(LETTERS) if bits >> i & 1) for bits in range(1 << 8)}
 
 
-def _named(rows: flow.Ints, places: flow.Ints) -> list[Row]:
-    """Numbers of venues and conditions into their texts."""
+def _with_texts(rows: flow.Ints, places: flow.Ints) -> list[Row]:
+    """Rows with venues and conditions as text instead of numbers."""
     out: list[Row] = []
     texts, trade, quote = flow.CONDITION_TEXTS, int(What.TRADE), int(What.QUOTE)
     for place, (ts, what, a, b, c, d, e, f) in zip(places.tolist(), rows.tolist(), strict=True):

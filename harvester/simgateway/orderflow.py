@@ -1,13 +1,14 @@
-"""The model's order flow: compiled, in whole numbers only, so that a seed gives the same day on every machine.
+"""The model's order flow: compiled and integer-only, so a seed gives the same day on every machine.
 
-One book per symbol. A row of it is what one venue shows at one price; rows stand by price, then by time of arrival.
-Orders arrive one by one (add, cancel, change of size, market order), at gaps drawn from an exponential distribution
-whose mean follows the time of day, shortened while a burst lasts that every market order feeds. Adds are placed around
-a hidden reference price that walks at random and is pulled by trades; a market order takes rows from the top, so prints
-stand at the touch. What changes the first rows of a book becomes row operations (insert, update, delete) with IB's
-shift semantics: a full side loses its last row silently when one is inserted.
+One book per symbol. A row is the size of one venue at one price; rows are sorted by price, then by arrival. Orders
+arrive one by one (add, cancel, resize, market order). The gaps are exponential; their mean follows the time of day and
+shrinks during bursts, which market orders start. Adds are placed around a hidden reference price that follows a random
+walk and moves with trades. A market order takes rows from the top of the book. Changes of the first rows of a book
+become row operations (insert, update, delete) with IB's shift semantics: an insert into a full side drops the last row
+without a message.
 
-Prices inside are ticks of 0.01 USD, in the rows handed out 1/10000 USD. All arrays are int64 but the generator's state.
+Prices are ticks of 0.01 USD internally and 1/10000 USD in the output rows. All arrays are int64 except the generator's
+state.
 """
 
 # ruff: noqa: PLR0917 - compiled functions take plain positional arguments
@@ -30,8 +31,8 @@ Words = np.ndarray[Any, np.dtype[np.uint64]]
 F = TypeVar("F", bound="Callable[..., Any]")
 
 UNITS_PER_TICK = 100
-FINRA = 8  # place of the off-exchange venue, behind the eight that show rows
-ROWS_MIN = 6  # a side of the book is never eaten below this
+FINRA = 8  # index of the off-exchange venue, after the eight with book rows
+ROWS_MIN = 6  # a side of the book never has fewer rows
 CONDITION_TEXTS = ("", " F", "   I", " O", " 6", "  T", "   W", " 4", "  TI")
 REGULAR, SWEEP, ODD_LOT, OPENING, CLOSING, FORM_T, AVERAGE, DERIVED, FORM_T_ODD = range(9)
 
@@ -42,7 +43,7 @@ STATE_SLOTS = 16
 P_ROWS, P_TARGET, P_SPREAD, P_SCALE, P_OPEN, P_CLOSE, P_START, P_SLOT, P_WALK, P_IMPACT = range(10)
 PARAM_SLOTS = 10
 OUT_COLUMNS = 8
-OUT_SPARE = 1200  # more rows than one arrival can give: a sweep of a side of 190 rows, a print and four moves each
+OUT_SPARE = 1200  # more than one arrival can produce: a sweep of 190 rows with a print and four operations each
 
 _QUOTE, _TRADE, _DEPTH, _SMART = int(What.QUOTE), int(What.TRADE), int(What.DEPTH), int(What.SMART)
 _PAST_LIMIT, _UNREPORTED = PAST_LIMIT, UNREPORTED
@@ -58,7 +59,7 @@ def _compiled(function: F) -> F:
 
 @lru_cache
 def exponential_table() -> Ints:
-    """-ln(1 - u) at the middles of 4096 equal steps of u, in 1/65536; computed in decimals, so exact anywhere."""
+    """-ln(1 - u) at the midpoints of 4096 equal steps of u, in 1/65536; computed in decimals, equal on all machines."""
     from decimal import Decimal, localcontext
 
     with localcontext() as context:
@@ -80,7 +81,7 @@ def draw(rng: Words) -> int:
 
 @_compiled
 def below(rng: Words, n: int) -> int:
-    """A random whole number in [0, n), n < 2**32."""
+    """A random integer in [0, n), n < 2**32."""
     return (draw(rng) * n) >> 31
 
 
@@ -102,7 +103,7 @@ def _emit_level(s: Ints, out: Ints, what: int, position: int, operation: int, si
 
 @_compiled
 def _own_place(rows: Ints, i: int) -> int:
-    """Rows of the direct venue (0) before row i."""
+    """Number of rows of the direct venue (0) before row i."""
     place = 0
     for k in range(i):
         if rows[k, 1] == 0:
@@ -112,7 +113,7 @@ def _own_place(rows: Ints, i: int) -> int:
 
 @_compiled
 def _own_row(rows: Ints, n: int, place: int) -> int:
-    """Index of the direct venue's row at a place, -1 when it has fewer."""
+    """Index of the direct venue's row number `place`, -1 if it has fewer rows."""
     for k in range(n):
         if rows[k, 1] == 0:
             if place == 0:
@@ -123,7 +124,7 @@ def _own_row(rows: Ints, n: int, place: int) -> int:
 
 @_compiled
 def _remove(s: Ints, p: Ints, book: Ints, out: Ints, side: int, i: int) -> None:
-    """Take out row i; a row that comes into view at the foot is an insert there."""
+    """Remove row i; a row that enters the visible depth is an insert at its last position."""
     rows, n, shown = book[side], s[N_ASK + side], p[P_ROWS]
     gone = rows[i].copy()
     own = _own_place(rows, i)
@@ -158,7 +159,7 @@ def _resize(s: Ints, p: Ints, book: Ints, out: Ints, side: int, i: int, size: in
 
 @_compiled
 def _add(s: Ints, p: Ints, book: Ints, out: Ints, side: int, price: int, venue: int, size: int) -> None:
-    """Rest an order: behind what stands at its price, or onto the venue's own row there."""
+    """Add a resting order: to the venue's row at its price, else as a new row behind that price's rows."""
     rows, n, shown = book[side], s[N_ASK + side], p[P_ROWS]
     i = 0
     while i < n and (rows[i, 0] <= price if side == _ASK else rows[i, 0] >= price):
@@ -185,7 +186,7 @@ def _add(s: Ints, p: Ints, book: Ints, out: Ints, side: int, price: int, venue: 
 
 @_compiled
 def _top(rows: Ints, n: int) -> tuple[int, int, int]:
-    """Best price, the size of all venues there, and those venues as bits."""
+    """Best price, total size there, and its venues as bits."""
     price, size, venues = rows[0, 0], 0, 0
     for k in range(n):
         if rows[k, 0] != price:
@@ -197,7 +198,7 @@ def _top(rows: Ints, n: int) -> tuple[int, int, int]:
 
 @_compiled
 def _quote(s: Ints, book: Ints, out: Ints) -> None:
-    """Hand out the best bid and ask when they changed."""
+    """Emit best bid and ask if they changed."""
     ask, ask_size, ask_at = _top(book[_ASK], s[N_ASK])
     bid, bid_size, bid_at = _top(book[_BID], s[N_BID])
     last = s[LAST_QUOTE:]
@@ -210,14 +211,14 @@ def _quote(s: Ints, book: Ints, out: Ints) -> None:
 
 @_compiled
 def _venue(rng: Words) -> int:
-    """The direct venue twice in five, the other seven alike."""
+    """A venue: the direct one in 40 %, else one of the other seven with equal probability."""
     u = below(rng, 100)
     return 0 if u < 40 else 1 + (u - 40) * 7 // 60
 
 
 @_compiled
 def _lots(rng: Words, scale: int) -> int:
-    """Size of a resting order, shares: round lots, most of them small, the cheaper the stock the larger."""
+    """Size of a resting order in shares: round lots, mostly small, larger for cheaper stocks."""
     u = below(rng, 100)
     if u < 50:
         lots = 1
@@ -232,7 +233,7 @@ def _lots(rng: Words, scale: int) -> int:
 
 @_compiled
 def _place(s: Ints, p: Ints, book: Ints, rng: Words, out: Ints) -> None:
-    """Add a limit order near the reference price, never through the other side."""
+    """Add a limit order near the reference price that never crosses the other side."""
     side = below(rng, 2)
     away = 0
     while away < 40 and below(rng, 100) < 72:
@@ -248,7 +249,7 @@ def _place(s: Ints, p: Ints, book: Ints, rng: Words, out: Ints) -> None:
 
 @_compiled
 def _withdraw(s: Ints, p: Ints, book: Ints, rng: Words, out: Ints) -> None:
-    """Cancel, or change the size of, a row; rows the reference price has left behind go first."""
+    """Cancel or resize a row, preferably one the reference price has crossed."""
     side = 0 if s[N_ASK] > s[N_BID] else 1
     if below(rng, 3) == 0:
         side = 1 - side
@@ -266,7 +267,7 @@ def _withdraw(s: Ints, p: Ints, book: Ints, rng: Words, out: Ints) -> None:
 
 @_compiled
 def _print(s: Ints, p: Ints, out: Ints, price: int, size: int, venue: int, condition: int) -> None:
-    """A trade of the book; an odd lot is not reported, one outside the session is form T."""
+    """A trade on the book; an odd lot is unreported, a trade outside the session is form T."""
     attribs = 0
     outside = s[NOW] < p[P_OPEN] or s[NOW] >= p[P_CLOSE]
     if size < 100:
@@ -278,7 +279,7 @@ def _print(s: Ints, p: Ints, out: Ints, price: int, size: int, venue: int, condi
 
 @_compiled
 def _off_book(s: Ints, p: Ints, book: Ints, rng: Words, out: Ints) -> None:
-    """A print of FINRA's: at the middle or the touch; now and then an average or derived price, or past its limit."""
+    """A FINRA print: at the mid or the touch; sometimes at an average or derived price, or past its limit."""
     bid, ask = book[_BID, 0, 0] * UNITS_PER_TICK, book[_ASK, 0, 0] * UNITS_PER_TICK
     size = _lots(rng, p[P_SCALE]) if below(rng, 5) else 1 + below(rng, 99)
     u = below(rng, 100)
@@ -298,7 +299,7 @@ def _off_book(s: Ints, p: Ints, book: Ints, rng: Words, out: Ints) -> None:
 
 @_compiled
 def _take(s: Ints, p: Ints, book: Ints, rng: Words, out: Ints) -> None:
-    """A market order: rows from the top in price-time order, one print each."""
+    """A market order: takes rows from the top in price-time order, one print each."""
     s[BURST] = min(s[BURST] + 2 * _ONE // 3, _BURST_MAX)
     if below(rng, 5) == 0:
         _off_book(s, p, book, rng, out)
@@ -308,7 +309,7 @@ def _take(s: Ints, p: Ints, book: Ints, rng: Words, out: Ints) -> None:
     side = _ASK if below(rng, 200) < 100 + min(max(pull, -70), 70) else _BID
     left = 1 + below(rng, 99) if below(rng, 100) < 18 else _lots(rng, p[P_SCALE]) * (1 + below(rng, 2))
     condition = SWEEP if below(rng, 3) == 0 else REGULAR
-    if below(rng, 10):  # one order in ten goes through the touch
+    if below(rng, 10):  # one order in ten sweeps beyond the touch
         left = min(left, _top(book[side], s[N_ASK + side])[1])
     while left > 0 and s[N_ASK + side] > ROWS_MIN:
         price, venue, there = book[side, 0, 0], book[side, 0, 1], book[side, 0, 2]
@@ -324,7 +325,7 @@ def _take(s: Ints, p: Ints, book: Ints, rng: Words, out: Ints) -> None:
 
 @_compiled
 def _start(s: Ints, p: Ints, book: Ints, rng: Words, out: Ints) -> None:
-    """The book before the first event: rows on both sides of the reference price, handed out as inserts."""
+    """The initial book: rows on both sides of the reference price, emitted as inserts."""
     s[NOW], s[STARTED] = p[P_START], 1
     ref = s[REF] >> 8
     for side in range(2):
@@ -360,17 +361,17 @@ def _gap(s: Ints, rng: Words, means: Ints, table: Ints, slot_ns: int, start: int
 def run(
     s: Ints, p: Ints, book: Ints, rng: Words, means: Ints, table: Ints, out: Ints, pending: Ints, until: int
 ) -> bool:
-    """Go on to `until` (exclusive) or until `out` is full; True when `until` was reached.
+    """Generate rows up to `until` (exclusive) or until `out` is full; True when `until` was reached.
 
     Args:
-        s: the symbol's state, changed; `s[OUT]` counts the rows in `out`.
-        p: its parameters.
-        book: rows (side, row, [price, venue, size]), changed.
-        rng: state of the generator, changed.
-        means: mean gap between arrivals in ns, by slot of the day.
+        s: the symbol's state, modified; `s[OUT]` counts the rows in `out`.
+        p: the symbol's parameters.
+        book: (side, row, [price, venue, size]), modified.
+        rng: state of the random generator, modified.
+        means: mean gap between arrivals in ns, per slot of the day.
         table: `exponential_table()`.
-        out: rows (ts, what, six values), `OUT_COLUMNS` wide.
-        pending: the arrival that is due next, shape (1,).
+        out: output rows (ts, kind, six values), `OUT_COLUMNS` wide.
+        pending: time of the next arrival, shape (1,).
         until: ns UTC.
     """
     room = out.shape[0] - OUT_SPARE

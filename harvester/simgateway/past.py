@@ -1,7 +1,7 @@
-"""The days before a modelled day: one-minute bars of regular sessions, made when asked for, always the same.
+"""The days before a modelled day: one-minute bars of regular sessions, generated on request, always the same.
 
-A symbol's closes walk backwards from its price on the modelled day, each step a random move of that date's own seed;
-the minutes of a day walk from its open to its close. Whole numbers (cents) throughout.
+The closes of a symbol are a random walk backwards from its price on the modelled day, with one seed per day; the
+minutes of a day are a random walk from its open to its close. All prices are integers (cents).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _DAYS_KEPT = 2600
 _DAYS_CACHED = 4096
 
 
-def mixed(*parts: int | str) -> int:
+def mixed_seed(*parts: int | str) -> int:
     """A 64-bit seed from numbers and names: SplitMix64's finalizer over each in turn."""
     state = 0x243F6A8885A308D3
     for part in parts:
@@ -48,12 +48,12 @@ class Draws:
         return (_finalized(self._state) >> 33) * n >> 31
 
     def bell(self, spread: int) -> int:
-        """Around 0, between -spread and spread: the sum of four even draws."""
+        """Bell-shaped around 0, between -spread and spread: the mean of four uniform draws."""
         return sum(self.below(2 * spread + 1) for _ in range(4)) // 4 - spread if spread else 0
 
 
 class ModelPast:
-    """`Past` of a modelled day. `prices` are ordinary prices in cents by con_id."""
+    """The `Past` of a modelled day. `prices` are base prices in cents by con_id."""
 
     def __init__(self, seed: int, day: date, prices: dict[int, int]) -> None:
         self._seed, self._day, self._prices = seed, day, prices
@@ -62,9 +62,9 @@ class ModelPast:
         self._minutes = lru_cache(maxsize=_DAYS_CACHED)(self._make_day)
 
     def opening(self, con_id: int) -> int:
-        """Where the modelled day begins, cents: a gap of up to 2 % from the close before."""
+        """First price of the modelled day, cents: a gap of up to 2 % from the prior close."""
         close = self.prior_close(con_id)
-        return max(200, close + close * Draws(mixed(self._seed, con_id, "gap")).bell(200) // 10_000)
+        return max(200, close + close * Draws(mixed_seed(self._seed, con_id, "gap")).bell(200) // 10_000)
 
     def prior_close(self, con_id: int) -> int:
         """Close of the session before the modelled day, cents."""
@@ -75,9 +75,9 @@ class ModelPast:
         closes = self._closes[con_id]
         if not closes:
             price = self._prices[con_id]
-            closes.append(max(200, price + price * Draws(mixed(self._seed, con_id)).bell(300) // 10_000))
+            closes.append(max(200, price + price * Draws(mixed_seed(self._seed, con_id)).bell(300) // 10_000))
         while len(closes) <= back:
-            move = Draws(mixed(self._seed, con_id, len(closes))).bell(500)
+            move = Draws(mixed_seed(self._seed, con_id, len(closes))).bell(500)
             closes.append(max(200, closes[-1] - closes[-1] * move // 10_000))
         return closes[back]
 
@@ -105,8 +105,8 @@ class ModelPast:
         """Minutes of the session `back` sessions before the last one."""
         day = self._days[back]
         hours = session(day)
-        assert hours is not None, f"{day} is no session"
-        draws = Draws(mixed(self._seed, con_id, day.toordinal()))
+        assert hours is not None, f"{day} is not a session"
+        draws = Draws(mixed_seed(self._seed, con_id, day.toordinal()))
         close, before = self._close(con_id, back), self._close(con_id, back + 1)
         price = max(200, before + (close - before) * draws.below(60) // 100)
         count = (hours.close_ns - hours.open_ns) // MINUTE_NS

@@ -1,4 +1,4 @@
-"""A market played from base rows: the part the model and the tape have in common."""
+"""A market source driven by base rows: shared by the model and the tape."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from harvester.events.codes import UNKNOWN_CONTRACT
 from harvester.events.kinds import Stream
-from harvester.simgateway.history import answer, in_force_at
+from harvester.simgateway.history import answer, answer_end
 from harvester.simgateway.level1 import Level1
 from harvester.simgateway.market import History, HistoryAsk, Instrument, MarketEvent, MarketRefusal, ScanRow
 from harvester.simgateway.render import Face, Renderer
@@ -23,10 +23,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Cast:
-    """Everything a played market is made of.
+    """The inputs of a `Played` market.
 
-    `prior_closes` are in the source's units, one per instrument, 0 where unknown; `open_ns` is when the session opens.
-    `chunks` gives the base rows in time order.
+    `prior_closes` are in the source's units, one per instrument, 0 if unknown; `open_ns` is the session's open.
+    `chunks` yields the base rows in time order.
     """
 
     instruments: Sequence[Instrument]
@@ -42,7 +42,7 @@ class Cast:
 
 
 class Played:
-    """`Market` over base rows."""
+    """The `Market` over base rows."""
 
     pushes_scans = False
 
@@ -84,7 +84,7 @@ class Played:
     def _rows_before_timer(
         self, until_ns: int, wanted: Callable[[int, Stream], bool], at_most: int, out: list[MarketEvent]
     ) -> None:
-        """Play the held rows up to the next timer, `until_ns`, or the first instant after `at_most` events."""
+        """Apply rows of the current chunk up to the next timer or `until_ns`; stop early as in `advance`."""
         renderer, queue = self._renderer, self._queue
         apply, rows, at, now = renderer.apply, queue.rows, queue.at, self.now_ns
         while at < len(rows):
@@ -105,17 +105,13 @@ class Played:
             return face.level1.snapshot()
         return face.book_snapshot(stream) if stream in face.books else []
 
-    def book(self, con_id: int, stream: Stream) -> tuple[list[list[str]], list[list[str]]]:
-        """The true rows of a depth stream now: asks, bids; each row price, size, market maker as text."""
-        return self._faces[con_id].books[stream].sides
-
-    def history(self, ask: HistoryAsk) -> History:
-        face = self._faces.get(ask.con_id)
+    def history(self, query: HistoryAsk) -> History:
+        face = self._faces.get(query.con_id)
         if face is None:
             raise MarketRefusal(UNKNOWN_CONTRACT, "No security definition has been found for the request")
-        end_ns = in_force_at(ask, self.now_ns)
+        end_ns = answer_end(query, self.now_ns)
         today = face.seconds.series(self._cast.units.per_dollar)
-        return answer(ask, end_ns, self._cast.past, today)
+        return answer(query, end_ns, self._cast.past, today)
 
     def scan(self, scan_code: str, rows: int) -> list[ScanRow]:
         usd = self._cast.units.usd

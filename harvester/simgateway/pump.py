@@ -1,4 +1,4 @@
-"""Move market time: events to subscribers in time order, and what is due at a market time in between."""
+"""Advance market time: deliver events to subscribers in time order, and run timers between them."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from harvester.clock import Clock
-    from harvester.simgateway.desk import Desk
+    from harvester.simgateway.gateway_state import GatewayState
     from harvester.simgateway.market import Market, MarketEvent
     from harvester.simgateway.settings import GatewaySettings
 
-_AT_MOST = 1000  # events between two looks at the sockets
+_AT_MOST = 1000  # events between two flushes of the sockets
 
 
 class Timers:
-    """What is due at a market time, in order of time, then of entry."""
+    """Actions scheduled at market times, in order of time, then of scheduling."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock, self._order = clock, 0
@@ -43,24 +43,26 @@ class Timers:
         return self._due[0][0] if self._due else None
 
     def run(self, until_ns: int) -> None:
-        """Do what is due."""
+        """Run all actions due by `until_ns`."""
         while self._due and self._due[0][0] <= until_ns:
             ts, _, action = heapq.heappop(self._due)
             action(ts)
 
 
 class Pump:
-    """The one task that moves the market."""
+    """The task that advances the market."""
 
-    def __init__(self, market: Market, settings: GatewaySettings, clock: Clock, timers: Timers, desk: Desk) -> None:
+    def __init__(
+        self, market: Market, settings: GatewaySettings, clock: Clock, timers: Timers, state: GatewayState
+    ) -> None:
         self._market, self._settings, self._clock = market, settings, clock
-        self.timers, self._desk = timers, desk
+        self.timers, self._state = timers, state
         self._subscribed = asyncio.Event()
-        self._heard_ns = 0
+        self._last_request_ns = 0
         self.started_ns: int | None = None
         self.over = asyncio.Event()
-        desk.subscribed = self._subscribed.set
-        desk.heard = self._heard
+        state.on_subscribed = self._subscribed.set
+        state.on_request = self._on_request
 
     @property
     def start_ns(self) -> int:
@@ -70,84 +72,84 @@ class Pump:
     def end_ns(self) -> int:
         return min(self._settings.end_ns or self._market.end_ns, self._market.end_ns)
 
-    def _heard(self) -> None:
-        self._heard_ns = real_monotonic_ns()
+    def _on_request(self) -> None:
+        self._last_request_ns = real_monotonic_ns()
 
     def prepare(self) -> None:
-        """Move the market to the window's start, where it waits; newcomers get the state of that instant."""
+        """Advance the market to the window's start; subscribers get its state at that time."""
         while (ts := self._market.next_ts()) is not None and ts < self.start_ns:
             self._market.advance(self.start_ns - 1, lambda _con_id, _stream: False)
 
     async def run(self) -> None:
-        """Wait for the first stream and a grace of quiet, then run the market to its end."""
+        """Wait for the first subscription and the grace period, then run the market to its end."""
         await self._wait()
         self.started_ns = self.start_ns
         while (ts := self._next()) is not None and ts <= self.end_ns:
             await self._reach(ts)
-            self._move(min(self._clock.now(), self.end_ns))
-            await self._out()
+            self._advance(min(self._clock.now(), self.end_ns))
+            await self._flush_all()
         if isinstance(self._clock, GatewayClock):
             self._clock.end()
         self.over.set()
 
     async def _wait(self) -> None:
-        """Time stands: a lockstep clock is held, a clock of our own has not begun."""
+        """Wait with constant time: a lockstep clock is held, the gateway's own clock has not started."""
         held = self._clock.hold() if isinstance(self._clock, LockstepClock) else nullcontext()
         with held:
             await self._subscribed.wait()
             grace_ns = int(self._settings.grace_s * SECOND_NS)
-            while (left := self._heard_ns + grace_ns - real_monotonic_ns()) > 0:
+            while (left := self._last_request_ns + grace_ns - real_monotonic_ns()) > 0:
                 await asyncio.sleep(left / SECOND_NS)
             if isinstance(self._clock, GatewayClock):
                 self._clock.begin()
 
     async def _reach(self, ts: int) -> None:
-        """Wait for the time of the next event, or set it."""
+        """Move time to the next event: wait for it or, at speed max, set it."""
         if isinstance(self._clock, GatewayClock):
             await self._clock.reach(ts)
         else:
             await self._clock.sleep_until(ts)
 
     def _next(self) -> int | None:
-        both = [ts for ts in (self._market.next_ts(), self.timers.next_ts()) if ts is not None]
-        return min(both, default=None)
+        times = [ts for ts in (self._market.next_ts(), self.timers.next_ts()) if ts is not None]
+        return min(times, default=None)
 
-    def _move(self, until_ns: int) -> None:
-        """Events up to the next timer first, then the timer: one that is due at an event's time comes after it."""
+    def _advance(self, until_ns: int) -> None:
+        """Deliver events up to the next timer, then run the timer: at equal times events come first."""
         due = self.timers.next_ts()
-        upto = until_ns if due is None else min(until_ns, due)
-        self.dispatch(self._market.advance(upto, self._desk.registry.wanted, _AT_MOST))
+        until = until_ns if due is None else min(until_ns, due)
+        self.deliver(self._market.advance(until, self._state.registry.wanted, _AT_MOST))
         ahead = self._market.next_ts()
         if due is not None and due <= until_ns and (ahead is None or ahead > due):
             self.timers.run(due)
 
-    def dispatch(self, events: Iterable[MarketEvent]) -> None:
-        """Give events to those who want them and may have them."""
-        wanting, withheld = self._desk.registry.wanting, self._desk.withheld
+    def deliver(self, events: Iterable[MarketEvent]) -> None:
+        """Deliver events to their subscribers, except to those muted by a fault."""
+        subscribers, muted = self._state.registry.subscribers, self._state.muted
         for event in events:
             if event.stream == Stream.OTHER:
-                self._to_all(event)
+                self._broadcast(event)
                 continue
-            for sub in wanting(event.con_id, event.stream):
-                if (not event.key or event.key == sub.key) and not (sub.session.watched and withheld(sub)):
+            for sub in subscribers(event.con_id, event.stream):
+                if (not event.key or event.key == sub.key) and not (sub.session.may_be_muted and muted(sub)):
                     sub.deliver(event.fields)
 
-    def _to_all(self, event: MarketEvent) -> None:
-        for session in self._desk.sessions:
+    def _broadcast(self, event: MarketEvent) -> None:
+        for session in self._state.sessions:
             if not session.muted:
                 for fields in event.fields:
-                    session.send(_unasked(fields))
+                    session.send(_without_request(fields))
 
-    async def _out(self) -> None:
-        """Write what was queued and wait for the slowest client."""
-        for session in list(self._desk.sessions):
+    async def _flush_all(self) -> None:
+        """Flush all clients and wait for the slowest one."""
+        for session in list(self._state.sessions):
             session.flush()
-        for session in list(self._desk.sessions):
+        for session in list(self._state.sessions):
             await session.drain()
         await asyncio.sleep(0)
 
 
-def _unasked(fields: list[str]) -> list[str]:
-    """A message that belongs to no request carries -1 where its id would stand."""
+def _without_request(fields: list[str]) -> list[str]:
+    """The message with -1 as request id, if it has one and it is empty."""
     at = REQ_ID_AT.get(fields[0])
     return fields if at is None else [*fields[:at], fields[at] or "-1", *fields[at + 1 :]]

@@ -1,4 +1,4 @@
-"""What a recorded day holds besides its streams: who asked for what, contracts, and historical answers."""
+"""The requests, contracts and historical answers of a recorded day."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ from harvester.calendar import session, trading_date
 from harvester.errors import BadSetting
 from harvester.events.kinds import Action, Kind, Stream
 from harvester.simgateway.history import SECONDS_OF
-from harvester.simgateway.market import Bar, History, HistoryAsk, Instrument, MarketRefusal
+from harvester.simgateway.market import DEPTH_STREAMS, Bar, History, HistoryAsk, Instrument, MarketRefusal
 from harvester.units import SECOND_NS
 from harvester.wire.answers import contract_place
 from harvester.wire.ids import REQ_ID_INDEX, In
 from harvester.wire.rare import END_SEPARATOR
+from harvester.wire.requests import OPENING
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -25,8 +26,6 @@ if TYPE_CHECKING:
     from harvester.eventlog.reader import Day
 
 Row = dict[str, Any]
-_ASKING = (Action.SUBSCRIBE, Action.BACKFILL, Action.ASK)
-_DEPTHS = (Stream.DEPTH, Stream.SMART_DEPTH)
 
 
 class Request(NamedTuple):
@@ -43,7 +42,7 @@ class Request(NamedTuple):
 
 @dataclass(frozen=True)
 class Reply:
-    """A recorded answer to a historical request: bars, or the error that refused it. `ts` is when it came."""
+    """A recorded answer to a historical request, received at `ts`: bars or a refusal."""
 
     ts: int
     duration: str
@@ -52,31 +51,31 @@ class Reply:
 
 
 class Requests:
-    """Requests by run and id: ids are never used twice within a run, but begin again with the next."""
+    """Requests by run and id: an id is used once per run and may repeat in the next run."""
 
     def __init__(self, day: Day) -> None:
         self._first_seqs = [run.first_seq for run in day.runs]
-        self._found: dict[tuple[int, int], Request] = {}
-        self.first_subscription: dict[int, int] = {}  # `life_of` -> seq
+        self._by_id: dict[tuple[int, int], Request] = {}
+        self.first_subscription: dict[int, int] = {}  # `connection_of` -> seq
         for row in day.frame(Kind.REQUEST).iter_rows(named=True):
-            if row["action"] in _ASKING and row["req_id"] >= 0:
-                self._found.setdefault((self.run_of(row["seq"]), row["req_id"]), _request(row))
+            if row["action"] in OPENING and row["req_id"] >= 0:
+                self._by_id.setdefault((self.run_of(row["seq"]), row["req_id"]), _request(row))
             if row["action"] == Action.SUBSCRIBE:
-                self.first_subscription.setdefault(self.life_of(row), row["seq"])
+                self.first_subscription.setdefault(self.connection_of(row), row["seq"])
 
     def run_of(self, seq: int) -> int:
         return bisect_right(self._first_seqs, seq)
 
-    def life_of(self, row: Row) -> int:
-        """The connection a row came over: its run and epoch in one number."""
+    def connection_of(self, row: Row) -> int:
+        """The connection of a row: run and epoch in one number."""
         return self.run_of(row["seq"]) << 16 | int(row["epoch"])
 
     def of(self, row: Row) -> Request | None:
         """The request a row answers."""
-        return self._found.get((self.run_of(row["seq"]), row["req_id"]))
+        return self._by_id.get((self.run_of(row["seq"]), row["req_id"]))
 
     def all(self) -> list[Request]:
-        return list(self._found.values())
+        return list(self._by_id.values())
 
 
 def _stream(text: str | None) -> Stream:
@@ -93,17 +92,17 @@ def _request(row: Row) -> Request:
     if stream == Stream.SCANNER:
         key = str(params.get("scan_code", ""))
     elif stream == Stream.HISTORY:
-        key = _ask(row["con_id"], params).key
+        key = _history_query(row["con_id"], params).key
     return Request(row["con_id"], stream, row["symbol"] or "", params, key, row["seq"], row["ts_recv"])
 
 
-def _ask(con_id: int, params: Mapping[str, Any]) -> HistoryAsk:
+def _history_query(con_id: int, params: Mapping[str, Any]) -> HistoryAsk:
     duration, bar_size, what = (str(params.get(name, "")) for name in ("duration", "bar_size", "what"))
     return HistoryAsk(con_id, 0, duration, bar_size, what, bool(params.get("rth")))
 
 
 def contract_texts(day: Day) -> dict[int, list[str]]:
-    """First recorded contract details message of each con_id, request id "" ."""
+    """The first recorded contract details message of each con_id, with request id ""."""
     raw = pl.DataFrame(day.frame(Kind.RAW))
     found: dict[int, list[str]] = {}
     copies = raw.filter((pl.col("msg") == int(In.CONTRACT)) & (pl.col("reason") == "copy"))
@@ -115,7 +114,7 @@ def contract_texts(day: Day) -> dict[int, list[str]]:
 
 
 def instruments(day: Day, requests: Requests, texts: Mapping[int, list[str]]) -> list[Instrument]:
-    """Contracts of the day in the order in which they were recorded; those only asked for by request come last.
+    """Contracts of the day in recorded order, then those that occur only in requests.
 
     `texts` are the day's `contract_texts`.
     """
@@ -134,7 +133,7 @@ def instruments(day: Day, requests: Requests, texts: Mapping[int, list[str]]) ->
 
 
 def _venues(fields: list[str]) -> tuple[str, ...]:
-    """The valid exchanges of a contract details message, () where it has none."""
+    """The valid exchanges of a contract details message, () if it has none."""
     at = contract_place("valid_exchanges")
     return tuple(filter(None, fields[at].split(","))) if len(fields) > at else ()
 
@@ -171,16 +170,16 @@ def _instrument(row: Row, own: Sequence[Request], valid: tuple[str, ...]) -> Ins
 
 
 def depth_rows(requests: Requests) -> int:
-    """Most rows a depth request of the day asked for."""
-    return max((int(r.params.get("rows", 10)) for r in requests.all() if r.stream in _DEPTHS), default=10)
+    """Maximum number of rows of the day's depth requests."""
+    return max((int(r.params.get("rows", 10)) for r in requests.all() if r.stream in DEPTH_STREAMS), default=10)
 
 
 class Histories:
-    """Recorded historical answers, given out in the order in which they came.
+    """Recorded historical answers, returned in recorded order.
 
-    Each is found by instrument, bar size, what and RTH; of several, those for the same duration come first. An ask gets
-    the next answer nobody has had; when all were given, the last one again. Where nothing was asked for with useRTH=1
-    but with useRTH=0, it is answered with those of its bars that lie in the session.
+    Answers are keyed by instrument, bar size, what and RTH; equal durations are preferred. Each request gets the next
+    unused answer, or the last one when all are used. If only useRTH=0 was recorded, a request with useRTH=1 gets the
+    bars of that answer that are within the session.
     """
 
     def __init__(self, day: Day, requests: Requests) -> None:
@@ -206,52 +205,52 @@ class Histories:
     def _add(self, request: Request, reply: Reply) -> None:
         self._replies.setdefault((request.con_id, request.key), []).append(reply)
 
-    def answer(self, ask: HistoryAsk) -> History:
+    def answer(self, query: HistoryAsk) -> History:
         """The recorded answer to a request.
 
         Raises:
-            MarketRefusal: as recorded, or 162 when nothing like it was.
+            MarketRefusal: as recorded, or 162 if no such request was recorded.
         """
-        replies = self._replies.get((ask.con_id, ask.key), [])
-        cut = not replies and ask.rth and not ask.keep_up  # updates come as they were recorded, uncut
+        replies = self._replies.get((query.con_id, query.key), [])
+        cut = not replies and query.rth and not query.keep_up  # updates are sent as recorded, not filtered
         if cut:
-            replies = self._replies.get((ask.con_id, ask._replace(rth=False).key), [])
-        replies = [reply for reply in replies if reply.duration == ask.duration] or replies
+            replies = self._replies.get((query.con_id, query._replace(rth=False).key), [])
+        replies = [reply for reply in replies if reply.duration == query.duration] or replies
         if not replies:
-            raise self._nothing(ask)
-        slot = (ask.con_id, ask.key, ask.duration)
+            raise self._no_data(query)
+        slot = (query.con_id, query.key, query.duration)
         place = self._given.get(slot, 0)
         self._given[slot] = place + 1
         reply = replies[min(place, len(replies) - 1)]
         if reply.history is None:
-            assert reply.refusal is not None, "a reply is bars or a refusal"
+            assert reply.refusal is not None, "an answer has bars or a refusal"
             raise MarketRefusal(*reply.refusal)
         if not cut:
             return reply.history
-        bars = [bar for bar in reply.history.bars if _in_session(bar.ts, ask.bar_size)]
+        bars = [bar for bar in reply.history.bars if _in_session(bar.ts, query.bar_size)]
         if not bars:
-            raise self._nothing(ask)
+            raise self._no_data(query)
         return replace(reply.history, bars=bars)
 
-    def _nothing(self, ask: HistoryAsk) -> MarketRefusal:
+    def _no_data(self, query: HistoryAsk) -> MarketRefusal:
         found: dict[str, list[str]] = {}
         for (con_id, key), replies in self._replies.items():
-            if con_id == ask.con_id and any(reply.history for reply in replies):
+            if con_id == query.con_id and any(reply.history for reply in replies):
                 bar_size, what, rth = key.split("|")
                 found.setdefault(rth, []).append(f"{bar_size} {what}")
-        kept = "".join(f"; recorded with useRTH={rth}: {', '.join(bars)}" for rth, bars in found.items())
-        text = f"no {ask.bar_size} {ask.what} bars were recorded with useRTH={int(ask.rth)}{kept}"
+        recorded = "".join(f"; recorded with useRTH={rth}: {', '.join(bars)}" for rth, bars in found.items())
+        text = f"no {query.bar_size} {query.what} bars were recorded with useRTH={int(query.rth)}{recorded}"
         return MarketRefusal(162, f"Historical Market Data Service error message:HMDS query returned no data: {text}")
 
 
 def _in_session(ts: int, bar_size: str) -> bool:
-    """Whether a bar lies in its date's session as a whole; of one of a day or more nothing can be said."""
+    """Whether a bar is entirely within its date's session; False for bars of a day or more."""
     seconds = SECONDS_OF.get(bar_size)
     if seconds is None:
         return False
     try:
         hours = session(trading_date(ts))
-    except BadSetting:  # a date no calendar reaches, as a gateway may have sent it
+    except BadSetting:  # a date outside the calendar, as sent by the gateway
         return False
     return hours is not None and hours.open_ns <= ts and ts + seconds * SECOND_NS <= hours.close_ns
 

@@ -1,4 +1,4 @@
-"""Base rows into messages: every stream of one instrument, and the timers that close 5-second bars and sample L1."""
+"""Turn base rows into messages of all streams, with the timers for 5-second bars and L1 sampling."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 BAR_NS = 5 * SECOND_NS
 
-# Plain numbers and names for what is looked up hundreds of thousands of times a second.
+# Plain ints and module globals: these are looked up hundreds of thousands of times a second.
 _INSERT, _UPDATE = int(Operation.INSERT), int(Operation.UPDATE)
 _QUOTE, _TRADE, _DEPTH = int(What.QUOTE), int(What.TRADE), int(What.DEPTH)
 _L1, _BID_ASK, _MID_POINT, _LAST, _ALL_LAST = (
@@ -39,14 +39,14 @@ def _event(ts: int, con_id: int, stream: Stream, fields: list[list[str]]) -> Mar
 
 
 class Book:
-    """The rows subscribers of one depth stream hold: what a newcomer is sent as inserts. Best row first."""
+    """The rows of one depth stream, best row first; new subscribers get them as inserts."""
 
     def __init__(self, rows: int) -> None:
         self._rows = rows
         self.sides: tuple[list[list[str]], list[list[str]]] = ([], [])  # Side.ASK, Side.BID; price, size, market maker
 
     def apply(self, position: int, operation: int, side: int, level: list[str]) -> None:
-        """Shift semantics, cut at the subscribed rows. An operation past the end changes nothing."""
+        """Apply an operation with IB's shift semantics, limited to `rows` rows; past the end it has no effect."""
         rows = self.sides[side]
         if operation == _INSERT:
             if position <= len(rows):
@@ -60,7 +60,7 @@ class Book:
 
 
 class Face:
-    """One instrument as its subscribers see it."""
+    """All streams of one instrument."""
 
     def __init__(self, instrument: Instrument, units: Units, level1: Level1, depth_rows: int, prices: Texts) -> None:
         self.instrument, self.level1 = instrument, level1
@@ -106,7 +106,7 @@ class Face:
 
     def level1_changes(self, ts: int, wanted: Wanted, out: list[MarketEvent]) -> None:
         if not wanted(self._con_id, _L1):
-            self.level1.behind = True
+            self.level1.unsent = True
             return
         messages = self.level1.changes()
         if messages:
@@ -121,7 +121,7 @@ class Face:
             out.append(_event(ts, self._con_id, stream, [fields]))
 
     def bar(self, end_ns: int, wanted: Wanted, out: list[MarketEvent]) -> None:
-        """Close the 5-second bar that ends at `end_ns`; a silent one repeats the last price with volume 0."""
+        """Close the 5-second bar that ends at `end_ns`; without trades it repeats the last price with volume 0."""
         if not self.level1.last_price or not wanted(self._con_id, Stream.BARS_5S):
             return
         start = end_ns - BAR_NS
@@ -149,7 +149,7 @@ class Face:
 
 
 def depth_fields(stream: Stream, position: str, operation: str, side: str, level: list[str]) -> list[str]:
-    """Message 12 for a venue's rows without a market maker, else 13; the smart flag is 1 in SMART depth."""
+    """Message 12 for direct depth without a market maker, else message 13 with the smart flag."""
     price, size, maker = level
     if stream == Stream.DEPTH and not maker:
         return ["12", "1", "", position, operation, side, price, size]
@@ -157,7 +157,7 @@ def depth_fields(stream: Stream, position: str, operation: str, side: str, level
 
 
 class Renderer:
-    """Rows in, events out; `next_timer` is the instant at which a bar closes or sampled L1 is due."""
+    """Turns rows into events; `next_timer` is the time of the next bar close or L1 sample."""
 
     def __init__(self, faces: list[Face], start_ns: int, sample_ns: int) -> None:
         self.faces = faces
@@ -168,7 +168,7 @@ class Renderer:
         self.next_timer = self._bar_at
 
     def fire(self, wanted: Wanted, out: list[MarketEvent]) -> None:
-        """What is due at `next_timer`: sampled L1 first, then bars, instruments in their order."""
+        """Run the timer at `next_timer`: sampled L1 first, then bars, both in instrument order."""
         now = self.next_timer
         if self._flush_at == now:
             for i in sorted(self._pending):

@@ -1,6 +1,6 @@
-"""What is answered to which message. `ANSWERS` is the list; what is missing there gets error 321.
+"""The handler of each client message, listed in `ANSWERS`; other messages get error 321.
 
-Accounts, orders and positions are always empty, so that any client's connect comes to its end at once.
+Accounts, orders and positions are always empty, so the start-up requests of any client complete immediately.
 """
 
 from __future__ import annotations
@@ -11,10 +11,12 @@ import structlog
 
 from harvester.events import codes
 from harvester.events.kinds import Stream
+from harvester.simgateway.backfill import Backfill
 from harvester.simgateway.faults import TEXTS
+from harvester.simgateway.feeds import Feeds
 from harvester.simgateway.limits import Refusal
-from harvester.simgateway.lookup import NO_DEFINITION, description, find
-from harvester.simgateway.subscriptions import DEPTH_STREAMS
+from harvester.simgateway.lookup import NO_DEFINITION, contract_details, find_contracts
+from harvester.simgateway.market import DEPTH_STREAMS
 from harvester.units import SECOND_NS
 from harvester.wire import answers
 from harvester.wire.ids import UNSET_INT, In, Out
@@ -22,7 +24,7 @@ from harvester.wire.ids import UNSET_INT, In, Out
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-    from harvester.simgateway.desk import Desk
+    from harvester.simgateway.gateway_state import GatewayState
     from harvester.simgateway.session import Session
     from harvester.wire.outgoing import ContractDetailsAsk, DepthCancel, Plain, Request
 
@@ -42,75 +44,75 @@ def _argument(request: Plain, at: int) -> str:
 # ---- the connection ----
 
 
-def _start_api(desk: Desk, session: Session, request: Plain) -> None:
+def _start_api(state: GatewayState, session: Session, request: Plain) -> None:
     text = _argument(request, 0)
     if not (text.isascii() and text.isdigit() and len(text) < 10):
-        session.error(-1, 321, f"Error validating request.-'bW' : cause - client id {text[:20]!r} is not a number")
+        session.invalid(-1, f"client id {text[:20]!r} is not a number")
         return
     if session.client_id is not None:
-        session.error(-1, 321, f"Error validating request.-'bW' : cause - started already, as {session.client_id}")
+        session.invalid(-1, f"already started as {session.client_id}")
         return
     client_id = int(text)
-    if any(other.client_id == client_id for other in desk.sessions):
+    if any(other.client_id == client_id for other in state.sessions):
         session.error(-1, *CLIENT_ID_TAKEN)
         session.close(f"client id {client_id} is already in use")
         return
     session.client_id = client_id
-    desk.sessions.append(session)
-    session.send(answers.managed_accounts(desk.settings.accounts))
+    state.sessions.append(session)
+    session.send(answers.managed_accounts(state.settings.accounts))
     session.send(answers.next_valid_id(1))
     for code in codes.FARM_OK:
         session.error(-1, code, TEXTS[code])
     logger.info("client connected", client_id=client_id, peer=f"{session.host}:{session.port}")
 
 
-def _managed_accounts(desk: Desk, session: Session, _request: Plain) -> None:
-    session.send(answers.managed_accounts(desk.settings.accounts))
+def _managed_accounts(state: GatewayState, session: Session, _request: Plain) -> None:
+    session.send(answers.managed_accounts(state.settings.accounts))
 
 
-def _current_time(desk: Desk, session: Session, _request: Plain) -> None:
-    session.send(answers.current_time(desk.clock.wall() // SECOND_NS))
+def _current_time(state: GatewayState, session: Session, _request: Plain) -> None:
+    session.send(answers.current_time(state.clock.wall() // SECOND_NS))
 
 
-def _account_updates(desk: Desk, session: Session, request: Plain) -> None:
-    """None to report, so the download ends at once; unsubscribing has no answer."""
+def _account_updates(state: GatewayState, session: Session, request: Plain) -> None:
+    """Accounts are empty, so the download ends immediately; unsubscribing has no answer."""
     if _argument(request, 0).lower() in {"1", "true"}:
-        account = _argument(request, 1) or desk.settings.accounts[0]
+        account = _argument(request, 1) or state.settings.accounts[0]
         session.send(answers.end(In.ACCOUNT_DOWNLOAD_END, None, account))
 
 
 # ---- contracts and venues ----
 
 
-def _contract(desk: Desk, session: Session, ask: ContractDetailsAsk) -> None:
-    found = find(desk.market, ask.contract)
-    symbol = found[0].symbol if found else ask.contract.symbol
-    refused = desk.scripted_refusal(session, symbol, Stream.CONTRACT)
+def _contract(state: GatewayState, session: Session, request: ContractDetailsAsk) -> None:
+    found = find_contracts(state.market, request.contract)
+    symbol = found[0].symbol if found else request.contract.symbol
+    refused = state.scripted_refusal(session, symbol, Stream.CONTRACT)
     if refused is not None or not found:
-        session.error(ask.req_id, *(refused or NO_DEFINITION))
+        session.error(request.req_id, *(refused or NO_DEFINITION))
         return
     for instrument in found:
-        fields = description(desk.market, instrument, ask.req_id, ask.contract.exchange)
+        fields = contract_details(state.market, instrument, request.req_id, request.contract.exchange)
         session.send(fields, instrument.symbol)
-    session.send(answers.end(In.CONTRACT_END, ask.req_id), symbol)
+    session.send(answers.end(In.CONTRACT_END, request.req_id), symbol)
 
 
-def _matching_symbols(desk: Desk, session: Session, request: Plain) -> None:
+def _matching_symbols(state: GatewayState, session: Session, request: Plain) -> None:
     pattern = _argument(request, 0).upper()
-    found = [i for i in desk.market.instruments if pattern and pattern in i.symbol.upper()]
+    found = [i for i in state.market.instruments if pattern and pattern in i.symbol.upper()]
     rows: list[str] = []
     for i in found:
         rows += [str(i.con_id), i.symbol, i.sec_type, i.primary_exchange, i.currency, "0", i.long_name, ""]
     session.send(["79", str(request.req_id), str(len(found)), *rows])
 
 
-def _market_rule(_desk: Desk, session: Session, request: Plain) -> None:
+def _market_rule(_state: GatewayState, session: Session, request: Plain) -> None:
     session.send(["93", _argument(request, 0) or "0", "1", "0", "0.01"])
 
 
-def _depth_exchanges(desk: Desk, session: Session, _request: Plain) -> None:
+def _depth_exchanges(state: GatewayState, session: Session, _request: Plain) -> None:
     rows: dict[tuple[str, str, str, str, int], None] = {}
-    for i in desk.market.instruments:
+    for i in state.market.instruments:
         if i.has_depth:
             rows |= dict.fromkeys((venue, i.sec_type, "", "Deep2", UNSET_INT) for venue in i.depth_venues)
         if i.has_smart_depth:
@@ -118,8 +120,8 @@ def _depth_exchanges(desk: Desk, session: Session, _request: Plain) -> None:
     session.send(answers.depth_exchanges(rows))
 
 
-def _historical_ticks(_desk: Desk, session: Session, request: Plain) -> None:
-    """No ticks of the past are kept; the answer is an empty, finished list of the kind asked for."""
+def _historical_ticks(_state: GatewayState, session: Session, request: Plain) -> None:
+    """Historical ticks are not available; the answer is an empty, complete list of the requested type."""
     what = request.fields[18] if len(request.fields) > 18 else ""
     msg = {"TRADES": "98", "BID_ASK": "97"}.get(what, "96")
     session.send([msg, str(request.req_id), "0", "1"])
@@ -128,25 +130,25 @@ def _historical_ticks(_desk: Desk, session: Session, request: Plain) -> None:
 # ---- cancels ----
 
 
-def _cancel_depth(desk: Desk, session: Session, request: DepthCancel) -> None:
-    """The smart flag must be that of the request: 310 otherwise."""
-    sub = session.subs.get(request.req_id)
+def _cancel_depth(state: GatewayState, session: Session, request: DepthCancel) -> None:
+    """Cancel depth; a smart flag that differs from the request gives error 310."""
+    sub = state.registry.get(session, request.req_id)
     if sub is None or sub.stream not in DEPTH_STREAMS or request.smart != (sub.stream == Stream.SMART_DEPTH):
         session.error(request.req_id, 310, f"Can't find the subscribed market depth with tickerId:{request.req_id}")
         return
-    desk.end(sub)
+    state.registry.remove(sub)
 
 
-def _cancels(streams: Iterable[Stream], code: int, text: str) -> Callable[[Desk, Session, Request], None]:
-    """End a subscription to one of `streams`; an error when the id has none."""
+def _cancels(streams: Iterable[Stream], code: int, text: str) -> Callable[[GatewayState, Session, Request], None]:
+    """A handler that ends a subscription to one of `streams`, or sends an error if there is none."""
     kinds = frozenset(streams)
 
-    def cancel(desk: Desk, session: Session, request: Request) -> None:
-        sub = session.subs.get(request.req_id)
+    def cancel(state: GatewayState, session: Session, request: Request) -> None:
+        sub = state.registry.get(session, request.req_id)
         if sub is None or sub.stream not in kinds:
             session.error(request.req_id, code, text.format(request.req_id))
             return
-        desk.end(sub)
+        state.registry.remove(sub)
         if sub.stream == Stream.HISTORY:
             session.error(request.req_id, codes.HISTORY_ERROR, HISTORY_CANCELLED.format(request.req_id))
         elif sub.stream == Stream.SCANNER:
@@ -155,64 +157,66 @@ def _cancels(streams: Iterable[Stream], code: int, text: str) -> Callable[[Desk,
     return cancel
 
 
-# ---- what is always the same ----
+# ---- constant answers ----
 
 
-def _says(fields: Sequence[str]) -> Callable[[Desk, Session, Plain], None]:
-    """Answer with a fixed message; `{req}` and `{account}` are filled in."""
+def _constant(fields: Sequence[str]) -> Callable[[GatewayState, Session, Plain], None]:
+    """A handler that sends a fixed message with `{req}` and `{account}` replaced."""
 
-    def answer(desk: Desk, session: Session, request: Plain) -> None:
-        session.send([field.format(req=request.req_id, account=desk.settings.accounts[0]) for field in fields])
+    def answer(state: GatewayState, session: Session, request: Plain) -> None:
+        session.send([field.format(req=request.req_id, account=state.settings.accounts[0]) for field in fields])
 
     return answer
 
 
-def _nothing(_desk: Desk, _session: Session, _request: Request) -> None:
-    """Some requests have no answer: nothing to report, or a switch nobody sees."""
+def _no_answer(_state: GatewayState, _session: Session, _request: Request) -> None:
+    """No answer: there is nothing to report, or the setting has no effect here."""
 
 
-_NO_EID = "Can't find EId with tickerId:{}"
+_UNKNOWN_ID = "Can't find EId with tickerId:{}"
 
 ANSWERS: dict[Out, Callable[..., None]] = {
     Out.START_API: _start_api,
     Out.MANAGED_ACCOUNTS: _managed_accounts,
-    Out.IDS: _says(answers.next_valid_id(1)),
+    Out.IDS: _constant(answers.next_valid_id(1)),
     Out.CURRENT_TIME: _current_time,
     Out.CONTRACT: _contract,
     Out.MATCHING_SYMBOLS: _matching_symbols,
     Out.MARKET_RULE: _market_rule,
     Out.DEPTH_EXCHANGES: _depth_exchanges,
-    Out.MARKET_DATA: lambda desk, session, ask: desk.feeds.market_data(session, ask),
-    Out.DEPTH: lambda desk, session, ask: desk.feeds.depth(session, ask),
-    Out.TICK_BY_TICK: lambda desk, session, ask: desk.feeds.tick_by_tick(session, ask),
-    Out.REALTIME_BARS: lambda desk, session, ask: desk.feeds.realtime_bars(session, ask),
-    Out.HISTORICAL_DATA: lambda desk, session, ask: desk.backfill.historical(session, ask),
-    Out.HEAD_TIMESTAMP: lambda desk, session, ask: desk.backfill.head_timestamp(session, ask),
+    Out.MARKET_DATA: lambda state, session, request: Feeds(state).market_data(session, request),
+    Out.DEPTH: lambda state, session, request: Feeds(state).depth(session, request),
+    Out.TICK_BY_TICK: lambda state, session, request: Feeds(state).tick_by_tick(session, request),
+    Out.REALTIME_BARS: lambda state, session, request: Feeds(state).realtime_bars(session, request),
+    Out.HISTORICAL_DATA: lambda state, session, request: Backfill(state).historical(session, request),
+    Out.HEAD_TIMESTAMP: lambda state, session, request: Backfill(state).head_timestamp(session, request),
     Out.HISTORICAL_TICKS: _historical_ticks,
-    Out.SCANNER: lambda desk, session, ask: desk.backfill.scanner(session, ask),
-    Out.SCANNER_PARAMETERS: lambda desk, session, _ask: desk.backfill.parameters(session),
-    Out.CANCEL_MARKET_DATA: _cancels((Stream.L1,), 300, _NO_EID),
+    Out.SCANNER: lambda state, session, request: Backfill(state).scanner(session, request),
+    Out.SCANNER_PARAMETERS: lambda state, session, _request: Backfill(state).parameters(session),
+    Out.CANCEL_MARKET_DATA: _cancels((Stream.L1,), 300, _UNKNOWN_ID),
     Out.CANCEL_DEPTH: _cancel_depth,
-    Out.CANCEL_TICK_BY_TICK: _cancels((Stream.LAST, Stream.ALL_LAST, Stream.BID_ASK, Stream.MID_POINT), 300, _NO_EID),
-    Out.CANCEL_REALTIME_BARS: _cancels((Stream.BARS_5S,), 300, _NO_EID),
+    Out.CANCEL_TICK_BY_TICK: _cancels(
+        (Stream.LAST, Stream.ALL_LAST, Stream.BID_ASK, Stream.MID_POINT), 300, _UNKNOWN_ID
+    ),
+    Out.CANCEL_REALTIME_BARS: _cancels((Stream.BARS_5S,), 300, _UNKNOWN_ID),
     Out.CANCEL_HISTORICAL_DATA: _cancels((Stream.HISTORY,), 366, "No historical data query found for ticker id:{}"),
     Out.CANCEL_SCANNER: _cancels((Stream.SCANNER,), 365, "No scanner subscription found for ticker id:{}"),
-    Out.OPEN_ORDERS: _says(answers.end(In.OPEN_ORDER_END)),
-    Out.ALL_OPEN_ORDERS: _says(answers.end(In.OPEN_ORDER_END)),
-    Out.COMPLETED_ORDERS: _says(answers.end(In.COMPLETED_ORDER_END)),
-    Out.EXECUTIONS: _says(["55", "1", "{req}"]),
+    Out.OPEN_ORDERS: _constant(answers.end(In.OPEN_ORDER_END)),
+    Out.ALL_OPEN_ORDERS: _constant(answers.end(In.OPEN_ORDER_END)),
+    Out.COMPLETED_ORDERS: _constant(answers.end(In.COMPLETED_ORDER_END)),
+    Out.EXECUTIONS: _constant(["55", "1", "{req}"]),
     Out.ACCOUNT_UPDATES: _account_updates,
-    Out.ACCOUNT_SUMMARY: _says(["64", "1", "{req}"]),
-    Out.ACCOUNT_UPDATES_MULTI: _says(["74", "1", "{req}"]),
-    Out.POSITIONS: _says(answers.end(In.POSITION_END)),
-    Out.POSITIONS_MULTI: _says(["72", "1", "{req}"]),
-    Out.FAMILY_CODES: _says(["78", "1", "{account}", ""]),
-    Out.SOFT_DOLLAR_TIERS: _says(["77", "{req}", "0"]),
-    Out.SMART_COMPONENTS: _says(["82", "{req}", "0"]),
-    Out.NEWS_PROVIDERS: _says(["85", "0"]),
-    Out.OPTION_PARAMETERS: _says(["76", "{req}"]),
-    Out.HISTOGRAM: _says(["89", "{req}", "0"]),
-    Out.USER_INFO: _says(["107", "{req}", ""]),
+    Out.ACCOUNT_SUMMARY: _constant(["64", "1", "{req}"]),
+    Out.ACCOUNT_UPDATES_MULTI: _constant(["74", "1", "{req}"]),
+    Out.POSITIONS: _constant(answers.end(In.POSITION_END)),
+    Out.POSITIONS_MULTI: _constant(["72", "1", "{req}"]),
+    Out.FAMILY_CODES: _constant(["78", "1", "{account}", ""]),
+    Out.SOFT_DOLLAR_TIERS: _constant(["77", "{req}", "0"]),
+    Out.SMART_COMPONENTS: _constant(["82", "{req}", "0"]),
+    Out.NEWS_PROVIDERS: _constant(["85", "0"]),
+    Out.OPTION_PARAMETERS: _constant(["76", "{req}"]),
+    Out.HISTOGRAM: _constant(["89", "{req}", "0"]),
+    Out.USER_INFO: _constant(["107", "{req}", ""]),
     **dict.fromkeys(
         (
             Out.MARKET_DATA_TYPE,
@@ -231,7 +235,7 @@ ANSWERS: dict[Out, Callable[..., None]] = {
             Out.PNL_SINGLE,
             Out.CANCEL_PNL_SINGLE,
         ),
-        _nothing,
+        _no_answer,
     ),
 }
-"""A client's message → what answers it, called with (desk, session, request)."""
+"""Client message → its handler, called with (state, session, request)."""

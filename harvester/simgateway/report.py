@@ -1,8 +1,8 @@
-"""Count what was sent, per kind of event and symbol: rows, exact sums of every number, and one of all texts.
+"""Count sent data per event kind and symbol: rows, exact sums of all numbers, and a sum of text hashes.
 
-Sums are decimal sums of the numbers as they stand in the messages, without rounding, so that a recorder can be held to
-them value for value: `exact_sum` of its columns must give the same text. Texts (exchange, conditions, market maker,
-values of string ticks) are summed by row, as hashes: `text_sum` of its columns must give the same digits.
+Sums are decimal, without rounding, of the numbers as sent, so a recording can be checked value for value: `exact_sum`
+of its columns must give the same text. Texts (exchange, conditions, market maker, values of string ticks) are hashed
+per row and the hashes summed: `text_sum` of its columns must give the same digits.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from pathlib import Path
 
-# 309 digits before the point (unset doubles) and plenty behind it: no addition ever rounds.
+# 309 digits before the decimal point (unset doubles) and enough after it: no addition rounds.
 _EXACT = Context(prec=700, Emax=999999, Emin=-999999)
 _BATCH = 4096
 
@@ -48,24 +48,24 @@ _LAYOUT: dict[str, tuple[Kind, dict[str, int]]] = {
     "4": (Kind.NOTICE, {"code": 3}),
     "58": (Kind.NOTICE, {"value": 3}),
 }
-"""Message id (with the tick-by-tick stream) to event kind, and where the numbers stand."""
+"""Message id (with the tick-by-tick stream) → event kind, and the indexes of its numbers."""
 
 _TEXTS: dict[str, tuple[int, ...]] = {"46": (4,), "13": (4,), "99/1": (7, 8), "99/2": (7, 8)}
-"""Where the texts of a layout stand; of a kind all layouts that have any have the same."""
+"""Layout → indexes of its texts; all layouts of a kind that have texts have the same ones."""
 
 TEXTS: dict[Kind, tuple[str, ...]] = {
     Kind.TICK: ("text",),
     Kind.DEPTH: ("market_maker",),
     Kind.TRADE: ("exchange", "conditions"),
 }
-"""The columns those texts become."""
+"""Event kind → the columns of these texts."""
 
 _ENDS = frozenset({"17", "20", str(int(In.CONTRACT_END)), str(int(In.SNAPSHOT_END))})
-"""Messages a recorder makes an `end` of; other closing messages stay raw, as it keeps them."""
+"""Messages recorded as `end`; other end-of-list messages are recorded as `raw`."""
 
 
 def exact_sum(values: Iterable[float | int | str | None]) -> str:
-    """Sum the shortest decimal texts of numbers without rounding; None, empty and non-finite ones count nothing."""
+    """Exact sum of the shortest decimal texts of numbers; None, empty and non-finite values are skipped."""
     total = Decimal(0)
     for value in values:
         number = _decimal(value if isinstance(value, str) else repr(value))
@@ -75,7 +75,7 @@ def exact_sum(values: Iterable[float | int | str | None]) -> str:
 
 
 def text_sum(rows: Iterable[Iterable[str | None]]) -> str:
-    """Sum a hash of each row's texts: equal for equal rows in any order. None is empty, rows without text count 0."""
+    """Sum of a hash of each row's texts, independent of row order. None counts as empty, a row without text as 0."""
     return _digits(_hashed(Counter(tuple(text or "" for text in row) for row in rows)))
 
 
@@ -105,7 +105,7 @@ def _text(total: Decimal) -> str:
 
 
 class Tally:
-    """What was sent of one symbol in messages of one layout; `add` only keeps, sums are drawn in batches."""
+    """Row count and sums of one layout and symbol; `add` buffers, sums are computed in batches."""
 
     def __init__(self, columns: dict[str, int], texts: tuple[int, ...] = ()) -> None:
         self.columns, self.texts, self.rows, self.text = columns, texts, 0, 0
@@ -134,7 +134,7 @@ class Tally:
 
 
 class Report:
-    """Everything a gateway sent and was asked, as JSON on exit."""
+    """Counts of everything a gateway sent and received, written as JSON on exit."""
 
     def __init__(self) -> None:
         self._tallies: dict[tuple[str, str], Tally] = {}
@@ -146,7 +146,7 @@ class Report:
         self.clients: list[dict[str, Any]] = []
 
     def tally(self, layout: str, symbol: str) -> Tally:
-        """The counter of a layout and symbol; the caller may keep it."""
+        """The tally of a layout and symbol; the caller may cache it."""
         found = self._tallies.get((layout, symbol))
         if found is None:
             found = Tally(_LAYOUT[layout][1] if layout in _LAYOUT else {}, _TEXTS.get(layout, ()))
@@ -154,8 +154,8 @@ class Report:
         return found
 
     def count(self, fields: Sequence[str], symbol: str) -> None:
-        """Count one message, whatever it is."""
-        layout = layout_of(fields)
+        """Count one message."""
+        layout = layout_key(fields)
         if layout == "17":
             self._bars(fields, symbol)
         elif layout == "20":
@@ -173,7 +173,7 @@ class Report:
         self._lists[kind, symbol] = self._lists.get((kind, symbol), 0) + rows
 
     def by_kind(self) -> dict[str, dict[str, dict[str, Any]]]:
-        """Kind → symbol → {rows, sums, texts}; the symbol is "" for what belongs to the connection."""
+        """Kind → symbol → {rows, sums, texts}; the symbol is "" for messages of the connection."""
         out: dict[str, dict[str, dict[str, Any]]] = {}
         totals: dict[tuple[str, str, str], Decimal] = {}
         texts: Counter[tuple[str, str]] = Counter()
@@ -209,24 +209,24 @@ class Report:
         }
 
 
-def layout_of(fields: Sequence[str]) -> str:
-    """Key of a message's layout: its id, for tick-by-tick with the stream."""
+def layout_key(fields: Sequence[str]) -> str:
+    """Layout key of a message: its id, for tick-by-tick data with the stream."""
     return f"99/{fields[2]}" if fields[0] == "99" and len(fields) > 2 else fields[0]
 
 
 def kind_of(layout: str) -> Kind:
-    """The kind of event a message becomes; historical and scanner answers end a list, what is untyped is raw."""
+    """Event kind of a layout; list answers count as `end`, untyped messages as `raw`."""
     if layout in _LAYOUT:
         return _LAYOUT[layout][0]
     return Kind.END if layout in _ENDS else Kind.RAW
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Write beside the place, then rename, so that a reader never sees half a file.
+    """Write a file atomically: a reader never sees a partial file.
 
     Raises:
         LogWriteFailed: the disk is full or failing.
-        CannotRun: the place may not be written.
+        CannotRun: `path` is not writable.
     """
     beside = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     with naming(path):
@@ -244,7 +244,7 @@ def _replace(beside: Path, path: Path) -> None:
     for attempt in range(20):
         try:
             beside.replace(path)
-        except PermissionError:  # Windows: a reader has the file open at this instant
+        except PermissionError:  # Windows: a reader has the file open
             if attempt == 19:
                 raise
         else:

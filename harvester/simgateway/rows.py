@@ -1,9 +1,9 @@
-"""Base rows: what a model or a tape says happened, before it becomes messages.
+"""Base rows: the events of a model or a tape before they become messages.
 
-A row is a plain tuple (ts, instrument's place in the list, `What`, six values). Prices are in the source's own units,
-which its `Units` turns into text and USD: integers of 1/10000 USD for the model, USD as float64 for a tape.
+A row is a tuple (ts, instrument index, `What`, six values). Prices are in the source's units, which `Units` converts to
+text and USD: integers of 1/10000 USD for the model, USD as float64 for a tape.
 
-    QUOTE   bid, ask, bid size, ask size, bid exchanges, ask exchanges   (price 0 or size 0: that side is empty)
+    QUOTE   bid, ask, bid size, ask size, bid exchanges, ask exchanges   (price 0 or size 0: the side is empty)
     TRADE   price, size, exchange letter, attribute bits, conditions, exchange name
     DEPTH   position, operation, side, price, size, market maker         one venue's book
     SMART   the same                                                     the book of all venues
@@ -34,7 +34,7 @@ class What(IntEnum):
 
 
 class Texts(dict[Any, str]):
-    """Decimal text of a number, remembered: a day has few different prices and sizes."""
+    """Cache of decimal texts: a day has few distinct prices and sizes."""
 
     _LIMIT = 200_000
 
@@ -51,12 +51,12 @@ class Texts(dict[Any, str]):
 
 
 class Units(NamedTuple):
-    """How a source counts prices: `per_dollar` of its units make one USD (1 for a tape, whose prices are USD)."""
+    """Price unit of a source: one USD is `per_dollar` units (1 for a tape, whose prices are USD)."""
 
     per_dollar: int
 
     def usd(self, price: float) -> float:
-        """Price in USD, the float64 nearest to the decimal."""
+        """Price in USD, as the float64 nearest to the decimal."""
         return price / self.per_dollar if self.per_dollar != 1 else float(price)
 
     def texts(self) -> Texts:
@@ -64,7 +64,7 @@ class Units(NamedTuple):
 
 
 class RowQueue:
-    """Rows in time order from an iterator of chunks, of which one at a time is held: `rows[at:]` are still to come."""
+    """Rows in time order from an iterator of chunks, one in memory at a time; `rows[at:]` are the next rows."""
 
     def __init__(self, chunks: Iterator[list[Row]]) -> None:
         self._chunks = chunks
@@ -72,7 +72,7 @@ class RowQueue:
         self.at = 0
 
     def filled(self) -> bool:
-        """Fetch the next chunk if this one is used up; False at the end."""
+        """Load the next chunk if this one is used up; False at the end."""
         while self.at == len(self.rows):
             chunk = next(self._chunks, None)
             if chunk is None:

@@ -1,4 +1,4 @@
-"""Scanner lists computed from a source's own totals at this market time. Rank 0 first; ties by symbol, ascending."""
+"""Rank instruments for scanner lists from a source's current totals; ties by symbol, ascending."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 class Standing(NamedTuple):
-    """Where one instrument stands; prices in USD, 0 where there is none yet, volume in shares."""
+    """Current totals of one instrument; prices in USD (0 = none yet), volume in shares."""
 
     instrument: Instrument
     last: float
@@ -45,14 +45,14 @@ SCAN_CODES: dict[str, Callable[[Standing], float]] = {
     "HOT_BY_PRICE": lambda row: abs(_gain(row)),
     "TOP_PRICE_RANGE": lambda row: abs(_gain_since_open(row)),
 }
-"""Scan code -> what is ranked, most first. HOT_BY_VOLUME has no average to compare with and uses volume per dollar."""
+"""Scan code → its score, highest first. HOT_BY_VOLUME has no average volume and uses volume per dollar."""
 
 
 def rank(standings: list[Standing], scan_code: str, rows: int) -> list[ScanRow]:
     """The list of one scan code, at most `rows` long.
 
     Raises:
-        MarketRefusal: 162 for an unknown code, or when nothing was traded yet.
+        MarketRefusal: 162 for an unknown code, or before the first trade.
     """
     score = SCAN_CODES.get(scan_code)
     if score is None:

@@ -1,4 +1,4 @@
-"""Bars of one second with trades, kept while a market runs: what 5-second and historical bars come from."""
+"""One-second bars of a running market, the source of 5-second and historical bars."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from harvester.units import SECOND_NS
 class Series(NamedTuple):
     """Bars of one instrument as NumPy columns of equal length; `ts` (int64 ns UTC) is the start, prices are USD.
 
-    `turnover` is the sum of price times size, so that WAP = turnover / volume of any bars added up.
+    `turnover` is the sum of price times size: WAP = turnover / volume, also over several bars.
     """
 
     ts: np.ndarray
@@ -41,7 +41,7 @@ class Series(NamedTuple):
 
 
 class Seconds:
-    """One instrument's trades as bars of a second; seconds without a trade have none. Prices in the source's units."""
+    """One instrument's trades as one-second bars; a second without trades has none. Prices in the source's units."""
 
     def __init__(self) -> None:
         self._ts = array("q")
@@ -70,7 +70,7 @@ class Seconds:
         self._count.append(1)
 
     def last_bar(self, start_ns: int) -> tuple[float, float, float, float, float, float, int] | None:
-        """Open, high, low, close, volume, turnover, count of all from `start_ns` on; None without trades."""
+        """Open, high, low, close, volume, turnover and count since `start_ns`; None without trades."""
         i = len(self._ts)
         while i and self._ts[i - 1] >= start_ns:
             i -= 1

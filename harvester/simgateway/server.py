@@ -1,13 +1,13 @@
 """The simulated gateway: a TCP server that speaks the TWS protocol and serves one market day.
 
-    gateway = SimGateway(market, settings, clock)     # clock: a LockstepClock in one process, None for one of its own
+    gateway = SimGateway(market, settings, clock)     # clock: a LockstepClock in one process, None for its own clock
     port = await gateway.start()
     ...
     report = await gateway.stop()
 
-The clock of its own is `gateway.clock`; a recorder in the same process may share it, one elsewhere follows
-`gateway.json`. Every client of a gateway with a `LockstepClock` must count its bytes on that clock, under the channels
-(its own port, "up") and (its own port, "down").
+Its own clock is `gateway.clock`: a recorder in the same process may share it, in another process it follows
+`gateway.json`. Every client of a gateway with a `LockstepClock` must count its bytes on that clock, as channels (local
+port, "up") and (local port, "down").
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ import structlog
 from harvester.errors import CannotRun
 from harvester.simgateway.clockfile import GatewayClock, GatewayFile, LeapingClock
 from harvester.simgateway.desk import Desk
+from harvester.simgateway.gateway_state import GatewayState
 from harvester.simgateway.mischief import Mischief
 from harvester.simgateway.pump import Pump, Timers
 from harvester.simgateway.report import Report, write_json
@@ -39,7 +40,7 @@ SEND_BUFFER_BYTES = 4096  # of a socket at speed max
 
 
 class SimGateway:
-    """A gateway for any number of clients. `start` and `stop` once each."""
+    """A simulated gateway for any number of clients. Call `start` and `stop` once each."""
 
     def __init__(self, market: Market, settings: GatewaySettings, clock: Clock | None = None) -> None:
         self.market, self.settings = market, settings.check()
@@ -52,11 +53,10 @@ class SimGateway:
         self.port = 0
 
     async def start(self) -> int:
-        """Listen; gives the port.
+        """Start to listen; returns the port.
 
         Raises:
-            CannotRun: the port is taken, the window holds nothing of this market's day, or `gateway.json` may not be
-                written.
+            CannotRun: the port is in use, the window is outside the market's day, or `gateway.json` is not writable.
             LogWriteFailed: the disk is full or failing.
         """
         await self._listen(self.settings.port)
@@ -69,17 +69,18 @@ class SimGateway:
             "symbols": [instrument.symbol for instrument in self.market.instruments],
             "max_speed": not self.settings.speed,
         }
-        if self.settings.log is not None:  # so that no recorder appends the day to itself
+        if self.settings.log is not None:  # a recorder must not append the day to itself
             facts["log"] = str(self.settings.log)
         self._file = GatewayFile(self.settings.gateway_file, facts)
         self.clock = self._given_clock or self._own_clock()
         timers = Timers(self.clock)
-        self.desk = Desk(self.market, self.settings, self.clock, self.report, timers)
-        self.pump = Pump(self.market, self.settings, self.clock, timers, self.desk)
+        self.state = GatewayState(self.market, self.settings, self.clock, self.report, timers)
+        self.desk = Desk(self.state)
+        self.pump = Pump(self.market, self.settings, self.clock, timers, self.state)
         if self.pump.start_ns >= self.pump.end_ns:
             await self._close_server()
-            raise CannotRun("the window --start to --end holds nothing of this market's day; choose another")
-        Mischief(self.desk, timers, self._close_port).arm(self.pump.start_ns)
+            raise CannotRun("the window --start to --end is outside this market's day; choose another window")
+        Mischief(self.state, timers, self._close_port).arm(self.pump.start_ns)
         self.pump.prepare()
         self._pump_task = asyncio.create_task(self.pump.run(), name="market pump")
         self._pump_task.add_done_callback(self._pump_done)
@@ -96,7 +97,7 @@ class SimGateway:
             self._server = await asyncio.start_server(self._accept, self.settings.host, port)
         except OSError as error:
             taken = error.errno in {errno.EADDRINUSE, errno.EACCES}
-            why = "is taken or not allowed; choose another with --port" if taken else f"cannot be used: {error}"
+            why = "is in use or not allowed; choose another with --port" if taken else f"cannot be used: {error}"
             raise CannotRun(f"{self.settings.host} port {port} {why}") from None
         self.port = self._server.sockets[0].getsockname()[1]
 
@@ -105,7 +106,7 @@ class SimGateway:
         assert task is not None
         session = Session(self.desk, reader, writer)
         if isinstance(self.clock, LeapingClock):
-            _hold_little(writer)
+            _limit_send_buffer(writer)
         self._clients[task] = session
         try:
             await session.run()
@@ -119,33 +120,33 @@ class SimGateway:
             logger.error("the market stopped", why=repr(task.exception()))
 
     async def wait_over(self) -> None:
-        """Return when the market's day is over.
+        """Wait for the end of the market's day.
 
         Raises:
-            Exception: whatever stopped the market before.
+            Exception: the error that stopped the market earlier.
         """
         assert self._pump_task is not None, "wait_over before start"
         await asyncio.shield(self._pump_task)
 
     async def run(self, *, forever: bool = True) -> None:
-        """Serve until cancelled; not `forever`, until the day is over and every client has left.
+        """Serve until cancelled, or without `forever` until the day is over and all clients have left.
 
         Raises:
-            Exception: whatever stopped the market.
+            Exception: the error that stopped the market.
         """
         await self.wait_over()
         while forever or self._clients:
             await asyncio.sleep(0.05)
 
-    # ---- the port, closed for a while ----
+    # ---- the port, closed by a fault ----
 
     def _close_port(self, seconds: float) -> None:
-        """Refuse connections for so many market seconds; those that exist live on."""
+        """Refuse new connections for `seconds` of market time; existing ones continue."""
         if self._server is None:
             return
         self._server.close()
         self._server = None
-        self.desk.timeline.after(seconds, self._reopen)
+        self.state.timeline.after(seconds, self._reopen)
 
     def _reopen(self, _now: int) -> None:
         self._reopening = asyncio.create_task(self._listen(self.port), name="reopen the port")
@@ -158,7 +159,7 @@ class SimGateway:
     # ---- the end ----
 
     async def stop(self) -> dict[str, Any]:
-        """Close everything, write the report if a place was given, and return it."""
+        """Close all connections, write the report if `report_file` is set, and return it."""
         await self._close_server()
         if self._pump_task is not None:
             self._pump_task.cancel()
@@ -189,7 +190,7 @@ class SimGateway:
         }
 
 
-def _hold_little(writer: asyncio.StreamWriter) -> None:
-    """What is on its way bears the time of what is sent behind it: at speed max that must not be much."""
+def _limit_send_buffer(writer: asyncio.StreamWriter) -> None:
+    """Keep the send buffer small: at speed max, data in flight is stamped with the time of later data."""
     writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
     writer.transport.set_write_buffer_limits(high=0)

@@ -1,4 +1,4 @@
-"""One client's connection: handshake, frames in, bytes out. What the messages mean is the desk's business."""
+"""One client's connection: handshake, frames in, bytes out. Its owner answers the messages."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import structlog
 
 from harvester.clock import LockstepClock
 from harvester.errors import HarvesterError
+from harvester.events.codes import BAD_REQUEST
 from harvester.simgateway.limits import Window
 from harvester.wire import answers
 from harvester.wire.framing import HANDSHAKE, BadFrame, Deframer, frame, split
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     from harvester.clock import Clock
     from harvester.simgateway.report import Report
     from harvester.simgateway.settings import GatewaySettings
-    from harvester.simgateway.subscriptions import Subscription
 
 logger = structlog.get_logger()
 
@@ -35,69 +35,68 @@ _RATE_CODE, _RATE_TEXT = 100, "Max rate of messages per second has been exceeded
 
 
 class Desk(Protocol):
-    """What a session tells its owner."""
+    """What a session needs from its owner."""
 
     settings: GatewaySettings
-    elapsed: Callable[[], int]  # what limits are counted by, ns
+    elapsed: Callable[[], int]  # time for the limits, ns
     clock: Clock
     report: Report
 
     def connection_time(self) -> str:
-        """Market time as the handshake shows it."""
+        """Market time in the format of the handshake."""
         ...
 
-    def take(self, session: Session, fields: list[str]) -> None:
+    def handle(self, session: Session, fields: list[str]) -> None:
         """Answer one message."""
         ...
 
-    def gone(self, session: Session) -> None:
-        """Forget a client."""
+    def remove(self, session: Session) -> None:
+        """Remove a client."""
         ...
 
 
 class GarbageError(HarvesterError):
-    """A client sends what is no message; its connection is closed."""
+    """A client sent data that is not a message; its connection is closed."""
 
 
 class Session:
     """A client from accept to close. `send` queues, `flush` writes, `drain` waits for a slow reader."""
 
-    def __init__(self, desk: Desk, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._desk, self._reader, self._writer = desk, reader, writer
-        self.report = desk.report
+    def __init__(self, owner: Desk, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._owner, self._reader, self._writer = owner, reader, writer
+        self.report = owner.report
         self.host, self.port = writer.get_extra_info("peername")[:2]
         self.client_id: int | None = None
-        self.subs: dict[int, Subscription] = {}
-        self.offline = self.closing = self.watched = False
+        self.offline = self.closing = self.may_be_muted = False
         self.silent_until = 0
         self.split_max = self.coalesce_bytes = 0
         self.one_per_packet = False
-        self._random = random.Random(f"{desk.settings.seed} {desk.report.requests.total()}")  # noqa: S311 - cuts bytes
+        self._random = random.Random(f"{owner.settings.seed} {owner.report.requests.total()}")  # noqa: S311 - splits packets
         self._out: list[bytes] = []
-        self.queue = self._out.append  # one framed message that has been counted
+        self.queue = self._out.append  # appends one framed message that has been counted
         self.sent_bytes = self.sent_messages = 0
-        self._rate = Window(desk.settings.limits.messages_per_s, 1.0, desk.elapsed)
-        self._strikes, self._violations = Window(1, 1.0, desk.elapsed), 0
-        self._lockstep = desk.clock if isinstance(desk.clock, LockstepClock) else None
+        self._rate = Window(owner.settings.limits.messages_per_s, 1.0, owner.elapsed)
+        self._violation_seconds, self._violations = Window(1, 1.0, owner.elapsed), 0
+        self._lockstep = owner.clock if isinstance(owner.clock, LockstepClock) else None
         writer.transport.set_write_buffer_limits(high=_HIGH_WATER)
 
     # ---- out ----
 
     @property
     def muted(self) -> bool:
-        """True while market data is withheld: connection to IB lost, or a silence."""
-        return self.offline or self.silent_until > self._desk.clock.now()
+        """Whether a fault mutes this client: connection to IB lost, or silence."""
+        return self.offline or self.silent_until > self._owner.clock.now()
 
     def send(self, fields: Sequence[str], symbol: str = "") -> None:
         """Queue one message and count it."""
         self.report.count(fields, symbol)
         self.queue(frame(fields))
 
-    def flush(self, *, held_too: bool = False) -> None:
-        """Hand what is queued to the socket, cut as a fault may have it."""
+    def flush(self, *, force: bool = False) -> None:
+        """Write the queue to the socket, in packets as set by a fault."""
         if not self._out or self.closing:
             return
-        if self.coalesce_bytes and not held_too and sum(map(len, self._out)) < self.coalesce_bytes:
+        if self.coalesce_bytes and not force and sum(map(len, self._out)) < self.coalesce_bytes:
             return
         messages = self._out[:]
         self._out.clear()
@@ -124,20 +123,24 @@ class Session:
         self._writer.write(data)
 
     async def drain(self) -> None:
-        """Wait until the client has taken enough; nothing is ever dropped for a slow one."""
+        """Wait for a slow client; no data is dropped."""
         with contextlib.suppress(ConnectionError):
             await self._writer.drain()
 
     def error(self, req_id: int, code: int, text: str) -> None:
         self.send(answers.error(req_id, code, text))
 
+    def invalid(self, req_id: int, cause: object, check: str = "bW") -> None:
+        """Send IB's error 321 for an invalid request; `check` is IB's name of the failed check."""
+        self.error(req_id, BAD_REQUEST, f"Error validating request.-'{check}' : cause - {cause}")
+
     def close(self, why: str = "") -> None:
-        """Send what is queued, then close."""
+        """Write the queue, then close the connection."""
         if self.closing:
             return
         if why:
             logger.warning("client closed", client_id=self.client_id, peer=f"{self.host}:{self.port}", why=why)
-        self.flush(held_too=True)
+        self.flush(force=True)
         self.closing = True
         self._writer.close()
 
@@ -147,18 +150,18 @@ class Session:
         """Serve the client until either side closes."""
         why = ""
         try:
-            await asyncio.wait_for(self._handshake(), self._desk.settings.handshake_s)
+            await asyncio.wait_for(self._handshake(), self._owner.settings.handshake_s)
             await self._messages()
         except (BadFrame, BadRequest, GarbageError) as error:
             why = str(error)
         except TimeoutError:
-            why = f"no handshake within {self._desk.settings.handshake_s:g} s"
+            why = f"no handshake within {self._owner.settings.handshake_s:g} s"
         except (ConnectionError, asyncio.IncompleteReadError):
             pass
         finally:
-            self._desk.gone(self)
+            self._owner.remove(self)
             self.close(why)
-            if self.client_id is not None:  # as one who was told to have connected
+            if self.client_id is not None:  # only clients that were logged as connected
                 logger.info("client disconnected", client_id=self.client_id, peer=f"{self.host}:{self.port}")
             with contextlib.suppress(ConnectionError, asyncio.CancelledError):
                 await self._writer.wait_closed()
@@ -169,22 +172,22 @@ class Session:
     async def _handshake(self) -> None:
         head = await self._reader.readexactly(len(HANDSHAKE))
         if head != HANDSHAKE:
-            raise GarbageError(f"the first bytes are {head!r}, not API: no TWS client")
+            raise GarbageError(f"the first bytes are {head!r}, not API: the peer is not a TWS client")
         length = await self._reader.readexactly(4)
         size = int.from_bytes(length, "big")
         if not 0 < size <= _HANDSHAKE_MAX:
-            raise GarbageError(f"a version range of {size} bytes is none")
+            raise GarbageError(f"a version range of {size} bytes is invalid; the limit is {_HANDSHAKE_MAX}")
         offer = VersionRange.parse(await self._reader.readexactly(size))
-        version = min(offer.high, self._desk.settings.server_version)
+        version = min(offer.high, self._owner.settings.server_version)
         if version < max(offer.low, SERVER_VERSION_MIN):
-            raise GarbageError(f"client speaks v{offer.low}..{offer.high}, this gateway up to {version}")
-        hello = frame(answers.handshake(version, self._desk.connection_time()))
+            raise GarbageError(f"the client supports v{offer.low}..{offer.high}, this gateway up to {version}")
+        hello = frame(answers.handshake(version, self._owner.connection_time()))
         self.queue(hello)
-        self.flush(held_too=True)
-        self._count_in(len(head) + 4 + size)
+        self.flush(force=True)
+        self._count_received(len(head) + 4 + size)
 
     async def _messages(self) -> None:
-        deframer = Deframer(self._desk.settings.limits.frame_bytes_max)
+        deframer = Deframer(self._owner.settings.limits.frame_bytes_max)
         while not self.closing:
             data = await self._reader.read(_READ_BYTES)
             if not data:
@@ -194,30 +197,30 @@ class Session:
                     self._message(payload)
                 self.flush()
             finally:
-                self._count_in(len(data))
+                self._count_received(len(data))
             await self.drain()
 
-    def _count_in(self, n_bytes: int) -> None:
-        """Tell a lockstep clock that bytes have been acted upon; answers are counted as sent before."""
+    def _count_received(self, n_bytes: int) -> None:
+        """Count bytes as received on a lockstep clock, after they were processed and their answers counted as sent."""
         if self._lockstep is not None:
             self._lockstep.received((self.port, "up"), n_bytes)
 
     def _message(self, payload: bytes) -> None:
         fields = split(payload)
         if not fields or not re.fullmatch(r"\d{1,9}", fields[0]):
-            raise GarbageError(f"a message begins with {payload[:20]!r}, not with a message id")
+            raise GarbageError(f"a message starts with {payload[:20]!r}, not a message id")
         if any("\udc80" <= c <= "\udcff" for field in fields for c in field):
-            raise GarbageError(f"message {fields[0]} holds bytes that are not UTF-8")
-        if self.closing or not self._within_rate():
+            raise GarbageError(f"message {fields[0]} contains invalid UTF-8")
+        if self.closing or not self._check_rate():
             return
-        self._desk.take(self, fields)
+        self._owner.handle(self, fields)
 
-    def _within_rate(self) -> bool:
-        """IB's rule: a message too many in a second gets error 100; in the third such second the client is closed."""
+    def _check_rate(self) -> bool:
+        """IB's rule: a message over the limit gets error 100; in the third such second the connection is closed."""
         if self._rate.take():
             return True
-        limits = self._desk.settings.limits
-        self._violations += self._strikes.take()
+        limits = self._owner.settings.limits
+        self._violations += self._violation_seconds.take()
         rate = (limits.messages_per_s, limits.messages_per_s + 1, self._violations)
         self.error(-1, _RATE_CODE, _RATE_TEXT.format(*rate))
         if self._violations >= limits.violations_max:
@@ -225,5 +228,5 @@ class Session:
         return False
 
     def facts(self) -> dict[str, Any]:
-        """The client's line in the report."""
+        """The client's entry in the report."""
         return {"client_id": self.client_id, "messages": self.sent_messages, "bytes": self.sent_bytes}

@@ -1,4 +1,4 @@
-"""What a simulated gateway is told at its start."""
+"""The settings of a simulated gateway."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ PORT = 7496
 
 @dataclass(frozen=True)
 class GatewaySettings:
-    """Market times in ns UTC, None = the market's own; `port` 0 takes a free one; `speed` 0 is as fast as possible.
+    """Market times in ns UTC, None = the market's own; `port` 0 picks a free one; `speed` 0 is as fast as possible.
 
-    `gateway_file` and `report_file` are written when given. `grace_s` (real seconds) of quiet must pass after the first
-    market-data request before market time starts. `log` is the folder a recorded day is served from.
+    `gateway_file` and `report_file` are written if set. With a first subscription, market time starts `grace_s` real
+    seconds after the last request. `log` is the log folder of a recorded day.
     """
 
     host: str = "127.0.0.1"
@@ -47,18 +47,18 @@ class GatewaySettings:
         """Return self.
 
         Raises:
-            BadSetting: a value no gateway could run with.
+            BadSetting: a value is invalid.
         """
         if not SERVER_VERSION_MIN <= self.server_version <= SERVER_VERSION_MAX:
             span = f"{SERVER_VERSION_MIN} to {SERVER_VERSION_MAX}"
-            raise BadSetting(f"server version {self.server_version} is not spoken here; take one of {span}")
+            raise BadSetting(f"server version {self.server_version} is not supported; choose one from {span}")
         if not 0 <= self.port <= 65535:
             raise BadSetting(f"port {self.port} is not between 0 and 65535")
         if not self.speed >= 0:
-            raise BadSetting(f"speed {self.speed} is negative; 100 is a hundred times real time, 0 as fast as it goes")
+            raise BadSetting(f"speed {self.speed} is negative; 100 is 100 times real time, 0 as fast as possible")
         for account in self.accounts:
             if not account or "," in account or "\0" in account:
-                raise BadSetting(f"account {account!r} is not a name such as DU1234567")
+                raise BadSetting(f"account {account!r} is invalid; use a name such as DU1234567")
         if not self.accounts:
             raise BadSetting("a gateway needs at least one account, for example DU1234567")
         if self.start_ns is not None and self.end_ns is not None and self.start_ns >= self.end_ns:

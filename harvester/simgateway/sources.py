@@ -1,4 +1,4 @@
-"""The market sources by name: `model`, `tape`, `day`. This list is all there is."""
+"""The market sources by name: `model`, `tape`, `day`."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ def open_market(kind: str, paths: Sequence[Path] = (), **settings: Any) -> Marke
 
     Args:
         kind: one of `KINDS`.
-        paths: tape folders (tape); the data root that holds the recorded day (day, default the working folder).
-        settings: passed on: `model.ModelSettings` fields for a model, `tape.open_tape`'s for a tape, `trading_date`
-            (date or yyyy-MM-dd) for a day.
+        paths: tape folders (tape), or the data root of the recorded day (day; default: the working folder).
+        settings: the fields of `model.ModelSettings` (model), the options of `tape.open_tape` (tape), or
+            `trading_date`, a date or yyyy-MM-dd (day).
 
     Raises:
-        BadSetting: unknown kind or setting, or files that are not what they should be.
-        NoLog: no such recorded day.
+        BadSetting: unknown kind or setting, or invalid files.
+        NoLog: the day was not recorded.
     """
     try:
         if kind == "model":
@@ -42,13 +42,13 @@ def open_market(kind: str, paths: Sequence[Path] = (), **settings: Any) -> Marke
 
             return open_recorded(_one(paths), **settings)
     except TypeError as error:
-        if "keyword" in str(error):  # a setting the source does not have, or one it needs
+        if "keyword" in str(error):  # an unknown or missing setting
             raise BadSetting(f"market {kind}: {error}") from None
         raise
-    raise BadSetting(f"market {kind!r} is unknown; choose one of {', '.join(KINDS)}")
+    raise BadSetting(f"unknown market {kind!r}; choose one of {', '.join(KINDS)}")
 
 
 def _one(paths: Sequence[Path]) -> Path:
     if len(paths) > 1:
-        raise BadSetting(f"market day takes one data root, {len(paths)} were given")
+        raise BadSetting(f"market day takes one data root, not {len(paths)}")
     return Path(paths[0]) if paths else Path()

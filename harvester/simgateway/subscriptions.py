@@ -1,4 +1,4 @@
-"""Who gets what: subscriptions by (instrument, stream), and how an event becomes one client's bytes."""
+"""Subscriptions of all clients by (instrument, stream); each turns events into its client's bytes."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from harvester.events.kinds import Stream
-from harvester.simgateway.report import layout_of
+from harvester.simgateway.report import layout_key
 from harvester.wire.ids import GENERIC_OF_FIELD, REQ_ID_INDEX
 
 if TYPE_CHECKING:
@@ -26,12 +26,10 @@ LINE_KIND: dict[Stream, str] = {
     Stream.MID_POINT: "tick_by_tick",
     Stream.SCANNER: "scanner",
 }
-"""Streams that take a line of IB's limits, and of which kind."""
-
-DEPTH_STREAMS = frozenset({Stream.DEPTH, Stream.SMART_DEPTH})
+"""Stream → the kind of line it uses in IB's limits."""
 
 REQ_ID_AT = {str(msg): at for msg, at in REQ_ID_INDEX.items()}
-"""`REQ_ID_INDEX` by the text a message begins with."""
+"""`REQ_ID_INDEX` by message id as text."""
 
 _GENERIC_OF = {str(int(tick)): generic for tick, generic in GENERIC_OF_FIELD.items()}
 _LENGTH = struct.Struct(">I")
@@ -39,10 +37,10 @@ _LENGTH = struct.Struct(">I")
 
 @dataclass(eq=False)
 class Subscription:
-    """One running request of one client.
+    """One subscription of one client.
 
-    `reshape` turns a message of the market into those this client gets (fewer depth rows, another date format); None
-    passes everything. `key` is `MarketEvent.key` where (con_id, stream) is not enough.
+    `reshape` maps a message of the market to the messages for this client (fewer depth rows, another date format); None
+    passes all. `key` is `MarketEvent.key`, "" if (con_id, stream) is unique.
     """
 
     session: Session
@@ -57,7 +55,7 @@ class Subscription:
 
     def __post_init__(self) -> None:
         self._req_text = str(self.req_id)
-        self.wanted_generic = {""}  # of a tick field that needs no asking
+        self.wanted_generic = {""}  # "": tick fields that need no generic tick
 
     def deliver(self, messages: Iterable[list[str]]) -> None:
         """Queue messages of the market for the client."""
@@ -73,46 +71,60 @@ class Subscription:
                 self.session.send(fields, self.symbol)
                 continue
             fields[at] = self._req_text
-            layout = msg if msg != "99" else layout_of(fields)
+            layout = msg if msg != "99" else layout_key(fields)
             tally = self._tallies.get(layout)
             if tally is None or msg in {"4", "17", "20"}:
-                self._slowly(layout, fields)
+                self._send_uncached(layout, fields)
                 continue
             tally.add(fields)
             payload = ("\0".join(fields) + "\0").encode("utf-8", "surrogateescape")
             queue(_LENGTH.pack(len(payload)) + payload)
 
-    def _slowly(self, layout: str, fields: list[str]) -> None:
-        """The first message of a layout, and those whose count is more than a row."""
+    def _send_uncached(self, layout: str, fields: list[str]) -> None:
+        """Send the first message of a layout, or one that counts as more than a row."""
         self._tallies[layout] = self.session.report.tally(layout, self.symbol)
         self.session.send(fields, self.symbol)
 
 
 class Registry:
-    """All running subscriptions, by what they want."""
+    """The subscriptions of all clients, by (con_id, stream) and by (client, request id)."""
 
     def __init__(self) -> None:
-        self._by_want: dict[tuple[int, Stream], list[Subscription]] = {}
+        self._by_stream: dict[tuple[int, Stream], list[Subscription]] = {}
+        self._by_session: dict[Session, dict[int, Subscription]] = {}
 
     def add(self, sub: Subscription) -> None:
-        self._by_want.setdefault((sub.con_id, sub.stream), []).append(sub)
+        self._by_stream.setdefault((sub.con_id, sub.stream), []).append(sub)
+        self._by_session.setdefault(sub.session, {})[sub.req_id] = sub
+
+    def get(self, session: Session, req_id: int) -> Subscription | None:
+        """The subscription of a client with this request id, None without one."""
+        return self._by_session.get(session, {}).get(req_id)
+
+    def of(self, session: Session) -> list[Subscription]:
+        """All subscriptions of a client, oldest first."""
+        return list(self._by_session.get(session, {}).values())
 
     def remove(self, sub: Subscription) -> None:
-        wanting = self._by_want.get((sub.con_id, sub.stream), [])
-        if sub in wanting:
-            wanting.remove(sub)
-        if not wanting:
-            self._by_want.pop((sub.con_id, sub.stream), None)
+        own = self._by_session.get(sub.session, {})
+        own.pop(sub.req_id, None)
+        if not own:
+            self._by_session.pop(sub.session, None)
+        subscribers = self._by_stream.get((sub.con_id, sub.stream), [])
+        if sub in subscribers:
+            subscribers.remove(sub)
+        if not subscribers:
+            self._by_stream.pop((sub.con_id, sub.stream), None)
 
     def wanted(self, con_id: int, stream: Stream) -> bool:
-        return (con_id, stream) in self._by_want or stream == Stream.OTHER
+        return (con_id, stream) in self._by_stream or stream == Stream.OTHER
 
-    def wanting(self, con_id: int, stream: Stream) -> list[Subscription]:
-        return self._by_want.get((con_id, stream), [])
+    def subscribers(self, con_id: int, stream: Stream) -> list[Subscription]:
+        return self._by_stream.get((con_id, stream), [])
 
     def lines(self, kind: str) -> int:
-        """Lines of a kind in use over all clients."""
-        return sum(len(subs) for (_, stream), subs in self._by_want.items() if LINE_KIND.get(stream) == kind)
+        """Lines of a kind in use by all clients."""
+        return sum(len(subs) for (_, stream), subs in self._by_stream.items() if LINE_KIND.get(stream) == kind)
 
     def __iter__(self) -> Iterator[Subscription]:
-        return iter([sub for subs in self._by_want.values() for sub in subs])
+        return iter([sub for subs in self._by_stream.values() for sub in subs])

@@ -1,13 +1,13 @@
-"""A tape as a market: quotes, trades and depth rows of real trading days, served as they stand in their files.
+"""A tape as a market source: quotes, trades and depth rows of real trading days from Parquet files.
 
-A tape folder holds `quotes.parquet` and `trades.parquet`, and `depth.parquet` where depth is known; `n` orders the rows
-of all its files. Its name, `<SYMBOL>-<yyyy-MM-dd>`, tells symbol and date. `bars_1min.parquet` beside the folder gives
-historical minutes. Several folders make one market, merged by time; folders of one symbol follow each other.
+A tape folder is named `<SYMBOL>-<yyyy-MM-dd>` and holds `quotes.parquet`, `trades.parquet` and optionally
+`depth.parquet`; column `n` orders the rows across its files. `bars_1min.parquet` beside the folder has historical
+minutes. Several folders form one market, merged by time; a symbol may have several dates.
 
-What becomes of the values: an empty side of a quote (price or size 0) is sent as 0 in tick-by-tick BidAsk, as the tape
-has it, and as price -1, size 0 in L1, as IB does. Sizes are shares. Without depth rows depth is refused; with them they
-are served both as the direct book (message 12) and, flagged, as SMART depth: the tape has one book and no other is
-invented. L1 is not sampled unless asked for, so that every change of a quote is a tick.
+An empty side of a quote (price or size 0) is sent as 0 in tick-by-tick BidAsk, as in the tape, and as price -1, size 0
+in L1, as IB does. Sizes are shares. Without depth rows, depth requests are refused; with them, the one book of the tape
+is served both as direct depth (message 12) and as SMART depth. L1 is not sampled by default: every quote change is a
+tick.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import numpy as np
 
 from harvester.calendar import day_bounds, session, trading_date
 from harvester.errors import BadSetting
-from harvester.simgateway.conditions import EXCHANGE_NAMES, attribs_of, text_of
+from harvester.simgateway.conditions import EXCHANGE_OF_LETTER, condition_attribs, condition_text
 from harvester.simgateway.hours import hours_text
 from harvester.simgateway.market import Instrument
 from harvester.simgateway.played import Cast, Played
@@ -44,7 +44,7 @@ _CHUNK = 8_000
 
 @dataclass(frozen=True)
 class Folder:
-    """One tape folder, its rows read and checked."""
+    """One tape folder with its checked rows."""
 
     symbol: str
     day: date
@@ -64,10 +64,10 @@ def read_folder(path: Path) -> Folder:
     """Read and check one tape folder.
 
     Raises:
-        BadSetting: the folder or a file is not of the layout; the message names file, column and row.
+        BadSetting: invalid folder or file; the message names file, column and row.
     """
     if not path.is_dir():
-        raise BadSetting(f"tape {path} is not a folder; give one with quotes.parquet and trades.parquet")
+        raise BadSetting(f"tape {path} is not a folder; give a folder with quotes.parquet and trades.parquet")
     found = re.fullmatch(r"(.+)-(\d{4}-\d{2}-\d{2})", path.name)
     try:
         day = date.fromisoformat(found[2]) if found else None
@@ -87,7 +87,7 @@ def read_folder(path: Path) -> Folder:
         path=path,
     )
     if not len(folder.quotes) and not len(folder.trades):
-        raise BadSetting(f"tape {path}: quotes.parquet and trades.parquet have no rows; nothing can be served")
+        raise BadSetting(f"tape {path}: quotes.parquet and trades.parquet have no rows; there is nothing to serve")
     start, end = day_bounds(day)
     first, last = folder.times
     if first < start or last >= end:
@@ -96,7 +96,7 @@ def read_folder(path: Path) -> Folder:
 
 
 def con_id_of(symbol: str, taken: set[int]) -> int:
-    """IB's id where it is known, else one of its own from the symbol's letters, the same on every machine."""
+    """IB's con_id if known, else one computed from the symbol, the same on every machine."""
     con_id = CON_IDS.get(symbol, 900_000_000 + zlib.crc32(symbol.encode("utf-8", "surrogatepass")) % 99_000_000)
     while con_id in taken:
         con_id += 1
@@ -104,7 +104,7 @@ def con_id_of(symbol: str, taken: set[int]) -> int:
 
 
 class TapeMinutes:
-    """`Past` from `bars_1min.parquet`: no WAP and no trade counts there."""
+    """The `Past` from `bars_1min.parquet`, without WAP and trade counts."""
 
     def __init__(self, of: dict[int, Series]) -> None:
         self._of = of
@@ -114,7 +114,7 @@ class TapeMinutes:
         return Series.empty() if series is None else series.between(start_ns, end_ns - MINUTE_NS + 1)
 
     def close_before(self, con_id: int, ns: int) -> float:
-        """Last regular-session close before an instant, USD; 0 where there is none."""
+        """Last regular-session close before an instant, USD; 0 if there is none."""
         series = self._of.get(con_id, Series.empty()).between(0, ns)
         for ts, close in zip(series.ts[::-1].tolist(), series.close[::-1].tolist(), strict=True):
             if in_session(ts):
@@ -123,7 +123,7 @@ class TapeMinutes:
 
 
 def in_session(ts: int) -> bool:
-    """Whether an instant lies in the regular session of its date."""
+    """Whether an instant is in the regular session of its date."""
     hours = session(trading_date(ts))
     return hours is not None and hours.open_ns <= ts < hours.close_ns
 
@@ -150,18 +150,18 @@ def _series(bars: pl.DataFrame) -> Series:
 
 
 def open_tape(paths: Sequence[Path], *, sample_ms: int = 0, depth_rows: int = 10) -> Played:
-    """A market from tape folders.
+    """Open a market from tape folders.
 
     Args:
-        paths: tape folders; of one symbol at most one for each date.
-        sample_ms: sampling of L1 in milliseconds (IB's stocks: 250); 0 sends every change.
-        depth_rows: rows a side the tape's depth operations are made for.
+        paths: tape folders, at most one per symbol and date.
+        sample_ms: L1 sampling interval in milliseconds (IB's stocks: 250); 0 sends every change.
+        depth_rows: rows per side of the tape's depth.
 
     Raises:
-        BadSetting: a folder is not a tape, or two of them collide.
+        BadSetting: a folder is not a tape, or two have the same symbol and date.
     """
     if not paths:
-        raise BadSetting("no tape folder given; name at least one, for example tapes/IBM-2013-10-08")
+        raise BadSetting("no tape folder given; give at least one, for example tapes/IBM-2013-10-08")
     folders = [read_folder(path) for path in paths]
     folders.sort(key=lambda folder: (folder.day, folder.symbol))
     seen: set[tuple[str, date]] = set()
@@ -173,7 +173,7 @@ def open_tape(paths: Sequence[Path], *, sample_ms: int = 0, depth_rows: int = 10
         con_ids.setdefault(folder.symbol, con_id_of(folder.symbol, set(con_ids.values())))
     past = _read_minutes(folders, con_ids)
     first_day = session(folders[0].day)
-    assert first_day is not None  # read_folder refuses days without a session
+    assert first_day is not None  # read_folder rejects days without a session
     start_ns = min(folder.times[0] for folder in folders)
     return Played(
         Cast(
@@ -194,7 +194,9 @@ def open_tape(paths: Sequence[Path], *, sample_ms: int = 0, depth_rows: int = 10
 def _instrument(symbol: str, con_id: int, folders: Sequence[Folder]) -> Instrument:
     own = [folder for folder in folders if folder.symbol == symbol]
     has_depth = any(folder.depth is not None for folder in own)
-    venues = sorted({EXCHANGE_NAMES.get(x, x) for folder in own for x in folder.trades["exchange"].unique().to_list()})
+    venues = sorted(
+        {EXCHANGE_OF_LETTER.get(x, x) for folder in own for x in folder.trades["exchange"].unique().to_list()}
+    )
     trading, liquid = hours_text(own[0].day)
     return Instrument(
         con_id=con_id,
@@ -214,7 +216,7 @@ def _instrument(symbol: str, con_id: int, folders: Sequence[Folder]) -> Instrume
 
 
 def _chunks(folders: Sequence[Folder], symbols: list[str]) -> Iterator[list[Row]]:
-    """All rows in time order; at one instant folder by folder, and inside a folder by `n`."""
+    """All rows in time order; rows of one instant by folder, then by `n`."""
     streams = [_rows(folder, symbols.index(folder.symbol), place) for place, folder in enumerate(folders)]
     chunk: list[Row] = []
     for _, _, _, row in heapq.merge(*streams):
@@ -230,7 +232,7 @@ Ordered = tuple[int, int, int, Row]
 
 
 def _rows(folder: Folder, instrument: int, place: int) -> Iterator[Ordered]:
-    """A folder's rows in order of `n`, as (ts, place, n, row) so that the merge never compares a row."""
+    """A folder's rows in order of `n`, as (ts, place, n, row): the merge then never compares rows."""
     files = [_quotes(folder, instrument, place), _trades(folder, instrument, place), _depth(folder, instrument, place)]
     return heapq.merge(*files, key=lambda item: item[2])
 
@@ -247,10 +249,10 @@ def _trades(folder: Folder, instrument: int, place: int) -> Iterator[Ordered]:
         for n, ts, price, size, exchange, condition, suspicious in part.iter_rows():
             if condition not in known:
                 bits = int(condition or "0", 16)
-                known[condition] = attribs_of(bits), text_of(bits)
+                known[condition] = condition_attribs(bits), condition_text(bits)
             attribs, text = known[condition]
             attribs |= PAST_LIMIT if suspicious else 0
-            name = EXCHANGE_NAMES.get(exchange, exchange)
+            name = EXCHANGE_OF_LETTER.get(exchange, exchange)
             yield ts, place, n, (ts, instrument, What.TRADE, price, size, exchange, attribs, text, name)
 
 

@@ -1,4 +1,4 @@
-"""Reading a tape's Parquet files: every column, type and order is checked, and one clear line tells what is wrong."""
+"""Read a tape's Parquet files and check columns, types, order and ranges."""
 
 from __future__ import annotations
 
@@ -52,15 +52,15 @@ BARS: Layout = {
     "close": NUMBER,
     "volume": NUMBER,
 }
-_OPTIONAL = {"bid_exchange": "", "ask_exchange": ""}  # a tape of one venue has none
+_OPTIONAL = {"bid_exchange": "", "ask_exchange": ""}  # a tape of one venue may omit them
 _BOUNDS = {"operation": 2, "side": 1, "position": 1_000_000}
 
 
 def read_table(path: Path, layout: Layout) -> pl.DataFrame:
-    """The columns of `layout` in its order, checked.
+    """Read the columns of `layout`, in its order, and check them.
 
     Raises:
-        BadSetting: the file is missing, is not Parquet, or does not have the layout.
+        BadSetting: the file is missing, not Parquet, or does not have the layout.
     """
     if not path.is_file():
         raise BadSetting(f"tape file {path} is missing; a tape folder needs quotes.parquet and trades.parquet")
@@ -92,7 +92,7 @@ def _typed(path: Path, column: pl.Series, kind: str) -> pl.Series:
         FLAG: dtype == pl.Boolean,
     }[kind]
     if not fits:
-        raise BadSetting(f"tape file {path}: column {column.name} is {dtype}, and must be {kind}")
+        raise BadSetting(f"tape file {path}: column {column.name} is {dtype}; it must be {kind}")
     if column.null_count():
         row = int(column.is_null().arg_max() or 0)
         raise BadSetting(f"tape file {path}: column {column.name} is empty in row {row}; every row needs {kind}")
@@ -102,7 +102,7 @@ def _typed(path: Path, column: pl.Series, kind: str) -> pl.Series:
     try:
         column = column.cast(target)
     except pl.exceptions.PolarsError:
-        raise BadSetting(f"tape file {path}: column {column.name} holds numbers beyond {target}") from None
+        raise BadSetting(f"tape file {path}: column {column.name} has numbers outside {target}") from None
     if kind == NUMBER and not column.is_finite().all():
         row = int((~column.is_finite()).arg_max() or 0)
         raise BadSetting(f"tape file {path}: column {column.name} is not finite in row {row}")
@@ -123,7 +123,7 @@ def _check_rising(path: Path, column: pl.Series, *, strict: bool) -> None:
     wrong = steps <= 0 if strict else steps < 0
     if wrong.any():
         row = int(wrong.arg_max() or 0) + 1
-        rule = "rise with every row" if strict else "never run back"
+        rule = "increase with every row" if strict else "never decrease"
         step = f"{column.name} goes from {column[row - 1]} to {column[row]} at row {row}"
         raise BadSetting(f"tape file {path}: {step}; it must {rule}")
 
@@ -137,10 +137,10 @@ def _check_values(path: Path, table: pl.DataFrame) -> None:
         wrong = (column < 0) | (column > most) if most is not None else column < 0
         if wrong.any():
             row = int(wrong.arg_max() or 0)
-            raise BadSetting(f"tape file {path}: {name} is {column[row]} in row {row}, out of range")
+            raise BadSetting(f"tape file {path}: {name} is out of range in row {row}: {column[row]}")
     if "condition" in table.columns:
         wrong = ~table["condition"].str.contains("^[0-9A-Fa-f]{0,8}$")
         if wrong.any():
             row = int(wrong.arg_max() or 0)
             found = table["condition"][row][:20]
-            raise BadSetting(f"tape file {path}: condition {found!r} in row {row} is not a bit set in hex")
+            raise BadSetting(f"tape file {path}: condition {found!r} in row {row} is not a hexadecimal bit set")

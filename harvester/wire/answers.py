@@ -1,10 +1,10 @@
-"""Build what a gateway sends: every message as a list of text fields, ready for `framing.frame`.
+"""Encode the messages a gateway sends: each is a list of text fields, ready for `framing.frame`.
 
-Layouts are those of server version 176 to 178 (ib_async `decoder.py`, official `decoder.py`). Numbers are written as
-the shortest decimal text that reads back to the same float64. `answer_of` turns an event row back into its message.
+Layouts of server version 176 to 178 (ib_async `decoder.py`, official `decoder.py`). Numbers are written as the shortest
+decimal text that parses to the same float64. `answer_of` encodes an event row as the message it was recorded from.
 """
 
-# ruff: noqa: PLR0917 - a message's fields stand in the protocol's order, and callers write them in it
+# ruff: noqa: PLR0917 - parameters follow the field order of the protocol
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 Number = float | int | str | None
 Fields = list[str]
 
-_WHOLE_MAX = 1e15  # beyond it a float's integer text would show digits nobody sent
+_WHOLE_MAX = 1e15  # beyond it the integer text of a float has digits that were not sent
 
 
 def number(value: Number) -> str:
-    """Shortest decimal text: 100.0 is `100`, None is the empty field, text stays as it is."""
+    """Shortest decimal text: 100.0 gives `100`, None an empty field; text is unchanged."""
     if value is None:
         return ""
     if isinstance(value, str):
@@ -37,17 +37,17 @@ def number(value: Number) -> str:
 
 
 def flag(value: object) -> str:
-    """Booleans travel as 1 and 0."""
+    """A boolean as `1` or `0`."""
     return "1" if value else "0"
 
 
 def handshake(server_version: int, connection_time: str) -> Fields:
-    """First frame a gateway sends; `connection_time` is text such as `20250717 09:30:00 US/Eastern`."""
+    """The first frame a gateway sends; `connection_time` is text such as `20250717 09:30:00 US/Eastern`."""
     return [str(server_version), connection_time]
 
 
 def error(req_id: int, code: int, text: str, advanced: str = "") -> Fields:
-    """Message 4: an error or a status; `req_id` -1 when it concerns the connection."""
+    """Message 4: an error or status; `req_id` is -1 when it concerns the connection."""
     return ["4", "2", str(req_id), str(code), text, advanced]
 
 
@@ -64,9 +64,9 @@ def current_time(epoch_seconds: int) -> Fields:
 
 
 def end(msg: In, req_id: int | None = None, *more: str) -> Fields:
-    """Closing messages of a list: 52, 53, 54, 55, 57, 62, 64, 72, 74, 76, 102.
+    """The message that ends a list: 52, 53, 54, 55, 57, 62, 64, 72, 74, 76, 102.
 
-    Most carry a version field; 76 and 102 do not.
+    All but 76 and 102 have a version field.
     """
     version = [] if msg in {In.COMPLETED_ORDER_END, In.OPTION_PARAMETERS_END} else ["1"]
     return [str(int(msg)), *version, *([] if req_id is None else [str(req_id)]), *more]
@@ -98,7 +98,7 @@ def tick_string(req_id: int | str, field: int, text: str) -> Fields:
 
 
 def depth(req_id: int | str, position: Number, operation: Number, side: Number, price: Number, size: Number) -> Fields:
-    """Message 12: one row operation of one venue's book."""
+    """Message 12: one row operation on one venue's book."""
     return ["12", "1", str(req_id), number(position), number(operation), number(side), number(price), number(size)]
 
 
@@ -112,7 +112,7 @@ def depth_l2(
     size: Number,
     smart: Number,
 ) -> Fields:
-    """Message 13: a row operation that names a market maker, or in SMART depth a venue."""
+    """Message 13: a row operation with a market maker, in SMART depth with a venue."""
     head = ["13", "1", str(req_id), number(position), market_maker]
     return [*head, number(operation), number(side), number(price), number(size), number(smart)]
 
@@ -151,7 +151,7 @@ def realtime_bar(req_id: int | str, time: Number, bar: Sequence[Number]) -> Fiel
 
 
 def historical_data(req_id: int, start: str, end_: str, bars: Sequence[Sequence[Number]]) -> Fields:
-    """Message 17; each bar is time, open, high, low, close, volume, WAP, count."""
+    """Message 17; a bar is time, open, high, low, close, volume, WAP, count."""
     flat = [number(value) for bar in bars for value in bar]
     return ["17", str(req_id), start, end_, str(len(bars)), *flat]
 
@@ -184,11 +184,11 @@ SCAN_COLUMNS = (
     "projection",
     "legs",
 )
-"""Order of a scanner row's fields in message 20."""
+"""Field order of a scanner row in message 20."""
 
 
 def scanner_data(req_id: int, rows: Sequence[Mapping[str, Number]]) -> Fields:
-    """Message 20: one whole rank list; each row maps `SCAN_COLUMNS`, a column left out is an empty field."""
+    """Message 20: one complete ranking; each row maps `SCAN_COLUMNS` to values, a missing column is an empty field."""
     flat = [number(row.get(column)) for row in rows for column in SCAN_COLUMNS]
     return ["20", "3", str(req_id), str(len(rows)), *flat]
 
@@ -198,7 +198,7 @@ def scanner_parameters(xml: str) -> Fields:
 
 
 def depth_exchanges(rows: Iterable[tuple[str, str, str, str, int]]) -> Fields:
-    """Message 80; each row is exchange, security type, listing exchange, service data type, aggregation group."""
+    """Message 80; a row is exchange, security type, listing exchange, service data type, aggregation group."""
     rows = list(rows)
     return ["80", str(len(rows)), *(str(value) for row in rows for value in row)]
 
@@ -243,13 +243,13 @@ CONTRACT_DEFAULTS: dict[str, str] = {
     "size_increment": "1",
     "suggested_size_increment": "100",
 }
-"""The fields of message 10 after the request id, in their order, with what an ordinary US stock has."""
+"""The fields of message 10 after the request id, in order, with the values of an ordinary US stock."""
 
 
 def contract(req_id: int, values: Mapping[str, Number]) -> Fields:
-    """Message 10 of a contract without security ids; `values` replaces some of `CONTRACT_DEFAULTS`.
+    """Message 10 of a contract without security ids; `values` override `CONTRACT_DEFAULTS`.
 
-    Non-ASCII letters of the long name travel as Unicode escapes, as both clients expect it.
+    Non-ASCII characters of the long name are sent as Unicode escapes, as both clients expect.
     """
     unknown = values.keys() - CONTRACT_DEFAULTS.keys()
     assert not unknown, f"message 10 has no field {sorted(unknown)}"
@@ -259,11 +259,11 @@ def contract(req_id: int, values: Mapping[str, Number]) -> Fields:
 
 
 def contract_place(name: str) -> int:
-    """Where a value stands in the fields of message 10."""
+    """Index of a value in the fields of message 10."""
     return 2 + list(CONTRACT_DEFAULTS).index(name)
 
 
-# ---- event rows back into messages ----
+# ---- messages from event rows ----
 
 _BAR = ("open", "high", "low", "close", "volume", "wap", "count")
 
@@ -361,26 +361,26 @@ _INVERSE: dict[Kind, Callable[[Mapping[str, Any], int], Fields | None]] = {
 
 
 def answer_of(kind: Kind, row: Mapping[str, Any], req_id: int) -> Fields | None:
-    """The message that gives `row` when it is recorded: the inverse of the recorder's decoder.
+    """The message from which `row` was recorded: the inverse of the recorder's decoder.
 
     Args:
         kind: the row's kind.
         row: every column of the kind's schema, by name.
-        req_id: the request id of the client who is served; it takes the place of the recorded one.
+        req_id: the client's request id; it replaces the recorded one.
 
     Returns:
-        The message's fields, or None where one row is not one message: rows Harvester wrote, contract rows (their
-        text is the `raw` row before), bars of a historical answer (`historical_of`), scanner rows (`scanner_of`).
+        The message's fields, or None where a row is not one message: rows written by Harvester, contract rows (their
+        text is in the preceding `raw` row), historical bars (`historical_of`), scanner rows (`scanner_of`).
     """
     inverse = _INVERSE.get(kind)
     return None if inverse is None else inverse(row, req_id)
 
 
 def historical_of(bars: Sequence[Mapping[str, Any]], start: str, end_: str, req_id: int) -> Fields:
-    """Message 17 of the bar rows of one historical answer; `start` and `end_` are its own range texts."""
+    """Message 17 from the bar rows of one historical answer; `start` and `end_` are its range texts."""
     return historical_data(req_id, start, end_, [[row["time"], *(row[column] for column in _BAR)] for row in bars])
 
 
 def scanner_of(rows: Sequence[Mapping[str, Any]], req_id: int) -> Fields:
-    """Message 20 of the scan rows of one snapshot."""
+    """Message 20 from the scan rows of one snapshot."""
     return scanner_data(req_id, rows)

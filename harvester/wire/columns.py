@@ -1,11 +1,11 @@
-"""Texts of the wire into typed columns, exactly or not at all.
+"""Parse text fields into typed columns without loss.
 
-A text is taken only if the number can be written back as the same decimal: integers must be canonical (no plus, no
-leading zero) and in range, decimals must equal the shortest decimal of the float64 they become (every text of at most
-15 significant digits does). An empty text is null. Whatever is not so is reported by its row, never bent into shape.
+A text is accepted only if its number converts back to the same decimal: an integer must be canonical (no plus, no
+leading zero) and in range; a decimal must equal the shortest decimal of its float64 (true for every text of at most 15
+significant digits). An empty text is null. Rows with any other text are reported, never corrected.
 
-Each parser has a fast way for a whole column and an exact way for one text; the fast way is taken only where it cannot
-differ, so a column's values do not depend on its neighbours.
+Each parser has a fast path for whole columns and an exact path for single texts. The fast path is used only where both
+give the same result, so a value does not depend on the other rows.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ INT64 = (-(2**63), 2**63 - 1)
 
 _INT = re.compile(r"(?:0|-?[1-9][0-9]*)\Z")
 _DECIMAL = re.compile(r"-?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?\Z")
-_EXACT_LENGTH = 15  # texts of at most this length and without exponent always survive float64
-_INT_LENGTH = 18  # likewise int64
-_TEXT_LENGTH_MAX = 400  # no number IB sends is longer; a bound keeps nonsense from costing time
+_EXACT_LENGTH = 15  # texts up to this length without exponent convert to float64 without loss
+_INT_LENGTH = 18  # texts up to this length fit int64
+_TEXT_LENGTH_MAX = 400  # longer than any number IB sends; bounds the work on invalid text
 
 
 def _table(characters: bytes) -> npt.NDArray[np.bool_]:
@@ -40,14 +40,14 @@ def _table(characters: bytes) -> npt.NDArray[np.bool_]:
 _INT_BYTES, _DECIMAL_BYTES = _table(b"-0123456789"), _table(b"-.0123456789")
 
 Parsed = tuple[pa.Array | None, list[int]]
-"""A column, or None and the rows that could not be parsed exactly."""
+"""A column, or None and the rows that cannot be parsed without loss."""
 
 
 def exact_int(text: str, bounds: tuple[int, int] = INT32) -> int | None:
     """One integer, None for an empty text.
 
     Raises:
-        ValueError: not the canonical text of an integer within `bounds`.
+        ValueError: `text` is not a canonical integer within `bounds`.
     """
     if not text:
         return None
@@ -63,7 +63,7 @@ def exact_float(text: str) -> float | None:
     """One decimal as float64, None for an empty text.
 
     Raises:
-        ValueError: not a decimal, not finite, or not the shortest decimal of any float64.
+        ValueError: `text` is not a finite decimal, or float64 cannot hold it without loss.
     """
     if not text:
         return None
@@ -77,12 +77,12 @@ def exact_float(text: str) -> float | None:
     except InvalidOperation:
         same = False
     if not same:
-        raise ValueError(f"{text[:40]!r} does not survive float64")
+        raise ValueError(f"{text[:40]!r} does not fit float64 without loss")
     return value
 
 
 def _strings(texts: Sequence[str]) -> tuple[pa.Array, npt.NDArray[Any], npt.NDArray[Any]]:
-    """The texts as an Arrow array (empty ones null), their lengths in bytes, and all their bytes."""
+    """The texts as an Arrow array (empty text = null), their lengths in bytes, and their concatenated bytes."""
     array = pa.array(texts, pa.string())
     _, offsets, data = array.buffers()
     ends = np.frombuffer(offsets, np.int32, len(texts) + 1)
@@ -111,7 +111,7 @@ def floats(texts: Sequence[str]) -> Parsed:
         try:
             return array.cast(pa.float64()), []
         except pa.ArrowInvalid:
-            pass  # some text is no number: find which
+            pass  # some text is not a number: find the row
     return _one_by_one(texts, exact_float, pa.float64())
 
 
@@ -123,7 +123,7 @@ def _ints(texts: Sequence[str], kind: pa.DataType, bounds: tuple[int, int]) -> P
             if wide.cast(pa.string()).equals(array):
                 return (wide if kind == pa.int64() else wide.cast(kind)), []
         except pa.ArrowInvalid:
-            pass  # no number, or too large for its column: find which
+            pass  # some text is not a number or out of range: find the row
     return _one_by_one(texts, lambda text: exact_int(text, bounds), kind)
 
 
@@ -138,7 +138,7 @@ def ints64(texts: Sequence[str]) -> Parsed:
 
 
 def ids(texts: Sequence[str]) -> Parsed:
-    """An int32 column in which nothing may be missing."""
+    """An int32 column without nulls."""
     array, bad = ints32(texts)
     if array is not None and array.null_count:
         return None, [row for row, text in enumerate(texts) if not text]
@@ -146,12 +146,12 @@ def ids(texts: Sequence[str]) -> Parsed:
 
 
 def strings(texts: Sequence[str]) -> Parsed:
-    """A text column, empty texts null."""
+    """A text column; empty text is null."""
     return _strings(texts)[0], []
 
 
 def bits(array: pa.Array, bit: int) -> pa.Array:
-    """One bit of an int64 column as booleans, null where the column is null."""
+    """One bit of an int64 column as booleans; null stays null."""
     values = array.fill_null(0).to_numpy(zero_copy_only=False)
     missing = array.is_null().to_numpy(zero_copy_only=False) if array.null_count else None
     return pa.array((values >> bit) & 1 == 1, pa.bool_(), mask=missing)

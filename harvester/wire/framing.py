@@ -1,6 +1,6 @@
-"""Length-prefixed frames: 4 bytes big-endian length, then fields of text, each ended by a NUL.
+"""Frames of the TWS protocol: a 4-byte big-endian length, then text fields, each terminated by NUL.
 
-Source: `comm.py` of the official API. Text is UTF-8; bytes that are not survive a round trip as lone surrogates.
+Source: `comm.py` of the official API. Text is UTF-8; invalid bytes round-trip as lone surrogates.
 """
 
 from __future__ import annotations
@@ -14,20 +14,20 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 FRAME_LENGTH_MAX = 0xFFFFFF
-"""Longest payload in bytes, as the official API's reader has it (16 MB)."""
+"""Maximum payload in bytes (16 MB), as in the official API."""
 
 HANDSHAKE = b"API\0"
-"""A client's first four bytes; the version range follows as a frame without NUL."""
+"""The first four bytes a client sends; the version range follows as a frame without NUL."""
 
 _LENGTH = struct.Struct(">I")
 
 
 class BadFrame(GatewayError):
-    """The bytes on the socket do not frame to messages."""
+    """The byte stream cannot be split into messages."""
 
 
 def frame_bytes(payload: bytes) -> bytes:
-    """Put the length before a payload."""
+    """A payload with its length prefix."""
     return _LENGTH.pack(len(payload)) + payload
 
 
@@ -35,17 +35,17 @@ def frame(fields: Iterable[str]) -> bytes:
     """Encode one message.
 
     Raises:
-        ValueError: a field holds a NUL, which the protocol cannot carry.
+        ValueError: a field contains NUL, which the protocol cannot represent.
     """
     parts = list(fields)
     text = "\0".join(parts) + "\0"
     if text.count("\0") != len(parts):
-        raise ValueError(f"a field of {parts[:3]} … holds a NUL; the protocol has no way to say that")
+        raise ValueError(f"a field of {parts[:3]} … contains NUL, which the protocol cannot represent")
     return frame_bytes(text.encode("utf-8", "surrogateescape"))
 
 
 def split(payload: bytes) -> list[str]:
-    """Decode a payload into its fields; the NUL that ends the last one is taken off, a missing one is tolerated."""
+    """Decode a payload into its fields; the final NUL may be missing."""
     fields = payload.decode("utf-8", "surrogateescape").split("\0")
     if fields[-1] == "":
         fields.pop()
@@ -53,7 +53,7 @@ def split(payload: bytes) -> list[str]:
 
 
 class Deframer:
-    """Cut a byte stream into payloads. Feed it packets in order; it keeps what is not yet whole."""
+    """Splits a byte stream into payloads. `feed` takes packets in order; incomplete messages are buffered."""
 
     def __init__(self, length_max: int = FRAME_LENGTH_MAX) -> None:
         self.length_max = length_max
@@ -62,14 +62,14 @@ class Deframer:
 
     @property
     def waiting(self) -> int:
-        """Bytes of a message whose end has not arrived."""
+        """Number of buffered bytes of an incomplete message."""
         return len(self._rest)
 
     def feed(self, data: bytes) -> list[bytes]:
-        """Take a packet, give the payloads it completes.
+        """Add a packet; return the payloads it completes.
 
         Raises:
-            BadFrame: a length prefix is larger than `length_max`; the stream cannot be followed any further.
+            BadFrame: a length prefix exceeds `length_max`; the rest of the stream cannot be parsed.
         """
         self._rest += data
         if len(self._rest) < self._need:
@@ -93,6 +93,6 @@ class Deframer:
         if length > self.length_max:
             raise BadFrame(
                 f"a message claims {length} bytes, at most {self.length_max} are allowed: "
-                "what is on the other side does not speak the TWS protocol"
+                "the peer does not speak the TWS protocol"
             )
         return length

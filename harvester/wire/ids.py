@@ -1,6 +1,6 @@
-"""Message ids and field ids of the TWS text protocol, server version 176 to 178.
+"""Message ids and tick field ids of the TWS text protocol, server version 176 to 178.
 
-Source: `message.py` and `ticktype.py` of the official API, `decoder.py` of ib_async; both speak the same ids.
+Source: `message.py` and `ticktype.py` of the official API, `decoder.py` of ib_async; their ids agree.
 """
 
 from __future__ import annotations
@@ -8,13 +8,14 @@ from __future__ import annotations
 from enum import IntEnum
 
 SERVER_VERSION_MIN, SERVER_VERSION_MAX = 176, 178
+"""Server versions with the message layouts of this package; 176 is TWS 10.19."""
 
 UNSET_DOUBLE = 1.7976931348623157e308
 UNSET_INT = 2147483647
 
 
 class In(IntEnum):
-    """What a gateway sends."""
+    """Messages from gateway to client."""
 
     TICK_PRICE = 1
     TICK_SIZE = 2
@@ -88,7 +89,7 @@ class In(IntEnum):
 
 
 class Out(IntEnum):
-    """What a client sends."""
+    """Messages from client to gateway."""
 
     MARKET_DATA = 1
     CANCEL_MARKET_DATA = 2
@@ -173,11 +174,11 @@ class Out(IntEnum):
 
 
 ORDER_MESSAGES = frozenset({Out.PLACE_ORDER, Out.CANCEL_ORDER, Out.REPLACE_FA, Out.EXERCISE_OPTIONS, Out.GLOBAL_CANCEL})
-"""Outgoing messages that create, change or end an order or an allocation; a data recorder never sends one."""
+"""Client messages that create, change or end an order or an allocation; a data recorder never sends them."""
 
 
 class TickField(IntEnum):
-    """`tickType` of L1 messages, those a stock gives."""
+    """`tickType` of L1 messages, as far as stocks use them."""
 
     BID_SIZE = 0
     BID = 1
@@ -211,11 +212,11 @@ class TickField(IntEnum):
 
 
 GENERIC_OF_FIELD = {TickField.RT_VOLUME: "233", TickField.RT_TRADE_VOLUME: "375"}
-"""Tick fields a client gets only if it asks for a generic tick, and which."""
+"""Tick field → the generic tick a client must request to receive it."""
 
 REQ_ID_INDEX: dict[int, int] = {
     **dict.fromkeys((1, 2, 4, 11, 12, 13, 20, 45, 46, 47, 50, 51, 52, 55, 57, 58, 63, 64, 67, 68, 71, 72, 73, 74), 2),
     **dict.fromkeys((10, 17, 18, 21, 75, 76, 77, 79, 81, 82, 83, 84, 86, 87, 88, 89, 90, 91, 92, 94, 95), 1),
     **dict.fromkeys((96, 97, 98, 99, 103, 104, 105, 106, 107), 1),
 }
-"""Where the request id stands in an incoming message's fields (field 0 is the message id); absent: it has none."""
+"""Gateway message id → index of the request id in its fields (field 0 is the message id); absent if it has none."""

@@ -1,12 +1,13 @@
-"""What a gateway sends, as events: messages in arrival order become one numbered `Batch`.
+"""Decode gateway messages into events: messages in order of arrival become one numbered `Batch`.
 
-No field is lost or altered. A message with a typed kind becomes one row of it (an answer that is a list: one row each,
-then an `end`); one that cannot be parsed exactly keeps its text in a `raw` row, reason `undecodable`, at its place; one
-without a typed kind likewise, reason `untyped`. The version field some messages carry is not a column: a message whose
-version differs from the last one seen of its kind (at first: `VERSIONS`) is preceded by a `raw` row, reason `copy`.
+No field is lost or changed. A message with a typed kind becomes one row of that kind; a list becomes one row per item,
+then an `end`. A message that cannot be parsed without loss becomes a `raw` row with reason `undecodable`, one without a
+typed kind a `raw` row with reason `untyped`, both with the exact text. The version field of a message is not a column:
+if it differs from that of the previous message of the same id (initially `VERSIONS`), a `raw` row with reason `copy`
+precedes it.
 
-The result does not depend on how arrivals are cut into batches. Layouts: `decoder.py` of ib_async 2.1.0 and of IB's own
-client, server versions 176 to 178.
+The result does not depend on how messages are split into batches. Layouts: `decoder.py` of ib_async 2.1.0 and of the
+official API, server versions 176 to 178.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from harvester.events.batch import Batch
 from harvester.events.kinds import SCHEMAS, Kind
 from harvester.units import SECOND_NS
 from harvester.wire import columns
-from harvester.wire.rare import Rare
+from harvester.wire.rare import SECONDS_MAX, Rare
 from harvester.wire.requests import RequestTable
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 Message = list[str]
 OwnRow = tuple[Kind, "Mapping[str, Any]"]
 Item = Message | OwnRow
-"""A message's fields as ib_async split them (backslash escapes included), or a row Harvester itself writes."""
+"""The fields of a message as the tap splits them (invalid UTF-8 as backslash escapes), or a row of Harvester itself."""
 
 VERSIONS: dict[str, str] = {
     "1": "6",
@@ -47,9 +48,7 @@ VERSIONS: dict[str, str] = {
     "57": "1",
     "58": "1",
 }
-"""The version field expected of each message that has one, at index 1."""
-
-_SECONDS_MAX = (2**63 - 1) // SECOND_NS
+"""Initial version field (index 1) of each message that has one."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +71,7 @@ class Arrivals:
 
 
 class _Layout(NamedTuple):
-    """Where a hot message's columns stand. `columns`: (name, index into the fields, parser)."""
+    """Layout of a frequent message. `columns`: (name, index of the field, parser)."""
 
     kind: Kind
     length: int
@@ -81,25 +80,25 @@ class _Layout(NamedTuple):
     derive: Callable[[dict[str, pa.Array]], list[int]] | None = None
 
 
-def _event_time(found: dict[str, pa.Array]) -> list[int]:
-    """Seconds UTC become ns; rows whose time does not fit are returned."""
-    seconds = found["ts_event"]
+def _event_time(arrays: dict[str, pa.Array]) -> list[int]:
+    """Convert UTC seconds to ns; returns the rows whose time is out of range."""
+    seconds = arrays["ts_event"]
     values = seconds.fill_null(0).to_numpy(zero_copy_only=False)
-    bad: list[int] = np.flatnonzero((values > _SECONDS_MAX) | (values < -_SECONDS_MAX)).tolist()
+    bad: list[int] = np.flatnonzero((values > SECONDS_MAX) | (values < -SECONDS_MAX)).tolist()
     if not bad:
         missing = seconds.is_null().to_numpy(zero_copy_only=False) if seconds.null_count else None
-        found["ts_event"] = pa.array(values * SECOND_NS, pa.int64(), mask=missing)
+        arrays["ts_event"] = pa.array(values * SECOND_NS, pa.int64(), mask=missing)
     return bad
 
 
-def _trade_bits(found: dict[str, pa.Array]) -> list[int]:
-    found["past_limit"], found["unreported"] = columns.bits(found["attribs"], 0), columns.bits(found["attribs"], 1)
-    return _event_time(found)
+def _trade_bits(arrays: dict[str, pa.Array]) -> list[int]:
+    arrays["past_limit"], arrays["unreported"] = columns.bits(arrays["attribs"], 0), columns.bits(arrays["attribs"], 1)
+    return _event_time(arrays)
 
 
-def _quote_bits(found: dict[str, pa.Array]) -> list[int]:
-    found["past_low"], found["past_high"] = columns.bits(found["attribs"], 0), columns.bits(found["attribs"], 1)
-    return _event_time(found)
+def _quote_bits(arrays: dict[str, pa.Array]) -> list[int]:
+    arrays["past_low"], arrays["past_high"] = columns.bits(arrays["attribs"], 0), columns.bits(arrays["attribs"], 1)
+    return _event_time(arrays)
 
 
 _id, _i32, _i64, _f64, _text = columns.ids, columns.ints32, columns.ints64, columns.floats, columns.strings
@@ -133,7 +132,7 @@ _DEPTH_L2 = (
     ("smart", 9, _i32),
 )
 
-HOT: dict[str, _Layout] = {  # message id, for 99 with its tick type
+HOT: dict[str, _Layout] = {  # by message id, for 99 with the tick-by-tick stream
     "1": _Layout(
         Kind.TICK, 7, (*_TICK, ("price", 4, _f64), ("size", 5, _f64), ("attribs", 6, _i64)), constants=(("msg", 1),)
     ),
@@ -149,19 +148,19 @@ HOT: dict[str, _Layout] = {  # message id, for 99 with its tick type
 }
 
 
-_HOT_IDS = tuple(key for key in HOT if "/" not in key)  # a message whose id reads 99/1 is no trade
+_HOT_IDS = tuple(key for key in HOT if "/" not in key)  # a message with the literal id "99/1" is not a trade
 
 
-class _Table(NamedTuple):
-    """Parsed rows of one layout: where their items stand, and their columns (all but seq, ts_recv and epoch)."""
+class _ParsedRows(NamedTuple):
+    """Parsed rows of one layout: positions in the batch, and columns (all but seq, ts_recv and epoch)."""
 
     kind: Kind
     positions: npt.NDArray[np.int64]
-    found: dict[str, pa.Array]
+    arrays: dict[str, pa.Array]
 
 
 class Incoming:
-    """Decodes the arrivals of one run, batch after batch. Holds the request table, scan counters and versions."""
+    """Decodes the messages of one run, batch by batch; keeps request table, scanner snapshot counters and versions."""
 
     def __init__(self) -> None:
         self.requests = RequestTable()
@@ -169,7 +168,7 @@ class Incoming:
         self._rare = Rare(self.requests, self._versions)
 
     def decode(self, arrivals: Arrivals, first_seq: int) -> Batch:
-        """One batch numbered from `first_seq`. Every item gives at least one event."""
+        """Decode one batch, numbered from `first_seq`. Every item gives at least one event."""
         items = arrivals.items
         if not items:
             return Batch()
@@ -186,33 +185,33 @@ class Incoming:
                 tables.append(table)
         counts = np.ones(len(items), np.int64)
         in_table = {int(p) for table in tables for p in table.positions if int(p) in rows} if rows else set()
-        for position, made in rows.items():
-            counts[position] = len(made) + (position in in_table)
+        for position, replacing in rows.items():
+            counts[position] = len(replacing) + (position in in_table)
         last = first_seq + np.cumsum(counts) - 1
         return _assemble(arrivals, tables, rows, last, last - counts + 1)
 
     def _hot(
         self, layout: _Layout, items: Sequence[Item], positions: list[int]
-    ) -> tuple[_Table | None, dict[int, list[tuple[Kind, dict[str, Any]]]]]:
-        """Parse one layout's messages; beside the table, rows that go to or before some of the positions."""
+    ) -> tuple[_ParsedRows | None, dict[int, list[tuple[Kind, dict[str, Any]]]]]:
+        """Parse the messages of one layout: the table, and by position the rows that replace or precede its rows."""
         messages: list[Message] = [items[p] for p in positions]  # type: ignore[misc]
         other: dict[int, list[tuple[Kind, dict[str, Any]]]] = {}
         while messages:
-            found, bad = _parse(layout, messages)
+            arrays, bad = _parse(layout, messages)
             if not bad:
                 break
             for row in bad:
                 other[positions[row]] = [self._rare.undecodable(messages[row], positions[row])]
-            spoiled = set(bad)
-            positions = [p for row, p in enumerate(positions) if row not in spoiled]
-            messages = [m for row, m in enumerate(messages) if row not in spoiled]
+            bad_rows = set(bad)
+            positions = [p for row, p in enumerate(positions) if row not in bad_rows]
+            messages = [m for row, m in enumerate(messages) if row not in bad_rows]
         if not messages:
             return None, other
         at = np.array(positions, np.int64)
-        found["con_id"] = pa.array(self.requests.con_ids(found["req_id"].to_numpy(), at))
+        arrays["con_id"] = pa.array(self.requests.con_ids(arrays["req_id"].to_numpy(), at))
         if messages[0][0] in self._versions:
             other |= self._version_copies(messages, positions)
-        return _Table(layout.kind, at, found), other
+        return _ParsedRows(layout.kind, at, arrays), other
 
     def _version_copies(
         self, messages: list[Message], positions: list[int]
@@ -220,15 +219,15 @@ class Incoming:
         current = self._versions[messages[0][0]]
         if [message[1] for message in messages].count(current) == len(messages):
             return {}
-        made: dict[int, list[tuple[Kind, dict[str, Any]]]] = {}
+        copies: dict[int, list[tuple[Kind, dict[str, Any]]]] = {}
         for message, position in zip(messages, positions, strict=True):
             if (copied := self._rare.version_copy(message, position)) is not None:
-                made[position] = [copied]
-        return made
+                copies[position] = [copied]
+        return copies
 
 
 def _group(items: Sequence[Item]) -> tuple[dict[str, list[int]], list[int]]:
-    """Positions of hot messages by layout key, and of everything else, each in order."""
+    """Positions of the frequent messages by layout, and of all other items, in order."""
     groups: dict[str, list[int]] = {}
     for position, item in enumerate(items):
         key = item[0] if item else ""
@@ -255,31 +254,31 @@ def _parse(layout: _Layout, messages: list[Message]) -> tuple[dict[str, pa.Array
     if set(map(len, messages)) != {layout.length}:
         return {}, [row for row, m in enumerate(messages) if len(m) != layout.length]
     fields = list(zip(*messages, strict=True))
-    found: dict[str, pa.Array] = {}
-    spoiled: set[int] = set()
+    arrays: dict[str, pa.Array] = {}
+    bad_rows: set[int] = set()
     for name, index, parse in layout.columns:
-        array, wrong = parse(fields[index])
-        spoiled.update(wrong)
+        array, bad = parse(fields[index])
+        bad_rows.update(bad)
         if array is not None:
-            found[name] = array
-    if not spoiled and layout.derive is not None:
-        spoiled.update(layout.derive(found))
+            arrays[name] = array
+    if not bad_rows and layout.derive is not None:
+        bad_rows.update(layout.derive(arrays))
     for name, value in layout.constants:
-        found[name] = pa.array(np.full(len(messages), value, np.int32))
-    return found, sorted(spoiled)
+        arrays[name] = pa.array(np.full(len(messages), value, np.int32))
+    return arrays, sorted(bad_rows)
 
 
 def _assemble(
     arrivals: Arrivals,
-    tables: list[_Table],
+    tables: list[_ParsedRows],
     rows: Mapping[int, list[tuple[Kind, dict[str, Any]]]],
     last: npt.NDArray[np.int64],
     first: npt.NDArray[np.int64],
 ) -> Batch:
-    """Number everything and put each kind's parts together in seq order."""
+    """Number all rows and join the parts of each kind in seq order."""
     parts: dict[Kind, list[pa.RecordBatch]] = {}
     for table in tables:
-        columns_ = table.found | {
+        columns_ = table.arrays | {
             "seq": pa.array(last[table.positions].astype(np.uint64)),
             "ts_recv": pa.array(arrivals.ts_recv[table.positions]),
             "epoch": pa.array(arrivals.epoch[table.positions]),
@@ -295,10 +294,10 @@ def _assemble(
     return Batch({kind: _in_order(parts[kind]) for kind in Kind if kind in parts})
 
 
-def _record_batch(kind: Kind, found: Mapping[str, pa.Array], count: int) -> pa.RecordBatch:
+def _record_batch(kind: Kind, arrays: Mapping[str, pa.Array], count: int) -> pa.RecordBatch:
     schema = SCHEMAS[kind]
-    arrays = [found[f.name] if f.name in found else pa.nulls(count, f.type) for f in schema]
-    return pa.RecordBatch.from_arrays(arrays, schema=schema)
+    ordered = [arrays[f.name] if f.name in arrays else pa.nulls(count, f.type) for f in schema]
+    return pa.RecordBatch.from_arrays(ordered, schema=schema)
 
 
 def _in_order(parts: list[pa.RecordBatch]) -> pa.RecordBatch:

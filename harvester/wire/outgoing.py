@@ -1,6 +1,6 @@
-"""Read what a client sends: one message's fields become one typed request.
+"""Decode client messages: the fields of one message become one typed request.
 
-Layouts are those both clients write to a server of version 176 to 178 (ib_async `client.py`, official `client.py`).
+Layouts that both clients send to server version 176 to 178 (ib_async `client.py`, official `client.py`).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class BadRequest(HarvesterError):
-    """A client's message does not have the layout of its id. `req_id` is -1 when it could not be read."""
+    """A client message does not have the layout of its id. `req_id` is -1 if it could not be parsed."""
 
     def __init__(self, what: str, req_id: int = -1) -> None:
         self.req_id = req_id
@@ -26,7 +26,7 @@ class BadRequest(HarvesterError):
 
 @dataclass(frozen=True)
 class VersionRange:
-    """What a client offers in its handshake, with the connect options after it."""
+    """The versions a client offers in its handshake, with the connect options."""
 
     low: int
     high: int
@@ -34,10 +34,10 @@ class VersionRange:
 
     @classmethod
     def parse(cls, payload: bytes) -> VersionRange:
-        """Read `v157..178`, `v176` or `v100..226 +PACEAPI`.
+        """Parse `v157..178`, `v176` or `v100..226 +PACEAPI`.
 
         Raises:
-            BadRequest: anything else.
+            BadRequest: `payload` has another form.
         """
         text = payload.decode("ascii", "replace")
         found = re.fullmatch(r"v(\d{1,6})(?:\.\.(\d{1,6}))?(?: (.*))?\0?", text, re.DOTALL)
@@ -49,7 +49,7 @@ class VersionRange:
 
 @dataclass(frozen=True)
 class ContractAsk:
-    """The contract fields of a request, as sent."""
+    """The contract fields of a request as sent."""
 
     con_id: int = 0
     symbol: str = ""
@@ -67,7 +67,7 @@ class ContractAsk:
 
 @dataclass(frozen=True)
 class Request:
-    """Base of all: the message id, the request id (-1 = it has none) and the fields as sent."""
+    """Base class: message id, request id (-1 = none) and the fields as sent."""
 
     msg: Out
     req_id: int
@@ -76,7 +76,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Plain(Request):
-    """A request whose fields after the version matter to nobody, or are read by position."""
+    """A request without a type of its own; `args` are the fields after version and request id."""
 
     args: tuple[str, ...]
 
@@ -126,7 +126,7 @@ class RealtimeBarsAsk(Request):
 
 @dataclass(frozen=True)
 class HistoryAsked(Request):
-    """`end` is the text as sent, empty for now; `format_date` 1 is local text, 2 epoch seconds."""
+    """`end` is the text as sent (empty = now); `format_date` 1 means local text, 2 epoch seconds."""
 
     contract: ContractAsk
     end: str
@@ -148,7 +148,7 @@ class HeadTimestampAsk(Request):
 
 @dataclass(frozen=True)
 class ScannerAsk(Request):
-    """`rows` is -1 when the client leaves the number to the server."""
+    """`rows` is -1 for the server's default."""
 
     rows: int
     instrument: str
@@ -157,7 +157,7 @@ class ScannerAsk(Request):
 
 
 class _Reader:
-    """Takes fields one after the other, and says which one makes no sense."""
+    """Parses fields in order; errors name the field."""
 
     def __init__(self, msg: Out, fields: Sequence[str]) -> None:
         self._msg, self._fields, self._at = msg, fields, 1
@@ -197,7 +197,7 @@ class _Reader:
         return ContractAsk(con_id, *(self.text(name) for name in (*names, *more)))
 
     def skip_legs(self, contract: ContractAsk) -> None:
-        """A BAG names its legs: four fields each."""
+        """Skip the combo legs of a BAG contract, four fields each."""
         if contract.sec_type == "BAG":
             self.skip(4 * self.whole("number of legs"))
 
@@ -281,7 +281,7 @@ _TYPED: dict[Out, Callable[[Out, _Reader, tuple[str, ...]], Request]] = {
 }
 
 _UNVERSIONED = frozenset({Out.PLACE_ORDER, *(m for m in Out if m >= Out.OPTION_PARAMETERS)})
-"""Plain messages without a version field; `SCANNER` and `HISTORICAL_DATA` have none either, but are typed."""
+"""Untyped messages without a version field."""
 
 _WITHOUT_REQ_ID = frozenset(
     {
@@ -317,27 +317,27 @@ _WITHOUT_REQ_ID = frozenset(
 
 
 def message_id(fields: Sequence[str]) -> int:
-    """The message id of a client's message.
+    """The message id of a client message.
 
     Raises:
         BadRequest: the first field is not a number.
     """
     if not fields or not re.fullmatch(r"\d{1,9}", fields[0]):
-        raise BadRequest(f"a message begins with {(fields or [''])[0][:40]!r}, not with a message id")
+        raise BadRequest(f"a message starts with {(fields or [''])[0][:40]!r}, not a message id")
     return int(fields[0])
 
 
 def parse(fields: Sequence[str]) -> Request:
-    """Read one message of a client.
+    """Decode one client message.
 
     Raises:
-        BadRequest: an unknown message id, a missing field, or one that is not what its place demands.
+        BadRequest: unknown message id, or a missing or invalid field.
     """
     number = message_id(fields)
     try:
         msg = Out(number)
     except ValueError:
-        raise BadRequest(f"message id {number} is not one a client of this server version sends") from None
+        raise BadRequest(f"message id {number} is unknown for this server version") from None
     read, as_sent = _Reader(msg, fields), tuple(fields)
     if msg in _TYPED:
         return _TYPED[msg](msg, read, as_sent)

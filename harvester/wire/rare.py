@@ -1,4 +1,4 @@
-"""Messages that are not hot, one by one: notices, contracts, bars, scanner lists, ends, and whatever is unknown."""
+"""Decode infrequent messages one by one: notices, contracts, bars, scanner lists, ends, and unknown messages."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 Row = tuple[Kind, dict[str, Any]]
 
 TYPED = frozenset({"1", "2", "4", "10", "12", "13", "17", "20", "45", "46", "50", "52", "57", "58", "90", "99"})
-"""Messages with a typed kind: one of these that does not parse is `undecodable`, any other message `untyped`."""
+"""Ids of messages with a typed kind: if one cannot be parsed it is `undecodable`; all other messages are `untyped`."""
 
 END_SEPARATOR = "\0"
-"""Between the first and the last time in the text of the `end` of message 17; the wire cannot carry it in a field."""
+"""Separates first and last time in the `end` text of message 17; it cannot occur inside a field."""
 
 _HISTORY_BAR = ("open", "high", "low", "close", "volume", "wap")
 _UPDATE_BAR = ("open", "close", "high", "low", "wap", "volume")
@@ -39,12 +39,12 @@ _CONTRACT: tuple[tuple[str, int], ...] = (
     ("trading_hours", 26),
     ("liquid_hours", 27),
 )
-_EPOCH_DIGITS_MIN = 9  # shorter digit strings are dates (yyyymmdd), which the calendar places
-_SECONDS_MAX = INT64[1] // SECOND_NS
+_EPOCH_DIGITS_MIN = 9  # shorter digit strings are dates (yyyymmdd)
+SECONDS_MAX = INT64[1] // SECOND_NS  # largest time in seconds that fits int64 ns
 
 
 class Unfit(ValueError):
-    """A message does not have the fields its kind has."""
+    """A message does not have the layout of its id."""
 
 
 def _int(text: str, bounds: tuple[int, int] = INT32) -> int:
@@ -55,15 +55,15 @@ def _int(text: str, bounds: tuple[int, int] = INT32) -> int:
 
 
 def _event_time(text: str) -> int | None:
-    """Epoch seconds as ns; None for texts that are not (dates, local times: placed later or not at all)."""
+    """Epoch seconds as ns; None for other texts (dates, local times)."""
     if len(text) < _EPOCH_DIGITS_MIN or not text.isdigit() or not text.isascii():
         return None
     seconds = int(text)
-    return seconds * SECOND_NS if seconds <= _SECONDS_MAX else None
+    return seconds * SECOND_NS if seconds <= SECONDS_MAX else None
 
 
 class Rare:
-    """Turns one item into its rows, in arrival order; state is per run. Each kind of message has a method."""
+    """Decodes one item at a time, in order of arrival. State lasts for a run; each message id has its own method."""
 
     def __init__(self, requests: RequestTable, versions: dict[str, str]) -> None:
         self._requests, self._versions = requests, versions
@@ -71,7 +71,7 @@ class Rare:
         self._contracts: dict[int, int] = {}
 
     def rows(self, item: Sequence[str] | tuple[Kind, Mapping[str, Any]], position: int) -> list[Row]:
-        """The rows of one item that stands at `position` in its batch; at least one."""
+        """The rows of the item at `position` in its batch; at least one."""
         if isinstance(item, tuple):
             kind, given = item
             if kind is Kind.REQUEST:
@@ -82,18 +82,18 @@ class Rare:
         if handler is None:
             return [self._raw(message, "undecodable" if _is_bad(message) else "untyped", position)]
         try:
-            made = handler(self, message, position)
+            rows = handler(self, message, position)
         except (ValueError, IndexError):
             return [self.undecodable(message, position)]
         copied = self.version_copy(message, position) if message[0] in self._versions else None
-        return made if copied is None or copied == made[0] else [copied, *made]
+        return rows if copied is None or copied == rows[0] else [copied, *rows]
 
     def undecodable(self, message: Sequence[str], position: int) -> Row:
-        """The message's exact text, with a request id only where one stands as it should."""
+        """A `raw` row with the exact text; request id and instrument only if the id can be parsed."""
         return self._raw(message, "undecodable", position)
 
     def version_copy(self, message: Sequence[str], position: int) -> Row | None:
-        """A copy of a message whose version is new; None when it is the one in force."""
+        """A copy of a message whose version differs from the previous one, else None."""
         if message[1] == self._versions[message[0]]:
             return None
         self._versions[message[0]] = message[1]
@@ -106,18 +106,18 @@ class Rare:
             row["req_id"] = _int(message[REQ_ID_INDEX[row["msg"]]])
             row["con_id"] = self._requests.con_id(row["req_id"], position)
         except (ValueError, IndexError, KeyError):
-            pass  # a message without a request id, or nothing that looks like one
+            pass  # no request id, or not a valid one
         return Kind.RAW, row
 
     def _ids(self, req_id: int) -> dict[str, Any]:
         return {"req_id": req_id, "con_id": self._requests.get(req_id).con_id}
 
     def error(self, m: Sequence[str], position: int) -> list[Row]:
-        """With a field more or less than usual it still says what it says; the exact text is kept beside it."""
+        """A notice; with an unusual number of fields also a copy of the exact text."""
         _, _, req_id, code, text, *rest = m
         row = {"msg": 4, "code": exact_int(code), "text": text or None, "detail": (rest[0] if rest else "") or None}
-        made = [(Kind.NOTICE, {**self._ids(_int(req_id)), **row})]
-        return made if len(rest) == 1 else [self._raw(m, "copy", position), *made]
+        rows = [(Kind.NOTICE, {**self._ids(_int(req_id)), **row})]
+        return rows if len(rest) == 1 else [self._raw(m, "copy", position), *rows]
 
     def data_type(self, m: Sequence[str], _position: int) -> list[Row]:
         _, _, req_id, value = m
@@ -166,12 +166,12 @@ class Rare:
         req_id, n = _int(text), _int(count)
         if n < 0 or len(values) != 8 * n:
             raise Unfit("bars and their number differ")
-        made = []
+        rows = []
         for at in range(0, len(values), 8):
             numbers = dict(zip(_HISTORY_BAR, values[at + 1 : at + 7], strict=True))
-            made.append(self._bar(17, req_id, values[at], numbers, values[at + 7]))
-        made.append(self._end(17, req_id, n, f"{start}{END_SEPARATOR}{end}"))
-        return made
+            rows.append(self._bar(17, req_id, values[at], numbers, values[at + 7]))
+        rows.append(self._end(17, req_id, n, f"{start}{END_SEPARATOR}{end}"))
+        return rows
 
     def scan(self, m: Sequence[str], _position: int) -> list[Row]:
         _, _, text, count, *values = m
@@ -181,17 +181,17 @@ class Rare:
         code = self._requests.get(req_id).text("scan_code")
         snapshot = self._snapshots.get(req_id, 0) + 1
         head = {"req_id": req_id, "scan_code": code, "snapshot": snapshot}
-        made: list[Row] = []
+        rows: list[Row] = []
         for at in range(0, len(values), width):
             row: dict[str, Any] = dict(zip(SCAN_COLUMNS, (v or None for v in values[at : at + width]), strict=True))
             row |= {"rank": exact_int(values[at]), "con_id": _int(values[at + 1], INT64)}
-            made.append((Kind.SCAN, {**head, **row}))
+            rows.append((Kind.SCAN, {**head, **row}))
         self._snapshots[req_id] = snapshot
-        return [*made, self._end(20, req_id, n)]
+        return [*rows, self._end(20, req_id, n)]
 
 
 def _is_bad(message: Sequence[str]) -> bool:
-    """Neither typed nor untyped: nothing that begins with a message id, or a typed id in a shape nobody knows."""
+    """Whether a message without a handler is undecodable: no message id, or a typed id with an unknown layout."""
     if not message or message[0] in TYPED:
         return True
     try:

@@ -1,0 +1,71 @@
+"""The options that commands share, and how a date and a list of symbols are read.
+
+Every command takes `--home`, `--json`, `--date`, `--symbol`, `--symbols`, `--at`, `--from` and `--to` from this module,
+so that each means the same everywhere (a test checks it). A date is yyyy-MM-dd. A time is a time of day in New York
+(10:31:05.2) or an ISO time with `Z` or an offset; `harvester.recorder.moments` reads it.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    import datetime as dt
+
+    from harvester.home import Home
+
+HomeOption = Annotated[
+    Path | None, typer.Option("--home", help="Use this data root (default: HV_HOME, else the working folder).")
+]
+DemoHomeOption = Annotated[
+    Path, typer.Option("--home", help="Use this data root; demo days already there are replaced.")
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, one object per line.")]
+
+DateOption = Annotated[
+    str | None, typer.Option("--date", help="Select a trading date, yyyy-MM-dd (default: the newest recorded one).")
+]
+DatesOption = Annotated[
+    list[str] | None,
+    typer.Option("--date", help="Select a trading date, yyyy-MM-dd; repeatable (default: the newest recorded one)."),
+]
+NamedDateOption = Annotated[str, typer.Option("--date", help="Select a trading date, yyyy-MM-dd.")]
+ModelDateOption = Annotated[str | None, typer.Option("--date", help="Set the trading date of the market, yyyy-MM-dd.")]
+
+SymbolOption = Annotated[str, typer.Option("--symbol", help="Select a recorded symbol, in upper or lower case.")]
+OneSymbolOption = Annotated[
+    str | None, typer.Option("--symbol", help="Show only this symbol, in upper or lower case (default: all).")
+]
+SymbolsOption = Annotated[str | None, typer.Option("--symbols", help="Use these symbols, separated by commas.")]
+
+_TIME = "a time in New York (10:31:05.2) or an ISO time with an offset"
+AtOption = Annotated[str | None, typer.Option("--at", help=f"Select {_TIME}.")]
+FromTimeOption = Annotated[str | None, typer.Option("--from", help=f"Start at {_TIME}.")]
+ToTimeOption = Annotated[str | None, typer.Option("--to", help="End before this time, in the same format.")]
+FromDateOption = Annotated[str | None, typer.Option("--from", help="Select every recorded date from this one on.")]
+ToDateOption = Annotated[str | None, typer.Option("--to", help="Select every recorded date up to this one.")]
+
+
+def date_of(given: str | None, home: Home) -> dt.date:
+    """The trading date given with `--date`, else the newest recorded one, which is then named on stderr.
+
+    Raises:
+        BadSetting: `given` is not a date.
+        NoLog: no date is given, and nothing is recorded.
+    """
+    from harvester.eventlog.days import newest_date
+    from harvester.home import parse_date
+
+    if given is not None:
+        return parse_date(given)
+    day = newest_date(home)
+    typer.echo(f"hv: {day}, the newest recorded date", err=True)
+    return day
+
+
+def words_of(text: str | None) -> list[str]:
+    """The words of a comma-separated list without the spaces around them; empty words are left out."""
+    return [word.strip(" ") for word in (text or "").split(",") if word.strip(" ")]

@@ -1,0 +1,68 @@
+"""How tests start `hv` in a process of its own.
+
+In the long run every process is `python` started anew. In the short run, where the system can fork, most are forks of
+one process that has loaded the libraries (`fork_server`): the command, its files, its signals and its death are real,
+only the loading is shared. Tests of the start itself, of terminals and of a process's id use `PYTHON`.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from functools import lru_cache
+from pathlib import Path
+
+from tests.budget import LONG
+
+PROJECT = Path(__file__).resolve().parent.parent
+SERVER = Path(__file__).with_name("fork_server.py")
+PYTHON = [sys.executable]
+READER = (
+    "cli.app", "harvester.recorder.project", "harvester.recorder.verify", "harvester.recorder.replay",
+    "harvester.projections.kernels",
+)  # fmt: skip
+"""What commands that read a log load: no pandas among it."""
+ALL = (
+    *READER,
+    "harvester.recorder.record",
+    "harvester.recorder.eod",
+    "harvester.simgateway.server",
+    "exchange_calendars",
+)
+
+
+def python(*modules: str) -> list[str]:
+    """Plain Python in the long run; else what runs `-m MODULE`, `-c CODE` or a file with `modules` (or ALL) loaded."""
+    if LONG or not hasattr(os, "fork"):
+        return PYTHON
+    return [sys.executable, "-I", "-S", str(SERVER), "--run", _server(modules or ALL)]
+
+
+@lru_cache
+def _server(modules: tuple[str, ...]) -> str:
+    """Start a server that has loaded these; gives its socket. It ends with this process."""
+    folder = tempfile.mkdtemp(prefix="hv")
+    path = f"{folder}/s"
+    command = [sys.executable, str(SERVER), path, *modules]
+    environment = {**os.environ, "PYTHONPATH": str(PROJECT)}
+    server = subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=PROJECT, env=environment
+    )
+    assert server.stdin is not None
+    assert server.stdout is not None
+    if server.stdout.readline() != "ready\n":
+        raise AssertionError(f"the fork server did not start: exit code {server.wait()}")
+
+    def end() -> None:
+        with contextlib.suppress(OSError):
+            server.stdin.close()
+        server.wait(30)
+        shutil.rmtree(folder, ignore_errors=True)
+
+    atexit.register(end)
+    return path

@@ -1,0 +1,717 @@
+"""The parts of a recorder one by one: pacing, silence, subscriptions, the inbox, heartbeats, ends. No socket."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, date, datetime
+from types import SimpleNamespace
+from typing import Any
+
+import msgspec
+import pyarrow as pa
+import pytest
+
+from harvester.calendar import day_bounds, session
+from harvester.clock import LockstepClock
+from harvester.config import Settings
+from harvester.errors import BadSetting, CannotRun
+from harvester.events import codes
+from harvester.events.kinds import Kind, Own, Stream
+from harvester.gateway.requests import Target
+from harvester.projections.params import RunParams, calendar_of
+from harvester.recorder import subscriptions as subs
+from harvester.recorder.inbox import Inbox
+from harvester.recorder.line import number
+from harvester.recorder.over import must_be_over
+from harvester.recorder.pace import Pace, Spacing, TokenBucket
+from harvester.recorder.record import Recorder
+from harvester.recorder.session import Session
+from harvester.recorder.silence import Silence
+from harvester.recorder.subscriptions import Plan, Registry, Subscription
+from harvester.recorder.until import closed_until, end_of_recording, parse_duration, parse_until
+
+SECOND = 1_000_000_000
+ACME, BOLT, CRUX = (
+    Target(symbol, n, primary_exchange="NASDAQ") for n, symbol in enumerate(("ACME", "BOLT", "CRUX"), 1)
+)
+DATE = date(2025, 7, 17)
+
+
+class StillClock:
+    """Market time that moves when a test says so."""
+
+    def __init__(self, now_ns: int = 1000 * SECOND) -> None:
+        self.now_ns = now_ns
+
+    def now(self) -> int:
+        return self.now_ns
+
+    def wall(self) -> int:
+        return self.now_ns
+
+    async def sleep_until(self, at_ns: int) -> None:
+        self.now_ns = max(self.now_ns, at_ns)
+
+
+# numbers
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("7", 7),
+        ("0", 0),
+        ("-3", -3),
+        ("99999999999", 99999999999),
+        ("07", -1),
+        ("00", -1),
+        ("-07", -1),
+        ("+7", -1),
+        (" 7", -1),
+        ("7.0", -1),
+        ("\u0667", -1),
+        ("\u00b2", -1),
+        ("", -1),
+        ("-", -1),
+        ("--7", -1),
+        ("1" * 12, -1),
+    ],
+)
+def test_a_control_message_is_read_as_the_log_reads_it(text: str, value: int) -> None:
+    """The session takes for a number only what the log keeps as one: no leading zero, sign, blank or other digit."""
+    assert number(text) == value
+
+
+# silence
+
+
+def registry(*wanted: tuple[Stream, Target], asked_ts: int = 0) -> tuple[Registry, list[Subscription]]:
+    made = Registry()
+    for stream, target in wanted:
+        made.add(Subscription(made.new_id(), target, stream, {}, asked_ts))
+    return made, list(made.live.values())
+
+
+def silent(silence: Silence) -> list[tuple[Stream, int]]:
+    return [(found.stream, quiet_ns // SECOND) for found, quiet_ns in silence.fallen_silent()]
+
+
+def test_silence_is_noted_in_its_second_and_once() -> None:
+    """A stream is silent in the first second in which others flow for longer than the limit without it, and once."""
+    made, (l1, prints) = registry((Stream.L1, ACME), (Stream.ALL_LAST, ACME))
+    silence = Silence(made, 10.0)
+    made.saw({l1.req_id: 1, prints.req_id: 1}, 100 * SECOND)
+    made.saw({prints.req_id: 1}, 110 * SECOND)
+    assert silent(silence) == []
+    made.saw({prints.req_id: 1}, 110 * SECOND + 1)
+    assert silent(silence) == [(Stream.L1, 10)]
+    assert silent(silence) == []
+    made.saw({l1.req_id: 1}, 111 * SECOND)
+    assert not l1.silent
+    made.saw({prints.req_id: 1}, 122 * SECOND)
+    assert silent(silence) == [(Stream.L1, 11)]
+
+
+def test_silence_counts_from_the_request() -> None:
+    """A stream that never answered is silent by the time since it was asked for, a depth too; a book may rest."""
+    made, (l1, depth, prints) = registry(
+        (Stream.L1, ACME), (Stream.DEPTH, ACME), (Stream.ALL_LAST, ACME), asked_ts=100 * SECOND
+    )
+    silence = Silence(made, 10.0)
+    made.saw({prints.req_id: 1}, 105 * SECOND)
+    assert silent(silence) == []
+    made.saw({prints.req_id: 1}, 111 * SECOND)
+    assert silent(silence) == [(Stream.L1, 11), (Stream.DEPTH, 11)]
+    made.saw({depth.req_id: 1, l1.req_id: 1}, 112 * SECOND)
+    made.saw({prints.req_id: 1}, 130 * SECOND)
+    assert silent(silence) == [(Stream.L1, 18)]
+
+
+def test_nothing_is_silent_while_nothing_flows() -> None:
+    """When all streams stop together none of them is called silent: that is a quiet market, or a lost line."""
+    made, found = registry((Stream.L1, ACME), (Stream.ALL_LAST, BOLT), asked_ts=100 * SECOND)
+    made.saw({one.req_id: 1 for one in found}, 100 * SECOND)
+    assert silent(Silence(made, 10.0)) == []
+
+
+def test_five_second_bars_are_given_fifteen_seconds() -> None:
+    """Bars are silent when three did not come, however short the limit of the others."""
+    made, (bars, l1) = registry((Stream.BARS_5S, ACME), (Stream.L1, ACME))
+    made.saw({bars.req_id: 1, l1.req_id: 1}, 100 * SECOND)
+    silence = Silence(made, 10.0)
+    made.saw({l1.req_id: 1}, 115 * SECOND)
+    assert silent(silence) == []
+    made.saw({l1.req_id: 1}, 116 * SECOND)
+    assert silent(silence) == [(Stream.BARS_5S, 16)]
+
+
+def test_a_silent_stream_seems_gone_when_its_like_flow() -> None:
+    """BidAsk seems gone while L1 of the same symbol flows, and not while only another symbol's does."""
+    made, (bid_ask, mine, other) = registry((Stream.BID_ASK, ACME), (Stream.L1, ACME), (Stream.L1, BOLT))
+    silence = Silence(made, 10.0)
+    made.saw({one.req_id: 1 for one in (bid_ask, mine, other)}, 100 * SECOND)
+    made.saw({other.req_id: 1}, 120 * SECOND)
+    assert not silence.seems_gone(bid_ask)
+    made.saw({mine.req_id: 1}, 110 * SECOND)
+    assert not silence.seems_gone(bid_ask)
+    made.saw({mine.req_id: 1}, 110 * SECOND + 1)
+    assert silence.seems_gone(bid_ask)
+    made.saw({bid_ask.req_id: 1, other.req_id: 1}, 140 * SECOND)
+    assert not silence.seems_gone(bid_ask)
+    bid_ask.told_gone = True
+    assert silence.seems_gone(bid_ask)
+
+
+def test_what_died_with_a_connection_is_found_five_seconds_later() -> None:
+    """After 1102, once others flow for longer than 5 s, a stream without a row since is dead; bars have 15 s.
+
+    A row noted in the very second of the message may be from before it: it proves nothing.
+    """
+    made, (dead, alive, bars, depth, never) = registry(
+        (Stream.L1, ACME), (Stream.L1, BOLT), (Stream.BARS_5S, ACME), (Stream.DEPTH, ACME), (Stream.ALL_LAST, ACME)
+    )
+    silence = Silence(made, 60.0)
+    made.saw({one.req_id: 1 for one in (dead, alive, bars, depth)}, 99 * SECOND)
+    silence.suspect(100 * SECOND)
+    made.saw({dead.req_id: 1}, 101 * SECOND)
+    made.saw({alive.req_id: 1}, 105 * SECOND)
+    assert silence.dead() == []
+    made.saw({alive.req_id: 1}, 106 * SECOND)
+    assert silence.dead() == [dead]
+    assert silence.dead() == []
+    made.saw({alive.req_id: 1}, 116 * SECOND)
+    assert silence.dead() == [bars]
+    assert not never.rows
+
+
+def test_a_row_after_the_connection_came_back_is_life() -> None:
+    """A stream with a row later than the second of the message is not dead; asking for all anew forgets suspicions."""
+    made, (one, other) = registry((Stream.L1, ACME), (Stream.L1, BOLT))
+    silence = Silence(made, 60.0)
+    made.saw({one.req_id: 1, other.req_id: 1}, 99 * SECOND)
+    silence.suspect(100 * SECOND)
+    made.saw({one.req_id: 1}, 101 * SECOND + 1)
+    made.saw({other.req_id: 1}, 106 * SECOND)
+    assert silence.dead() == []
+    silence.suspect(110 * SECOND)
+    silence.clear()
+    made.saw({one.req_id: 1}, 120 * SECOND)
+    assert silence.dead() == []
+
+
+# subscriptions
+
+
+def test_a_refusal_ends_a_subscription_and_a_row_brings_it_back() -> None:
+    """A refused stream is off the list, counts as refused, and is live again when it flows all the same."""
+    made, (l1, prints) = registry((Stream.L1, ACME), (Stream.ALL_LAST, ACME))
+    assert made.refuse(l1.req_id, 354) is l1
+    assert made.refuse(l1.req_id, 354) is None
+    assert (l1.refused, made.refusals, list(made.live)) == (354, [l1], [prints.req_id])
+    assert made.take_back({prints.req_id: 1}) == []
+    assert made.take_back({l1.req_id: 2}) == [l1]
+    assert (l1.refused, made.refusals, made.live[l1.req_id]) == (0, [], l1)
+
+
+def test_asking_again_forgets_the_refusal_of_the_same_and_no_other() -> None:
+    """The table shows the newest request: an earlier refusal of the same stream and symbol is gone."""
+    made, (mine, other, prints) = registry((Stream.L1, ACME), (Stream.L1, BOLT), (Stream.ALL_LAST, ACME))
+    for found in (mine, other, prints):
+        made.refuse(found.req_id, 10190)
+    made.add(Subscription(made.new_id(), ACME, Stream.L1, {}, 0))
+    assert made.refusals == [other, prints]
+    assert subs.coverage(made, ["ACME"])["ACME"][Stream.L1] == "asked"
+    made.forget_all()
+    assert (made.live, made.refusals) == ({}, [])
+
+
+def test_ids_are_never_given_twice() -> None:
+    """Request ids rise, whatever ends or is forgotten."""
+    made = Registry()
+    first = [made.new_id() for _ in range(3)]
+    made.forget_all()
+    assert [*first, made.new_id()] == [1, 2, 3, 4]
+
+
+def test_the_first_rows_grant_a_stream_once() -> None:
+    """A subscription is granted by its first rows and not again; rows of an unknown request grant nothing."""
+    made, (l1, _) = registry((Stream.L1, ACME), (Stream.ALL_LAST, ACME))
+    assert made.saw({l1.req_id: 2, 99: 1}, 5 * SECOND) == [l1]
+    assert made.saw({l1.req_id: 3}, 65 * SECOND) == []
+    assert (l1.rows, l1.first_ts, l1.last_ts, l1.granted) == (5, 5 * SECOND, 65 * SECOND, True)
+    assert l1.was_steady
+    l1.last_ts -= 1
+    assert not l1.was_steady
+
+
+@pytest.mark.parametrize(
+    ("code", "refusal"),
+    [
+        *((code, False) for code in (316, 317, 10090, 10167, 10197, 2100, 2104, 2199)),
+        *((code, True) for code in (200, 309, 354, 2099, 2200, 10225)),
+    ],
+)
+def test_which_errors_end_a_subscription(code: int, refusal: bool) -> None:
+    """Warnings and the system messages 2100 to 2199 end nothing; every other error about a subscription does."""
+    assert subs.is_refusal(code) is refusal
+
+
+def test_refusals_of_pace_are_for_now() -> None:
+    """A pacing text under any code, 100 and 10225 may be granted later; a missing permission is final."""
+    assert subs.is_temporary(162, "Historical data request PACING violation")
+    assert subs.is_temporary(codes.TOO_FAST, "Max rate exceeded")
+    assert subs.is_temporary(codes.RESUBSCRIBE, "Bust event")
+    assert not subs.is_temporary(354, "Requested market data is not subscribed")
+
+
+def plan(turn: int = 0, **settings: Any) -> Plan:
+    return Plan(Settings.load(settings), [ACME, BOLT, CRUX], turn)
+
+
+def test_streams_are_asked_for_in_order_of_priority() -> None:
+    """L1 of every symbol first, then AllLast of the focus, then depth; BidAsk takes the lines AllLast leaves."""
+    made = plan(focus_size=2, tick_by_tick_lines=3, depth_lines=1)
+    assert list(made.first()) == [
+        *((Stream.L1, target) for target in (ACME, BOLT, CRUX)),
+        *((Stream.ALL_LAST, target) for target in (ACME, BOLT)),
+        (Stream.DEPTH, ACME),
+    ]
+    assert list(made.bid_ask()) == [ACME]
+    assert list(plan(focus_size=2, tick_by_tick_lines=1, depth_lines=1).bid_ask()) == []
+    assert list(plan(focus_size=2, tick_by_tick_lines=4, depth_lines=1).bid_ask()) == [ACME, BOLT]
+
+
+def test_depth_lines_take_turns_and_leave_nobody_out() -> None:
+    """With fewer lines than focus symbols each turn goes on where the one before ended; with enough all have one."""
+    made = plan(focus_size=3, depth_lines=2)
+    assert [made.depth(turn) for turn in range(3)] == [[ACME, BOLT], [CRUX, ACME], [BOLT, CRUX]]
+    assert list(plan(focus_size=3, depth_lines=3).depth(1)) == [ACME, BOLT, CRUX]
+    assert list(plan(focus_size=3, depth_lines=0).depth(0)) == []
+    assert list(plan(focus_size=1, depth_lines=2).depth(0)) == [ACME, BOLT]
+
+
+# pace
+
+
+def paced(scenario: Any) -> Any:
+    """Run a scenario on a lockstep clock that jumps over every wait; gives market seconds since its start."""
+
+    async def main() -> Any:
+        clock = LockstepClock(0)
+        time = asyncio.create_task(clock.run())
+        try:
+            return await scenario(Pace(clock))
+        finally:
+            time.cancel()
+
+    return asyncio.run(main())
+
+
+def test_a_token_bucket_gives_a_burst_and_then_its_rate() -> None:
+    """Three at once, then two a second; what was not taken meanwhile is a burst again, and never more."""
+
+    async def scenario(pace: Pace) -> list[float]:
+        bucket, times = TokenBucket(pace, 2.0, 3), []
+        for _ in range(5):
+            await bucket.take()
+            times.append(pace.now() / SECOND)
+        await pace.pause(100)
+        for _ in range(4):
+            await bucket.take()
+            times.append(pace.now() / SECOND - 101)
+        return times
+
+    assert paced(scenario) == [0, 0, 0, 0.5, 1, 0, 0, 0, 0.5]
+
+
+def test_a_token_bucket_slows_down_to_one_a_second() -> None:
+    """Each complaint halves rate and burst; neither falls below one."""
+
+    async def scenario(pace: Pace) -> list[float]:
+        bucket, times = TokenBucket(pace, 3.0, 2), []
+        for _ in range(4):
+            bucket.slow_down()
+        for _ in range(3):
+            await bucket.take()
+            times.append(pace.now() / SECOND)
+        return times
+
+    assert paced(scenario) == [0, 1, 2]
+
+
+def test_spacing_is_by_thing() -> None:
+    """Fifteen seconds between two requests about one instrument; another's does not wait for them."""
+
+    async def scenario(pace: Pace) -> list[float]:
+        spacing, times = Spacing(pace, 15.0), []
+        for thing in (1, 2, 1, 1, 2):
+            await spacing.take(thing)
+            times.append(pace.now() / SECOND)
+        times.append(spacing.left(1))
+        return times
+
+    assert paced(scenario) == [0, 0, 15, 30, 30, 15]
+
+
+def test_waiting_for_an_answer_ends_with_it_or_with_patience() -> None:
+    """`within` says whether the event came, and waits no longer than it was told."""
+
+    async def scenario(pace: Pace) -> tuple[bool, float, bool, float]:
+        never, soon = asyncio.Event(), asyncio.Event()
+        came_never = await pace.within(never, 10.0)
+        waited = pace.now() / SECOND
+        soon.set()
+        return came_never, waited, await pace.within(soon, 10.0), pace.now() / SECOND
+
+    assert paced(scenario) == (False, 10, True, 10)
+
+
+# the inbox
+
+
+def test_reading_stops_late_and_goes_on_early() -> None:
+    """More than twenty commits' worth stops the reading, less than ten lets it go on; between them nothing changes."""
+    inbox = Inbox(StillClock(), 10)
+    states = []
+    for waiting in (99, 100, 200, 201):
+        while len(inbox) < waiting:
+            inbox.message(["1"])
+        states.append((waiting, inbox.crowded, inbox.roomy))
+    assert states == [(99, False, True), (100, False, False), (200, False, False), (201, True, False)]
+
+
+def test_a_paused_connection_reads_on_only_when_there_is_room() -> None:
+    """The recorder lets its connection read on at the lower mark, not as soon as it is below the upper one."""
+    inbox, done = Inbox(StillClock(), 10), list[str]()
+    connection = SimpleNamespace(resume=lambda: done.append("resume"))
+    recorder: Any = SimpleNamespace(inbox=inbox, session=SimpleNamespace(connection=connection), _paused=True)
+    for _ in range(150):
+        inbox.message(["1"])
+    Recorder._breathe(recorder)
+    assert (done, recorder._paused) == ([], True)
+    for _ in range(6):
+        inbox.take()
+    Recorder._breathe(recorder)
+    assert (done, recorder._paused) == (["resume"], False)
+    Recorder._breathe(recorder)
+    assert done == ["resume"]
+
+
+def test_a_cut_divides_two_commits() -> None:
+    """No commit holds items of both sides of a cut, and only the one that ends there says so."""
+    inbox = Inbox(StillClock(), 2)
+    inbox.packet()
+    for n in range(6):
+        inbox.message([str(n)])
+        if n == 2:
+            inbox.cut()
+    taken = [inbox.take() for _ in range(5)]
+    sizes = [(len(one.arrivals.items), one.at_cut) for one in taken]
+    assert sizes == [(2, False), (1, True), (2, False), (1, False), (0, False)]
+
+
+def test_a_cut_at_the_end_of_a_commit() -> None:
+    """A cut that falls exactly on the end of a full commit ends that commit, not the next."""
+    inbox = Inbox(StillClock(), 3)
+    inbox.packet()
+    for n in range(4):
+        inbox.message([str(n)])
+        if n == 2:
+            inbox.cut()
+    taken = [inbox.take(), inbox.take()]
+    assert [(len(one.arrivals.items), one.at_cut) for one in taken] == [(3, True), (1, False)]
+
+
+def test_a_cut_wakes_the_writer() -> None:
+    """`filled` is set while a commit's worth waits, or a cut does, however little waits before it."""
+    inbox = Inbox(StillClock(), 10)
+    inbox.packet()
+    inbox.message(["1"])
+    assert not inbox.filled.is_set()
+    inbox.cut()
+    inbox.message(["2"])
+    inbox.cut()
+    assert inbox.filled.is_set()
+    inbox.take()
+    assert inbox.filled.is_set()
+    inbox.take()
+    assert not inbox.filled.is_set()
+
+
+def test_a_date_ends_by_the_stamp() -> None:
+    """`on_boundary` comes before the first stamp at or after the boundary; a clock set back moves no stamp back."""
+    clock, ends = StillClock(10), list[int]()
+    inbox = Inbox(clock, 10)
+    inbox.boundary_ns, inbox.on_boundary = 20, lambda: ends.append(len(inbox))
+    for now in (19, 20, 15):
+        clock.now_ns = now
+        inbox.packet()
+        inbox.message([str(now)])
+    assert ends == [1, 2]
+
+
+def test_a_row_of_an_earlier_instant_is_stamped_like_the_last() -> None:
+    """A row of our own `at` an instant that is past bears the last stamp."""
+    clock = StillClock(30)
+    inbox = Inbox(clock, 10)
+    inbox.packet()
+    inbox.message(["x"])
+    inbox.put(Kind.CLOCK, {}, at=20)
+    inbox.put(Kind.CLOCK, {}, at=40)
+    assert inbox.take().arrivals.ts_recv.tolist() == [30, 30, 40]
+
+
+def test_an_epoch_begins_with_its_first_packet() -> None:
+    """What is put between the request to connect and the first packet belongs to the connection before."""
+    inbox = Inbox(StillClock(10), 10)
+    inbox.expect_connection()
+    inbox.put(Kind.CLOCK, {})
+    inbox.packet()
+    inbox.message(["x"])
+    assert inbox.take().arrivals.epoch.tolist() == [0, 1]
+
+
+def test_stamps_are_those_of_the_packets() -> None:
+    """Each item bears its packet's stamp and epoch through any number of takes; stamps never run back."""
+    clock = StillClock(10)
+    inbox = Inbox(clock, 2)
+    inbox.expect_connection()
+    for now in (10, 20, 15, 30):
+        clock.now_ns = now
+        inbox.packet()
+        inbox.message(["x"])
+        inbox.message(["y"])
+    seen = []
+    while len(inbox):
+        arrivals = inbox.take().arrivals
+        seen += list(zip(arrivals.ts_recv.tolist(), arrivals.epoch.tolist(), strict=True))
+    assert seen == [(10, 1), (10, 1), (20, 1), (20, 1), (20, 1), (20, 1), (30, 1), (30, 1)]
+
+
+def test_heard_messages_are_counted_by_request_once() -> None:
+    """What flows is counted by request id when it arrives, whether or not it was committed meanwhile."""
+    inbox = Inbox(StillClock(), 2)
+    inbox.packet()
+    for fields in (["4", "2", "7", "200", "no"], ["1"], ["1", "6", "7", "1", "2", "3", "0"], ["99", "8", "1"]):
+        inbox.message(fields)
+    inbox.put(Kind.CLOCK, {})
+    inbox.take()
+    assert inbox.heard() == {7: 1, 8: 1}
+    inbox.message(["2", "6", "7", "0", "5"])
+    inbox.take(everything=True)
+    assert inbox.heard() == {7: 1}
+    assert inbox.heard() == {}
+
+
+# heartbeats
+
+
+class Line:
+    """A session on a line of the test's own: its bytes, whether it is paused, and what is asked on it."""
+
+    def __init__(self, **settings: Any) -> None:
+        self.clock, self.asked = StillClock(), 0
+        self.sent: list[tuple[str, Stream]] = []
+        self.inbox = Inbox(self.clock, 1000)
+        self.session = Session(Settings.load({"silence_seconds": 10} | settings), self.inbox, Pace(self.clock))
+        self.wire = SimpleNamespace(bytes_received=100, paused=False, connected=True, aborted=False)
+        self.wire.abort = lambda: setattr(self.wire, "aborted", True)
+        self.wire.take_unfinished = lambda: b""
+        self.session.connection = self.wire  # type: ignore[assignment]
+        self.session.requester = SimpleNamespace(  # type: ignore[assignment]
+            current_time=self.ask,
+            subscribe=lambda stream, *_: self.sent.append(("subscribe", stream)),
+            cancel=lambda stream, *_: self.sent.append(("cancel", stream)),
+        )
+        self.session._up = True
+        self.inbox.put(Kind.CLOCK, {})
+        self.session.look_for_life()
+
+    def ask(self) -> None:
+        self.asked += 1
+
+    async def quiet(self, seconds: float) -> None:
+        """Let market time pass, a row of the clock with it, and look."""
+        self.clock.now_ns += round(seconds * SECOND)
+        self.inbox.put(Kind.CLOCK, {})
+        self.session.look_for_life()
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+
+
+def test_a_line_is_asked_whether_it_lives_when_nothing_arrives() -> None:
+    """A heartbeat leaves when no byte came for longer than the limit; any byte begins the time anew."""
+
+    async def scenario() -> None:
+        line = Line()
+        await line.quiet(5)
+        line.wire.bytes_received += 1
+        await line.quiet(5)
+        await line.quiet(10)
+        assert line.asked == 0
+        await line.quiet(1)
+        assert line.asked == 1
+        await line.quiet(1)
+        assert line.asked == 1, "one heartbeat in its time, however fast a market is"
+
+    asyncio.run(scenario())
+
+
+def test_no_heartbeat_while_we_ourselves_do_not_read() -> None:
+    """While reading is paused silence is ours: no heartbeat, and the time begins when reading goes on."""
+
+    async def scenario() -> None:
+        line = Line()
+        line.wire.paused = True
+        for _ in range(4):
+            await line.quiet(6)
+        assert line.asked == 0
+        line.wire.paused = False
+        await line.quiet(6)
+        assert line.asked == 0
+        await line.quiet(6)
+        assert line.asked == 1
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("what", ["silent", "answered", "a byte", "paused", "another connection"])
+def test_only_an_unanswered_heartbeat_ends_a_line(monkeypatch: pytest.MonkeyPatch, what: str) -> None:
+    """An answer, any byte, a pause of our own or a new connection meanwhile: the line lives."""
+
+    async def scenario() -> bool:
+        line = Line()
+
+        async def meanwhile(*_: Any) -> bool:
+            line.wire.bytes_received += what == "a byte"
+            line.wire.paused = what == "paused"
+            line.inbox.epoch += what == "another connection"
+            return what == "answered"
+
+        monkeypatch.setattr(line.session.pace, "within", meanwhile)
+        monkeypatch.setattr(line.session, "_come_back", lambda: asyncio.sleep(0))
+        await line.session._ask_for_life()
+        return bool(line.wire.aborted)
+
+    assert asyncio.run(scenario()) is (what == "silent")
+
+
+# ends
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("90", 90), ("90s", 90), ("15m", 900), ("1h30m", 5400), ("1.5h", 5400), ("1h2m3s", 3723)]
+)
+def test_durations(text: str, seconds: float) -> None:
+    """A duration is hours, minutes and seconds, in this order; a bare number is seconds."""
+    assert parse_duration(text) == seconds * SECOND
+
+
+@pytest.mark.parametrize("text", ["", "0", "0m", "5x", "m5", "-3", "1m1h"])
+def test_no_durations(text: str) -> None:
+    """Nothing, zero and other units are refused."""
+    with pytest.raises(BadSetting, match="is not understood"):
+        parse_duration(text)
+
+
+def ns(text: str) -> int:
+    return int(datetime.fromisoformat(text).replace(tzinfo=UTC).timestamp()) * SECOND
+
+
+def test_a_time_that_is_now_is_past() -> None:
+    """`--until` must lie ahead: this very instant does not."""
+    now = ns("2025-07-17T20:00:00")
+    assert parse_until("16:00", now - 1, Settings()) == now
+    with pytest.raises(BadSetting, match="is past"):
+        parse_until("16:00", now, Settings())
+
+
+def test_a_recording_ends_with_extended_trading_or_with_the_date() -> None:
+    """Up to the last instant before the end of extended trading that is the end; from it on the date's own."""
+    hours, bounds = session(DATE), day_bounds(DATE)
+    assert hours is not None
+    close = hours.extended_close_ns
+    assert end_of_recording(None, close - 1, Settings()) == close
+    assert end_of_recording(None, close, Settings()) == bounds[1]
+    assert end_of_recording(None, ns("2025-07-19T15:00:00"), Settings()) == ns("2025-07-20T04:00:00")
+
+
+def test_the_market_opens_and_closes_to_the_instant() -> None:
+    """Extended trading is under way from its first instant on, and over at its last."""
+    hours = session(DATE)
+    assert hours is not None
+    assert closed_until(hours.extended_open_ns - 1, Settings()) == "Thu 2025-07-17 04:00 New York"
+    assert closed_until(hours.extended_open_ns, Settings()) == ""
+    assert closed_until(hours.extended_close_ns - 1, Settings()) == ""
+    assert closed_until(hours.extended_close_ns, Settings()) == "Fri 2025-07-18 04:00 New York"
+
+
+def recorded(day: date, last_ts: int, reason: str | None, runs: int = 1) -> Any:
+    """What `must_be_over` reads of a date whose last run ended at an instant; no reason: it was killed."""
+    start = {"action": "run_start", "params": RunParams(calendar=calendar_of(day, Settings())).text()}
+    end = {"action": "run_end", "params": msgspec.json.encode({"reason": reason}).decode()}
+    rows = [{"seq": 10 * n + i} | row for n in range(runs) for i, row in enumerate([start, end])]
+    rows = rows if reason is not None else rows[:-1]
+    parts = [SimpleNamespace(first_seq=10 * n, rows=1) for n in range(runs)]
+    return SimpleNamespace(trading_date=day, last_ts=last_ts, runs=parts, table=lambda _: pa.Table.from_pylist(rows))
+
+
+@pytest.mark.parametrize(
+    ("reason", "needed"), [("stopped", "close_ns"), ("error", "extended_close_ns"), (None, "extended_close_ns")]
+)
+def test_a_date_is_over_at_the_end_of_its_session(reason: str | None, needed: str) -> None:
+    """The close ends a date that was stopped, the end of extended trading one that failed; to the instant."""
+    end = getattr(session(DATE), needed)
+    must_be_over(recorded(DATE, end, reason))
+    with pytest.raises(CannotRun, match="is not over"):
+        must_be_over(recorded(DATE, end - 1, reason))
+    must_be_over(recorded(DATE, end - 1, "end of recording"))
+    must_be_over(recorded(DATE, end - 1, "boundary"))
+
+
+@pytest.mark.parametrize("reason", ["stopped", "error", None])
+def test_a_date_without_a_session_is_over_at_its_end(reason: str | None) -> None:
+    """On a day on which the exchange is closed a recording that broke off is not over before the date is."""
+    saturday = date(2025, 7, 19)
+    end = day_bounds(saturday)[1]
+    must_be_over(recorded(saturday, end, reason))
+    with pytest.raises(CannotRun, match="2025-07-19 is not over"):
+        must_be_over(recorded(saturday, end - 1, reason))
+
+
+def test_the_last_run_decides_whether_a_date_is_over() -> None:
+    """A run that was killed is not excused by an earlier one that ended in order."""
+    with pytest.raises(CannotRun, match="was killed"):
+        must_be_over(recorded(DATE, session(DATE).open_ns, None, runs=1))  # type: ignore[union-attr]
+    killed = recorded(DATE, session(DATE).open_ns, "end of recording", runs=2)  # type: ignore[union-attr]
+    rows = killed.table(None).to_pylist()[:-1]
+    killed.table = lambda _: pa.Table.from_pylist(rows)
+    with pytest.raises(CannotRun, match="was killed"):
+        must_be_over(killed)
+
+
+def test_a_silent_stream_is_a_notice() -> None:
+    """A session notes which streams flow and which is silent, with its silence in ns; one that seems gone it renews."""
+
+    async def scenario() -> list[Any]:
+        line = Line()
+        made = line.session.registry
+        l1, prints = (Subscription(made.new_id(), ACME, s, {}, 0) for s in (Stream.L1, Stream.ALL_LAST))
+        made.add(l1)
+        made.add(prints)
+        line.session.saw({l1.req_id: 1, prints.req_id: 1})
+        line.clock.now_ns += 11 * SECOND
+        line.inbox.put(Kind.CLOCK, {})
+        line.session.saw({prints.req_id: 1})
+        for _ in range(10):
+            await asyncio.sleep(0)
+        assert line.sent == [("cancel", Stream.L1), ("subscribe", Stream.L1)]
+        assert list(made.live) == [prints.req_id, 3]
+        rows = [row for kind, row in line.inbox.take(everything=True).arrivals.items if kind is Kind.NOTICE]
+        return [(row["code"], row["req_id"], row.get("value")) for row in rows]
+
+    assert asyncio.run(scenario()) == [
+        (Own.STREAM_GRANTED, 1, None),
+        (Own.STREAM_GRANTED, 2, None),
+        (Own.STREAM_SILENT, 1, 11 * SECOND),
+    ]
