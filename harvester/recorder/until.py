@@ -41,7 +41,7 @@ def parse_until(text: str, now_ns: int, settings: Settings) -> int | None:
     """Read `never` (None) or a time as `moment` does (in the settings' zone, today) as market time in ns UTC.
 
     Raises:
-        BadSetting: anything else, or a time that is past.
+        BadSetting: any other text, or a time in the past.
     """
     if text == NEVER:
         return None
