@@ -20,14 +20,15 @@ from harvester.events.kinds import Kind, Own, Stream
 from harvester.gateway.requests import Target
 from harvester.projections.params import RunParams, calendar_of
 from harvester.recorder import subscriptions as subs
+from harvester.recorder.back_pressure import BackPressure
 from harvester.recorder.inbox import Inbox
 from harvester.recorder.line import number
 from harvester.recorder.over import must_be_over
 from harvester.recorder.pace import Pace, Spacing, TokenBucket
-from harvester.recorder.record import Recorder
 from harvester.recorder.session import Session
 from harvester.recorder.silence import Silence
 from harvester.recorder.subscriptions import Plan, Registry, Subscription
+from harvester.recorder.tasks import BackgroundTasks
 from harvester.recorder.until import closed_until, end_of_recording, parse_duration, parse_until
 
 SECOND = 1_000_000_000
@@ -87,8 +88,8 @@ def test_a_control_message_is_read_as_the_log_reads_it(text: str, value: int) ->
 
 def registry(*wanted: tuple[Stream, Target], asked_ts: int = 0) -> tuple[Registry, list[Subscription]]:
     made = Registry()
-    for stream, target in wanted:
-        made.add(Subscription(made.new_id(), target, stream, {}, asked_ts))
+    for req_id, (stream, target) in enumerate(wanted, 1):
+        made.add(Subscription(req_id, target, stream, {}, asked_ts))
     return made, list(made.live.values())
 
 
@@ -100,15 +101,15 @@ def test_silence_is_noted_in_its_second_and_once() -> None:
     """A stream is silent in the first second in which others flow for longer than the limit without it, and once."""
     made, (l1, prints) = registry((Stream.L1, ACME), (Stream.ALL_LAST, ACME))
     silence = Silence(made, 10.0)
-    made.saw({l1.req_id: 1, prints.req_id: 1}, 100 * SECOND)
-    made.saw({prints.req_id: 1}, 110 * SECOND)
+    made.received({l1.req_id: 1, prints.req_id: 1}, 100 * SECOND)
+    made.received({prints.req_id: 1}, 110 * SECOND)
     assert silent(silence) == []
-    made.saw({prints.req_id: 1}, 110 * SECOND + 1)
+    made.received({prints.req_id: 1}, 110 * SECOND + 1)
     assert silent(silence) == [(Stream.L1, 10)]
     assert silent(silence) == []
-    made.saw({l1.req_id: 1}, 111 * SECOND)
+    made.received({l1.req_id: 1}, 111 * SECOND)
     assert not l1.silent
-    made.saw({prints.req_id: 1}, 122 * SECOND)
+    made.received({prints.req_id: 1}, 122 * SECOND)
     assert silent(silence) == [(Stream.L1, 11)]
 
 
@@ -118,30 +119,30 @@ def test_silence_counts_from_the_request() -> None:
         (Stream.L1, ACME), (Stream.DEPTH, ACME), (Stream.ALL_LAST, ACME), asked_ts=100 * SECOND
     )
     silence = Silence(made, 10.0)
-    made.saw({prints.req_id: 1}, 105 * SECOND)
+    made.received({prints.req_id: 1}, 105 * SECOND)
     assert silent(silence) == []
-    made.saw({prints.req_id: 1}, 111 * SECOND)
+    made.received({prints.req_id: 1}, 111 * SECOND)
     assert silent(silence) == [(Stream.L1, 11), (Stream.DEPTH, 11)]
-    made.saw({depth.req_id: 1, l1.req_id: 1}, 112 * SECOND)
-    made.saw({prints.req_id: 1}, 130 * SECOND)
+    made.received({depth.req_id: 1, l1.req_id: 1}, 112 * SECOND)
+    made.received({prints.req_id: 1}, 130 * SECOND)
     assert silent(silence) == [(Stream.L1, 18)]
 
 
 def test_nothing_is_silent_while_nothing_flows() -> None:
     """When all streams stop together none of them is called silent: that is a quiet market, or a lost line."""
     made, found = registry((Stream.L1, ACME), (Stream.ALL_LAST, BOLT), asked_ts=100 * SECOND)
-    made.saw({one.req_id: 1 for one in found}, 100 * SECOND)
+    made.received({one.req_id: 1 for one in found}, 100 * SECOND)
     assert silent(Silence(made, 10.0)) == []
 
 
 def test_five_second_bars_are_given_fifteen_seconds() -> None:
     """Bars are silent when three did not come, however short the limit of the others."""
     made, (bars, l1) = registry((Stream.BARS_5S, ACME), (Stream.L1, ACME))
-    made.saw({bars.req_id: 1, l1.req_id: 1}, 100 * SECOND)
+    made.received({bars.req_id: 1, l1.req_id: 1}, 100 * SECOND)
     silence = Silence(made, 10.0)
-    made.saw({l1.req_id: 1}, 115 * SECOND)
+    made.received({l1.req_id: 1}, 115 * SECOND)
     assert silent(silence) == []
-    made.saw({l1.req_id: 1}, 116 * SECOND)
+    made.received({l1.req_id: 1}, 116 * SECOND)
     assert silent(silence) == [(Stream.BARS_5S, 16)]
 
 
@@ -149,16 +150,16 @@ def test_a_silent_stream_seems_gone_when_its_like_flow() -> None:
     """BidAsk seems gone while L1 of the same symbol flows, and not while only another symbol's does."""
     made, (bid_ask, mine, other) = registry((Stream.BID_ASK, ACME), (Stream.L1, ACME), (Stream.L1, BOLT))
     silence = Silence(made, 10.0)
-    made.saw({one.req_id: 1 for one in (bid_ask, mine, other)}, 100 * SECOND)
-    made.saw({other.req_id: 1}, 120 * SECOND)
+    made.received({one.req_id: 1 for one in (bid_ask, mine, other)}, 100 * SECOND)
+    made.received({other.req_id: 1}, 120 * SECOND)
     assert not silence.seems_gone(bid_ask)
-    made.saw({mine.req_id: 1}, 110 * SECOND)
+    made.received({mine.req_id: 1}, 110 * SECOND)
     assert not silence.seems_gone(bid_ask)
-    made.saw({mine.req_id: 1}, 110 * SECOND + 1)
+    made.received({mine.req_id: 1}, 110 * SECOND + 1)
     assert silence.seems_gone(bid_ask)
-    made.saw({bid_ask.req_id: 1, other.req_id: 1}, 140 * SECOND)
+    made.received({bid_ask.req_id: 1, other.req_id: 1}, 140 * SECOND)
     assert not silence.seems_gone(bid_ask)
-    bid_ask.told_gone = True
+    bid_ask.paused = True
     assert silence.seems_gone(bid_ask)
 
 
@@ -171,15 +172,15 @@ def test_what_died_with_a_connection_is_found_five_seconds_later() -> None:
         (Stream.L1, ACME), (Stream.L1, BOLT), (Stream.BARS_5S, ACME), (Stream.DEPTH, ACME), (Stream.ALL_LAST, ACME)
     )
     silence = Silence(made, 60.0)
-    made.saw({one.req_id: 1 for one in (dead, alive, bars, depth)}, 99 * SECOND)
+    made.received({one.req_id: 1 for one in (dead, alive, bars, depth)}, 99 * SECOND)
     silence.suspect(100 * SECOND)
-    made.saw({dead.req_id: 1}, 101 * SECOND)
-    made.saw({alive.req_id: 1}, 105 * SECOND)
+    made.received({dead.req_id: 1}, 101 * SECOND)
+    made.received({alive.req_id: 1}, 105 * SECOND)
     assert silence.dead() == []
-    made.saw({alive.req_id: 1}, 106 * SECOND)
+    made.received({alive.req_id: 1}, 106 * SECOND)
     assert silence.dead() == [dead]
     assert silence.dead() == []
-    made.saw({alive.req_id: 1}, 116 * SECOND)
+    made.received({alive.req_id: 1}, 116 * SECOND)
     assert silence.dead() == [bars]
     assert not never.rows
 
@@ -188,14 +189,14 @@ def test_a_row_after_the_connection_came_back_is_life() -> None:
     """A stream with a row later than the second of the message is not dead; asking for all anew forgets suspicions."""
     made, (one, other) = registry((Stream.L1, ACME), (Stream.L1, BOLT))
     silence = Silence(made, 60.0)
-    made.saw({one.req_id: 1, other.req_id: 1}, 99 * SECOND)
+    made.received({one.req_id: 1, other.req_id: 1}, 99 * SECOND)
     silence.suspect(100 * SECOND)
-    made.saw({one.req_id: 1}, 101 * SECOND + 1)
-    made.saw({other.req_id: 1}, 106 * SECOND)
+    made.received({one.req_id: 1}, 101 * SECOND + 1)
+    made.received({other.req_id: 1}, 106 * SECOND)
     assert silence.dead() == []
     silence.suspect(110 * SECOND)
     silence.clear()
-    made.saw({one.req_id: 1}, 120 * SECOND)
+    made.received({one.req_id: 1}, 120 * SECOND)
     assert silence.dead() == []
 
 
@@ -208,8 +209,8 @@ def test_a_refusal_ends_a_subscription_and_a_row_brings_it_back() -> None:
     assert made.refuse(l1.req_id, 354) is l1
     assert made.refuse(l1.req_id, 354) is None
     assert (l1.refused, made.refusals, list(made.live)) == (354, [l1], [prints.req_id])
-    assert made.take_back({prints.req_id: 1}) == []
-    assert made.take_back({l1.req_id: 2}) == [l1]
+    assert made.reinstate({prints.req_id: 1}) == []
+    assert made.reinstate({l1.req_id: 2}) == [l1]
     assert (l1.refused, made.refusals, made.live[l1.req_id]) == (0, [], l1)
 
 
@@ -218,27 +219,19 @@ def test_asking_again_forgets_the_refusal_of_the_same_and_no_other() -> None:
     made, (mine, other, prints) = registry((Stream.L1, ACME), (Stream.L1, BOLT), (Stream.ALL_LAST, ACME))
     for found in (mine, other, prints):
         made.refuse(found.req_id, 10190)
-    made.add(Subscription(made.new_id(), ACME, Stream.L1, {}, 0))
+    made.add(Subscription(4, ACME, Stream.L1, {}, 0))
     assert made.refusals == [other, prints]
     assert subs.coverage(made, ["ACME"])["ACME"][Stream.L1] == "asked"
     made.forget_all()
     assert (made.live, made.refusals) == ({}, [])
 
 
-def test_ids_are_never_given_twice() -> None:
-    """Request ids rise, whatever ends or is forgotten."""
-    made = Registry()
-    first = [made.new_id() for _ in range(3)]
-    made.forget_all()
-    assert [*first, made.new_id()] == [1, 2, 3, 4]
-
-
 def test_the_first_rows_grant_a_stream_once() -> None:
     """A subscription is granted by its first rows and not again; rows of an unknown request grant nothing."""
     made, (l1, _) = registry((Stream.L1, ACME), (Stream.ALL_LAST, ACME))
-    assert made.saw({l1.req_id: 2, 99: 1}, 5 * SECOND) == [l1]
-    assert made.saw({l1.req_id: 3}, 65 * SECOND) == []
-    assert (l1.rows, l1.first_ts, l1.last_ts, l1.granted) == (5, 5 * SECOND, 65 * SECOND, True)
+    assert made.received({l1.req_id: 2, 99: 1}, 5 * SECOND) == [l1]
+    assert made.received({l1.req_id: 3}, 65 * SECOND) == []
+    assert (l1.rows, l1.first_ts, l1.last_ts) == (5, 5 * SECOND, 65 * SECOND)
     assert l1.was_steady
     l1.last_ts -= 1
     assert not l1.was_steady
@@ -283,11 +276,11 @@ def test_streams_are_asked_for_in_order_of_priority() -> None:
 
 def test_depth_lines_take_turns_and_leave_nobody_out() -> None:
     """With fewer lines than focus symbols each turn goes on where the one before ended; with enough all have one."""
-    made = plan(focus_size=3, depth_lines=2)
-    assert [made.depth(turn) for turn in range(3)] == [[ACME, BOLT], [CRUX, ACME], [BOLT, CRUX]]
-    assert list(plan(focus_size=3, depth_lines=3).depth(1)) == [ACME, BOLT, CRUX]
-    assert list(plan(focus_size=3, depth_lines=0).depth(0)) == []
-    assert list(plan(focus_size=1, depth_lines=2).depth(0)) == [ACME, BOLT]
+    turns = [plan(turn, focus_size=3, depth_lines=2).depth() for turn in range(3)]
+    assert turns == [[ACME, BOLT], [CRUX, ACME], [BOLT, CRUX]]
+    assert list(plan(1, focus_size=3, depth_lines=3).depth()) == [ACME, BOLT, CRUX]
+    assert list(plan(focus_size=3, depth_lines=0).depth()) == []
+    assert list(plan(focus_size=1, depth_lines=2).depth()) == [ACME, BOLT]
 
 
 # pace
@@ -383,18 +376,25 @@ def test_reading_stops_late_and_goes_on_early() -> None:
 def test_a_paused_connection_reads_on_only_when_there_is_room() -> None:
     """The recorder lets its connection read on at the lower mark, not as soon as it is below the upper one."""
     inbox, done = Inbox(StillClock(), 10), list[str]()
-    connection = SimpleNamespace(resume=lambda: done.append("resume"))
-    recorder: Any = SimpleNamespace(inbox=inbox, session=SimpleNamespace(connection=connection), _paused=True)
-    for _ in range(150):
+    connection: Any = SimpleNamespace(pause=lambda: done.append("pause"), resume=lambda: done.append("resume"))
+    pressure = BackPressure(inbox, connection)
+    for _ in range(200):
         inbox.message(["1"])
-    Recorder._breathe(recorder)
-    assert (done, recorder._paused) == ([], True)
-    for _ in range(6):
+    pressure.apply()
+    assert (done, pressure.paused) == ([], False)
+    inbox.message(["1"])
+    pressure.apply()
+    pressure.apply()
+    assert (done, pressure.paused) == (["pause"], True)
+    for _ in range(10):
         inbox.take()
-    Recorder._breathe(recorder)
-    assert (done, recorder._paused) == (["resume"], False)
-    Recorder._breathe(recorder)
-    assert done == ["resume"]
+    pressure.release()
+    assert (done, pressure.paused) == (["pause"], True)
+    inbox.take()
+    pressure.release()
+    assert (done, pressure.paused) == (["pause", "resume"], False)
+    pressure.release()
+    assert done == ["pause", "resume"]
 
 
 def test_a_cut_divides_two_commits() -> None:
@@ -496,11 +496,12 @@ def test_heard_messages_are_counted_by_request_once() -> None:
         inbox.message(fields)
     inbox.put(Kind.CLOCK, {})
     inbox.take()
-    assert inbox.heard() == {7: 1, 8: 1}
+    assert inbox.take_counts() == {7: 1, 8: 1}
     inbox.message(["2", "6", "7", "0", "5"])
-    inbox.take(everything=True)
-    assert inbox.heard() == {7: 1}
-    assert inbox.heard() == {}
+    inbox.take()
+    inbox.take()
+    assert inbox.take_counts() == {7: 1}
+    assert inbox.take_counts() == {}
 
 
 # heartbeats
@@ -513,19 +514,20 @@ class Line:
         self.clock, self.asked = StillClock(), 0
         self.sent: list[tuple[str, Stream]] = []
         self.inbox = Inbox(self.clock, 1000)
-        self.session = Session(Settings.load({"silence_seconds": 10} | settings), self.inbox, Pace(self.clock))
+        given = Settings.load({"silence_seconds": 10} | settings)
+        self.session = Session(given, self.inbox, Pace(self.clock), BackgroundTasks())
         self.wire = SimpleNamespace(bytes_received=100, paused=False, connected=True, aborted=False)
         self.wire.abort = lambda: setattr(self.wire, "aborted", True)
         self.wire.take_unfinished = lambda: b""
-        self.session.connection = self.wire  # type: ignore[assignment]
-        self.session.requester = SimpleNamespace(  # type: ignore[assignment]
+        self.session.line.connection = self.wire  # type: ignore[assignment]
+        self.session.line.requester = SimpleNamespace(  # type: ignore[assignment]
             current_time=self.ask,
             subscribe=lambda stream, *_: self.sent.append(("subscribe", stream)),
             cancel=lambda stream, *_: self.sent.append(("cancel", stream)),
         )
-        self.session._up = True
+        self.session.line.up = True
         self.inbox.put(Kind.CLOCK, {})
-        self.session.look_for_life()
+        self.session._heartbeat.check()
 
     def ask(self) -> None:
         self.asked += 1
@@ -534,7 +536,7 @@ class Line:
         """Let market time pass, a row of the clock with it, and look."""
         self.clock.now_ns += round(seconds * SECOND)
         self.inbox.put(Kind.CLOCK, {})
-        self.session.look_for_life()
+        self.session._heartbeat.check()
         await asyncio.sleep(0)
         await asyncio.sleep(0)
 
@@ -588,9 +590,9 @@ def test_only_an_unanswered_heartbeat_ends_a_line(monkeypatch: pytest.MonkeyPatc
             line.inbox.epoch += what == "another connection"
             return what == "answered"
 
-        monkeypatch.setattr(line.session.pace, "within", meanwhile)
-        monkeypatch.setattr(line.session, "_come_back", lambda: asyncio.sleep(0))
-        await line.session._ask_for_life()
+        monkeypatch.setattr(line.session.line.pace, "within", meanwhile)
+        monkeypatch.setattr(line.session.line, "_reconnect", lambda: asyncio.sleep(0))
+        await line.session._heartbeat._ask()
         return bool(line.wire.aborted)
 
     assert asyncio.run(scenario()) is (what == "silent")
@@ -610,7 +612,7 @@ def test_durations(text: str, seconds: float) -> None:
 @pytest.mark.parametrize("text", ["", "0", "0m", "5x", "m5", "-3", "1m1h"])
 def test_no_durations(text: str) -> None:
     """Nothing, zero and other units are refused."""
-    with pytest.raises(BadSetting, match="is not understood"):
+    with pytest.raises(BadSetting, match="is not a duration"):
         parse_duration(text)
 
 
@@ -622,7 +624,7 @@ def test_a_time_that_is_now_is_past() -> None:
     """`--until` must lie ahead: this very instant does not."""
     now = ns("2025-07-17T20:00:00")
     assert parse_until("16:00", now - 1, Settings()) == now
-    with pytest.raises(BadSetting, match="is past"):
+    with pytest.raises(BadSetting, match="is in the past"):
         parse_until("16:00", now, Settings())
 
 
@@ -696,18 +698,20 @@ def test_a_silent_stream_is_a_notice() -> None:
     async def scenario() -> list[Any]:
         line = Line()
         made = line.session.registry
-        l1, prints = (Subscription(made.new_id(), ACME, s, {}, 0) for s in (Stream.L1, Stream.ALL_LAST))
+        l1, prints = (
+            Subscription(line.session.line.new_req_id(), ACME, s, {}, 0) for s in (Stream.L1, Stream.ALL_LAST)
+        )
         made.add(l1)
         made.add(prints)
-        line.session.saw({l1.req_id: 1, prints.req_id: 1})
+        line.session.received({l1.req_id: 1, prints.req_id: 1})
         line.clock.now_ns += 11 * SECOND
         line.inbox.put(Kind.CLOCK, {})
-        line.session.saw({prints.req_id: 1})
+        line.session.received({prints.req_id: 1})
         for _ in range(10):
             await asyncio.sleep(0)
         assert line.sent == [("cancel", Stream.L1), ("subscribe", Stream.L1)]
         assert list(made.live) == [prints.req_id, 3]
-        rows = [row for kind, row in line.inbox.take(everything=True).arrivals.items if kind is Kind.NOTICE]
+        rows = [row for kind, row in line.inbox.take().arrivals.items if kind is Kind.NOTICE]
         return [(row["code"], row["req_id"], row.get("value")) for row in rows]
 
     assert asyncio.run(scenario()) == [

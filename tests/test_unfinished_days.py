@@ -344,7 +344,7 @@ def test_unknown_symbols_are_an_error(projected, symbols, ends, says):
     code, said = hv("project", "--date", str(DATE), "--home", str(projected.root), "--symbols", symbols)
     assert (code, said.count("\n")) == (ends, 1)
     assert says in said
-    assert "(recorded: AAA, BRK B)" in said
+    assert "recorded are AAA, BRK B" in said
     assert tree(projected) == before
 
 

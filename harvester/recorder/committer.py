@@ -1,7 +1,7 @@
 """The runs of a recording, one after the other: commits, folds and digests, in one worker thread.
 
 A trading date ends its run at the boundary: the inbox is cut there, the next run begins in the new folder on the same
-connection, and the subscriptions are stated again.
+connection, and its log repeats the subscriptions.
 """
 
 from __future__ import annotations

@@ -29,7 +29,7 @@ from harvester.recorder.subscriptions import coverage
 from harvester.recorder.summary import Summary
 from harvester.recorder.tasks import BackgroundTasks
 from harvester.recorder.warm import load_kernels
-from harvester.recorder.watchdogs import watch as watch_machine
+from harvester.recorder.watchdogs import run_watchdogs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -133,7 +133,7 @@ class Recorder:
 
     async def _until_done(self, looking_up: asyncio.Future[None], stop: asyncio.Event, until_ns: int | None) -> None:
         """Run all parts until an end is due or one of them fails."""
-        watchdogs = watch_machine(self.settings, self.home, self.clock, self.inbox, self._pressure)
+        watchdogs = run_watchdogs(self.settings, self.home, self.clock, self.inbox, self._pressure)
         work = (*self._early, self.committer.commits(), watchdogs, self._subscribe(looking_up))
         tasks = [asyncio.ensure_future(w) for w in work]
         ends = {asyncio.ensure_future(self._ending.stopped(stop)): "stopped"}

@@ -13,7 +13,7 @@ from harvester.clock import clocks_apart, real_monotonic_ns
 from harvester.eventlog.disk import disk_forecast
 from harvester.recorder.moments import local, of_day
 from harvester.recorder.subscriptions import WANTED, coverage
-from harvester.units import SECOND_NS
+from harvester.units import MILLI_NS, SECOND_NS
 
 if TYPE_CHECKING:
     from rich.columns import Columns
@@ -90,7 +90,7 @@ async def log_progress(recorder: Recorder) -> None:
 def lag_ms(recorder: Recorder) -> int:
     """Real milliseconds since the last commit ended: how much a power cut would lose."""
     return (
-        (real_monotonic_ns() - recorder.committer.last_commit_real_ns) // 1_000_000
+        (real_monotonic_ns() - recorder.committer.last_commit_real_ns) // MILLI_NS
         if recorder.committer.last_commit
         else 0
     )

@@ -26,7 +26,7 @@ WATCH_S = 0.25
 DISK_LOOK_S = 10.0
 
 
-async def watch(settings: Settings, home: Home, clock: Clock, inbox: Inbox, pressure: BackPressure) -> None:
+async def run_watchdogs(settings: Settings, home: Home, clock: Clock, inbox: Inbox, pressure: BackPressure) -> None:
     """Check until cancelled.
 
     Raises:
