@@ -17,7 +17,7 @@ import msgspec
 
 from harvester.artefacts.text import put
 from harvester.errors import CannotRun, LogWriteFailed
-from harvester.projections.params import package_digest
+from harvester.projections.params import FOLD, package_digest
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from harvester.home import Home
     from harvester.recorder.project import Projected, Written
 
+_CODE = (*FOLD, "artefacts", "recorder")  # what folds, and what writes the files
 _LIBRARIES = ("numpy", "numba", "pyarrow", "polars", "msgspec")
 
 
@@ -105,7 +106,7 @@ class Memo:
         target = _hash(msgspec.json.encode((str(folder), str(self._episodes), symbols)))[:12]
         self._path = home.cache / "projected" / f"{_name(day)}-{target}.json"
         libraries = [f"{name} {version(name)}" for name in _LIBRARIES]
-        parts = (day.identity(), package_digest(), platform.python_version(), libraries, target, live)
+        parts = (day.identity(), package_digest(_CODE), platform.python_version(), libraries, target, live)
         self._key = _hash(msgspec.json.encode(parts))
 
     def unchanged(self) -> Summary | None:
