@@ -119,7 +119,7 @@ def changed(home: Home, what: str, monkeypatch: pytest.MonkeyPatch) -> None:
     if what == "the log":
         record(home, days(1)[0], seconds=30, start=2400)
     elif what == "the code":
-        monkeypatch.setattr(projected, "package_digest", lambda: "0" * 32)
+        monkeypatch.setattr(projected, "package_digest", lambda parts: "0" * 32)
     elif what == "a library":
         monkeypatch.setattr(projected, "version", lambda name: "99")
     elif what == "a byte of an output":

@@ -280,7 +280,7 @@ def updated(text: str, rows: int = 5, ask: str = "update 0 ask 11 100") -> Log:
 
 
 def told(log: Log, which: Side = Side.BID) -> list[tuple[int, float]]:
-    return [(position, row.price) for position, row in log.engine.book._told(0, which)]
+    return [(position, row.price) for position, row in log.engine.book._occupied(0, which)]
 
 
 def test_updates_past_the_end_wait_behind_the_hole() -> None:

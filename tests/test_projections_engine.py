@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from datetime import UTC, date, datetime
@@ -22,7 +23,7 @@ from harvester.projections.base import Projection
 from harvester.projections.engine import PROJECTIONS, Engine
 from harvester.projections.feed import TradingFeed
 from harvester.projections.market import Market
-from harvester.projections.params import RunParams, StrategyRef, package_digest
+from harvester.projections.params import FOLD, RunParams, StrategyRef, package_digest
 from harvester.projections.step import NOTHING_DERIVED, Derived, Step
 from harvester.projections.tables import held
 from tests.market_log import Log
@@ -244,14 +245,64 @@ def test_unreadable_run_params_are_damage() -> None:
         RunParams.parse("{", 17)
 
 
-def test_the_package_digest_follows_the_sources(tmp_path: Path) -> None:
-    """One changed byte of one file changes the digest; other line ends do not."""
-    (tmp_path / "a.py").write_bytes(b"x = 1\n")
-    first = package_digest(tmp_path)
-    (tmp_path / "a.py").write_bytes(b"x = 1\r\n")
-    assert package_digest(tmp_path) == first
-    (tmp_path / "a.py").write_bytes(b"x = 2\n")
-    assert package_digest(tmp_path) != first
+@pytest.fixture
+def package(tmp_path: Path) -> Path:
+    """A copy of the package's sources."""
+    shutil.copytree(PROJECT / "harvester", tmp_path / "harvester", ignore=shutil.ignore_patterns("__pycache__"))
+    return tmp_path / "harvester"
+
+
+def test_the_package_digest_follows_the_sources(package: Path) -> None:
+    """One changed byte of one file changes the digest, and so does a new file; other line ends do not."""
+    assert package_digest(folder=package) == package_digest()
+    params = package / "projections" / "params.py"
+    params.write_bytes(params.read_bytes().replace(b"\n", b"\r\n"))
+    assert package_digest(folder=package) == package_digest()
+    (package / "projections" / "more.py").write_bytes(b"")
+    assert package_digest(folder=package) != package_digest()
+
+
+@pytest.mark.parametrize(
+    ("path", "counts"),
+    [
+        ("projections/market.py", True),
+        ("projections/strategies/imbalance_breakout.py", True),
+        ("events/kinds.py", True),
+        ("calendar.py", True),
+        ("units.py", True),
+        ("simgateway/model.py", False),
+        ("wire/incoming.py", False),
+        ("eventlog/reader.py", False),
+        ("recorder/run.py", False),
+        ("artefacts/picture.py", False),
+        ("version.py", False),
+    ],
+)
+def test_only_code_that_folds_is_in_the_package_digest(package: Path, path: str, counts: bool) -> None:
+    """A comment in the simulated gateway leaves days comparable; one in a projection does not."""
+    with (package / path).open("ab") as file:
+        file.write(b"# a comment\n")
+    assert (package_digest(folder=package) != package_digest()) == counts
+
+
+def test_a_part_that_has_moved_is_an_error(package: Path) -> None:
+    """A folder or module the list names and the package lacks is never left out in silence."""
+    for part in FOLD:
+        with pytest.raises(FileNotFoundError, match="nowhere"):
+            package_digest((*FOLD, f"nowhere/{part}"), package)
+
+
+def test_everything_a_fold_imports_is_in_the_package_digest() -> None:
+    """A process that has folded with every projection has loaded nothing outside the list but errors and version."""
+    code = (
+        "import sys\n"
+        "import harvester.projections.engine, harvester.projections.kernels\n"
+        "harvester.projections.engine.Engine()\n"
+        "print(*[n for n in sys.modules if n.startswith('harvester.')])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True, check=True)
+    tops = {name.split(".")[1] for name in done.stdout.split()}
+    assert tops - {part.removesuffix(".py") for part in FOLD} == {"errors", "version"}
 
 
 # ---- compiled kernels ----------------------------------------------------------------------------------------------

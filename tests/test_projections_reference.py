@@ -142,7 +142,7 @@ def books_of(engine: Engine) -> list[tuple[Any, ...]]:
 def side_of(engine: Engine, slot: int, side: Side) -> list[tuple[float, float, str] | None]:
     """Every row of a side, None for a hole; what is shown of it ends at the first hole."""
     end, _ = engine.book._ends(slot, side)
-    told = {position: tuple(row) for position, row in engine.book._told(slot, side)}
+    told = {position: tuple(row) for position, row in engine.book._occupied(slot, side)}
     rows = [told.get(position) for position in range(end)]
     visible = rows[: rows.index(None)] if None in rows else rows
     assert [tuple(row) for row in engine.book._rows_of(slot, side)] == visible

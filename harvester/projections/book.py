@@ -2,9 +2,9 @@
 
 IB's depth is a table of row positions: an insert shifts the rows below it down, a delete shifts them up, the table is
 cut at the subscribed rows (interactivebrokers.github.io/tws-api, "Market Depth"). A side that has never had an insert
-keeps updates past its end where they say they are; rows before them that nobody told us of are holes, and rows behind a
-hole wait unseen (docs/decisions/0004-updates-past-the-end.md). The compiled kernel applies the rows; this module looks
-at the result.
+keeps updates past its end at the position they name; positions before them that were never sent are holes, and rows
+after a hole are not shown (docs/decisions/0004-updates-past-the-end.md). The compiled kernel applies the rows; this
+module reads the result.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from harvester.projections.market import DEPTH_STREAMS, STREAMS
 from harvester.projections.tables import Role, cells_of
 
 NO_BOOKS = hashlib.blake2b(digest_size=16).hexdigest()
-"""The digest of no live book, as after every subscription was cancelled: it tells nothing of the day's books."""
+"""The digest without a live book, as after all subscriptions were cancelled: it says nothing about the day's books."""
 
 
 class Row(NamedTuple):
-    """One row position: price, size in shares, market maker (empty for a venue that names none)."""
+    """One row position: price, size in shares, market maker (empty when the venue names none)."""
 
     price: float
     size: float
@@ -33,7 +33,7 @@ class Row(NamedTuple):
 
 
 class Level(NamedTuple):
-    """One price: total size, and what each market maker shows there, in row order."""
+    """One price: total size, and the size of each market maker there, in row order."""
 
     price: float
     size: float
@@ -41,10 +41,10 @@ class Level(NamedTuple):
 
 
 class BookState(NamedTuple):
-    """What is known of one book, counts since it was asked for.
+    """State of one book; counts since its subscription.
 
-    `good`: both sides heard of since the last reset, no impossible row since, no hole. `placed`: updates past the end
-    that were kept. `waiting`: rows behind a hole, of both sides.
+    `good`: rows of both sides since the last reset, no impossible row since, no hole. `placed`: updates past the end
+    that were kept. `waiting`: rows after a hole, of both sides.
     """
 
     con_id: int
@@ -86,7 +86,7 @@ class Book(Projection):
         return [] if slot is None else self._rows_of(slot, side)
 
     def state(self, con_id: int, stream: Stream | None = None) -> BookState | None:
-        """What is known of a book, None when none is subscribed."""
+        """The state of a book, None when none is subscribed."""
         slot = self._slot(con_id, stream)
         return None if slot is None else self._state(slot)
 
@@ -115,7 +115,7 @@ class Book(Projection):
         )
 
     def ladder(self, con_id: int, side: Side, stream: Stream | None = None) -> list[Level]:
-        """The same side by price, best first, over market makers; rows of size 0 show nothing and are left out."""
+        """One side by price, best first, summed over market makers; rows of size 0 are left out."""
         levels: SortedDict = SortedDict((lambda price: -price) if side == Side.BID else None)
         for row in self.rows(con_id, side, stream):
             if row.size > 0:
@@ -126,12 +126,12 @@ class Book(Projection):
         ]
 
     def check(self) -> None:
-        """Assert every invariant of every live book; on failure the message shows its insides."""
+        """Assert every invariant of every live book; a failure prints the book."""
         s = self._market.state
         for slot in self._market.live():
             b = int(s.slots[slot]["book"])
             if STREAMS[int(s.slots[slot]["stream"])] not in DEPTH_STREAMS:
-                assert b == -1, f"slot {slot} is no depth subscription but holds book {b}"
+                assert b == -1, f"slot {slot} is not a depth subscription but has book {b}"
                 continue
             show = f"{self._state(slot)}\nask {s.cells[cells_of(s, b, 0)].tolist()}\n"
             show += f"bid {s.cells[cells_of(s, b, 1)].tolist()}\n"
@@ -175,22 +175,22 @@ class Book(Projection):
             if int(s.slots[slot]["book"]) >= 0:
                 state = self._state(slot)
                 key = (state.con_id, int(s.slots[slot]["req_id"]), str(state.stream))
-                sides = [(self._ends(slot, side), self._told(slot, side)) for side in Side]
+                sides = [(self._ends(slot, side), self._occupied(slot, side)) for side in Side]
                 total.update(repr((key, tuple(state[2:]), sides)).encode())
         return total.hexdigest()
 
     def _rows_of(self, slot: int, side: Side) -> list[Row]:
         s, b = self._market.state, int(self._market.state.slots[slot]["book"])
-        return [row for _, row in self._told(slot, side)[: int(s.side[2 * b + side]["filled"])]]
+        return [row for _, row in self._occupied(slot, side)[: int(s.side[2 * b + side]["filled"])]]
 
-    def _told(self, slot: int, side: Side) -> list[tuple[int, Row]]:
-        """Every row of a side that is no hole, with its position; the visible ones come first."""
+    def _occupied(self, slot: int, side: Side) -> list[tuple[int, Row]]:
+        """Every row of a side with its position, holes left out; the visible rows come first."""
         s, b = self._market.state, int(self._market.state.slots[slot]["book"])
         told = s.cells[cells_of(s, b, side)[: int(s.side[2 * b + side]["length"])]].tolist()
         names = self._market.makers.names
         return [(i, Row(price, size, names[maker])) for i, (price, size, maker) in enumerate(told) if price > 0]
 
     def _ends(self, slot: int, side: Side) -> tuple[int, int]:
-        """One past the last row, and whether inserts were seen: both decide what the next row may do."""
+        """One past the last row, and whether inserts were applied: both decide what the next row may do."""
         s, b = self._market.state, int(self._market.state.slots[slot]["book"])
         return int(s.side[2 * b + side]["length"]), int(s.side[2 * b + side]["inserts"])

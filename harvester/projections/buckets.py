@@ -1,4 +1,4 @@
-"""One-second buckets, finished by the kernels, handed out at the clock that closed them. Columns: `tables.BUCKETS`."""
+"""One-second buckets: the kernels build them, the clock that closes them hands them out. Columns: `tables.BUCKETS`."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ if TYPE_CHECKING:
     from harvester.projections.step import Step
     from harvester.projections.tables import Array
 
-_HASH_ROWS = 100_000  # so many bucket rows may wait for somebody who asks for the digest
+_HASH_ROWS = 100_000  # bucket rows that may wait for their hash
 
 
 class Buckets(Projection):
-    """Hands out closed buckets; the digest is a chain with one link per clock, so a snapshot can continue it."""
+    """Closed buckets as a table; the digest is a chain with one link per clock, so that a snapshot can continue it."""
 
     name = "buckets"
 
@@ -40,7 +40,7 @@ class Buckets(Projection):
         return NOTHING_DERIVED
 
     def _hash(self) -> None:
-        for rows in self._unhashed:  # every batch ends behind a clock's rows: links are whole
+        for rows in self._unhashed:  # every step ends after a clock's rows: links are complete
             self._chain = chained(self._chain, rows)
         self._unhashed = []
 
@@ -52,7 +52,7 @@ class Buckets(Projection):
         return {"buckets": bucket_table(rows, self._market.symbols)}
 
     def digest(self) -> str:
-        """Chain over all rows handed out, and the symbols their instruments stand for."""
+        """Chain over all rows handed out, and the symbols of their instruments."""
         self._hash()
         return hashlib.blake2b(self._chain + repr(self._market.symbols).encode(), digest_size=16).hexdigest()
 

@@ -1,9 +1,9 @@
 """Candles of the mid per symbol: 30s, 1m, 5m, 15m, 1h and 1D, each handed out at the clock that completes it.
 
-A sample is the mid at the end of a bucket. Thirty-second candles are built of samples, longer ones of thirty-second
-candles, so that longer ones cost next to nothing; a candle is complete at the first clock with `ts_recv` at or after
-its end, and one that no clock completes is not handed out. The 1D candle covers the regular session of the run's
-calendar, half days included. A candle without a sample is none.
+A sample is the mid at the end of a bucket. 30-second candles are built from samples, longer ones from 30-second
+candles, which makes them cheap. A candle is complete at the first clock with `ts_recv` at or after its end; one that no
+clock completes is not handed out. The 1D candle covers the regular session of the run's calendar, half days included.
+There is no candle without a sample.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ TIMEFRAMES: tuple[tuple[str, int], ...] = (("30s", 30), ("1m", 60), ("5m", 300),
 
 _INTS, _FLOATS = ("start", "end", "con_id", "inst", "samples"), ("open", "high", "low", "close", "mid_sum", "bps_sum")
 SPAN = np.dtype([(n, "<i8") for n in _INTS] + [(n, "<f8") for n in _FLOATS], align=True)
-"""A stretch of samples of one instrument: a second, a candle, or one that is still forming."""
+"""Consecutive samples of one instrument: a second, a candle, or a candle still forming."""
 CANDLE = np.dtype([(n, "<i8") for n in ("decision_seq", "decision_ts", "timeframe")] + SPAN.descr, align=True)
 
 _F, _I, _T = pa.float64(), pa.int64(), pa.string()
@@ -72,7 +72,7 @@ class Candles(Projection):
         rows, clocks = step.closed, step.clocks
         made: list[Array] = []
         at = (0, 0)
-        for run in step.runs:  # what a clock before it completes goes by the calendar before it
+        for run in step.runs:  # candles completed before the run start use the calendar before it
             upto = int(np.searchsorted(rows["decision_seq"], run.seq)), int(np.searchsorted(clocks[:, 0], run.seq))
             made.append(self._advance(rows[at[0] : upto[0]], clocks[at[1] : upto[1]]))
             self._begin(run)
@@ -90,7 +90,7 @@ class Candles(Projection):
             self._session = (calendar.session.open_ns, calendar.session.close_ns) if calendar.session else None
 
     def _advance(self, rows: Array, clocks: Array) -> Array:
-        """Take in the buckets closed by these clocks; give the candles they complete."""
+        """Take in the buckets closed by these clocks; returns the candles they complete."""
         if not len(clocks):
             return np.empty(0, CANDLE)
         halves = self._complete(0, _samples(rows), clocks)
@@ -100,7 +100,7 @@ class Candles(Projection):
         return found[np.lexsort((found["con_id"], found["timeframe"], found["end"], found["decision_seq"]))]
 
     def _complete(self, timeframe: int, spans: Array, clocks: Array) -> Array:
-        """Join spans to what is forming; what has ended by the last clock is complete."""
+        """Add spans to the forming candles; those that end by the last clock are complete."""
         parts = self._forming[timeframe]
         if len(spans):
             parts = _joined(joined([parts, self._placed(timeframe, spans)]))
@@ -117,7 +117,7 @@ class Candles(Projection):
         return found
 
     def _placed(self, timeframe: int, spans: Array) -> Array:
-        """The spans with start and end of the candle each belongs to; those that belong to none are left out."""
+        """The spans with start and end of their candle; spans outside every candle are left out."""
         placed = np.empty(len(spans), SPAN)
         for name in SPAN.names or ():
             placed[name] = spans[name]
@@ -169,7 +169,7 @@ def _samples(rows: Array) -> Array:
 
 
 def _joined(spans: Array) -> Array:
-    """One span per instrument, start and end, of spans in time order. Sums run in that order, whatever the cuts."""
+    """Merge spans of the same instrument, start and end. Sums run in time order, independent of batch cuts."""
     if not len(spans):
         return spans
     key = ("con_id", "start", "end")  # the end too: sessions of two calendars may open together
@@ -185,7 +185,7 @@ def _joined(spans: Array) -> Array:
     out["low"] = np.minimum.reduceat(spans["low"], first)
     out["samples"] = np.add.reduceat(spans["samples"], first)
     for name in ("mid_sum", "bps_sum"):
-        out[name] = np.bincount(place, weights=spans[name])  # adds one after the other; reduceat would add pairwise
+        out[name] = np.bincount(place, weights=spans[name])  # adds in sequence; reduceat would add pairwise
     return out
 
 

@@ -1,7 +1,7 @@
-"""The strategies at their desk: who is asked in which second, and what all of them were refused.
+"""Which strategy decides in which second, and the gates that refused each of them.
 
-A strategy with a screen is asked only where its screen leaves it open whether it wants something; one without a screen
-is asked at every slot. The outcome is that of asking everybody at every slot.
+A strategy with a screen is called only at slots where its screen does not rule out a plan; one without a screen at
+every slot. The result is the same as calling every strategy at every slot.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ if TYPE_CHECKING:
     from harvester.projections.seconds import Array
     from harvester.projections.strategy import Screen, Strategy, Verdict, View
 
-SCREENED_MIN = 8  # fewer seconds of a symbol are asked about one by one: a screen would cost more than it saves
+SCREENED_MIN = 8  # fewer seconds of a symbol are decided one by one: a screen would cost more than it saves
 
 
 class Seat(NamedTuple):
-    """A strategy at work: its digest as recorded, and that of the code at hand."""
+    """A running strategy: its digest as recorded, and that of the code that runs."""
 
     strategy: Strategy
     recorded: str
@@ -40,7 +40,7 @@ class Seat(NamedTuple):
 
 
 class Floor(Protocol):
-    """What a desk asks the trading fold about its positions, and tells it."""
+    """What a desk needs of the trading fold."""
 
     def holding(self, con_id: int, name: str) -> bool: ...
 
@@ -52,7 +52,7 @@ class Floor(Protocol):
 
 
 class Desk:
-    """The seats, and a sheet of gates by slot and seat for the stretch under way.
+    """The seats, and a sheet of gates by slot and seat for the current stretch.
 
     Attributes:
         seats: the run's strategies.
@@ -63,43 +63,43 @@ class Desk:
         self.seats: list[Seat] = []
         self._gates: list[tuple[str, ...]] = []  # by their number on the sheet
         self._numbers: dict[tuple[str, ...], int] = {}
-        self._known: dict[tuple[str, ...], dict[int, int]] = {}  # the same by a screen's codes and the bits for them
+        self._known: dict[tuple[str, ...], dict[int, int]] = {}  # the same by a screen's codes and their bits
         self._kind_of: dict[tuple[int, str, str, int], int] = {}  # by symbol, strategy, digest and gates
         self._kinds: list[Kind] = []  # of decisions to do nothing: see `Watched`
-        self._passed = 0  # decisions to do nothing that were handed out
+        self._passed = 0  # decisions to do nothing handed out so far
         self.follow()
 
     def follow(self) -> None:
-        """Go on to another stretch; the one before must be settled."""
+        """Start the next stretch; the previous one must be settled."""
         self._seconds = self._now.seconds
         self._slot_ends = np.array(self._seconds.slot_ends, np.int64)
         self.seat(self.seats)
 
     def seat(self, seats: Sequence[Seat]) -> None:
-        """From the next slot on these decide; those before must be settled."""
+        """Replace the seats from the next slot on; the previous ones must be settled."""
         self.seats = list(seats)
         self._eager = [s for s, seat in enumerate(seats) if seat.screen is None]
         self._sheet = np.zeros((len(self._seconds.slots), len(seats)), np.int64)
-        self._asking = 0  # the seat that is being asked about the slot
-        self._told = self._now.slot * len(seats)
-        self._entered: list[int] = []  # by slot and seat since then: no decisions to do nothing
-        self._since = self._now.closed  # rows before are none of a new seat's business
+        self._asking = 0  # the seat that is deciding the slot
+        self._reported = self._now.slot * len(seats)
+        self._entered: list[int] = []  # by slot and seat since then: decisions to enter
+        self._since = self._now.closed  # a new seat does not see earlier rows
         self._observed: dict[tuple[int, int], int] = {}  # by symbol and seat: rows of its history
-        self._calls = bytearray(self._sheet.size)  # by slot and seat: 1 = has to be asked
+        self._calls = bytearray(self._sheet.size)  # by slot and seat: 1 = `decide` must be called
         self._asks = np.frombuffer(self._calls, np.bool_).reshape(self._sheet.shape)  # the same as a table
         self._screens: dict[tuple[int, int], tuple[Screen, int]] = {}  # and the first row of the history it has seen
-        self._next = 0  # the next slot at which somebody has to be asked
-        self._stale: dict[int, bool] = {}  # symbols to be looked at again, and whether by a new screen
-        self.changed(anew=True)
+        self._next = 0  # the next slot at which `decide` must be called
+        self._stale: dict[int, bool] = {}  # symbols to be screened again, and whether by a new screen
+        self.changed(rebuild=True)
 
-    def changed(self, con_id: int = 0, *, anew: bool = False) -> None:
-        """What is held of a symbol (0 = of any) has changed; with `anew` also what else a screen goes by."""
+    def changed(self, con_id: int = 0, *, rebuild: bool = False) -> None:
+        """Screen a symbol (0 = all) again after a change of its position; `rebuild`: other inputs changed too."""
         for symbol in self._seconds.symbols if con_id == 0 else (con_id,):
             if symbol in self._seconds.symbols:
-                self._stale[symbol] = anew or self._stale.get(symbol, False)
+                self._stale[symbol] = rebuild or self._stale.get(symbol, False)
 
     def decide(self) -> None:
-        """Take in the buckets of the present clock and decide its slots."""
+        """Take in the buckets of the current clock and decide its slots."""
         place = self._now.place
         upto, self._now.closed = self._seconds.slot_ends[place], self._seconds.ends[place]
         if self._eager:
@@ -116,14 +116,14 @@ class Desk:
         self._now.slot = upto
 
     def finished(self, position: Position, ts: int) -> None:
-        """Tell the strategy that a position is flat, or was never filled (`ts` ns UTC)."""
+        """Report to the strategy that a position is flat or was never filled (`ts` ns UTC)."""
         for s, seat in enumerate(self.seats):
             if (seat.strategy.name, seat.code) == (position.strategy, position.strategy_digest):
                 self._observe(position.con_id, s, self._now.history(position.con_id).upto(self._now.closed))
                 seat.strategy.finished(position.con_id, ts)
 
     def settle(self) -> None:
-        """Let every strategy take in what is closed by now."""
+        """Let every strategy observe the buckets closed so far."""
         for con_id in self._seconds.symbols:
             upto = self._now.history(con_id).upto(self._now.closed)
             for s in range(len(self.seats)):
@@ -131,15 +131,15 @@ class Desk:
 
     @property
     def passed_count(self) -> int:
-        """How many decisions to do nothing there have been."""
-        return self._passed + self._now.slot * len(self.seats) + self._asking - self._told - len(self._entered)
+        """Number of decisions to do nothing so far."""
+        return self._passed + self._now.slot * len(self.seats) + self._asking - self._reported - len(self._entered)
 
     def passed(self) -> Watched | None:
         """The decisions to do nothing since the last call, in order; None when there are none."""
-        seconds, n, begin = self._seconds, len(self.seats), self._told
-        self._told = self._now.slot * n + self._asking
+        seconds, n, begin = self._seconds, len(self.seats), self._reported
+        self._reported = self._now.slot * n + self._asking
         entered, self._entered = np.array(self._entered, np.int64), []
-        places = np.delete(np.arange(begin, self._told), entered - begin)
+        places = np.delete(np.arange(begin, self._reported), entered - begin)
         self._passed += len(places)
         if not len(places):
             return None
@@ -167,7 +167,7 @@ class Desk:
         return kind
 
     def gates(self, name: str, slots: Array) -> list[list[str]] | None:
-        """What the strategy of that name was refused at these slots; None when there is no such strategy."""
+        """The gates of the strategy at these slots; None when there is no such strategy."""
         for s, seat in enumerate(self.seats):
             if seat.strategy.name == name:
                 return [list(self._gates[number]) for number in self._sheet[slots, s].tolist()]
@@ -177,22 +177,22 @@ class Desk:
         if len(self._seconds.clocks) < SCREENED_MIN:
             self._asks[self._now.slot :] = True
         else:
-            for con_id, anew in self._stale.items():
+            for con_id, rebuild in self._stale.items():
                 for s in range(len(self.seats)):
-                    self._look(con_id, s, anew)
+                    self._look(con_id, s, rebuild=rebuild)
         self._stale = {}
-        self._go_on()
+        self._find_next()
 
-    def _go_on(self) -> None:
+    def _find_next(self) -> None:
         found = self._calls.find(1, self._now.slot * len(self.seats))
         self._next = NEVER if found < 0 else found // len(self.seats)
 
-    def _look(self, con_id: int, s: int, anew: bool) -> None:
-        """Find the slots at which the seat has to be asked about the symbol, and note its gates at the others."""
+    def _look(self, con_id: int, s: int, *, rebuild: bool) -> None:
+        """Find the slots of the symbol at which the seat must decide, and note its gates at the others."""
         seat, history = self.seats[s], self._now.history(con_id)
         since = history.from_slot(self._now.slot)
         slots = history.slots[since - history.before :]
-        screen, first = (None, 0) if anew else self._screens.get((con_id, s), (None, 0))
+        screen, first = (None, 0) if rebuild else self._screens.get((con_id, s), (None, 0))
         if screen is None:
             self._screens.pop((con_id, s), None)
             if seat.screen is None or len(slots) < SCREENED_MIN:
@@ -238,7 +238,7 @@ class Desk:
                 self._entered.append(slot * len(self.seats) + s)
         self._asking = 0
         self._now.slot = slot + 1
-        self._go_on()
+        self._find_next()
 
     def _observe(self, con_id: int, s: int, upto: int) -> None:
         seat, history = self.seats[s], self._now.history(con_id)

@@ -1,4 +1,4 @@
-"""Cuts what the market did into one `Interval` per clock and hands them to the trading side, in the order of seq."""
+"""Cuts the market's quotes, prints and happenings into one `Interval` per clock for the trading side, in seq order."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from harvester.projections.step import RunStart, Step
     from harvester.projections.tables import Array
 
-CLOCKS_MAX = 512  # of a stretch: strategies look ahead over one, and look again when something has happened
+CLOCKS_MAX = 512  # in a stretch: strategies screen a stretch at once, and again after each fill
 
 
 class TradingFeed(Projection):
@@ -55,7 +55,7 @@ class TradingFeed(Projection):
         return NOTHING_DERIVED
 
     def _stretch(self, step: Step, part: slice, runs: list[RunStart]) -> None:
-        """Hand over the intervals that these clocks end, and the runs that start before the last of them."""
+        """Pass on the intervals that these clocks end, and the runs that start before the last of them."""
         clocks = step.clocks[part]
         last = np.uint64(clocks[-1, 0])
         quotes, trades = (rows[: rows["seq"].searchsorted(last)] for rows in (self._quotes, self._trades))
@@ -73,7 +73,7 @@ class TradingFeed(Projection):
             self.trading.on_run_start(run.params, run.seq, run.ts)
 
     def _seconds(self, step: Step, clocks: Array) -> Seconds:
-        """What these clocks closed."""
+        """The buckets that these clocks closed."""
         closed_by = step.closed["decision_seq"]
         begin = int(closed_by.searchsorted(clocks[0, 0]))
         ends = (closed_by.searchsorted(clocks[:, 0], "right") - begin).tolist()

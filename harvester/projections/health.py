@@ -1,6 +1,6 @@
-"""What was missing, refused, bad or inconsistent: the day's health, per symbol and stream.
+"""Data quality of the day, per symbol and stream: what was missing, refused, bad or inconsistent.
 
-Every artefact carries `Health.summary`; the table `health` (one measure a row) is handed over when the date ends.
+Every artefact contains `Health.summary`; the table `health` (one measure a row) is complete when the date ends.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ _BOOK_PARTS = ("impossible", "placed", "resets")
 
 
 class Summary(NamedTuple):
-    """What every artefact says about the data it was made from. `data_type` is the worst seen, 0 = never said."""
+    """Quality of the data an artefact is made from. `data_type` is the worst seen, 0 = never sent."""
 
     outages: int
     bad_book_seconds: int
@@ -92,7 +92,7 @@ class Summary(NamedTuple):
 
 
 class Health(Projection):
-    """Counts what the control rows tell; the rest stands in the market's arrays."""
+    """Counts from the control rows; the other measures are in the market's arrays."""
 
     name = "health"
 
@@ -133,7 +133,7 @@ class Health(Projection):
         if control.code == Own.STREAM_SILENT:
             key = f"{control.con_id} {_stream_of(control)}"
             self._silences[key] = self._silences.get(key, 0) + 1
-        if control.code in REFUSALS and control.con_id:  # of a subscription, not of a question
+        if control.code in REFUSALS and control.con_id:  # of a subscription, not of a single question
             return self._refuse(control, control.code)
         if control.code == Own.STREAM_REFUSED:
             return self._refuse(control, control.row["value"] or 0)
@@ -180,7 +180,7 @@ class Health(Projection):
         return [Happening(control.seq, control.ts, control.con_id, what)]
 
     def _refuse(self, control: Control, code: int) -> list[Happening]:
-        """Once per subscription: IB's error and our own notice of it speak of the same refusal."""
+        """Count a subscription once: IB's error and our own notice report the same refusal."""
         key = f"{control.epoch} {control.req_id}"
         if key in self._refused:
             return []
@@ -189,7 +189,7 @@ class Health(Projection):
         self._refusals.append((control.seq, control.con_id, control.req_id, code, control.row.get("text") or ""))
         return [Happening(control.seq, control.ts, control.con_id, What.REFUSED, code)]
 
-    # ---- what it says ----------------------------------------------------------------------------------------------
+    # ---- results --------------------------------------------------------------------------------------------------
 
     def summary(self, con_id: int | None = None) -> Summary:
         """Of one symbol, or of the whole date."""
@@ -209,7 +209,7 @@ class Health(Projection):
         return [row | {"symbol": self._market.symbols[k]} for row, k in zip(rows, order, strict=True)]
 
     def rows(self) -> list[dict[str, Any]]:
-        """The health table as it stands now."""
+        """The health table up to now."""
         out = [_row(None, 0, None, name, value, unit=DAY[name]) for name, value in self._day().items()]
         asked: dict[tuple[int, int], list[dict[str, int]]] = {}
         for slot in self._subscriptions():
@@ -239,7 +239,7 @@ class Health(Projection):
         }
 
     def _subscriptions(self) -> list[dict[str, int]]:
-        """Subscriptions with the counts of their books, wherever those stand: live books keep their own."""
+        """Subscriptions with the counts of their books; those of live books come from the book itself."""
         live, books = set(self._market.live()), self._market.state.books
         found = self._market.subscriptions()
         for k, slot in enumerate(found):
@@ -274,7 +274,7 @@ class Health(Projection):
         return {} if finished is None else {"health": finished}
 
     def digest(self) -> str:
-        """Hash of the health table as it stands."""
+        """Hash of the health table up to now."""
         return hashlib.blake2b(msgspec.json.encode([self.rows(), self._refusals]), digest_size=16).hexdigest()
 
     _STATE = ("_counts", "_next_seq", "_last_ts", "_dark_since", "_refusals", "_refused", "_silences", "_partial")
@@ -298,7 +298,7 @@ def _row(
 
 
 def _stream_of(control: Control) -> str:
-    """Stream an Own notice is about, from its detail; empty when it names none."""
+    """The stream in the detail of an Own notice, empty when there is none."""
     try:
         detail = msgspec.json.decode(control.row["detail"] or "{}")
     except msgspec.DecodeError:

@@ -64,7 +64,7 @@ class RunParams(msgspec.Struct, frozen=True, kw_only=True):
         costs: the cost table in use, as JSON-ready builtins.
         memory: what strategies are given of the days before; None without memory.
         strategies: in the order in which they are asked.
-        package: version and digest of the code that records.
+        package: version, and `package_digest` of the code that folds.
     """
 
     config: dict[str, Any] = {}
@@ -138,11 +138,32 @@ def _cost_table(name: str) -> dict[str, Any]:
     return table
 
 
-def package_digest(folder: Path | None = None) -> str:
-    """BLAKE2b over the package's Python sources (path and text, LF line ends), 32 hex digits."""
+FOLD = ("events", "projections", "calendar.py", "units.py")
+"""Folders and modules of `harvester` that decide what a log folds to (docs/decisions/0014)."""
+
+
+def package_digest(parts: Sequence[str] = FOLD, folder: Path | None = None) -> str:
+    """BLAKE2b over Python sources (path and text, LF line ends), 32 hex digits.
+
+    By default over `FOLD`: logs folded by code of the same digest can be compared. Code before the log (gateway, wire,
+    recorder) and code that stores and reads it is left out: what it did is in the log, and the content hash proves it.
+
+    Args:
+        parts: folders and modules below `folder`.
+        folder: the package; None = this one.
+
+    Raises:
+        FileNotFoundError: `folder` lacks one of the parts.
+    """
     root = folder or Path(__file__).resolve().parent.parent
+    paths: list[Path] = []
+    for part in parts:
+        found = [root / part] if part.endswith(".py") else list((root / part).rglob("*.py"))
+        if not found:
+            raise FileNotFoundError(f"{root / part} has no Python sources")
+        paths += found
     total = hashlib.blake2b(digest_size=16)
-    for path in sorted(root.rglob("*.py"), key=lambda p: p.relative_to(root).as_posix()):
+    for path in sorted(paths, key=lambda p: p.relative_to(root).as_posix()):
         total.update(path.relative_to(root).as_posix().encode() + b"\0")
         total.update(path.read_bytes().replace(b"\r\n", b"\n") + b"\0")
     return total.hexdigest()

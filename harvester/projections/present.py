@@ -1,8 +1,7 @@
-"""The present moment of a stretch: what trading may know of the market then, and of its own state with it.
+"""The market at the current point of a stretch, as far as trading may see it.
 
-Quotes and buckets of the whole stretch lie ready; `until`, `closed` and `slot` say how far they have happened. What
-only counts once somebody looks is brought up to date late: quotes in force by `shown`, symbols and bad seconds by
-`count`.
+Quotes and buckets of the whole stretch are loaded; `until`, `closed` and `slot` say how far they have happened. Some
+state is updated only when it is read: quotes in force by `shown`, symbols and bad seconds by `count`.
 """
 
 from __future__ import annotations
@@ -17,6 +16,7 @@ from harvester.projections.interval import QUOTES, TRADES
 from harvester.projections.seconds import NO_SECONDS, Newest, records, rows_of
 from harvester.projections.strategy import Ahead
 from harvester.projections.tape import Tape
+from harvester.units import MINUTE_NS
 
 if TYPE_CHECKING:
     from harvester.projections.interval import Interval
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from harvester.projections.tape import Line
     from harvester.projections.trading_state import State
 
-NO_BOOK_NS = 60_000_000_000
+NO_BOOK_NS = MINUTE_NS
 _NO_TAPE = Tape(np.empty(0, QUOTES), np.empty(0, TRADES), [])
 
 
@@ -33,9 +33,9 @@ class Present:
 
     Attributes:
         tape, seconds: of the stretch.
-        place: which of its clocks ends the interval under way; `seq` and `ts` (ns UTC) are that clock's.
+        place: index of the clock that ends the current interval; `seq` and `ts` (ns UTC) are that clock's.
         until: seq through which observations have happened.
-        closed: how many of its buckets strategies have seen.
+        closed: number of its buckets that strategies have seen.
         slot: the next slot to be decided.
     """
 
@@ -43,29 +43,29 @@ class Present:
         self._state = state
         self._newest = {con_id: Newest(records(rows)) for con_id, rows in state.history.items()}
         state.history = {}
-        self._leave_off()
+        self._reset()
 
-    def _leave_off(self) -> None:
+    def _reset(self) -> None:
         self.tape, self.seconds = _NO_TAPE, NO_SECONDS
         self.place = self.seq = self.ts = self.until = self.closed = self.slot = self._counted = 0
         self._histories: dict[int, History] = {}
         self._new_symbols: list[tuple[int, int, int]] = []  # (seq, order within it, con_id)
 
     def follow(self, interval: Interval) -> None:
-        """Go on to another stretch; the one before must be counted."""
-        self._leave_off()
+        """Start the next stretch; the previous one must be counted."""
+        self._reset()
         self.tape, self.seconds = interval.tape, interval.seconds
-        self._judge_books()
+        self._mark_missing_books()
         for con_id in self.seconds.symbols:
             newest = self._newest.setdefault(con_id, Newest())
             self._histories[con_id] = self.seconds.history(con_id, newest)
 
-    def go_on(self, interval: Interval) -> None:
-        """Go on to another interval of the stretch."""
+    def advance(self, interval: Interval) -> None:
+        """Start the next interval of the stretch."""
         self.seq, self.ts, self.place = interval.seq, interval.ts, interval.place
 
-    def _judge_books(self) -> None:
-        """Tell a bad book from none: without a depth row for a minute `book_good` is None, not False."""
+    def _mark_missing_books(self) -> None:
+        """Distinguish a bad book from none: without a depth row for a minute `book_good` is None, not False."""
         known, rows = self._state.depth_ts, self.seconds.rows
         columns = (self.seconds.con_ids, *(rows[name] for name in ("ts", "depth_count", "book_good")))
         for row, (con_id, ts, depth, good) in enumerate(zip(*(column.tolist() for column in columns), strict=True)):
@@ -74,18 +74,18 @@ class Present:
             elif not good and ts - known.get(con_id, -NO_BOOK_NS) >= NO_BOOK_NS:
                 rows["book_good"][row] = -1
 
-    # what is known now
+    # the market now
 
     def line(self, con_id: int) -> Line:
-        """Observations of a symbol, those of the whole stretch."""
+        """Observations of a symbol in the whole stretch."""
         return self.tape.line(con_id)
 
     def seen(self, con_id: int) -> tuple[int, int]:
-        """How many quotes and prints of a symbol have happened."""
+        """Number of quotes and prints of a symbol so far."""
         return self.tape.line(con_id).place(self.until)
 
     def history(self, con_id: int) -> History:
-        """Closed buckets of a symbol, those of the whole stretch."""
+        """Closed buckets of a symbol in the whole stretch."""
         found = self._histories.get(con_id)
         if found is None:
             found = self._histories[con_id] = NO_SECONDS.history(con_id, self._newest.get(con_id) or Newest())
@@ -117,17 +117,17 @@ class Present:
         """The quote in force of a symbol."""
         shown = self._state.shown.get(con_id)
         if shown is None:
-            self.know_symbols()
+            self.register_symbols()
             shown = self._state.shown.setdefault(con_id, Shown())
         line, clocks = self.line(con_id), self.tape.clocks
         at_clock = clocks and clocks[self.place] == self.until
         line.show(shown, line.end(self.place) if at_clock else line.place(self.until)[0])
         return shown
 
-    # what the state learns late
+    # state that is updated late
 
     def expect_symbols(self, *, decided: bool) -> None:
-        """Find out when somebody will look first at each symbol nobody has looked at: at its quote, or to decide."""
+        """Find when each new symbol is first used: at its first quote, or at its first decision."""
         shown, seconds = self._state.shown, self.seconds
         new = [(seq, 0, con_id) for seq, con_id in self.tape.first_quotes if con_id not in shown]
         for con_id in seconds.symbols if decided else ():
@@ -138,13 +138,13 @@ class Present:
                 new.append((int(seconds.clocks[place, 0]), 1 + int(slots[0]), con_id))
         self._new_symbols = sorted(new)
 
-    def know_symbols(self) -> None:
-        """Symbols somebody has looked at by now have a quote, known or not, in the order in which that was."""
+    def register_symbols(self) -> None:
+        """Give each symbol used so far a quote, known or not, in the order of first use."""
         while self._new_symbols and self._new_symbols[0][:2] <= (self.seq, self.slot):
             self._state.shown.setdefault(self._new_symbols.pop(0)[2], Shown())
 
     def count(self) -> None:
-        """Symbols and their bad seconds up to now."""
+        """Add the symbols and their bad seconds up to now."""
         state, seconds = self._state, self.seconds
         begin, self._counted = self._counted, self.closed
         if begin < self.closed:
@@ -154,9 +154,9 @@ class Present:
             state.health.setdefault(con_id, SymbolHealth()).bad_book_seconds += 1
 
     def settle(self) -> None:
-        """Bring all of it up to date."""
+        """Update everything up to now."""
         self.count()
-        self.know_symbols()
+        self.register_symbols()
         for _, con_id in self.tape.first_quotes:
             if con_id in self._state.shown:
                 self.shown(con_id)

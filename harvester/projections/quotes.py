@@ -1,7 +1,7 @@
 """The quote in force per instrument: tick-by-tick BidAsk, else L1, else the best of SMART depth.
 
-One venue's depth never gives the best price. Null, 0, -1 and unset prices and sizes are absent. A source counts once
-both of its sides have spoken since it was subscribed or lost, be it to say that there is no bid.
+One venue's depth is never used for the best price. Null, 0, -1 and unset prices and sizes are absent. A source is used
+once it has sent both sides since it was subscribed or lost, even if only to say that there is no bid.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Quotes(Projection):
     name = "quotes"
 
     def quote(self, con_id: int) -> Quote | None:
-        """The quote in force of an instrument, None when nothing of it was ever subscribed."""
+        """The quote in force of an instrument, None when it was never subscribed."""
         k = self._market.instrument(con_id)
         return None if k is None else self._at(k)
 
@@ -51,13 +51,13 @@ class Quotes(Projection):
         return Quote(self._market.symbols[k], int(q["con_id"]), SOURCE_NAMES[int(q["source"])], *present)
 
     def check(self) -> None:
-        """Assert that no absent marker is in force and that nothing is quoted without a source."""
+        """Assert that no absent marker is in force and that every quote has a source."""
         for quote in self.all():
             assert quote.source is not None or quote[3:7] == (None,) * 4, f"numbers without a source: {quote}"
             assert all(x is None or 0 < x < 1e300 for x in quote[3:7]), f"absent marker in force: {quote}"
 
     def digest(self) -> str:
-        """Hash of the quotes in force and of how often their source changed."""
+        """Hash of the quotes in force and of the number of source changes."""
         total = hashlib.blake2b(digest_size=16)
         names = INSTRUMENT.names or ()
         for k in self._market.state.order[: len(self._market.symbols)].tolist():

@@ -1,11 +1,11 @@
-"""Signals on completed candles only: BUY when every timeframe closed above its open, SELL in the mirror.
+"""Signals on completed candles only: BUY when every timeframe closed above its open, SELL when every one closed below.
 
 When a 1m candle completes, the signal of its symbol is BUY if this 1m candle, the 30s candle that ends with it, and the
 newest completed 5m, 15m, 1h and 1D all closed above their open, SELL if all closed below, and the spread averaged over
-the last 30 s is at most `SPREAD_BPS_MAX`. A candle that misses more than a tenth of its seconds is not used. 1h and 1D
-are what ended last: a backfilled TRADES bar or, once there is a later one, our own candle; `source` says which. 5m and
-15m are those that just ended; when there is none, there is no signal. A bar counts as complete if it arrived at or
-after its end, and is none without an open and a close; a daily bar's time is its session's open by the run's calendar.
+the last 30 s is at most `SPREAD_BPS_MAX`. A candle with less than nine tenths of its seconds is not used. For 1h and 1D
+the newest counts: a backfilled TRADES bar or, once there is a later one, our own candle; `source` names it. 5m and 15m
+must have just ended, else there is no signal. A bar counts as complete if it arrived at or after its end, and needs an
+open and a close; a daily bar's time is its session's open by the run's calendar.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ BAR_TIMEFRAMES = {"1 hour": "1h", "1 day": "1D"}  # backfilled bar sizes and the
 BAR_WHAT = "TRADES"
 NAMES = tuple(name for name, _ in TIMEFRAMES)
 SLOW = ("5m", "15m", "1h", "1D")
-SLOW_NS = (300 * SECOND_NS, 900 * SECOND_NS, 0, 0)  # 0: what ended last may have ended before the market opened
+SLOW_NS = (300 * SECOND_NS, 900 * SECOND_NS, 0, 0)  # 0: the newest may have ended before the market opened
 OWN = "candle of the mid"
 
 _F, _I, _T = pa.float64(), pa.int64(), pa.string()
@@ -61,7 +61,7 @@ SIGNALS: pa.Schema = pa.schema([
 
 
 class Closed(NamedTuple):
-    """The newest completed candle of one timeframe: its end (ns UTC), 1 up, -1 down or 0, and what it was made of."""
+    """The newest completed candle of one timeframe: end (ns UTC), direction (1 up, -1 down, 0 flat) and source."""
 
     end: int
     way: int
@@ -69,7 +69,7 @@ class Closed(NamedTuple):
 
 
 class Half(NamedTuple):
-    """The newest 30s candle; its spread is the average in bps, `whole` = it has nine tenths of its seconds."""
+    """The newest 30s candle; its spread is the average in bps; `whole`: at least nine tenths of its seconds."""
 
     end: int
     way: int
@@ -80,7 +80,7 @@ class Half(NamedTuple):
 
 
 class Minute(NamedTuple):
-    """A completed 1m candle: the clock that completed it, its end, its instrument, and its way."""
+    """A completed 1m candle: the clock that completed it, its end, its instrument and its direction."""
 
     seq: int
     ts: int
@@ -113,7 +113,7 @@ class Signals(Projection):
         self._sessions: dict[str, tuple[int, int]] = {}  # date → open, close, ns UTC
         self._newest: dict[tuple[int, str], Closed] = {}  # (con_id, timeframe)
         self._halves: dict[int, Half] = {}
-        self._aligned: dict[int, int] = {}  # con_id → 1 BUY, -1 SELL, as last told
+        self._aligned: dict[int, int] = {}  # con_id → 1 BUY, -1 SELL, as last derived
         self._chain = bytes(16)
         self._ready: list[dict[str, Any]] = []
 
@@ -127,14 +127,14 @@ class Signals(Projection):
         at = 0
         for seq, ts, end, candles in _closings(step.candles):
             while at < len(others) and others[at][0] < seq:
-                self._learn(others[at][1])
+                self._take_in(others[at][1])
                 at += 1
             happenings += self._close(seq, ts, end, candles)
         for _, item in others[at:]:
-            self._learn(item)
+            self._take_in(item)
         return Derived(happenings)
 
-    def _learn(self, item: RunStart | Mapping[str, Any]) -> None:
+    def _take_in(self, item: RunStart | Mapping[str, Any]) -> None:
         if isinstance(item, RunStart):
             calendar = item.params.calendar
             if calendar is not None:
@@ -145,7 +145,7 @@ class Signals(Projection):
                 self._sessions = {day: (hours.open_ns, hours.close_ns) for day, hours in days if hours}
             return
         span = self._span(item)
-        if span is None or item["ts_recv"] < span[1] or not (_told(item["open"]) and _told(item["close"])):
+        if span is None or item["ts_recv"] < span[1] or not (_is_price(item["open"]) and _is_price(item["close"])):
             return
         key = (item["con_id"], BAR_TIMEFRAMES[item["bar_size"]])
         known = self._newest.get(key)
@@ -162,7 +162,7 @@ class Signals(Projection):
         return None if start is None else (start, (start // HOUR_NS + 1) * HOUR_NS)  # 09:30 … 10:00 is an hour's bar
 
     def _close(self, seq: int, ts: int, end: int, candles: list[tuple[Any, ...]]) -> list[Happening]:
-        """Take in candles with one end, then look at the symbols whose minute ended."""
+        """Take in candles with one end, then evaluate the symbols whose minute ended."""
         minutes: list[Minute] = []
         for _, _, _, frame, start, con_id, inst, samples, opened, closed, bps_sum in candles:
             whole = 10 * samples * SECOND_NS >= 9 * (end - start)
@@ -175,7 +175,7 @@ class Signals(Projection):
                 known = self._newest.get((con_id, NAMES[frame]))
                 if known is None or end > known.end:
                     self._newest[con_id, NAMES[frame]] = Closed(end, way, OWN)
-        if ts - end < MINUTE_NS:  # a clock later than that completes minutes that are no news
+        if ts - end < MINUTE_NS:  # minutes completed later than that are old news
             return [happening for minute in minutes for happening in self._look(minute)]
         return []
 
@@ -192,10 +192,10 @@ class Signals(Projection):
             self._aligned[minute.con_id] = way
             happenings.append(Happening(minute.seq, minute.ts, minute.con_id, What.ALIGNED, way))
         if way and half is not None:
-            self._tell(minute, half, [found for found in slow if found is not None])
+            self._record(minute, half, [found for found in slow if found is not None])
         return happenings
 
-    def _tell(self, minute: Minute, half: Half, slow: list[Closed]) -> None:
+    def _record(self, minute: Minute, half: Half, slow: list[Closed]) -> None:
         source = {name: f"{found.source}, ended {iso(found.end)}" for name, found in zip(SLOW, slow, strict=True)}
         source |= {name: f"{OWN}, ended {iso(half.end)}" for name in ("1m", "30s")}
         side = "above" if half.way > 0 else "below"
@@ -221,12 +221,12 @@ class Signals(Projection):
         return {"signals": pa.RecordBatch.from_pylist(rows, schema=SIGNALS)} if rows else {}
 
     def digest(self) -> str:
-        """Chain over all signals, and what the next one will be judged by."""
+        """Chain over all signals, and the candles the next one will be derived from."""
         state = [sorted(self._newest.items()), sorted(self._halves.items()), sorted(self._aligned.items())]
         return hashlib.blake2b(self._chain + msgspec.json.encode(state), digest_size=16).hexdigest()
 
     def snapshot(self) -> bytes:
-        assert not self._ready, f"{len(self._ready)} signals were not taken before the snapshot"
+        assert not self._ready, f"{len(self._ready)} signals not taken before the snapshot"
         parts = (list(self._newest.items()), list(self._halves.items()), list(self._aligned.items()))
         return msgspec.msgpack.encode((self._chain, list(self._sessions.items()), *parts))
 
@@ -253,7 +253,7 @@ def _closings(rows: Array) -> Iterator[tuple[int, int, int, list[tuple[Any, ...]
         yield (*group[0][:3], group)
 
 
-def _told(price: float | None) -> bool:
+def _is_price(price: float | None) -> bool:
     return price is not None and 0.0 < price < ABSENT_FROM
 
 

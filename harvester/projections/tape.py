@@ -1,8 +1,8 @@
-"""Observations of many intervals by symbol, so that what cannot touch an order is passed over and not walked through.
+"""Observations of many intervals by symbol, so that those which cannot touch an order are skipped.
 
 A position at rest (entry filled, bracket working) is moved by few observations: a quote or print that reaches its stop
-or its target. `Line.reaches` finds the next one over whole columns; between two of them nothing can happen but a new
-worst or best price, which `Line.extremes` gives. The outcome is that of taking every observation in seq order.
+or its target. `Line.reaches` finds the next one over whole columns; between two of them only the worst or best price
+can change, which `Line.extremes` gives. The result is the same as for every observation in seq order.
 """
 
 from __future__ import annotations
@@ -52,11 +52,11 @@ class Line:
         return int(self._ends[place])
 
     def place(self, seq: int) -> tuple[int, int]:
-        """How many quotes and prints there are up to and with `seq`."""
+        """Number of quotes and prints up to and including `seq`."""
         return int(self.seq.searchsorted(seq, "right")), int(self.trade_seq.searchsorted(seq, "right"))
 
     def show(self, shown: Shown, upto: int) -> None:
-        """Take the quotes before the `upto`-th over, as one `Shown.update` each would."""
+        """Apply the quotes before the `upto`-th, with the same result as one `Shown.update` for each."""
         since = self._shown
         if upto <= since:
             return
@@ -80,14 +80,14 @@ class Line:
         return int(self._newest_good[quote])
 
     def good_at(self, places: Array, shown: Shown) -> Array:
-        """Whether the quote in force is good at each of these clocks; `shown` is the one that `show` has brought up."""
+        """Whether the quote in force is good at each of these clocks; `shown` as `show` has updated it."""
         upto = self._ends[places]
         if not len(self.good):
             return np.full(len(upto), shown.good)
         return np.where(upto > self._shown, self.good[np.maximum(upto, 1) - 1], shown.good)
 
     def observation(self, seq: int) -> Observation:
-        """The quote or print that bears `seq`."""
+        """The quote or print with this `seq`."""
         quotes, trades = self.place(seq)
         if quotes and self.seq[quotes - 1] == seq:
             return Observation(seq, self.ts.item(quotes - 1))
@@ -95,15 +95,15 @@ class Line:
         return Observation(seq, ts, price, size, forms)
 
     def next_seq(self, quotes: int, trades: int) -> int:
-        """Seq of the observation behind so many quotes and prints, `NEVER` when there is none."""
+        """Seq of the observation after the first `quotes` quotes and `trades` prints, `NEVER` when there is none."""
         quote = self.seq.item(quotes) if quotes < len(self.seq) else NEVER
         trade = self.trade_seq.item(trades) if trades < len(self.trade_seq) else NEVER
         return min(quote, trade)
 
     def reaches(self, quotes: int, trades: int, shown: Shown, bracket: tuple[bool, float, float]) -> int:
-        """Seq of the next observation that reaches a bracket (long, stop, target) at rest; `NEVER` for none.
+        """Seq of the next observation that reaches a bracket (long, stop, target) at rest; `NEVER` when there is none.
 
-        `shown` is the quote in force behind so many quotes.
+        `shown` is the quote in force after the first `quotes` quotes.
         """
         long, stop, target = bracket
         low, high = (stop, target) if long else (target, stop)
@@ -120,7 +120,7 @@ class Line:
         return quote
 
     def _good_at(self, quotes: int, trades: int, shown: Shown) -> Array:
-        """By print from the `trades`-th on: whether the quote in force is good then."""
+        """Whether the quote in force is good at each print from the `trades`-th on."""
         if self._before is None:
             self._before = np.searchsorted(self.seq, self.trade_seq)
         before = self._before[trades:]
@@ -129,10 +129,7 @@ class Line:
         return np.where(before > quotes, self.good[np.maximum(before, 1) - 1], shown.good)
 
     def extremes(self, since: int, upto: int, *, long: bool) -> list[tuple[float, int]]:
-        """(price, ts) of the good quotes among these that a position closing against them may not have seen yet.
-
-        Each price that is the lowest or the highest up to then, in seq order.
-        """
+        """(price, ts) of the good quotes that set a new lowest or highest closing price, in seq order."""
         pick = np.flatnonzero(self.good[since:upto]) + since
         if not len(pick):
             return []
@@ -175,7 +172,7 @@ _PRINT = ("ts", "price", "size", "forms_price")
 
 
 def _by_symbol(rows: Array) -> tuple[dict[str, Array], dict[int, slice]]:
-    """Columns ordered by symbol and seq, and where each symbol stands in them."""
+    """Columns ordered by symbol and seq, and the rows of each symbol in them."""
     ids = rows["con_id"]
     order = np.argsort(ids, kind="stable")
     columns = {name: rows[name][order] for name in rows.dtype.names or () if name != "con_id"}

@@ -1,4 +1,4 @@
-"""The terms of a run: what the trading fold takes from its parameters."""
+"""The parameters of a run that the trading fold uses."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ if TYPE_CHECKING:
 
 
 class Terms(msgspec.Struct, frozen=True):
-    """What of a run's parameters trading goes by.
+    """The parameters of a run that trading uses.
 
     Attributes:
         strategies: (name, recorded digest, settings).
-        aligned_only: entries only while the symbol's signal points their way.
+        aligned_only: enter only in the direction of the symbol's signal.
     """
 
     run: str
@@ -32,7 +32,7 @@ class Terms(msgspec.Struct, frozen=True):
 
     @classmethod
     def of(cls, params: RunParams, run: str) -> Terms:
-        """Pick them out; a run without a cost table trades free of commission."""
+        """Take them from the run's parameters; a run without a cost table charges no commission."""
         calendar = params.calendar
         hours = calendar.session if calendar else None
         memory = params.memory.get("hash") if isinstance(params.memory, dict) else None

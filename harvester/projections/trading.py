@@ -1,15 +1,15 @@
 """The trading fold: market intervals in, decisions, fills and episodes out.
 
-At each clock, in this order: working orders are matched against the interval's observations in seq order (run starts
-and outages take their place among them); what has run out of time is given up; strategies take in the closed buckets
-and decide (`desk`); episodes whose last second has closed are handed out. Orders made at a clock can fill from the next
-interval on. What no clock has ended when the date is over has not happened, but for run starts.
+At each clock, in this order: working orders are matched against the interval's observations in seq order, run starts
+and outages among them; expired orders are cancelled; strategies take in the closed buckets and decide (`desk`);
+episodes whose last second has closed are handed out. Orders placed at a clock can fill from the next interval on. At
+the end of the date, events after the last clock are ignored, except run starts.
 
-A trade keeps the cost table of the run that decided it; leaving, a run change included, takes the latency of the run
-that begins or goes on. Trades are numbered within their symbol as they end, those open when the date ends by decision.
+A trade keeps the cost table of the run that decided it; an exit, a run change included, has the latency of the current
+or starting run. Trades are numbered within their symbol as they end; those open at the end of the date by decision.
 
-Intervals come in stretches, and most of them change nothing. What only counts once somebody looks is brought up to date
-late: quotes in force (`Present`), open profits and series (`Watch`), decisions to do nothing (`_tell_passed`).
+Intervals come in stretches, and most of them change nothing. Some state is updated only when it is read: quotes in
+force (`Present`), open profits and series (`Watch`), decisions to do nothing (`_write_passed`).
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 
 
 class Trading:
-    """Strategies and the simulated exchange behind one surface; `projections.base.TradingSide` gives the calls."""
+    """Strategies and the simulated exchange; implements `projections.base.TradingSide`."""
 
     name = "trading"
 
@@ -58,10 +58,10 @@ class Trading:
         self._now = Present(state)
         self._desk = Desk(self._now, self)
         self._watches: list[Watch] = []
-        self._due = 0  # when the clock has to look at what is active, ns UTC
+        self._due = 0  # next time at which a position must be checked, ns UTC
 
     def on_run_start(self, params: RunParams, seq: int, ts: int) -> None:
-        """A run begins; it takes its place among the observations of the interval it lies in."""
+        """Start a run, at its place among the observations of its interval."""
         state = self._state
         state.runs += 1
         state.starting.append((seq, ts, Terms.of(params, f"r{state.runs:03d}")))
@@ -69,22 +69,22 @@ class Trading:
             self._start_runs(seq)
 
     def on_interval(self, interval: Interval) -> None:
-        """Fold one interval; see the module's text for the order."""
+        """Fold one interval, in the order the module's text gives."""
         state = self._state
         if interval.tape is not self._now.tape:
             self._follow(interval)
-        self._now.go_on(interval)
+        self._now.advance(interval)
         if interval.happenings or state.starting:
-            self._face(interval)
+            self._apply_facts(interval)
         self._advance(interval.seq)
         if state.active and interval.ts >= self._due:
-            self._run_out(interval.seq, interval.ts)
+            self._expire(interval.seq, interval.ts)
         self._desk.decide()
         if state.ending:
-            self._hand_out(interval.seq, interval.ts)
+            self._release(interval.seq, interval.ts)
 
     def finish(self, seq: int, ts: int) -> None:
-        """The date is over: what is open becomes an episode `DATA_END`, what never filled is recorded as such."""
+        """End the date: open positions become episodes `DATA_END`, unfilled entries are recorded as unfilled."""
         self._settle()
         self._start_runs(seq)
         for tracked in list(self._state.active):
@@ -95,11 +95,11 @@ class Trading:
                 continue
             last = self._now.shown(position.con_id).price(buy=not position.plan.long)
             self._end(self._watch(tracked), (ts, seq, last or None))
-        self._hand_out(seq, ts + SECOND_NS)
+        self._release(seq, ts + SECOND_NS)
 
     def take_rows(self) -> dict[str, pa.RecordBatch]:
-        """Rows finished since the last call, by table; a table without rows is left out."""
-        self._tell_passed()
+        """Rows finished since the last call, by table; tables without rows are left out."""
+        self._write_passed()
         return self._blotter.take()
 
     def digest(self) -> str:
@@ -124,10 +124,10 @@ class Trading:
             seat.strategy.restore(saved)
         self._watch_all()
 
-    # what only counts once somebody looks
+    # state that is updated only when it is read
 
     def _follow(self, interval: Interval) -> None:
-        """Go on to another stretch."""
+        """Start the next stretch."""
         self._settle()
         self._now.follow(interval)
         self._desk.follow()
@@ -140,42 +140,42 @@ class Trading:
                 watch.plan(self._now.tape, self._now.shown(con_id), *self._now.seen(con_id))
 
     def _watch_all(self) -> None:
-        """Go along with every position from the beginning of the stretch."""
+        """Watch every position from the beginning of the stretch."""
         followed = (*self._state.active, *self._state.ending)
         self._watches = [Watch(t, 0, self._now.history(t.position.con_id).before, NEVER) for t in followed]
 
     def _settle(self) -> None:
-        """Bring all of it up to date."""
-        self._tell_passed()
+        """Update everything up to now."""
+        self._write_passed()
         self._now.settle()
         for watch in self._watches:
             if not watch.tracked.trade_id:
                 watch.look(self._now.tape, self._now.seen(watch.tracked.position.con_id)[0])
-            self._tell(watch)
+            self._extend_series(watch)
             watch.write_pre()
         self._desk.settle()
 
-    def _tell_passed(self) -> None:
-        """Write the decisions to do nothing up to now."""
+    def _write_passed(self) -> None:
+        """Write the decisions to do nothing so far."""
         if (passed := self._desk.passed()) is not None:
             self._blotter.watched(passed)
 
     def _decided(self, position: Position, action: str, reason: str, **about: Any) -> None:
-        """Write a decision to do something in its place among those to do nothing."""
+        """Write a decision to act, at its place among those to do nothing."""
         after = self._desk.passed_count
         self._blotter.decided(position, action, reason, after=after, **about)
 
-    def _tell(self, watch: Watch) -> None:
-        watch.tell(self._now.history(watch.tracked.position.con_id), self._now.closed, self._desk)
+    def _extend_series(self, watch: Watch) -> None:
+        watch.extend_series(self._now.history(watch.tracked.position.con_id), self._now.closed, self._desk)
 
-    # what the desk asks
+    # called by the desk
 
     def holding(self, con_id: int, name: str) -> bool:
         """Whether the strategy has a position or a working entry."""
         return any((t.position.con_id, t.position.strategy) == (con_id, name) for t in self._state.active)
 
     def view(self, con_id: int, name: str, bucket: Mapping[str, Any]) -> View:
-        """What the strategy may look at."""
+        """The strategy's view of the symbol."""
         now = self._now
         return View(
             seq=now.seq,
@@ -190,7 +190,7 @@ class Trading:
         )
 
     def allowed(self, con_id: int, verdict: Verdict) -> Verdict:
-        """The verdict, as far as the run's terms allow it."""
+        """The verdict after the gates of the run's terms."""
         state = self._state
         if state.terms is not None and state.terms.aligned_only:
             return verdict.only_aligned(state.aligned.get(con_id, 0))
@@ -199,7 +199,7 @@ class Trading:
     def enter(self, view: View, seat: Seat, plan: Plan) -> None:
         """Take a position."""
         terms, history = self._state.terms, self._now.history(view.con_id)
-        assert terms is not None, "nobody decides before a run has started"
+        assert terms is not None, "a strategy decided before the first run start"
         reference = view.shown.price(buy=plan.long) if view.shown.good else None
         not_before = view.ts + terms.latency_ns
         entry = Order(
@@ -220,22 +220,22 @@ class Trading:
         watch = Watch(tracked, self._now.seen(view.con_id)[0], history.upto(self._now.closed))
         watch.before = before
         self._watches.append(watch)
-        self._look_closer(watch)
+        self._follow_closely(watch)
         at, bucket_ts = (view.seq, view.ts), view.bucket["ts"]
         self._decided(position, "enter", plan.reason, at=at, bucket_ts=bucket_ts, price=reference)
         self._changed(view.con_id)
 
     def _changed(self, con_id: int) -> None:
-        """An order was placed, filled or taken back."""
+        """React to an order placed, filled or cancelled."""
         self._due = 0
         self._desk.changed(con_id)
 
-    # what the interval brings, in seq order
+    # the observations of an interval, in seq order
 
-    def _face(self, interval: Interval) -> None:
-        """Let run starts and happenings take their place among the observations."""
+    def _apply_facts(self, interval: Interval) -> None:
+        """Apply run starts and happenings at their place among the observations."""
         self._now.count()
-        self._now.know_symbols()
+        self._now.register_symbols()
         facts: list[tuple[int, Callable[[Any], None], Any]] = [
             (h.seq, self._on_happening, h) for h in interval.happenings
         ]
@@ -245,7 +245,7 @@ class Trading:
             take(row)
 
     def _advance(self, through: int) -> None:
-        """Let the observations up to and with seq `through` happen."""
+        """Apply the observations up to and including seq `through`."""
         while self._watches:
             first = min(self._watches, key=next_seq)
             if first.next_seq > through:
@@ -255,16 +255,16 @@ class Trading:
         self._now.until = through
 
     def _match(self, con_id: int) -> None:
-        """Show the observation that happens now to every position in its symbol."""
+        """Match every position of the symbol against the current observation."""
         now = self._now
         seen, shown = now.line(con_id).observation(now.until), now.shown(con_id)
         quotes, trades = now.seen(con_id)
         for watch in [w for w in self._watches if w.tracked.position.con_id == con_id and not w.tracked.trade_id]:
             watch.look(now.tape, quotes - (seen.price is None))
-            watch.looked = quotes  # this one it is shown itself
+            watch.looked = quotes  # `step` below takes this one in
             tracked = watch.tracked
             if not tracked.position.fills:
-                self._tell(watch)  # what is closed by now comes before the first fill
+                self._extend_series(watch)  # closed seconds are before the first fill
             for role, fill in tracked.position.step(seen, shown, tracked.costs):
                 self._blotter.filled(tracked.position, role, fill)
                 self._due = 0
@@ -291,13 +291,13 @@ class Trading:
         elif row.what is What.ALIGNED:
             state.aligned[row.con_id] = row.value
         if row.what in (What.OUTAGE_BEGIN, What.OUTAGE_END):
-            self._desk.changed(row.con_id, anew=True)
+            self._desk.changed(row.con_id, rebuild=True)
 
     def _on_run(self, row: tuple[int, int, Terms]) -> None:
         self._start_runs(row[0])
 
     def _start_runs(self, through_seq: int) -> None:
-        """A new run knows no quote yet; a strategy that is not the same any more leaves what it holds."""
+        """Start the runs up to a seq: quotes become unknown, positions of changed strategies are closed."""
         state = self._state
         while state.starting and state.starting[0][0] <= through_seq:
             self._settle()
@@ -315,10 +315,10 @@ class Trading:
             self._now.expect_symbols(decided=bool(terms.strategies))
             self._due = 0
 
-    # what the clock does
+    # at the clock
 
-    def _run_out(self, seq: int, ts: int) -> None:
-        """Give up what has run out of time."""
+    def _expire(self, seq: int, ts: int) -> None:
+        """Cancel expired entries and close positions whose time is over."""
         terms = self._state.terms
         for tracked in list(self._state.active):
             position = tracked.position
@@ -336,7 +336,7 @@ class Trading:
         self._due = min((self._due_of(tracked.position) for tracked in self._state.active), default=NEVER)
 
     def _due_of(self, position: Position) -> int:
-        """When the clock has to look at a position next if nothing happens to it before, ns UTC."""
+        """Next time at which a position must be checked if nothing happens before, ns UTC."""
         times = [position.entry.expires] if position.entry.left and position.entry.expires is not None else []
         if position.open and position.exit is None:
             flat_by = self._flat_by(position.strategy)
@@ -349,7 +349,7 @@ class Trading:
 
     def _leave(self, tracked: Tracked, reason: str, at: tuple[int, int], latency_ns: int) -> None:
         position = tracked.position
-        self._look_closer(self._watch(tracked))
+        self._follow_closely(self._watch(tracked))
         leaving = position.leave(reason, at[0], at[1] + latency_ns, self._now.shown(position.con_id))
         if position.never_filled:
             self._unfilled(tracked, reason, *at)
@@ -361,8 +361,8 @@ class Trading:
     def _watch(self, tracked: Tracked) -> Watch:
         return next(watch for watch in self._watches if watch.tracked is tracked)
 
-    def _look_closer(self, watch: Watch) -> None:
-        """From here on every observation matters: the position is about to get an order besides its bracket."""
+    def _follow_closely(self, watch: Watch) -> None:
+        """Match every observation from here on: the position gets an order besides its bracket."""
         con_id = watch.tracked.position.con_id
         watch.next_seq = self._now.line(con_id).next_seq(*self._now.seen(con_id))
 
@@ -373,13 +373,13 @@ class Trading:
         price = position.entry.reference_price
         newest = self._newest(position.con_id)
         self._decided(position, "unfilled", reason, at=(seq, ts), bucket_ts=newest, price=price)
-        self._rest(position, ts)
+        self._cool_down(position, ts)
 
     def _newest(self, con_id: int) -> int | None:
         rows = self._now.newest(con_id)
         return int(rows["ts"][-1]) if len(rows) else None
 
-    def _rest(self, position: Position, ts: int) -> None:
+    def _cool_down(self, position: Position, ts: int) -> None:
         self._desk.finished(position, ts)
         self._changed(position.con_id)
 
@@ -387,23 +387,23 @@ class Trading:
 
     def _end(self, watch: Watch, end: tuple[int, int, float | None] | None = None) -> None:
         state, tracked, position = self._state, watch.tracked, watch.tracked.position
-        self._tell(watch)
+        self._extend_series(watch)
         watch.next_seq = NEVER
         state.active.remove(tracked)
         state.ending.append(tracked)
         number = state.trades_of[position.symbol] = state.trades_of.get(position.symbol, 0) + 1
         ts = position.fills[-1].ts if end is None else end[0]
         tracked.ended(f"T{_time_of_day(ts)}_{number:03d}", end)
-        self._rest(position, ts)
+        self._cool_down(position, ts)
 
-    def _hand_out(self, seq: int, ts: int) -> None:
-        """Finish the episodes whose last second is closed at `ts`."""
+    def _release(self, seq: int, ts: int) -> None:
+        """Hand out the episodes whose last second is closed at `ts`."""
         state = self._state
         for tracked in list(state.ending):
             if ts >= (tracked.exit_ts // SECOND_NS + 1) * SECOND_NS:
                 state.ending.remove(tracked)
                 watch = self._watch(tracked)
-                self._tell(watch)
+                self._extend_series(watch)
                 watch.write_pre()
                 self._watches.remove(watch)
                 health = self._health(tracked.position.con_id)

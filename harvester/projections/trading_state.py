@@ -1,4 +1,4 @@
-"""What the trading fold remembers between two intervals."""
+"""The state of the trading fold between two intervals."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from harvester.projections.terms import Terms  # noqa: TC001 - msgspec resolves 
 
 
 class State(msgspec.Struct):
-    """Everything the fold remembers, as plain data; `chains`, `history` and `strategies` are filled in by `snapshot`.
+    """The whole state as plain data; `chains`, `history` and `strategies` are filled in by `snapshot`.
 
     Attributes:
         history: the newest buckets, by con_id.
-        starting: run starts that wait for the interval they lie in, as (seq, ts, terms).
+        starting: run starts that wait for their interval, as (seq, ts, terms).
         active: positions with a working order; `ending`: flat ones whose last second is not closed yet.
-        trades_of: episodes so far, by symbol.
+        trades_of: number of episodes, by symbol.
         outages: con_ids whose feed is interrupted, 0 = all.
         depth_ts: start of the last second with depth rows, by con_id.
         aligned: 1 all timeframes closed up, -1 all down, 0 neither, by con_id.

@@ -1,4 +1,4 @@
-"""What runs along with a position: which observation can move it next, and which seconds belong to its series."""
+"""Follows a position through a stretch: the next observation that can move it, and the seconds of its series."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ if TYPE_CHECKING:
 
 
 class Watch:
-    """A position and the next observation that can move it; all it was shown before `looked` is accounted for.
+    """A position and the next observation that can move it.
 
     Attributes:
-        next_seq: seq of that observation, `NEVER` once it is flat; one too early costs time, never truth.
-        looked: quotes of the tape's line its worst and best open profit know of.
-        told: rows of its symbol's history its series knows of.
-        before: rows that wait to become `Tracked.pre`.
+        next_seq: seq of that observation, `NEVER` once it is flat. Too early a seq costs time but changes no result.
+        looked: quotes of the symbol that are in its worst and best open profit.
+        folded: rows of the symbol's history that are in its series.
+        before: rows to be written to `Tracked.pre`.
     """
 
-    def __init__(self, tracked: Tracked, looked: int, told: int, next_seq: int = 0) -> None:
-        self.tracked, self.looked, self.told, self.next_seq = tracked, looked, told, next_seq
+    def __init__(self, tracked: Tracked, looked: int, folded: int, next_seq: int = 0) -> None:
+        self.tracked, self.looked, self.folded, self.next_seq = tracked, looked, folded, next_seq
         self.before: Array | None = None
 
     def look(self, tape: Tape, upto: int) -> None:
-        """Take in the quotes passed over."""
+        """Update the worst and best open profit with the quotes passed over."""
         position = self.tracked.position
         if self.looked < upto and position.open:
             for price, ts in tape.line(position.con_id).extremes(self.looked, upto, long=position.plan.long):
@@ -41,7 +41,7 @@ class Watch:
         self.looked = max(self.looked, upto)
 
     def plan(self, tape: Tape, shown: Shown, quotes: int, trades: int) -> None:
-        """Find the next observation behind so many quotes and prints."""
+        """Find the next observation after the first `quotes` quotes and `trades` prints."""
         position, line = self.tracked.position, tape.line(self.tracked.position.con_id)
         if position.at_rest:
             bracket = (position.plan.long, position.plan.stop, position.plan.target)
@@ -49,14 +49,14 @@ class Watch:
         else:
             self.next_seq = line.next_seq(quotes, trades)
 
-    def tell(self, history: History, closed: int, desk: Desk) -> None:
-        """Take what is closed of the symbol's history into the series, with what was refused in each second.
+    def extend_series(self, history: History, closed: int, desk: Desk) -> None:
+        """Add the closed seconds of the symbol to the series, with the gates that refused the strategy in each.
 
-        The series runs from the second of the first fill to that of the exit. What the strategy was refused at a clock
-        stands in the newest row of the series that clock added.
+        The series runs from the second of the first fill to that of the exit. The gates of a clock are in the newest
+        row of the series that the clock added.
         """
-        tracked, begin, upto = self.tracked, self.told, history.upto(closed)
-        self.told = max(begin, upto)
+        tracked, begin, upto = self.tracked, self.folded, history.upto(closed)
+        self.folded = max(begin, upto)
         fills = tracked.position.fills
         if begin >= upto or not fills:
             return
@@ -77,11 +77,11 @@ class Watch:
         if gates is None:
             return
         newest = np.append(slots[1:] != slots[:-1], True).tolist()
-        told = [refused if is_newest else None for refused, is_newest in zip(gates, newest, strict=True)]
-        tracked.series[GATES][-len(told) :] = told
+        codes = [refused if is_newest else None for refused, is_newest in zip(gates, newest, strict=True)]
+        tracked.series[GATES][-len(codes) :] = codes
 
     def write_pre(self) -> None:
-        """Make the rows before the decision part of what is tracked."""
+        """Write the rows before the decision to `Tracked.pre`."""
         if self.before is not None:
             columns, self.before = columns_of(self.before), None
             self.tracked.pre = dict(zip(BUCKET_FIELDS, columns, strict=True))

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from harvester.eventlog.disk import Disk
-from harvester.projections.params import package_digest
+from harvester.projections.params import FOLD, package_digest
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from harvester.home import Home
     from harvester.recorder.project import Projected, Written
 
+_CODE = (*FOLD, "artefacts", "recorder")  # what folds, and what writes the files
 _LIBRARIES = ("numpy", "numba", "pyarrow", "polars", "msgspec")
 
 
@@ -113,7 +114,7 @@ class Memo:
         target = _hash(msgspec.json.encode((str(folder), str(self._episodes), symbols)))[:12]
         self._path = home.cache / "projected" / f"{_name(day)}-{target}.json"
         libraries = [f"{name} {version(name)}" for name in _LIBRARIES]
-        parts = (day.identity(), package_digest(), platform.python_version(), libraries, target, live)
+        parts = (day.identity(), package_digest(_CODE), platform.python_version(), libraries, target, live)
         self._key = _hash(msgspec.json.encode(parts))
 
     def unchanged(self) -> Summary | None:
