@@ -13,7 +13,7 @@ PROJECT = Path(__file__).resolve().parent.parent
 sys.path.append(str(PROJECT / "tools"))
 
 from mutant_table import TESTS, tried_by  # noqa: E402 - tools/ is a folder of scripts
-from mutants import LISTS, BadList, Mistake, read_list, read_lists  # noqa: E402
+from mutants import LISTS, BadList, Mistake, read_list, read_lists  # noqa: E402 - the same
 
 MISTAKES = read_lists()
 
