@@ -75,7 +75,7 @@ def test_the_sample_names_files_that_exist() -> None:
     """Every module and every test in the table of the sampled run exists."""
     for name in TESTS:
         assert (PROJECT / "harvester" / f"{name}.py").is_file(), name
-        for test in tried_by(f"harvester/{name}.py"):
+        for test in tried_by(f"harvester/{name}.py", wide=True):
             file, _, function = test.partition("::")
             assert (PROJECT / file).is_file(), test
             assert not function or function in functions_in(file), test
