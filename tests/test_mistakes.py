@@ -13,7 +13,7 @@ PROJECT = Path(__file__).resolve().parent.parent
 sys.path.append(str(PROJECT / "tools"))
 
 from mutant_table import TESTS, tried_by  # noqa: E402 - tools/ is a folder of scripts
-from mutants import LISTS, BadList, Mistake, read_list, read_lists  # noqa: E402
+from mutants import LISTS, BadList, Mistake, read_list, read_lists  # noqa: E402 - the same
 
 MISTAKES = read_lists()
 
@@ -75,7 +75,7 @@ def test_the_sample_names_files_that_exist() -> None:
     """Every module and every test in the table of the sampled run exists."""
     for name in TESTS:
         assert (PROJECT / "harvester" / f"{name}.py").is_file(), name
-        for test in tried_by(f"harvester/{name}.py"):
+        for test in tried_by(f"harvester/{name}.py", wide=True):
             file, _, function = test.partition("::")
             assert (PROJECT / file).is_file(), test
             assert not function or function in functions_in(file), test

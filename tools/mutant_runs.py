@@ -263,6 +263,7 @@ class _Watch:
 def _child(root: Path, change: Change, paths: dict[str, Path]) -> None:
     """Run pytest and end the process."""
     try:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
         with contextlib.suppress(OSError):
             os.setpgid(0, 0)
         output = os.open(paths["output"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC)

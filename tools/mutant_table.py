@@ -85,6 +85,12 @@ TESTS: dict[str, tuple[str, ...]] = {
 }
 """Per source module, below `harvester/`: test files or tests; a survivor costs about ten CPU seconds at most."""
 
+WIDE: dict[str, tuple[str, ...]] = {
+    "eventlog/": ("test_log_crash", "test_log_compact", "test_log_fold", "test_log_damage"),
+    "recorder/": ("test_eod_steps", "test_unfinished_days"),
+}
+"""By the beginning of the module: slower tests that survivors of the first are run against with `--wide`."""
+
 
 def modules_of(project: Path) -> list[str]:
     """Source files with an entry in the table, as paths below the project."""
@@ -92,8 +98,11 @@ def modules_of(project: Path) -> list[str]:
     return [file for file in found if tried_by(file)]
 
 
-def tried_by(file: str) -> tuple[str, ...]:
-    """What a mutant of a source file is run against, quickest first: test files, or node ids."""
+def tried_by(file: str, wide: bool = False) -> tuple[str, ...]:
+    """What a mutant of a source file is run against, quickest first: test files, or node ids. `wide`: slow ones too."""
     name = file.removeprefix("harvester/").removesuffix(".py")
-    parts = [test.partition("::") for test in TESTS.get(name, ())]
-    return tuple(f"tests/{stem}.py{colons}{rest}" for stem, colons, rest in dict.fromkeys(parts))
+    tests = TESTS.get(name, ())
+    if wide and tests:
+        tests += next((more for folder, more in WIDE.items() if name.startswith(folder)), ())
+    parts = [test.partition("::") for test in dict.fromkeys(tests)]
+    return tuple(f"tests/{stem}.py{colons}{rest}" for stem, colons, rest in parts)

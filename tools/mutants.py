@@ -14,6 +14,7 @@ import contextlib
 import difflib
 import hashlib
 import json
+import signal
 import subprocess
 import sys
 import tempfile
@@ -225,10 +226,11 @@ def run_sample(options: argparse.Namespace) -> int:
     results = Path(options.results or Path(tempfile.gettempdir()) / f"harvester-mutants-{options.seed}.jsonl")
     mutants = draw(options.generator, options.seed, options.count, options.only)
     known = _known(results)
-    todo = [mutant for mutant in mutants if mutant.key not in known]
+    survived = {key for key, row in known.items() if row["ended"] == "passed"} if options.wide else set[str]()
+    todo = [mutant for mutant in mutants if mutant.key not in known or mutant.key in survived]
     say(f"results in {results}: {len(mutants) - len(todo)} known, {len(todo)} to run")
     if todo:
-        tests = list(dict.fromkeys(test for mutant in todo for test in tried_by(mutant.file)))
+        tests = list(dict.fromkeys(test for mutant in todo for test in tried_by(mutant.file, options.wide)))
         with _ready(tests, options.jobs) as runner, results.open("a", encoding="utf-8") as out:
 
             def ended(key: int, outcome: Outcome) -> None:
@@ -239,7 +241,7 @@ def run_sample(options: argparse.Namespace) -> int:
                 out.flush()
                 say(f"{outcome.ended:<9} {outcome.cpu_s:5.1f} CPU s  {mutant.file}  {mutant.operator}  {outcome.by}")
 
-            runner.run([Change(m.file, m.text, tried_by(m.file), options.limit) for m in todo], ended)
+            runner.run([Change(m.file, m.text, tried_by(m.file, options.wide), options.limit) for m in todo], ended)
     return _summary([known[mutant.key] for mutant in mutants])
 
 
@@ -274,8 +276,10 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1, help="seed of the sample (default 1)")
     parser.add_argument("--count", type=int, default=300, help="size of the sample (default 300)")
     parser.add_argument("--results", default="", help="JSON-lines file of the sample, to go on with")
+    parser.add_argument("--wide", action="store_true", help="sample: run the survivors again, against slower tests too")
     parser.add_argument("--generator", default=sys.executable, help="a Python that has cosmic-ray")
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that children and scratch copies go
     return run_sample(options) if options.what == "sample" else run_lists(options)
 
 
