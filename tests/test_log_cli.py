@@ -19,7 +19,7 @@ from harvester.eventlog.format import JOURNAL
 from harvester.eventlog.writer import LogWriter
 from harvester.events.kinds import Kind
 from harvester.home import Home
-from tests.processes import python
+from tests.processes import PYTHON, python
 
 DAY = DATE.isoformat()
 
@@ -198,7 +198,7 @@ def test_ctrl_c_while_loading_is_one_line(tmp_path, debug):
     """Ctrl-C before the command line is loaded is one line and what shells count as 130; --debug shows where."""
     (tmp_path / "typer.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n")
     done = subprocess.run(
-        [*python(), "-m", "cli.app", "log", "ls", *(["--debug"] if debug else [])],
+        [*PYTHON, "-m", "cli.app", "log", "ls", *(["--debug"] if debug else [])],
         cwd=Path(__file__).resolve().parent.parent,
         env=os.environ | {"PYTHONPATH": str(tmp_path)},
         capture_output=True,
