@@ -406,6 +406,7 @@ def test_file_that_appears_after_the_list_stays(home):
     report = eod(home, NEXT, Wishes(delete_temp=True, at=at))
     assert sorted(p.name for p in (home.day(NEXT) / "r001").iterdir()) == ["notes.txt", "quote.arrows"]
     assert any("quote.arrows has changed" in line for line in report.stays)
+    assert any(line.endswith("r001 holds something that was not listed") for line in report.stays)
 
 
 def test_links_are_never_followed(home, tmp_path):
@@ -429,7 +430,13 @@ def test_links_are_never_followed(home, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "path", ["../outside", "temp/events/{date}/../../../memory/memory_latest.json", "/etc/hostname"]
+    "path",
+    [
+        "../outside",
+        "temp/events/{date}/../../../memory/memory_latest.json",
+        "memory/memory_latest.json",
+        "/etc/hostname",
+    ],
 )
 def test_an_altered_list_cannot_reach_out(home, path):
     """A deletion list that names something outside the date's folders is refused before it does harm."""
