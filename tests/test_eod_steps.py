@@ -463,6 +463,19 @@ def test_reopened_after_deletion(home):
     assert fold.encode(rebuild_memory(home)) == home.memory_latest.read_bytes()
 
 
+def test_recorded_on_after_a_cut_at_the_end_of_a_deletion(home):
+    """A deletion whose last note a power cut lost does not keep the date from being recorded on and folded."""
+    first = eod(home, NEXT, Wishes(delete_temp=True))
+    path = plan_path(home, NEXT)
+    path.write_bytes(path.read_bytes().replace(b'"done": true', b'"done": false'))
+    assert not read_plan(path).done
+    record(home, NEXT, seconds=SECONDS, start=4000, seed=3)
+    second = eod(home, NEXT, Wishes(delete_temp=True))
+    assert second.episodes > first.episodes
+    assert not home.day(NEXT).exists()
+    assert read_plan(path).done
+
+
 def test_lost_memory_comes_back(home):
     """When memory_latest.json is gone, the next fold rebuilds it from every kept day; a damaged one says so."""
     eod(home, NEXT)

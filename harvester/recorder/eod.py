@@ -375,7 +375,7 @@ def _finished_before(home: Home, trading_date: date, wishes: Wishes, report: Rep
     gone = [doomed for doomed in listed.files if not (home.root / doomed.path).exists()]
     if not gone:
         return False
-    if listed.done:
+    if listed.done or _recorded_on(home, trading_date, listed):
         return _nothing_left(home, trading_date, closed, report)
     _prove_kept(home, trading_date, closed)
     if not wishes.delete_temp:
@@ -384,6 +384,13 @@ def _finished_before(home: Home, trading_date: date, wishes: Wishes, report: Rep
     report.content_hash, report.through_seq = closed.content_hash, closed.last_seq
     report.notes.append("an earlier run had folded the date; its deletion was finished")
     return True
+
+
+def _recorded_on(home: Home, trading_date: date, listed: deletion.Plan) -> bool:
+    """Whether a run began after the list: every listed one is gone then, though a cut lost the note that says so."""
+    return any(
+        run.relative_to(home.root).as_posix() not in listed.folders for run in archiving.runs_in(home.day(trading_date))
+    )
 
 
 def _nothing_left(home: Home, trading_date: date, closed: Closed, report: Report) -> bool:
