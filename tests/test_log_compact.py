@@ -6,6 +6,7 @@ import os
 import random
 import shutil
 
+import pyarrow as pa
 import pytest
 from log_samples import DATE, START_NS, batch, files_of, same, write_run
 from typer.testing import CliRunner
@@ -18,6 +19,9 @@ from harvester.eventlog.disk import Disk
 from harvester.eventlog.follow import Follower
 from harvester.eventlog.format import DELETION, MANIFEST, names_of
 from harvester.eventlog.reader import Day
+from harvester.eventlog.rewrite import prove
+from harvester.eventlog.runlog import RunLog
+from harvester.eventlog.streams import encode
 from harvester.eventlog.verify import verify_day
 from harvester.eventlog.writer import LogWriter
 from harvester.events.batch import Batch
@@ -171,16 +175,84 @@ def test_what_reads_back_otherwise_is_not_swapped_in(home, monkeypatch):
     assert same(Batch.concat(list(harvester.open_day(DATE, home).batches())), whole)
 
 
-def test_a_changed_file_is_not_deleted(home, monkeypatch):
+def _rows(price: float = 1.0) -> list:
+    rows = [(Kind.TRADE, {"ts_recv": START_NS + i, "con_id": 1, "req_id": 1, "price": 1.0}) for i in range(6)]
+    return [*rows[:-1], (Kind.TRADE, {**rows[-1][1], "price": price})]
+
+
+def _one_run(root, rows: list, digest: str = "0" * 32, *, ended: bool = True, more: tuple[str, bytes] = ("", b"")):
+    with LogWriter.open(Home(root), DATE) as writer:
+        writer.commit(Batch.of(rows, 1))
+        writer.live_digests(6, {"book": digest})
+        if not ended:
+            writer.abandon()
+    if more[0]:
+        with (writer.folder / more[0]).open("ab") as file:
+            file.write(more[1])
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"rows": _rows(7.5)},
+        {"digest": "1" * 32},
+        {"ended": False},
+        {"more": ("trade.arrows", b"torn")},
+        {"more": ("live_digests.jsonl", b'{"line":2}\n')},
+    ],
+    ids=["content", "digests", "unfinished", "torn", "damaged"],
+)
+def test_a_proof_compares_everything(tmp_path, other):
+    """A run that is equal to the source but for one thing is not taken for it."""
+    _one_run(tmp_path / "source", _rows())
+    _one_run(tmp_path / "equal", _rows())
+    _one_run(tmp_path / "other", **{"rows": _rows()} | other)
+    source, equal, unequal = (RunLog(Home(tmp_path / n).day(DATE) / "r001") for n in ("source", "equal", "other"))
+    source.refresh()
+    prove(source, equal)
+    with pytest.raises(Mismatch, match="nothing was deleted"):
+        prove(source, unequal)
+
+
+def test_rows_without_their_content_hash_are_not_stored_again(tmp_path, monkeypatch):
+    """A run whose journal names another content hash than its rows have is refused, and stays."""
+    with monkeypatch.context() as patch:
+        patch.setattr("harvester.eventlog.writer.ContentHash.digest", lambda self: "0" * 64)
+        _one_run(tmp_path, _rows())
+    folder = Home(tmp_path).day(DATE) / "r001"
+    before = {path: path.read_bytes() for path in files_of(folder)}
+    with pytest.raises(Mismatch, match="content hash"):
+        compact_day(Home(tmp_path), DATE)
+    assert before.items() <= {path: path.read_bytes() for path in files_of(folder)}.items()
+
+
+def test_rows_stored_wrong_are_not_swapped_in(home, monkeypatch):
+    """Rows that are encoded other than they are, with checksums that match, are found by reading them back."""
+    _one_run(home.root, _rows())
+
+    def altered(rows, compression):
+        columns = rows.columns
+        columns[rows.schema.names.index("price")] = pa.array([2.0] * rows.num_rows)
+        return encode(pa.RecordBatch.from_arrays(columns, schema=rows.schema), compression)
+
+    monkeypatch.setattr("harvester.eventlog.rewrite.encode", altered)
+    with pytest.raises(Mismatch, match="nothing was deleted"):
+        compact_day(home, DATE)
+    assert harvester.open_day(DATE, home).complete
+
+
+@pytest.mark.parametrize("same_size", [False, True])
+def test_a_changed_file_is_not_deleted(home, same_size):
     """What is no longer what the deletion list names stays, and is named; made right, the next call finishes."""
     write_run(home, (10, 10), kinds=FEW)
     path = home.day(DATE) / "r001" / "trade.arrows"
+    changed = path.read_bytes()[:-1] + b"?" if same_size else b"other"
 
     class Meddling(Disk):
         def replace(self, source, target) -> None:
             super().replace(source, target)
             if source.name == CANDIDATE:
-                path.write_bytes(b"other")
+                path.write_bytes(changed)
 
     (done,) = compact_day(home, DATE, Meddling())
     assert done.left == ["trade.arrows is not what was listed"]

@@ -6,6 +6,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import date, timedelta
 from pathlib import Path
@@ -240,7 +241,7 @@ def test_a_killed_process_and_then_a_power_cut(medium):
         recorder.commit(writer, 2)
         recorder.close(writer)
         cuts = recorder.disk.cuts()
-        proven += recorder.every_cut(medium, cuts[at - 1 :] if LONG else cuts[since + at % 8 :: 8])
+        proven += recorder.every_cut(medium, cuts[at - 1 :] if LONG else cuts[since + at % 10 :: 10])
     assert proven > 100
 
 
@@ -329,7 +330,7 @@ def test_compaction_stopped_and_finished(medium):
 
     counted = begin(medium.with_name("counted"))
     compact_day(counted.home, DATE, counted.disk)
-    for at in range(1, counted.disk.operations + 1, 1 if LONG else 7):
+    for at in range(1, counted.disk.operations + 1, 1 if LONG else 9):
         recorder = begin(medium.with_name("home"))
         recorder.disk.dies_at(at)
         with pytest.raises(Killed):
@@ -397,16 +398,41 @@ def test_archiving(recorder, medium):
     assert len(proven) > 30
 
 
-def test_the_mark_of_a_closed_date(recorder, medium):
-    """Once `write_closed` has returned the date is closed after any cut, and before that whole, open or closed."""
+def test_the_mark_of_a_closed_date(medium):
+    """Once `write_closed` has returned the date is closed after any cut, and before that whole, open or closed.
+
+    So too when a process was killed while it closed the date, its folders still in the cache alone.
+    """
     closed = Closed(DATE.isoformat(), 7, "0", START_NS)
-    write_closed(recorder.home, closed, DATE, recorder.disk)
-    recorder.disk.mark("closed")
-    for n in recorder.disk.cuts():
-        for called, tree in recorder.disk.trees(n):
-            write(tree, medium)
-            allowed = [closed] if recorder.disk.marks(n) else [closed, None]
-            assert read_closed(Home(medium), DATE) in allowed, called
+    for at in range(1, 20):
+        recorder = Recorder.at(medium.with_name(f"home{at}"))
+        disk = recorder.disk
+        disk.dies_at(at)
+        with suppress(Killed):
+            write_closed(recorder.home, closed, DATE, disk)
+        disk.restart()
+        write_closed(recorder.home, closed, DATE, disk)
+        disk.mark("closed")
+        for n in disk.cuts():
+            for called, tree in disk.trees(n):
+                write(tree, medium)
+                allowed = [closed] if disk.marks(n) else [closed, None]
+                assert read_closed(Home(medium), DATE) in allowed, called
+
+
+def test_folders_left_by_a_dead_process(medium):
+    """Folders that a killed process made are durable once the next has made sure of them, and written below them."""
+    for at in range(1, 9):
+        recorder = Recorder.at(medium.with_name(f"home{at}"))
+        disk, folder = recorder.disk, recorder.home.root / "a" / "b" / "c"
+        disk.dies_at(at)
+        with suppress(Killed):
+            disk.make_folders(folder)
+        disk.restart()
+        disk.make_folders(folder)
+        disk.write_atomic(folder / "file", b"x")
+        for called, tree in disk.trees(disk.operations):
+            assert tree == {"a": None, "a/b": None, "a/b/c": None, "a/b/c/file": b"x"}, called
 
 
 def _act(recorder: Recorder, writer: LogWriter | None, what: int, size: int) -> LogWriter | None:

@@ -228,10 +228,9 @@ def _what(mode: int) -> str:
 
 
 def make_folders(folder: Path, disk: Disk) -> None:
-    """Make a folder and those above it, each durable before the next."""
-    if folder.is_dir():
-        return
-    must_take_folder(folder)
+    """Make a folder and those above it, each durable before the next; see `Disk.make_folders`."""
+    if not folder.is_dir():
+        must_take_folder(folder)
     disk.make_folders(folder)
 
 

@@ -96,6 +96,7 @@ def write_closed(home: Home, closed: Closed, trading_date: date, disk: Disk | No
     """Close a date, atomically and durably."""
     path = closed_path(home, trading_date)
     disk = disk or Disk()
-    disk.make_folders(path.parent)
+    disk.make_folder(path.parent)
     disk.write_atomic(path, msgspec.json.format(msgspec.json.encode(closed), indent=2) + b"\n")
+    disk.sync_names(path.parent, home.root)
     return path

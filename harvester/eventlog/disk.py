@@ -119,10 +119,16 @@ class Disk:
         self.remove_folder(path)
 
     def make_folders(self, path: Path) -> None:
-        """Make a folder and those missing above it, each durable before the next."""
-        missing = [] if path.is_dir() else [path]
-        while missing and not missing[-1].parent.exists():
-            missing.append(missing[-1].parent)
+        """Make a folder and those missing above it, each durable before the next.
+
+        The name of the lowest that is there may be in the cache alone, left by a process that died as it made it.
+        """
+        missing: list[Path] = []
+        while not path.exists():
+            missing.append(path)
+            path = path.parent
+        with suppress(PermissionError):  # a folder above the home need not be readable
+            self.sync_folder(path.parent)
         for one in reversed(missing):
             self.make_folder(one)
             self.sync_folder(one.parent)
