@@ -157,8 +157,7 @@ def _settle(home: Home, trading_date: date, disk: Disk) -> None:
     What is already right is not written again, so nothing later would sync it before the log is deleted.
     """
     kept_in = (home.archive(trading_date), home.dataset(trading_date), home.journal, home.memory_versions)
-    below = [one for base in kept_in for one in (base, *base.parents) if one.is_relative_to(home.root)]
-    for folder in dict.fromkeys(below):
+    for folder in kept_in:
         if folder.is_dir():
             with naming(folder):
                 disk.sync_folder(folder)
