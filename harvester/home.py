@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import re
-from contextlib import suppress
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
@@ -146,7 +145,4 @@ class Home:
             ignore = folder / ".gitignore"
             if not ignore.exists():
                 disk.write_atomic(ignore, b"*\n!.gitignore\n")
-        disk.sync_folder(self.root)  # the lock of a date makes `temp/`, and a new root, before
-        with suppress(PermissionError):  # a folder above the root need not be readable
-            disk.sync_folder(self.root.parent)
         return self

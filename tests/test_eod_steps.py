@@ -406,6 +406,7 @@ def test_file_that_appears_after_the_list_stays(home):
     report = eod(home, NEXT, Wishes(delete_temp=True, at=at))
     assert sorted(p.name for p in (home.day(NEXT) / "r001").iterdir()) == ["notes.txt", "quote.arrows"]
     assert any("quote.arrows has changed" in line for line in report.stays)
+    assert any(line.endswith("r001 holds something that was not listed") for line in report.stays)
 
 
 def test_links_are_never_followed(home, tmp_path):
@@ -429,7 +430,13 @@ def test_links_are_never_followed(home, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "path", ["../outside", "temp/events/{date}/../../../memory/memory_latest.json", "/etc/hostname"]
+    "path",
+    [
+        "../outside",
+        "temp/events/{date}/../../../memory/memory_latest.json",
+        "memory/memory_latest.json",
+        "/etc/hostname",
+    ],
 )
 def test_an_altered_list_cannot_reach_out(home, path):
     """A deletion list that names something outside the date's folders is refused before it does harm."""
@@ -454,6 +461,19 @@ def test_reopened_after_deletion(home):
     third = eod(home, NEXT, Wishes(delete_temp=True))
     assert third.episodes == second.episodes
     assert fold.encode(rebuild_memory(home)) == home.memory_latest.read_bytes()
+
+
+def test_recorded_on_after_a_cut_at_the_end_of_a_deletion(home):
+    """A deletion whose last note a power cut lost does not keep the date from being recorded on and folded."""
+    first = eod(home, NEXT, Wishes(delete_temp=True))
+    path = plan_path(home, NEXT)
+    path.write_bytes(path.read_bytes().replace(b'"done": true', b'"done": false'))
+    assert not read_plan(path).done
+    record(home, NEXT, seconds=SECONDS, start=4000, seed=3)
+    second = eod(home, NEXT, Wishes(delete_temp=True))
+    assert second.episodes > first.episodes
+    assert not home.day(NEXT).exists()
+    assert read_plan(path).done
 
 
 def test_lost_memory_comes_back(home):

@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 from power_cut import NONE, Killed, PowerCut, Tree, read, write
-from trading_log import DATE, days, record
+from trading_log import DATE, days, record, run_params
 
 from harvester.artefacts import tables
 from harvester.artefacts.text import put
@@ -254,6 +254,8 @@ def test_end_of_day(story, tmp_path):
     disk = disk_of(home)
     run_eod(home, story.day, story.wishes, disk)
     assert at_rest(read(home.root)) == story.end
+    archived = any(name.startswith(f"memory/archive/{story.day}/r001/") for name in story.end)
+    assert archived == story.wishes.get("archive", False)
     states = all_cuts(story, disk, story.first())
     assert len(states) > 40
     for i, tree in enumerate(spread(states, 10)):
@@ -433,16 +435,25 @@ def test_an_archive_is_proved_by_its_rows(whole, tmp_path, monkeypatch):
 
 
 def test_a_run_without_events_is_archived_and_proved(whole, tmp_path):
-    """A run that recorded nothing is kept too; read back different it gets no name in the archive."""
+    """A run that recorded nothing is kept too; read back different it gets no name in the archive.
+
+    Before it a run of one event and its digest.
+    """
     home = copied(whole.base, tmp_path / "home")
+    with LogWriter.open(home, NEXT, run_start_row={"params": run_params(NEXT).text()}) as writer:
+        writer.begin(0)
+        writer.live_digests(writer.next_seq - 1, {"book": "0" * 32})
+    spoiled = copied(home, tmp_path / "spoiled")
+    eod(spoiled, NEXT, Wishes(archive=True, unfinished=True))
+    LogWriter.open(spoiled, NEXT, reopen=True).close()
+    with pytest.raises(Mismatch, match="is not equal to"):
+        eod(spoiled, NEXT, Wishes(disk=Rotten("manifest.json"), unfinished=True, **EVERYTHING))
+    assert [path.name for path in sorted(spoiled.archive(NEXT).glob("r*"))] == ["r001", "r002"]
     LogWriter.open(home, NEXT).close()
-    with pytest.raises(HarvesterError):
-        eod(home, NEXT, Wishes(disk=Rotten("manifest.json"), unfinished=True, **EVERYTHING))
-    shutil.rmtree(home.archive(NEXT), ignore_errors=True)
     story = Story.of(copied(home, tmp_path / "base"), NEXT, EVERYTHING | {"unfinished": True}, tmp_path)
     disk = disk_of(home)
     run_eod(home, story.day, story.wishes, disk)
-    assert f"memory/archive/{NEXT}/r002/manifest.json" in story.end
+    assert f"memory/archive/{NEXT}/r003/manifest.json" in story.end
     all_cuts(story, disk, story.first(), how=least)
 
 

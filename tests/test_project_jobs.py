@@ -82,14 +82,14 @@ def test_an_unchanged_date_is_skipped_in_one_line(home):
 
 def test_a_disk_without_room_for_the_memo_costs_the_memo_alone(home, monkeypatch):
     """The files are there, the command succeeds, and the next one folds again."""
-    real = Disk.write_new
+    real = Disk.write_cache
 
     def full(self, path, data):
         if "projected" in path.parts:
             raise OSError(28, "No space left on device")
         real(self, path, data)
 
-    monkeypatch.setattr(Disk, "write_new", full)
+    monkeypatch.setattr(Disk, "write_cache", full)
     assert "events through seq" in hv(home, "--date", DAYS[0])
     assert "events through seq" in hv(home, "--date", DAYS[0])
     monkeypatch.undo()

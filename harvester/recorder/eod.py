@@ -157,8 +157,7 @@ def _settle(home: Home, trading_date: date, disk: Disk) -> None:
     What is already right is not written again, so nothing later would sync it before the log is deleted.
     """
     kept_in = (home.archive(trading_date), home.dataset(trading_date), home.journal, home.memory_versions)
-    below = [one for base in kept_in for one in (base, *base.parents) if one.is_relative_to(home.root)]
-    for folder in dict.fromkeys(below):
+    for folder in kept_in:
         if folder.is_dir():
             with naming(folder):
                 disk.sync_folder(folder)
@@ -375,7 +374,7 @@ def _finished_before(home: Home, trading_date: date, wishes: Wishes, report: Rep
     gone = [doomed for doomed in listed.files if not (home.root / doomed.path).exists()]
     if not gone:
         return False
-    if listed.done:
+    if listed.done or _recorded_on(home, trading_date, listed):
         return _nothing_left(home, trading_date, closed, report)
     _prove_kept(home, trading_date, closed)
     if not wishes.delete_temp:
@@ -384,6 +383,13 @@ def _finished_before(home: Home, trading_date: date, wishes: Wishes, report: Rep
     report.content_hash, report.through_seq = closed.content_hash, closed.last_seq
     report.notes.append("an earlier run had folded the date; its deletion was finished")
     return True
+
+
+def _recorded_on(home: Home, trading_date: date, listed: deletion.Plan) -> bool:
+    """Whether a run began after the list: every listed one is gone then, though a cut lost the note that says so."""
+    return any(
+        run.relative_to(home.root).as_posix() not in listed.folders for run in archiving.runs_in(home.day(trading_date))
+    )
 
 
 def _nothing_left(home: Home, trading_date: date, closed: Closed, report: Report) -> bool:
