@@ -265,6 +265,12 @@ def _summary(rows: Sequence[dict[str, Any]]) -> int:
     return int(len(survivors) * 10 > len(rows))
 
 
+def _end(*_: object) -> None:
+    """End as by Ctrl-C, so that children and scratch copies go; a second signal does not disturb that."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    sys.exit(143)
+
+
 def main() -> int:
     """Read the command line and run."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -279,7 +285,7 @@ def main() -> int:
     parser.add_argument("--wide", action="store_true", help="sample: run the survivors again, against slower tests too")
     parser.add_argument("--generator", default=sys.executable, help="a Python that has cosmic-ray")
     options = parser.parse_args()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that children and scratch copies go
+    signal.signal(signal.SIGTERM, _end)
     return run_sample(options) if options.what == "sample" else run_lists(options)
 
 
