@@ -147,7 +147,7 @@ def test_sigterm_while_it_still_loads(tmp_path: Path) -> None:
     [
         ('exchange_calendar = "FOO"', 2, ["hv: unknown exchange calendar 'FOO'"]),
         ('strategy = "hope"', 2, ["hv: no strategy is called 'hope'"]),
-        ("batch-size = 30", 2, ["hv.toml: no setting is called 'batch_size'"]),
+        ("batch-size = 30", 2, ["hv.toml: unknown setting 'batch_size'"]),
     ],
 )
 def test_settings_of_a_file(tmp_path: Path, toml: str, code: int, lines: list[str]) -> None:

@@ -324,7 +324,7 @@ def open_runs(home: Home) -> list[Path]:
         ({"client_id": 0}, BadSetting, "client id 0"),
         ({"symbols": []}, BadSetting, "no symbol"),
         ({"symbols": ["A\0B"]}, BadSetting, "control character"),
-        ({"symbols": [" A"]}, BadSetting, "space around"),
+        ({"symbols": [" A"]}, BadSetting, "surrounding space"),
         ({"symbols": ["X" * 41]}, BadSetting, "41 characters"),
         ({"exchange_calendar": "FOO"}, BadSetting, "unknown exchange calendar 'FOO'"),
         ({"strategy": "hope"}, BadSetting, "no strategy is called 'hope'; there are"),
