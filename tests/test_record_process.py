@@ -141,7 +141,7 @@ def test_sigterm_while_it_still_loads(tmp_path: Path) -> None:
     ("toml", "code", "words"),
     [
         ('exchange_calendar = "FOO"', 2, ["hv: exchange calendar 'FOO' is not known"]),
-        ('strategy = "hope"', 2, ["hv: no strategy is called 'hope'"]),
+        ('strategy = "hope"', 2, ["hv: unknown strategy 'hope'"]),
         (
             'export-dir = "x"\nbatch_size = 30\nskip_strategy_replay = true',
             6,

@@ -1,7 +1,8 @@
-"""One day as memory keeps it: counts and sums per (mode, symbol) and per (mode, setup), from its kept episodes.
+"""One day in memory: counts and sums per (mode, symbol) and per (mode, setup), from its kept episodes.
 
-Only episodes that were taken, are closed, are not DATA_END and rest on live data (unless told otherwise) count in P&L.
-Vetoed ones (`taken` false) count as training samples alone. An identity (date, symbol, strategy digest, mode, decision)
+Only episodes that were taken, are closed, are not DATA_END and use live data (or any, with `allow_not_live`) count in
+P&L. Vetoed ones (`taken` false) count only as training samples.
+An identity (date, symbol, strategy digest, mode, decision)
 counts once. Sums are exactly rounded (`math.fsum`), so the order of rows changes nothing.
 """
 
@@ -49,13 +50,13 @@ class Group(msgspec.Struct, kw_only=True):
 
 
 class Day(msgspec.Struct, kw_only=True):
-    """What a folded day leaves in memory.
+    """The summary of a folded day.
 
     Attributes:
         date: trading date, yyyy-MM-dd.
         content_hash: of the date's log.
         episode_count: rows of its kept episodes.
-        episodes_hash: over those rows, so that other episodes of the same log are told apart.
+        episodes_hash: over those rows; differs when the same log gave other episodes.
         last_ts: of its last event, ISO-8601.
         samples, sample_wins: closed episodes fit for training, per mode.
         left_out: episodes not learned from, by reason.
@@ -83,7 +84,7 @@ def digest_day(
     *,
     allow_not_live: bool = False,
 ) -> Day:
-    """Sum a day up. `episodes` are rows of `episodes.parquet`; `allow_not_live` takes delayed data too."""
+    """Summarise a day. `episodes` are rows of `episodes.parquet`; `allow_not_live` includes delayed data."""
     rows = sorted({_identity(row): row for row in episodes}.items())
     made = Day(
         date=date,
@@ -166,7 +167,7 @@ def _trade(row: Mapping[str, Any]) -> _Trade | None:
 
 
 def structure(entry: float, exit_: float) -> str:
-    """What the price did over the episode."""
+    """Direction of the price over the episode: one of `STRUCTURES`."""
     move = round(exit_ / entry - 1, 9)  # 100 to 100.15 is 0.15 %, whatever its binary fraction says
     return "UPTREND" if move > TREND else "DOWNTREND" if move < -TREND else "RANGE"
 
