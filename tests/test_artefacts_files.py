@@ -58,7 +58,7 @@ def test_schema_is_a_schema(name):
 
 def test_unknown_schema():
     """An unknown name is answered with those there are."""
-    with pytest.raises(BadSetting, match="no artefact is called 'x'; there are episode, "):
+    with pytest.raises(BadSetting, match="unknown artefact 'x'; use one of episode, "):
         schemas.find("x")
 
 
@@ -180,7 +180,7 @@ def test_only_plain_files_are_replaced(day, tmp_path):
     os.mkfifo(pipe)
     file.write_bytes(b"mine")
     folder.mkdir()
-    with pytest.raises(CannotRun, match="it is a pipe and stays as it is"):
+    with pytest.raises(CannotRun, match="it is a pipe; name a plain file"):
         put_all([(file, b"mine"), (pipe, b"x")])
     home, date = ["--home", str(day[0].root)], ["--date", DATE.isoformat()]
     buckets, project, gateway = (

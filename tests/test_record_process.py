@@ -146,7 +146,7 @@ def test_sigterm_while_it_still_loads(tmp_path: Path) -> None:
     ("toml", "code", "lines"),
     [
         ('exchange_calendar = "FOO"', 2, ["hv: unknown exchange calendar 'FOO'"]),
-        ('strategy = "hope"', 2, ["hv: no strategy is called 'hope'"]),
+        ('strategy = "hope"', 2, ["hv: unknown strategy 'hope'"]),
         ("batch-size = 30", 2, ["hv.toml: unknown setting 'batch_size'"]),
     ],
 )

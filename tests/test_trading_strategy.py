@@ -129,7 +129,7 @@ def test_digest_covers_source_and_settings(monkeypatch, tmp_path):
 
 def test_wrong_names():
     """An unknown strategy, or a setting it does not have, is named."""
-    with pytest.raises(BadSetting, match="no strategy is called 'moon'; there are imbalance_breakout"):
+    with pytest.raises(BadSetting, match="unknown strategy 'moon'; use one of imbalance_breakout"):
         make("moon", {})
     with pytest.raises(BadSetting, match=r"imbalance_breakout: .*leverage"):
         make("imbalance_breakout", {"leverage": 100})

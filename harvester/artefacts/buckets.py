@@ -1,4 +1,4 @@
-"""One-second buckets for people: the projection's rows joined with what the strategy was refused in each second."""
+"""One-second buckets for people: the projection's rows joined with the gates that refused the strategy."""
 
 from __future__ import annotations
 
@@ -38,10 +38,10 @@ def with_gate_codes(buckets: pa.Table, decisions: pa.Table) -> pa.Table:
     keys = seconds * len(con_ids) + symbols
     wanted, judged_keys = keys[: buckets.num_rows], keys[buckets.num_rows :]
     order = np.argsort(judged_keys, kind="stable")
-    last = np.searchsorted(judged_keys, wanted, "right", sorter=order) - 1  # the last word about a second counts
-    found = np.append(order, 0)[last]
-    known = (last >= 0) & (np.append(judged_keys, -1)[found] == wanted)
-    codes = judged["gate_codes"].combine_chunks().take(pa.array(found, mask=~known))
+    last = np.searchsorted(judged_keys, wanted, "right", sorter=order) - 1  # the last decision on a second counts
+    rows = np.append(order, 0)[last]
+    known = (last >= 0) & (np.append(judged_keys, -1)[rows] == wanted)
+    codes = judged["gate_codes"].combine_chunks().take(pa.array(rows, mask=~known))
     return buckets.append_column(GATE_CODES, codes)
 
 

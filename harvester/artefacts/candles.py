@@ -48,22 +48,22 @@ def candle_files(
     health: dict[str, Any],
     epoch_ms: bool = False,
 ) -> dict[str, bytes]:
-    """`l2_candles_…` and `l2_strategy_signals_…` by file name: what each run completed of each symbol."""
-    made: dict[str, bytes] = {}
+    """`l2_candles_…` and `l2_strategy_signals_…` by file name: the rows completed in each run, by symbol."""
+    files: dict[str, bytes] = {}
     for span in runs:
         of_run = _within(candles, span)
-        told = _within(signals, span)
+        signalled = _within(signals, span)
         for symbol in sorted(pc.unique(of_run["symbol"]).to_pylist()):
             head: dict[str, Any] = {"trading_date": trading_date, "run": span.run, "through_seq": span.last_seq}
             head |= {"health": health, "symbol": symbol}
             rows = of_run.select(CANDLE_FIELDS).filter(pc.equal(of_run["symbol"], symbol)).to_pylist()
-            found = told.select(SIGNAL_FIELDS).filter(pc.equal(told["symbol"], symbol)).to_pylist()
-            found = [row | {"source": msgspec.json.decode(row["source"])} for row in found]
-            for name, listed in (("l2_candles", rows), ("l2_strategy_signals", found)):
+            signal_rows = signalled.select(SIGNAL_FIELDS).filter(pc.equal(signalled["symbol"], symbol)).to_pylist()
+            signal_rows = [row | {"source": msgspec.json.decode(row["source"])} for row in signal_rows]
+            for name, listed in (("l2_candles", rows), ("l2_strategy_signals", signal_rows)):
                 body = envelope(f"harvester.{name}", listed, **head)
                 path = f"{name}_{file_name(symbol)}_{span.stamp}.json"
-                made[path] = times_file(msgspec.json.encode(body).decode(), _TIMES, epoch_ms=epoch_ms)
-    return made
+                files[path] = times_file(msgspec.json.encode(body).decode(), _TIMES, epoch_ms=epoch_ms)
+    return files
 
 
 def _within(table: pa.Table, span: RunSpan) -> pa.Table:

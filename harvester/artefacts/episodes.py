@@ -1,4 +1,4 @@
-"""Episode files: `temp/episodes/<date>/<symbol>/<trade_id>.json`, and the series beside them when wanted."""
+"""Episode files: `temp/episodes/<date>/<symbol>/<trade_id>.json`, and on request the series beside them."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ if TYPE_CHECKING:
     from harvester.eventlog.disk import Disk
 
 WAY_OUT = {
-    "different": "`hv project` writes it anew",
-    "unreadable": "`hv project` writes it anew",
-    "unexpected": "no file of the date: move it away",
+    "different": "`hv project` rewrites it",
+    "unreadable": "`hv project` rewrites it",
+    "unexpected": "not a file of this date: move it away",
     "missing": "`hv project` writes it",
 }
-"""By what a difference is, the next move of who is told of it."""
+"""The next move, by kind of difference."""
 
 
 @dataclass(frozen=True)
 class Difference:
-    """A file that is not what the projection gives; `what` is one of different, unreadable, unexpected, missing."""
+    """A file that differs from the projection; `what` is one of different, unreadable, unexpected, missing."""
 
     path: Path
     what: str
 
 
 class _Name(msgspec.Struct):
-    """What of a document names its files."""
+    """The parts of a document that name its files."""
 
     symbol: str
     trade_id: str
@@ -78,7 +78,7 @@ def series_rows(made: Mapping[str, Any]) -> list[dict[str, Any]]:
 def each_file(
     documents: Iterable[str], *, epoch_ms: bool = False, series_jsonl: bool = False
 ) -> Iterator[tuple[str, bytes]]:
-    """The files of all episodes of a date, path below the date's folder and bytes, made one after the other."""
+    """The files of all episodes of a date, path below the date's folder and bytes, created one at a time."""
     for document in documents:
         yield from episode_files(document, epoch_ms=epoch_ms, series_jsonl=series_jsonl).items()
 
@@ -89,15 +89,15 @@ def day_files(documents: Iterable[str], *, epoch_ms: bool = False, series_jsonl:
 
 
 def write_day(folder: Path, files: Mapping[str, bytes], disk: Disk | None = None) -> int:
-    """Put the files below the date's folder; gives how many were written anew."""
+    """Put the files below the date's folder; returns how many were written (equal ones are not)."""
     return put_all([(folder / name, files[name]) for name in sorted(files)], disk)
 
 
 def compare_day(folder: Path, *versions: Mapping[str, bytes]) -> list[Difference]:
-    """What below the date's folder is not what the projection gives, in the order of paths. Follows no links.
+    """Files below the date's folder that differ from the projection, in the order of paths. Links are not followed.
 
-    A file is right when it is that of any of `versions` (the same episodes under other toggles); missing are only those
-    of the first.
+    A file may equal that of any of `versions` (the same episodes under other toggles); only files of the first version
+    count as missing.
     """
     found: list[Difference] = []
     on_disk = sorted(p for p in folder.rglob("*") if p.is_symlink() or not p.is_dir()) if folder.is_dir() else []
@@ -117,9 +117,9 @@ def compare_day(folder: Path, *versions: Mapping[str, bytes]) -> list[Difference
 
 
 def superseded(differences: Iterable[Difference], documents: Iterable[str]) -> list[Path]:
-    """Of these differences the files an earlier projection of an unfinished day wrote for trades that ended otherwise.
+    """The differences left by a projection of the unfinished day, for trades that have since ended in another way.
 
-    Such a file says DATA_END; the same decision is in the new projection under another name. Nothing else is named.
+    Such a file has the exit DATA_END, and its decision is in the new projection under another name.
     """
     unexpected = [d.path for d in differences if d.what == "unexpected" and not d.path.is_symlink()]
     if not unexpected:

@@ -1,8 +1,8 @@
-"""The day as one SVG picture: a panel per symbol with its mid, what was traded, and where nothing was known.
+"""The day as one SVG picture: a panel per symbol with its mid, its trades, and the times without a quote.
 
-Plain text, no scripts, no fonts of its own: it opens in any browser, light or dark, and is the same bytes for the same
-day. Seconds without a quote, outages, restarts and subscriptions that had not begun or were over look alike: the line
-ends and a band is drawn, at least so wide that it can be seen.
+Plain text without scripts or fonts: it opens in any browser, light or dark, and the same day gives the same bytes.
+Seconds without a quote, outages, restarts and times without a subscription look alike: the line ends and a band is
+drawn, always wide enough to be seen.
 """
 
 from __future__ import annotations
@@ -26,12 +26,16 @@ if TYPE_CHECKING:
     Floats = np.ndarray[tuple[int], np.dtype[np.float64]]
 
 _WIDTH, _LEFT, _RIGHT, _TOP, _BOTTOM = 1000, 136, 28, 90, 22
-_PANELS, _PANEL_MIN, _PANEL_MAX = 560, 72, 260  # height of all panels, if no single one gets lower or higher than this
+_PANELS, _PANEL_MIN, _PANEL_MAX = (
+    560,
+    72,
+    260,
+)  # height of all panels, unless a panel would be lower or higher than this
 _GAP, _PAD = 8, 9  # between two panels; from a panel's edge to its highest and lowest price
 _BAND_MIN = 1.5  # px: a single second of a whole day is 0.04
-_CUT = 44  # px of a stretch of time in which nothing was recorded and which is not drawn to scale
+_CUT = 44  # px of a long time without recording, which is not drawn to scale
 _NAME_MAX = 8
-_AXES_BOTH = 8  # more panels than this have the time above them too
+_AXES_BOTH = 8  # with more panels than this the time is above them too
 
 _CUT_FROM = 600 * SECOND_NS
 _TIME_STEPS = (1, 2, 5, 10, 30, 60, 120, 300, 600, 1_800, 3_600, 7_200, 14_400, 28_800, 86_400)  # s
@@ -56,7 +60,7 @@ _OUTCOMES = {"WIN": "win", "LOSS": "loss"}  # anything else: breakeven
 
 
 class Trade(NamedTuple):
-    """One episode as the picture needs it; times in ns UTC, prices in USD."""
+    """The parts of an episode that are drawn; times in ns UTC, prices in USD."""
 
     entry_ts: int
     entry_price: float
@@ -103,7 +107,7 @@ def _panel_of(rows: pa.Table, symbol: str, trades: list[Trade]) -> Panel:
 
 
 def day_picture(title: str, panels: Sequence[Panel]) -> str:
-    """Draw the panels under each other over one common time axis; an empty day gives a picture that says so."""
+    """Draw the panels under each other with one common time axis; the picture of an empty day says so."""
     count = max(len(panels), 1)
     each = min(max(_PANELS // count, _PANEL_MIN), _PANEL_MAX)
     seen = [panel for panel in panels if len(panel.ts)]
@@ -162,7 +166,7 @@ def _word(x: float, y: float, text: str) -> str:
 
 
 class _Time(NamedTuple):
-    """Where moments lie on the page: stretches drawn to one scale, and between them what is cut out.
+    """The time axis: stretches drawn to one scale, with cuts between them.
 
     Attributes:
         begins, ends: of the stretches, ns UTC.
@@ -177,7 +181,7 @@ class _Time(NamedTuple):
 
     @classmethod
     def of(cls, panels: Sequence[Panel]) -> _Time:
-        """What of the day is worth its width: a long time in which nothing at all was recorded is not."""
+        """The axis of a day; long times without any recording are cut out."""
         seconds = np.unique(np.concatenate([panel.ts for panel in panels]))
         after = np.diff(seconds) - SECOND_NS
         recorded = int(seconds[-1]) + SECOND_NS - int(seconds[0]) - int(after.sum())
@@ -189,7 +193,7 @@ class _Time(NamedTuple):
         return cls(begins, ends, _LEFT + before * scale + _CUT * np.arange(len(begins)), scale)
 
     def x(self, ts: Ints) -> Floats:
-        """Px of moments; one that is cut out lies at the edge of the cut, one outside of the day at its own."""
+        """Px of times; a time in a cut is at the edge of the cut, one outside the day at the edge of the day."""
         at = np.clip(np.searchsorted(self.begins, ts, "right") - 1, 0, None)
         inside = np.clip(ts, self.begins[at], self.ends[at]) - self.begins[at]
         return self.lefts[at] + inside * self.scale
@@ -198,7 +202,7 @@ class _Time(NamedTuple):
         return float(self.x(np.array([ts], np.int64))[0])
 
     def cuts(self) -> list[tuple[float, float, int]]:
-        """Left and right edge in px, and length in ns, of what is cut out."""
+        """Left and right edge in px, and length in ns, of each cut."""
         right = self.lefts[1:].tolist()
         lengths = (self.begins[1:] - self.ends[:-1]).tolist()
         return [(edge - _CUT, edge, length) for edge, length in zip(right, lengths, strict=True)]
@@ -209,7 +213,7 @@ class _Time(NamedTuple):
         return f"UTC{hours:+d}" + (f":{minutes:02d}" if minutes else "")
 
     def ticks(self) -> list[tuple[float, str]]:
-        """Px and New York time of day, of whole seconds, minutes or hours, none in another's way."""
+        """Px and New York time of day, at whole seconds, minutes or hours, without overlap."""
         shown = int((self.ends - self.begins).sum()) // SECOND_NS
         step = next((step for step in _TIME_STEPS if shown // step <= _TIME_TICKS), _TIME_STEPS[-1])
         local = _offset(int(self.begins[0]))
@@ -225,7 +229,7 @@ class _Time(NamedTuple):
         return out
 
     def labels(self, y: float, *, cuts: bool = True) -> list[str]:
-        """The times of day, and below them how much each cut leaves out."""
+        """The times of day, and below them the length of each cut."""
         out = [f'<text class="soft" x="{_n(x)}" y="{y}" text-anchor="middle">{text}</text>' for x, text in self.ticks()]
         for left, right, length in self.cuts() if cuts else ():
             out.append(
@@ -256,7 +260,7 @@ def _clock(ns: int) -> str:
 
 
 def _panel(panel: Panel, top: int, height: int, time: _Time) -> list[str]:
-    """From the back to the front: ground, bands, grid, line, trades."""
+    """Draw from back to front: background, bands, grid, line, trades."""
     name, wide, bottom = panel.symbol, _WIDTH - _LEFT - _RIGHT, top + height
     short = name if len(name) <= _NAME_MAX else name[: _NAME_MAX - 1] + "…"
     spans = _stretches(panel)
@@ -316,7 +320,7 @@ def _bands(panel: Panel, spans: list[tuple[int, int]], time: _Time) -> list[tupl
 
 
 class _Prices(NamedTuple):
-    """Where prices lie in a panel.
+    """The price axis of a panel.
 
     Attributes:
         top, bottom: px of the highest and the lowest price.
@@ -332,7 +336,7 @@ class _Prices(NamedTuple):
         traded = [price for trade in panel.trades for price in (trade.entry_price, trade.exit_price)]
         low = min([float(np.nanmin(panel.mid)), *traded])
         high = max([float(np.nanmax(panel.mid)), *traded])
-        if high <= low:  # a price that never changed lies in the middle
+        if high <= low:  # a constant price is drawn in the middle
             low, high = low - 0.01, high + 0.01
         return cls(low, high, top + _PAD, top + height - _PAD)
 
@@ -340,7 +344,7 @@ class _Prices(NamedTuple):
         return self.bottom - (price - self.low) / (self.high - self.low) * (self.bottom - self.top)
 
     def ticks(self) -> list[tuple[float, str]]:
-        """Px and text of round prices, so many as the height has room for."""
+        """Px and text of round prices, as many as fit the height."""
         room = min((self.bottom - self.top) // 15, 6)
         fitting = (s for s in _PRICE_STEPS if (self.high - self.low) / float(s[0]) <= room)
         text, digits = next(fitting, _PRICE_STEPS[-1])
@@ -358,7 +362,7 @@ def _line(panel: Panel, begin: int, end: int, time: _Time, scale: _Prices) -> st
         part = mids[first:last]
         low, high = first + int(part.argmin()), first + int(part.argmax())
         points += [(float(xs[k]), float(mids[k])) for k in sorted({low, high})]
-    stop = max(time.x_of(int(panel.ts[end - 1]) + SECOND_NS), points[0][0] + 1)  # a single second is to be seen too
+    stop = max(time.x_of(int(panel.ts[end - 1]) + SECOND_NS), points[0][0] + 1)  # a single second must be visible too
     points.append((min(stop, _WIDTH - _RIGHT), float(mids[-1])))
     inner = zip(points, points[1:], points[2:], strict=False)
     bends = [point for before, point, after in inner if not before[1] == point[1] == after[1]]
@@ -366,7 +370,7 @@ def _line(panel: Panel, begin: int, end: int, time: _Time, scale: _Prices) -> st
 
 
 def _trade(trade: Trade, time: _Time, scale: _Prices) -> str:
-    """The way from entry to exit; pointed at, it says what it was."""
+    """The line from entry to exit, with a tooltip."""
     x1, x2 = time.x_of(trade.entry_ts), time.x_of(trade.exit_ts)
     y1, y2 = scale.y(trade.entry_price), scale.y(trade.exit_price)
     about = (
@@ -381,7 +385,7 @@ def _trade(trade: Trade, time: _Time, scale: _Prices) -> str:
 
 
 def _entry(x: float, y: float, *, up: bool) -> str:
-    """A triangle that points the way the trade was meant to go, its tip at the price."""
+    """A triangle, up for long and down for short, its tip at the price."""
     deep = 9 if up else -9
     return f'<path class="mark" d="M{_n(x)},{_n(y - deep / 2)}l5,{deep}h-10z" fill="currentColor"/>'
 
@@ -391,5 +395,5 @@ def _exit(x: float, y: float) -> str:
 
 
 def _n(number: float) -> str:
-    """A tenth of a px is more than a screen shows."""
+    """A number of px, rounded to a tenth."""
     return f"{number:.1f}".removesuffix(".0")

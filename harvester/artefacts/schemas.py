@@ -1,6 +1,6 @@
-"""JSON Schemas (draft 2020-12) of every artefact this version writes, built from a few words.
+"""JSON Schemas (draft 2020-12) of every artefact this version writes.
 
-A schema is closed: a file with a key it does not name, or without one it names, is not valid.
+Schemas are closed: unknown keys and missing keys are invalid.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ HEALTH = record({**_all("outages bad_book_seconds refused", COUNT), "data_type":
 
 
 def enveloped(name: str, row: Schema, *, symbol: bool = False) -> Schema:
-    """An artefact that is an object around its rows."""
+    """The schema of an artefact that is an object with header fields and `rows`."""
     head: dict[str, Schema] = {"schema": {"const": name}, "schema_version": {"const": 1}, "trading_date": DATE}
     if symbol:
         head["symbol"] = TEXT
@@ -246,7 +246,7 @@ SIGNAL_ROW = record(
     {"ts": TIME, "symbol": TEXT, "signal": one_of("BUY", "SELL"), "trigger_price": NUMBER, "reason": TEXT}
     | {"spread_bps": NUMBER, "samples_30s": COUNT, "source": record(_all("1D 1h 15m 5m 1m 30s", TEXT))}
 )
-SCHEMAS: dict[str, tuple[str, Schema]] = {  # name: where the file lies, schema
+SCHEMAS: dict[str, tuple[str, Schema]] = {  # name: where the file is, schema
     "episode": ("temp/episodes/<date>/<symbol>/<trade_id>.json", EPISODE),
     "episode_series": ("a line of <trade_id>.series.jsonl", EPISODE_SERIES),
     "buckets": (
@@ -282,9 +282,9 @@ def find(name: str) -> Schema:
     """The whole schema of that name.
 
     Raises:
-        BadSetting: there is none.
+        BadSetting: unknown artefact.
     """
     if name not in SCHEMAS:
-        raise BadSetting(f"no artefact is called {name!r}; there are {', '.join(SCHEMAS)}")
+        raise BadSetting(f"unknown artefact {name!r}; use one of {', '.join(SCHEMAS)}")
     about, body = SCHEMAS[name]
     return {"$schema": DIALECT, "title": f"harvester.{name}", "description": about} | body

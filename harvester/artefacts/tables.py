@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-KEPT_MOVE = "while the date's log is there, `hv eod` of that date writes it again; else take it from a backup"
+KEPT_MOVE = "run `hv eod` for that date if its log still exists, else restore the file from a backup"
 
 
 def parquet_file(table: pa.Table, about: Mapping[str, str] | None = None) -> bytes:
@@ -42,18 +42,18 @@ def read_parquet(path: Path) -> pa.Table:
 def parquet_table(data: bytes) -> pa.Table:
     """The table of a Parquet file in memory.
 
-    By one thread: `pq.read_table` leaves the bytes to Arrow's threads, and one that lets go of them while the
-    interpreter ends takes the process down (SIGABRT).
+    Single-threaded: with `pq.read_table` a thread of Arrow that releases the bytes while the interpreter exits aborts
+    the process (SIGABRT).
 
     Raises:
-        pa.ArrowException, OSError: it is none.
+        pa.ArrowException, OSError: not a Parquet file.
     """
     with pq.ParquetFile(pa.BufferReader(data), pre_buffer=False) as file:
         return file.read(use_threads=False)
 
 
 def about(table: pa.Table) -> dict[str, str]:
-    """The metadata `parquet_file` was given."""
+    """The metadata given to `parquet_file`."""
     return {key.decode(): value.decode() for key, value in (table.schema.metadata or {}).items()}
 
 
@@ -71,11 +71,11 @@ def _cell(value: Any) -> str:
     if isinstance(value, float):
         return repr(value)
     text = str(value)
-    # A spreadsheet would run a text that begins like a formula.
+    # A spreadsheet would evaluate text that starts like a formula.
     return f"'{text}" if isinstance(value, str) and text[:1] in ("=", "+", "-", "@") else text
 
 
 def joined(batches: Sequence[pa.RecordBatch], schema: pa.Schema) -> pa.Table:
-    """Record batches as one table; none give an empty one."""
+    """Record batches as one table; without batches an empty one."""
     alike = [batch if batch.schema.equals(schema, check_metadata=True) else batch.cast(schema) for batch in batches]
     return pa.Table.from_batches(alike, schema)

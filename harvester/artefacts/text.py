@@ -1,6 +1,6 @@
-"""The JSON rules of every artefact, and the one way to put a file in its place.
+"""The JSON format of every artefact, and atomic file writes.
 
-UTF-8, keys in their given order, shortest round-trip numbers, no NaN, one way to write a time.
+UTF-8, keys in their given order, shortest round-trip numbers, no NaN, one time format.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ TIME_KEYS = frozenset((
 
 
 def times(value: Any, *, epoch_ms: bool = False) -> Any:
-    """The same JSON value with every time under a key of `TIME_KEYS` written for people.
+    """The same JSON value with every time under a key of `TIME_KEYS` as text.
 
     ISO-8601 UTC with trailing zeros trimmed and `Z`; with `epoch_ms` whole Unix milliseconds, rounded down.
     """
@@ -49,7 +49,7 @@ def times(value: Any, *, epoch_ms: bool = False) -> Any:
 
 
 def time_of(value: Any, epoch_ms: bool) -> Any:
-    """One time as `times` writes it; what is no integer stays."""
+    """One time as `times` writes it; other values than integers are returned unchanged."""
     if not isinstance(value, int):
         return value
     return value // MILLI_NS if epoch_ms else iso(value)
@@ -61,10 +61,10 @@ def json_file(value: Any) -> bytes:
 
 
 def times_file(document: str, keys: Sequence[str], *, epoch_ms: bool = False) -> bytes:
-    """What `json_file` makes of the `times` of a JSON document, without a Python object per number.
+    """`json_file(times(...))` of a JSON document, without a Python object per number.
 
-    `keys` are the only ones in it that hold times. Behind a space `"ts": ` stands nowhere in indented JSON but where it
-    is a whole key: inside a text or a longer key its first quote is escaped.
+    `keys` are its only keys with times. In indented JSON `"ts": ` after a space is always a whole key: inside a text or
+    a longer key its first quote would be escaped.
     """
     text = msgspec.json.format(document, indent=2)
     for key in keys:
@@ -79,7 +79,7 @@ def times_file(document: str, keys: Sequence[str], *, epoch_ms: bool = False) ->
 
 @lru_cache(100_000)  # seconds of a day: the windows of episodes overlap
 def _with_time(line: str, epoch_ms: bool) -> str:
-    """The rest of a line behind a key, its time as `times` writes it."""
+    """The rest of a line after a key, its time as `times` writes it."""
     number = _INTEGER.fullmatch(line)
     return msgspec.json.encode(time_of(int(number[1]), epoch_ms)).decode() + number[2] if number else line
 
@@ -93,7 +93,7 @@ def json_lines(rows: list[dict[str, Any]]) -> bytes:
 
 
 def put(path: Path, data: bytes, disk: Disk | None = None) -> bool:
-    """Put `data` in its place: written beside, synced, renamed, folder synced. Equal bytes are left alone.
+    """Write `data` atomically: temporary file, sync, rename, sync of the folder. Equal files are not rewritten.
 
     Returns:
         Whether anything was written.
@@ -105,21 +105,21 @@ def put(path: Path, data: bytes, disk: Disk | None = None) -> bool:
 
 
 def put_all(files: Iterable[tuple[Path, Content]], disk: Disk | None = None) -> int:
-    """Put many files in their places as `put` does one: all are synced before the first is renamed, folders last.
+    """Write many files as `put` writes one: all are synced before the first rename, folders last.
 
-    A reader sees of every file the old bytes or the new ones. Files are written while the next are still being made,
-    and several syncs are under way at a time, as a sync is mostly waiting.
+    A reader sees the old bytes or the new bytes of each file. Files are written while the next are still being created,
+    with several syncs at a time, as a sync is mostly waiting.
 
     Args:
-        files: path and bytes, or path and a function that makes them, called in another thread.
-        disk: what to write through.
+        files: path and bytes, or path and a function that returns them, called in another thread.
+        disk: where to write.
 
     Returns:
-        How many were written; equal bytes are left alone.
+        How many were written; equal files are not.
 
     Raises:
-        LogWriteFailed: the disk is full or failing; every place holds what it held, or what it was to hold.
-        CannotRun: a place may not be written, or something that is no plain file stands there.
+        LogWriteFailed: the disk is full or failing; every file has its old or its new bytes.
+        CannotRun: a path is not writable, or is not a plain file.
     """
     disk = disk or Disk()
     begun: list[tuple[Path, Future[Path | None]]] = []
@@ -142,10 +142,10 @@ def put_all(files: Iterable[tuple[Path, Content]], disk: Disk | None = None) -> 
 def _write_all(
     files: Iterable[tuple[Path, Content]], begun: list[tuple[Path, Future[Path | None]]], disk: Disk
 ) -> list[tuple[Path, Path]]:
-    """Write and sync what is not in its place already, beside it; `begun` grows by every path tried.
+    """Write and sync a temporary file for each file that changes; appends every path tried to `begun`.
 
     Returns:
-        Each path, and the file beside it.
+        Each path with its temporary file.
     """
     folders: dict[Path, None] = {}
     with ThreadPoolExecutor(_SYNCS_AT_ONCE) as pool:
@@ -165,7 +165,7 @@ def _write_all(
 
 
 def _write_beside(path: Path, content: Content, disk: Disk) -> Path | None:
-    """The synced file beside `path`, None when the bytes are there already."""
+    """Write and sync the temporary file of `path`; None when `path` already has these bytes."""
     data = content if isinstance(content, bytes) else content()
     if path.is_file() and not path.is_symlink() and path.read_bytes() == data:
         return None
@@ -181,11 +181,11 @@ def _beside(path: Path) -> Path:
 
 @contextmanager
 def naming(path: Path) -> Iterator[None]:
-    """Name the file the disk refuses.
+    """Convert an OSError into an error that names the file.
 
     Raises:
-        LogWriteFailed: it is full or failing.
-        CannotRun: it may not be written.
+        LogWriteFailed: the disk is full or failing.
+        CannotRun: the file cannot be written.
     """
     try:
         yield
@@ -196,24 +196,24 @@ def naming(path: Path) -> Iterator[None]:
 
 
 def must_take_file(path: Path) -> None:
-    """Refuse a place where something stands that a file would replace and is none: a folder, a device, a pipe.
+    """Reject a path that is a folder, a device or a pipe. A link is accepted: the link itself is replaced.
 
     Raises:
-        CannotRun: it does. A link gives way: it is replaced itself, not what it leads to.
+        CannotRun: the path cannot be replaced by a file.
     """
     try:
         mode = path.lstat().st_mode
-    except OSError:  # nothing there, or no way there: whoever writes finds out
+    except OSError:  # absent, or not reachable: the write itself will fail
         return
     if not (stat.S_ISREG(mode) or stat.S_ISLNK(mode)):
-        raise CannotRun(f"cannot write {path}: it is {_what(mode)} and stays as it is; name a plain file")
+        raise CannotRun(f"cannot write {path}: it is {_what(mode)}; name a plain file")
 
 
 def must_take_folder(path: Path) -> None:
-    """Refuse a place that can be no folder, since it, or what lies above it, is something else.
+    """Reject a path that cannot be a folder because it, or a parent, is something else.
 
     Raises:
-        CannotRun: it is.
+        CannotRun: the path cannot be a folder.
     """
     for one in (path, *path.parents):
         if one.is_dir():
@@ -245,7 +245,7 @@ def envelope(
     symbol: str | None = None,
     version: int = 1,
 ) -> dict[str, Any]:
-    """The object every JSON artefact is, unless the user's own shape is a bare list."""
+    """The object around the rows of every JSON artefact."""
     head: dict[str, Any] = {"schema": schema, "schema_version": version, "trading_date": trading_date}
     if symbol is not None:
         head["symbol"] = symbol

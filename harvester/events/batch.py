@@ -76,15 +76,15 @@ class Batch:
         return Batch(out)
 
     def events(self) -> Iterator[tuple[Kind, dict[str, Any]]]:
-        """Every event as (kind, row), in seq order. Slow and plain: for rare kinds, printing and tests."""
+        """Every event as (kind, row), in seq order. Slow: for rare kinds, printing and tests."""
         rows = [(kind, row) for kind, table in self.tables.items() for row in table.to_pylist()]
         yield from sorted(rows, key=lambda item: item[1]["seq"])
 
     @staticmethod
     def of(events: Sequence[tuple[Kind, Mapping[str, Any]]], first_seq: int | None = None) -> Batch:
-        """Build a batch from rows; columns a row leaves out are null, common ones get neutral values.
+        """Build a batch from rows; missing columns are null, missing common columns get neutral values.
 
-        With `first_seq` the rows are numbered from there; without it each row brings its own `seq`.
+        With `first_seq` the rows are numbered from there; without it each row has its own `seq`.
         """
         grouped: dict[Kind, list[dict[str, Any]]] = {}
         for i, (kind, given) in enumerate(events):

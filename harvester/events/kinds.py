@@ -1,4 +1,4 @@
-"""The event kinds and their Arrow schemas. This list is the log's vocabulary; `SCHEMA_VERSION` rises when it changes.
+"""The event kinds and their Arrow schemas; `SCHEMA_VERSION` rises when they change.
 
 Every event carries `COMMON` first. A column holds what the gateway said, as sent: an empty field is null, unset
 markers (1.7976931348623157e308, 2147483647) and -1 stay numbers. Prices are USD (or the contract's currency) per unit,
@@ -39,7 +39,7 @@ class Side(IntEnum):
 
 
 class Operation(IntEnum):
-    """What a depth row does to the table of row positions."""
+    """The operation of a depth row on the table of row positions."""
 
     INSERT = 0
     UPDATE = 1
@@ -56,19 +56,19 @@ class TickStream(IntEnum):
 
 
 class Own(IntEnum):
-    """Codes of notices Harvester itself writes; negative, so that they never meet one of IB's."""
+    """Codes of Harvester's own notices; negative, so that they differ from IB's."""
 
     CONNECTED = -1  # detail: server version, connection time
     DISCONNECTED = -2  # text: why
     CLOCK_STEP = -3  # value: ns by which the wall clock jumped against market time
-    STREAM_SILENT = -4  # a subscription gave nothing for longer than its limit while others flowed
+    STREAM_SILENT = -4  # a subscription had no rows for longer than its limit while others flowed
     STREAM_GRANTED = -5  # first row of a subscription arrived
     STREAM_REFUSED = -6  # value: IB's code
     OUTAGE_BEGIN = -7
     OUTAGE_END = -8
     MESSAGE_BLOCKED = -9  # the guard refused an outgoing message; value: its message id
     DISK_LOW = -10  # value: bytes left
-    BYTES_WITHOUT_MESSAGES = -11  # the gateway sends bytes that frame to no message
+    BYTES_WITHOUT_MESSAGES = -11  # the gateway sends bytes that are not framed messages
     REQUEST_TIMEOUT = -12
     HOURS_DIFFER = -13  # a contract's liquid hours are not the calendar's session
     CLOCKS_DIFFER = -14  # value: ns by which the gateway's time is ahead of the stamps
@@ -77,7 +77,7 @@ class Own(IntEnum):
 class Action(StrEnum):
     """`request.action`."""
 
-    RUN_START = "run_start"  # params: everything a fold needs (see `harvester.projections.engine`)
+    RUN_START = "run_start"  # params: `harvester.projections.params.RunParams`
     RUN_END = "run_end"
     SUBSCRIBE = "subscribe"
     CANCEL = "cancel"
@@ -86,7 +86,7 @@ class Action(StrEnum):
 
 
 class Stream(StrEnum):
-    """What a request asks for; `request.stream`."""
+    """The stream a request is for; `request.stream`."""
 
     RUN = "run"
     L1 = "l1"

@@ -1,8 +1,8 @@
-"""One day as memory keeps it: counts and sums per (mode, symbol) and per (mode, setup), from its kept episodes.
+"""One day in memory: counts and sums per (mode, symbol) and per (mode, setup), from its kept episodes.
 
-Only episodes that were taken, are closed, are not DATA_END and rest on data the gateway said to be live (with
-`allow_not_live`: on any data) count in P&L; without that word from the gateway data counts as not live.
-Vetoed ones (`taken` false) count as training samples alone. An identity (date, symbol, strategy digest, mode, decision)
+Only episodes that were taken, are closed, are not DATA_END and use data the gateway announced as live (with
+`allow_not_live`: any data) count in P&L; data of unknown type counts as not live.
+Vetoed ones (`taken` false) count only as training samples. An identity (date, symbol, strategy digest, mode, decision)
 counts once. Sums are exactly rounded (`math.fsum`), so the order of rows changes nothing.
 """
 
@@ -50,13 +50,13 @@ class Group(msgspec.Struct, kw_only=True):
 
 
 class Day(msgspec.Struct, kw_only=True):
-    """What a folded day leaves in memory.
+    """The summary of a folded day.
 
     Attributes:
         date: trading date, yyyy-MM-dd.
         content_hash: of the date's log.
         episode_count: rows of its kept episodes.
-        episodes_hash: over those rows, so that other episodes of the same log are told apart.
+        episodes_hash: over those rows; differs when the same log gave other episodes.
         last_ts: of its last event, ISO-8601.
         samples, sample_wins: closed episodes fit for training, per mode.
         left_out: episodes not learned from, by reason.
@@ -84,9 +84,9 @@ def digest_day(
     *,
     allow_not_live: bool = False,
 ) -> Day:
-    """Sum a day up. `episodes` are rows of `episodes.parquet`; `allow_not_live` takes data of every type.
+    """Summarise a day. `episodes` are rows of `episodes.parquet`; `allow_not_live` takes data of every type.
 
-    Reasons in `left_out`: DATA_END, NOT_LIVE, DATA_TYPE_UNKNOWN (the gateway never said which), NOT_TAKEN.
+    Reasons in `left_out`: DATA_END, NOT_LIVE, DATA_TYPE_UNKNOWN (never announced), NOT_TAKEN.
     """
     rows = sorted({_identity(row): row for row in episodes}.items())
     made = Day(
@@ -170,7 +170,7 @@ def _trade(row: Mapping[str, Any]) -> _Trade | None:
 
 
 def structure(entry: float, exit_: float) -> str:
-    """What the price did over the episode."""
+    """Direction of the price over the episode: one of `STRUCTURES`."""
     move = round(exit_ / entry - 1, 9)  # 100 to 100.15 is 0.15 %, whatever its binary fraction says
     return "UPTREND" if move > TREND else "DOWNTREND" if move < -TREND else "RANGE"
 

@@ -1,7 +1,7 @@
 """`memory_n = fold(memory_{n-1}, day n)`: pure, idempotent, and the same bytes from kept episodes.
 
-Memory is a JSON-ready dictionary in the key order of its file. It is a function of the set of days it holds: a day that
-comes again changes nothing, a day in another version or out of order makes it fold all its days anew, in date order.
+Memory is a JSON-ready dictionary in the key order of its file. It is a function of its set of days: a day folded twice
+changes nothing; a changed or earlier day refolds all days, in date order.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ Memory = dict[str, Any]
 
 
 def fold(memory: Memory | None, day: Day) -> Memory:
-    """Take in one day."""
+    """Add one day; returns the new memory."""
     days = [] if memory is None else days_of(memory)
     if memory is not None and day in days:
         return memory
@@ -37,16 +37,16 @@ def fold(memory: Memory | None, day: Day) -> Memory:
 
 
 def rebuild(days: Iterable[Day]) -> Memory:
-    """Memory of these days from nothing.
+    """Build the memory of these days.
 
     Raises:
-        HarvesterError: there is no day.
+        HarvesterError: no days given.
     """
     memory: Memory | None = None
     for day in sorted(days, key=lambda d: d.date):
         memory = fold(memory, day)
     if memory is None:
-        raise HarvesterError("memory cannot be built of no day at all; fold one with `hv eod --date`")
+        raise HarvesterError("cannot build a memory without any day; fold one with `hv eod --date`")
     return memory
 
 
@@ -64,7 +64,7 @@ def decode(data: bytes, where: str) -> Memory:
     """Read a memory file and check it against its own hash.
 
     Raises:
-        HarvesterError: it is not a memory of this version, or was altered.
+        HarvesterError: not a memory of this version, or altered.
     """
     try:
         memory = msgspec.json.decode(data, type=dict[str, Any])
@@ -73,10 +73,10 @@ def decode(data: bytes, where: str) -> Memory:
     except (msgspec.MsgspecError, KeyError, TypeError):
         known = sound = False
     if not sound:
-        what = "is damaged" if known else f"is no memory of schema version {SCHEMA_VERSION}"
+        what = "is damaged" if known else f"does not have schema version {SCHEMA_VERSION}"
         move = (
-            "copy the newest of memory/versions over it, or move it away: the next `hv eod` of a date whose log is "
-            "there builds it anew from memory/datasets"
+            "copy the newest file of memory/versions over it, or move it away: the next `hv eod` of a date with a log "
+            "rebuilds it from memory/datasets"
         )
         raise HarvesterError(f"{where} {what}; {move}")
     return memory

@@ -1,8 +1,8 @@
-"""Level 1 of learning: the place of the model, and what can honestly be said while there is none.
+"""Level 1 of learning: the model entry, without a model so far.
 
-A model comes with enough days to test it walk-forward. Until then `type` is "none", its scores are null, and the
-verdict says how many days are missing at the present rate. The base rate's own scores are real: each day is predicted
-from the days before it, with the posterior mean of the hit rate.
+A model needs enough days for a walk-forward test. Until then `type` is "none", its scores are null, and the verdict
+says how many days are missing at the current rate. The scores of the base rate are real: each day is predicted from the
+days before it, with the posterior mean of the hit rate.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from harvester.memory.day import Day
 
 DAYS_MIN, SAMPLES_MIN = 20, 200
-"""Below either, a walk-forward test by day with a handful of weights cannot tell skill from luck."""
+"""With less of either, a walk-forward test by day with a few weights cannot distinguish skill from luck."""
 
 
 def level_one(days: Sequence[Day]) -> dict[str, Any]:
@@ -46,7 +46,7 @@ def level_one(days: Sequence[Day]) -> dict[str, Any]:
 
 
 def _days_needed(days: int, samples: int) -> int | None:
-    """Days still missing at this rate; None while there is no rate."""
+    """Days still missing at this rate; None without any sample."""
     if not samples:
         return None
     by_samples = math.ceil(max(0, SAMPLES_MIN - samples) * days / samples)

@@ -75,7 +75,7 @@ class Projection(ABC):
 
 
 class TradingSide(Protocol):
-    """The simulated trading behind the market: called in seq order, once per run start and once per clock."""
+    """The simulated trading after the market: called in seq order, once per run start and once per clock."""
 
     def on_run_start(self, params: RunParams, seq: int, ts: int) -> None: ...
 
@@ -94,7 +94,7 @@ class TradingSide(Protocol):
 
 @dataclass(frozen=True)
 class Outputs:
-    """What one fold finished: Arrow tables by name (`buckets`, `decisions`, `fills`, `episodes`, `health`)."""
+    """The rows one fold finished: Arrow tables by name (`buckets`, `decisions`, `fills`, `episodes`, `health` …)."""
 
     tables: dict[str, pa.RecordBatch] = field(default_factory=dict)
     through_seq: int = 0
@@ -108,7 +108,7 @@ class Outputs:
 
 
 def chained(chain: bytes, rows: npt.NDArray[Any]) -> bytes:
-    """A digest's chain after `rows` (structured, with a `decision_seq`): a link per clock, so cuts do not change it."""
+    """The chained hash after `rows` (structured, with `decision_seq`); one link per clock, so cuts do not change it."""
     raw = np.ascontiguousarray(rows).view(np.uint8).data
     edges = (np.flatnonzero(np.diff(rows["decision_seq"])) + 1) * rows.dtype.itemsize
     begin = 0

@@ -1,7 +1,7 @@
-"""The tables trading hands out, and the one place that writes their rows: decisions, fills, episodes.
+"""The tables of trading, and the one place that writes their rows: decisions, fills, episodes.
 
 Every row enters a chained hash, so the hash after n rows is plain data and can be part of a snapshot. Decisions to do
-nothing come by the thousand and have a chain of their own, with one link per clock.
+nothing are by far the most frequent and have their own chain, with one link per clock.
 """
 
 from __future__ import annotations
@@ -139,7 +139,7 @@ class Watched(NamedTuple):
         seq, ts: of the clocks they were taken on, int64.
         bucket_ts: start of the bucket each rests on, ns UTC, int64.
         kind: by row its place in `kinds`, int64, ...
-        kinds: ... (con_id, symbol, strategy, digest, action, gates joined by |); it may grow behind.
+        kinds: ... (con_id, symbol, strategy, digest, action, gates joined by |); entries may be appended.
     """
 
     seq: Array
@@ -150,7 +150,7 @@ class Watched(NamedTuple):
 
 
 class Blotter:
-    """Rows in the order in which things happened.
+    """Collects rows in the order of events.
 
     Attributes:
         chains: hash over every row written so far one by one, and over every decision to do nothing.
@@ -167,14 +167,14 @@ class Blotter:
     def take(self) -> dict[str, pa.RecordBatch]:
         """Rows written since the last call, by table; a table without rows is left out."""
         taken, self._rows = self._rows, {name: [] for name in TABLES}
-        made = {name: _batch(TABLES[name], rows) for name, rows in taken.items() if rows}
+        tables = {name: _batch(TABLES[name], rows) for name, rows in taken.items() if rows}
         if self._watched:
-            made["decisions"] = self._merged(self._kinds.table(self._watched), made.get("decisions"))
+            tables["decisions"] = self._merged(self._kinds.table(self._watched), tables.get("decisions"))
         self._watched, self._after = [], []
-        return made
+        return tables
 
     def _merged(self, watched: pa.RecordBatch, singles: pa.RecordBatch | None) -> pa.RecordBatch:
-        """Decisions to do nothing with the others among them."""
+        """Decisions to do nothing, with the others at their places among them."""
         places = [after - self._handed for after in self._after]
         self._handed += watched.num_rows
         if singles is None:
@@ -185,7 +185,7 @@ class Blotter:
         return pa.concat_batches(parts)
 
     def watched(self, rows: Watched) -> None:
-        """Strategies did nothing."""
+        """Add decisions to do nothing."""
         self._watched.append(rows)
         links = np.empty(len(rows.seq), _LINK)
         columns = (rows.seq, rows.ts, rows.bucket_ts, self._kinds.hashes(rows.kinds)[rows.kind])
@@ -204,9 +204,9 @@ class Blotter:
         bucket_ts: int | None,
         price: float | None,
     ) -> None:
-        """Something was done about a position: `enter`, `exit` or `unfilled`; `price` is the quote it was judged by.
+        """Add an action on a position: `enter`, `exit` or `unfilled`; `price` is its reference quote.
 
-        `after` says how many decisions to do nothing came before it, of all there were.
+        `after`: number of decisions to do nothing before it, since the date began.
         """
         plan = position.plan
         leaving = action == "exit"
@@ -229,7 +229,7 @@ class Blotter:
         self._write("decisions", row)
 
     def filled(self, position: Position, role: str, fill: Fill) -> None:
-        """One execution."""
+        """Add one execution."""
         row = (
             fill.seq,
             fill.ts,
@@ -248,7 +248,7 @@ class Blotter:
         self._write("fills", row)
 
     def finished(self, row: tuple[Any, ...]) -> None:
-        """One episode, a row of `EPISODES`."""
+        """Add one episode, a row of `EPISODES`."""
         self._write("episodes", row)
 
     def _write(self, table: str, row: tuple[Any, ...]) -> None:
@@ -276,14 +276,14 @@ def _batch(schema: pa.Schema, rows: list[tuple[Any, ...]]) -> pa.RecordBatch:
 
 
 class _Kinds:
-    """What the kinds of decisions to do nothing are turned into, kept: the same come again and again."""
+    """Texts and hashes of the kinds of decisions to do nothing, cached: few kinds, many decisions."""
 
     def __init__(self) -> None:
         self._texts: list[pa.Array] = []  # a column each
-        self._hashes = np.empty(0, np.uint64)  # which number a kind has is no part of the log: its texts are
+        self._hashes = np.empty(0, np.uint64)  # the number of a kind is not part of the log, its texts are
 
     def hashes(self, kinds: Sequence[Kind]) -> Array:
-        """A number by kind that depends on its texts alone."""
+        """A number for each kind that depends only on its texts."""
         new = [_digest(8, _encode(kind)) for kind in kinds[len(self._hashes) :]]
         if new:
             self._hashes = np.append(self._hashes, np.frombuffer(b"".join(new), "<u8"))

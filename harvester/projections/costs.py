@@ -1,4 +1,4 @@
-"""Commission by a named table. The table itself travels in the run's start event, so a replay charges what the run did.
+"""Commission by a named table. The table is part of the run's start event, so a replay charges the same.
 
 `ibkr_fixed` is Interactive Brokers' fixed pricing for US stocks and ETFs (interactivebrokers.com, Pricing > Commissions
 > Stocks, "IBKR Pro Fixed"): USD 0.005 a share, at least USD 1.00 an order, at most 1 % of the order's trade value;
@@ -17,7 +17,7 @@ class CostTable(msgspec.Struct, frozen=True):
     """Commission of one order, USD.
 
     Attributes:
-        name: what episodes call it.
+        name: its name in episodes.
         per_share: USD a share.
         minimum: USD an order, charged once the order has filled at all.
         maximum_fraction: of the order's trade value; wins over `minimum`.
@@ -51,5 +51,5 @@ def cost_table(name: str) -> CostTable:
         BadSetting: there is none.
     """
     if name not in TABLES:
-        raise BadSetting(f"no cost table is called {name!r}; there are {', '.join(TABLES)}")
+        raise BadSetting(f"unknown cost table {name!r}; use one of {', '.join(TABLES)}")
     return TABLES[name]

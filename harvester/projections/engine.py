@@ -1,11 +1,11 @@
-"""The engine: `fold` a batch, get finished rows. The recorder folds what it has committed, replay what it reads.
+"""The engine: `fold` a batch, get finished rows. The recorder folds committed batches, replay the batches it reads.
 
     engine = Engine()
     for batch in day.batches():
         outputs = engine.fold(batch)
     outputs = engine.finish()            # once, when the date is over
 
-Everything a fold needs comes from the log itself; cutting the same events differently changes no byte of the output.
+Every input of a fold is in the log; cutting the same events into other batches changes no byte of the output.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ class Engine:
         return Outputs(tables, self.through_seq)
 
     def finish(self) -> Outputs:
-        """The date is over: what only then is known (open trades, the health table)."""
+        """End the date; returns what is complete only then (open trades, the health table)."""
         tables: dict[str, pa.RecordBatch] = {}
         for projection in self.projections:
             projection.finish(self.through_seq, self.through_ts)
@@ -100,11 +100,11 @@ class Engine:
         return Outputs(tables, self.through_seq)
 
     def digests(self) -> dict[str, str]:
-        """One per projection, in their order; equal for equal events, however they were cut."""
+        """One per projection, in their order; equal for equal events, independent of batch cuts."""
         return {projection.name: projection.digest() for projection in self.projections}
 
     def health_summary(self, con_id: int | None = None) -> Summary:
-        """What an artefact says about the data behind it, of one symbol or of the date."""
+        """Data quality for an artefact, of one symbol or of the date."""
         return self.health.summary(con_id)
 
     def check(self) -> None:
@@ -118,7 +118,7 @@ class Engine:
         return msgspec.msgpack.encode((self.through_seq, self.through_ts, self.market.snapshot(), parts))
 
     def restore(self, data: bytes) -> None:
-        """Become the engine that made `data`; it must have had the same projections."""
+        """Replace the state by that of a snapshot of an engine with the same projections."""
         self.through_seq, self.through_ts, market, parts = msgspec.msgpack.decode(data)
         mine = [projection.name for projection in self.projections]
         assert list(parts) == mine, f"snapshot of {list(parts)}, engine of {mine}"

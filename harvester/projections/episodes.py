@@ -1,8 +1,8 @@
 """From a finished position to an episode: features before the decision, series, labels.
 
 An episode's document is plain data in the key order of the episode files, with every time as int ns UTC; the artefact
-writer turns those into text. Windows: `features_pre` holds the buckets that lie wholly between 120 s and 30 s before
-the decision, or, when there is none, the last 120 before it.
+writer converts them to text. Window: `features_pre` holds the buckets entirely between 120 s and 30 s before the
+decision, or, when there are none, the last 120 before it.
 """
 
 from __future__ import annotations
@@ -37,13 +37,15 @@ BUCKET_FIELDS = (
 SERIES_FIELDS = (
     "ts", "mark", "bid", "ask", "mid", "spread", "imbalance", "tape_buy", "tape_sell", "volatility_proxy",
 )  # fmt: skip
-GATES = "gate_codes"  # of the series, behind its fields
-_Bucket = msgspec.defstruct("_Bucket", BUCKET_FIELDS)  # rows of the document: sooner made and written than dictionaries
+GATES = "gate_codes"  # of the series, after its fields
+_Bucket = msgspec.defstruct(
+    "_Bucket", BUCKET_FIELDS
+)  # rows of the document: faster to create and encode than dictionaries
 _Second = msgspec.defstruct("_Second", (*SERIES_FIELDS, GATES))
 
 
 class SymbolHealth(msgspec.Struct):
-    """What is known to be wrong with a symbol's feed so far; the summary every episode carries."""
+    """Known defects of a symbol's feed so far; part of every episode."""
 
     outages: int = 0
     bad_book_seconds: int = 0
@@ -52,7 +54,7 @@ class SymbolHealth(msgspec.Struct):
 
 
 class Tracked(msgspec.Struct):
-    """A position with what its episode needs: the cost table it trades under, buckets before and during it.
+    """A position with the data of its episode: cost table, buckets before and during it.
 
     Attributes:
         pre, series: columns by name, none when there are no rows; absent numbers are NaN.
@@ -71,7 +73,7 @@ class Tracked(msgspec.Struct):
     exit_price: float | None = None
 
     def ended(self, trade_id: str, end: tuple[int, int, float | None] | None = None) -> None:
-        """Fix when and where it ended: at its last fill, or at `end` (ts, seq, price) when the data ended before it."""
+        """Set the exit: the last fill, or `end` (ts, seq, price) when the data ended before it."""
         position = self.position
         self.trade_id = trade_id
         if end is None:
@@ -84,7 +86,7 @@ class Tracked(msgspec.Struct):
 
 
 def window_before(newest: Array, decision_ts: int) -> tuple[str, Array]:
-    """Which window `features_pre` is, and those of the newest rows (dtype `seconds.SECONDS`) that it holds."""
+    """The name of the `features_pre` window, and its rows of the newest ones (dtype `seconds.SECONDS`)."""
     ts = newest["ts"]
     first, last = decision_ts - PRE_FAR_S * SECOND_NS, decision_ts - (PRE_NEAR_S + 1) * SECOND_NS
     far = (first <= ts) & (ts <= last)
@@ -94,7 +96,7 @@ def window_before(newest: Array, decision_ts: int) -> tuple[str, Array]:
 
 
 def aggregates(pre: Mapping[str, list[Any]]) -> dict[str, Any]:
-    """Of the buckets before the decision: means of states, sums of flows, the mid's return."""
+    """Aggregates of the buckets before the decision: means of states, sums of flows, return of the mid."""
     known = {name: [value for value in pre[name] if value - value == 0] for name in _AGGREGATED}  # the finite ones
     total = {name: math.fsum(values) for name, values in known.items()}
     mean = {name: total[name] / len(values) if values else None for name, values in known.items()}
@@ -123,7 +125,7 @@ _AGGREGATED = (
 
 
 def labels(tracked: Tracked) -> dict[str, Any]:
-    """What came of it. USD, seconds; MAE ≤ 0 ≤ MFE are open profit before commission, `pnl_usd` is after it."""
+    """The outcome. USD, seconds; MAE ≤ 0 ≤ MFE are open profit before commission, `pnl_usd` is after it."""
     position = tracked.position
     entry_ts = position.fills[0].ts
     gross = position.profit(tracked.exit_price or 0.0) if position.open else position.profit(0.0)

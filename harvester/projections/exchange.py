@@ -1,18 +1,18 @@
-"""The simulated exchange: what one order does at one observation. Pure rules, no bookkeeping of positions.
+"""The simulated exchange: matches one order against one observation. Pure rules, no bookkeeping of positions.
 
 1. An observation is a change of the quote in force or a print. It can fill an order only when its seq is above the
    order's `after_seq` and its `ts` at or after the order's `not_before` (decision time + latency).
-2. Without a good quote in force nothing happens: no fill, no trigger. An outage and a run start make it unknown until
-   it changes next, be that while the outage lasts: where quotes come there is a feed.
-3. Market orders and triggered stops buy at the ask and sell at the bid in force, never more than is shown there. What
-   we took stays taken until that side shows another price, so one displayed lot never fills us twice; quotes that are
-   not good, outages and run starts in between change nothing about it.
-4. A limit that can trade when it arrives does so at the opposite quote. Once it rests it fills at its own price: when
-   the other side's quote reaches it (up to what that side shows), or else when a price-forming print goes through it
-   (up to the print's size, for all our orders together). While the quote reaches it prints add nothing: they may be of
-   the shares shown. A print exactly at the limit fills nothing: others stood before us in the queue.
+2. Without a good quote in force there is no fill and no trigger. An outage and a run start make it unknown until the
+   next change, even during the outage: a quote that arrives proves the feed.
+3. Market orders and triggered stops buy at the ask and sell at the bid in force, at most the size shown. Shares we took
+   stay taken until that side shows another price, so one displayed lot never fills us twice; quotes that are not good,
+   outages and run starts in between do not reset that.
+4. A limit that is marketable on arrival trades at the opposite quote. A resting limit fills at its own price: when the
+   other side's quote reaches it (at most the size shown), or else when a price-forming print goes through it (at most
+   the print's size, for all our orders together). While the quote reaches it prints add no size: they may be the shares
+   shown. A print exactly at the limit fills nothing: other orders are ahead of us in the queue.
 5. A stop triggers when the quote it would close against, or a price-forming print, touches it.
-6. A fill's source is the observation it happens at: `print` also where a print lets us take shares of the quote.
+6. A fill's source is its observation: `print` also when a print lets us take shares of the quote.
 
 Commission is charged by the order: each fill carries the rise of its order's total.
 """
@@ -28,7 +28,7 @@ import msgspec
 if TYPE_CHECKING:
     from harvester.projections.costs import CostTable
 
-DIGITS = 9  # derived USD amounts are rounded to 1e-9: what lies below is noise of binary fractions
+DIGITS = 9  # derived USD amounts are rounded to 1e-9: smaller digits are noise of binary fractions
 
 
 class OrderType(StrEnum):
@@ -77,7 +77,7 @@ class Fill(msgspec.Struct, frozen=True):
 
 
 class Observation(msgspec.Struct):
-    """A change of the quote in force (`price` None) or a print, of which `size` is what is left for us, in shares."""
+    """A change of the quote in force (`price` None) or a print; `size` is what our orders may still take, in shares."""
 
     seq: int
     ts: int
@@ -87,7 +87,7 @@ class Observation(msgspec.Struct):
 
 
 class Shown(msgspec.Struct):
-    """The quote in force of one symbol and how much of each side is left for us. Prices USD, sizes shares."""
+    """The quote in force of one symbol and how much of each side our orders have taken. Prices USD, sizes shares."""
 
     good: bool = False
     bid: float = 0.0
@@ -98,7 +98,7 @@ class Shown(msgspec.Struct):
     ask_taken: float = 0.0
 
     def update(self, bid: float, ask: float, bid_size: float, ask_size: float, good: bool) -> None:
-        """Take over a new quote in force; an unknown one keeps the last prices for the record."""
+        """Set a new quote in force; an unknown one keeps the last prices for the record."""
         self.good = good and bid > 0 and ask > 0 and math.isfinite(bid) and math.isfinite(ask)
         if not self.good:
             return
@@ -109,11 +109,11 @@ class Shown(msgspec.Struct):
         self.bid, self.ask, self.bid_size, self.ask_size = bid, ask, _size(bid_size), _size(ask_size)
 
     def lose(self) -> None:
-        """The feed is gone: the quote is unknown, not zero."""
+        """Mark the quote unknown (not zero): the feed is interrupted."""
         self.good = False
 
     def price(self, *, buy: bool) -> float:
-        """Where a market order would trade."""
+        """The price of a market order."""
         return self.ask if buy else self.bid
 
     def available(self, *, buy: bool) -> int:
@@ -122,7 +122,7 @@ class Shown(msgspec.Struct):
         return max(0, math.floor(left))
 
     def take(self, shares: int, *, buy: bool) -> None:
-        """Use up what a fill took."""
+        """Count the shares of a fill as taken."""
         if buy:
             self.ask_taken += shares
         else:
@@ -134,7 +134,7 @@ def _size(size: float) -> float:
 
 
 def execute(order: Order, seen: Observation, shown: Shown, costs: CostTable) -> Fill | None:
-    """Match one order against one observation; updates the order and what is left of the quote.
+    """Match one order against one observation; updates the order and the size left.
 
     Returns:
         The fill, or None. A stop that only triggers (nothing shown to trade with) returns None with `triggered` set.
@@ -173,7 +173,7 @@ def _touches(order: Order, seen: Observation, shown: Shown) -> bool:
 
 
 def _limit(order: Order, seen: Observation, shown: Shown) -> tuple[float, int, bool]:
-    """Price, shares, and whether they come out of the displayed quote."""
+    """Price, shares, and whether they are taken from the displayed quote."""
     arriving, order.resting = not order.resting, True
     opposite = shown.price(buy=order.buy)
     if opposite <= order.price if order.buy else opposite >= order.price:

@@ -1,8 +1,7 @@
-"""What the market side of the engine hands to the trading side: one `Interval` per `clock` event.
+"""The interface between the market side and the trading side: one `Interval` per `clock` event.
 
-The order of things inside a second, which is the order in which `Trading.on_interval` uses an interval: working orders
-are matched against its observations in `seq` order, then strategies see the closed buckets and decide, then the next
-begins.
+The order within a second, as `Trading.on_interval` applies it: working orders are matched against the observations in
+`seq` order, then strategies see the closed buckets and decide, then the next interval begins.
 """
 
 from __future__ import annotations
@@ -30,8 +29,8 @@ QUOTES = np.dtype(
         ("good", "?"),
     ]
 )
-"""The quote in force after a change: prices in USD, sizes in shares, `good` false when it is unknown (its numbers are
-NaN or the last ones) or crossed."""
+"""The quote in force after a change: prices in USD, sizes in shares; `good` is false when it is crossed or unknown (its
+numbers are then NaN or the last ones)."""
 
 TRADES = np.dtype(
     [("seq", "<u8"), ("ts", "<i8"), ("con_id", "<i8"), ("price", "<f8"), ("size", "<f8"), ("forms_price", "?")]
@@ -40,17 +39,17 @@ TRADES = np.dtype(
 
 
 class What(StrEnum):
-    """What else happened in an interval."""
+    """Kinds of `Happening`."""
 
-    OUTAGE_BEGIN = "outage_begin"  # the feed of con_id is gone; con_id 0 = of every symbol
+    OUTAGE_BEGIN = "outage_begin"  # the feed of con_id is interrupted; con_id 0 = every symbol
     OUTAGE_END = "outage_end"
     REFUSED = "refused"  # a subscription was refused; value: IB's code
-    ALIGNED = "aligned"  # value: 1 all timeframes closed up, -1 all closed down, 0 no more
+    ALIGNED = "aligned"  # value: 1 all timeframes closed up, -1 all closed down, 0 neither any more
     DATA_TYPE = "data_type"  # message 58; value: 1 live, 2 frozen, 3 delayed, 4 delayed frozen
 
 
 class Happening(NamedTuple):
-    """One fact that is neither a quote nor a print."""
+    """A fact that is neither a quote nor a print; `ts` ns UTC."""
 
     seq: int
     ts: int
@@ -65,10 +64,10 @@ class Interval(NamedTuple):
     Attributes:
         seq: of the clock that ends the interval: the `decision_seq` of what is decided on it.
         ts: `ts_recv` of that clock, ns UTC.
-        happenings: outages, refusals and data types, in seq order.
-        tape: the observations of this and neighbouring intervals, a stretch of clocks, by symbol …
-        seconds: … the buckets those clocks closed …
-        place: … and which of these clocks ends this interval.
+        happenings: outages, refusals, data types and alignments, in seq order.
+        tape: observations by symbol of a stretch: this and neighbouring intervals.
+        seconds: the buckets that the clocks of the stretch closed.
+        place: index of the clock that ends this interval.
     """
 
     seq: int

@@ -1,7 +1,7 @@
-"""Where compiled kernels are kept, and the decorator that keeps them there.
+"""The cache of compiled kernels, and the decorator that uses it.
 
 Numba keys its cache by a file's time and size and misses edits of callees; so the folder is named by the digest of the
-kernel sources, Numba's version, the processor and the bounds-check switch: another source is another folder. It lies in
+kernel sources, Numba's version, the processor and the bounds-check switch: other sources have another folder. It is in
 `__pycache__` beside the source, or in the user's cache folder when the install is read-only.
 """
 
@@ -30,12 +30,12 @@ SOURCES = (
 """The kernels and everything they import from this package: its constants are part of the machine code."""
 
 
-def _say(text: str) -> None:
+def _print(text: str) -> None:
     sys.stderr.write(text + "\n")
 
 
-on_compile: list[Callable[[str], None]] = [_say]
-"""Called with one line when the first use on this machine has to compile; a screen puts its own function here."""
+on_compile: list[Callable[[str], None]] = [_print]
+"""Called with one line when the kernels must be compiled; a screen may replace the function."""
 
 
 def key(numba_version: str, processor: str, bounds_check: str, sources: list[bytes]) -> str:
@@ -47,7 +47,7 @@ def key(numba_version: str, processor: str, bounds_check: str, sources: list[byt
 
 
 def user_cache() -> Path:
-    """The user's cache folder by the custom of the system."""
+    """The user's cache folder on this system."""
     home = Path.home()
     if sys.platform == "win32":
         return Path(os.environ.get("LOCALAPPDATA", str(home / "AppData" / "Local"))) / "harvester" / "Cache"
@@ -57,7 +57,7 @@ def user_cache() -> Path:
 
 
 def writable(folder: Path) -> bool:
-    """Whether files can be made there; makes the folder."""
+    """Whether files can be created in the folder; creates it."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
@@ -67,7 +67,7 @@ def writable(folder: Path) -> bool:
 
 
 def choose(source_folder: Path, name: str) -> Path | None:
-    """Folder for the compiled kernels, or None when nothing is writable (then each process compiles for itself)."""
+    """Folder for the compiled kernels, or None when none is writable (then each process compiles)."""
     for base in (source_folder / "__pycache__", user_cache()):
         folder = base / f"kernels-{name}"
         if writable(folder):
@@ -80,15 +80,15 @@ def _folder(source_folder: Path, numba_version: str, processor: str, bounds_chec
     sources = [(source_folder.parent / name).read_bytes() for name in SOURCES]
     folder = choose(source_folder, key(numba_version, processor, bounds_check, sources))
     if folder is None or not any(folder.rglob("*.nbi")):
-        for tell in on_compile:
-            tell("compiling the market kernels, once for this version and machine: about half a minute")
+        for report in on_compile:
+            report("compiling the market kernels, once for this version and machine: about half a minute")
     return folder
 
 
 def decorator(numba: Any, source: str, *signature: Any, apart: bool = False) -> Any:
-    """`numba.njit` with our cache. Without a signature: a leaf, compiled into whatever calls it, cached with it.
+    """`numba.njit` with our cache. Without a signature: a leaf, compiled into its callers and cached with them.
 
-    What is seldom called stands `apart`: within the loop over the events it would take registers from what is not.
+    `apart`: not inlined; a rarely called leaf would take registers from the loop over the events.
 
     The kernels allocate nothing and every array outlives the call, so Numba's reference counting is off (`_nrt`):
     counting fifty arrays at each inner call made the kernel ten times slower. No divisor is zero: prices are positive.

@@ -1,8 +1,8 @@
 """The market under the projections: subscriptions, instruments, books and quotes as arrays, moved by the kernels.
 
 `fold` cuts a batch at its control rows. Between two of them the kernels run; at a control row plain Python decides what
-it means (who subscribes, what is dead, what is unknown) and hands the kernels a list of changes. A subscription is
-known by (run, epoch, request id); the newest live one of a stream is in use.
+it means (what is subscribed, dead or unknown) and gives the kernels a list of changes. The key of a subscription is
+(run, epoch, request id); the newest live one of a stream is in use.
 """
 
 from __future__ import annotations
@@ -57,10 +57,10 @@ ROLE_STREAMS: dict[Role, tuple[Stream, ...]] = {  # a stream further left wins
     Role.SMART: (Stream.SMART_DEPTH,),
     Role.TAPE: (Stream.ALL_LAST, Stream.LAST, Stream.L1),
 }
-TS_MAX = 2**62  # ns UTC, the year 2116: what is added to it fits
+TS_MAX = 2**62  # ns UTC, the year 2116: sums with it do not overflow
 _NO_CHANGES = np.empty((0, 5), np.int64)
 _SMALL, _LARGE = 4096, 65_536
-_ROWS_AHEAD = 131_072  # bucket rows there is room for before they are handed out, at most
+_ROWS_AHEAD = 131_072  # maximum room for bucket rows before they are handed out
 
 
 class Market:
@@ -79,7 +79,7 @@ class Market:
         self._live: dict[tuple[int, int], int] = {}  # (epoch, request id) → slot, oldest first
         self._alive: list[list[int]] = []  # live slots by instrument, oldest first
         self._instrument: dict[int, int] = {}  # con_id → instrument
-        self._stretches: list[list[Stretch]] = []  # of tick 8 and tape, by instrument, those that are over
+        self._stretches: list[list[Stretch]] = []  # finished ones of tick 8 and tape, by instrument
         self._changes: list[tuple[int, int, int, int, int]] = []
         self._quotes: list[Array] = []
         self._trades: list[Array] = []
@@ -91,7 +91,7 @@ class Market:
         """Move the market through a batch.
 
         Raises:
-            KernelFault: compiled code met what it must never meet.
+            KernelFault: an index past an array, an overflow, or a `ts_recv` past `TS_MAX`.
         """
         first, last, ts = last_of(batch)
         if ts > TS_MAX:
@@ -104,12 +104,12 @@ class Market:
         at, cursor = 0, np.zeros(len(Hot), np.int64)
         for control, stop in zip(acting, np.flatnonzero(frame.which == Hot.CONTROL).tolist(), strict=True):
             held = self._held(control)
-            if held and control.con_id == 0:  # an error names the request alone
+            if held and control.con_id == 0:  # an error names only the request
                 con_id = int(self.state.slots[held[0]]["con_id"])
                 controls[controls.index(control)] = control._replace(con_id=con_id)
             at = self._run(frame, cursor, at, stop)
             if control.action == Action.RUN_START:
-                # The run before ended with its last event, not when the next began: nothing of it saw the time between.
+                # The previous run ended with its last event, not when the next began.
                 params = RunParams.parse(control.row["params"], control.seq)
                 runs.append(RunStart(control.seq, control.ts, params, int(self.state.glob[Glob.LAST_TS])))
                 self._start_run(control)
@@ -137,7 +137,7 @@ class Market:
         return stop
 
     def _make_room(self, events: int, changes: int) -> None:
-        """Outputs for a good part of so many events, and for every change of the quote that `changes` may make."""
+        """Make room for the outputs of most of the events, and for every quote change that `changes` may cause."""
         n = _LARGE if events > _SMALL else _SMALL
         seconds = max(self._until - int(self.state.glob[Glob.BUCKET_END]), 0) // SECOND_NS + 2
         self._row_room = min(seconds * len(self.symbols), _ROWS_AHEAD) if events > _SMALL else 0
@@ -150,7 +150,7 @@ class Market:
         return int(self.state.glob[Glob.ROWS]) + max(self._row_room, 4 * len(self.symbols))
 
     def _renew_rows(self, skip: int = 0) -> None:
-        """A fresh place for bucket rows; those behind the first `skip` wait on for their clock."""
+        """A new array for bucket rows; those after the first `skip` still wait for their clock."""
         g = self.state.glob
         waiting = self.state.rows[skip : g[Glob.ROWS]]
         g[Glob.ROWS] -= skip
@@ -159,7 +159,7 @@ class Market:
         self.state = self.state._replace(rows=rows)
 
     def _drain(self) -> None:
-        """Take what the kernels wrote, and see to room for a second's rows."""
+        """Take the outputs of the kernels, and make room for a second's rows."""
         s, g = self.state, self.state.glob
         if g[Glob.QUOTES]:
             self._quotes.append(s.quotes[: g[Glob.QUOTES]].copy())
@@ -167,7 +167,7 @@ class Market:
             self._trades.append(s.trades[: g[Glob.TRADES]].copy())
         g[Glob.QUOTES] = g[Glob.TRADES] = 0
         if closed := int(g[Glob.CLOSED]):
-            self._closed.append(s.rows[:closed])  # handed out with the array they lie in, not copied
+            self._closed.append(s.rows[:closed])  # handed out with their array, not copied
             g[Glob.CLOSED] = 0
             self._renew_rows(closed)
         elif len(s.rows) < g[Glob.ROWS] + len(self.symbols):  # rows waiting for a late clock
@@ -216,7 +216,7 @@ class Market:
         return self.state.inst[self.state.slots[slot]["inst"]]
 
     def _start_run(self, control: Control) -> None:
-        """Every key of the run before is dead, before time moves on to the new run's start."""
+        """Kill every key of the previous run before time moves on to the new run's start."""
         self._kill(control, self.live())
         self.runs += 1
         self._epoch = 0
@@ -224,7 +224,7 @@ class Market:
         self._settle()
 
     def _settle(self) -> None:
-        """Date the pending changes at the last event before, so that no time passes for them."""
+        """Date the pending changes at the last event before them, so that no time passes."""
         last = int(self.state.glob[Glob.LAST_TS])
         self._changes = [(seq, last, *rest) for seq, _, *rest in self._changes]  # type: ignore[misc]
 
@@ -232,7 +232,7 @@ class Market:
         stream = control.row["stream"]
         if stream not in MARKET_STREAMS:
             return
-        if control.epoch > self._epoch:  # keys of an earlier connection died with it, noticed or not
+        if control.epoch > self._epoch:  # keys of an earlier connection died with it, with or without a notice
             self._epoch = control.epoch
             self._kill(control, [k for (epoch, _), k in self._live.items() if epoch < control.epoch])
         self._kill(control, self._held(control))
@@ -302,7 +302,7 @@ class Market:
         self.state.vals[self._place_of(key)] = value
 
     def _place_of(self, key: int) -> int:
-        """Where a key stands in the hash table; one that is new is put there."""
+        """The place of a key in the hash table; a new key is inserted."""
         keys, mask = self.state.keys, len(self.state.keys) - 1
         at = (key ^ (key >> 32)) & mask
         while keys[at] not in (-1, key):
@@ -328,7 +328,7 @@ class Market:
         self._choose(control, slots)
 
     def _forget(self, control: Control, slots: list[int]) -> None:
-        """The feed is gone but the subscriptions are not: books and quotes are unknown until they speak again."""
+        """The feed is interrupted, subscriptions go on: books and quotes are unknown until their next row."""
         for k in slots:
             if (book := int(self.state.slots[k]["book"])) >= 0:
                 self._clear(book)
@@ -342,7 +342,7 @@ class Market:
                 self._choose(control, [k])
 
     def _lose_track(self, control: Control) -> None:
-        """A depth message nobody can read: its book is bad until the next reset; every one, if it names none."""
+        """After an undecodable depth message its book is bad until the next reset; without a request id, every book."""
         named = self._held(control)
         for k in named or [k for (epoch, _), k in self._live.items() if epoch == control.epoch]:
             if (book := int(self.state.slots[k]["book"])) >= 0:
@@ -361,7 +361,7 @@ class Market:
         s.books[book]["resets"] += 1
 
     def _choose(self, control: Control, slots: list[int], *, fresh: int = -1, again: bool = False) -> None:
-        """Which slots the instruments of `slots` use from here on; a changed or forgotten one starts from nothing."""
+        """Choose the slots the instruments of `slots` use from here on; a changed or unknown one starts empty."""
         for con_id in sorted({int(self.state.slots[k]["con_id"]) for k in slots}):
             inst = self._instrument[con_id]
             alive = self._alive[inst]
@@ -374,7 +374,7 @@ class Market:
                     touched = True
                     if role in (Role.L1, Role.TAPE):
                         self._end_stretch(inst)
-            if not touched:  # a cleared book, or a subscription no role uses: look at the quote again
+            if not touched:  # a cleared book, or a subscription no role uses: the quote may change
                 role = Role.SMART
                 self._changes.append((control.seq, control.ts, inst, role, self._best(alive, ROLE_STREAMS[role], role)))
 
@@ -389,7 +389,7 @@ class Market:
         return -1
 
     def _end_stretch(self, inst: int) -> None:
-        """Another L1 or tape: what it tells of volume begins anew."""
+        """Start a new stretch of volume, after a change of L1 or tape."""
         now = self.state.inst[inst]
         if now["rises"]:
             self._stretches[inst].append(Stretch.of(now))
@@ -398,7 +398,7 @@ class Market:
         now["volume_base"], now["last_rise"] = np.nan, 0.0
 
     def stretches(self, con_id: int) -> list[Stretch]:
-        """Every stretch of an instrument, the one under way last."""
+        """Every stretch of an instrument, the current one last."""
         inst = self._instrument[con_id]
         return [*self._stretches[inst], Stretch.of(self.state.inst[inst])]
 
@@ -413,7 +413,7 @@ class Market:
         return msgspec.msgpack.encode((arrays, names, self._changes))
 
     def restore(self, data: bytes) -> None:
-        """Become what `snapshot` saw."""
+        """Replace the state by that of a snapshot."""
         arrays, names, changes = msgspec.msgpack.decode(data)
         fresh = new_state()
         loaded = [
@@ -437,12 +437,12 @@ class Market:
                 self._alive[slot["inst"]].append(k)
 
     def subscriptions(self) -> list[dict[str, int]]:
-        """Every subscription of the date, in the order in which they were asked for."""
+        """Every subscription of the date, in the order of requests."""
         rows = self.state.slots[: self._slots]
         return [dict(zip(rows.dtype.names or (), row, strict=True)) for row in rows.tolist()]
 
     def instrument(self, con_id: int) -> int | None:
-        """Index of an instrument, None when nothing of it was ever subscribed."""
+        """Index of an instrument, None when it was never subscribed."""
         return self._instrument.get(con_id)
 
     def live(self) -> list[int]:
@@ -454,7 +454,7 @@ _NOTICES = frozenset((DEPTH_RESET, CONNECTION_LOST, RESTORED_DATA_LOST, int(Own.
 
 
 def _seq_at(frame: Frame, cursor: Array) -> int:
-    """The event a kernel was at: `cursor` has the next row of each kind."""
+    """Seq of the event a kernel was at: `cursor` has the next row of each kind."""
     at = int(cursor.sum())
     if at >= len(frame.which) or frame.which[at] == Hot.CONTROL:
         return 0
@@ -470,7 +470,7 @@ def _params(control: Control) -> dict[str, Any]:
     try:
         params = msgspec.json.decode(control.row["params"] or "{}")
     except msgspec.DecodeError:
-        return {}  # what was asked cannot be read: defaults hold
+        return {}  # unreadable parameters: use the defaults
     return params if isinstance(params, dict) else {}
 
 

@@ -1,6 +1,6 @@
-"""A batch as one frame in seq order: columns stay where Arrow holds them, one byte per event says which kind is next.
+"""A batch as one frame in seq order: columns stay in Arrow's memory, one byte per event gives the next kind.
 
-No Python object is made per hot event (`tick`, `trade`, `quote`, `depth`, `clock`). Rare rows (`request`, `notice`)
+No Python object is created per hot event (`tick`, `trade`, `quote`, `depth`, `clock`). Rare rows (`request`, `notice`)
 become `Control` tuples. Other kinds do not move the market and are left out.
 """
 
@@ -40,7 +40,7 @@ DEPTH_MESSAGES = (12, 13)
 
 
 def controls_of(batch: Batch) -> list[Control]:
-    """Every request and notice of a batch, and depth messages that are no rows, in seq order."""
+    """Every request, notice and undecodable depth message of a batch, in seq order."""
     tables = [batch.tables[kind] for kind in (Kind.REQUEST, Kind.NOTICE) if kind in batch.tables]
     if Kind.RAW in batch.tables:
         tables.append(_unread_depth(batch.tables[Kind.RAW]))
@@ -53,7 +53,7 @@ def controls_of(batch: Batch) -> list[Control]:
 
 
 def _unread_depth(raw: pa.RecordBatch) -> pa.RecordBatch:
-    """Depth messages that could not be decoded: what they did to a book, nobody knows."""
+    """Depth messages that could not be decoded; their effect on a book is unknown."""
     unread = pc.equal(raw.column("reason"), UNDECODABLE)
     depth = pc.is_in(raw.column("msg"), value_set=pa.array(DEPTH_MESSAGES, raw.schema.field("msg").type))
     return raw.filter(pc.and_(unread, depth))
@@ -89,7 +89,7 @@ def _column(table: pa.RecordBatch, name: str) -> Array:
 
 
 _NAMES = {"ts": "ts_recv", "req": "req_id", "past": "past_limit"}
-_MADE = ("which", "control_ts", "depth_maker")  # no column of a table, or not as it stands there
+_MADE = ("which", "control_ts", "depth_maker")  # not a column of a table, or converted from one
 _PLACES: dict[Kind, list[tuple[str, str]]] = {
     kind: [
         (name, _NAMES.get(last := name.removeprefix(f"{kind}_"), last))
@@ -104,7 +104,7 @@ COLUMNS: dict[Kind, tuple[str, ...]] = {
     Kind.TICK: (*(of for _, of in _PLACES[Kind.TICK]), "text"),
     Kind.DEPTH: (*(of for _, of in _PLACES[Kind.DEPTH]), "market_maker"),
 }
-"""What the fold reads of the kinds that come in numbers: whoever reads a log for it alone may leave the rest out."""
+"""The columns the fold reads of the frequent kinds; a reader that only folds may leave the others out."""
 _NO_ROWS: dict[str, Array] = {
     name: _column(pa.RecordBatch.from_pylist([], schema=SCHEMAS[kind]), of)
     for kind, _ in _HOT
@@ -113,14 +113,14 @@ _NO_ROWS: dict[str, Array] = {
 
 
 def _order(seqs: Sequence[tuple[Array, Hot]]) -> Array:
-    """Which kind each next event is of, shape (events,), uint8."""
+    """The kind of each event in seq order, shape (events,), uint8."""
     filled = [(seq, hot) for seq, hot in seqs if len(seq)]
     if not filled:
         return np.empty(0, np.uint8)
     first = min(int(seq[0]) for seq, _ in filled)
     last = max(int(seq[-1]) for seq, _ in filled)
     total = sum(len(seq) for seq, _ in filled)
-    if last - first + 1 == total:  # the usual case, no other kind between: all are of the largest unless said otherwise
+    if last - first + 1 == total:  # the usual case, no other kind between: fill with the most frequent
         filled.sort(key=lambda of: len(of[0]), reverse=True)
         kinds: Array = np.full(total, filled[0][1], np.uint8)
         for seq, hot in filled[1:]:
@@ -137,7 +137,7 @@ def _order(seqs: Sequence[tuple[Array, Hot]]) -> Array:
 
 
 def _tick_numbers(tick: pa.RecordBatch, columns: dict[str, Array]) -> tuple[Array, Array]:
-    """Price and size of tick rows; for real-time volume they stand in the text. Malformed text gives NaN."""
+    """Price and size of tick rows; real-time volume has them in the text. Malformed text gives NaN."""
     price, size = columns["tick_price"], columns["tick_size"]
     text = tick.column("text")
     if text.null_count == len(text):
@@ -156,12 +156,12 @@ def _tick_numbers(tick: pa.RecordBatch, columns: dict[str, Array]) -> tuple[Arra
 
 
 class Makers:
-    """Market makers by number, in the order in which the log first names them; 0 = none."""
+    """Market makers by number, in the order of their first row in the log; 0 = none."""
 
     def __init__(self, names: Sequence[str] = ("",)) -> None:
         self.names = list(names)
         self._codes = {name: i for i, name in enumerate(self.names)}
-        self._none: Array = np.zeros(0, np.int64)  # kept: most feeds name no market maker
+        self._none: Array = np.zeros(0, np.int64)  # cached: most feeds name no market maker
 
     def codes(self, column: pa.Array) -> Array:
         """Numbers of a text column, shape (rows,), int64; new names are learned in row order."""

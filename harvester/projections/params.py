@@ -1,4 +1,4 @@
-"""`RunParams`: everything a fold needs that no market message holds, as the run's start event carries it (law 5).
+"""`RunParams`: every input of a fold besides the market's messages, as stored in the run's start event (law 5).
 
 The recorder calls `RunParams.build` once per run and writes `text()` into `request.params` of the `run_start` row; the
 engine reads it back with `RunParams.parse`. The text is canonical JSON (keys sorted, shortest numbers), so equal
@@ -62,8 +62,8 @@ class RunParams(msgspec.Struct, frozen=True, kw_only=True):
         toggles: the artefact toggles, by setting name.
         calendar: the trading date and its sessions.
         costs: the cost table in use, as JSON-ready builtins.
-        memory: what strategies are given of the days before; None without memory.
-        strategies: in the order in which they are asked.
+        memory: the memory given to strategies; None without one.
+        strategies: in the order in which they decide.
         package: version, and `package_digest` of the code that folds.
     """
 
@@ -85,8 +85,8 @@ class RunParams(msgspec.Struct, frozen=True, kw_only=True):
         strategies: Sequence[StrategyRef] = (),
         costs: dict[str, Any] | None = None,
     ) -> RunParams:
-        """What a run that starts now has to record about itself; `costs` defaults to the table the settings name."""
-        made = cls(
+        """The parameters of a run that starts now; `costs` defaults to the table the settings name."""
+        params = cls(
             config=settings.canonical(),
             toggles={name: bool(getattr(settings, name)) for name in TOGGLES},
             calendar=calendar_of(trading_date, settings),
@@ -95,7 +95,7 @@ class RunParams(msgspec.Struct, frozen=True, kw_only=True):
             strategies=tuple(strategies),
             package={"version": __version__, "digest": package_digest()},
         )
-        return cls.parse(made.text(), 0)  # what the log will give back, to the type
+        return cls.parse(params.text(), 0)  # exactly what reading the log will give
 
     def text(self) -> str:
         """Canonical JSON."""
@@ -106,13 +106,13 @@ class RunParams(msgspec.Struct, frozen=True, kw_only=True):
         """Read `request.params` of a `run_start` row; unknown keys of a newer Harvester are ignored.
 
         Raises:
-            DamagedFile: the text is not such a JSON object.
+            DamagedFile: the text is not a JSON object with these parameters.
         """
         try:
             return msgspec.json.decode(text or "{}", type=cls)
         except msgspec.DecodeError as error:
             what = f"run_start at seq {seq} has unreadable parameters: {error}"
-            raise DamagedFile("request", what, f"look at it with hv log show --from-seq {seq} --limit 1") from None
+            raise DamagedFile("request", what, f"inspect it with hv log show --from-seq {seq} --limit 1") from None
 
 
 def calendar_of(trading_date: date, settings: Settings) -> Calendar:

@@ -1,11 +1,11 @@
 """One simulated trade from decision to flat: its orders, its fills, its worst and best open profit.
 
-A position is plain data. It moves by `step` at each observation of its symbol; `cancel_entry` and `leave` are the two
-things the clock can do to it.
+A position is plain data. `step` moves it at each observation of its symbol; the clock may call `cancel_entry` and
+`leave`.
 
-Stop and target lie at the exchange from the event after the entry's first fill, without latency, and always for all
-that is open: what the entry gets later, or the target has sold, counts at once. The order that fills last gives the
-exit its reason.
+Stop and target work at the exchange from the event after the entry's first fill, without latency, and always for the
+whole open quantity: later fills of the entry and sales of the target count at once. The order that fills last gives the
+reason of the exit.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ RUN_CHANGE, DATA_END = "RUN_CHANGE", "DATA_END"
 
 
 class Plan(msgspec.Struct, frozen=True):
-    """What a strategy wants: an entry at the market with a bracket around it.
+    """A strategy's order: an entry at the market with a bracket.
 
     Attributes:
         long: buy to open, else sell to open.
@@ -33,9 +33,9 @@ class Plan(msgspec.Struct, frozen=True):
         stop: price at which the loss is cut, USD.
         target: price of the resting profit order, USD.
         valid_seconds: how long the entry may wait for its fill, from its arrival (decision time + latency).
-        hold_seconds_max: time stop, from the first fill; the first clock at or behind it acts.
+        hold_seconds_max: time stop, from the first fill; the first clock at or after it acts.
         reason: entry reason in the episode.
-        features: numbers the decision rested on.
+        features: inputs of the decision.
     """
 
     long: bool
@@ -64,7 +64,7 @@ class Excursion(msgspec.Struct):
 
 
 class Position(msgspec.Struct):
-    """A decision and everything that came of it. Identity: (date, symbol, strategy_digest, mode, decision_seq)."""
+    """A decision and its orders and fills. Identity: (date, symbol, strategy_digest, mode, decision_seq)."""
 
     con_id: int
     symbol: str
@@ -99,7 +99,7 @@ class Position(msgspec.Struct):
 
     @property
     def at_rest(self) -> bool:
-        """Nothing works but the bracket, and only a price that reaches it can move this position."""
+        """Whether only the bracket works, so that only a price that reaches it can move this position."""
         stop, target = self.stop, self.target
         if stop is None or target is None or self.exit is not None or self.entry.left or not self.open:
             return False
@@ -107,7 +107,7 @@ class Position(msgspec.Struct):
 
     @property
     def never_filled(self) -> bool:
-        """The entry is over and nothing was bought or sold."""
+        """Whether the entry ended without a fill."""
         return self.entered == 0 and self.entry.left == 0
 
     @property
@@ -115,7 +115,7 @@ class Position(msgspec.Struct):
         return 1 if self.plan.long else -1
 
     def profit(self, price: float) -> float:
-        """USD before commission, what is open valued at `price`."""
+        """USD before commission, with the open quantity valued at `price`."""
         return round(self.sign * (self.exit_value + price * self.open - self.entry_value), DIGITS) + 0.0
 
     def step(self, seen: Observation, shown: Shown, costs: CostTable) -> list[tuple[str, Fill]]:
@@ -157,7 +157,7 @@ class Position(msgspec.Struct):
         if self.stop is None:
             self.stop = self._bracket(OrderType.STOP, self.plan.stop, "stop_price", fill)
             self.target = self._bracket(OrderType.LIMIT, self.plan.target, "limit_price", fill)
-            self.target.resting = True  # it lies at the exchange from the moment of the entry's fill
+            self.target.resting = True  # it works at the exchange from the entry's fill on
 
     def _bracket(self, kind: OrderType, price: float, reference: str, fill: Fill) -> Order:
         return Order(
@@ -181,11 +181,11 @@ class Position(msgspec.Struct):
             self.cancel_entry()
 
     def cancel_entry(self) -> None:
-        """Take back what the entry has not filled."""
+        """Cancel the unfilled part of the entry."""
         self.entry.quantity = self.entry.filled
 
     def leave(self, reason: str, after_seq: int, not_before: int, shown: Shown) -> bool:
-        """Close at the market instead of by the bracket; False when it is already on its way out."""
+        """Close at the market instead of by the bracket; False when an exit already works."""
         self.cancel_entry()
         if self.open == 0 or self.exit is not None or (self.stop is not None and self.stop.triggered):
             return False

@@ -1,6 +1,6 @@
-"""Reconciliation: the day's streams against each other, per symbol and hour, with tolerances and reasons.
+"""Reconciliation: compares the day's streams with each other, per symbol and hour, with tolerances and reasons.
 
-Three checks, none of which can fail a day; they say how far what was recorded agrees with itself:
+Three checks; none makes a day fail, they measure how far the recorded streams agree:
 
 - `volume`: shares of the tape against the rise of IB's cumulative volume (tick 8) over the same stretches, whether the
   prints come before their tick 8 or after it (see `volume`);
@@ -8,7 +8,7 @@ Three checks, none of which can fail a day; they say how far what was recorded a
   venue's book no better ones;
 - `bars_5s`: volume of IB's 5-second bars against the price-forming prints of the same five seconds, by IB's time.
 
-An hour is an hour of `ts_recv`; one that the day's folding reaches at a later clock ends at that clock.
+An hour is an hour of `ts_recv`; without a clock at its end it ends at the next clock.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ if TYPE_CHECKING:
     from harvester.projections.market import Market
     from harvester.projections.volume import Stretch
 
-SHARES_MAX = 1e15  # shares: above it is no number of shares (IB's unset marker is 1.8e308)
+SHARES_MAX = 1e15  # shares: larger numbers are absent (IB's unset marker is 1.8e308)
 BAR_NS = 5 * SECOND_NS
 TOLERANCE = {"volume": 0.02, "book_top": 0.10, "bars_5s": 0.05}
-"""Largest relative difference that needs no look, by check."""
+"""Largest relative difference that is accepted, by check."""
 
 SLACK = {"volume": 1_000.0, "book_top": 0.0, "bars_5s": 0.0}
-"""Largest absolute difference that needs no look, in the check's unit: a few prints in a quiet hour."""
+"""Largest absolute difference that is accepted, in the check's unit: a few prints in a quiet hour."""
 
 VENUE = "book_top of one venue"
 REASONS = {
@@ -65,7 +65,7 @@ class Check(NamedTuple):
         check: `volume`, `book_top` or `bars_5s`.
         ours, theirs: the two numbers, in `unit`; of `book_top` seconds that agree, and seconds compared.
         difference: |ours - theirs| / theirs; None when nothing was measured.
-        tolerance: difference that needs no look; nor does one of `slack` in `unit`.
+        tolerance: accepted relative difference; `slack` is the accepted absolute one, in `unit`.
         verdict: `equal`, `within`, `outside` (of both) or `not measured`.
         reason: why the two may differ, or why there is nothing to compare.
     """
@@ -91,7 +91,7 @@ class Reconciled(NamedTuple):
     health: list[dict[str, Any]]
 
     def measured(self) -> list[Check]:
-        """The checks that had something to compare."""
+        """The checks with data to compare."""
         return [check for check in self.checks if check.verdict != "not measured"]
 
     def outside(self) -> list[Check]:
@@ -130,14 +130,14 @@ def _hours(day: Day) -> list[tuple[int, int]]:
     first, last = int(stamps[0]) // HOUR_NS, (int(stamps[-1]) - 1) // HOUR_NS
     starts = np.arange(first, max(first, last) + 1, dtype=np.int64) * HOUR_NS
     at = np.minimum(np.searchsorted(stamps, starts + HOUR_NS, "left"), len(stamps) - 1)
-    keep = np.append(np.diff(at) > 0, True)  # an hour nobody recorded has no clock of its own
+    keep = np.append(np.diff(at) > 0, True)  # an hour without recording has no clock
     return [(int(hour), int(seqs[i])) for hour, i in zip(starts[keep], at[keep], strict=True)]
 
 
 def _measured(
     market: Market, before: dict[int, dict[str, Any]], hour: int, checks: list[Check]
 ) -> dict[int, dict[str, Any]]:
-    """Append the checks of the hour that has ended; gives the counters as they stand."""
+    """Append the checks of the hour that has ended; returns the counters."""
     now: dict[int, dict[str, Any]] = {}
     for k, symbol in enumerate(market.symbols):
         row = dict(zip(INSTRUMENT.names or (), market.state.inst[k].tolist(), strict=True))
@@ -153,7 +153,7 @@ def _measured(
 def _volumes(market: Market, looks: list[tuple[int, dict[int, list[Stretch]]]]) -> Iterator[Check]:
     """The checks of volume. `looks`: an hour's start, and the stretches of each con_id when it had ended.
 
-    In which order prints and tick 8 come is known only when a stretch is over, so every hour waits for the last.
+    The order of prints and tick 8 is known only when a stretch has ended, so all hours are computed at the end.
     """
     for con_id, symbol in zip(market.state.inst["con_id"].tolist(), market.symbols, strict=False):
         leads = [stretch.tick_leads for stretch in market.stretches(con_id)]
@@ -202,7 +202,7 @@ def _check(of: tuple[str, int, int], check: str, ours: float, theirs: float, uni
     """One comparison; `of` is symbol, con_id and hour."""
     tolerance, slack = TOLERANCE[check], SLACK[check]
     difference = abs(ours - theirs) / theirs if theirs > 0 else None
-    if difference is None or not math.isfinite(difference):  # a volume no market has, next to nothing or without end
+    if difference is None or not math.isfinite(difference):  # an impossible volume: almost zero, or infinite
         difference = None
         verdict, reason = "not measured", NOT_MEASURED[check]
     else:

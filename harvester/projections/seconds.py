@@ -1,7 +1,7 @@
-"""Closed buckets of a stretch of clocks, as columns; a row becomes a dictionary when somebody reads it.
+"""Closed buckets of a stretch of clocks, as columns; a row becomes a dictionary only when it is read.
 
-A *slot* is one decision to be taken: the newest bucket of a symbol at a clock. Slots stand in the order in which they
-are decided: clock by clock, symbols in the order in which the clock closed their first bucket.
+A *slot* is one decision: the newest bucket of a symbol at a clock. Slots are in the order of decisions: clock by clock,
+symbols in the order in which the clock closed their first bucket.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def row_of(rows: Array, at: int) -> dict[str, Any]:
 
 
 def columns_of(rows: Array, names: Sequence[str] = BUCKET_FIELDS) -> list[list[Any]]:
-    """These fields of many rows, a list each, as strategies see them but for absent numbers, which stay NaN."""
+    """These fields of many rows, one list each, as strategies see them, except that absent numbers are NaN."""
     places = [BUCKET_FIELDS.index(name) for name in names]
     numbers = _wide(np.ascontiguousarray(rows)).T[places]
     columns: list[list[Any]] = numbers.view(np.float64).tolist()
@@ -89,7 +89,7 @@ def _number(name: str, value: Any) -> Any:
 
 
 class Newest:
-    """The buckets of one symbol behind each other in one array, which is copied seldom."""
+    """The buckets of one symbol in sequence in one array that is rarely copied."""
 
     def __init__(self, rows: Array | None = None) -> None:
         self._store = np.empty((4 * KEPT, len(BUCKET_FIELDS)), np.int64)
@@ -98,9 +98,9 @@ class Newest:
             self.extend(_wide(rows))
 
     def extend(self, wide: Array) -> tuple[Array, int]:
-        """Put rows behind; gives the newest from before, at most `KEPT`, these behind them, and how many are older.
+        """Append rows; returns the newest earlier ones (at most `KEPT`) followed by these, and how many are earlier.
 
-        What was given earlier stays as it is. Dtype `SECONDS`.
+        Arrays returned before do not change. Dtype `SECONDS`.
         """
         before, end = min(self._end, KEPT), self._end + len(wide)
         if end > len(self._store):
@@ -117,9 +117,9 @@ class History:
 
     Attributes:
         rows: dtype `SECONDS`, in order of time.
-        before: how many of them are from before the stretch.
-        at: by row of the stretch its place among all symbols' rows.
-        slots: by row of the stretch the slot it belongs to.
+        before: number of rows from before the stretch.
+        at: for each row of the stretch, its place among all symbols' rows.
+        slots: for each row of the stretch, its slot.
     """
 
     def __init__(self, rows: Array, before: int, at: Array, slots: Array) -> None:
@@ -133,7 +133,7 @@ class History:
         return self._newest[1]
 
     def upto(self, closed: int) -> int:
-        """How many rows there are when `closed` rows of the stretch are closed."""
+        """Number of rows when `closed` rows of the stretch are closed."""
         return self.before + int(self.at.searchsorted(closed))
 
     def from_slot(self, slot: int) -> int:
@@ -146,10 +146,10 @@ class Seconds:
 
     Attributes:
         clocks: seq and ts (ns UTC) of each clock, shape (clocks, 2), int64.
-        rows: dtype `SECONDS`, in the order in which they were closed; `con_ids` says whose they are.
-        symbols: by con_id, in the order of their first rows; `whose` gives by row the place of its symbol in them.
-        ends: by clock how many rows are closed by then.
-        slots: by slot its row; `slot_ends` by clock how many slots there are by then.
+        rows: dtype `SECONDS`, in closing order; `con_ids` holds the con_id of each.
+        symbols: by con_id, in the order of their first rows; `whose` holds for each row the place of its symbol.
+        ends: for each clock, the number of rows closed by then.
+        slots: the row of each slot; `slot_ends`: for each clock, the number of slots by then.
     """
 
     def __init__(self, clocks: Array, rows: Array, con_ids: Array, ends: list[int], symbols: Mapping[int, str]) -> None:
@@ -164,7 +164,7 @@ class Seconds:
         return self._of.get(con_id, _NOWHERE)
 
     def history(self, con_id: int, newest: Newest) -> History:
-        """Its rows behind those from before the stretch; once a symbol."""
+        """Earlier rows of a symbol followed by those of the stretch; call once a symbol."""
         at = self.where(con_id)
         return History(*newest.extend(self._wide.take(at, axis=0)), at, self._slot_of.take(at))
 
@@ -178,7 +178,7 @@ _NOWHERE = np.empty(0, np.int64)
 
 
 def _wide(rows: Array) -> Array:
-    """A table of 8 byte numbers: NumPy copies records field by field."""
+    """Records as a table of 8 byte numbers, which NumPy copies as a block instead of field by field."""
     return rows.view(np.int64).reshape(len(rows), len(BUCKET_FIELDS))
 
 

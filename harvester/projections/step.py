@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class Control(NamedTuple):
-    """One `request` or `notice` row, as the plain Python part of the engine sees it."""
+    """One `request` or `notice` row, for the plain Python part of the engine."""
 
     seq: int
     ts: int
@@ -40,7 +40,7 @@ class Control(NamedTuple):
 
 
 class RunStart(NamedTuple):
-    """A `run_start` and its parameters; `before_ts` is when the market moved last before it, 0 = never (ns UTC)."""
+    """A `run_start` and its parameters; `before_ts`: the last market event before it, ns UTC, 0 = none."""
 
     seq: int
     ts: int
@@ -65,7 +65,7 @@ NOTHING_DERIVED = Derived()
 
 @dataclass(frozen=True)
 class Step:
-    """What one batch did to the market. Arrays are in seq order.
+    """The effect of one batch on the market. Arrays are in seq order.
 
     Attributes:
         events: number of events of the batch.

@@ -1,11 +1,11 @@
-"""What a strategy is.
+"""The surface of a strategy.
 
-A strategy is folded once a second: `observe` every closed bucket of a symbol in order, then `decide` once per clock and
+A strategy runs once a second: `observe` every closed bucket of a symbol in order, then `decide` once per clock and
 symbol. It sees closed buckets and the quote in force at the clock, nothing later. Its digest covers its source and its
-settings; a changed digest ends what the old one had open (`RUN_CHANGE`).
+settings; a changed digest closes the positions of the old one (`RUN_CHANGE`).
 
-A strategy may have a screen: it looks over the coming seconds of a symbol at once, so that only those are walked
-through in which the strategy could want something. What a strategy decides is never the screen's word.
+A strategy may have a screen: it evaluates the coming seconds of a symbol at once, so that `decide` is called only in
+those in which it could give a plan. Only the strategy decides, never the screen.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Array = npt.NDArray[Any]
 
 
 class View(NamedTuple):
-    """What a strategy may look at when it decides about one symbol.
+    """What a strategy sees when it decides on one symbol.
 
     Attributes:
         seq: decision_seq, the clock's.
@@ -48,20 +48,20 @@ class View(NamedTuple):
 
 
 class Verdict(NamedTuple):
-    """Why not (`gates`, empty = allowed), and what to do when allowed and there is a reason to."""
+    """The gates that refuse (empty = allowed), and the plan, None = do nothing."""
 
     gates: tuple[str, ...]
     plan: Plan | None = None
 
     def only_aligned(self, way: int) -> Verdict:
-        """The verdict, refused with `MTF_ALIGNMENT` unless its plan goes the way of the signal: 1 up, -1 down."""
+        """The verdict, refused with `MTF_ALIGNMENT` unless its plan has the direction of the signal: 1 up, -1 down."""
         if self.plan is None or way == (1 if self.plan.long else -1):
             return self
         return Verdict((*self.gates, "MTF_ALIGNMENT"))
 
 
 class Strategy(Protocol):
-    """The surface the trading fold calls; state is plain data, so that it can be stored and restored."""
+    """The surface the trading fold calls; the state is plain data, for snapshots."""
 
     name: str
 
@@ -69,15 +69,15 @@ class Strategy(Protocol):
         """Take in one closed bucket; called for every one, in order."""
 
     def decide(self, view: View) -> Verdict:
-        """Judge the present second of one symbol."""
+        """Decide on the current second of one symbol."""
 
     def finished(self, con_id: int, ts: int) -> None:
-        """A position of this symbol is flat, or its entry was never filled."""
+        """Note that a position of this symbol is flat, or its entry was never filled (`ts` ns UTC)."""
 
     def flat_by(self, session: tuple[int, int] | None) -> int | None:
-        """When what is held is closed at the market, ns UTC; None = never.
+        """When open positions are closed at the market, ns UTC; None = never.
 
-        An entry that has not filled by then goes on waiting: not to enter so late is the strategy's own affair.
+        An entry that has not filled by then keeps waiting: the strategy itself must not enter so late.
         """
 
     def snapshot(self) -> Any:
@@ -88,7 +88,7 @@ class Strategy(Protocol):
 
 
 class Ahead(NamedTuple):
-    """The coming seconds of one symbol, and what a `View` would say in each of them.
+    """The coming seconds of one symbol, with the fields of a `View` for each.
 
     Attributes:
         con_id: the symbol.
@@ -108,26 +108,26 @@ class Ahead(NamedTuple):
 
 
 class Screen(Protocol):
-    """What a strategy would say of the coming seconds of a symbol, as long as nobody opens or closes a position in it.
+    """Evaluates a strategy over the coming seconds of a symbol, valid until a position in it opens or closes.
 
-    A screen belongs to strategies that judge each symbol by itself. `codes` are their gates in the order in which
-    `decide` gives them.
+    Only a strategy that decides on each symbol independently can have a screen. `codes` are its gates in the order in
+    which `decide` gives them.
     """
 
     codes: tuple[str, ...]
 
     def __init__(self, strategy: Any, ahead: Ahead) -> None:
-        """`strategy` has observed everything before `ahead`, and nothing of it."""
+        """`strategy` has observed everything before `ahead`, and nothing in it."""
 
     def look(self, since: int, *, holding: bool) -> tuple[Array, Array]:
-        """From row `since` on, with the strategy as it is now.
+        """Evaluate the rows from `since` on, with the strategy's current state.
 
         Returns:
-            Gates, int64, bit k for `codes[k]`: exactly those `decide` would give; and whether `decide` has to be asked,
+            Gates, int64, bit k for `codes[k]`: exactly those `decide` would give; and whether `decide` must be called,
             bool: false only where it would give no plan.
         """
         ...
 
     @staticmethod
     def observe(strategy: Any, con_id: int, rows: Array) -> None:
-        """Bring the strategy to the state in which observing these rows one by one would leave it."""
+        """Set the strategy to the state it would have after observing these rows one by one."""

@@ -20,9 +20,9 @@ ABSENT_FROM = 1e300  # IB's unset marker is 1.7976931348623157e308
 TOP_N = 5  # rows of the book summed for imbalance
 ROWS_DEFAULT, ROWS_LIMIT = 10, 1_000
 NARROW = 16
-"""A book of at most so many rows a side never moves a row: four bits of `SIDE.order` for each position, the first one
-lowest, name the cell of the arrays in which its row stands. In a wider book a position is its cell."""
-BLANK_SECONDS_MAX = 86_400  # a longer time without any event is no silence: nobody was there
+"""A book of at most this many rows a side never moves a row: four bits of `SIDE.order` for each position, the first one
+lowest, give the cell with its row. In a wider book a position is its cell."""
+BLANK_SECONDS_MAX = 86_400  # a longer time without any event is a recording gap, not silence
 
 Array = npt.NDArray[Any]
 
@@ -37,7 +37,7 @@ class Source(IntEnum):
 
 
 class Role(IntEnum):
-    """What an instrument uses a subscription for; the column of `State.current`."""
+    """The use of a subscription by its instrument; the column of `State.current`."""
 
     BID_ASK = 0
     L1 = 1
@@ -54,7 +54,7 @@ class Glob(IntEnum):
     CLOSED = 2  # of these, rows a clock has closed
     QUOTES = 3
     TRADES = 4
-    DEAD = 5  # rows under a request id nobody holds
+    DEAD = 5  # rows under an unknown request id
     EMIT = 6  # 1 = write quotes and trades for the trading side
     INSTRUMENTS = 7
     LAST_TS = 8  # of the last event that moved the market, ns UTC
@@ -118,7 +118,7 @@ TRADE_OUT = _record("seq ts con_id forms_price aggressor inferred", "price size"
 
 
 class State(NamedTuple):
-    """Everything the kernels change. Instruments, slots (subscriptions) and books are rows; side 0 is ask, 1 is bid."""
+    """The state the kernels change. Instruments, slots (subscriptions) and books are rows; side 0 is ask, 1 is bid."""
 
     glob: Array  # int64 [len(Glob)]
     inst: Array  # INSTRUMENT
@@ -181,16 +181,16 @@ class Frame(NamedTuple):
 
 
 HELD_BITS = 21
-"""Slot, instrument and book of a request id lie side by side in one number, so many bits each."""
+"""Bits each of slot, instrument and book of a request id, packed into one number."""
 
 
 def held(slot: int, instrument: int, book: int) -> int:
-    """What `State.vals` holds of a live slot; `book` -1 = none."""
+    """The entry of a live slot in `State.vals`; `book` -1 = none."""
     return slot | instrument << HELD_BITS | (book + 1) << 2 * HELD_BITS
 
 
 class Hot(IntEnum):
-    """What `Frame.which` holds."""
+    """Values of `Frame.which`."""
 
     CLOCK = 0
     CONTROL = 1
@@ -201,12 +201,12 @@ class Hot(IntEnum):
 
 
 def words(rows: Array) -> Array:
-    """Records of 8 byte fields as a table of 8 byte numbers: NumPy copies records field by field, these as a block."""
+    """Records of 8 byte fields as a table of numbers, which NumPy copies as a block instead of field by field."""
     return rows.view(np.int64).reshape(len(rows), rows.dtype.itemsize // 8)
 
 
 def joined(parts: Sequence[Array]) -> Array:
-    """Arrays of such records behind each other; a single one is handed on as it is."""
+    """Concatenate such records; a single array is returned without a copy."""
     if len(parts) == 1:
         return parts[0]
     whole: Array = np.concatenate([words(part) for part in parts]).view(parts[0].dtype).reshape(-1)
@@ -266,7 +266,7 @@ def cells_of(state: State, book: int, side: int) -> Array:
 
 
 def with_room(state: State, *, instruments: int = 0, slots: int = 0, books: int = 0, depth: int = 0) -> State:
-    """The same state with room for at least so many; arrays that grow at least double."""
+    """The same state with room for at least these counts; arrays that grow at least double."""
     change: dict[str, Array] = {}
     if instruments > len(state.inst):
         n = max(instruments, 2 * len(state.inst))
@@ -339,9 +339,9 @@ def bucket_table(rows: Array, symbols: list[str]) -> pa.RecordBatch:
     """Bucket rows (dtype `ROW`) as Arrow; `symbols` by instrument index."""
     n, names = len(rows), ROW.names or ()
     by_column = np.ascontiguousarray(rows.view(np.int64).reshape(n, len(names)).T)  # one copy; the columns are views
-    told = ~np.isnan(by_column.view(np.float64))
-    bits = np.packbits(told, axis=1, bitorder="little")
-    absent = (n - told.sum(axis=1)).tolist()
+    present = ~np.isnan(by_column.view(np.float64))
+    bits = np.packbits(present, axis=1, bitorder="little")
+    absent = (n - present.sum(axis=1)).tolist()
     columns: list[pa.Array] = []
     for field in BUCKETS:
         if field.name == "symbol":

@@ -1,9 +1,9 @@
-"""The tape against tick 8, IB's cumulative volume: what was printed while it rose.
+"""The tape against tick 8, IB's cumulative volume: the shares printed while it rose.
 
 A stretch is a time with one L1 and one tape in use, from its first tick 8 on. Some gateways send a print before its
-tick 8, some after it: then the first value already holds a print that is still to come, and the last print of the
-stretch comes after its last tick 8. Which it is, is judged once for the whole stretch, by what was printed between two
-rises: it is what the later one rose by (print first) or the earlier one (tick first).
+tick 8, some after it: then the first value already contains a print that is still to come, and the last print of the
+stretch comes after its last tick 8. The order is decided once for the whole stretch, by the shares printed between two
+rises: they equal the later rise (print first) or the earlier one (tick first).
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ LOTS = 100.0  # some gateways count tick 8 of US stocks in round lots
 
 
 class Stretch(NamedTuple):
-    """One stretch of an instrument so far; the fields stand in `tables.INSTRUMENT`, where the kernels move them.
+    """One stretch of an instrument so far; the kernels update the same fields in `tables.INSTRUMENT`.
 
     Attributes:
         rises: values of tick 8 after the first.
-        print_first, tick_first: times that the shares printed between two rises were those of the later, the earlier.
+        print_first, tick_first: how often the shares printed between two rises equalled the later, the earlier one.
         volume_rise: of tick 8, as sent.
         tape_matched: shares printed from the first tick 8 to the last.
         tape_first: of these, before the second.
@@ -38,12 +38,12 @@ class Stretch(NamedTuple):
 
     @staticmethod
     def of(inst: Any) -> Stretch:
-        """The stretch under way, from a record of `tables.INSTRUMENT`."""
+        """The current stretch, from a record of `tables.INSTRUMENT`."""
         return Stretch(*(inst[name].item() for name in Stretch._fields))
 
     @property
     def tick_leads(self) -> bool:
-        """Whether a tick 8 comes before its print; where the prints do not tell, the order that misses less."""
+        """Whether a tick 8 comes before its print; if prints do not decide, the order with the smaller difference."""
         if self.print_first != self.tick_first:
             return self.tick_first > self.print_first
         missed = {leads: abs(self.printed(leads) - self.rise(leads)) for leads in (False, True)}

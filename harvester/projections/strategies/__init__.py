@@ -19,20 +19,22 @@ if TYPE_CHECKING:
     from harvester.projections.strategy import Screen, Strategy
 
 STRATEGIES: dict[str, type[ImbalanceBreakout]] = {ImbalanceBreakout.name: ImbalanceBreakout}
-SCREENS: dict[str, type[Screen]] = {ImbalanceBreakout.name: BreakoutScreen}  # a strategy without one is always asked
+SCREENS: dict[str, type[Screen]] = {
+    ImbalanceBreakout.name: BreakoutScreen
+}  # a strategy without one decides at every slot
 
 
 def make(name: str, settings: Mapping[str, Any]) -> Strategy:
     """A fresh strategy.
 
     Raises:
-        BadSetting: there is none of that name, or a setting is not one of its own.
+        BadSetting: unknown strategy or setting.
     """
     return _class(name)(settings)
 
 
 def describe(name: str, settings: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """`{name, digest, settings}` with every setting written out: what a run's start event keeps."""
+    """`{name, digest, settings}` with every setting written out, as in a run's start event."""
     strategy = _class(name)(settings or {})
     values = msgspec.to_builtins(strategy.settings)
     return {"name": name, "digest": digest(name, values), "settings": values}
@@ -47,5 +49,5 @@ def digest(name: str, settings: Mapping[str, Any]) -> str:
 
 def _class(name: str) -> type[ImbalanceBreakout]:
     if name not in STRATEGIES:
-        raise BadSetting(f"no strategy is called {name!r}; there are {', '.join(STRATEGIES)}")
+        raise BadSetting(f"unknown strategy {name!r}; use one of {', '.join(STRATEGIES)}")
     return STRATEGIES[name]

@@ -1,7 +1,7 @@
 """The screen of `imbalance_breakout`: its gates over columns, and where a breakout is possible at all.
 
-It stands in a file of its own, so that the strategy's digest names what the strategy decides and nothing else; a test
-compares the two on random markets.
+It has its own file, so that the strategy's digest covers only what the strategy decides; a test compares the two on
+random markets.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ class BreakoutScreen:
         return (ahead.ts < first) | (ahead.ts >= last)
 
     def _breakouts(self, mids: Array, at: Array, imbalance: Array) -> Array:
-        """By place in `mids`, a whole lookback before it: whether it lies outside and no sizes speak against."""
+        """Whether the mid at each place is outside the range of its lookback and no size imbalance opposes."""
         s = self._strategy.settings
         if s.lookback_seconds < 1:
             return np.ones(len(at), np.bool_)
