@@ -21,7 +21,7 @@ import pyarrow as pa
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import harvester
-from harvester.eventlog.verify import verify_day
+from harvester.eventlog.verify_log import verify_day
 from harvester.eventlog.writer import LogWriter
 from harvester.events.batch import Batch
 from harvester.events.kinds import SCHEMAS, Kind

@@ -27,11 +27,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from generator import DAY, generate, kept
 
-from harvester.eventlog.columns import fold_batches
+from harvester.eventlog.fold_reader import fold_batches
 from harvester.eventlog.reader import open_day
 from harvester.projections.engine import Engine
-from harvester.projections.market import Market
-from harvester.projections.merge import COLUMNS
+from harvester.projections.market.market import Market
+from harvester.projections.market.merge import COLUMNS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -73,7 +73,7 @@ def read_requests(client: socket.socket) -> dict[str, str]:
 
 
 def contract(req_id: str) -> bytes:
-    from harvester.wire.answers import contract as answer
+    from harvester.wire.encode_messages import contract as answer
 
     return frame(answer(int(req_id), {"symbol": SYMBOL, "con_id": CON_ID, "primary_exchange": "NASDAQ"}))
 

@@ -26,18 +26,18 @@ import pyarrow as pa
 
 import harvester
 from harvester.config import Settings
-from harvester.eventlog.columns import fold_batches
+from harvester.eventlog.archive import archive
 from harvester.eventlog.compact import compact_day
-from harvester.eventlog.disk import Disk
+from harvester.eventlog.fold_reader import fold_batches
 from harvester.eventlog.writer import LogWriter
 from harvester.events.batch import Batch
 from harvester.events.kinds import Kind
+from harvester.files import Disk
 from harvester.home import Home
-from harvester.projections.merge import COLUMNS
-from harvester.projections.params import RunParams, StrategyRef
-from harvester.projections.strategies import describe
-from harvester.recorder.archive import archive
-from harvester.recorder.project import ROWS_A_STEP, fold_day
+from harvester.projections.market.merge import COLUMNS
+from harvester.projections.run_params import RunParams, StrategyRef
+from harvester.projections.trading.strategies import describe
+from harvester.rebuild.project import ROWS_A_STEP, fold_day
 
 if TYPE_CHECKING:
     from io import FileIO

@@ -29,12 +29,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from generator import DAY, write
 
-from harvester.eventlog.columns import fold_batches
+from harvester.eventlog.fold_reader import fold_batches
 from harvester.eventlog.reader import open_day
 from harvester.home import Home
 from harvester.projections.engine import Engine
-from harvester.projections.market import Market
-from harvester.projections.merge import COLUMNS
+from harvester.projections.market.market import Market
+from harvester.projections.market.merge import COLUMNS
 
 ROWS, REPEATS = 100_000, 3
 STATUS = Path("/proc/self/status")

@@ -29,7 +29,7 @@ from harvester.eventlog.compact import compact_day
 from harvester.eventlog.reader import open_day
 from harvester.events.kinds import Side
 from harvester.home import Home
-from harvester.recorder.seek import Seeker
+from harvester.replay.seek import Seeker
 
 if TYPE_CHECKING:
     from harvester.eventlog.reader import Day

@@ -29,8 +29,8 @@ from harvester.eventlog.writer import LogWriter
 from harvester.events.batch import Batch
 from harvester.events.kinds import SCHEMAS, Kind
 from harvester.home import Home
-from harvester.projections.params import RunParams, StrategyRef
-from harvester.projections.strategies import describe
+from harvester.projections.run_params import RunParams, StrategyRef
+from harvester.projections.trading.strategies import describe
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
 
-class Bar:
+class ProgressBar:
     """One bar on stderr: `update(done, total)` moves it, `step(name, done, total)` also renames it."""
 
     def __init__(self, title: str, *, quiet: bool = False) -> None:

@@ -40,14 +40,14 @@ def book(
 
     Example: hv book --date 2025-07-17 --symbol ARL --at 10:31:05.2
     """
-    from cli.bars import Bar
+    from cli.bars import ProgressBar
     from harvester.errors import BadSetting
     from harvester.eventlog.reader import open_day
+    from harvester.eventlog.symbols import subscribed, symbol_named
     from harvester.events.kinds import Stream
     from harvester.home import Home
-    from harvester.recorder.look import DEPTH, books_of, last_market, look
-    from harvester.recorder.named import subscribed, symbol_named
-    from harvester.recorder.seek import Seeker
+    from harvester.replay.book_view import DEPTH, books_of, last_market, look
+    from harvester.replay.seek import Seeker
 
     if at is not None and seq is not None:
         raise BadSetting("--at and --seq were both given; give only one")
@@ -61,7 +61,7 @@ def book(
     ts = None if at is None else _moment(at, seeker.day)
     _check_subscribed(symbol, first_seen[symbol], ts, seq)
     why = ""
-    with Bar(f"folding {day}", quiet=as_json) as bar:
+    with ProgressBar(f"folding {day}", quiet=as_json) as bar:
         if ts is not None:
             engine = seeker.at_time(ts, bar.update)
         else:
@@ -79,7 +79,7 @@ def book(
         place = engine.through_ts if ts is None else ts
         none = ""
         if view["state"] is None:  # list the books of the whole day
-            with Bar(f"looking for books of {day}") as bar:
+            with ProgressBar(f"looking for books of {day}") as bar:
                 whole = seeker.at_seq(seeker.day.last_seq, bar.update)
             none = _no_book(symbol, place, books_of(whole, view["con_id"]))
         _show(view, f"{day} {_of_day(place)} New York, after seq {view['seq']:,}{why}", none)
@@ -87,7 +87,7 @@ def book(
 
 def _moment(at: str, day: Day) -> int:
     """Read `--at` as ns UTC; it must be within the recording."""
-    from harvester.recorder.moments import check_within, moment
+    from harvester.eventlog.times import check_within, moment
 
     ts = moment(at, day.trading_date)
     check_within(ts, at, day)
@@ -107,7 +107,7 @@ def _check_subscribed(symbol: str, first: tuple[int, int], ts: int | None, seq: 
 
 
 def _of_day(ns: int) -> str:
-    from harvester.recorder.moments import of_day
+    from harvester.eventlog.times import of_day
 
     return of_day(ns)
 

@@ -44,14 +44,14 @@ def buckets(
 
     Example: hv buckets --date 2025-07-17 --symbol ARL --from 10:31 --to 10:32
     """
-    from cli.bars import Bar
-    from harvester.artefacts.text import json_file, must_take_file, put
+    from cli.bars import ProgressBar
+    from harvester.artefacts.json_files import json_file, must_take_file, put
     from harvester.errors import BadSetting
     from harvester.eventlog.reader import open_day
+    from harvester.eventlog.symbols import subscribed, symbol_named
+    from harvester.eventlog.times import check_meets, span
     from harvester.home import Home
-    from harvester.recorder.moments import check_meets, span
-    from harvester.recorder.named import subscribed, symbol_named
-    from harvester.recorder.project import bucket_artefact, fold_day
+    from harvester.rebuild.project import bucket_artefact, fold_day
 
     root = Home.find(home)
     day = date_of(date, root)
@@ -63,7 +63,7 @@ def buckets(
     log = open_day(day, root)
     check_meets(begin, end, log)
     symbol = symbol_named(symbol, subscribed(log), day)
-    with Bar(f"folding {day}", quiet=as_json) as bar:
+    with ProgressBar(f"folding {day}", quiet=as_json) as bar:
         folded = fold_day(log, bar.update)
     body = bucket_artefact(folded, symbol, begin, end)
     every = body["rows"]
@@ -107,7 +107,7 @@ def _show(what: str, rows: Sequence[dict[str, Any]], of: str) -> None:
 
 def _clock(ts: str | int) -> str:
     """The New York time of day of an artefact's time: ISO text, or Unix ms with `episode_epoch_ms`."""
-    from harvester.recorder.moments import of_day, read_iso
+    from harvester.eventlog.times import of_day, read_iso
 
     return of_day(ts * 1_000_000 if isinstance(ts, int) else read_iso(ts))
 

@@ -37,16 +37,16 @@ def demo(
     _say("demo", f"a modelled trading day of {symbols}; the first run on a machine compiles for half a minute")
     import asyncio
 
-    from cli.bars import Bar
+    from cli.bars import ProgressBar
+    from harvester.demo import DemoDay, check_day, fresh_home, quiet_log, record_demo
     from harvester.home import Home, parse_date
-    from harvester.recorder.demo import DemoDay, check_day, fresh_home, quiet_log, record_demo
 
     day = DemoDay(parse_date(date), tuple(words_of(symbols)), seed, rate)
     quiet_log()
     check_day(day)
     root = fresh_home(Home.find(home), day.trading_date)
     _say("1 record", "a simulated gateway plays the day, and the recorder records it through ib_async")
-    with Bar("recording", quiet=False) as bar:
+    with ProgressBar("recording", quiet=False) as bar:
         summary = asyncio.run(record_demo(root, day, bar.update))
     run = summary.runs[0]
     kinds = ", ".join(f"{count:,} {kind}" for kind, count in run.totals.rows.most_common(6))
@@ -55,12 +55,12 @@ def demo(
 
 
 def _rest(home: Home, day: Date) -> None:
-    from harvester.recorder.eod import eod
-    from harvester.recorder.jobs import Task, project_date
-    from harvester.recorder.verify import verify
+    from harvester.endofday.eod import eod
+    from harvester.rebuild.parallel import ParallelTask, project_date
+    from harvester.rebuild.verify_day import verify
 
     _say("2 project", "rebuild books, buckets, trades and episodes from the log with the same code")
-    summary = project_date(Task(str(home.root), day.isoformat(), None, None, force=False))
+    summary = project_date(ParallelTask(str(home.root), day.isoformat(), None, None, force=False))
     rows = ", ".join(f"{summary.rows[name]:,} {name}" for name in ("buckets", "decisions", "fills", "episodes"))
     typer.echo(f"           {rows}")
     _say("3 verify", "compare every byte with its checksum, live digests with replay, files with the log")

@@ -11,8 +11,8 @@ import typer
 from cli.options import HomeOption, JsonOption, NamedDateOption
 
 if TYPE_CHECKING:
-    from harvester.recorder.deletion import Plan
-    from harvester.recorder.eod import Report
+    from harvester.endofday.deletion import DeletionPlan
+    from harvester.endofday.eod import EodReport
 
 
 def eod(
@@ -48,23 +48,23 @@ def eod(
 
     Example: hv eod --date 2025-07-17 --archive --delete-temp
     """
-    from cli.bars import Bar
-    from harvester.artefacts.episodes import WAY_OUT
+    from cli.bars import ProgressBar
+    from harvester.artefacts.episode_files import WAY_OUT
+    from harvester.endofday.eod import NOT_CONFIRMED, EodOptions
+    from harvester.endofday.eod import eod as run
     from harvester.errors import BadSetting, Mismatch
     from harvester.home import Home, parse_date
-    from harvester.recorder.eod import NOT_CONFIRMED, Wishes
-    from harvester.recorder.eod import eod as run
 
     if delete_temp and not yes and (as_json or not sys.stdin.isatty()):
         why = "--json cannot ask" if as_json else "there is no terminal"
         raise BadSetting(f"--delete-temp asks before it deletes, but {why}; give --yes to delete without asking")
-    with Bar(f"folding {date}", quiet=as_json) as bar:
+    with ProgressBar(f"folding {date}", quiet=as_json) as bar:
 
-        def confirm(plan: Plan) -> bool:
+        def confirm(plan: DeletionPlan) -> bool:
             bar.pause()
             return _confirmed(plan, ask=not yes, quiet=as_json)
 
-        wishes = Wishes(
+        wishes = EodOptions(
             parquet=parquet,
             delete_temp=delete_temp,
             archive=archive,
@@ -89,7 +89,7 @@ def eod(
         raise Mismatch(f"deletion of {date} stopped: {report.stopped}; check it, then run this again")
 
 
-def _confirmed(plan: Plan, *, ask: bool, quiet: bool) -> bool:
+def _confirmed(plan: DeletionPlan, *, ask: bool, quiet: bool) -> bool:
     size = sum(file.bytes for file in plan.files)
     log = f"the log is kept under {plan.log_kept}" if plan.log_kept else "the log of this date is deleted for good"
     if not quiet:
@@ -97,8 +97,8 @@ def _confirmed(plan: Plan, *, ask: bool, quiet: bool) -> bool:
     return typer.confirm("delete them?") if ask else True
 
 
-def _show(report: Report) -> None:
-    from harvester.recorder.eod import NOT_CONFIRMED
+def _show(report: EodReport) -> None:
+    from harvester.endofday.eod import NOT_CONFIRMED
 
     for note in report.notes:
         typer.echo(note)

@@ -11,9 +11,9 @@ from cli.options import HomeOption, JsonOption, ModelDateOption, SymbolsOption, 
 
 if TYPE_CHECKING:
     from harvester.home import Home
-    from harvester.simgateway.market import Market
+    from harvester.simgateway.gateway_settings import GatewaySettings
+    from harvester.simgateway.markets.source import MarketSource
     from harvester.simgateway.server import SimGateway
-    from harvester.simgateway.settings import GatewaySettings
 
 MarketOption = Annotated[str, typer.Option("--market", help="Choose the market: model, tape or day.")]
 What = Annotated[
@@ -80,12 +80,12 @@ def gateway(
     """
     import asyncio
 
-    from harvester.artefacts.text import must_take_file
+    from harvester.artefacts.json_files import must_take_file
     from harvester.home import Home, parse_date
-    from harvester.simgateway.faults import Script
+    from harvester.simgateway.fault_script import FaultScript
+    from harvester.simgateway.gateway_settings import GatewaySettings
     from harvester.simgateway.limits import Limits
     from harvester.simgateway.server import SimGateway
-    from harvester.simgateway.settings import GatewaySettings
 
     root = Home.find(home)
     if report is not None:
@@ -115,7 +115,7 @@ def gateway(
         start_ns=_market_time("--start", start, source.start_ns),
         end_ns=_market_time("--end", end, source.start_ns),
         limits=limits,
-        faults=Script.read(faults) if faults else Script(),
+        faults=FaultScript.read(faults) if faults else FaultScript(),
         seed=seed,
         gateway_file=root.gateway_file,
         report_file=report,
@@ -125,9 +125,9 @@ def gateway(
     asyncio.run(_serve(SimGateway(source, settings), settings, once=once, as_json=as_json))
 
 
-def _open(market: str, what: list[str], root: Home, seed: int, given: dict[str, Any]) -> Market:
+def _open(market: str, what: list[str], root: Home, seed: int, given: dict[str, Any]) -> MarketSource:
     from harvester.errors import BadSetting
-    from harvester.simgateway.sources import open_market
+    from harvester.simgateway.markets.open_market import open_market
 
     if market == "model":
         if what:
@@ -167,8 +167,8 @@ def _market_time(option: str, text: str | None, start_ns: int) -> int | None:
     """Read `--start` or `--end` as ns UTC: `+` and a duration since `start_ns`, or a time as every command reads it."""
     from harvester.calendar import trading_date
     from harvester.errors import BadSetting
-    from harvester.recorder.moments import moment
-    from harvester.simgateway.times import market_time
+    from harvester.eventlog.times import moment
+    from harvester.simgateway.ib_time_text import market_time
 
     if text is None:
         return None

@@ -30,18 +30,18 @@ def health(
     """
     import json
 
-    from cli.bars import Bar
+    from cli.bars import ProgressBar
     from harvester.eventlog.reader import open_day
+    from harvester.eventlog.symbols import subscribed, symbol_named
     from harvester.home import Home
     from harvester.projections.reconcile import check_rows, reconcile
-    from harvester.recorder.named import subscribed, symbol_named
 
     root = Home.find(home)
     day = date_of(date, root)
     log = open_day(day, root)
     if symbol is not None:
         symbol = symbol_named(symbol, subscribed(log), day)
-    with Bar(f"folding {day}", quiet=as_json) as bar:
+    with ProgressBar(f"folding {day}", quiet=as_json) as bar:
         result = reconcile(log, bar.update)
     if symbol is not None:
         result = _of(result, symbol)
@@ -103,7 +103,7 @@ def _show_checks(result: Reconciled) -> None:
 
 
 def _line(check: Check) -> str:
-    from harvester.recorder.moments import of_day
+    from harvester.eventlog.times import of_day
 
     numbers = f"{check.ours:>14,.10g} of {check.theirs:>14,.10g} {check.unit:<6}"
     difference = f"{100 * (check.difference or 0):8.3f} % (tolerance {100 * check.tolerance:g} %"

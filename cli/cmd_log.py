@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from harvester.eventlog.compact import Compaction
     from harvester.eventlog.reader import Day, RunView
-    from harvester.eventlog.verify import Report
+    from harvester.eventlog.verify_log import LogReport
     from harvester.events.batch import Batch
     from harvester.home import Home
 
@@ -48,8 +48,8 @@ def ls(*, home: HomeOption = None, as_json: JsonOption = False) -> None:
     Example: hv log ls
     """
     from harvester.errors import HarvesterError, NoLog
-    from harvester.eventlog.closed import closed_dates
-    from harvester.eventlog.days import recorded_dates
+    from harvester.eventlog.eod_mark import closed_dates
+    from harvester.eventlog.runs_of_day import recorded_dates
     from harvester.home import Home, parse_date
 
     root = Home.find(home)
@@ -166,7 +166,7 @@ def verify(*, date: DateOption = None, home: HomeOption = None, as_json: JsonOpt
     Example: hv log verify --date 2025-07-17
     """
     from harvester.eventlog.lock import DateLock
-    from harvester.eventlog.verify import verify_day
+    from harvester.eventlog.verify_log import verify_day
 
     root = _home(home)
     trading_date = date_of(date, root)
@@ -252,9 +252,9 @@ def compact(*, date: NamedDateOption, home: HomeOption = None, as_json: JsonOpti
 def _runs_of(home: Home, trading_date: date) -> list[list[Any]]:
     """Name, status, events, first and last ts_recv (ISO), bytes of each run of a date, deleted runs included."""
     from harvester.errors import NoLog
-    from harvester.eventlog.days import between_runs, read_marks, read_runs
     from harvester.eventlog.lock import DateLock
     from harvester.eventlog.reader import run_view
+    from harvester.eventlog.runs_of_day import between_runs, read_marks, read_runs
 
     closed, asides, _ = read_marks(home, trading_date)
     try:
@@ -335,12 +335,12 @@ def _shown(value: Any) -> str:
     return "".join(c if c.isprintable() else f"\\u{ord(c):04x}" for c in json.dumps(value, ensure_ascii=False))
 
 
-def _verify_with_bar(home: Home, trading_date: date) -> Report:
+def _verify_with_bar(home: Home, trading_date: date) -> LogReport:
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn
 
-    from harvester.eventlog.days import read_runs
-    from harvester.eventlog.verify import verify_day
+    from harvester.eventlog.runs_of_day import read_runs
+    from harvester.eventlog.verify_log import verify_day
 
     total = 2 * sum(end for run in read_runs(home, trading_date) for end in run.ends.values())
     columns = ("verifying", BarColumn(), DownloadColumn(), TimeRemainingColumn())
@@ -354,7 +354,7 @@ def _compact_with_bar(home: Home, trading_date: date) -> list[Compaction]:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
     from harvester.eventlog.compact import compact_day
-    from harvester.eventlog.days import read_runs
+    from harvester.eventlog.runs_of_day import read_runs
 
     total = 2 * sum(line.rows for run in read_runs(home, trading_date) for line in run.commits)
     columns = ("compacting", BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
@@ -363,7 +363,7 @@ def _compact_with_bar(home: Home, trading_date: date) -> list[Compaction]:
         return compact_day(home, trading_date, progress=lambda _, rows: bar.advance(task, rows))
 
 
-def _report_json(report: Report) -> dict[str, Any]:
+def _report_json(report: LogReport) -> dict[str, Any]:
     return {
         "trading_date": report.trading_date.isoformat(),
         "clean": report.clean,
@@ -383,7 +383,7 @@ def _report_json(report: Report) -> dict[str, Any]:
     }
 
 
-def _show_report(report: Report, running: str) -> None:
+def _show_report(report: LogReport, running: str) -> None:
     """Print the report; `running` is the status shown for a run without an end in the log."""
     from harvester.errors import ranges_text, salvage_move
 
@@ -435,7 +435,7 @@ def _text(path: Path | None) -> str | None:
 
 
 def _of_day(time: str) -> str:
-    from harvester.recorder.moments import of_day, read_iso
+    from harvester.eventlog.times import of_day, read_iso
 
     return of_day(read_iso(time))[:8] if time.endswith("Z") else time
 

@@ -20,7 +20,7 @@ from cli.options import (
 )
 
 if TYPE_CHECKING:
-    from harvester.recorder.projected import Summary
+    from harvester.rebuild.project_memo import ProjectedSummary
 
 
 def project(
@@ -52,10 +52,10 @@ def project(
 
     Example: hv project --date 2025-07-17
     """
-    from cli.bars import Bar
-    from harvester.artefacts.text import must_take_folder
+    from cli.bars import ProgressBar
+    from harvester.artefacts.json_files import must_take_folder
     from harvester.home import Home
-    from harvester.recorder.jobs import Failure, Task, dates_of, project_dates
+    from harvester.rebuild.parallel import ParallelTask, TaskFailure, dates_of, project_dates
 
     root = Home.find(home)
     chosen = None if symbols is None else tuple(words_of(symbols))
@@ -65,12 +65,12 @@ def project(
     target = None if out is None else str(out.resolve())
     if out is not None:
         must_take_folder(out.resolve())  # before the fold, not after it
-    tasks = [Task(str(root.root), day, target, chosen, force, salvage) for day in days]
+    tasks = [ParallelTask(str(root.root), day, target, chosen, force, salvage) for day in days]
     failures = []
     title = f"folding {days[0]}" if len(days) == 1 else f"folding {len(days)} dates"
-    with Bar(title, quiet=as_json) as bar:
+    with ProgressBar(title, quiet=as_json) as bar:
         for result in project_dates(tasks, jobs, bar.update):
-            if isinstance(result, Failure):
+            if isinstance(result, TaskFailure):
                 failures.append(result)
                 if len(days) > 1:
                     typer.echo(f"hv: {result.trading_date}: {result.what}", err=True)
@@ -84,9 +84,9 @@ def project(
         raise failures[0].error()
 
 
-def _show(summary: Summary) -> None:
-    from harvester.artefacts.episodes import WAY_OUT
-    from harvester.projections.book import NO_BOOKS
+def _show(summary: ProjectedSummary) -> None:
+    from harvester.artefacts.episode_files import WAY_OUT
+    from harvester.projections.market.book import NO_BOOKS
 
     if summary.skipped:
         typer.echo(

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from harvester.clock import Clock
     from harvester.config import Settings
     from harvester.home import Home
-    from harvester.recorder.summary import Summary
+    from harvester.recorder.summary import RecordingSummary
 
 _GATEWAY, _WHAT, _WHEN, _LOG = "Gateway", "Data", "Time", "Log"
 _HISTORY, _ARTEFACTS = "History and signals", "Artefacts"
@@ -223,13 +223,13 @@ def _end_early_at_sigterm() -> None:
 
 async def _record(
     settings: Settings, home: Home, clock_choice: str, until: str | None, duration: str | None, *, reopen: bool
-) -> Summary:
+) -> RecordingSummary:
     import asyncio
 
     from cli.logs import to_stderr
-    from harvester.recorder.checks import check_settings, find_clock, with_symbols
     from harvester.recorder.record import record as run
-    from harvester.recorder.until import closed_until, end_of_recording, parse_duration, stop_on_signals
+    from harvester.recorder.start_checks import check_settings, find_clock, with_symbols
+    from harvester.recorder.stopping import closed_until, end_of_recording, parse_duration, stop_on_signals
 
     to_stderr()
     settings = with_symbols(settings, home)
@@ -270,7 +270,7 @@ def _print_signal(name: str) -> None:
 async def _watch(recorder: Any) -> None:
     import sys
 
-    from harvester.recorder.screen import draw, log_progress
+    from harvester.recorder.live_screen import draw, log_progress
 
     await (draw(recorder) if sys.stdout.isatty() else log_progress(recorder))
 
@@ -283,7 +283,7 @@ async def _cancel(screens: list[asyncio.Task[None]]) -> None:
     await asyncio.gather(*screens, return_exceptions=True)
 
 
-def _show(summary: Summary, *, as_json: bool) -> None:
+def _show(summary: RecordingSummary, *, as_json: bool) -> None:
     import json
 
     from harvester.recorder.summary import describe

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from cli.keys import Keys
-    from harvester.recorder.replay import Shown
+    from harvester.replay.replay import ReplayFrame
 
 _KEYS = {
     " ": "pause", "s": "step", "left": "back", "right": "forward", "g": "goto", "+": "faster", "-": "slower",
@@ -56,12 +56,12 @@ def replay(
 
     Example: hv replay --date 2025-07-17 --speed 60 --from 10:30 --symbols ARL
     """
-    from cli.bars import Bar
+    from cli.bars import ProgressBar
     from harvester.eventlog.reader import open_day
+    from harvester.eventlog.times import check_meets, moment, span
     from harvester.home import Home
-    from harvester.recorder.moments import check_meets, moment, span
-    from harvester.recorder.replay import Player, Replay
-    from harvester.recorder.seek import Seeker
+    from harvester.replay.replay import Replay, ReplayPlayer
+    from harvester.replay.seek import Seeker
 
     root, factor = Home.find(home), _speed(speed)
     day = date_of(date, root)
@@ -69,7 +69,7 @@ def replay(
     log = open_day(day, root)
     check_meets(start, end, log)
     seeker = Seeker(root, log, market_only=False)
-    with Bar(f"folding {day}"):
+    with ProgressBar(f"folding {day}"):
         played = Replay(seeker, show=words_of(show), symbols=words_of(symbols), start=start, end=end)
     line = _json_line if as_json else _text_line
     if sys.stdin.isatty() and sys.stdout.isatty():
@@ -79,11 +79,11 @@ def replay(
         with Keys() as keys:
             shown = Terminal(line, keys, lambda text: moment(text, day))
             try:
-                Player(played, shown, factor).run()
+                ReplayPlayer(played, shown, factor).run()
             finally:
                 shown.end()
     elif factor:
-        Player(played, Pipe(line), factor).run()
+        ReplayPlayer(played, Pipe(line), factor).run()
     else:
         for rows in played.stream():
             sys.stdout.write("".join(line(row) + "\n" for row in rows))
@@ -92,10 +92,10 @@ def replay(
 class Pipe:
     """Plain lines; no keys."""
 
-    def __init__(self, line: Callable[[Shown], str]) -> None:
+    def __init__(self, line: Callable[[ReplayFrame], str]) -> None:
         self._line = line
 
-    def show(self, rows: Sequence[Shown]) -> None:
+    def show(self, rows: Sequence[ReplayFrame]) -> None:
         sys.stdout.write("".join(self._line(row) + "\n" for row in rows))
         sys.stdout.flush()
 
@@ -117,12 +117,12 @@ class Pipe:
 class Terminal(Pipe):
     """Lines that scroll, a line of state below them, and keys."""
 
-    def __init__(self, line: Callable[[Shown], str], keys: Keys, moment: Callable[[str], int]) -> None:
+    def __init__(self, line: Callable[[ReplayFrame], str], keys: Keys, moment: Callable[[str], int]) -> None:
         super().__init__(line)
         self._keys, self._moment = keys, moment
         self._below = ""
 
-    def show(self, rows: Sequence[Shown]) -> None:
+    def show(self, rows: Sequence[ReplayFrame]) -> None:
         if not rows:
             return
         self._put("")
@@ -134,7 +134,7 @@ class Terminal(Pipe):
         self._put("")
 
     def moved(self, ts: int) -> None:
-        from harvester.recorder.moments import of_day
+        from harvester.eventlog.times import of_day
 
         self._put("")
         self._whole_line(f"── {of_day(ts)} New York " + "─" * 60)
@@ -145,7 +145,7 @@ class Terminal(Pipe):
         sys.stdout.write((text if len(text) <= wide else text[: wide - 1] + "…") + "\n")
 
     def state(self, ts: int, speed: float, *, paused: bool) -> None:
-        from harvester.recorder.moments import of_day
+        from harvester.eventlog.times import of_day
 
         pace = "paused" if paused else f"speed {speed:g}" if speed else "as fast as it goes"
         self._put(f"{of_day(ts).partition('.')[0]} New York  {pace}   {_HELP}")
@@ -193,10 +193,10 @@ def _speed(text: str) -> float:
     return factor
 
 
-def _json_line(shown: Shown) -> str:
+def _json_line(shown: ReplayFrame) -> str:
     import msgspec
 
-    from harvester.artefacts.text import times
+    from harvester.artefacts.json_files import times
 
     return msgspec.json.encode({"table": shown.table, **times(shown.row)}).decode()
 
@@ -212,8 +212,8 @@ _TEXT = {  # table → columns of its text line
 }
 
 
-def _text_line(shown: Shown) -> str:
-    from harvester.recorder.moments import of_day
+def _text_line(shown: ReplayFrame) -> str:
+    from harvester.eventlog.times import of_day
 
     cells = [f"{name} {_cell(shown.row[name])}" for name in _TEXT[shown.table] if shown.row[name] not in (None, "")]
     return f"{of_day(shown.ts):<18} {shown.table.removesuffix('s'):<8} {shown.row['symbol']:<6} {'  '.join(cells)}"

@@ -14,8 +14,8 @@ def schema(
 
     Example: hv schema episode
     """
-    from harvester.artefacts.schemas import SCHEMAS, find
-    from harvester.artefacts.text import json_file
+    from harvester.artefacts.json_files import json_file
+    from harvester.artefacts.json_schemas import SCHEMAS, find
 
     if name is None:
         widest = max(map(len, SCHEMAS))

@@ -9,7 +9,7 @@ import typer
 from cli.options import DateOption, HomeOption, JsonOption
 
 if TYPE_CHECKING:
-    from harvester.recorder.status import Status
+    from harvester.status import RecordingStatus
 
 
 def status(
@@ -25,9 +25,9 @@ def status(
     import msgspec
 
     from harvester.clock import clocks_apart
-    from harvester.eventlog.days import newest_date
+    from harvester.eventlog.runs_of_day import newest_date
     from harvester.home import Home, parse_date
-    from harvester.recorder.status import status as status_of
+    from harvester.status import status as status_of
     from harvester.units import SECOND_NS
 
     root = Home.find(home)
@@ -55,12 +55,12 @@ def status(
 
 
 def _local(time: str) -> str:
-    from harvester.recorder.moments import local, read_iso
+    from harvester.eventlog.times import local, read_iso
 
     return local(read_iso(time)).partition(".")[0] if time else "-"
 
 
-def _doing(report: Status) -> str:
+def _doing(report: RecordingStatus) -> str:
     if report.recording:
         return f"being recorded by {report.holder}"
     if report.run_status == "running":

@@ -12,8 +12,8 @@ from cli.options import DateOption, HomeOption, JsonOption, date_of
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from harvester.recorder.exports import FilesPart
-    from harvester.recorder.verify import Verified
+    from harvester.rebuild.exports import FilesPart
+    from harvester.rebuild.verify_day import VerifyResult
 
 _NOT_COMPARED = "-- "  # where others have ok or BAD
 
@@ -42,19 +42,19 @@ def verify(
     """
     import msgspec
 
-    from cli.bars import Bar
+    from cli.bars import ProgressBar
     from harvester.home import Home
-    from harvester.recorder.verify import verify as check
+    from harvester.rebuild.verify_day import verify as check
 
     root = Home.find(home)
     day = date_of(date, root)
-    with Bar(f"verifying {day}", quiet=as_json) as bar:
+    with ProgressBar(f"verifying {day}", quiet=as_json) as bar:
         result = check(root, day, bar.step)
     typer.echo(msgspec.json.encode(result).decode() if as_json else "\n".join(_lines(result)))
     raise typer.Exit(result.exit_code)
 
 
-def _lines(result: Verified) -> list[str]:
+def _lines(result: VerifyResult) -> list[str]:
     log, live = result.log, result.live
     out = [f"log      {_word(not log.problems)}  {log.events:,} events in {log.runs} runs, {log.bytes:,} bytes re-read"]
     out += [f"         identity {log.identity}"] if log.identity else []
@@ -78,7 +78,7 @@ def _lines(result: Verified) -> list[str]:
 
 
 def _of_files(title: str, what: str, part: FilesPart) -> list[str]:
-    from harvester.artefacts.episodes import WAY_OUT
+    from harvester.artefacts.episode_files import WAY_OUT
 
     parts = [f"{part.checked} {what} compared"] if part.checked or not part.note else []
     parts += [part.note] if part.note else []

@@ -2,7 +2,7 @@
 
 Every command takes `--home`, `--json`, `--date`, `--symbol`, `--symbols`, `--at`, `--from` and `--to` from this module,
 so that each means the same everywhere (a test checks it). A date is yyyy-MM-dd. A time is a time of day in New York
-(10:31:05.2) or an ISO time with `Z` or an offset; `harvester.recorder.moments` reads it.
+(10:31:05.2) or an ISO time with `Z` or an offset; `harvester.eventlog.times` reads it.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def date_of(given: str | None, home: Home) -> dt.date:
         BadSetting: `given` is not a date.
         NoLog: no date is given, and nothing is recorded.
     """
-    from harvester.eventlog.days import newest_date
+    from harvester.eventlog.runs_of_day import newest_date
     from harvester.home import parse_date
 
     if given is not None:

@@ -22,7 +22,7 @@ _NOON = time(12)
 _FIRST, _LAST = "2000-01-01", "2035-12-31"
 
 
-class Session(msgspec.Struct, frozen=True):
+class ExchangeSession(msgspec.Struct, frozen=True):
     """One exchange session; times are ns UTC, `extended_*` bound pre-market and after-hours trading of US stocks."""
 
     open_ns: int
@@ -125,7 +125,7 @@ def _calendar(exchange: str) -> Any:
 
 
 @lru_cache(maxsize=4096)
-def session(trading_date: date, exchange: str = "XNYS") -> Session | None:
+def session(trading_date: date, exchange: str = "XNYS") -> ExchangeSession | None:
     """The exchange's session on a date, None when closed. Extended hours are 04:00-20:00, on half days to 17:00.
 
     Raises:
@@ -140,7 +140,7 @@ def session(trading_date: date, exchange: str = "XNYS") -> Session | None:
     opens, closes = int(calendar.session_open(day).value), int(calendar.session_close(day).value)
     tz = zone(str(calendar.tz))
     half = closes < to_ns(datetime.combine(trading_date, time(16), tz))
-    return Session(
+    return ExchangeSession(
         open_ns=opens,
         close_ns=closes,
         extended_open_ns=to_ns(datetime.combine(trading_date, time(4), tz)),

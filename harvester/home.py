@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from harvester.errors import BadSetting
 
 if TYPE_CHECKING:
-    from harvester.eventlog.disk import Disk
+    from harvester.files import Disk
 
 _PLAIN = re.compile(r"[A-Za-z0-9_-]")
 _RESERVED = re.compile(r"^(CON|PRN|AUX|NUL|COM[0-9]|LPT[0-9])$", re.IGNORECASE)
@@ -137,7 +137,7 @@ class Home:
 
     def prepare(self, disk: Disk | None = None) -> Home:
         """Make `temp/` and `memory/` through `disk`, durably, each ignoring itself in git."""
-        from harvester.eventlog.disk import Disk
+        from harvester.files import Disk
 
         disk = disk or Disk()
         for folder in (self.temp, self.memory):

@@ -32,8 +32,8 @@ hypothesis.settings.load_profile(budget("short", "long"))
 
 _KERNELS = "from harvester.projections import kernels"
 _ORDER_FLOW = """
-from harvester.simgateway.market import drain
-from harvester.simgateway.model import ModelSettings, open_model
+from harvester.simgateway.markets.source import drain
+from harvester.simgateway.markets.model_market import ModelSettings, open_model
 next(iter(drain(open_model(ModelSettings(rate=600)))))
 """
 

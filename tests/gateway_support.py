@@ -6,9 +6,9 @@ import asyncio
 import struct
 from contextlib import asynccontextmanager
 
+from harvester.simgateway.gateway_settings import GatewaySettings
+from harvester.simgateway.markets.open_market import open_market
 from harvester.simgateway.server import SimGateway
-from harvester.simgateway.settings import GatewaySettings
-from harvester.simgateway.sources import open_market
 from harvester.wire.framing import Deframer, frame, split
 
 ACME = ("0", "ACME", "STK", "", "0.0", "", "", "SMART", "", "USD", "", "")

@@ -40,11 +40,11 @@ from harvester.calendar import iso, to_ns, zone
 from harvester.config import Settings
 from harvester.events.batch import Batch
 from harvester.events.kinds import Kind, Side
-from harvester.projections.costs import cost_table
 from harvester.projections.engine import Engine
-from harvester.projections.params import RunParams, StrategyRef, calendar_of
-from harvester.projections.position import Plan
 from harvester.projections.reconcile import reconcile
+from harvester.projections.run_params import RunParams, StrategyRef, calendar_of
+from harvester.projections.trading.costs import cost_table
+from harvester.projections.trading.position import EntryPlan
 from tests.market_log import SECOND, Log, Written
 
 if TYPE_CHECKING:
@@ -221,10 +221,10 @@ def repeated(words: list[str]) -> Iterator[list[str]]:
         ]
 
 
-def plan(words: list[str]) -> Plan:
+def plan(words: list[str]) -> EntryPlan:
     side, quantity, stop, target, *times = words
     valid, hold = (float(t) for t in (times + ["5", "300"][len(times) :]))
-    return Plan(side == "long", int(quantity), float(stop), float(target), valid, hold, "SCRIPT", {})
+    return EntryPlan(side == "long", int(quantity), float(stop), float(target), valid, hold, "SCRIPT", {})
 
 
 def batches(tape: Tape) -> Iterator[tuple[Batch, str]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from harvester.projections.interval import QUOTES, TRADES, Interval
-from harvester.projections.seconds import rows_of
+from harvester.projections.trading.fast.bucket_columns import rows_of
 
 
 def buckets(interval: Interval) -> list[tuple[int, str, dict[str, Any]]]:

@@ -11,14 +11,14 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from harvester.eventlog.archive import archive
 from harvester.eventlog.compact import compact_run
-from harvester.eventlog.disk import Disk
 from harvester.eventlog.recover import recover_day
 from harvester.eventlog.writer import LogWriter
 from harvester.events.batch import Batch
 from harvester.events.kinds import COLUMNS, Kind
+from harvester.files import Disk
 from harvester.home import Home
-from harvester.recorder.archive import archive
 
 DATE = date(2025, 7, 17)
 START_NS = 1_752_757_200_000_000_000

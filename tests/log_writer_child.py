@@ -14,7 +14,7 @@ from pathlib import Path
 
 from log_samples import DATE, START_NS, events
 
-from harvester.eventlog.content import ContentHash
+from harvester.eventlog.storage.content_hash import ContentHash
 from harvester.eventlog.writer import LogWriter
 from harvester.events.batch import Batch
 from harvester.events.kinds import Kind

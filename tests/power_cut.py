@@ -32,7 +32,7 @@ from io import FileIO
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from harvester.eventlog.disk import Disk
+from harvester.files import Disk
 
 PAGE_BYTES = 4096
 _ROOT = 0

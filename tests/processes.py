@@ -23,8 +23,8 @@ PROJECT = Path(__file__).resolve().parent.parent
 SERVER = Path(__file__).with_name("fork_server.py")
 PYTHON = [sys.executable]
 LOADED = (
-    "cli.app", "harvester.recorder.project", "harvester.recorder.verify", "harvester.recorder.replay",
-    "harvester.projections.kernels", "harvester.recorder.record", "harvester.recorder.eod",
+    "cli.app", "harvester.rebuild.project", "harvester.rebuild.verify_day", "harvester.replay.replay",
+    "harvester.projections.market.kernels", "harvester.recorder.record", "harvester.endofday.eod",
     "harvester.simgateway.server", "exchange_calendars",
 )  # fmt: skip
 

@@ -36,7 +36,7 @@ def say(line: str) -> None:
 
 def main() -> None:
     home, port, symbols = Home(Path(sys.argv[1])), int(sys.argv[2]), tuple(sys.argv[3].split(","))
-    importlib.import_module("harvester.projections.kernels")  # compiled or loaded before anybody counts time
+    importlib.import_module("harvester.projections.market.kernels")  # compiled or loaded before anybody counts time
     say("ready")
     if not sys.stdin.readline():
         return  # nobody wants this one any more

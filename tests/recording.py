@@ -8,18 +8,18 @@ from typing import TYPE_CHECKING, Any
 
 from harvester.clock import LockstepClock
 from harvester.config import Settings
-from harvester.eventlog.disk import Disk
 from harvester.eventlog.reader import Day, open_day
 from harvester.events.kinds import Kind
+from harvester.files import Disk
 from harvester.projections.engine import Engine
 from harvester.recorder.record import Recorder, record
-from harvester.recorder.summary import Summary
-from harvester.simgateway.faults import Script
+from harvester.recorder.summary import RecordingSummary
+from harvester.simgateway.fault_script import FaultScript
+from harvester.simgateway.gateway_report import TEXTS, exact_sum, text_sum
+from harvester.simgateway.gateway_settings import GatewaySettings
 from harvester.simgateway.limits import Limits
-from harvester.simgateway.report import TEXTS, exact_sum, text_sum
+from harvester.simgateway.markets.open_market import open_market
 from harvester.simgateway.server import SimGateway
-from harvester.simgateway.settings import GatewaySettings
-from harvester.simgateway.sources import open_market
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from harvester.home import Home
-    from harvester.simgateway.market import Market
+    from harvester.simgateway.markets.source import MarketSource
 
 SECOND_NS = 1_000_000_000
 
@@ -47,7 +47,7 @@ class Recorded:
     """One recording and what the gateway says of it."""
 
     home: Home
-    summary: Summary
+    summary: RecordingSummary
     report: dict[str, Any]
     notes: list[Any] = field(default_factory=list)
 
@@ -55,7 +55,7 @@ class Recorded:
         return open_day(trading_date, self.home)
 
 
-def model(**settings: Any) -> Market:
+def model(**settings: Any) -> MarketSource:
     """A small modelled morning."""
     given = {"seed": 5, "symbols": ("ACME", "BOLT", "CRUX"), "extended_minutes": 2} | settings
     return open_market("model", **given)
@@ -66,7 +66,7 @@ def run(scenario: Any) -> Any:
 
 
 async def lockstep(
-    market: Market,
+    market: MarketSource,
     home: Home,
     *,
     minutes: float = 10.0,
@@ -84,7 +84,7 @@ async def lockstep(
     end = begin + round(minutes * 60 * SECOND_NS)
     gateway_settings = GatewaySettings(
         port=0,
-        faults=Script.parse(faults),
+        faults=FaultScript.parse(faults),
         limits=limits or Limits(),
         start_ns=begin,
         end_ns=end,

@@ -16,16 +16,16 @@ from trading_log import DATE, record
 from typer.testing import CliRunner
 
 from cli.app import app
-from harvester.artefacts import schemas
-from harvester.artefacts.episodes import compare_day, episode_files, write_day
-from harvester.artefacts.tables import csv_file
-from harvester.artefacts.text import json_file, must_take_file, put, put_all, times
+from harvester.artefacts import json_schemas
+from harvester.artefacts.episode_files import compare_day, episode_files, write_day
+from harvester.artefacts.json_files import json_file, must_take_file, put, put_all, times
+from harvester.artefacts.table_files import csv_file
+from harvester.endofday.eod import EodOptions, EodReport, eod
+from harvester.endofday.eod import _compare as compare_episodes
 from harvester.errors import BadSetting, CannotRun, LogWriteFailed
-from harvester.eventlog.disk import Disk
+from harvester.files import Disk
 from harvester.home import Home
-from harvester.recorder.eod import Report, Wishes, eod
-from harvester.recorder.eod import _compare as compare_episodes
-from harvester.recorder.project import bucket_artefact, project
+from harvester.rebuild.project import bucket_artefact, project
 from tests.processes import python
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -37,29 +37,29 @@ def day(tmp_path_factory):
     home = Home(tmp_path_factory.mktemp("home")).prepare()
     record(home)
     made, _ = project(home, DATE)
-    eod(home, DATE, Wishes(parquet=True))
+    eod(home, DATE, EodOptions(parquet=True))
     return home, made
 
 
 def valid(name: str, value) -> None:
-    jsonschema.Draft202012Validator(schemas.find(name)).validate(value)
+    jsonschema.Draft202012Validator(json_schemas.find(name)).validate(value)
 
 
 def loaded(path):
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-@pytest.mark.parametrize("name", schemas.SCHEMAS)
+@pytest.mark.parametrize("name", json_schemas.SCHEMAS)
 def test_schema_is_a_schema(name):
     """Every schema is valid JSON Schema of its draft, and closed at the top."""
-    jsonschema.Draft202012Validator.check_schema(schemas.find(name))
-    assert schemas.find(name)["additionalProperties"] is False
+    jsonschema.Draft202012Validator.check_schema(json_schemas.find(name))
+    assert json_schemas.find(name)["additionalProperties"] is False
 
 
 def test_unknown_schema():
     """An unknown name is answered with those there are."""
     with pytest.raises(BadSetting, match="unknown artefact 'x'; use one of episode, "):
-        schemas.find("x")
+        json_schemas.find("x")
 
 
 def test_every_written_file_validates(day):
@@ -87,7 +87,7 @@ def test_every_written_file_validates(day):
         for path in paths:
             value = loaded(path)
             valid(name, value)
-            assert list(value) == list(schemas.find(name)["properties"]), path
+            assert list(value) == list(json_schemas.find(name)["properties"]), path
     valid("buckets", bucket_artefact(made, "AAA"))
     everything = {p for paths in found.values() for p in paths}
     logs = {p for p in home.root.rglob("*.json") if home.events in p.parents}
@@ -331,7 +331,7 @@ def test_symbols_cannot_leave_the_folder(day):
 def test_files_under_other_toggles_are_no_difference(day, tmp_path, epoch_ms, series_jsonl):
     """`hv eod` takes the episode files of any setting of the toggles for the date's own, and names an altered one."""
     _, made = day
-    home, report = Home(tmp_path), Report("2025-07-17")
+    home, report = Home(tmp_path), EodReport("2025-07-17")
     folder = home.episodes(made.trading_date)
     files = made.files(epoch_ms=epoch_ms, series_jsonl=series_jsonl)
     write_day(folder, files)

@@ -6,9 +6,9 @@ import importlib.util
 from pathlib import Path
 from typing import Any
 
-from harvester.artefacts.buckets import with_gate_codes
-from harvester.projections.blotter import TABLES
-from harvester.projections.tables import BUCKETS
+from harvester.artefacts.bucket_files import with_gate_codes
+from harvester.projections.market.arrays import BUCKETS
+from harvester.projections.trading.trade_rows import TABLES
 
 PROJECT = Path(__file__).resolve().parent.parent
 WANTED = (  # one second of one symbol, in this order; `con_id` and `decision_seq` join tables and stay out of JSON

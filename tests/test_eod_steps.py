@@ -13,21 +13,21 @@ from trading_log import DATE, SYMBOLS, days, record, run_params
 from typer.testing import CliRunner
 
 from cli.app import app
-from harvester.artefacts.episodes import WAY_OUT
+from harvester.artefacts.episode_files import WAY_OUT
+from harvester.endofday.datasets import memory_given
+from harvester.endofday.deletion import carry_out, plan, read_plan
+from harvester.endofday.eod import STEPS, EodOptions, eod, plan_path, rebuild_memory
 from harvester.errors import CannotRun, DamagedLog, HarvesterError, LockHeld, LogWriteFailed, Mismatch, NoLog
-from harvester.eventlog.disk import Disk
 from harvester.eventlog.lock import DateLock
 from harvester.eventlog.reader import open_day
-from harvester.eventlog.verify import verify_day
+from harvester.eventlog.verify_log import verify_day
 from harvester.eventlog.writer import LogWriter
+from harvester.files import Disk
 from harvester.home import Home
 from harvester.memory import fold
-from harvester.projections.params import RunParams
-from harvester.projections.trading import Terms
-from harvester.recorder.deletion import carry_out, plan, read_plan
-from harvester.recorder.eod import STEPS, Wishes, eod, plan_path, rebuild_memory
-from harvester.recorder.kept import memory_given
-from harvester.recorder.project import fold_day, project
+from harvester.projections.run_params import RunParams
+from harvester.projections.trading.trading import Terms
+from harvester.rebuild.project import fold_day, project
 from tests.processes import python
 
 SECONDS = 200
@@ -69,9 +69,9 @@ def tree(home: Home, under: Path | None = None) -> dict[str, bytes]:
 
 def test_fold_and_fold_again(home):
     """The first fold writes everything, the second nothing; memory holds both days and every trade once."""
-    report = eod(home, NEXT, Wishes(parquet=True))
+    report = eod(home, NEXT, EodOptions(parquet=True))
     before = tree(home)
-    again = eod(home, NEXT, Wishes(parquet=True))
+    again = eod(home, NEXT, EodOptions(parquet=True))
     assert report.written
     assert not again.written
     assert tree(home) == before
@@ -94,7 +94,7 @@ def test_folding_an_earlier_day_again_changes_nothing(home):
 def test_rebuilt_memory_has_the_same_bytes(home):
     """From the kept episodes alone the same memory comes out, also after the logs are gone."""
     for day in days(2):
-        eod(home, day, Wishes(delete_temp=True))
+        eod(home, day, EodOptions(delete_temp=True))
     assert not home.day(DATE).exists()
     assert fold.encode(rebuild_memory(home)) == home.memory_latest.read_bytes()
 
@@ -118,7 +118,7 @@ def finished(master, tmp_path_factory):
     for archive in (False, True):
         home = Home(tmp_path_factory.mktemp("finished") / "home")
         shutil.copytree(master.root, home.root)
-        eod(home, NEXT, Wishes(parquet=True, delete_temp=True, archive=archive))
+        eod(home, NEXT, EodOptions(parquet=True, delete_temp=True, archive=archive))
         made[archive] = tree(home)
     return made
 
@@ -134,9 +134,9 @@ def test_killed_before_any_step(home, finished, step, archive):
         if name == step:
             raise Killed
 
-    wishes = Wishes(parquet=True, delete_temp=True, archive=archive)
+    wishes = EodOptions(parquet=True, delete_temp=True, archive=archive)
     with pytest.raises(Killed):
-        eod(home, NEXT, Wishes(parquet=True, delete_temp=True, archive=archive, at=at))
+        eod(home, NEXT, EodOptions(parquet=True, delete_temp=True, archive=archive, at=at))
     eod(home, NEXT, wishes)
     assert tree(home) == finished[archive]
 
@@ -153,11 +153,11 @@ def test_killed_while_deleting(home, finished, many):
                 raise Killed
 
     with pytest.raises(Killed):
-        eod(home, NEXT, Wishes(parquet=True, delete_temp=True, at=at))
+        eod(home, NEXT, EodOptions(parquet=True, delete_temp=True, at=at))
     if many:
         with pytest.raises(CannotRun, match="had begun; finish it with --delete-temp"):
             eod(home, NEXT)
-    eod(home, NEXT, Wishes(parquet=True, delete_temp=True))
+    eod(home, NEXT, EodOptions(parquet=True, delete_temp=True))
     assert tree(home) == finished[False]
 
 
@@ -187,17 +187,17 @@ def test_failing_disk(home, finished, call, tmp_path):
     counting = calls_until(call)
     shutil.copytree(home.root, tmp_path / "undisturbed")
     undisturbed = Home(tmp_path / "undisturbed")
-    eod(undisturbed, NEXT, Wishes(parquet=True, archive=True, disk=counting))
+    eod(undisturbed, NEXT, EodOptions(parquet=True, archive=True, disk=counting))
     new = undisturbed.memory_latest.read_bytes()
     few = max(counting.count // 6, 1)
     for nth in sorted({*range(1, counting.count, few), counting.count}):
         shutil.rmtree(undisturbed.root)
         shutil.copytree(home.root, undisturbed.root)
         with pytest.raises(LogWriteFailed):
-            eod(undisturbed, NEXT, Wishes(parquet=True, archive=True, disk=calls_until(call, nth)))
+            eod(undisturbed, NEXT, EodOptions(parquet=True, archive=True, disk=calls_until(call, nth)))
         assert tree(undisturbed, undisturbed.events) == before, nth
         assert undisturbed.memory_latest.read_bytes() in (old, new), nth
-    eod(undisturbed, NEXT, Wishes(parquet=True, archive=True, delete_temp=True))
+    eod(undisturbed, NEXT, EodOptions(parquet=True, archive=True, delete_temp=True))
     assert tree(undisturbed) == finished[True]
 
 
@@ -210,24 +210,24 @@ def test_a_file_the_system_keeps(home, finished):
                 raise PermissionError(13, "in use")
             super().remove(path)
 
-    report = eod(home, NEXT, Wishes(parquet=True, delete_temp=True, disk=Busy()))
+    report = eod(home, NEXT, EodOptions(parquet=True, delete_temp=True, disk=Busy()))
     assert report.stopped.endswith("notice.arrows: in use")
     assert any(path.suffix == ".arrows" for path in home.day(NEXT).rglob("*"))
-    eod(home, NEXT, Wishes(parquet=True, delete_temp=True))
+    eod(home, NEXT, EodOptions(parquet=True, delete_temp=True))
     assert tree(home) == finished[False]
 
 
 def test_nothing_is_deleted_without_being_asked(home):
     """Without --delete-temp not a byte below temp/ changes."""
     before = tree(home, home.temp)
-    eod(home, NEXT, Wishes(parquet=True, archive=True))
+    eod(home, NEXT, EodOptions(parquet=True, archive=True))
     assert tree(home, home.temp) == before
 
 
 def test_not_confirmed(home):
     """Whoever says no to the plan keeps everything, and no list is left behind."""
     before = tree(home, home.temp)
-    report = eod(home, NEXT, Wishes(delete_temp=True, confirm=lambda listed: False))
+    report = eod(home, NEXT, EodOptions(delete_temp=True, confirm=lambda listed: False))
     assert report.stopped == "not confirmed"
     assert tree(home, home.temp) == before
     assert read_plan(plan_path(home, NEXT)) is None
@@ -241,7 +241,7 @@ def test_the_list_comes_first(home):
         if name == "delete" and not seen:
             seen.append((read_plan(plan_path(home, NEXT)), tree(home, home.day(NEXT)).keys()))
 
-    eod(home, NEXT, Wishes(delete_temp=True, archive=True, at=at))
+    eod(home, NEXT, EodOptions(delete_temp=True, archive=True, at=at))
     listed, there = seen[0]
     assert there <= {doomed.path for doomed in listed.files}
     assert listed.log_kept == f"memory/archive/{NEXT}"
@@ -252,7 +252,7 @@ def test_the_list_comes_first(home):
 def test_archive_is_read_like_the_log(home):
     """After --archive --delete-temp the date still verifies, projects to the same digests, and folds to no change."""
     before = fold_day(open_day(NEXT, home))
-    eod(home, NEXT, Wishes(delete_temp=True, archive=True))
+    eod(home, NEXT, EodOptions(delete_temp=True, archive=True))
     assert verify_day(home, NEXT).clean
     after = fold_day(open_day(NEXT, home))
     assert (after.identity, after.digests) == (before.identity, before.digests)
@@ -261,14 +261,14 @@ def test_archive_is_read_like_the_log(home):
     assert tree(home, home.memory) == kept
     project(home, NEXT)  # its episodes are back: to delete them once more costs no log
     asked = []
-    eod(home, NEXT, Wishes(delete_temp=True, confirm=lambda plan: bool(asked.append(plan.log_kept))))
+    eod(home, NEXT, EodOptions(delete_temp=True, confirm=lambda plan: bool(asked.append(plan.log_kept))))
     assert asked == [f"memory/archive/{NEXT}"]
 
 
 def test_a_deleted_date_says_what_is_kept(home):
     """After --delete-temp the commands say when the log went and what is kept where; `hv log ls` lists the date."""
-    eod(home, DATE, Wishes(delete_temp=True))
-    eod(home, NEXT, Wishes(delete_temp=True, archive=True))
+    eod(home, DATE, EodOptions(delete_temp=True))
+    eod(home, NEXT, EodOptions(delete_temp=True, archive=True))
     words = ["--date", DATE.isoformat(), "--home", str(home.root)]
     for command in (["status"], ["verify"], ["project"], ["log", "show"], ["log", "verify"]):
         said = CliRunner().invoke(app, [*command, *words]).exception
@@ -296,11 +296,11 @@ def test_deleted_date_is_done(home):
     for cache in caches:
         cache.parent.mkdir(parents=True)
         cache.write_bytes(b"a state")
-    eod(home, NEXT, Wishes(delete_temp=True))
+    eod(home, NEXT, EodOptions(delete_temp=True))
     assert [cache.exists() for cache in caches] == [False, True]
     assert not home.snapshots(NEXT).exists()
     before = tree(home)
-    report = eod(home, NEXT, Wishes(delete_temp=True))
+    report = eod(home, NEXT, EodOptions(delete_temp=True))
     assert "nothing is left to do" in report.notes[0]
     assert tree(home) == before
     with pytest.raises(NoLog):
@@ -321,7 +321,7 @@ def test_differing_episode_files_stop_deletion(home, harm):
     else:
         (files[0].parent / "link.json").symlink_to(files[0])
     before = tree(home, home.temp)
-    report = eod(home, NEXT, Wishes(delete_temp=True))
+    report = eod(home, NEXT, EodOptions(delete_temp=True))
     assert len(report.differences) == 1
     assert report.stopped
     assert report.deleted == 0
@@ -359,7 +359,7 @@ def test_what_nothing_replaces_stays(home):
     """A file beside the log stops deletion; torn bytes in quarantine and inputs of replays stay where they are."""
     note = home.day(NEXT) / "r001" / "note.txt"
     note.write_text("mine")
-    report = eod(home, NEXT, Wishes(delete_temp=True))
+    report = eod(home, NEXT, EodOptions(delete_temp=True))
     assert "note.txt is not part of the log" in report.stopped
     assert (home.day(NEXT) / "r001" / "quote.arrows").exists()
     note.unlink()
@@ -367,12 +367,12 @@ def test_what_nothing_replaces_stays(home):
     for path in kept:
         path.parent.mkdir(parents=True)
         path.write_bytes(b"x")
-    report = eod(home, NEXT, Wishes(delete_temp=True))
+    report = eod(home, NEXT, EodOptions(delete_temp=True))
     assert not report.stopped
     assert "torn bytes" in report.notes[0]
     assert all(path.exists() for path in kept)
     assert not (home.day(NEXT) / "r001").exists()
-    assert "nothing is left to do" in eod(home, NEXT, Wishes(delete_temp=True)).notes[0]
+    assert "nothing is left to do" in eod(home, NEXT, EodOptions(delete_temp=True)).notes[0]
 
 
 def test_damaged_log_touches_nothing(home):
@@ -383,7 +383,7 @@ def test_damaged_log_touches_nothing(home):
     path.write_bytes(data)
     before = tree(home)
     with pytest.raises(DamagedLog, match=r"quote\.arrows"):
-        eod(home, NEXT, Wishes(delete_temp=True))
+        eod(home, NEXT, EodOptions(delete_temp=True))
     assert tree(home) == before
 
 
@@ -403,7 +403,7 @@ def test_file_that_appears_after_the_list_stays(home):
             extra.write_text("mine")
             victim.write_bytes(b"changed")
 
-    report = eod(home, NEXT, Wishes(delete_temp=True, at=at))
+    report = eod(home, NEXT, EodOptions(delete_temp=True, at=at))
     assert sorted(p.name for p in (home.day(NEXT) / "r001").iterdir()) == ["notes.txt", "quote.arrows"]
     assert any("quote.arrows has changed" in line for line in report.stays)
     assert any(line.endswith("r001 holds something that was not listed") for line in report.stays)
@@ -417,7 +417,7 @@ def test_links_are_never_followed(home, tmp_path):
     link = home.day(NEXT) / "r001" / "linked"
     link.symlink_to(outside)
     with pytest.raises(Mismatch, match="is a link"):
-        eod(home, NEXT, Wishes(delete_temp=True))
+        eod(home, NEXT, EodOptions(delete_temp=True))
     link.unlink()
     folders = [home.day(NEXT)]
     listed = plan(home, folders, NEXT.isoformat(), "x", None)
@@ -452,25 +452,25 @@ def test_an_altered_list_cannot_reach_out(home, path):
 
 def test_reopened_after_deletion(home):
     """A date recorded on after its log was deleted keeps the episodes of both parts, and folds again."""
-    first = eod(home, NEXT, Wishes(delete_temp=True))
+    first = eod(home, NEXT, EodOptions(delete_temp=True))
     record(home, NEXT, seconds=SECONDS, start=4000, seed=3)
     second = eod(home, NEXT)
     assert second.episodes > first.episodes
     assert not eod(home, NEXT).written
     assert len(sorted(home.memory_versions.glob(f"memory_{NEXT}_*.json"))) == 2
-    third = eod(home, NEXT, Wishes(delete_temp=True))
+    third = eod(home, NEXT, EodOptions(delete_temp=True))
     assert third.episodes == second.episodes
     assert fold.encode(rebuild_memory(home)) == home.memory_latest.read_bytes()
 
 
 def test_recorded_on_after_a_cut_at_the_end_of_a_deletion(home):
     """A deletion whose last note a power cut lost does not keep the date from being recorded on and folded."""
-    first = eod(home, NEXT, Wishes(delete_temp=True))
+    first = eod(home, NEXT, EodOptions(delete_temp=True))
     path = plan_path(home, NEXT)
     path.write_bytes(path.read_bytes().replace(b'"done": true', b'"done": false'))
     assert not read_plan(path).done
     record(home, NEXT, seconds=SECONDS, start=4000, seed=3)
-    second = eod(home, NEXT, Wishes(delete_temp=True))
+    second = eod(home, NEXT, EodOptions(delete_temp=True))
     assert second.episodes > first.episodes
     assert not home.day(NEXT).exists()
     assert read_plan(path).done
@@ -505,7 +505,7 @@ def test_delayed_data_are_not_learned_from(tmp_path):
     report = eod(home, DATE)
     assert report.episodes > 0
     assert (report.learned, report.left_out) == (0, {"NOT_LIVE": report.episodes})
-    allowed = eod(home, DATE, Wishes(allow_not_live=True))
+    allowed = eod(home, DATE, EodOptions(allow_not_live=True))
     assert allowed.learned == allowed.episodes
     assert fold.encode(rebuild_memory(home)) == home.memory_latest.read_bytes()
 
@@ -519,7 +519,7 @@ def test_killed_recorder_is_recovered_first(home):
         writer.abandon()
     with (run / "commits.jsonl").open("ab") as file:
         file.write(b'{"commit": 99')
-    report = eod(home, NEXT, Wishes(unfinished=True))
+    report = eod(home, NEXT, EodOptions(unfinished=True))
     assert report.through_seq == before + 1
     assert "13 bytes of commits.jsonl" in report.notes[0]
 

@@ -18,7 +18,7 @@ from harvester.errors import BadSetting
 from harvester.events.batch import Batch
 from harvester.events.kinds import COMMON, SCHEMAS, Kind
 from harvester.home import Home, file_name, parse_date
-from harvester.recorder.until import closed_until
+from harvester.recorder.stopping import closed_until
 from harvester.units import SECOND_NS
 
 HOUR = 3600 * SECOND_NS

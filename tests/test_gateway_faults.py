@@ -8,17 +8,17 @@ import pytest
 from gateway_support import ACME, Client, running, small_market
 
 from harvester.errors import BadSetting
-from harvester.simgateway.faults import ACTIONS, TEXTS, Script
+from harvester.simgateway.fault_actions import IMPOSSIBLE
+from harvester.simgateway.fault_script import ACTIONS, TEXTS, FaultScript
+from harvester.simgateway.ib_time_text import ib_time, market_time
 from harvester.simgateway.limits import Limits
-from harvester.simgateway.mischief import IMPOSSIBLE
-from harvester.simgateway.times import ib_time, market_time
 
 OPEN = 1_752_759_000 * 10**9  # 2025-07-17 09:30 in New York
 
 
 def test_reading():
     """A script is a table: comments, quotes, every form of time, every form of who."""
-    script = Script.parse(
+    script = FaultScript.parse(
         """
         # at                  who          action   arguments
         +60                   *            error    2103 "farm is broken: usfarm"   # why
@@ -59,14 +59,14 @@ def test_reading():
 def test_bad_lines(line, what):
     """A line that makes no sense is one clear error that names the file, the line and the word."""
     with pytest.raises(BadSetting, match=what) as caught:
-        Script.parse(f"# one\n{line}\n", "faults.txt")
+        FaultScript.parse(f"# one\n{line}\n", "faults.txt")
     assert str(caught.value).startswith("faults.txt, line 2: ")
 
 
 def test_missing_file(tmp_path):
     """A script that is not there is one clear error."""
     with pytest.raises(BadSetting, match=r"nothing\.txt cannot be read"):
-        Script.read(tmp_path / "nothing.txt")
+        FaultScript.read(tmp_path / "nothing.txt")
 
 
 def test_times():
@@ -79,7 +79,7 @@ def troubled(script, story, rate=2000, client=None, **settings):
     """Run a story with a client that has all streams of ACME; gives the report."""
 
     async def run():
-        faults = Script.parse(script)
+        faults = FaultScript.parse(script)
         chosen = {"speed": 60, "limits": Limits(messages_per_s=0), "faults": faults, **settings}
         async with running(small_market(rate), **chosen) as gateway:
             one = await Client.connect(gateway.port)

@@ -9,9 +9,9 @@ import pytest
 from gateway_support import ACME, VENUE, Client, running, small_market
 
 from harvester.errors import BadSetting, CannotRun
+from harvester.simgateway.gateway_settings import GatewaySettings
 from harvester.simgateway.limits import Limits, Pacing, Window
 from harvester.simgateway.server import SimGateway
-from harvester.simgateway.settings import GatewaySettings
 
 FREE = Limits(messages_per_s=0)
 HISTORY = (0, "", "1 min", "2 D", 1, "TRADES", 2, 0, "")
@@ -99,7 +99,7 @@ def test_depth_rules():
 
 def test_source_without_depth(shared_data):
     """A tape without depth answers a depth request with 10092; no book is invented."""
-    from harvester.simgateway.sources import open_market
+    from harvester.simgateway.markets.open_market import open_market
 
     market = open_market("tape", [shared_data / "tapes" / "IBM-2013-10-08"])
 

@@ -21,10 +21,10 @@ from ib_async import IB
 from harvester.calendar import trading_date
 from harvester.clock import IN_FLIGHT_BYTES, Dial, FileClock, LockstepClock
 from harvester.events.kinds import Kind
+from harvester.simgateway.gateway_report import TEXTS, GatewayReport, exact_sum, text_sum
 from harvester.simgateway.limits import Limits
-from harvester.simgateway.report import TEXTS, Report, exact_sum, text_sum
 from harvester.units import SECOND_NS
-from harvester.wire.incoming import Arrivals, Incoming
+from harvester.wire.decode_messages import Arrivals, MessageDecoder
 from tests.processes import PYTHON, python
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -44,7 +44,7 @@ def subscribe_all(client, contracts=(ACME, BOLT)):
 
 def rows_of(got):
     """What a recorder makes of the messages: its batch of events."""
-    return Incoming().decode(Arrivals.of([(i, 1, fields) for i, fields in enumerate(got)]), 1)
+    return MessageDecoder().decode(Arrivals.of([(i, 1, fields) for i, fields in enumerate(got)]), 1)
 
 
 def compare(report, got):
@@ -521,7 +521,7 @@ def test_exact_sums():
     assert exact_sum([0.1] * 10) == "1"
     assert exact_sum([1.7976931348623157e308, 0.01, -1.7976931348623157e308]) == "0.01"
     assert exact_sum([None, "", 3, "nonsense"]) == "3"
-    report = Report()
+    report = GatewayReport()
     for _ in range(5000):
         report.count(["2", "6", "1", "8", "0.1"], "X")
     told = report.by_kind()["tick"]["X"]

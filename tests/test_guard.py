@@ -11,9 +11,9 @@ import pytest
 from harvester.clock import MachineClock
 from harvester.errors import BadSetting, ClientIdInUse, GatewayError, OrderRefused
 from harvester.gateway.connection import Connection
-from harvester.gateway.guard import ALLOWED, SendGuard
+from harvester.gateway.send_guard import ALLOWED, SendGuard
 from harvester.wire.framing import Deframer, frame, frame_bytes
-from harvester.wire.ids import Out
+from harvester.wire.message_ids import Out
 
 
 class Listener:

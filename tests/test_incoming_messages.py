@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 from harvester.events.batch import Batch
 from harvester.events.kinds import Kind
-from harvester.wire import columns
-from harvester.wire.incoming import HOT, Arrivals, Incoming, Item
+from harvester.wire import parse_columns
+from harvester.wire.decode_messages import HOT, Arrivals, Item, MessageDecoder
 from tests.budget import budget
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ REQUESTS: list[Item] = [
 
 def decode(items: list[Item], cuts: list[int] | None = None) -> list[tuple[Kind, dict[str, Any]]]:
     """Rows of the items, decoded in the batches the cuts make; the n-th item is stamped n."""
-    incoming, seq, rows = Incoming(), 1, []
+    incoming, seq, rows = MessageDecoder(), 1, []
     entries = [(1000 + i, 1, item) for i, item in enumerate(items)]
     edges = sorted({0, len(items), *(c % (len(items) + 1) for c in cuts or [])})
     for start, end in itertools.pairwise(edges):
@@ -330,7 +330,9 @@ def _hot_message(key: str) -> st.SearchStrategy[list[str]]:
         fields[2] = st.just(key.split("/")[1])
     for name, index, parse in layout.columns:
         usual = st.integers(0, 10**6).map(str)
-        fields[index] = plain.get(name, word if parse is columns.strings else st.one_of(usual, usual, usual, number))
+        fields[index] = plain.get(
+            name, word if parse is parse_columns.strings else st.one_of(usual, usual, usual, number)
+        )
     return st.tuples(*fields).map(list)
 
 
@@ -380,7 +382,7 @@ def test_every_field_can_be_found_again(items: list[Any]) -> None:
             text, value = item[index], row[name]
             if text == "":
                 assert value is None
-            elif parse is columns.strings:
+            elif parse is parse_columns.strings:
                 assert value == text
             else:
                 scale = 10**9 if name == "ts_event" else 1
@@ -392,8 +394,8 @@ def test_every_field_can_be_found_again(items: list[Any]) -> None:
 def test_a_column_parses_as_its_texts_one_by_one(texts: list[str]) -> None:
     """The fast way over a column and the exact way over one text agree, on values and on refusals."""
     for whole, single in (
-        (columns.floats, columns.exact_float),
-        (columns.ints64, lambda t: columns.exact_int(t, columns.INT64)),
+        (parse_columns.floats, parse_columns.exact_float),
+        (parse_columns.ints64, lambda t: parse_columns.exact_int(t, parse_columns.INT64)),
     ):
         expected: list[Any] = []
         bad = []
@@ -412,7 +414,7 @@ def test_a_column_parses_as_its_texts_one_by_one(texts: list[str]) -> None:
 @given(st.floats(allow_nan=False, allow_infinity=False))
 def test_every_float_written_shortest_is_exact(value: float) -> None:
     """What a gateway writes as the shortest decimal of a double always parses to that double."""
-    found = columns.exact_float(repr(value))
+    found = parse_columns.exact_float(repr(value))
     assert found == value
     assert math.copysign(1, found) == math.copysign(1, value)
 
@@ -439,4 +441,4 @@ def test_real_gateway_messages_parse(shared_data: Path) -> None:
 
 def test_an_empty_group_of_arrivals_is_an_empty_batch() -> None:
     """No arrivals, no events."""
-    assert Incoming().decode(Arrivals.of([]), 1) == Batch()
+    assert MessageDecoder().decode(Arrivals.of([]), 1) == Batch()

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from harvester.projections import kernel_cache
+from harvester.projections.market import kernel_cache
 from tests.budget import budget
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -54,7 +54,7 @@ def imported_files(path: Path) -> Iterator[Path]:
 
 def test_the_cache_knows_every_source_of_the_kernels() -> None:
     """Every module of the package that the kernels import, and that those import, is part of the cache's name."""
-    seen, new = set[Path](), {PROJECT / "harvester" / "projections" / "kernels.py"}
+    seen, new = set[Path](), {PROJECT / "harvester" / "projections" / "market" / "kernels.py"}
     while new:
         seen |= new
         new = {found for path in new for found in imported_files(path)} - seen
@@ -85,9 +85,8 @@ def copied(place: Path) -> Path:
     (place / "tests").mkdir()
     shutil.copy(PROJECT / "tests" / "market_log.py", place / "tests")
     for part in NEEDLESS:
-        edit(
-            place / "harvester" / "projections" / "kernels.py", part, " " * (len(part) - len(part.lstrip())) + "pass\n"
-        )
+        kernels = place / "harvester" / "projections" / "market" / "kernels.py"
+        edit(kernels, part, " " * (len(part) - len(part.lstrip())) + "pass\n")
     return place / "harvester"
 
 
@@ -102,12 +101,12 @@ def test_an_edit_of_a_leaf_or_of_a_constant_takes_effect(tmp_path: Path) -> None
     (package / "projections" / "__pycache__").write_text("a file in the way", encoding="utf-8")
     leaf = "return x if 0.0 < x < ABSENT_FROM"
     edits = (
-        ("projections/kernels.py", leaf, leaf, "10.0"),
+        ("projections/market/kernels.py", leaf, leaf, "10.0"),
         ("events/kinds.py", "    BID_ASK = 3\n", "    BID_ASK = 9\n", "nan"),
         ("events/kinds.py", "    BID_ASK = 9\n", "    BID_ASK = 3\n", "10.0"),
         ("events/kinds.py", "    BID_ASK = 3\n", "    BID_ASK = 3\n", "10.0"),
         (
-            "projections/kernels.py",
+            "projections/market/kernels.py",
             "return x if 0.0 < x < ABSENT_FROM",
             "return x + x if 0.0 < x < ABSENT_FROM",
             "20.0",

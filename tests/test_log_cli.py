@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from cli.app import app
 from cli.cmd_log import log
 from harvester.errors import BadSetting, DamagedLog, LockHeld, NoLog
-from harvester.eventlog.format import JOURNAL
+from harvester.eventlog.storage.format import JOURNAL
 from harvester.eventlog.writer import LogWriter
 from harvester.events.kinds import Kind
 from harvester.home import Home

@@ -14,20 +14,20 @@ from typer.testing import CliRunner
 import harvester
 from cli.cmd_log import log as hv_log
 from harvester.errors import DamagedLog, HarvesterError, LockHeld, Mismatch, NoLog
+from harvester.eventlog.archive import archive, holds
 from harvester.eventlog.compact import CANDIDATE, compact_day
-from harvester.eventlog.disk import Disk
 from harvester.eventlog.follow import Follower
-from harvester.eventlog.format import DELETION, MANIFEST, names_of
 from harvester.eventlog.reader import Day
 from harvester.eventlog.rewrite import prove
-from harvester.eventlog.runlog import RunLog
-from harvester.eventlog.streams import encode
-from harvester.eventlog.verify import verify_day
+from harvester.eventlog.run import RunLog
+from harvester.eventlog.storage.format import DELETION, MANIFEST, names_of
+from harvester.eventlog.storage.ipc_streams import encode
+from harvester.eventlog.verify_log import verify_day
 from harvester.eventlog.writer import LogWriter
 from harvester.events.batch import Batch
 from harvester.events.kinds import Kind
+from harvester.files import Disk
 from harvester.home import Home
-from harvester.recorder.archive import archive, holds
 
 FEW = (Kind.TRADE, Kind.END, Kind.CLOCK)
 DAY = DATE.isoformat()

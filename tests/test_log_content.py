@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from log_samples import batch
 
-from harvester.eventlog.content import ContentHash, TableHash
+from harvester.eventlog.storage.content_hash import ContentHash, TableHash
 from harvester.events.batch import Batch
 from harvester.events.kinds import Kind
 from tests.budget import budget

@@ -15,12 +15,12 @@ from log_samples import DATE, START_NS, batch, same
 
 import harvester
 from harvester.errors import LogWriteFailed
-from harvester.eventlog.days import run_folders
-from harvester.eventlog.disk import Disk, disk_forecast
-from harvester.eventlog.verify import verify_day
+from harvester.eventlog.runs_of_day import run_folders
+from harvester.eventlog.verify_log import verify_day
 from harvester.eventlog.writer import LogWriter
 from harvester.events.batch import Batch
 from harvester.events.kinds import Kind
+from harvester.files import Disk, disk_forecast
 from harvester.home import Home
 from tests.budget import budget
 

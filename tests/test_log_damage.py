@@ -14,15 +14,15 @@ from log_samples import DATE, START_NS, batch, files_of, same, write_run
 
 import harvester
 from harvester.errors import DamagedLog, FutureFormat
-from harvester.eventlog.columns import fold_batches
-from harvester.eventlog.disk import Disk
-from harvester.eventlog.format import DIGESTS, FORMAT_VERSION, JOURNAL, MANIFEST
-from harvester.eventlog.lines import seal, sealed_hash, unseal
-from harvester.eventlog.streams import HEADERS
-from harvester.eventlog.verify import verify_day
+from harvester.eventlog.fold_reader import fold_batches
+from harvester.eventlog.storage.format import DIGESTS, FORMAT_VERSION, JOURNAL, MANIFEST
+from harvester.eventlog.storage.ipc_streams import HEADERS
+from harvester.eventlog.storage.sealed_lines import seal, sealed_hash, unseal
+from harvester.eventlog.verify_log import verify_day
 from harvester.eventlog.writer import LogWriter
 from harvester.events.batch import Batch
 from harvester.events.kinds import SCHEMAS, Kind
+from harvester.files import Disk
 from harvester.home import Home
 from tests.budget import budget
 

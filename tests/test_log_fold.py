@@ -15,21 +15,21 @@ from log_samples import DATE, batch, files_of, same, write_run
 
 import harvester
 from harvester.errors import DamagedLog
-from harvester.eventlog import messages
-from harvester.eventlog.ahead import STEPS_AHEAD, ahead
-from harvester.eventlog.bodies import rows_of
-from harvester.eventlog.columns import fold_batches
+from harvester.eventlog.archive import archive
 from harvester.eventlog.compact import compact_day
-from harvester.eventlog.disk import Disk
-from harvester.eventlog.format import Part
-from harvester.eventlog.lines import checksum
-from harvester.eventlog.order import order_problem
-from harvester.eventlog.streams import HEADERS, encode
+from harvester.eventlog.fold_reader import fold_batches
+from harvester.eventlog.storage import batch_messages
+from harvester.eventlog.storage.checked_reads import rows_of
+from harvester.eventlog.storage.format import Part
+from harvester.eventlog.storage.ipc_streams import HEADERS, encode
+from harvester.eventlog.storage.prefetch import STEPS_AHEAD, ahead
+from harvester.eventlog.storage.sealed_lines import checksum
+from harvester.eventlog.storage.sequence_checks import order_problem
 from harvester.eventlog.writer import LogWriter
 from harvester.events.batch import Batch, seqs
 from harvester.events.kinds import SCHEMAS, Kind
+from harvester.files import Disk
 from harvester.home import Home
-from harvester.recorder.archive import archive
 from tests.budget import budget
 
 FOUR = (Kind.TRADE, Kind.DEPTH, Kind.REQUEST, Kind.CLOCK)
@@ -225,7 +225,7 @@ def test_wrong_events_under_right_checksums_are_damage(home, storage, check, how
         blind.setattr("harvester.eventlog.rewrite._times", lambda _: (int(times.min()), int(times.max())))
         blind.setattr(Batch, "first_seq", 1)
         blind.setattr(Batch, "last_seq", 60)
-        blind.setattr("harvester.eventlog.runlog.RunLog.joined", lambda self, tables, first, last: Batch(tables))
+        blind.setattr("harvester.eventlog.run.RunLog.joined", lambda self, tables, first, last: Batch(tables))
         compression = storage if storage in ("lz4", "zstd") else None
         with LogWriter.open(home, DATE, compression=compression) as writer:
             writer.commit(_tampered(good, how))
@@ -265,8 +265,8 @@ def test_messages_read_by_their_layout_are_those_arrow_reads(seed, sizes, keep, 
     skip = min(skip, len(sizes) - 1)
     columns_kept, begin = [0, 1, *sorted(keep)], sum(sizes[:skip])
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(messages, "_SLICED_ROWS", 1 if large else 10**6)
-        patched.setattr("harvester.eventlog.bodies.decode", None)  # it must not come to that
+        patched.setattr(batch_messages, "_SLICED_ROWS", 1 if large else 10**6)
+        patched.setattr("harvester.eventlog.storage.checked_reads.decode", None)  # it must not come to that
         some = parts[skip:]
         got = rows_of(Kind.TICK, pa.py_buffer(data), [part.offset for part in some], some, columns_kept)
     got.validate(full=True)

@@ -6,8 +6,8 @@ import pytest
 from log_samples import DATE
 
 import harvester
-from harvester.eventlog.format import FORMAT_VERSION
-from harvester.eventlog.verify import verify_day
+from harvester.eventlog.storage.format import FORMAT_VERSION
+from harvester.eventlog.verify_log import verify_day
 from harvester.events.kinds import SCHEMA_VERSION, Kind
 from harvester.home import Home
 

@@ -13,7 +13,7 @@ from filelock import FileLock
 
 from harvester.errors import CannotRun, HarvesterError, LockHeld, LogWriteFailed
 from harvester.eventlog import lock as locks
-from harvester.eventlog.lock import DateLock, Holder
+from harvester.eventlog.lock import DateLock, LockHolder
 from harvester.home import Home
 
 DATE = date(2025, 7, 17)
@@ -86,7 +86,7 @@ def test_a_note_left_behind_stops_nobody(home: Home) -> None:
     """A killed process leaves its note and no lock: the date is free, and the next holder writes its own note."""
     with DateLock(home, DATE):
         pass
-    note(home).write_bytes(msgspec.json.encode(Holder(99999, "gone", "record", 0)))
+    note(home).write_bytes(msgspec.json.encode(LockHolder(99999, "gone", "record", 0)))
     assert DateLock(home, DATE).held_by() is None
     with DateLock(home, DATE, "eod") as mine:
         holder = mine.holder()

@@ -9,9 +9,9 @@ from typer.testing import CliRunner
 import harvester
 from cli.cmd_log import log as hv_log
 from harvester.errors import DamagedLog, LockHeld, NoLog
-from harvester.eventlog.format import JOURNAL, MANIFEST
 from harvester.eventlog.recover import set_aside_day
-from harvester.eventlog.verify import verify_day
+from harvester.eventlog.storage.format import JOURNAL, MANIFEST
+from harvester.eventlog.verify_log import verify_day
 from harvester.eventlog.writer import LogWriter
 from harvester.events.kinds import Kind
 from harvester.home import Home

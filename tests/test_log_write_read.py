@@ -15,10 +15,10 @@ from log_samples import DATE, START_NS, batch, events, same, write_run
 
 import harvester
 from harvester.errors import BadSetting, DamagedLog, DateClosed, HarvesterError, LockHeld, NoLog
-from harvester.eventlog.closed import Closed, ClosedRun, read_closed, write_closed
+from harvester.eventlog.eod_mark import ClosedRun, EodMark, read_closed, write_closed
 from harvester.eventlog.follow import Follower
 from harvester.eventlog.lock import DateLock
-from harvester.eventlog.verify import verify_day
+from harvester.eventlog.verify_log import verify_day
 from harvester.eventlog.writer import LogWriter
 from harvester.events.batch import Batch
 from harvester.events.kinds import SCHEMAS, Kind
@@ -231,7 +231,7 @@ def test_a_closed_date_needs_reopen_and_goes_on(home):
     day = harvester.open_day(DATE, home)
     before = day.identity()
     runs = [ClosedRun(run.run, run.last_seq, run.content_hash) for run in day.runs]
-    write_closed(home, Closed(DATE.isoformat(), day.last_seq, before, day.last_ts, runs), DATE)
+    write_closed(home, EodMark(DATE.isoformat(), day.last_seq, before, day.last_ts, runs), DATE)
     with pytest.raises(DateClosed, match=r"seq 20.*--reopen"):
         LogWriter.open(home, DATE)
     import shutil
@@ -251,7 +251,7 @@ def test_a_closed_date_needs_reopen_and_goes_on(home):
 
 def test_an_unreadable_closed_mark_is_damage(home):
     """A closed.json that is no such mark is named, not ignored."""
-    path = write_closed(home, Closed(DATE.isoformat(), 3, "0"), DATE)
+    path = write_closed(home, EodMark(DATE.isoformat(), 3, "0"), DATE)
     assert read_closed(home, DATE).last_seq == 3
     for text in ("{", "[]", '{"trading_date":"2020-01-01","last_seq":1,"content_hash":""}', "[" * 100_000):
         path.write_text(text)
@@ -262,7 +262,7 @@ def test_an_unreadable_closed_mark_is_damage(home):
 def test_a_damaged_mark_costs_no_event(home):
     """A damaged closed.json says that the events are not concerned and what to do; verify counts it, salvage reads."""
     whole = write_run(home, (5, 5))
-    path = write_closed(home, Closed(DATE.isoformat(), 10, "0"), DATE)
+    path = write_closed(home, EodMark(DATE.isoformat(), 10, "0"), DATE)
     path.write_text("{")
     with pytest.raises(DamagedLog, match=r"the events are not concerned.*move this file away, and `hv eod") as raised:
         harvester.open_day(DATE, home)

@@ -20,14 +20,14 @@ from trading_log import DATE, record
 from typer.testing import CliRunner
 
 from cli.app import app
-from harvester.artefacts.schemas import SCHEMAS
+from harvester.artefacts.json_schemas import SCHEMAS
 from harvester.errors import BadSetting, NoLog, UnknownSymbol
+from harvester.eventlog.symbols import symbol_named
 from harvester.eventlog.writer import LogWriter
 from harvester.events.batch import Batch
 from harvester.events.kinds import Kind
 from harvester.home import Home
-from harvester.recorder import screen
-from harvester.recorder.named import symbol_named
+from harvester.recorder import live_screen
 from harvester.recorder.record import Recorder
 from tests.market_log import Log
 from tests.processes import PYTHON
@@ -260,7 +260,7 @@ def test_the_live_screen_of_a_narrow_terminal(tmp_path):
                 await asyncio.sleep(0.05)
                 for width in (60, 200):
                     console = Console(file=io.StringIO(), width=width)
-                    console.print(screen.picture(recorder, {}, 0.0))
+                    console.print(live_screen.picture(recorder, {}, 0.0))
                     drawn[width] = console.file.getvalue().splitlines()
 
         tasks.append(asyncio.ensure_future(draw()))

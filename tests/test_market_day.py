@@ -13,14 +13,14 @@ from harvester.errors import HarvesterError, NoLog
 from harvester.eventlog.writer import LogWriter
 from harvester.events.kinds import Action, Kind, Stream
 from harvester.home import Home
-from harvester.simgateway.day import open_recorded
-from harvester.simgateway.market import HistoryAsk, MarketRefusal
-from harvester.simgateway.model import ModelSettings, open_model
-from harvester.simgateway.sources import open_market
-from harvester.wire import answers
-from harvester.wire.ids import REQ_ID_INDEX
-from harvester.wire.incoming import Arrivals, Incoming
-from harvester.wire.rare import END_SEPARATOR
+from harvester.simgateway.markets.model_market import ModelSettings, open_model
+from harvester.simgateway.markets.open_market import open_market
+from harvester.simgateway.markets.recorded_day import open_recorded
+from harvester.simgateway.markets.source import HistoryQuery, MarketRefusal
+from harvester.wire import encode_messages
+from harvester.wire.cold_messages import END_SEPARATOR
+from harvester.wire.decode_messages import Arrivals, MessageDecoder
+from harvester.wire.message_ids import REQ_ID_INDEX
 
 DAY = date(2025, 7, 17)
 EVERYTHING = (Stream.L1, Stream.ALL_LAST, Stream.DEPTH, Stream.SMART_DEPTH, Stream.BID_ASK, Stream.BARS_5S)
@@ -52,7 +52,7 @@ class Recording:
     def write(self, start_ns):
         writer = LogWriter.open(self.home, DAY, run_start_row={"params": "{}"})
         writer.begin(start_ns)
-        incoming = Incoming()
+        incoming = MessageDecoder()
         for at in range(0, len(self.entries), 500):
             writer.commit(incoming.decode(Arrivals.of(self.entries[at : at + 500]), writer.next_seq))
         writer.close()
@@ -78,7 +78,9 @@ def record_model(folder):
     start = market.start_ns
     recording.add(start, ["4", "2", "-1", "2104", "Market data farm connection is OK:usfarm", ""])
     for i, instrument in enumerate(market.instruments):
-        details = answers.contract(i + 1, {"symbol": instrument.symbol, "con_id": instrument.con_id, "long_name": "Ä"})
+        details = encode_messages.contract(
+            i + 1, {"symbol": instrument.symbol, "con_id": instrument.con_id, "long_name": "Ä"}
+        )
         recording.add(start, request(Action.ASK, Stream.CONTRACT, 0, i + 1), details, ["52", "1", str(i + 1)])
     for (con_id, stream), req_id in ids.items():
         recording.add(start, request(Action.SUBSCRIBE, stream, con_id, req_id, **params_of(stream)))
@@ -93,7 +95,7 @@ def record_model(folder):
 def replayed(home, ids):
     """Serve the day, decode what is sent as a second recorder would, and give all rows."""
     market = open_recorded(home, trading_date=DAY)
-    incoming, entries = Incoming(), []
+    incoming, entries = MessageDecoder(), []
     for (con_id, stream), req_id in ids.items():
         entries.append((market.start_ns, 1, request(Action.SUBSCRIBE, stream, con_id, req_id, **params_of(stream))))
     while (ts := market.next_ts()) is not None:
@@ -177,7 +179,7 @@ def test_contract_details_are_the_recorded_text(tmp_path):
     market = open_recorded(recording.write(start), trading_date=DAY)
     text = market.contract_text(700_001)
     assert text is not None
-    assert with_id(text, 1) == answers.contract(1, {"symbol": "ACME", "con_id": 700_001, "long_name": "Ä"})
+    assert with_id(text, 1) == encode_messages.contract(1, {"symbol": "ACME", "con_id": 700_001, "long_name": "Ä"})
     assert [(i.symbol, i.min_tick, i.has_depth, i.depth_venues) for i in market.instruments] == [
         ("ACME", "0.01", True, ("ISLAND",)),
         ("BOLT", "0.01", True, ("ISLAND",)),
@@ -209,7 +211,7 @@ def record_depth(folder):
     """A contract that trades in three places, with depth of one of them."""
     recording, t = Recording(folder), 1_752_759_000_000_000_000
     place = {"valid_exchanges": "SMART,NASDAQ,ARCA", "primary_exchange": "NASDAQ"}
-    details = answers.contract(1, {"symbol": "ACME", "con_id": 7, **place})
+    details = encode_messages.contract(1, {"symbol": "ACME", "con_id": 7, **place})
     recording.add(t, request(Action.ASK, Stream.CONTRACT, 0, 1), details, ["52", "1", "1"])
     recording.add(t, request(Action.SUBSCRIBE, Stream.DEPTH, 7, 2, **params_of(Stream.DEPTH)))
     recording.add(t + 10**9, ["12", "1", "2", "0", "0", "1", "10.5", "300"])
@@ -275,14 +277,14 @@ def test_historical_answers_come_in_their_order(tmp_path):
     recording.add(t + 5, request(Action.BACKFILL, Stream.HISTORY, 7, 30, **{**texts, "bar_size": "1 hour"}))
     recording.add(t + 6, ["4", "2", "30", "162", "Historical Market Data Service error message: pacing", ""])
     market = open_recorded(recording.write(t), trading_date=DAY)
-    ask = HistoryAsk(7, 0, "1 D", "1 min", "TRADES", rth=False)
+    ask = HistoryQuery(7, 0, "1 D", "1 min", "TRADES", rth=False)
     found = [market.history(ask) for _ in range(3)]
     assert [len(history.bars) for history in found] == [1, 2, 2]
     assert [(history.first, history.last) for history in found] == [("first0", "last0"), *[("first1", "last1")] * 2]
     bar = found[0].bars[0]
     assert [
         bar.text,
-        *map(answers.number, (bar.open, bar.high, bar.low, bar.close, bar.volume, bar.wap, bar.count)),
+        *map(encode_messages.number, (bar.open, bar.high, bar.low, bar.close, bar.volume, bar.wap, bar.count)),
     ] == BAR
     for wrong, said in ((ask._replace(bar_size="1 hour"), "pacing"), (ask._replace(what="BID"), "no data")):
         with pytest.raises(MarketRefusal, match=said) as refused:
@@ -296,7 +298,7 @@ def test_historical_answers_come_in_their_order(tmp_path):
 def record_bars(folder):
     """Bars of a minute around the open and the close, of an hour and of a day, all recorded with useRTH=0."""
     recording, t = Recording(folder), 1_752_759_000_000_000_000
-    details = answers.contract(1, {"symbol": "ACME", "con_id": 7, "primary_exchange": "NASDAQ"})
+    details = encode_messages.contract(1, {"symbol": "ACME", "con_id": 7, "primary_exchange": "NASDAQ"})
     recording.add(t, request(Action.ASK, Stream.CONTRACT, 0, 1), details, ["52", "1", "1"])
     open_s, close_s = 1_752_759_000, 1_752_782_400  # 09:30 and 16:00 in New York
     asked = {
@@ -357,7 +359,7 @@ def test_scanner_lists_come_at_their_times_with_all_columns(tmp_path):
     assert sent == [(t + 10 * (i + 1), fields) for i, fields in enumerate(lists)]
     found = market.scan("MOST_ACTIVE", 25)
     assert len(found) == 2
-    assert [answers.number(found[1].columns[name]) for name in answers.SCAN_COLUMNS] == ["1", *row[1:]]
+    assert [encode_messages.number(found[1].columns[name]) for name in encode_messages.SCAN_COLUMNS] == ["1", *row[1:]]
     with pytest.raises(MarketRefusal):
         market.scan("TOP_PERC_GAIN", 25)
 

@@ -5,9 +5,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harvester.events.kinds import Stream
-from harvester.simgateway.depthcut import DepthCut
-from harvester.simgateway.market import drain
-from harvester.simgateway.model import ModelSettings, open_model
+from harvester.simgateway.depth_cut import DepthCut
+from harvester.simgateway.markets.model_market import ModelSettings, open_model
+from harvester.simgateway.markets.source import drain
 from tests.budget import budget
 
 

@@ -12,13 +12,13 @@ from gateway_support import true_book
 from harvester.calendar import session
 from harvester.errors import BadSetting
 from harvester.events.kinds import Stream
-from harvester.simgateway import model as model_module
-from harvester.simgateway import orderflow as flow
-from harvester.simgateway.market import HistoryAsk, MarketRefusal, drain
-from harvester.simgateway.model import ModelSettings, open_model
-from harvester.simgateway.past import mixed_seed
-from harvester.simgateway.rows import What
-from harvester.simgateway.sources import open_market
+from harvester.simgateway.markets import model_market as model_module
+from harvester.simgateway.markets import order_flow as flow
+from harvester.simgateway.markets.base_rows import RowKind
+from harvester.simgateway.markets.model_history import mixed_seed
+from harvester.simgateway.markets.model_market import ModelSettings, open_model
+from harvester.simgateway.markets.open_market import open_market
+from harvester.simgateway.markets.source import HistoryQuery, MarketRefusal, drain
 from tests.budget import LONG, budget
 
 DAY = date(2025, 7, 17)
@@ -114,7 +114,7 @@ def test_row_operations_reproduce_the_models_own_book_after_every_arrival():
     """Shift semantics, cut at the shown rows, give the first rows of the true book after each single order."""
     for shown in (3, 10):
         one, end = one_flow(shown=shown)
-        tables = {What.SMART: ([], []), What.DEPTH: ([], [])}
+        tables = {RowKind.SMART: ([], []), RowKind.DEPTH: ([], [])}
         until, steps = int(one._params[flow.P_START]) + 1, 0
         while until <= end:
             for _, what, position, operation, side, price, size, venue in one.window(until).tolist():
@@ -122,8 +122,8 @@ def test_row_operations_reproduce_the_models_own_book_after_every_arrival():
                     apply(tables[what][side], position, operation, (price // 100, venue, size), shown)
             truth = true_rows(one)
             for side in (0, 1):
-                assert tables[What.SMART][side] == truth[side][:shown]
-                assert tables[What.DEPTH][side] == [row for row in truth[side] if row[1] == 0][:shown]
+                assert tables[RowKind.SMART][side] == truth[side][:shown]
+                assert tables[RowKind.DEPTH][side] == [row for row in truth[side] if row[1] == 0][:shown]
                 prices = [row[0] if side == 0 else -row[0] for row in truth[side]]
                 assert prices == sorted(prices)
                 assert len({(row[0], row[1]) for row in truth[side]}) == len(truth[side])
@@ -154,7 +154,7 @@ def test_quotes_are_never_crossed_nor_locked_and_sizes_are_positive(price):
     """Bid below ask, sizes above zero, in every quote of a day; the best prices are those of the book."""
     one, end = one_flow(rate=20_000, price=price)
     rows = one.window(end)
-    quotes = rows[rows[:, 1] == What.QUOTE]
+    quotes = rows[rows[:, 1] == RowKind.QUOTE]
     assert len(quotes) > 3000
     assert (quotes[:, 2] < quotes[:, 3]).all()
     assert (quotes[:, 2:6] > 0).all()
@@ -168,12 +168,12 @@ def test_prints_stand_at_the_touch():
     bid = ask = 0
     inside = total = odd = 0
     for _, what, a, b, venue, attribs, _, _ in one.window(end).tolist():
-        if what == What.QUOTE:
+        if what == RowKind.QUOTE:
             bid, ask = a, b
-        elif what == What.TRADE and not attribs:
+        elif what == RowKind.TRADE and not attribs:
             total += 1
             inside += bid <= a <= ask
-        elif what == What.TRADE:
+        elif what == RowKind.TRADE:
             odd += b < 100 and venue >= 0
     assert total > 1000
     assert odd > 100
@@ -217,13 +217,13 @@ def test_history_of_the_day_equals_the_prints():
         if e.stream == Stream.LAST and e.con_id == con_id
         for f in e.fields
     ]
-    (bar,) = market.history(HistoryAsk(con_id, 0, "1 D", "1 day", "TRADES", rth=False)).bars
+    (bar,) = market.history(HistoryQuery(con_id, 0, "1 D", "1 day", "TRADES", rth=False)).bars
     assert bar.volume == sum(size for _, size in prints)
     assert (bar.high, bar.low) == (max(p for p, _ in prints), min(p for p, _ in prints))
     assert (bar.open, bar.close, bar.count) == (prints[0][0], prints[-1][0], len(prints))
     assert bar.wap == pytest.approx(sum(p * s for p, s in prints) / bar.volume, abs=1e-5)
     for size in ("5 secs", "1 min", "1 hour", "8 hours"):
-        bars = market.history(HistoryAsk(con_id, 0, "1 D", size, "TRADES", rth=False)).bars
+        bars = market.history(HistoryQuery(con_id, 0, "1 D", size, "TRADES", rth=False)).bars
         assert sum(b.volume for b in bars) == bar.volume
         assert sum(b.count for b in bars) == bar.count
 
@@ -250,16 +250,16 @@ def test_there_is_a_past():
     """`5 D` of hours and `1 M` of days exist before the first trade and end the day before."""
     market = small()
     con_id = market.instruments[0].con_id
-    days = market.history(HistoryAsk(con_id, 0, "1 M", "1 day", "TRADES", rth=True)).bars
+    days = market.history(HistoryQuery(con_id, 0, "1 M", "1 day", "TRADES", rth=True)).bars
     assert 18 <= len(days) <= 23
     assert days[-1].ts == session(date(2025, 7, 16)).open_ns
-    hours = market.history(HistoryAsk(con_id, 0, "5 D", "1 hour", "TRADES", rth=True)).bars
+    hours = market.history(HistoryQuery(con_id, 0, "5 D", "1 hour", "TRADES", rth=True)).bars
     assert len(hours) == 4 * 7
     assert hours[0].ts == session(date(2025, 7, 11)).open_ns
     assert all(bar.low <= min(bar.open, bar.close) <= max(bar.open, bar.close) <= bar.high for bar in days + hours)
     close = market.snapshot(con_id, Stream.L1)
     assert ["1", "6", "", "9", f"{days[-1].close:g}", "0", "0"] in close
-    year = market.history(HistoryAsk(con_id, 0, "1 Y", "1 week", "TRADES", rth=True)).bars
+    year = market.history(HistoryQuery(con_id, 0, "1 Y", "1 week", "TRADES", rth=True)).bars
     assert 50 <= len(year) <= 54
 
 
@@ -338,9 +338,9 @@ def test_scanner_ranks_by_gain_and_by_volume():
 
 def test_bytes_of_the_generator_are_those_of_splitmix64():
     """The compiled generator and the plain one give the same numbers; the first of seed 0 is the published one."""
-    from harvester.simgateway.past import Draws
+    from harvester.simgateway.markets.model_history import SplitMix64
 
-    rng, plain = np.array([mixed_seed(5, "X")], np.uint64), Draws(mixed_seed(5, "X"))
+    rng, plain = np.array([mixed_seed(5, "X")], np.uint64), SplitMix64(mixed_seed(5, "X"))
     assert [int(flow.below(rng, 1000)) for _ in range(500)] == [plain.below(1000) for _ in range(500)]
     assert int(flow.draw(np.zeros(1, np.uint64))) == 0xE220A8397B1DCDAF >> 33
 
@@ -397,7 +397,7 @@ def test_wrong_historical_texts_are_refused_as_ib_does():
         ("60 S", "1 secs", "TRADES", 162),
     ):
         with pytest.raises(MarketRefusal) as refused:
-            market.history(HistoryAsk(con_id, 0, duration, size, what, rth=True))
+            market.history(HistoryQuery(con_id, 0, duration, size, what, rth=True))
         assert refused.value.code == code, (duration, size, what)
 
 
@@ -405,6 +405,6 @@ def test_before_the_first_trade_a_day_of_history_is_the_session_before():
     """As IB counts it: '1 D' asked for before the open gives the last session there was, all of it before this one."""
     market = small()
     con_id = market.instruments[0].con_id
-    bars = market.history(HistoryAsk(con_id, 0, "1 D", "1 min", "TRADES", rth=True)).bars
+    bars = market.history(HistoryQuery(con_id, 0, "1 D", "1 min", "TRADES", rth=True)).bars
     assert 300 < len(bars) <= 390
     assert all(market.start_ns - 24 * 3600 * 10**9 < bar.ts < market.start_ns for bar in bars)

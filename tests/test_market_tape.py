@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from harvester.calendar import session
 from harvester.errors import HarvesterError
 from harvester.events.kinds import Stream
-from harvester.simgateway.conditions import condition_attribs, condition_text
-from harvester.simgateway.market import HistoryAsk, MarketRefusal, drain
-from harvester.simgateway.tape import open_tape
+from harvester.simgateway.markets.sale_conditions import condition_attribs, condition_text
+from harvester.simgateway.markets.source import HistoryQuery, MarketRefusal, drain
+from harvester.simgateway.markets.tape_market import open_tape
 from tests.budget import budget
 
 OPEN_NS = session(date(2025, 7, 17)).open_ns
@@ -183,7 +183,7 @@ def test_history_comes_from_the_minutes_beside_the_tape_and_never_from_the_futur
     noon = session(date(2013, 10, 8)).open_ns + 9000 * 10**9
     while (ts := market.next_ts()) is not None and ts < noon:
         market.advance(min(ts + 60 * 10**9, noon - 1), lambda _con_id, _stream: False)
-    bars = market.history(HistoryAsk(8314, 0, "2 D", "1 min", "TRADES", rth=True)).bars
+    bars = market.history(HistoryQuery(8314, 0, "2 D", "1 min", "TRADES", rth=True)).bars
     file = pl.read_parquet(shared_data / "tapes" / "bars_1min.parquet").filter(pl.col("symbol") == "IBM")
     assert len(bars) == 390 + 150
     assert bars[-1].ts < noon
@@ -195,7 +195,7 @@ def test_history_comes_from_the_minutes_beside_the_tape_and_never_from_the_futur
             row["volume"],
         )
         assert (bar.wap, bar.count) == (-1, -1)
-    later = market.history(HistoryAsk(8314, noon + 10**15, "1 D", "1 hour", "TRADES", rth=True)).bars
+    later = market.history(HistoryQuery(8314, noon + 10**15, "1 D", "1 hour", "TRADES", rth=True)).bars
     assert later[-1].ts < noon
 
 
@@ -250,7 +250,7 @@ def test_history_without_minutes_is_made_of_the_tapes_own_trades(tmp_path):
         pass
     reported = trades.filter(pl.col("condition") != "80000000")
     for size in ("1 secs", "5 secs", "1 min", "1 day"):
-        bars = market.history(HistoryAsk(market.instruments[0].con_id, 0, "1 D", size, "TRADES", rth=True)).bars
+        bars = market.history(HistoryQuery(market.instruments[0].con_id, 0, "1 D", size, "TRADES", rth=True)).bars
         assert sum(bar.volume for bar in bars) == reported["size"].sum()
         assert sum(bar.count for bar in bars) == len(reported)
         assert bars[0].open == reported["price"][0]
@@ -378,5 +378,5 @@ def test_history_there_is_none_of_is_refused(tmp_path):
     """Before the first trade of a tape without minutes a request gets 162."""
     market = open_tape([write_tape(tmp_path)])
     with pytest.raises(MarketRefusal) as refused:
-        market.history(HistoryAsk(market.instruments[0].con_id, 0, "1 D", "1 min", "TRADES", rth=True))
+        market.history(HistoryQuery(market.instruments[0].con_id, 0, "1 D", "1 min", "TRADES", rth=True))
     assert refused.value.code == 162

@@ -8,9 +8,9 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from harvester.artefacts.picture import Panel, Trade, day_picture, panels_of
-from harvester.projections.blotter import TABLES
-from harvester.projections.tables import BUCKETS
+from harvester.artefacts.day_picture import Panel, Trade, day_picture, panels_of
+from harvester.projections.market.arrays import BUCKETS
+from harvester.projections.trading.trade_rows import TABLES
 from tests.market_log import Log
 
 SECOND = 1_000_000_000

@@ -21,23 +21,23 @@ import pytest
 from power_cut import NONE, Killed, PowerCut, Tree, read, write
 from trading_log import DATE, days, record, run_params
 
-from harvester.artefacts import tables
-from harvester.artefacts.text import put
+from harvester.artefacts import table_files
+from harvester.artefacts.json_files import put
+from harvester.endofday.deletion import read_plan
+from harvester.endofday.eod import EodOptions, eod, plan_path
 from harvester.errors import HarvesterError, Mismatch
-from harvester.eventlog import parquet
-from harvester.eventlog.closed import read_closed
-from harvester.eventlog.disk import Disk
+from harvester.eventlog.eod_mark import read_closed
 from harvester.eventlog.reader import open_day
-from harvester.eventlog.verify import verify_day
+from harvester.eventlog.storage import parquet_files
+from harvester.eventlog.verify_log import verify_day
 from harvester.eventlog.writer import LogWriter
+from harvester.files import Disk
 from harvester.home import Home
-from harvester.recorder.deletion import read_plan
-from harvester.recorder.eod import Wishes, eod, plan_path
-from harvester.recorder.jobs import Task, project_date
-from harvester.recorder.project import project
-from harvester.recorder.projected import Memo
-from harvester.recorder.seek import Seeker
-from harvester.recorder.snapshots import Place
+from harvester.rebuild.parallel import ParallelTask, project_date
+from harvester.rebuild.project import project
+from harvester.rebuild.project_memo import ProjectMemo
+from harvester.replay.seek import Seeker
+from harvester.replay.snapshots import SnapshotPosition
 
 LONG = bool(os.environ.get("HARVESTER_TEST_LONG"))
 SECONDS = 130
@@ -78,7 +78,7 @@ def run_eod(home: Home, trading_date: Any, wishes: Fold, disk: PowerCut) -> None
             seen.add(step)
             disk.mark(kept(home))
 
-    report = eod(home, trading_date, Wishes(disk=disk, at=at, **wishes))
+    report = eod(home, trading_date, EodOptions(disk=disk, at=at, **wishes))
     assert not report.stopped
     disk.mark(kept(home))
 
@@ -90,7 +90,7 @@ class Story:
     Attributes:
         base: the home before; everything in it is durable.
         day: the date that is folded.
-        wishes: with which `Wishes`.
+        wishes: with which `EodOptions`.
         end: what an undisturbed run leaves.
     """
 
@@ -102,7 +102,7 @@ class Story:
     @classmethod
     def of(cls, base: Home, trading_date: Any, wishes: Fold, folder: Path) -> Story:
         home = copied(base, folder / "end")
-        eod(home, trading_date, Wishes(**wishes))
+        eod(home, trading_date, EodOptions(**wishes))
         return cls(base, trading_date, wishes, at_rest(read(home.root)))
 
     def first(self) -> Tree:
@@ -230,7 +230,7 @@ def very_first(two_days, tmp_path_factory):
 def reopened(two_days, tmp_path_factory):
     """A date that was folded and deleted, and recorded on."""
     home = copied(two_days, tmp_path_factory.mktemp("reopened") / "home")
-    eod(home, NEXT, Wishes(**DELETING))
+    eod(home, NEXT, EodOptions(**DELETING))
     record(home, NEXT, seconds=SECONDS, start=4000, seed=3)
     return Story.of(home, NEXT, DELETING, tmp_path_factory.mktemp("reopened"))
 
@@ -345,7 +345,7 @@ def test_a_disk_that_keeps_other_bytes(whole, tmp_path, word):
     disk = Rotten(word)
     before = {name: data for name, data in whole.first().items() if name.startswith("temp/")}
     with pytest.raises(HarvesterError):
-        eod(home, NEXT, Wishes(disk=disk, **EVERYTHING))
+        eod(home, NEXT, EodOptions(disk=disk, **EVERYTHING))
     assert disk.spoiled
     assert {name: data for name, data in at_rest(read(home.root)).items() if name.startswith("temp/")} == before
 
@@ -356,7 +356,7 @@ def test_memory_is_read_back_before_anything_points_to_it(whole, tmp_path, lates
     home = copied(whole.base, tmp_path / "home")
     before = home.memory_latest.read_bytes()
     with pytest.raises(Mismatch, match="memory_latest" if latest else f"memory_{NEXT}"):
-        eod(home, NEXT, Wishes(disk=Rotten("memory_latest" if latest else f"memory_{NEXT}")))
+        eod(home, NEXT, EodOptions(disk=Rotten("memory_latest" if latest else f"memory_{NEXT}")))
     assert latest or home.memory_latest.read_bytes() == before
     assert read_closed(home, NEXT) is None
 
@@ -364,15 +364,15 @@ def test_memory_is_read_back_before_anything_points_to_it(whole, tmp_path, lates
 def test_kept_episodes_are_read_back(whole, tmp_path, monkeypatch):
     """Kept episodes that are not those that were folded end the run, although the file is what was written."""
     home = copied(whole.base, tmp_path / "home")
-    real = tables.parquet_file
+    real = table_files.parquet_file
 
     def lossy(table: pa.Table, about: Any = None) -> bytes:
         return real(table.slice(1) if "document" in table.schema.names else table, about)
 
-    monkeypatch.setattr(tables, "parquet_file", lossy)
+    monkeypatch.setattr(table_files, "parquet_file", lossy)
     before = home.memory_latest.read_bytes()
     with pytest.raises(Mismatch, match="kept episodes"):
-        eod(home, NEXT, Wishes(**DELETING))
+        eod(home, NEXT, EodOptions(**DELETING))
     assert home.memory_latest.read_bytes() == before
     assert home.day(NEXT).exists()
 
@@ -387,7 +387,7 @@ def test_a_log_file_that_changed_but_kept_its_size_stays(whole, tmp_path):
         if step == "delete":
             victim.write_bytes(other)
 
-    report = eod(home, NEXT, Wishes(at=at, **DELETING))
+    report = eod(home, NEXT, EodOptions(at=at, **DELETING))
     assert report.stays[0] == f"{victim.relative_to(home.root).as_posix()} has changed since it was listed"
     assert victim.read_bytes() == other
     listed = read_plan(plan_path(home, NEXT))
@@ -400,7 +400,7 @@ def foreign(tmp_path_factory):
     """The same day by another market: as many events at the same times, other prices. Folded, with an archive."""
     home = Home(tmp_path_factory.mktemp("foreign") / "home").prepare()
     record(home, NEXT, seconds=SECONDS, seed=9)
-    eod(home, NEXT, Wishes(archive=True))
+    eod(home, NEXT, EodOptions(archive=True))
     return home
 
 
@@ -409,10 +409,10 @@ def test_an_archive_of_other_events_is_no_proof(whole, foreign, tmp_path):
     home = copied(whole.base, tmp_path / "home")
     shutil.copytree(foreign.archive(NEXT), home.archive(NEXT))
     with pytest.raises(Mismatch, match="is not equal to"):
-        eod(home, NEXT, Wishes(archive=True, **DELETING))
+        eod(home, NEXT, EodOptions(archive=True, **DELETING))
     assert verify_day(home, NEXT).clean
     asked = []
-    eod(home, NEXT, Wishes(confirm=lambda listed: bool(asked.append(listed.log_kept)), **DELETING))
+    eod(home, NEXT, EodOptions(confirm=lambda listed: bool(asked.append(listed.log_kept)), **DELETING))
     assert asked == [None]
 
 
@@ -427,9 +427,9 @@ def test_an_archive_is_proved_by_its_rows(whole, tmp_path, monkeypatch):
             table = table.set_column(at, table.schema.field(at), pc.add(table["price"], 1.0))
         real(writer, table, **options)
 
-    monkeypatch.setattr(parquet.pq.ParquetWriter, "write_table", other)
+    monkeypatch.setattr(parquet_files.pq.ParquetWriter, "write_table", other)
     with pytest.raises(Mismatch, match="is not equal to"):
-        eod(home, NEXT, Wishes(**EVERYTHING))
+        eod(home, NEXT, EodOptions(**EVERYTHING))
     assert not (home.archive(NEXT) / "r001").exists()
     assert verify_day(home, NEXT).clean
 
@@ -444,10 +444,10 @@ def test_a_run_without_events_is_archived_and_proved(whole, tmp_path):
         writer.begin(0)
         writer.live_digests(writer.next_seq - 1, {"book": "0" * 32})
     spoiled = copied(home, tmp_path / "spoiled")
-    eod(spoiled, NEXT, Wishes(archive=True, unfinished=True))
+    eod(spoiled, NEXT, EodOptions(archive=True, unfinished=True))
     LogWriter.open(spoiled, NEXT, reopen=True).close()
     with pytest.raises(Mismatch, match="is not equal to"):
-        eod(spoiled, NEXT, Wishes(disk=Rotten("manifest.json"), unfinished=True, **EVERYTHING))
+        eod(spoiled, NEXT, EodOptions(disk=Rotten("manifest.json"), unfinished=True, **EVERYTHING))
     assert [path.name for path in sorted(spoiled.archive(NEXT).glob("r*"))] == ["r001", "r002"]
     LogWriter.open(home, NEXT).close()
     story = Story.of(copied(home, tmp_path / "base"), NEXT, EVERYTHING | {"unfinished": True}, tmp_path)
@@ -468,7 +468,7 @@ def begun_to_delete(home: Home) -> None:
                 raise Killed
 
     with pytest.raises(Killed):
-        eod(home, NEXT, Wishes(at=at, **DELETING))
+        eod(home, NEXT, EodOptions(at=at, **DELETING))
 
 
 @pytest.mark.parametrize("harm", ["latest of the day before", "no latest", "all of another market"])
@@ -486,7 +486,7 @@ def test_deleting_goes_on_only_with_proof(whole, foreign, tmp_path, harm):
             shutil.copy(path, home.root / path.relative_to(foreign.root))
     left = at_rest(read(home.day(NEXT)))
     with pytest.raises(Mismatch, match="do not agree"):
-        eod(home, NEXT, Wishes(**DELETING))
+        eod(home, NEXT, EodOptions(**DELETING))
     assert at_rest(read(home.day(NEXT))) == left
 
 
@@ -524,7 +524,7 @@ def early(tmp_path):
 
 
 def rebuilt(home: Home, disk: Disk) -> Any:
-    return project_date(Task(str(home.root), DATE.isoformat(), None, None, False), disk=disk)
+    return project_date(ParallelTask(str(home.root), DATE.isoformat(), None, None, False), disk=disk)
 
 
 def test_project(early, tmp_path):
@@ -590,7 +590,7 @@ def test_a_memo_never_lies(early, tmp_path):
                     (home.root / path).mkdir(exist_ok=True)
                 else:
                     (home.root / path).write_bytes(data)
-            said = Memo(home, open_day(DATE, home), None, None).unchanged()
+            said = ProjectMemo(home, open_day(DATE, home), None, None).unchanged()
             assert said is None or whole, called
             assert said is None or said.digests == summary.digests
     assert {whole for whole, _ in judged} == {True, False}
@@ -605,7 +605,7 @@ def test_a_snapshot_never_lies(early, tmp_path):
     seeker = Seeker(home, day, disk=disk, every_events=400)
     seeker.prepare()
     found = sorted((home.snapshots(DATE)).rglob("*.snap"))
-    places = {path.name: Place(*map(int, path.name.split("_")[:2]), path) for path in found}
+    places = {path.name: SnapshotPosition(*map(int, path.name.split("_")[:2]), path) for path in found}
     states = {name: seeker.snapshots.load(place) for name, place in places.items()}
     assert len(states) > 2
     judged = {}

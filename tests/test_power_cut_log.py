@@ -21,19 +21,19 @@ from recording import QuickDisk
 
 import harvester
 from harvester.errors import DamagedLog
-from harvester.eventlog.closed import Closed, read_closed, write_closed
+from harvester.eventlog.archive import archive
 from harvester.eventlog.compact import compact_day
-from harvester.eventlog.days import run_folders
-from harvester.eventlog.format import JOURNAL, MANIFEST, names_of
+from harvester.eventlog.eod_mark import EodMark, read_closed, write_closed
 from harvester.eventlog.recover import recover_day, set_aside_day
 from harvester.eventlog.rewrite import prove
-from harvester.eventlog.runlog import RunLog
-from harvester.eventlog.verify import verify_day
+from harvester.eventlog.run import RunLog
+from harvester.eventlog.runs_of_day import run_folders
+from harvester.eventlog.storage.format import JOURNAL, MANIFEST, names_of
+from harvester.eventlog.verify_log import verify_day
 from harvester.eventlog.writer import LogWriter
 from harvester.events.batch import Batch
 from harvester.events.kinds import Kind
 from harvester.home import Home
-from harvester.recorder.archive import archive
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="the rules are those of POSIX")
 
@@ -403,7 +403,7 @@ def test_the_mark_of_a_closed_date(medium):
 
     So too when a process was killed while it closed the date, its folders still in the cache alone.
     """
-    closed = Closed(DATE.isoformat(), 7, "0", START_NS)
+    closed = EodMark(DATE.isoformat(), 7, "0", START_NS)
     for at in range(1, 20):
         recorder = Recorder.at(medium.with_name(f"home{at}"))
         disk = recorder.disk

@@ -17,7 +17,7 @@ from harvester.errors import BadSetting, NoLog
 from harvester.eventlog.reader import open_day
 from harvester.home import Home
 from harvester.projections.engine import Engine
-from harvester.recorder.project import fold_day, project, write_artefacts
+from harvester.rebuild.project import fold_day, project, write_artefacts
 from tests.budget import budget
 
 NAMES = ("decisions", "fills", "episodes")

@@ -13,11 +13,11 @@ from typer.testing import CliRunner
 
 from cli.app import READERS, app
 from harvester.errors import BadSetting, NoLog
-from harvester.eventlog.disk import Disk
-from harvester.eventlog.runlog import RunLog
+from harvester.eventlog.run import RunLog
+from harvester.files import Disk
 from harvester.home import Home
-from harvester.recorder import projected
-from harvester.recorder.jobs import Failure, Task, project_date, project_dates
+from harvester.rebuild import project_memo
+from harvester.rebuild.parallel import ParallelTask, TaskFailure, project_date, project_dates
 from tests.budget import budget
 from tests.processes import PYTHON
 
@@ -99,7 +99,7 @@ def test_a_disk_without_room_for_the_memo_costs_the_memo_alone(home, monkeypatch
 
 def test_the_journal_of_an_unchanged_date_is_read_once(home, monkeypatch):
     """It is most of what an unchanged date costs: bytes are compared by the journal that was read for the memo."""
-    task = Task(str(home.root), DAYS[0], None, None, force=False)
+    task = ParallelTask(str(home.root), DAYS[0], None, None, force=False)
     project_date(task)
     read, journals = RunLog._read_journal, []
 
@@ -119,9 +119,9 @@ def changed(home: Home, what: str, monkeypatch: pytest.MonkeyPatch) -> None:
     if what == "the log":
         record(home, days(1)[0], seconds=30, start=2400)
     elif what == "the code":
-        monkeypatch.setattr(projected, "package_digest", lambda parts: "0" * 32)
+        monkeypatch.setattr(project_memo, "package_digest", lambda parts: "0" * 32)
     elif what == "a library":
-        monkeypatch.setattr(projected, "version", lambda name: "99")
+        monkeypatch.setattr(project_memo, "version", lambda name: "99")
     elif what == "a byte of an output":
         raw = export.read_bytes()
         export.write_bytes(raw[:-9] + bytes([raw[-9] ^ 1]) + raw[-8:])
@@ -171,9 +171,9 @@ def test_wishes_are_targets_of_their_own(home, tmp_path):
 def test_one_failing_date_stops_no_other(home):
     """Of three dates the damaged one fails with its error, the others are projected; the exit code is the error's."""
     (home.day(days(3)[1]) / "r001" / "commits.jsonl").write_bytes(b"garbage\n")
-    tasks = [Task(str(home.root), day, None, None, force=False) for day in DAYS]
+    tasks = [ParallelTask(str(home.root), day, None, None, force=False) for day in DAYS]
     found = list(project_dates(tasks, jobs=budget(1, 2)))
-    assert [isinstance(result, Failure) for result in found] == [False, True, False]
+    assert [isinstance(result, TaskFailure) for result in found] == [False, True, False]
     assert "damaged log" in found[1].what
     assert found[1].error().exit_code == 1
 
@@ -209,14 +209,14 @@ def test_the_good_part_of_a_damaged_date(home, name):
 def test_nothing_good_is_nothing_to_salvage(home):
     """Of a date whose every commit is lost --salvage says so."""
     (home.day(days(3)[0]) / "r001" / "commits.jsonl").write_bytes(b"garbage\n")
-    (found,) = project_dates([Task(str(home.root), DAYS[0], None, None, force=False, salvage=True)])
+    (found,) = project_dates([ParallelTask(str(home.root), DAYS[0], None, None, force=False, salvage=True)])
     assert "good seq: none" in found.what
 
 
 @pytest.mark.parametrize("jobs", [1, 2])
 def test_progress_adds_up(home, jobs):
     """What is told rises to all events of all dates, which are told from the first: a bar never runs back."""
-    tasks = [Task(str(home.root), day, None, None, force=True) for day in DAYS]
+    tasks = [ParallelTask(str(home.root), day, None, None, force=True) for day in DAYS]
     told = []
     results = list(project_dates(tasks, jobs, lambda done, total: told.append((done, total))))
     events = sum(result.events for result in results)
@@ -231,9 +231,9 @@ def test_progress_counts_what_need_not_be_folded(home):
         hv(home, "--date", day)
     (home.day(days(3)[1]) / "r001" / "commits.jsonl").write_bytes(b"garbage\n")
     told = []
-    tasks = [Task(str(home.root), day, None, None, force=False) for day in DAYS]
+    tasks = [ParallelTask(str(home.root), day, None, None, force=False) for day in DAYS]
     results = list(project_dates(tasks, 1, lambda done, total: told.append((done, total))))
-    assert [isinstance(result, Failure) for result in results] == [False, True, False]
+    assert [isinstance(result, TaskFailure) for result in results] == [False, True, False]
     assert told[0][0] < told[-1][0] == told[-1][1]
 
 
@@ -260,8 +260,8 @@ def test_a_flipped_byte_of_the_log_is_told(home, known):
     path.write_bytes(raw)
     before = files(home)
     for force in (False, True):
-        (found,) = project_dates([Task(str(home.root), DAYS[0], None, None, force=force)])
-        assert isinstance(found, Failure)
+        (found,) = project_dates([ParallelTask(str(home.root), DAYS[0], None, None, force=force)])
+        assert isinstance(found, TaskFailure)
         assert "damaged log" in found.what
         assert found.exit_code == 1
     assert files(home) == before

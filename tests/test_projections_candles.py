@@ -10,14 +10,14 @@ from typing import Any
 import msgspec
 import pytest
 
-from harvester.calendar import Session, to_ns
+from harvester.calendar import ExchangeSession, to_ns
 from harvester.config import Settings
 from harvester.events.batch import Batch
 from harvester.events.kinds import Kind
-from harvester.projections.candles import CANDLES
 from harvester.projections.engine import Engine
-from harvester.projections.params import RunParams
-from harvester.projections.signals import SIGNALS
+from harvester.projections.market.candles import CANDLES
+from harvester.projections.market.signals import SIGNALS
+from harvester.projections.run_params import RunParams
 from tests.market_log import SECOND, START
 
 LENGTHS = {"30s": 30, "1m": 60, "5m": 300, "15m": 900, "1h": 3600}
@@ -172,7 +172,7 @@ def test_sessions_that_open_together_are_not_mixed() -> None:
     """Runs know 600, 900 and again 600 seconds of session: two daily candles, of what each run of theirs completed."""
     day = Day()
     for second, length in ((0, 600), (210, 900), (420, 600)):
-        hours = Session(START, START + length * SECOND, START, START + length * SECOND, half_day=False)
+        hours = ExchangeSession(START, START + length * SECOND, START, START + length * SECOND, half_day=False)
         params = RunParams.build(Settings.load({"symbols": ("S7",)}), date(2025, 7, 17))
         params = msgspec.structs.replace(params, calendar=msgspec.structs.replace(params.calendar, session=hours))
         day.run(second, start_row("2025-07-17") | {"params": params.text()})
@@ -315,8 +315,8 @@ def test_candle_and_signal_files_follow_their_schemas() -> None:
     import jsonschema
     import pyarrow as pa
 
-    from harvester.artefacts import schemas
-    from harvester.artefacts.candles import RunSpan, candle_files
+    from harvester.artefacts import json_schemas
+    from harvester.artefacts.candle_files import RunSpan, candle_files
 
     _, rows = fold(aligned().batch())
     tables = [pa.Table.from_pylist(rows[n], s) for n, s in (("candles", CANDLES), ("signals", SIGNALS))]
@@ -326,7 +326,7 @@ def test_candle_and_signal_files_follow_their_schemas() -> None:
     assert list(files) == ["l2_candles_S7_20250717_133000.json", "l2_strategy_signals_S7_20250717_133000.json"]
     for name, data in files.items():
         body = json.loads(data)
-        schema = schemas.find("l2_candles" if "candles" in name else "l2_strategy_signals")
+        schema = json_schemas.find("l2_candles" if "candles" in name else "l2_strategy_signals")
         jsonschema.Draft202012Validator(schema).validate(body)
         assert list(body) == list(schema["properties"])
     (signal,) = json.loads(files["l2_strategy_signals_S7_20250717_133000.json"])["rows"]

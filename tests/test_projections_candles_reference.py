@@ -18,7 +18,7 @@ from harvester.calendar import session, to_ns
 from harvester.events.batch import Batch
 from harvester.events.kinds import Kind
 from harvester.projections.engine import Engine
-from harvester.projections.interval import What
+from harvester.projections.interval import OccurrenceKind
 from tests.budget import budget
 from tests.reference.candles import Completed, Day, candles
 from tests.reference.days import UNSET, Begin, RandomDay
@@ -55,7 +55,7 @@ class Alignments:
     def on_run_start(self, params: Any, seq: int, ts: int) -> None: ...
 
     def on_interval(self, interval: Any) -> None:
-        self.told += [(h.seq, h.ts, h.con_id, h.value) for h in interval.happenings if h.what is What.ALIGNED]
+        self.told += [(h.seq, h.ts, h.con_id, h.value) for h in interval.happenings if h.what is OccurrenceKind.ALIGNED]
 
     def take_rows(self) -> dict[str, Any]:
         return {}

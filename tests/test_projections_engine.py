@@ -18,14 +18,14 @@ from harvester.errors import DamagedLog, KernelFault
 from harvester.events.batch import Batch
 from harvester.events.kinds import Kind, Own
 from harvester.projections import engine as engine_module
-from harvester.projections import kernel_cache
 from harvester.projections.base import Projection
 from harvester.projections.engine import PROJECTIONS, Engine
-from harvester.projections.feed import TradingFeed
-from harvester.projections.market import Market
-from harvester.projections.params import FOLD, RunParams, StrategyRef, package_digest
+from harvester.projections.market import kernel_cache
+from harvester.projections.market.arrays import held
+from harvester.projections.market.market import Market
+from harvester.projections.run_params import FOLD, RunParams, StrategyRef, package_digest
 from harvester.projections.step import NOTHING_DERIVED, Derived, Step
-from harvester.projections.tables import held
+from harvester.projections.trading.trading_feed import TradingFeed
 from tests.market_log import Log
 from tests.reference.streams import stream
 
@@ -265,16 +265,16 @@ def test_the_package_digest_follows_the_sources(package: Path) -> None:
 @pytest.mark.parametrize(
     ("path", "counts"),
     [
-        ("projections/market.py", True),
-        ("projections/strategies/imbalance_breakout.py", True),
+        ("projections/market/market.py", True),
+        ("projections/trading/strategies/imbalance_breakout.py", True),
         ("events/kinds.py", True),
         ("calendar.py", True),
         ("units.py", True),
-        ("simgateway/model.py", False),
-        ("wire/incoming.py", False),
+        ("simgateway/markets/model_market.py", False),
+        ("wire/decode_messages.py", False),
         ("eventlog/reader.py", False),
-        ("recorder/run.py", False),
-        ("artefacts/picture.py", False),
+        ("recorder/recording_run.py", False),
+        ("artefacts/day_picture.py", False),
         ("version.py", False),
     ],
 )
@@ -296,7 +296,7 @@ def test_everything_a_fold_imports_is_in_the_package_digest() -> None:
     """A process that has folded with every projection has loaded nothing outside the list but errors and version."""
     code = (
         "import sys\n"
-        "import harvester.projections.engine, harvester.projections.kernels\n"
+        "import harvester.projections.engine, harvester.projections.market.kernels\n"
         "harvester.projections.engine.Engine()\n"
         "print(*[n for n in sys.modules if n.startswith('harvester.')])\n"
     )

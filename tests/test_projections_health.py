@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from harvester.events.batch import Batch
 from harvester.events.kinds import Kind, Own
-from harvester.projections.health import HEALTH
-from harvester.projections.interval import What
+from harvester.projections.interval import OccurrenceKind
+from harvester.projections.market.health import HEALTH
 from tests.market_log import START, Log
 
 
@@ -43,10 +43,10 @@ def test_happenings_name_what_trading_has_to_know() -> None:
     happenings = log.engine.health.fold(step).happenings
     assert step.happenings == ()
     assert [(h.what, h.con_id, h.value, h.ts - START) for h in happenings] == [
-        (What.DATA_TYPE, 7, 3, 0),
-        (What.REFUSED, 7, 354, 0),
-        (What.OUTAGE_BEGIN, 0, 0, 10**9),
-        (What.OUTAGE_END, 0, 0, 2 * 10**9),
+        (OccurrenceKind.DATA_TYPE, 7, 3, 0),
+        (OccurrenceKind.REFUSED, 7, 354, 0),
+        (OccurrenceKind.OUTAGE_BEGIN, 0, 0, 10**9),
+        (OccurrenceKind.OUTAGE_END, 0, 0, 2 * 10**9),
     ]
 
 

@@ -16,9 +16,9 @@ from harvester.events.kinds import Kind
 from harvester.home import Home
 from harvester.projections.engine import Engine
 from harvester.projections.reconcile import TOLERANCE, Check, _check, reconcile
-from harvester.recorder.project import project
-from harvester.recorder.verify import verify
-from harvester.simgateway.sources import open_market
+from harvester.rebuild.project import project
+from harvester.rebuild.verify_day import verify
+from harvester.simgateway.markets.open_market import open_market
 from tests.budget import budget
 from tests.market_log import SECOND, Log, Written
 from tests.recording import Recorded, lockstep, model, run

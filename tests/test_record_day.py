@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 import pytest
 
-from harvester.artefacts.episodes import compare_day, day_files
+from harvester.artefacts.episode_files import compare_day, day_files
 from harvester.events.kinds import Action, Kind, Own, Side
 from harvester.home import Home
 from harvester.projections.engine import Engine
-from harvester.simgateway.sources import open_market
-from harvester.wire.incoming import Arrivals
+from harvester.simgateway.markets.open_market import open_market
+from harvester.wire.decode_messages import Arrivals
 from tests.budget import budget
 from tests.recording import (
     Recorded,

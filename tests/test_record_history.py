@@ -11,8 +11,8 @@ import pytest
 from harvester.events.kinds import Action, Kind, Own, Stream
 from harvester.home import Home
 from harvester.projections.engine import Engine
-from harvester.projections.signals import Signals
-from harvester.simgateway.backfill import Backfill
+from harvester.projections.market.signals import Signals
+from harvester.simgateway.history_and_scanner import HistoryAndScanner
 from harvester.simgateway.limits import Limits
 from tests.recording import Recorded, check_live_equals_replay, check_nothing_lost, lockstep, model, run
 
@@ -100,7 +100,7 @@ def test_a_refused_history_holds_up_nothing(tmp_path: Path) -> None:
 
 def test_an_unanswered_history_holds_up_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A gateway that never answers: every stream flows, and after the time-out a notice names each request."""
-    monkeypatch.setattr(Backfill, "historical", lambda *_: None)
+    monkeypatch.setattr(HistoryAndScanner, "historical", lambda *_: None)
     given = {"minutes": 2, "skip_historical_backfill": False, "timeout_seconds": 40}
     recorded: Recorded = run(lockstep(model(), Home(tmp_path), **given))
     day = recorded.day()

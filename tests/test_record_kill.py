@@ -13,9 +13,9 @@ import pytest
 
 from harvester.eventlog.reader import open_day
 from harvester.home import Home
-from harvester.recorder.verify import verify
+from harvester.rebuild.verify_day import verify
+from harvester.simgateway.gateway_settings import GatewaySettings
 from harvester.simgateway.server import SimGateway
-from harvester.simgateway.settings import GatewaySettings
 from tests.budget import budget
 from tests.processes import python
 from tests.recording import model

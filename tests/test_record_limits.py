@@ -9,9 +9,9 @@ import pytest
 
 from harvester.events.kinds import Action, Kind, Own, Stream
 from harvester.home import Home
-from harvester.recorder.status import status
 from harvester.recorder.subscriptions import DEPTHS
 from harvester.simgateway.limits import Limits
+from harvester.status import status
 from tests.recording import lockstep, model, run
 from tests.test_record_trouble import DATE, cancelled, codes, silent, sound, subscribed
 

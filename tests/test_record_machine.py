@@ -12,15 +12,15 @@ import pytest
 from harvester.clock import MachineClock
 from harvester.config import Settings
 from harvester.errors import LogWriteFailed
-from harvester.eventlog.disk import Disk
 from harvester.eventlog.reader import open_day
-from harvester.eventlog.verify import verify_day
+from harvester.eventlog.verify_log import verify_day
 from harvester.events.kinds import Kind, Own
+from harvester.files import Disk
 from harvester.home import Home
 from harvester.recorder.record import record
-from harvester.recorder.status import status
+from harvester.simgateway.gateway_settings import GatewaySettings
 from harvester.simgateway.server import SimGateway
-from harvester.simgateway.settings import GatewaySettings
+from harvester.status import status
 from harvester.units import SECOND_NS
 from tests.recording import QuickDisk, check_live_equals_replay, lockstep, model, run
 

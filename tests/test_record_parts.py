@@ -14,26 +14,26 @@ import pytest
 from harvester.calendar import day_bounds, session
 from harvester.clock import LockstepClock
 from harvester.config import Settings
+from harvester.endofday.finished import must_be_over
 from harvester.errors import BadSetting, CannotRun
 from harvester.events import codes
 from harvester.events.kinds import Kind, Own, Stream
-from harvester.gateway.requests import Target
-from harvester.projections.params import RunParams, calendar_of
+from harvester.gateway.data_requests import RequestTarget
+from harvester.projections.run_params import RunParams, calendar_of
 from harvester.recorder import subscriptions as subs
 from harvester.recorder.back_pressure import BackPressure
 from harvester.recorder.inbox import Inbox
-from harvester.recorder.line import number
-from harvester.recorder.over import must_be_over
-from harvester.recorder.pace import Pace, Spacing, TokenBucket
-from harvester.recorder.session import Session
-from harvester.recorder.silence import Silence
-from harvester.recorder.subscriptions import Plan, Registry, Subscription
+from harvester.recorder.link import number
+from harvester.recorder.pacing import Spacing, Timing, TokenBucket
+from harvester.recorder.session import RecorderSession
+from harvester.recorder.silence import SilenceWatch
+from harvester.recorder.stopping import closed_until, end_of_recording, parse_duration, parse_until
+from harvester.recorder.subscriptions import StreamSubscription, SubscriptionPlan, SubscriptionRegistry
 from harvester.recorder.tasks import BackgroundTasks
-from harvester.recorder.until import closed_until, end_of_recording, parse_duration, parse_until
 
 SECOND = 1_000_000_000
 ACME, BOLT, CRUX = (
-    Target(symbol, n, primary_exchange="NASDAQ") for n, symbol in enumerate(("ACME", "BOLT", "CRUX"), 1)
+    RequestTarget(symbol, n, primary_exchange="NASDAQ") for n, symbol in enumerate(("ACME", "BOLT", "CRUX"), 1)
 )
 DATE = date(2025, 7, 17)
 
@@ -86,21 +86,23 @@ def test_a_control_message_is_read_as_the_log_reads_it(text: str, value: int) ->
 # silence
 
 
-def registry(*wanted: tuple[Stream, Target], asked_ts: int = 0) -> tuple[Registry, list[Subscription]]:
-    made = Registry()
+def registry(
+    *wanted: tuple[Stream, RequestTarget], asked_ts: int = 0
+) -> tuple[SubscriptionRegistry, list[StreamSubscription]]:
+    made = SubscriptionRegistry()
     for req_id, (stream, target) in enumerate(wanted, 1):
-        made.add(Subscription(req_id, target, stream, {}, asked_ts))
+        made.add(StreamSubscription(req_id, target, stream, {}, asked_ts))
     return made, list(made.live.values())
 
 
-def silent(silence: Silence) -> list[tuple[Stream, int]]:
+def silent(silence: SilenceWatch) -> list[tuple[Stream, int]]:
     return [(found.stream, quiet_ns // SECOND) for found, quiet_ns in silence.fallen_silent()]
 
 
 def test_silence_is_noted_in_its_second_and_once() -> None:
     """A stream is silent in the first second in which others flow for longer than the limit without it, and once."""
     made, (l1, prints) = registry((Stream.L1, ACME), (Stream.ALL_LAST, ACME))
-    silence = Silence(made, 10.0)
+    silence = SilenceWatch(made, 10.0)
     made.received({l1.req_id: 1, prints.req_id: 1}, 100 * SECOND)
     made.received({prints.req_id: 1}, 110 * SECOND)
     assert silent(silence) == []
@@ -118,7 +120,7 @@ def test_silence_counts_from_the_request() -> None:
     made, (l1, depth, prints) = registry(
         (Stream.L1, ACME), (Stream.DEPTH, ACME), (Stream.ALL_LAST, ACME), asked_ts=100 * SECOND
     )
-    silence = Silence(made, 10.0)
+    silence = SilenceWatch(made, 10.0)
     made.received({prints.req_id: 1}, 105 * SECOND)
     assert silent(silence) == []
     made.received({prints.req_id: 1}, 111 * SECOND)
@@ -132,14 +134,14 @@ def test_nothing_is_silent_while_nothing_flows() -> None:
     """When all streams stop together none of them is called silent: that is a quiet market, or a lost line."""
     made, found = registry((Stream.L1, ACME), (Stream.ALL_LAST, BOLT), asked_ts=100 * SECOND)
     made.received({one.req_id: 1 for one in found}, 100 * SECOND)
-    assert silent(Silence(made, 10.0)) == []
+    assert silent(SilenceWatch(made, 10.0)) == []
 
 
 def test_five_second_bars_are_given_fifteen_seconds() -> None:
     """Bars are silent when three did not come, however short the limit of the others."""
     made, (bars, l1) = registry((Stream.BARS_5S, ACME), (Stream.L1, ACME))
     made.received({bars.req_id: 1, l1.req_id: 1}, 100 * SECOND)
-    silence = Silence(made, 10.0)
+    silence = SilenceWatch(made, 10.0)
     made.received({l1.req_id: 1}, 115 * SECOND)
     assert silent(silence) == []
     made.received({l1.req_id: 1}, 116 * SECOND)
@@ -149,7 +151,7 @@ def test_five_second_bars_are_given_fifteen_seconds() -> None:
 def test_a_silent_stream_seems_gone_when_its_like_flow() -> None:
     """BidAsk seems gone while L1 of the same symbol flows, and not while only another symbol's does."""
     made, (bid_ask, mine, other) = registry((Stream.BID_ASK, ACME), (Stream.L1, ACME), (Stream.L1, BOLT))
-    silence = Silence(made, 10.0)
+    silence = SilenceWatch(made, 10.0)
     made.received({one.req_id: 1 for one in (bid_ask, mine, other)}, 100 * SECOND)
     made.received({other.req_id: 1}, 120 * SECOND)
     assert not silence.seems_gone(bid_ask)
@@ -171,7 +173,7 @@ def test_what_died_with_a_connection_is_found_five_seconds_later() -> None:
     made, (dead, alive, bars, depth, never) = registry(
         (Stream.L1, ACME), (Stream.L1, BOLT), (Stream.BARS_5S, ACME), (Stream.DEPTH, ACME), (Stream.ALL_LAST, ACME)
     )
-    silence = Silence(made, 60.0)
+    silence = SilenceWatch(made, 60.0)
     made.received({one.req_id: 1 for one in (dead, alive, bars, depth)}, 99 * SECOND)
     silence.suspect(100 * SECOND)
     made.received({dead.req_id: 1}, 101 * SECOND)
@@ -188,7 +190,7 @@ def test_what_died_with_a_connection_is_found_five_seconds_later() -> None:
 def test_a_row_after_the_connection_came_back_is_life() -> None:
     """A stream with a row later than the second of the message is not dead; asking for all anew forgets suspicions."""
     made, (one, other) = registry((Stream.L1, ACME), (Stream.L1, BOLT))
-    silence = Silence(made, 60.0)
+    silence = SilenceWatch(made, 60.0)
     made.received({one.req_id: 1, other.req_id: 1}, 99 * SECOND)
     silence.suspect(100 * SECOND)
     made.received({one.req_id: 1}, 101 * SECOND + 1)
@@ -219,7 +221,7 @@ def test_asking_again_forgets_the_refusal_of_the_same_and_no_other() -> None:
     made, (mine, other, prints) = registry((Stream.L1, ACME), (Stream.L1, BOLT), (Stream.ALL_LAST, ACME))
     for found in (mine, other, prints):
         made.refuse(found.req_id, 10190)
-    made.add(Subscription(4, ACME, Stream.L1, {}, 0))
+    made.add(StreamSubscription(4, ACME, Stream.L1, {}, 0))
     assert made.refusals == [other, prints]
     assert subs.coverage(made, ["ACME"])["ACME"][Stream.L1] == "asked"
     made.forget_all()
@@ -257,8 +259,8 @@ def test_refusals_of_pace_are_for_now() -> None:
     assert not subs.is_temporary(354, "Requested market data is not subscribed")
 
 
-def plan(turn: int = 0, **settings: Any) -> Plan:
-    return Plan(Settings.load(settings), [ACME, BOLT, CRUX], turn)
+def plan(turn: int = 0, **settings: Any) -> SubscriptionPlan:
+    return SubscriptionPlan(Settings.load(settings), [ACME, BOLT, CRUX], turn)
 
 
 def test_streams_are_asked_for_in_order_of_priority() -> None:
@@ -293,7 +295,7 @@ def paced(scenario: Any) -> Any:
         clock = LockstepClock(0)
         time = asyncio.create_task(clock.run())
         try:
-            return await scenario(Pace(clock))
+            return await scenario(Timing(clock))
         finally:
             time.cancel()
 
@@ -303,7 +305,7 @@ def paced(scenario: Any) -> Any:
 def test_a_token_bucket_gives_a_burst_and_then_its_rate() -> None:
     """Three at once, then two a second; what was not taken meanwhile is a burst again, and never more."""
 
-    async def scenario(pace: Pace) -> list[float]:
+    async def scenario(pace: Timing) -> list[float]:
         bucket, times = TokenBucket(pace, 2.0, 3), []
         for _ in range(5):
             await bucket.take()
@@ -320,7 +322,7 @@ def test_a_token_bucket_gives_a_burst_and_then_its_rate() -> None:
 def test_a_token_bucket_slows_down_to_one_a_second() -> None:
     """Each complaint halves rate and burst; neither falls below one."""
 
-    async def scenario(pace: Pace) -> list[float]:
+    async def scenario(pace: Timing) -> list[float]:
         bucket, times = TokenBucket(pace, 3.0, 2), []
         for _ in range(4):
             bucket.slow_down()
@@ -335,7 +337,7 @@ def test_a_token_bucket_slows_down_to_one_a_second() -> None:
 def test_spacing_is_by_thing() -> None:
     """Fifteen seconds between two requests about one instrument; another's does not wait for them."""
 
-    async def scenario(pace: Pace) -> list[float]:
+    async def scenario(pace: Timing) -> list[float]:
         spacing, times = Spacing(pace, 15.0), []
         for thing in (1, 2, 1, 1, 2):
             await spacing.take(thing)
@@ -349,7 +351,7 @@ def test_spacing_is_by_thing() -> None:
 def test_waiting_for_an_answer_ends_with_it_or_with_patience() -> None:
     """`within` says whether the event came, and waits no longer than it was told."""
 
-    async def scenario(pace: Pace) -> tuple[bool, float, bool, float]:
+    async def scenario(pace: Timing) -> tuple[bool, float, bool, float]:
         never, soon = asyncio.Event(), asyncio.Event()
         came_never = await pace.within(never, 10.0)
         waited = pace.now() / SECOND
@@ -515,7 +517,7 @@ class Line:
         self.sent: list[tuple[str, Stream]] = []
         self.inbox = Inbox(self.clock, 1000)
         given = Settings.load({"silence_seconds": 10} | settings)
-        self.session = Session(given, self.inbox, Pace(self.clock), BackgroundTasks())
+        self.session = RecorderSession(given, self.inbox, Timing(self.clock), BackgroundTasks())
         self.wire = SimpleNamespace(bytes_received=100, paused=False, connected=True, aborted=False)
         self.wire.abort = lambda: setattr(self.wire, "aborted", True)
         self.wire.take_unfinished = lambda: b""
@@ -699,7 +701,7 @@ def test_a_silent_stream_is_a_notice() -> None:
         line = Line()
         made = line.session.registry
         l1, prints = (
-            Subscription(line.session.line.new_req_id(), ACME, s, {}, 0) for s in (Stream.L1, Stream.ALL_LAST)
+            StreamSubscription(line.session.line.new_req_id(), ACME, s, {}, 0) for s in (Stream.L1, Stream.ALL_LAST)
         )
         made.add(l1)
         made.add(prints)

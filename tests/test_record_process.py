@@ -22,14 +22,14 @@ from rich.live import Live
 from cli import cmd_record
 from harvester.errors import DamagedLog, NoLog
 from harvester.eventlog.reader import open_day
-from harvester.eventlog.verify import verify_day
+from harvester.eventlog.verify_log import verify_day
 from harvester.events.kinds import Kind
 from harvester.home import Home
-from harvester.recorder.project import fold_day
-from harvester.recorder.status import status
-from harvester.recorder.verify import verify
+from harvester.rebuild.project import fold_day
+from harvester.rebuild.verify_day import verify
+from harvester.simgateway.gateway_settings import GatewaySettings
 from harvester.simgateway.server import SimGateway
-from harvester.simgateway.settings import GatewaySettings
+from harvester.status import status
 from tests.processes import PYTHON, python
 from tests.recording import Recorded, check_live_equals_replay, check_nothing_lost, lockstep, model
 

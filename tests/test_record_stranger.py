@@ -18,18 +18,19 @@ from cli.app import app
 from harvester.clock import MachineClock
 from harvester.config import Settings
 from harvester.errors import BadSetting, GatewayError, UnknownSymbol
-from harvester.eventlog.days import recorded_dates
 from harvester.eventlog.reader import open_day
-from harvester.eventlog.verify import verify_day
+from harvester.eventlog.runs_of_day import recorded_dates
+from harvester.eventlog.verify_log import verify_day
 from harvester.events.kinds import Action, Kind, Own, Stream
 from harvester.gateway import tap
 from harvester.home import Home, parse_date
-from harvester.recorder import heartbeat, line, request_limits, stream_errors, subscriptions
+from harvester.recorder import heartbeat, request_limits, stream_errors, subscriptions
+from harvester.recorder import link as line
 from harvester.recorder import record as recording
+from harvester.recorder.load_kernels import compile_in_subprocess
 from harvester.recorder.record import record
-from harvester.recorder.status import status
-from harvester.recorder.summary import Summary
-from harvester.recorder.warm import compile_in_subprocess
+from harvester.recorder.summary import RecordingSummary
+from harvester.status import status
 from tests.recording import QuickDisk
 from tests.stranger import CON_ID, SYMBOL, Client, Stranger, framed, message
 
@@ -45,7 +46,7 @@ LIMIT_S = 25.0  # of real time for any recording here
 @pytest.fixture(autouse=True, scope="module")
 def compiled() -> None:
     """The kernels are compiled before a recording is timed."""
-    importlib.import_module("harvester.projections.kernels")
+    importlib.import_module("harvester.projections.market.kernels")
 
 
 @pytest.fixture(autouse=True)
@@ -62,7 +63,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 class Outcome:
     """One recording of a stranger."""
 
-    def __init__(self, summary: Summary, home: Home) -> None:
+    def __init__(self, summary: RecordingSummary, home: Home) -> None:
         self.summary = summary
         day = summary.runs[0].trading_date
         assert verify_day(home, day).problems in ((), [])

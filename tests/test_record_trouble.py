@@ -23,17 +23,17 @@ from harvester.errors import (
     LogWriteFailed,
     UnknownSymbol,
 )
-from harvester.eventlog.disk import Disk
 from harvester.eventlog.reader import open_day
-from harvester.eventlog.verify import verify_day
+from harvester.eventlog.verify_log import verify_day
 from harvester.events.kinds import Action, Kind, Own, Stream
+from harvester.files import Disk
 from harvester.home import Home
-from harvester.recorder.project import fold_day
+from harvester.rebuild.project import fold_day
 from harvester.recorder.record import record
-from harvester.recorder.status import status
+from harvester.simgateway.gateway_settings import GatewaySettings
 from harvester.simgateway.limits import Limits
 from harvester.simgateway.server import SimGateway
-from harvester.simgateway.settings import GatewaySettings
+from harvester.status import status
 from tests.recording import QuickDisk, Recorded, check_live_equals_replay, lockstep, model, run
 
 if TYPE_CHECKING:

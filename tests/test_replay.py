@@ -15,13 +15,13 @@ from trading_log import DATE, record
 from typer.testing import CliRunner
 
 from cli.app import app
+from harvester.demo import DemoDay, check_day, fresh_home
 from harvester.errors import BadSetting
 from harvester.eventlog.reader import open_day
 from harvester.home import Home
-from harvester.recorder.demo import DemoDay, check_day, fresh_home
-from harvester.recorder.project import fold_day
-from harvester.recorder.replay import TABLES, Player, Replay
-from harvester.recorder.seek import Seeker
+from harvester.rebuild.project import fold_day
+from harvester.replay.replay import TABLES, Replay, ReplayPlayer
+from harvester.replay.seek import Seeker
 from tests.processes import PYTHON, python
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -124,7 +124,7 @@ class Script:
 
 def play(home: Home, hands: Script, speed: float, **wishes) -> list[tuple[float, int]]:
     """(real second shown, market second of the row) of every step that showed something."""
-    Player(replay(home, show=("buckets",), symbols=("AAA",), **wishes), hands, speed, lambda: hands.now).run()
+    ReplayPlayer(replay(home, show=("buckets",), symbols=("AAA",), **wishes), hands, speed, lambda: hands.now).run()
     return [(at, (rows[-1].ts - TEN) // SECOND) for at, rows in hands.shown if rows]
 
 

@@ -17,16 +17,16 @@ from cli.cmd_gateway import _market_time
 from harvester.config import Settings
 from harvester.errors import BadSetting, CannotRun, UnknownSymbol
 from harvester.eventlog.reader import open_day
-from harvester.eventlog.runlog import RunLog
+from harvester.eventlog.run import RunLog
+from harvester.eventlog.times import moment, of_day
 from harvester.eventlog.writer import LogWriter
 from harvester.events.batch import Batch
 from harvester.events.kinds import Kind, Side
 from harvester.home import Home
 from harvester.projections.engine import Engine
-from harvester.recorder import seek
-from harvester.recorder.moments import moment, of_day
-from harvester.recorder.seek import Seeker
-from harvester.recorder.until import parse_until
+from harvester.recorder.stopping import parse_until
+from harvester.replay import seek
+from harvester.replay.seek import Seeker
 from tests.budget import budget
 from tests.market_log import SECOND, START, Log
 from tests.reference.streams import stream

@@ -19,13 +19,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from trading_log import SECOND, SYMBOLS, market, run_params, subscriptions
 
-from harvester.calendar import Session, day_bounds, session, to_ns
+from harvester.calendar import ExchangeSession, day_bounds, session, to_ns
 from harvester.calendar import trading_date as date_of
 from harvester.events.batch import Batch
 from harvester.events.kinds import Kind
 from harvester.home import Home
 from harvester.projections.engine import Engine
-from harvester.recorder.project import fold_day
+from harvester.rebuild.project import fold_day
 from tests.budget import budget
 from tests.recording import check_live_equals_replay, lockstep, model, replayed_digests, run
 
@@ -67,7 +67,7 @@ def params_of(odd: Odd) -> str:
     hours, begins = session(odd.day), to_ns(odd.begins)
     if hours is None or not hours.open_ns <= begins < hours.close_ns:
         start, end = day_bounds(odd.day)
-        own = Session(start, end, start, end, half_day=False)
+        own = ExchangeSession(start, end, start, end, half_day=False)
         made = msgspec.structs.replace(made, calendar=msgspec.structs.replace(made.calendar, session=own))
     return made.text()
 

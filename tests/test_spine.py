@@ -22,14 +22,14 @@ from harvester.errors import CannotRun
 from harvester.eventlog.reader import Day, open_day
 from harvester.events.kinds import Kind
 from harvester.home import Home
-from harvester.recorder import screen
+from harvester.rebuild.verify_day import verify
+from harvester.recorder import live_screen
 from harvester.recorder.record import Recorder, record
-from harvester.recorder.verify import verify
+from harvester.simgateway.gateway_settings import GatewaySettings
 from harvester.simgateway.limits import Limits
-from harvester.simgateway.market import Market
+from harvester.simgateway.markets.open_market import open_market
+from harvester.simgateway.markets.source import MarketSource
 from harvester.simgateway.server import SimGateway
-from harvester.simgateway.settings import GatewaySettings
-from harvester.simgateway.sources import open_market
 from harvester.units import SECOND_NS
 from tests.budget import budget
 from tests.processes import python
@@ -98,10 +98,10 @@ class Watched:
         recorder.committer.samples_quotes = True
         while True:
             await asyncio.sleep(0.2)
-            console.print(screen.picture(recorder, {}, 0.0))
+            console.print(live_screen.picture(recorder, {}, 0.0))
 
 
-async def at_full_speed(market: Market, home: Home, symbols: list[str], watch: Watched) -> Recorded:
+async def at_full_speed(market: MarketSource, home: Home, symbols: list[str], watch: Watched) -> Recorded:
     """Serve a whole market as fast as the machine takes it; the recorder follows the gateway's clock."""
     limits = Limits(messages_per_s=0)
     settings = GatewaySettings(port=0, speed=0, grace_s=1.0, gateway_file=home.gateway_file, limits=limits)
@@ -233,7 +233,7 @@ def test_a_gateway_started_anew_in_the_past_ends_the_recording(tmp_path: Path) -
 def test_buckets_of_a_recorded_tape_equal_an_as_of_join(tmp_path: Path, shared_data: Path) -> None:
     """IBM through gateway and recorder: bid and ask of every bucket are the last quote before its end, by the log's
     own ts_recv, as Polars joins them."""
-    from harvester.recorder.project import fold_day
+    from harvester.rebuild.project import fold_day
 
     market = open_market("tape", [shared_data / "tapes" / "IBM-2013-10-08"])
     start = market.start_ns + 5 * 3600 * 1_000_000_000 + 1_500_000_000_000  # 09:25 New York: the opening is in it

@@ -20,7 +20,7 @@ import hashlib, json, locale, sys
 from datetime import date
 from pathlib import Path
 from harvester.home import Home
-from harvester.recorder.project import project
+from harvester.rebuild.project import project
 locale.setlocale(locale.LC_ALL, "")
 made, written = project(Home(Path(sys.argv[1])), date.fromisoformat(sys.argv[2]), out=Path(sys.argv[3]))
 out = Path(sys.argv[3]).resolve()

@@ -93,11 +93,11 @@ def test_the_deterministic_path_reads_no_clock_and_no_chance(path: Path) -> None
 
 
 PAST_THE_DISK = {
-    "eventlog/disk.py": "it is the disk",
+    "files.py": "it is the disk",
     "clock.py": "the dial the simulated gateway turns: shared memory, not data",
-    "projections/kernel_cache.py": "compiled code beside the package, made again when it is gone",
-    "simgateway/report.py": "the simulated gateway's report, outside the home's data",
-    "simgateway/clockfile.py": "the simulated gateway's clock, gone with its process",
+    "projections/market/kernel_cache.py": "compiled code beside the package, made again when it is gone",
+    "simgateway/gateway_report.py": "the simulated gateway's report, outside the home's data",
+    "simgateway/clock_file.py": "the simulated gateway's clock, gone with its process",
 }
 CHANGES = {"unlink", "mkdir", "rmdir", "write_bytes", "write_text", "touch", "rename", "symlink_to", "hardlink_to"}
 CHANGES |= {"rmtree", "copyfile", "copy2", "copytree", "move", "makedirs", "removedirs", "renames"}

@@ -11,8 +11,8 @@ from harvester.calendar import session
 from harvester.events.batch import Batch
 from harvester.events.kinds import Kind
 from harvester.projections.engine import Engine
-from harvester.projections.interval import Happening, What
-from harvester.projections.signals import Signals
+from harvester.projections.interval import Occurrence, OccurrenceKind
+from harvester.projections.market.signals import Signals
 from harvester.projections.step import Derived
 
 SECOND = 1_000_000_000
@@ -24,7 +24,9 @@ def decisions(*, required: bool, way: int | None, monkeypatch: pytest.MonkeyPatc
     def aligned(self: Signals, step: Any) -> Derived:
         del self
         clocks = step.clocks[:1].tolist() if way else []
-        return Derived([Happening(seq, ts, con_id, What.ALIGNED, way) for seq, ts in clocks for con_id in (101, 102)])
+        return Derived(
+            [Occurrence(seq, ts, con_id, OccurrenceKind.ALIGNED, way) for seq, ts in clocks for con_id in (101, 102)]
+        )
 
     monkeypatch.setattr(Signals, "fold", aligned)
     params = run_params()

@@ -17,16 +17,16 @@ from trading_table import Scripted
 from harvester.config import Settings
 from harvester.events.batch import Batch
 from harvester.events.kinds import Kind
-from harvester.projections import desk, feed
-from harvester.projections.blotter import Blotter, Watched
 from harvester.projections.engine import Engine
-from harvester.projections.exchange import Shown
-from harvester.projections.feed import TradingFeed
-from harvester.projections.params import RunParams, StrategyRef
-from harvester.projections.seconds import SECONDS, Newest, Seconds, records, row_of, rows_of
-from harvester.projections.strategies import describe, make
-from harvester.projections.strategies.breakout_screen import BreakoutScreen
-from harvester.projections.strategy import Ahead, View
+from harvester.projections.run_params import RunParams, StrategyRef
+from harvester.projections.trading import deciding, trading_feed
+from harvester.projections.trading.exchange import ShownQuote
+from harvester.projections.trading.fast.bucket_columns import SECONDS, BucketColumns, Newest, records, row_of, rows_of
+from harvester.projections.trading.strategies import describe, make
+from harvester.projections.trading.strategies.breakout_screen import BreakoutScreen
+from harvester.projections.trading.strategy import Ahead, View
+from harvester.projections.trading.trade_rows import TradeRows, Watched
+from harvester.projections.trading.trading_feed import TradingFeed
 from tests.budget import budget
 
 SECOND = 1_000_000_000
@@ -90,8 +90,8 @@ def asked_always() -> tuple[Batch, list[int], Any]:
     batch = troubled()
     cuts = [batch.last_seq // 3, batch.last_seq // 2]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(desk, "SCREENS", {})
-        patch.setattr(feed, "CLOCKS_MAX", 1)
+        patch.setattr(deciding, "SCREENS", {})
+        patch.setattr(trading_feed, "CLOCKS_MAX", 1)
         return batch, cuts, folded(batch, cuts)
 
 
@@ -103,8 +103,8 @@ def test_who_is_asked_changes_nothing(
 ) -> None:
     """Rows and digests are those of asking everybody, wherever screens are used and however long the stretches are."""
     batch, cuts, expected = asked_always
-    monkeypatch.setattr(desk, "SCREENED_MIN", screened_min)
-    monkeypatch.setattr(feed, "CLOCKS_MAX", clocks_max)
+    monkeypatch.setattr(deciding, "SCREENED_MIN", screened_min)
+    monkeypatch.setattr(trading_feed, "CLOCKS_MAX", clocks_max)
     digests, rows = folded(batch, cuts)
     assert rows == expected[1]
     assert digests == expected[0]
@@ -215,7 +215,7 @@ def test_a_screen_says_what_decide_says(case: dict[str, Any]) -> None:
         plain.observe(7, row)
         if k < since:
             continue
-        quote = Shown(bool(shown[k]), 49.99, 50.0, 300.0, 100.0)
+        quote = ShownQuote(bool(shown[k]), 49.99, 50.0, 300.0, 100.0)
         verdict = plain.decide(View(1, int(ts[k]), 7, "TEST", row, quote, hours, holding, outage))
         told = tuple(code for bit, code in enumerate(screen.codes) if gates[k - since] >> bit & 1)
         assert told == verdict.gates
@@ -230,7 +230,7 @@ def test_a_screen_says_what_decide_says(case: dict[str, Any]) -> None:
 
 def told(kinds: list[Any], rows: list[tuple[int, ...]], *cuts: int) -> tuple[list[Any], tuple[bytes, bytes]]:
     """Rows (clock's seq, bucket's ts, kind) told in pieces: those of the table, and the chains."""
-    blotter, made = Blotter(), []
+    blotter, made = TradeRows(), []
     for begin, end in pairwise([0, *cuts, len(rows)]):
         seq, bucket_ts, kind = np.array(rows[begin:end]).T
         blotter.watched(Watched(seq, seq * 10, bucket_ts, kind, kinds))
@@ -270,7 +270,7 @@ def test_a_late_clock_decides_once_a_symbol() -> None:
     rows["ts"] = [1, 2, 2, 3, 3, 4]
     con_ids = np.array([8, 7, 8, 7, 9, 8])
     clocks = np.array([[10, 1], [20, 3], [30, 4], [40, 5]])
-    seconds = Seconds(clocks, rows, con_ids, [1, 5, 5, 6], {7: "A", 8: "B", 9: "C"})
+    seconds = BucketColumns(clocks, rows, con_ids, [1, 5, 5, 6], {7: "A", 8: "B", 9: "C"})
     assert seconds.slots.tolist() == [0, 3, 2, 4, 5]  # 7's newest row is its second, 8 comes behind it
     assert seconds.slot_ends == [1, 4, 4, 5]
     history = seconds.history(7, Newest())

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from trading_table import play
 
 from harvester.errors import BadSetting
-from harvester.projections.costs import CostTable, cost_table
-from harvester.projections.exchange import Observation, Order, OrderType, Shown, execute
+from harvester.projections.trading.costs import CostTable, cost_table
+from harvester.projections.trading.exchange import Observation, Order, OrderType, ShownQuote, execute
 from tests.budget import budget
 
 FREE = cost_table("none")
@@ -38,7 +38,7 @@ def orders(draw):
 
 def walk(order: Order, tape: list, costs: CostTable = FREE):
     """Every observation with the quote then in force, the order's state before, and the fill if there was one."""
-    shown = Shown()
+    shown = ShownQuote()
     for seq, item in enumerate(tape, start=1):
         if item[0] == "quote":
             low, high = min(item[1:3]), max(item[1:3]) + 0.01
@@ -99,7 +99,7 @@ def test_mirror(order, tape):
 
     flipped = msgspec.structs.replace(order, buy=not order.buy, price=turned(order.price), reference_price=None)
     plain = msgspec.structs.replace(order, reference_price=None)
-    shown, mirrored = Shown(), Shown()
+    shown, mirrored = ShownQuote(), ShownQuote()
     for seq, item in enumerate(tape, start=1):
         seen = other = Observation(seq, seq)
         if item[0] == "quote":
@@ -116,7 +116,7 @@ def test_mirror(order, tape):
 
 def test_a_print_fills_our_orders_no_more_than_once():
     """Two limits a print goes through share its 50 shares: 40 for the first, 10 for the second."""
-    shown, seen = Shown(), Observation(2, 2, 10.06, 50.0, forms_price=True)
+    shown, seen = ShownQuote(), Observation(2, 2, 10.06, 50.0, forms_price=True)
     shown.update(10.0, 10.02, 500, 500, good=True)
     orders = [Order(OrderType.LIMIT, False, 40, 0, 0, "test", None, price=10.05, resting=True) for _ in range(2)]
     assert [execute(order, seen, shown, FREE).quantity for order in orders] == [40, 10]
@@ -129,7 +129,7 @@ def test_commission_is_by_the_order(parts):
     order = Order(OrderType.MARKET, True, sum(n for n, _ in parts), 0, 0, "test", None)
     total = 0.0
     for seq, (shares, price) in enumerate(parts, start=1):
-        shown = Shown()
+        shown = ShownQuote()
         shown.update(price - 0.01, price, 0, shares, True)
         fill = execute(order, Observation(seq, seq), shown, table)
         total += fill.commission

@@ -15,11 +15,11 @@ from test_trading_exchange import TAPE, orders
 
 from harvester.events.batch import Batch
 from harvester.events.kinds import Kind
-from harvester.projections import exchange
-from harvester.projections.costs import cost_table
 from harvester.projections.engine import Engine
-from harvester.projections.episodes import BUCKET_FIELDS
-from harvester.projections.position import Plan
+from harvester.projections.trading import exchange
+from harvester.projections.trading.costs import cost_table
+from harvester.projections.trading.episodes import BUCKET_FIELDS
+from harvester.projections.trading.position import EntryPlan
 from tests.budget import budget
 from tests.reference import trading as plain
 from tests.reference.breakout import Breakout
@@ -60,9 +60,9 @@ class Plans:
 
     def finished(self, con_id: int, ts: int) -> None: ...
 
-    def decide(self, view: dict[str, Any]) -> tuple[list[str], Plan | None]:
+    def decide(self, view: dict[str, Any]) -> tuple[list[str], EntryPlan | None]:
         plan = self.plans.get(f"{view['ts']} {view['bucket']['con_id']}")
-        return (["HOLDING"], None) if view["holding"] else ([], plan and msgspec.convert(plan, Plan))
+        return (["HOLDING"], None) if view["holding"] else ([], plan and msgspec.convert(plan, EntryPlan))
 
 
 STRATEGIES = {"drawn": Plans, "drawn_beside": Plans, "imbalance_breakout": Breakout}
@@ -155,7 +155,7 @@ def test_a_decision_rests_on_the_log_cut_there(seed: int, breakout: bool) -> Non
 @given(st.lists(orders(), min_size=1, max_size=3), TAPE)
 def test_orders_fill_as_the_reference_says(working: list[exchange.Order], tape: list[Any]) -> None:
     """Orders of every type beside each other, limits that arrive before they rest among them."""
-    shown, quote, costs = exchange.Shown(), plain.Quote(), cost_table("ibkr_fixed")
+    shown, quote, costs = exchange.ShownQuote(), plain.Quote(), cost_table("ibkr_fixed")
     theirs = [told_order(order) for order in working]
     for seq, item in enumerate(tape, start=1):
         what = ()

@@ -6,9 +6,9 @@ import pytest
 from trading_table import at, bucket
 
 from harvester.errors import BadSetting
-from harvester.projections.exchange import Shown
-from harvester.projections.strategies import describe, digest, imbalance_breakout, make
-from harvester.projections.strategy import View
+from harvester.projections.trading.exchange import ShownQuote
+from harvester.projections.trading.strategies import describe, digest, imbalance_breakout, make
+from harvester.projections.trading.strategy import View
 
 OPEN, CLOSE = at(-1800), at(6 * 3600)
 
@@ -21,7 +21,9 @@ def seen(mids, **view):
     view.pop("row", None)
     for row in rows:
         strategy.observe(7, row)
-    shown = view.pop("shown", None) or Shown(True, round(mids[-1] - 0.01, 4), round(mids[-1] + 0.01, 4), 500.0, 100.0)
+    shown = view.pop("shown", None) or ShownQuote(
+        True, round(mids[-1] - 0.01, 4), round(mids[-1] + 0.01, 4), 500.0, 100.0
+    )
     now = at(len(mids))
     strategy_view = View(1000, view.pop("ts", now), 7, "TEST", rows[-1], shown, (OPEN, CLOSE), False, False)
     return strategy, strategy.decide(strategy_view._replace(**view))
@@ -74,7 +76,7 @@ def test_no_signal(mids, lean):
         ({"ts": CLOSE - 899_000_000_000}, "SESSION"),
         ({"session": None}, "SESSION"),
         ({"outage": True}, "OUTAGE"),
-        ({"shown": Shown(False, 50.0, 50.02, 1.0, 1.0)}, "NO_QUOTE"),
+        ({"shown": ShownQuote(False, 50.0, 50.02, 1.0, 1.0)}, "NO_QUOTE"),
         ({"row": {"stale": True}}, "STALE"),
         ({"row": {"book_good": False}}, "BOOK_BAD"),
         ({"settings": {"spread_bps_max": 1.5}}, "SPREAD"),
@@ -107,7 +109,7 @@ def test_cooldown():
     """After a trade it rests for a minute."""
     strategy, _ = seen(UP)
     strategy.finished(7, at(10))
-    row, shown = bucket(60, mid=50.08, spread_bps=2.0, imbalance=0.5), Shown(True, 50.07, 50.09, 1.0, 1.0)
+    row, shown = bucket(60, mid=50.08, spread_bps=2.0, imbalance=0.5), ShownQuote(True, 50.07, 50.09, 1.0, 1.0)
     view = View(1, at(61), 7, "TEST", row, shown, (OPEN, CLOSE), False, False)
     assert strategy.decide(view).gates == ("COOLDOWN",)
     assert strategy.decide(view._replace(ts=at(70))).plan is not None

@@ -17,17 +17,17 @@ from trading_log import DATE, SECOND, market, record, run_params, subscriptions
 from typer.testing import CliRunner
 
 from cli.app import app
-from harvester.artefacts.episodes import day_files, write_day
+from harvester.artefacts.episode_files import day_files, write_day
 from harvester.calendar import session
+from harvester.endofday.eod import EodOptions, eod
 from harvester.errors import CannotRun
 from harvester.eventlog.reader import open_day
 from harvester.eventlog.writer import LogWriter
 from harvester.events.batch import Batch
 from harvester.home import Home
 from harvester.projections.engine import Engine
-from harvester.recorder.eod import Wishes, eod
-from harvester.recorder.project import being_recorded, fold_day, project, write_artefacts
-from harvester.recorder.verify import verify
+from harvester.rebuild.project import being_recorded, fold_day, project, write_artefacts
+from harvester.rebuild.verify_day import verify
 from tests.processes import PYTHON, python
 from tests.test_record_process import Served
 
@@ -106,7 +106,7 @@ def test_when_a_day_is_over(tmp_path, reason, start, over):
     ):
         eod(home, DATE)
     assert tree(home) == before
-    assert eod(home, DATE, Wishes(unfinished=True)).through_seq
+    assert eod(home, DATE, EodOptions(unfinished=True)).through_seq
 
 
 def test_a_killed_recorder_has_not_finished_its_day(tmp_path):
@@ -223,7 +223,7 @@ def test_a_look_between_two_runs_is_no_difference(tmp_path):
     assert "8 files: of an earlier look; `hv project` writes it anew (--json names them)" in said
     assert said.count("of an earlier look") <= 2
     shutil.copytree(home.root, tmp_path / "two")
-    report = eod(Home(tmp_path / "two"), DATE, Wishes(delete_temp=True))
+    report = eod(Home(tmp_path / "two"), DATE, EodOptions(delete_temp=True))
     assert (report.stopped, home.day(DATE).exists()) == ("", True)
     assert not Home(tmp_path / "two").day(DATE).exists()
     project(home, DATE)

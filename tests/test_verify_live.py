@@ -13,9 +13,9 @@ from harvester.eventlog.writer import LogWriter
 from harvester.events.batch import Batch
 from harvester.events.kinds import Kind
 from harvester.home import Home
-from harvester.projections.book import NO_BOOKS
 from harvester.projections.engine import Engine
-from harvester.recorder.verify import verify
+from harvester.projections.market.book import NO_BOOKS
+from harvester.rebuild.verify_day import verify
 
 OTHER = {"version": "0.0.1", "digest": "0" * 32}
 

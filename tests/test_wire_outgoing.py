@@ -14,9 +14,9 @@ from ibapi.execution import ExecutionFilter as OfficialFilter
 from ibapi.scanner import ScannerSubscription as OfficialScanner
 from ibapi.wrapper import EWrapper
 
+from harvester.wire.decode_requests import BadRequest, ContractSpec, PlainRequest, VersionRange, parse
 from harvester.wire.framing import Deframer, split
-from harvester.wire.ids import Out
-from harvester.wire.outgoing import BadRequest, ContractAsk, Plain, VersionRange, parse
+from harvester.wire.message_ids import Out
 
 FACTS = {
     "conId": 8314,
@@ -67,12 +67,12 @@ def client(request):
     return made
 
 
-WANTED = ContractAsk(8314, "IBM", "STK", "", "", "", "", "SMART", "NYSE", "USD", "IBM", "IBM")
+WANTED = ContractSpec(8314, "IBM", "STK", "", "", "", "", "SMART", "NYSE", "USD", "IBM", "IBM")
 
 
 def check_contract(ask):
     assert ask.contract.strike in {"", "0.0", "0"}
-    assert ask.contract == ContractAsk(**{**WANTED.__dict__, "strike": ask.contract.strike})
+    assert ask.contract == ContractSpec(**{**WANTED.__dict__, "strike": ask.contract.strike})
 
 
 def test_streams(client):
@@ -179,7 +179,7 @@ def test_known_ids_with_nonsense(msg, rest):
         request = parse([str(int(msg)), *rest])
         assert request.msg == msg
         assert isinstance(request.req_id, int)
-        assert not isinstance(request, Plain) or set(request.args) <= set(rest)
+        assert not isinstance(request, PlainRequest) or set(request.args) <= set(rest)
 
 
 @pytest.mark.parametrize(

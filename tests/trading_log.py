@@ -12,8 +12,8 @@ from harvester.eventlog.writer import LogWriter
 from harvester.events.batch import Batch
 from harvester.events.kinds import Kind, TickStream
 from harvester.home import Home
-from harvester.projections.params import RunParams, StrategyRef
-from harvester.projections.strategies import describe
+from harvester.projections.run_params import RunParams, StrategyRef
+from harvester.projections.trading.strategies import describe
 
 DATE = date(2025, 7, 17)
 SECOND = 1_000_000_000

@@ -19,17 +19,17 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from harvester.calendar import Session
-from harvester.projections import strategies
-from harvester.projections.costs import cost_table
-from harvester.projections.episodes import BUCKET_FIELDS
-from harvester.projections.interval import QUOTES, TRADES, Happening, Interval, What
-from harvester.projections.params import Calendar, RunParams, StrategyRef
-from harvester.projections.position import Plan
-from harvester.projections.seconds import Seconds, records
-from harvester.projections.strategy import Verdict, View
-from harvester.projections.tape import Tape
-from harvester.projections.trading import Trading
+from harvester.calendar import ExchangeSession
+from harvester.projections.interval import QUOTES, TRADES, Interval, Occurrence, OccurrenceKind
+from harvester.projections.run_params import Calendar, RunParams, StrategyRef
+from harvester.projections.trading import strategies
+from harvester.projections.trading.costs import cost_table
+from harvester.projections.trading.episodes import BUCKET_FIELDS
+from harvester.projections.trading.fast.bucket_columns import BucketColumns, records
+from harvester.projections.trading.fast.observations import Observations
+from harvester.projections.trading.position import EntryPlan
+from harvester.projections.trading.strategy import Verdict, View
+from harvester.projections.trading.trading import Trading
 
 START = 1_752_760_800_000_000_000  # 2025-07-17 14:00:00 UTC
 SECOND = 1_000_000_000
@@ -41,7 +41,7 @@ def at(seconds: float) -> int:
 
 
 class ScriptSettings(msgspec.Struct, frozen=True):
-    plans: tuple[tuple[int, Plan], ...] = ()
+    plans: tuple[tuple[int, EntryPlan], ...] = ()
     version: int = 1
 
 
@@ -78,11 +78,11 @@ strategies.STRATEGIES["scripted"] = Scripted  # type: ignore[assignment]
 
 
 def params(
-    plans: list[tuple[int, Plan]], version: int = 1, latency_ms: float = 100.0, costs: str = "none"
+    plans: list[tuple[int, EntryPlan]], version: int = 1, latency_ms: float = 100.0, costs: str = "none"
 ) -> RunParams:
     """A run's parameters around a script."""
     settings = msgspec.to_builtins({"plans": plans, "version": version})
-    session = Session(at(-1800), at(6 * 3600), at(-6 * 3600), at(10 * 3600), False)
+    session = ExchangeSession(at(-1800), at(6 * 3600), at(-6 * 3600), at(10 * 3600), False)
     calendar = Calendar("XNYS", "America/New_York", "2025-07-17", at(-10 * 3600), at(14 * 3600), session)
     return RunParams(
         config={"latency_ms": latency_ms},
@@ -107,14 +107,14 @@ class Step(msgspec.Struct):
     interval: Any = None
 
 
-def steps(table: str) -> tuple[list[Step], list[tuple[int, Plan]]]:
+def steps(table: str) -> tuple[list[Step], list[tuple[int, EntryPlan]]]:
     """Parse a scenario into the calls the engine would make, and the script."""
     lines = [line.split("#")[0].split() for line in table.strip().splitlines()]
     calls: list[Step] = []
-    plans: list[tuple[int, Plan]] = []
+    plans: list[tuple[int, EntryPlan]] = []
     quotes: list[Any] = []
     trades: list[Any] = []
-    happenings: list[Happening] = []
+    happenings: list[Occurrence] = []
     mid: float | None = None
     closed = 0
     for seq, (when, what, *args) in enumerate((line for line in lines if line), start=1):
@@ -127,7 +127,9 @@ def steps(table: str) -> tuple[list[Step], list[tuple[int, Plan]]]:
         elif what == "print":
             trades.append((seq, ts, CON_ID, float(args[0]), float(args[1]), "odd" not in args))
         elif what in ("outage", "back"):
-            happenings.append(Happening(seq, ts, 0, What.OUTAGE_BEGIN if what == "outage" else What.OUTAGE_END))
+            happenings.append(
+                Occurrence(seq, ts, 0, OccurrenceKind.OUTAGE_BEGIN if what == "outage" else OccurrenceKind.OUTAGE_END)
+            )
         elif what in ("long", "short"):
             plans.append((ts, _plan(what == "long", args)))
         elif what == "clock":
@@ -141,19 +143,19 @@ def steps(table: str) -> tuple[list[Step], list[tuple[int, Plan]]]:
 
 
 def interval(
-    seq: int, ts: int, buckets: list[Any], observed: tuple[list[Any], list[Any]], happenings: list[Happening]
+    seq: int, ts: int, buckets: list[Any], observed: tuple[list[Any], list[Any]], happenings: list[Occurrence]
 ) -> Interval:
     """One interval that is a stretch by itself; `observed` are quotes and prints."""
     seen = np.array(observed[0], QUOTES), np.array(observed[1], TRADES)
     con_ids = np.full(len(buckets), CON_ID)
-    seconds = Seconds(np.array([[seq, ts]]), records(buckets), con_ids, [len(buckets)], {CON_ID: SYMBOL})
-    return Interval(seq, ts, happenings, Tape(*seen, [seq]), seconds, 0)
+    seconds = BucketColumns(np.array([[seq, ts]]), records(buckets), con_ids, [len(buckets)], {CON_ID: SYMBOL})
+    return Interval(seq, ts, happenings, Observations(*seen, [seq]), seconds, 0)
 
 
-def _plan(long: bool, args: list[str]) -> Plan:
+def _plan(long: bool, args: list[str]) -> EntryPlan:
     quantity, stop, target, *times = args
     valid, hold = (float(t) for t in (times + ["5", "300"][len(times) :]))
-    return Plan(long, int(quantity), float(stop), float(target), valid, hold, "SCRIPT", {"x": 1.0})
+    return EntryPlan(long, int(quantity), float(stop), float(target), valid, hold, "SCRIPT", {"x": 1.0})
 
 
 def play(table: str, *, through_snapshots: bool = False, **terms: Any) -> dict[str, list[dict[str, Any]]]:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from harvester.artefacts.buckets import GATE_CODES
-from harvester.projections.blotter import DECISIONS, EPISODES, FILLS
-from harvester.projections.candles import CANDLES
-from harvester.projections.signals import SIGNALS
-from harvester.projections.tables import BUCKETS
+from harvester.artefacts.bucket_files import GATE_CODES
+from harvester.projections.market.arrays import BUCKETS
+from harvester.projections.market.candles import CANDLES
+from harvester.projections.market.signals import SIGNALS
+from harvester.projections.trading.trade_rows import DECISIONS, EPISODES, FILLS
 
 if TYPE_CHECKING:
     import pyarrow as pa

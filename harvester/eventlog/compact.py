@@ -15,15 +15,15 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from harvester.errors import DamagedFile, LogWriteFailed
-from harvester.eventlog.damage import Damage, damaged_log
-from harvester.eventlog.days import good_ranges, read_runs, run_folders
-from harvester.eventlog.disk import Disk
-from harvester.eventlog.format import DELETION, MANIFEST, names_of
-from harvester.eventlog.lines import CHECK_BYTES, seal, unseal
 from harvester.eventlog.lock import DateLock
 from harvester.eventlog.recover import recover_held
-from harvester.eventlog.rewrite import Target, prove, rewrite
-from harvester.eventlog.runlog import RunLog
+from harvester.eventlog.rewrite import RewriteTarget, prove, rewrite
+from harvester.eventlog.run import RunLog
+from harvester.eventlog.runs_of_day import good_ranges, read_runs, run_folders
+from harvester.eventlog.storage.damage import Damage, damaged_log
+from harvester.eventlog.storage.format import DELETION, MANIFEST, names_of
+from harvester.eventlog.storage.sealed_lines import CHECK_BYTES, seal, unseal
+from harvester.files import Disk
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -36,7 +36,7 @@ CANDIDATE = "manifest.compacted.json"
 _CHUNK = 1 << 20
 
 
-class Doomed(msgspec.Struct, frozen=True):
+class ListedFile(msgspec.Struct, frozen=True):
     """A file to delete: name, bytes, BLAKE2b-128."""
 
     name: str
@@ -44,12 +44,12 @@ class Doomed(msgspec.Struct, frozen=True):
     blake2b: str
 
 
-class Doom(msgspec.Struct, frozen=True):
+class DeletionList(msgspec.Struct, frozen=True):
     """A deletion list: the run, its content hash, its files that are replaced."""
 
     run: str
     content_hash: str
-    files: list[Doomed]
+    files: list[ListedFile]
 
 
 @dataclass(frozen=True)
@@ -136,12 +136,12 @@ def _switch(log: RunLog, disk: Disk, progress: Callable[[str, int], None]) -> No
     folder = log.folder
     for name in (DELETION, CANDIDATE, *names_of("compacted")):  # left by one that was stopped; never read by anybody
         disk.remove(folder / name)
-    rewrite(log, Target(folder, "compacted", disk, CANDIDATE), lambda rows: progress(log.run, rows))
+    rewrite(log, RewriteTarget(folder, "compacted", disk, CANDIDATE), lambda rows: progress(log.run, rows))
     made = RunLog(folder, log.run, CANDIDATE)
     prove(log, made)
     progress(log.run, sum(line.rows for line in made.commits))
     files = [_doomed(folder / name) for name in names_of("stream") if (folder / name).exists()]
-    doom = Doom(log.run, log.content_hash, files)
+    doom = DeletionList(log.run, log.content_hash, files)
     disk.write_atomic(folder / DELETION, seal(msgspec.json.encode(doom)))
     if _read_doom(folder) != doom:
         raise OSError(f"{DELETION} reads back otherwise than it was written")
@@ -149,19 +149,19 @@ def _switch(log: RunLog, disk: Disk, progress: Callable[[str, int], None]) -> No
     disk.sync_folder(folder)
 
 
-def _doomed(path: Path) -> Doomed:
+def _doomed(path: Path) -> ListedFile:
     hashed = blake2b(digest_size=CHECK_BYTES)
     with path.open("rb") as file:
         while piece := file.read(_CHUNK):
             hashed.update(piece)
-    return Doomed(path.name, path.stat().st_size, hashed.hexdigest())
+    return ListedFile(path.name, path.stat().st_size, hashed.hexdigest())
 
 
-def _read_doom(folder: Path) -> Doom:
+def _read_doom(folder: Path) -> DeletionList:
     path = folder / DELETION
     try:
         body = unseal(path.read_bytes()[:-1])
-        return msgspec.json.decode(body or b"", type=Doom)
+        return msgspec.json.decode(body or b"", type=DeletionList)
     except msgspec.MsgspecError as error:
         move = "the run is whole, in its compacted files; move this one away"
         raise DamagedFile(str(path), f"not a deletion list: {error}", move) from None

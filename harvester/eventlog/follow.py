@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from harvester.eventlog.damage import BadBytes, damaged_log
-from harvester.eventlog.days import good_ranges, run_folders
 from harvester.eventlog.reader import run_spans
-from harvester.eventlog.runlog import RunLog, StoredAgain
+from harvester.eventlog.run import RunLog, StoredAgain
+from harvester.eventlog.runs_of_day import good_ranges, run_folders
+from harvester.eventlog.storage.damage import BadBytes, damaged_log
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

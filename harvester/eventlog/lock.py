@@ -16,7 +16,7 @@ from filelock import FileLock, Timeout
 
 from harvester.clock import real_wall_ns
 from harvester.errors import DISK_ERRNOS, CannotRun, LockHeld, LogWriteFailed
-from harvester.eventlog.disk import Disk
+from harvester.files import Disk
 from harvester.units import SECOND_NS
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ _PATIENCE_S = 0.5  # outlasts somebody who only looks whether the lock is held
 _NOTE_BYTES_MAX = 4096
 
 
-class Holder(msgspec.Struct, frozen=True):
+class LockHolder(msgspec.Struct, frozen=True):
     """Who holds a date: process id, host name, what for, since when (ns UTC)."""
 
     pid: int
@@ -81,7 +81,7 @@ class DateLock:
         except OSError as error:
             failed = LogWriteFailed if error.errno in DISK_ERRNOS else CannotRun
             raise failed(f"cannot take the lock {self._path}: {error.strerror or error}") from error
-        holder = Holder(os.getpid(), platform.node(), self._purpose, self._now_ns())
+        holder = LockHolder(os.getpid(), platform.node(), self._purpose, self._now_ns())
         with suppress(OSError):  # the note is a courtesy: the lock holds without it
             self._disk.write_cache(self._note, msgspec.json.encode(holder))
         return self
@@ -93,22 +93,22 @@ class DateLock:
                 self._disk.remove(self._note)
             self._lock.release()
 
-    def holder(self) -> Holder | None:
+    def holder(self) -> LockHolder | None:
         """What the note says, whether or not anybody still holds the lock."""
         try:
             with self._note.open("rb") as file:
-                return msgspec.json.decode(file.read(_NOTE_BYTES_MAX), type=Holder)
+                return msgspec.json.decode(file.read(_NOTE_BYTES_MAX), type=LockHolder)
         except (OSError, msgspec.MsgspecError, UnicodeDecodeError):
             return None
 
-    def held_by(self) -> Holder | None:
+    def held_by(self) -> LockHolder | None:
         """Who holds the lock this moment, None when nobody does: for `hv status`, from outside."""
         if not self._path.exists():
             return None
         try:
             self._lock.acquire(timeout=0)
         except Timeout:
-            return self.holder() or Holder(0, "an unknown host", "unknown", 0)
+            return self.holder() or LockHolder(0, "an unknown host", "unknown", 0)
         except OSError:
             return None
         self._lock.release()

@@ -18,13 +18,13 @@ from typing import TYPE_CHECKING, NamedTuple
 import pyarrow as pa
 
 from harvester.errors import HarvesterError
-from harvester.eventlog.aside import read_asides
-from harvester.eventlog.closed import read_closed
-from harvester.eventlog.content import ContentHash, combined
-from harvester.eventlog.cutting import recut
-from harvester.eventlog.damage import BadBytes, Damage, damaged_log
-from harvester.eventlog.days import between_runs, good_ranges, read_marks, read_runs
-from harvester.eventlog.runlog import RunLog, StoredAgain
+from harvester.eventlog.eod_mark import read_closed
+from harvester.eventlog.quarantine import read_asides
+from harvester.eventlog.rebatch import recut
+from harvester.eventlog.run import RunLog, StoredAgain
+from harvester.eventlog.runs_of_day import between_runs, good_ranges, read_marks, read_runs
+from harvester.eventlog.storage.content_hash import ContentHash, combined
+from harvester.eventlog.storage.damage import BadBytes, Damage, damaged_log
 from harvester.events.kinds import SCHEMAS, Kind
 from harvester.home import Home, parse_date
 
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
     import polars as pl
 
-    from harvester.eventlog.closed import Closed
+    from harvester.eventlog.eod_mark import EodMark
     from harvester.events.batch import Batch
 
 WINDOW_BYTES = 64 * 1024 * 1024
@@ -105,7 +105,13 @@ class Day:
     """
 
     def __init__(
-        self, trading_date: Date, logs: Sequence[RunLog], closed: Closed | None, between: list[Damage], *, salvage: bool
+        self,
+        trading_date: Date,
+        logs: Sequence[RunLog],
+        closed: EodMark | None,
+        between: list[Damage],
+        *,
+        salvage: bool,
     ) -> None:
         self.trading_date = trading_date
         self.logs, self._closed, self._salvage = list(logs), closed, salvage
@@ -280,7 +286,7 @@ def read_again(log: RunLog, first_seq: int, last_seq: int) -> Iterator[Batch]:
         yield now.load(first, last).slice(first_seq, last_seq)
 
 
-def day_identity(logs: Sequence[RunLog], closed: Closed | None) -> str:
+def day_identity(logs: Sequence[RunLog], closed: EodMark | None) -> str:
     """Content hash of a date's runs."""
     present = {log.run for log in logs}
     hashes: list[str] = []

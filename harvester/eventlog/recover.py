@@ -11,22 +11,22 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from harvester.errors import LogWriteFailed
-from harvester.eventlog.aside import Aside, add_note, make_quarantine, put_aside, read_asides
-from harvester.eventlog.closed import read_closed
-from harvester.eventlog.content import ContentHash
-from harvester.eventlog.damage import damaged_log
-from harvester.eventlog.days import between_runs, good_ranges, read_runs, run_folders
-from harvester.eventlog.disk import Disk
-from harvester.eventlog.format import DIGESTS, JOURNAL, MANIFEST, QUARANTINE, Final, file_of, run_number
-from harvester.eventlog.lines import seal
+from harvester.eventlog.eod_mark import read_closed
 from harvester.eventlog.lock import DateLock
+from harvester.eventlog.quarantine import QuarantineNote, add_note, make_quarantine, put_aside, read_asides
+from harvester.eventlog.runs_of_day import between_runs, good_ranges, read_runs, run_folders
+from harvester.eventlog.storage.content_hash import ContentHash
+from harvester.eventlog.storage.damage import damaged_log
+from harvester.eventlog.storage.format import DIGESTS, JOURNAL, MANIFEST, QUARANTINE, Final, file_of, run_number
+from harvester.eventlog.storage.sealed_lines import seal
 from harvester.events.kinds import Kind
+from harvester.files import Disk
 
 if TYPE_CHECKING:
     from datetime import date
     from pathlib import Path
 
-    from harvester.eventlog.runlog import RunLog
+    from harvester.eventlog.run import RunLog
     from harvester.home import Home
 
 
@@ -46,7 +46,7 @@ class Recovery:
 
 
 @dataclass
-class Held:
+class RecoveredDay:
     """Where a date stands, as its lock's holder found it."""
 
     recovered: list[Recovery] = field(default_factory=list)
@@ -70,7 +70,7 @@ def recover_day(home: Home, trading_date: date, disk: Disk | None = None) -> lis
         return recover_held(home, trading_date, disk or Disk()).recovered
 
 
-def set_aside_day(home: Home, trading_date: date, disk: Disk | None = None) -> list[Aside]:
+def set_aside_day(home: Home, trading_date: date, disk: Disk | None = None) -> list[QuarantineNote]:
     """Take the writer lock and move every damaged run of the date to `quarantine/`; what that costs is noted.
 
     A run without damage stays as it is. Afterwards the date can be recorded on, from the highest seq any run named.
@@ -82,7 +82,7 @@ def set_aside_day(home: Home, trading_date: date, disk: Disk | None = None) -> l
     """
     disk, day = disk or Disk(), home.day(trading_date)
     read_runs(home, trading_date)  # raises NoLog
-    made: list[Aside] = []
+    made: list[QuarantineNote] = []
     with DateLock(home, trading_date, "set aside"):
         try:
             runs = [run for run in read_runs(home, trading_date) if run.folder.parent == day]
@@ -95,16 +95,16 @@ def set_aside_day(home: Home, trading_date: date, disk: Disk | None = None) -> l
             left, asides = read_runs(home, trading_date), read_asides(home, trading_date)
             for hole in between_runs(left, read_closed(home, trading_date), day, asides):
                 if not hole.set_aside and hole.last_seq >= hole.first_seq > 0:
-                    made.append(Aside("", hole.first_seq, hole.last_seq, 0, hole.what, ""))
+                    made.append(QuarantineNote("", hole.first_seq, hole.last_seq, 0, hole.what, ""))
                     add_note(day, made[-1], disk)
         except OSError as error:
             raise LogWriteFailed(f"cannot set aside runs of {day}: {error.strerror or error}; try again") from error
     return made
 
 
-def recover_held(home: Home, trading_date: date, disk: Disk) -> Held:
+def recover_held(home: Home, trading_date: date, disk: Disk) -> RecoveredDay:
     """Mend as `recover_day` does, for a caller who holds the lock; a date without a log is fine."""
-    held = Held()
+    held = RecoveredDay()
     day = home.day(trading_date)
     try:
         for left in sorted(day.glob(".r*.new")) if day.is_dir() else ():

@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, NamedTuple
 import msgspec
 
 from harvester.errors import LogWriteFailed, Mismatch
-from harvester.eventlog.content import ContentHash
-from harvester.eventlog.cutting import recut
-from harvester.eventlog.damage import BadBytes, damaged_log
-from harvester.eventlog.days import good_ranges
-from harvester.eventlog.disk import MARGIN_BYTES, size_text
-from harvester.eventlog.format import (
+from harvester.eventlog.reader import run_spans
+from harvester.eventlog.rebatch import recut
+from harvester.eventlog.runs_of_day import good_ranges
+from harvester.eventlog.storage.content_hash import ContentHash
+from harvester.eventlog.storage.damage import BadBytes, damaged_log
+from harvester.eventlog.storage.format import (
     FORMAT_VERSION,
     MANIFEST,
     CommitLine,
@@ -29,29 +29,29 @@ from harvester.eventlog.format import (
     file_of,
     journal_of,
 )
-from harvester.eventlog.lines import checksum, seal, sealed_hash
-from harvester.eventlog.parquet import ParquetBodies
-from harvester.eventlog.reader import run_spans
-from harvester.eventlog.streams import HEADERS, encode
-from harvester.eventlog.verify import verify_rows
+from harvester.eventlog.storage.ipc_streams import HEADERS, encode
+from harvester.eventlog.storage.parquet_files import ParquetBodies
+from harvester.eventlog.storage.sealed_lines import checksum, seal, sealed_hash
+from harvester.eventlog.verify_log import verify_rows
 from harvester.events.kinds import SCHEMA_VERSION, Kind
+from harvester.files import MARGIN_BYTES, size_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from io import FileIO
     from pathlib import Path
 
-    from harvester.eventlog.disk import Disk
-    from harvester.eventlog.format import Storage
-    from harvester.eventlog.runlog import RunLog
+    from harvester.eventlog.run import RunLog
+    from harvester.eventlog.storage.format import Storage
     from harvester.events.batch import Batch
+    from harvester.files import Disk
 
 COMMIT_ROWS, COMMIT_ROWS_MIN, COMMITS = 131_072, 4_096, 16
 """Events of one commit, at most and at least, and into how many a run is cut between the two: large enough to compress
 as well as it can, and one bad byte costs a sixteenth of a small run."""
 
 
-class Target(NamedTuple):
+class RewriteTarget(NamedTuple):
     """Where and how to store a run: folder, storage, the file layer, the manifest's name."""
 
     folder: Path
@@ -101,7 +101,7 @@ class _StreamBodies:
             file.close()
 
 
-def rewrite(source: RunLog, target: Target, progress: Callable[[int], None] = lambda _: None) -> None:
+def rewrite(source: RunLog, target: RewriteTarget, progress: Callable[[int], None] = lambda _: None) -> None:
     """Write the events and live digests of a finished run; `progress` is told the events of each step.
 
     Raises:
@@ -126,7 +126,7 @@ def rewrite(source: RunLog, target: Target, progress: Callable[[int], None] = la
         ) from error
 
 
-def _bodies(source: RunLog, target: Target, progress: Callable[[int], None]) -> tuple[list[_Cut], list[Part]]:
+def _bodies(source: RunLog, target: RewriteTarget, progress: Callable[[int], None]) -> tuple[list[_Cut], list[Part]]:
     folder, storage, disk, _ = target
     content, cuts = ContentHash(), []
     rows_max = min(COMMIT_ROWS, max(COMMIT_ROWS_MIN, -(-sum(line.rows for line in source.commits) // COMMITS)))
@@ -158,7 +158,7 @@ def _times(batch: Batch) -> tuple[int, int]:
     return min(column[0].as_py() for column in columns), max(column[-1].as_py() for column in columns)
 
 
-def _papers(source: RunLog, target: Target, cuts: list[_Cut], tails: list[Part]) -> None:
+def _papers(source: RunLog, target: RewriteTarget, cuts: list[_Cut], tails: list[Part]) -> None:
     """Write journal, live digests and, last, the manifest."""
     folder, storage, disk, manifest_name = target
     assert source.manifest is not None

@@ -21,10 +21,11 @@ import msgspec
 
 from harvester.clock import real_wall_ns
 from harvester.errors import BadSetting, DamagedLog, DateClosed, HarvesterError, LogWriteFailed
-from harvester.eventlog.closed import Closed, read_closed
-from harvester.eventlog.content import ContentHash
-from harvester.eventlog.disk import MARGIN_BYTES, Disk, size_text
-from harvester.eventlog.format import (
+from harvester.eventlog.eod_mark import EodMark, read_closed
+from harvester.eventlog.lock import DateLock
+from harvester.eventlog.recover import RecoveredDay, Recovery, recover_held
+from harvester.eventlog.storage.content_hash import ContentHash
+from harvester.eventlog.storage.format import (
     DIGESTS,
     FORMAT_VERSION,
     JOURNAL,
@@ -37,13 +38,12 @@ from harvester.eventlog.format import (
     file_of,
     run_name,
 )
-from harvester.eventlog.lines import checksum, seal, sealed_hash
-from harvester.eventlog.lock import DateLock
-from harvester.eventlog.order import order_problem, rows_problem
-from harvester.eventlog.recover import Held, Recovery, recover_held
-from harvester.eventlog.streams import HEADERS, clock_lines, encode
+from harvester.eventlog.storage.ipc_streams import HEADERS, clock_lines, encode
+from harvester.eventlog.storage.sealed_lines import checksum, seal, sealed_hash
+from harvester.eventlog.storage.sequence_checks import order_problem, rows_problem
 from harvester.events.batch import Batch
 from harvester.events.kinds import SCHEMA_VERSION, Action, Kind, Stream
+from harvester.files import MARGIN_BYTES, Disk, size_text
 from harvester.version import __version__
 
 if TYPE_CHECKING:
@@ -53,22 +53,22 @@ if TYPE_CHECKING:
     from pathlib import Path
     from types import TracebackType
 
-    from harvester.eventlog.format import Compression, Status
+    from harvester.eventlog.storage.format import Compression, Status
     from harvester.home import Home
 
 CLOCK_ROWS_MAX = 400_000  # keeps a journal line below `LINE_BYTES_MAX`
 _COMPRESSIONS: dict[str | None, Compression | None] = {None: None, "none": None, "lz4": "lz4", "zstd": "zstd"}
 
 
-def _open_again(home: Home, trading_date: date, *, reopen: bool) -> Closed:
+def _open_again(home: Home, trading_date: date, *, reopen: bool) -> EodMark:
     """Where a closed date stands, or an empty mark for one that is open."""
     closed = read_closed(home, trading_date)
     if closed and not reopen:
         raise DateClosed(f"{trading_date} was closed at seq {closed.last_seq}; to record on it again give --reopen")
-    return closed or Closed(trading_date.isoformat(), 0, "", last_ts=-(2**63))
+    return closed or EodMark(trading_date.isoformat(), 0, "", last_ts=-(2**63))
 
 
-def _recovered(home: Home, trading_date: date, disk: Disk) -> Held:
+def _recovered(home: Home, trading_date: date, disk: Disk) -> RecoveredDay:
     try:
         return recover_held(home, trading_date, disk)
     except DamagedLog as error:

@@ -77,7 +77,7 @@ class Own(IntEnum):
 class Action(StrEnum):
     """`request.action`."""
 
-    RUN_START = "run_start"  # params: `harvester.projections.params.RunParams`
+    RUN_START = "run_start"  # params: `harvester.projections.run_params.RunParams`
     RUN_END = "run_end"
     SUBSCRIBE = "subscribe"
     CANCEL = "cancel"

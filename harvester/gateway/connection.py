@@ -14,24 +14,24 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 from harvester.clock import LockstepClock
 from harvester.errors import BadSetting, ClientIdInUse, GatewayError
 from harvester.events.codes import CLIENT_ID_IN_USE
-from harvester.gateway.guard import SendGuard
+from harvester.gateway.send_guard import SendGuard
 from harvester.gateway.tap import Tap
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from harvester.clock import Clock
-    from harvester.gateway.tap import Sink
+    from harvester.gateway.tap import MessageSink
 
 _READ_BYTES_MAX = 32 * 1024  # asyncio's default of 256 KB makes packet stamps coarse
 _LEAPING_BUFFER_BYTES = 8192  # data queued in the socket is stamped late: keep the queue short
 
 
-class LineLost(GatewayError):
+class ConnectionLost(GatewayError):
     """The connection is lost: the request was not sent."""
 
 
-class Hello(NamedTuple):
+class GatewayInfo(NamedTuple):
     """Version, time and accounts a gateway reports on connect. `connection_time` is text in the gateway's time zone."""
 
     server_version: int
@@ -39,7 +39,7 @@ class Hello(NamedTuple):
     accounts: tuple[str, ...]
 
 
-class Listener(Protocol):
+class ConnectionListener(Protocol):
     """Receives the events of a connection; every call comes from the event loop."""
 
     def heard(self, fields: list[str]) -> None:
@@ -70,7 +70,7 @@ class Listener(Protocol):
 class Connection:
     """An `ib_async.IB` with a send guard and a tap, reusable across reconnects."""
 
-    def __init__(self, sink: Sink, listener: Listener, clock: Clock) -> None:
+    def __init__(self, sink: MessageSink, listener: ConnectionListener, clock: Clock) -> None:
         from ib_async import IB  # imports pandas if installed: only when a gateway is used
 
         logging.getLogger("ib_async").setLevel(logging.CRITICAL + 1)  # we report its errors, once
@@ -105,7 +105,7 @@ class Connection:
         """Whether reading is paused by us."""
         return self._tap.paused
 
-    async def connect(self, host: str, port: int, client_id: int, timeout_s: float) -> Hello:
+    async def connect(self, host: str, port: int, client_id: int, timeout_s: float) -> GatewayInfo:
         """Connect and wait until the gateway is ready for requests, at most `timeout_s` seconds of real time.
 
         Raises:
@@ -131,7 +131,7 @@ class Connection:
         handshake = self._tap.handshake
         if outcome is not None or not self.connected:
             raise self._connect_error(where, client_id, timeout_s, outcome)
-        return Hello(handshake.version, handshake.connection_time, handshake.accounts)
+        return GatewayInfo(handshake.version, handshake.connection_time, handshake.accounts)
 
     def disconnect(self) -> None:
         with contextlib.suppress(OSError, RuntimeError):

@@ -13,7 +13,7 @@ import asyncio
 import struct
 from typing import Any, Protocol
 
-from harvester.gateway.greeting import Greeting
+from harvester.gateway.handshake import Handshake
 from harvester.wire.framing import FRAME_LENGTH_MAX
 
 CONTROL = frozenset({"4", "9", "10", "15", "17", "49", "52", "58", "80"})
@@ -23,7 +23,7 @@ WHOLE_MESSAGE_S = 10.0  # real seconds within which buffered bytes must become a
 _LENGTH = struct.Struct(">I")
 
 
-class Sink(Protocol):
+class MessageSink(Protocol):
     """Receives packets and messages in order of arrival."""
 
     def packet(self) -> None:
@@ -35,7 +35,7 @@ class Sink(Protocol):
         ...
 
 
-class Teller(Protocol):
+class TapListener(Protocol):
     """Receives the control messages and failures of a tap."""
 
     def tap_control(self, fields: list[str]) -> None:
@@ -58,7 +58,7 @@ class Teller(Protocol):
 class Tap:
     """Replaces the framing of one `ib_async.Client`; call `begin` before each connection."""
 
-    def __init__(self, client: Any, sink: Sink, listener: Teller) -> None:
+    def __init__(self, client: Any, sink: MessageSink, listener: TapListener) -> None:
         self._client, self._sink, self._listener = client, sink, listener
         self._append = sink.message
         self.failure: Exception | None = None
@@ -67,7 +67,7 @@ class Tap:
 
     def begin(self) -> None:
         """Reset the state for a new connection."""
-        self.handshake = Greeting(self._client)
+        self.handshake = Handshake(self._client)
         self.bytes_received = self.messages = 0
         self._buffer, self._needed = bytearray(), 4
         self._ignoring = False

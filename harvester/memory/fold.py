@@ -13,7 +13,7 @@ import msgspec
 
 from harvester.errors import HarvesterError
 from harvester.memory import stats
-from harvester.memory.day import STRUCTURES, Day, Group, added, merged
+from harvester.memory.day_summary import STRUCTURES, DaySummary, TradeGroup, added, merged
 from harvester.memory.model import level_one
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ TOP = 5
 Memory = dict[str, Any]
 
 
-def fold(memory: Memory | None, day: Day) -> Memory:
+def fold(memory: Memory | None, day: DaySummary) -> Memory:
     """Add one day; returns the new memory."""
     days = [] if memory is None else days_of(memory)
     if memory is not None and day in days:
@@ -36,7 +36,7 @@ def fold(memory: Memory | None, day: Day) -> Memory:
     return rebuild([*(d for d in days if d.date != day.date), day])
 
 
-def rebuild(days: Iterable[Day]) -> Memory:
+def rebuild(days: Iterable[DaySummary]) -> Memory:
     """Build the memory of these days.
 
     Raises:
@@ -50,9 +50,9 @@ def rebuild(days: Iterable[Day]) -> Memory:
     return memory
 
 
-def days_of(memory: Mapping[str, Any]) -> list[Day]:
+def days_of(memory: Mapping[str, Any]) -> list[DaySummary]:
     """The days a memory holds, in date order."""
-    return msgspec.convert(memory["days"], list[Day])
+    return msgspec.convert(memory["days"], list[DaySummary])
 
 
 def encode(memory: Memory) -> bytes:
@@ -87,7 +87,7 @@ def _hash(memory: Mapping[str, Any]) -> str:
     return hashlib.blake2b(msgspec.json.encode(body), digest_size=16).hexdigest()
 
 
-def _derived(days: list[Day], parent: str | None) -> Memory:
+def _derived(days: list[DaySummary], parent: str | None) -> Memory:
     symbols, setups = _over_days(days, "symbols"), _over_days(days, "setups")
     memory: Memory = {
         "schema_version": SCHEMA_VERSION,
@@ -111,15 +111,15 @@ def _derived(days: list[Day], parent: str | None) -> Memory:
     return memory | {"hash": _hash(memory)}
 
 
-def _over_days(days: list[Day], what: str) -> list[Group]:
-    by_key: dict[tuple[str, str], list[Group]] = {}
+def _over_days(days: list[DaySummary], what: str) -> list[TradeGroup]:
+    by_key: dict[tuple[str, str], list[TradeGroup]] = {}
     for day in days:
         for group in getattr(day, what):
             by_key.setdefault((group.name, group.mode), []).append(group)
     return [merged(by_key[key]) for key in sorted(by_key)]
 
 
-def _setup(group: Group) -> dict[str, Any]:
+def _setup(group: TradeGroup) -> dict[str, Any]:
     return {
         "setup": group.name,
         "mode": group.mode,
@@ -133,7 +133,7 @@ def _estimate(estimate: stats.Estimate) -> dict[str, Any]:
     return {**estimate._asdict(), "level": stats.LEVEL}
 
 
-def _profile(group: Group) -> dict[str, Any]:
+def _profile(group: TradeGroup) -> dict[str, Any]:
     n = group.trade_count
     return {
         "symbol": group.name,
@@ -174,7 +174,7 @@ def _top(counts: Mapping[str, int]) -> list[dict[str, Any]]:
     return [{"reason": reason, "count": count} for reason, count in ordered[:TOP]]
 
 
-def _recommendations(symbols: list[Group]) -> dict[str, Any]:
+def _recommendations(symbols: list[TradeGroup]) -> dict[str, Any]:
     enough = [group for group in symbols if group.trade_count >= TRADES_MIN]
     focus = [g for g in enough if g.wins / g.trade_count >= FOCUS_WIN_RATE and g.pnl_usd > 0]
     reduce = [g for g in enough if g.wins / g.trade_count < REDUCE_WIN_RATE]
@@ -185,7 +185,7 @@ def _recommendations(symbols: list[Group]) -> dict[str, Any]:
     }
 
 
-def _recommended(group: Group) -> dict[str, Any]:
+def _recommended(group: TradeGroup) -> dict[str, Any]:
     return {
         "symbol": group.name,
         "mode": group.mode,

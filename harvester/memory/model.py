@@ -10,18 +10,18 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
-from harvester.projections.episodes import MODE_EVENT
+from harvester.projections.trading.episodes import MODE_EVENT
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from harvester.memory.day import Day
+    from harvester.memory.day_summary import DaySummary
 
 DAYS_MIN, SAMPLES_MIN = 20, 200
 """With less of either, a walk-forward test by day with a few weights cannot distinguish skill from luck."""
 
 
-def level_one(days: Sequence[Day]) -> dict[str, Any]:
+def level_one(days: Sequence[DaySummary]) -> dict[str, Any]:
     """The model entry of a memory."""
     counts = [(day.sample_wins.get(MODE_EVENT, 0), day.samples.get(MODE_EVENT, 0)) for day in days]
     samples = sum(n for _, n in counts)

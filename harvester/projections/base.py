@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from harvester.projections.interval import Interval
-    from harvester.projections.market import Market
-    from harvester.projections.params import RunParams
+    from harvester.projections.market.market import Market
+    from harvester.projections.run_params import RunParams
     from harvester.projections.step import Derived, Step
 
 

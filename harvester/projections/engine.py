@@ -16,21 +16,21 @@ from typing import TYPE_CHECKING, TypeVar
 import msgspec
 
 from harvester.projections.base import Outputs, Projection
-from harvester.projections.book import Book
-from harvester.projections.buckets import Buckets
-from harvester.projections.candles import Candles
-from harvester.projections.feed import TradingFeed
-from harvester.projections.health import Health
-from harvester.projections.market import Market
-from harvester.projections.quotes import Quotes
-from harvester.projections.signals import Signals, bars_of
+from harvester.projections.market.book import Book
+from harvester.projections.market.buckets import Buckets
+from harvester.projections.market.candles import Candles
+from harvester.projections.market.health import Health
+from harvester.projections.market.market import Market
+from harvester.projections.market.quotes import Quotes
+from harvester.projections.market.signals import Signals, bars_of
+from harvester.projections.trading.trading_feed import TradingFeed
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
     from harvester.events.batch import Batch
     from harvester.projections.base import TradingSide
-    from harvester.projections.health import Summary
+    from harvester.projections.market.health import HealthSummary
 
 PROJECTIONS: tuple[type[Projection], ...] = (
     Book,  # rows of the order books
@@ -103,7 +103,7 @@ class Engine:
         """One per projection, in their order; equal for equal events, independent of batch cuts."""
         return {projection.name: projection.digest() for projection in self.projections}
 
-    def health_summary(self, con_id: int | None = None) -> Summary:
+    def health_summary(self, con_id: int | None = None) -> HealthSummary:
         """Data quality for an artefact, of one symbol or of the date."""
         return self.health.summary(con_id)
 

@@ -14,8 +14,8 @@ import numpy as np
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from harvester.projections.seconds import Seconds
-    from harvester.projections.tape import Tape
+    from harvester.projections.trading.fast.bucket_columns import BucketColumns
+    from harvester.projections.trading.fast.observations import Observations
 
 QUOTES = np.dtype(
     [
@@ -38,8 +38,8 @@ TRADES = np.dtype(
 """Reported prints: price in USD, size in shares, `forms_price` false for past-limit and unreported ones."""
 
 
-class What(StrEnum):
-    """Kinds of `Happening`."""
+class OccurrenceKind(StrEnum):
+    """Kinds of `Occurrence`."""
 
     OUTAGE_BEGIN = "outage_begin"  # the feed of con_id is interrupted; con_id 0 = every symbol
     OUTAGE_END = "outage_end"
@@ -48,13 +48,13 @@ class What(StrEnum):
     DATA_TYPE = "data_type"  # message 58; value: 1 live, 2 frozen, 3 delayed, 4 delayed frozen
 
 
-class Happening(NamedTuple):
+class Occurrence(NamedTuple):
     """A fact that is neither a quote nor a print; `ts` ns UTC."""
 
     seq: int
     ts: int
     con_id: int
-    what: What
+    what: OccurrenceKind
     value: int = 0
 
 
@@ -72,7 +72,7 @@ class Interval(NamedTuple):
 
     seq: int
     ts: int
-    happenings: Sequence[Happening]
-    tape: Tape
-    seconds: Seconds
+    happenings: Sequence[Occurrence]
+    tape: Observations
+    seconds: BucketColumns
     place: int

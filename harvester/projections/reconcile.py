@@ -22,15 +22,15 @@ import polars as pl
 from harvester.calendar import iso
 from harvester.events.kinds import Kind, TickStream
 from harvester.projections.engine import Engine
-from harvester.projections.tables import INSTRUMENT
+from harvester.projections.market.arrays import INSTRUMENT
 from harvester.units import HOUR_NS, SECOND_NS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from harvester.eventlog.reader import Day
-    from harvester.projections.market import Market
-    from harvester.projections.volume import Stretch
+    from harvester.projections.market.market import Market
+    from harvester.projections.market.volume import Stretch
 
 SHARES_MAX = 1e15  # shares: larger numbers are absent (IB's unset marker is 1.8e308)
 BAR_NS = 5 * SECOND_NS

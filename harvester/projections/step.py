@@ -14,8 +14,8 @@ from harvester.projections.interval import QUOTES, TRADES
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from harvester.projections.interval import Happening
-    from harvester.projections.params import RunParams
+    from harvester.projections.interval import Occurrence
+    from harvester.projections.run_params import RunParams
 
 
 class Control(NamedTuple):
@@ -56,7 +56,7 @@ class Derived(NamedTuple):
         candles: completed candles, dtype `candles.CANDLE`; None from every projection but `Candles`.
     """
 
-    happenings: Sequence[Happening] = ()
+    happenings: Sequence[Occurrence] = ()
     candles: npt.NDArray[Any] | None = None
 
 
@@ -91,7 +91,7 @@ class Step:
     closed: npt.NDArray[Any]
     quotes: npt.NDArray[Any] = field(default_factory=lambda: np.empty(0, QUOTES))
     trades: npt.NDArray[Any] = field(default_factory=lambda: np.empty(0, TRADES))
-    happenings: Sequence[Happening] = ()
+    happenings: Sequence[Occurrence] = ()
     candles: npt.NDArray[Any] | None = None
     bars: Sequence[Mapping[str, Any]] = ()
 
@@ -99,6 +99,6 @@ class Step:
         """The step as the next projections see it; happenings of the same seq stay in the order of the projections."""
         if derived is NOTHING_DERIVED:
             return self
-        happenings: Sequence[Happening] = (*self.happenings, *derived.happenings)
+        happenings: Sequence[Occurrence] = (*self.happenings, *derived.happenings)
         candles = self.candles if derived.candles is None else derived.candles
         return replace(self, happenings=sorted(happenings, key=attrgetter("seq")), candles=candles)

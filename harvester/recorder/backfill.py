@@ -19,14 +19,14 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from harvester.config import Settings
-    from harvester.gateway.requests import Target
-    from harvester.recorder.line import Line
+    from harvester.gateway.data_requests import RequestTarget
+    from harvester.recorder.link import GatewayLink
 
 logger = structlog.get_logger()
 EPOCH_SECONDS = 2  # formatDate: Unix seconds instead of local times; daily bars still come as dates
 
 
-class Ask(NamedTuple):
+class HistoryRequest(NamedTuple):
     """One history request, in IB's terms."""
 
     bar_size: str
@@ -39,43 +39,43 @@ class Ask(NamedTuple):
         return {**self._asdict(), "end": "", "format_date": EPOCH_SECONDS}
 
 
-def history_requests(settings: Settings) -> tuple[Ask, ...]:
+def history_requests(settings: Settings) -> tuple[HistoryRequest, ...]:
     """The histories of each focus symbol, in the order of the requests."""
     return (
-        Ask("1 day", "1 M", "TRADES", rth=True),
-        Ask("1 hour", "5 D", "TRADES", rth=True),
-        Ask(settings.hist_bar_size, settings.hist_duration, settings.hist_what, rth=False),
+        HistoryRequest("1 day", "1 M", "TRADES", rth=True),
+        HistoryRequest("1 hour", "5 D", "TRADES", rth=True),
+        HistoryRequest(settings.hist_bar_size, settings.hist_duration, settings.hist_what, rth=False),
     )
 
 
-class Flight(NamedTuple):
+class HistoryInFlight(NamedTuple):
     """A history request without an answer so far; `asked_at` in pace time."""
 
-    target: Target
-    ask: Ask
+    target: RequestTarget
+    ask: HistoryRequest
     done: asyncio.Future[None]
     asked_at: int
 
 
-class Backfill:
+class HistoryBackfill:
     """The history requests of the current run."""
 
-    def __init__(self, line: Line) -> None:
+    def __init__(self, line: GatewayLink) -> None:
         self._line = line
-        self._settled: set[tuple[int, Ask]] = set()  # (con_id, ask), answered or refused
-        self._unanswered: set[tuple[int, Ask]] = set()  # timed out on this connection
-        self._in_flight: dict[int, Flight] = {}
-        self._focus: Sequence[Target] = ()
+        self._settled: set[tuple[int, HistoryRequest]] = set()  # (con_id, ask), answered or refused
+        self._unanswered: set[tuple[int, HistoryRequest]] = set()  # timed out on this connection
+        self._in_flight: dict[int, HistoryInFlight] = {}
+        self._focus: Sequence[RequestTarget] = ()
         self._requesting: asyncio.Task[None] | None = None
 
-    def start(self, focus: Sequence[Target]) -> None:
+    def start(self, focus: Sequence[RequestTarget]) -> None:
         """Request, in the background, every history this run has no answer to yet."""
         self._stop_requests()
         self._unanswered.clear()
         self._focus = focus
         self._continue()
 
-    def new_run(self, focus: Sequence[Target]) -> None:
+    def new_run(self, focus: Sequence[RequestTarget]) -> None:
         """A new run begins: request everything again."""
         self._settled.clear()
         self._in_flight.clear()
@@ -122,7 +122,7 @@ class Backfill:
         if not self._line.settings.skip_historical_backfill:
             self._requesting = self._line.tasks.spawn(self._request_all())
 
-    def _next(self) -> tuple[Target, Ask] | None:
+    def _next(self) -> tuple[RequestTarget, HistoryRequest] | None:
         """The next history to request: never sent in this run, or dropped."""
         done = self._settled | self._unanswered | {(f.target.con_id, f.ask) for f in self._in_flight.values()}
         wanted = ((target, ask) for target in self._focus for ask in history_requests(self._line.settings))
@@ -136,11 +136,11 @@ class Backfill:
                 return
             req_id, (target, ask) = line.new_req_id(), wanted
             done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            flight = self._in_flight[req_id] = Flight(target, ask, done, line.pace.now())
+            flight = self._in_flight[req_id] = HistoryInFlight(target, ask, done, line.pace.now())
             line.requester.history(req_id, target, ask.params())
             line.tasks.spawn(self._wait(req_id, flight))  # the answer may arrive before this task starts
 
-    async def _wait(self, req_id: int, flight: Flight) -> None:
+    async def _wait(self, req_id: int, flight: HistoryInFlight) -> None:
         """Note a request without an answer in `timeout_seconds`; a later answer is still recorded."""
         line, (target, ask, done, _) = self._line, flight
         await line.pace.within(done, line.settings.timeout_seconds)

@@ -13,7 +13,7 @@ from harvester.units import SECOND_NS
 
 if TYPE_CHECKING:
     from harvester.recorder.back_pressure import BackPressure
-    from harvester.recorder.session import Session
+    from harvester.recorder.session import RecorderSession
 
 logger = structlog.get_logger()
 
@@ -23,7 +23,7 @@ CLOCK_STEP_NS = SECOND_NS // 2  # a wall clock that jumps farther than this agai
 class ClockEvents:
     """Writes the clock events of a recording."""
 
-    def __init__(self, session: Session, pressure: BackPressure) -> None:
+    def __init__(self, session: RecorderSession, pressure: BackPressure) -> None:
         self._session, self._pressure = session, pressure
         self._inbox, self._pace, self._clock = session.line.inbox, session.line.pace, session.line.pace.clock
         self._wall_offset: int | None = None

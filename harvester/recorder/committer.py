@@ -17,19 +17,19 @@ from harvester.calendar import day_bounds, trading_date
 from harvester.clock import LockstepClock, real_monotonic_ns
 from harvester.errors import LogWriteFailed
 from harvester.events.kinds import Action, Kind, Own, Stream
-from harvester.recorder.run import Committed, Run
-from harvester.recorder.summary import RunSummary
+from harvester.recorder.recording_run import CommitResult, RecordingRun
+from harvester.recorder.summary import RecordedRun
 from harvester.units import SECOND_NS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from datetime import date
 
-    from harvester.eventlog.disk import Disk
+    from harvester.files import Disk
     from harvester.home import Home
-    from harvester.projections.quotes import Quote
+    from harvester.projections.market.quotes import Quote
     from harvester.recorder.back_pressure import BackPressure
-    from harvester.recorder.session import Session
+    from harvester.recorder.session import RecorderSession
 
 logger = structlog.get_logger()
 _T = TypeVar("_T")
@@ -46,16 +46,16 @@ class Committer:
     """
 
     def __init__(
-        self, home: Home, session: Session, pressure: BackPressure, disk: Disk | None, *, reopen: bool
+        self, home: Home, session: RecorderSession, pressure: BackPressure, disk: Disk | None, *, reopen: bool
     ) -> None:
         self._home, self._session, self._pressure, self._disk, self._reopen = home, session, pressure, disk, reopen
         self._settings, self._inbox, self._pace = session.line.settings, session.line.inbox, session.line.pace
         self._worker = ThreadPoolExecutor(1, "commit")
         self._committing: asyncio.Future[None] | None = None
         self._digests_at = 0
-        self.run: Run | None = None
-        self.runs: list[RunSummary] = []
-        self.last_commit: Committed | None = None
+        self.run: RecordingRun | None = None
+        self.runs: list[RecordedRun] = []
+        self.last_commit: CommitResult | None = None
         self.last_commit_real_ns = 0
         self.samples_quotes = False
         self.quotes: list[Quote] = []
@@ -82,8 +82,8 @@ class Committer:
             logger.warning("clock is behind the log", seconds=behind / SECOND_NS)
         logger.info("recording", date=str(day), run=self.run.writer.run_id, first_seq=self.run.writer.next_seq)
 
-    def _open_run(self, day: date) -> Run:
-        return Run.open(self._home, day, self._settings, reopen=self._reopen, disk=self._disk)
+    def _open_run(self, day: date) -> RecordingRun:
+        return RecordingRun.open(self._home, day, self._settings, reopen=self._reopen, disk=self._disk)
 
     def _boundary(self) -> None:
         """Market time has reached the end of the trading date: cut here, go on in the next run."""
@@ -97,12 +97,12 @@ class Committer:
         row = {"action": Action.RUN_END.value, "stream": Stream.RUN.value, "params": f'{{"reason":"{why}"}}'}
         self._inbox.put(Kind.REQUEST, row, at)
 
-    async def _end_run(self, run: Run) -> None:
+    async def _end_run(self, run: RecordingRun) -> None:
         content_hash = run.writer.content_hash()
         try:
             await self._in_worker(run.end)
         finally:
-            self.runs.append(RunSummary(run.trading_date, run.writer.run_id, run.totals, content_hash))
+            self.runs.append(RecordedRun(run.trading_date, run.writer.run_id, run.totals, content_hash))
 
     # commits
 

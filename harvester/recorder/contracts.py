@@ -14,28 +14,28 @@ from harvester.calendar import trading_date
 from harvester.errors import GatewayError, UnknownSymbol
 from harvester.events import codes
 from harvester.events.kinds import Own
-from harvester.gateway.connection import LineLost
-from harvester.gateway.requests import EXCHANGE_NAMES, Target
+from harvester.gateway.connection import ConnectionLost
+from harvester.gateway.data_requests import EXCHANGE_NAMES, RequestTarget
 from harvester.recorder import subscriptions as subs
-from harvester.recorder.hours import hours_difference
-from harvester.recorder.line import number
+from harvester.recorder.link import number
+from harvester.recorder.trading_hours import hours_difference
 from harvester.units import SECOND_NS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from harvester.recorder.line import Line
+    from harvester.recorder.link import GatewayLink
 
 logger = structlog.get_logger()
 _FIELDS_MIN = 28  # fields of message 10 up to the liquid hours
 
 
-class Lookup:
+class ContractLookup:
     """One contract look-up in flight; `asked_at` in pace time."""
 
     def __init__(self, symbol: str, asked_at: int) -> None:
         self.symbol, self.asked_at = symbol, asked_at
-        self.matches: list[Target] = []
+        self.matches: list[RequestTarget] = []
         self.hours: dict[int, tuple[str, str]] = {}  # by con_id: liquid hours, their time zone
         self.error: tuple[int, str] | None = None
         self.lost = self.dropped = False
@@ -50,9 +50,9 @@ class Lookup:
 class Contracts:
     """The look-ups on one line."""
 
-    def __init__(self, line: Line) -> None:
+    def __init__(self, line: GatewayLink) -> None:
         self._line = line
-        self._flying: dict[int, Lookup] = {}
+        self._flying: dict[int, ContractLookup] = {}
 
     # called by the session, for messages
 
@@ -61,7 +61,7 @@ class Contracts:
         lookup = self._flying.get(number(fields[1])) if len(fields) >= _FIELDS_MIN else None
         if lookup is not None and number(fields[12]) > 0:
             con_id = number(fields[12])
-            lookup.matches.append(Target(lookup.symbol, con_id, fields[3], "SMART", fields[20], fields[8]))
+            lookup.matches.append(RequestTarget(lookup.symbol, con_id, fields[3], "SMART", fields[20], fields[8]))
             lookup.hours[con_id] = (fields[27], fields[25])
 
     def completed(self, req_id: int) -> None:
@@ -93,14 +93,14 @@ class Contracts:
 
     # called by the session, to ask
 
-    async def resolve(self, symbols: Iterable[str]) -> list[Target]:
+    async def resolve(self, symbols: Iterable[str]) -> list[RequestTarget]:
         """Look up every symbol, in order. If the line is lost, wait for the next connection and go on.
 
         Raises:
             UnknownSymbol: the gateway has no such contract.
             GatewayError: no answer, or no new connection, within `timeout_seconds`.
         """
-        line, targets = self._line, dict[str, Target]()
+        line, targets = self._line, dict[str, RequestTarget]()
         limit = line.settings.timeout_seconds
         until = line.pace.patience() + round(limit * SECOND_NS)
         while True:
@@ -110,7 +110,7 @@ class Contracts:
                 for symbol in dict.fromkeys(symbols):
                     if symbol not in targets:
                         targets[symbol] = await self._look_up(symbol)
-            except LineLost:
+            except ConnectionLost:
                 left = (until - line.pace.patience()) / SECOND_NS
                 if left <= 0 or not await line.wait_until_back(left):
                     where = f"{line.settings.gateway_host}:{line.settings.port}"
@@ -121,7 +121,7 @@ class Contracts:
             else:
                 return list(targets.values())
 
-    async def restate(self, targets: Iterable[Target]) -> None:
+    async def restate(self, targets: Iterable[RequestTarget]) -> None:
         """Look up known contracts again, so that the log of a new date describes them. Nothing waits for it."""
         for target in targets:
             await self._line.limits.message()
@@ -129,7 +129,7 @@ class Contracts:
                 return
             self._line.requester.contract_details(self._line.new_req_id(), target)
 
-    async def _look_up(self, symbol: str) -> Target:
+    async def _look_up(self, symbol: str) -> RequestTarget:
         settings = self._line.settings
         lookup = await self._answer(symbol)
         if lookup.error is not None or not lookup.matches:
@@ -143,7 +143,7 @@ class Contracts:
         self._check_hours(chosen, *lookup.hours[chosen.con_id])
         return chosen
 
-    async def _answer(self, symbol: str) -> Lookup:
+    async def _answer(self, symbol: str) -> ContractLookup:
         """Ask until the answer is not a pacing refusal or a dropped message, with growing pauses."""
         line, pauses = self._line, iter(subs.PACING_S)
         until = line.pace.patience() + round(line.settings.timeout_seconds * SECOND_NS)
@@ -154,18 +154,18 @@ class Contracts:
                 return lookup
             await line.pace.pause(pause, pacing=True)
 
-    async def _ask(self, symbol: str, seconds: float) -> Lookup:
+    async def _ask(self, symbol: str, seconds: float) -> ContractLookup:
         line = self._line
         await line.limits.message()
-        req_id, lookup = line.new_req_id(), Lookup(symbol, line.pace.now())
+        req_id, lookup = line.new_req_id(), ContractLookup(symbol, line.pace.now())
         self._flying[req_id] = lookup
         try:
-            line.requester.contract_details(req_id, Target(symbol))
+            line.requester.contract_details(req_id, RequestTarget(symbol))
             answered = await line.pace.within(lookup.done, max(seconds, 0.0))
         finally:
             del self._flying[req_id]
         if lookup.lost:
-            raise LineLost(f"connection lost while {symbol} was looked up")
+            raise ConnectionLost(f"connection lost while {symbol} was looked up")
         if not answered:
             line.inbox.notice(Own.REQUEST_TIMEOUT, f"no contract details of {symbol}", req_id=req_id)
             raise GatewayError(
@@ -174,7 +174,7 @@ class Contracts:
             )
         return lookup
 
-    def _check_hours(self, target: Target, liquid_hours: str, zone_name: str) -> None:
+    def _check_hours(self, target: RequestTarget, liquid_hours: str, zone_name: str) -> None:
         """Compare the calendar's session with the trading hours the gateway sent; note a difference."""
         settings = self._line.settings
         day = trading_date(self._line.pace.clock.now(), settings.time_zone, settings.day_start)

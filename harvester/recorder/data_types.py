@@ -10,7 +10,7 @@ from harvester.events.kinds import Kind
 
 if TYPE_CHECKING:
     from harvester.recorder.inbox import Inbox
-    from harvester.recorder.subscriptions import Registry
+    from harvester.recorder.subscriptions import SubscriptionRegistry
 
 logger = structlog.get_logger()
 LIVE = 1
@@ -20,7 +20,7 @@ NAMES = {LIVE: "live", 2: "frozen", 3: "delayed", 4: "delayed and frozen"}
 class DataTypes:
     """By request id, since the connection began."""
 
-    def __init__(self, inbox: Inbox, registry: Registry) -> None:
+    def __init__(self, inbox: Inbox, registry: SubscriptionRegistry) -> None:
         self._inbox, self._registry = inbox, registry
         self._types: dict[int, int] = {}
 

@@ -11,7 +11,7 @@ from harvester.events.kinds import Own
 from harvester.units import SECOND_NS
 
 if TYPE_CHECKING:
-    from harvester.recorder.line import Line
+    from harvester.recorder.link import GatewayLink
 
 logger = structlog.get_logger()
 
@@ -28,7 +28,7 @@ class GatewayTime:
     Only this machine's clock can differ from the gateway's; every other clock is the gateway's own.
     """
 
-    def __init__(self, line: Line) -> None:
+    def __init__(self, line: GatewayLink) -> None:
         self._line = line
         self.ahead_ns = 0
         self._rows_apart = 0

@@ -11,7 +11,7 @@ from harvester.events.kinds import Own
 from harvester.units import SECOND_NS
 
 if TYPE_CHECKING:
-    from harvester.recorder.line import Line
+    from harvester.recorder.link import GatewayLink
 
 logger = structlog.get_logger()
 HEARTBEAT_S = 10.0  # patience for the answer to a heartbeat
@@ -20,7 +20,7 @@ HEARTBEAT_S = 10.0  # patience for the answer to a heartbeat
 class Heartbeat:
     """Call `check` once a second of market time and `answered` with every answer (message 49)."""
 
-    def __init__(self, line: Line) -> None:
+    def __init__(self, line: GatewayLink) -> None:
         self._line = line
         self._answer = asyncio.Event()
         self._last_byte_ts = self._bytes_seen = 0

@@ -14,15 +14,15 @@ import msgspec
 import numpy as np
 
 from harvester.events.kinds import Kind
-from harvester.wire.ids import REQ_ID_INDEX
-from harvester.wire.incoming import Arrivals
+from harvester.wire.decode_messages import Arrivals
+from harvester.wire.message_ids import REQ_ID_INDEX
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from harvester.clock import Clock
     from harvester.events.kinds import Own
-    from harvester.wire.incoming import Item
+    from harvester.wire.decode_messages import Item
 
 _REQ_ID_AT = {str(msg): REQ_ID_INDEX[msg] for msg in (1, 2, 45, 46, 12, 13, 99, 50, 90, 17)}  # messages of streams
 _CROWDED_COMMITS = 20  # reading stops at this many full commits of waiting items
@@ -36,7 +36,7 @@ class _Stretch(NamedTuple):
     epoch: int
 
 
-class Taken(NamedTuple):
+class InboxBatch(NamedTuple):
     """The items of one commit; `at_cut`: the run ends with it."""
 
     arrivals: Arrivals
@@ -150,7 +150,7 @@ class Inbox:
         self._cuts.append(len(self._items))
         self.filled.set()
 
-    def take(self) -> Taken:
+    def take(self) -> InboxBatch:
         """Take the items of the next commit: at most `commit_events`, none behind a cut."""
         self._count()
         count = min(len(self._items), self._commit_events)
@@ -171,7 +171,7 @@ class Inbox:
         self._forget(count)
         if not self._cuts and len(self._items) < self._commit_events:
             self.filled.clear()
-        return Taken(arrivals, at_cut)
+        return InboxBatch(arrivals, at_cut)
 
     def _forget(self, count: int) -> None:
         """Drop the stretches of `count` taken items; the current one continues at index 0."""

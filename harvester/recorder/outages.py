@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from harvester.events.kinds import Own
-from harvester.recorder.hours import planned_outage
+from harvester.recorder.trading_hours import planned_outage
 
 if TYPE_CHECKING:
     from harvester.clock import Clock

@@ -17,18 +17,18 @@ from typing import TYPE_CHECKING, Any
 from harvester.errors import ClientIdInUse, GatewayError, UnknownSymbol
 from harvester.eventlog.lock import DateLock
 from harvester.recorder.back_pressure import BackPressure
-from harvester.recorder.checks import check_day, check_settings, other_port_hint
 from harvester.recorder.clock_events import ClockEvents
 from harvester.recorder.committer import Committer
-from harvester.recorder.compact import compact_recorded
+from harvester.recorder.compact_after_run import compact_recorded
 from harvester.recorder.ending import Ending
 from harvester.recorder.inbox import Inbox
-from harvester.recorder.pace import Pace
-from harvester.recorder.session import Session
+from harvester.recorder.load_kernels import load_kernels
+from harvester.recorder.pacing import Timing
+from harvester.recorder.session import RecorderSession
+from harvester.recorder.start_checks import check_day, check_settings, other_port_hint
 from harvester.recorder.subscriptions import coverage
-from harvester.recorder.summary import Summary
+from harvester.recorder.summary import RecordingSummary
 from harvester.recorder.tasks import BackgroundTasks
-from harvester.recorder.warm import load_kernels
 from harvester.recorder.watchdogs import run_watchdogs
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
     from harvester.clock import Clock
     from harvester.config import Settings
-    from harvester.eventlog.disk import Disk
+    from harvester.files import Disk
     from harvester.home import Home
 
 LOOK_UP_S = 10.0  # real seconds the gateway gets to answer about contracts before the run begins
@@ -51,18 +51,20 @@ class Recorder:
         check_settings(settings, home)
         self.settings, self.home, self.clock, self._disk = settings, home, clock, disk
         self.inbox, self.tasks = Inbox(clock, settings.commit_events), BackgroundTasks()
-        self.session = Session(settings, self.inbox, Pace(clock), self.tasks)
+        self.session = RecorderSession(settings, self.inbox, Timing(clock), self.tasks)
         connection = self.session.line.connection
         self._pressure = BackPressure(self.inbox, connection)
         self.committer = Committer(home, self.session, self._pressure, disk, reopen=reopen)
         self._clock_events = ClockEvents(self.session, self._pressure)
         self._ending = Ending(clock, connection, self._pressure)
-        self._summary = Summary(self.committer.runs)
+        self._summary = RecordingSummary(self.committer.runs)
         self._early: list[asyncio.Future[None]] = []  # started before the run: clock events, look-ups
         self._date = self.committer.date_now()
         check_day(settings, home, clock, self._date)
 
-    async def record(self, stop: asyncio.Event, until_ns: int | None, duration_ns: int | None = None) -> Summary:
+    async def record(
+        self, stop: asyncio.Event, until_ns: int | None, duration_ns: int | None = None
+    ) -> RecordingSummary:
         """Record until `stop` is set, market time reaches `until_ns` (None: never) or `duration_ns` are recorded.
 
         Raises:
@@ -188,7 +190,7 @@ async def record(
     disk: Disk | None = None,
     reopen: bool = False,
     watch: Callable[[Recorder], None] | None = None,
-) -> Summary:
+) -> RecordingSummary:
     """Record until `stop` is set, `until_ns` or `duration_ns` (market time) is reached, or something fails.
 
     Args:

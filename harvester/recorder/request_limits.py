@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from harvester.events.kinds import Stream
-from harvester.recorder.pace import Spacing, TokenBucket
+from harvester.recorder.pacing import Spacing, TokenBucket
 from harvester.recorder.subscriptions import TICK_BY_TICK
 
 if TYPE_CHECKING:
-    from harvester.recorder.pace import Pace
+    from harvester.recorder.pacing import Timing
 
 MESSAGES_PER_SECOND, MESSAGES_AT_ONCE = 40.0, 8  # IB allows 50 in any second
 HISTORY_PER_SECOND, HISTORY_AT_ONCE = 0.05, 30  # IB allows 60 in any ten minutes, real-time bars included
@@ -19,7 +19,7 @@ TICK_BY_TICK_SPACING_S = 15.0  # IB allows one request per instrument in 15 s
 class RequestLimits:
     """Each coroutine waits, in pace time, until one more request of its sort is allowed."""
 
-    def __init__(self, pace: Pace) -> None:
+    def __init__(self, pace: Timing) -> None:
         self._messages = TokenBucket(pace, MESSAGES_PER_SECOND, MESSAGES_AT_ONCE, pacing=True)
         self._history = TokenBucket(pace, HISTORY_PER_SECOND, HISTORY_AT_ONCE)
         self._tick_by_tick = Spacing(pace, TICK_BY_TICK_SPACING_S)

@@ -21,16 +21,16 @@ import structlog
 from harvester.events import codes
 from harvester.events.kinds import Own, Stream
 from harvester.recorder import subscriptions as subs
-from harvester.recorder.backfill import Backfill
+from harvester.recorder.backfill import HistoryBackfill
 from harvester.recorder.contracts import Contracts
 from harvester.recorder.data_types import DataTypes
 from harvester.recorder.gateway_time import GatewayTime
 from harvester.recorder.heartbeat import Heartbeat
-from harvester.recorder.line import Line, number
-from harvester.recorder.silence import Silence
+from harvester.recorder.link import GatewayLink, number
+from harvester.recorder.silence import SilenceWatch
 from harvester.recorder.stream_errors import StreamErrors, stream_notice
 from harvester.recorder.subscriber import Subscriber
-from harvester.recorder.subscriptions import Registry
+from harvester.recorder.subscriptions import SubscriptionRegistry
 from harvester.units import SECOND_NS
 
 if TYPE_CHECKING:
@@ -38,9 +38,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from harvester.config import Settings
-    from harvester.gateway.requests import Target
+    from harvester.gateway.data_requests import RequestTarget
     from harvester.recorder.inbox import Inbox
-    from harvester.recorder.pace import Pace
+    from harvester.recorder.pacing import Timing
     from harvester.recorder.tasks import BackgroundTasks
 
 logger = structlog.get_logger()
@@ -51,20 +51,20 @@ _OF_PRINTS = (Stream.ALL_LAST, Stream.LAST, Stream.BARS_5S)
 """Streams without rows while nobody trades: they are renewed without a log line; the screen shows them as silent."""
 
 
-class Session:
+class RecorderSession:
     """The requests to one gateway and what it grants, over all its connections."""
 
-    def __init__(self, settings: Settings, inbox: Inbox, pace: Pace, tasks: BackgroundTasks) -> None:
-        self.line = Line(settings, inbox, pace, tasks, self)
-        self.registry = Registry()
+    def __init__(self, settings: Settings, inbox: Inbox, pace: Timing, tasks: BackgroundTasks) -> None:
+        self.line = GatewayLink(settings, inbox, pace, tasks, self)
+        self.registry = SubscriptionRegistry()
         self.gateway_time = GatewayTime(self.line)
         self._inbox = inbox
         self._heartbeat = Heartbeat(self.line)
-        self._contracts, self._backfill = Contracts(self.line), Backfill(self.line)
+        self._contracts, self._backfill = Contracts(self.line), HistoryBackfill(self.line)
         self._subscriber = Subscriber(self.line, self.registry, self._backfill)
         self._errors = StreamErrors(self.line, self.registry, self._subscriber)
         self._data_types = DataTypes(inbox, self.registry)
-        self._silence = Silence(self.registry, settings.silence_seconds)
+        self._silence = SilenceWatch(self.registry, settings.silence_seconds)
         self._dropping: asyncio.Task[None] | None = None
 
     # called by the line
@@ -102,7 +102,7 @@ class Session:
     # called by the recorder
 
     @property
-    def targets(self) -> Sequence[Target]:
+    def targets(self) -> Sequence[RequestTarget]:
         """The contracts of the symbols, in order; empty until `resolve` returns."""
         return self._subscriber.targets
 
@@ -186,5 +186,5 @@ class Session:
         if dead := self._silence.dead():
             self._renew(dead)
 
-    def _renew(self, old: Sequence[subs.Subscription]) -> None:
+    def _renew(self, old: Sequence[subs.StreamSubscription]) -> None:
         self.line.tasks.spawn(self._subscriber.renew(old))

@@ -10,7 +10,7 @@ from harvester.units import SECOND_NS
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from harvester.recorder.subscriptions import Registry, Subscription
+    from harvester.recorder.subscriptions import StreamSubscription, SubscriptionRegistry
 
 _SUSPECT_NS = 5 * SECOND_NS  # silence after 1102 or a farm's return that means a dead subscription
 _SUSPECT_BARS_NS = 15 * SECOND_NS  # three missing 5-second bars
@@ -22,10 +22,10 @@ _GO_WITH = {  # while one of these has rows for an instrument, the stream should
 _NOT_WATCHED = (Stream.DEPTH, Stream.SMART_DEPTH)  # a book may be quiet for long; after 1102 it is renewed anyway
 
 
-class Silence:
+class SilenceWatch:
     """Compares when streams last had rows. Times are those noted in the registry, to the second."""
 
-    def __init__(self, registry: Registry, silence_seconds: float) -> None:
+    def __init__(self, registry: SubscriptionRegistry, silence_seconds: float) -> None:
         self._registry, self._limit_ns = registry, round(silence_seconds * SECOND_NS)
         self._suspicions: list[tuple[int, int, bool]] = []  # since (ns UTC), how long (ns), whether for bars
 
@@ -40,7 +40,7 @@ class Silence:
     def _newest(self) -> int:
         return max((s.last_ts for s in self._registry.live.values()), default=0)
 
-    def fallen_silent(self) -> Iterator[tuple[Subscription, int]]:
+    def fallen_silent(self) -> Iterator[tuple[StreamSubscription, int]]:
         """Streams silent for longer than the limit while others have rows, each once, with the silence in ns."""
         newest = self._newest()
         for sub in self._registry.live.values():
@@ -51,7 +51,7 @@ class Silence:
                 sub.silent = True
                 yield sub, quiet_ns
 
-    def seems_gone(self, sub: Subscription) -> bool:
+    def seems_gone(self, sub: StreamSubscription) -> bool:
         """Whether it is not just a quiet market: no row so far, paused by the gateway, or related streams have rows."""
         if not sub.rows or sub.paused:
             return True
@@ -60,14 +60,14 @@ class Silence:
         live = self._registry.live.values()
         return any(s.last_ts > since for s in live if s.target == sub.target and s.stream in related)
 
-    def dead(self) -> list[Subscription]:
+    def dead(self) -> list[StreamSubscription]:
         """Streams with rows before the last `suspect` and none since, once others have had some for long enough."""
         newest = self._newest()
         due = [suspicion for suspicion in self._suspicions if newest - suspicion[0] > suspicion[1]]
         self._suspicions = [suspicion for suspicion in self._suspicions if suspicion not in due]
         return [sub for since_ns, _, bars in due for sub in self._quiet(since_ns, bars)]
 
-    def _quiet(self, since_ns: int, bars: bool) -> list[Subscription]:
+    def _quiet(self, since_ns: int, bars: bool) -> list[StreamSubscription]:
         # Rows are noted up to a second late, so the last of them may have a stamp after `since_ns`.
         return [
             sub

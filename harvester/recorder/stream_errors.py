@@ -8,15 +8,15 @@ import structlog
 
 from harvester.events import codes
 from harvester.events.kinds import Own, Stream
-from harvester.gateway.requests import OTHER_NAMES
+from harvester.gateway.data_requests import OTHER_NAMES
 from harvester.recorder import subscriptions as subs
-from harvester.recorder.line import BACK_OFF_S
+from harvester.recorder.link import BACK_OFF_S
 
 if TYPE_CHECKING:
     from harvester.recorder.inbox import Inbox
-    from harvester.recorder.line import Line
+    from harvester.recorder.link import GatewayLink
     from harvester.recorder.subscriber import Subscriber
-    from harvester.recorder.subscriptions import Registry, Subscription
+    from harvester.recorder.subscriptions import StreamSubscription, SubscriptionRegistry
 
 logger = structlog.get_logger()
 
@@ -24,10 +24,10 @@ logger = structlog.get_logger()
 class StreamErrors:
     """Errors (message 4) that hold the request id of a live subscription."""
 
-    def __init__(self, line: Line, registry: Registry, subscriber: Subscriber) -> None:
+    def __init__(self, line: GatewayLink, registry: SubscriptionRegistry, subscriber: Subscriber) -> None:
         self._line, self._registry, self._subscriber = line, registry, subscriber
 
-    def react(self, sub: Subscription, code: int, text: str) -> None:
+    def react(self, sub: StreamSubscription, code: int, text: str) -> None:
         """An error about `sub`."""
         if code == codes.DEPTH_HALTED:
             self._line.tasks.spawn(self._subscriber.renew_later(sub, BACK_OFF_S))
@@ -37,7 +37,7 @@ class StreamErrors:
         if subs.is_refusal(code):
             self._refused(sub, code, text)
 
-    def _refused(self, sub: Subscription, code: int, text: str) -> None:
+    def _refused(self, sub: StreamSubscription, code: int, text: str) -> None:
         self._registry.refuse(sub.req_id, code)
         stream_notice(self._line.inbox, sub, Own.STREAM_REFUSED, f": {text}", value=code)
         logger.warning("stream refused", stream=str(sub.stream), symbol=sub.target.symbol, code=code, text=text)
@@ -51,7 +51,7 @@ class StreamErrors:
         elif sub.stream is Stream.DEPTH:
             self._ask_other_depth(sub, code)
 
-    def _ask_other_depth(self, sub: Subscription, code: int) -> None:
+    def _ask_other_depth(self, sub: StreamSubscription, code: int) -> None:
         """Ask under the exchange's other name, else for SMART depth, which needs another permission."""
         other = OTHER_NAMES.get(sub.params["exchange"])
         if code == codes.UNKNOWN_CONTRACT and other and sub.params["exchange"] == sub.target.primary_exchange:
@@ -61,7 +61,7 @@ class StreamErrors:
         self._line.tasks.spawn(self._subscriber.subscribe(stream, sub.target, params))
 
 
-def stream_notice(inbox: Inbox, sub: Subscription, code: Own, text: str, **row: Any) -> None:
+def stream_notice(inbox: Inbox, sub: StreamSubscription, code: Own, text: str, **row: Any) -> None:
     """Write a notice about one subscription: its stream and symbol, then `text`."""
     words = f"{sub.stream} of {sub.target.symbol}{text}"
     inbox.notice(code, words, {"stream": sub.stream.value}, con_id=sub.target.con_id, req_id=sub.req_id, **row)

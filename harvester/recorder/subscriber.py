@@ -5,17 +5,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from harvester.events.kinds import Action, Kind, Stream
-from harvester.gateway.requests import request_row
-from harvester.recorder.subscriptions import DEPTHS, REVIVAL_S, Plan, Subscription
+from harvester.gateway.data_requests import request_row
+from harvester.recorder.subscriptions import DEPTHS, REVIVAL_S, StreamSubscription, SubscriptionPlan
 
 if TYPE_CHECKING:
     import asyncio
     from collections.abc import Iterable, Mapping, Sequence
 
-    from harvester.gateway.requests import Target
-    from harvester.recorder.backfill import Backfill
-    from harvester.recorder.line import Line
-    from harvester.recorder.subscriptions import Registry
+    from harvester.gateway.data_requests import RequestTarget
+    from harvester.recorder.backfill import HistoryBackfill
+    from harvester.recorder.link import GatewayLink
+    from harvester.recorder.subscriptions import SubscriptionRegistry
 
 
 class RetryPauses:
@@ -24,7 +24,7 @@ class RetryPauses:
     def __init__(self) -> None:
         self._tries: dict[tuple[int, Stream], int] = {}
 
-    def next(self, sub: Subscription, pauses: Sequence[float]) -> float:
+    def next(self, sub: StreamSubscription, pauses: Sequence[float]) -> float:
         """The pause of one more try, one of `pauses`."""
         tries = 0 if sub.was_steady else self._tries.get(sub.key, 0)
         self._tries[sub.key] = tries + 1
@@ -34,8 +34,8 @@ class RetryPauses:
 class Subscriber:
     """Keeps the streams of `targets` subscribed on a line. What is subscribed is in the registry."""
 
-    def __init__(self, line: Line, registry: Registry, backfill: Backfill) -> None:
-        self.targets: Sequence[Target] = ()
+    def __init__(self, line: GatewayLink, registry: SubscriptionRegistry, backfill: HistoryBackfill) -> None:
+        self.targets: Sequence[RequestTarget] = ()
         self._line, self._registry, self._backfill = line, registry, backfill
         self._pauses = RetryPauses()
         self._tasks: list[asyncio.Task[None]] = []
@@ -44,9 +44,9 @@ class Subscriber:
         self._turn = 0  # of the depth lines
 
     @property
-    def plan(self) -> Plan:
+    def plan(self) -> SubscriptionPlan:
         """What is to be subscribed now."""
-        return Plan(self._line.settings, self.targets, self._turn)
+        return SubscriptionPlan(self._line.settings, self.targets, self._turn)
 
     def start(self) -> None:
         """Subscribe everything, in the background."""
@@ -56,7 +56,7 @@ class Subscriber:
         self._round += 1
         self._tasks = [self._line.tasks.spawn(work) for work in (self._subscribe_all(), self._rotate_depth())]
 
-    def restate(self, sub: Subscription) -> None:
+    def restate(self, sub: StreamSubscription) -> None:
         """Write the request of a subscription into the log once more; nothing is sent."""
         row = request_row(Action.SUBSCRIBE, sub.stream, sub.target, sub.req_id, sub.params)
         self._line.inbox.put(Kind.REQUEST, row)
@@ -66,7 +66,7 @@ class Subscriber:
         self._exhausted.update(streams)
 
     async def subscribe(
-        self, stream: Stream, target: Target, params: Mapping[str, Any], *, again: bool = False
+        self, stream: Stream, target: RequestTarget, params: Mapping[str, Any], *, again: bool = False
     ) -> None:
         """Ask as soon as every limit allows it; `again`: for a line that was ours until now, so one is free."""
         asked_in = self._round
@@ -76,25 +76,25 @@ class Subscriber:
         if asked_in == self._round and (again or stream not in self._exhausted):
             self._ask(stream, target, params)
 
-    async def renew(self, subs: Sequence[Subscription]) -> None:
+    async def renew(self, subs: Sequence[StreamSubscription]) -> None:
         """Cancel subscriptions and ask for the same under new ids."""
         for sub in subs:
             if await self._cancel(sub):
                 await self.subscribe(sub.stream, sub.target, sub.params, again=True)
 
-    async def renew_later(self, sub: Subscription, pauses: Sequence[float]) -> None:
+    async def renew_later(self, sub: StreamSubscription, pauses: Sequence[float]) -> None:
         """Cancel a subscription, and ask for the same after a pause that grows with every try in a row."""
         if await self._cancel(sub):
             await self.ask_again(sub, pauses)
 
-    async def ask_again(self, sub: Subscription, pauses: Sequence[float]) -> None:
+    async def ask_again(self, sub: StreamSubscription, pauses: Sequence[float]) -> None:
         """Ask for the same as a subscription that ended, under a new id, after such a pause."""
         asked_in = self._round
         await self._line.pace.pause(self._pauses.next(sub, pauses))
         if asked_in == self._round:
             await self.subscribe(sub.stream, sub.target, sub.params, again=True)
 
-    async def revive(self, sub: Subscription) -> None:
+    async def revive(self, sub: StreamSubscription) -> None:
         """Renew a silent stream after such a pause, unless rows arrive meanwhile."""
         await self._line.pace.pause(self._pauses.next(sub, REVIVAL_S))
         if sub.silent:
@@ -114,7 +114,7 @@ class Subscriber:
         for stream, target in later:
             await self.subscribe(stream, target, plan.params(stream, target))
 
-    async def _subscribe_bars(self, plan: Plan) -> None:
+    async def _subscribe_bars(self, plan: SubscriptionPlan) -> None:
         for target in plan.bars():
             await self.subscribe(Stream.BARS_5S, target, plan.params(Stream.BARS_5S, target))
 
@@ -135,15 +135,15 @@ class Subscriber:
                 if target not in [sub.target for sub in kept]:
                     await self.subscribe(Stream.DEPTH, target, plan.params(Stream.DEPTH, target), again=True)
 
-    def _ask(self, stream: Stream, target: Target, params: Mapping[str, Any]) -> None:
+    def _ask(self, stream: Stream, target: RequestTarget, params: Mapping[str, Any]) -> None:
         line = self._line
         if not line.connected:
             return  # the next connection asks for everything again
         req_id = line.new_req_id()
-        self._registry.add(Subscription(req_id, target, stream, params, line.inbox.last_ts, line.pace.now()))
+        self._registry.add(StreamSubscription(req_id, target, stream, params, line.inbox.last_ts, line.pace.now()))
         line.requester.subscribe(stream, target, req_id, params)
 
-    async def _cancel(self, sub: Subscription) -> bool:
+    async def _cancel(self, sub: StreamSubscription) -> bool:
         """End a subscription; False when it had ended already."""
         await self._line.limits.message()
         if self._registry.live.pop(sub.req_id, None) is None or not self._line.connected:

@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 from harvester.events import codes
 from harvester.events.kinds import Stream
-from harvester.gateway.requests import default_params
+from harvester.gateway.data_requests import default_params
 from harvester.units import SECOND_NS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from harvester.config import Settings
-    from harvester.gateway.requests import Target
+    from harvester.gateway.data_requests import RequestTarget
 
 TICK_BY_TICK = (Stream.LAST, Stream.ALL_LAST, Stream.BID_ASK, Stream.MID_POINT)
 DEPTHS = (Stream.DEPTH, Stream.SMART_DEPTH)
@@ -52,11 +52,11 @@ def is_temporary(code: int, text: str) -> bool:
 
 
 @dataclass
-class Subscription:
+class StreamSubscription:
     """One subscription. `first_ts`, `last_ts`: when rows were noted first and last, ns UTC to the second; 0 = never."""
 
     req_id: int
-    target: Target
+    target: RequestTarget
     stream: Stream
     params: Mapping[str, Any]
     asked_ts: int
@@ -80,19 +80,19 @@ class Subscription:
 
 
 @dataclass
-class Registry:
+class SubscriptionRegistry:
     """Live subscriptions of the connection by request id, and refused ones."""
 
-    live: dict[int, Subscription] = field(default_factory=dict)
-    refusals: list[Subscription] = field(default_factory=list)
+    live: dict[int, StreamSubscription] = field(default_factory=dict)
+    refusals: list[StreamSubscription] = field(default_factory=list)
 
-    def add(self, subscription: Subscription) -> None:
+    def add(self, subscription: StreamSubscription) -> None:
         """Add a subscription that is being requested; forget an earlier refusal of the same."""
         asked = (subscription.target, subscription.stream)
         self.refusals = [sub for sub in self.refusals if (sub.target, sub.stream) != asked]
         self.live[subscription.req_id] = subscription
 
-    def refuse(self, req_id: int, code: int) -> Subscription | None:
+    def refuse(self, req_id: int, code: int) -> StreamSubscription | None:
         """Move a live subscription to the refused ones; None when it is not live."""
         sub = self.live.pop(req_id, None)
         if sub is not None:
@@ -100,7 +100,7 @@ class Registry:
             self.refusals.append(sub)
         return sub
 
-    def reinstate(self, counts: Mapping[int, int]) -> list[Subscription]:
+    def reinstate(self, counts: Mapping[int, int]) -> list[StreamSubscription]:
         """Make refused subscriptions that have rows live again, and return them."""
         back = [sub for sub in self.refusals if sub.req_id in counts]
         for sub in back:
@@ -114,11 +114,11 @@ class Registry:
         self.live.clear()
         self.refusals.clear()
 
-    def of(self, *streams: Stream) -> list[Subscription]:
+    def of(self, *streams: Stream) -> list[StreamSubscription]:
         """Live subscriptions of some streams."""
         return [s for s in self.live.values() if s.stream in streams]
 
-    def received(self, counts: Mapping[int, int], last_ts: int) -> list[Subscription]:
+    def received(self, counts: Mapping[int, int], last_ts: int) -> list[StreamSubscription]:
         """Note messages received until `last_ts` (ns UTC), by request id; return the subscriptions this grants."""
         granted = []
         for req_id, rows in counts.items():
@@ -134,19 +134,19 @@ class Registry:
 
 
 @dataclass(frozen=True)
-class Plan:
+class SubscriptionPlan:
     """What to subscribe, in order: `first` without spacing; then `bars` and `bid_ask`, each within its own limit."""
 
     settings: Settings
-    targets: Sequence[Target]
+    targets: Sequence[RequestTarget]
     turn: int = 0  # of the depth lines
 
     @property
-    def focus(self) -> Sequence[Target]:
+    def focus(self) -> Sequence[RequestTarget]:
         """Symbols that get tick-by-tick data and histories."""
         return self.targets[: self.settings.focus_size]
 
-    def first(self) -> Iterator[tuple[Stream, Target]]:
+    def first(self) -> Iterator[tuple[Stream, RequestTarget]]:
         """L1, AllLast and depth, in order of priority."""
         for target in self.targets:
             yield Stream.L1, target
@@ -155,11 +155,11 @@ class Plan:
         for target in self.depth():
             yield Stream.DEPTH, target
 
-    def bars(self) -> Sequence[Target]:
+    def bars(self) -> Sequence[RequestTarget]:
         """Symbols that get 5-second bars, which IB paces like histories."""
         return self.targets if self.settings.five_second_bars else ()
 
-    def depth(self) -> Sequence[Target]:
+    def depth(self) -> Sequence[RequestTarget]:
         """Symbols that have the depth lines in this turn: as many of the pool as there are lines."""
         pool, lines = self.depth_pool, self.settings.depth_lines
         if len(pool) <= lines:
@@ -167,18 +167,18 @@ class Plan:
         return [pool[(self.turn * lines + n) % len(pool)] for n in range(lines)]
 
     @property
-    def depth_pool(self) -> Sequence[Target]:
+    def depth_pool(self) -> Sequence[RequestTarget]:
         """Symbols that share the depth lines: the focus, or as many as there are lines."""
         return self.targets[
             : max(self.settings.focus_size, self.settings.depth_lines) if self.settings.depth_lines else 0
         ]
 
-    def bid_ask(self) -> Sequence[Target]:
+    def bid_ask(self) -> Sequence[RequestTarget]:
         """Symbols that get BidAsk, from the tick-by-tick lines that AllLast does not use."""
         left = self.settings.tick_by_tick_lines - min(len(self.focus), self.settings.tick_by_tick_lines)
         return self.focus[:left]
 
-    def params(self, stream: Stream, target: Target) -> dict[str, Any]:
+    def params(self, stream: Stream, target: RequestTarget) -> dict[str, Any]:
         """Parameters of a subscription, by the settings."""
         return default_params(stream, target, generic=self.settings.generic_ticks, rows=self.settings.depth_rows)
 
@@ -186,7 +186,7 @@ class Plan:
 WANTED = (Stream.L1, Stream.ALL_LAST, Stream.BID_ASK, Stream.DEPTH, Stream.BARS_5S)
 
 
-def coverage(registry: Registry, symbols: Sequence[str]) -> dict[str, dict[str, str]]:
+def coverage(registry: SubscriptionRegistry, symbols: Sequence[str]) -> dict[str, dict[str, str]]:
     """Per symbol and stream: `granted`, `asked`, `silent`, `refused CODE`, or `-` (not subscribed).
 
     SMART depth counts as depth.

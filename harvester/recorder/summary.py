@@ -8,24 +8,24 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from datetime import date
 
-    from harvester.recorder.run import Totals
+    from harvester.recorder.recording_run import RunTotals
 
 
 @dataclass
-class RunSummary:
+class RecordedRun:
     """What one run recorded."""
 
     trading_date: date
     run_id: str
-    totals: Totals
+    totals: RunTotals
     content_hash: str
 
 
 @dataclass
-class Summary:
+class RecordingSummary:
     """What a recording recorded. `coverage` per symbol and stream; `reason` why it ended."""
 
-    runs: list[RunSummary] = field(default_factory=list)
+    runs: list[RecordedRun] = field(default_factory=list)
     coverage: dict[str, dict[str, str]] = field(default_factory=dict)
     outages: int = 0
     reason: str = ""
@@ -40,7 +40,7 @@ class Summary:
         return total
 
 
-def describe(summary: Summary) -> str:
+def describe(summary: RecordingSummary) -> str:
     """The summary for people, one line per run."""
     lines = []
     for run in summary.runs:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any
 
-from harvester.gateway.connection import LineLost
+from harvester.gateway.connection import ConnectionLost
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
@@ -38,6 +38,6 @@ class BackgroundTasks:
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._running.discard(task)
-        if task.cancelled() or (error := task.exception()) is None or isinstance(error, LineLost):
+        if task.cancelled() or (error := task.exception()) is None or isinstance(error, ConnectionLost):
             return  # the line reports its loss itself
         self.fail(error if isinstance(error, Exception) else RuntimeError(str(error)))

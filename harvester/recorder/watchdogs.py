@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 import structlog
 
 from harvester.clock import real_monotonic_ns
-from harvester.eventlog.disk import disk_forecast
 from harvester.events.kinds import Own
-from harvester.recorder.checks import check_clock
+from harvester.files import disk_forecast
+from harvester.recorder.start_checks import check_clock
 from harvester.units import SECOND_NS
 
 if TYPE_CHECKING:

@@ -5,20 +5,20 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 from harvester.clock import Elapsed
-from harvester.simgateway.depthcut import DepthCut
+from harvester.simgateway.client_subscriptions import ClientSubscriptions
+from harvester.simgateway.depth_cut import DepthCut
 from harvester.simgateway.limits import Pacing, Refusal
-from harvester.simgateway.subscriptions import Registry
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from harvester.clock import Clock
     from harvester.events.kinds import Stream
-    from harvester.simgateway.market import Market
-    from harvester.simgateway.report import Report
-    from harvester.simgateway.session import Session
-    from harvester.simgateway.settings import GatewaySettings
-    from harvester.simgateway.subscriptions import Subscription
+    from harvester.simgateway.client_session import ClientSession
+    from harvester.simgateway.client_subscriptions import ClientSubscription
+    from harvester.simgateway.gateway_report import GatewayReport
+    from harvester.simgateway.gateway_settings import GatewaySettings
+    from harvester.simgateway.markets.source import MarketSource
 
 
 class Timeline(Protocol):
@@ -37,25 +37,25 @@ class GatewayState:
     """State shared by all clients. `on_subscribed` is called per new stream, `on_request` per message."""
 
     def __init__(
-        self, market: Market, settings: GatewaySettings, clock: Clock, report: Report, timeline: Timeline
+        self, market: MarketSource, settings: GatewaySettings, clock: Clock, report: GatewayReport, timeline: Timeline
     ) -> None:
         self.market, self.settings, self.clock, self.report = market, settings, clock, report
         self.timeline = timeline
         # A recorded day has scanner lists, bar updates, tick parameters and data types as events of its own.
         self.recorded = market.pushes_scans
-        self.registry = Registry()
+        self.registry = ClientSubscriptions()
         self.elapsed = Elapsed(clock).now
         self.pacing = Pacing(settings.limits, self.elapsed)
-        self.sessions: list[Session] = []
+        self.sessions: list[ClientSession] = []
         self.refusals: dict[tuple[int | None, str, Stream | None], Refusal] = {}
         self.on_subscribed: Callable[[], None] = lambda: None
         self.on_request: Callable[[], None] = lambda: None
 
-    def muted(self, sub: Subscription) -> bool:
+    def muted(self, sub: ClientSubscription) -> bool:
         """Whether a fault mutes this stream."""
         return sub.session.muted or sub.silent_until > self.clock.now()
 
-    def scripted_refusal(self, session: Session, symbol: str, stream: Stream) -> Refusal | None:
+    def scripted_refusal(self, session: ClientSession, symbol: str, stream: Stream) -> Refusal | None:
         """The error a fault script sets for this request, None without one."""
         if not self.refusals:
             return None

@@ -21,18 +21,18 @@ from typing import TYPE_CHECKING, Any
 import structlog
 
 from harvester.errors import CannotRun
-from harvester.simgateway.clockfile import GatewayClock, GatewayFile, LeapingClock
-from harvester.simgateway.desk import Desk
+from harvester.simgateway.client_session import ClientSession
+from harvester.simgateway.clock_file import GatewayClock, GatewayFile, MaxSpeedClock
+from harvester.simgateway.dispatch import Dispatcher
+from harvester.simgateway.fault_actions import FaultActions
+from harvester.simgateway.gateway_report import GatewayReport, write_json
 from harvester.simgateway.gateway_state import GatewayState
-from harvester.simgateway.mischief import Mischief
-from harvester.simgateway.pump import Pump, Timers
-from harvester.simgateway.report import Report, write_json
-from harvester.simgateway.session import Session
+from harvester.simgateway.market_pump import MarketPump, Timers
 
 if TYPE_CHECKING:
     from harvester.clock import Clock
-    from harvester.simgateway.market import Market
-    from harvester.simgateway.settings import GatewaySettings
+    from harvester.simgateway.gateway_settings import GatewaySettings
+    from harvester.simgateway.markets.source import MarketSource
 
 logger = structlog.get_logger()
 
@@ -42,12 +42,12 @@ SEND_BUFFER_BYTES = 4096  # of a socket at speed max
 class SimGateway:
     """A simulated gateway for any number of clients. Call `start` and `stop` once each."""
 
-    def __init__(self, market: Market, settings: GatewaySettings, clock: Clock | None = None) -> None:
+    def __init__(self, market: MarketSource, settings: GatewaySettings, clock: Clock | None = None) -> None:
         self.market, self.settings = market, settings.check()
-        self.report = Report()
+        self.report = GatewayReport()
         self._server: asyncio.Server | None = None
         self._pump_task: asyncio.Task[None] | None = None
-        self._clients: dict[asyncio.Task[None], Session] = {}
+        self._clients: dict[asyncio.Task[None], ClientSession] = {}
         self._given_clock = clock
         self._file = GatewayFile(None, {})
         self.port = 0
@@ -75,12 +75,12 @@ class SimGateway:
         self.clock = self._given_clock or self._own_clock()
         timers = Timers(self.clock)
         self.state = GatewayState(self.market, self.settings, self.clock, self.report, timers)
-        self.desk = Desk(self.state)
-        self.pump = Pump(self.market, self.settings, self.clock, timers, self.state)
+        self.desk = Dispatcher(self.state)
+        self.pump = MarketPump(self.market, self.settings, self.clock, timers, self.state)
         if self.pump.start_ns >= self.pump.end_ns:
             await self._close_server()
             raise CannotRun("the window --start to --end is outside this market's day; choose another window")
-        Mischief(self.state, timers, self._close_port).arm(self.pump.start_ns)
+        FaultActions(self.state, timers, self._close_port).arm(self.pump.start_ns)
         self.pump.prepare()
         self._pump_task = asyncio.create_task(self.pump.run(), name="market pump")
         self._pump_task.add_done_callback(self._pump_done)
@@ -90,7 +90,7 @@ class SimGateway:
         start_ns = max(self.settings.start_ns or self.market.start_ns, self.market.start_ns)
         if self.settings.speed:
             return GatewayClock(start_ns, self.settings.speed, self._file)
-        return LeapingClock(start_ns, min(self.settings.end_ns or self.market.end_ns, self.market.end_ns), self._file)
+        return MaxSpeedClock(start_ns, min(self.settings.end_ns or self.market.end_ns, self.market.end_ns), self._file)
 
     async def _listen(self, port: int) -> None:
         try:
@@ -104,8 +104,8 @@ class SimGateway:
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task is not None
-        session = Session(self.desk, reader, writer)
-        if isinstance(self.clock, LeapingClock):
+        session = ClientSession(self.desk, reader, writer)
+        if isinstance(self.clock, MaxSpeedClock):
             _limit_send_buffer(writer)
         self._clients[task] = session
         try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from harvester.projections.position import Plan
+from harvester.projections.trading.position import EntryPlan
 from tests.reference.market import SECOND
 
 
@@ -78,7 +78,7 @@ class Breakout:
         if not shares or min(stop, target) <= 0:
             return None
         features = {"range": width, "momentum_bps": moved, "imbalance": lean, "mid": now}
-        return Plan(
+        return EntryPlan(
             up, shares, stop, target, given["valid_seconds"], given["hold_seconds_max"],
             "BREAKOUT_UP" if up else "BREAKOUT_DOWN", features,
         )  # fmt: skip

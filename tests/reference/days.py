@@ -16,10 +16,10 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from harvester.calendar import Session
+from harvester.calendar import ExchangeSession
 from harvester.config import Settings
 from harvester.events.kinds import Kind
-from harvester.projections.params import Calendar, RunParams, calendar_of
+from harvester.projections.run_params import Calendar, RunParams, calendar_of
 
 SECOND = 1_000_000_000
 MINUTE, HOUR = 60 * SECOND, 3600 * SECOND
@@ -90,11 +90,11 @@ class RandomDay:
             ts, missed, seconds = ts - ts % HOUR, self.chance.choice(HOUR_STARTS), 4000
         return ts + missed * SECOND, ts + seconds * SECOND
 
-    def own_session(self) -> Session:
+    def own_session(self) -> ExchangeSession:
         """A short one, as a product that trades around the clock would have a long one."""
         opens = self.now - self.now % (5 * MINUTE) + self.chance.choice((0, 0, 300)) * SECOND
         closes = opens + self.chance.choice((600, 900, 900, 1800)) * SECOND
-        return Session(opens, closes, opens, closes, half_day=False)
+        return ExchangeSession(opens, closes, opens, closes, half_day=False)
 
     # ---- rows ----------------------------------------------------------------------------------------------------
 
@@ -316,7 +316,7 @@ class RandomDay:
         self.calendar = msgspec.structs.replace(self.calendar, session=hours, before=before)
         self.run_start()
 
-    def other(self, hours: Session) -> Session:
+    def other(self, hours: ExchangeSession) -> ExchangeSession:
         """The session with another close, and now and then another open."""
         closes = hours.close_ns + self.chance.choice((-330, -60, 60, 330)) * SECOND
         opens = hours.open_ns - self.chance.choice((0, 0, 0, 60)) * SECOND

@@ -14,13 +14,13 @@ from typing import Any
 
 import msgspec
 
-from harvester.calendar import Session
+from harvester.calendar import ExchangeSession
 from harvester.events.kinds import Kind
-from harvester.projections import strategies
-from harvester.projections.costs import cost_table
-from harvester.projections.params import Calendar, RunParams, StrategyRef
-from harvester.projections.position import Plan
-from harvester.projections.strategy import Verdict, View
+from harvester.projections.run_params import Calendar, RunParams, StrategyRef
+from harvester.projections.trading import strategies
+from harvester.projections.trading.costs import cost_table
+from harvester.projections.trading.position import EntryPlan
+from harvester.projections.trading.strategy import Verdict, View
 
 SECOND = 1_000_000_000
 START = 1_752_760_800 * SECOND  # 2025-07-17 14:00:00 UTC
@@ -34,7 +34,7 @@ LATENCIES = (0.0, 0.0, 100.0, 250.5, 1500.0)
 
 
 class DrawnSettings(msgspec.Struct, frozen=True):
-    plans: dict[str, Plan] = {}
+    plans: dict[str, EntryPlan] = {}
     version: int = 1
 
 
@@ -112,7 +112,7 @@ class TradingDay:
 
     # ---- what is wanted ------------------------------------------------------------------------------------------
 
-    def draw(self, seconds: int) -> Iterator[tuple[str, Plan]]:
+    def draw(self, seconds: int) -> Iterator[tuple[str, EntryPlan]]:
         """Plans around 10.00 dollars, where the prices stay."""
         chance = self.chance
         often = chance.choice((0.1, 0.5))
@@ -122,7 +122,7 @@ class TradingDay:
                     long, middle = chance.random() < 0.5, chance.randint(996, 1004)
                     low, high = (middle - chance.randint(0, 6)) / 100, (middle + chance.randint(1, 6)) / 100
                     stop, target = (low, high) if long else (high, low)
-                    yield f"{START + second * SECOND} {stock.con_id}", Plan(
+                    yield f"{START + second * SECOND} {stock.con_id}", EntryPlan(
                         long, chance.choice((1, 30, 100, 300)), stop, target, chance.choice((0.0, 0.5, 2.0, 9.0)),
                         chance.choice((0.5, 3.0, 20.0, 60.0)), f"DRAWN {second}", {"second": float(second)},
                     )  # fmt: skip
@@ -142,7 +142,7 @@ class TradingDay:
 
     def run_start(self) -> None:
         self.epoch, self.req = 1, 0
-        session = Session(START - SECOND, self.closes, START - SECOND, self.closes, half_day=False)
+        session = ExchangeSession(START - SECOND, self.closes, START - SECOND, self.closes, half_day=False)
         params = RunParams(
             config={"latency_ms": self.latency},
             calendar=Calendar("XNYS", "America/New_York", "2025-07-17", START - SECOND, self.end + SECOND, session),

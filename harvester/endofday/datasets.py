@@ -1,0 +1,163 @@
+"""What stays of a date under `memory/`: its episodes as Parquet, the journal, and the day as memory takes it in."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import pyarrow as pa
+
+from harvester.artefacts import table_files
+from harvester.artefacts.bucket_files import with_gate_codes
+from harvester.artefacts.episode_files import series_rows
+from harvester.artefacts.json_files import envelope, json_file, times
+from harvester.calendar import iso
+from harvester.errors import DamagedFile
+from harvester.home import parse_date
+from harvester.memory.day_summary import DaySummary, digest_day
+from harvester.memory.fold import decode
+from harvester.projections.trading.trade_rows import EPISODES
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from datetime import date
+    from pathlib import Path
+
+    from harvester.home import Home
+    from harvester.rebuild.project import ProjectResult
+
+SCHEMA_OF = {"trades_summary": "harvester.trades_summary", "fills": "harvester.journal_fills"}
+EPISODES_FILE = "episodes.parquet"
+IDENTITY = ("trading_date", "symbol", "strategy_digest", "mode", "decision_seq")
+TRADES = (
+    "trade_id", "symbol", "side", "quantity", "taken", "decision_ts", "entry_ts", "entry_price", "exit_ts",
+    "exit_price", "entry_reason", "exit_reason", "pnl_usd", "r_multiple", "mae", "mfe", "hold_seconds", "win_loss",
+    "strategy", "strategy_digest", "mode",
+)  # fmt: skip
+FILLS = (
+    "trade_id", "symbol", "ts", "seq", "price", "quantity", "side", "source", "reference_price", "slippage",
+    "commission", "reference",
+)  # fmt: skip
+SERIES = pa.schema(
+    [
+        ("trade_id", pa.string()),
+        ("symbol", pa.string()),
+        ("ts", pa.int64()),
+        *((name, pa.float64()) for name in ("mark", "spread", "imb", "tape_buy", "tape_sell", "vol")),
+        ("gate_codes", pa.list_(pa.string())),
+    ]
+)
+
+
+def episodes_of(made: ProjectResult, home: Home, first_seq: int) -> pa.Table:
+    """The date's episodes: of the log, and of the part that was folded and deleted before the date was reopened."""
+    rows = made.tables["episodes"].to_pylist()
+    path = home.dataset(made.trading_date) / EPISODES_FILE
+    if first_seq > 1 and path.exists():
+        known = {tuple(row[name] for name in IDENTITY) for row in rows}
+        earlier = table_files.read_parquet(path).to_pylist()
+        rows = [row for row in earlier if tuple(row[name] for name in IDENTITY) not in known] + rows
+    rows.sort(key=lambda row: (row["exit_seq"], row["symbol"], row["strategy"]))
+    return pa.Table.from_pylist(rows, schema=EPISODES)
+
+
+def dataset_files(
+    made: ProjectResult, home: Home, episodes: pa.Table, first_seq: int, *, parquet: bool, allow_not_live: bool
+) -> dict[Path, bytes]:
+    """Files of `memory/datasets/<date>/`; `parquet` adds buckets and series."""
+    folder = home.dataset(made.trading_date)
+    about = {
+        "trading_date": made.trading_date.isoformat(),
+        "content_hash": made.identity,
+        "through_seq": str(made.last_seq),
+        "last_ts": iso(made.last_ts),
+        "allow_not_live": str(allow_not_live).lower(),
+    }
+    decisions = made.tables["decisions"]
+    acted = decisions.filter(pa.compute.not_equal(decisions["action"], "none"))
+    part = "" if first_seq <= 1 else f"_from_{first_seq}"
+    files = {
+        folder / EPISODES_FILE: table_files.parquet_file(episodes, about),
+        folder / f"decisions{part}.parquet": table_files.parquet_file(acted, about),
+    }
+    if parquet:
+        rows = [row for text in episodes["document"].to_pylist() for row in series_rows(msgspec.json.decode(text))]
+        series = pa.Table.from_pylist(rows, schema=SERIES)
+        buckets = with_gate_codes(made.tables["buckets"], decisions)
+        files[folder / "series.parquet"] = table_files.parquet_file(series, about)
+        files[folder / f"buckets{part}.parquet"] = table_files.parquet_file(buckets, about)
+    return files
+
+
+def journal_files(made: ProjectResult, home: Home, episodes: pa.Table) -> dict[Path, bytes]:
+    """`trades_summary_<date>` and `fills_<date>`, each as JSON and CSV."""
+    rows = episodes.to_pylist()
+    trades = [{name: row[name] for name in TRADES} for row in rows]
+    fills = [
+        {"trade_id": row["trade_id"], "symbol": row["symbol"]} | fill
+        for row in rows
+        for fill in msgspec.json.decode(row["document"])["fills"]
+    ]
+    files: dict[Path, bytes] = {}
+    for name, kept, columns in (("trades_summary", trades, TRADES), ("fills", fills, FILLS)):
+        base = f"{name}_{made.trading_date.isoformat()}"
+        texts = times(kept, epoch_ms=made.toggles.get("episode_epoch_ms", False))
+        files[home.journal / f"{base}.json"] = json_file(_enveloped(SCHEMA_OF[name], made, texts))
+        files[home.journal / f"{base}.csv"] = table_files.csv_file(texts, columns)
+    return files
+
+
+def _enveloped(schema: str, made: ProjectResult, rows: list[dict[str, Any]]) -> dict[str, Any]:
+    return envelope(
+        schema,
+        rows,
+        trading_date=made.trading_date.isoformat(),
+        run=made.run,
+        through_seq=made.last_seq,
+        health=made.health,
+    )
+
+
+def day_of(episodes: pa.Table, about: dict[str, str]) -> DaySummary:
+    """A date as memory takes it in, from its kept episodes."""
+    return digest_day(
+        about["trading_date"],
+        about["content_hash"],
+        about["last_ts"],
+        episodes.to_pylist(),
+        allow_not_live=about["allow_not_live"] == "true",
+    )
+
+
+def kept_day(home: Home, trading_date: date) -> DaySummary:
+    """The same, read back from `memory/datasets/<date>/episodes.parquet`.
+
+    Raises:
+        DamagedFile: it cannot be read, or is not one of ours.
+    """
+    path = home.dataset(trading_date) / EPISODES_FILE
+    table = table_files.read_parquet(path)
+    try:
+        return day_of(table, table_files.about(table))
+    except KeyError as error:
+        raise DamagedFile(str(path), f"does not say its {error.args[0]}", table_files.KEPT_MOVE) from None
+
+
+def kept_dates(home: Home) -> Sequence[date]:
+    """Dates whose episodes are kept, in order."""
+    folder = home.memory / "datasets"
+    names = sorted(p.parent.name for p in folder.glob(f"*/{EPISODES_FILE}")) if folder.is_dir() else []
+    return [parse_date(name) for name in names]
+
+
+def memory_given(home: Home) -> dict[str, Any] | None:
+    """What a run tells strategies of the days before, for `RunParams.build(memory=...)`; None without memory.
+
+    Raises:
+        HarvesterError: memory_latest.json is damaged.
+    """
+    try:
+        memory = decode(home.memory_latest.read_bytes(), str(home.memory_latest))
+    except FileNotFoundError:
+        return None
+    return {name: memory[name] for name in ("hash", "date", "setups", "model")}

@@ -1,0 +1,101 @@
+"""The archive of a date's log: its runs as Parquet under `memory/archive/<date>/`, with all guarantees of the log.
+
+`hv project`, `open_day` and `hv log` find and read it like the log it was made of: same events, same content hash. Any
+other tool reads the Parquet files.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from harvester.artefacts.json_files import make_folders, naming
+from harvester.errors import Mismatch
+from harvester.eventlog.rewrite import RewriteTarget, prove, rewrite
+from harvester.eventlog.run import RunLog
+from harvester.eventlog.runs_of_day import good_ranges
+from harvester.eventlog.storage.damage import damaged_log
+from harvester.eventlog.storage.format import run_number
+
+if TYPE_CHECKING:
+    from datetime import date
+    from pathlib import Path
+
+    from harvester.files import Disk
+    from harvester.home import Home
+
+
+def runs_in(folder: Path) -> list[Path]:
+    """Run folders, in order."""
+    found = [p for p in folder.iterdir() if run_number(p.name) and p.is_dir()] if folder.is_dir() else []
+    return sorted(found, key=lambda p: run_number(p.name) or 0)
+
+
+def archive(home: Home, trading_date: date, disk: Disk) -> list[str]:
+    """Store every run that lies in `temp/` and prove it; a run appears under its name when it is whole.
+
+    Returns:
+        The folders made, below the home.
+
+    Raises:
+        DamagedLog: a run is not what was written.
+        Mismatch: what was stored reads back otherwise, or another run of that name is archived already.
+        LogWriteFailed: the disk is full or failing.
+    """
+    made: list[str] = []
+    for run in runs_in(home.day(trading_date)):
+        target = home.archive(trading_date) / run.name
+        log = _read(run)
+        if not target.exists():
+            beside = target.with_name(f".{run.name}.new")
+            with naming(target):
+                make_folders(target.parent, disk)
+                disk.remove_tree(beside)  # left by one that was stopped; never read by anybody
+                disk.make_folder(beside)
+                if log.commits:
+                    rewrite(log, RewriteTarget(beside, "parquet", disk))
+                else:
+                    _copy(run, beside, disk)
+                _same(log, RunLog(beside, run.name))
+                disk.replace(beside, target)
+                disk.sync_folder(target.parent)
+            made.append(target.relative_to(home.root).as_posix())
+        else:
+            _same(log, RunLog(target))
+    return made
+
+
+def holds(home: Home, trading_date: date) -> bool:
+    """Whether every run in `temp/` is archived: the same events, re-read and proven now; or only there."""
+    runs = runs_in(home.day(trading_date))
+    try:
+        for run in runs:
+            _same(_read(run), RunLog(home.archive(trading_date) / run.name))
+    except Mismatch:
+        return False
+    return bool(runs or runs_in(home.archive(trading_date)))
+
+
+def _read(folder: Path) -> RunLog:
+    log = RunLog(folder)
+    log.refresh()
+    if log.damages:
+        raise damaged_log(log.damages, good_ranges([log]))
+    return log
+
+
+def _same(log: RunLog, made: RunLog) -> None:
+    """Raise Mismatch unless what was stored holds the run's events and digests."""
+    if log.commits:
+        prove(log, made)
+        return
+    made.refresh()
+    if made.damages or made.commits or made.first_seq != log.first_seq:
+        raise Mismatch(f"{made.folder} is not equal to {log.folder}; nothing is deleted")
+
+
+def _copy(run: Path, beside: Path, disk: Disk) -> None:
+    """A run without events stays as it is."""
+    for path in sorted(run.iterdir()):
+        if path.is_file():
+            disk.write_new(beside / path.name, path.read_bytes())
+    disk.sync_folder(beside)

@@ -1,0 +1,102 @@
+"""`closed.json`: the mark that a date was folded into memory. Recording on it again goes on from its last seq."""
+
+from __future__ import annotations
+
+from datetime import date
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from harvester.calendar import iso
+from harvester.errors import DamagedFile
+from harvester.eventlog.storage.format import DELETION
+from harvester.files import Disk
+from harvester.units import SECOND_NS
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from harvester.home import Home
+
+_BYTES_MAX = 16 * 1024 * 1024
+
+
+class ClosedRun(msgspec.Struct, frozen=True):
+    """A run of a closed date: its name, last seq and content hash."""
+
+    run: str
+    last_seq: int
+    content_hash: str
+
+
+class EodMark(msgspec.Struct, frozen=True):
+    """What `hv eod` leaves behind: enough to number on, and to know the date's identity when its log is deleted.
+
+    `last_ts` is the last event's ts_recv, ns UTC.
+    """
+
+    trading_date: str
+    last_seq: int
+    content_hash: str
+    last_ts: int = 0
+    runs: list[ClosedRun] = []
+
+    @property
+    def last_run(self) -> int:
+        """Number of the last run, 0 for none."""
+        return max((int(run.run[1:]) for run in self.runs if run.run[1:].isdecimal()), default=0)
+
+
+def closed_path(home: Home, trading_date: date) -> Path:
+    return home.dataset(trading_date) / "closed.json"
+
+
+def read_closed(home: Home, trading_date: date) -> EodMark | None:
+    """Read the mark; None while the date is open.
+
+    Raises:
+        DamagedFile: it is there and is no such mark.
+    """
+    path = closed_path(home, trading_date)
+    move = (
+        "the events are not concerned, `hv log show --salvage` reads them; move this file away, and `hv eod "
+        f"--date {trading_date}` closes the date again. If its log was deleted, take this file from a backup"
+    )
+    try:
+        with path.open("rb") as file:
+            closed = msgspec.json.decode(file.read(_BYTES_MAX), type=EodMark)
+    except FileNotFoundError:
+        return None
+    except (OSError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise DamagedFile(str(path), f"not the mark of a closed date: {error}", move) from None
+    if closed.trading_date != trading_date.isoformat() or closed.last_seq < 0:
+        raise DamagedFile(str(path), f"speaks of {closed.trading_date}, seq {closed.last_seq}", move)
+    return closed
+
+
+def closed_dates(home: Home) -> list[str]:
+    """Every date that was folded, `yyyy-MM-dd`, in order; the log of some may be deleted."""
+    return sorted(path.parent.name for path in (home.memory / "datasets").glob("????-??-??/closed.json"))
+
+
+def gone_text(home: Home, closed: EodMark) -> str:
+    """What is said of a folded date whose log is nowhere: when it went, and what is kept where."""
+    kept = home.dataset(date.fromisoformat(closed.trading_date))
+    when = ""
+    if (listed := kept / DELETION).is_file():
+        when = f" on {iso(listed.stat().st_mtime_ns // SECOND_NS * SECOND_NS)}"
+    return (
+        f"hv eod folded {closed.trading_date} through seq {closed.last_seq}, and its log and episode files were deleted"
+        f"{when}; kept are its episodes and decisions in {kept}, its trades and fills in {home.journal}, and what "
+        f"{home.memory_latest.name} learned of it"
+    )
+
+
+def write_closed(home: Home, closed: EodMark, trading_date: date, disk: Disk | None = None) -> Path:
+    """Close a date, atomically and durably."""
+    path = closed_path(home, trading_date)
+    disk = disk or Disk()
+    disk.make_folder(path.parent)
+    disk.write_atomic(path, msgspec.json.format(msgspec.json.encode(closed), indent=2) + b"\n")
+    disk.sync_names(path.parent, home.root)
+    return path

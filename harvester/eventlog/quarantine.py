@@ -1,0 +1,132 @@
+"""Setting damaged runs aside, so that the date can be recorded on: their folders go to `quarantine/`, notes stay.
+
+A note says what was lost; it keeps numbers from being given twice, and readers and `hv log verify` from calling the
+date whole: they name the hole. Notes stand as sealed lines in `set_aside.jsonl` beside the runs.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from harvester.errors import DamagedFile
+from harvester.eventlog.storage.damage import Damage
+from harvester.eventlog.storage.format import QUARANTINE
+from harvester.eventlog.storage.sealed_lines import scan, seal
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from datetime import date
+    from pathlib import Path
+
+    from harvester.eventlog.run import RunLog
+    from harvester.files import Disk
+    from harvester.home import Home
+
+NOTES = "set_aside.jsonl"
+
+
+class QuarantineNote(msgspec.Struct, frozen=True):
+    """A run set aside: its name (empty when its folder was gone), the seqs it cost, why, where it lies now.
+
+    `last_seq` is one less than `first_seq` when nothing tells what it held. `last_ts`: last event's ts_recv, ns UTC.
+    """
+
+    run: str
+    first_seq: int
+    last_seq: int
+    last_ts: int
+    what: str
+    folder: str
+
+    def __str__(self) -> str:
+        cost = (
+            f"seq {self.first_seq}-{self.last_seq} are lost" if self.last_seq >= self.first_seq else "its seqs unknown"
+        )
+        where = f", it lies in {self.folder}" if self.folder else ""
+        return f"{self.run or 'a run whose folder is gone'} was set aside, {cost}{where}: {self.what}"
+
+
+def read_asides(home: Home, trading_date: date) -> list[QuarantineNote]:
+    """The date's notes, in order of seq.
+
+    Raises:
+        DamagedFile: they cannot be read.
+    """
+    path = home.day(trading_date) / NOTES
+    if not path.exists():
+        return []
+    found = scan(path)
+    move = (
+        "the runs are not concerned, `hv log show --salvage` reads them; take this file from a backup, or move it away "
+        f"and let `hv log recover --set-aside --date {trading_date}` note the holes between them again"
+    )
+    if found.damages or found.torn_bytes:
+        what = f"the notes of what was set aside do not match their hashes from byte {found.end} on"
+        raise DamagedFile(str(path), what, move, found.end)
+    try:
+        notes = [msgspec.json.decode(body, type=QuarantineNote) for _, body, _ in found.lines]
+    except msgspec.MsgspecError as error:
+        raise DamagedFile(str(path), f"not notes of what was set aside: {error}", move) from None
+    return sorted(notes, key=lambda note: (note.first_seq, note.last_seq, note.run))
+
+
+def aside_damages(home_day: Path, notes: Sequence[QuarantineNote]) -> list[Damage]:
+    """What the notes cost, as damage a writer may live with."""
+    path = home_day / NOTES
+    return [Damage(path, 0, str(n), n.first_seq, max(n.last_seq, 0), set_aside=True) for n in notes]
+
+
+def covered(first_seq: int, last_seq: int, notes: Sequence[QuarantineNote]) -> bool:
+    """Whether notes account for every seq of a range."""
+    at = first_seq
+    for note in notes:
+        if note.first_seq <= at <= note.last_seq:
+            at = note.last_seq + 1
+    return at > last_seq
+
+
+def put_aside(run: RunLog, first_seq: int, next_seq: int, home: Home, disk: Disk) -> QuarantineNote:
+    """Note a damaged run, durably, then move its folder. `next_seq`: where the run after it begins, 0 for none."""
+    assert run.damages
+    day = run.folder.parent
+    named = [run.last_seq, next_seq - 1, *(line.seq for line in run.digests)]
+    if run.manifest is not None and run.manifest.final is not None:
+        named.append(run.manifest.final.last_seq)
+    target, n = day / QUARANTINE / run.run, 1
+    while target.exists():
+        n += 1
+        target = target.with_name(f"{run.run}.{n}")
+    begin = run.first_seq or first_seq
+    note = QuarantineNote(
+        run=run.run,
+        first_seq=begin,
+        last_seq=max(begin - 1, *named),
+        last_ts=run.commits[-1].last_ts if run.commits else 0,
+        what=run.damages[0].what,
+        folder=target.relative_to(home.root).as_posix(),
+    )
+    add_note(day, note, disk)
+    make_quarantine(target.parent, disk)
+    disk.replace(run.folder, target)
+    disk.sync_folder(target.parent)
+    disk.sync_folder(day)
+    return note
+
+
+def make_quarantine(folder: Path, disk: Disk) -> None:
+    """Make `quarantine/`, its name durable before anything is moved there."""
+    disk.make_folder(folder)
+    disk.sync_folder(folder.parent)
+
+
+def add_note(day: Path, note: QuarantineNote, disk: Disk) -> None:
+    """Write the notes anew with one more; a note of the same run, left by a call that was stopped, gives way."""
+    path, kept = day / NOTES, b""
+    if path.exists():
+        lines = path.read_bytes().splitlines(keepends=True)
+        kept = b"".join(
+            line for line in lines if not note.run or msgspec.json.decode(line, type=QuarantineNote).run != note.run
+        )
+    disk.write_atomic(path, kept + seal(msgspec.json.encode(note)))

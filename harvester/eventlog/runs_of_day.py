@@ -1,0 +1,132 @@
+"""The runs of a date, wherever they lie, checked against each other."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from harvester.errors import DamagedFile, NoLog
+from harvester.eventlog.eod_mark import closed_dates, gone_text, read_closed
+from harvester.eventlog.quarantine import NOTES, aside_damages, covered, read_asides
+from harvester.eventlog.run import RunLog
+from harvester.eventlog.storage.damage import Damage, joined
+from harvester.eventlog.storage.format import MANIFEST, run_number
+from harvester.home import parse_date
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+    from datetime import date
+
+    from harvester.eventlog.eod_mark import EodMark
+    from harvester.eventlog.quarantine import QuarantineNote
+    from harvester.home import Home
+
+
+def recorded_dates(home: Home) -> list[str]:
+    """Every date that has a folder of events or an archive, `yyyy-MM-dd`, in order."""
+    folders = (home.events, home.memory / "archive")
+    names = {child.name for folder in folders if folder.is_dir() for child in folder.iterdir() if _is_date(child)}
+    return sorted(name for name in names)
+
+
+def newest_date(home: Home) -> date:
+    """The latest of them; of dates whose log was deleted, when there are no others.
+
+    Raises:
+        NoLog: nothing is recorded.
+    """
+    names = recorded_dates(home) or closed_dates(home)
+    if not names:
+        raise NoLog(f"nothing is recorded under {home.root}; start with hv record, or name another --home")
+    return parse_date(names[-1])
+
+
+def _is_date(path: Path) -> bool:
+    name = path.name
+    return len(name) == 10 and name.replace("-", "").isdecimal() and path.is_dir()
+
+
+def run_folders(home: Home, trading_date: date) -> list[Path]:
+    """Folders of the date's runs, in order; one in `temp/` goes before the same run in the archive."""
+    found: dict[int, Path] = {}
+    for base in (home.archive(trading_date), home.day(trading_date)):
+        for child in base.iterdir() if base.is_dir() else ():
+            number = run_number(child.name)
+            if number is not None and child.is_dir():
+                found[number] = child
+    return [found[number] for number in sorted(found)]
+
+
+def read_runs(home: Home, trading_date: date) -> list[RunLog]:
+    """Read manifests and journals of a date.
+
+    Raises:
+        NoLog: there is no run.
+        FutureFormat: a newer version wrote one.
+    """
+    folders = run_folders(home, trading_date)
+    if not folders and not (home.day(trading_date) / NOTES).exists():
+        if (closed := read_closed(home, trading_date)) is not None:
+            raise NoLog(gone_text(home, closed))
+        known = recorded_dates(home)
+        hint = f"recorded are {', '.join(known[-3:])}" if known else f"nothing is recorded under {home.root}"
+        raise NoLog(f"no log of {trading_date} under {home.root}; {hint}")
+    runs = [RunLog(folder) for folder in folders]
+    for run in runs:
+        run.refresh()
+    return runs
+
+
+def read_marks(home: Home, trading_date: date) -> tuple[EodMark | None, list[QuarantineNote], list[Damage]]:
+    """The mark and the notes beside the runs, for who goes on without those that are damaged; and that damage."""
+    closed, asides, damages = None, [], []
+    try:
+        closed = read_closed(home, trading_date)
+    except DamagedFile as error:
+        damages.append(Damage(Path(error.file), 0, f"{error.what}; {error.move}"))
+    try:
+        asides = read_asides(home, trading_date)
+    except DamagedFile as error:
+        damages.append(Damage(Path(error.file), error.offset, f"{error.what}; {error.move}"))
+    return closed, asides, damages
+
+
+def between_runs(
+    runs: Sequence[RunLog], closed: EodMark | None, day: Path, asides: Sequence[QuarantineNote] = ()
+) -> list[Damage]:
+    """Damage no single run can show: a run is missing or was set aside, or time runs back from one to the next.
+
+    Args:
+        runs: the date's runs.
+        closed: the mark of a date that was folded.
+        day: the date's folder, where the notes of what was set aside lie.
+        asides: those notes.
+    """
+    damages = aside_damages(day, asides)
+    expected, last_ts = 1, -(2**63)
+    if closed is not None and runs and runs[0].first_seq == closed.last_seq + 1:
+        expected, last_ts = closed.last_seq + 1, closed.last_ts or last_ts
+    elif closed is not None and runs and runs[0].first_seq - 1 in [run.last_seq for run in closed.runs]:
+        # Folded and deleted, recorded on, and folded again: the mark names the runs that are gone as well.
+        expected = runs[0].first_seq
+    for run in runs:
+        if run.manifest is None:  # where it began cannot be told, that damage is known already
+            expected = run.last_seq + 1 if run.commits else 0
+            continue
+        if expected and run.first_seq != expected and not covered(expected, run.first_seq - 1, asides):
+            what = f"the run begins at seq {run.first_seq}, {expected} was to follow"
+            damages.append(Damage(run.folder / MANIFEST, 0, what, min(expected, run.first_seq), run.first_seq - 1))
+        if run.commits:
+            if run.commits[0].first_ts < last_ts:
+                what = f"ts_recv {run.commits[0].first_ts} runs back behind {last_ts} of the run before"
+                damages.append(Damage(run.folder / MANIFEST, 0, what))
+            last_ts = run.commits[-1].last_ts
+        expected = run.last_seq + 1 if not run.damages else 0
+    return damages
+
+
+def good_ranges(runs: Iterable[RunLog]) -> tuple[tuple[int, int], ...]:
+    """Closed ranges of seq that can be read."""
+    return joined(
+        (line.first_seq, line.last_seq) for run in runs for i, line in enumerate(run.commits) if i not in run.bad
+    )

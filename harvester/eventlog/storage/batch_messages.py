@@ -1,0 +1,258 @@
+"""Uncompressed record-batch messages read by their layout: a large one where it lies, many small ones in one go.
+
+Arrow's own reader takes as long for a message of three rows as for one of thousands. Here the numbers of all messages
+are gathered, checked against each other and against the journal, and followed together. What does not fit is left to
+Arrow.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property, lru_cache
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+
+from harvester.eventlog.storage.message_layout import BUFFERS, CONTINUATION, PREFIX_BYTES, WORD, layout_of
+from harvester.eventlog.storage.sequence_checks import schema_of
+from harvester.events.kinds import SCHEMAS
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from harvester.events.kinds import Kind
+
+    Array = np.ndarray[Any, np.dtype[Any]]
+
+_SLICED_ROWS = 64  # rows of a message on average, from which on it is faster to copy them one by one
+_TEXT_BYTES_MAX = 2**31 - 1
+
+
+@lru_cache(maxsize=16)
+def _nulls(rows: int, kind: pa.DataType) -> pa.Array:
+    """A column without a value; kept, because most feeds leave the same columns empty in every commit."""
+    return pa.nulls(rows, kind)
+
+
+class _Numbers(NamedTuple):
+    """Per message its rows, and along a second axis nulls of columns, where buffers begin, and their bytes."""
+
+    rows: Array
+    nulls: Array
+    begins: Array
+    sizes: Array
+
+
+def _numbers(kind: Kind, data: pa.Buffer, places: Array) -> _Numbers | None:
+    """Gather the numbers of all messages: no buffer reaches out of its body, each is large enough."""
+    starts, lengths, rows = places
+    held = np.frombuffer(data, np.uint8)
+    n_columns, buffers = len(SCHEMAS[kind]), BUFFERS[kind]
+    head = bytes(held[starts[0] : starts[0] + PREFIX_BYTES])
+    size = PREFIX_BYTES + int.from_bytes(head[4:], "little")
+    whole = size <= int(lengths.min()) and int((starts + lengths).max()) <= len(held)
+    if not whole or head[:4] != CONTINUATION or (starts % WORD).any():
+        return None
+    layout = layout_of(bytes(held[starts[0] : starts[0] + size]), n_columns, buffers.count)
+    if layout is None:
+        return None
+    # The file as if a message's metadata began at every word of it: taking those that do copies them together.
+    shape = (len(held) // WORD - size // WORD + 1, size // WORD)
+    words = np.ndarray(shape, np.uint64, held, strides=(WORD, WORD))[starts // WORD]
+    if ((words & layout.mask) != layout.fixed).any():
+        return None
+    numbers = words.view(np.int64)
+    of_columns = numbers[:, layout.nodes : layout.nodes + 2 * n_columns]
+    of_buffers = numbers[:, layout.buffers : layout.buffers + 2 * buffers.count]
+    nulls, offsets, sizes = of_columns[:, 1::2], of_buffers[:, ::2], of_buffers[:, 1::2]
+    body, each = numbers[:, layout.body, None], rows[:, None]
+    sound = (
+        (numbers[:, layout.rows] == rows).all()
+        and (of_columns[:, ::2] == each).all()
+        and _within(nulls, each)
+        and (body[:, 0] == lengths - size).all()
+        and _within(each, body)
+        and _within(offsets, body)
+        and _within(sizes, body - offsets)
+        and not (offsets % WORD).any()
+        and (sizes >= buffers.needed(rows, nulls)).all()
+    )
+    return _Numbers(rows, nulls, (starts + size)[:, None] + offsets, sizes) if sound else None
+
+
+def _within(numbers: Array, most: Array) -> bool:
+    """Whether no number is negative or above another, which is not negative."""
+    return bool((numbers.view(np.uint64) <= most.view(np.uint64)).all())
+
+
+class Messages:
+    """Messages of one kind that are laid out alike and whose numbers hold together. Made by `of`."""
+
+    def __init__(self, kind: Kind, data: pa.Buffer, numbers: _Numbers) -> None:
+        self._kind, self._data, self._bytes = kind, data, np.frombuffer(data, np.uint8)
+        self._numbers = numbers
+        self._rows, self._nulls, self._begins, self._sizes = numbers
+
+    @classmethod
+    def of(cls, kind: Kind, data: pa.Buffer, places: Array) -> Messages | None:
+        """Find the numbers of messages.
+
+        Args:
+            kind: their kind.
+            data: bytes that hold them, among others.
+            places: where each begins in `data`, its length in bytes, its rows; int64, shape (3, messages).
+
+        Returns:
+            None where they are not laid out alike, or their numbers do not hold together.
+        """
+        numbers = _numbers(kind, data, places)
+        return None if numbers is None else cls(kind, data, numbers)
+
+    def some(self, first: int, last: int) -> Messages:
+        """Messages `first` to `last` (not included)."""
+        return Messages(self._kind, self._data, _Numbers(*(each[first:last] for each in self._numbers)))
+
+    def read(self, columns: Sequence[int]) -> pa.RecordBatch | None:
+        """The rows of all of them, some columns of the kind's schema; those of a single message are not copied.
+
+        Returns:
+            None when bits of nulls do not fit their number or a text does not lie within its buffer.
+
+        Raises:
+            ArrowException: the same of rows that were not copied; a text is no UTF-8.
+        """
+        schema = schema_of(self._kind, columns)
+        wanted = [(i, BUFFERS[self._kind].first[i]) for i in columns]
+        column = self._one if len(self._rows) == 1 else self._all
+        arrays = [column(place, field.type) for place, field in zip(wanted, schema, strict=True)]
+        return None if any(array is None for array in arrays) else pa.RecordBatch.from_arrays(arrays, schema=schema)
+
+    def _one(self, place: tuple[int, int], kind: pa.DataType) -> pa.Array:
+        """A column of the only message, not copied. It is named by its place and its first buffer's."""
+        column, buffer = place
+        nulls = int(self._nulls[0, column])
+        if nulls == self._total and self._no_bits(buffer):
+            return _nulls(nulls, kind)
+        some = range(buffer, buffer + (3 if kind == pa.string() else 2))
+        held = [self._data.slice(int(self._begins[0, b]), int(self._sizes[0, b])) for b in some]
+        array = pa.Array.from_buffers(kind, self._total, [held[0] if nulls else None, *held[1:]], nulls)
+        array.validate(full=True)
+        return array
+
+    def _no_bits(self, buffer: int) -> bool:
+        """Whether every row of the only message is null by its bits."""
+        begin, (whole, rest) = int(self._begins[0, buffer]), divmod(self._total, 8)
+        bits = self._bytes[begin : begin + whole + 1]
+        return not bits[:whole].any() and not (rest and bits[whole] & (1 << rest) - 1)
+
+    def _all(self, place: tuple[int, int], kind: pa.DataType) -> pa.Array | None:
+        """A column of all messages, copied together; None when its bits or bytes do not fit its numbers."""
+        column, buffer = place
+        nulls, validity = self._nulls[:, column], None
+        if nulls.any():
+            present = self._bits(buffer, nulls > 0)
+            if (np.add.reduceat(present, self._firsts, dtype=np.int64) != self._rows - nulls).any():
+                return None
+            if not present.any():
+                return _nulls(self._total, kind)
+            validity = pa.py_buffer(np.packbits(present, bitorder="little"))
+        if kind == pa.string():
+            return self._text(buffer, validity)
+        if kind == pa.bool_():
+            values = np.packbits(self._bits(buffer + 1, np.ones(len(self._rows), np.bool_)), bitorder="little")
+        else:
+            values = self._values(buffer + 1, kind.bit_width // 8)
+        return pa.Array.from_buffers(kind, self._total, [validity, pa.py_buffer(values)], int(nulls.sum()))
+
+    def _values(self, buffer: int, size: int) -> Array:
+        """The items of `size` bytes of all rows, as bytes."""
+        begins = self._begins[:, buffer]
+        if self._sliced:
+            ends = begins + self._rows * size
+            return np.concatenate([self._bytes[b:e] for b, e in zip(begins.tolist(), ends.tolist(), strict=True)])
+        return self._items(np.dtype(f"u{size}"))[self._index(buffer, size)].view(np.uint8)
+
+    def _bits(self, buffer: int, some: Array) -> Array:
+        """One byte, 0 or 1, per row of a buffer that holds one bit per row; 1 for all but `some` of the messages."""
+        if self._sliced:
+            ones = (np.ones(n, np.uint8) for n in self._rows.tolist())
+            return np.concatenate([self._bits_of(i, buffer) if some[i] else one for i, one in enumerate(ones)])
+        bits = np.ones(self._total, np.uint8)
+        at = slice(None) if some.all() else np.flatnonzero(some[self._message])
+        place, message = self._place[at], self._message[at]
+        bits[at] = self._bytes[self._begins[message, buffer] + (place >> 3)] >> (place & 7).astype(np.uint8) & 1
+        return bits
+
+    def _bits_of(self, i: int, buffer: int) -> Array:
+        """The same of one message."""
+        begin, rows = int(self._begins[i, buffer]), int(self._rows[i])
+        return np.unpackbits(self._bytes[begin : begin + (rows + 7) // 8], count=rows, bitorder="little")
+
+    def _text(self, buffer: int, validity: pa.Buffer | None) -> pa.Array | None:
+        found = self._texts_sliced(buffer) if self._sliced else self._texts(buffer)
+        if found is None:
+            return None
+        ends = np.append(0, np.cumsum(found[0]))
+        if ends[-1] > _TEXT_BYTES_MAX:
+            return None
+        joined = [validity, pa.py_buffer(ends.astype(np.int32)), pa.py_buffer(found[1])]
+        array = pa.Array.from_buffers(pa.string(), self._total, joined)
+        array.validate(full=True)
+        return array
+
+    def _texts(self, buffer: int) -> tuple[Array, Array] | None:
+        """Of every row the length of its text in bytes, and all bytes; None when a text does not lie in its buffer."""
+        offsets, index = self._items(np.dtype(np.int32)), self._index(buffer + 1, 4)
+        begin, end = offsets[index].astype(np.int64), offsets[index + 1].astype(np.int64)
+        if (begin < 0).any() or (end < begin).any() or (end > self._sizes[self._message, buffer + 2]).any():
+            return None
+        lengths = end - begin
+        first = self._begins[self._message, buffer + 2] + end - np.cumsum(lengths)  # where byte 0 of all would lie
+        return lengths, self._bytes[np.repeat(first, lengths) + np.arange(lengths.sum())]
+
+    def _texts_sliced(self, buffer: int) -> tuple[Array, Array] | None:
+        lengths, texts = [], []
+        for i, rows in enumerate(self._rows.tolist()):
+            begin, text, size = (
+                int(n) for n in (*self._begins[i, buffer + 1 : buffer + 3], self._sizes[i, buffer + 2])
+            )
+            offsets = self._bytes[begin : begin + 4 * (rows + 1)].view(np.int32).astype(np.int64)
+            lengths.append(np.diff(offsets))
+            if offsets[0] < 0 or offsets[-1] > size or (lengths[-1] < 0).any():
+                return None
+            texts.append(self._bytes[text + int(offsets[0]) : text + int(offsets[-1])])
+        return np.concatenate(lengths), np.concatenate(texts)
+
+    @cached_property
+    def _total(self) -> int:
+        return int(self._rows.sum())
+
+    @cached_property
+    def _sliced(self) -> bool:
+        """Whether messages are copied one by one; many of a few rows are followed row by row, all at a time."""
+        return self._total >= _SLICED_ROWS * len(self._rows)
+
+    @cached_property
+    def _firsts(self) -> Array:
+        """Of every message the place of its first row among all."""
+        firsts: Array = np.cumsum(self._rows) - self._rows
+        return firsts
+
+    @cached_property
+    def _message(self) -> Array:
+        """Of every row the message it is in."""
+        return np.repeat(np.arange(len(self._rows)), self._rows)
+
+    @cached_property
+    def _place(self) -> Array:
+        """Of every row its place within its message."""
+        place: Array = np.arange(self._total) - np.repeat(self._firsts, self._rows)
+        return place
+
+    def _items(self, kind: np.dtype[Any]) -> Array:
+        return self._bytes[: len(self._bytes) // kind.itemsize * kind.itemsize].view(kind)
+
+    def _index(self, buffer: int, size: int) -> Array:
+        """Of every row the place of its item, counted in items of `size` bytes."""
+        index: Array = np.repeat(self._begins[:, buffer] // size, self._rows) + self._place
+        return index

@@ -1,0 +1,280 @@
+"""A run as Parquet: one file per kind, one row group per commit, small and readable by every tool.
+
+The journal's parts cover the row groups without a gap, the manifest's tails the footers, so every byte has its checksum
+here as in an Arrow stream. `seq` and times are delta-encoded, everything else goes by dictionary, all of it in zstd.
+
+Where `req_id` follows from `con_id` within a row group, as it does while every instrument has one subscription of the
+kind, the column is left null and the pairs stand in the journal: a tenth of the file saved. The `request` rows, which
+keep theirs, name the same pairs.
+"""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from harvester.eventlog.storage.checked_reads import check_parts
+from harvester.eventlog.storage.format import Part, file_of
+from harvester.eventlog.storage.sealed_lines import checksum
+from harvester.eventlog.storage.sequence_checks import rows_problem, schema_of
+from harvester.events.kinds import SCHEMAS, Kind
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from io import FileIO
+    from pathlib import Path
+
+    from harvester.events.batch import Batch
+    from harvester.files import Disk
+
+Pairs = list[tuple[int, int]]
+
+_LEVEL = 9
+_MAGIC_BYTES = 4
+_TRAILER_BYTES = 8  # length of the footer, uint32 little-endian, and PAR1
+_PAIRS_ROWS_MIN, _PAIRS_MAX = 1_000, 1_000
+_CON_ID, _REQ_ID = 2, 3
+_DELTAS = frozenset(("seq", "ts_recv", "ts_event", "wall_ns", "mono_ns"))
+_DICTIONARY_BYTES = 4 * 1024 * 1024
+
+
+def _stored(kind: Kind) -> pa.Schema:
+    schema = SCHEMAS[kind]
+    return schema.set(_REQ_ID, schema.field(_REQ_ID).with_nullable(True))
+
+
+class _Sink:
+    """What Arrow writes to: passes everything through the log's disk."""
+
+    closed = False
+
+    def __init__(self, disk: Disk, file: FileIO) -> None:
+        self._disk, self._file = disk, file
+
+    def write(self, data: bytes) -> int:
+        if not self._file.closed:  # a writer that was given up still writes its footer
+            self._disk.write(self._file, data)
+        return len(data)
+
+    def flush(self) -> None:
+        """Nothing is held back."""
+
+    def close(self) -> None:
+        """The caller closes the file, once it is synced."""
+
+
+@dataclass
+class _Open:
+    file: FileIO
+    writer: pq.ParquetWriter
+    pairs: list[Pairs] = field(default_factory=list)
+
+
+class ParquetBodies:
+    """Writes the bodies of a run, commit after commit; `finish` gives what the journal must say about them."""
+
+    def __init__(self, folder: Path, disk: Disk) -> None:
+        self._folder, self._disk = folder, disk
+        self._open: dict[Kind, _Open] = {}
+        self._commits: list[list[Kind]] = []
+
+    def add(self, batch: Batch) -> None:
+        """Append one commit."""
+        for kind, rows in batch.tables.items():
+            if kind not in self._open:
+                self._open[kind] = self._begin(kind)
+            pairs = _pairs(rows)
+            columns = rows.columns
+            if pairs:
+                columns[_REQ_ID] = pa.nulls(rows.num_rows, pa.int32())
+            stored = pa.Table.from_arrays(columns, schema=_stored(kind))
+            self._open[kind].writer.write_table(stored, row_group_size=max(rows.num_rows, 1))
+            self._open[kind].pairs.append(pairs)
+        self._commits.append(list(batch.tables))
+
+    def _begin(self, kind: Kind) -> _Open:
+        file = self._disk.create(self._folder / file_of(kind, "parquet"))
+        names = [name for name in SCHEMAS[kind].names if name not in _DELTAS]
+        writer = pq.ParquetWriter(
+            pa.PythonFile(_Sink(self._disk, file), "w"),
+            _stored(kind),
+            compression="zstd",
+            compression_level=_LEVEL,
+            use_dictionary=names,
+            column_encoding={name: "DELTA_BINARY_PACKED" for name in SCHEMAS[kind].names if name in _DELTAS},
+            write_statistics=False,
+            write_page_checksum=True,
+            dictionary_pagesize_limit=_DICTIONARY_BYTES,
+        )
+        return _Open(file, writer)
+
+    def finish(self) -> tuple[list[list[Part]], list[Part]]:
+        """Write the footers and sync.
+
+        Returns:
+            The parts of each commit, and the tails.
+
+        Raises:
+            ValueError: a file cannot be read back.
+        """
+        parts: dict[Kind, list[Part]] = {}
+        tails = []
+        for kind, one in self._open.items():
+            one.writer.close()
+            self._disk.fsync(one.file)
+            one.file.close()
+            with _readable(kind):
+                parts[kind], tail = _cover(self._folder / file_of(kind, "parquet"), kind, one.pairs)
+            tails.append(tail)
+        taken = {kind: iter(found) for kind, found in parts.items()}
+        return [[next(taken[kind]) for kind in kinds] for kinds in self._commits], tails
+
+    def close(self) -> None:
+        """Let go of the files, whatever state they are in."""
+        for one in self._open.values():
+            one.file.close()
+
+
+def _pairs(rows: pa.RecordBatch) -> Pairs:
+    """The (con_id, req_id) pairs of rows whose req_id follows from their con_id; none where that is not worth it."""
+    if rows.num_rows < _PAIRS_ROWS_MIN:
+        return []
+    con_id, req_id = (rows.column(i).to_numpy(zero_copy_only=False) for i in (2, _REQ_ID))
+    known, first, place = np.unique(con_id, return_index=True, return_inverse=True)
+    if len(known) > _PAIRS_MAX or (req_id[first][place] != req_id).any():
+        return []
+    return list(zip(known.tolist(), req_id[first].tolist(), strict=True))
+
+
+def _starts(metadata: Any) -> list[int]:
+    """Offset of each row group; 0 for the first, so that it holds the magic number before it."""
+    found = []
+    for i in range(metadata.num_row_groups):
+        group = metadata.row_group(i)
+        pages = [group.column(k) for k in range(group.num_columns)]
+        offsets = [page.data_page_offset for page in pages]
+        offsets += [page.dictionary_page_offset for page in pages if page.has_dictionary_page]
+        found.append(min(offsets) if i else 0)
+    return found
+
+
+def _cover(path: Path, kind: Kind, pairs: Sequence[Pairs]) -> tuple[list[Part], Part]:
+    """Read a finished file once and name its row groups and its footer."""
+    size = path.stat().st_size
+    metadata = pq.read_metadata(path)
+    with path.open("rb") as file:
+        file.seek(size - _TRAILER_BYTES)
+        footer = size - _TRAILER_BYTES - int.from_bytes(file.read(4), "little")
+        edges = [*_starts(metadata), footer, size]
+        parts = []
+        for i in range(len(edges) - 1):
+            file.seek(edges[i])
+            data = file.read(edges[i + 1] - edges[i])
+            tail = i == metadata.num_row_groups
+            rows = metadata.num_rows if tail else metadata.row_group(i).num_rows
+            parts.append(Part(kind, edges[i], len(data), rows, checksum(data), [] if tail else pairs[i]))
+    return parts[:-1], parts[-1]
+
+
+def check_tail(path: Path, kind: Kind, tail: Part | None, parts: Sequence[Part]) -> str:
+    """What is wrong with a file's footer; empty when nothing is. `parts` are all of the kind the journal names."""
+    if tail is None:
+        return "the manifest names no footer"
+    if tail.offset != parts[-1].end or tail.rows != sum(part.rows for part in parts):
+        return f"the footer begins at {tail.offset} for {tail.rows} rows, the journal names others"
+    if any(one.wrong for one in check_parts(path, [tail])):
+        return "the footer does not match its checksum"
+    return _footer_problem(path, kind, [part.offset for part in parts])
+
+
+def _footer_problem(path: Path, kind: Kind, offsets: Sequence[int]) -> str:
+    try:
+        metadata, schema = pq.read_metadata(path), pq.read_schema(path)
+        starts = _starts(metadata)
+    except (pa.ArrowException, OSError, ValueError) as error:
+        return f"the footer cannot be read: {' '.join(str(error).split())[:200]}"
+    if not schema.equals(_stored(kind)):
+        return f"the columns {schema.names[:40]} are not those of kind {kind}"
+    return "" if starts == list(offsets) else "the footer's row groups are not those the journal names"
+
+
+class Groups:
+    """A file's row groups, to be read in any order and by any thread: the footer is read once.
+
+    Raises:
+        ValueError: the footer is not what the manifest names, or no footer.
+        OSError: the file cannot be read.
+    """
+
+    def __init__(self, path: Path, kind: Kind, tail: Part | None, *, check: bool) -> None:
+        if tail is None:
+            raise ValueError("the manifest names no footer")
+        if check and any(one.wrong for one in check_parts(path, [tail])):
+            raise ValueError("the footer does not match its checksum")
+        self._path, self._kind = path, kind
+        with _readable(kind):
+            self._metadata = pq.read_metadata(path)
+            schema = pq.read_schema(path)
+            self._at = {start: i for i, start in enumerate(_starts(self._metadata))}
+        if not schema.equals(_stored(kind)):
+            raise ValueError(f"columns {schema.names[:40]} are not those of kind {kind}")
+
+    def read(self, parts: Sequence[Part], *, check: bool, columns: Sequence[int] | None = None) -> pa.RecordBatch:
+        """Read row groups as one record batch.
+
+        Args:
+            parts: which, in order.
+            check: compare their bytes with their checksums.
+            columns: which columns of the kind's schema to give, rising; None: all.
+
+        Raises:
+            ValueError: a checksum does not match, or the bytes are no such rows.
+            OSError: the file cannot be read, or is too short.
+        """
+        if check and any(one.wrong for one in check_parts(self._path, parts)):
+            raise ValueError("the bytes do not match their checksum")
+        wanted = range(len(SCHEMAS[self._kind])) if columns is None else columns
+        with _readable(self._kind):
+            with pq.ParquetFile(self._path, metadata=self._metadata, page_checksum_verification=True) as file:
+                whole = pa.concat_tables([self._group(file, part, wanted) for part in parts]).combine_chunks()
+            whole.validate(full=True)
+            schema = schema_of(self._kind, wanted)
+            rows = pa.RecordBatch.from_arrays([column.chunk(0) for column in whole.columns], schema=schema)
+        if problem := rows_problem(self._kind, rows, wanted):
+            raise ValueError(problem)
+        return rows
+
+    def _group(self, file: pq.ParquetFile, part: Part, columns: Sequence[int]) -> pa.Table:
+        kind, left_out = self._kind, part.req_ids if _REQ_ID in columns else []
+        taken = sorted({*columns, _CON_ID}) if left_out else list(columns)
+        stored = pa.schema([_stored(kind).field(i) for i in taken])
+        table = file.read_row_group(self._at[part.offset], columns=stored.names, use_threads=False)
+        if table.num_rows != part.rows:
+            raise ValueError(f"{table.num_rows} rows, the journal names {part.rows}")
+        if not table.schema.equals(stored):
+            raise ValueError(f"columns {table.schema.names[:40]} are not those of kind {kind}")
+        if left_out:
+            table = table.set_column(taken.index(_REQ_ID), stored.field("req_id"), _req_ids(table["con_id"], left_out))
+        return table.select([taken.index(i) for i in columns]).cast(schema_of(kind, columns))
+
+
+@contextmanager
+def _readable(kind: Kind) -> Iterator[None]:
+    """What Arrow says of bytes that are no such file, as ValueError."""
+    try:
+        yield
+    except (pa.ArrowException, OverflowError, MemoryError, KeyError, IndexError, TypeError) as error:
+        raise ValueError(f"not a Parquet file of {kind}: {' '.join(str(error).split())[:200]}") from None
+
+
+def _req_ids(con_ids: pa.ChunkedArray, pairs: Pairs) -> pa.Array:
+    known, con_id = np.array(pairs, np.int64), con_ids.to_numpy()
+    place = np.minimum(np.searchsorted(known[:, 0], con_id), len(known) - 1)
+    if (known[place, 0] != con_id).any():
+        raise ValueError("a con_id without its req_id")
+    return pa.array(known[place, 1].astype(np.int32))

@@ -1,0 +1,137 @@
+"""Prove a date's log: re-read every byte, decode every row, recompute every hash."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from harvester.errors import CannotRun
+from harvester.eventlog.reader import RunView, day_identity, run_spans, run_view
+from harvester.eventlog.runs_of_day import between_runs, good_ranges, read_marks, read_runs
+from harvester.eventlog.storage.content_hash import ContentHash
+from harvester.eventlog.storage.damage import BadBytes, Damage
+from harvester.eventlog.storage.format import names_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from datetime import date
+
+    from harvester.eventlog.run import RunLog
+    from harvester.eventlog.storage.format import Storage
+    from harvester.home import Home
+
+
+@dataclass(frozen=True)
+class LogReport:
+    """What `verify_day` found.
+
+    Attributes:
+        problems: damage, in the order found; none means the log is what was written.
+        notes: harmless oddities, such as torn bytes of a run that was killed or is being written.
+        runs: the date's runs.
+        rows: events decoded and found right.
+        n_bytes: bytes the journals name, and the journals.
+        identity: the date's content hash; empty when it is damaged.
+        good: closed ranges of seq that can be read.
+    """
+
+    trading_date: date
+    problems: list[Damage] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    runs: list[RunView] = field(default_factory=list)
+    rows: int = 0
+    n_bytes: int = 0
+    identity: str = ""
+    good: tuple[tuple[int, int], ...] = ()
+
+    @property
+    def clean(self) -> bool:
+        return not self.problems
+
+    @property
+    def exit_code(self) -> int:
+        """0 clean, 1 damaged."""
+        return 0 if self.clean else 1
+
+
+def verify_day(home: Home, trading_date: date, progress: Callable[[int], None] | None = None) -> LogReport:
+    """Verify a date. `progress` is told the bytes of each step, which sum up to twice the log's size.
+
+    Raises:
+        NoLog: nothing was recorded on that date.
+        FutureFormat: a newer Harvester wrote it.
+        CannotRun: the folder cannot be read.
+    """
+    try:
+        logs = read_runs(home, trading_date)
+        closed, asides, marks = read_marks(home, trading_date)
+    except OSError as error:
+        raise CannotRun(f"cannot read the log of {trading_date}: {error}") from error
+    notes: list[str] = []
+    rows = 0
+    for log in logs:
+        log.check_bodies(progress)
+        rows += verify_rows(log, progress)
+        notes += _loose_bytes(log)
+    problems = [damage for log in logs for damage in log.damages] + marks
+    problems += between_runs(logs, closed, home.day(trading_date), asides)
+    views = [run_view(log) for log in logs]
+    return LogReport(
+        trading_date=trading_date,
+        problems=problems,
+        notes=notes,
+        runs=views,
+        rows=rows,
+        n_bytes=sum(view.n_bytes for view in views),
+        identity="" if problems else day_identity(logs, closed),
+        good=good_ranges(logs),
+    )
+
+
+def verify_rows(log: RunLog, progress: Callable[[int], None] | None) -> int:
+    """Decode all rows, and recompute the content hash while nothing is missing."""
+    content: ContentHash | None = ContentHash() if not log.damages else None
+    rows = 0
+    for first, last in list(run_spans(log)):
+        try:
+            batch = log.load(first, last)
+        except BadBytes:
+            content = None  # what follows cannot be compared; its checksums and order still are
+            rows += sum(_rows_alone(log, i) for i in range(first, last) if i not in log.bad)
+            continue
+        rows += len(batch)
+        if content is not None and content.update(batch).digest() != log.commits[last - 1].content:
+            lines = log.commits[first:last]
+            what = f"the content hash of commits {first + 1}-{last} is not that of the rows"
+            log.damages.append(Damage(log.journal_path, 0, what, lines[0].first_seq, lines[-1].last_seq))
+            content = None
+        if progress is not None:
+            progress(sum(part.length for line in log.commits[first:last] for part in line.files))
+    return rows
+
+
+def _rows_alone(log: RunLog, i: int) -> int:
+    try:
+        return len(log.load(i, i + 1))
+    except BadBytes:
+        return 0
+
+
+def _loose_bytes(log: RunLog) -> list[str]:
+    """Bytes nobody named: torn in a run that has not ended, damage in one that has."""
+    loose = {name: n for name, n in log.torn.items() if n}
+    if log.finished:
+        for name, n in loose.items():
+            path = log.folder / name
+            log.damages.append(Damage(path, path.stat().st_size - n, f"{n} bytes follow that no commit names"))
+        return _half_compacted(log)
+    return [f"{log.run}: {n} bytes of {name} are not committed yet, or torn" for name, n in loose.items()]
+
+
+def _half_compacted(log: RunLog) -> list[str]:
+    """Files a compaction that was stopped left beside those in use."""
+    other: Storage = "compacted" if log.storage == "stream" else "stream"
+    left = [name for name in names_of(other) if log.storage != "parquet" and (log.folder / name).exists()]
+    return (
+        [f"{log.run}: {len(left)} files of a compaction that was stopped; hv log compact finishes it"] if left else []
+    )

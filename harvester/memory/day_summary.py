@@ -1,0 +1,261 @@
+"""One day in memory: counts and sums per (mode, symbol) and per (mode, setup), from its kept episodes.
+
+Only episodes that were taken, are closed, are not DATA_END and use data the gateway announced as live (with
+`allow_not_live`: any data) count in P&L; data of unknown type counts as not live.
+Vetoed ones (`taken` false) count only as training samples. An identity (date, symbol, strategy digest, mode, decision)
+counts once. Sums are exactly rounded (`math.fsum`), so the order of rows changes nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from harvester.projections.trading.position import DATA_END
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+LIVE = 1
+TREND = 0.0015  # a move of more than 0.15 % from entry to exit
+STRUCTURES = ("UPTREND", "DOWNTREND", "RANGE")
+
+
+class TradeGroup(msgspec.Struct, kw_only=True):
+    """Counts and sums over trades. USD, shares, seconds; `*_n` is how many trades had a value to sum."""
+
+    mode: str
+    name: str
+    trade_count: int = 0
+    wins: int = 0
+    pnl_usd: float = 0.0
+    volume: int = 0
+    r_n: int = 0
+    r_sum: float = 0.0
+    r_squares: float = 0.0
+    mae_sum: float = 0.0
+    mfe_sum: float = 0.0
+    hold_sum: float = 0.0
+    imbalance_n: int = 0
+    imbalance_sum: float = 0.0
+    spread_n: int = 0
+    spread_sum: float = 0.0
+    tape_delta_sum: float = 0.0
+    structures: dict[str, int] = {}
+    entry_reasons: dict[str, int] = {}
+    exit_reasons: dict[str, int] = {}
+
+
+class DaySummary(msgspec.Struct, kw_only=True):
+    """The summary of a folded day.
+
+    Attributes:
+        date: trading date, yyyy-MM-dd.
+        content_hash: of the date's log.
+        episode_count: rows of its kept episodes.
+        episodes_hash: over those rows; differs when the same log gave other episodes.
+        last_ts: of its last event, ISO-8601.
+        samples, sample_wins: closed episodes fit for training, per mode.
+        left_out: episodes not learned from, by reason.
+    """
+
+    date: str
+    content_hash: str
+    episode_count: int
+    episodes_hash: str
+    last_ts: str
+    parse_failures: int = 0
+    samples: dict[str, int] = {}
+    sample_wins: dict[str, int] = {}
+    outcomes: dict[str, int] = {}
+    left_out: dict[str, int] = {}
+    symbols: list[TradeGroup] = []
+    setups: list[TradeGroup] = []
+
+
+def digest_day(
+    date: str,
+    content_hash: str,
+    last_ts: str,
+    episodes: Iterable[Mapping[str, Any]],
+    *,
+    allow_not_live: bool = False,
+) -> DaySummary:
+    """Summarise a day. `episodes` are rows of `episodes.parquet`; `allow_not_live` takes data of every type.
+
+    Reasons in `left_out`: DATA_END, NOT_LIVE, DATA_TYPE_UNKNOWN (never announced), NOT_TAKEN.
+    """
+    rows = sorted({_identity(row): row for row in episodes}.items())
+    made = DaySummary(
+        date=date,
+        content_hash=content_hash,
+        episode_count=len(rows),
+        episodes_hash=_hash([[key, row["document"]] for key, row in rows]),
+        last_ts=last_ts,
+    )
+    trades: list[_Trade] = []
+    for _, row in rows:
+        if reason := _refused(row, allow_not_live=allow_not_live):
+            _count(made.left_out, reason)
+            continue
+        trade = _trade(row)
+        if trade is None:
+            made.parse_failures += 1
+            continue
+        _count(made.samples, trade.mode)
+        _count(made.outcomes, trade.outcome)
+        if trade.outcome == "WIN":
+            _count(made.sample_wins, trade.mode)
+        if trade.taken:
+            trades.append(trade)
+        else:
+            _count(made.left_out, "NOT_TAKEN")
+    made.symbols = _groups(trades, "symbol")
+    made.setups = _groups(trades, "setup")
+    for counts in (made.samples, made.sample_wins, made.outcomes, made.left_out):
+        _sort(counts)
+    return made
+
+
+class _Trade(msgspec.Struct, kw_only=True):
+    mode: str
+    symbol: str
+    setup: str
+    taken: bool
+    outcome: str
+    pnl_usd: float
+    quantity: int
+    r_multiple: float | None
+    mae: float
+    mfe: float
+    hold_seconds: float
+    imbalance: float | None
+    spread: float | None
+    tape_delta: float
+    structure: str
+    entry_reason: str
+    exit_reason: str
+
+
+def _trade(row: Mapping[str, Any]) -> _Trade | None:
+    """Read an episode's document; None when it is not one."""
+    try:
+        made = msgspec.json.decode(row["document"])
+        labels, trace, before = made["labels"], made["decision_trace"], made["features_pre"]["aggregates"]
+        values = {
+            "mode": made["mode"],
+            "symbol": made["symbol"],
+            "setup": f"{made['versions']['strategy']}/{trace['entry_reason']}",
+            "taken": made["taken"],
+            "outcome": labels["win_loss"],
+            "pnl_usd": labels["pnl_usd"],
+            "quantity": made["quantity"],
+            "r_multiple": labels["r_multiple"],
+            "mae": labels["mae"],
+            "mfe": labels["mfe"],
+            "hold_seconds": labels["hold_seconds"],
+            "imbalance": before["mean_imbalance"],
+            "spread": before["mean_spread"],
+            "tape_delta": before["tape_delta"],
+            "structure": structure(made["entry"]["price"], made["exit"]["price"]),
+            "entry_reason": trace["entry_reason"],
+            "exit_reason": labels["exit_reason"],
+        }
+        return msgspec.convert(values, _Trade)
+    except (msgspec.MsgspecError, KeyError, TypeError, ValueError, ZeroDivisionError):
+        return None
+
+
+def structure(entry: float, exit_: float) -> str:
+    """Direction of the price over the episode: one of `STRUCTURES`."""
+    move = round(exit_ / entry - 1, 9)  # 100 to 100.15 is 0.15 %, whatever its binary fraction says
+    return "UPTREND" if move > TREND else "DOWNTREND" if move < -TREND else "RANGE"
+
+
+def _refused(row: Mapping[str, Any], *, allow_not_live: bool) -> str:
+    if row["exit_reason"] == DATA_END:
+        return DATA_END
+    if not allow_not_live and row["data_type"] != LIVE:
+        return "DATA_TYPE_UNKNOWN" if row["data_type"] is None else "NOT_LIVE"
+    return ""
+
+
+def _identity(row: Mapping[str, Any]) -> tuple[str, str, str, str, int]:
+    return row["trading_date"], row["symbol"], row["strategy_digest"], row["mode"], row["decision_seq"]
+
+
+def _groups(trades: Sequence[_Trade], by: str) -> list[TradeGroup]:
+    keys = sorted({(trade.mode, str(getattr(trade, by))) for trade in trades})
+    return [_group(mode, name, [t for t in trades if (t.mode, getattr(t, by)) == (mode, name)]) for mode, name in keys]
+
+
+def _group(mode: str, name: str, trades: Sequence[_Trade]) -> TradeGroup:
+    multiples = [t.r_multiple for t in trades if t.r_multiple is not None]
+    imbalances = [t.imbalance for t in trades if t.imbalance is not None]
+    spreads = [t.spread for t in trades if t.spread is not None]
+    made = TradeGroup(
+        mode=mode,
+        name=name,
+        trade_count=len(trades),
+        wins=sum(t.outcome == "WIN" for t in trades),
+        pnl_usd=math.fsum(t.pnl_usd for t in trades),
+        volume=sum(t.quantity for t in trades),
+        r_n=len(multiples),
+        r_sum=math.fsum(multiples),
+        r_squares=math.fsum(r * r for r in multiples),
+        mae_sum=math.fsum(t.mae for t in trades),
+        mfe_sum=math.fsum(t.mfe for t in trades),
+        hold_sum=math.fsum(t.hold_seconds for t in trades),
+        imbalance_n=len(imbalances),
+        imbalance_sum=math.fsum(imbalances),
+        spread_n=len(spreads),
+        spread_sum=math.fsum(spreads),
+        tape_delta_sum=math.fsum(t.tape_delta for t in trades),
+    )
+    for trade in trades:
+        _count(made.structures, trade.structure)
+        _count(made.entry_reasons, trade.entry_reason)
+        _count(made.exit_reasons, trade.exit_reason)
+    for counts in (made.structures, made.entry_reasons, made.exit_reasons):
+        _sort(counts)
+    return made
+
+
+def merged(groups: Sequence[TradeGroup]) -> TradeGroup:
+    """The groups of several days as one; all of one mode and name."""
+    made = TradeGroup(mode=groups[0].mode, name=groups[0].name)
+    for field in msgspec.structs.fields(TradeGroup):
+        values = [getattr(group, field.name) for group in groups]
+        if field.type is float:
+            setattr(made, field.name, math.fsum(values))
+        elif field.type is int:
+            setattr(made, field.name, sum(values))
+        elif field.type is not str:
+            setattr(made, field.name, added(values))
+    return made
+
+
+def added(counts: Iterable[Mapping[str, int]]) -> dict[str, int]:
+    """Counts by name, summed, names in order."""
+    total: dict[str, int] = {}
+    for one in counts:
+        for name, n in one.items():
+            total[name] = total.get(name, 0) + n
+    return dict(sorted(total.items()))
+
+
+def _count(counts: dict[str, int], name: str) -> None:
+    counts[name] = counts.get(name, 0) + 1
+
+
+def _sort(counts: dict[str, int]) -> None:
+    ordered = sorted(counts.items())
+    counts.clear()
+    counts.update(ordered)
+
+
+def _hash(value: Any) -> str:
+    return hashlib.blake2b(msgspec.json.encode(value), digest_size=16).hexdigest()

@@ -1,0 +1,859 @@
+"""The compiled market: one pass over the events of a batch, all state in the arrays of `tables.State`.
+
+Importing this module imports Numba and, the first time on a machine, compiles (see `kernel_cache`); so nobody imports
+it before the first fold. The only implementation there is: live commits and replays run `run`. `tests/reference` says
+the same in plain Python. Sums are accumulated event by event and the kernels know nothing of batches, so the result
+does not depend on how events are cut. Only + - * / and comparisons are used: the same bits on every machine.
+"""
+
+# Compiled code compares one by one (a set would be built per event) and takes its numbers as they come.
+# ruff: noqa: PLR1714, SIM109, PLR0917, PLR0124
+# Numba's decorators and array elements carry no types.
+# mypy: disable-error-code="untyped-decorator, no-any-return, return-value, no-untyped-call"
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numba
+import numpy as np
+from numba import types
+
+from harvester.events.kinds import Operation, Stream, TickStream
+from harvester.projections.market import kernel_cache
+from harvester.projections.market.arrays import (
+    ABSENT_FROM,
+    BLANK_SECONDS_MAX,
+    BOOK,
+    CELL,
+    HELD_BITS,
+    INSTRUMENT,
+    NARROW,
+    QUOTE_OUT,
+    ROW,
+    SIDE,
+    SLOT,
+    TOP_N,
+    TRADE_OUT,
+    Frame,
+    Glob,
+    Hot,
+    MarketState,
+    Role,
+    Source,
+)
+from harvester.projections.market.volume import LOTS
+from harvester.units import SECOND_NS
+
+if TYPE_CHECKING:
+    from harvester.projections.market.arrays import Array
+
+STREAMS: tuple[Stream, ...] = tuple(Stream)
+NAN = np.nan
+
+_CLOCK, _CONTROL, _TICK, _TRADE, _QUOTE, _DEPTH = (int(hot) for hot in Hot)
+_BUCKET_END, _ROWS, _CLOSED = int(Glob.BUCKET_END), int(Glob.ROWS), int(Glob.CLOSED)
+_QUOTES, _TRADES, _DEAD = int(Glob.QUOTES), int(Glob.TRADES), int(Glob.DEAD)
+_EMIT, _INSTRUMENTS, _LAST_TS = int(Glob.EMIT), int(Glob.INSTRUMENTS), int(Glob.LAST_TS)
+_R_BID_ASK, _R_L1, _R_BOOK, _R_SMART, _R_TAPE = (int(role) for role in Role)
+_S_NONE, _S_BID_ASK, _S_L1, _S_SMART = (int(source) for source in Source)
+_INSERT, _UPDATE, _DELETE = (int(operation) for operation in Operation)
+_BID_ASK_STREAM = int(TickStream.BID_ASK)
+_ST_L1, _ST_BID_ASK = STREAMS.index(Stream.L1), STREAMS.index(Stream.BID_ASK)
+_ST_LAST, _ST_ALL_LAST = STREAMS.index(Stream.LAST), STREAMS.index(Stream.ALL_LAST)
+
+_cached = kernel_cache.decorator(numba, __file__)
+_apart = kernel_cache.decorator(numba, __file__, apart=True)
+
+
+_WAY = np.array([-1.0, 1.0])  # by side: times this, a better price is a higher one
+_PART = (1 << HELD_BITS) - 1
+_at = np.uint64
+"""An index that is not negative: the compiled code then need not ask whether to count from the end."""
+
+
+@_cached
+def _price(x: float) -> float:
+    """A price, or NaN when IB means that there is none: null, 0, -1 or the unset marker."""
+    return x if 0.0 < x < ABSENT_FROM else NAN
+
+
+@_cached
+def _same(a: float, b: float) -> bool:
+    return a == b or (a != a and b != b)
+
+
+@_cached
+def _held(s: MarketState, epoch: int, req: int) -> int:
+    """What (epoch, request id) of the run under way is, see `tables.held`; -1 when the row is to be ignored.
+
+    Such a row is counted: nobody holds the key, or the slot that did is dead.
+    """
+    mask = _at(len(s.keys) - 1)
+    key = (np.int64(epoch) << 32) | (np.int64(req) & 0xFFFFFFFF)
+    at = _at(key ^ (key >> 32)) & mask
+    while s.keys[at] != key:
+        if s.keys[at] == -1:
+            s.glob[_DEAD] += 1
+            return np.int64(-1)
+        at = (at + _at(1)) & mask
+    of = s.vals[at]
+    if of < 0:
+        s.slots[_at(~of & _PART)].dead += 1
+        s.inst[_at((~of >> HELD_BITS) & _PART)].dead += 1
+        return np.int64(-1)
+    return of
+
+
+@_cached
+def _count(slot: Any, ts: int) -> None:
+    """A row has arrived for a slot."""
+    rows, last = slot.rows, slot.last_ts
+    slot.rows, slot.last_ts = rows + 1, ts
+    if rows == 0:
+        slot.first_ts = ts
+    else:
+        slot.gap_max = max(slot.gap_max, ts - last)
+
+
+@_cached
+def _arrive(s: MarketState, epoch: int, req: int, ts: int) -> int:
+    """Count a row and give its slot; -1 when it is to be ignored."""
+    of = _held(s, epoch, req)
+    if of < 0:
+        return of
+    _count(s.slots[_at(of & _PART)], ts)
+    s.inst[_at((of >> HELD_BITS) & _PART)].events += 1
+    return of & _PART
+
+
+# ---- the book: a table of row positions -------------------------------------------------------------------------
+
+
+@_cached
+def _number(price: float, size: float) -> bool:
+    """Whether price and size are a row's: IB's unset marker, infinities and NaN are none."""
+    return price > 0.0 and price < ABSENT_FROM and size >= 0.0 and size < ABSENT_FROM
+
+
+@_cached
+def _reject(book: Any, known: int, operation: int) -> bool:
+    """Count a row no book can follow; `known`: its place and operation exist, on a side heard of. Gives False."""
+    book.impossible += 1
+    late = known == 0 and book.refill == 1 and operation != _INSERT
+    if not late:  # a late row is of the book before the 317: nothing in the new one contradicts it
+        book.bad = 1
+    return False
+
+
+@_cached
+def _cell(half: Any, narrow: bool, position: int) -> int:
+    """Which of the cells holds the row of a position, see `tables.NARROW`."""
+    return _at(half.base) + (((half.order >> (_at(position) << _at(2))) & _at(15)) if narrow else _at(position))
+
+
+@_cached
+def _put(cell: Any, price: float, size: float, maker: int) -> None:
+    cell.price, cell.size, cell.maker = price, size, maker
+
+
+@_cached
+def _copy(cell: Any, other: Any) -> None:
+    cell.price, cell.size, cell.maker = other.price, other.size, other.maker
+
+
+@_cached
+def _settle(s: MarketState, half: Any, narrow: bool, visible: int) -> None:
+    """Rows in force after a row was put at or behind a hole: `visible` of them at least."""
+    while visible < half.length and s.cells[_cell(half, narrow, visible)].price > 0.0:
+        visible += 1
+    half.filled = visible
+
+
+@_cached
+def _look_again(half: Any) -> bool:
+    """Which price is best must be found out anew. Gives False: it may have changed."""
+    half.ties = 0
+    return False
+
+
+@_cached
+def _leads(half: Any, known: bool, lead: float, way: float, price: float, size: float) -> bool:
+    """A row was put that is not worse than the best, if that was known: often it is the best one now. Gives False."""
+    half.lead, half.shown = price * way, size
+    half.ties = np.int64(known and price * way > lead and size > 0.0)
+    return False
+
+
+@_cached
+def _update(
+    s: MarketState, book: Any, half: Any, position: int, way: float, price: float, size: float, maker: int
+) -> bool:
+    end, ties, lead, narrow = half.length, half.ties, half.lead, book.rows <= NARROW
+    whole = half.filled == end and position < end
+    if not (_number(price, size) and (position < end or half.inserts == 0)):
+        return _reject(book, half.known, _UPDATE)
+    cell = s.cells[_cell(half, narrow, position)]
+    was, had = cell.price, cell.size
+    _put(cell, price, size, maker)
+    book.applied += 1
+    if whole:
+        if ties != 0 and price * way < lead and was * way < lead:
+            return True
+        if price == was and ties == 1 and had > 0.0 and size > 0.0:  # it is the only one at the best price
+            half.shown = size
+            return False
+        return _leads(half, ties != 0, lead, way, price, size)
+    if position >= end:
+        book.placed += 1
+        half.length, half.known = position + 1, 1
+    _settle(s, half, narrow, half.filled)
+    return _look_again(half)
+
+
+@_cached
+def _insert(
+    s: MarketState, book: Any, half: Any, position: int, way: float, price: float, size: float, maker: int
+) -> bool:
+    end, visible, ties, lead, rows = half.length, half.filled, half.ties, half.lead, book.rows
+    if not (_number(price, size) and position <= end):
+        return _reject(book, half.known, _INSERT)
+    narrow, last = rows <= NARROW, min(end, rows - 1)
+    falls = end > last and s.cells[_cell(half, narrow, last)].price * way >= lead  # a full side: its last row drops out
+    if narrow:  # the free cell of `last` comes to `position`; those between move on by one
+        low, high, order = _at(position) << _at(2), _at(last) << _at(2), half.order
+        window = ((_at(16) << high) - _at(1)) & ~((_at(1) << low) - _at(1))
+        free = (order >> high) & _at(15)
+        half.order = (order & ~window) | ((order << _at(4)) & window & ~(_at(15) << low)) | (free << low)
+        _put(s.cells[_at(half.base) + free], price, size, maker)
+    else:
+        for i in range(_at(half.base + last), _at(half.base + position), -1):
+            _copy(s.cells[i], s.cells[i - _at(1)])
+        _put(s.cells[_at(half.base + position)], price, size, maker)
+    half.length, half.known, half.inserts = last + 1, 1, 1
+    book.applied += 1
+    if visible != end:
+        _settle(s, half, narrow, visible)
+        return _look_again(half)
+    half.filled = last + 1
+    if falls:
+        return _look_again(half)
+    return (ties != 0 and price * way < lead) or _leads(half, ties != 0, lead, way, price, size)
+
+
+@_cached
+def _delete(s: MarketState, book: Any, half: Any, position: int, way: float) -> bool:
+    """Price and size of a delete are whatever the venue sends: 0, or the old ones."""
+    end, visible, ties, lead, narrow = half.length, half.filled, half.ties, half.lead, book.rows <= NARROW
+    gone = s.cells[_cell(half, narrow, position)]
+    was = gone.price
+    if not (position < end and was > 0.0):
+        return _reject(book, half.known, _DELETE)
+    last = end - 1
+    if narrow:  # its cell goes behind the last row; those between move up by one
+        _put(gone, NAN, NAN, 0)
+        low, high, order = _at(position) << _at(2), _at(last) << _at(2), half.order
+        window = ((_at(16) << high) - _at(1)) & ~((_at(1) << low) - _at(1))
+        free = (order >> low) & _at(15)
+        half.order = (order & ~window) | ((order & window & ~(_at(15) << low)) >> _at(4)) | (free << high)
+    else:
+        for i in range(_at(half.base + position), _at(half.base + last)):
+            _copy(s.cells[i], s.cells[i + _at(1)])
+        _put(s.cells[_at(half.base + last)], NAN, NAN, 0)
+    half.length, half.known = last, 1
+    book.applied += 1
+    if visible != end:
+        _settle(s, half, narrow, visible - (position < visible))
+        return _look_again(half)
+    half.filled = last
+    return (ties != 0 and was * way < lead) or _look_again(half)
+
+
+@_cached
+def _apply(
+    s: MarketState, b: int, position: int, operation: int, side: int, price: float, size: float, maker: int
+) -> bool:
+    """Apply one depth row, or count that it is impossible. Rows nobody told us of are holes: price NaN.
+
+    Gives whether every price that the row put, moved out or replaced is worse than the best of its side: then neither
+    the best price of a good book nor the size shown there has changed.
+    """
+    book = s.books[_at(b)]
+    if not (_at(side) <= _at(1) and _at(position) < _at(book.rows)):
+        return _reject(book, 1, operation)
+    half = s.side[_at(2 * b + side)]
+    way = _WAY[_at(side)]
+    if operation == _UPDATE:
+        return _update(s, book, half, position, way, price, size, maker)
+    if operation == _INSERT:
+        return _insert(s, book, half, position, way, price, size, maker)
+    if operation == _DELETE:
+        return _delete(s, book, half, position, way)
+    return _reject(book, 1, operation)
+
+
+@_cached
+def _good(s: MarketState, b: int) -> bool:
+    """Both sides heard of, no impossible row, and no hole: what is visible is all there is."""
+    ask, bid = s.side[_at(2 * b)], s.side[_at(2 * b + 1)]
+    whole = ask.filled == ask.length and bid.filled == bid.length
+    return whole and ask.known == 1 and bid.known == 1 and s.books[_at(b)].bad == 0
+
+
+@_cached
+def _best(s: MarketState, b: int, side: int) -> tuple[float, float]:
+    """Best price of one side over all rows (SMART rows come from many venues), and the size shown there."""
+    half, way = s.side[_at(2 * b + side)], _WAY[_at(side)]
+    if half.ties != 0:
+        return half.lead * way, half.shown
+    price, size, ties = NAN, NAN, 0
+    narrow = s.books[_at(b)].rows <= NARROW
+    for i in range(half.filled):
+        cell = s.cells[_cell(half, narrow, i)]
+        p, q = cell.price, cell.size
+        if not q > 0.0 or p * way < price * way:  # nothing shown, or the usual case: a worse price
+            continue
+        size, ties = (size + q, ties + 1) if p == price else (q, 1)
+        price = p
+    half.lead, half.shown, half.ties = price * way, size, ties
+    return price, size
+
+
+@_cached
+def _top(s: MarketState, b: int, side: int) -> float:
+    total = 0.0
+    half, narrow = s.side[_at(2 * b + side)], s.books[_at(b)].rows <= NARROW
+    for i in range(min(half.filled, TOP_N)):
+        total += s.cells[_cell(half, narrow, i)].size
+    return total
+
+
+@_cached
+def _first(s: MarketState, b: int, side: int) -> float:
+    """Size of position 0."""
+    return s.cells[_cell(s.side[_at(2 * b + side)], s.books[_at(b)].rows <= NARROW, 0)].size
+
+
+@_cached
+def _book_of(s: MarketState, k: int, role: int) -> int:
+    """Book an instrument uses for a role, -1 = none."""
+    slot = s.current[_at(k), role]
+    return s.slots[_at(slot)].book if slot >= 0 else np.int64(-1)
+
+
+# ---- the quote in force ------------------------------------------------------------------------------------------
+
+
+@_cached
+def _candidate(s: MarketState, k: int) -> tuple[int, float, float, float, float]:
+    """The quote that should be in force: (source, bid, ask, bid size, ask size)."""
+    for source in (_S_BID_ASK, _S_L1):
+        if s.heard[_at(k), source - 1, 0] == 1 and s.heard[_at(k), source - 1, 1] == 1:
+            f = s.feed[_at(k), source - 1]
+            return source, f[0], f[1], f[2], f[3]
+    b = _book_of(s, k, _R_SMART)
+    if b >= 0 and _good(s, b):
+        bid, bid_size = _best(s, b, 1)
+        ask, ask_size = _best(s, b, 0)
+        return _S_SMART, bid, ask, bid_size, ask_size
+    return _S_NONE, NAN, NAN, NAN, NAN
+
+
+@_cached
+def _spread_until(q: Any, ts: int) -> None:
+    """Add the spread in force since the last change, exact to the ns."""
+    spread = q.ask - q.bid
+    if spread == spread:
+        q.spread_sum += spread * (ts - q.spread_since)
+        q.spread_ns += ts - q.spread_since
+    q.spread_since = ts
+
+
+@_cached
+def _flow(q: Any, bid: float, ask: float, bid_size: float, ask_size: float) -> float:
+    """Order flow of one change of the quote (Cont, Kukanov, Stoikov 2014, eq. 3); NaN when a number is absent."""
+    e = 0.0
+    if bid >= q.bid:
+        e += bid_size
+    if bid <= q.bid:
+        e -= q.bid_size
+    if ask <= q.ask:
+        e -= ask_size
+    if ask >= q.ask:
+        e += q.ask_size
+    return e + 0.0 * (bid_size + ask_size + q.bid_size + q.ask_size + bid + ask + q.bid + q.ask)
+
+
+@_cached
+def _requote(s: MarketState, k: int, seq: int, ts: int) -> None:
+    """Put the right quote in force and account for the change, if it is one."""
+    source, bid, ask, bid_size, ask_size = _candidate(s, k)
+    _quote(s, k, seq, ts, source, bid, ask, bid_size, ask_size)
+
+
+@_cached
+def _requote_side(s: MarketState, k: int, seq: int, ts: int, b: int, side: int) -> None:
+    """The same when one side of the SMART book that gives the quote has moved, and nothing else."""
+    q = s.inst[_at(k)]
+    price, size = _best(s, b, side)
+    if side == 1:
+        _quote(s, k, seq, ts, _S_SMART, price, q.ask, size, q.ask_size)
+    else:
+        _quote(s, k, seq, ts, _S_SMART, q.bid, price, q.bid_size, size)
+
+
+@_cached
+def _quote(
+    s: MarketState, k: int, seq: int, ts: int, source: int, bid: float, ask: float, bid_size: float, ask_size: float
+) -> None:
+    """Put a quote in force and account for the change, if it is one."""
+    q = s.inst[_at(k)]
+    same = _same(bid, q.bid) and _same(ask, q.ask) and _same(bid_size, q.bid_size) and _same(ask_size, q.ask_size)
+    if same and source == q.source:
+        return
+    _spread_until(q, ts)
+    mid = (bid + ask) / 2.0
+    if source == q.source:
+        flow = _flow(q, bid, ask, bid_size, ask_size)
+        if flow == flow:
+            q.ofi += flow
+        step = mid / ((q.bid + q.ask) / 2.0) - 1.0
+        if step == step:
+            q.volatility = max(q.volatility, abs(step))
+            q.variance += step * step
+    else:
+        q.source_changes += 1
+    if mid == mid:
+        q.mid_seen = 1
+    q.source, q.bid, q.ask, q.bid_size, q.ask_size = source, bid, ask, bid_size, ask_size
+    g = s.glob
+    if g[_EMIT] == 1:
+        out = s.quotes[_at(g[_QUOTES])]
+        out.seq, out.ts, out.con_id, out.good = seq, ts, q.con_id, np.int64(bid <= ask)
+        out.bid, out.ask, out.bid_size, out.ask_size = bid, ask, bid_size, ask_size
+        g[_QUOTES] += 1
+
+
+# ---- prints ------------------------------------------------------------------------------------------------------
+
+
+@_cached
+def _aggressor(q: Any, price: float) -> tuple[int, int]:
+    """(side, rule): side 1 = BUY, -1 = SELL, 0 = unknown; rule 1 = quote in force, 2 = tick rule, 0 = none."""
+    if q.bid <= q.ask:
+        lean = (price - q.bid) - (q.ask - price)
+        if abs(lean) > 1e-9 * price:
+            return (1 if lean > 0.0 else -1), 1
+    if price > q.last_price:
+        return 1, 2
+    if price < q.last_price:
+        return -1, 2
+    if q.tick_rule != 0:
+        return q.tick_rule, 2
+    return 0, 0
+
+
+@_cached
+def _check_print(q: Any, price: float) -> None:
+    """Health: is a price-forming print inside the quote in force?"""
+    q.prints += 1
+    if q.bid <= q.ask:
+        q.prints_quoted += 1
+        if price < q.bid or price > q.ask:
+            q.prints_outside += 1
+
+
+@_cached
+def _print(s: MarketState, k: int, seq: int, ts: int, price: float, size: float, forms: bool) -> None:
+    """One reported print of the tape in use."""
+    q = s.inst[_at(k)]
+    price, size = _price(price), _price(size)
+    if price != price or size != size:
+        return
+    q.trade_count += 1
+    q.tape_volume += size
+    q.tape_since += size
+    side, rule = np.int64(0), np.int64(0)
+    if forms:
+        side, rule = _aggressor(q, price)
+        _check_print(q, price)
+        if price != q.last_price:
+            q.tick_rule = 0 if q.last_price != q.last_price else (1 if price > q.last_price else -1)
+        q.last_price = price
+        q.mark = price
+    if side > 0:
+        q.tape_buy += size
+    elif side < 0:
+        q.tape_sell += size
+    else:
+        q.tape_unknown += size
+    g = s.glob
+    if g[_EMIT] == 1:
+        out = s.trades[_at(g[_TRADES])]
+        out.seq, out.ts, out.con_id, out.forms_price = seq, ts, q.con_id, np.int64(forms)
+        out.aggressor, out.inferred, out.price, out.size = side, rule, price, size
+        g[_TRADES] += 1
+
+
+@_cached
+def _alike(rise: float, printed: float) -> bool:
+    """Whether tick 8 rose by what was printed, in shares or in round lots."""
+    return rise > 0.0 and printed > 0.0 and (rise == printed or abs(LOTS * rise - printed) < LOTS)
+
+
+@_cached
+def _volume(q: Any, size: float) -> None:
+    """Cumulative volume (tick 8) while a tape is on: what was printed belongs to this rise, or to the one before."""
+    if q.volume_base == q.volume_base:
+        rise = size - q.volume_base
+        if q.rises == 0:
+            q.tape_first = q.tape_since
+        else:
+            q.print_first += _alike(rise, q.tape_since)
+            q.tick_first += _alike(q.last_rise, q.tape_since)
+        q.rises += 1
+        q.last_rise = rise
+        q.volume_rise += rise
+        q.tape_matched += q.tape_since
+    q.volume_base, q.tape_since = size, 0.0
+
+
+# ---- seconds -----------------------------------------------------------------------------------------------------
+
+
+@_cached
+def _told(x: float) -> float:
+    """The number, or the one NaN there is: a processor's has any sign, and what overflows is no number."""
+    return x if abs(x) < np.inf else NAN
+
+
+@_cached
+def _close_book(s: MarketState, k: int, row: Any) -> None:
+    """Book columns of one bucket row, and what health counts of them."""
+    q = s.inst[_at(k)]
+    bid_top, ask_top = q.bid_size, q.ask_size
+    row.imbalance, row.bid_size_top_n, row.ask_size_top_n, row.book_good = NAN, NAN, NAN, 0
+    b = _book_of(s, k, _R_BOOK)
+    if b >= 0:
+        q.depth_seconds += 1
+        if _good(s, b):
+            row.book_good = 1
+            bids, asks = _top(s, b, 1), _top(s, b, 0)
+            row.bid_size_top_n, row.ask_size_top_n = _told(bids), _told(asks)
+            if bids + asks > 0.0:
+                row.imbalance = _told((bids - asks) / (bids + asks))
+            if q.source == _S_NONE:
+                bid_top, ask_top = _first(s, b, 1), _first(s, b, 0)
+            elif q.source != _S_SMART and s.side[_at(2 * b)].filled > 0 and s.side[_at(2 * b + 1)].filled > 0:
+                bid, _ = _best(s, b, 1)
+                ask, _ = _best(s, b, 0)
+                smart = s.current[_at(k), _R_SMART] >= 0  # then it is the book in use
+                equal = bid == q.bid and ask == q.ask
+                q.top_seconds += 1
+                q.top_smart += smart
+                q.top_bid_equal += bid == q.bid
+                q.top_ask_equal += ask == q.ask
+                q.top_equal += equal
+                q.top_beyond += bid > q.bid or ask < q.ask
+                q.top_agree += equal if smart else bid <= q.bid and ask >= q.ask
+        else:
+            q.bad_book_seconds += 1
+    row.bid_top_size, row.ask_top_size = _told(bid_top), _told(ask_top)
+
+
+@_cached
+def _close(s: MarketState, k: int, start: int) -> None:
+    """Write the row of one instrument for [start, start + 1 s) and begin its next second."""
+    q = s.inst[_at(k)]
+    end = start + SECOND_NS
+    _spread_until(q, end)
+    row = s.rows[_at(s.glob[_ROWS])]
+    s.glob[_ROWS] += 1
+    bid, ask, bid_size, ask_size = q.bid, q.ask, q.bid_size, q.ask_size
+    mid, spread = (bid + ask) / 2.0, ask - bid
+    row.ts, row.con_id, row.inst, row.decision_seq = start, q.con_id, k, 0
+    row.mark = _told(q.mark if q.mark == q.mark else mid)
+    row.bid, row.ask, row.mid, row.spread = _told(bid), _told(ask), _told(mid), _told(spread)
+    row.spread_bps = _told(spread / mid * 10_000.0)
+    row.spread_twa = _told(q.spread_sum / q.spread_ns if q.spread_ns > 0 else NAN)
+    row.microprice = _told((ask * bid_size + bid * ask_size) / (bid_size + ask_size))
+    _close_book(s, k, row)
+    seen = q.mid_seen == 1
+    row.ofi = _told(q.ofi) if seen else NAN
+    row.volatility_proxy = _told(q.volatility) if seen else NAN
+    row.realised_variance = _told(q.variance) if seen else NAN
+    row.tape_buy, row.tape_sell, row.tape_unknown = q.tape_buy, q.tape_sell, q.tape_unknown
+    row.trade_count, row.quote_count, row.depth_count = q.trade_count, q.quote_count, q.depth_count
+    row.quote_source, row.stale = q.source, np.int64(q.events == 0 and q.depth_count == 0)
+    q.seconds += 1
+    q.stale_seconds += row.stale
+    q.crossed_seconds += spread < 0.0
+    _begin(q)
+
+
+@_cached
+def _begin(q: Any) -> None:
+    q.events = q.trade_count = q.quote_count = q.depth_count = q.spread_ns = q.touched = 0
+    q.mark = NAN
+    q.spread_sum = q.ofi = q.tape_buy = q.tape_sell = q.tape_unknown = q.volatility = q.variance = 0.0
+    q.mid_seen = np.int64(q.bid == q.bid and q.ask == q.ask)
+
+
+@_apart
+def _pass_time(s: MarketState, ts: int) -> bool:
+    """Close every second that ends at or before `ts`; False = no room for the rows, call again after draining."""
+    g = s.glob
+    while g[_BUCKET_END] <= ts:
+        start = g[_BUCKET_END] - SECOND_NS
+        rows = 0
+        for i in range(g[_INSTRUMENTS]):
+            rows += s.inst[_at(i)].subs > 0 or s.inst[_at(i)].touched == 1
+        blank = ts - g[_BUCKET_END] > BLANK_SECONDS_MAX * SECOND_NS
+        if rows == 0:
+            g[_BUCKET_END] = (ts // SECOND_NS + 1) * SECOND_NS
+            return True
+        if g[_ROWS] + rows > len(s.rows):
+            return False
+        for i in range(g[_INSTRUMENTS]):
+            k = s.order[_at(i)]
+            if s.inst[_at(k)].subs > 0 or s.inst[_at(k)].touched == 1:
+                _close(s, k, start)
+        g[_BUCKET_END] += SECOND_NS
+        if blank:
+            g[_BUCKET_END] = (ts // SECOND_NS + 1) * SECOND_NS
+            for k in range(g[_INSTRUMENTS]):
+                s.inst[_at(k)].spread_since = g[_BUCKET_END] - SECOND_NS
+    return True
+
+
+# ---- rows --------------------------------------------------------------------------------------------------------
+
+
+@_cached
+def _on_tick(s: MarketState, f: Frame, j: int) -> None:
+    k = _arrive(s, f.tick_epoch[j], f.tick_req[j], f.tick_ts[j])
+    if k < 0:
+        return
+    slot = s.slots[_at(k)]
+    i = slot.inst
+    field, price, size = f.tick_field[j], f.tick_price[j], f.tick_size[j]
+    if slot.stream != _ST_L1:
+        return
+    if field == slot.rt_field and field != 0:
+        if s.current[_at(i), _R_TAPE] == k and slot.warm == 1:
+            _print(s, i, f.tick_seq[j], f.tick_ts[j], price, size, True)
+        slot.warm = 1  # the first one repeats the last print before the subscription
+        return
+    if field == 8 or field == 74:
+        if s.current[_at(i), _R_L1] == k and size >= 0.0 and size < ABSENT_FROM:
+            s.inst[_at(i)].volume = size
+            if s.current[_at(i), _R_TAPE] >= 0:
+                _volume(s.inst[_at(i)], size)
+        return
+    ask = field == 2 or field == 3 or field == 67 or field == 70
+    is_price = field == 1 or field == 2 or field == 66 or field == 67
+    if not (ask or is_price or field == 0 or field == 69):
+        return
+    s.inst[_at(i)].quote_count += 1
+    if s.current[_at(i), _R_L1] != k:
+        return
+    side = 1 if ask else 0
+    feed = s.feed[_at(i), _S_L1 - 1]
+    if is_price:
+        feed[side] = _price(price)
+        s.heard[_at(i), _S_L1 - 1, side] = 1
+    if size == size:  # a price message of an old server brings no size
+        feed[2 + side] = _price(size)
+    _requote(s, i, f.tick_seq[j], f.tick_ts[j])
+
+
+@_cached
+def _on_trade(s: MarketState, f: Frame, j: int) -> None:
+    k = _arrive(s, f.trade_epoch[j], f.trade_req[j], f.trade_ts[j])
+    if k < 0:
+        return
+    slot = s.slots[_at(k)]
+    if (slot.stream == _ST_ALL_LAST or slot.stream == _ST_LAST) and s.current[_at(slot.inst), _R_TAPE] == k:
+        forms = not (f.trade_past[j] or f.trade_unreported[j])
+        _print(s, slot.inst, f.trade_seq[j], f.trade_ts[j], f.trade_price[j], f.trade_size[j], forms)
+
+
+@_cached
+def _on_quote(s: MarketState, f: Frame, j: int) -> None:
+    k = _arrive(s, f.quote_epoch[j], f.quote_req[j], f.quote_ts[j])
+    if k < 0:
+        return
+    slot = s.slots[_at(k)]
+    if slot.stream != _ST_BID_ASK or f.quote_stream[j] != _BID_ASK_STREAM:
+        return
+    i = slot.inst
+    s.inst[_at(i)].quote_count += 1
+    if s.current[_at(i), _R_BID_ASK] != k:
+        return
+    feed = s.feed[_at(i), _S_BID_ASK - 1]
+    feed[0], feed[1] = _price(f.quote_bid[j]), _price(f.quote_ask[j])
+    feed[2], feed[3] = _price(f.quote_bid_size[j]), _price(f.quote_ask_size[j])
+    s.heard[_at(i), _S_BID_ASK - 1, 0] = s.heard[_at(i), _S_BID_ASK - 1, 1] = 1
+    _requote(s, i, f.quote_seq[j], f.quote_ts[j])
+
+
+@_cached
+def _on_depth(s: MarketState, f: Frame, j: int, ts: int) -> None:
+    of = _held(s, f.depth_epoch[j], f.depth_req[j])
+    if of < 0:
+        return
+    k, i, b = of & _PART, (of >> HELD_BITS) & _PART, (of >> 2 * HELD_BITS) - 1
+    q = s.inst[_at(i)]
+    _count(s.slots[_at(k)], ts)
+    if b < 0:
+        q.events += 1
+        return
+    q.depth_count += 1
+    side, position, operation = np.int64(f.depth_side[j]), np.int64(f.depth_position[j]), np.int64(f.depth_operation[j])
+    if _apply(s, b, position, operation, side, f.depth_price[j], f.depth_size[j], f.depth_maker[j]):
+        return
+    if s.current[_at(i), _R_SMART] != k:
+        return
+    if q.source == _S_SMART and _at(side) <= _at(1) and _good(s, b):
+        _requote_side(s, i, f.depth_seq[j], ts, b, side)
+    elif q.source == _S_SMART or q.source == _S_NONE:
+        _requote(s, i, f.depth_seq[j], ts)
+
+
+@_cached
+def _on_clock(s: MarketState, seq: int) -> None:
+    g = s.glob
+    for n in range(g[_CLOSED], g[_ROWS]):
+        s.rows[_at(n)].decision_seq = seq
+    g[_CLOSED] = g[_ROWS]
+
+
+@_cached
+def _on_other(s: MarketState, f: Frame, kind: int, j: int) -> None:
+    """A row that is no depth row; a control row is time that passes."""
+    if kind == _TICK:
+        _on_tick(s, f, j)
+    elif kind == _TRADE:
+        _on_trade(s, f, j)
+    elif kind == _QUOTE:
+        _on_quote(s, f, j)
+    elif kind == _CLOCK:
+        _on_clock(s, f.clock_seq[j])
+
+
+@_cached
+def _on_change(s: MarketState, ops: Array) -> None:
+    """Carry out what control rows changed: columns seq, ts, instrument, role, slot. Time has passed up to ts."""
+    for n in range(len(ops)):
+        k, role, slot = ops[n, 2], ops[n, 3], ops[n, 4]
+        q = s.inst[_at(k)]
+        s.current[_at(k), role] = slot
+        q.touched = 1
+        if role == _R_BID_ASK or role == _R_L1:
+            s.feed[_at(k), role] = NAN
+            s.heard[_at(k), role] = 0
+        if role == _R_TAPE:
+            q.last_price, q.tick_rule = NAN, 0
+    for n in range(len(ops)):
+        _requote(s, ops[n, 2], ops[n, 0], ops[n, 1])
+
+
+@_cached
+def _next_ts(f: Frame, kind: int, j: int) -> int:
+    if kind == _TICK:
+        return f.tick_ts[j]
+    if kind == _TRADE:
+        return f.trade_ts[j]
+    if kind == _QUOTE:
+        return f.quote_ts[j]
+    if kind == _CLOCK:
+        return f.clock_ts[j]
+    if kind == _CONTROL:
+        return f.control_ts[j]
+    return f.depth_ts[j]
+
+
+def _run(s: MarketState, f: Frame, cursor: Array, start: int, stop: int, ops: Array) -> int:
+    """Fold the changes `ops`, then events [start, stop) of a frame; gives `stop`, or where an output was full."""
+    _on_change(s, ops)
+    g = s.glob
+    at, ts, end = start, g[_LAST_TS], g[_BUCKET_END]
+    while at < stop:
+        upto = stop
+        if g[_EMIT] == 1:  # an event writes one quote and one print at most
+            upto = min(stop, at + len(s.quotes) - g[_QUOTES], at + len(s.trades) - g[_TRADES])
+            if upto == at:
+                break
+        while at < upto:
+            kind = f.which[_at(at)]
+            j = _at(cursor[kind])
+            now = _next_ts(f, kind, j)
+            if now >= end:
+                if not _pass_time(s, now):
+                    g[_LAST_TS] = ts
+                    return at
+                end = g[_BUCKET_END]
+            ts = now
+            if kind == _DEPTH:  # they come in stretches
+                while True:
+                    _on_depth(s, f, j, ts)
+                    at += 1
+                    j += _at(1)
+                    cursor[_DEPTH] = j
+                    if at == upto or f.which[_at(at)] != _DEPTH:
+                        break
+                    now = f.depth_ts[j]
+                    if now >= end:
+                        break
+                    ts = now
+                continue
+            _on_other(s, f, kind, j)
+            cursor[kind] += 1
+            at += 1
+    g[_LAST_TS] = ts
+    return at
+
+
+# ---- types: explicit, so that there is one compiled form and no guessing at the first call ------------------------
+
+
+def _kind_of(name: str) -> Any:
+    if name == "which":
+        return types.uint8
+    if name in ("trade_past", "trade_unreported"):
+        return types.boolean
+    last = name.split("_", 1)[1]
+    if last == "epoch":
+        return types.uint16
+    if last in ("req", "field", "stream", "position", "operation", "side"):
+        return types.int32
+    return types.float64 if last in ("price", "size", "bid", "ask", "bid_size", "ask_size") else types.int64
+
+
+_RECORDS = {
+    "side": SIDE,
+    "cells": CELL,
+    "inst": INSTRUMENT,
+    "slots": SLOT,
+    "books": BOOK,
+    "rows": ROW,
+    "quotes": QUOTE_OUT,
+    "trades": TRADE_OUT,
+}
+_SHAPES = {
+    "current": 2, "heard": 3, "feed": 3,
+}  # fmt: skip
+
+
+def _state_type(name: str) -> Any:
+    if name in _RECORDS:
+        return numba.from_dtype(_RECORDS[name])[::1]
+    item = types.float64 if name == "feed" else types.int64
+    return types.Array(item, _SHAPES.get(name, 1), "C")
+
+
+_STATE = types.NamedTuple([_state_type(name) for name in MarketState._fields], MarketState)
+_FRAME = types.NamedTuple([types.Array(_kind_of(n), 1, "C", readonly=True) for n in Frame._fields], Frame)
+_OPS = types.Array(types.int64, 2, "C")
+run = kernel_cache.decorator(
+    numba, __file__, types.int64(_STATE, _FRAME, types.Array(types.int64, 1, "C"), types.int64, types.int64, _OPS)
+)(_run)

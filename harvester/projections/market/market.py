@@ -1,0 +1,485 @@
+"""The market under the projections: subscriptions, instruments, books and quotes as arrays, moved by the kernels.
+
+`fold` cuts a batch at its control rows. Between two of them the kernels run; at a control row plain Python decides what
+it means (what is subscribed, dead or unknown) and gives the kernels a list of changes. The key of a subscription is
+(run, epoch, request id); the newest live one of a stream is in use.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import numpy as np
+
+from harvester.errors import KernelFault
+from harvester.events.codes import CONNECTION_LOST, DEPTH_RESET, REFUSALS, RESTORED_DATA_LOST
+from harvester.events.kinds import Action, Own, Stream
+from harvester.projections.interval import QUOTES, TRADES
+from harvester.projections.market.arrays import (
+    BOOK,
+    FIRST_ORDER,
+    NO_ROW,
+    QUOTE_OUT,
+    ROW,
+    ROWS_DEFAULT,
+    ROWS_LIMIT,
+    TRADE_OUT,
+    Frame,
+    Glob,
+    Hot,
+    MarketState,
+    Role,
+    held,
+    joined,
+    new_state,
+    with_room,
+)
+from harvester.projections.market.merge import DEPTH_MESSAGES, Makers, clocks_of, controls_of, frame_of, last_of
+from harvester.projections.market.volume import NOTHING, Stretch
+from harvester.projections.run_params import RunParams
+from harvester.projections.step import Control, RunStart, Step
+from harvester.units import SECOND_NS
+
+if TYPE_CHECKING:
+    from harvester.events.batch import Batch
+    from harvester.projections.market.arrays import Array
+
+STREAMS: tuple[Stream, ...] = tuple(Stream)
+MARKET_STREAMS = (
+    Stream.L1, Stream.DEPTH, Stream.SMART_DEPTH, Stream.LAST, Stream.ALL_LAST, Stream.BID_ASK, Stream.MID_POINT,
+)  # fmt: skip
+DEPTH_STREAMS = (Stream.DEPTH, Stream.SMART_DEPTH)
+ROLE_STREAMS: dict[Role, tuple[Stream, ...]] = {  # a stream further left wins
+    Role.BID_ASK: (Stream.BID_ASK,),
+    Role.L1: (Stream.L1,),
+    Role.BOOK: (Stream.SMART_DEPTH, Stream.DEPTH),
+    Role.SMART: (Stream.SMART_DEPTH,),
+    Role.TAPE: (Stream.ALL_LAST, Stream.LAST, Stream.L1),
+}
+TS_MAX = 2**62  # ns UTC, the year 2116: sums with it do not overflow
+_NO_CHANGES = np.empty((0, 5), np.int64)
+_SMALL, _LARGE = 4096, 65_536
+_ROWS_AHEAD = 131_072  # maximum room for bucket rows before they are handed out
+
+
+class Market:
+    """Arrays and the names that belong to them."""
+
+    def __init__(self, *, emit: bool = True) -> None:
+        self.state: MarketState = new_state()
+        self.state.glob[Glob.EMIT] = int(emit)
+        self.makers = Makers()
+        self.symbols: list[str] = []  # by instrument
+        self.runs = 0
+        self._epoch = 0
+        self._slots = 0
+        self._row_room = 0
+        self._until = 0  # ts_recv of the last event of the batch, ns UTC
+        self._live: dict[tuple[int, int], int] = {}  # (epoch, request id) → slot, oldest first
+        self._alive: list[list[int]] = []  # live slots by instrument, oldest first
+        self._instrument: dict[int, int] = {}  # con_id → instrument
+        self._stretches: list[list[Stretch]] = []  # finished ones of tick 8 and tape, by instrument
+        self._changes: list[tuple[int, int, int, int, int]] = []
+        self._quotes: list[Array] = []
+        self._trades: list[Array] = []
+        self._closed: list[Array] = []
+
+    # ---- the fold ----------------------------------------------------------------------------------------------
+
+    def fold(self, batch: Batch) -> Step:
+        """Move the market through a batch.
+
+        Raises:
+            KernelFault: an index past an array, an overflow, or a `ts_recv` past `TS_MAX`.
+        """
+        first, last, ts = last_of(batch)
+        if ts > TS_MAX:
+            raise KernelFault("market", last, f"ts_recv {ts} is past {TS_MAX}: sums of ns would overflow")
+        self._until = ts
+        controls = controls_of(batch)
+        acting = [control for control in controls if self._acts(control)]
+        frame = frame_of(batch, acting, self.makers)
+        runs: list[RunStart] = []
+        at, cursor = 0, np.zeros(len(Hot), np.int64)
+        for control, stop in zip(acting, np.flatnonzero(frame.which == Hot.CONTROL).tolist(), strict=True):
+            held = self._held(control)
+            if held and control.con_id == 0:  # an error names only the request
+                con_id = int(self.state.slots[held[0]]["con_id"])
+                controls[controls.index(control)] = control._replace(con_id=con_id)
+            at = self._run(frame, cursor, at, stop)
+            if control.action == Action.RUN_START:
+                # The previous run ended with its last event, not when the next began.
+                params = RunParams.parse(control.row["params"], control.seq)
+                runs.append(RunStart(control.seq, control.ts, params, int(self.state.glob[Glob.LAST_TS])))
+                self._start_run(control)
+            at = self._run(frame, cursor, at, stop + 1)
+            self._apply(control)
+        self._run(frame, cursor, at, len(frame.which))
+        closed, quotes, trades = self._drained()
+        return Step(len(batch), first, last, ts, controls, runs, clocks_of(frame), closed, quotes, trades)
+
+    def _run(self, frame: Frame, cursor: Array, start: int, stop: int) -> int:
+        if start >= stop and not self._changes:
+            return stop
+        from harvester.projections.market.kernels import run  # compiles or loads on first use
+
+        changes = np.array(self._changes, np.int64) if self._changes else _NO_CHANGES
+        self._changes = []
+        self._make_room(stop - start, len(changes))
+        try:
+            while (at := run(self.state, frame, cursor, start, stop, changes)) < stop:
+                start, changes = at, _NO_CHANGES
+                self._drain()
+        except (IndexError, ArithmeticError, ValueError, MemoryError) as error:
+            raise KernelFault("market", _seq_at(frame, cursor), str(error) or type(error).__name__) from error
+        self._drain()
+        return stop
+
+    def _make_room(self, events: int, changes: int) -> None:
+        """Make room for the outputs of most of the events, and for every quote change that `changes` may cause."""
+        n = _LARGE if events > _SMALL else _SMALL
+        seconds = max(self._until - int(self.state.glob[Glob.BUCKET_END]), 0) // SECOND_NS + 2
+        self._row_room = min(seconds * len(self.symbols), _ROWS_AHEAD) if events > _SMALL else 0
+        if len(self.state.quotes) < (n := max(n, changes)) and self.state.glob[Glob.EMIT]:
+            self.state = self.state._replace(quotes=np.empty(n, QUOTE_OUT), trades=np.empty(n, TRADE_OUT))
+        if len(self.state.rows) < self._rows_wanted():
+            self._renew_rows()
+
+    def _rows_wanted(self) -> int:
+        return int(self.state.glob[Glob.ROWS]) + max(self._row_room, 4 * len(self.symbols))
+
+    def _renew_rows(self, skip: int = 0) -> None:
+        """A new array for bucket rows; those after the first `skip` still wait for their clock."""
+        g = self.state.glob
+        waiting = self.state.rows[skip : g[Glob.ROWS]]
+        g[Glob.ROWS] -= skip
+        rows = np.empty(self._rows_wanted() + 256, ROW)
+        rows[: len(waiting)] = waiting
+        self.state = self.state._replace(rows=rows)
+
+    def _drain(self) -> None:
+        """Take the outputs of the kernels, and make room for a second's rows."""
+        s, g = self.state, self.state.glob
+        if g[Glob.QUOTES]:
+            self._quotes.append(s.quotes[: g[Glob.QUOTES]].copy())
+        if g[Glob.TRADES]:
+            self._trades.append(s.trades[: g[Glob.TRADES]].copy())
+        g[Glob.QUOTES] = g[Glob.TRADES] = 0
+        if closed := int(g[Glob.CLOSED]):
+            self._closed.append(s.rows[:closed])  # handed out with their array, not copied
+            g[Glob.CLOSED] = 0
+            self._renew_rows(closed)
+        elif len(s.rows) < g[Glob.ROWS] + len(self.symbols):  # rows waiting for a late clock
+            self._renew_rows()
+
+    def _drained(self) -> tuple[Array, Array, Array]:
+        out = (_join(self._closed, ROW), _join(self._quotes, QUOTE_OUT), _join(self._trades, TRADE_OUT))
+        self._closed, self._quotes, self._trades = [], [], []
+        return out[0], _as(out[1], QUOTES), _as(out[2], TRADES)
+
+    # ---- control rows ------------------------------------------------------------------------------------------
+
+    def _acts(self, control: Control) -> bool:
+        """Whether a control row can change the market."""
+        if control.action:
+            return control.action in (Action.RUN_START, Action.RUN_END, Action.SUBSCRIBE, Action.CANCEL)
+        known = control.code in _NOTICES or control.code in REFUSALS
+        return known or control.row.get("msg") in (58, *DEPTH_MESSAGES)
+
+    def _apply(self, control: Control) -> None:
+        action, code = control.action, control.code
+        if action == Action.SUBSCRIBE:
+            self._subscribe(control)
+        elif action == Action.CANCEL:
+            self._kill(control, self._held(control))
+        elif action == Action.RUN_END or code in (RESTORED_DATA_LOST, Own.DISCONNECTED):
+            self._kill(control, self.live())
+        elif code == CONNECTION_LOST:
+            self._forget(control, self.live())
+        elif code == DEPTH_RESET:
+            self._reset_book(control)
+        elif code in REFUSALS or code == Own.STREAM_REFUSED:
+            self._kill(control, self._held(control))
+        elif control.row.get("msg") in DEPTH_MESSAGES:
+            self._lose_track(control)
+        elif control.row.get("msg") == 58:
+            for k in self._held(control):
+                self._inst(k)["data_type"] = control.row["value"] or 0
+
+    def _held(self, control: Control) -> list[int]:
+        """The live slot with the control's (epoch, request id), as a list of one or none."""
+        slot = self._live.get((control.epoch, control.req_id))
+        return [] if slot is None else [slot]
+
+    def _inst(self, slot: int) -> Any:
+        return self.state.inst[self.state.slots[slot]["inst"]]
+
+    def _start_run(self, control: Control) -> None:
+        """Kill every key of the previous run before time moves on to the new run's start."""
+        self._kill(control, self.live())
+        self.runs += 1
+        self._epoch = 0
+        self.state.keys[:] = -1
+        self._settle()
+
+    def _settle(self) -> None:
+        """Date the pending changes at the last event before them, so that no time passes."""
+        last = int(self.state.glob[Glob.LAST_TS])
+        self._changes = [(seq, last, *rest) for seq, _, *rest in self._changes]  # type: ignore[misc]
+
+    def _subscribe(self, control: Control) -> None:
+        stream = control.row["stream"]
+        if stream not in MARKET_STREAMS:
+            return
+        if control.epoch > self._epoch:  # keys of an earlier connection died with it, with or without a notice
+            self._epoch = control.epoch
+            self._kill(control, [k for (epoch, _), k in self._live.items() if epoch < control.epoch])
+        self._kill(control, self._held(control))
+        slot = self._new_slot(control, self._instrument_of(control), Stream(stream))
+        self._live[control.epoch, control.req_id] = slot
+        self._alive[int(self.state.slots[slot]["inst"])].append(slot)
+        self._choose(control, [slot], fresh=slot)
+
+    def _instrument_of(self, control: Control) -> int:
+        found = self._instrument.get(control.con_id)
+        if found is not None:
+            return found
+        k = self._instrument[control.con_id] = len(self.symbols)
+        self.symbols.append(control.row["symbol"] or str(control.con_id))
+        self._alive.append([])
+        self._stretches.append([])
+        self.state = with_room(self.state, instruments=k + 1)
+        inst = self.state.inst[k]
+        for name in ("bid", "ask", "bid_size", "ask_size", "mark", "last_price", "volume", "volume_base"):
+            inst[name] = np.nan
+        inst["con_id"] = control.con_id
+        self.state.order[: k + 1] = np.argsort(self.state.inst["con_id"][: k + 1])
+        self.state.glob[Glob.INSTRUMENTS] = k + 1
+        return k
+
+    def _new_slot(self, control: Control, inst: int, stream: Stream) -> int:
+        k = self._slots
+        self._slots += 1
+        self.state = with_room(self.state, slots=self._slots)
+        params = _params(control)
+        slot = self.state.slots[k]
+        slot["con_id"], slot["epoch"], slot["req_id"], slot["inst"] = (
+            control.con_id,
+            control.epoch,
+            control.req_id,
+            inst,
+        )
+        slot["stream"], slot["alive"], slot["opened"] = STREAMS.index(stream), 1, control.ts
+        generic = str(params.get("generic", "")).split(",")
+        slot["rt_field"] = 77 if "375" in generic else 48 if "233" in generic else 0
+        slot["book"] = self._new_book(k, params) if stream in DEPTH_STREAMS else -1
+        self._learn_key(control.epoch, control.req_id, held(k, inst, int(slot["book"])))
+        return k
+
+    def _new_book(self, slot: int, params: dict[str, Any]) -> int:
+        rows = params.get("rows", ROWS_DEFAULT)
+        rows = min(max(rows, 1), ROWS_LIMIT) if isinstance(rows, int) else ROWS_DEFAULT
+        used = {int(self.state.slots[k]["book"]) for k in self.live()}
+        book = next(b for b in range(len(self._live) + 1) if b not in used)
+        self.state = with_room(self.state, books=book + 1, depth=rows)
+        self._clear(book)
+        self.state.side["inserts"][2 * book : 2 * book + 2] = 0
+        self.state.books[book] = np.zeros((), BOOK)
+        self.state.books[book]["slot"], self.state.books[book]["rows"] = slot, rows
+        return book
+
+    def _learn_key(self, epoch: int, req_id: int, value: int) -> None:
+        if 2 * int((self.state.keys >= 0).sum()) >= len(self.state.keys):
+            old = [(int(k), int(v)) for k, v in zip(self.state.keys, self.state.vals, strict=True) if k >= 0]
+            size = 2 * len(self.state.keys)
+            self.state = self.state._replace(keys=np.full(size, -1, np.int64), vals=np.zeros(size, np.int64))
+            for key, of in old:
+                self._put_key(key, of)
+        self._put_key(_key(epoch, req_id), value)
+
+    def _put_key(self, key: int, value: int) -> None:
+        self.state.vals[self._place_of(key)] = value
+
+    def _place_of(self, key: int) -> int:
+        """The place of a key in the hash table; a new key is inserted."""
+        keys, mask = self.state.keys, len(self.state.keys) - 1
+        at = (key ^ (key >> 32)) & mask
+        while keys[at] not in (-1, key):
+            at = (at + 1) & mask
+        keys[at] = key
+        return at
+
+    # ---- what is dead, what is unknown -----------------------------------------------------------------------------
+
+    def _kill(self, control: Control, slots: list[int]) -> None:
+        for k in slots:
+            slot = self.state.slots[k]
+            slot["alive"], slot["closed"] = 0, control.ts
+            held_by = int(slot["epoch"]), int(slot["req_id"])
+            del self._live[held_by]
+            at = self._place_of(_key(*held_by))
+            self.state.vals[at] = ~self.state.vals[at]
+            self._alive[int(slot["inst"])].remove(k)
+            if (book := int(self.state.slots[k]["book"])) >= 0:
+                for name in ("applied", "impossible", "placed", "resets"):
+                    self.state.slots[k][name] = self.state.books[book][name]
+                self._clear(book)
+        self._choose(control, slots)
+
+    def _forget(self, control: Control, slots: list[int]) -> None:
+        """The feed is interrupted, subscriptions go on: books and quotes are unknown until their next row."""
+        for k in slots:
+            if (book := int(self.state.slots[k]["book"])) >= 0:
+                self._clear(book)
+        self._choose(control, slots, again=True)
+
+    def _reset_book(self, control: Control) -> None:
+        for k in self._held(control):
+            if (book := int(self.state.slots[k]["book"])) >= 0:
+                self._clear(book)
+                self.state.books[book]["refill"] = 1
+                self._choose(control, [k])
+
+    def _lose_track(self, control: Control) -> None:
+        """After an undecodable depth message its book is bad until the next reset; without a request id, every book."""
+        named = self._held(control)
+        for k in named or [k for (epoch, _), k in self._live.items() if epoch == control.epoch]:
+            if (book := int(self.state.slots[k]["book"])) >= 0:
+                self.state.books[book]["bad"] = 1
+                self.state.books[book]["impossible"] += 1
+                self._choose(control, [k])
+
+    def _clear(self, book: int) -> None:
+        s = self.state
+        both = slice(2 * book, 2 * book + 2)
+        for name in ("length", "filled", "known", "ties"):
+            s.side[name][both] = 0
+        s.side["order"][both] = FIRST_ORDER
+        s.cells.reshape(len(s.side), -1)[both] = NO_ROW
+        s.books[book]["bad"] = s.books[book]["refill"] = 0
+        s.books[book]["resets"] += 1
+
+    def _choose(self, control: Control, slots: list[int], *, fresh: int = -1, again: bool = False) -> None:
+        """Choose the slots the instruments of `slots` use from here on; a changed or unknown one starts empty."""
+        for con_id in sorted({int(self.state.slots[k]["con_id"]) for k in slots}):
+            inst = self._instrument[con_id]
+            alive = self._alive[inst]
+            self.state.inst[inst]["subs"] = len(alive)
+            touched = False
+            for role, streams in ROLE_STREAMS.items():
+                best = self._best(alive, streams, role)
+                if best != self.state.current[inst, role] or best == fresh or again:
+                    self._changes.append((control.seq, control.ts, inst, role, best))
+                    touched = True
+                    if role in (Role.L1, Role.TAPE):
+                        self._end_stretch(inst)
+            if not touched:  # a cleared book, or a subscription no role uses: the quote may change
+                role = Role.SMART
+                self._changes.append((control.seq, control.ts, inst, role, self._best(alive, ROLE_STREAMS[role], role)))
+
+    def _best(self, alive: list[int], streams: tuple[Stream, ...], role: Role) -> int:
+        slots = self.state.slots
+        for stream in streams:
+            newest = [k for k in alive if slots[k]["stream"] == STREAMS.index(stream)]
+            if role == Role.TAPE and stream == Stream.L1:
+                newest = [k for k in newest if slots[k]["rt_field"]]
+            if newest:
+                return newest[-1]
+        return -1
+
+    def _end_stretch(self, inst: int) -> None:
+        """Start a new stretch of volume, after a change of L1 or tape."""
+        now = self.state.inst[inst]
+        if now["rises"]:
+            self._stretches[inst].append(Stretch.of(now))
+        for name, value in zip(Stretch._fields, NOTHING, strict=True):
+            now[name] = value
+        now["volume_base"], now["last_rise"] = np.nan, 0.0
+
+    def stretches(self, con_id: int) -> list[Stretch]:
+        """Every stretch of an instrument, the current one last."""
+        inst = self._instrument[con_id]
+        return [*self._stretches[inst], Stretch.of(self.state.inst[inst])]
+
+    # ---- snapshot --------------------------------------------------------------------------------------------------
+
+    def snapshot(self) -> bytes:
+        """State after the last fold, as bytes; equal states are equal bytes."""
+        s = self.state._replace(quotes=self.state.quotes[:0], trades=self.state.trades[:0])
+        s = s._replace(rows=s.rows[: s.glob[Glob.ROWS]])
+        arrays = [(array.shape, np.ascontiguousarray(array).tobytes()) for array in s]
+        names = (self.makers.names, self.symbols, self.runs, self._epoch, self._slots, self._stretches)
+        return msgspec.msgpack.encode((arrays, names, self._changes))
+
+    def restore(self, data: bytes) -> None:
+        """Replace the state by that of a snapshot."""
+        arrays, names, changes = msgspec.msgpack.decode(data)
+        fresh = new_state()
+        loaded = [
+            np.frombuffer(raw, old.dtype).reshape(shape).copy() for (shape, raw), old in zip(arrays, fresh, strict=True)
+        ]
+        self.state = MarketState(*loaded)
+        waiting = self.state.rows
+        self.state = self.state._replace(
+            rows=np.zeros(max(256, 2 * len(waiting)), ROW), quotes=fresh.quotes, trades=fresh.trades
+        )
+        self.state.rows[: len(waiting)] = waiting
+        makers, self.symbols, self.runs, self._epoch, self._slots, stretches = names
+        self._stretches = [[Stretch(*stretch) for stretch in of_one] for of_one in stretches]
+        self.makers = Makers(makers)
+        self._instrument = {int(self.state.inst[k]["con_id"]): k for k in range(len(self.symbols))}
+        self._changes = [tuple(change) for change in changes]
+        self._live, self._alive = {}, [[] for _ in self.symbols]
+        for k, slot in enumerate(self.subscriptions()):
+            if slot["alive"]:
+                self._live[slot["epoch"], slot["req_id"]] = k
+                self._alive[slot["inst"]].append(k)
+
+    def subscriptions(self) -> list[dict[str, int]]:
+        """Every subscription of the date, in the order of requests."""
+        rows = self.state.slots[: self._slots]
+        return [dict(zip(rows.dtype.names or (), row, strict=True)) for row in rows.tolist()]
+
+    def instrument(self, con_id: int) -> int | None:
+        """Index of an instrument, None when it was never subscribed."""
+        return self._instrument.get(con_id)
+
+    def live(self) -> list[int]:
+        """Slots that are alive, oldest first."""
+        return list(self._live.values())
+
+
+_NOTICES = frozenset((DEPTH_RESET, CONNECTION_LOST, RESTORED_DATA_LOST, int(Own.DISCONNECTED), int(Own.STREAM_REFUSED)))
+
+
+def _seq_at(frame: Frame, cursor: Array) -> int:
+    """Seq of the event a kernel was at: `cursor` has the next row of each kind."""
+    at = int(cursor.sum())
+    if at >= len(frame.which) or frame.which[at] == Hot.CONTROL:
+        return 0
+    kind = Hot(int(frame.which[at]))
+    return int(getattr(frame, f"{kind.name.lower()}_seq")[cursor[kind]])
+
+
+def _key(epoch: int, req_id: int) -> int:
+    return (epoch << 32) | (req_id & 0xFFFFFFFF)
+
+
+def _params(control: Control) -> dict[str, Any]:
+    try:
+        params = msgspec.json.decode(control.row["params"] or "{}")
+    except msgspec.DecodeError:
+        return {}  # unreadable parameters: use the defaults
+    return params if isinstance(params, dict) else {}
+
+
+def _join(parts: list[Array], dtype: Any) -> Array:
+    return joined(parts) if parts else np.empty(0, dtype)
+
+
+def _as(rows: Array, dtype: Any) -> Array:
+    out = np.empty(len(rows), dtype)
+    for name in dtype.names:
+        out[name] = rows[name]
+    return out

@@ -1,0 +1,249 @@
+"""From a finished position to an episode: features before the decision, series, labels.
+
+An episode's document is plain data in the key order of the episode files, with every time as int ns UTC; the artefact
+writer converts them to text. Window: `features_pre` holds the buckets entirely between 120 s and 30 s before the
+decision, or, when there are none, the last 120 before it.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import numpy.typing as npt
+
+from harvester.projections.trading.costs import CostTable  # noqa: TC001 - msgspec resolves the fields when it decodes
+from harvester.projections.trading.exchange import DIGITS
+from harvester.projections.trading.position import DATA_END, Position
+from harvester.units import SECOND_NS
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+Array = npt.NDArray[Any]
+SCHEMA = "harvester.episode"
+SCHEMA_VERSION = 1
+MODE_EVENT = "event"
+PRE_FAR_S, PRE_NEAR_S, PRE_COUNT = 120, 30, 120
+FLAT_USD = 0.005  # |pnl| up to here is BREAKEVEN
+
+BUCKET_FIELDS = (
+    "ts", "mark", "bid", "ask", "spread", "spread_bps", "spread_twa", "mid", "microprice", "imbalance",
+    "bid_size_top_n", "ask_size_top_n", "bid_top_size", "ask_top_size", "ofi", "tape_buy", "tape_sell",
+    "tape_unknown", "trade_count", "quote_count", "depth_count", "volatility_proxy", "realised_variance",
+    "quote_source", "book_good", "stale",
+)  # fmt: skip
+SERIES_FIELDS = (
+    "ts", "mark", "bid", "ask", "mid", "spread", "imbalance", "tape_buy", "tape_sell", "volatility_proxy",
+)  # fmt: skip
+GATES = "gate_codes"  # of the series, after its fields
+_Bucket = msgspec.defstruct(
+    "_Bucket", BUCKET_FIELDS
+)  # rows of the document: faster to create and encode than dictionaries
+_Second = msgspec.defstruct("_Second", (*SERIES_FIELDS, GATES))
+
+
+class SymbolHealth(msgspec.Struct):
+    """Known defects of a symbol's feed so far; part of every episode."""
+
+    outages: int = 0
+    bad_book_seconds: int = 0
+    refused: int = 0
+    data_type: int | None = None
+
+
+class Tracked(msgspec.Struct):
+    """A position with the data of its episode: cost table, buckets before and during it.
+
+    Attributes:
+        pre, series: columns by name, none when there are no rows; absent numbers are NaN.
+    """
+
+    position: Position
+    costs: CostTable
+    memory: str | None
+    trading_date: str
+    window: str
+    pre: dict[str, list[Any]]
+    series: dict[str, list[Any]] = {}
+    trade_id: str = ""
+    exit_ts: int = 0
+    exit_seq: int = 0
+    exit_price: float | None = None
+
+    def ended(self, trade_id: str, end: tuple[int, int, float | None] | None = None) -> None:
+        """Set the exit: the last fill, or `end` (ts, seq, price) when the data ended before it."""
+        position = self.position
+        self.trade_id = trade_id
+        if end is None:
+            last = position.fills[-1]
+            self.exit_ts, self.exit_seq = last.ts, last.seq
+            self.exit_price = round(position.exit_value / position.exited, DIGITS)
+        else:
+            self.exit_ts, self.exit_seq, self.exit_price = end
+            position.exit_reason = DATA_END
+
+
+def window_before(newest: Array, decision_ts: int) -> tuple[str, Array]:
+    """The name of the `features_pre` window, and its rows of the newest ones (dtype `seconds.SECONDS`)."""
+    ts = newest["ts"]
+    first, last = decision_ts - PRE_FAR_S * SECOND_NS, decision_ts - (PRE_NEAR_S + 1) * SECOND_NS
+    far = (first <= ts) & (ts <= last)
+    if far.any():
+        return f"{PRE_FAR_S}s to {PRE_NEAR_S}s before", newest[far]
+    return f"last {PRE_COUNT} buckets before", newest[ts <= decision_ts - SECOND_NS][-PRE_COUNT:]
+
+
+def aggregates(pre: Mapping[str, list[Any]]) -> dict[str, Any]:
+    """Aggregates of the buckets before the decision: means of states, sums of flows, return of the mid."""
+    known = {name: [value for value in pre[name] if value - value == 0] for name in _AGGREGATED}  # the finite ones
+    total = {name: math.fsum(values) for name, values in known.items()}
+    mean = {name: total[name] / len(values) if values else None for name, values in known.items()}
+    mids = known["mid"]
+    return {
+        "seconds": len(pre["ts"]),
+        "stale_seconds": sum(1 for stale in pre["stale"] if stale),
+        "mean_imbalance": mean["imbalance"],
+        "mean_spread": mean["spread"],
+        "mean_spread_bps": mean["spread_bps"],
+        "tape_buy": total["tape_buy"],
+        "tape_sell": total["tape_sell"],
+        "tape_delta": total["tape_buy"] - total["tape_sell"],
+        "ofi": total["ofi"],
+        "trade_count": int(total["trade_count"]),
+        "mid_return": mids[-1] / mids[0] - 1 if mids else None,
+        "volatility_max": max(known["volatility_proxy"], default=None),
+        "realised_variance": total["realised_variance"],
+    }
+
+
+_AGGREGATED = (
+    "imbalance", "spread", "spread_bps", "tape_buy", "tape_sell", "ofi", "trade_count", "mid", "volatility_proxy",
+    "realised_variance",
+)  # fmt: skip
+
+
+def labels(tracked: Tracked) -> dict[str, Any]:
+    """The outcome. USD, seconds; MAE ≤ 0 ≤ MFE are open profit before commission, `pnl_usd` is after it."""
+    position = tracked.position
+    entry_ts = position.fills[0].ts
+    gross = position.profit(tracked.exit_price or 0.0) if position.open else position.profit(0.0)
+    pnl = round(gross - math.fsum(f.commission for f in position.fills), DIGITS) + 0.0
+    risk = initial_risk(position)
+    moves = position.excursion
+    return {
+        "pnl_usd": pnl,
+        "r_multiple": pnl / risk if risk > 0 else None,
+        "mae": moves.mae,
+        "mfe": moves.mfe,
+        "time_to_mae": _seconds(moves.mae_ts, entry_ts),
+        "time_to_mfe": _seconds(moves.mfe_ts, entry_ts),
+        "hold_seconds": _seconds(tracked.exit_ts, entry_ts),
+        "exit_reason": position.exit_reason,
+        "win_loss": "WIN" if pnl > FLAT_USD else "LOSS" if pnl < -FLAT_USD else "BREAKEVEN",
+    }
+
+
+def _seconds(ts: int | None, since: int) -> float | None:
+    return None if ts is None else (ts - since) / SECOND_NS
+
+
+def entry_price(position: Position) -> float:
+    """Average over the entry's fills, USD."""
+    return round(position.entry_value / position.entered, DIGITS)
+
+
+def initial_risk(position: Position) -> float:
+    """|entry - first stop| * quantity, USD."""
+    return round(abs(position.entry_value - position.plan.stop * position.entered), DIGITS)
+
+
+def document(tracked: Tracked, health: SymbolHealth, through_seq: int) -> dict[str, Any]:
+    """The whole episode, keys in the order of the episode files, times int ns UTC."""
+    position = tracked.position
+    return {
+        "schema": SCHEMA,
+        "schema_version": SCHEMA_VERSION,
+        "trading_date": tracked.trading_date,
+        "run": position.run,
+        "through_seq": through_seq,
+        "health": msgspec.to_builtins(health),
+        "trade_id": tracked.trade_id,
+        "symbol": position.symbol,
+        "side": "LONG" if position.plan.long else "SHORT",
+        "quantity": position.entered,
+        "mode": MODE_EVENT,
+        "taken": True,
+        "decision": {"ts": position.decision_ts, "seq": position.decision_seq},
+        "entry": {"ts": position.fills[0].ts, "price": entry_price(position), "seq": position.fills[0].seq},
+        "exit": {"ts": tracked.exit_ts, "price": tracked.exit_price, "seq": tracked.exit_seq},
+        "features_pre": {
+            "window": tracked.window,
+            "buckets": list(map(_Bucket, *tracked.pre.values())),
+            "aggregates": aggregates(tracked.pre),
+        },
+        "series": list(map(_Second, *tracked.series.values())) if tracked.series else [],
+        "fills": [msgspec.to_builtins(fill) for fill in position.fills],
+        "labels": labels(tracked),
+        "decision_trace": _trace(position),
+        "versions": {
+            "strategy": position.strategy,
+            "strategy_digest": position.strategy_digest,
+            "cost_model": tracked.costs.name,
+            "memory": tracked.memory,
+        },
+    }
+
+
+def _trace(position: Position) -> dict[str, Any]:
+    plan = position.plan
+    return {
+        "entry_reason": plan.reason,
+        "exit_reason": position.exit_reason,
+        "risk": {
+            "initial_stop": plan.stop,
+            "initial_risk_usd": initial_risk(position),
+            "target": plan.target,
+            "quantity_planned": plan.quantity,
+            "hold_seconds_max": plan.hold_seconds_max,
+        },
+        "gate_codes": position.gate_codes,
+        "features": plan.features,
+        "prediction": None,
+    }
+
+
+def episode_row(tracked: Tracked, health: SymbolHealth, through_seq: int) -> tuple[Any, ...]:
+    """One row of `blotter.EPISODES`."""
+    made = document(tracked, health, through_seq)
+    labelled, position = made["labels"], tracked.position
+    return (
+        made["trading_date"],
+        position.symbol,
+        position.strategy,
+        position.strategy_digest,
+        made["mode"],
+        position.decision_seq,
+        tracked.trade_id,
+        position.con_id,
+        made["side"],
+        position.entered,
+        made["taken"],
+        position.decision_ts,
+        made["entry"]["ts"],
+        made["entry"]["price"],
+        tracked.exit_ts,
+        tracked.exit_price,
+        tracked.exit_seq,
+        position.plan.reason,
+        position.exit_reason,
+        labelled["pnl_usd"],
+        labelled["r_multiple"],
+        labelled["mae"],
+        labelled["mfe"],
+        labelled["hold_seconds"],
+        labelled["win_loss"],
+        health.data_type,
+        msgspec.json.encode(made).decode(),
+    )

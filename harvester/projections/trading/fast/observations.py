@@ -1,0 +1,183 @@
+"""Observations of many intervals by symbol, so that those which cannot touch an order are skipped.
+
+A position at rest (entry filled, bracket working) is moved by few observations: a quote or print that reaches its stop
+or its target. `SymbolObservations.reaches` finds the next one over whole columns; between two of them only the worst or
+best price can change, which `SymbolObservations.extremes` gives. The result is the same as for every observation in seq
+order.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from harvester.projections.trading.exchange import Observation
+from harvester.units import NEVER
+
+if TYPE_CHECKING:
+    from harvester.projections.trading.exchange import ShownQuote
+
+Array = npt.NDArray[Any]
+Part = tuple[dict[str, Array], slice]  # columns, and the rows of one symbol in them
+
+
+class SymbolObservations:
+    """Quotes and prints of one symbol, both in seq order; quote `i` is good when a market order could trade on it.
+
+    Attributes:
+        seq, ts, bid, ask, bid_size, ask_size, good: columns of the quotes.
+        trade_seq: seq of the prints.
+    """
+
+    def __init__(self, quotes: Part, trades: Part, clocks: Array) -> None:
+        columns, rows = quotes
+        self.seq, self.ts, self.good = columns["seq"][rows], columns["ts"][rows], columns["good"][rows]
+        self.bid, self.ask = columns["bid"][rows], columns["ask"][rows]
+        self.bid_size, self.ask_size = columns["bid_size"][rows], columns["ask_size"][rows]
+        self._trades = trades
+        self.trade_seq = self._of_trades("seq")
+        self._before: Array | None = None  # by print: quotes before it
+        self._ends = self.seq.searchsorted(clocks)
+        self._newest_good: Array | None = None  # by quote: the newest good one up to it, -1 = none
+        self._shown = 0  # quotes `show` has taken over
+
+    def _of_trades(self, name: str) -> Array:
+        columns, rows = self._trades
+        return columns[name][rows]
+
+    def end(self, place: int) -> int:
+        """Quotes before this clock."""
+        return int(self._ends[place])
+
+    def place(self, seq: int) -> tuple[int, int]:
+        """Number of quotes and prints up to and including `seq`."""
+        return int(self.seq.searchsorted(seq, "right")), int(self.trade_seq.searchsorted(seq, "right"))
+
+    def show(self, shown: ShownQuote, upto: int) -> None:
+        """Apply the quotes before the `upto`-th, with the same result as one `ShownQuote.update` for each."""
+        since = self._shown
+        if upto <= since:
+            return
+        self._shown = upto
+        if (at := self._good_until(upto - 1)) >= since:
+            seen = slice(since, at + 1)
+            if shown.bid_taken and (self.bid[seen][self.good[seen]] != shown.bid).any():
+                shown.bid_taken = 0.0
+            if shown.ask_taken and (self.ask[seen][self.good[seen]] != shown.ask).any():
+                shown.ask_taken = 0.0
+            sizes = self.bid_size.item(at), self.ask_size.item(at)
+            shown.update(self.bid.item(at), self.ask.item(at), *sizes, good=True)
+        shown.good = self.good.item(upto - 1)
+
+    def _good_until(self, quote: int) -> int:
+        """The newest good quote up to this one, -1 = none."""
+        if self.good[quote]:
+            return quote
+        if self._newest_good is None:
+            self._newest_good = np.maximum.accumulate(np.where(self.good, np.arange(len(self.good)), -1))
+        return int(self._newest_good[quote])
+
+    def good_at(self, places: Array, shown: ShownQuote) -> Array:
+        """Whether the quote in force is good at each of these clocks; `shown` as `show` has updated it."""
+        upto = self._ends[places]
+        if not len(self.good):
+            return np.full(len(upto), shown.good)
+        return np.where(upto > self._shown, self.good[np.maximum(upto, 1) - 1], shown.good)
+
+    def observation(self, seq: int) -> Observation:
+        """The quote or print with this `seq`."""
+        quotes, trades = self.place(seq)
+        if quotes and self.seq[quotes - 1] == seq:
+            return Observation(seq, self.ts.item(quotes - 1))
+        ts, price, size, forms = (self._of_trades(name).item(trades - 1) for name in _PRINT)
+        return Observation(seq, ts, price, size, forms)
+
+    def next_seq(self, quotes: int, trades: int) -> int:
+        """Seq of the observation after the first `quotes` quotes and `trades` prints, `NEVER` when there is none."""
+        quote = self.seq.item(quotes) if quotes < len(self.seq) else NEVER
+        trade = self.trade_seq.item(trades) if trades < len(self.trade_seq) else NEVER
+        return min(quote, trade)
+
+    def reaches(self, quotes: int, trades: int, shown: ShownQuote, bracket: tuple[bool, float, float]) -> int:
+        """Seq of the next observation that reaches a bracket (long, stop, target) at rest; `NEVER` when there is none.
+
+        `shown` is the quote in force after the first `quotes` quotes.
+        """
+        long, stop, target = bracket
+        low, high = (stop, target) if long else (target, stop)
+        close = shown.price(buy=not long)
+        if shown.good and (close <= low or close >= high):
+            return self.next_seq(quotes, trades)
+        closing = (self.bid if long else self.ask)[quotes:]
+        hits = self.good[quotes:] & ((closing <= low) | (closing >= high))
+        quote = int(self.seq[quotes + int(hits.argmax())]) if hits.any() else NEVER
+        price, forms = self._of_trades("price")[trades:], self._of_trades("forms_price")[trades:]
+        through = (price <= low) | (price > high) if long else (price >= high) | (price < low)
+        for i in np.flatnonzero(through & forms & self._good_at(quotes, trades, shown))[:1].tolist():
+            return min(quote, int(self.trade_seq[trades + i]))
+        return quote
+
+    def _good_at(self, quotes: int, trades: int, shown: ShownQuote) -> Array:
+        """Whether the quote in force is good at each print from the `trades`-th on."""
+        if self._before is None:
+            self._before = np.searchsorted(self.seq, self.trade_seq)
+        before = self._before[trades:]
+        if not len(self.good):
+            return np.full(len(before), shown.good)
+        return np.where(before > quotes, self.good[np.maximum(before, 1) - 1], shown.good)
+
+    def extremes(self, since: int, upto: int, *, long: bool) -> list[tuple[float, int]]:
+        """(price, ts) of the good quotes that set a new lowest or highest closing price, in seq order."""
+        pick = np.flatnonzero(self.good[since:upto]) + since
+        if not len(pick):
+            return []
+        closing = (self.bid if long else self.ask)[pick]
+        lowest, highest = np.minimum.accumulate(closing), np.maximum.accumulate(closing)
+        new = np.ones(len(pick), np.bool_)
+        new[1:] = (lowest[1:] < lowest[:-1]) | (highest[1:] > highest[:-1])
+        return list(zip(closing[new].tolist(), self.ts[pick[new]].tolist(), strict=True))
+
+
+class Observations:
+    """Quotes (`interval.QUOTES`) and prints (`interval.TRADES`) between clocks, a `SymbolObservations` per symbol.
+
+    Attributes:
+        clocks: seqs of the clocks that end the intervals.
+        first_quotes: (seq, con_id) of each symbol's first quote, in seq order.
+    """
+
+    def __init__(self, quotes: Array, trades: Array, clocks: list[int]) -> None:
+        self.clocks = clocks
+        self._at = np.array(clocks, np.int64)
+        (self._quotes, of_quotes), (self._trades, self._of_trades) = _by_symbol(quotes), _by_symbol(trades)
+        known = np.isfinite(self._quotes["bid"]) & np.isfinite(self._quotes["ask"])
+        self._quotes["good"] = self._quotes["good"] & known & (self._quotes["bid"] > 0) & (self._quotes["ask"] > 0)
+        self._of_quotes = of_quotes
+        self._lines: dict[int, SymbolObservations] = {}
+        self.first_quotes = sorted((int(self._quotes["seq"][rows.start]), c) for c, rows in of_quotes.items())
+
+    def line(self, con_id: int) -> SymbolObservations:
+        """Observations of one symbol."""
+        found = self._lines.get(con_id)
+        if found is None:
+            quotes, trades = self._of_quotes.get(con_id, _NONE), self._of_trades.get(con_id, _NONE)
+            found = self._lines[con_id] = SymbolObservations((self._quotes, quotes), (self._trades, trades), self._at)
+        return found
+
+
+_NONE = slice(0, 0)
+_PRINT = ("ts", "price", "size", "forms_price")
+
+
+def _by_symbol(rows: Array) -> tuple[dict[str, Array], dict[int, slice]]:
+    """Columns ordered by symbol and seq, and the rows of each symbol in them."""
+    ids = rows["con_id"]
+    order = np.argsort(ids, kind="stable")
+    columns = {name: rows[name][order] for name in rows.dtype.names or () if name != "con_id"}
+    columns["seq"] = columns["seq"].view(np.int64)
+    ids = ids[order]
+    edges = [0, *(np.flatnonzero(ids[1:] != ids[:-1]) + 1).tolist(), len(ids)]
+    return columns, {int(ids[a]): slice(a, b) for a, b in pairwise(edges) if a < b}

@@ -1,0 +1,106 @@
+"""Cuts the market's quotes, prints and happenings into one `Interval` per clock for the trading side, in seq order."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import numpy as np
+
+from harvester.projections.base import Projection
+from harvester.projections.interval import QUOTES, TRADES, Interval, Occurrence, OccurrenceKind
+from harvester.projections.step import NOTHING_DERIVED, Derived
+from harvester.projections.trading.fast.bucket_columns import BucketColumns, seconds_of
+from harvester.projections.trading.fast.observations import Observations
+from harvester.units import NEVER
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from harvester.projections.base import TradingSide
+    from harvester.projections.market.arrays import Array
+    from harvester.projections.market.market import Market
+    from harvester.projections.step import RunStart, Step
+
+CLOCKS_MAX = 512  # in a stretch: strategies screen a stretch at once, and again after each fill
+
+
+class TradingFeed(Projection):
+    """The trading side as a projection; holds what no clock has ended yet.
+
+    Attributes:
+        trading: the simulated trading; another one may replace it before the first fold.
+    """
+
+    name = "trading"
+    market_only = False
+
+    def __init__(self, market: Market) -> None:
+        from harvester.projections.trading.trading import Trading  # only an engine that trades loads the strategies
+
+        super().__init__(market)
+        self.trading: TradingSide = Trading()
+        self._quotes: Array = np.empty(0, QUOTES)
+        self._trades: Array = np.empty(0, TRADES)
+        self._happenings: list[Occurrence] = []
+
+    def fold(self, step: Step) -> Derived:
+        self._quotes = np.concatenate([self._quotes, step.quotes]) if len(self._quotes) else step.quotes
+        self._trades = np.concatenate([self._trades, step.trades]) if len(self._trades) else step.trades
+        self._happenings += step.happenings
+        runs = list(step.runs)
+        for first in range(0, len(step.clocks), CLOCKS_MAX):
+            self._stretch(step, slice(first, first + CLOCKS_MAX), runs)
+        self._start(runs)
+        return NOTHING_DERIVED
+
+    def _stretch(self, step: Step, part: slice, runs: list[RunStart]) -> None:
+        """Pass on the intervals that these clocks end, and the runs that start before the last of them."""
+        clocks = step.clocks[part]
+        last = np.uint64(clocks[-1, 0])
+        quotes, trades = (rows[: rows["seq"].searchsorted(last)] for rows in (self._quotes, self._trades))
+        tape, seconds = Observations(quotes, trades, clocks[:, 0].tolist()), self._seconds(step, clocks)
+        for place, (seq, ts) in enumerate(clocks.tolist()):
+            self._start(runs, seq)
+            happened = [h for h in self._happenings if h.seq <= seq] if self._happenings else []
+            self._happenings = self._happenings[len(happened) :]
+            self.trading.on_interval(Interval(seq, ts, happened, tape, seconds, place))
+        self._quotes, self._trades = self._quotes[len(quotes) :], self._trades[len(trades) :]
+
+    def _start(self, runs: list[RunStart], before: int = NEVER) -> None:
+        while runs and runs[0].seq < before:
+            run = runs.pop(0)
+            self.trading.on_run_start(run.params, run.seq, run.ts)
+
+    def _seconds(self, step: Step, clocks: Array) -> BucketColumns:
+        """The buckets that these clocks closed."""
+        closed_by = step.closed["decision_seq"]
+        begin = int(closed_by.searchsorted(clocks[0, 0]))
+        ends = (closed_by.searchsorted(clocks[:, 0], "right") - begin).tolist()
+        rows = step.closed[begin : begin + ends[-1]]
+        con_ids = np.ascontiguousarray(rows["con_id"])
+        known = dict(zip(con_ids.tolist(), rows["inst"].tolist(), strict=True))
+        symbols = {con_id: self._market.symbols[k] for con_id, k in known.items()}
+        return BucketColumns(clocks, seconds_of(rows), con_ids, ends, symbols)
+
+    def take(self) -> dict[str, pa.RecordBatch]:
+        return self.trading.take_rows()
+
+    def finish(self, seq: int, ts: int) -> None:
+        self.trading.finish(seq, ts)
+
+    def digest(self) -> str:
+        return self.trading.digest()
+
+    def snapshot(self) -> bytes:
+        waiting = [(h.seq, h.ts, h.con_id, str(h.what), h.value) for h in self._happenings]
+        parts: list[Any] = [self._quotes.tobytes(), self._trades.tobytes(), waiting, self.trading.snapshot()]
+        return msgspec.msgpack.encode(parts)
+
+    def restore(self, data: bytes) -> None:
+        quotes, trades, waiting, inner = msgspec.msgpack.decode(data)
+        self._quotes, self._trades = np.frombuffer(quotes, QUOTES).copy(), np.frombuffer(trades, TRADES).copy()
+        self._happenings = [
+            Occurrence(seq, ts, con_id, OccurrenceKind(what), value) for seq, ts, con_id, what, value in waiting
+        ]
+        self.trading.restore(inner)

@@ -1,0 +1,41 @@
+"""The state of the trading fold between two intervals."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from harvester.projections.trading.episodes import SymbolHealth, Tracked  # noqa: TC001 - msgspec resolves fields when it decodes
+from harvester.projections.trading.exchange import ShownQuote  # noqa: TC001 - msgspec resolves fields when it decodes
+from harvester.projections.trading.run_terms import RunTerms  # noqa: TC001 - msgspec resolves fields when it decodes
+
+
+class TradingState(msgspec.Struct):
+    """The whole state as plain data; `chains`, `history` and `strategies` are filled in by `snapshot`.
+
+    Attributes:
+        history: the newest buckets, by con_id.
+        starting: run starts that wait for their interval, as (seq, ts, terms).
+        active: positions with a working order; `ending`: flat ones whose last second is not closed yet.
+        trades_of: number of episodes, by symbol.
+        outages: con_ids whose feed is interrupted, 0 = all.
+        depth_ts: start of the last second with depth rows, by con_id.
+        aligned: 1 all timeframes closed up, -1 all down, 0 neither, by con_id.
+    """
+
+    terms: RunTerms | None = None
+    runs: int = 0
+    starting: list[tuple[int, int, RunTerms]] = []
+    shown: dict[int, ShownQuote] = {}
+    symbols: dict[int, str] = {}
+    history: dict[int, list[dict[str, Any]]] = {}
+    active: list[Tracked] = []
+    ending: list[Tracked] = []
+    trades_of: dict[str, int] = {}
+    health: dict[int, SymbolHealth] = {}
+    outages: list[int] = []
+    depth_ts: dict[int, int] = {}
+    aligned: dict[int, int] = {}
+    chains: tuple[bytes, bytes] = (b"", b"")
+    strategies: list[Any] = []

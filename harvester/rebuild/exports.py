@@ -1,0 +1,232 @@
+"""The files of `exports/`: what a projected date puts there, and whether what lies there is still that."""
+
+from __future__ import annotations
+
+import hashlib
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import msgspec
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from harvester.artefacts.bucket_files import of_symbols, with_gate_codes
+from harvester.artefacts.candle_files import candle_files
+from harvester.artefacts.day_picture import day_picture, panels_of
+from harvester.artefacts.json_files import envelope, json_file, times
+from harvester.artefacts.table_files import about as about_of
+from harvester.artefacts.table_files import parquet_file, parquet_table
+from harvester.errors import CannotRun, DamagedLog, UnknownSymbol
+from harvester.home import file_name
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+    from pathlib import Path
+
+    from harvester.artefacts.json_files import Content
+    from harvester.home import Home
+    from harvester.rebuild.project import ProjectResult
+
+_NAMES_LENGTH_MAX = 100
+
+
+class FilesPart(msgspec.Struct, kw_only=True):
+    """Files on disk against the projection.
+
+    Attributes:
+        checked: files compared.
+        early: those of an earlier look at the unfinished day, and those its end has still to give: no difference.
+        note: why nothing, or not everything, was compared.
+        status: equal, different or not compared.
+    """
+
+    checked: int = 0
+    differences: list[str] = []
+    early: list[str] = []
+    note: str = ""
+    status: str = "not compared"
+
+    def judged(self) -> FilesPart:
+        """The same, its comparison done."""
+        self.status = "different" if self.differences else "equal"
+        return self
+
+
+def tables_of(made: ProjectResult, symbols: Sequence[str] | None) -> dict[str, pa.Table]:
+    """The date's tables, of these symbols only.
+
+    Raises:
+        UnknownSymbol: the date holds no such symbol.
+    """
+    if symbols is None:
+        return dict(made.tables)
+    check_symbols(made, symbols)
+    tables = {name: table if name == "health" else of_symbols(table, symbols) for name, table in made.tables.items()}
+    of_date = pc.is_null(tables["health"]["symbol"])
+    of_them = pc.is_in(tables["health"]["symbol"], pa.array(symbols, pa.string()))
+    return tables | {"health": tables["health"].filter(pc.or_(of_date, of_them))}
+
+
+def check_symbols(made: ProjectResult, symbols: Sequence[str]) -> None:
+    """Refuse symbols the date does not hold, or none at all.
+
+    Raises:
+        CannotRun: none is named.
+        UnknownSymbol: the date does not hold one.
+    """
+    known = sorted(set(made.tables["buckets"]["symbol"].to_pylist()))
+    there = f"on {made.trading_date}; recorded are {', '.join(known) or 'none'}"
+    if not symbols:
+        raise CannotRun(f"no symbol is named; name some {there}")
+    if strange := [symbol for symbol in symbols if symbol not in known]:
+        raise UnknownSymbol(f"no symbol {', '.join(map(repr, strange))} {there}")
+
+
+def part_of(symbols: Sequence[str] | None) -> str:
+    """What file names say of the symbols, in any order `_ACME+BOLT`; of a list that is too long its length and hash."""
+    if symbols is None:
+        return ""
+    names = "+".join(sorted({file_name(symbol) for symbol in symbols}))
+    if len(names) <= _NAMES_LENGTH_MAX:
+        return f"_{names}"
+    return f"_{len(set(symbols))}_symbols_{hashlib.blake2b(names.encode(), digest_size=6).hexdigest()}"
+
+
+def exports_of(made: ProjectResult, tables: dict[str, pa.Table], part: str) -> Iterator[tuple[str, Content]]:
+    """Every file but the episodes, by name; `part` stands in the names of files that hold a part of the date.
+
+    Those that take long outside of Python come as functions that make them, so that another thread can.
+    """
+    day = made.trading_date.isoformat()
+    yield from _exports(made, tables, part).items()
+    yield from _candles(made, tables).items()
+    title = f"{day}: {made.rows:,} events, {tables['episodes'].num_rows} episodes"
+    yield f"day_{day}{part}.svg", day_picture(title, panels_of(tables["buckets"], tables["episodes"])).encode()
+
+
+def _candles(made: ProjectResult, tables: dict[str, pa.Table]) -> dict[str, bytes]:
+    return candle_files(
+        tables["candles"],
+        tables["signals"],
+        made.runs,
+        trading_date=made.trading_date.isoformat(),
+        health=made.health,
+        epoch_ms=made.toggles.get("episode_epoch_ms", False),
+    )
+
+
+def _exports(made: ProjectResult, tables: dict[str, pa.Table], part: str) -> dict[str, Callable[[], bytes]]:
+    """What makes the files that hold one table of the date each, by name."""
+    day = f"{made.trading_date.isoformat()}{part}"
+
+    def buckets() -> bytes:
+        return parquet_file(with_gate_codes(tables["buckets"], tables["decisions"]), _about(made))
+
+    return {
+        f"buckets_{day}.parquet": buckets,
+        f"decisions_{day}.parquet": partial(parquet_file, tables["decisions"], _about(made)),
+        f"fills_{day}.json": partial(_rows_file, "harvester.fills", made, tables["fills"]),
+        f"health_{day}.json": partial(_rows_file, "harvester.health", made, tables["health"]),
+    }
+
+
+def day_exports(made: ProjectResult, tables: dict[str, pa.Table], part: str = "") -> dict[str, bytes]:
+    """The files that hold one table of the date each, by name."""
+    return {name: make() for name, make in _exports(made, tables, part).items()}
+
+
+def _about(made: ProjectResult) -> dict[str, str]:
+    return {
+        "trading_date": made.trading_date.isoformat(),
+        "content_hash": made.identity,
+        "through_seq": str(made.last_seq),
+        "run": made.run,
+    }
+
+
+def _rows_file(schema: str, made: ProjectResult, table: pa.Table) -> bytes:
+    body = envelope(
+        schema,
+        table.to_pylist(),
+        trading_date=made.trading_date.isoformat(),
+        run=made.run,
+        through_seq=made.last_seq,
+        health=made.health,
+    )
+    return json_file(times(body, epoch_ms=made.toggles.get("episode_epoch_ms", False)))
+
+
+def compare_exports(home: Home, made: ProjectResult) -> FilesPart:
+    """Compare what lies in `exports/` with what belongs there, all but the picture; an older look is only old.
+
+    Missing is what the whole date was projected without: one of its tables tells that it was, candles do not, as they
+    have the same names when they are of `--symbols` alone.
+    """
+    found = FilesPart(note="the picture is not compared")
+    of_date, missing = day_exports(made, made.tables), []
+    for name, wanted in (of_date | _candles(made, made.tables)).items():
+        path = home.exports() / name
+        if path.is_file():
+            found.checked += 1
+            _compare(found, path, wanted)
+        else:
+            missing.append(name)
+    if found.early:
+        found.early += [f"exports/{name}: not written by the earlier look; `hv project` writes it" for name in missing]
+    elif not of_date.keys() <= set(missing):
+        found.differences += [f"exports/{name}: missing" for name in missing]
+    if not found.checked:
+        return FilesPart(note="not compared: none of the whole date in exports/; `hv project` writes them")
+    return found.judged()
+
+
+def _compare(found: FilesPart, path: Path, wanted: bytes) -> None:
+    """Add one file to what was found. Those of the whole date come first: they tell of an earlier look by their seq."""
+    name = f"exports/{path.name}"
+    try:
+        there, due = _told(path.read_bytes(), path.suffix), _told(wanted, path.suffix)
+    except (OSError, DamagedLog, pa.ArrowException, msgspec.MsgspecError, ValueError):
+        found.differences.append(f"{name}: unreadable")
+        return
+    if there.same(due):
+        return
+    through = there.through_seq
+    # A run's candles carry the health of the date, which went on after the run.
+    if through < due.through_seq or (found.early and there.same(due._replace(health=there.health))):
+        found.early.append(f"{name}: of an earlier look, through seq {through}; `hv project` writes it anew")
+    else:
+        found.differences.append(f"{name}: different")
+
+
+class _ReadFile(NamedTuple):
+    """An export as it is compared.
+
+    Attributes:
+        content: its bytes; of a table its rows, for another version of Arrow may write the same as other bytes.
+        health: of JSON, which is then left out of the content.
+    """
+
+    through_seq: int
+    content: Any
+    health: Any = None
+
+    def same(self, other: _ReadFile) -> bool:
+        if isinstance(self.content, pa.Table):
+            equal: bool = self.content.equals(other.content, check_metadata=True)
+            return equal
+        return self[:] == other[:]
+
+
+def _told(data: bytes, suffix: str) -> _ReadFile:
+    if suffix == ".parquet":
+        table = parquet_table(data)
+        return _ReadFile(int(about_of(table).get("through_seq", 0)), table)
+    head = msgspec.json.decode(data, type=_Head)
+    return _ReadFile(head.through_seq, data.replace(bytes(head.health), b"", 1), bytes(head.health))
+
+
+class _Head(msgspec.Struct):
+    """What a JSON export says of itself."""
+
+    through_seq: int
+    health: msgspec.Raw

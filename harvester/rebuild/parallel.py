@@ -1,0 +1,199 @@
+"""Many dates at once: each in a process of its own, the same files and the same answers as one after the other."""
+
+from __future__ import annotations
+
+import multiprocessing
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from harvester.errors import BadSetting, DamagedLog, HarvesterError
+from harvester.eventlog.reader import open_day
+from harvester.eventlog.runs_of_day import recorded_dates
+from harvester.eventlog.storage.damage import damaged_log
+from harvester.home import Home, parse_date
+from harvester.rebuild.project import being_recorded, fold_day, recorder_holds, write_artefacts
+from harvester.rebuild.project_memo import ProjectedSummary, ProjectMemo, summary_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+    from datetime import date
+
+    from harvester.eventlog.reader import Day
+    from harvester.files import Disk
+
+    Progress = Callable[[int, int], None]
+
+SALVAGED = "salvaged"  # below the folder written into
+_LOOK_S = 0.1
+_told: Any = None  # a worker's queue of (date, events folded, events there are)
+
+
+@dataclass(frozen=True)
+class ParallelTask:
+    """One date to project; plain values, so that it can be handed to another process."""
+
+    root: str
+    trading_date: str
+    out: str | None
+    symbols: tuple[str, ...] | None
+    force: bool
+    salvage: bool = False
+
+
+@dataclass(frozen=True)
+class TaskFailure:
+    """A date that could not be projected: the error's line and exit code."""
+
+    trading_date: str
+    what: str
+    exit_code: int
+
+    def error(self) -> HarvesterError:
+        """The error to end with."""
+        error = HarvesterError(self.what)
+        error.exit_code = self.exit_code  # of the error in the other process
+        return error
+
+
+def dates_of(home: Home, named: Sequence[str], first: str | None, last: str | None) -> list[date]:
+    """The dates asked for: those named, and every recorded one from `first` to `last`, in order, each once.
+
+    Raises:
+        BadSetting: none was named, or nothing was recorded between the two.
+    """
+    found = {parse_date(text) for text in named}
+    if first is not None or last is not None:
+        begin, end = parse_date(first or "0001-01-01"), parse_date(last or "9999-12-31")
+        between = {day for day in map(parse_date, recorded_dates(home)) if begin <= day <= end}
+        if not between:
+            raise BadSetting(f"no date is recorded from {begin} to {end} under {home.root}; see `hv log ls`")
+        found |= between
+    if not found:
+        raise BadSetting("which date? name it with --date, or a range with --from and --to")
+    return sorted(found)
+
+
+def project_date(task: ParallelTask, progress: Progress | None = None, disk: Disk | None = None) -> ProjectedSummary:
+    """Project one date, unless its log, the code, the wishes and the files are those of the last time."""
+    home, day = Home(Path(task.root)), parse_date(task.trading_date)
+    out = None if task.out is None else Path(task.out)
+    # Without --salvage the fold compares what it reads, on the other processors.
+    log = open_day(day, home, check=task.salvage, salvage=task.salvage)
+    if log.damages:
+        return _salvaged(log, home, out, task.symbols, progress, disk=disk)
+    live = being_recorded(home, log)
+    memo = ProjectMemo(home, log, out, task.symbols, live=live, disk=disk)
+    if not task.force and (before := memo.unchanged()) is not None:
+        try:
+            log.check()  # nothing is read: compare every byte all the same
+        except DamagedLog:
+            open_day(day, home)  # says so again, unless the log was compacted in this moment
+        return before
+    made = fold_day(log, progress)
+    summary = summary_of(made, write_artefacts(made, home, out, task.symbols, disk, live=live))
+    memo.keep(summary)
+    return summary
+
+
+def _salvaged(
+    log: Day,
+    home: Home,
+    out: Path | None,
+    symbols: Sequence[str] | None,
+    progress: Progress | None,
+    *,
+    disk: Disk | None,
+) -> ProjectedSummary:
+    """Project what is good of a damaged date, into a folder of its own that nobody takes for the date's artefacts."""
+    if not log.good:
+        raise damaged_log(log.damages, log.good)
+    made = fold_day(log, progress)
+    folder = (out or home.exports()) / SALVAGED
+    live = recorder_holds(home, log.trading_date)
+    summary = summary_of(made, write_artefacts(made, home, folder, symbols, disk, live=live))
+    summary.good, summary.lost = list(log.good), [str(damage) for damage in log.damages]
+    return summary
+
+
+def project_dates(
+    tasks: Sequence[ParallelTask], jobs: int = 1, progress: Progress | None = None
+) -> Iterator[ProjectedSummary | TaskFailure]:
+    """Project dates, `jobs` at a time; results come in the order of the tasks. One failing date stops no other.
+
+    `progress` is told (events folded, events there are) over all dates, begun or not; a date that need not be folded,
+    or cannot be, counts as folded once that is known.
+    """
+    if jobs < 1:
+        raise BadSetting(f"--jobs {jobs}: at least one process has to do the work")
+    many = progress is not None and len(tasks) > 1
+    seen = {task.trading_date: (0, _events(task)) for task in tasks} if many else {}
+    for task, result in zip(tasks, _results(tasks, jobs, seen, progress), strict=True):
+        if many:
+            total = seen[task.trading_date][1]
+            _hear(seen, progress, task.trading_date, total, total)
+        yield result
+
+
+def _events(task: ParallelTask) -> int:
+    """How many events a date has by its journals; 0 when it cannot be opened, which is told in its turn."""
+    try:
+        return open_day(task.trading_date, Home(Path(task.root)), check=False).rows
+    except HarvesterError:
+        return 0
+
+
+def _results(
+    tasks: Sequence[ParallelTask], jobs: int, seen: dict[str, tuple[int, int]], progress: Progress | None
+) -> Iterator[ProjectedSummary | TaskFailure]:
+    if jobs == 1 or len(tasks) == 1:
+        for task in tasks:
+            yield _attempt(task, partial(_hear, seen, progress, task.trading_date))
+        return
+    from harvester.projections.market import kernels  # noqa: F401 - compiled here once, not in every process
+
+    context = multiprocessing.get_context("spawn")
+    queue = context.Queue()
+    pool = ProcessPoolExecutor(min(jobs, len(tasks)), context, initializer=_begin, initargs=(queue,))
+    with pool:
+        futures = [pool.submit(_work, task) for task in tasks]
+        try:
+            for future in futures:
+                while not future.done():
+                    wait([future], _LOOK_S, FIRST_COMPLETED)
+                    while not queue.empty():
+                        _hear(seen, progress, *queue.get())
+                yield future.result()
+        finally:
+            _cancel(futures)
+
+
+def _cancel(futures: Sequence[Future[Any]]) -> None:
+    for future in futures:
+        future.cancel()
+
+
+def _hear(seen: dict[str, tuple[int, int]], progress: Progress | None, name: str, done: int, total: int) -> None:
+    """A date has got so far, or has got further by now: tell the sum over all dates."""
+    before = seen.get(name, (0, 0))
+    seen[name] = (max(done, before[0]), max(total, before[1]))
+    if progress:
+        progress(sum(one for one, _ in seen.values()), sum(one for _, one in seen.values()))
+
+
+def _begin(queue: Any) -> None:
+    global _told  # noqa: PLW0603 - a worker process has one parent to tell
+    _told = queue
+
+
+def _work(task: ParallelTask) -> ProjectedSummary | TaskFailure:
+    return _attempt(task, lambda done, total: _told.put((task.trading_date, done, total)))
+
+
+def _attempt(task: ParallelTask, progress: Progress | None) -> ProjectedSummary | TaskFailure:
+    try:
+        return project_date(task, progress)
+    except HarvesterError as error:
+        return TaskFailure(task.trading_date, str(error), error.exit_code)

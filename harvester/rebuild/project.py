@@ -1,0 +1,301 @@
+"""`hv project`: rebuild a date from its log, through the engine's one verb, and write the artefacts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from harvester.artefacts import episode_files
+from harvester.artefacts.bucket_files import bucket_rows, of_symbols, with_gate_codes
+from harvester.artefacts.candle_files import RunSpan
+from harvester.artefacts.json_files import envelope, put_all, times
+from harvester.artefacts.table_files import joined
+from harvester.errors import ranges_text
+from harvester.eventlog.fold_reader import fold_batches
+from harvester.eventlog.lock import DateLock
+from harvester.eventlog.reader import open_day
+from harvester.events.kinds import Action, Kind
+from harvester.files import Disk
+from harvester.projections.engine import Engine
+from harvester.projections.market.arrays import BUCKETS
+from harvester.projections.market.candles import CANDLES
+from harvester.projections.market.health import HEALTH
+from harvester.projections.market.merge import COLUMNS
+from harvester.projections.market.signals import SIGNALS
+from harvester.projections.run_params import RunParams
+from harvester.projections.trading.position import DATA_END
+from harvester.projections.trading.trade_rows import TABLES
+from harvester.rebuild.exports import check_symbols, exports_of, part_of, tables_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+    from datetime import date
+    from pathlib import Path
+
+    from harvester.artefacts.json_files import Content
+    from harvester.eventlog.reader import Day
+    from harvester.home import Home
+
+SCHEMAS: dict[str, pa.Schema] = {
+    "buckets": BUCKETS,
+    "candles": CANDLES,
+    "signals": SIGNALS,
+    **TABLES,
+    "health": HEALTH,
+}
+ROWS_A_STEP = 100_000  # how often progress is told
+
+
+@dataclass(frozen=True)
+class ProjectResult:
+    """A date, folded.
+
+    Attributes:
+        identity: content hash of the log; of a salvaged date, which has none, the seqs that were folded.
+        run: the last one.
+        last_ts: ts_recv of the last event, ns UTC.
+        digests: one per projection, after the last event and before `finish`, as the live recorder's last ones.
+        tables: every finished row, by table name.
+        health: the summary every artefact carries.
+        toggles: those recorded with the last run.
+        runs: the date's runs, in order.
+    """
+
+    trading_date: date
+    identity: str
+    run: str
+    last_seq: int
+    last_ts: int
+    rows: int
+    digests: dict[str, str]
+    tables: dict[str, pa.Table]
+    health: dict[str, Any]
+    toggles: dict[str, bool]
+    runs: tuple[RunSpan, ...] = ()
+
+    @property
+    def documents(self) -> list[str]:
+        """The episodes' documents, in the order in which they ended."""
+        texts: list[str] = self.tables["episodes"]["document"].to_pylist()
+        return texts
+
+    @property
+    def open_at_end(self) -> list[str]:
+        """The documents of positions that were open when the log ended."""
+        table = self.tables["episodes"]
+        texts: list[str] = table.filter(_open(table))["document"].to_pylist()
+        return texts
+
+    def files(self, documents: Sequence[str] | None = None, **toggles: bool) -> dict[str, bytes]:
+        """The episode files, all or those of some documents, under the recorded toggles or under these."""
+        return dict(self.each_file(self.documents if documents is None else documents, **toggles))
+
+    def each_file(self, documents: Sequence[str], **toggles: bool) -> Iterator[tuple[str, bytes]]:
+        """The same, one after the other."""
+        chosen = self.toggles | {f"episode_{name}": value for name, value in toggles.items()}
+        return episode_files.each_file(
+            documents,
+            epoch_ms=chosen.get("episode_epoch_ms", False),
+            series_jsonl=chosen.get("episode_series_jsonl", False),
+        )
+
+
+def _open(episodes: pa.Table) -> pa.ChunkedArray:
+    """Which episodes are positions that were open when the log ended."""
+    return pc.fill_null(pc.equal(episodes["exit_reason"], DATA_END), False)
+
+
+def fold_day(
+    day: Day,
+    progress: Callable[[int, int], None] | None = None,
+    cuts: Sequence[int] = (),
+    at_cut: Callable[[int, dict[str, str]], None] | None = None,
+) -> ProjectResult:
+    """Fold a whole date; `progress` is told (events folded, events there are), `at_cut` (seq, digests) at each cut."""
+    engine = Engine()
+    parts: dict[str, list[pa.RecordBatch]] = {name: [] for name in SCHEMAS}
+    total, done = day.rows, 0
+    wanted = set(cuts)
+    for batch in fold_batches(day, COLUMNS, ROWS_A_STEP, cuts):
+        _keep(parts, engine.fold(batch).tables)
+        if at_cut and batch.last_seq in wanted:
+            at_cut(batch.last_seq, engine.digests())
+        done += len(batch)
+        if progress:
+            progress(done, total)
+    digests = engine.digests()
+    _keep(parts, engine.finish().tables)
+    runs = day.runs
+    return ProjectResult(
+        trading_date=day.trading_date,
+        identity=f"salvaged, seq {ranges_text(day.good)}" if day.damages else day.identity(),
+        run=runs[-1].run,
+        last_seq=day.last_seq,
+        last_ts=day.last_ts,
+        rows=done,
+        digests=digests,
+        tables={name: joined(parts[name], schema) for name, schema in SCHEMAS.items()},
+        health=dict(engine.health_summary()._asdict()),
+        toggles=_toggles(day),
+        runs=_spans(day),
+    )
+
+
+def _keep(parts: dict[str, list[pa.RecordBatch]], tables: dict[str, pa.RecordBatch]) -> None:
+    for name, rows in tables.items():
+        if name in parts:
+            parts[name].append(rows)
+
+
+def _starts(day: Day) -> list[dict[str, Any]]:
+    return [row for row in day.table(Kind.REQUEST).to_pylist() if row["action"] == Action.RUN_START.value]
+
+
+def _spans(day: Day) -> tuple[RunSpan, ...]:
+    begun = {row["seq"]: row["ts_recv"] for row in _starts(day)}
+    return tuple(RunSpan(r.run, r.first_seq, r.last_seq, begun[r.first_seq]) for r in day.runs if r.first_seq in begun)
+
+
+def _toggles(day: Day) -> dict[str, bool]:
+    starts = _starts(day)
+    return RunParams.parse(starts[-1]["params"], starts[-1]["seq"]).toggles if starts else {}
+
+
+@dataclass
+class WrittenArtefacts:
+    """What `write_artefacts` put where.
+
+    Attributes:
+        rows: by table, of what was written.
+        superseded: files of an unfinished day that were taken away.
+        open: positions still open on a day that is being recorded: they have no episode yet.
+    """
+
+    files: list[Path] = field(default_factory=list)
+    rows: dict[str, int] = field(default_factory=dict)
+    superseded: list[Path] = field(default_factory=list)
+    differences: list[episode_files.Difference] = field(default_factory=list)
+    open: int = 0
+
+
+def write_artefacts(
+    made: ProjectResult,
+    home: Home,
+    out: Path | None = None,
+    symbols: Sequence[str] | None = None,
+    disk: Disk | None = None,
+    *,
+    live: bool = False,
+) -> WrittenArtefacts:
+    """Write episodes, buckets, candles, signals, decisions, fills, health; below `out`, else in their usual places.
+
+    With `symbols` only of these, in files that carry them in their names. While the date is being recorded (`live`) a
+    position that is open is no episode yet.
+
+    Raises:
+        UnknownSymbol: the date holds no such symbol.
+        CannotRun: the disk refuses.
+    """
+    disk = disk or Disk()
+    tables = tables_of(made, symbols)
+    whole = tables["episodes"]
+    tables["episodes"] = whole.filter(pc.invert(_open(whole))) if live else whole
+    written = WrittenArtefacts(rows={name: tables[name].num_rows for name in SCHEMAS})
+    written.open = whole.num_rows - tables["episodes"].num_rows
+    folder = (out or home.exports()).resolve()
+    below = home.episodes(made.trading_date) if out is None else folder / "episodes" / made.trading_date.isoformat()
+    files: dict[str, bytes] = {}
+
+    def each() -> Iterator[tuple[Path, Content]]:
+        for name, content in exports_of(made, tables, part_of(symbols)):
+            written.files.append(folder / name)
+            yield folder / name, content
+        for name, data in made.each_file(tables["episodes"]["document"].to_pylist()):
+            files[name] = data
+            yield below / name, data
+
+    put_all(each(), disk)
+    written.files += [below / name for name in sorted(files)]
+    if symbols is None:
+        _supersede(below, files, made, disk, written)
+        if live:  # the recorder has gone on writing meanwhile: only what was written here can be judged
+            written.differences = [d for d in written.differences if d.what != "unexpected"]
+    return written
+
+
+def being_recorded(home: Home, day: Day) -> bool:
+    """Whether the date goes on: a run has not ended, or a recorder holds the date."""
+    return not day.complete or recorder_holds(home, day.trading_date)
+
+
+def recorder_holds(home: Home, trading_date: date) -> bool:
+    """Whether somebody who may add to the date holds its lock; `hv eod` adds nothing."""
+    holder = DateLock(home, trading_date).held_by()
+    return holder is not None and holder.purpose != "eod"
+
+
+def _supersede(
+    below: Path, files: dict[str, bytes], made: ProjectResult, disk: Disk, written: WrittenArtefacts
+) -> None:
+    """Take away what an earlier look at the unfinished day wrote, once its replacement is proven to be on disk."""
+    found = episode_files.compare_day(below, files)
+    stale = episode_files.superseded(found, made.documents)
+    if not any(difference.path.relative_to(below).as_posix() in files for difference in found):
+        for path in stale:
+            disk.remove(path)
+            disk.sync_folder(path.parent)
+        written.superseded = stale
+        found = [difference for difference in found if difference.path not in stale]
+    written.differences = found
+
+
+def project(
+    home: Home,
+    trading_date: date,
+    *,
+    out: Path | None = None,
+    symbols: Sequence[str] | None = None,
+    progress: Callable[[int, int], None] | None = None,
+    disk: Disk | None = None,
+) -> tuple[ProjectResult, WrittenArtefacts]:
+    """Fold a date and write its artefacts, through `disk`.
+
+    Raises:
+        NoLog: nothing was recorded on it.
+        DamagedLog: its log is not what was written.
+        UnknownSymbol: it holds no such symbol.
+    """
+    day = open_day(trading_date, home)
+    live = being_recorded(home, day)
+    made = fold_day(day, progress)
+    return made, write_artefacts(made, home, out, symbols, disk, live=live)
+
+
+def bucket_artefact(
+    made: ProjectResult, symbol: str, begin: int | None = None, end: int | None = None
+) -> dict[str, Any]:
+    """The JSON artefact of one symbol's buckets, of the seconds that begin in [begin, end) (ns UTC, None = open).
+
+    Raises:
+        UnknownSymbol: the date holds no such symbol.
+    """
+    check_symbols(made, [symbol])
+    rows = of_symbols(with_gate_codes(made.tables["buckets"], made.tables["decisions"]), [symbol])
+    if begin is not None:
+        rows = rows.filter(pc.greater_equal(rows["ts"], begin))
+    if end is not None:
+        rows = rows.filter(pc.less(rows["ts"], end))
+    body = envelope(
+        "harvester.buckets",
+        bucket_rows(rows),
+        trading_date=made.trading_date.isoformat(),
+        run=made.run,
+        through_seq=made.last_seq,
+        health=made.health,
+        symbol=symbol,
+    )
+    plain: dict[str, Any] = times(body, epoch_ms=made.toggles.get("episode_epoch_ms", False))
+    return plain

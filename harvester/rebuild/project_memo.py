@@ -1,0 +1,159 @@
+"""What a projection of a date came to, and whether doing it again could give anything else.
+
+    temp/cache/projected/<date>-<target>.json
+
+The key covers the log's content, the code, the libraries that write the files, and what was asked for; the outputs
+are compared byte for byte through their BLAKE2b. A cache: without it, or when it is damaged, the date is folded.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from harvester.files import Disk
+from harvester.projections.run_params import FOLD, package_digest
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from datetime import date
+    from pathlib import Path
+
+    from harvester.eventlog.reader import Day
+    from harvester.home import Home
+    from harvester.rebuild.project import ProjectResult, WrittenArtefacts
+
+_CODE = (*FOLD, "artefacts", "recorder")  # what folds, and what writes the files
+_LIBRARIES = ("numpy", "numba", "pyarrow", "polars", "msgspec")
+
+
+class ProjectedSummary(msgspec.Struct, kw_only=True):
+    """One date, projected.
+
+    Attributes:
+        rows: by table, of what was written.
+        open: positions still open on a day that is being recorded, which have no episode yet.
+        skipped: nothing had changed, so nothing was folded.
+        good: of a damaged date that was salvaged, the ranges of seq that were folded.
+        lost: and what is damaged; empty for a whole date.
+    """
+
+    trading_date: str
+    content_hash: str
+    through_seq: int
+    events: int
+    digests: dict[str, str]
+    rows: dict[str, int]
+    health: dict[str, Any]
+    files: list[str]
+    superseded: list[str] = []
+    differences: list[dict[str, str]] = []
+    open: int = 0
+    skipped: bool = False
+    good: list[tuple[int, int]] = []
+    lost: list[str] = []
+
+
+class MemoEntry(msgspec.Struct):
+    """The file: `outputs` are (path, BLAKE2b) of everything that was written, `check` the hash of all before it."""
+
+    key: str
+    outputs: list[tuple[str, str]]
+    summary: ProjectedSummary
+    check: str = ""
+
+    def hash(self) -> str:
+        """Over everything but `check`."""
+        return _hash(msgspec.json.encode((self.key, self.outputs, self.summary)))
+
+
+def summary_of(made: ProjectResult, written: WrittenArtefacts) -> ProjectedSummary:
+    """What a script wants to know of a projection."""
+    return ProjectedSummary(
+        trading_date=made.trading_date.isoformat(),
+        content_hash=made.identity,
+        through_seq=made.last_seq,
+        events=made.rows,
+        digests=made.digests,
+        rows=written.rows,
+        health=made.health,
+        files=[str(path) for path in written.files],
+        superseded=[str(path) for path in written.superseded],
+        differences=[{"path": str(d.path), "what": d.what} for d in written.differences],
+        open=written.open,
+    )
+
+
+class ProjectMemo:
+    """The last projection of one date to one target.
+
+    Args:
+        out, symbols: as `project` takes them; each combination is a target of its own.
+        live: whether the day is being recorded; the same log gives more episodes when it is over.
+        disk: what to write through.
+    """
+
+    def __init__(
+        self,
+        home: Home,
+        day: Day,
+        out: Path | None,
+        symbols: Sequence[str] | None,
+        *,
+        live: bool = False,
+        disk: Disk | None = None,
+    ) -> None:
+        self._disk = disk or Disk()
+        folder = (out or home.exports()).resolve()
+        self.trading_date = day.trading_date
+        self._episodes = home.episodes(day.trading_date) if out is None else folder / "episodes" / _name(day)
+        target = _hash(msgspec.json.encode((str(folder), str(self._episodes), symbols)))[:12]
+        self._path = home.cache / "projected" / f"{_name(day)}-{target}.json"
+        libraries = [f"{name} {version(name)}" for name in _LIBRARIES]
+        parts = (day.identity(), package_digest(_CODE), platform.python_version(), libraries, target, live)
+        self._key = _hash(msgspec.json.encode(parts))
+
+    def unchanged(self) -> ProjectedSummary | None:
+        """The summary, when the same log, code and wishes gave exactly the files that are there now."""
+        try:
+            kept = msgspec.json.decode(self._path.read_bytes(), type=MemoEntry)
+            same = kept.check == kept.hash() and kept.key == self._key and kept.outputs == self._outputs(kept.summary)
+        except (OSError, msgspec.MsgspecError):
+            return None
+        if not same or kept.summary.differences:
+            return None
+        kept.summary.skipped, kept.summary.superseded = True, []
+        return kept.summary
+
+    def keep(self, summary: ProjectedSummary) -> None:
+        """Remember a projection that has just been written; a disk that refuses costs only the memo."""
+        try:
+            kept = MemoEntry(self._key, self._outputs(summary), summary)
+            kept.check = kept.hash()
+            self._disk.make_folder(self._path.parent)
+            self._disk.write_cache(self._path, msgspec.json.encode(kept))
+        except OSError:
+            return
+
+    def _outputs(self, summary: ProjectedSummary) -> list[tuple[str, str]]:
+        """Every file written, and whatever else lies among the date's episodes."""
+        found = {str(path) for path in self._episodes.rglob("*") if path.is_file()}
+        return [(name, _file_hash(name)) for name in sorted(found | set(summary.files))]
+
+
+def _name(day: Day) -> str:
+    folder: date = day.trading_date
+    return folder.isoformat()
+
+
+def _hash(data: bytes) -> str:
+    return hashlib.blake2b(data, digest_size=16).hexdigest()
+
+
+def _file_hash(name: str) -> str:
+    with open(name, "rb") as file:  # noqa: PTH123 - a name from our own list
+        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()

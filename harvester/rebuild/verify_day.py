@@ -1,0 +1,217 @@
+"""`hv verify`: is the log what was written, did live equal replay, and are the files on disk what the log gives?"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from harvester.artefacts.episode_files import compare_day, superseded
+from harvester.calendar import iso
+from harvester.errors import CodeChanged, DamagedLog, Mismatch
+from harvester.eventlog.reader import open_day
+from harvester.eventlog.verify_log import verify_day
+from harvester.events.kinds import Action, Kind
+from harvester.projections.market.book import NO_BOOKS
+from harvester.projections.reconcile import check_rows, reconcile
+from harvester.projections.run_params import RunParams, package_digest
+from harvester.rebuild.exports import FilesPart, compare_exports
+from harvester.rebuild.project import fold_day, recorder_holds
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from datetime import date
+
+    from harvester.eventlog.reader import Day, Mark
+    from harvester.home import Home
+    from harvester.rebuild.project import ProjectResult
+
+
+class LogPart(msgspec.Struct, kw_only=True):
+    """What re-reading every byte found."""
+
+    events: int
+    bytes: int
+    runs: int
+    identity: str
+    problems: list[str]
+    notes: list[str]
+
+
+class LivePart(msgspec.Struct, kw_only=True):
+    """Live digests against replay.
+
+    Attributes:
+        points: digests the recorder wrote while it ran.
+        equal: those replay gives too.
+        books: of these the ones at which books were live; a day ends without any, once all is cancelled.
+        changed: those written by other code than this, which cannot be compared.
+        mismatches: (run, seq, projections) where the same code gave something else.
+    """
+
+    points: int = 0
+    equal: int = 0
+    books: int = 0
+    changed: int = 0
+    mismatches: list[tuple[str, int, list[str]]] = []
+
+
+class StreamsPart(msgspec.Struct, kw_only=True):
+    """The streams against each other, as `hv health` compares them: information, never a failure.
+
+    Attributes:
+        checks: comparisons by symbol and hour; `measured` of them had something to compare.
+        outside: those beyond their tolerance, as `reconcile.check_rows` gives them.
+    """
+
+    checks: int = 0
+    measured: int = 0
+    outside: list[dict[str, Any]] = []
+
+
+class VerifyResult(msgspec.Struct, kw_only=True):
+    """The whole report; `files` are the episodes; `exit_code` is 0 clean, 1 damaged, 11 not equal, 12 other code.
+
+    `broken_off` names the run that was killed last, when nobody records on: what it left is compared all the same.
+    """
+
+    trading_date: str
+    log: LogPart
+    live: LivePart
+    files: FilesPart = msgspec.field(default_factory=FilesPart)
+    exports: FilesPart = msgspec.field(default_factory=FilesPart)
+    streams: StreamsPart = msgspec.field(default_factory=StreamsPart)
+    broken_off: str = ""
+    digests: dict[str, str] = {}
+    exit_code: int = 0
+
+
+def verify(home: Home, trading_date: date, progress: Callable[[str, int, int], None] | None = None) -> VerifyResult:
+    """Check a date; `progress` is told (what, done, total).
+
+    Raises:
+        NoLog: nothing was recorded on that date.
+        FutureFormat: a newer Harvester wrote it.
+    """
+    report = verify_day(home, trading_date, (lambda n: progress("log", n, 0)) if progress else None)
+    log = LogPart(
+        events=report.rows,
+        bytes=report.n_bytes,
+        runs=len(report.runs),
+        identity=report.identity,
+        problems=[str(problem) for problem in report.problems],
+        notes=list(report.notes),
+    )
+    found = VerifyResult(trading_date=trading_date.isoformat(), log=log, live=LivePart())
+    if not report.clean:
+        found.exit_code = DamagedLog.exit_code
+        found.files.note = found.exports.note = "not compared: the log is damaged"
+        return found
+    held = recorder_holds(home, trading_date)
+    day = open_day(trading_date, home)
+    made = _replay(day, found.live, (lambda done, total: progress("replay", done, total)) if progress else None)
+    found.digests = made.digests
+    found.streams = _streams(day)
+    if held or recorder_holds(home, trading_date):
+        found.files.note = found.exports.note = "not compared: the day is being recorded"
+    else:
+        found.broken_off = _broken_off(day)
+        left = _Remaining(made, day.marks()) if found.broken_off else None
+        found.files, found.exports = _episodes(home, made, left), compare_exports(home, made)
+    if found.live.mismatches or found.files.differences or found.exports.differences:
+        found.exit_code = Mismatch.exit_code
+    elif found.live.changed:
+        found.exit_code = CodeChanged.exit_code
+    return found
+
+
+def _replay(day: Day, live: LivePart, progress: Callable[[int, int], None] | None) -> ProjectResult:
+    lines = day.live_digests()
+    code, mine = _code_of_runs(day), package_digest()
+    seen: dict[int, dict[str, str]] = {}
+    made = fold_day(day, progress, sorted({seq for _, seq, _ in lines}), seen.__setitem__)
+    for run, seq, digests in lines:
+        live.points += 1
+        if code.get(run) != mine:
+            live.changed += 1
+        elif seen.get(seq) == digests:
+            live.equal += 1
+            live.books += digests.get("book", NO_BOOKS) != NO_BOOKS
+        else:
+            now = seen.get(seq, {})
+            live.mismatches.append((run, seq, sorted(k for k in {*digests, *now} if digests.get(k) != now.get(k))))
+    return made
+
+
+def _streams(day: Day) -> StreamsPart:
+    found = reconcile(day)
+    return StreamsPart(checks=len(found.checks), measured=len(found.measured()), outside=check_rows(found.outside()))
+
+
+def _code_of_runs(day: Day) -> dict[str, str]:
+    """Run → digest of the package that recorded it, from its start event."""
+    starts = [row for row in day.table(Kind.REQUEST).to_pylist() if row["action"] == Action.RUN_START.value]
+    begun = {row["seq"]: RunParams.parse(row["params"], row["seq"]).package.get("digest", "") for row in starts}
+    return {run.run: begun.get(run.first_seq, "") for run in day.runs}
+
+
+def _broken_off(day: Day) -> str:
+    """Which run was killed, and where its log ends; "" when all have ended."""
+    if day.complete:
+        return ""
+    run = next(run for run in reversed(day.runs) if run.status == "running")
+    return f"{run.run}, last event {iso(day.last_ts) if day.last_ts else 'none'}"
+
+
+class _Remaining:
+    """What a killed recorder may have left undone: it writes an episode's file after the commit that ended it."""
+
+    def __init__(self, made: ProjectResult, marks: Sequence[Mark]) -> None:
+        last_commit = marks[-2].last_seq if len(marks) > 1 else 0
+        late = [text for text in made.documents if _through(text) > last_commit]
+        self._files = set(made.files(late))
+        self._half = {f"{folder}/.{name}.new" for folder, _, name in (n.rpartition("/") for n in self._files)}
+
+    def undone(self, name: str, what: str) -> str:
+        """Why a file is missing or half there, "" when that is no consequence of the kill."""
+        if what == "missing" and name in self._files:
+            return "the recorder was killed before it wrote it; the next `hv record`, or `hv project`, does"
+        if what == "unexpected" and name in self._half:
+            return "half written when the recorder was killed; the next `hv record`, or `hv project`, replaces it"
+        return ""
+
+
+def _through(document: str) -> int:
+    return msgspec.json.decode(document, type=_Findings).through_seq
+
+
+class _Findings(msgspec.Struct):
+    """What of an episode says by which event it was known."""
+
+    through_seq: int
+
+
+def _episodes(home: Home, made: ProjectResult, left: _Remaining | None) -> FilesPart:
+    """The episode files; what only `hv project` writes or takes away at a day's end may still be to do."""
+    folder = home.episodes(made.trading_date)
+    if not folder.is_dir() and made.documents:
+        return FilesPart(note=f"not compared: no files; `hv project` writes the {len(made.documents)} episodes")
+    files = made.files()
+    different = compare_day(folder, files)
+    gone = superseded(different, made.documents)
+    open_at_end = set(made.files(made.open_at_end))
+    found = FilesPart(checked=len(files))
+    for path, what in ((d.path, d.what) for d in different):
+        name, said = path.relative_to(folder).as_posix(), path.relative_to(home.root).as_posix()
+        if path in gone:
+            early = "of an earlier look at the unfinished day; `hv project` takes it away"
+        elif what == "missing" and name in open_at_end:
+            early = "open when the run broke off" if left else "open when the day ended; `hv project` writes it"
+        else:
+            early = left.undone(name, what) if left else ""
+        if early:
+            found.early.append(f"{said}: {early}")
+            found.checked -= what == "missing"
+        else:
+            found.differences.append(f"{said}: {what}")
+    return found.judged()

@@ -1,0 +1,171 @@
+"""Any place of a recorded day, quickly: restore the nearest snapshot before it and fold what is left.
+
+    seeker = Seeker(home, open_day("2025-07-17"))
+    engine = seeker.at_time(ts)            # state after the last event with ts_recv <= ts
+    engine.book.ladder(con_id, Side.BID)
+
+Whatever is folded on the way leaves snapshots behind (`snapshots`), so the first visit pays and later ones do not. They
+lie a minute apart or less, and at the end of every commit that is large enough to cost time when it is read: no way
+from a snapshot to a place leads through two of those.
+"""
+
+from __future__ import annotations
+
+import gc
+import importlib
+from bisect import bisect_right
+from functools import lru_cache
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+import msgspec
+import numpy as np
+
+from harvester.errors import CannotRun
+from harvester.events.batch import seqs
+from harvester.events.kinds import Kind
+from harvester.projections.engine import Engine
+from harvester.projections.run_params import package_digest
+from harvester.replay.snapshots import Snapshots
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from harvester.eventlog.reader import Day
+    from harvester.events.batch import Batch
+    from harvester.files import Disk
+    from harvester.home import Home
+
+EVERY_EVENTS = 50_000
+EVERY_NS = 60 * 1_000_000_000
+_ROWS_A_STEP = 50_000
+
+
+class Seeker:
+    """Engines at any place of one day.
+
+    Args:
+        home: where the caches lie.
+        day: as it was opened; events committed later are not seen.
+        market_only: without simulated trading, which is most of the cost of a thin day.
+        every_events, every_ns: how much of the day may lie between two snapshots (events; ns of market time).
+        disk: what snapshots are written through.
+    """
+
+    def __init__(
+        self,
+        home: Home,
+        day: Day,
+        *,
+        market_only: bool = True,
+        every_events: int = EVERY_EVENTS,
+        every_ns: int = EVERY_NS,
+        disk: Disk | None = None,
+    ) -> None:
+        self.day, self._market_only = day, market_only
+        self._every_events, self._every_ns = every_events, every_ns
+        marks = day.marks()
+        self._seqs, self._times = [0, *(mark.last_seq for mark in marks)], [mark.last_ts for mark in marks]
+        self._large_ends = [end for before, end in pairwise(self._seqs) if end - before > every_events]
+        kind = "market" if market_only else "full"
+        self.snapshots = Snapshots(home.snapshots(day.trading_date) / f"{kind}-{_code()[:16]}", marks, disk)
+
+    def at_seq(self, seq: int, progress: Callable[[int, int], None] | None = None) -> Engine:
+        """An engine that has folded everything up to `seq`; 0 gives an empty one. `progress` is told (done, total).
+
+        Raises:
+            CannotRun: the log does not reach that far.
+        """
+        if not 0 <= seq <= self.day.last_seq:
+            raise CannotRun(f"seq {seq} is not in the log of {self.day.trading_date}; it has 1 to {self.day.last_seq}")
+        return self._reach(seq, None, progress)
+
+    def at_time(self, ts: int, progress: Callable[[int, int], None] | None = None) -> Engine:
+        """An engine that has folded every event with ts_recv <= `ts` (ns UTC)."""
+        commit = bisect_right(self._times, ts)  # the first that ends after it
+        return self._reach(self._seqs[commit + 1] if commit < len(self._times) else self.day.last_seq, ts, progress)
+
+    def prepare(self, progress: Callable[[int, int], None] | None = None) -> None:
+        """Walk through the whole day once, so that every place of it is near a snapshot."""
+        self._reach(self.day.last_seq, None, progress)
+
+    def note(self, engine: Engine) -> None:
+        """Keep a snapshot of an engine on its way, when the last one is far enough behind it or a large commit ends."""
+        seq, ts = engine.through_seq, engine.through_ts
+        events = 1 if seq in self._large_ends else self._every_events
+        if seq and not self.snapshots.near(seq, events, ts, self._every_ns):
+            self.snapshots.keep(seq, ts, engine.snapshot())
+
+    def _reach(self, seq: int, ts: int | None, progress: Callable[[int, int], None] | None) -> Engine:
+        engine = self._start(seq, ts)
+        begin = engine.through_seq
+        rows = min(self._every_events, _ROWS_A_STEP)
+        for batch in self.day.batches(rows, self._large_ends, from_seq=begin + 1, to_seq=seq):
+            wanted = batch if ts is None else batch.slice(batch.first_seq, last_seq_at(batch, ts))
+            for part in self._pieces(wanted, engine.through_ts):
+                engine.fold(part)
+                self.note(engine)
+            if progress:
+                progress(engine.through_seq - begin, seq - begin)
+            if len(wanted) < len(batch):
+                break
+        return engine
+
+    def _start(self, seq: int, ts: int | None) -> Engine:
+        _load_kernels()
+        while (place := self.snapshots.before(seq, ts)) is not None:
+            state = self.snapshots.load(place)
+            if state is not None:
+                engine = Engine(market_only=self._market_only)
+                try:
+                    engine.restore(state)
+                except (msgspec.MsgspecError, ValueError, TypeError, KeyError, AssertionError):
+                    self.snapshots.forget(place)
+                else:
+                    if (engine.through_seq, engine.through_ts) == (place.seq, place.ts):
+                        return engine
+                    self.snapshots.forget(place)
+        return Engine(market_only=self._market_only)
+
+    def _pieces(self, batch: Batch, since: int) -> Iterator[Batch]:
+        """Cut where time has gone on far enough for a snapshot: behind the first clock past it."""
+        if not len(batch):
+            return
+        edges = [batch.first_seq - 1]
+        clocks = batch.tables.get(Kind.CLOCK)
+        if clocks is not None:
+            seq, ts = seqs(clocks), clocks.column(1).to_numpy()
+            since = since or int(ts[0])
+            while (at := int(np.searchsorted(ts, since + self._every_ns))) < len(ts):
+                edges.append(int(seq[at]))
+                since = int(ts[at])
+        if edges[-1] != batch.last_seq:
+            edges.append(batch.last_seq)
+        for first, last in pairwise(edges):
+            yield batch.slice(first + 1, last)
+
+
+@lru_cache
+def _load_kernels() -> None:
+    """Have the compiled kernels, and leave all that is loaded by then out of garbage collections.
+
+    A full collection over it takes 70 ms, and would fall into one seek of a hundred.
+    """
+    importlib.import_module("harvester.projections.market.kernels")
+    gc.freeze()
+
+
+@lru_cache
+def _code() -> str:
+    """Digest of the code that folds: of the package as it was when this process first asked."""
+    return package_digest()
+
+
+def last_seq_at(batch: Batch, ts: int) -> int:
+    """Seq of the last event of a batch with ts_recv <= `ts`; one less than its first when there is none."""
+    last = batch.first_seq - 1
+    for rows in batch.tables.values():
+        at = int(np.searchsorted(rows.column(1).to_numpy(), ts, "right"))
+        if at:
+            last = max(last, int(seqs(rows)[at - 1]))
+    return last

@@ -1,0 +1,150 @@
+"""`status`: told from outside, by the log and the lock alone, whether a day is being recorded and what it lacks."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from harvester.calendar import iso
+from harvester.eventlog.lock import DateLock
+from harvester.eventlog.reader import open_day
+from harvester.events.codes import UNKNOWN_CONTRACT
+from harvester.events.kinds import Action, Kind, Own, Stream
+from harvester.recorder.subscriptions import WANTED
+from harvester.units import SECOND_NS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+    from datetime import date
+    from pathlib import Path
+    from typing import Any
+
+    from harvester.eventlog.reader import RunView
+    from harvester.home import Home
+
+_STREAMED = (Kind.TICK, Kind.TRADE, Kind.QUOTE, Kind.DEPTH, Kind.BAR)
+
+
+NOT_ASKED = "not asked for: no line left, or not its turn yet"  # IB's lines are few, and wait for each other
+NOTHING_ASKED = "not asked for: contracts were still being looked up"
+UNKNOWN = f"not asked for: the gateway knows no such symbol ({UNKNOWN_CONTRACT})"
+
+
+class RecordingStatus(msgspec.Struct, frozen=True):
+    """One trading date from outside. Times are ISO-8601 UTC, empty when there is none.
+
+    Attributes:
+        recording: whether a process holds the date's writer lock to record.
+        holder: who holds the lock, empty for nobody.
+        since: begin of the latest run.
+        last_commit: stamp of the last event committed.
+        streams_of: the run `symbols` and `lacking` tell of: the latest, or the latest that asked for streams when that
+            ended without asking for any.
+        lacking: symbol → streams it lacks, each with the reason (`refused 309`, `no data yet`, `not asked for`).
+        outage: whether the feed is down by the log's last word.
+        archived: where the log lies, below the home, when `hv eod` archived it and deleted it below temp/.
+        ahead_s: seconds by which the gateway's clock was found ahead of the latest run's stamps, 0 within two minutes.
+    """
+
+    trading_date: str
+    recording: bool
+    holder: str
+    run: str
+    run_status: str
+    since: str
+    last_commit: str
+    last_seq: int
+    events: int
+    streams_of: str
+    symbols: list[str]
+    lacking: dict[str, dict[str, str]]
+    outage: bool
+    archived: str = ""
+    ahead_s: float = 0.0
+
+
+def status(home: Home, trading_date: date) -> RecordingStatus:
+    """Look at a date.
+
+    Raises:
+        NoLog: nothing was recorded on it.
+        DamagedLog: its bytes are not what was written.
+    """
+    holder = DateLock(home, trading_date).held_by()
+    day = open_day(trading_date, home)
+    recording = holder is not None and holder.purpose == "record"
+    run = day.runs[-1]
+    notices, asked = day.table(Kind.NOTICE).to_pylist(), day.table(Kind.REQUEST).to_pylist()
+    told = run if recording else _last_with_streams(day.runs, asked)
+    first, last = told.first_seq, told.last_seq
+    requests = [row for row in asked if first <= row["seq"] <= last]
+    ours = [n for n in notices if first <= n["seq"] <= last]
+    keys = [key for kind in _STREAMED for key in _streams(day.table(kind), first, last)]
+    flowing = {(int(epoch), int(req_id)) for epoch, req_id in keys}
+    symbols, lacking = _lacking(requests, ours, flowing)
+    return RecordingStatus(
+        trading_date=trading_date.isoformat(),
+        recording=recording,
+        holder=str(holder) if holder is not None else "",
+        run=run.run,
+        run_status=run.status,
+        since=iso(run.first_ts) if run.first_ts else "",
+        last_commit=iso(day.last_ts) if day.last_ts else "",
+        last_seq=day.last_seq,
+        events=day.rows,
+        streams_of=told.run,
+        symbols=symbols,
+        lacking=lacking,
+        outage=_outage(notices),
+        archived=_archived(home, trading_date, run.folder),
+        ahead_s=next((n["value"] / SECOND_NS for n in ours if n["code"] == Own.CLOCKS_DIFFER), 0.0),
+    )
+
+
+def _archived(home: Home, trading_date: date, run: Path) -> str:
+    archive = home.archive(trading_date)
+    return archive.relative_to(home.root).as_posix() if run.parent == archive else ""
+
+
+def _last_with_streams(runs: Sequence[RunView], asked: list[dict[str, Any]]) -> RunView:
+    """The latest run that asked for a stream, else the latest."""
+    last = max((row["seq"] for row in asked if row["action"] == Action.SUBSCRIBE), default=0)
+    return next((run for run in runs if run.first_seq <= last <= run.last_seq), runs[-1])
+
+
+def _streams(table: Any, first_seq: int, last_seq: int) -> Iterable[tuple[int, int]]:
+    """Distinct (epoch, request id) of a kind's rows between two seqs."""
+    import polars as pl
+
+    frame = pl.from_arrow(table.select(["seq", "epoch", "req_id"]))
+    assert isinstance(frame, pl.DataFrame)
+    return frame.filter(pl.col("seq").is_between(first_seq, last_seq)).select("epoch", "req_id").unique().rows()
+
+
+def _lacking(
+    requests: list[dict[str, Any]], notices: list[dict[str, Any]], flowing: set[tuple[int, int]]
+) -> tuple[list[str], dict[str, dict[str, str]]]:
+    refused = {(n["epoch"], n["req_id"]): n["value"] for n in notices if n["code"] == Own.STREAM_REFUSED}
+    unknown = {(n["epoch"], n["req_id"]) for n in notices if n["code"] == UNKNOWN_CONTRACT}
+    state: dict[str, dict[str, str]] = {}
+    none_asked = all(row["action"] != Action.SUBSCRIBE for row in requests)
+    for row in requests:
+        if row["action"] == Action.ASK and row["stream"] == Stream.CONTRACT:
+            why = UNKNOWN if (row["epoch"], row["req_id"]) in unknown else NOTHING_ASKED if none_asked else NOT_ASKED
+            state.setdefault(row["symbol"], dict.fromkeys(map(str, WANTED), why))
+        elif row["action"] == Action.SUBSCRIBE and row["symbol"]:
+            streams = state.setdefault(row["symbol"], dict.fromkeys(map(str, WANTED), NOT_ASKED))
+            key = (row["epoch"], row["req_id"])
+            stream = Stream.DEPTH.value if row["stream"] == Stream.SMART_DEPTH else row["stream"]
+            streams[stream] = "" if key in flowing else f"refused {refused[key]}" if key in refused else "no data yet"
+        elif row["action"] == Action.CANCEL and row["symbol"] in state:
+            stream = Stream.DEPTH.value if row["stream"] == Stream.SMART_DEPTH else row["stream"]
+            state[row["symbol"]][stream] = "cancelled, not asked for since"
+    lacking = {symbol: {s: why for s, why in streams.items() if why} for symbol, streams in state.items()}
+    return sorted(state), {symbol: streams for symbol, streams in sorted(lacking.items()) if streams}
+
+
+def _outage(notices: list[dict[str, Any]]) -> bool:
+    codes = [n["code"] for n in notices if n["code"] in {Own.OUTAGE_BEGIN, Own.OUTAGE_END, Own.CONNECTED}]
+    return bool(codes) and codes[-1] == Own.OUTAGE_BEGIN
