@@ -45,11 +45,12 @@ def buckets(
     Example: hv buckets --date 2025-07-17 --symbol ARL --from 10:31 --to 10:32
     """
     from cli.bars import ProgressBar
-    from harvester.artefacts.json_files import json_file, must_take_file, put
+    from harvester.artefacts.json_files import json_file
     from harvester.errors import BadSetting
     from harvester.eventlog.reader import open_day
     from harvester.eventlog.symbols import subscribed, symbol_named
     from harvester.eventlog.times import check_meets, span
+    from harvester.files import must_take_file, put
     from harvester.home import Home
     from harvester.rebuild.project import bucket_artefact, fold_day
 

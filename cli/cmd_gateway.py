@@ -80,7 +80,7 @@ def gateway(
     """
     import asyncio
 
-    from harvester.artefacts.json_files import must_take_file
+    from harvester.files import must_take_file
     from harvester.home import Home, parse_date
     from harvester.simgateway.fault_script import FaultScript
     from harvester.simgateway.gateway_settings import GatewaySettings

@@ -53,7 +53,7 @@ def project(
     Example: hv project --date 2025-07-17
     """
     from cli.bars import ProgressBar
-    from harvester.artefacts.json_files import must_take_folder
+    from harvester.files import must_take_folder
     from harvester.home import Home
     from harvester.rebuild.parallel import ParallelTask, TaskFailure, dates_of, project_dates
 

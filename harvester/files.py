@@ -9,19 +9,19 @@ import os
 import shutil
 import stat
 import threading
-from contextlib import suppress
-from dataclasses import dataclass
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
+from harvester.errors import DISK_ERRNOS, CannotRun, LogWriteFailed
+
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Iterable, Iterator
+    from concurrent.futures import Future
     from io import FileIO
     from pathlib import Path
 
-    from harvester.home import Home
-
-MARGIN_BYTES = 64 * 1024 * 1024
-"""Free bytes a commit must leave: room to end the run, write the manifest and recover."""
 
 _WINDOWS = os.name == "nt"
 _REPLACE_TRIES = 50  # Windows refuses to replace a file while a reader has it open
@@ -40,6 +40,10 @@ def _full_sync() -> Callable[[int], object]:
 
 
 _FULL_SYNC = _full_sync()
+
+
+Content = bytes | Callable[[], bytes]
+_SYNCS_AT_ONCE = 8
 
 
 class Disk:
@@ -188,50 +192,6 @@ class Disk:
             raise
 
 
-@dataclass(frozen=True)
-class Forecast:
-    """How long the disk lasts: free bytes, bytes per second, seconds (None when nothing is written)."""
-
-    free_bytes: int
-    bytes_per_second: float
-    seconds: float | None
-
-    def __str__(self) -> str:
-        left = f"{size_text(self.free_bytes)} left"
-        return left if self.seconds is None else f"{left} = {duration_text(self.seconds)}"
-
-
-def disk_forecast(home: Home, bytes_per_second: float) -> Forecast:
-    """Tell how long the disk under `home` lasts at this rate, the margin kept free.
-
-    Raises:
-        OSError: no folder of `home` exists up to the root.
-    """
-    folder = home.events
-    while not folder.exists() and folder != folder.parent:
-        folder = folder.parent
-    free = shutil.disk_usage(folder).free
-    seconds = max(free - MARGIN_BYTES, 0) / bytes_per_second if bytes_per_second > 0 else None
-    return Forecast(free, bytes_per_second, seconds)
-
-
-def size_text(n_bytes: float) -> str:
-    """Bytes for people, decimal units: `5.0 GB`."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if n_bytes < 1000:
-            return f"{n_bytes:.0f} {unit}" if unit == "B" else f"{n_bytes:.1f} {unit}"
-        n_bytes /= 1000
-    return f"{n_bytes:.1f} TB"
-
-
-def duration_text(seconds: float) -> str:
-    """Seconds for people: `3.1 days`."""
-    for unit, length in (("years", 31_557_600), ("days", 86_400), ("hours", 3_600), ("minutes", 60)):
-        if seconds >= length:
-            return f"{seconds / length:.1f} {unit}"
-    return f"{seconds:.0f} seconds"
-
-
 def regular_file_size(path: Path) -> int:
     """Size of a plain file in bytes, -1 when there is none.
 
@@ -246,3 +206,145 @@ def regular_file_size(path: Path) -> int:
     if not stat.S_ISREG(status.st_mode):
         raise OSError(f"{path.name} is not a plain file")
     return status.st_size
+
+
+def put(path: Path, data: bytes, disk: Disk | None = None) -> bool:
+    """Write `data` atomically: temporary file, sync, rename, sync of the folder. Equal files are not rewritten.
+
+    Returns:
+        Whether anything was written.
+
+    Raises:
+        CannotRun, LogWriteFailed: as `put_all`.
+    """
+    return put_all([(path, data)], disk) > 0
+
+
+def put_all(files: Iterable[tuple[Path, Content]], disk: Disk | None = None) -> int:
+    """Write many files as `put` writes one: all are synced before the first rename, folders last.
+
+    A reader sees the old bytes or the new bytes of each file. Files are written while the next are still being created,
+    with several syncs at a time, as a sync is mostly waiting.
+
+    Args:
+        files: path and bytes, or path and a function that returns them, called in another thread.
+        disk: where to write.
+
+    Returns:
+        How many were written; equal files are not.
+
+    Raises:
+        LogWriteFailed: the disk is full or failing; every file has its old or its new bytes.
+        CannotRun: a path is not writable, or is not a plain file.
+    """
+    disk = disk or Disk()
+    begun: list[tuple[Path, Future[Path | None]]] = []
+    try:
+        written = _write_all(files, begun, disk)
+        for path, beside in written:
+            with naming(path):
+                disk.replace(beside, path)
+    except BaseException:
+        for path, _ in begun:
+            with suppress(OSError):  # of a disk that fails, the first failure is the one to tell
+                disk.remove(_beside(path))
+        raise
+    for folder in dict.fromkeys(path.parent for path, _ in written):
+        with naming(folder):
+            disk.sync_folder(folder)
+    return len(written)
+
+
+def _write_all(
+    files: Iterable[tuple[Path, Content]], begun: list[tuple[Path, Future[Path | None]]], disk: Disk
+) -> list[tuple[Path, Path]]:
+    """Write and sync a temporary file for each file that changes; appends every path tried to `begun`.
+
+    Returns:
+        Each path with its temporary file.
+    """
+    folders: dict[Path, None] = {}
+    with ThreadPoolExecutor(_SYNCS_AT_ONCE) as pool:
+        for path, content in files:
+            if path.parent not in folders:
+                with naming(path):
+                    make_folders(path.parent, disk)
+                folders[path.parent] = None
+            must_take_file(path)
+            begun.append((path, pool.submit(_write_beside, path, content, disk)))
+        written: list[tuple[Path, Path]] = []
+        for path, done in begun:
+            with naming(path):
+                if (beside := done.result()) is not None:
+                    written.append((path, beside))
+    return written
+
+
+def _write_beside(path: Path, content: Content, disk: Disk) -> Path | None:
+    """Write and sync the temporary file of `path`; None when `path` already has these bytes."""
+    data = content if isinstance(content, bytes) else content()
+    if path.is_file() and not path.is_symlink() and path.read_bytes() == data:
+        return None
+    beside = _beside(path)
+    disk.remove(beside)
+    disk.write_new(beside, data)
+    return beside
+
+
+def _beside(path: Path) -> Path:
+    return path.with_name(f".{path.name}.new")
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Convert an OSError into an error that names the file.
+
+    Raises:
+        LogWriteFailed: the disk is full or failing.
+        CannotRun: the file cannot be written.
+    """
+    try:
+        yield
+    except OSError as error:
+        full = error.errno in DISK_ERRNOS
+        failed, free = (LogWriteFailed, "free space or ") if full else (CannotRun, "")
+        raise failed(f"cannot write {path}: {error.strerror or error}; {free}choose another folder") from error
+
+
+def must_take_file(path: Path) -> None:
+    """Reject a path that is a folder, a device or a pipe. A link is accepted: the link itself is replaced.
+
+    Raises:
+        CannotRun: the path cannot be replaced by a file.
+    """
+    try:
+        mode = path.lstat().st_mode
+    except OSError:  # absent, or not reachable: the write itself will fail
+        return
+    if not (stat.S_ISREG(mode) or stat.S_ISLNK(mode)):
+        raise CannotRun(f"cannot write {path}: it is {_what(mode)}; name a plain file")
+
+
+def must_take_folder(path: Path) -> None:
+    """Reject a path that cannot be a folder because it, or a parent, is something else.
+
+    Raises:
+        CannotRun: the path cannot be a folder.
+    """
+    for one in (path, *path.parents):
+        if one.is_dir():
+            return
+        if os.path.lexists(one):
+            raise CannotRun(f"cannot write below {one}: it is {_what(one.lstat().st_mode)}; name a folder")
+
+
+def _what(mode: int) -> str:
+    kinds = {stat.S_ISREG: "a file", stat.S_ISDIR: "a folder", stat.S_ISFIFO: "a pipe", stat.S_ISLNK: "a link"}
+    return next((name for is_kind, name in kinds.items() if is_kind(mode)), "a device or socket")
+
+
+def make_folders(folder: Path, disk: Disk) -> None:
+    """Make a folder and those above it, each durable before the next; see `Disk.make_folders`."""
+    if not folder.is_dir():
+        must_take_folder(folder)
+    disk.make_folders(folder)

@@ -18,12 +18,12 @@ from typer.testing import CliRunner
 from cli.app import app
 from harvester.artefacts import json_schemas
 from harvester.artefacts.episode_files import compare_day, episode_files, write_day
-from harvester.artefacts.json_files import json_file, must_take_file, put, put_all, times
+from harvester.artefacts.json_files import json_file, times
 from harvester.artefacts.table_files import csv_file
 from harvester.endofday.eod import EodOptions, EodReport, eod
 from harvester.endofday.eod import _compare as compare_episodes
 from harvester.errors import BadSetting, CannotRun, LogWriteFailed
-from harvester.files import Disk
+from harvester.files import Disk, must_take_file, put, put_all
 from harvester.home import Home
 from harvester.rebuild.project import bucket_artefact, project
 from tests.processes import python

@@ -14,7 +14,6 @@ from typer.testing import CliRunner
 
 from cli.app import app
 from harvester.artefacts.episode_files import WAY_OUT
-from harvester.endofday.datasets import memory_given
 from harvester.endofday.deletion import carry_out, plan, read_plan
 from harvester.endofday.eod import STEPS, EodOptions, eod, plan_path, rebuild_memory
 from harvester.errors import CannotRun, DamagedLog, HarvesterError, LockHeld, LogWriteFailed, Mismatch, NoLog
@@ -25,6 +24,7 @@ from harvester.eventlog.writer import LogWriter
 from harvester.files import Disk
 from harvester.home import Home
 from harvester.memory import fold
+from harvester.memory.fold import memory_given
 from harvester.projections.run_params import RunParams
 from harvester.projections.trading.trading import Terms
 from harvester.rebuild.project import fold_day, project

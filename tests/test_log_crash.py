@@ -14,13 +14,14 @@ import pytest
 from log_samples import DATE, START_NS, batch, same
 
 import harvester
+from harvester.disk_space import disk_forecast
 from harvester.errors import LogWriteFailed
 from harvester.eventlog.runs_of_day import run_folders
 from harvester.eventlog.verify_log import verify_day
 from harvester.eventlog.writer import LogWriter
 from harvester.events.batch import Batch
 from harvester.events.kinds import Kind
-from harvester.files import Disk, disk_forecast
+from harvester.files import Disk
 from harvester.home import Home
 from tests.budget import budget
 
@@ -231,11 +232,11 @@ def test_the_margin_stops_before_it_is_too_late(home):
 def test_the_forecast_speaks_of_days(home):
     """The forecast tells free bytes and how long they last at a rate, the margin kept."""
     free = shutil.disk_usage(home.root).free
-    forecast = disk_forecast(home, free / 86_400 / 3)
+    forecast = disk_forecast(home.events, free / 86_400 / 3)
     assert 2.5 < forecast.seconds / 86_400 <= 3.0
     assert str(forecast).endswith(" days")
-    assert disk_forecast(home, 0).seconds is None
-    assert " left" in str(disk_forecast(home, 0))
+    assert disk_forecast(home.events, 0).seconds is None
+    assert " left" in str(disk_forecast(home.events, 0))
 
 
 def _fill(writer: LogWriter) -> None:

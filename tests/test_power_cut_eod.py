@@ -22,7 +22,6 @@ from power_cut import NONE, Killed, PowerCut, Tree, read, write
 from trading_log import DATE, days, record, run_params
 
 from harvester.artefacts import table_files
-from harvester.artefacts.json_files import put
 from harvester.endofday.deletion import read_plan
 from harvester.endofday.eod import EodOptions, eod, plan_path
 from harvester.errors import HarvesterError, Mismatch
@@ -31,7 +30,7 @@ from harvester.eventlog.reader import open_day
 from harvester.eventlog.storage import parquet_files
 from harvester.eventlog.verify_log import verify_day
 from harvester.eventlog.writer import LogWriter
-from harvester.files import Disk
+from harvester.files import Disk, put
 from harvester.home import Home
 from harvester.rebuild.parallel import ParallelTask, project_date
 from harvester.rebuild.project import project

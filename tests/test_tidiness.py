@@ -14,16 +14,24 @@ from typer.testing import CliRunner
 
 PROJECT = Path(__file__).resolve().parent.parent
 LAYERS: tuple[tuple[str, ...], ...] = (
-    ("errors", "home", "clock", "calendar", "config", "units", "version"),
+    ("errors", "version", "units", "clock", "calendar", "config", "home", "files", "disk_space"),
     ("events",),
     ("wire",),
     ("eventlog",),
     ("projections",),
     ("artefacts", "memory"),
     ("gateway", "simgateway"),
-    ("recorder",),
+    ("recorder", "rebuild", "endofday", "replay"),
+    ("status", "demo"),
 )
-NOT_LEFT = {("home", "eventlog")}  # the folders of a home are made through the log's disk
+"""What may import what: a layer only those above it in this list; the first layer's modules also each other."""
+SIBLINGS = {("endofday", "rebuild")}  # the end of a day starts from the day's projection
+ROOMS = (
+    ("eventlog/storage", "eventlog"),  # the bytes of a log know nothing of runs, dates and writers
+    ("projections/market", "projections/trading"),  # the market does not depend on what is traded in it
+    ("simgateway/markets", "simgateway"),  # a market does not know the server that serves it
+)
+"""Folders, and the folder whose other modules they do not import."""
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
 DETERMINISTIC = ("events", "wire", "eventlog", "projections", "artefacts", "memory")
 SOURCES = sorted((PROJECT / "harvester").rglob("*.py"))
@@ -47,16 +55,63 @@ def part(path: Path) -> str:
 
 
 @pytest.mark.parametrize("path", [p for p in SOURCES if part(p) in RANK], ids=lambda p: str(p.relative_to(PROJECT)))
-def test_imports_point_left(path: Path) -> None:
-    """A module imports only from its own folder and from folders to its left; siblings do not know each other."""
+def test_imports_point_up_the_list(path: Path) -> None:
+    """A module imports only from its own folder and from layers before it, annotations included."""
     mine = part(path)
     for name in imported(ast.parse(path.read_text(encoding="utf-8"))):
         words = name.split(".")
         assert words[0] != "cli", f"{path} imports the command line"
         if words[0] == "harvester" and len(words) > 1 and words[1] in RANK and words[1] != mine:
             allowed = RANK[words[1]] < RANK[mine] or RANK[mine] == RANK[words[1]] == 0
-            allowed = allowed or (mine, words[1]) in NOT_LEFT
+            allowed = allowed or (mine, words[1]) in SIBLINGS
             assert allowed, f"{path.relative_to(PROJECT)} imports {name}"
+
+
+@pytest.mark.parametrize(("room", "outside"), ROOMS)
+def test_rooms_within_a_folder(room: str, outside: str) -> None:
+    """A folder that is a floor below its neighbours imports none of them."""
+    below, beside = f"harvester.{room.replace('/', '.')}", f"harvester.{outside.replace('/', '.')}"
+    for path in (PROJECT / "harvester" / room).rglob("*.py"):
+        for name in modules_imported(path):
+            inside = name == below or name.startswith(f"{below}.")
+            assert inside or not name.startswith(f"{beside}."), f"{path.relative_to(PROJECT)} imports {name}"
+
+
+def module_of(path: Path) -> str:
+    return ".".join(path.relative_to(PROJECT).with_suffix("").parts).removesuffix(".__init__")
+
+
+MODULES = {module_of(path): path for path in SOURCES}
+
+
+def modules_imported(path: Path) -> set[str]:
+    """The package's modules a file imports, wherever in it the import stands."""
+    names = imported(ast.parse(path.read_text(encoding="utf-8")))
+    packages = {module_of(p) for p in SOURCES if p.name == "__init__.py"}
+    return {name for name in names if name in MODULES and name not in packages}
+
+
+def test_no_circle_of_imports() -> None:
+    """No module imports itself over others, not even for annotations: every module can be read after those it names."""
+    graph = {name: modules_imported(path) - {name} for name, path in MODULES.items()}
+    while leaves := {name for name, targets in graph.items() if not targets}:
+        graph = {name: targets - leaves for name, targets in graph.items() if name not in leaves}
+    assert not graph, f"in a circle, or above one: {sorted(graph)}"
+
+
+def test_each_name_has_one_owner() -> None:
+    """No two modules share a file name, no two classes a name: a word found by search is the word that was meant."""
+    modules: dict[str, list[str]] = {}
+    classes: dict[str, list[str]] = {}
+    for path in SOURCES + COMMANDS:
+        where = str(path.relative_to(PROJECT))
+        if path.name != "__init__.py":
+            modules.setdefault(path.stem, []).append(where)
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ClassDef):
+                classes.setdefault(node.name, []).append(where)
+    shared = {name: owners for name, owners in (modules | classes).items() if len(owners) > 1}
+    assert not shared, shared
 
 
 def test_every_source_has_a_layer() -> None:

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from harvester.artefacts.json_files import json_lines, put_all, times, times_file
+from harvester.artefacts.json_files import json_lines, times, times_file
+from harvester.files import put_all
 from harvester.home import file_name
 from harvester.projections.trading.position import DATA_END
 

@@ -15,7 +15,6 @@ from harvester.calendar import iso
 from harvester.errors import DamagedFile
 from harvester.home import parse_date
 from harvester.memory.day_summary import DaySummary, digest_day
-from harvester.memory.fold import decode
 from harvester.projections.trading.trade_rows import EPISODES
 
 if TYPE_CHECKING:
@@ -24,7 +23,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from harvester.home import Home
-    from harvester.rebuild.project import ProjectResult
+    from harvester.rebuild.project_result import ProjectResult
 
 SCHEMA_OF = {"trades_summary": "harvester.trades_summary", "fills": "harvester.journal_fills"}
 EPISODES_FILE = "episodes.parquet"
@@ -148,16 +147,3 @@ def kept_dates(home: Home) -> Sequence[date]:
     folder = home.memory / "datasets"
     names = sorted(p.parent.name for p in folder.glob(f"*/{EPISODES_FILE}")) if folder.is_dir() else []
     return [parse_date(name) for name in names]
-
-
-def memory_given(home: Home) -> dict[str, Any] | None:
-    """What a run tells strategies of the days before, for `RunParams.build(memory=...)`; None without memory.
-
-    Raises:
-        HarvesterError: memory_latest.json is damaged.
-    """
-    try:
-        memory = decode(home.memory_latest.read_bytes(), str(home.memory_latest))
-    except FileNotFoundError:
-        return None
-    return {name: memory[name] for name in ("hash", "date", "setups", "model")}

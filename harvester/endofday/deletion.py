@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from harvester.artefacts.json_files import json_file, naming, put
+from harvester.artefacts.json_files import json_file
 from harvester.errors import DamagedFile, Mismatch
+from harvester.files import naming, put
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

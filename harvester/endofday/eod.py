@@ -15,7 +15,6 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from harvester.artefacts.episode_files import Difference, compare_day, superseded
-from harvester.artefacts.json_files import naming, put
 from harvester.artefacts.table_files import about as about_of
 from harvester.artefacts.table_files import read_parquet
 from harvester.calendar import iso
@@ -33,9 +32,9 @@ from harvester.eventlog.recover import recover_held
 from harvester.eventlog.storage.damage import damaged_log
 from harvester.eventlog.storage.format import DELETION, MANIFEST, QUARANTINE, names_of
 from harvester.eventlog.verify_log import verify_day
-from harvester.files import Disk
+from harvester.files import Disk, naming, put
 from harvester.memory import fold as memory_fold
-from harvester.rebuild.project import ProjectResult, fold_day
+from harvester.rebuild.project import fold_day
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -44,6 +43,7 @@ if TYPE_CHECKING:
 
     from harvester.eventlog.reader import Day
     from harvester.home import Home
+    from harvester.rebuild.project_result import ProjectResult
 
 STEPS = (
     "lock",

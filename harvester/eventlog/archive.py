@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from harvester.artefacts.json_files import make_folders, naming
 from harvester.errors import Mismatch
 from harvester.eventlog.rewrite import RewriteTarget, prove, rewrite
 from harvester.eventlog.run import RunLog
 from harvester.eventlog.runs_of_day import good_ranges
 from harvester.eventlog.storage.damage import damaged_log
 from harvester.eventlog.storage.format import run_number
+from harvester.files import make_folders, naming
 
 if TYPE_CHECKING:
     from datetime import date

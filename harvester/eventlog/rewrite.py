@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
+from harvester.disk_space import MARGIN_BYTES, size_text
 from harvester.errors import LogWriteFailed, Mismatch
 from harvester.eventlog.reader import run_spans
 from harvester.eventlog.rebatch import recut
@@ -34,7 +35,6 @@ from harvester.eventlog.storage.parquet_files import ParquetBodies
 from harvester.eventlog.storage.sealed_lines import checksum, seal, sealed_hash
 from harvester.eventlog.verify_log import verify_rows
 from harvester.events.kinds import SCHEMA_VERSION, Kind
-from harvester.files import MARGIN_BYTES, size_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

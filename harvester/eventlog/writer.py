@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Self
 import msgspec
 
 from harvester.clock import real_wall_ns
+from harvester.disk_space import MARGIN_BYTES, size_text
 from harvester.errors import BadSetting, DamagedLog, DateClosed, HarvesterError, LogWriteFailed
 from harvester.eventlog.eod_mark import EodMark, read_closed
 from harvester.eventlog.lock import DateLock
@@ -43,7 +44,7 @@ from harvester.eventlog.storage.sealed_lines import checksum, seal, sealed_hash
 from harvester.eventlog.storage.sequence_checks import order_problem, rows_problem
 from harvester.events.batch import Batch
 from harvester.events.kinds import SCHEMA_VERSION, Action, Kind, Stream
-from harvester.files import MARGIN_BYTES, Disk, size_text
+from harvester.files import Disk
 from harvester.version import __version__
 
 if TYPE_CHECKING:

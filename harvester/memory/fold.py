@@ -19,6 +19,8 @@ from harvester.memory.model import level_one
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
+    from harvester.home import Home
+
 SCHEMA_VERSION = 1
 TRADES_MIN, FOCUS_WIN_RATE, REDUCE_WIN_RATE = 5, 0.55, 0.45  # the user's thresholds
 TOP = 5
@@ -194,3 +196,16 @@ def _recommended(group: TradeGroup) -> dict[str, Any]:
         "win_rate_interval": _estimate(stats.hit_rate(group.wins, group.trade_count)),
         "pnl_usd": _usd(group.pnl_usd),
     }
+
+
+def memory_given(home: Home) -> dict[str, Any] | None:
+    """What a run tells strategies of the days before, for `RunParams.build(memory=...)`; None without memory.
+
+    Raises:
+        HarvesterError: memory_latest.json is damaged.
+    """
+    try:
+        memory = decode(home.memory_latest.read_bytes(), str(home.memory_latest))
+    except FileNotFoundError:
+        return None
+    return {name: memory[name] for name in ("hash", "date", "setups", "model")}

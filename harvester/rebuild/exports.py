@@ -23,9 +23,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
-    from harvester.artefacts.json_files import Content
+    from harvester.files import Content
     from harvester.home import Home
-    from harvester.rebuild.project import ProjectResult
+    from harvester.rebuild.project_result import ProjectResult
 
 _NAMES_LENGTH_MAX = 100
 

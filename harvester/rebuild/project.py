@@ -11,14 +11,14 @@ import pyarrow.compute as pc
 from harvester.artefacts import episode_files
 from harvester.artefacts.bucket_files import bucket_rows, of_symbols, with_gate_codes
 from harvester.artefacts.candle_files import RunSpan
-from harvester.artefacts.json_files import envelope, put_all, times
+from harvester.artefacts.json_files import envelope, times
 from harvester.artefacts.table_files import joined
 from harvester.errors import ranges_text
 from harvester.eventlog.fold_reader import fold_batches
 from harvester.eventlog.lock import DateLock
 from harvester.eventlog.reader import open_day
 from harvester.events.kinds import Action, Kind
-from harvester.files import Disk
+from harvester.files import Disk, put_all
 from harvester.projections.engine import Engine
 from harvester.projections.market.arrays import BUCKETS
 from harvester.projections.market.candles import CANDLES
@@ -26,17 +26,17 @@ from harvester.projections.market.health import HEALTH
 from harvester.projections.market.merge import COLUMNS
 from harvester.projections.market.signals import SIGNALS
 from harvester.projections.run_params import RunParams
-from harvester.projections.trading.position import DATA_END
 from harvester.projections.trading.trade_rows import TABLES
 from harvester.rebuild.exports import check_symbols, exports_of, part_of, tables_of
+from harvester.rebuild.project_result import ProjectResult, open_at_end
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from datetime import date
     from pathlib import Path
 
-    from harvester.artefacts.json_files import Content
     from harvester.eventlog.reader import Day
+    from harvester.files import Content
     from harvester.home import Home
 
 SCHEMAS: dict[str, pa.Schema] = {
@@ -47,65 +47,6 @@ SCHEMAS: dict[str, pa.Schema] = {
     "health": HEALTH,
 }
 ROWS_A_STEP = 100_000  # how often progress is told
-
-
-@dataclass(frozen=True)
-class ProjectResult:
-    """A date, folded.
-
-    Attributes:
-        identity: content hash of the log; of a salvaged date, which has none, the seqs that were folded.
-        run: the last one.
-        last_ts: ts_recv of the last event, ns UTC.
-        digests: one per projection, after the last event and before `finish`, as the live recorder's last ones.
-        tables: every finished row, by table name.
-        health: the summary every artefact carries.
-        toggles: those recorded with the last run.
-        runs: the date's runs, in order.
-    """
-
-    trading_date: date
-    identity: str
-    run: str
-    last_seq: int
-    last_ts: int
-    rows: int
-    digests: dict[str, str]
-    tables: dict[str, pa.Table]
-    health: dict[str, Any]
-    toggles: dict[str, bool]
-    runs: tuple[RunSpan, ...] = ()
-
-    @property
-    def documents(self) -> list[str]:
-        """The episodes' documents, in the order in which they ended."""
-        texts: list[str] = self.tables["episodes"]["document"].to_pylist()
-        return texts
-
-    @property
-    def open_at_end(self) -> list[str]:
-        """The documents of positions that were open when the log ended."""
-        table = self.tables["episodes"]
-        texts: list[str] = table.filter(_open(table))["document"].to_pylist()
-        return texts
-
-    def files(self, documents: Sequence[str] | None = None, **toggles: bool) -> dict[str, bytes]:
-        """The episode files, all or those of some documents, under the recorded toggles or under these."""
-        return dict(self.each_file(self.documents if documents is None else documents, **toggles))
-
-    def each_file(self, documents: Sequence[str], **toggles: bool) -> Iterator[tuple[str, bytes]]:
-        """The same, one after the other."""
-        chosen = self.toggles | {f"episode_{name}": value for name, value in toggles.items()}
-        return episode_files.each_file(
-            documents,
-            epoch_ms=chosen.get("episode_epoch_ms", False),
-            series_jsonl=chosen.get("episode_series_jsonl", False),
-        )
-
-
-def _open(episodes: pa.Table) -> pa.ChunkedArray:
-    """Which episodes are positions that were open when the log ended."""
-    return pc.fill_null(pc.equal(episodes["exit_reason"], DATA_END), False)
 
 
 def fold_day(
@@ -202,7 +143,7 @@ def write_artefacts(
     disk = disk or Disk()
     tables = tables_of(made, symbols)
     whole = tables["episodes"]
-    tables["episodes"] = whole.filter(pc.invert(_open(whole))) if live else whole
+    tables["episodes"] = whole.filter(pc.invert(open_at_end(whole))) if live else whole
     written = WrittenArtefacts(rows={name: tables[name].num_rows for name in SCHEMAS})
     written.open = whole.num_rows - tables["episodes"].num_rows
     folder = (out or home.exports()).resolve()

@@ -25,9 +25,10 @@ if TYPE_CHECKING:
 
     from harvester.eventlog.reader import Day
     from harvester.home import Home
-    from harvester.rebuild.project import ProjectResult, WrittenArtefacts
+    from harvester.rebuild.project import WrittenArtefacts
+    from harvester.rebuild.project_result import ProjectResult
 
-_CODE = (*FOLD, "artefacts", "recorder")  # what folds, and what writes the files
+_CODE = (*FOLD, "artefacts", "rebuild")  # what folds, and what writes the files
 _LIBRARIES = ("numpy", "numba", "pyarrow", "polars", "msgspec")
 
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from harvester.eventlog.reader import Day, Mark
     from harvester.home import Home
-    from harvester.rebuild.project import ProjectResult
+    from harvester.rebuild.project_result import ProjectResult
 
 
 class LogPart(msgspec.Struct, kw_only=True):

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 import structlog
 
 from harvester.clock import clocks_apart, real_monotonic_ns
+from harvester.disk_space import disk_forecast
 from harvester.eventlog.times import local, of_day
-from harvester.files import disk_forecast
 from harvester.recorder.subscriptions import WANTED, coverage
 from harvester.units import MILLI_NS, SECOND_NS
 
@@ -82,7 +82,7 @@ async def log_progress(recorder: Recorder) -> None:
             last_seq=recorder.committer.run.totals.last_seq if recorder.committer.run else 0,
             lag_ms=lag_ms(recorder),
             outages=recorder.session.line.outages.count,
-            disk=str(disk_forecast(recorder.home, n_bytes)),
+            disk=str(disk_forecast(recorder.home.events, n_bytes)),
         )
         before = now
 
@@ -112,7 +112,7 @@ def _head(recorder: Recorder, bytes_per_second: float) -> Text:
     lines = (
         f" {name}  {local(recorder.clock.now())[:19]} New York",
         f"last commit {where}, {lag_ms(recorder)} ms ago, {len(recorder.inbox):,} waiting",
-        f"outages {recorder.session.line.outages.count}; disk {disk_forecast(recorder.home, bytes_per_second)}",
+        f"outages {recorder.session.line.outages.count}; disk {disk_forecast(recorder.home.events, bytes_per_second)}",
     )
     apart = (
         ("\n" + clocks_apart(recorder.session.gateway_time.ahead_ns), "red")

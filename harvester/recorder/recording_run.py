@@ -18,11 +18,11 @@ import numpy as np
 import pyarrow.compute as pc
 
 from harvester.artefacts.episode_files import day_files, write_day
-from harvester.endofday.datasets import memory_given
 from harvester.errors import CannotRun, DamagedLog, NoLog
 from harvester.eventlog.reader import open_day
 from harvester.eventlog.writer import LogWriter
 from harvester.events.kinds import Kind
+from harvester.memory.fold import memory_given
 from harvester.projections.engine import Engine
 from harvester.projections.run_params import RunParams, StrategyRef
 from harvester.projections.trading.strategies import describe

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import structlog
 
 from harvester.clock import real_monotonic_ns
+from harvester.disk_space import disk_forecast
 from harvester.events.kinds import Own
-from harvester.files import disk_forecast
 from harvester.recorder.start_checks import check_clock
 from harvester.units import SECOND_NS
 
@@ -44,7 +44,7 @@ async def run_watchdogs(settings: Settings, home: Home, clock: Clock, inbox: Inb
 
 
 def _check_disk(settings: Settings, home: Home, inbox: Inbox) -> None:
-    free_bytes = disk_forecast(home, 0.0).free_bytes
+    free_bytes = disk_forecast(home.events, 0.0).free_bytes
     if free_bytes < 4 * settings.disk_margin_bytes:
         inbox.notice(Own.DISK_LOW, "the disk is filling", value=free_bytes)
         logger.warning("disk low", free_bytes=free_bytes, margin_bytes=settings.disk_margin_bytes)

@@ -18,9 +18,9 @@ import json
 import os
 from typing import TYPE_CHECKING, Any
 
-from harvester.artefacts.json_files import naming
 from harvester.calendar import NEW_YORK, day_bounds, trading_date
 from harvester.clock import LOOK_S, Dial, SpeedAnchor, real_monotonic_ns
+from harvester.files import naming
 from harvester.simgateway.gateway_report import write_json
 from harvester.units import SECOND_NS
 

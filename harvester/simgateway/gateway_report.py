@@ -15,8 +15,8 @@ from decimal import Context, Decimal, InvalidOperation
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any
 
-from harvester.artefacts.json_files import naming
 from harvester.events.kinds import Kind
+from harvester.files import naming
 from harvester.wire.message_ids import In
 
 if TYPE_CHECKING:

@@ -1,0 +1,77 @@
+"""What the fold of a whole date gives."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from harvester.artefacts import episode_files
+from harvester.projections.trading.position import DATA_END
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from datetime import date
+
+    from harvester.artefacts.candle_files import RunSpan
+
+
+@dataclass(frozen=True)
+class ProjectResult:
+    """A date, folded.
+
+    Attributes:
+        identity: content hash of the log; of a salvaged date, which has none, the seqs that were folded.
+        run: the last one.
+        last_ts: ts_recv of the last event, ns UTC.
+        digests: one per projection, after the last event and before `finish`, as the live recorder's last ones.
+        tables: every finished row, by table name.
+        health: the summary every artefact carries.
+        toggles: those recorded with the last run.
+        runs: the date's runs, in order.
+    """
+
+    trading_date: date
+    identity: str
+    run: str
+    last_seq: int
+    last_ts: int
+    rows: int
+    digests: dict[str, str]
+    tables: dict[str, pa.Table]
+    health: dict[str, Any]
+    toggles: dict[str, bool]
+    runs: tuple[RunSpan, ...] = ()
+
+    @property
+    def documents(self) -> list[str]:
+        """The episodes' documents, in the order in which they ended."""
+        texts: list[str] = self.tables["episodes"]["document"].to_pylist()
+        return texts
+
+    @property
+    def open_at_end(self) -> list[str]:
+        """The documents of positions that were open when the log ended."""
+        table = self.tables["episodes"]
+        texts: list[str] = table.filter(open_at_end(table))["document"].to_pylist()
+        return texts
+
+    def files(self, documents: Sequence[str] | None = None, **toggles: bool) -> dict[str, bytes]:
+        """The episode files, all or those of some documents, under the recorded toggles or under these."""
+        return dict(self.each_file(self.documents if documents is None else documents, **toggles))
+
+    def each_file(self, documents: Sequence[str], **toggles: bool) -> Iterator[tuple[str, bytes]]:
+        """The same, one after the other."""
+        chosen = self.toggles | {f"episode_{name}": value for name, value in toggles.items()}
+        return episode_files.each_file(
+            documents,
+            epoch_ms=chosen.get("episode_epoch_ms", False),
+            series_jsonl=chosen.get("episode_series_jsonl", False),
+        )
+
+
+def open_at_end(episodes: pa.Table) -> pa.ChunkedArray:
+    """Which episodes are positions that were open when the log ended."""
+    return pc.fill_null(pc.equal(episodes["exit_reason"], DATA_END), False)
