@@ -75,7 +75,7 @@ def run(home: Home, rows: int, commits: int, compression: str) -> dict[str, floa
     """Write, open and verify one day of `commits` commits of `rows` events (and one clock event) each."""
     rng, day = np.random.default_rng(7), date(2025, 7, 17)
     times: list[float] = []
-    writer = LogWriter.open(home, day, compression=compression)
+    writer = LogWriter.open(home.on(day), compression=compression)
     for i in range(commits):
         batch = make(rng, writer.next_seq, rows, 1_752_757_200_000_000_000 + i * 1_000_000_000)
         start = time.perf_counter()
@@ -90,7 +90,7 @@ def run(home: Home, rows: int, commits: int, compression: str) -> dict[str, floa
     assert sum(len(batch) for batch in opened.batches(rows_max=100_000)) == events
     read_s = time.perf_counter() - start
     start = time.perf_counter()
-    assert verify_day(home, day).clean
+    assert verify_day(home.on(day)).clean
     verify_s = time.perf_counter() - start
     return {
         "rows_per_commit": rows,

@@ -90,18 +90,18 @@ def named(prefix: str, found: dict[str, float]) -> dict[str, float]:
 
 def storage(home: Home, events: int) -> dict[str, object]:
     generator.write(home.prepare(), events)
-    live, before = size(home.day(DAY)), harvester.open_day(DAY, home).identity()
+    live, before = size(home.on(DAY).log), harvester.open_day(DAY, home).identity()
     read = named("live", reading(home))
     start = time.perf_counter()
-    archive(home, DAY, Disk())
+    archive(home.on(DAY), Disk())
     archived = time.perf_counter()
-    compact_day(home, DAY)
+    compact_day(home.on(DAY))
     compacted = time.perf_counter()
     assert harvester.open_day(DAY, home).identity() == before
     read |= named("compacted", reading(home))
-    small = {"compacted": size(home.day(DAY)), "archive": size(home.archive(DAY))}
+    small = {"compacted": size(home.on(DAY).log), "archive": size(home.on(DAY).archive)}
     depth = size_of_depth(home)
-    home.day(DAY).rename(home.temp / "aside")
+    home.on(DAY).log.rename(home.temp / "aside")
     assert harvester.open_day(DAY, home).identity() == before
     read |= named("archive", reading(home))
     return {
@@ -119,7 +119,7 @@ def storage(home: Home, events: int) -> dict[str, object]:
 
 def size_of_depth(home: Home) -> dict[str, float]:
     rows = harvester.open_day(DAY, home).table(Kind.DEPTH).num_rows
-    places = {"compacted": home.day(DAY), "archive": home.archive(DAY)}
+    places = {"compacted": home.on(DAY).log, "archive": home.on(DAY).archive}
     return {
         f"{name}_depth_file_bytes_per_event": round(sum(p.stat().st_size for p in at.rglob("depth.*")) / rows, 3)
         for name, at in places.items()
@@ -133,14 +133,14 @@ def live(home: Home, events: int, commits: int) -> dict[str, object]:
     whole = renumbered(whole)
     edges = np.linspace(0, len(whole), commits + 1).astype(int)
     params = RunParams.build(Settings(), DAY, strategies=[StrategyRef(**describe("imbalance_breakout", {}))])
-    with LogWriter.open(home.prepare(), DAY, disk=Unsynced(), run_start_row={"params": params.text()}) as writer:
+    with LogWriter.open(home.prepare().on(DAY), disk=Unsynced(), run_start_row={"params": params.text()}) as writer:
         writer.begin(generator._hours()[0])
         writer.commit(generator.subscriptions(5, mixed=True, first_seq=writer.next_seq))
         for i in range(commits):
             part = whole.slice(int(edges[i]) + 1, int(edges[i + 1]))
             writer.commit(with_clock(part, writer.next_seq))
-    read, n_live, live_s = named("live", reading(home)), size(home.day(DAY)), folding(home)
-    compact_day(home, DAY)
+    read, n_live, live_s = named("live", reading(home)), size(home.on(DAY).log), folding(home)
+    compact_day(home.on(DAY))
     read |= named("compacted", reading(home))
     compacted_s = folding(home)
     return {
@@ -148,7 +148,7 @@ def live(home: Home, events: int, commits: int) -> dict[str, object]:
         "events": events,
         "commits": commits,
         "live_bytes": n_live,
-        "compacted_bytes": size(home.day(DAY)),
+        "compacted_bytes": size(home.on(DAY).log),
         **read,
         "live_folded_s": round(live_s, 3),
         "compacted_folded_s": round(compacted_s, 3),

@@ -229,7 +229,7 @@ def write(home: Home, events: int, *, symbols: int = 5, mixed: bool = False, see
     """Write the day to `home` as one ended run; gives its last seq."""
     params = RunParams.build(Settings(), DAY, strategies=[StrategyRef(**describe("imbalance_breakout", {}))])
     row = {"params": params.text()}
-    with LogWriter.open(home, DAY, run_start_row=row, compression=compression) as writer:
+    with LogWriter.open(home.on(DAY), run_start_row=row, compression=compression) as writer:
         writer.begin(_hours()[0])
         writer.commit(subscriptions(symbols, mixed=mixed, first_seq=writer.next_seq))
         for batch in batches(events, symbols=symbols, mixed=mixed, seed=seed, first_seq=writer.next_seq):

@@ -44,7 +44,7 @@ def demo(
     day = DemoDay(parse_date(date), tuple(words_of(symbols)), seed, rate)
     quiet_log()
     check_day(day)
-    root = fresh_home(Home.find(home), day.trading_date)
+    root = fresh_home(Home.find(home).on(day.trading_date))
     _say("1 record", "a simulated gateway plays the day, and the recorder records it through ib_async")
     with ProgressBar("recording", quiet=False) as bar:
         summary = asyncio.run(record_demo(root, day, bar.update))
@@ -64,13 +64,13 @@ def _rest(home: Home, day: Date) -> None:
     rows = ", ".join(f"{summary.rows[name]:,} {name}" for name in ("buckets", "decisions", "fills", "episodes"))
     typer.echo(f"           {rows}")
     _say("3 verify", "compare every byte with its checksum, live digests with replay, files with the log")
-    result = verify(home, day)
+    result = verify(home.on(day))
     equal = f"{result.live.equal} of {result.live.points} live digests equal replay"
     typer.echo(f"           {equal}; log {result.log.identity[:16]}…")
     if result.exit_code:
         raise typer.Exit(result.exit_code)
     _say("4 eod", "fold the day's episodes into memory; nothing is deleted")
-    report = eod(home, day)
+    report = eod(home.on(day))
     typer.echo(f"           {report.learned} episodes, {report.pnl_usd:+.2f} USD after costs; {report.verdict}")
     typer.echo("           (a modelled market is easier than a real one: this shows the mechanism, not an edge)")
     _look(home, day, [Path(name) for name in summary.files])
@@ -91,7 +91,7 @@ def _look(home: Home, day: Date, files: Sequence[Path]) -> None:
     typer.echo("\nlook at")
     for path in pictures:
         typer.echo(f"  {near(path)}   the day in one picture; open it in a browser")
-    typer.echo(f"  {near(home.episodes(day))}   one file per simulated trade")
+    typer.echo(f"  {near(home.on(day).episodes)}   one file per simulated trade")
     typer.echo(f"  {near(home.memory_latest)}   what was learned, with n and interval")
     typer.echo("try")
     hv = "hv" if shutil.which("hv") else near(Path(sys.argv[0]).absolute())

@@ -73,7 +73,7 @@ def eod(
             progress=bar.step,
             confirm=confirm,
         )
-        report = run(Home.find(home), parse_date(date), wishes)
+        report = run(Home.find(home).on(parse_date(date)), wishes)
     if as_json:
         typer.echo(json_text.dumps(report.plain()))
     else:

@@ -120,7 +120,7 @@ def gateway(
         gateway_file=root.gateway_file,
         report_file=report,
         source=" ".join([market, *words]),
-        log=root.day(parse_date(words[0])) if market == "day" else None,
+        log=root.on(parse_date(words[0])).log if market == "day" else None,
     )
     asyncio.run(_serve(SimGateway(source, settings), settings, once=once, as_json=as_json))
 

@@ -17,13 +17,12 @@ from cli.options import DateOption, HomeOption, JsonOption, NamedDateOption, dat
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
-    from datetime import date
 
     from harvester.eventlog.compact import Compaction
     from harvester.eventlog.reader import Day, RunView
     from harvester.eventlog.verify_log import LogReport
     from harvester.events.batch import Batch
-    from harvester.home import Home
+    from harvester.home import DatePaths, Home
 
 log = typer.Typer(
     no_args_is_help=True,
@@ -56,7 +55,7 @@ def ls(*, home: HomeOption = None, as_json: JsonOption = False) -> None:
     rows: list[list[Any]] = []
     for name in sorted({*recorded_dates(root), *closed_dates(root)}):
         try:
-            rows += [[name, *row] for row in _runs_of(root, parse_date(name))]
+            rows += [[name, *row] for row in _runs_of(root.on(parse_date(name)))]
         except HarvesterError as error:
             rows.append([name, "", f"unreadable: {error}", 0, "", "", 0])
     if not rows:
@@ -145,7 +144,7 @@ def tail(
         reach *= 10
     for row in rows[-lines:] if lines else ():
         _print_event(row, names, as_json=as_json)
-    follower = Follower(root, trading_date, day.last_seq + 1)
+    follower = Follower(root.on(trading_date), day.last_seq + 1)
     try:
         while follow:
             for batch in follower.poll():
@@ -171,13 +170,13 @@ def verify(*, date: DateOption = None, home: HomeOption = None, as_json: JsonOpt
     root = _home(home)
     trading_date = date_of(date, root)
     if sys.stderr.isatty() and not as_json:
-        report = _verify_with_bar(root, trading_date)
+        report = _verify_with_bar(root.on(trading_date))
     else:
-        report = verify_day(root, trading_date)
+        report = verify_day(root.on(trading_date))
     if as_json:
         _lines([_report_json(report)])
     else:
-        recorded = DateLock(root, trading_date).held_by() is not None
+        recorded = DateLock(root.on(trading_date)).held_by() is not None
         _show_report(report, running="running" if recorded else _BROKEN_OFF)
     raise typer.Exit(report.exit_code)
 
@@ -204,10 +203,10 @@ def recover(
     from harvester.eventlog.recover import recover_day, set_aside_day
     from harvester.home import parse_date
 
-    asides = set_aside_day(_home(home), parse_date(date)) if set_aside else []
+    asides = set_aside_day(_home(home).on(parse_date(date))) if set_aside else []
     for note in asides if not as_json else ():
         typer.echo(str(note), err=True)
-    recovered = recover_day(_home(home), parse_date(date))
+    recovered = recover_day(_home(home).on(parse_date(date)))
     if as_json:
         runs = [
             {"run": r.run, "last_seq": r.last_seq, "torn": r.torn, "quarantine": _text(r.quarantine)} for r in recovered
@@ -237,9 +236,9 @@ def compact(*, date: NamedDateOption, home: HomeOption = None, as_json: JsonOpti
 
     trading_date, root = parse_date(date), _home(home)
     if sys.stderr.isatty() and not as_json:
-        done = _compact_with_bar(root, trading_date)
+        done = _compact_with_bar(root.on(trading_date))
     else:
-        done = compact_day(root, trading_date)
+        done = compact_day(root.on(trading_date))
     if as_json:
         _lines([{"trading_date": date, "compacted": [dict(vars(one)) for one in done]}])
         return
@@ -249,28 +248,28 @@ def compact(*, date: NamedDateOption, home: HomeOption = None, as_json: JsonOpti
         typer.echo(f"nothing to compact: every run of {date} is compacted or empty")
 
 
-def _runs_of(home: Home, trading_date: date) -> list[list[Any]]:
+def _runs_of(paths: DatePaths) -> list[list[Any]]:
     """Name, status, events, first and last ts_recv (ISO), bytes of each run of a date, deleted runs included."""
     from harvester.errors import NoLog
     from harvester.eventlog.lock import DateLock
     from harvester.eventlog.reader import run_view
     from harvester.eventlog.runs_of_day import between_runs, read_marks, read_runs
 
-    closed, asides, _ = read_marks(home, trading_date)
+    closed, asides, _ = read_marks(paths)
     try:
-        runs = read_runs(home, trading_date)
+        runs = read_runs(paths)
     except NoLog:
         if closed is None:
             raise
         runs = []
-    misplaced = {hole.file.parent for hole in between_runs(runs, closed, home.day(trading_date), asides)}
+    misplaced = {hole.file.parent for hole in between_runs(runs, closed, paths.log, asides)}
     rows: list[list[Any]] = [[note.run, "set aside", 0, "", _iso(note.last_ts), 0] for note in asides]
     for run in runs:
         view = run_view(run)
         status = "damaged" if run.damages or run.folder in misplaced else view.status
-        if status == "running" and DateLock(home, trading_date).held_by() is None:
+        if status == "running" and DateLock(paths).held_by() is None:
             status = _BROKEN_OFF  # killed: the next hv record or hv log recover marks it recovered
-        elif status == "compacted" and run.folder.parent == home.archive(trading_date):
+        elif status == "compacted" and run.folder.parent == paths.archive:
             status = "archived"
         rows.append([view.run, status, view.rows, _iso(view.first_ts), _iso(view.last_ts), view.n_bytes])
     known, before = {row[0] for row in rows}, 0
@@ -335,32 +334,32 @@ def _shown(value: Any) -> str:
     return "".join(c if c.isprintable() else f"\\u{ord(c):04x}" for c in json.dumps(value, ensure_ascii=False))
 
 
-def _verify_with_bar(home: Home, trading_date: date) -> LogReport:
+def _verify_with_bar(paths: DatePaths) -> LogReport:
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn
 
     from harvester.eventlog.runs_of_day import read_runs
     from harvester.eventlog.verify_log import verify_day
 
-    total = 2 * sum(end for run in read_runs(home, trading_date) for end in run.ends.values())
+    total = 2 * sum(end for run in read_runs(paths) for end in run.ends.values())
     columns = ("verifying", BarColumn(), DownloadColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task("verify", total=total)
-        return verify_day(home, trading_date, lambda n: bar.advance(task, n))
+        return verify_day(paths, lambda n: bar.advance(task, n))
 
 
-def _compact_with_bar(home: Home, trading_date: date) -> list[Compaction]:
+def _compact_with_bar(paths: DatePaths) -> list[Compaction]:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
     from harvester.eventlog.compact import compact_day
     from harvester.eventlog.runs_of_day import read_runs
 
-    total = 2 * sum(line.rows for run in read_runs(home, trading_date) for line in run.commits)
+    total = 2 * sum(line.rows for run in read_runs(paths) for line in run.commits)
     columns = ("compacting", BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task("compact", total=total)
-        return compact_day(home, trading_date, progress=lambda _, rows: bar.advance(task, rows))
+        return compact_day(paths, progress=lambda _, rows: bar.advance(task, rows))
 
 
 def _report_json(report: LogReport) -> dict[str, Any]:

@@ -31,7 +31,7 @@ def status(
     from harvester.units import SECOND_NS
 
     root = Home.find(home)
-    report = status_of(root, newest_date(root) if date is None else parse_date(date))
+    report = status_of(root.on(newest_date(root) if date is None else parse_date(date)))
     if as_json:
         typer.echo(msgspec.json.encode(report).decode())
         return

@@ -49,7 +49,7 @@ def verify(
     root = Home.find(home)
     day = date_of(date, root)
     with ProgressBar(f"verifying {day}", quiet=as_json) as bar:
-        result = check(root, day, bar.step)
+        result = check(root.on(day), bar.step)
     typer.echo(msgspec.json.encode(result).decode() if as_json else "\n".join(_lines(result)))
     raise typer.Exit(result.exit_code)
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from datetime import date
 
-    from harvester.home import Home
+    from harvester.home import DatePaths, Home
     from harvester.recorder.record import Recorder
     from harvester.recorder.summary import RecordingSummary
     from harvester.simgateway.markets.source import MarketSource
@@ -115,7 +115,7 @@ async def _look(recorder: Recorder, start_ns: int, end_ns: int, progress: Callab
         await asyncio.sleep(LOOK_S)
 
 
-def fresh_home(home: Home, trading_date: date, disk: Disk | None = None) -> Home:
+def fresh_home(paths: DatePaths, disk: Disk | None = None) -> Home:
     """Make room for a demo day: an earlier demo of the date goes, anything that is not a demo's own is refused.
 
     The mark that calls the folder a demo's is durable before anything else is written into it.
@@ -124,16 +124,16 @@ def fresh_home(home: Home, trading_date: date, disk: Disk | None = None) -> Home
         CannotRun: the folder holds data that no demo wrote.
     """
     disk = disk or Disk()
-    mark = home.root / "demo.txt"
-    if home.root.exists() and any(home.root.iterdir()) and not mark.exists():
-        raise CannotRun(f"{home.root} holds data that no demo wrote; name another folder with --home")
+    mark = paths.home.root / "demo.txt"
+    if paths.home.root.exists() and any(paths.home.root.iterdir()) and not mark.exists():
+        raise CannotRun(f"{paths.home.root} holds data that no demo wrote; name another folder with --home")
     if mark.exists():
         for name in ("temp", "memory", "exports"):
             with contextlib.suppress(OSError):
-                disk.remove_tree(home.root / name)
-    disk.make_folders(home.root)
-    disk.write_atomic(mark, f"made by hv demo for {trading_date}; hv demo replaces what is in here\n".encode())
-    return home.prepare(disk)
+                disk.remove_tree(paths.home.root / name)
+    disk.make_folders(paths.home.root)
+    disk.write_atomic(mark, f"made by hv demo for {paths.trading_date}; hv demo replaces what is in here\n".encode())
+    return paths.home.prepare(disk)
 
 
 def quiet_log() -> None:

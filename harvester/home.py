@@ -69,6 +69,10 @@ class Home:
 
     root: Path
 
+    def on(self, trading_date: date) -> DatePaths:
+        """Return the paths of one trading date."""
+        return DatePaths(self, trading_date)
+
     @classmethod
     def find(cls, given: str | os.PathLike[str] | None = None) -> Home:
         """Take `--home`, else `HV_HOME`, else the working folder."""
@@ -82,28 +86,10 @@ class Home:
     def events(self) -> Path:
         return self.temp / "events"
 
-    def day(self, trading_date: date) -> Path:
-        """`temp/events/<trading-date>/`, one folder per run inside."""
-        return self.events / trading_date.isoformat()
-
-    def lock(self, trading_date: date) -> Path:
-        return self.temp / "locks" / f"{trading_date.isoformat()}.lock"
-
     @property
     def cache(self) -> Path:
         """Snapshots and other files that may be deleted at any time."""
         return self.temp / "cache"
-
-    def snapshots(self, trading_date: date) -> Path:
-        """Snapshots of the engine state within a date."""
-        return self.cache / "snapshots" / trading_date.isoformat()
-
-    def episodes(self, trading_date: date, symbol: str | None = None) -> Path:
-        base = self.temp / "episodes" / trading_date.isoformat()
-        return base if symbol is None else base / file_name(symbol)
-
-    def replay_inputs(self, trading_date: date) -> Path:
-        return self.temp / "replay_inputs" / trading_date.isoformat()
 
     def exports(self, folder: str = "exports") -> Path:
         return self.root / folder
@@ -124,12 +110,6 @@ class Home:
     def journal(self) -> Path:
         return self.memory / "journal"
 
-    def dataset(self, trading_date: date) -> Path:
-        return self.memory / "datasets" / trading_date.isoformat()
-
-    def archive(self, trading_date: date) -> Path:
-        return self.memory / "archive" / trading_date.isoformat()
-
     @property
     def gateway_file(self) -> Path:
         """Written by `hv gateway`: host, port, pid and the market clock that `hv record` follows."""
@@ -146,3 +126,48 @@ class Home:
             if not ignore.exists():
                 disk.write_atomic(ignore, b"*\n!.gitignore\n")
         return self
+
+
+@dataclass(frozen=True)
+class DatePaths:
+    """The paths of one trading date below a data root."""
+
+    home: Home
+    trading_date: date
+
+    @property
+    def log(self) -> Path:
+        """`temp/events/<trading-date>/`, one folder per run inside."""
+        return self.home.events / self.trading_date.isoformat()
+
+    @property
+    def lock(self) -> Path:
+        """The file the date's one writer holds locked."""
+        return self.home.temp / "locks" / f"{self.trading_date.isoformat()}.lock"
+
+    @property
+    def snapshots(self) -> Path:
+        """States of the engine at places of the date."""
+        return self.home.cache / "snapshots" / self.trading_date.isoformat()
+
+    @property
+    def episodes(self) -> Path:
+        """One folder per symbol inside."""
+        return self.home.temp / "episodes" / self.trading_date.isoformat()
+
+    def episodes_of(self, symbol: str) -> Path:
+        return self.episodes / file_name(symbol)
+
+    @property
+    def replay_inputs(self) -> Path:
+        return self.home.temp / "replay_inputs" / self.trading_date.isoformat()
+
+    @property
+    def dataset(self) -> Path:
+        """What is kept of the date once it is folded."""
+        return self.home.memory / "datasets" / self.trading_date.isoformat()
+
+    @property
+    def archive(self) -> Path:
+        """The date's log as Parquet, one folder per run inside."""
+        return self.home.memory / "archive" / self.trading_date.isoformat()

@@ -16,12 +16,11 @@ from harvester.units import SECOND_NS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
-    from datetime import date
     from pathlib import Path
     from typing import Any
 
     from harvester.eventlog.reader import RunView
-    from harvester.home import Home
+    from harvester.home import DatePaths
 
 _STREAMED = (Kind.TICK, Kind.TRADE, Kind.QUOTE, Kind.DEPTH, Kind.BAR)
 
@@ -64,15 +63,15 @@ class RecordingStatus(msgspec.Struct, frozen=True):
     ahead_s: float = 0.0
 
 
-def status(home: Home, trading_date: date) -> RecordingStatus:
+def status(paths: DatePaths) -> RecordingStatus:
     """Look at a date.
 
     Raises:
         NoLog: nothing was recorded on it.
         DamagedLog: its bytes are not what was written.
     """
-    holder = DateLock(home, trading_date).held_by()
-    day = open_day(trading_date, home)
+    holder = DateLock(paths).held_by()
+    day = open_day(paths.trading_date, paths.home)
     recording = holder is not None and holder.purpose == "record"
     run = day.runs[-1]
     notices, asked = day.table(Kind.NOTICE).to_pylist(), day.table(Kind.REQUEST).to_pylist()
@@ -84,7 +83,7 @@ def status(home: Home, trading_date: date) -> RecordingStatus:
     flowing = {(int(epoch), int(req_id)) for epoch, req_id in keys}
     symbols, lacking = _lacking(requests, ours, flowing)
     return RecordingStatus(
-        trading_date=trading_date.isoformat(),
+        trading_date=paths.trading_date.isoformat(),
         recording=recording,
         holder=str(holder) if holder is not None else "",
         run=run.run,
@@ -97,14 +96,14 @@ def status(home: Home, trading_date: date) -> RecordingStatus:
         symbols=symbols,
         lacking=lacking,
         outage=_outage(notices),
-        archived=_archived(home, trading_date, run.folder),
+        archived=_archived(paths, run.folder),
         ahead_s=next((n["value"] / SECOND_NS for n in ours if n["code"] == Own.CLOCKS_DIFFER), 0.0),
     )
 
 
-def _archived(home: Home, trading_date: date, run: Path) -> str:
-    archive = home.archive(trading_date)
-    return archive.relative_to(home.root).as_posix() if run.parent == archive else ""
+def _archived(paths: DatePaths, run: Path) -> str:
+    archive = paths.archive
+    return archive.relative_to(paths.home.root).as_posix() if run.parent == archive else ""
 
 
 def _last_with_streams(runs: Sequence[RunView], asked: list[dict[str, Any]]) -> RunView:

@@ -30,7 +30,7 @@ hypothesis.settings.register_profile(
 hypothesis.settings.register_profile("long", _ANY_SPEED, max_examples=100)
 hypothesis.settings.load_profile(budget("short", "long"))
 
-_KERNELS = "from harvester.projections import kernels"
+_KERNELS = "from harvester.projections.market import kernels"
 _ORDER_FLOW = """
 from harvester.simgateway.markets.source import drain
 from harvester.simgateway.markets.model_market import ModelSettings, open_model

@@ -67,7 +67,7 @@ def same(one: Batch, other: Batch) -> bool:
 
 def write_run(home: Any, sizes: tuple[int, ...], seed: int = 1, kinds: tuple[Kind, ...] = tuple(Kind), **options: Any):
     """Write one ended run in commits of the given sizes; returns the batch of all its events."""
-    with LogWriter.open(home, DATE, **options) as writer:
+    with LogWriter.open(home.on(DATE), **options) as writer:
         whole = batch(sum(sizes), writer.next_seq, seed, kinds=kinds, start_ns=max(START_NS, writer.last_ts))
         first = writer.next_seq
         for i, size in enumerate(sizes):
@@ -85,17 +85,17 @@ def write_golden(root: Path) -> None:
     home = Home(root)
     write_run(home, (30, 4, 6), seed=1)
     write_run(home, (35, 5), seed=2, compression="lz4")
-    killed = LogWriter.open(home, DATE)
+    killed = LogWriter.open(home.on(DATE))
     killed.commit(batch(10, killed.next_seq, 3, start_ns=killed.last_ts))
     killed.abandon()
-    recover_day(home, DATE)
+    recover_day(home.on(DATE))
     write_run(home, (20, 5), seed=4)
-    compact_run(home.day(DATE) / "r004", Disk())
+    compact_run(home.on(DATE).log / "r004", Disk())
     write_run(home, (2500,), seed=5, kinds=(Kind.TRADE, Kind.CLOCK))
-    archive(home, DATE, Disk())
-    shutil.rmtree(home.day(DATE) / "r005")
+    archive(home.on(DATE), Disk())
+    shutil.rmtree(home.on(DATE).log / "r005")
     for name in ("r001", "r002", "r003", "r004"):
-        shutil.rmtree(home.archive(DATE) / name)
+        shutil.rmtree(home.on(DATE).archive / name)
     shutil.rmtree(home.temp / "locks")
 
 

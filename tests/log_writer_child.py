@@ -31,7 +31,7 @@ ROWS = events(400, seed=1, kinds=(Kind.TRADE, Kind.TICK, Kind.END, Kind.CLOCK))
 def live(home: Home) -> None:
     """Open the date, mend what was killed before, commit batches of 1 to 60 events until killed."""
     tell(f"pid {os.getpid()}")
-    writer = LogWriter.open(home, DATE)
+    writer = LogWriter.open(home.on(DATE))
     tell(f"open {writer.next_seq}")
     at = 0
     while True:

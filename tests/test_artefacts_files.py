@@ -36,8 +36,8 @@ def day(tmp_path_factory):
     """A recorded, projected and folded day."""
     home = Home(tmp_path_factory.mktemp("home")).prepare()
     record(home)
-    made, _ = project(home, DATE)
-    eod(home, DATE, EodOptions(parquet=True))
+    made, _ = project(home.on(DATE))
+    eod(home.on(DATE), EodOptions(parquet=True))
     return home, made
 
 
@@ -66,7 +66,7 @@ def test_every_written_file_validates(day):
     """Each JSON file a projected and folded day leaves behind follows its schema, keys in the schema's order."""
     home, made = day
     found = {
-        "episode": sorted(home.episodes(DATE).rglob("*.json")),
+        "episode": sorted(home.on(DATE).episodes.rglob("*.json")),
         "fills": [home.exports() / f"fills_{DATE}.json"],
         "health": [home.exports() / f"health_{DATE}.json"],
         "l2_candles": sorted(home.exports().glob("l2_candles_*.json")),
@@ -74,7 +74,7 @@ def test_every_written_file_validates(day):
         "trades_summary": [home.journal / f"trades_summary_{DATE}.json"],
         "journal_fills": [home.journal / f"fills_{DATE}.json"],
         "memory": [home.memory_latest, *sorted(home.memory_versions.glob("*.json"))],
-        "closed": [home.dataset(DATE) / "closed.json"],
+        "closed": [home.on(DATE).dataset / "closed.json"],
     }
     assert len(found["episode"]) == 8
     assert [p.name for p in found["l2_candles"]] == [
@@ -332,7 +332,7 @@ def test_files_under_other_toggles_are_no_difference(day, tmp_path, epoch_ms, se
     """`hv eod` takes the episode files of any setting of the toggles for the date's own, and names an altered one."""
     _, made = day
     home, report = Home(tmp_path), EodReport("2025-07-17")
-    folder = home.episodes(made.trading_date)
+    folder = home.on(made.trading_date).episodes
     files = made.files(epoch_ms=epoch_ms, series_jsonl=series_jsonl)
     write_day(folder, files)
     compare_episodes(home, made, report)

@@ -43,8 +43,8 @@ def master(tmp_path_factory):
     home = Home(tmp_path_factory.mktemp("master")).prepare()
     for n, day in enumerate(days(2)):
         record(home, day, seconds=SECONDS, seed=n + 1)
-        project(home, day)
-    eod(home, DATE)
+        project(home.on(day))
+    eod(home.on(DATE))
     return home
 
 
@@ -69,9 +69,9 @@ def tree(home: Home, under: Path | None = None) -> dict[str, bytes]:
 
 def test_fold_and_fold_again(home):
     """The first fold writes everything, the second nothing; memory holds both days and every trade once."""
-    report = eod(home, NEXT, EodOptions(parquet=True))
+    report = eod(home.on(NEXT), EodOptions(parquet=True))
     before = tree(home)
-    again = eod(home, NEXT, EodOptions(parquet=True))
+    again = eod(home.on(NEXT), EodOptions(parquet=True))
     assert report.written
     assert not again.written
     assert tree(home) == before
@@ -85,17 +85,17 @@ def test_fold_and_fold_again(home):
 
 def test_folding_an_earlier_day_again_changes_nothing(home):
     """`hv eod` of a day that memory already holds leaves memory and its versions alone."""
-    eod(home, NEXT)
+    eod(home.on(NEXT))
     before = tree(home, home.memory)
-    eod(home, DATE)
+    eod(home.on(DATE))
     assert tree(home, home.memory) == before
 
 
 def test_rebuilt_memory_has_the_same_bytes(home):
     """From the kept episodes alone the same memory comes out, also after the logs are gone."""
     for day in days(2):
-        eod(home, day, EodOptions(delete_temp=True))
-    assert not home.day(DATE).exists()
+        eod(home.on(day), EodOptions(delete_temp=True))
+    assert not home.on(DATE).log.exists()
     assert fold.encode(rebuild_memory(home)) == home.memory_latest.read_bytes()
 
 
@@ -118,7 +118,7 @@ def finished(master, tmp_path_factory):
     for archive in (False, True):
         home = Home(tmp_path_factory.mktemp("finished") / "home")
         shutil.copytree(master.root, home.root)
-        eod(home, NEXT, EodOptions(parquet=True, delete_temp=True, archive=archive))
+        eod(home.on(NEXT), EodOptions(parquet=True, delete_temp=True, archive=archive))
         made[archive] = tree(home)
     return made
 
@@ -136,8 +136,8 @@ def test_killed_before_any_step(home, finished, step, archive):
 
     wishes = EodOptions(parquet=True, delete_temp=True, archive=archive)
     with pytest.raises(Killed):
-        eod(home, NEXT, EodOptions(parquet=True, delete_temp=True, archive=archive, at=at))
-    eod(home, NEXT, wishes)
+        eod(home.on(NEXT), EodOptions(parquet=True, delete_temp=True, archive=archive, at=at))
+    eod(home.on(NEXT), wishes)
     assert tree(home) == finished[archive]
 
 
@@ -153,11 +153,11 @@ def test_killed_while_deleting(home, finished, many):
                 raise Killed
 
     with pytest.raises(Killed):
-        eod(home, NEXT, EodOptions(parquet=True, delete_temp=True, at=at))
+        eod(home.on(NEXT), EodOptions(parquet=True, delete_temp=True, at=at))
     if many:
         with pytest.raises(CannotRun, match="had begun; finish it with --delete-temp"):
-            eod(home, NEXT)
-    eod(home, NEXT, EodOptions(parquet=True, delete_temp=True))
+            eod(home.on(NEXT))
+    eod(home.on(NEXT), EodOptions(parquet=True, delete_temp=True))
     assert tree(home) == finished[False]
 
 
@@ -210,27 +210,27 @@ def test_a_file_the_system_keeps(home, finished):
                 raise PermissionError(13, "in use")
             super().remove(path)
 
-    report = eod(home, NEXT, EodOptions(parquet=True, delete_temp=True, disk=Busy()))
+    report = eod(home.on(NEXT), EodOptions(parquet=True, delete_temp=True, disk=Busy()))
     assert report.stopped.endswith("notice.arrows: in use")
-    assert any(path.suffix == ".arrows" for path in home.day(NEXT).rglob("*"))
-    eod(home, NEXT, EodOptions(parquet=True, delete_temp=True))
+    assert any(path.suffix == ".arrows" for path in home.on(NEXT).log.rglob("*"))
+    eod(home.on(NEXT), EodOptions(parquet=True, delete_temp=True))
     assert tree(home) == finished[False]
 
 
 def test_nothing_is_deleted_without_being_asked(home):
     """Without --delete-temp not a byte below temp/ changes."""
     before = tree(home, home.temp)
-    eod(home, NEXT, EodOptions(parquet=True, archive=True))
+    eod(home.on(NEXT), EodOptions(parquet=True, archive=True))
     assert tree(home, home.temp) == before
 
 
 def test_not_confirmed(home):
     """Whoever says no to the plan keeps everything, and no list is left behind."""
     before = tree(home, home.temp)
-    report = eod(home, NEXT, EodOptions(delete_temp=True, confirm=lambda listed: False))
+    report = eod(home.on(NEXT), EodOptions(delete_temp=True, confirm=lambda listed: False))
     assert report.stopped == "not confirmed"
     assert tree(home, home.temp) == before
-    assert read_plan(plan_path(home, NEXT)) is None
+    assert read_plan(plan_path(home.on(NEXT))) is None
 
 
 def test_the_list_comes_first(home):
@@ -239,50 +239,50 @@ def test_the_list_comes_first(home):
 
     def at(name):
         if name == "delete" and not seen:
-            seen.append((read_plan(plan_path(home, NEXT)), tree(home, home.day(NEXT)).keys()))
+            seen.append((read_plan(plan_path(home.on(NEXT))), tree(home, home.on(NEXT).log).keys()))
 
-    eod(home, NEXT, EodOptions(delete_temp=True, archive=True, at=at))
+    eod(home.on(NEXT), EodOptions(delete_temp=True, archive=True, at=at))
     listed, there = seen[0]
     assert there <= {doomed.path for doomed in listed.files}
     assert listed.log_kept == f"memory/archive/{NEXT}"
-    assert not home.day(NEXT).exists()
-    assert read_plan(plan_path(home, NEXT)).done
+    assert not home.on(NEXT).log.exists()
+    assert read_plan(plan_path(home.on(NEXT))).done
 
 
 def test_archive_is_read_like_the_log(home):
     """After --archive --delete-temp the date still verifies, projects to the same digests, and folds to no change."""
     before = fold_day(open_day(NEXT, home))
-    eod(home, NEXT, EodOptions(delete_temp=True, archive=True))
-    assert verify_day(home, NEXT).clean
+    eod(home.on(NEXT), EodOptions(delete_temp=True, archive=True))
+    assert verify_day(home.on(NEXT)).clean
     after = fold_day(open_day(NEXT, home))
     assert (after.identity, after.digests) == (before.identity, before.digests)
     kept = tree(home, home.memory)
-    assert not eod(home, NEXT).written
+    assert not eod(home.on(NEXT)).written
     assert tree(home, home.memory) == kept
-    project(home, NEXT)  # its episodes are back: to delete them once more costs no log
+    project(home.on(NEXT))  # its episodes are back: to delete them once more costs no log
     asked = []
-    eod(home, NEXT, EodOptions(delete_temp=True, confirm=lambda plan: bool(asked.append(plan.log_kept))))
+    eod(home.on(NEXT), EodOptions(delete_temp=True, confirm=lambda plan: bool(asked.append(plan.log_kept))))
     assert asked == [f"memory/archive/{NEXT}"]
 
 
 def test_a_deleted_date_says_what_is_kept(home):
     """After --delete-temp the commands say when the log went and what is kept where; `hv log ls` lists the date."""
-    eod(home, DATE, EodOptions(delete_temp=True))
-    eod(home, NEXT, EodOptions(delete_temp=True, archive=True))
+    eod(home.on(DATE), EodOptions(delete_temp=True))
+    eod(home.on(NEXT), EodOptions(delete_temp=True, archive=True))
     words = ["--date", DATE.isoformat(), "--home", str(home.root)]
     for command in (["status"], ["verify"], ["project"], ["log", "show"], ["log", "verify"]):
         said = CliRunner().invoke(app, [*command, *words]).exception
         assert isinstance(said, HarvesterError), command
         assert said.exit_code == NoLog.exit_code
         assert re.search(r"through seq \d+, and its log and episode files were deleted on 20\d\d-\d\d-\d\dT", str(said))
-        assert all(str(kept) in str(said) for kept in (home.dataset(DATE), home.journal, home.memory_latest.name))
+        assert all(str(kept) in str(said) for kept in (home.on(DATE).dataset, home.journal, home.memory_latest.name))
     rows = CliRunner().invoke(app, ["log", "ls", "--json", "--home", str(home.root)]).output.splitlines()
     found = [(row["date"], row["run"], row["status"], row["events"]) for row in map(json.loads, rows)]
     events = open_day(NEXT, home).rows
     assert found == [(DATE.isoformat(), "r001", "deleted", events), (NEXT.isoformat(), "r001", "archived", events)]
-    where = home.archive(NEXT).relative_to(home.root).as_posix()
+    where = home.on(NEXT).archive.relative_to(home.root).as_posix()
     assert f"its log is archived in {where}" in CliRunner().invoke(app, ["status", "--home", str(home.root)]).output
-    shutil.rmtree(home.archive(NEXT))
+    shutil.rmtree(home.on(NEXT).archive)
     latest = CliRunner().invoke(app, ["status", "--home", str(home.root)]).exception
     assert NEXT.isoformat() in str(latest)
 
@@ -292,25 +292,25 @@ def test_deleted_date_is_done(home):
 
     Snapshots of the date go with it; those of other dates stay.
     """
-    caches = [home.snapshots(day) / "market-0" / "1.snap" for day in (NEXT, date(2025, 7, 1))]
+    caches = [home.on(day).snapshots / "market-0" / "1.snap" for day in (NEXT, date(2025, 7, 1))]
     for cache in caches:
         cache.parent.mkdir(parents=True)
         cache.write_bytes(b"a state")
-    eod(home, NEXT, EodOptions(delete_temp=True))
+    eod(home.on(NEXT), EodOptions(delete_temp=True))
     assert [cache.exists() for cache in caches] == [False, True]
-    assert not home.snapshots(NEXT).exists()
+    assert not home.on(NEXT).snapshots.exists()
     before = tree(home)
-    report = eod(home, NEXT, EodOptions(delete_temp=True))
+    report = eod(home.on(NEXT), EodOptions(delete_temp=True))
     assert "nothing is left to do" in report.notes[0]
     assert tree(home) == before
     with pytest.raises(NoLog):
-        eod(home, date(2025, 7, 16))
+        eod(home.on(date(2025, 7, 16)))
 
 
 @pytest.mark.parametrize("harm", ["altered", "unreadable", "unexpected", "link"])
 def test_differing_episode_files_stop_deletion(home, harm):
     """An episode file that is not what the projection gives is reported and stops deletion; the fold goes on."""
-    files = sorted(home.episodes(NEXT).rglob("*.json"))
+    files = sorted(home.on(NEXT).episodes.rglob("*.json"))
     assert files
     if harm == "altered":
         files[0].write_bytes(files[0].read_bytes() + b" ")
@@ -321,19 +321,19 @@ def test_differing_episode_files_stop_deletion(home, harm):
     else:
         (files[0].parent / "link.json").symlink_to(files[0])
     before = tree(home, home.temp)
-    report = eod(home, NEXT, EodOptions(delete_temp=True))
+    report = eod(home.on(NEXT), EodOptions(delete_temp=True))
     assert len(report.differences) == 1
     assert report.stopped
     assert report.deleted == 0
     assert tree(home, home.temp) == before
-    assert (home.dataset(NEXT) / "closed.json").exists()
+    assert (home.on(NEXT).dataset / "closed.json").exists()
 
 
 @pytest.mark.parametrize("more", [[], ["--delete-temp", "--yes"]])
 @pytest.mark.parametrize(("harm", "way"), [("different", "writes it anew"), ("unexpected", "move it away")])
 def test_differing_episode_files_end_with_11(home, harm, way, more):
     """The date is folded; the exit code is 11 all the same, by verify too, and both name the way out, which works."""
-    path = min(home.episodes(NEXT).rglob("*.json"))
+    path = min(home.on(NEXT).episodes.rglob("*.json"))
     path = path if harm == "different" else path.with_name("note.txt")
     path.write_text("mine")
     words = ["--date", NEXT.isoformat(), "--home", str(home.root)]
@@ -341,7 +341,7 @@ def test_differing_episode_files_end_with_11(home, harm, way, more):
     assert isinstance(ended.exception, Mismatch)
     assert f"{path} is {harm}" in str(ended.exception)
     assert way in str(ended.exception)
-    assert (home.dataset(NEXT) / "closed.json").exists()
+    assert (home.on(NEXT).dataset / "closed.json").exists()
     told = CliRunner().invoke(app, ["verify", *words])
     assert told.exit_code == Mismatch.exit_code
     (line,) = [line for line in told.output.splitlines() if path.name in line]
@@ -357,54 +357,54 @@ def test_differing_episode_files_end_with_11(home, harm, way, more):
 
 def test_what_nothing_replaces_stays(home):
     """A file beside the log stops deletion; torn bytes in quarantine and inputs of replays stay where they are."""
-    note = home.day(NEXT) / "r001" / "note.txt"
+    note = home.on(NEXT).log / "r001" / "note.txt"
     note.write_text("mine")
-    report = eod(home, NEXT, EodOptions(delete_temp=True))
+    report = eod(home.on(NEXT), EodOptions(delete_temp=True))
     assert "note.txt is not part of the log" in report.stopped
-    assert (home.day(NEXT) / "r001" / "quote.arrows").exists()
+    assert (home.on(NEXT).log / "r001" / "quote.arrows").exists()
     note.unlink()
-    kept = [home.day(NEXT) / "quarantine" / "torn", home.replay_inputs(NEXT) / "replay_input_AAA.json"]
+    kept = [home.on(NEXT).log / "quarantine" / "torn", home.on(NEXT).replay_inputs / "replay_input_AAA.json"]
     for path in kept:
         path.parent.mkdir(parents=True)
         path.write_bytes(b"x")
-    report = eod(home, NEXT, EodOptions(delete_temp=True))
+    report = eod(home.on(NEXT), EodOptions(delete_temp=True))
     assert not report.stopped
     assert "torn bytes" in report.notes[0]
     assert all(path.exists() for path in kept)
-    assert not (home.day(NEXT) / "r001").exists()
-    assert "nothing is left to do" in eod(home, NEXT, EodOptions(delete_temp=True)).notes[0]
+    assert not (home.on(NEXT).log / "r001").exists()
+    assert "nothing is left to do" in eod(home.on(NEXT), EodOptions(delete_temp=True)).notes[0]
 
 
 def test_damaged_log_touches_nothing(home):
     """A flipped byte in the log ends the run before anything is written."""
-    path = home.day(NEXT) / "r001" / "quote.arrows"
+    path = home.on(NEXT).log / "r001" / "quote.arrows"
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
     path.write_bytes(data)
     before = tree(home)
     with pytest.raises(DamagedLog, match=r"quote\.arrows"):
-        eod(home, NEXT, EodOptions(delete_temp=True))
+        eod(home.on(NEXT), EodOptions(delete_temp=True))
     assert tree(home) == before
 
 
 def test_date_being_recorded(home):
     """While somebody holds the date, folding it is refused and names the holder."""
-    with DateLock(home, NEXT), pytest.raises(LockHeld, match=r"held by process \d+"):
-        eod(home, NEXT)
+    with DateLock(home.on(NEXT)), pytest.raises(LockHeld, match=r"held by process \d+"):
+        eod(home.on(NEXT))
 
 
 def test_file_that_appears_after_the_list_stays(home):
     """What changed or appeared after the list was written is not deleted, and is told."""
-    victim = home.day(NEXT) / "r001" / "quote.arrows"
-    extra = home.day(NEXT) / "r001" / "notes.txt"
+    victim = home.on(NEXT).log / "r001" / "quote.arrows"
+    extra = home.on(NEXT).log / "r001" / "notes.txt"
 
     def at(name):
         if name == "delete":
             extra.write_text("mine")
             victim.write_bytes(b"changed")
 
-    report = eod(home, NEXT, EodOptions(delete_temp=True, at=at))
-    assert sorted(p.name for p in (home.day(NEXT) / "r001").iterdir()) == ["notes.txt", "quote.arrows"]
+    report = eod(home.on(NEXT), EodOptions(delete_temp=True, at=at))
+    assert sorted(p.name for p in (home.on(NEXT).log / "r001").iterdir()) == ["notes.txt", "quote.arrows"]
     assert any("quote.arrows has changed" in line for line in report.stays)
     assert any(line.endswith("r001 holds something that was not listed") for line in report.stays)
 
@@ -414,15 +414,15 @@ def test_links_are_never_followed(home, tmp_path):
     outside = tmp_path / "outside"
     outside.mkdir()
     (outside / "precious").write_text("keep")
-    link = home.day(NEXT) / "r001" / "linked"
+    link = home.on(NEXT).log / "r001" / "linked"
     link.symlink_to(outside)
     with pytest.raises(Mismatch, match="is a link"):
-        eod(home, NEXT, EodOptions(delete_temp=True))
+        eod(home.on(NEXT), EodOptions(delete_temp=True))
     link.unlink()
-    folders = [home.day(NEXT)]
+    folders = [home.on(NEXT).log]
     listed = plan(home, folders, NEXT.isoformat(), "x", None)
-    shutil.move(home.day(NEXT), tmp_path / "elsewhere")
-    home.day(NEXT).symlink_to(tmp_path / "elsewhere")
+    shutil.move(home.on(NEXT).log, tmp_path / "elsewhere")
+    home.on(NEXT).log.symlink_to(tmp_path / "elsewhere")
     with pytest.raises(Mismatch, match="leads out of"):
         carry_out(home, listed, Disk(), folders)
     assert (outside / "precious").read_text() == "keep"
@@ -440,51 +440,51 @@ def test_links_are_never_followed(home, tmp_path):
 )
 def test_an_altered_list_cannot_reach_out(home, path):
     """A deletion list that names something outside the date's folders is refused before it does harm."""
-    listed = plan(home, [home.day(NEXT)], NEXT.isoformat(), "x", None)
+    listed = plan(home, [home.on(NEXT).log], NEXT.isoformat(), "x", None)
     one = listed.files[0]
     forged = type(one)(path.format(date=NEXT), one.bytes, one.blake2b)
     bad = type(listed)(**{f: getattr(listed, f) for f in listed.__struct_fields__} | {"files": [forged]})
     before = tree(home)
     with pytest.raises(Mismatch):
-        carry_out(home, bad, Disk(), [home.day(NEXT)])
+        carry_out(home, bad, Disk(), [home.on(NEXT).log])
     assert tree(home) == before
 
 
 def test_reopened_after_deletion(home):
     """A date recorded on after its log was deleted keeps the episodes of both parts, and folds again."""
-    first = eod(home, NEXT, EodOptions(delete_temp=True))
+    first = eod(home.on(NEXT), EodOptions(delete_temp=True))
     record(home, NEXT, seconds=SECONDS, start=4000, seed=3)
-    second = eod(home, NEXT)
+    second = eod(home.on(NEXT))
     assert second.episodes > first.episodes
-    assert not eod(home, NEXT).written
+    assert not eod(home.on(NEXT)).written
     assert len(sorted(home.memory_versions.glob(f"memory_{NEXT}_*.json"))) == 2
-    third = eod(home, NEXT, EodOptions(delete_temp=True))
+    third = eod(home.on(NEXT), EodOptions(delete_temp=True))
     assert third.episodes == second.episodes
     assert fold.encode(rebuild_memory(home)) == home.memory_latest.read_bytes()
 
 
 def test_recorded_on_after_a_cut_at_the_end_of_a_deletion(home):
     """A deletion whose last note a power cut lost does not keep the date from being recorded on and folded."""
-    first = eod(home, NEXT, EodOptions(delete_temp=True))
-    path = plan_path(home, NEXT)
+    first = eod(home.on(NEXT), EodOptions(delete_temp=True))
+    path = plan_path(home.on(NEXT))
     path.write_bytes(path.read_bytes().replace(b'"done": true', b'"done": false'))
     assert not read_plan(path).done
     record(home, NEXT, seconds=SECONDS, start=4000, seed=3)
-    second = eod(home, NEXT, EodOptions(delete_temp=True))
+    second = eod(home.on(NEXT), EodOptions(delete_temp=True))
     assert second.episodes > first.episodes
-    assert not home.day(NEXT).exists()
+    assert not home.on(NEXT).log.exists()
     assert read_plan(path).done
 
 
 def test_lost_memory_comes_back(home):
     """When memory_latest.json is gone, the next fold rebuilds it from every kept day; a damaged one says so."""
-    eod(home, NEXT)
+    eod(home.on(NEXT))
     before = home.memory_latest.read_bytes()
     home.memory_latest.write_bytes(before.replace(b'"parent"', b'"parents"', 1))
     with pytest.raises(HarvesterError, match=r"copy the newest of memory/versions .* move it away: .*`hv eod`"):
-        eod(home, NEXT)
+        eod(home.on(NEXT))
     home.memory_latest.unlink()
-    eod(home, NEXT)
+    eod(home.on(NEXT))
     assert home.memory_latest.read_bytes() == before
     assert max((home.memory / "versions").iterdir()).read_bytes() == before
 
@@ -502,24 +502,24 @@ def test_delayed_data_are_not_learned_from(tmp_path):
     """A day of delayed data gives episodes but nothing learned, unless asked for; it can be rebuilt either way."""
     home = Home(tmp_path).prepare()
     record(home, seconds=SECONDS, data_type=3)
-    report = eod(home, DATE)
+    report = eod(home.on(DATE))
     assert report.episodes > 0
     assert (report.learned, report.left_out) == (0, {"NOT_LIVE": report.episodes})
-    allowed = eod(home, DATE, EodOptions(allow_not_live=True))
+    allowed = eod(home.on(DATE), EodOptions(allow_not_live=True))
     assert allowed.learned == allowed.episodes
     assert fold.encode(rebuild_memory(home)) == home.memory_latest.read_bytes()
 
 
 def test_killed_recorder_is_recovered_first(home):
     """A run that was killed in the middle of a write is mended before it is folded."""
-    before = eod(home, NEXT).through_seq
-    with LogWriter.open(home, NEXT, run_start_row={"params": run_params(NEXT).text()}, reopen=True) as writer:
+    before = eod(home.on(NEXT)).through_seq
+    with LogWriter.open(home.on(NEXT), run_start_row={"params": run_params(NEXT).text()}, reopen=True) as writer:
         writer.begin(0)
         run = writer.folder
         writer.abandon()
     with (run / "commits.jsonl").open("ab") as file:
         file.write(b'{"commit": 99')
-    report = eod(home, NEXT, EodOptions(unfinished=True))
+    report = eod(home.on(NEXT), EodOptions(unfinished=True))
     assert report.through_seq == before + 1
     assert "13 bytes of commits.jsonl" in report.notes[0]
 
@@ -536,7 +536,7 @@ def test_command_line(home):
     assert done.returncode == 0, done.stderr
     assert "the log of this date is deleted for good" in done.stdout
     assert "insufficient evidence" in done.stdout
-    assert not home.day(NEXT).exists()
+    assert not home.on(NEXT).log.exists()
 
 
 def test_symbols_of_the_sample():

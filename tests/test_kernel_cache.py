@@ -18,7 +18,7 @@ from tests.budget import budget
 PROJECT = Path(__file__).resolve().parent.parent
 FOLD = """
 import json
-from harvester.projections import kernel_cache
+from harvester.projections.market import kernel_cache
 from tests.market_log import Log
 log = Log().run_start().subscribe(1, "bid_ask", at=0)
 log.quote(1, 10.0, 10.5)

@@ -53,14 +53,14 @@ def test_ls_lists_runs(home, hv):
         with pytest.raises(NoLog, match="nothing is recorded"):
             hv(*words)
     write_run(home, (5, 5))
-    writer = LogWriter.open(home, DATE)
+    writer = LogWriter.open(home.on(DATE))
     assert [run["status"] for run in _objects(hv("ls", "--json"))] == ["ended", "running"]
     writer.abandon()  # as a kill leaves it
     lines = [line.split("\t") for line in hv("ls").splitlines()]
     assert [line[:4] for line in lines[1:]] == [[DAY, "r001", "ended", "10"], [DAY, "r002", "broken off", "0"]]
     assert lines[1][4] == "2025-07-17T13:00:00Z"
     assert [run["events"] for run in _objects(hv("ls", "--json"))] == [10, 0]
-    (home.day(DATE) / "r001" / JOURNAL).write_bytes(b"garbage\n")
+    (home.on(DATE).log / "r001" / JOURNAL).write_bytes(b"garbage\n")
     assert [run["status"] for run in _objects(hv("ls", "--json"))] == ["damaged", "broken off"]
 
 
@@ -95,7 +95,7 @@ def test_tail_gives_the_last_events(home, hv):
 
 def test_tail_follows_a_live_log(home):
     """`hv log tail -f` in another process prints each event once, soon after its commit."""
-    writer = LogWriter.open(home, DATE)
+    writer = LogWriter.open(home.on(DATE))
     writer.commit(batch(5))
     command = [*python(), "-c", "from cli.cmd_log import log; log()"]
     command += ["tail", "-f", "-n", "2", "--date", DAY, "--home", str(home.root), "--json"]
@@ -118,7 +118,7 @@ def test_verify_tells_clean_from_damaged(home, hv):
     (report,) = _objects(hv("verify", "--date", DAY, "--json"))
     assert report["clean"]
     assert len(report["identity"]) == 64
-    path = home.day(DATE) / "r001" / "trade.arrows"
+    path = home.on(DATE).log / "r001" / "trade.arrows"
     data = bytearray(path.read_bytes())
     data[-1] ^= 1
     path.write_bytes(data)
@@ -137,20 +137,20 @@ def test_verify_tells_clean_from_damaged(home, hv):
 def test_nothing_good_offers_no_salvage(home, hv):
     """Where a missing file leaves nothing readable, a backup is the way out, and --set-aside for recording on."""
     write_run(home, (10,), kinds=(Kind.TRADE,))
-    (home.day(DATE) / "r001" / "trade.arrows").unlink()
+    (home.on(DATE).log / "r001" / "trade.arrows").unlink()
     with pytest.raises(DamagedLog, match=r"good seq: none; no part is readable: .*backup; .*--set-aside") as found:
         hv("show", "--date", DAY)
     assert "--salvage" not in str(found.value)
     said = hv("verify", "--date", DAY, code=1)
     assert ("from a backup" in said, "--salvage" in said) == (True, False)
     hv("recover", "--date", DAY, "--set-aside")
-    with LogWriter.open(home, DATE) as writer:
+    with LogWriter.open(home.on(DATE)) as writer:
         assert writer.next_seq == 11
 
 
 def test_recover_mends_a_killed_run(home, hv):
     """`hv log recover` moves torn bytes aside and says so; a date being recorded is left alone."""
-    writer = LogWriter.open(home, DATE)
+    writer = LogWriter.open(home.on(DATE))
     writer.commit(batch(5, kinds=(Kind.TRADE,)))
     with pytest.raises(LockHeld):
         hv("recover", "--date", DAY)
@@ -186,7 +186,7 @@ def test_json_tells_what_was_done(home, hv):
     (told,) = _objects(hv("compact", "--date", DAY, "--json"))
     assert [(run["run"], run["rows"], run["left"]) for run in told["compacted"]] == [("r001", 10, [])]
     assert _objects(hv("compact", "--date", DAY, "--json")) == [{"trading_date": DAY, "compacted": []}]
-    (home.day(DATE) / "r001" / "manifest.json").write_bytes(b"garbage")
+    (home.on(DATE).log / "r001" / "manifest.json").write_bytes(b"garbage")
     (told,) = _objects(hv("recover", "--date", DAY, "--set-aside", "--json"))
     (note,) = told["set_aside"]
     assert (note["run"], note["first_seq"], note["folder"]) == ("r001", 1, f"temp/events/{DAY}/quarantine/r001")

@@ -48,7 +48,7 @@ def _names(folder) -> set[str]:
 
 def _two_runs(home: Home) -> Batch:
     one = write_run(home, (1, 40, 200, 7, 3))
-    killed = LogWriter.open(home, DATE)
+    killed = LogWriter.open(home.on(DATE))
     two = batch(60, killed.next_seq, 2, start_ns=killed.last_ts)
     killed.commit(two.slice(two.first_seq, two.first_seq + 29))
     killed.commit(two.slice(two.first_seq + 30, two.last_seq))
@@ -62,7 +62,7 @@ def test_a_compacted_date_is_the_same_date(home):
     before = harvester.open_day(DATE, home)
     identity, digests = before.identity(), before.live_digests()
     tables = {kind: str(before.table(kind).to_pylist()) for kind in Kind}
-    done = compact_day(home, DATE)
+    done = compact_day(home.on(DATE))
     assert [(one.run, one.rows, one.left) for one in done] == [("r001", 251, []), ("r002", 60, [])]
     day = harvester.open_day(DATE, home)
     assert (day.identity(), day.live_digests(), day.complete) == (identity, digests, True)
@@ -70,13 +70,13 @@ def test_a_compacted_date_is_the_same_date(home):
     assert {kind: str(day.table(kind).to_pylist()) for kind in Kind} == tables
     assert [(run.status, run.commits, run.compression) for run in day.runs] == [("compacted", 1, "zstd")] * 2
     for run in ("r001", "r002"):
-        assert _names(home.day(DATE) / run) <= {MANIFEST, *names_of("compacted")}
-    report = verify_day(home, DATE)
+        assert _names(home.on(DATE).log / run) <= {MANIFEST, *names_of("compacted")}
+    report = verify_day(home.on(DATE))
     assert (report.problems, report.notes, report.rows, report.identity) == ([], [], 311, identity)
-    assert compact_day(home, DATE) == []
-    with LogWriter.open(home, DATE) as after:
+    assert compact_day(home.on(DATE)) == []
+    with LogWriter.open(home.on(DATE)) as after:
         assert (after.run_id, after.next_seq) == ("r003", 312)
-    assert compact_day(home, DATE) == []  # a run without events stays as it is
+    assert compact_day(home.on(DATE)) == []  # a run without events stays as it is
 
 
 def test_large_runs_become_several_commits(home, monkeypatch):
@@ -84,7 +84,7 @@ def test_large_runs_become_several_commits(home, monkeypatch):
     monkeypatch.setattr("harvester.eventlog.rewrite.COMMIT_ROWS", 64)
     whole = write_run(home, tuple([7] * 40))
     identity = harvester.open_day(DATE, home).identity()
-    compact_day(home, DATE)
+    compact_day(home.on(DATE))
     day = harvester.open_day(DATE, home)
     assert (day.runs[0].commits, day.identity()) == (5, identity)
     assert same(Batch.concat(list(day.batches(from_seq=60, rows_max=9))), whole.slice(60, 280))
@@ -94,9 +94,9 @@ def test_a_small_run_becomes_sixteen_commits(home, monkeypatch):
     """So that one bad byte costs a sixteenth of it, and the rest can be salvaged; a tiny one is not cut."""
     monkeypatch.setattr("harvester.eventlog.rewrite.COMMIT_ROWS_MIN", 8)
     write_run(home, tuple([7] * 40))
-    compact_day(home, DATE)
+    compact_day(home.on(DATE))
     assert harvester.open_day(DATE, home).runs[0].commits == 280 // 18 + 1
-    path = max((home.day(DATE) / "r001").glob("*.compacted.arrows"), key=lambda path: path.stat().st_size)
+    path = max((home.on(DATE).log / "r001").glob("*.compacted.arrows"), key=lambda path: path.stat().st_size)
     data = bytearray(path.read_bytes())
     data[-300] ^= 1
     path.write_bytes(data)
@@ -128,7 +128,7 @@ class Stopping(Disk):
 
 def _failure(home: Home, nth: int) -> str:
     try:
-        compact_day(home, DATE, Stopping(nth))
+        compact_day(home.on(DATE), Stopping(nth))
     except HarvesterError as error:
         return str(error)
     return ""
@@ -150,12 +150,12 @@ def test_stopped_at_any_point_the_run_is_whole(tmp_path):
         assert "whole" in failure or "as it was" in failure
         day = harvester.open_day(DATE, home)
         assert (day.identity(), _shown(day)) == (identity, shown)
-        report = verify_day(home, DATE)
+        report = verify_day(home.on(DATE))
         assert (report.problems, report.identity) == ([], identity)
         notes.update(note.split(" ", 2)[2] for note in report.notes)
-        compact_day(home, DATE)
-        assert verify_day(home, DATE).identity == identity
-        assert _names(home.day(DATE)) <= {MANIFEST, *names_of("compacted")}
+        compact_day(home.on(DATE))
+        assert verify_day(home.on(DATE)).identity == identity
+        assert _names(home.on(DATE).log) <= {MANIFEST, *names_of("compacted")}
     assert stops > 25
     assert notes == {"files of a compaction that was stopped; hv log compact finishes it"}
 
@@ -171,7 +171,7 @@ def test_what_reads_back_otherwise_is_not_swapped_in(home, monkeypatch):
             )
 
     with pytest.raises(Mismatch, match="nothing was deleted"):
-        compact_day(home, DATE, Lying())
+        compact_day(home.on(DATE), Lying())
     assert same(Batch.concat(list(harvester.open_day(DATE, home).batches())), whole)
 
 
@@ -181,7 +181,7 @@ def _rows(price: float = 1.0) -> list:
 
 
 def _one_run(root, rows: list, digest: str = "0" * 32, *, ended: bool = True, more: tuple[str, bytes] = ("", b"")):
-    with LogWriter.open(Home(root), DATE) as writer:
+    with LogWriter.open(Home(root).on(DATE)) as writer:
         writer.commit(Batch.of(rows, 1))
         writer.live_digests(6, {"book": digest})
         if not ended:
@@ -219,10 +219,10 @@ def test_rows_without_their_content_hash_are_not_stored_again(tmp_path, monkeypa
     with monkeypatch.context() as patch:
         patch.setattr("harvester.eventlog.writer.ContentHash.digest", lambda self: "0" * 64)
         _one_run(tmp_path, _rows())
-    folder = Home(tmp_path).day(DATE) / "r001"
+    folder = Home(tmp_path).on(DATE).log / "r001"
     before = {path: path.read_bytes() for path in files_of(folder)}
     with pytest.raises(Mismatch, match="content hash"):
-        compact_day(Home(tmp_path), DATE)
+        compact_day(Home(tmp_path).on(DATE))
     assert before.items() <= {path: path.read_bytes() for path in files_of(folder)}.items()
 
 
@@ -237,7 +237,7 @@ def test_rows_stored_wrong_are_not_swapped_in(home, monkeypatch):
 
     monkeypatch.setattr("harvester.eventlog.rewrite.encode", altered)
     with pytest.raises(Mismatch, match="nothing was deleted"):
-        compact_day(home, DATE)
+        compact_day(home.on(DATE))
     assert harvester.open_day(DATE, home).complete
 
 
@@ -245,7 +245,7 @@ def test_rows_stored_wrong_are_not_swapped_in(home, monkeypatch):
 def test_a_changed_file_is_not_deleted(home, same_size):
     """What is no longer what the deletion list names stays, and is named; made right, the next call finishes."""
     write_run(home, (10, 10), kinds=FEW)
-    path = home.day(DATE) / "r001" / "trade.arrows"
+    path = home.on(DATE).log / "r001" / "trade.arrows"
     changed = path.read_bytes()[:-1] + b"?" if same_size else b"other"
 
     class Meddling(Disk):
@@ -254,13 +254,13 @@ def test_a_changed_file_is_not_deleted(home, same_size):
             if source.name == CANDIDATE:
                 path.write_bytes(changed)
 
-    (done,) = compact_day(home, DATE, Meddling())
+    (done,) = compact_day(home.on(DATE), Meddling())
     assert done.left == ["trade.arrows is not what was listed"]
     assert "stays: trade.arrows" in str(done)
     assert (path.parent / DELETION).exists()
-    assert verify_day(home, DATE).clean
+    assert verify_day(home.on(DATE)).clean
     path.unlink()
-    (done,) = compact_day(home, DATE)
+    (done,) = compact_day(home.on(DATE))
     assert done.left == []
     assert not (path.parent / DELETION).exists()
 
@@ -268,15 +268,15 @@ def test_a_changed_file_is_not_deleted(home, same_size):
 def test_damage_is_not_compacted_away(home):
     """A damaged run, or one with bytes behind its end, is refused and stays byte for byte."""
     write_run(home, (10, 10), kinds=FEW)
-    path = home.day(DATE) / "r001" / "trade.arrows"
+    path = home.on(DATE).log / "r001" / "trade.arrows"
     good = path.read_bytes()
     for data in (good[:-1] + bytes([good[-1] ^ 1]), good + b"more"):
         path.write_bytes(data)
         with pytest.raises(DamagedLog, match=r"trade\.arrows"):
-            compact_day(home, DATE)
+            compact_day(home.on(DATE))
         assert path.read_bytes() == data
     path.write_bytes(good)
-    assert len(compact_day(home, DATE)) == 1
+    assert len(compact_day(home.on(DATE))) == 1
 
 
 @pytest.mark.parametrize("storage", ["compacted", "parquet"])
@@ -286,11 +286,11 @@ def test_a_flipped_byte_is_found_whatever_the_storage(home, monkeypatch, storage
     write_run(home, (4, 3, 4, 6), kinds=(Kind.TRADE, Kind.CLOCK))
     rows = _shown(harvester.open_day(DATE, home))
     if storage == "parquet":
-        archive(home, DATE, Disk())
-        shutil.rmtree(home.day(DATE))
+        archive(home.on(DATE), Disk())
+        shutil.rmtree(home.on(DATE).log)
     else:
-        compact_day(home, DATE)
-    folder = home.archive(DATE) if storage == "parquet" else home.day(DATE)
+        compact_day(home.on(DATE))
+    folder = home.on(DATE).archive if storage == "parquet" else home.on(DATE).log
     rng = random.Random(3)
     for path in files_of(folder):
         good = path.read_bytes()
@@ -302,7 +302,7 @@ def test_a_flipped_byte_is_found_whatever_the_storage(home, monkeypatch, storage
             assert caught.value.file == str(path), (path, at)
             assert caught.value.offset <= at, (path, at)
             if at % 9 == 0:
-                assert verify_day(home, DATE).exit_code == 1
+                assert verify_day(home.on(DATE)).exit_code == 1
                 day = harvester.open_day(DATE, home, salvage=True)
                 shown = _shown(day)
                 assert shown.items() <= rows.items()
@@ -322,19 +322,19 @@ def test_a_flipped_byte_is_found_whatever_the_storage(home, monkeypatch, storage
 def test_the_archive_is_the_log(home):
     """Archived as Parquet and deleted from temp/, a date gives the same events, digests and identity, and verifies."""
     whole = _two_runs(home)
-    LogWriter.open(home, DATE).close()  # mends r002; r003 holds no event
+    LogWriter.open(home.on(DATE)).close()  # mends r002; r003 holds no event
     more = write_run(home, (3000,), seed=8, kinds=(Kind.DEPTH, Kind.TICK, Kind.CLOCK))
     before = harvester.open_day(DATE, home)
     identity, digests = before.identity(), before.live_digests()
-    assert archive(home, DATE, Disk()) == [f"memory/archive/{DAY}/r00{n}" for n in (1, 2, 3, 4)]
-    assert archive(home, DATE, Disk()) == []
-    compact_day(home, DATE)
-    assert holds(home, DATE)
-    shutil.rmtree(home.day(DATE))
+    assert archive(home.on(DATE), Disk()) == [f"memory/archive/{DAY}/r00{n}" for n in (1, 2, 3, 4)]
+    assert archive(home.on(DATE), Disk()) == []
+    compact_day(home.on(DATE))
+    assert holds(home.on(DATE))
+    shutil.rmtree(home.on(DATE).log)
     day = harvester.open_day(DATE, home)
     assert (day.identity(), day.live_digests(), day.complete) == (identity, digests, True)
     assert same(Batch.concat(list(day.batches())), Batch.concat([whole, more]))
-    report = verify_day(home, DATE)
+    report = verify_day(home.on(DATE))
     assert (report.problems, report.identity, report.rows) == ([], identity, 3311)
 
 
@@ -346,26 +346,28 @@ def test_req_ids_that_follow_from_con_ids_are_left_out_of_the_archive(home):
         (Kind.DEPTH, {"ts_recv": START_NS + i, "con_id": i % 3, "req_id": 100 + i % 3, "epoch": 1, "position": i % 10})
         for i in range(2000)
     ]
-    with LogWriter.open(home, DATE) as writer:
+    with LogWriter.open(home.on(DATE)) as writer:
         writer.commit(Batch.of(rows, 1))
-    with LogWriter.open(home, DATE) as writer:
+    with LogWriter.open(home.on(DATE)) as writer:
         rows[7][1]["req_id"] = 999
         writer.commit(Batch.of([(kind, {**row, "ts_recv": START_NS + 2000}) for kind, row in rows], 2001))
     asked = harvester.open_day(DATE, home).table(Kind.DEPTH)
-    archive(home, DATE, Disk())
-    shutil.rmtree(home.day(DATE))
-    nulls = [pq.read_table(home.archive(DATE) / run / "depth.parquet")["req_id"].null_count for run in ("r001", "r002")]
+    archive(home.on(DATE), Disk())
+    shutil.rmtree(home.on(DATE).log)
+    nulls = [
+        pq.read_table(home.on(DATE).archive / run / "depth.parquet")["req_id"].null_count for run in ("r001", "r002")
+    ]
     assert nulls == [2000, 0]
     assert harvester.open_day(DATE, home).table(Kind.DEPTH).equals(asked)
 
 
 def test_readers_live_through_a_compaction(home):
     """A Day opened before, and a Follower half-way through, give the same events when the files under them go."""
-    writer = LogWriter.open(home, DATE)
+    writer = LogWriter.open(home.on(DATE))
     whole = batch(40)
     for first in range(1, 31, 10):
         writer.commit(whole.slice(first, first + 9))
-    follower = Follower(home, DATE)
+    follower = Follower(home.on(DATE))
     got = list(follower.poll())
     early = harvester.open_day(DATE, home)
     writer.commit(whole.slice(31, 40))
@@ -373,7 +375,7 @@ def test_readers_live_through_a_compaction(home):
     day = harvester.open_day(DATE, home)
     reading = day.batches(rows_max=10)
     first = next(reading)
-    compact_day(home, DATE)
+    compact_day(home.on(DATE))
     assert same(Batch.concat([first, *reading]), whole)
     assert same(Batch.concat(list(early.batches())), whole.slice(1, 30))
     assert day.table(Kind.TRADE).num_rows == whole.tables[Kind.TRADE].num_rows
@@ -395,7 +397,7 @@ def test_the_command(home):
 
     with pytest.raises(NoLog):
         hv("compact")
-    writer = LogWriter.open(home, DATE)
+    writer = LogWriter.open(home.on(DATE))
     writer.commit(batch(50))
     with pytest.raises(LockHeld):
         hv("compact")

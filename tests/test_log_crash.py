@@ -99,21 +99,21 @@ def test_kill_at_random_moments_loses_nothing_durable(home):
         durable = max(durable, said)
         if opened:
             assert opened == before + 1
-        if not run_folders(home, DATE):
+        if not run_folders(home.on(DATE)):
             continue  # killed before there was a run
-        report = verify_day(home, DATE)
+        report = verify_day(home.on(DATE))
         assert report.clean, report.problems
         before = report.rows
         assert before == max(run.last_seq for run in report.runs) >= durable
     lives.end()
     assert len(report.runs) >= LIVES * 4 // 5
     assert durable > LIVES
-    with LogWriter.open(home, DATE) as writer:
+    with LogWriter.open(home.on(DATE)) as writer:
         assert writer.next_seq == before + 1
     day = harvester.open_day(DATE, home)
     assert day.complete
     assert {run.status for run in day.runs} == {"recovered", "ended"}
-    assert verify_day(home, DATE).clean
+    assert verify_day(home.on(DATE)).clean
 
 
 class Failing(Disk):
@@ -145,11 +145,11 @@ def test_a_failing_disk_stops_the_writer_for_good(tmp_path_factory, method):
             break
         failures += 1
         assert "No space left" in str(error)
-        with LogWriter.open(home, DATE) as after:
+        with LogWriter.open(home.on(DATE)) as after:
             last = after.next_seq - 1
             # a commit whose journal line was written but could not be synced may be there, whole; never half of it
             assert last in (done, done + 10)
-        assert verify_day(home, DATE).clean
+        assert verify_day(home.on(DATE)).clean
         if last:
             assert same(Batch.concat(list(harvester.open_day(DATE, home).batches())), whole.slice(1, last))
     assert failures > 3
@@ -160,7 +160,7 @@ def _write_until_failure(home: Home, whole: Batch, disk: Disk) -> tuple[int, Log
     """Write four commits; gives the last seq reported durable and what went wrong, after which all is refused."""
     done, writer, failure = 0, None, None
     try:
-        writer = LogWriter.open(home, DATE, disk=disk)
+        writer = LogWriter.open(home.on(DATE), disk=disk)
         for first in range(1, 41, 10):
             writer.commit(whole.slice(first, first + 9))
             done = first + 9
@@ -181,11 +181,11 @@ def _write_until_failure(home: Home, whole: Batch, disk: Disk) -> tuple[int, Log
 
 def test_a_failed_end_is_recovered(home):
     """When the manifest cannot be replaced at the end, the error says so and the next writer recovers the run."""
-    writer = LogWriter.open(home, DATE, disk=Failing("replace", 2))
+    writer = LogWriter.open(home.on(DATE), disk=Failing("replace", 2))
     writer.commit(batch(3))
     with pytest.raises(LogWriteFailed, match=r"manifest\.json"):
         writer.close()
-    with LogWriter.open(home, DATE) as after:
+    with LogWriter.open(home.on(DATE)) as after:
         assert [str(r) for r in after.recovered] == ["r001 recovered up to seq 3: nothing torn"]
         assert after.next_seq == 4
 
@@ -199,7 +199,7 @@ def test_an_interrupted_commit_is_not_continued(home):
                 raise KeyboardInterrupt
             super().fsync(file)
 
-    writer = LogWriter.open(home, DATE, disk=Interrupted())
+    writer = LogWriter.open(home.on(DATE), disk=Interrupted())
     writer.commit(batch(4, kinds=(Kind.END,)))
     with pytest.raises(KeyboardInterrupt):
         writer.commit(batch(4, 5, kinds=(Kind.TRADE,), start_ns=START_NS + 10**9))
@@ -219,7 +219,7 @@ def test_the_margin_stops_before_it_is_too_late(home):
             return self.free
 
     disk = Small()
-    writer = LogWriter.open(home, DATE, disk=disk, margin_bytes=5_000_000)
+    writer = LogWriter.open(home.on(DATE), disk=disk, margin_bytes=5_000_000)
     writer.commit(batch(10))
     disk.free = 5_000_100
     sizes = {path: path.stat().st_size for path in writer.folder.iterdir()}
@@ -248,7 +248,7 @@ def _fill(writer: LogWriter) -> None:
 def test_a_full_disk_stops_loudly_and_loses_nothing(tmpfs):
     """On a disk that fills up the writer stops with the numbers; all committed is whole, and goes on given room."""
     home = Home(tmpfs)
-    writer = LogWriter.open(home, DATE, margin_bytes=-(10**9))  # no margin: into the wall
+    writer = LogWriter.open(home.on(DATE), margin_bytes=-(10**9))  # no margin: into the wall
     with pytest.raises(LogWriteFailed, match=r"No space left on device; .* free; everything up to seq") as caught:
         _fill(writer)
     done = writer.next_seq - 1
@@ -258,12 +258,12 @@ def test_a_full_disk_stops_loudly_and_loses_nothing(tmpfs):
     day = harvester.open_day(DATE, home)
     assert day.last_seq == done
     assert sum(map(len, day.batches())) == done
-    assert verify_day(home, DATE).clean
+    assert verify_day(home.on(DATE)).clean
     with pytest.raises(LogWriteFailed):
-        LogWriter.open(home, DATE)  # no room to mend either; nothing is lost by trying
-    assert verify_day(home, DATE).rows == done
+        LogWriter.open(home.on(DATE))  # no room to mend either; nothing is lost by trying
+    assert verify_day(home.on(DATE)).rows == done
     subprocess.run(["mount", "-o", "remount,size=8m", str(tmpfs)], check=True)
-    with LogWriter.open(home, DATE, margin_bytes=0) as after:
+    with LogWriter.open(home.on(DATE), margin_bytes=0) as after:
         assert after.next_seq == done + 1
         after.commit(batch(10, after.next_seq, start_ns=after.last_ts))
-    assert verify_day(home, DATE).clean
+    assert verify_day(home.on(DATE)).clean

@@ -37,7 +37,7 @@ def home(tmp_path) -> Home:
 def _small_log(home: Home) -> Batch:
     """An ended run and one whose writer died, three commits each, live digests in both."""
     whole = write_run(home, (4, 3, 4), kinds=(Kind.TRADE, Kind.CLOCK))
-    writer = LogWriter.open(home, DATE)
+    writer = LogWriter.open(home.on(DATE))
     more = batch(9, writer.next_seq, 2, kinds=(Kind.END, Kind.CLOCK), start_ns=writer.last_ts)
     for first in (12, 15, 18):
         writer.commit(more.slice(first, first + 2))
@@ -67,9 +67,9 @@ def test_every_flipped_byte_is_found(home):
     """Any byte of any file of a small log altered: opening raises DamagedLog naming that file and a place before it."""
     _small_log(home)
     rng = random.Random(5)
-    assert verify_day(home, DATE).clean
+    assert verify_day(home.on(DATE)).clean
     names = set()
-    for path in files_of(home.day(DATE)):
+    for path in files_of(home.on(DATE).log):
         names.add(path.name)
         for at, value in _flips(path, rng):
             with pytest.raises(DamagedLog) as caught:
@@ -85,11 +85,11 @@ def test_verify_finds_and_salvage_never_shows_an_altered_byte(home):
     whole = _small_log(home)
     rows = {row["seq"]: str((kind, row)) for kind, row in whole.events()}
     rng = random.Random(6)
-    for path in files_of(home.day(DATE)):
+    for path in files_of(home.on(DATE).log):
         for at, value in _flips(path, rng):
             if (at + value) % 29:
                 continue
-            report = verify_day(home, DATE)
+            report = verify_day(home.on(DATE))
             assert report.exit_code == 1, (path, at, value)
             assert str(path) in {str(problem.file) for problem in report.problems}
             day = harvester.open_day(DATE, home, salvage=True)
@@ -105,7 +105,7 @@ def test_verify_finds_and_salvage_never_shows_an_altered_byte(home):
 def test_salvage_gives_all_but_the_damaged_commit(home):
     """One bad body costs one commit; a bad journal line costs one commit; the ranges around them are given, marked."""
     whole = write_run(home, (10, 10, 10, 10), kinds=FEW)
-    folder = home.day(DATE) / "r001"
+    folder = home.on(DATE).log / "r001"
     lines = (folder / JOURNAL).read_bytes().splitlines(keepends=True)
     part = next(p for p in msgspec.json.decode(lines[1])["files"] if p["kind"] == "trade")
     trades = bytearray((folder / "trade.arrows").read_bytes())
@@ -126,14 +126,14 @@ def test_salvage_gives_all_but_the_damaged_commit(home):
     with pytest.raises(DamagedLog):
         day.identity()
     with pytest.raises(DamagedLog):
-        LogWriter.open(home, DATE)
+        LogWriter.open(home.on(DATE))
 
 
 @pytest.mark.parametrize("name", [MANIFEST, JOURNAL, DIGESTS, "trade.arrows", "end.arrows"])
 def test_lost_and_shortened_files_are_damage(home, name):
     """A file of an ended run that is gone, empty, or short by a byte or a line is damage that names it."""
     write_run(home, (4, 3, 4), kinds=FEW)
-    path = home.day(DATE) / "r001" / name
+    path = home.on(DATE).log / "r001" / name
     good = path.read_bytes()
     for left in (None, b"", good[:-1], b"".join(good.splitlines(keepends=True)[:-1]), good[: len(good) // 2]):
         path.unlink()
@@ -141,16 +141,16 @@ def test_lost_and_shortened_files_are_damage(home, name):
             path.write_bytes(left)
         with pytest.raises(DamagedLog, match=name):
             harvester.open_day(DATE, home)
-        assert not verify_day(home, DATE).clean
+        assert not verify_day(home.on(DATE)).clean
         path.write_bytes(good)
-    assert verify_day(home, DATE).clean
+    assert verify_day(home.on(DATE)).clean
 
 
 def test_a_missing_run_is_damage(home):
     """A run's folder taken away leaves a hole in seq, which is named."""
     for seed in (1, 2, 3):
         write_run(home, (5,), seed)
-    shutil.rmtree(home.day(DATE) / "r002")
+    shutil.rmtree(home.on(DATE).log / "r002")
     with pytest.raises(DamagedLog, match=r"r003.*begins at seq 11, 6 was to follow"):
         harvester.open_day(DATE, home)
 
@@ -158,10 +158,10 @@ def test_a_missing_run_is_damage(home):
 def test_bytes_nobody_named(home):
     """Bytes behind the end of an ended run are read over silently, and reported by verify."""
     write_run(home, (5,), kinds=FEW)
-    with (home.day(DATE) / "r001" / "trade.arrows").open("ab") as file:
+    with (home.on(DATE).log / "r001" / "trade.arrows").open("ab") as file:
         file.write(bytes(64))
     assert harvester.open_day(DATE, home).rows == 5
-    assert [p.what for p in verify_day(home, DATE).problems] == ["64 bytes follow that no commit names"]
+    assert [p.what for p in verify_day(home.on(DATE)).problems] == ["64 bytes follow that no commit names"]
 
 
 class Recorder(Disk):
@@ -178,7 +178,7 @@ class Recorder(Disk):
 def test_cut_at_every_byte_of_the_last_commits(home, tmp_path_factory):
     """A writer stopped after any byte of its last commits leaves a log that reads back quietly to the last commit."""
     disk = Recorder()
-    writer = LogWriter.open(home, DATE, disk=disk)
+    writer = LogWriter.open(home.on(DATE), disk=disk)
     whole = batch(14, 1, kinds=(Kind.TRADE, Kind.CLOCK)), batch(3, 15, 8, kinds=(Kind.END,), start_ns=START_NS + 10**10)
     events = Batch.concat(list(whole))
     writer.commit(events.slice(1, 6))
@@ -232,27 +232,27 @@ def _check_recovery(crashed: Home, copy: Home, expected: Batch) -> int:
 
 def test_a_zero_filled_tail_is_torn_not_an_end(home):
     """Zeros behind the last commit, as a crashed file system leaves them, are read over and mended."""
-    writer = LogWriter.open(home, DATE)
+    writer = LogWriter.open(home.on(DATE))
     writer.commit(batch(5, kinds=FEW))
     writer.abandon()
     for name in ("trade.arrows", JOURNAL, DIGESTS):
         with (writer.folder / name).open("ab") as file:
             file.write(bytes(4096))
     assert harvester.open_day(DATE, home).last_seq == 5
-    with LogWriter.open(home, DATE) as after:
+    with LogWriter.open(home.on(DATE)) as after:
         assert sorted(after.recovered[0].torn) == [JOURNAL, DIGESTS, "trade.arrows"]
-    assert verify_day(home, DATE).clean
+    assert verify_day(home.on(DATE)).clean
 
 
 def test_a_run_folder_that_was_never_finished_is_set_aside(home):
     """A crash while a run's folder is made leaves a name nobody reads; the next writer moves it to quarantine."""
-    left = home.day(DATE) / ".r001.new"
+    left = home.on(DATE).log / ".r001.new"
     left.mkdir(parents=True)
     (left / JOURNAL).write_bytes(b"")
-    with LogWriter.open(home, DATE) as writer:
+    with LogWriter.open(home.on(DATE)) as writer:
         assert writer.run_id == "r001"
     assert not left.exists()
-    assert (home.day(DATE) / "quarantine" / "r001.new" / JOURNAL).exists()
+    assert (home.on(DATE).log / "quarantine" / "r001.new" / JOURNAL).exists()
 
 
 # --- hostile files: every hash right, the content absurd ---
@@ -335,13 +335,13 @@ ABSURD = {
 def test_absurd_numbers_with_right_hashes_are_damage(home, what):
     """Absurd lengths, offsets, names, nesting and sizes under right hashes: DamagedLog, and no crash."""
     write_run(home, (6, 6), kinds=FEW)
-    _forge(home.day(DATE) / "r001", ABSURD[what])
+    _forge(home.on(DATE).log / "r001", ABSURD[what])
     for check in (True, False):
         with pytest.raises(DamagedLog):
             list(harvester.open_day(DATE, home, check=check).batches())
         with pytest.raises(DamagedLog):
             list(fold_batches(harvester.open_day(DATE, home, check=check), {Kind.TRADE: ("price",)}, 5))
-    assert not verify_day(home, DATE).clean
+    assert not verify_day(home.on(DATE)).clean
     for one in harvester.open_day(DATE, home, salvage=True).batches():
         one.check()
 
@@ -382,13 +382,13 @@ def _bodies() -> dict[str, bytes]:
 def test_absurd_bodies_with_right_checksums_are_damage(home, what):
     """A body that is no Arrow stream, or not these events, under a right checksum: DamagedLog, no crash."""
     write_run(home, (6,), kinds=(Kind.TRADE,))
-    _forge(home.day(DATE) / "r001", lambda lines, manifest: None, {"trade.arrows": _bodies()[what]})
+    _forge(home.on(DATE).log / "r001", lambda lines, manifest: None, {"trade.arrows": _bodies()[what]})
     for check in (True, False):
         with pytest.raises(DamagedLog, match=r"trade\.arrows"):
             list(harvester.open_day(DATE, home, check=check).batches())
         with pytest.raises(DamagedLog, match=r"trade\.arrows"):
             list(fold_batches(harvester.open_day(DATE, home, check=check), {Kind.TRADE: ("exchange",)}, 5))
-    report = verify_day(home, DATE)
+    report = verify_day(home.on(DATE))
     assert [problem.file.name for problem in report.problems] == ["trade.arrows"]
     assert list(harvester.open_day(DATE, home, salvage=True).batches()) == []
     assert harvester.open_day(DATE, home, salvage=True).table(Kind.TRADE).num_rows == 0
@@ -397,7 +397,7 @@ def test_absurd_bodies_with_right_checksums_are_damage(home, what):
 def test_every_byte_of_a_body_may_be_hostile(home):
     """Any byte of a body altered under a right checksum: an error or events that pass every check, never a crash."""
     write_run(home, (6,), kinds=(Kind.TRADE,))
-    folder = home.day(DATE) / "r001"
+    folder = home.on(DATE).log / "r001"
     good = (folder / "trade.arrows").read_bytes()
     rng = random.Random(3)
     for at in rng.sample(range(len(good)), budget(120, 500)):
@@ -415,7 +415,7 @@ def test_every_byte_of_a_body_may_be_hostile(home):
         [str(rows.to_pylist()) for one in folded for rows in one.tables.values()]
         assert [(one.first_seq, one.last_seq) for one in folded] == [(1, 6)]
     _forge(folder, lambda lines, manifest: None, {"trade.arrows": good})
-    assert verify_day(home, DATE).clean
+    assert verify_day(home.on(DATE)).clean
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="links and pipes are made otherwise on Windows")
@@ -423,7 +423,7 @@ def test_every_byte_of_a_body_may_be_hostile(home):
 def test_links_and_pipes_are_not_followed(home, name):
     """A file that is a link to elsewhere, or a pipe that would block for ever, is damage."""
     write_run(home, (6,), kinds=(Kind.TRADE,))
-    path = home.day(DATE) / "r001" / name
+    path = home.on(DATE).log / "r001" / name
     elsewhere = home.root / "elsewhere"
     path.rename(elsewhere)
     path.symlink_to(elsewhere)
@@ -439,15 +439,15 @@ def test_links_and_pipes_are_not_followed(home, name):
 def test_a_future_version_says_so(home, member):
     """A log of a future format or schema is FutureFormat, whatever else its manifest holds; writers refuse it too."""
     write_run(home, (6,))
-    path = home.day(DATE) / "r001" / MANIFEST
+    path = home.on(DATE).log / "r001" / MANIFEST
     manifest = msgspec.json.decode(unseal(path.read_bytes()[:-1]))
     path.write_bytes(seal(msgspec.json.encode({**manifest, member: FORMAT_VERSION + 1, "invented": ["later"]})))
     for call in (
         harvester.open_day,
-        lambda date, home: verify_day(home, date),
-        lambda date, home: LogWriter.open(home, date),
+        lambda date, home: verify_day(home.on(date)),
+        lambda date, home: LogWriter.open(home.on(date)),
     ):
         with pytest.raises(FutureFormat, match="install a newer one"):
             call(DATE, home)
-    with LogWriter.open(home, DATE.replace(day=20)):
+    with LogWriter.open(home.on(DATE.replace(day=20))):
         pass  # the lock of the refused date was given back, others are free

@@ -57,10 +57,10 @@ def _write(home: Home, storage: str, sizes: tuple[int, ...], **options) -> Batch
 
 def _store(home: Home, storage: str) -> None:
     if storage == "compacted":
-        compact_day(home, DATE)
+        compact_day(home.on(DATE))
     if storage == "parquet":
-        archive(home, DATE, Disk())
-        shutil.rmtree(home.day(DATE))
+        archive(home.on(DATE), Disk())
+        shutil.rmtree(home.on(DATE).log)
 
 
 def _chosen(whole: Batch, wanted) -> Batch:
@@ -117,9 +117,9 @@ def test_small_commits_are_joined_and_large_ones_left_where_they_lie(home, rows)
 def test_runs_follow_each_other_and_stay_apart(home):
     """A day of a compacted, a killed, a compressed and a live run is given whole; no batch crosses a run."""
     parts = [write_run(home, (30, 1, 60), seed=1)]
-    compact_day(home, DATE)
+    compact_day(home.on(DATE))
     parts.append(write_run(home, (50, 25), seed=2, compression="lz4"))
-    writer = LogWriter.open(home, DATE)
+    writer = LogWriter.open(home.on(DATE))
     parts.append(batch(40, writer.next_seq, 3, start_ns=writer.last_ts))
     writer.commit(parts[2].slice(167, 186))
     day, early = (harvester.open_day(DATE, home, check=check) for check in (True, False))
@@ -141,7 +141,7 @@ def test_a_fold_lives_through_a_compaction(home, check):
     other = harvester.open_day(DATE, home, check=check)
     reading = fold_batches(day, {}, 40)
     first = next(reading)
-    compact_day(home, DATE)
+    compact_day(home.on(DATE))
     assert same(Batch.concat([first, *reading]), whole)
     assert same(Batch.concat(list(fold_batches(other, {}, 40))), whole)
 
@@ -227,7 +227,7 @@ def test_wrong_events_under_right_checksums_are_damage(home, storage, check, how
         blind.setattr(Batch, "last_seq", 60)
         blind.setattr("harvester.eventlog.run.RunLog.joined", lambda self, tables, first, last: Batch(tables))
         compression = storage if storage in ("lz4", "zstd") else None
-        with LogWriter.open(home, DATE, compression=compression) as writer:
+        with LogWriter.open(home.on(DATE), compression=compression) as writer:
             writer.commit(_tampered(good, how))
         _store(home, storage)
     day = harvester.open_day(DATE, home, check=check)

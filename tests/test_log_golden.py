@@ -34,7 +34,7 @@ def test_a_kept_log_still_reads_and_verifies(version):
     """A log of each version, plain, lz4, recovered, compacted, archived, verifies and gives the events it gave."""
     home = Home(FORMATS / version)
     identity, rows, digests = KNOWN[version]
-    report = verify_day(home, DATE)
+    report = verify_day(home.on(DATE))
     assert report.clean, report.problems
     assert (report.rows, report.identity) == (rows, identity)
     day = harvester.open_day(DATE, home)

@@ -26,27 +26,27 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Home:
 
 
 def note(home: Home) -> Path:
-    return home.lock(DATE).with_suffix(".holder.json")
+    return home.on(DATE).lock.with_suffix(".holder.json")
 
 
 def test_one_writer_per_date(home: Home) -> None:
     """While a date is held nobody else takes it, and the error names the holder; afterwards anybody may."""
-    with DateLock(home, DATE, "record", lambda: 0) as mine:
+    with DateLock(home.on(DATE), "record", lambda: 0) as mine:
         assert mine.held
         with pytest.raises(
             LockHeld, match=rf"2025-07-17 is held by process {os.getpid()} on .* \(record\) since 1970-"
         ):
-            DateLock(home, DATE, "eod").acquire()
-        with DateLock(home, date(2025, 7, 18)):
+            DateLock(home.on(DATE), "eod").acquire()
+        with DateLock(home.on(date(2025, 7, 18))):
             pass
     assert not mine.held
-    with DateLock(home, DATE, "eod") as other:
+    with DateLock(home.on(DATE), "eod") as other:
         assert other.held
 
 
 def test_a_note_goes_with_its_lock(home: Home) -> None:
     """The note says who holds the date and why, and is gone with the lock; giving back twice does nothing."""
-    lock = DateLock(home, DATE, "eod", lambda: 7)
+    lock = DateLock(home.on(DATE), "eod", lambda: 7)
     lock.acquire()
     holder = lock.holder()
     assert holder is not None
@@ -58,37 +58,37 @@ def test_a_note_goes_with_its_lock(home: Home) -> None:
 
 def test_looking_takes_nothing(home: Home) -> None:
     """Whether a date is held can be seen from outside; looking leaves neither a lock nor a file."""
-    looker = DateLock(home, DATE)
+    looker = DateLock(home.on(DATE))
     assert looker.held_by() is None
-    assert not home.lock(DATE).exists()
-    with DateLock(home, DATE, "record"):
+    assert not home.on(DATE).lock.exists()
+    with DateLock(home.on(DATE), "record"):
         holder = looker.held_by()
         assert holder is not None
         assert holder.purpose == "record"
     assert looker.held_by() is None
     assert not looker.held
-    with DateLock(home, DATE):
+    with DateLock(home.on(DATE)):
         pass
 
 
 def test_a_lock_without_a_note_is_held(home: Home) -> None:
     """What counts is the lock of the operating system: without a note the date is held by an unknown process."""
-    home.lock(DATE).parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(str(home.lock(DATE))):
-        holder = DateLock(home, DATE).held_by()
+    home.on(DATE).lock.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(str(home.on(DATE).lock)):
+        holder = DateLock(home.on(DATE)).held_by()
         assert holder is not None
         assert holder.pid == 0
         with pytest.raises(LockHeld, match="held by another process"):
-            DateLock(home, DATE).acquire()
+            DateLock(home.on(DATE)).acquire()
 
 
 def test_a_note_left_behind_stops_nobody(home: Home) -> None:
     """A killed process leaves its note and no lock: the date is free, and the next holder writes its own note."""
-    with DateLock(home, DATE):
+    with DateLock(home.on(DATE)):
         pass
     note(home).write_bytes(msgspec.json.encode(LockHolder(99999, "gone", "record", 0)))
-    assert DateLock(home, DATE).held_by() is None
-    with DateLock(home, DATE, "eod") as mine:
+    assert DateLock(home.on(DATE)).held_by() is None
+    with DateLock(home.on(DATE), "eod") as mine:
         holder = mine.holder()
         assert holder is not None
         assert (holder.pid, holder.purpose) == (os.getpid(), "eod")
@@ -99,7 +99,7 @@ def test_a_note_that_cannot_be_read_is_none(home: Home, text: bytes) -> None:
     """A damaged note is no note; it never ends a command."""
     note(home).parent.mkdir(parents=True, exist_ok=True)
     note(home).write_bytes(text)
-    assert DateLock(home, DATE).holder() is None
+    assert DateLock(home.on(DATE)).holder() is None
 
 
 @pytest.mark.parametrize(("number", "error"), [(errno.ENOSPC, LogWriteFailed), (errno.EACCES, CannotRun)])
@@ -111,7 +111,7 @@ def test_a_lock_that_cannot_be_taken_says_why(
     def refuse(*_: object, **__: object) -> None:
         raise OSError(number, os.strerror(number))
 
-    lock = DateLock(home, DATE)
+    lock = DateLock(home.on(DATE))
     monkeypatch.setattr(lock._lock, "acquire", refuse)
     with pytest.raises(error, match=f"cannot take the lock .*: {os.strerror(number)}"):
         lock.acquire()

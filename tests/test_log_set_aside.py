@@ -41,17 +41,17 @@ def test_a_damaged_run_is_set_aside_and_recording_goes_on(home, name, damaged):
     """The error names the next move; after it the next run numbers on; the hole is named and never called whole."""
     for seed in (1, 2, 3):
         write_run(home, (5, 5), seed=seed, kinds=FEW)
-    _flip(home.day(DATE) / damaged / name)
+    _flip(home.on(DATE).log / damaged / name)
     if name != "trade.arrows":
         with pytest.raises(DamagedLog, match=f"hv log recover --set-aside --date {DATE}"):
-            LogWriter.open(home, DATE)
+            LogWriter.open(home.on(DATE))
     text = CliRunner().invoke(hv_log, ["recover", "--set-aside", "--date", str(DATE), "--home", str(home.root)]).output
     first = {"r001": 1, "r002": 11, "r003": 21}[damaged]
     assert f"{damaged} was set aside, seq {first}-{first + 9} are lost" in text
     assert f"recording of {DATE} can continue" in text
     assert "nothing to recover" not in text
-    assert (home.day(DATE) / "quarantine" / damaged / name).exists()
-    with LogWriter.open(home, DATE) as writer:
+    assert (home.on(DATE).log / "quarantine" / damaged / name).exists()
+    with LogWriter.open(home.on(DATE)) as writer:
         assert (writer.run_id, writer.next_seq) == ("r004", 31)
         writer.commit(batch(4, 31, start_ns=max(START_NS, writer.last_ts), kinds=FEW))
     rest = [seq for seq in range(1, 35) if not first <= seq < first + 10]
@@ -59,38 +59,38 @@ def test_a_damaged_run_is_set_aside_and_recording_goes_on(home, name, damaged):
         harvester.open_day(DATE, home)
     assert _seqs(home, salvage=True) == _seqs(home, set_aside=True) == rest
     assert not harvester.open_day(DATE, home, set_aside=True).complete
-    report = verify_day(home, DATE)
+    report = verify_day(home.on(DATE))
     assert [(p.first_seq, p.last_seq, p.set_aside) for p in report.problems] == [(first, first + 9, True)]
     assert (report.exit_code, report.rows, report.identity) == (1, 24, "")
-    assert set_aside_day(home, DATE) == []
+    assert set_aside_day(home.on(DATE)) == []
 
 
 def test_a_run_whose_folder_is_gone_is_noted(home):
     """A run somebody deleted is a hole; set aside, it is noted, and recording goes on."""
     for seed in (1, 2, 3):
         write_run(home, (5,), seed=seed, kinds=FEW)
-    shutil.rmtree(home.day(DATE) / "r002")
+    shutil.rmtree(home.on(DATE).log / "r002")
     with pytest.raises(DamagedLog, match="--set-aside"):
-        LogWriter.open(home, DATE)
-    (note,) = set_aside_day(home, DATE)
+        LogWriter.open(home.on(DATE))
+    (note,) = set_aside_day(home.on(DATE))
     assert (note.run, note.first_seq, note.last_seq) == ("", 6, 10)
-    with LogWriter.open(home, DATE) as writer:
+    with LogWriter.open(home.on(DATE)) as writer:
         assert writer.next_seq == 16
 
 
 def test_the_only_run_set_aside(home):
     """With its only run set aside a date still says what is lost, and numbers on behind it."""
     with pytest.raises(NoLog):
-        set_aside_day(home, DATE)
+        set_aside_day(home.on(DATE))
     write_run(home, (5, 4), kinds=FEW)
-    _flip(home.day(DATE) / "r001" / JOURNAL)
-    set_aside_day(home, DATE)
+    _flip(home.on(DATE).log / "r001" / JOURNAL)
+    set_aside_day(home.on(DATE))
     with pytest.raises(DamagedLog, match="seq 1-9 are lost"):
         harvester.open_day(DATE, home)
-    with LogWriter.open(home, DATE) as writer:
+    with LogWriter.open(home.on(DATE)) as writer:
         assert (writer.run_id, writer.next_seq) == ("r002", 10)
         with pytest.raises(LockHeld):
-            set_aside_day(home, DATE)
+            set_aside_day(home.on(DATE))
 
 
 def test_ls_and_verify_agree(home):
@@ -102,27 +102,27 @@ def test_ls_and_verify_agree(home):
 
     for seed in (1, 2, 3):
         write_run(home, (5,), seed=seed, kinds=FEW)
-    _flip(home.day(DATE) / "r001" / JOURNAL)
+    _flip(home.on(DATE).log / "r001" / JOURNAL)
     assert listed() == {"r001": "damaged", "r002": "ended", "r003": "ended"}
-    set_aside_day(home, DATE)
+    set_aside_day(home.on(DATE))
     assert listed() == {"r001": "set aside", "r002": "ended", "r003": "ended"}
-    shutil.rmtree(home.day(DATE) / "r002")
+    shutil.rmtree(home.on(DATE).log / "r002")
     assert listed() == {"r001": "set aside", "r003": "damaged"}
-    assert not verify_day(home, DATE).clean
-    set_aside_day(home, DATE)
+    assert not verify_day(home.on(DATE)).clean
+    set_aside_day(home.on(DATE))
     assert listed() == {"": "set aside", "r001": "set aside", "r003": "ended"}
-    _flip(home.day(DATE) / "r003" / JOURNAL)
-    set_aside_day(home, DATE)
+    _flip(home.on(DATE).log / "r003" / JOURNAL)
+    set_aside_day(home.on(DATE))
     assert listed() == {"": "set aside", "r001": "set aside", "r003": "set aside"}
-    assert len(verify_day(home, DATE).problems) == 3
+    assert len(verify_day(home.on(DATE)).problems) == 3
 
 
 def test_altered_notes_are_damage(home):
     """A byte of the notes altered is damage that names them."""
     write_run(home, (5, 4), kinds=FEW)
-    _flip(home.day(DATE) / "r001" / JOURNAL)
-    set_aside_day(home, DATE)
-    _flip(home.day(DATE) / "set_aside.jsonl")
-    for call in (harvester.open_day, lambda date, home: LogWriter.open(home, date)):
+    _flip(home.on(DATE).log / "r001" / JOURNAL)
+    set_aside_day(home.on(DATE))
+    _flip(home.on(DATE).log / "set_aside.jsonl")
+    for call in (harvester.open_day, lambda date, home: LogWriter.open(home.on(date))):
         with pytest.raises(DamagedLog, match=r"set_aside\.jsonl"):
             call(DATE, home)

@@ -44,7 +44,7 @@ def test_what_is_written_is_read(home, compression):
         assert str(day.table(kind).to_pylist()) == str(rows.to_pylist())
         assert day.frame(kind.value).height == rows.num_rows
     assert [(run, seq) for run, seq, _ in day.live_digests()] == [("r001", 41), ("r001", 248)]
-    assert verify_day(home, DATE).clean
+    assert verify_day(home.on(DATE)).clean
 
 
 @given(
@@ -112,13 +112,13 @@ def test_windows_join_without_a_seam(home, monkeypatch):
 
 def test_polars_reads_a_live_stream_file(home):
     """A kind's file is a plain Arrow IPC stream, readable whole while the run lives and after it was killed."""
-    writer = LogWriter.open(home, DATE)
+    writer = LogWriter.open(home.on(DATE))
     for i in range(3):
         writer.commit(batch(30, writer.next_seq, i, kinds=(Kind.TRADE,), start_ns=START_NS + i * 10**9))
     path = writer.folder / "trade.arrows"
     assert pl.read_ipc_stream(path).height == 90
     writer.abandon()
-    LogWriter.open(home, DATE).close()
+    LogWriter.open(home.on(DATE)).close()
     assert pl.read_ipc_stream(path)["seq"].to_list() == list(range(1, 91))
 
 
@@ -126,7 +126,7 @@ def test_runs_number_on(home):
     """The next run goes on from the last seq, in a folder of its own, and the day's identity covers both in order."""
     first = write_run(home, (10,))
     one = harvester.open_day(DATE, home).identity()
-    with LogWriter.open(home, DATE) as empty:
+    with LogWriter.open(home.on(DATE)) as empty:
         assert (empty.run_id, empty.next_seq) == ("r002", 11)
     assert harvester.open_day(DATE, home).identity() == one
     second = write_run(home, (5,), seed=9)
@@ -142,12 +142,12 @@ def test_runs_number_on(home):
 
 def test_begin_writes_the_run_start(home):
     """`begin` commits the run's first event with its parameters, never stamped before the date's last event."""
-    with LogWriter.open(home, DATE, run_start_row={"params": '{"a":1}'}) as writer:
+    with LogWriter.open(home.on(DATE), run_start_row={"params": '{"a":1}'}) as writer:
         started = writer.begin(START_NS)
         assert [row["params"] for _, row in started.events()] == ['{"a":1}']
         with pytest.raises(HarvesterError, match="begun already"):
             writer.begin(START_NS)
-    with LogWriter.open(home, DATE, run_start_row={"params": '{"a":2}'}) as writer:
+    with LogWriter.open(home.on(DATE), run_start_row={"params": '{"a":2}'}) as writer:
         # the wall clock was set back by an hour between the runs
         assert writer.last_ts == START_NS
         assert writer.begin(START_NS - 3600 * 10**9).last_seq == 2
@@ -155,12 +155,12 @@ def test_begin_writes_the_run_start(home):
     assert [(r["action"], r["stream"], r["ts_recv"]) for r in rows] == [("run_start", "run", START_NS)] * 2
     digests = {run.config_digest for run in harvester.open_day(DATE, home).runs}
     assert len(digests) == 2
-    assert verify_day(home, DATE).clean
+    assert verify_day(home.on(DATE)).clean
 
 
 def test_a_batch_that_does_not_follow_is_refused(home):
     """A hole, a repeat, time running back, a null where none may be: refused by name, and the run lives on."""
-    with LogWriter.open(home, DATE) as writer:
+    with LogWriter.open(home.on(DATE)) as writer:
         writer.commit(batch(5))
         good = batch(3, 6, kinds=(Kind.TRADE,), start_ns=START_NS + 10**9)
         nulled = good.tables[Kind.TRADE].to_pylist()
@@ -191,10 +191,10 @@ def test_a_batch_that_does_not_follow_is_refused(home):
 
 def test_a_second_writer_is_told_who_holds_the_date(home):
     """Two recorders on one date: the second gets LockHeld naming process, host, since when; another date is free."""
-    with LogWriter.open(home, DATE, now_ns=lambda: START_NS) as writer:
+    with LogWriter.open(home.on(DATE), now_ns=lambda: START_NS) as writer:
         with pytest.raises(LockHeld, match=rf"process {os.getpid()} on \S+ \(record\) since 2025-07-17T13:00:00Z"):
-            LogWriter.open(home, DATE)
-        assert DateLock(home, DATE).held_by().pid == os.getpid()
+            LogWriter.open(home.on(DATE))
+        assert DateLock(home.on(DATE)).held_by().pid == os.getpid()
         code = """
 import sys
 from datetime import date
@@ -207,21 +207,21 @@ LogWriter.open(Home(Path(sys.argv[1])), date(2025, 7, 17))
         project = Path(harvester.__file__).parent.parent
         other = subprocess.run(command, capture_output=True, text=True, cwd=project, check=False)
         assert f"LockHeld: 2025-07-17 is held by process {os.getpid()}" in other.stderr
-        with LogWriter.open(home, DATE.replace(day=18)) as neighbour:
+        with LogWriter.open(home.on(DATE.replace(day=18))) as neighbour:
             assert neighbour.next_seq == 1
         assert writer.commit(batch(2)).last_seq == 2
-    assert DateLock(home, DATE).held_by() is None
+    assert DateLock(home.on(DATE)).held_by() is None
 
 
 def test_a_note_of_a_dead_process_stops_nobody(home):
     """The lock of the operating system counts, not the note that a killed holder left behind."""
-    note = home.lock(DATE).with_suffix(".holder.json")
+    note = home.on(DATE).lock.with_suffix(".holder.json")
     note.parent.mkdir(parents=True)
     note.write_text(json.dumps({"pid": 1, "host": "elsewhere", "purpose": "record", "since": 0}))
-    with LogWriter.open(home, DATE):
-        assert DateLock(home, DATE).holder().pid == os.getpid()
+    with LogWriter.open(home.on(DATE)):
+        assert DateLock(home.on(DATE)).holder().pid == os.getpid()
     note.write_bytes(b"\xff garbage")
-    with LogWriter.open(home, DATE) as writer:
+    with LogWriter.open(home.on(DATE)) as writer:
         assert writer.run_id == "r002"
 
 
@@ -233,18 +233,18 @@ def test_a_closed_date_needs_reopen_and_goes_on(home):
     runs = [ClosedRun(run.run, run.last_seq, run.content_hash) for run in day.runs]
     write_closed(home, EodMark(DATE.isoformat(), day.last_seq, before, day.last_ts, runs), DATE)
     with pytest.raises(DateClosed, match=r"seq 20.*--reopen"):
-        LogWriter.open(home, DATE)
+        LogWriter.open(home.on(DATE))
     import shutil
 
-    shutil.rmtree(home.day(DATE))
-    with LogWriter.open(home, DATE, reopen=True) as writer:
+    shutil.rmtree(home.on(DATE).log)
+    with LogWriter.open(home.on(DATE), reopen=True) as writer:
         assert (writer.next_seq, writer.run_id, writer.last_ts) == (21, "r002", day.last_ts)
         writer.commit(batch(5, 21, 3, start_ns=writer.last_ts))
     again = harvester.open_day(DATE, home)
     assert (again.first_seq, again.last_seq) == (21, 25)
     assert again.identity() != before
-    assert verify_day(home, DATE).clean
-    (home.dataset(DATE) / "closed.json").unlink()
+    assert verify_day(home.on(DATE)).clean
+    (home.on(DATE).dataset / "closed.json").unlink()
     with pytest.raises(DamagedLog, match="begins at seq 21, 1 was to follow"):
         harvester.open_day(DATE, home)
 
@@ -252,11 +252,11 @@ def test_a_closed_date_needs_reopen_and_goes_on(home):
 def test_an_unreadable_closed_mark_is_damage(home):
     """A closed.json that is no such mark is named, not ignored."""
     path = write_closed(home, EodMark(DATE.isoformat(), 3, "0"), DATE)
-    assert read_closed(home, DATE).last_seq == 3
+    assert read_closed(home.on(DATE)).last_seq == 3
     for text in ("{", "[]", '{"trading_date":"2020-01-01","last_seq":1,"content_hash":""}', "[" * 100_000):
         path.write_text(text)
         with pytest.raises(DamagedLog, match=r"closed\.json"):
-            LogWriter.open(home, DATE)
+            LogWriter.open(home.on(DATE))
 
 
 def test_a_damaged_mark_costs_no_event(home):
@@ -268,24 +268,24 @@ def test_a_damaged_mark_costs_no_event(home):
         harvester.open_day(DATE, home)
     assert "good seq" not in str(raised.value)
     with pytest.raises(DamagedLog, match="move this file away") as raised:
-        LogWriter.open(home, DATE)
+        LogWriter.open(home.on(DATE))
     assert "--set-aside" not in str(raised.value)
-    report = verify_day(home, DATE)
+    report = verify_day(home.on(DATE))
     assert (report.exit_code, [p.file for p in report.problems], report.good) == (1, [path], ((1, 10),))
     assert "move this file away" in str(report.problems[0])
     day = harvester.open_day(DATE, home, salvage=True)
     assert sum(len(one) for one in day.batches()) == len(whole)
     assert [damage.file for damage in day.damages] == [path]
     path.unlink()
-    assert verify_day(home, DATE).clean
+    assert verify_day(home.on(DATE)).clean
 
 
 def test_archived_runs_are_found(home):
     """Runs moved to memory/archive are read from there, together with later ones in temp/."""
     write_run(home, (10,))
     expected = harvester.open_day(DATE, home).identity()
-    home.archive(DATE).parent.mkdir(parents=True)
-    home.day(DATE).rename(home.archive(DATE))
+    home.on(DATE).archive.parent.mkdir(parents=True)
+    home.on(DATE).log.rename(home.on(DATE).archive)
     assert harvester.open_day(DATE, home).identity() == expected
     write_run(home, (4,), seed=2)
     day = harvester.open_day(DATE, home)
@@ -311,7 +311,7 @@ def test_a_live_log_is_read_while_it_is_written(home):
     stop, failures, followed = threading.Event(), [], []
 
     def read() -> None:
-        follower = Follower(home, DATE)
+        follower = Follower(home.on(DATE))
         try:
             while not stop.is_set():
                 day = harvester.open_day(DATE, home)
@@ -323,7 +323,7 @@ def test_a_live_log_is_read_while_it_is_written(home):
             failures.append(error)
         followed.extend(follower.poll())
 
-    writer = LogWriter.open(home, DATE)
+    writer = LogWriter.open(home.on(DATE))
     reader = threading.Thread(target=read)
     reader.start()
     rows = events(11 * 100, seed=4, kinds=(Kind.TRADE, Kind.RAW, Kind.CLOCK))

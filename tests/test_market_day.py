@@ -50,7 +50,7 @@ class Recording:
         self.entries += [(ts, epoch, item) for item in items]
 
     def write(self, start_ns):
-        writer = LogWriter.open(self.home, DAY, run_start_row={"params": "{}"})
+        writer = LogWriter.open(self.home.on(DAY), run_start_row={"params": "{}"})
         writer.begin(start_ns)
         incoming = MessageDecoder()
         for at in range(0, len(self.entries), 500):

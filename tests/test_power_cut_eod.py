@@ -77,7 +77,7 @@ def run_eod(home: Home, trading_date: Any, wishes: Fold, disk: PowerCut) -> None
             seen.add(step)
             disk.mark(kept(home))
 
-    report = eod(home, trading_date, EodOptions(disk=disk, at=at, **wishes))
+    report = eod(home.on(trading_date), EodOptions(disk=disk, at=at, **wishes))
     assert not report.stopped
     disk.mark(kept(home))
 
@@ -101,7 +101,7 @@ class Story:
     @classmethod
     def of(cls, base: Home, trading_date: Any, wishes: Fold, folder: Path) -> Story:
         home = copied(base, folder / "end")
-        eod(home, trading_date, EodOptions(**wishes))
+        eod(home.on(trading_date), EodOptions(**wishes))
         return cls(base, trading_date, wishes, at_rest(read(home.root)))
 
     def first(self) -> Tree:
@@ -205,8 +205,8 @@ def two_days(tmp_path_factory):
     home = Home(tmp_path_factory.mktemp("two_days")).prepare()
     for n, day in enumerate((EARLIER, NEXT)):
         record(home, day, seconds=SECONDS, seed=n + 1)
-        project(home, day)
-    eod(home, EARLIER)
+        project(home.on(day))
+    eod(home.on(EARLIER))
     shutil.rmtree(home.exports())
     return home
 
@@ -229,7 +229,7 @@ def very_first(two_days, tmp_path_factory):
 def reopened(two_days, tmp_path_factory):
     """A date that was folded and deleted, and recorded on."""
     home = copied(two_days, tmp_path_factory.mktemp("reopened") / "home")
-    eod(home, NEXT, EodOptions(**DELETING))
+    eod(home.on(NEXT), EodOptions(**DELETING))
     record(home, NEXT, seconds=SECONDS, start=4000, seed=3)
     return Story.of(home, NEXT, DELETING, tmp_path_factory.mktemp("reopened"))
 
@@ -290,7 +290,7 @@ def delayed(tmp_path_factory):
     """A folded day of delayed data, of which nothing was learned; now it is to be learned from all the same."""
     home = Home(tmp_path_factory.mktemp("delayed") / "home").prepare()
     record(home, EARLIER, seconds=SECONDS, data_type=3)
-    eod(home, EARLIER)
+    eod(home.on(EARLIER))
     return Story.of(home, EARLIER, {"allow_not_live": True}, tmp_path_factory.mktemp("delayed"))
 
 
@@ -344,7 +344,7 @@ def test_a_disk_that_keeps_other_bytes(whole, tmp_path, word):
     disk = Rotten(word)
     before = {name: data for name, data in whole.first().items() if name.startswith("temp/")}
     with pytest.raises(HarvesterError):
-        eod(home, NEXT, EodOptions(disk=disk, **EVERYTHING))
+        eod(home.on(NEXT), EodOptions(disk=disk, **EVERYTHING))
     assert disk.spoiled
     assert {name: data for name, data in at_rest(read(home.root)).items() if name.startswith("temp/")} == before
 
@@ -355,9 +355,9 @@ def test_memory_is_read_back_before_anything_points_to_it(whole, tmp_path, lates
     home = copied(whole.base, tmp_path / "home")
     before = home.memory_latest.read_bytes()
     with pytest.raises(Mismatch, match="memory_latest" if latest else f"memory_{NEXT}"):
-        eod(home, NEXT, EodOptions(disk=Rotten("memory_latest" if latest else f"memory_{NEXT}")))
+        eod(home.on(NEXT), EodOptions(disk=Rotten("memory_latest" if latest else f"memory_{NEXT}")))
     assert latest or home.memory_latest.read_bytes() == before
-    assert read_closed(home, NEXT) is None
+    assert read_closed(home.on(NEXT)) is None
 
 
 def test_kept_episodes_are_read_back(whole, tmp_path, monkeypatch):
@@ -371,25 +371,25 @@ def test_kept_episodes_are_read_back(whole, tmp_path, monkeypatch):
     monkeypatch.setattr(table_files, "parquet_file", lossy)
     before = home.memory_latest.read_bytes()
     with pytest.raises(Mismatch, match="kept episodes"):
-        eod(home, NEXT, EodOptions(**DELETING))
+        eod(home.on(NEXT), EodOptions(**DELETING))
     assert home.memory_latest.read_bytes() == before
-    assert home.day(NEXT).exists()
+    assert home.on(NEXT).log.exists()
 
 
 def test_a_log_file_that_changed_but_kept_its_size_stays(whole, tmp_path):
     """A file that is not what was listed is not deleted, were it only of other bytes; the run says which stays."""
     home = copied(whole.base, tmp_path / "home")
-    victim = home.day(NEXT) / "r001" / "quote.arrows"
+    victim = home.on(NEXT).log / "r001" / "quote.arrows"
     other = victim.read_bytes()[::-1]
 
     def at(step: str) -> None:
         if step == "delete":
             victim.write_bytes(other)
 
-    report = eod(home, NEXT, EodOptions(at=at, **DELETING))
+    report = eod(home.on(NEXT), EodOptions(at=at, **DELETING))
     assert report.stays[0] == f"{victim.relative_to(home.root).as_posix()} has changed since it was listed"
     assert victim.read_bytes() == other
-    listed = read_plan(plan_path(home, NEXT))
+    listed = read_plan(plan_path(home.on(NEXT)))
     assert listed is not None
     assert not listed.done
 
@@ -399,19 +399,19 @@ def foreign(tmp_path_factory):
     """The same day by another market: as many events at the same times, other prices. Folded, with an archive."""
     home = Home(tmp_path_factory.mktemp("foreign") / "home").prepare()
     record(home, NEXT, seconds=SECONDS, seed=9)
-    eod(home, NEXT, EodOptions(archive=True))
+    eod(home.on(NEXT), EodOptions(archive=True))
     return home
 
 
 def test_an_archive_of_other_events_is_no_proof(whole, foreign, tmp_path):
     """An archived run that is whole in itself, of as many events at the same times, does not replace the log."""
     home = copied(whole.base, tmp_path / "home")
-    shutil.copytree(foreign.archive(NEXT), home.archive(NEXT))
+    shutil.copytree(foreign.archive(NEXT), home.on(NEXT).archive)
     with pytest.raises(Mismatch, match="is not equal to"):
-        eod(home, NEXT, EodOptions(archive=True, **DELETING))
-    assert verify_day(home, NEXT).clean
+        eod(home.on(NEXT), EodOptions(archive=True, **DELETING))
+    assert verify_day(home.on(NEXT)).clean
     asked = []
-    eod(home, NEXT, EodOptions(confirm=lambda listed: bool(asked.append(listed.log_kept)), **DELETING))
+    eod(home.on(NEXT), EodOptions(confirm=lambda listed: bool(asked.append(listed.log_kept)), **DELETING))
     assert asked == [None]
 
 
@@ -428,9 +428,9 @@ def test_an_archive_is_proved_by_its_rows(whole, tmp_path, monkeypatch):
 
     monkeypatch.setattr(parquet_files.pq.ParquetWriter, "write_table", other)
     with pytest.raises(Mismatch, match="is not equal to"):
-        eod(home, NEXT, EodOptions(**EVERYTHING))
-    assert not (home.archive(NEXT) / "r001").exists()
-    assert verify_day(home, NEXT).clean
+        eod(home.on(NEXT), EodOptions(**EVERYTHING))
+    assert not (home.on(NEXT).archive / "r001").exists()
+    assert verify_day(home.on(NEXT)).clean
 
 
 def test_a_run_without_events_is_archived_and_proved(whole, tmp_path):
@@ -439,7 +439,7 @@ def test_a_run_without_events_is_archived_and_proved(whole, tmp_path):
     Before it a run of one event and its digest.
     """
     home = copied(whole.base, tmp_path / "home")
-    with LogWriter.open(home, NEXT, run_start_row={"params": run_params(NEXT).text()}) as writer:
+    with LogWriter.open(home.on(NEXT), run_start_row={"params": run_params(NEXT).text()}) as writer:
         writer.begin(0)
         writer.live_digests(writer.next_seq - 1, {"book": "0" * 32})
     spoiled = copied(home, tmp_path / "spoiled")
@@ -448,7 +448,7 @@ def test_a_run_without_events_is_archived_and_proved(whole, tmp_path):
     with pytest.raises(Mismatch, match="is not equal to"):
         eod(spoiled, NEXT, EodOptions(disk=Rotten("manifest.json"), unfinished=True, **EVERYTHING))
     assert [path.name for path in sorted(spoiled.archive(NEXT).glob("r*"))] == ["r001", "r002"]
-    LogWriter.open(home, NEXT).close()
+    LogWriter.open(home.on(NEXT)).close()
     story = Story.of(copied(home, tmp_path / "base"), NEXT, EVERYTHING | {"unfinished": True}, tmp_path)
     disk = disk_of(home)
     run_eod(home, story.day, story.wishes, disk)
@@ -467,7 +467,7 @@ def begun_to_delete(home: Home) -> None:
                 raise Killed
 
     with pytest.raises(Killed):
-        eod(home, NEXT, EodOptions(at=at, **DELETING))
+        eod(home.on(NEXT), EodOptions(at=at, **DELETING))
 
 
 @pytest.mark.parametrize("harm", ["latest of the day before", "no latest", "all of another market"])
@@ -483,10 +483,10 @@ def test_deleting_goes_on_only_with_proof(whole, foreign, tmp_path, harm):
     else:
         for path in (foreign.memory_latest, foreign.dataset(NEXT) / "episodes.parquet"):
             shutil.copy(path, home.root / path.relative_to(foreign.root))
-    left = at_rest(read(home.day(NEXT)))
+    left = at_rest(read(home.on(NEXT).log))
     with pytest.raises(Mismatch, match="do not agree"):
-        eod(home, NEXT, EodOptions(**DELETING))
-    assert at_rest(read(home.day(NEXT))) == left
+        eod(home.on(NEXT), EodOptions(**DELETING))
+    assert at_rest(read(home.on(NEXT).log)) == left
 
 
 def test_a_new_home(tmp_path):
@@ -496,7 +496,7 @@ def test_a_new_home(tmp_path):
         above.mkdir()
         disk, home = PowerCut(above), Home(above / "new" / "home")
         if locked:
-            home.lock(DATE).parent.mkdir(parents=True)
+            home.on(DATE).lock.parent.mkdir(parents=True)
             disk.sync_folder(above)
         home.prepare(disk)
         *_, (_, _, tree) = least(disk, 0)
@@ -603,7 +603,7 @@ def test_a_snapshot_never_lies(early, tmp_path):
     day = open_day(DATE, home)
     seeker = Seeker(home, day, disk=disk, every_events=400)
     seeker.prepare()
-    found = sorted((home.snapshots(DATE)).rglob("*.snap"))
+    found = sorted(home.on(DATE).snapshots.rglob("*.snap"))
     places = {path.name: SnapshotPosition(*map(int, path.name.split("_")[:2]), path) for path in found}
     states = {name: seeker.snapshots.load(place) for name, place in places.items()}
     assert len(states) > 2

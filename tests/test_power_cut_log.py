@@ -65,7 +65,7 @@ class Recorder:
         self.given.setdefault(trading_date, {}).update(shown(events))
 
     def open(self, trading_date: date = DATE, **options: Any) -> LogWriter:
-        writer = LogWriter.open(self.home, trading_date, disk=self.disk, margin_bytes=0, **options)
+        writer = LogWriter.open(self.home.on(trading_date), disk=self.disk, margin_bytes=0, **options)
         self.disk.mark((trading_date, "seq", writer.next_seq - 1))  # the day so far is folded: it must not shrink
         return writer
 
@@ -120,12 +120,12 @@ class Recorder:
 
 
 def _goes_on(home: Home, trading_date: date, given: dict[int, str], said: list[tuple[str, Any]]) -> None:
-    with LogWriter.open(home, trading_date, disk=QuickDisk(), margin_bytes=0) as writer:
+    with LogWriter.open(home.on(trading_date), disk=QuickDisk(), margin_bytes=0) as writer:
         before = writer.next_seq - 1
         assert before >= max((value for what, value in said if what == "seq"), default=0), f"only {before} are left"
         more = batch(2, writer.next_seq, kinds=FEW, start_ns=max(START_NS, writer.last_ts))
         writer.commit(more)
-    report = verify_day(home, trading_date)
+    report = verify_day(home.on(trading_date))
     assert report.clean, report.problems
     day = harvester.open_day(trading_date, home)
     assert {seq: text for one in day.batches() for seq, text in shown(one).items()} == {
@@ -191,7 +191,7 @@ def test_a_line_with_other_zeros_is_damage(recorder):
     writer = recorder.open()
     recorder.commit(writer, 70, (Kind.CLOCK,))
     writer.abandon()
-    path = recorder.home.day(DATE) / "r001" / JOURNAL
+    path = recorder.home.on(DATE).log / "r001" / JOURNAL
     whole = path.read_bytes()
     assert len(whole) > 2 * 512
     path.write_bytes(whole[:100] + b"\0" + whole[101:])
@@ -200,7 +200,7 @@ def test_a_line_with_other_zeros_is_damage(recorder):
     hole = whole[:512] + bytes(512) + whole[1024:]
     path.write_bytes(hole)
     recorder.open().close()
-    assert (recorder.home.day(DATE) / "quarantine" / f"r001.{JOURNAL}.at0").read_bytes() == hole
+    assert (recorder.home.on(DATE).log / "quarantine" / f"r001.{JOURNAL}.at0").read_bytes() == hole
     writer = recorder.open()
     recorder.commit(writer, 70, (Kind.CLOCK,))
     writer.close()
@@ -248,7 +248,7 @@ def test_a_killed_process_and_then_a_power_cut(medium):
 def _torn(medium: Path) -> Recorder:
     """A run that was killed with torn bytes in its journal, in its digests, in a file and in one nobody has named."""
     recorder = Recorder.at(medium.with_name("torn"))
-    writer = LogWriter.open(recorder.home, DATE, disk=QuickDisk())
+    writer = LogWriter.open(recorder.home.on(DATE), disk=QuickDisk())
     events = batch(6, kinds=FEW)
     recorder.knows(DATE, events)
     writer.commit(events)
@@ -276,7 +276,7 @@ def test_recovery(medium):
     recorder.disk = PowerCut(home.root, [home.temp / "locks"])
     recorder.disk.mark((DATE, "seq", 6))
     recorder.disk.mark((DATE, "digests", ("r001", 6, BOOK)))
-    recover_day(home, DATE, recorder.disk)
+    recover_day(home.on(DATE), recorder.disk)
     recorder.disk.mark((DATE, "recovered", ""))
 
     def kept(cut: Home) -> None:
@@ -295,11 +295,11 @@ def test_recovery(medium):
 
 def _compacted(home: Home, identity: str) -> None:
     """The date is the same date; compacting again leaves nothing but the new files."""
-    recover_day(home, DATE)
+    recover_day(home.on(DATE))
     assert harvester.open_day(DATE, home).identity() == identity
-    compact_day(home, DATE, QuickDisk())
+    compact_day(home.on(DATE), QuickDisk())
     assert harvester.open_day(DATE, home).identity() == identity
-    for run in run_folders(home, DATE):
+    for run in run_folders(home.on(DATE)):
         assert {path.name for path in run.iterdir()} <= {MANIFEST, *names_of("compacted")}
 
 
@@ -311,7 +311,7 @@ def test_compaction(recorder, medium):
     recorder.disk = PowerCut(recorder.home.root, [recorder.home.temp / "locks"])
     recorder.disk.mark((DATE, "seq", 10))
     recorder.disk.mark((DATE, "digests", ("r001", 5, {"book": f"{1:032x}", "quotes": "0" * 32})))
-    compact_day(recorder.home, DATE, recorder.disk)
+    compact_day(recorder.home.on(DATE), recorder.disk)
     assert recorder.every_cut(medium, claim=lambda home: _compacted(home, identity)) > 50
 
 
@@ -329,15 +329,15 @@ def test_compaction_stopped_and_finished(medium):
         return made
 
     counted = begin(medium.with_name("counted"))
-    compact_day(counted.home, DATE, counted.disk)
+    compact_day(counted.home.on(DATE), counted.disk)
     for at in range(1, counted.disk.operations + 1, 1 if LONG else 9):
         recorder = begin(medium.with_name("home"))
         recorder.disk.dies_at(at)
         with pytest.raises(Killed):
-            compact_day(recorder.home, DATE, recorder.disk)
+            compact_day(recorder.home.on(DATE), recorder.disk)
         recorder.disk.restart()
         since = recorder.disk.operations
-        compact_day(recorder.home, DATE, recorder.disk)
+        compact_day(recorder.home.on(DATE), recorder.disk)
         cuts = recorder.disk.cuts()[since :: 1 if LONG else 5]
         assert recorder.every_cut(medium, cuts, lambda home: _compacted(home, identity)) > 0
 
@@ -346,12 +346,12 @@ def test_setting_aside(recorder, medium):
     """Power fails at any operation of setting aside: the damaged run is kept, doing it again opens the date."""
     for seed in (1, 2, 3):
         write_run(recorder.home, (4,), kinds=FEW, seed=seed)
-    path = recorder.home.day(DATE) / "r002" / JOURNAL
+    path = recorder.home.on(DATE).log / "r002" / JOURNAL
     path.write_bytes(b"torn " + path.read_bytes())
-    shutil.rmtree(recorder.home.day(DATE) / "r003")
+    shutil.rmtree(recorder.home.on(DATE).log / "r003")
     damaged = {data for name, data in read(recorder.home.root).items() if "/r002/" in name}
     disk = recorder.disk = PowerCut(recorder.home.root, [recorder.home.temp / "locks"])
-    notes = set_aside_day(recorder.home, DATE, disk)
+    notes = set_aside_day(recorder.home.on(DATE), disk)
     disk.mark("set aside")
     assert [note.run for note in notes] == ["r002"]
     for n in disk.cuts():
@@ -360,11 +360,11 @@ def test_setting_aside(recorder, medium):
             home = Home(medium)
             assert damaged <= set(tree.values()), called
             if "set aside" not in disk.marks(n):
-                set_aside_day(home, DATE, QuickDisk())
-            with LogWriter.open(home, DATE, disk=QuickDisk()) as writer:
+                set_aside_day(home.on(DATE), QuickDisk())
+            with LogWriter.open(home.on(DATE), disk=QuickDisk()) as writer:
                 assert (writer.run_id, writer.next_seq) == ("r003", 9), called
                 writer.commit(batch(2, 9, kinds=FEW, start_ns=max(START_NS, writer.last_ts)))
-            report = verify_day(home, DATE)
+            report = verify_day(home.on(DATE))
             assert [(one.first_seq, one.last_seq, one.set_aside) for one in report.problems] == [(5, 8, True)], called
             assert report.rows == 6, called
 
@@ -374,11 +374,11 @@ def test_archiving(recorder, medium):
     write_run(recorder.home, (3, 2), kinds=FEW)
     write_run(recorder.home, (2,), kinds=(Kind.RAW,), seed=2)
     identity = harvester.open_day(DATE, recorder.home).identity()
-    runs = [RunLog(run) for run in run_folders(recorder.home, DATE)]
+    runs = [RunLog(run) for run in run_folders(recorder.home.on(DATE))]
     for run in runs:
         run.refresh()
     disk = recorder.disk = PowerCut(recorder.home.root, [recorder.home.temp / "locks"])
-    archive(recorder.home, DATE, disk)
+    archive(recorder.home.on(DATE), disk)
     disk.mark("archived")
     proven = set[int]()
     for n in disk.cuts():
@@ -389,11 +389,11 @@ def test_archiving(recorder, medium):
             write(tree, medium)
             home = Home(medium)
             for run in runs:
-                if (archived := home.archive(DATE) / run.run).exists():
+                if (archived := home.on(DATE).archive / run.run).exists():
                     prove(run, RunLog(archived))
             if disk.marks(n):
-                shutil.rmtree(home.day(DATE))
-                report = verify_day(home, DATE)
+                shutil.rmtree(home.on(DATE).log)
+                report = verify_day(home.on(DATE))
                 assert (report.identity, report.problems) == (identity, []), called
     assert len(proven) > 30
 
@@ -417,7 +417,7 @@ def test_the_mark_of_a_closed_date(medium):
             for called, tree in disk.trees(n):
                 write(tree, medium)
                 allowed = [closed] if disk.marks(n) else [closed, None]
-                assert read_closed(Home(medium), DATE) in allowed, called
+                assert read_closed(Home(medium).on(DATE)) in allowed, called
 
 
 def test_folders_left_by_a_dead_process(medium):
@@ -438,7 +438,7 @@ def test_folders_left_by_a_dead_process(medium):
 def _act(recorder: Recorder, writer: LogWriter | None, what: int, size: int) -> LogWriter | None:
     if writer is None:
         if what == 0 and recorder.given.get(DATE):
-            compact_day(recorder.home, DATE, recorder.disk)
+            compact_day(recorder.home.on(DATE), recorder.disk)
             return None
         return recorder.open()
     if what == 0:

@@ -84,7 +84,7 @@ def test_projecting_twice_writes_the_same_bytes(home, tmp_path):
 
 def test_the_picture_names_the_date_and_what_it_holds(home, tmp_path):
     """Its title is `date: events, episodes`."""
-    made, _ = project(home, DATE, out=tmp_path)
+    made, _ = project(home.on(DATE), out=tmp_path)
     title = f">{DATE}: {made.rows:,} events, {made.tables['episodes'].num_rows} episodes<"
     assert title in (tmp_path / f"day_{DATE}.svg").read_text(encoding="utf-8")
 
@@ -147,7 +147,7 @@ def test_gate_codes_join_the_buckets(home, tmp_path):
 
 def test_only_some_symbols(home, tmp_path):
     """--symbols narrows what is written, not what is folded."""
-    made, written = project(home, DATE, out=tmp_path, symbols=["BRK B"])
+    made, written = project(home.on(DATE), out=tmp_path, symbols=["BRK B"])
     assert {p.parent.name for p in written.files if "T" in p.name and p.parent != tmp_path} == {"BRK%20B"}
     assert set(made.tables["buckets"]["symbol"].to_pylist()) == {"AAA", "BRK B"}
 
@@ -178,11 +178,11 @@ def test_unfinished_day_is_superseded(tmp_path):
     """A trade still open at one look is DATA_END; when the day goes on, its file gives way to the real end."""
     home = Home(tmp_path).prepare()
     record(home, seconds=125)
-    _, first = project(home, DATE)
-    opened = [p for p in home.episodes(DATE).rglob("*.json") if "DATA_END" in p.read_text()]
+    _, first = project(home.on(DATE))
+    opened = [p for p in home.on(DATE).episodes.rglob("*.json") if "DATA_END" in p.read_text()]
     assert opened
     record(home, seconds=400, start=1940)
-    _, second = project(home, DATE)
+    _, second = project(home.on(DATE))
     assert sorted(second.superseded) == sorted(opened)
     assert not second.differences
     assert not first.superseded
@@ -191,4 +191,4 @@ def test_unfinished_day_is_superseded(tmp_path):
 def test_date_without_a_log(tmp_path):
     """A date nobody recorded is one clear error."""
     with pytest.raises(NoLog, match="no log of 2025-07-17"):
-        project(Home(tmp_path), DATE)
+        project(Home(tmp_path).on(DATE))

@@ -170,7 +170,7 @@ def test_wishes_are_targets_of_their_own(home, tmp_path):
 
 def test_one_failing_date_stops_no_other(home):
     """Of three dates the damaged one fails with its error, the others are projected; the exit code is the error's."""
-    (home.day(days(3)[1]) / "r001" / "commits.jsonl").write_bytes(b"garbage\n")
+    (home.on(days(3)[1]).log / "r001" / "commits.jsonl").write_bytes(b"garbage\n")
     tasks = [ParallelTask(str(home.root), day, None, None, force=False) for day in DAYS]
     found = list(project_dates(tasks, jobs=budget(1, 2)))
     assert [isinstance(result, TaskFailure) for result in found] == [False, True, False]
@@ -185,7 +185,7 @@ def test_the_good_part_of_a_damaged_date(home, name):
     whole = hv(home, "--date", DAYS[0], "--salvage")
     assert "unchanged" in whole
     assert "SALVAGED" not in whole
-    path = home.day(days(3)[0]) / "r001" / name
+    path = home.on(days(3)[0]).log / "r001" / name
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
     path.write_bytes(data)
@@ -208,7 +208,7 @@ def test_the_good_part_of_a_damaged_date(home, name):
 
 def test_nothing_good_is_nothing_to_salvage(home):
     """Of a date whose every commit is lost --salvage says so."""
-    (home.day(days(3)[0]) / "r001" / "commits.jsonl").write_bytes(b"garbage\n")
+    (home.on(days(3)[0]).log / "r001" / "commits.jsonl").write_bytes(b"garbage\n")
     (found,) = project_dates([ParallelTask(str(home.root), DAYS[0], None, None, force=False, salvage=True)])
     assert "good seq: none" in found.what
 
@@ -229,7 +229,7 @@ def test_progress_counts_what_need_not_be_folded(home):
     """Dates of which nothing has changed, and one that is damaged, are behind the bar once that is known."""
     for day in DAYS:
         hv(home, "--date", day)
-    (home.day(days(3)[1]) / "r001" / "commits.jsonl").write_bytes(b"garbage\n")
+    (home.on(days(3)[1]).log / "r001" / "commits.jsonl").write_bytes(b"garbage\n")
     told = []
     tasks = [ParallelTask(str(home.root), day, None, None, force=False) for day in DAYS]
     results = list(project_dates(tasks, 1, lambda done, total: told.append((done, total))))
@@ -254,7 +254,7 @@ def test_a_flipped_byte_of_the_log_is_told(home, known):
     """Whether the date is folded or skipped: every byte is compared, nothing is written, the exit code says so."""
     if known:
         hv(home, "--date", DAYS[0])
-    path = max((home.day(days(3)[0]) / "r001").glob("*.*"), key=lambda path: path.stat().st_size)
+    path = max((home.on(days(3)[0]).log / "r001").glob("*.*"), key=lambda path: path.stat().st_size)
     raw = bytearray(path.read_bytes())
     raw[len(raw) // 2] ^= 4
     path.write_bytes(raw)

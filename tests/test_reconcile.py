@@ -202,8 +202,8 @@ def test_a_modelled_market_agrees_with_itself(morning: Recorded) -> None:
 
 def test_verify_tells_of_it_and_fails_on_nothing(morning: Recorded) -> None:
     """The report holds the comparisons; its exit code is that of log, live and files alone."""
-    project(morning.home, morning.day().trading_date)
-    found = verify(morning.home, morning.day().trading_date)
+    project(morning.home.on(morning.day().trading_date))
+    found = verify(morning.home.on(morning.day().trading_date))
     assert found.exit_code == 0, (found.live, found.files)
     assert found.streams.checks >= 9
     assert found.streams.measured >= 6

@@ -101,7 +101,7 @@ def test_episode_files_are_written_while_recording(morning: Recorded) -> None:
         outputs = engine.fold(batch)
         if outputs.rows("episodes"):
             documents += outputs["episodes"].column("document").to_pylist()
-    folder = morning.home.episodes(date(2025, 7, 17))
+    folder = morning.home.on(date(2025, 7, 17)).episodes
     assert compare_day(folder, day_files(documents)) == []
     assert documents
 

@@ -115,7 +115,7 @@ def test_killed_recorders_lose_nothing_durable(tmp_path: Path) -> None:
         assert day.last_seq >= durable > 0
         assert day.rows == day.last_seq, "seq has a hole"
         assert len(day.runs) >= KILLS * 4 // 5
-        found = verify(home, DATE)
+        found = verify(home.on(DATE))
         assert (found.exit_code, found.log.problems, found.live.mismatches) == (0, [], [])
         assert found.live.equal == found.live.points >= KILLS // 2, "most of the killed runs noted digests"
         assert found.broken_off.startswith(day.runs[-1].run)

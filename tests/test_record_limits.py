@@ -117,7 +117,7 @@ def test_a_stream_that_ended_without_a_word_is_asked_again(tmp_path: Path) -> No
 
 
 def status_lacking(day: Day, root: Path) -> dict[str, dict[str, str]]:
-    lacking = status(Home(root), day.trading_date).lacking
+    lacking = status(Home(root).on(day.trading_date)).lacking
     return {symbol: streams for symbol, streams in lacking.items() if "l1" in streams}
 
 

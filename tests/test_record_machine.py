@@ -43,14 +43,14 @@ def test_a_full_disk_stops_the_recorder_loudly(tmpfs: Path, margin: int, words: 
     day = open_day(DATE, home)
     assert f"up to seq {day.last_seq} is safe" in str(caught.value)
     assert day.rows == day.last_seq > 500
-    assert not verify_day(home, day.trading_date).problems
+    assert not verify_day(home.on(day.trading_date)).problems
     assert check_live_equals_replay(day) >= 1
-    assert not status(home, day.trading_date).recording
+    assert not status(home.on(day.trading_date)).recording
     subprocess.run(["mount", "-o", "remount,size=32m", str(tmpfs)], check=True)
     again = run(lockstep(model(), home, minutes=1, start_ns=day.last_ts + SECOND_NS, **small)).day()
     assert [one.run for one in again.runs] == ["r001", "r002"]
     assert again.runs[1].first_seq == day.last_seq + 1
-    assert not verify_day(home, day.trading_date).problems
+    assert not verify_day(home.on(day.trading_date)).problems
 
 
 def test_a_disk_that_fills_up_is_a_notice_before_it_is_too_late(tmp_path: Path) -> None:

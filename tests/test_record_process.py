@@ -109,7 +109,7 @@ def test_a_signal_ends_the_recording_in_order(tmp_path: Path, number: signal.Sig
         async with Served(Home(tmp_path), 60.0) as served:
             recorder = await served.recorder("--episode-epoch-ms", "--no-episode-series-jsonl")
             await served.until_events(200)
-            assert status(served.home, DATE).recording
+            assert status(served.home.on(DATE)).recording
             for _ in range(3):
                 recorder.send_signal(number)
                 await asyncio.sleep(0.01)
@@ -117,8 +117,8 @@ def test_a_signal_ends_the_recording_in_order(tmp_path: Path, number: signal.Sig
             assert recorder.returncode == 0, err.decode()
             assert b"r001" in out
             assert b"; run content " in out
-        assert not status(served.home, DATE).recording
-        assert not verify_day(served.home, DATE).problems
+        assert not status(served.home.on(DATE)).recording
+        assert not verify_day(served.home.on(DATE)).problems
         day = open_day(DATE, served.home)
         assert day.runs[0].status == "compacted"
         assert fold_day(day).toggles == {"episode_epoch_ms": True, "episode_series_jsonl": False}
@@ -213,7 +213,7 @@ def test_a_killed_recorder_leaves_whole_commits(tmp_path: Path) -> None:
             await asyncio.wait_for(recorder.communicate(), 60)
         day = open_day(DATE, home)
         assert [r.status for r in day.runs] == ["compacted"] * 5
-        assert not verify_day(home, DATE).problems
+        assert not verify_day(home.on(DATE)).problems
         assert day.rows == day.last_seq
         assert day.table(Kind.CLOCK).num_rows > 0
 
@@ -262,7 +262,7 @@ def test_a_kill_and_a_restart_across_the_date_boundary(tmp_path: Path, killed: s
         runs = {date_: [run.run for run in open_day(date_, home).runs] for date_ in (first, second)}
         assert runs == {first: ["r001"], second: ["r001"] if killed == "before" else ["r001", "r002"]}
         for date_ in (first, second):
-            day, found = open_day(date_, home), verify(home, date_)
+            day, found = open_day(date_, home), verify(home.on(date_))
             assert (found.exit_code, found.log.problems, found.live.mismatches) == (0, [], [])
             assert found.live.equal == found.live.points >= 1
             assert found.broken_off[:4] == ("r001" if (killed, date_) == ("before", first) else "")

@@ -66,7 +66,7 @@ class Outcome:
     def __init__(self, summary: RecordingSummary, home: Home) -> None:
         self.summary = summary
         day = summary.runs[0].trading_date
-        assert verify_day(home, day).problems in ((), [])
+        assert verify_day(home.on(day)).problems in ((), [])
         self.day: Day = open_day(day, home)
         self.notices = self.day.table(Kind.NOTICE).to_pylist()
 
@@ -236,7 +236,7 @@ def test_a_gateway_in_another_time_is_told_of(tmp_path: Path, behind: dict[str, 
     notices = [n for n in found.notices if n["code"] == Own.CLOCKS_DIFFER]
     assert [by in n["text"] for n in notices] == ([True] if by else [])
     assert [n["value"] / 1e9 for n in notices] == ([pytest.approx(-told_s, abs=3)] if by else [])
-    assert status(Home(tmp_path), found.day.trading_date).ahead_s == pytest.approx(-told_s, abs=3)
+    assert status(Home(tmp_path).on(found.day.trading_date)).ahead_s == pytest.approx(-told_s, abs=3)
     said = CliRunner().invoke(app, ["status", "--home", str(tmp_path)]).output
     assert ("the gateway's clock is 7 days behind this machine's" in said) is (told_s > 3600)
 
@@ -572,13 +572,13 @@ def test_a_symbol_refused_late_does_not_hide_the_day(tmp_path: Path, monkeypatch
         played(Stranger(details=late), tmp_path, lambda _: False, symbols=["APPL"])
     home = Home(tmp_path)
     day = parse_date(recorded_dates(home)[0])
-    first = status(home, day)
+    first = status(home.on(day))
     assert (first.run, first.streams_of) == ("r001", "r001")
     assert set(first.lacking["APPL"].values()) == {"not asked for: the gateway knows no such symbol (200)"}
     played(Stranger(), tmp_path, subscribed_on(1), more_s=1.0)
     with pytest.raises(UnknownSymbol, match="APPL"):
         played(Stranger(details=late), tmp_path, lambda _: False, symbols=["APPL"])
-    found = status(home, day)
+    found = status(home.on(day))
     assert (found.run, found.streams_of, found.symbols) == ("r003", "r002", [SYMBOL])
     said = CliRunner().invoke(app, ["status", "--home", str(tmp_path)]).output
     assert "r003 ended before it subscribed to a stream; streams of r002, the run before it:" in said

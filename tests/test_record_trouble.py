@@ -68,7 +68,7 @@ def silent(day: Day) -> set[int]:
 def sound(recorded: Recorded) -> Day:
     """The log verifies and its live digests are those of a replay."""
     day = recorded.day()
-    assert verify_day(recorded.home, DATE).problems in ((), [])
+    assert verify_day(recorded.home.on(DATE)).problems in ((), [])
     assert check_live_equals_replay(day) >= 1
     return day
 
@@ -118,13 +118,13 @@ def test_a_dropped_connection_is_an_outage_and_a_new_epoch(tmp_path: Path) -> No
     assert set(day.frame(Kind.TICK)["epoch"].to_list()) == {1, 2}
     assert recorded.summary.outages == 1
     assert len(subscribed(day, Stream.L1)) == 2
-    assert not status(recorded.home, DATE).outage
+    assert not status(recorded.home.on(DATE)).outage
 
 
 def test_a_feed_that_was_down_at_the_end(tmp_path: Path) -> None:
     """`hv status` of a recording that ended within an outage speaks of the past."""
     recorded = run(lockstep(one(), Home(tmp_path), minutes=3, faults="+150 * drop\n+150 * closed 600"))
-    assert status(recorded.home, DATE).outage
+    assert status(recorded.home.on(DATE)).outage
     said = CliRunner().invoke(app, ["status", "--date", str(DATE), "--home", str(tmp_path)]).output
     assert "the feed was down when recording ended" in said
     assert "the feed is down" not in said
@@ -175,7 +175,7 @@ def test_refused_streams_are_degraded_and_recorded(tmp_path: Path) -> None:
     assert recorded.summary.coverage["BOLT"]["all_last"] == "refused 10190"
     assert recorded.summary.coverage["BOLT"]["l1"] == "granted"
     assert 48 in day.frame(Kind.TICK)["field"].to_list()
-    lacking = status(recorded.home, DATE).lacking
+    lacking = status(recorded.home.on(DATE)).lacking
     assert lacking["BOLT"]["all_last"] == "refused 10190"
 
 
@@ -197,7 +197,7 @@ def test_a_restart_goes_on_where_the_day_was(tmp_path: Path) -> None:
         episode = closed[decision]
         assert episode["entry"]["seq"] <= day.runs[0].last_seq < day.runs[1].first_seq < episode["exit"]["seq"]
         assert episode["labels"]["exit_reason"] in {"STOP", "TARGET", "TIME"}
-        file = home.episodes(DATE) / episode["symbol"] / f"{episode['trade_id']}.json"
+        file = home.on(DATE).episodes / episode["symbol"] / f"{episode['trade_id']}.json"
         assert msgspec.json.decode(file.read_bytes())["labels"]["pnl_usd"] == episode["labels"]["pnl_usd"]
 
 
@@ -315,7 +315,7 @@ def test_two_recorders_of_one_date(tmp_path: Path) -> None:
 
 
 def open_runs(home: Home) -> list[Path]:
-    return list(home.day(DATE).glob("r*/manifest.json"))
+    return list(home.on(DATE).log.glob("r*/manifest.json"))
 
 
 @pytest.mark.parametrize(

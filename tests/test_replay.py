@@ -258,7 +258,7 @@ def test_a_demo_that_cannot_be_leaves_the_one_before(tmp_path):
     with pytest.raises(BadSetting, match="rate is 0"):
         check_day(DemoDay(DATE, ("ACME",), seed=1, rate=0))
     root = tmp_path / "demo"
-    fresh_home(Home(root), DATE)
+    fresh_home(Home(root).on(DATE))
     (root / "memory" / "kept.txt").write_text("kept")
     command = [*python(), "-m", "cli.app", "demo", "--home", str(root), "--rate", "0"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=PROJECT, check=False)

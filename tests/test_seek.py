@@ -38,7 +38,7 @@ quick = settings(deadline=None, max_examples=budget(12, 40), suppress_health_che
 
 def write(home: Home, events: list, size: int = 40) -> Batch:
     """One ended run of small commits; gives all events of it."""
-    with LogWriter.open(home, DATE) as writer:
+    with LogWriter.open(home.on(DATE)) as writer:
         whole = Batch.of(
             [(kind, {k: v for k, v in row.items() if k != "seq"}) for kind, row in events], writer.next_seq
         )
@@ -205,7 +205,7 @@ def test_snapshots_outlive_growth_and_nothing_else(tmp_path, monkeypatch):
     assert len(other.snapshots) == 0
     other.prepare()
     assert len(list((home.cache / "snapshots" / DATE.isoformat()).iterdir())) == 1  # those of the old code are gone
-    shutil.rmtree(home.day(DATE))
+    shutil.rmtree(home.on(DATE).log)
     write(home, stream(SEED + 1, 400, START))
     assert len(Seeker(home, open_day(DATE, home)).snapshots) == 0
 

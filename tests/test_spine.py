@@ -133,7 +133,7 @@ def test_the_fastest_tape_loses_nothing_with_the_screen_drawn(tmp_path: Path, sh
     assert check_nothing_lost(recorded, log) > (300_000 if symbol == "IBM" else 7_000)
     assert check_live_equals_replay(log) >= 1
     assert symbol in watch.text.getvalue()
-    found = verify(home, date.fromisoformat(day))
+    found = verify(home.on(date.fromisoformat(day)))
     assert (found.exit_code, found.live.equal) == (0, found.live.points)
 
 
@@ -147,7 +147,7 @@ def test_the_fastest_model_loses_nothing_with_the_screen_drawn(tmp_path: Path) -
     assert {*log.frame(Kind.TRADE)["exchange"].unique()} >= {"NASDAQ", "ARCA"}
     assert check_live_equals_replay(log) >= 1
     assert all(symbol in watch.text.getvalue() for symbol in symbols)
-    found = verify(home, date(2025, 7, 17))
+    found = verify(home.on(date(2025, 7, 17)))
     assert (found.exit_code, found.live.equal) == (0, found.live.points)
 
 
@@ -190,7 +190,7 @@ def test_a_gateway_killed_in_mid_market_moves_no_date(tmp_path: Path) -> None:
         stop.set()
         summary = await asyncio.wait_for(recording, 60)
         assert [run.trading_date for run in summary.runs] == [date(2025, 7, 17)]
-        assert not verify(home, date(2025, 7, 17)).exit_code
+        assert not verify(home.on(date(2025, 7, 17))).exit_code
         assert [folder.name for folder in home.events.iterdir() if folder.is_dir()] == ["2025-07-17"]
 
     asyncio.run(scenario())
@@ -224,7 +224,7 @@ def test_a_gateway_started_anew_in_the_past_ends_the_recording(tmp_path: Path) -
         day = open_day(date(2025, 7, 17), home)
         assert day.last_ts - begun > 900 * SECOND_NS
         assert day.complete
-        assert not verify(home, date(2025, 7, 17)).exit_code
+        assert not verify(home.on(date(2025, 7, 17))).exit_code
 
     asyncio.run(scenario())
 

@@ -46,7 +46,7 @@ def tree(home: Home) -> dict[str, bytes]:
 def begun(home: Home, seconds: int = 125, start: int = 1800) -> LogWriter:
     """A recorder in the middle of its run: the lock held, everything committed."""
     rows = market(DATE, seconds=seconds, start=start)
-    writer = LogWriter.open(home, DATE, run_start_row={"params": run_params(DATE).text()})
+    writer = LogWriter.open(home.on(DATE), run_start_row={"params": run_params(DATE).text()})
     writer.begin(rows[0][1]["ts_recv"])
     writer.commit(Batch.of([*subscriptions(rows[0][1]["ts_recv"]), *rows], writer.next_seq))
     return writer
@@ -59,13 +59,13 @@ def live_episodes(home: Home) -> int:
         outputs = engine.fold(batch)
         if outputs.rows("episodes"):
             documents += outputs["episodes"].column("document").to_pylist()
-    write_day(home.episodes(DATE), day_files(documents))
+    write_day(home.on(DATE).episodes, day_files(documents))
     return len(documents)
 
 
 def ends(home: Home) -> list[str]:
     """Why the episodes on disk ended."""
-    files = sorted(home.episodes(DATE).rglob("*.json"))
+    files = sorted(home.on(DATE).episodes.rglob("*.json"))
     return [json.loads(path.read_text(encoding="utf-8"))["labels"]["exit_reason"] for path in files]
 
 
@@ -98,15 +98,15 @@ def test_when_a_day_is_over(tmp_path, reason, start, over):
     home = Home(tmp_path).prepare()
     record(home, seconds=30, start=start, reason=reason)
     if over:
-        assert eod(home, DATE).through_seq
+        assert eod(home.on(DATE)).through_seq
         return
     before = tree(home)
     with pytest.raises(
         CannotRun, match=r"is not over: last event 2025-07-17T.*ends 2025-07-18T00:00:00Z.*--unfinished"
     ):
-        eod(home, DATE)
+        eod(home.on(DATE))
     assert tree(home) == before
-    assert eod(home, DATE, EodOptions(unfinished=True)).through_seq
+    assert eod(home.on(DATE), EodOptions(unfinished=True)).through_seq
 
 
 def test_a_killed_recorder_has_not_finished_its_day(tmp_path):
@@ -136,7 +136,7 @@ def test_deleting_without_a_terminal_needs_yes(tmp_path, more):
     assert tree(home) == before
     code, said = hv(*words, "--yes")
     assert code == 0, said
-    assert not home.day(DATE).exists()
+    assert not home.on(DATE).log.exists()
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="a pseudo-terminal of POSIX")
@@ -147,7 +147,7 @@ def test_a_terminal_is_asked(tmp_path, answer, gone):
 
     home = Home(tmp_path).prepare()
     record(home, seconds=200)
-    project(home, DATE)
+    project(home.on(DATE))
     ours, theirs = pty.openpty()
     os.write(ours, f"{answer}\n".encode())
     words = ["eod", "--date", str(DATE), "--home", str(home.root), "--delete-temp"]
@@ -165,8 +165,8 @@ def test_a_terminal_is_asked(tmp_path, answer, gone):
     assert "delete them?" in done.stdout
     kept = f"nothing was deleted: temp/events/{DATE} and temp/episodes/{DATE} stay"
     assert (kept in done.stdout) is not gone
-    assert home.day(DATE).exists() is not gone
-    assert (home.dataset(DATE) / "closed.json").exists()
+    assert home.on(DATE).log.exists() is not gone
+    assert (home.on(DATE).dataset / "closed.json").exists()
 
 
 def test_projecting_while_recording(tmp_path):
@@ -174,20 +174,20 @@ def test_projecting_while_recording(tmp_path):
     home = Home(tmp_path).prepare()
     writer = begun(home)
     live_episodes(home)
-    _, first = project(home, DATE)
+    _, first = project(home.on(DATE))
     assert first.open > 0
     assert "DATA_END" not in ends(home)
     assert being_recorded(home, open_day(DATE, home))
     writer.abandon()  # kill -9
-    assert project(home, DATE)[1].open == first.open
+    assert project(home.on(DATE))[1].open == first.open
     record(home, seconds=400, start=1940)
     assert live_episodes(home) > 0
-    assert verify(home, DATE).exit_code == 0
-    _, last = project(home, DATE)
+    assert verify(home.on(DATE)).exit_code == 0
+    _, last = project(home.on(DATE))
     assert (last.open, last.differences, last.superseded) == (0, [], [])
-    found = verify(home, DATE)
+    found = verify(home.on(DATE))
     assert (found.exit_code, found.files.early, found.exports.early) == (0, [], [])
-    assert found.files.checked == len(list(home.episodes(DATE).rglob("*.json")))
+    assert found.files.checked == len(list(home.on(DATE).episodes.rglob("*.json")))
 
 
 def test_what_the_recorder_wrote_meanwhile_is_not_unexpected(tmp_path):
@@ -209,11 +209,11 @@ def test_a_look_between_two_runs_is_no_difference(tmp_path):
     """DATA_END of a look between two runs is told by verify, taken away by project, and does not stop a deletion."""
     home = Home(tmp_path / "one").prepare()
     record(home, seconds=125)
-    project(home, DATE)
+    project(home.on(DATE))
     assert "DATA_END" in ends(home)
     record(home, seconds=400, start=1940)
     live_episodes(home)
-    found = verify(home, DATE)
+    found = verify(home.on(DATE))
     assert found.exit_code == 0
     assert any("of an earlier look" in line for line in found.files.early)
     assert (
@@ -223,11 +223,11 @@ def test_a_look_between_two_runs_is_no_difference(tmp_path):
     assert "8 files: of an earlier look; `hv project` writes it anew (--json names them)" in said
     assert said.count("of an earlier look") <= 2
     shutil.copytree(home.root, tmp_path / "two")
-    report = eod(Home(tmp_path / "two"), DATE, EodOptions(delete_temp=True))
-    assert (report.stopped, home.day(DATE).exists()) == ("", True)
+    report = eod(Home(tmp_path / "two").on(DATE), EodOptions(delete_temp=True))
+    assert (report.stopped, home.on(DATE).log.exists()) == ("", True)
     assert not Home(tmp_path / "two").day(DATE).exists()
-    project(home, DATE)
-    assert verify(home, DATE).files.early == []
+    project(home.on(DATE))
+    assert verify(home.on(DATE)).files.early == []
 
 
 @pytest.fixture(scope="module")
@@ -240,7 +240,7 @@ def killed(tmp_path_factory):
     before = tree(home).keys()
     writer.commit(Batch.of(market(DATE, seconds=400, start=2340), writer.next_seq))
     live_episodes(home)
-    assert "being recorded" in verify(home, DATE).files.note
+    assert "being recorded" in verify(home.on(DATE)).files.note
     writer.abandon()  # kill -9
     last = sorted(name for name in tree(home).keys() - before if name.startswith("temp/episodes/"))
     assert last, "the last commit ends episodes"
@@ -250,17 +250,17 @@ def killed(tmp_path_factory):
 def test_a_killed_run_is_compared(killed, tmp_path):
     """Nobody records: live digests, episodes and exports of what the killed run left are compared, and it is named."""
     home = Home(shutil.copytree(killed[0].root, tmp_path / "home"))
-    project(home, DATE)
+    project(home.on(DATE))
     words = ["verify", "--date", str(DATE), "--home", str(home.root)]
     done = CliRunner().invoke(app, words)
     assert (done.exit_code, "the last run broke off (r001, last event 2025-07-17T" in done.output) == (0, True)
     assert "episode files compared" in done.output
     assert " exports compared; the picture is not compared" in done.output
     assert "not compared: the day" not in done.output
-    found = verify(home, DATE)
-    assert found.files.checked == len(list(home.episodes(DATE).rglob("*.json"))) > len(killed[1])
+    found = verify(home.on(DATE))
+    assert found.files.checked == len(list(home.on(DATE).episodes.rglob("*.json"))) > len(killed[1])
     assert all(line.endswith("open when the run broke off") for line in found.files.early)
-    path = next(home.episodes(DATE).rglob("*.json"))
+    path = next(home.on(DATE).episodes.rglob("*.json"))
     path.write_bytes(path.read_bytes().replace(b'"pnl_usd": ', b'"pnl_usd": 1', 1))
     done = CliRunner().invoke(app, words)
     assert (done.exit_code, f"{path.name}: different" in done.output) == (11, True)
@@ -273,12 +273,12 @@ def test_what_a_killed_recorder_did_not_come_to_write(killed, tmp_path):
     half = path.with_name(f".{path.name}.new")
     half.write_bytes(path.read_bytes()[:100])
     path.unlink()
-    found = verify(home, DATE)
+    found = verify(home.on(DATE))
     assert (found.exit_code, found.files.differences) == (0, [])
     assert sum("the recorder was killed" in line for line in found.files.early) == 2
-    earlier = next(p for p in home.episodes(DATE).rglob("*.json") if p.relative_to(home.root).as_posix() not in last)
+    earlier = next(p for p in home.on(DATE).episodes.rglob("*.json") if p.relative_to(home.root).as_posix() not in last)
     earlier.unlink()
-    found = verify(home, DATE)
+    found = verify(home.on(DATE))
     assert (found.exit_code, found.files.differences) == (
         11,
         [f"{earlier.relative_to(home.root).as_posix()}: missing"],
@@ -301,7 +301,7 @@ def projected(tmp_path_factory):
     """A finished, projected day of two symbols."""
     home = Home(tmp_path_factory.mktemp("projected")).prepare()
     record(home, seconds=400)
-    project(home, DATE)
+    project(home.on(DATE))
     return home
 
 
@@ -328,7 +328,7 @@ def test_some_symbols_leave_the_whole_day_alone(projected, tmp_path):
     rows = pq.read_table(home.exports() / f"buckets_{DATE}_BRK%20B.parquet")
     assert set(rows["symbol"].to_pylist()) == {"BRK B"}
     assert told["rows"]["buckets"] == rows.num_rows
-    assert told["rows"]["episodes"] == len(list(home.episodes(DATE, "BRK B").glob("*.json")))
+    assert told["rows"]["episodes"] == len(list(home.on(DATE).episodes_of("BRK B").glob("*.json")))
     CliRunner().invoke(app, [*words, "BRK B,AAA"])
     CliRunner().invoke(app, [*words, "AAA,BRK B"])
     assert len(list(home.exports().glob("buckets_*"))) == 3
@@ -363,7 +363,7 @@ def test_verify_compares_exports(projected, tmp_path):
     candles, signals = (next(iter(home.exports().glob(f"{name}_AAA_*.json"))) for name in CANDLES)
     candles.write_bytes(candles.read_bytes().replace(b'"close": ', b'"close": 1', 1))
     signals.write_bytes(signals.read_bytes().replace(b'"outages": ', b'"outages": 1', 1))
-    found = verify(home, DATE)
+    found = verify(home.on(DATE))
     assert found.exit_code == 11
     assert found.exports.checked == 7
     assert found.exports.differences == [
@@ -375,13 +375,13 @@ def test_verify_compares_exports(projected, tmp_path):
     ]
     assert f"health_{DATE}.json: missing; `hv project` writes it" in CliRunner().invoke(app, words).output
     assert CliRunner().invoke(app, ["project", *words[1:]]).exit_code == 0
-    assert (verify(home, DATE).exit_code, verify(home, DATE).exports.status) == (0, "equal")
+    assert (verify(home.on(DATE)).exit_code, verify(home.on(DATE)).exports.status) == (0, "equal")
     shutil.rmtree(home.exports())
     done = CliRunner().invoke(app, words)
     assert (done.exit_code, "exports  --   not compared: none of the whole date" in done.output) == (0, True)
     assert json.loads(CliRunner().invoke(app, [*words, "--json"]).output)["exports"]["status"] == "not compared"
     assert CliRunner().invoke(app, ["project", *words[1:], "--symbols", "AAA"]).exit_code == 0
-    found = verify(home, DATE).exports  # candles of one symbol have the names of the whole date's
+    found = verify(home.on(DATE)).exports  # candles of one symbol have the names of the whole date's
     assert (found.status, found.checked, found.differences) == ("equal", 2, [])
 
 
@@ -405,7 +405,7 @@ def test_projected_killed_recorded_on_and_verified(tmp_path):
             recorder.send_signal(signal.SIGTERM)
             await asyncio.wait_for(recorder.communicate(), 60)
         assert "DATA_END" not in ends(home)
-        found = verify(home, DATE)
+        found = verify(home.on(DATE))
         assert (found.exit_code, found.files.differences) == (0, [])
 
     asyncio.run(scenario())

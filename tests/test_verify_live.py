@@ -25,7 +25,7 @@ def recorded(home: Home, start: int, *, package: dict[str, str] | None = None, w
     rows = market(DATE, seconds=60, start=start)
     params = run_params(DATE)
     params = msgspec.structs.replace(params, package=package) if package else params
-    with LogWriter.open(home, DATE, run_start_row={"params": params.text()}) as writer:
+    with LogWriter.open(home.on(DATE), run_start_row={"params": params.text()}) as writer:
         writer.begin(rows[0][1]["ts_recv"])
         writer.commit(Batch.of([*subscriptions(rows[0][1]["ts_recv"]), *rows[:200]], writer.next_seq))
         writer.live_digests(writer.next_seq - 1, digests(home))
@@ -53,7 +53,7 @@ def test_digests_of_other_code_are_not_compared(tmp_path):
     home = Home(tmp_path).prepare()
     recorded(home, 1800)
     recorded(home, 1900, package=OTHER, wrong=("book", "trading"))
-    found = verify(home, DATE)
+    found = verify(home.on(DATE))
     assert (found.exit_code, found.live.points, found.live.equal, found.live.changed) == (12, 4, 2, 2)
     assert found.live.mismatches == []
     code, said = hv(home)
@@ -68,7 +68,7 @@ def test_a_wrong_live_digest_is_named(tmp_path, package):
     home = Home(tmp_path).prepare()
     recorded(home, 1800, package=package)
     seq = recorded(home, 1900, wrong=("book", "trading"))
-    found = verify(home, DATE)
+    found = verify(home.on(DATE))
     assert (found.exit_code, found.live.mismatches) == (11, [("r002", seq, ["book", "trading"])])
     code, said = hv(home)
     assert code == 11
@@ -79,11 +79,11 @@ def test_a_damaged_log_is_not_compared(tmp_path):
     """1 and no comparison: what replay makes of a damaged log says nothing about the files beside it."""
     home = Home(tmp_path).prepare()
     recorded(home, 1800)
-    path = home.day(DATE) / "r001" / "quote.arrows"
+    path = home.on(DATE).log / "r001" / "quote.arrows"
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
     path.write_bytes(data)
-    found = verify(home, DATE)
+    found = verify(home.on(DATE))
     assert (found.exit_code, found.live.points, bool(found.log.problems)) == (1, 0, True)
     assert found.files.note == found.exports.note == "not compared: the log is damaged"
 
@@ -98,12 +98,12 @@ def test_books_are_compared_while_they_live(tmp_path):
     depth |= {"side": 1, "price": 50.0, "size": 300.0}
     begin = [*subscriptions(ts), (Kind.REQUEST, {**ask, "action": "subscribe"}), (Kind.DEPTH, depth)]
     end = (Kind.REQUEST, {**ask, "action": "cancel", "ts_recv": rows[-1][1]["ts_recv"]})
-    with LogWriter.open(home, DATE, run_start_row={"params": run_params(DATE).text()}) as writer:
+    with LogWriter.open(home.on(DATE), run_start_row={"params": run_params(DATE).text()}) as writer:
         writer.begin(ts)
         for part in ([*begin, *rows], [end]):
             writer.commit(Batch.of(part, writer.next_seq))
             writer.live_digests(writer.next_seq - 1, digests(home))
-    live = verify(home, DATE).live
+    live = verify(home.on(DATE)).live
     assert (live.points, live.equal, live.books) == (2, 2, 1)
     assert "2 of 2 recorded digests equal replay, 1 of them with live books" in hv(home)[1]
     made = CliRunner().invoke(app, ["project", "--date", str(DATE), "--home", str(home.root)]).output

@@ -78,7 +78,7 @@ def record(
     size = len(rows) // runs + 1
     for part in (rows[i : i + size] for i in range(0, len(rows), size)):
         ts = part[0][1]["ts_recv"]
-        with LogWriter.open(home, day, run_start_row={"params": run_params(day).text()}, reopen=True) as writer:
+        with LogWriter.open(home.on(day), run_start_row={"params": run_params(day).text()}, reopen=True) as writer:
             writer.begin(ts)
             events = [*subscriptions(ts, data_type), *part]
             last = events[-1][1]["ts_recv"]

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from datetime import date
     from pathlib import Path
 
-    from harvester.home import Home
+    from harvester.home import DatePaths, Home
     from harvester.rebuild.project_result import ProjectResult
 
 SCHEMA_OF = {"trades_summary": "harvester.trades_summary", "fills": "harvester.journal_fills"}
@@ -51,7 +51,7 @@ SERIES = pa.schema(
 def episodes_of(made: ProjectResult, home: Home, first_seq: int) -> pa.Table:
     """The date's episodes: of the log, and of the part that was folded and deleted before the date was reopened."""
     rows = made.tables["episodes"].to_pylist()
-    path = home.dataset(made.trading_date) / EPISODES_FILE
+    path = home.on(made.trading_date).dataset / EPISODES_FILE
     if first_seq > 1 and path.exists():
         known = {tuple(row[name] for name in IDENTITY) for row in rows}
         earlier = table_files.read_parquet(path).to_pylist()
@@ -64,7 +64,7 @@ def dataset_files(
     made: ProjectResult, home: Home, episodes: pa.Table, first_seq: int, *, parquet: bool, allow_not_live: bool
 ) -> dict[Path, bytes]:
     """Files of `memory/datasets/<date>/`; `parquet` adds buckets and series."""
-    folder = home.dataset(made.trading_date)
+    folder = home.on(made.trading_date).dataset
     about = {
         "trading_date": made.trading_date.isoformat(),
         "content_hash": made.identity,
@@ -128,13 +128,13 @@ def day_of(episodes: pa.Table, about: dict[str, str]) -> DaySummary:
     )
 
 
-def kept_day(home: Home, trading_date: date) -> DaySummary:
+def kept_day(paths: DatePaths) -> DaySummary:
     """The same, read back from `memory/datasets/<date>/episodes.parquet`.
 
     Raises:
         DamagedFile: it cannot be read, or is not one of ours.
     """
-    path = home.dataset(trading_date) / EPISODES_FILE
+    path = paths.dataset / EPISODES_FILE
     table = table_files.read_parquet(path)
     try:
         return day_of(table, table_files.about(table))

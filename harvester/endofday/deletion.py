@@ -168,7 +168,7 @@ def carry_out(
         told(name)
         if refused := _refused(disk.remove_folder, path):
             left.append(f"{name}: {refused}")
-    _settle(home, made, disk)
+    _sync_parents(home, made, disk)
     return left
 
 
@@ -181,7 +181,7 @@ def _refused(delete: Callable[[Path], None], path: Path) -> str:
     return ""
 
 
-def _settle(home: Home, made: DeletionPlan, disk: Disk) -> None:
+def _sync_parents(home: Home, made: DeletionPlan, disk: Disk) -> None:
     """Make the deletion durable. A folder that is gone took its entries along: the one above it is synced."""
     for folder in dict.fromkeys((home.root / name).parent for name in made.folders):
         if folder.is_dir():

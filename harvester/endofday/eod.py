@@ -38,11 +38,10 @@ from harvester.rebuild.project import fold_day
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from datetime import date
     from pathlib import Path
 
     from harvester.eventlog.reader import Day
-    from harvester.home import Home
+    from harvester.home import DatePaths, Home
     from harvester.rebuild.project_result import ProjectResult
 
 STEPS = (
@@ -115,7 +114,7 @@ class EodReport:
         return made
 
 
-def eod(home: Home, trading_date: date, wishes: EodOptions | None = None) -> EodReport:
+def eod(paths: DatePaths, wishes: EodOptions | None = None) -> EodReport:
     """Fold a date.
 
     Raises:
@@ -126,53 +125,53 @@ def eod(home: Home, trading_date: date, wishes: EodOptions | None = None) -> Eod
         Mismatch: something written reads back otherwise.
     """
     wishes = wishes or EodOptions()
-    report = EodReport(trading_date.isoformat())
+    report = EodReport(paths.trading_date.isoformat())
     wishes.at("lock")
-    with DateLock(home, trading_date, "eod"):
-        _settle(home, trading_date, wishes.disk)
-        if _finished_before(home, trading_date, wishes, report):
+    with DateLock(paths, "eod"):
+        _settle(paths, wishes.disk)
+        if _finished_before(paths, wishes, report):
             return report
-        size = _admit(home, trading_date, wishes)
-        recovered = recover_held(home, trading_date, wishes.disk).recovered
+        size = _admit(paths, wishes)
+        recovered = recover_held(paths, wishes.disk).recovered
         report.notes += [str(recovery) for recovery in recovered]
         wishes.at("verify")
-        _verify(home, trading_date, wishes, size)
+        _verify(paths, wishes, size)
         wishes.at("project")
-        day = open_day(trading_date, home)
+        day = open_day(paths.trading_date, paths.home)
         made = fold_day(day, lambda done, total: wishes.progress("project", done, total))
         wishes.at("compare")
-        _compare(home, made, report)
-        _keep(home, day, made, wishes, report)
+        _compare(paths.home, made, report)
+        _keep(paths.home, day, made, wishes, report)
         if wishes.archive:
             wishes.at("archive")
-            report.written += archiving.archive(home, trading_date, wishes.disk)
+            report.written += archiving.archive(paths, wishes.disk)
         if wishes.delete_temp:
-            _delete(home, trading_date, made, wishes, report)
+            _delete(paths, made, wishes, report)
         wishes.at("done")
     return report
 
 
-def _settle(home: Home, trading_date: date, disk: Disk) -> None:
+def _settle(paths: DatePaths, disk: Disk) -> None:
     """Make durable what a killed `hv eod` renamed or made without syncing its folder.
 
     What is already right is not written again, so nothing later would sync it before the log is deleted.
     """
-    kept_in = (home.archive(trading_date), home.dataset(trading_date), home.journal, home.memory_versions)
+    kept_in = (paths.archive, paths.dataset, paths.home.journal, paths.home.memory_versions)
     for folder in kept_in:
         if folder.is_dir():
             with naming(folder):
                 disk.sync_folder(folder)
 
 
-def _admit(home: Home, trading_date: date, wishes: EodOptions) -> int:
+def _admit(paths: DatePaths, wishes: EodOptions) -> int:
     """The bytes of a log that may be folded."""
-    day = open_day(trading_date, home)
+    day = open_day(paths.trading_date, paths.home)
     if not wishes.unfinished:
         must_be_over(day)
     return sum(run.n_bytes for run in day.runs)
 
 
-def _verify(home: Home, trading_date: date, wishes: EodOptions, size: int) -> None:
+def _verify(paths: DatePaths, wishes: EodOptions, size: int) -> None:
     done = 0
 
     def step(n_bytes: int) -> None:
@@ -180,7 +179,7 @@ def _verify(home: Home, trading_date: date, wishes: EodOptions, size: int) -> No
         done += n_bytes
         wishes.progress("verify", done, 2 * size)
 
-    found = verify_day(home, trading_date, step)
+    found = verify_day(paths, step)
     if not found.clean:
         raise damaged_log(found.problems, found.good)
 
@@ -193,7 +192,7 @@ def _versions(made: ProjectResult) -> list[dict[str, bytes]]:
 
 def _compare(home: Home, made: ProjectResult, report: EodReport) -> None:
     """Compare the episode files; those of an earlier look at the unfinished day are no difference."""
-    folder, versions = home.episodes(made.trading_date), _versions(made)
+    folder, versions = home.on(made.trading_date).episodes, _versions(made)
     found = compare_day(folder, *versions)
     early = superseded(compare_day(folder, versions[0]) if found else [], made.documents)
     report.differences = [d for d in found if d.path not in early]
@@ -206,12 +205,12 @@ def _keep(home: Home, day: Day, made: ProjectResult, wishes: EodOptions, report:
         made, home, episodes, day.first_seq, parquet=wishes.parquet, allow_not_live=wishes.allow_not_live
     )
     journal = kept.journal_files(made, home, episodes)
-    before = _latest(home, made.trading_date)
+    before = _latest(home.on(made.trading_date))
     wishes.at("datasets")
     _put_all(home, datasets, wishes, report)
     wishes.at("journal")
     _put_all(home, journal, wishes, report)
-    about = about_of(read_parquet(home.dataset(made.trading_date) / kept.EPISODES_FILE))
+    about = about_of(read_parquet(home.on(made.trading_date).dataset / kept.EPISODES_FILE))
     learned = kept.day_of(episodes, about)
     memory = memory_fold.fold(before, learned)
     wishes.at("version")
@@ -219,7 +218,7 @@ def _keep(home: Home, day: Day, made: ProjectResult, wishes: EodOptions, report:
     _put_all(home, {name: text}, wishes, report)
     wishes.at("read_back")
     _read_back({**datasets, **journal, name: text})
-    if kept.kept_day(home, made.trading_date) != learned:
+    if kept.kept_day(home.on(made.trading_date)) != learned:
         raise Mismatch(f"the kept episodes of {made.trading_date} read back otherwise than they were folded")
     wishes.at("latest")
     _put_all(home, {home.memory_latest: text}, wishes, report)
@@ -248,12 +247,12 @@ def _read_back(files: dict[Path, bytes]) -> None:
             raise Mismatch(f"{path} reads back otherwise than it was written; nothing was deleted, check the disk")
 
 
-def _latest(home: Home, trading_date: date) -> memory_fold.Memory | None:
+def _latest(paths: DatePaths) -> memory_fold.Memory | None:
     """Memory before this date's turn; when its file is gone, of the other kept days."""
     try:
-        return memory_fold.decode(home.memory_latest.read_bytes(), str(home.memory_latest))
+        return memory_fold.decode(paths.home.memory_latest.read_bytes(), str(paths.home.memory_latest))
     except FileNotFoundError:
-        days = [kept.kept_day(home, day) for day in kept.kept_dates(home) if day != trading_date]
+        days = [kept.kept_day(paths.home.on(day)) for day in kept.kept_dates(paths.home) if day != paths.trading_date]
         return memory_fold.rebuild(days) if days else None
 
 
@@ -263,7 +262,7 @@ def rebuild_memory(home: Home) -> memory_fold.Memory:
     Raises:
         HarvesterError: no day is kept.
     """
-    return memory_fold.rebuild(kept.kept_day(home, day) for day in kept.kept_dates(home))
+    return memory_fold.rebuild(kept.kept_day(home.on(day)) for day in kept.kept_dates(home))
 
 
 def _version(home: Home, memory: memory_fold.Memory, made: ProjectResult, *, unchanged: bool) -> tuple[Path, bytes]:
@@ -285,119 +284,117 @@ def _version(home: Home, memory: memory_fold.Memory, made: ProjectResult, *, unc
 
 def _close(home: Home, day: Day, made: ProjectResult, wishes: EodOptions, report: EodReport) -> None:
     runs = [ClosedRun(run.run, run.last_seq, run.content_hash) for run in day.runs if run.rows]
-    earlier = read_closed(home, made.trading_date)
+    earlier = read_closed(home.on(made.trading_date))
     if earlier is not None and day.first_seq > 1:
         runs = [run for run in earlier.runs if run.last_seq < day.first_seq] + runs
     closed = EodMark(made.trading_date.isoformat(), made.last_seq, made.identity, made.last_ts, runs)
     if closed == earlier:
         return
-    path = closed_path(home, made.trading_date)
+    path = closed_path(home.on(made.trading_date))
     with naming(path):
         write_closed(home, closed, made.trading_date, wishes.disk)
-    if read_closed(home, made.trading_date) != closed:
+    if read_closed(home.on(made.trading_date)) != closed:
         raise Mismatch(f"{path} reads back otherwise than it was written")
     report.written.append(path.relative_to(home.root).as_posix())
 
 
-def _doomed_folders(home: Home, trading_date: date) -> list[Path]:
-    return [home.day(trading_date), home.episodes(trading_date), home.snapshots(trading_date)]
+def _doomed_folders(paths: DatePaths) -> list[Path]:
+    return [paths.log, paths.episodes, paths.snapshots]
 
 
 _LOG_FILES = frozenset((MANIFEST, CANDIDATE, DELETION, *names_of("stream"), *names_of("compacted")))
 
 
-def _strangers(home: Home, trading_date: date) -> list[Path]:
+def _strangers(paths: DatePaths) -> list[Path]:
     """Files beside the log that nothing replaces, so that nothing may delete them; torn bytes in quarantine aside."""
-    day = home.day(trading_date)
+    day = paths.log
     runs = archiving.runs_in(day)
     files = [p for p in sorted(day.rglob("*")) if p.is_file() and day / QUARANTINE not in p.parents]
     return [p for p in files if (p.parent not in runs or p.name not in _LOG_FILES) and p != day / NOTES]
 
 
-def _to_delete(home: Home, trading_date: date, report: EodReport) -> list[Path]:
-    day = home.day(trading_date)
+def _to_delete(paths: DatePaths, report: EodReport) -> list[Path]:
+    day = paths.log
     if not (day / QUARANTINE).exists():
-        return _doomed_folders(home, trading_date)
+        return _doomed_folders(paths)
     report.notes.append(f"{day / QUARANTINE} stays: torn bytes of a killed run, kept nowhere else")
-    return [*archiving.runs_in(day), *_doomed_folders(home, trading_date)[1:]]
+    return [*archiving.runs_in(day), *_doomed_folders(paths)[1:]]
 
 
-def plan_path(home: Home, trading_date: date) -> Path:
+def plan_path(paths: DatePaths) -> Path:
     """Where a date's deletion list lies: with what replaces the deleted files."""
-    return home.dataset(trading_date) / "deletion.json"
+    return paths.dataset / "deletion.json"
 
 
-def _delete(home: Home, trading_date: date, made: ProjectResult, wishes: EodOptions, report: EodReport) -> None:
+def _delete(paths: DatePaths, made: ProjectResult, wishes: EodOptions, report: EodReport) -> None:
     wrong = [d for d in report.differences if d.what != "missing"]
     if wrong:
         report.stopped = f"{wrong[0].path} is {wrong[0].what}" + (f", {len(wrong) - 1} more" if len(wrong) > 1 else "")
         return
     wishes.at("list")
-    where = home.archive(trading_date) if archiving.holds(home, trading_date) else None
-    log_kept = where.relative_to(home.root).as_posix() if where else None
+    where = paths.archive if archiving.holds(paths) else None
+    log_kept = where.relative_to(paths.home.root).as_posix() if where else None
     listed = deletion.plan(
-        home, _to_delete(home, trading_date, report), trading_date.isoformat(), made.identity, log_kept
+        paths.home, _to_delete(paths, report), paths.trading_date.isoformat(), made.identity, log_kept
     )
-    if strangers := _strangers(home, trading_date):
+    if strangers := _strangers(paths):
         report.stopped = f"{strangers[0]} is not part of the log"
         return
     if not listed.files and not listed.folders:
         return  # an earlier list, if there is one, stays as the record of what went
     if not wishes.confirm(listed):
         report.stopped = NOT_CONFIRMED
-        report.stays = [p.relative_to(home.root).as_posix() for p in _doomed_folders(home, trading_date) if p.exists()]
+        report.stays = [p.relative_to(paths.home.root).as_posix() for p in _doomed_folders(paths) if p.exists()]
         return
-    deletion.write_plan(plan_path(home, trading_date), listed, wishes.disk)
-    _carry_out(home, trading_date, listed, wishes, report)
+    deletion.write_plan(plan_path(paths), listed, wishes.disk)
+    _carry_out(paths, listed, wishes, report)
 
 
-def _carry_out(
-    home: Home, trading_date: date, listed: deletion.DeletionPlan, wishes: EodOptions, report: EodReport
-) -> None:
+def _carry_out(paths: DatePaths, listed: deletion.DeletionPlan, wishes: EodOptions, report: EodReport) -> None:
     def told(path: str) -> None:
         wishes.at("delete")
         report.deleted += 1
         wishes.progress("delete", report.deleted, len(listed.files) + len(listed.folders))
         del path
 
-    report.stays = deletion.carry_out(home, listed, wishes.disk, _doomed_folders(home, trading_date), told)
+    report.stays = deletion.carry_out(paths.home, listed, wishes.disk, _doomed_folders(paths), told)
     if report.stays:
         report.stopped = report.stays[0]
         return
     done = deletion.DeletionPlan(**{name: getattr(listed, name) for name in listed.__struct_fields__} | {"done": True})
-    deletion.write_plan(plan_path(home, trading_date), done, wishes.disk)
+    deletion.write_plan(plan_path(paths), done, wishes.disk)
 
 
-def _finished_before(home: Home, trading_date: date, wishes: EodOptions, report: EodReport) -> bool:
+def _finished_before(paths: DatePaths, wishes: EodOptions, report: EodReport) -> bool:
     """Whether an earlier `hv eod` got so far that its deletion only has to be finished, or was finished."""
-    listed = deletion.read_plan(plan_path(home, trading_date))
-    closed = read_closed(home, trading_date)
+    listed = deletion.read_plan(plan_path(paths))
+    closed = read_closed(paths)
     if listed is None or closed is None or listed.content_hash != closed.content_hash:
         return False
-    gone = [doomed for doomed in listed.files if not (home.root / doomed.path).exists()]
+    gone = [doomed for doomed in listed.files if not (paths.home.root / doomed.path).exists()]
     if not gone:
         return False
-    if listed.done or _recorded_on(home, trading_date, listed):
-        return _nothing_left(home, trading_date, closed, report)
-    _prove_kept(home, trading_date, closed)
+    if listed.done or _recorded_on(paths, listed):
+        return _nothing_left(paths, closed, report)
+    _prove_kept(paths, closed)
     if not wishes.delete_temp:
-        raise CannotRun(f"deleting the log of {trading_date} had begun; finish it with --delete-temp")
-    _carry_out(home, trading_date, listed, wishes, report)
+        raise CannotRun(f"deleting the log of {paths.trading_date} had begun; finish it with --delete-temp")
+    _carry_out(paths, listed, wishes, report)
     report.content_hash, report.through_seq = closed.content_hash, closed.last_seq
     report.notes.append("an earlier run had folded the date; its deletion was finished")
     return True
 
 
-def _recorded_on(home: Home, trading_date: date, listed: deletion.DeletionPlan) -> bool:
+def _recorded_on(paths: DatePaths, listed: deletion.DeletionPlan) -> bool:
     """Whether a run began after the list: every listed one is gone then, though a cut lost the note that says so."""
     return any(
-        run.relative_to(home.root).as_posix() not in listed.folders for run in archiving.runs_in(home.day(trading_date))
+        run.relative_to(paths.home.root).as_posix() not in listed.folders for run in archiving.runs_in(paths.log)
     )
 
 
-def _nothing_left(home: Home, trading_date: date, closed: EodMark, report: EodReport) -> bool:
+def _nothing_left(paths: DatePaths, closed: EodMark, report: EodReport) -> bool:
     try:
-        open_day(trading_date, home)
+        open_day(paths.trading_date, paths.home)
     except NoLog:
         report.content_hash, report.through_seq = closed.content_hash, closed.last_seq
         report.notes.append("the date was folded and its log deleted before; nothing is left to do")
@@ -405,19 +402,19 @@ def _nothing_left(home: Home, trading_date: date, closed: EodMark, report: EodRe
     return False  # archived, or recorded on again
 
 
-def _prove_kept(home: Home, trading_date: date, closed: EodMark) -> None:
+def _prove_kept(paths: DatePaths, closed: EodMark) -> None:
     """Before going on deleting: what replaces the log is there and says so.
 
     Raises:
         Mismatch: it does not.
     """
-    learned = kept.kept_day(home, trading_date)
+    learned = kept.kept_day(paths)
     try:
-        memory = memory_fold.decode(home.memory_latest.read_bytes(), str(home.memory_latest))
+        memory = memory_fold.decode(paths.home.memory_latest.read_bytes(), str(paths.home.memory_latest))
     except (OSError, HarvesterError):
         memory = None
     if learned.content_hash != closed.content_hash or memory is None or learned not in memory_fold.days_of(memory):
         raise Mismatch(
-            f"{closed_path(home, trading_date)}, the kept episodes and {home.memory_latest.name} do not agree; "
+            f"{closed_path(paths)}, the kept episodes and {paths.home.memory_latest.name} do not agree; "
             "nothing more is deleted"
         )

@@ -17,11 +17,10 @@ from harvester.eventlog.storage.format import run_number
 from harvester.files import make_folders, naming
 
 if TYPE_CHECKING:
-    from datetime import date
     from pathlib import Path
 
     from harvester.files import Disk
-    from harvester.home import Home
+    from harvester.home import DatePaths
 
 
 def runs_in(folder: Path) -> list[Path]:
@@ -30,7 +29,7 @@ def runs_in(folder: Path) -> list[Path]:
     return sorted(found, key=lambda p: run_number(p.name) or 0)
 
 
-def archive(home: Home, trading_date: date, disk: Disk) -> list[str]:
+def archive(paths: DatePaths, disk: Disk) -> list[str]:
     """Store every run that lies in `temp/` and prove it; a run appears under its name when it is whole.
 
     Returns:
@@ -42,8 +41,8 @@ def archive(home: Home, trading_date: date, disk: Disk) -> list[str]:
         LogWriteFailed: the disk is full or failing.
     """
     made: list[str] = []
-    for run in runs_in(home.day(trading_date)):
-        target = home.archive(trading_date) / run.name
+    for run in runs_in(paths.log):
+        target = paths.archive / run.name
         log = _read(run)
         if not target.exists():
             beside = target.with_name(f".{run.name}.new")
@@ -58,21 +57,21 @@ def archive(home: Home, trading_date: date, disk: Disk) -> list[str]:
                 _same(log, RunLog(beside, run.name))
                 disk.replace(beside, target)
                 disk.sync_folder(target.parent)
-            made.append(target.relative_to(home.root).as_posix())
+            made.append(target.relative_to(paths.home.root).as_posix())
         else:
             _same(log, RunLog(target))
     return made
 
 
-def holds(home: Home, trading_date: date) -> bool:
+def holds(paths: DatePaths) -> bool:
     """Whether every run in `temp/` is archived: the same events, re-read and proven now; or only there."""
-    runs = runs_in(home.day(trading_date))
+    runs = runs_in(paths.log)
     try:
         for run in runs:
-            _same(_read(run), RunLog(home.archive(trading_date) / run.name))
+            _same(_read(run), RunLog(paths.archive / run.name))
     except Mismatch:
         return False
-    return bool(runs or runs_in(home.archive(trading_date)))
+    return bool(runs or runs_in(paths.archive))
 
 
 def _read(folder: Path) -> RunLog:

@@ -27,10 +27,9 @@ from harvester.files import Disk
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from datetime import date
     from pathlib import Path
 
-    from harvester.home import Home
+    from harvester.home import DatePaths
 
 CANDIDATE = "manifest.compacted.json"
 _CHUNK = 1 << 20
@@ -69,7 +68,7 @@ class Compaction:
 
 
 def compact_day(
-    home: Home, trading_date: date, disk: Disk | None = None, progress: Callable[[str, int], None] = lambda *_: None
+    paths: DatePaths, disk: Disk | None = None, progress: Callable[[str, int], None] = lambda *_: None
 ) -> list[Compaction]:
     """Take the writer lock, mend killed runs, and compact every run of the date that lies in `temp/`.
 
@@ -90,11 +89,11 @@ def compact_day(
         LogWriteFailed: the disk is full or failing; the run is whole.
     """
     disk = disk or Disk()
-    if not run_folders(home, trading_date):
-        read_runs(home, trading_date)  # raises NoLog
-    with DateLock(home, trading_date, "compact"):
-        recover_held(home, trading_date, disk)
-        folders = [folder for folder in run_folders(home, trading_date) if folder.parent == home.day(trading_date)]
+    if not run_folders(paths):
+        read_runs(paths)  # raises NoLog
+    with DateLock(paths, "compact"):
+        recover_held(paths, disk)
+        folders = [folder for folder in run_folders(paths) if folder.parent == paths.log]
         done = [compact_run(folder, disk, progress) for folder in folders]
     return [one for one in done if one is not None]
 

@@ -16,7 +16,7 @@ from harvester.units import SECOND_NS
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from harvester.home import Home
+    from harvester.home import DatePaths, Home
 
 _BYTES_MAX = 16 * 1024 * 1024
 
@@ -47,20 +47,20 @@ class EodMark(msgspec.Struct, frozen=True):
         return max((int(run.run[1:]) for run in self.runs if run.run[1:].isdecimal()), default=0)
 
 
-def closed_path(home: Home, trading_date: date) -> Path:
-    return home.dataset(trading_date) / "closed.json"
+def closed_path(paths: DatePaths) -> Path:
+    return paths.dataset / "closed.json"
 
 
-def read_closed(home: Home, trading_date: date) -> EodMark | None:
+def read_closed(paths: DatePaths) -> EodMark | None:
     """Read the mark; None while the date is open.
 
     Raises:
         DamagedFile: it is there and is no such mark.
     """
-    path = closed_path(home, trading_date)
+    path = closed_path(paths)
     move = (
         "the events are not concerned, `hv log show --salvage` reads them; move this file away, and `hv eod "
-        f"--date {trading_date}` closes the date again. If its log was deleted, take this file from a backup"
+        f"--date {paths.trading_date}` closes the date again. If its log was deleted, take this file from a backup"
     )
     try:
         with path.open("rb") as file:
@@ -69,7 +69,7 @@ def read_closed(home: Home, trading_date: date) -> EodMark | None:
         return None
     except (OSError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise DamagedFile(str(path), f"not the mark of a closed date: {error}", move) from None
-    if closed.trading_date != trading_date.isoformat() or closed.last_seq < 0:
+    if closed.trading_date != paths.trading_date.isoformat() or closed.last_seq < 0:
         raise DamagedFile(str(path), f"speaks of {closed.trading_date}, seq {closed.last_seq}", move)
     return closed
 
@@ -81,7 +81,7 @@ def closed_dates(home: Home) -> list[str]:
 
 def gone_text(home: Home, closed: EodMark) -> str:
     """What is said of a folded date whose log is nowhere: when it went, and what is kept where."""
-    kept = home.dataset(date.fromisoformat(closed.trading_date))
+    kept = home.on(date.fromisoformat(closed.trading_date)).dataset
     when = ""
     if (listed := kept / DELETION).is_file():
         when = f" on {iso(listed.stat().st_mtime_ns // SECOND_NS * SECOND_NS)}"
@@ -94,7 +94,7 @@ def gone_text(home: Home, closed: EodMark) -> str:
 
 def write_closed(home: Home, closed: EodMark, trading_date: date, disk: Disk | None = None) -> Path:
     """Close a date, atomically and durably."""
-    path = closed_path(home, trading_date)
+    path = closed_path(home.on(trading_date))
     disk = disk or Disk()
     disk.make_folder(path.parent)
     disk.write_atomic(path, msgspec.json.format(msgspec.json.encode(closed), indent=2) + b"\n")

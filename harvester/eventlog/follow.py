@@ -11,18 +11,17 @@ from harvester.eventlog.storage.damage import BadBytes, damaged_log
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from datetime import date
     from pathlib import Path
 
     from harvester.events.batch import Batch
-    from harvester.home import Home
+    from harvester.home import DatePaths
 
 
 class Follower:
     """Gives what was committed since it last looked; new runs are picked up as they begin."""
 
-    def __init__(self, home: Home, trading_date: date, from_seq: int = 1) -> None:
-        self._home, self._date, self._next = home, trading_date, from_seq
+    def __init__(self, paths: DatePaths, from_seq: int = 1) -> None:
+        self._home, self._date, self._next = paths.home, paths.trading_date, from_seq
         self._logs: dict[Path, RunLog] = {}
 
     @property
@@ -42,7 +41,7 @@ class Follower:
             DamagedLog: what was read is not what was written.
             FutureFormat: a newer Harvester writes it.
         """
-        for folder in run_folders(self._home, self._date):
+        for folder in run_folders(self._home.on(self._date)):
             log = self._logs.setdefault(folder, RunLog(folder))
             if log.finished:
                 continue

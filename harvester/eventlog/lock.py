@@ -21,10 +21,9 @@ from harvester.units import SECOND_NS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from datetime import date
     from types import TracebackType
 
-    from harvester.home import Home
+    from harvester.home import DatePaths
 
 _PATIENCE_S = 0.5  # outlasts somebody who only looks whether the lock is held
 _NOTE_BYTES_MAX = 4096
@@ -49,11 +48,9 @@ class LockHolder(msgspec.Struct, frozen=True):
 class DateLock:
     """The writer lock of a trading date. Use it as a context manager, or `acquire` and `release`."""
 
-    def __init__(
-        self, home: Home, trading_date: date, purpose: str = "record", now_ns: Callable[[], int] = real_wall_ns
-    ) -> None:
-        self._date, self._purpose, self._now_ns = trading_date, purpose, now_ns
-        self._path = home.lock(trading_date)
+    def __init__(self, paths: DatePaths, purpose: str = "record", now_ns: Callable[[], int] = real_wall_ns) -> None:
+        self._date, self._purpose, self._now_ns = paths.trading_date, purpose, now_ns
+        self._path = paths.lock
         self._note = self._path.with_suffix(".holder.json")
         # A recorder may acquire in one thread and commit in another: the lock belongs to the process.
         self._lock = FileLock(str(self._path), thread_local=False)

@@ -17,12 +17,11 @@ from harvester.eventlog.storage.sealed_lines import scan, seal
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from datetime import date
     from pathlib import Path
 
     from harvester.eventlog.run import RunLog
     from harvester.files import Disk
-    from harvester.home import Home
+    from harvester.home import DatePaths, Home
 
 NOTES = "set_aside.jsonl"
 
@@ -48,19 +47,19 @@ class QuarantineNote(msgspec.Struct, frozen=True):
         return f"{self.run or 'a run whose folder is gone'} was set aside, {cost}{where}: {self.what}"
 
 
-def read_asides(home: Home, trading_date: date) -> list[QuarantineNote]:
+def read_asides(paths: DatePaths) -> list[QuarantineNote]:
     """The date's notes, in order of seq.
 
     Raises:
         DamagedFile: they cannot be read.
     """
-    path = home.day(trading_date) / NOTES
+    path = paths.log / NOTES
     if not path.exists():
         return []
     found = scan(path)
     move = (
         "the runs are not concerned, `hv log show --salvage` reads them; take this file from a backup, or move it away "
-        f"and let `hv log recover --set-aside --date {trading_date}` note the holes between them again"
+        f"and let `hv log recover --set-aside --date {paths.trading_date}` note the holes between them again"
     )
     if found.damages or found.torn_bytes:
         what = f"the notes of what was set aside do not match their hashes from byte {found.end} on"

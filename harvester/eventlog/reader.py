@@ -349,13 +349,13 @@ def open_day(
     """
     trading_date = parse_date(date) if isinstance(date, str) else date
     found = home if isinstance(home, Home) else Home.find(home)
-    runs, marks = read_runs(found, trading_date), list[Damage]()
+    runs, marks = read_runs(found.on(trading_date)), list[Damage]()
     if salvage:
-        closed, asides, marks = read_marks(found, trading_date)
+        closed, asides, marks = read_marks(found.on(trading_date))
     else:
-        closed, asides = read_closed(found, trading_date), read_asides(found, trading_date)
+        closed, asides = read_closed(found.on(trading_date)), read_asides(found.on(trading_date))
     for log in runs if check or salvage else ():
         log.check_bodies()
-    between = marks + between_runs(runs, closed, found.day(trading_date), asides)
+    between = marks + between_runs(runs, closed, found.on(trading_date).log, asides)
     known = set_aside and not any(log.damages for log in runs) and all(damage.set_aside for damage in between)
     return Day(trading_date, runs, closed, between, salvage=salvage or known)

@@ -23,11 +23,10 @@ from harvester.events.kinds import Kind
 from harvester.files import Disk
 
 if TYPE_CHECKING:
-    from datetime import date
     from pathlib import Path
 
     from harvester.eventlog.run import RunLog
-    from harvester.home import Home
+    from harvester.home import DatePaths
 
 
 @dataclass(frozen=True)
@@ -55,7 +54,7 @@ class RecoveredDay:
     last_ts: int = -(2**63)
 
 
-def recover_day(home: Home, trading_date: date, disk: Disk | None = None) -> list[Recovery]:
+def recover_day(paths: DatePaths, disk: Disk | None = None) -> list[Recovery]:
     """Take the writer lock and mend every run of the date that was killed.
 
     Raises:
@@ -64,13 +63,13 @@ def recover_day(home: Home, trading_date: date, disk: Disk | None = None) -> lis
         DamagedLog: more than torn bytes is wrong; nothing is changed.
         LogWriteFailed: the disk fails.
     """
-    if not run_folders(home, trading_date):
-        read_runs(home, trading_date)  # raises NoLog
-    with DateLock(home, trading_date, "recover"):
-        return recover_held(home, trading_date, disk or Disk()).recovered
+    if not run_folders(paths):
+        read_runs(paths)  # raises NoLog
+    with DateLock(paths, "recover"):
+        return recover_held(paths, disk or Disk()).recovered
 
 
-def set_aside_day(home: Home, trading_date: date, disk: Disk | None = None) -> list[QuarantineNote]:
+def set_aside_day(paths: DatePaths, disk: Disk | None = None) -> list[QuarantineNote]:
     """Take the writer lock and move every damaged run of the date to `quarantine/`; what that costs is noted.
 
     A run without damage stays as it is. Afterwards the date can be recorded on, from the highest seq any run named.
@@ -80,20 +79,20 @@ def set_aside_day(home: Home, trading_date: date, disk: Disk | None = None) -> l
         NoLog: the date has no log.
         LogWriteFailed: the disk fails; running it again goes on.
     """
-    disk, day = disk or Disk(), home.day(trading_date)
-    read_runs(home, trading_date)  # raises NoLog
+    disk, day = disk or Disk(), paths.log
+    read_runs(paths)  # raises NoLog
     made: list[QuarantineNote] = []
-    with DateLock(home, trading_date, "set aside"):
+    with DateLock(paths, "set aside"):
         try:
-            runs = [run for run in read_runs(home, trading_date) if run.folder.parent == day]
+            runs = [run for run in read_runs(paths) if run.folder.parent == day]
             for i, run in enumerate(runs):
                 run.check_bodies()
                 if run.damages:
                     after = next((later.first_seq for later in runs[i + 1 :] if later.manifest), 0)
                     before = max((r.last_seq for r in runs[:i]), default=0)
-                    made.append(put_aside(run, before + 1, after, home, disk))
-            left, asides = read_runs(home, trading_date), read_asides(home, trading_date)
-            for hole in between_runs(left, read_closed(home, trading_date), day, asides):
+                    made.append(put_aside(run, before + 1, after, paths.home, disk))
+            left, asides = read_runs(paths), read_asides(paths)
+            for hole in between_runs(left, read_closed(paths), day, asides):
                 if not hole.set_aside and hole.last_seq >= hole.first_seq > 0:
                     made.append(QuarantineNote("", hole.first_seq, hole.last_seq, 0, hole.what, ""))
                     add_note(day, made[-1], disk)
@@ -102,22 +101,22 @@ def set_aside_day(home: Home, trading_date: date, disk: Disk | None = None) -> l
     return made
 
 
-def recover_held(home: Home, trading_date: date, disk: Disk) -> RecoveredDay:
+def recover_held(paths: DatePaths, disk: Disk) -> RecoveredDay:
     """Mend as `recover_day` does, for a caller who holds the lock; a date without a log is fine."""
     held = RecoveredDay()
-    day = home.day(trading_date)
+    day = paths.log
     try:
         for left in sorted(day.glob(".r*.new")) if day.is_dir() else ():
             _set_aside(left, day / QUARANTINE, left.name.strip("."), disk)
-        asides = read_asides(home, trading_date)
+        asides = read_asides(paths)
         for note in asides:
             held.last_run = max(held.last_run, run_number(note.run) or 0)
             held.last_seq, held.last_ts = max(held.last_seq, note.last_seq), max(held.last_ts, note.last_ts)
-        if not run_folders(home, trading_date):
+        if not run_folders(paths):
             return held
-        runs = read_runs(home, trading_date)
+        runs = read_runs(paths)
         damages = [damage for run in runs for damage in run.damages]
-        between = between_runs(runs, read_closed(home, trading_date), day, asides)
+        between = between_runs(runs, read_closed(paths), day, asides)
         damages += [damage for damage in between if not damage.set_aside]
         if damages:
             raise damaged_log(damages, good_ranges(runs))

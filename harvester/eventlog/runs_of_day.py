@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from harvester.eventlog.eod_mark import EodMark
     from harvester.eventlog.quarantine import QuarantineNote
-    from harvester.home import Home
+    from harvester.home import DatePaths, Home
 
 
 def recorded_dates(home: Home) -> list[str]:
@@ -46,10 +46,10 @@ def _is_date(path: Path) -> bool:
     return len(name) == 10 and name.replace("-", "").isdecimal() and path.is_dir()
 
 
-def run_folders(home: Home, trading_date: date) -> list[Path]:
+def run_folders(paths: DatePaths) -> list[Path]:
     """Folders of the date's runs, in order; one in `temp/` goes before the same run in the archive."""
     found: dict[int, Path] = {}
-    for base in (home.archive(trading_date), home.day(trading_date)):
+    for base in (paths.archive, paths.log):
         for child in base.iterdir() if base.is_dir() else ():
             number = run_number(child.name)
             if number is not None and child.is_dir():
@@ -57,35 +57,35 @@ def run_folders(home: Home, trading_date: date) -> list[Path]:
     return [found[number] for number in sorted(found)]
 
 
-def read_runs(home: Home, trading_date: date) -> list[RunLog]:
+def read_runs(paths: DatePaths) -> list[RunLog]:
     """Read manifests and journals of a date.
 
     Raises:
         NoLog: there is no run.
         FutureFormat: a newer version wrote one.
     """
-    folders = run_folders(home, trading_date)
-    if not folders and not (home.day(trading_date) / NOTES).exists():
-        if (closed := read_closed(home, trading_date)) is not None:
-            raise NoLog(gone_text(home, closed))
-        known = recorded_dates(home)
-        hint = f"recorded are {', '.join(known[-3:])}" if known else f"nothing is recorded under {home.root}"
-        raise NoLog(f"no log of {trading_date} under {home.root}; {hint}")
+    folders = run_folders(paths)
+    if not folders and not (paths.log / NOTES).exists():
+        if (closed := read_closed(paths)) is not None:
+            raise NoLog(gone_text(paths.home, closed))
+        known = recorded_dates(paths.home)
+        hint = f"recorded are {', '.join(known[-3:])}" if known else f"nothing is recorded under {paths.home.root}"
+        raise NoLog(f"no log of {paths.trading_date} under {paths.home.root}; {hint}")
     runs = [RunLog(folder) for folder in folders]
     for run in runs:
         run.refresh()
     return runs
 
 
-def read_marks(home: Home, trading_date: date) -> tuple[EodMark | None, list[QuarantineNote], list[Damage]]:
+def read_marks(paths: DatePaths) -> tuple[EodMark | None, list[QuarantineNote], list[Damage]]:
     """The mark and the notes beside the runs, for who goes on without those that are damaged; and that damage."""
     closed, asides, damages = None, [], []
     try:
-        closed = read_closed(home, trading_date)
+        closed = read_closed(paths)
     except DamagedFile as error:
         damages.append(Damage(Path(error.file), 0, f"{error.what}; {error.move}"))
     try:
-        asides = read_asides(home, trading_date)
+        asides = read_asides(paths)
     except DamagedFile as error:
         damages.append(Damage(Path(error.file), error.offset, f"{error.what}; {error.move}"))
     return closed, asides, damages

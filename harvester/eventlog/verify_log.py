@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from harvester.eventlog.run import RunLog
     from harvester.eventlog.storage.format import Storage
-    from harvester.home import Home
+    from harvester.home import DatePaths
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class LogReport:
         return 0 if self.clean else 1
 
 
-def verify_day(home: Home, trading_date: date, progress: Callable[[int], None] | None = None) -> LogReport:
+def verify_day(paths: DatePaths, progress: Callable[[int], None] | None = None) -> LogReport:
     """Verify a date. `progress` is told the bytes of each step, which sum up to twice the log's size.
 
     Raises:
@@ -63,10 +63,10 @@ def verify_day(home: Home, trading_date: date, progress: Callable[[int], None] |
         CannotRun: the folder cannot be read.
     """
     try:
-        logs = read_runs(home, trading_date)
-        closed, asides, marks = read_marks(home, trading_date)
+        logs = read_runs(paths)
+        closed, asides, marks = read_marks(paths)
     except OSError as error:
-        raise CannotRun(f"cannot read the log of {trading_date}: {error}") from error
+        raise CannotRun(f"cannot read the log of {paths.trading_date}: {error}") from error
     notes: list[str] = []
     rows = 0
     for log in logs:
@@ -74,10 +74,10 @@ def verify_day(home: Home, trading_date: date, progress: Callable[[int], None] |
         rows += verify_rows(log, progress)
         notes += _loose_bytes(log)
     problems = [damage for log in logs for damage in log.damages] + marks
-    problems += between_runs(logs, closed, home.day(trading_date), asides)
+    problems += between_runs(logs, closed, paths.log, asides)
     views = [run_view(log) for log in logs]
     return LogReport(
-        trading_date=trading_date,
+        trading_date=paths.trading_date,
         problems=problems,
         notes=notes,
         runs=views,

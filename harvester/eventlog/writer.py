@@ -49,31 +49,32 @@ from harvester.version import __version__
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
-    from datetime import date
     from io import FileIO
     from pathlib import Path
     from types import TracebackType
 
     from harvester.eventlog.storage.format import Compression, Status
-    from harvester.home import Home
+    from harvester.home import DatePaths
 
 CLOCK_ROWS_MAX = 400_000  # keeps a journal line below `LINE_BYTES_MAX`
 _COMPRESSIONS: dict[str | None, Compression | None] = {None: None, "none": None, "lz4": "lz4", "zstd": "zstd"}
 
 
-def _open_again(home: Home, trading_date: date, *, reopen: bool) -> EodMark:
+def _open_again(paths: DatePaths, *, reopen: bool) -> EodMark:
     """Where a closed date stands, or an empty mark for one that is open."""
-    closed = read_closed(home, trading_date)
+    closed = read_closed(paths)
     if closed and not reopen:
-        raise DateClosed(f"{trading_date} was closed at seq {closed.last_seq}; to record on it again give --reopen")
-    return closed or EodMark(trading_date.isoformat(), 0, "", last_ts=-(2**63))
+        raise DateClosed(
+            f"{paths.trading_date} was closed at seq {closed.last_seq}; to record on it again give --reopen"
+        )
+    return closed or EodMark(paths.trading_date.isoformat(), 0, "", last_ts=-(2**63))
 
 
-def _recovered(home: Home, trading_date: date, disk: Disk) -> RecoveredDay:
+def _recovered(paths: DatePaths, disk: Disk) -> RecoveredDay:
     try:
-        return recover_held(home, trading_date, disk)
+        return recover_held(paths, disk)
     except DamagedLog as error:
-        raise error.for_writers(trading_date) from None
+        raise error.for_writers(paths.trading_date) from None
 
 
 @dataclass(frozen=True)
@@ -117,8 +118,7 @@ class LogWriter:
     @classmethod
     def open(
         cls,
-        home: Home,
-        trading_date: date,
+        paths: DatePaths,
         *,
         run_start_row: Mapping[str, Any] | None = None,
         reopen: bool = False,
@@ -152,25 +152,25 @@ class LogWriter:
             raise BadSetting(f"compression {compression!r} is none of none, lz4, zstd")
         disk = disk or Disk()
         row = {"action": Action.RUN_START.value, "stream": Stream.RUN.value, **(run_start_row or {})}
-        lock = DateLock(home, trading_date, now_ns=now_ns).acquire()
+        lock = DateLock(paths, now_ns=now_ns).acquire()
         try:
-            closed = _open_again(home, trading_date, reopen=reopen)
-            held = _recovered(home, trading_date, disk)
+            closed = _open_again(paths, reopen=reopen)
+            held = _recovered(paths, disk)
             manifest = Manifest(
                 format_version=FORMAT_VERSION,
                 schema_version=SCHEMA_VERSION,
                 package=__version__,
-                trading_date=trading_date.isoformat(),
+                trading_date=paths.trading_date.isoformat(),
                 run=run_name(max(held.last_run, closed.last_run) + 1),
                 first_seq=max(held.last_seq, closed.last_seq) + 1,
                 status="running",
                 config_digest=checksum(str(row.get("params") or "").encode()),
                 compression=_COMPRESSIONS[compression],
             )
-            writer = cls(home.day(trading_date) / manifest.run, manifest, lock, disk, margin_bytes)
+            writer = cls(paths.log / manifest.run, manifest, lock, disk, margin_bytes)
             writer.last_ts, writer.recovered = max(held.last_ts, closed.last_ts), held.recovered
             writer._run_start = row
-            writer._create(home.root)
+            writer._create(paths.home.root)
         except BaseException:
             lock.release()
             raise

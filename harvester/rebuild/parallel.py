@@ -112,7 +112,7 @@ def _salvaged(
         raise damaged_log(log.damages, log.good)
     made = fold_day(log, progress)
     folder = (out or home.exports()) / SALVAGED
-    live = recorder_holds(home, log.trading_date)
+    live = recorder_holds(home.on(log.trading_date))
     summary = summary_of(made, write_artefacts(made, home, folder, symbols, disk, live=live))
     summary.good, summary.lost = list(log.good), [str(damage) for damage in log.damages]
     return summary

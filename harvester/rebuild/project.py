@@ -32,12 +32,11 @@ from harvester.rebuild.project_result import ProjectResult, open_at_end
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
-    from datetime import date
     from pathlib import Path
 
     from harvester.eventlog.reader import Day
     from harvester.files import Content
-    from harvester.home import Home
+    from harvester.home import DatePaths, Home
 
 SCHEMAS: dict[str, pa.Schema] = {
     "buckets": BUCKETS,
@@ -147,7 +146,7 @@ def write_artefacts(
     written = WrittenArtefacts(rows={name: tables[name].num_rows for name in SCHEMAS})
     written.open = whole.num_rows - tables["episodes"].num_rows
     folder = (out or home.exports()).resolve()
-    below = home.episodes(made.trading_date) if out is None else folder / "episodes" / made.trading_date.isoformat()
+    below = home.on(made.trading_date).episodes if out is None else folder / "episodes" / made.trading_date.isoformat()
     files: dict[str, bytes] = {}
 
     def each() -> Iterator[tuple[Path, Content]]:
@@ -169,12 +168,12 @@ def write_artefacts(
 
 def being_recorded(home: Home, day: Day) -> bool:
     """Whether the date goes on: a run has not ended, or a recorder holds the date."""
-    return not day.complete or recorder_holds(home, day.trading_date)
+    return not day.complete or recorder_holds(home.on(day.trading_date))
 
 
-def recorder_holds(home: Home, trading_date: date) -> bool:
+def recorder_holds(paths: DatePaths) -> bool:
     """Whether somebody who may add to the date holds its lock; `hv eod` adds nothing."""
-    holder = DateLock(home, trading_date).held_by()
+    holder = DateLock(paths).held_by()
     return holder is not None and holder.purpose != "eod"
 
 
@@ -194,8 +193,7 @@ def _supersede(
 
 
 def project(
-    home: Home,
-    trading_date: date,
+    paths: DatePaths,
     *,
     out: Path | None = None,
     symbols: Sequence[str] | None = None,
@@ -209,10 +207,10 @@ def project(
         DamagedLog: its log is not what was written.
         UnknownSymbol: it holds no such symbol.
     """
-    day = open_day(trading_date, home)
-    live = being_recorded(home, day)
+    day = open_day(paths.trading_date, paths.home)
+    live = being_recorded(paths.home, day)
     made = fold_day(day, progress)
-    return made, write_artefacts(made, home, out, symbols, disk, live=live)
+    return made, write_artefacts(made, paths.home, out, symbols, disk, live=live)
 
 
 def bucket_artefact(

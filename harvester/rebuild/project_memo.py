@@ -111,7 +111,7 @@ class ProjectMemo:
         self._disk = disk or Disk()
         folder = (out or home.exports()).resolve()
         self.trading_date = day.trading_date
-        self._episodes = home.episodes(day.trading_date) if out is None else folder / "episodes" / _name(day)
+        self._episodes = home.on(day.trading_date).episodes if out is None else folder / "episodes" / _name(day)
         target = _hash(msgspec.json.encode((str(folder), str(self._episodes), symbols)))[:12]
         self._path = home.cache / "projected" / f"{_name(day)}-{target}.json"
         libraries = [f"{name} {version(name)}" for name in _LIBRARIES]

@@ -20,10 +20,9 @@ from harvester.rebuild.project import fold_day, recorder_holds
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-    from datetime import date
 
     from harvester.eventlog.reader import Day, Mark
-    from harvester.home import Home
+    from harvester.home import DatePaths, Home
     from harvester.rebuild.project_result import ProjectResult
 
 
@@ -86,14 +85,14 @@ class VerifyResult(msgspec.Struct, kw_only=True):
     exit_code: int = 0
 
 
-def verify(home: Home, trading_date: date, progress: Callable[[str, int, int], None] | None = None) -> VerifyResult:
+def verify(paths: DatePaths, progress: Callable[[str, int, int], None] | None = None) -> VerifyResult:
     """Check a date; `progress` is told (what, done, total).
 
     Raises:
         NoLog: nothing was recorded on that date.
         FutureFormat: a newer Harvester wrote it.
     """
-    report = verify_day(home, trading_date, (lambda n: progress("log", n, 0)) if progress else None)
+    report = verify_day(paths, (lambda n: progress("log", n, 0)) if progress else None)
     log = LogPart(
         events=report.rows,
         bytes=report.n_bytes,
@@ -102,22 +101,22 @@ def verify(home: Home, trading_date: date, progress: Callable[[str, int, int], N
         problems=[str(problem) for problem in report.problems],
         notes=list(report.notes),
     )
-    found = VerifyResult(trading_date=trading_date.isoformat(), log=log, live=LivePart())
+    found = VerifyResult(trading_date=paths.trading_date.isoformat(), log=log, live=LivePart())
     if not report.clean:
         found.exit_code = DamagedLog.exit_code
         found.files.note = found.exports.note = "not compared: the log is damaged"
         return found
-    held = recorder_holds(home, trading_date)
-    day = open_day(trading_date, home)
+    held = recorder_holds(paths)
+    day = open_day(paths.trading_date, paths.home)
     made = _replay(day, found.live, (lambda done, total: progress("replay", done, total)) if progress else None)
     found.digests = made.digests
     found.streams = _streams(day)
-    if held or recorder_holds(home, trading_date):
+    if held or recorder_holds(paths):
         found.files.note = found.exports.note = "not compared: the day is being recorded"
     else:
         found.broken_off = _broken_off(day)
         left = _Remaining(made, day.marks()) if found.broken_off else None
-        found.files, found.exports = _episodes(home, made, left), compare_exports(home, made)
+        found.files, found.exports = _episodes(paths.home, made, left), compare_exports(paths.home, made)
     if found.live.mismatches or found.files.differences or found.exports.differences:
         found.exit_code = Mismatch.exit_code
     elif found.live.changed:
@@ -193,7 +192,7 @@ class _Findings(msgspec.Struct):
 
 def _episodes(home: Home, made: ProjectResult, left: _Remaining | None) -> FilesPart:
     """The episode files; what only `hv project` writes or takes away at a day's end may still be to do."""
-    folder = home.episodes(made.trading_date)
+    folder = home.on(made.trading_date).episodes
     if not folder.is_dir() and made.documents:
         return FilesPart(note=f"not compared: no files; `hv project` writes the {len(made.documents)} episodes")
     files = made.files()

@@ -83,7 +83,7 @@ class Committer:
         logger.info("recording", date=str(day), run=self.run.writer.run_id, first_seq=self.run.writer.next_seq)
 
     def _open_run(self, day: date) -> RecordingRun:
-        return RecordingRun.open(self._home, day, self._settings, reopen=self._reopen, disk=self._disk)
+        return RecordingRun.open(self._home.on(day), self._settings, reopen=self._reopen, disk=self._disk)
 
     def _boundary(self) -> None:
         """Market time has reached the end of the trading date: cut here, go on in the next run."""

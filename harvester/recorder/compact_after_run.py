@@ -26,6 +26,6 @@ def compact_recorded(home: Home, dates: Iterable[date], disk: Disk | None = None
     """
     for trading_date in sorted(set(dates)):
         try:
-            compact_day(home, trading_date, disk)
+            compact_day(home.on(trading_date), disk)
         except HarvesterError as error:
             logger.warning("compaction failed", date=str(trading_date), why=str(error))

@@ -72,7 +72,7 @@ class Recorder:
         """
         try:
             # Two recorders of one date: the second fails before it disturbs the gateway.
-            DateLock(self.home, self._date).acquire().release()
+            DateLock(self.home.on(self._date)).acquire().release()
             self.home.prepare(self._disk)
             await self._unless_stopped(load_kernels(), stop)
             await self._unless_stopped(self._open(), stop)

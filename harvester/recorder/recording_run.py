@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from harvester.config import Settings
     from harvester.events.batch import Batch
     from harvester.files import Disk
-    from harvester.home import Home
+    from harvester.home import DatePaths, Home
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class RecordingRun:
         self, writer: LogWriter, trading_date: date, home: Home, settings: Settings, disk: Disk | None = None
     ) -> None:
         self.writer, self.engine, self.trading_date = writer, Engine(), trading_date
-        self._episodes_folder, self._disk = home.episodes(trading_date), disk
+        self._episodes_folder, self._disk = home.on(trading_date).episodes, disk
         self._toggles = {"epoch_ms": settings.episode_epoch_ms, "series_jsonl": settings.episode_series_jsonl}
         self.totals = RunTotals()
         self.projection_failure: Exception | None = None
@@ -79,17 +79,18 @@ class RecordingRun:
 
     @classmethod
     def open(
-        cls, home: Home, trading_date: date, settings: Settings, *, reopen: bool = False, disk: Disk | None = None
+        cls, paths: DatePaths, settings: Settings, *, reopen: bool = False, disk: Disk | None = None
     ) -> RecordingRun:
         """Take the date's lock, recover what a killed recorder left, fold the day so far.
 
         Raises:
             LockHeld, DateClosed, DamagedLog, LogWriteFailed: see `LogWriter.open`.
         """
-        params = RunParams.build(settings, trading_date, memory=memory_given(home), strategies=_strategies(settings))
+        params = RunParams.build(
+            settings, paths.trading_date, memory=memory_given(paths.home), strategies=_strategies(settings)
+        )
         writer = LogWriter.open(
-            home,
-            trading_date,
+            paths,
             run_start_row={"params": params.text()},
             reopen=reopen,
             compression=settings.compression,
@@ -97,8 +98,8 @@ class RecordingRun:
             disk=disk,
         )
         try:
-            run = cls(writer, trading_date, home, settings, disk)
-            run._catch_up(home)
+            run = cls(writer, paths.trading_date, paths.home, settings, disk)
+            run._catch_up(paths.home)
         except BaseException:
             writer.close()
             raise

@@ -92,14 +92,14 @@ def check_day(settings: Settings, home: Home, clock: Clock, trading_date: date) 
     followed = clock.path if isinstance(clock, FileClock) else home.gateway_file
     for file in dict.fromkeys((followed, home.gateway_file)):
         facts = running_gateway(file) or {}
-        if (facts.get("port"), facts.get("log")) == (settings.port, str(home.day(trading_date))):
+        if (facts.get("port"), facts.get("log")) == (settings.port, str(home.on(trading_date).log)):
             raise CannotRun(
                 f"the gateway at {settings.gateway_host}:{settings.port} replays {trading_date} from the log under "
                 f"{home.root}; recording it there would append the day to itself; "
                 f"record it elsewhere: --home ANOTHER --clock {file}"
             )
     try:
-        runs = read_runs(home, trading_date)
+        runs = read_runs(home.on(trading_date))
     except NoLog:
         return
     last, now = max((run.commits[-1].last_ts for run in runs if run.commits), default=0), clock.now()

@@ -68,7 +68,7 @@ class Seeker:
         self._seqs, self._times = [0, *(mark.last_seq for mark in marks)], [mark.last_ts for mark in marks]
         self._large_ends = [end for before, end in pairwise(self._seqs) if end - before > every_events]
         kind = "market" if market_only else "full"
-        self.snapshots = Snapshots(home.snapshots(day.trading_date) / f"{kind}-{_code()[:16]}", marks, disk)
+        self.snapshots = Snapshots(home.on(day.trading_date).snapshots / f"{kind}-{_code()[:16]}", marks, disk)
 
     def at_seq(self, seq: int, progress: Callable[[int, int], None] | None = None) -> Engine:
         """An engine that has folded everything up to `seq`; 0 gives an empty one. `progress` is told (done, total).
