@@ -1,9 +1,8 @@
 """One day in memory: counts and sums per (mode, symbol) and per (mode, setup), from its kept episodes.
 
 Only episodes that were taken, are closed, are not DATA_END and use live data (or any, with `allow_not_live`) count in
-P&L. Vetoed ones (`taken` false) count only as training samples.
-An identity (date, symbol, strategy digest, mode, decision)
-counts once. Sums are exactly rounded (`math.fsum`), so the order of rows changes nothing.
+P&L. Vetoed ones (`taken` false) count only as training samples. An identity (date, symbol, strategy digest, mode,
+decision) counts once. Sums are exactly rounded (`math.fsum`), so the order of rows changes nothing.
 """
 
 from __future__ import annotations
