@@ -26,7 +26,7 @@ from harvester.home import Home
 from harvester.memory import fold
 from harvester.memory.fold import memory_given
 from harvester.projections.run_params import RunParams
-from harvester.projections.trading.trading import Terms
+from harvester.projections.trading.run_terms import RunTerms
 from harvester.rebuild.project import fold_day, project
 from tests.processes import python
 
@@ -104,10 +104,10 @@ def test_order_of_days_does_not_matter(master, tmp_path):
     other = Home(tmp_path / "other").prepare()
     shutil.copytree(master.events, other.events)
     for day in reversed(days(2)):
-        eod(other, day)
+        eod(other.on(day))
     shutil.copytree(master.root, tmp_path / "home")
     usual = Home(tmp_path / "home")
-    eod(usual, NEXT)
+    eod(usual.on(NEXT))
     assert other.memory_latest.read_bytes() == usual.memory_latest.read_bytes()
 
 
@@ -187,17 +187,17 @@ def test_failing_disk(home, finished, call, tmp_path):
     counting = calls_until(call)
     shutil.copytree(home.root, tmp_path / "undisturbed")
     undisturbed = Home(tmp_path / "undisturbed")
-    eod(undisturbed, NEXT, EodOptions(parquet=True, archive=True, disk=counting))
+    eod(undisturbed.on(NEXT), EodOptions(parquet=True, archive=True, disk=counting))
     new = undisturbed.memory_latest.read_bytes()
     few = max(counting.count // 6, 1)
     for nth in sorted({*range(1, counting.count, few), counting.count}):
         shutil.rmtree(undisturbed.root)
         shutil.copytree(home.root, undisturbed.root)
         with pytest.raises(LogWriteFailed):
-            eod(undisturbed, NEXT, EodOptions(parquet=True, archive=True, disk=calls_until(call, nth)))
+            eod(undisturbed.on(NEXT), EodOptions(parquet=True, archive=True, disk=calls_until(call, nth)))
         assert tree(undisturbed, undisturbed.events) == before, nth
         assert undisturbed.memory_latest.read_bytes() in (old, new), nth
-    eod(undisturbed, NEXT, EodOptions(parquet=True, archive=True, delete_temp=True))
+    eod(undisturbed.on(NEXT), EodOptions(parquet=True, archive=True, delete_temp=True))
     assert tree(undisturbed) == finished[True]
 
 
@@ -494,7 +494,7 @@ def test_a_run_records_the_memory_it_was_given(home):
     given = memory_given(home)
     assert given["hash"] == fold.decode(home.memory_latest.read_bytes(), "")["hash"]
     text = RunParams(memory=given).text()
-    assert Terms.of(RunParams.parse(text, 1), "r001").memory == given["hash"]
+    assert RunTerms.of(RunParams.parse(text, 1), "r001").memory == given["hash"]
     assert memory_given(Home(home.root / "nowhere")) is None
 
 

@@ -406,7 +406,7 @@ def foreign(tmp_path_factory):
 def test_an_archive_of_other_events_is_no_proof(whole, foreign, tmp_path):
     """An archived run that is whole in itself, of as many events at the same times, does not replace the log."""
     home = copied(whole.base, tmp_path / "home")
-    shutil.copytree(foreign.archive(NEXT), home.on(NEXT).archive)
+    shutil.copytree(foreign.on(NEXT).archive, home.on(NEXT).archive)
     with pytest.raises(Mismatch, match="is not equal to"):
         eod(home.on(NEXT), EodOptions(archive=True, **DELETING))
     assert verify_day(home.on(NEXT)).clean
@@ -443,11 +443,11 @@ def test_a_run_without_events_is_archived_and_proved(whole, tmp_path):
         writer.begin(0)
         writer.live_digests(writer.next_seq - 1, {"book": "0" * 32})
     spoiled = copied(home, tmp_path / "spoiled")
-    eod(spoiled, NEXT, EodOptions(archive=True, unfinished=True))
-    LogWriter.open(spoiled, NEXT, reopen=True).close()
+    eod(spoiled.on(NEXT), EodOptions(archive=True, unfinished=True))
+    LogWriter.open(spoiled.on(NEXT), reopen=True).close()
     with pytest.raises(Mismatch, match="is not equal to"):
-        eod(spoiled, NEXT, EodOptions(disk=Rotten("manifest.json"), unfinished=True, **EVERYTHING))
-    assert [path.name for path in sorted(spoiled.archive(NEXT).glob("r*"))] == ["r001", "r002"]
+        eod(spoiled.on(NEXT), EodOptions(disk=Rotten("manifest.json"), unfinished=True, **EVERYTHING))
+    assert [path.name for path in sorted(spoiled.on(NEXT).archive.glob("r*"))] == ["r001", "r002"]
     LogWriter.open(home.on(NEXT)).close()
     story = Story.of(copied(home, tmp_path / "base"), NEXT, EVERYTHING | {"unfinished": True}, tmp_path)
     disk = disk_of(home)
@@ -481,7 +481,7 @@ def test_deleting_goes_on_only_with_proof(whole, foreign, tmp_path, harm):
     elif harm == "latest of the day before":
         home.memory_latest.write_bytes(before)
     else:
-        for path in (foreign.memory_latest, foreign.dataset(NEXT) / "episodes.parquet"):
+        for path in (foreign.memory_latest, foreign.on(NEXT).dataset / "episodes.parquet"):
             shutil.copy(path, home.root / path.relative_to(foreign.root))
     left = at_rest(read(home.on(NEXT).log))
     with pytest.raises(Mismatch, match="do not agree"):
@@ -562,13 +562,13 @@ def test_project(early, tmp_path):
 
 def test_an_early_episode_stays_until_its_replacement_is_there(early):
     """A replacement that is not on disk as it was written keeps the early episode where it is."""
-    before = {path.name for path in early.episodes(DATE).rglob("*.json")}
+    before = {path.name for path in early.on(DATE).episodes.rglob("*.json")}
     summary = rebuilt(copied(early, early.root.with_name("good")), Disk())
     (later, *_) = {Path(name).name for name in summary.files if "/episodes/" in name} - before
     spoiled = rebuilt(early, Rotten(later))
     assert summary.superseded
     assert not spoiled.superseded
-    assert before <= {path.name for path in early.episodes(DATE).rglob("*.json")}
+    assert before <= {path.name for path in early.on(DATE).episodes.rglob("*.json")}
     assert {one["what"] for one in spoiled.differences} == {"different", "unexpected"}
 
 

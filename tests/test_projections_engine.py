@@ -255,7 +255,7 @@ def package(tmp_path: Path) -> Path:
 def test_the_package_digest_follows_the_sources(package: Path) -> None:
     """One changed byte of one file changes the digest, and so does a new file; other line ends do not."""
     assert package_digest(folder=package) == package_digest()
-    params = package / "projections" / "params.py"
+    params = package / "projections" / "run_params.py"
     params.write_bytes(params.read_bytes().replace(b"\n", b"\r\n"))
     assert package_digest(folder=package) == package_digest()
     (package / "projections" / "more.py").write_bytes(b"")

@@ -22,7 +22,7 @@ from pathlib import Path
 from harvester.home import Home
 from harvester.rebuild.project import project
 locale.setlocale(locale.LC_ALL, "")
-made, written = project(Home(Path(sys.argv[1])), date.fromisoformat(sys.argv[2]), out=Path(sys.argv[3]))
+made, written = project(Home(Path(sys.argv[1])).on(date.fromisoformat(sys.argv[2])), out=Path(sys.argv[3]))
 out = Path(sys.argv[3]).resolve()
 files = {path.relative_to(out).as_posix(): hashlib.blake2b(path.read_bytes()).hexdigest() for path in written.files}
 print(json.dumps([made.identity, made.digests, files]))

@@ -147,7 +147,7 @@ def test_ibkr_fixed(shares, price, usd):
 
 def test_unknown_table():
     """An unknown cost table is named, with those there are."""
-    with pytest.raises(BadSetting, match="'bribes'; there are ibkr_fixed, none"):
+    with pytest.raises(BadSetting, match="'bribes'; use one of ibkr_fixed, none"):
         cost_table("bribes")
 
 

@@ -225,7 +225,7 @@ def test_a_look_between_two_runs_is_no_difference(tmp_path):
     shutil.copytree(home.root, tmp_path / "two")
     report = eod(Home(tmp_path / "two").on(DATE), EodOptions(delete_temp=True))
     assert (report.stopped, home.on(DATE).log.exists()) == ("", True)
-    assert not Home(tmp_path / "two").day(DATE).exists()
+    assert not Home(tmp_path / "two").on(DATE).log.exists()
     project(home.on(DATE))
     assert verify(home.on(DATE)).files.early == []
 
