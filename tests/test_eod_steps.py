@@ -330,7 +330,7 @@ def test_differing_episode_files_stop_deletion(home, harm):
 
 
 @pytest.mark.parametrize("more", [[], ["--delete-temp", "--yes"]])
-@pytest.mark.parametrize(("harm", "way"), [("different", "writes it anew"), ("unexpected", "move it away")])
+@pytest.mark.parametrize(("harm", "way"), [("different", "rewrites it"), ("unexpected", "move it away")])
 def test_differing_episode_files_end_with_11(home, harm, way, more):
     """The date is folded; the exit code is 11 all the same, by verify too, and both name the way out, which works."""
     path = min(home.on(NEXT).episodes.rglob("*.json"))
@@ -481,7 +481,7 @@ def test_lost_memory_comes_back(home):
     eod(home.on(NEXT))
     before = home.memory_latest.read_bytes()
     home.memory_latest.write_bytes(before.replace(b'"parent"', b'"parents"', 1))
-    with pytest.raises(HarvesterError, match=r"copy the newest of memory/versions .* move it away: .*`hv eod`"):
+    with pytest.raises(HarvesterError, match=r"copy the newest file of memory/versions over it, or move it away: .*`hv eod`"):
         eod(home.on(NEXT))
     home.memory_latest.unlink()
     eod(home.on(NEXT))
