@@ -40,7 +40,7 @@ def book(
 
     Example: hv book --date 2025-07-17 --symbol ARL --at 10:31:05.2
     """
-    from cli.bars import ProgressBar
+    from cli.progress_bar import ProgressBar
     from harvester.errors import BadSetting
     from harvester.eventlog.reader import open_day
     from harvester.eventlog.symbols import subscribed, symbol_named
@@ -87,7 +87,7 @@ def book(
 
 def _moment(at: str, day: Day) -> int:
     """Read `--at` as ns UTC; it must be within the recording."""
-    from harvester.eventlog.times import check_within, moment
+    from harvester.eventlog.typed_times import check_within, moment
 
     ts = moment(at, day.trading_date)
     check_within(ts, at, day)
@@ -107,7 +107,7 @@ def _check_subscribed(symbol: str, first: tuple[int, int], ts: int | None, seq: 
 
 
 def _of_day(ns: int) -> str:
-    from harvester.eventlog.times import of_day
+    from harvester.eventlog.typed_times import of_day
 
     return of_day(ns)
 

@@ -44,12 +44,12 @@ def buckets(
 
     Example: hv buckets --date 2025-07-17 --symbol ARL --from 10:31 --to 10:32
     """
-    from cli.bars import ProgressBar
+    from cli.progress_bar import ProgressBar
     from harvester.artefacts.json_files import json_file
     from harvester.errors import BadSetting
     from harvester.eventlog.reader import open_day
     from harvester.eventlog.symbols import subscribed, symbol_named
-    from harvester.eventlog.times import check_meets, span
+    from harvester.eventlog.typed_times import check_meets, span
     from harvester.files import must_take_file, put
     from harvester.home import Home
     from harvester.rebuild.project import bucket_artefact, fold_day
@@ -108,7 +108,7 @@ def _show(what: str, rows: Sequence[dict[str, Any]], of: str) -> None:
 
 def _clock(ts: str | int) -> str:
     """The New York time of day of an artefact's time: ISO text, or Unix ms with `episode_epoch_ms`."""
-    from harvester.eventlog.times import of_day, read_iso
+    from harvester.eventlog.typed_times import of_day, read_iso
 
     return of_day(ts * 1_000_000 if isinstance(ts, int) else read_iso(ts))
 

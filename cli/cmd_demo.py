@@ -37,7 +37,7 @@ def demo(
     _say("demo", f"a modelled trading day of {symbols}; the first run on a machine compiles for half a minute")
     import asyncio
 
-    from cli.bars import ProgressBar
+    from cli.progress_bar import ProgressBar
     from harvester.demo import DemoDay, check_day, fresh_home, quiet_log, record_demo
     from harvester.home import Home, parse_date
 

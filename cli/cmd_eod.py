@@ -48,7 +48,7 @@ def eod(
 
     Example: hv eod --date 2025-07-17 --archive --delete-temp
     """
-    from cli.bars import ProgressBar
+    from cli.progress_bar import ProgressBar
     from harvester.artefacts.episode_files import WAY_OUT
     from harvester.endofday.eod import NOT_CONFIRMED, EodOptions
     from harvester.endofday.eod import eod as run

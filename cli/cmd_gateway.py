@@ -12,7 +12,7 @@ from cli.options import HomeOption, JsonOption, ModelDateOption, SymbolsOption, 
 if TYPE_CHECKING:
     from harvester.home import Home
     from harvester.simgateway.gateway_settings import GatewaySettings
-    from harvester.simgateway.markets.source import MarketSource
+    from harvester.simgateway.markets.market_source import MarketSource
     from harvester.simgateway.server import SimGateway
 
 MarketOption = Annotated[str, typer.Option("--market", help="Choose the market: model, tape or day.")]
@@ -167,7 +167,7 @@ def _market_time(option: str, text: str | None, start_ns: int) -> int | None:
     """Read `--start` or `--end` as ns UTC: `+` and a duration since `start_ns`, or a time as every command reads it."""
     from harvester.calendar import trading_date
     from harvester.errors import BadSetting
-    from harvester.eventlog.times import moment
+    from harvester.eventlog.typed_times import moment
     from harvester.simgateway.ib_time_text import market_time
 
     if text is None:
@@ -181,7 +181,7 @@ def _market_time(option: str, text: str | None, start_ns: int) -> int | None:
 async def _serve(gateway: SimGateway, settings: GatewaySettings, *, once: bool, as_json: bool) -> None:
     import json
 
-    from cli.logs import to_stderr
+    from cli.logging_setup import to_stderr
 
     to_stderr()  # standard output is for results; connections are logged on stderr
     port = await gateway.start()

@@ -11,7 +11,7 @@ from cli.options import DateOption, HomeOption, JsonOption, OneSymbolOption, dat
 if TYPE_CHECKING:
     import datetime as dt
 
-    from harvester.projections.reconcile import Check, Reconciled
+    from harvester.projections.reconcile_streams import Check, Reconciled
 
 
 def health(
@@ -30,11 +30,11 @@ def health(
     """
     import json
 
-    from cli.bars import ProgressBar
+    from cli.progress_bar import ProgressBar
     from harvester.eventlog.reader import open_day
     from harvester.eventlog.symbols import subscribed, symbol_named
     from harvester.home import Home
-    from harvester.projections.reconcile import check_rows, reconcile
+    from harvester.projections.reconcile_streams import check_rows, reconcile
 
     root = Home.find(home)
     day = date_of(date, root)
@@ -87,7 +87,7 @@ def _show_health(rows: list[dict[str, Any]]) -> None:
 
 
 def _show_checks(result: Reconciled) -> None:
-    from harvester.projections.reconcile import TOLERANCE
+    from harvester.projections.reconcile_streams import TOLERANCE
 
     typer.echo("comparison of streams, by symbol and hour")
     for check in result.measured():
@@ -103,7 +103,7 @@ def _show_checks(result: Reconciled) -> None:
 
 
 def _line(check: Check) -> str:
-    from harvester.eventlog.times import of_day
+    from harvester.eventlog.typed_times import of_day
 
     numbers = f"{check.ours:>14,.10g} of {check.theirs:>14,.10g} {check.unit:<6}"
     difference = f"{100 * (check.difference or 0):8.3f} % (tolerance {100 * check.tolerance:g} %"

@@ -52,7 +52,7 @@ def project(
 
     Example: hv project --date 2025-07-17
     """
-    from cli.bars import ProgressBar
+    from cli.progress_bar import ProgressBar
     from harvester.files import must_take_folder
     from harvester.home import Home
     from harvester.rebuild.parallel import ParallelTask, TaskFailure, dates_of, project_dates

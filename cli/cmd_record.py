@@ -226,7 +226,7 @@ async def _record(
 ) -> RecordingSummary:
     import asyncio
 
-    from cli.logs import to_stderr
+    from cli.logging_setup import to_stderr
     from harvester.recorder.record import record as run
     from harvester.recorder.start_checks import check_settings, find_clock, with_symbols
     from harvester.recorder.stopping import closed_until, end_of_recording, parse_duration, stop_on_signals

@@ -23,7 +23,7 @@ from cli.options import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from cli.keys import Keys
+    from cli.keyboard import Keys
     from harvester.replay.replay import ReplayFrame
 
 _KEYS = {
@@ -56,9 +56,9 @@ def replay(
 
     Example: hv replay --date 2025-07-17 --speed 60 --from 10:30 --symbols ARL
     """
-    from cli.bars import ProgressBar
+    from cli.progress_bar import ProgressBar
     from harvester.eventlog.reader import open_day
-    from harvester.eventlog.times import check_meets, moment, span
+    from harvester.eventlog.typed_times import check_meets, moment, span
     from harvester.home import Home
     from harvester.replay.replay import Replay, ReplayPlayer
     from harvester.replay.seek import Seeker
@@ -73,7 +73,7 @@ def replay(
         played = Replay(seeker, show=words_of(show), symbols=words_of(symbols), start=start, end=end)
     line = _json_line if as_json else _text_line
     if sys.stdin.isatty() and sys.stdout.isatty():
-        from cli.keys import Keys
+        from cli.keyboard import Keys
 
         typer.echo(f"{day}, times in New York")
         with Keys() as keys:
@@ -134,7 +134,7 @@ class Terminal(Pipe):
         self._put("")
 
     def moved(self, ts: int) -> None:
-        from harvester.eventlog.times import of_day
+        from harvester.eventlog.typed_times import of_day
 
         self._put("")
         self._whole_line(f"── {of_day(ts)} New York " + "─" * 60)
@@ -145,7 +145,7 @@ class Terminal(Pipe):
         sys.stdout.write((text if len(text) <= wide else text[: wide - 1] + "…") + "\n")
 
     def state(self, ts: int, speed: float, *, paused: bool) -> None:
-        from harvester.eventlog.times import of_day
+        from harvester.eventlog.typed_times import of_day
 
         pace = "paused" if paused else f"speed {speed:g}" if speed else "as fast as it goes"
         self._put(f"{of_day(ts).partition('.')[0]} New York  {pace}   {_HELP}")
@@ -213,7 +213,7 @@ _TEXT = {  # table → columns of its text line
 
 
 def _text_line(shown: ReplayFrame) -> str:
-    from harvester.eventlog.times import of_day
+    from harvester.eventlog.typed_times import of_day
 
     cells = [f"{name} {_cell(shown.row[name])}" for name in _TEXT[shown.table] if shown.row[name] not in (None, "")]
     return f"{of_day(shown.ts):<18} {shown.table.removesuffix('s'):<8} {shown.row['symbol']:<6} {'  '.join(cells)}"

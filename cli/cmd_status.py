@@ -55,7 +55,7 @@ def status(
 
 
 def _local(time: str) -> str:
-    from harvester.eventlog.times import local, read_iso
+    from harvester.eventlog.typed_times import local, read_iso
 
     return local(read_iso(time)).partition(".")[0] if time else "-"
 

@@ -42,7 +42,7 @@ def verify(
     """
     import msgspec
 
-    from cli.bars import ProgressBar
+    from cli.progress_bar import ProgressBar
     from harvester.home import Home
     from harvester.rebuild.verify_day import verify as check
 

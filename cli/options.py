@@ -2,7 +2,7 @@
 
 Every command takes `--home`, `--json`, `--date`, `--symbol`, `--symbols`, `--at`, `--from` and `--to` from this module,
 so that each means the same everywhere (a test checks it). A date is yyyy-MM-dd. A time is a time of day in New York
-(10:31:05.2) or an ISO time with `Z` or an offset; `harvester.eventlog.times` reads it.
+(10:31:05.2) or an ISO time with `Z` or an offset; `harvester.eventlog.typed_times` reads it.
 """
 
 from __future__ import annotations

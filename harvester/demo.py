@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from harvester.home import DatePaths, Home
     from harvester.recorder.record import Recorder
     from harvester.recorder.summary import RecordingSummary
-    from harvester.simgateway.markets.source import MarketSource
+    from harvester.simgateway.markets.market_source import MarketSource
 
 LEAD_NS = 60 * SECOND_NS  # the recorder is there a minute before the market's first event
 LOOK_S = 0.2

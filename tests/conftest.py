@@ -32,7 +32,7 @@ hypothesis.settings.load_profile(budget("short", "long"))
 
 _KERNELS = "from harvester.projections.market import kernels"
 _ORDER_FLOW = """
-from harvester.simgateway.markets.source import drain
+from harvester.simgateway.markets.market_source import drain
 from harvester.simgateway.markets.model_market import ModelSettings, open_model
 next(iter(drain(open_model(ModelSettings(rate=600)))))
 """

@@ -41,7 +41,7 @@ from harvester.config import Settings
 from harvester.events.batch import Batch
 from harvester.events.kinds import Kind, Side
 from harvester.projections.engine import Engine
-from harvester.projections.reconcile import reconcile
+from harvester.projections.reconcile_streams import reconcile
 from harvester.projections.run_params import RunParams, StrategyRef, calendar_of
 from harvester.projections.trading.costs import cost_table
 from harvester.projections.trading.position import EntryPlan

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from harvester.home import Home
-    from harvester.simgateway.markets.source import MarketSource
+    from harvester.simgateway.markets.market_source import MarketSource
 
 SECOND_NS = 1_000_000_000
 

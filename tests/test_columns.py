@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from harvester.artefacts.bucket_files import with_gate_codes
-from harvester.projections.market.arrays import BUCKETS
+from harvester.projections.market.state_arrays import BUCKETS
 from harvester.projections.trading.trade_rows import TABLES
 
 PROJECT = Path(__file__).resolve().parent.parent

@@ -23,8 +23,8 @@ from harvester.eventlog.verify_log import verify_day
 from harvester.eventlog.writer import LogWriter
 from harvester.files import Disk
 from harvester.home import Home
-from harvester.memory import fold
-from harvester.memory.fold import memory_given
+from harvester.memory import fold_days
+from harvester.memory.fold_days import memory_given
 from harvester.projections.run_params import RunParams
 from harvester.projections.trading.run_terms import RunTerms
 from harvester.rebuild.project import fold_day, project
@@ -75,7 +75,7 @@ def test_fold_and_fold_again(home):
     assert report.written
     assert not again.written
     assert tree(home) == before
-    memory = fold.decode(home.memory_latest.read_bytes(), "")
+    memory = fold_days.decode(home.memory_latest.read_bytes(), "")
     assert [day["date"] for day in memory["days"]] == [DATE.isoformat(), NEXT.isoformat()]
     assert memory["training"]["episodes"] == sum(
         fold_day(open_day(d, home)).tables["episodes"].num_rows for d in days(2)
@@ -96,7 +96,7 @@ def test_rebuilt_memory_has_the_same_bytes(home):
     for day in days(2):
         eod(home.on(day), EodOptions(delete_temp=True))
     assert not home.on(DATE).log.exists()
-    assert fold.encode(rebuild_memory(home)) == home.memory_latest.read_bytes()
+    assert fold_days.encode(rebuild_memory(home)) == home.memory_latest.read_bytes()
 
 
 def test_order_of_days_does_not_matter(master, tmp_path):
@@ -460,7 +460,7 @@ def test_reopened_after_deletion(home):
     assert len(sorted(home.memory_versions.glob(f"memory_{NEXT}_*.json"))) == 2
     third = eod(home.on(NEXT), EodOptions(delete_temp=True))
     assert third.episodes == second.episodes
-    assert fold.encode(rebuild_memory(home)) == home.memory_latest.read_bytes()
+    assert fold_days.encode(rebuild_memory(home)) == home.memory_latest.read_bytes()
 
 
 def test_recorded_on_after_a_cut_at_the_end_of_a_deletion(home):
@@ -481,7 +481,9 @@ def test_lost_memory_comes_back(home):
     eod(home.on(NEXT))
     before = home.memory_latest.read_bytes()
     home.memory_latest.write_bytes(before.replace(b'"parent"', b'"parents"', 1))
-    with pytest.raises(HarvesterError, match=r"copy the newest file of memory/versions over it, or move it away: .*`hv eod`"):
+    with pytest.raises(
+        HarvesterError, match=r"copy the newest file of memory/versions over it, or move it away: .*`hv eod`"
+    ):
         eod(home.on(NEXT))
     home.memory_latest.unlink()
     eod(home.on(NEXT))
@@ -492,7 +494,7 @@ def test_lost_memory_comes_back(home):
 def test_a_run_records_the_memory_it_was_given(home):
     """What strategies are given of the days before goes into the run's parameters, and its hash into the episodes."""
     given = memory_given(home)
-    assert given["hash"] == fold.decode(home.memory_latest.read_bytes(), "")["hash"]
+    assert given["hash"] == fold_days.decode(home.memory_latest.read_bytes(), "")["hash"]
     text = RunParams(memory=given).text()
     assert RunTerms.of(RunParams.parse(text, 1), "r001").memory == given["hash"]
     assert memory_given(Home(home.root / "nowhere")) is None
@@ -507,7 +509,7 @@ def test_delayed_data_are_not_learned_from(tmp_path):
     assert (report.learned, report.left_out) == (0, {"NOT_LIVE": report.episodes})
     allowed = eod(home.on(DATE), EodOptions(allow_not_live=True))
     assert allowed.learned == allowed.episodes
-    assert fold.encode(rebuild_memory(home)) == home.memory_latest.read_bytes()
+    assert fold_days.encode(rebuild_memory(home)) == home.memory_latest.read_bytes()
 
 
 def test_killed_recorder_is_recovered_first(home):

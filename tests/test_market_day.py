@@ -13,10 +13,10 @@ from harvester.errors import HarvesterError, NoLog
 from harvester.eventlog.writer import LogWriter
 from harvester.events.kinds import Action, Kind, Stream
 from harvester.home import Home
+from harvester.simgateway.markets.market_source import HistoryQuery, MarketRefusal
 from harvester.simgateway.markets.model_market import ModelSettings, open_model
 from harvester.simgateway.markets.open_market import open_market
 from harvester.simgateway.markets.recorded_day import open_recorded
-from harvester.simgateway.markets.source import HistoryQuery, MarketRefusal
 from harvester.wire import encode_messages
 from harvester.wire.cold_messages import END_SEPARATOR
 from harvester.wire.decode_messages import Arrivals, MessageDecoder

@@ -5,9 +5,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harvester.events.kinds import Stream
-from harvester.simgateway.depth_cut import DepthCut
+from harvester.simgateway.fewer_depth_rows import DepthCut
+from harvester.simgateway.markets.market_source import drain
 from harvester.simgateway.markets.model_market import ModelSettings, open_model
-from harvester.simgateway.markets.source import drain
 from tests.budget import budget
 
 

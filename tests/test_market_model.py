@@ -15,10 +15,10 @@ from harvester.events.kinds import Stream
 from harvester.simgateway.markets import model_market as model_module
 from harvester.simgateway.markets import order_flow as flow
 from harvester.simgateway.markets.base_rows import RowKind
+from harvester.simgateway.markets.market_source import HistoryQuery, MarketRefusal, drain
 from harvester.simgateway.markets.model_history import mixed_seed
 from harvester.simgateway.markets.model_market import ModelSettings, open_model
 from harvester.simgateway.markets.open_market import open_market
-from harvester.simgateway.markets.source import HistoryQuery, MarketRefusal, drain
 from tests.budget import LONG, budget
 
 DAY = date(2025, 7, 17)

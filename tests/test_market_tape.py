@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from harvester.calendar import session
 from harvester.errors import HarvesterError
 from harvester.events.kinds import Stream
+from harvester.simgateway.markets.market_source import HistoryQuery, MarketRefusal, drain
 from harvester.simgateway.markets.sale_conditions import condition_attribs, condition_text
-from harvester.simgateway.markets.source import HistoryQuery, MarketRefusal, drain
 from harvester.simgateway.markets.tape_market import open_tape
 from tests.budget import budget
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from harvester.errors import HarvesterError
 from harvester.memory.day_summary import digest_day, structure
-from harvester.memory.fold import decode, encode, fold, rebuild
+from harvester.memory.fold_days import decode, encode, fold, rebuild
 from tests.budget import budget
 
 

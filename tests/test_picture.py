@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 
 from harvester.artefacts.day_picture import Panel, Trade, day_picture, panels_of
-from harvester.projections.market.arrays import BUCKETS
+from harvester.projections.market.state_arrays import BUCKETS
 from harvester.projections.trading.trade_rows import TABLES
 from tests.market_log import Log
 

@@ -12,7 +12,7 @@ import pytest
 from harvester.events.batch import Batch
 from harvester.events.kinds import Kind, Side, Stream
 from harvester.projections.engine import Engine
-from harvester.projections.market.arrays import cells_of
+from harvester.projections.market.state_arrays import cells_of
 from harvester.replay.book_view import look
 from tests.market_log import Log
 from tests.reference import market as reference

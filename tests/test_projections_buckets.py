@@ -9,7 +9,7 @@ import pytest
 from harvester.events.batch import Batch
 from harvester.events.kinds import Kind
 from harvester.projections.engine import Engine
-from harvester.projections.market.arrays import BUCKETS
+from harvester.projections.market.state_arrays import BUCKETS
 from tests.market_log import SECOND, START, Log
 
 if TYPE_CHECKING:

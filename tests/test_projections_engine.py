@@ -21,8 +21,8 @@ from harvester.projections import engine as engine_module
 from harvester.projections.base import Projection
 from harvester.projections.engine import PROJECTIONS, Engine
 from harvester.projections.market import kernel_cache
-from harvester.projections.market.arrays import held
 from harvester.projections.market.market import Market
+from harvester.projections.market.state_arrays import held
 from harvester.projections.run_params import FOLD, RunParams, StrategyRef, package_digest
 from harvester.projections.step import NOTHING_DERIVED, Derived, Step
 from harvester.projections.trading.trading_feed import TradingFeed

@@ -15,7 +15,7 @@ from cli.app import app
 from harvester.events.kinds import Kind
 from harvester.home import Home
 from harvester.projections.engine import Engine
-from harvester.projections.reconcile import TOLERANCE, Check, _check, reconcile
+from harvester.projections.reconcile_streams import TOLERANCE, Check, _check, reconcile
 from harvester.rebuild.project import project
 from harvester.rebuild.verify_day import verify
 from harvester.simgateway.markets.open_market import open_market

@@ -26,7 +26,7 @@ from harvester.recorder.inbox import Inbox
 from harvester.recorder.link import number
 from harvester.recorder.pacing import Spacing, Timing, TokenBucket
 from harvester.recorder.session import RecorderSession
-from harvester.recorder.silence import SilenceWatch
+from harvester.recorder.silent_streams import SilenceWatch
 from harvester.recorder.stopping import closed_until, end_of_recording, parse_duration, parse_until
 from harvester.recorder.subscriptions import StreamSubscription, SubscriptionPlan, SubscriptionRegistry
 from harvester.recorder.tasks import BackgroundTasks

@@ -339,7 +339,7 @@ def test_streams_that_died_are_renewed_while_only_depth_and_bars_flow(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """After 1102 L1 and tick-by-tick give nothing: every other stream counts as a sign that they should."""
-    monkeypatch.setattr("harvester.recorder.silence._SUSPECT_NS", 1_500_000_000)
+    monkeypatch.setattr("harvester.recorder.silent_streams._SUSPECT_NS", 1_500_000_000)
     stranger = Stranger()
 
     def die(client: Client) -> None:
@@ -354,7 +354,7 @@ def test_streams_that_died_are_renewed_while_only_depth_and_bars_flow(
 
 def test_dead_five_second_bars_are_renewed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """After a farm's return bars that stay away are asked for again."""
-    monkeypatch.setattr("harvester.recorder.silence._SUSPECT_BARS_NS", 1_500_000_000)
+    monkeypatch.setattr("harvester.recorder.silent_streams._SUSPECT_BARS_NS", 1_500_000_000)
     stranger = Stranger()
 
     def die(client: Client) -> None:

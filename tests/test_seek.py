@@ -18,7 +18,7 @@ from harvester.config import Settings
 from harvester.errors import BadSetting, CannotRun, UnknownSymbol
 from harvester.eventlog.reader import open_day
 from harvester.eventlog.run import RunLog
-from harvester.eventlog.times import moment, of_day
+from harvester.eventlog.typed_times import moment, of_day
 from harvester.eventlog.writer import LogWriter
 from harvester.events.batch import Batch
 from harvester.events.kinds import Kind, Side

@@ -27,8 +27,8 @@ from harvester.recorder import live_screen
 from harvester.recorder.record import Recorder, record
 from harvester.simgateway.gateway_settings import GatewaySettings
 from harvester.simgateway.limits import Limits
+from harvester.simgateway.markets.market_source import MarketSource
 from harvester.simgateway.markets.open_market import open_market
-from harvester.simgateway.markets.source import MarketSource
 from harvester.simgateway.server import SimGateway
 from harvester.units import SECOND_NS
 from tests.budget import budget

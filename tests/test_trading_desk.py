@@ -20,8 +20,8 @@ from harvester.events.kinds import Kind
 from harvester.projections.engine import Engine
 from harvester.projections.run_params import RunParams, StrategyRef
 from harvester.projections.trading import deciding, trading_feed
-from harvester.projections.trading.exchange import ShownQuote
 from harvester.projections.trading.fast.bucket_columns import SECONDS, BucketColumns, Newest, records, row_of, rows_of
+from harvester.projections.trading.simulated_exchange import ShownQuote
 from harvester.projections.trading.strategies import describe, make
 from harvester.projections.trading.strategies.breakout_screen import BreakoutScreen
 from harvester.projections.trading.strategy import Ahead, View

@@ -10,7 +10,7 @@ from trading_table import play
 
 from harvester.errors import BadSetting
 from harvester.projections.trading.costs import CostTable, cost_table
-from harvester.projections.trading.exchange import Observation, Order, OrderType, ShownQuote, execute
+from harvester.projections.trading.simulated_exchange import Observation, Order, OrderType, ShownQuote, execute
 from tests.budget import budget
 
 FREE = cost_table("none")

@@ -16,7 +16,7 @@ from test_trading_exchange import TAPE, orders
 from harvester.events.batch import Batch
 from harvester.events.kinds import Kind
 from harvester.projections.engine import Engine
-from harvester.projections.trading import exchange
+from harvester.projections.trading import simulated_exchange
 from harvester.projections.trading.costs import cost_table
 from harvester.projections.trading.episodes import BUCKET_FIELDS
 from harvester.projections.trading.position import EntryPlan
@@ -153,9 +153,9 @@ def test_a_decision_rests_on_the_log_cut_there(seed: int, breakout: bool) -> Non
 
 @settings(max_examples=budget(50, 150), derandomize=True)
 @given(st.lists(orders(), min_size=1, max_size=3), TAPE)
-def test_orders_fill_as_the_reference_says(working: list[exchange.Order], tape: list[Any]) -> None:
+def test_orders_fill_as_the_reference_says(working: list[simulated_exchange.Order], tape: list[Any]) -> None:
     """Orders of every type beside each other, limits that arrive before they rest among them."""
-    shown, quote, costs = exchange.ShownQuote(), plain.Quote(), cost_table("ibkr_fixed")
+    shown, quote, costs = simulated_exchange.ShownQuote(), plain.Quote(), cost_table("ibkr_fixed")
     theirs = [told_order(order) for order in working]
     for seq, item in enumerate(tape, start=1):
         what = ()
@@ -167,9 +167,9 @@ def test_orders_fill_as_the_reference_says(working: list[exchange.Order], tape: 
             continue  # the market knows no such prints
         else:
             what = item[1:]
-        seen, same_seen = exchange.Observation(seq, seq, *what), plain.Seen(seq, seq, *what)
+        seen, same_seen = simulated_exchange.Observation(seq, seq, *what), plain.Seen(seq, seq, *what)
         for order, other in zip(working, theirs, strict=True):
-            got = exchange.execute(order, seen, shown, costs)
+            got = simulated_exchange.execute(order, seen, shown, costs)
             expected = plain.Exchange(quote, same_seen, msgspec.to_builtins(costs)).fill(other, "")
             assert (got is None) == (expected is None)
             if got is not None:
@@ -177,8 +177,8 @@ def test_orders_fill_as_the_reference_says(working: list[exchange.Order], tape: 
             assert order.triggered == other.triggered
 
 
-def told_order(order: exchange.Order) -> plain.Order:
-    prices = {exchange.OrderType.LIMIT: "limit", exchange.OrderType.STOP: "stop"}
+def told_order(order: simulated_exchange.Order) -> plain.Order:
+    prices = {simulated_exchange.OrderType.LIMIT: "limit", simulated_exchange.OrderType.STOP: "stop"}
     about = {prices[order.type]: order.price} if order.type in prices else {}
     return plain.Order(
         order.buy, order.quantity, order.after_seq, order.not_before, order.reference, order.reference_price,

@@ -6,7 +6,7 @@ import pytest
 from trading_table import at, bucket
 
 from harvester.errors import BadSetting
-from harvester.projections.trading.exchange import ShownQuote
+from harvester.projections.trading.simulated_exchange import ShownQuote
 from harvester.projections.trading.strategies import describe, digest, imbalance_breakout, make
 from harvester.projections.trading.strategy import View
 

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harvester.artefacts.bucket_files import GATE_CODES
-from harvester.projections.market.arrays import BUCKETS
 from harvester.projections.market.candles import CANDLES
 from harvester.projections.market.signals import SIGNALS
+from harvester.projections.market.state_arrays import BUCKETS
 from harvester.projections.trading.trade_rows import DECISIONS, EPISODES, FILLS
 
 if TYPE_CHECKING:

@@ -75,7 +75,7 @@ TESTS: dict[str, tuple[str, ...]] = {
     "eventlog/verify_log": (_CLI, "test_log_set_aside", _WRITE),
     "eventlog/lock": ("test_log_lock",),
     "eventlog/eod_mark": _EOD,
-    **dict.fromkeys(("memory/day_summary", "memory/fold", "memory/model"), ("test_memory_fold",)),
+    **dict.fromkeys(("memory/day_summary", "memory/fold_days", "memory/model"), ("test_memory_fold",)),
     "memory/stats": ("test_memory_stats", "test_memory_fold"),
     "endofday/finished": ("test_record_parts",),
     "endofday/eod": _EOD,
@@ -89,8 +89,9 @@ TESTS: dict[str, tuple[str, ...]] = {
 """Per source module, below `harvester/`: test files or tests; a survivor costs about ten CPU seconds at most."""
 
 WIDE: dict[str, tuple[str, ...]] = {
-    "eventlog/": ("test_log_crash", "test_log_compact", "test_log_fold", "test_log_damage"),
-    "recorder/": ("test_eod_steps", "test_unfinished_days"),
+    "eventlog/": ("test_power_cut_log", "test_log_crash", "test_log_compact", "test_log_fold", "test_log_damage"),
+    "endofday/": ("test_power_cut_eod", "test_eod_steps", "test_unfinished_days"),
+    "memory/": ("test_artefacts_files", "test_eod_steps"),
 }
 """By the beginning of the module: slower tests that survivors of the first are run against with `--wide`."""
 

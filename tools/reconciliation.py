@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from harvester.calendar import iso
 from harvester.eventlog.reader import open_day
 from harvester.home import Home
-from harvester.projections.reconcile import Check, Reconciled, reconcile
+from harvester.projections.reconcile_streams import Check, Reconciled, reconcile
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

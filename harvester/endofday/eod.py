@@ -33,7 +33,7 @@ from harvester.eventlog.storage.damage import damaged_log
 from harvester.eventlog.storage.format import DELETION, MANIFEST, QUARANTINE, names_of
 from harvester.eventlog.verify_log import verify_day
 from harvester.files import Disk, naming, put
-from harvester.memory import fold as memory_fold
+from harvester.memory import fold_days as memory_fold
 from harvester.rebuild.project import fold_day
 
 if TYPE_CHECKING:

@@ -73,8 +73,7 @@ def compact_day(
     """Take the writer lock, mend killed runs, and compact every run of the date that lies in `temp/`.
 
     Args:
-        home: the data root.
-        trading_date: the date.
+        paths: the date.
         disk: the file layer, for tests.
         progress: told the run and the events of each step; each event is told twice, written and read back.
 

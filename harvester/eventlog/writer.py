@@ -1,6 +1,6 @@
 """The writer of a run: takes batches, and returns when they are durable.
 
-    writer = LogWriter.open(home, trading_date, run_start_row={"params": "…"})   lock, recovery, folder, manifest
+    writer = LogWriter.open(home.on(trading_date), run_start_row={"params": "…"})   lock, recovery, folder, manifest
     engine.fold(writer.begin(ts_recv))                                          the run's first event
     writer.commit(batch); engine.fold(batch)                                    again and again
     writer.live_digests(seq, engine.digests())                                  now and then
@@ -132,8 +132,7 @@ class LogWriter:
         Nothing is committed yet: fold the day so far, then call `begin`.
 
         Args:
-            home: the data root.
-            trading_date: the date to record on.
+            paths: the date to record on.
             run_start_row: columns of the run's first event, above all `params`; its digest goes into the manifest.
             reopen: go on with a date that `hv eod` has closed.
             compression: None, "none", "lz4" or "zstd".

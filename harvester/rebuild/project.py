@@ -20,11 +20,11 @@ from harvester.eventlog.reader import open_day
 from harvester.events.kinds import Action, Kind
 from harvester.files import Disk, put_all
 from harvester.projections.engine import Engine
-from harvester.projections.market.arrays import BUCKETS
 from harvester.projections.market.candles import CANDLES
 from harvester.projections.market.health import HEALTH
 from harvester.projections.market.merge import COLUMNS
 from harvester.projections.market.signals import SIGNALS
+from harvester.projections.market.state_arrays import BUCKETS
 from harvester.projections.run_params import RunParams
 from harvester.projections.trading.trade_rows import TABLES
 from harvester.rebuild.exports import check_symbols, exports_of, part_of, tables_of

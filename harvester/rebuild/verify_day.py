@@ -13,7 +13,7 @@ from harvester.eventlog.reader import open_day
 from harvester.eventlog.verify_log import verify_day
 from harvester.events.kinds import Action, Kind
 from harvester.projections.market.book import NO_BOOKS
-from harvester.projections.reconcile import check_rows, reconcile
+from harvester.projections.reconcile_streams import check_rows, reconcile
 from harvester.projections.run_params import RunParams, package_digest
 from harvester.rebuild.exports import FilesPart, compare_exports
 from harvester.rebuild.project import fold_day, recorder_holds

@@ -11,7 +11,7 @@ import structlog
 
 from harvester.clock import clocks_apart, real_monotonic_ns
 from harvester.disk_space import disk_forecast
-from harvester.eventlog.times import local, of_day
+from harvester.eventlog.typed_times import local, of_day
 from harvester.recorder.subscriptions import WANTED, coverage
 from harvester.units import MILLI_NS, SECOND_NS
 

@@ -22,7 +22,7 @@ from harvester.errors import CannotRun, DamagedLog, NoLog
 from harvester.eventlog.reader import open_day
 from harvester.eventlog.writer import LogWriter
 from harvester.events.kinds import Kind
-from harvester.memory.fold import memory_given
+from harvester.memory.fold_days import memory_given
 from harvester.projections.engine import Engine
 from harvester.projections.run_params import RunParams, StrategyRef
 from harvester.projections.trading.strategies import describe

@@ -23,11 +23,11 @@ from harvester.events.kinds import Own, Stream
 from harvester.recorder import subscriptions as subs
 from harvester.recorder.backfill import HistoryBackfill
 from harvester.recorder.contracts import Contracts
-from harvester.recorder.data_types import DataTypes
 from harvester.recorder.gateway_time import GatewayTime
 from harvester.recorder.heartbeat import Heartbeat
 from harvester.recorder.link import GatewayLink, number
-from harvester.recorder.silence import SilenceWatch
+from harvester.recorder.market_data_types import DataTypes
+from harvester.recorder.silent_streams import SilenceWatch
 from harvester.recorder.stream_errors import StreamErrors, stream_notice
 from harvester.recorder.subscriber import Subscriber
 from harvester.recorder.subscriptions import SubscriptionRegistry

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from harvester.calendar import day_bounds, session, trading_date, zone
 from harvester.errors import BadSetting
-from harvester.eventlog.times import moment
+from harvester.eventlog.typed_times import moment
 from harvester.units import SECOND_NS
 
 if TYPE_CHECKING:

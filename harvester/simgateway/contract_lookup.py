@@ -9,7 +9,7 @@ from harvester.wire import encode_messages
 from harvester.wire.message_ids import REQ_ID_INDEX, In
 
 if TYPE_CHECKING:
-    from harvester.simgateway.markets.source import Instrument, MarketSource
+    from harvester.simgateway.markets.market_source import Instrument, MarketSource
     from harvester.wire.decode_requests import ContractSpec
 
 NO_DEFINITION = (UNKNOWN_CONTRACT, "No security definition has been found for the request")

@@ -13,7 +13,7 @@ from harvester.events.kinds import Stream
 from harvester.simgateway.fault_script import TEXTS, Fault
 from harvester.simgateway.ib_time_text import parse_seconds
 from harvester.simgateway.limits import Refusal
-from harvester.simgateway.markets.source import DEPTH_STREAMS
+from harvester.simgateway.markets.market_source import DEPTH_STREAMS
 from harvester.units import SECOND_NS
 from harvester.wire import encode_messages
 from harvester.wire.framing import frame_bytes

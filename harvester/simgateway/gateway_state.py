@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from harvester.clock import Elapsed
 from harvester.simgateway.client_subscriptions import ClientSubscriptions
-from harvester.simgateway.depth_cut import DepthCut
+from harvester.simgateway.fewer_depth_rows import DepthCut
 from harvester.simgateway.limits import Pacing, Refusal
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from harvester.simgateway.client_subscriptions import ClientSubscription
     from harvester.simgateway.gateway_report import GatewayReport
     from harvester.simgateway.gateway_settings import GatewaySettings
-    from harvester.simgateway.markets.source import MarketSource
+    from harvester.simgateway.markets.market_source import MarketSource
 
 
 class Timeline(Protocol):

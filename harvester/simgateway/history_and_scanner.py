@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 from harvester.events.kinds import Stream
 from harvester.simgateway.client_subscriptions import ClientSubscription
 from harvester.simgateway.ib_time_text import ib_date, ib_time, parse_end_time
+from harvester.simgateway.markets.market_source import HistoricalBar, HistoricalBars, HistoryQuery, MarketRefusal
 from harvester.simgateway.markets.scanner_ranking import SCAN_CODES
-from harvester.simgateway.markets.source import HistoricalBar, HistoricalBars, HistoryQuery, MarketRefusal
 from harvester.simgateway.stream_requests import DUPLICATE_ID, StreamRequests
 from harvester.units import SECOND_NS
 from harvester.wire import encode_messages
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from harvester.simgateway.client_session import ClientSession
     from harvester.simgateway.gateway_state import GatewayState
-    from harvester.simgateway.markets.source import Instrument
+    from harvester.simgateway.markets.market_source import Instrument
     from harvester.wire.decode_requests import HeadTimestampRequest, HistoricalDataRequest, ScannerRequest
 
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from harvester.clock import Clock
     from harvester.simgateway.gateway_settings import GatewaySettings
     from harvester.simgateway.gateway_state import GatewayState
-    from harvester.simgateway.markets.source import MarketEvent, MarketSource
+    from harvester.simgateway.markets.market_source import MarketEvent, MarketSource
 
 _AT_MOST = 1000  # events between two flushes of the sockets
 

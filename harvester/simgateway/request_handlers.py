@@ -15,7 +15,7 @@ from harvester.simgateway.contract_lookup import NO_DEFINITION, contract_details
 from harvester.simgateway.fault_script import TEXTS
 from harvester.simgateway.history_and_scanner import HistoryAndScanner
 from harvester.simgateway.limits import Refusal
-from harvester.simgateway.markets.source import DEPTH_STREAMS
+from harvester.simgateway.markets.market_source import DEPTH_STREAMS
 from harvester.simgateway.stream_requests import StreamRequests
 from harvester.units import SECOND_NS
 from harvester.wire import encode_messages

@@ -32,7 +32,7 @@ from harvester.simgateway.market_pump import MarketPump, Timers
 if TYPE_CHECKING:
     from harvester.clock import Clock
     from harvester.simgateway.gateway_settings import GatewaySettings
-    from harvester.simgateway.markets.source import MarketSource
+    from harvester.simgateway.markets.market_source import MarketSource
 
 logger = structlog.get_logger()
 

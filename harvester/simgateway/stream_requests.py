@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from harvester.simgateway.client_session import ClientSession
     from harvester.simgateway.gateway_state import GatewayState
-    from harvester.simgateway.markets.source import Instrument
+    from harvester.simgateway.markets.market_source import Instrument
     from harvester.wire.decode_requests import (
         ContractSpec,
         DepthRequest,

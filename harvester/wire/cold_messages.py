@@ -13,7 +13,7 @@ from harvester.wire.parse_columns import INT32, INT64, exact_float, exact_int
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from harvester.wire.request_table import RequestTable
+    from harvester.wire.requests_by_id import RequestTable
 
 Row = tuple[Kind, dict[str, Any]]
 

@@ -24,7 +24,7 @@ from harvester.events.kinds import SCHEMAS, Kind
 from harvester.units import SECOND_NS
 from harvester.wire import parse_columns as columns
 from harvester.wire.cold_messages import SECONDS_MAX, ColdDecoder
-from harvester.wire.request_table import RequestTable
+from harvester.wire.requests_by_id import RequestTable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence

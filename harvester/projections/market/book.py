@@ -17,8 +17,8 @@ from sortedcontainers import SortedDict
 
 from harvester.events.kinds import Side, Stream
 from harvester.projections.base import Projection
-from harvester.projections.market.arrays import Role, cells_of
 from harvester.projections.market.market import DEPTH_STREAMS, STREAMS
+from harvester.projections.market.state_arrays import Role, cells_of
 
 NO_BOOKS = hashlib.blake2b(digest_size=16).hexdigest()
 """The digest without a live book, as after all subscriptions were cancelled: it says nothing about the day's books."""

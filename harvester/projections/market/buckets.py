@@ -6,14 +6,14 @@ import hashlib
 from typing import TYPE_CHECKING
 
 from harvester.projections.base import Projection, chained
-from harvester.projections.market.arrays import bucket_table, joined
+from harvester.projections.market.state_arrays import bucket_table, joined
 from harvester.projections.step import NOTHING_DERIVED, Derived
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from harvester.projections.market.arrays import Array
     from harvester.projections.market.market import Market
+    from harvester.projections.market.state_arrays import Array
     from harvester.projections.step import Step
 
 _HASH_ROWS = 100_000  # bucket rows that may wait for their hash

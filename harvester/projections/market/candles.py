@@ -15,13 +15,13 @@ import numpy as np
 import pyarrow as pa
 
 from harvester.projections.base import Projection, chained
-from harvester.projections.market.arrays import joined, words
+from harvester.projections.market.state_arrays import joined, words
 from harvester.projections.step import Derived
 from harvester.units import SECOND_NS
 
 if TYPE_CHECKING:
-    from harvester.projections.market.arrays import Array
     from harvester.projections.market.market import Market
+    from harvester.projections.market.state_arrays import Array
     from harvester.projections.step import RunStart, Step
 
 TIMEFRAMES: tuple[tuple[str, int], ...] = (("30s", 30), ("1m", 60), ("5m", 300), ("15m", 900), ("1h", 3600), ("1D", 0))

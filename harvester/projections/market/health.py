@@ -15,8 +15,8 @@ from harvester.events.codes import CONNECTION_LOST, REFUSALS, RESTORED_DATA_KEPT
 from harvester.events.kinds import Action, Own
 from harvester.projections.base import Projection
 from harvester.projections.interval import Occurrence, OccurrenceKind
-from harvester.projections.market.arrays import BOOK, INSTRUMENT, Glob
 from harvester.projections.market.market import MARKET_STREAMS, STREAMS
+from harvester.projections.market.state_arrays import BOOK, INSTRUMENT, Glob
 from harvester.projections.market.volume import checked
 from harvester.projections.step import NOTHING_DERIVED, Derived
 from harvester.units import SECOND_NS

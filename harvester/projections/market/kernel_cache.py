@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 SOURCES = (
     "projections/market/kernels.py",
-    "projections/market/arrays.py",
+    "projections/market/state_arrays.py",
     "projections/market/volume.py",
     "projections/market/kernel_cache.py",
     "events/kinds.py",

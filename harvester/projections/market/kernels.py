@@ -20,7 +20,7 @@ from numba import types
 
 from harvester.events.kinds import Operation, Stream, TickStream
 from harvester.projections.market import kernel_cache
-from harvester.projections.market.arrays import (
+from harvester.projections.market.state_arrays import (
     ABSENT_FROM,
     BLANK_SECONDS_MAX,
     BOOK,
@@ -45,7 +45,7 @@ from harvester.projections.market.volume import LOTS
 from harvester.units import SECOND_NS
 
 if TYPE_CHECKING:
-    from harvester.projections.market.arrays import Array
+    from harvester.projections.market.state_arrays import Array
 
 STREAMS: tuple[Stream, ...] = tuple(Stream)
 NAN = np.nan

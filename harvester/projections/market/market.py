@@ -16,7 +16,8 @@ from harvester.errors import KernelFault
 from harvester.events.codes import CONNECTION_LOST, DEPTH_RESET, REFUSALS, RESTORED_DATA_LOST
 from harvester.events.kinds import Action, Own, Stream
 from harvester.projections.interval import QUOTES, TRADES
-from harvester.projections.market.arrays import (
+from harvester.projections.market.merge import DEPTH_MESSAGES, Makers, clocks_of, controls_of, frame_of, last_of
+from harvester.projections.market.state_arrays import (
     BOOK,
     FIRST_ORDER,
     NO_ROW,
@@ -35,7 +36,6 @@ from harvester.projections.market.arrays import (
     new_state,
     with_room,
 )
-from harvester.projections.market.merge import DEPTH_MESSAGES, Makers, clocks_of, controls_of, frame_of, last_of
 from harvester.projections.market.volume import NOTHING, Stretch
 from harvester.projections.run_params import RunParams
 from harvester.projections.step import Control, RunStart, Step
@@ -43,7 +43,7 @@ from harvester.units import SECOND_NS
 
 if TYPE_CHECKING:
     from harvester.events.batch import Batch
-    from harvester.projections.market.arrays import Array
+    from harvester.projections.market.state_arrays import Array
 
 STREAMS: tuple[Stream, ...] = tuple(Stream)
 MARKET_STREAMS = (

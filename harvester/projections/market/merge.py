@@ -13,14 +13,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from harvester.events.kinds import SCHEMAS, Kind
-from harvester.projections.market.arrays import Frame, Hot
+from harvester.projections.market.state_arrays import Frame, Hot
 from harvester.projections.step import Control
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from harvester.events.batch import Batch
-    from harvester.projections.market.arrays import Array
+    from harvester.projections.market.state_arrays import Array
 
 _HOT: tuple[tuple[Kind, Hot], ...] = (
     (Kind.CLOCK, Hot.CLOCK),

@@ -11,7 +11,7 @@ import math
 from typing import NamedTuple
 
 from harvester.projections.base import Projection
-from harvester.projections.market.arrays import INSTRUMENT, SOURCE_NAMES
+from harvester.projections.market.state_arrays import INSTRUMENT, SOURCE_NAMES
 
 
 class Quote(NamedTuple):

@@ -21,8 +21,8 @@ from harvester.calendar import iso
 from harvester.events.kinds import Kind
 from harvester.projections.base import Projection
 from harvester.projections.interval import Occurrence, OccurrenceKind
-from harvester.projections.market.arrays import ABSENT_FROM
 from harvester.projections.market.candles import TIMEFRAMES
+from harvester.projections.market.state_arrays import ABSENT_FROM
 from harvester.projections.step import Derived, RunStart
 from harvester.units import HOUR_NS, MINUTE_NS, SECOND_NS
 
@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from harvester.events.batch import Batch
-    from harvester.projections.market.arrays import Array
     from harvester.projections.market.market import Market
+    from harvester.projections.market.state_arrays import Array
     from harvester.projections.step import Step
 
 SPREAD_BPS_MAX = 12.0

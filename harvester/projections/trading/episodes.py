@@ -14,8 +14,8 @@ import msgspec
 import numpy.typing as npt
 
 from harvester.projections.trading.costs import CostTable  # noqa: TC001 - msgspec resolves the fields when it decodes
-from harvester.projections.trading.exchange import DIGITS
 from harvester.projections.trading.position import DATA_END, Position
+from harvester.projections.trading.simulated_exchange import DIGITS
 from harvester.units import SECOND_NS
 
 if TYPE_CHECKING:

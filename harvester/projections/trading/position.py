@@ -14,7 +14,15 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from harvester.projections.trading.exchange import DIGITS, Fill, Observation, Order, OrderType, ShownQuote, execute
+from harvester.projections.trading.simulated_exchange import (
+    DIGITS,
+    Fill,
+    Observation,
+    Order,
+    OrderType,
+    ShownQuote,
+    execute,
+)
 
 if TYPE_CHECKING:
     from harvester.projections.trading.costs import CostTable

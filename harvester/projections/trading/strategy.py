@@ -17,8 +17,8 @@ import numpy.typing as npt
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from harvester.projections.trading.exchange import ShownQuote
     from harvester.projections.trading.position import EntryPlan
+    from harvester.projections.trading.simulated_exchange import ShownQuote
 
 Array = npt.NDArray[Any]
 

@@ -20,8 +20,8 @@ from harvester.projections.base import chained
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from harvester.projections.trading.exchange import Fill
     from harvester.projections.trading.position import Position
+    from harvester.projections.trading.simulated_exchange import Fill
 
 _U64, _I64, _F64, _TEXT, _BOOL = pa.uint64(), pa.int64(), pa.float64(), pa.string(), pa.bool_()
 

@@ -23,11 +23,11 @@ from harvester.projections.interval import OccurrenceKind
 from harvester.projections.trading import episodes
 from harvester.projections.trading.deciding import Seat, StrategyDesk
 from harvester.projections.trading.episodes import SymbolHealth, Tracked
-from harvester.projections.trading.exchange import Order, OrderType
 from harvester.projections.trading.fast.market_now import MarketNow
 from harvester.projections.trading.fast.position_watch import PositionWatch, next_seq
 from harvester.projections.trading.position import DATA_END, RUN_CHANGE, SESSION_END, TIME_STOP, Position
 from harvester.projections.trading.run_terms import RunTerms
+from harvester.projections.trading.simulated_exchange import Order, OrderType
 from harvester.projections.trading.strategy import View
 from harvester.projections.trading.trade_rows import TradeRows
 from harvester.projections.trading.trading_state import TradingState

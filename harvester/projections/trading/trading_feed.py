@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from harvester.projections.base import TradingSide
-    from harvester.projections.market.arrays import Array
     from harvester.projections.market.market import Market
+    from harvester.projections.market.state_arrays import Array
     from harvester.projections.step import RunStart, Step
 
 CLOCKS_MAX = 512  # in a stretch: strategies screen a stretch at once, and again after each fill

@@ -7,8 +7,8 @@ from typing import Any
 import msgspec
 
 from harvester.projections.trading.episodes import SymbolHealth, Tracked  # noqa: TC001 - msgspec resolves fields when it decodes
-from harvester.projections.trading.exchange import ShownQuote  # noqa: TC001 - msgspec resolves fields when it decodes
 from harvester.projections.trading.run_terms import RunTerms  # noqa: TC001 - msgspec resolves fields when it decodes
+from harvester.projections.trading.simulated_exchange import ShownQuote  # noqa: TC001 - msgspec resolves fields when it decodes
 
 
 class TradingState(msgspec.Struct):

@@ -18,8 +18,8 @@ import numpy as np
 
 from harvester.calendar import ExchangeSession, day_bounds, session, sessions_before, trading_date
 from harvester.events.codes import BAD_REQUEST, HISTORY_ERROR
+from harvester.simgateway.markets.market_source import HistoricalBar, HistoricalBars, HistoryQuery, MarketRefusal
 from harvester.simgateway.markets.second_bars import BarSeries
-from harvester.simgateway.markets.source import HistoricalBar, HistoricalBars, HistoryQuery, MarketRefusal
 from harvester.units import MINUTE_NS, SECOND_NS
 
 if TYPE_CHECKING:

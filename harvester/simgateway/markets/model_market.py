@@ -20,9 +20,9 @@ from harvester.errors import BadSetting
 from harvester.simgateway.markets import order_flow as flow
 from harvester.simgateway.markets.base_rows import PriceUnits, Row, RowKind
 from harvester.simgateway.markets.hours_text import hours_text
+from harvester.simgateway.markets.market_source import Instrument
 from harvester.simgateway.markets.model_history import ModelHistory, mixed_seed
 from harvester.simgateway.markets.row_market import RowMarket, RowMarketInputs
-from harvester.simgateway.markets.source import Instrument
 from harvester.units import MINUTE_NS, SECOND_NS
 
 if TYPE_CHECKING:

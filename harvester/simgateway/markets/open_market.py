@@ -10,7 +10,7 @@ from harvester.errors import BadSetting
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from harvester.simgateway.markets.source import MarketSource
+    from harvester.simgateway.markets.market_source import MarketSource
 
 KINDS = ("model", "tape", "day")
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from harvester.eventlog.reader import open_day
 from harvester.events import codes
 from harvester.events.kinds import Action, Kind, Operation, Stream
+from harvester.simgateway.markets.market_source import HistoricalBars, HistoryQuery, MarketEvent, MarketRefusal, ScanRow
 from harvester.simgateway.markets.recorded_requests import (
     RecordedHistory,
     RecordedRequest,
@@ -24,7 +25,6 @@ from harvester.simgateway.markets.recorded_requests import (
     depth_rows,
     instruments,
 )
-from harvester.simgateway.markets.source import HistoricalBars, HistoryQuery, MarketEvent, MarketRefusal, ScanRow
 from harvester.wire import encode_messages
 from harvester.wire.decode_messages import VERSIONS
 from harvester.wire.message_ids import REQ_ID_INDEX, In

@@ -13,7 +13,7 @@ from harvester.calendar import session, trading_date
 from harvester.errors import BadSetting
 from harvester.events.kinds import Action, Kind, Stream
 from harvester.simgateway.markets.historical_bars import SECONDS_OF
-from harvester.simgateway.markets.source import (
+from harvester.simgateway.markets.market_source import (
     DEPTH_STREAMS,
     HistoricalBar,
     HistoricalBars,
@@ -25,7 +25,7 @@ from harvester.units import SECOND_NS
 from harvester.wire.cold_messages import END_SEPARATOR
 from harvester.wire.encode_messages import contract_place
 from harvester.wire.message_ids import REQ_ID_INDEX, In
-from harvester.wire.request_table import OPENING
+from harvester.wire.requests_by_id import OPENING
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -10,9 +10,7 @@ from harvester.events.kinds import Stream
 from harvester.simgateway.markets.base_rows import PriceUnits, RowQueue
 from harvester.simgateway.markets.historical_bars import answer, answer_end
 from harvester.simgateway.markets.level1 import Level1
-from harvester.simgateway.markets.row_messages import InstrumentStreams, RowRenderer
-from harvester.simgateway.markets.scanner_ranking import ScanCandidate, rank
-from harvester.simgateway.markets.source import (
+from harvester.simgateway.markets.market_source import (
     HistoricalBars,
     HistoryQuery,
     Instrument,
@@ -20,6 +18,8 @@ from harvester.simgateway.markets.source import (
     MarketRefusal,
     ScanRow,
 )
+from harvester.simgateway.markets.row_messages import InstrumentStreams, RowRenderer
+from harvester.simgateway.markets.scanner_ranking import ScanCandidate, rank
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 from harvester.events.kinds import Operation, Side, Stream
 from harvester.simgateway.markets.base_rows import NumberTexts, PriceUnits, Row, RowKind
+from harvester.simgateway.markets.market_source import Instrument, MarketEvent
 from harvester.simgateway.markets.second_bars import SecondBars
-from harvester.simgateway.markets.source import Instrument, MarketEvent
 from harvester.units import SECOND_NS
 from harvester.wire.encode_messages import number
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from harvester.events.codes import HISTORY_ERROR
-from harvester.simgateway.markets.source import Instrument, MarketRefusal, ScanRow
+from harvester.simgateway.markets.market_source import Instrument, MarketRefusal, ScanRow
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -25,10 +25,10 @@ from harvester.calendar import day_bounds, session, trading_date
 from harvester.errors import BadSetting
 from harvester.simgateway.markets.base_rows import PAST_LIMIT, PriceUnits, Row, RowKind
 from harvester.simgateway.markets.hours_text import hours_text
+from harvester.simgateway.markets.market_source import Instrument
 from harvester.simgateway.markets.row_market import RowMarket, RowMarketInputs
 from harvester.simgateway.markets.sale_conditions import EXCHANGE_OF_LETTER, condition_attribs, condition_text
 from harvester.simgateway.markets.second_bars import BarSeries
-from harvester.simgateway.markets.source import Instrument
 from harvester.simgateway.markets.tape_files import BARS, DEPTH, QUOTES, TRADES, read_table
 from harvester.units import MINUTE_NS, SECOND_NS
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from harvester.projections.market.arrays import SOURCE_NAMES
+from harvester.projections.market.state_arrays import SOURCE_NAMES
 from harvester.projections.trading.episodes import BUCKET_FIELDS
 from harvester.projections.trading.episodes import PRE_COUNT as KEPT
 

@@ -12,9 +12,9 @@ import numpy as np
 
 from harvester.projections.interval import QUOTES, TRADES
 from harvester.projections.trading.episodes import PRE_COUNT, SymbolHealth
-from harvester.projections.trading.exchange import ShownQuote
 from harvester.projections.trading.fast.bucket_columns import NO_SECONDS, Newest, records, rows_of
 from harvester.projections.trading.fast.observations import Observations
+from harvester.projections.trading.simulated_exchange import ShownQuote
 from harvester.projections.trading.strategy import Ahead
 from harvester.units import MINUTE_NS
 

@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from harvester.projections.trading.exchange import Observation
+from harvester.projections.trading.simulated_exchange import Observation
 from harvester.units import NEVER
 
 if TYPE_CHECKING:
-    from harvester.projections.trading.exchange import ShownQuote
+    from harvester.projections.trading.simulated_exchange import ShownQuote
 
 Array = npt.NDArray[Any]
 Part = tuple[dict[str, Array], slice]  # columns, and the rows of one symbol in them

@@ -13,9 +13,9 @@ from harvester.units import SECOND_NS
 if TYPE_CHECKING:
     from harvester.projections.trading.deciding import StrategyDesk
     from harvester.projections.trading.episodes import Tracked
-    from harvester.projections.trading.exchange import ShownQuote
     from harvester.projections.trading.fast.bucket_columns import Array, SymbolBuckets
     from harvester.projections.trading.fast.observations import Observations
+    from harvester.projections.trading.simulated_exchange import ShownQuote
 
 
 class PositionWatch:

@@ -22,7 +22,7 @@ import polars as pl
 from harvester.calendar import iso
 from harvester.events.kinds import Kind, TickStream
 from harvester.projections.engine import Engine
-from harvester.projections.market.arrays import INSTRUMENT
+from harvester.projections.market.state_arrays import INSTRUMENT
 from harvester.units import HOUR_NS, SECOND_NS
 
 if TYPE_CHECKING:
