@@ -69,10 +69,10 @@ def _last_run(day: Day) -> tuple[Calendar | None, str]:
 
 def _reason(params: str | None) -> str:
     try:
-        told: dict[str, Any] = msgspec.json.decode(params or "{}", type=dict[str, Any])
+        run_end: dict[str, Any] = msgspec.json.decode(params or "{}", type=dict[str, Any])
     except msgspec.DecodeError:
-        told = {}
-    return str(told.get("reason") or "unknown")
+        run_end = {}
+    return str(run_end.get("reason") or "unknown")
 
 
 def _when(ts: int) -> str:

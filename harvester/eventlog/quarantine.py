@@ -55,16 +55,16 @@ def read_quarantine_notes(paths: DatePaths) -> list[QuarantineNote]:
     path = paths.log / NOTES
     if not path.exists():
         return []
-    found = scan(path)
+    scanned = scan(path)
     move = (
         "the runs are not affected, `hv log show --salvage` reads them; restore this file from a backup, or move it "
         f"away and let `hv log recover --set-aside --date {paths.trading_date}` note the gaps between them again"
     )
-    if found.damages or found.torn_bytes:
-        what = f"the quarantine notes do not match their hashes from byte {found.end} on"
-        raise DamagedFile(str(path), what, move, found.end)
+    if scanned.damages or scanned.torn_bytes:
+        what = f"the quarantine notes do not match their hashes from byte {scanned.end} on"
+        raise DamagedFile(str(path), what, move, scanned.end)
     try:
-        notes = [msgspec.json.decode(body, type=QuarantineNote) for _, body, _ in found.lines]
+        notes = [msgspec.json.decode(body, type=QuarantineNote) for _, body, _ in scanned.lines]
     except msgspec.MsgspecError as error:
         raise DamagedFile(str(path), f"not quarantine notes: {error}", move) from None
     return sorted(notes, key=lambda note: (note.first_seq, note.last_seq, note.run))

@@ -209,12 +209,12 @@ class RunLog:
 
     def _read_digests(self) -> None:
         path = self.digests_path
-        found = scan(path, self.digests_end)
-        self.damages += found.damages
-        for offset, body, own_hash in found.lines:
+        scanned = scan(path, self.digests_end)
+        self.damages += scanned.damages
+        for offset, body, own_hash in scanned.lines:
             try:
                 line = decode_digest(body)
-                known = self.manifest is not None and not found.damages
+                known = self.manifest is not None and not scanned.damages
                 if known and (line.prev != self.digests_chain or line.line != len(self.digests) + 1):
                     what = f"line {line.line} does not follow line {len(self.digests)}"
                     raise Malformed(what)  # noqa: TRY301 - handled with the others
@@ -223,15 +223,15 @@ class RunLog:
                 continue
             self.digests.append(line)
             self.digests_chain = own_hash
-        self.digests_end, self.torn[path.name] = found.end, found.torn_bytes
+        self.digests_end, self.torn[path.name] = scanned.end, scanned.torn_bytes
 
     def _read_journal(self) -> None:
         path = self.journal_path
         self._gap = self._gap or self.manifest is None
-        found = scan(path, self.journal_end)
-        broken = [damage.offset for damage in found.damages]
-        self.damages += found.damages
-        for offset, body, own_hash in found.lines:
+        scanned = scan(path, self.journal_end)
+        broken = [damage.offset for damage in scanned.damages]
+        self.damages += scanned.damages
+        for offset, body, own_hash in scanned.lines:
             while broken and broken[0] < offset:
                 self._gap = True
                 broken.pop(0)
@@ -242,7 +242,7 @@ class RunLog:
                 self.damages.append(Damage(path, offset, str(error)))
                 self._gap = True
         self._gap = self._gap or bool(broken)
-        self.journal_end, self.torn[path.name] = found.end, found.torn_bytes
+        self.journal_end, self.torn[path.name] = scanned.end, scanned.torn_bytes
 
     def _accept(self, line: CommitLine, path: Path, offset: int) -> None:
         """Add a line with a valid hash: it must continue the previous line, or, after missing lines, come later."""

@@ -48,13 +48,13 @@ def _is_date(path: Path) -> bool:
 
 def run_folders(paths: DatePaths) -> list[Path]:
     """Folders of the date's runs, in order; for a run in both, the folder in `temp/` is taken, not the archive's."""
-    found: dict[int, Path] = {}
+    folders: dict[int, Path] = {}
     for base in (paths.archive, paths.log):
         for child in base.iterdir() if base.is_dir() else ():
             number = run_number(child.name)
             if number is not None and child.is_dir():
-                found[number] = child
-    return [found[number] for number in sorted(found)]
+                folders[number] = child
+    return [folders[number] for number in sorted(folders)]
 
 
 def read_runs(paths: DatePaths) -> list[RunLog]:

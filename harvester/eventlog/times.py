@@ -31,20 +31,20 @@ def moment(text: str, trading_date: date, zone_name: str = NEW_YORK) -> int:
     unclear = BadSetting(
         f"time {text!r} is not understood; write 10:31:05.2 ({zone_name}) or {trading_date}T14:31:05.2Z"
     )
-    found = _FORM.fullmatch(text.strip())
-    if found is None:
+    match = _FORM.fullmatch(text.strip())
+    if match is None:
         raise unclear
     try:
-        day = date.fromisoformat(found["date"]) if found["date"] else trading_date
-        at = datetime.combine(day, time(int(found["h"]), int(found["m"]), int(found["s"] or 0)))
-        offset = found["zone"]
+        day = date.fromisoformat(match["date"]) if match["date"] else trading_date
+        at = datetime.combine(day, time(int(match["h"]), int(match["m"]), int(match["s"] or 0)))
+        offset = match["zone"]
         if offset:
             at = datetime.fromisoformat(f"{at.isoformat()}{offset.replace('Z', '+00:00')}")
         else:
             at = at.replace(tzinfo=zone(zone_name))
     except ValueError:
         raise unclear from None
-    return to_ns(at) + int((found["fraction"] or "0").ljust(9, "0"))
+    return to_ns(at) + int((match["fraction"] or "0").ljust(9, "0"))
 
 
 def read_iso(text: str) -> int:

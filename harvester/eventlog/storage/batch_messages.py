@@ -189,13 +189,13 @@ class Messages:
         return np.unpackbits(self._bytes[begin : begin + (rows + 7) // 8], count=rows, bitorder="little")
 
     def _text(self, buffer: int, validity: pa.Buffer | None) -> pa.Array | None:
-        found = self._texts_sliced(buffer) if self._sliced else self._texts(buffer)
-        if found is None:
+        texts = self._texts_sliced(buffer) if self._sliced else self._texts(buffer)
+        if texts is None:
             return None
-        ends = np.append(0, np.cumsum(found[0]))
+        ends = np.append(0, np.cumsum(texts[0]))
         if ends[-1] > _TEXT_BYTES_MAX:
             return None
-        joined = [validity, pa.py_buffer(ends.astype(np.int32)), pa.py_buffer(found[1])]
+        joined = [validity, pa.py_buffer(ends.astype(np.int32)), pa.py_buffer(texts[1])]
         array = pa.Array.from_buffers(pa.string(), self._total, joined)
         array.validate(full=True)
         return array

@@ -130,7 +130,7 @@ class ParquetBodies:
             with _readable(kind):
                 parts[kind], tail = _cover(self._folder / file_of(kind, "parquet"), kind, one.pairs)
             tails.append(tail)
-        taken = {kind: iter(found) for kind, found in parts.items()}
+        taken = {kind: iter(of_kind) for kind, of_kind in parts.items()}
         return [[next(taken[kind]) for kind in kinds] for kinds in self._commits], tails
 
     def close(self) -> None:
