@@ -215,7 +215,7 @@ def test_cut_at_every_byte_of_the_last_commits(home, tmp_path_factory):
 def _check_recovery(crashed: Home, copy: Home, expected: Batch) -> int:
     """Recover a copy of a crashed log, and go on; returns 1 when torn bytes were moved."""
     shutil.copytree(crashed.root, copy.root, dirs_exist_ok=True)
-    n_bytes = sum(path.stat().st_size for path in files_of(copy.day(DATE)) if path.name != MANIFEST)
+    n_bytes = sum(path.stat().st_size for path in files_of(copy.on(DATE).log) if path.name != MANIFEST)
     with LogWriter.open(copy, DATE) as writer:
         assert writer.next_seq == expected.last_seq + 1
         (recovery,) = writer.recovered
@@ -225,7 +225,7 @@ def _check_recovery(crashed: Home, copy: Home, expected: Batch) -> int:
     assert [run.status for run in report.runs] == ["recovered", "ended"]
     assert not report.notes
     assert same(Batch.concat(list(harvester.open_day(DATE, copy).batches())).slice(1, expected.last_seq), expected)
-    kept = [*files_of(copy.day(DATE) / "r001"), *files_of(copy.day(DATE) / "quarantine")]
+    kept = [*files_of(copy.on(DATE).log / "r001"), *files_of(copy.on(DATE).log / "quarantine")]
     assert sum(path.stat().st_size for path in kept if path.name != MANIFEST) == n_bytes, "torn bytes are kept"
     return 1 if recovery.torn else 0
 

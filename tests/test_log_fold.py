@@ -219,7 +219,7 @@ def test_wrong_events_under_right_checksums_are_damage(home, storage, check, how
     with monkeypatch.context() as blind:
         times = np.concatenate([rows.column(1).to_numpy() for rows in good.tables.values()])
         blind.setattr(LogWriter, "_check", lambda self, b: (int(times.min()), int(times.max())))
-        for module in ("runlog", "parquet", "bodies"):
+        for module in ("run", "storage.parquet_files", "storage.checked_reads"):
             for name in ("rows_problem", "check_rising", "check_places"):
                 blind.setattr(f"harvester.eventlog.{module}.{name}", lambda *_: "", raising=False)
         blind.setattr("harvester.eventlog.rewrite._times", lambda _: (int(times.min()), int(times.max())))

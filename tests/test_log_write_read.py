@@ -201,7 +201,7 @@ from datetime import date
 from pathlib import Path
 from harvester.eventlog.writer import LogWriter
 from harvester.home import Home
-LogWriter.open(Home(Path(sys.argv[1])), date(2025, 7, 17))
+LogWriter.open(Home(Path(sys.argv[1])).on(date(2025, 7, 17)))
 """
         command = [sys.executable, "-c", code, str(home.root)]
         project = Path(harvester.__file__).parent.parent

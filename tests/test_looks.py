@@ -86,8 +86,8 @@ def home(tmp_path_factory):
     """Two symbols, two runs, and an older date that is not the newest."""
     made = Home(tmp_path_factory.mktemp("looks")).prepare()
     record(made, runs=2, seconds=200)
-    older = made.day(DATE.replace(day=16))
-    shutil.copytree(made.day(DATE), older)  # never read: it is not the newest
+    older = made.on(DATE.replace(day=16)).log
+    shutil.copytree(made.on(DATE).log, older)  # never read: it is not the newest
     return made
 
 
@@ -146,7 +146,7 @@ def ended(tmp_path_factory):
     log.subscribe(3, "l1", at=120)  # asked for, silent
     for second in range(121, 180):
         log.clock(second)
-    with LogWriter.open(made, DATE, run_start_row={"params": "{}"}) as writer:
+    with LogWriter.open(made.on(DATE), run_start_row={"params": "{}"}) as writer:
         rows = [row for row in log.pending if row[1].get("action") != "run_start"]
         writer.begin(log.pending[0][1]["ts_recv"])
         writer.commit(Batch.of(rows, writer.next_seq))
