@@ -1,4 +1,4 @@
-"""`hv replay`: play a recorded day through the engine."""
+"""Implement `hv replay`: play a recorded day through the engine and print its rows."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def replay(
 
 
 class Pipe:
-    """Plain lines; no keys."""
+    """Prints plain lines; reads no keys."""
 
     def __init__(self, line: Callable[[ReplayFrame], str]) -> None:
         self._line = line
@@ -100,10 +100,10 @@ class Pipe:
         sys.stdout.flush()
 
     def state(self, ts: int, speed: float, *, paused: bool) -> None:
-        """A pipe is told rows alone."""
+        """No effect: a pipe shows only rows."""
 
     def moved(self, ts: int) -> None:
-        """Likewise."""
+        """No effect, as for `state`."""
 
     def key(self, seconds: float | None) -> str:
         if seconds:
@@ -115,7 +115,7 @@ class Pipe:
 
 
 class Terminal(Pipe):
-    """Lines that scroll, a line of state below them, and keys."""
+    """Prints scrolling lines above a status line, and reads keys."""
 
     def __init__(self, line: Callable[[ReplayFrame], str], keys: Keys, moment: Callable[[str], int]) -> None:
         super().__init__(line)
@@ -130,7 +130,7 @@ class Terminal(Pipe):
             self._whole_line(self._line(row))
 
     def end(self) -> None:
-        """Leave the terminal with an empty line for the shell's prompt."""
+        """Clear the status line for the shell's prompt."""
         self._put("")
 
     def moved(self, ts: int) -> None:
@@ -140,7 +140,7 @@ class Terminal(Pipe):
         self._whole_line(f"── {of_day(ts)} New York " + "─" * 60)
 
     def _whole_line(self, text: str) -> None:
-        """A line cut to the screen: one that wraps hides which row is which."""
+        """Print a line truncated to the screen width; wrapped lines are hard to read as rows."""
         wide = shutil.get_terminal_size().columns
         sys.stdout.write((text if len(text) <= wide else text[: wide - 1] + "…") + "\n")
 
@@ -173,7 +173,7 @@ class Terminal(Pipe):
             return None
 
     def _put(self, text: str) -> None:
-        """Write the line below anew; one column stays free, for one that wraps cannot be wiped."""
+        """Rewrite the status line; the last column stays free, because a wrapped line cannot be cleared."""
         text = text[: shutil.get_terminal_size().columns - 1]
         if text != self._below:
             sys.stdout.write("\r" + " " * len(self._below) + "\r" + text)

@@ -1,4 +1,4 @@
-"""Single keys from a terminal, on POSIX and on Windows."""
+"""Read single keys from a terminal, on POSIX and on Windows."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _WINDOWS_ARROWS = {"K": "left", "M": "right"}
 
 
 class Keys:
-    """Keys as they are pressed, without Enter; the terminal is restored afterwards."""
+    """Reads keys as they are pressed, without Enter; restores the terminal on exit."""
 
     def __init__(self) -> None:
         self._before: Any = None

@@ -1,7 +1,7 @@
-"""`hv demo`: a whole modelled day through a real socket, in lockstep, in one process.
+"""Record a whole modelled day for `hv demo`: gateway and recorder in one process, over a real socket, in lockstep.
 
-Gateway and recorder share one market clock that jumps to the next event, so six and a half hours take seconds and the
-same seed gives the same log, byte for byte.
+Both share one market clock that jumps to the next event, so six and a half hours take seconds, and the same seed gives
+the same log, byte for byte.
 """
 
 from __future__ import annotations
@@ -33,15 +33,15 @@ if TYPE_CHECKING:
     from harvester.recorder.summary import RecordingSummary
     from harvester.simgateway.markets.market_source import MarketSource
 
-LEAD_NS = 60 * SECOND_NS  # the recorder is there a minute before the market's first event
+LEAD_NS = 60 * SECOND_NS  # the recorder starts a minute before the market's first event
 LOOK_S = 0.2
-# A digest takes the whole state; in lockstep 60 s of market time pass in a fraction of a second, and `hv verify` takes
-# each of them again: 400 a day cost it four times what the fold does. Half hours prove the same day in fourteen places.
+# A digest hashes the whole state, and `hv verify` computes each again: one per minute (400 a day) would cost it four
+# times as much as the fold. One per half hour still checks the day at fourteen points.
 DIGEST_SECONDS = 1800
 
 
 class DemoDay(NamedTuple):
-    """What a demo day is made of: `rate` is orders per symbol and day."""
+    """Parameters of a demo day; `rate` is orders per symbol and day."""
 
     trading_date: date
     symbols: tuple[str, ...]
@@ -50,20 +50,20 @@ class DemoDay(NamedTuple):
 
 
 def check_day(day: DemoDay) -> None:
-    """See before anything starts what cannot work.
+    """Check the parameters before anything starts.
 
     Raises:
         CannotRun: the exchange is closed on that date.
-        BadSetting: a symbol or a rate that cannot be one.
+        BadSetting: a symbol or the rate is invalid.
     """
     if session(day.trading_date) is None:
         raise CannotRun(f"the exchange is closed on {day.trading_date}; choose a trading day with --date")
     if not day.symbols:
-        raise BadSetting("no symbol is left of --symbols; name some, for example ACME,BOLT")
+        raise BadSetting("--symbols contains no symbol; give some, for example ACME,BOLT")
     for symbol in day.symbols:
         if not (symbol.isascii() and symbol.replace(".", "").isalnum()):
-            raise BadSetting(f"symbol {symbol!r} is no name for a modelled stock; use letters and digits")
-    _market_of(day)  # an earlier demo must not go for a rate that cannot be
+            raise BadSetting(f"symbol {symbol!r} is not a valid name for a modelled stock; use letters and digits")
+    _market_of(day)  # raises for an invalid rate, before an earlier demo is deleted
 
 
 def _market_of(day: DemoDay) -> MarketSource:
@@ -73,7 +73,7 @@ def _market_of(day: DemoDay) -> MarketSource:
 
 
 async def record_demo(home: Home, day: DemoDay, progress: Callable[[int, int], None] | None = None) -> RecordingSummary:
-    """Serve the modelled day and record it; `progress` is told (seconds of the day done, seconds there are).
+    """Serve the modelled day and record it; `progress` is called with (seconds of the day done, total seconds).
 
     Raises:
         HarvesterError: as `record` does.
@@ -116,17 +116,17 @@ async def _look(recorder: Recorder, start_ns: int, end_ns: int, progress: Callab
 
 
 def fresh_home(paths: DatePaths, disk: Disk | None = None) -> Home:
-    """Make room for a demo day: an earlier demo of the date goes, anything that is not a demo's own is refused.
+    """Prepare the home for a demo day: delete an earlier demo's data, and reject a folder with any other data.
 
-    The mark that calls the folder a demo's is durable before anything else is written into it.
+    The file that marks the folder as a demo's is durable before anything else is written.
 
     Raises:
-        CannotRun: the folder holds data that no demo wrote.
+        CannotRun: the folder contains data that is not from a demo.
     """
     disk = disk or Disk()
     mark = paths.home.root / "demo.txt"
     if paths.home.root.exists() and any(paths.home.root.iterdir()) and not mark.exists():
-        raise CannotRun(f"{paths.home.root} holds data that no demo wrote; name another folder with --home")
+        raise CannotRun(f"{paths.home.root} contains data that is not from hv demo; give another folder with --home")
     if mark.exists():
         for name in ("temp", "memory", "exports"):
             with contextlib.suppress(OSError):
@@ -137,5 +137,5 @@ def fresh_home(paths: DatePaths, disk: Disk | None = None) -> Home:
 
 
 def quiet_log() -> None:
-    """Only errors: the demo speaks for itself."""
+    """Log only errors; the demo prints its own progress."""
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))

@@ -1,4 +1,4 @@
-"""How much room a disk has left and how long it lasts."""
+"""Forecast how long the free disk space lasts, and format sizes and durations for people."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 MARGIN_BYTES = 64 * 1024 * 1024
-"""Free bytes a commit must leave: room to end the run, write the manifest and recover."""
+"""Free bytes a commit must leave: space to end the run, write the manifest and recover."""
 
 
 @dataclass(frozen=True)
 class Forecast:
-    """How long the disk lasts: free bytes, bytes per second, seconds (None when nothing is written)."""
+    """A disk forecast: free bytes, bytes written per second, seconds until full (None when nothing is written)."""
 
     free_bytes: int
     bytes_per_second: float
@@ -27,10 +27,10 @@ class Forecast:
 
 
 def disk_forecast(folder: Path, bytes_per_second: float) -> Forecast:
-    """Tell how long the disk under `home` lasts at this rate, the margin kept free.
+    """Forecast how long the disk of `folder` lasts at this rate, with the margin kept free.
 
     Raises:
-        OSError: no folder of `home` exists up to the root.
+        OSError: the disk cannot be read.
     """
     while not folder.exists() and folder != folder.parent:
         folder = folder.parent
@@ -40,7 +40,7 @@ def disk_forecast(folder: Path, bytes_per_second: float) -> Forecast:
 
 
 def size_text(n_bytes: float) -> str:
-    """Bytes for people, decimal units: `5.0 GB`."""
+    """Format bytes in decimal units: `5.0 GB`."""
     for unit in ("B", "kB", "MB", "GB"):
         if n_bytes < 1000:
             return f"{n_bytes:.0f} {unit}" if unit == "B" else f"{n_bytes:.1f} {unit}"
@@ -49,7 +49,7 @@ def size_text(n_bytes: float) -> str:
 
 
 def duration_text(seconds: float) -> str:
-    """Seconds for people: `3.1 days`."""
+    """Format seconds: `3.1 days`."""
     for unit, length in (("years", 31_557_600), ("days", 86_400), ("hours", 3_600), ("minutes", 60)):
         if seconds >= length:
             return f"{seconds / length:.1f} {unit}"

@@ -1,6 +1,6 @@
-"""The outermost edge of the log: everything it writes passes through one `Disk`.
+"""Write, sync and rename files: every change to disk goes through one `Disk`.
 
-Portable: folders are synced where the system knows such a thing, files with the strongest sync it offers.
+Files are synced with the strongest sync the system offers, folders where the system supports it.
 """
 
 from __future__ import annotations
@@ -50,29 +50,29 @@ class Disk:
     """Write, sync and rename. Tests override single methods to make a disk fail."""
 
     def make_folder(self, path: Path) -> None:
-        """Make a folder and the missing ones above it; the folders that hold their names are the caller's to sync."""
+        """Create a folder and missing parents; the caller syncs the folders that contain the new names."""
         path.mkdir(parents=True, exist_ok=True)
 
     def create(self, path: Path) -> FileIO:
-        """Open a file that must not exist, unbuffered."""
+        """Create and open a file, which must not exist, unbuffered."""
         return path.open("xb", buffering=0)
 
     def open_append(self, path: Path) -> FileIO:
-        """Open a file that exists, to append, unbuffered."""
+        """Open a file for appending, unbuffered."""
         return path.open("ab", buffering=0)
 
     def write(self, file: FileIO, data: bytes) -> None:
-        """Write all of `data`; a raw file may take it in parts."""
+        """Write all of `data`; a raw file may accept it in parts."""
         view = memoryview(data)
         while view:
             view = view[file.write(view) or 0 :]
 
     def fsync(self, file: FileIO) -> None:
-        """Return when the bytes are on the medium."""
+        """Sync a file; returns when its bytes are on the disk."""
         self._sync(file.fileno(), _FULL_SYNC)
 
     def sync_folder(self, path: Path) -> None:
-        """Make names created in or renamed into `path` durable. Windows has no such call and does not need it."""
+        """Make the names created in or renamed into `path` durable. Windows has no such call and does not need it."""
         if _WINDOWS:
             return
         handle = os.open(path, os.O_RDONLY)
@@ -82,7 +82,7 @@ class Disk:
             os.close(handle)
 
     def _sync(self, handle: int, sync: Callable[[int], object]) -> None:
-        """Every sync ends here: a disk that simulates a power cut sees the calls that really reach the system."""
+        """Run a sync call. All syncs pass here, so a simulated power cut sees exactly the calls the system gets."""
         sync(handle)
 
     def sync_names(self, path: Path, root: Path) -> None:
@@ -92,7 +92,7 @@ class Disk:
             self.sync_folder(path)
 
     def replace(self, source: Path, target: Path) -> None:
-        """Rename over `target`, waiting a moment for readers on Windows."""
+        """Rename over `target`; on Windows, retry briefly while a reader has it open."""
         for left in range(_REPLACE_TRIES, 0, -1):
             try:
                 source.replace(target)
@@ -104,7 +104,7 @@ class Disk:
                 return
 
     def remove(self, path: Path) -> None:
-        """Delete a file; one that is gone is fine."""
+        """Delete a file; no error when it does not exist."""
         path.unlink(missing_ok=True)
 
     def remove_folder(self, path: Path) -> None:
@@ -112,7 +112,7 @@ class Disk:
         path.rmdir()
 
     def remove_tree(self, path: Path) -> None:
-        """Delete a folder and everything in it; links are deleted, not followed. One that is gone is fine."""
+        """Delete a folder and its content; links are deleted, not followed. No error when it does not exist."""
         if not path.exists():
             return
         for child in sorted(path.iterdir()):
@@ -123,9 +123,9 @@ class Disk:
         self.remove_folder(path)
 
     def make_folders(self, path: Path) -> None:
-        """Make a folder and those missing above it, each durable before the next.
+        """Create a folder and missing parents, each durable before the next.
 
-        The name of the lowest that is there may be in the cache alone, left by a process that died as it made it.
+        The name of the lowest existing folder is synced too: a killed process may have created it without a sync.
         """
         missing: list[Path] = []
         while not path.exists():
@@ -148,7 +148,7 @@ class Disk:
         file.truncate(length)
 
     def sync_file(self, path: Path) -> None:
-        """Make what a dead process left in the system's cache durable."""
+        """Sync a file that a killed process may have left unsynced."""
         with path.open("r+b", buffering=0) as file:
             self.fsync(file)
 
@@ -156,14 +156,14 @@ class Disk:
         return shutil.disk_usage(path).free
 
     def write_new(self, path: Path, data: bytes) -> None:
-        """Create `path` holding `data`, synced; its folder is the caller's to sync."""
+        """Create `path` with `data`, synced; the caller syncs its folder."""
         file = self.create(path)
         with file:
             self.write(file, data)
             self.fsync(file)
 
     def copy(self, source: Path, target: Path, start: int = 0) -> None:
-        """Create `target` with what `source` holds from byte `start` on, synced; its folder is the caller's to sync."""
+        """Create `target` with the bytes of `source` from `start` on, synced; the caller syncs its folder."""
         with source.open("rb") as old, self.create(target) as new:
             old.seek(start)
             while piece := old.read(_COPY_BYTES):
@@ -171,33 +171,32 @@ class Disk:
             self.fsync(new)
 
     def write_atomic(self, path: Path, data: bytes) -> None:
-        """Replace `path` by `data` so that a reader sees the old bytes or the new ones, never a mixture."""
-        beside = path.with_name(f".{path.name}.new")
-        self.remove(beside)
-        self.write_new(beside, data)
-        self.replace(beside, path)
+        """Replace the content of `path` durably; a reader sees the old bytes or the new ones, never a mixture."""
+        temporary = path.with_name(f".{path.name}.new")
+        self.remove(temporary)
+        self.write_new(temporary, data)
+        self.replace(temporary, path)
         self.sync_folder(path.parent)
 
     def write_cache(self, path: Path, data: bytes) -> None:
-        """As `write_atomic`, but not synced: for a file that may be lost, or hold anything, after a power cut."""
-        beside = path.with_name(f".{path.name}.{os.getpid()}.new")
-        self.remove(beside)
+        """Like `write_atomic`, but not synced: for a file that may be lost or damaged by a power cut."""
+        temporary = path.with_name(f".{path.name}.{os.getpid()}.new")
+        self.remove(temporary)
         try:
-            with self.create(beside) as file:
+            with self.create(temporary) as file:
                 self.write(file, data)
-            self.replace(beside, path)
+            self.replace(temporary, path)
         except OSError:
             with suppress(OSError):
-                self.remove(beside)
+                self.remove(temporary)
             raise
 
 
 def regular_file_size(path: Path) -> int:
-    """Size of a plain file in bytes, -1 when there is none.
+    """Size of a regular file in bytes, -1 when it does not exist.
 
     Raises:
-        OSError: the name stands for a link, a pipe, a device or a folder; opening such a thing could hang or read
-            from outside the log.
+        OSError: the path is a link, a pipe, a device or a folder; opening it could block, or read outside the log.
     """
     try:
         status = path.lstat()
@@ -241,13 +240,13 @@ def put_all(files: Iterable[tuple[Path, Content]], disk: Disk | None = None) -> 
     begun: list[tuple[Path, Future[Path | None]]] = []
     try:
         written = _write_all(files, begun, disk)
-        for path, beside in written:
+        for path, temporary in written:
             with naming(path):
-                disk.replace(beside, path)
+                disk.replace(temporary, path)
     except BaseException:
         for path, _ in begun:
-            with suppress(OSError):  # of a disk that fails, the first failure is the one to tell
-                disk.remove(_beside(path))
+            with suppress(OSError):  # the first error is the one to report
+                disk.remove(_temporary_path(path))
         raise
     for folder in dict.fromkeys(path.parent for path, _ in written):
         with naming(folder):
@@ -271,27 +270,27 @@ def _write_all(
                     make_folders(path.parent, disk)
                 folders[path.parent] = None
             must_take_file(path)
-            begun.append((path, pool.submit(_write_beside, path, content, disk)))
+            begun.append((path, pool.submit(_write_temporary, path, content, disk)))
         written: list[tuple[Path, Path]] = []
         for path, done in begun:
             with naming(path):
-                if (beside := done.result()) is not None:
-                    written.append((path, beside))
+                if (temporary := done.result()) is not None:
+                    written.append((path, temporary))
     return written
 
 
-def _write_beside(path: Path, content: Content, disk: Disk) -> Path | None:
+def _write_temporary(path: Path, content: Content, disk: Disk) -> Path | None:
     """Write and sync the temporary file of `path`; None when `path` already has these bytes."""
     data = content if isinstance(content, bytes) else content()
     if path.is_file() and not path.is_symlink() and path.read_bytes() == data:
         return None
-    beside = _beside(path)
-    disk.remove(beside)
-    disk.write_new(beside, data)
-    return beside
+    temporary = _temporary_path(path)
+    disk.remove(temporary)
+    disk.write_new(temporary, data)
+    return temporary
 
 
-def _beside(path: Path) -> Path:
+def _temporary_path(path: Path) -> Path:
     return path.with_name(f".{path.name}.new")
 
 
@@ -344,7 +343,7 @@ def _what(mode: int) -> str:
 
 
 def make_folders(folder: Path, disk: Disk) -> None:
-    """Make a folder and those above it, each durable before the next; see `Disk.make_folders`."""
+    """Create a folder and missing parents, each durable before the next; see `Disk.make_folders`."""
     if not folder.is_dir():
         must_take_folder(folder)
     disk.make_folders(folder)

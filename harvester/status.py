@@ -1,4 +1,4 @@
-"""`status`: told from outside, by the log and the lock alone, whether a day is being recorded and what it lacks."""
+"""Report from the log and the lock alone whether a day is being recorded and which streams are missing."""
 
 from __future__ import annotations
 
@@ -25,25 +25,25 @@ if TYPE_CHECKING:
 _STREAMED = (Kind.TICK, Kind.TRADE, Kind.QUOTE, Kind.DEPTH, Kind.BAR)
 
 
-NOT_ASKED = "not asked for: no line left, or not its turn yet"  # IB's lines are few, and wait for each other
-NOTHING_ASKED = "not asked for: contracts were still being looked up"
-UNKNOWN = f"not asked for: the gateway knows no such symbol ({UNKNOWN_CONTRACT})"
+NOT_ASKED = "not requested: no market data line free, or still queued"  # IB limits lines and paces requests
+NOTHING_ASKED = "not requested: contracts were still being looked up"
+UNKNOWN = f"not requested: symbol unknown to the gateway ({UNKNOWN_CONTRACT})"
 
 
 class RecordingStatus(msgspec.Struct, frozen=True):
-    """One trading date from outside. Times are ISO-8601 UTC, empty when there is none.
+    """The recording status of one trading date. Times are ISO-8601 UTC, empty for none.
 
     Attributes:
         recording: whether a process holds the date's writer lock to record.
         holder: who holds the lock, empty for nobody.
-        since: begin of the latest run.
-        last_commit: stamp of the last event committed.
-        streams_of: the run `symbols` and `lacking` tell of: the latest, or the latest that asked for streams when that
-            ended without asking for any.
-        lacking: symbol → streams it lacks, each with the reason (`refused 309`, `no data yet`, `not asked for`).
-        outage: whether the feed is down by the log's last word.
-        archived: where the log lies, below the home, when `hv eod` archived it and deleted it below temp/.
-        ahead_s: seconds by which the gateway's clock was found ahead of the latest run's stamps, 0 within two minutes.
+        since: start of the latest run.
+        last_commit: ts_recv of the last committed event.
+        streams_of: the run that `symbols` and `lacking` describe: the latest, or if that ended without a request for a
+            stream, the latest that made one.
+        lacking: symbol → missing streams, each with the reason (`refused 309`, `no data yet`, `not requested`).
+        outage: whether the feed is down according to the last notice in the log.
+        archived: folder of the log below the home, when `hv eod` archived it and deleted it from temp/.
+        ahead_s: seconds by which the gateway's clock is ahead of the latest run's ts_recv, 0 if below two minutes.
     """
 
     trading_date: str
@@ -64,19 +64,19 @@ class RecordingStatus(msgspec.Struct, frozen=True):
 
 
 def status(paths: DatePaths) -> RecordingStatus:
-    """Look at a date.
+    """The recording status of a date.
 
     Raises:
         NoLog: nothing was recorded on it.
-        DamagedLog: its bytes are not what was written.
+        DamagedLog: its log is damaged.
     """
     holder = DateLock(paths).held_by()
     day = open_day(paths.trading_date, paths.home)
     recording = holder is not None and holder.purpose == "record"
     run = day.runs[-1]
     notices, asked = day.table(Kind.NOTICE).to_pylist(), day.table(Kind.REQUEST).to_pylist()
-    told = run if recording else _last_with_streams(day.runs, asked)
-    first, last = told.first_seq, told.last_seq
+    described = run if recording else _last_with_streams(day.runs, asked)
+    first, last = described.first_seq, described.last_seq
     requests = [row for row in asked if first <= row["seq"] <= last]
     ours = [n for n in notices if first <= n["seq"] <= last]
     keys = [key for kind in _STREAMED for key in _streams(day.table(kind), first, last)]
@@ -92,7 +92,7 @@ def status(paths: DatePaths) -> RecordingStatus:
         last_commit=iso(day.last_ts) if day.last_ts else "",
         last_seq=day.last_seq,
         events=day.rows,
-        streams_of=told.run,
+        streams_of=described.run,
         symbols=symbols,
         lacking=lacking,
         outage=_outage(notices),
@@ -107,7 +107,7 @@ def _archived(paths: DatePaths, run: Path) -> str:
 
 
 def _last_with_streams(runs: Sequence[RunView], asked: list[dict[str, Any]]) -> RunView:
-    """The latest run that asked for a stream, else the latest."""
+    """The latest run that requested a stream, else the latest run."""
     last = max((row["seq"] for row in asked if row["action"] == Action.SUBSCRIBE), default=0)
     return next((run for run in runs if run.first_seq <= last <= run.last_seq), runs[-1])
 
@@ -139,7 +139,7 @@ def _lacking(
             streams[stream] = "" if key in flowing else f"refused {refused[key]}" if key in refused else "no data yet"
         elif row["action"] == Action.CANCEL and row["symbol"] in state:
             stream = Stream.DEPTH.value if row["stream"] == Stream.SMART_DEPTH else row["stream"]
-            state[row["symbol"]][stream] = "cancelled, not asked for since"
+            state[row["symbol"]][stream] = "cancelled, not requested again"
     lacking = {symbol: {s: why for s, why in streams.items() if why} for symbol, streams in state.items()}
     return sorted(state), {symbol: streams for symbol, streams in sorted(lacking.items()) if streams}
 

@@ -151,7 +151,7 @@ def test_a_missing_run_is_damage(home):
     for seed in (1, 2, 3):
         write_run(home, (5,), seed)
     shutil.rmtree(home.on(DATE).log / "r002")
-    with pytest.raises(DamagedLog, match=r"r003.*begins at seq 11, 6 was to follow"):
+    with pytest.raises(DamagedLog, match=r"r003.*begins at seq 11, expected 6"):
         harvester.open_day(DATE, home)
 
 

@@ -22,7 +22,7 @@ from harvester.eventlog.storage import batch_messages
 from harvester.eventlog.storage.checked_reads import rows_of
 from harvester.eventlog.storage.format import Part
 from harvester.eventlog.storage.ipc_streams import HEADERS, encode
-from harvester.eventlog.storage.prefetch import STEPS_AHEAD, ahead
+from harvester.eventlog.storage.prefetch import STEPS_AHEAD, prefetch
 from harvester.eventlog.storage.sealed_lines import checksum
 from harvester.eventlog.storage.sequence_checks import order_problem
 from harvester.eventlog.writer import LogWriter
@@ -356,18 +356,18 @@ def test_work_ahead_is_in_order_bounded_and_ends():
             raise ValueError("forty")
         return i * i
 
-    results = ahead(work, range(1000))
+    results = prefetch(work, range(1000))
     assert [next(results) for _ in range(10)] == [i * i for i in range(10)]
     assert len(begun) <= 10 + STEPS_AHEAD
     assert [next(results) for _ in range(30)] == [i * i for i in range(10, 40)]
     with pytest.raises(ValueError, match="forty"):
         next(results)
-    assert list(ahead(work, range(3))) == [0, 1, 4]
-    half = ahead(work, range(1000))
+    assert list(prefetch(work, range(3))) == [0, 1, 4]
+    half = prefetch(work, range(1000))
     next(half)
     half.close()
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("log")]
-    assert list(ahead(work, [])) == []
+    assert list(prefetch(work, [])) == []
 
 
 def test_a_fold_left_half_way_ends_its_threads(home):

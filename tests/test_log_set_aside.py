@@ -47,7 +47,7 @@ def test_a_damaged_run_is_set_aside_and_recording_goes_on(home, name, damaged):
             LogWriter.open(home.on(DATE))
     text = CliRunner().invoke(hv_log, ["recover", "--set-aside", "--date", str(DATE), "--home", str(home.root)]).output
     first = {"r001": 1, "r002": 11, "r003": 21}[damaged]
-    assert f"{damaged} was set aside, seq {first}-{first + 9} are lost" in text
+    assert f"{damaged} was quarantined, seq {first}-{first + 9} lost" in text
     assert f"recording of {DATE} can continue" in text
     assert "nothing to recover" not in text
     assert (home.on(DATE).log / "quarantine" / damaged / name).exists()
@@ -55,7 +55,7 @@ def test_a_damaged_run_is_set_aside_and_recording_goes_on(home, name, damaged):
         assert (writer.run_id, writer.next_seq) == ("r004", 31)
         writer.commit(batch(4, 31, start_ns=max(START_NS, writer.last_ts), kinds=FEW))
     rest = [seq for seq in range(1, 35) if not first <= seq < first + 10]
-    with pytest.raises(DamagedLog, match="was set aside"):
+    with pytest.raises(DamagedLog, match="was quarantined"):
         harvester.open_day(DATE, home)
     assert _seqs(home, salvage=True) == _seqs(home, set_aside=True) == rest
     assert not harvester.open_day(DATE, home, set_aside=True).complete
@@ -85,7 +85,7 @@ def test_the_only_run_set_aside(home):
     write_run(home, (5, 4), kinds=FEW)
     _flip(home.on(DATE).log / "r001" / JOURNAL)
     set_aside_day(home.on(DATE))
-    with pytest.raises(DamagedLog, match="seq 1-9 are lost"):
+    with pytest.raises(DamagedLog, match="seq 1-9 lost"):
         harvester.open_day(DATE, home)
     with LogWriter.open(home.on(DATE)) as writer:
         assert (writer.run_id, writer.next_seq) == ("r002", 10)

@@ -168,9 +168,9 @@ def test_a_batch_that_does_not_follow_is_refused(home):
         import pyarrow as pa
 
         bad = {
-            "seq is not rising within": batch(3, 7, start_ns=START_NS + 10**9),
-            "seq is not rising": batch(3, 5, start_ns=START_NS + 10**9),
-            "runs back": batch(3, 6, start_ns=START_NS - 10**9),
+            "seq does not increase within": batch(3, 7, start_ns=START_NS + 10**9),
+            "seq does not increase": batch(3, 5, start_ns=START_NS + 10**9),
+            "ts_recv decreases": batch(3, 6, start_ns=START_NS - 10**9),
             "a null in": Batch({Kind.TRADE: pa.RecordBatch.from_pylist(nulled, SCHEMAS[Kind.TRADE])}),
             "columns": Batch({Kind.QUOTE: good.tables[Kind.TRADE]}),
             "without rows": Batch(
@@ -245,7 +245,7 @@ def test_a_closed_date_needs_reopen_and_goes_on(home):
     assert again.identity() != before
     assert verify_day(home.on(DATE)).clean
     (home.on(DATE).dataset / "closed.json").unlink()
-    with pytest.raises(DamagedLog, match="begins at seq 21, 1 was to follow"):
+    with pytest.raises(DamagedLog, match="begins at seq 21, expected 1"):
         harvester.open_day(DATE, home)
 
 
@@ -260,11 +260,11 @@ def test_an_unreadable_closed_mark_is_damage(home):
 
 
 def test_a_damaged_mark_costs_no_event(home):
-    """A damaged closed.json says that the events are not concerned and what to do; verify counts it, salvage reads."""
+    """A damaged closed.json says that the events are not affected and what to do; verify counts it, salvage reads."""
     whole = write_run(home, (5, 5))
     path = write_closed(home, EodMark(DATE.isoformat(), 10, "0"), DATE)
     path.write_text("{")
-    with pytest.raises(DamagedLog, match=r"the events are not concerned.*move this file away, and `hv eod") as raised:
+    with pytest.raises(DamagedLog, match=r"the events are not affected.*move this file away, and `hv eod") as raised:
         harvester.open_day(DATE, home)
     assert "good seq" not in str(raised.value)
     with pytest.raises(DamagedLog, match="move this file away") as raised:
@@ -298,11 +298,11 @@ def test_a_date_without_a_log_is_named(home):
     with pytest.raises(NoLog, match=r"2025-07-17.*nothing is recorded"):
         harvester.open_day(DATE, home)
     write_run(home, (1,))
-    with pytest.raises(NoLog, match="recorded are 2025-07-17"):
+    with pytest.raises(NoLog, match="latest recorded dates: 2025-07-17"):
         harvester.open_day("2025-07-18", home.root)
     with pytest.raises(BadSetting):
         harvester.open_day("yesterday", home)
-    with pytest.raises(HarvesterError, match="no kind of event"):
+    with pytest.raises(HarvesterError, match="is not an event kind"):
         harvester.open_day(DATE, home).frame("nonsense")
 
 

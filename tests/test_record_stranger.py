@@ -574,7 +574,7 @@ def test_a_symbol_refused_late_does_not_hide_the_day(tmp_path: Path, monkeypatch
     day = parse_date(recorded_dates(home)[0])
     first = status(home.on(day))
     assert (first.run, first.streams_of) == ("r001", "r001")
-    assert set(first.lacking["APPL"].values()) == {"not asked for: the gateway knows no such symbol (200)"}
+    assert set(first.lacking["APPL"].values()) == {"not requested: symbol unknown to the gateway (200)"}
     played(Stranger(), tmp_path, subscribed_on(1), more_s=1.0)
     with pytest.raises(UnknownSymbol, match="APPL"):
         played(Stranger(details=late), tmp_path, lambda _: False, symbols=["APPL"])

@@ -179,7 +179,7 @@ def test_lines_in_a_pipe(home, whole):
     plain = hv(home, "--to", "10:01")
     assert plain == hv(home, "--to", "10:01", "--speed", "100000")
     assert "10:00:30           bucket   AAA    bid " in plain
-    with pytest.raises(BadSetting, match="there are trades, buckets"):
+    with pytest.raises(BadSetting, match="choose from trades, buckets"):
         hv(home, "--show", "ticks")
     with pytest.raises(BadSetting, match="--speed 'fast'"):
         hv(home, "--speed", "fast")

@@ -215,13 +215,13 @@ def test_a_look_between_two_runs_is_no_difference(tmp_path):
     live_episodes(home)
     found = verify(home.on(DATE))
     assert found.exit_code == 0
-    assert any("of an earlier look" in line for line in found.files.early)
+    assert any("of an earlier export" in line for line in found.files.early)
     assert (
         len([line for line in found.exports.early if "through seq" in line]) == 8
     )  # candles and signals of two symbols
     said = CliRunner().invoke(app, ["verify", "--date", str(DATE), "--home", str(home.root)]).output
-    assert "8 files: of an earlier look; `hv project` writes it anew (--json names them)" in said
-    assert said.count("of an earlier look") <= 2
+    assert "8 files: of an earlier export; `hv project` rewrites it (--json names them)" in said
+    assert said.count("of an earlier export") <= 2
     shutil.copytree(home.root, tmp_path / "two")
     report = eod(Home(tmp_path / "two").on(DATE), EodOptions(delete_temp=True))
     assert (report.stopped, home.on(DATE).log.exists()) == ("", True)
@@ -336,15 +336,15 @@ def test_some_symbols_leave_the_whole_day_alone(projected, tmp_path):
 
 @pytest.mark.parametrize(
     ("symbols", "ends", "says"),
-    [("NOPE,AAA", 8, "no symbol 'NOPE' on"), ("brk b", 8, "'brk b'"), (",", 2, "named")],
+    [("NOPE,AAA", 8, "'NOPE' was not recorded on"), ("brk b", 8, "'brk b'"), (",", 2, "no symbol is given")],
 )
 def test_unknown_symbols_are_an_error(projected, symbols, ends, says):
-    """A symbol the date does not hold ends with code 8 and the names of those it holds; nothing is written."""
+    """A symbol that was not recorded ends with code 8 and the names of those that were; nothing is written."""
     before = tree(projected)
     code, said = hv("project", "--date", str(DATE), "--home", str(projected.root), "--symbols", symbols)
     assert (code, said.count("\n")) == (ends, 1)
     assert says in said
-    assert "recorded are AAA, BRK B" in said
+    assert "(recorded: AAA, BRK B)" in said
     assert tree(projected) == before
 
 

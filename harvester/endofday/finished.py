@@ -1,13 +1,13 @@
-"""Whether a date's recording is over, so that it may be folded: told by its log alone, and by no clock.
+"""Decide from a date's log alone, without a clock, whether its recording is finished and `hv eod` may fold it.
 
-| how the last run ended                                    | the date may be folded                |
-|-----------------------------------------------------------|---------------------------------------|
-| at the end it was given (--until, --duration, the default) | always                               |
-| stopped by somebody (Ctrl-C, SIGTERM)                     | from the regular close on             |
-| killed, or by an error                                    | from the end of extended trading on   |
+| how the last run ended                                        | the date may be folded               |
+|---------------------------------------------------------------|--------------------------------------|
+| at its configured end (--until, --duration or the default)    | always                               |
+| stopped by the user (Ctrl-C, SIGTERM)                         | from the regular close on            |
+| killed, or by an error                                        | from the end of extended trading on  |
 
-The session is the one the last run recorded with its start. Without a session (the exchange is closed) the date's own
-end counts for both. See docs/decisions/0005.
+The session is the one in the last run's `run_start` event. On a date without a session (the exchange is closed), the
+end of the date replaces both times. See docs/decisions/0005.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ _STOPPED = "stopped"
 
 
 def must_be_over(day: Day) -> None:
-    """Refuse a date whose last run broke off before its session did.
+    """Reject a date whose recording ended before its session.
 
     Raises:
-        CannotRun: it did.
+        CannotRun: the recording is not finished.
     """
     calendar, reason = _last_run(day)
     if calendar is None or reason in _ENDED:
@@ -54,7 +54,7 @@ def must_be_over(day: Day) -> None:
 
 
 def _last_run(day: Day) -> tuple[Calendar | None, str]:
-    """The calendar of the last run that holds events, and the reason of its end; "" when it never ended."""
+    """The calendar of the last run with events, and the reason it ended; "" when it was killed."""
     first_seq = max((run.first_seq for run in day.runs if run.rows), default=1)
     calendar, reason = None, ""
     for row in day.table(Kind.REQUEST).to_pylist():
@@ -69,10 +69,10 @@ def _last_run(day: Day) -> tuple[Calendar | None, str]:
 
 def _reason(params: str | None) -> str:
     try:
-        told: dict[str, Any] = msgspec.json.decode(params or "{}", type=dict[str, Any])
+        run_end: dict[str, Any] = msgspec.json.decode(params or "{}", type=dict[str, Any])
     except msgspec.DecodeError:
-        told = {}
-    return str(told.get("reason") or "unknown")
+        run_end = {}
+    return str(run_end.get("reason") or "unknown")
 
 
 def _when(ts: int) -> str:

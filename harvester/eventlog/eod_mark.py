@@ -1,4 +1,4 @@
-"""`closed.json`: the mark that a date was folded into memory. Recording on it again goes on from its last seq."""
+"""Read and write `closed.json`, the mark of a date that was folded into memory, with the last seq to continue from."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class ClosedRun(msgspec.Struct, frozen=True):
 
 
 class EodMark(msgspec.Struct, frozen=True):
-    """What `hv eod` leaves behind: enough to number on, and to know the date's identity when its log is deleted.
+    """What `hv eod` stores about a date: where numbering continues, and its content hash for when the log is deleted.
 
     `last_ts` is the last event's ts_recv, ns UTC.
     """
@@ -55,11 +55,11 @@ def read_closed(paths: DatePaths) -> EodMark | None:
     """Read the mark; None while the date is open.
 
     Raises:
-        DamagedFile: it is there and is no such mark.
+        DamagedFile: the file exists and is not such a mark.
     """
     path = closed_path(paths)
     move = (
-        "the events are not concerned, `hv log show --salvage` reads them; move this file away, and `hv eod "
+        "the events are not affected, `hv log show --salvage` reads them; move this file away, and `hv eod "
         f"--date {paths.trading_date}` closes the date again. If its log was deleted, take this file from a backup"
     )
     try:
@@ -70,25 +70,25 @@ def read_closed(paths: DatePaths) -> EodMark | None:
     except (OSError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise DamagedFile(str(path), f"not the mark of a closed date: {error}", move) from None
     if closed.trading_date != paths.trading_date.isoformat() or closed.last_seq < 0:
-        raise DamagedFile(str(path), f"speaks of {closed.trading_date}, seq {closed.last_seq}", move)
+        raise DamagedFile(str(path), f"it is for {closed.trading_date}, seq {closed.last_seq}", move)
     return closed
 
 
 def closed_dates(home: Home) -> list[str]:
-    """Every date that was folded, `yyyy-MM-dd`, in order; the log of some may be deleted."""
+    """Every folded date, `yyyy-MM-dd`, in order; the logs of some may be deleted."""
     return sorted(path.parent.name for path in (home.memory / "datasets").glob("????-??-??/closed.json"))
 
 
 def gone_text(home: Home, closed: EodMark) -> str:
-    """What is said of a folded date whose log is nowhere: when it went, and what is kept where."""
+    """The error text for a folded date without a log: when the log was deleted, and what is kept where."""
     kept = home.on(date.fromisoformat(closed.trading_date)).dataset
     when = ""
     if (listed := kept / DELETION).is_file():
         when = f" on {iso(listed.stat().st_mtime_ns // SECOND_NS * SECOND_NS)}"
     return (
         f"hv eod folded {closed.trading_date} through seq {closed.last_seq}, and its log and episode files were deleted"
-        f"{when}; kept are its episodes and decisions in {kept}, its trades and fills in {home.journal}, and what "
-        f"{home.memory_latest.name} learned of it"
+        f"{when}; its episodes and decisions are kept in {kept}, its trades and fills in {home.journal}, its "
+        f"statistics in {home.memory_latest.name}"
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from harvester.eventlog.reader import run_spans
-from harvester.eventlog.run import RunLog, StoredAgain
+from harvester.eventlog.run import RunLog, RunRewritten
 from harvester.eventlog.runs_of_day import good_ranges, run_folders
 from harvester.eventlog.storage.damage import BadBytes, damaged_log
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class Follower:
-    """Gives what was committed since it last looked; new runs are picked up as they begin."""
+    """Reads the batches committed since the last poll, including those of new runs."""
 
     def __init__(self, paths: DatePaths, from_seq: int = 1) -> None:
         self._home, self._date, self._next = paths.home, paths.trading_date, from_seq
@@ -26,20 +26,20 @@ class Follower:
 
     @property
     def next_seq(self) -> int:
-        """Seq of the first event not given yet."""
+        """Seq of the first event not yet returned."""
         return self._next
 
     @property
     def live(self) -> bool:
-        """Whether a run has not ended, as far as its manifest tells."""
+        """Whether a run has not ended, according to its manifest."""
         return any(not log.finished for log in self._logs.values())
 
     def poll(self) -> Iterator[Batch]:
-        """Give the batches committed since the last call, which may be none.
+        """Return the batches committed since the last call, if any.
 
         Raises:
-            DamagedLog: what was read is not what was written.
-            FutureFormat: a newer Harvester writes it.
+            DamagedLog: the log is damaged.
+            FutureFormat: a newer Harvester wrote it.
         """
         for folder in run_folders(self._home.on(self._date)):
             log = self._logs.setdefault(folder, RunLog(folder))
@@ -51,7 +51,7 @@ class Follower:
             for first, last in list(run_spans(log, self._next)):
                 try:
                     batch = log.load(first, last)
-                except StoredAgain:  # compacted since it was refreshed: the next call reads it anew
+                except RunRewritten:  # compacted since the refresh: the next call reads it again
                     del self._logs[folder]
                     return
                 except BadBytes:

@@ -1,6 +1,6 @@
-"""One writer per date: a lock of the operating system, and a note beside it that says who holds it.
+"""Allow one writer per date with an operating-system file lock, and name its holder in a note next to the lock file.
 
-The lock is what counts: it dies with its process, so a note left behind by a killed one stops nobody.
+Only the lock blocks: the system releases it when its process exits, so the note of a killed process blocks nobody.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ if TYPE_CHECKING:
 
     from harvester.home import DatePaths
 
-_PATIENCE_S = 0.5  # outlasts somebody who only looks whether the lock is held
+_PATIENCE_S = 0.5  # longer than `held_by` holds the lock to test it
 _NOTE_BYTES_MAX = 4096
 
 
 class LockHolder(msgspec.Struct, frozen=True):
-    """Who holds a date: process id, host name, what for, since when (ns UTC)."""
+    """Who holds a date's lock: process id, host name, purpose, since when (ns UTC)."""
 
     pid: int
     host: str
@@ -67,7 +67,7 @@ class DateLock:
         Raises:
             LockHeld: another process (or another part of this one) holds it.
             LogWriteFailed: the disk is full or failing.
-            CannotRun: the lock file cannot be made, since the folder may not be written.
+            CannotRun: the lock file cannot be created, because the folder is not writable.
         """
         try:
             self._disk.make_folder(self._path.parent)
@@ -79,19 +79,19 @@ class DateLock:
             failed = LogWriteFailed if error.errno in DISK_ERRNOS else CannotRun
             raise failed(f"cannot take the lock {self._path}: {error.strerror or error}") from error
         holder = LockHolder(os.getpid(), platform.node(), self._purpose, self._now_ns())
-        with suppress(OSError):  # the note is a courtesy: the lock holds without it
+        with suppress(OSError):  # the note is for display only: the lock works without it
             self._disk.write_cache(self._note, msgspec.json.encode(holder))
         return self
 
     def release(self) -> None:
-        """Give the lock back; nothing happens when it is not held."""
+        """Release the lock; no effect when it is not held."""
         if self.held:
             with suppress(OSError):
                 self._disk.remove(self._note)
             self._lock.release()
 
     def holder(self) -> LockHolder | None:
-        """What the note says, whether or not anybody still holds the lock."""
+        """The holder named in the note, whether or not the lock is still held."""
         try:
             with self._note.open("rb") as file:
                 return msgspec.json.decode(file.read(_NOTE_BYTES_MAX), type=LockHolder)
@@ -99,7 +99,7 @@ class DateLock:
             return None
 
     def held_by(self) -> LockHolder | None:
-        """Who holds the lock this moment, None when nobody does: for `hv status`, from outside."""
+        """The current holder of the lock, None when it is free; `hv status` calls it from another process."""
         if not self._path.exists():
             return None
         try:

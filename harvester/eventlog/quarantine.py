@@ -1,7 +1,7 @@
-"""Setting damaged runs aside, so that the date can be recorded on: their folders go to `quarantine/`, notes stay.
+"""Move damaged runs to `quarantine/`, so that recording on the date can continue, and note what was lost.
 
-A note says what was lost; it keeps numbers from being given twice, and readers and `hv log verify` from calling the
-date whole: they name the hole. Notes stand as sealed lines in `set_aside.jsonl` beside the runs.
+A note keeps its seqs from being assigned twice, and makes readers and `hv log verify` report the gap. Notes are sealed
+lines in `set_aside.jsonl`, next to the runs.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ NOTES = "set_aside.jsonl"
 
 
 class QuarantineNote(msgspec.Struct, frozen=True):
-    """A run set aside: its name (empty when its folder was gone), the seqs it cost, why, where it lies now.
+    """A quarantined run: its name (empty when its folder was missing), the seqs lost, the reason, its folder now.
 
-    `last_seq` is one less than `first_seq` when nothing tells what it held. `last_ts`: last event's ts_recv, ns UTC.
+    `last_seq` is `first_seq - 1` when the seqs it held are unknown. `last_ts`: last event's ts_recv, ns UTC.
     """
 
     run: str
@@ -40,14 +40,13 @@ class QuarantineNote(msgspec.Struct, frozen=True):
     folder: str
 
     def __str__(self) -> str:
-        cost = (
-            f"seq {self.first_seq}-{self.last_seq} are lost" if self.last_seq >= self.first_seq else "its seqs unknown"
-        )
-        where = f", it lies in {self.folder}" if self.folder else ""
-        return f"{self.run or 'a run whose folder is gone'} was set aside, {cost}{where}: {self.what}"
+        known = self.last_seq >= self.first_seq
+        cost = f"seq {self.first_seq}-{self.last_seq} lost" if known else "its seqs are unknown"
+        where = f", moved to {self.folder}" if self.folder else ""
+        return f"{self.run or 'a run whose folder is missing'} was quarantined, {cost}{where}: {self.what}"
 
 
-def read_asides(paths: DatePaths) -> list[QuarantineNote]:
+def read_quarantine_notes(paths: DatePaths) -> list[QuarantineNote]:
     """The date's notes, in order of seq.
 
     Raises:
@@ -56,29 +55,29 @@ def read_asides(paths: DatePaths) -> list[QuarantineNote]:
     path = paths.log / NOTES
     if not path.exists():
         return []
-    found = scan(path)
+    scanned = scan(path)
     move = (
-        "the runs are not concerned, `hv log show --salvage` reads them; take this file from a backup, or move it away "
-        f"and let `hv log recover --set-aside --date {paths.trading_date}` note the holes between them again"
+        "the runs are not affected, `hv log show --salvage` reads them; restore this file from a backup, or move it "
+        f"away and let `hv log recover --set-aside --date {paths.trading_date}` note the gaps between them again"
     )
-    if found.damages or found.torn_bytes:
-        what = f"the notes of what was set aside do not match their hashes from byte {found.end} on"
-        raise DamagedFile(str(path), what, move, found.end)
+    if scanned.damages or scanned.torn_bytes:
+        what = f"the quarantine notes do not match their hashes from byte {scanned.end} on"
+        raise DamagedFile(str(path), what, move, scanned.end)
     try:
-        notes = [msgspec.json.decode(body, type=QuarantineNote) for _, body, _ in found.lines]
+        notes = [msgspec.json.decode(body, type=QuarantineNote) for _, body, _ in scanned.lines]
     except msgspec.MsgspecError as error:
-        raise DamagedFile(str(path), f"not notes of what was set aside: {error}", move) from None
+        raise DamagedFile(str(path), f"not quarantine notes: {error}", move) from None
     return sorted(notes, key=lambda note: (note.first_seq, note.last_seq, note.run))
 
 
-def aside_damages(home_day: Path, notes: Sequence[QuarantineNote]) -> list[Damage]:
-    """What the notes cost, as damage a writer may live with."""
+def quarantine_damages(home_day: Path, notes: Sequence[QuarantineNote]) -> list[Damage]:
+    """The gaps that the notes describe, as known damage that does not stop a writer."""
     path = home_day / NOTES
     return [Damage(path, 0, str(n), n.first_seq, max(n.last_seq, 0), set_aside=True) for n in notes]
 
 
 def covered(first_seq: int, last_seq: int, notes: Sequence[QuarantineNote]) -> bool:
-    """Whether notes account for every seq of a range."""
+    """Whether the notes cover every seq of a range."""
     at = first_seq
     for note in notes:
         if note.first_seq <= at <= note.last_seq:
@@ -86,8 +85,8 @@ def covered(first_seq: int, last_seq: int, notes: Sequence[QuarantineNote]) -> b
     return at > last_seq
 
 
-def put_aside(run: RunLog, first_seq: int, next_seq: int, home: Home, disk: Disk) -> QuarantineNote:
-    """Note a damaged run, durably, then move its folder. `next_seq`: where the run after it begins, 0 for none."""
+def quarantine_run(run: RunLog, first_seq: int, next_seq: int, home: Home, disk: Disk) -> QuarantineNote:
+    """Note a damaged run, durably, then move its folder. `next_seq`: first seq of the run after it, 0 for none."""
     assert run.damages
     day = run.folder.parent
     named = [run.last_seq, next_seq - 1, *(line.seq for line in run.digests)]
@@ -115,13 +114,13 @@ def put_aside(run: RunLog, first_seq: int, next_seq: int, home: Home, disk: Disk
 
 
 def make_quarantine(folder: Path, disk: Disk) -> None:
-    """Make `quarantine/`, its name durable before anything is moved there."""
+    """Create `quarantine/`; its name is durable before anything is moved into it."""
     disk.make_folder(folder)
     disk.sync_folder(folder.parent)
 
 
 def add_note(day: Path, note: QuarantineNote, disk: Disk) -> None:
-    """Write the notes anew with one more; a note of the same run, left by a call that was stopped, gives way."""
+    """Rewrite the notes with one more; it replaces a note of the same run left by an interrupted call."""
     path, kept = day / NOTES, b""
     if path.exists():
         lines = path.read_bytes().splitlines(keepends=True)

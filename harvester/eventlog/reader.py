@@ -1,13 +1,12 @@
-"""Read a date back: `open_day` gives a `Day` with merged batches, tables, frames and identity.
+"""Read a recorded date: `open_day` returns a `Day` with merged batches, tables, frames and the content hash.
 
     day = open_day("2025-07-17")
     for batch in day.batches(rows_max=100_000):
         engine.fold(batch)
     day.frame(Kind.TRADE)            a Polars frame
 
-Opening re-reads every byte the journals name and compares it with its checksum, or leaves that to the time when it is
-read; unread bytes are all that is ever left unproven. A `Day` shows the date as it was when
-it was opened; a live one is followed with `follow.Follower`.
+Opening compares every byte the journals name with its checksum; with `check=False` each byte is compared when it is
+read. A `Day` is the date as of its opening; `follow.Follower` follows a live one.
 """
 
 from __future__ import annotations
@@ -19,9 +18,9 @@ import pyarrow as pa
 
 from harvester.errors import HarvesterError
 from harvester.eventlog.eod_mark import read_closed
-from harvester.eventlog.quarantine import read_asides
-from harvester.eventlog.rebatch import recut
-from harvester.eventlog.run import RunLog, StoredAgain
+from harvester.eventlog.quarantine import read_quarantine_notes
+from harvester.eventlog.rebatch import rebatch
+from harvester.eventlog.run import RunLog, RunRewritten
 from harvester.eventlog.runs_of_day import between_runs, good_ranges, read_marks, read_runs
 from harvester.eventlog.storage.content_hash import ContentHash, combined
 from harvester.eventlog.storage.damage import BadBytes, Damage, damaged_log
@@ -44,7 +43,7 @@ WINDOW_ROWS = 1_000_000
 
 
 class Mark(NamedTuple):
-    """The end of a commit: last seq, ts_recv of that event (ns UTC), and a name for all content of the day so far."""
+    """The end of a commit: last seq, ts_recv of that event (ns UTC), and a key for all content of the day so far."""
 
     last_seq: int
     last_ts: int
@@ -53,7 +52,7 @@ class Mark(NamedTuple):
 
 @dataclass(frozen=True)
 class RunView:
-    """One run of a date. Times are ns UTC, 0 when it holds no event; bytes are those the journal names and itself."""
+    """One run of a date. Times are ns UTC, 0 when it holds no event; `n_bytes` includes journal and live digests."""
 
     run: str
     folder: Path
@@ -72,7 +71,7 @@ class RunView:
 
 
 def run_view(log: RunLog) -> RunView:
-    """Sum a run up."""
+    """Summarise a run."""
     manifest, lines = log.manifest, log.commits
     rows = log.last_seq - log.first_seq + 1
     if log.damages:
@@ -100,8 +99,8 @@ class Day:
 
     Attributes:
         trading_date: the date.
-        logs: its runs as they were read, in order, for readers of this package.
-        damages: what is wrong with it; empty unless it was opened with `salvage`.
+        logs: its runs in order, for other modules of this package.
+        damages: the damage found; empty unless the day was opened with `salvage`.
     """
 
     def __init__(
@@ -134,7 +133,7 @@ class Day:
 
     @property
     def last_seq(self) -> int:
-        """The high-watermark: last seq the journals name, 0 for none."""
+        """High watermark: the last seq in the journals, 0 for none."""
         return max((log.last_seq for log in self.logs if log.commits), default=0)
 
     @property
@@ -158,18 +157,18 @@ class Day:
         return good_ranges(self.logs)
 
     def marks(self) -> list[Mark]:
-        """One per commit, in order: what caches of states inside the day are checked against."""
-        found: list[Mark] = []
+        """One mark per commit, in order, to check whether a cached engine state belongs to this log."""
+        marks: list[Mark] = []
         for i, log in enumerate(self.logs):
             before = combined(one.commits[-1].content for one in self.logs[:i] if one.commits)
-            found += [Mark(line.last_seq, line.last_ts, before[:32] + line.content[:32]) for line in log.commits]
-        return found
+            marks += [Mark(line.last_seq, line.last_ts, before[:32] + line.content[:32]) for line in log.commits]
+        return marks
 
     def check(self) -> None:
-        """Compare every byte with its checksum, for who opened the day without that and does not read it.
+        """Compare every byte with its checksum, for a day opened with `check=False` and not read.
 
         Raises:
-            DamagedLog: one is not what was written.
+            DamagedLog: the log is damaged.
         """
         for log in self.logs:
             log.check_bodies()
@@ -186,25 +185,25 @@ class Day:
         from_seq: int = 1,
         to_seq: int | None = None,
     ) -> Iterator[Batch]:
-        """Give all events in seq order.
+        """Iterate over all events in seq order.
 
         Args:
-            rows_max: rows of a batch at most; batches are that large but for the last of each run and those a cut ends.
-                None: as many as are read at a time (up to about a million).
+            rows_max: rows per batch, at most; a batch is smaller only at the end of a run and at a cut. None: as many
+                rows as are read at a time (up to about a million).
             cuts: seqs at which a batch must end.
-            from_seq: seq of the first event wanted.
-            to_seq: seq of the last one; commits behind it are not read. None: to the end.
+            from_seq: seq of the first event.
+            to_seq: seq of the last event; later commits are not read. None: to the end.
 
-        A batch never crosses a run or, in a salvaged day, a hole.
+        A batch never spans two runs or, in a salvaged day, a gap.
 
         Raises:
-            DamagedLog: what was read is not what was written.
+            DamagedLog: the log is damaged.
         """
         if rows_max is not None and rows_max < 1:
-            raise HarvesterError(f"rows_max is {rows_max}, at least one row goes into a batch")
+            raise HarvesterError(f"rows_max is {rows_max}; it must be 1 or more")
         last = self.last_seq if to_seq is None else to_seq
         for log in self.logs:
-            yield from recut(self._windows(log, from_seq, last, rows_max), rows_max, cuts)
+            yield from rebatch(self._windows(log, from_seq, last, rows_max), rows_max, cuts)
 
     def _windows(self, log: RunLog, from_seq: int, to_seq: int, rows_max: int | None) -> Iterator[Batch]:
         for first, last in run_spans(log, from_seq, min(max(WINDOW_ROWS, rows_max or 0), 8 * WINDOW_ROWS), to_seq):
@@ -217,7 +216,7 @@ class Day:
     def _read(self, log: RunLog, first: int, last: int) -> Iterator[Batch]:
         try:
             yield log.load(first, last)
-        except StoredAgain:
+        except RunRewritten:
             yield from read_again(log, log.commits[first].first_seq, log.commits[last - 1].last_seq)
         except BadBytes:
             self._refuse_damage()
@@ -226,10 +225,10 @@ class Day:
                     yield from self._read(log, i, i + 1)
 
     def table(self, kind: Kind | str) -> pa.Table:
-        """All rows of one kind, in seq order, one chunk per million rows or so.
+        """All rows of one kind, in seq order, in chunks of about a million rows.
 
         Raises:
-            DamagedLog: what was read is not what was written.
+            DamagedLog: the log is damaged.
         """
         kind = _kind(kind)
         pieces = []
@@ -241,8 +240,8 @@ class Day:
     def _read_kind(self, log: RunLog, kind: Kind, first: int, last: int) -> list[pa.RecordBatch]:
         try:
             rows = log.load_kind(kind, first, last)
-        except BadBytes:  # or stored again
-            # Reading all kinds finds the commit to blame, and leaves out what its neighbours cannot vouch for.
+        except BadBytes:  # damaged, or rewritten
+            # Reading all kinds finds the damaged commit, and drops rows that the other kinds do not confirm.
             return [batch.tables[kind] for batch in self._read(log, first, last) if kind in batch.tables]
         return [rows] if rows is not None else []
 
@@ -255,27 +254,27 @@ class Day:
         return frame
 
     def identity(self) -> str:
-        """The date's content hash: over its runs' content hashes in order, hex BLAKE2b-256.
+        """The date's content hash: hex BLAKE2b-256 over the content hashes of its runs, in order.
 
-        Runs deleted after the date was closed count as `closed.json` names them.
+        For runs deleted after the date was closed, the hashes in `closed.json` are used.
 
         Raises:
-            DamagedLog: the day was salvaged, so it has none.
+            DamagedLog: the log is damaged, so it has no content hash.
         """
         if damages := self.damages:
             raise damaged_log(damages, self.good)
         return day_identity(self.logs, self._closed)
 
     def live_digests(self) -> list[tuple[str, int, dict[str, str]]]:
-        """What the live projections came to: (run, seq, digest per projection)."""
+        """Digests of the live projections: (run, seq, digest per projection)."""
         return [(log.run, line.seq, line.digests) for log in self.logs for line in log.digests]
 
 
 def read_again(log: RunLog, first_seq: int, last_seq: int) -> Iterator[Batch]:
-    """The same events, whole rows, from the files a compaction has put in place of those that were opened.
+    """Read the same events, all columns, from the files that a compaction put in place of the opened ones.
 
     Raises:
-        DamagedLog: those are damaged.
+        DamagedLog: the new files are damaged.
     """
     now = RunLog(log.folder)
     now.refresh()
@@ -300,13 +299,13 @@ def _kind(kind: Kind | str) -> Kind:
     try:
         return Kind(kind)
     except ValueError:
-        raise HarvesterError(f"no kind of event is named {kind!r}; there are {', '.join(Kind)}") from None
+        raise HarvesterError(f"{kind!r} is not an event kind; choose from {', '.join(Kind)}") from None
 
 
 def run_spans(
     log: RunLog, from_seq: int = 1, rows_max: int = WINDOW_ROWS, to_seq: int = 2**63
 ) -> Iterator[tuple[int, int]]:
-    """Split a run's good commits into neighbours that are read together, as index ranges."""
+    """Group a run's undamaged, adjacent commits into index ranges that are read together."""
     start, rows, n_bytes, next_seq = 0, 0, 0, 0
     for i, (line, size) in enumerate(zip(log.commits, log.sizes, strict=True)):
         first, last = line.first_seq, line.last_seq
@@ -335,27 +334,27 @@ def open_day(
 
     Args:
         date: the date, or its text `yyyy-MM-dd`.
-        home: the data root; else `HV_HOME`, else the working folder.
-        salvage: give what is good of a damaged log instead of refusing it; `Day.damages` tells what is lost.
-        set_aside: take a date of which damaged runs were set aside; their holes stand in `Day.damages`.
-        check: compare every byte with its checksum now. False, for who reads all of it once: when it is read, and
-            whoever reads raises then what this would have raised. Salvaging always compares first.
+        home: the data root; default `HV_HOME`, then the working folder.
+        salvage: open a damaged log and return its undamaged events; `Day.damages` lists what is lost.
+        set_aside: accept a date with quarantined runs; `Day.damages` lists their gaps.
+        check: compare every byte with its checksum now. False: compare each byte when it is read, which is faster for a
+            caller that reads everything once; reading then raises `DamagedLog`. `salvage` always compares first.
 
     Raises:
         NoLog: nothing was recorded on that date.
-        DamagedLog: a byte is not what was written.
-        FutureFormat: a newer Harvester wrote it.
-        BadSetting: `date` is no date.
+        DamagedLog: the log is damaged.
+        FutureFormat: a newer Harvester wrote the log.
+        BadSetting: `date` is not a date.
     """
     trading_date = parse_date(date) if isinstance(date, str) else date
-    found = home if isinstance(home, Home) else Home.find(home)
-    runs, marks = read_runs(found.on(trading_date)), list[Damage]()
+    paths = (home if isinstance(home, Home) else Home.find(home)).on(trading_date)
+    runs, damages = read_runs(paths), list[Damage]()
     if salvage:
-        closed, asides, marks = read_marks(found.on(trading_date))
+        closed, notes, damages = read_marks(paths)
     else:
-        closed, asides = read_closed(found.on(trading_date)), read_asides(found.on(trading_date))
+        closed, notes = read_closed(paths), read_quarantine_notes(paths)
     for log in runs if check or salvage else ():
         log.check_bodies()
-    between = marks + between_runs(runs, closed, found.on(trading_date).log, asides)
+    between = damages + between_runs(runs, closed, paths.log, notes)
     known = set_aside and not any(log.damages for log in runs) and all(damage.set_aside for damage in between)
     return Day(trading_date, runs, closed, between, salvage=salvage or known)

@@ -1,4 +1,4 @@
-"""Cut a stream of batches anew."""
+"""Split and join a stream of batches to other batch sizes and ends."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
 CARRY_BYTES_MAX = 1024 * 1024 * 1024
-"""A batch ends here at the latest: Arrow's strings count their bytes in 31 bits."""
+"""Size limit of a joined batch: Arrow's strings use 31-bit byte offsets."""
 
 
-def recut(batches: Iterable[Batch], rows_max: int | None, cuts: Sequence[int]) -> Iterator[Batch]:
-    """Give the same events in batches that end at every seq in `cuts` and have at most `rows_max` rows.
+def rebatch(batches: Iterable[Batch], rows_max: int | None, cuts: Sequence[int]) -> Iterator[Batch]:
+    """Iterate over the same events in batches that end at every seq in `cuts` and have at most `rows_max` rows.
 
-    With `rows_max` batches are joined where they follow each other, up to that many rows; without it they are only cut.
-    Where seq has a hole a batch ends.
+    With `rows_max`, consecutive batches are joined up to that many rows; without it, batches are only split. A batch
+    ends where seq has a gap.
     """
     wanted = np.unique(np.array([cut for cut in cuts if cut > 0], np.uint64))
     if rows_max is None and not len(wanted):

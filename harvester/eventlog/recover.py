@@ -1,6 +1,7 @@
-"""Mend runs of dead processes: torn bytes go to `quarantine/`, the run is marked recovered. The lock's holder only.
+"""Recover runs of killed processes: move torn bytes to `quarantine/` and mark the run recovered.
 
-Nothing the journal names is touched. Stopped at any point, running it again finishes the job.
+Only the holder of the writer lock may do this. Bytes that the journal names are not changed. An interrupted recovery is
+completed by the next one.
 """
 
 from __future__ import annotations
@@ -13,7 +14,13 @@ import msgspec
 from harvester.errors import LogWriteFailed
 from harvester.eventlog.eod_mark import read_closed
 from harvester.eventlog.lock import DateLock
-from harvester.eventlog.quarantine import QuarantineNote, add_note, make_quarantine, put_aside, read_asides
+from harvester.eventlog.quarantine import (
+    QuarantineNote,
+    add_note,
+    make_quarantine,
+    quarantine_run,
+    read_quarantine_notes,
+)
 from harvester.eventlog.runs_of_day import between_runs, good_ranges, read_runs, run_folders
 from harvester.eventlog.storage.content_hash import ContentHash
 from harvester.eventlog.storage.damage import damaged_log
@@ -31,7 +38,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Recovery:
-    """What was mended in one run: its last durable seq, torn bytes moved per file name, where they lie now."""
+    """The recovery of one run: its last durable seq, torn bytes moved per file name, and where they were moved."""
 
     run: str
     last_seq: int
@@ -46,7 +53,7 @@ class Recovery:
 
 @dataclass
 class RecoveredDay:
-    """Where a date stands, as its lock's holder found it."""
+    """The recovered runs of a date, and its last run number, seq and ts_recv (ns UTC)."""
 
     recovered: list[Recovery] = field(default_factory=list)
     last_run: int = 0
@@ -55,13 +62,13 @@ class RecoveredDay:
 
 
 def recover_day(paths: DatePaths, disk: Disk | None = None) -> list[Recovery]:
-    """Take the writer lock and mend every run of the date that was killed.
+    """Take the writer lock and recover every killed run of the date.
 
     Raises:
-        LockHeld: a recorder is at work.
+        LockHeld: another process holds the lock.
         NoLog: the date has no log.
-        DamagedLog: more than torn bytes is wrong; nothing is changed.
-        LogWriteFailed: the disk fails.
+        DamagedLog: the log has damage other than torn bytes; nothing is changed.
+        LogWriteFailed: the disk is full or failing.
     """
     if not run_folders(paths):
         read_runs(paths)  # raises NoLog
@@ -70,18 +77,18 @@ def recover_day(paths: DatePaths, disk: Disk | None = None) -> list[Recovery]:
 
 
 def set_aside_day(paths: DatePaths, disk: Disk | None = None) -> list[QuarantineNote]:
-    """Take the writer lock and move every damaged run of the date to `quarantine/`; what that costs is noted.
+    """Take the writer lock, move every damaged run of the date to `quarantine/`, and note the seqs lost.
 
-    A run without damage stays as it is. Afterwards the date can be recorded on, from the highest seq any run named.
+    Undamaged runs are not changed. Recording can then continue after the highest seq that any run named.
 
     Raises:
-        LockHeld: a recorder is at work.
+        LockHeld: another process holds the lock.
         NoLog: the date has no log.
-        LogWriteFailed: the disk fails; running it again goes on.
+        LogWriteFailed: the disk is full or failing; the next call continues.
     """
     disk, day = disk or Disk(), paths.log
     read_runs(paths)  # raises NoLog
-    made: list[QuarantineNote] = []
+    quarantined: list[QuarantineNote] = []
     with DateLock(paths, "set aside"):
         try:
             runs = [run for run in read_runs(paths) if run.folder.parent == day]
@@ -90,33 +97,33 @@ def set_aside_day(paths: DatePaths, disk: Disk | None = None) -> list[Quarantine
                 if run.damages:
                     after = next((later.first_seq for later in runs[i + 1 :] if later.manifest), 0)
                     before = max((r.last_seq for r in runs[:i]), default=0)
-                    made.append(put_aside(run, before + 1, after, paths.home, disk))
-            left, asides = read_runs(paths), read_asides(paths)
-            for hole in between_runs(left, read_closed(paths), day, asides):
-                if not hole.set_aside and hole.last_seq >= hole.first_seq > 0:
-                    made.append(QuarantineNote("", hole.first_seq, hole.last_seq, 0, hole.what, ""))
-                    add_note(day, made[-1], disk)
+                    quarantined.append(quarantine_run(run, before + 1, after, paths.home, disk))
+            remaining, notes = read_runs(paths), read_quarantine_notes(paths)
+            for gap in between_runs(remaining, read_closed(paths), day, notes):
+                if not gap.set_aside and gap.last_seq >= gap.first_seq > 0:
+                    quarantined.append(QuarantineNote("", gap.first_seq, gap.last_seq, 0, gap.what, ""))
+                    add_note(day, quarantined[-1], disk)
         except OSError as error:
-            raise LogWriteFailed(f"cannot set aside runs of {day}: {error.strerror or error}; try again") from error
-    return made
+            raise LogWriteFailed(f"cannot quarantine runs of {day}: {error.strerror or error}; try again") from error
+    return quarantined
 
 
 def recover_held(paths: DatePaths, disk: Disk) -> RecoveredDay:
-    """Mend as `recover_day` does, for a caller who holds the lock; a date without a log is fine."""
+    """Recover as `recover_day` does, for a caller that holds the lock; a date without a log is not an error."""
     held = RecoveredDay()
     day = paths.log
     try:
-        for left in sorted(day.glob(".r*.new")) if day.is_dir() else ():
-            _set_aside(left, day / QUARANTINE, left.name.strip("."), disk)
-        asides = read_asides(paths)
-        for note in asides:
+        for unfinished in sorted(day.glob(".r*.new")) if day.is_dir() else ():
+            _move_whole(unfinished, day / QUARANTINE, unfinished.name.strip("."), disk)
+        notes = read_quarantine_notes(paths)
+        for note in notes:
             held.last_run = max(held.last_run, run_number(note.run) or 0)
             held.last_seq, held.last_ts = max(held.last_seq, note.last_seq), max(held.last_ts, note.last_ts)
         if not run_folders(paths):
             return held
         runs = read_runs(paths)
         damages = [damage for run in runs for damage in run.damages]
-        between = between_runs(runs, read_closed(paths), day, asides)
+        between = between_runs(runs, read_closed(paths), day, notes)
         damages += [damage for damage in between if not damage.set_aside]
         if damages:
             raise damaged_log(damages, good_ranges(runs))
@@ -125,24 +132,24 @@ def recover_held(paths: DatePaths, disk: Disk) -> RecoveredDay:
             held.last_seq = max(held.last_seq, run.last_seq)
             held.last_ts = max(held.last_ts, run.commits[-1].last_ts if run.commits else held.last_ts)
             if not run.finished:
-                held.recovered.append(_mend(run, day / QUARANTINE, disk))
+                held.recovered.append(_recover_run(run, day / QUARANTINE, disk))
     except OSError as error:
         raise LogWriteFailed(f"cannot recover {day}: {error.strerror or error}; free space and try again") from error
     return held
 
 
-def _mend(run: RunLog, quarantine: Path, disk: Disk) -> Recovery:
+def _recover_run(run: RunLog, quarantine: Path, disk: Disk) -> Recovery:
     assert run.manifest is not None
     named = {file_of(kind): run.ends.get(kind, 0) for kind in Kind}
     named |= {JOURNAL: run.journal_end, DIGESTS: run.digests_end}
     torn = {name: n for name, n in run.torn.items() if n}
     for name in torn:
         if named[name] or name in (JOURNAL, DIGESTS):
-            _cut(run.folder / name, named[name], quarantine, f"{run.run}.{name}", disk)
+            _move_tail(run.folder / name, named[name], quarantine, f"{run.run}.{name}", disk)
         else:
-            _set_aside(run.folder / name, quarantine, f"{run.run}.{name}.at0", disk)
-    # A dead process may have left whole lines that were never synced: they were read as good, so make them so. What
-    # they name was synced before they were written.
+            _move_whole(run.folder / name, quarantine, f"{run.run}.{name}.at0", disk)
+    # A killed process may have left whole lines that were never synced. They count as committed, so sync them; the
+    # bytes they name were synced before the lines were written.
     for name in (JOURNAL, DIGESTS):
         disk.sync_file(run.folder / name)
     final = Final(
@@ -158,15 +165,15 @@ def _mend(run: RunLog, quarantine: Path, disk: Disk) -> Recovery:
     return Recovery(run.run, run.last_seq, torn, quarantine if torn else None)
 
 
-def _cut(path: Path, length: int, quarantine: Path, name: str, disk: Disk) -> None:
-    """Copy what follows `length` into quarantine, durably, then cut the file there."""
+def _move_tail(path: Path, length: int, quarantine: Path, name: str, disk: Disk) -> None:
+    """Copy the bytes after `length` to quarantine, durably, then truncate the file to `length`."""
     make_quarantine(quarantine, disk)
     disk.copy(path, _free_name(quarantine, f"{name}.at{length}"), length)
     disk.sync_folder(quarantine)
     disk.truncate(path, length)
 
 
-def _set_aside(path: Path, quarantine: Path, name: str, disk: Disk) -> None:
+def _move_whole(path: Path, quarantine: Path, name: str, disk: Disk) -> None:
     make_quarantine(quarantine, disk)
     disk.replace(path, _free_name(quarantine, name))
     disk.sync_folder(quarantine)
@@ -174,7 +181,7 @@ def _set_aside(path: Path, quarantine: Path, name: str, disk: Disk) -> None:
 
 
 def _free_name(folder: Path, name: str) -> Path:
-    """A name not yet taken: a recovery that was stopped half-way left a copy behind, it is kept."""
+    """A name not yet taken; a copy left by an interrupted recovery is kept."""
     target, n = folder / name, 1
     while target.exists():
         n += 1

@@ -1,9 +1,9 @@
-"""Store a finished run again: same rows, same content hash, other files. Compaction and the archive are made of it.
+"""Rewrite a finished run in another storage format: same rows, same content hash. Compaction and the archive use it.
 
-    rewrite(log, Target(folder, "compacted", disk, CANDIDATE))
-    prove(log, RunLog(folder, log.run, CANDIDATE))                 re-read, every byte and every row
+    rewrite(log, RewriteTarget(folder, "compacted", disk, CANDIDATE))
+    prove(log, RunLog(folder, log.run, CANDIDATE))                 re-read every byte and every row
 
-Nothing of the source is touched.
+The source is not changed.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import msgspec
 from harvester.disk_space import MARGIN_BYTES, size_text
 from harvester.errors import LogWriteFailed, Mismatch
 from harvester.eventlog.reader import run_spans
-from harvester.eventlog.rebatch import recut
+from harvester.eventlog.rebatch import rebatch
 from harvester.eventlog.runs_of_day import good_ranges
 from harvester.eventlog.storage.content_hash import ContentHash
 from harvester.eventlog.storage.damage import BadBytes, damaged_log
@@ -47,12 +47,12 @@ if TYPE_CHECKING:
     from harvester.files import Disk
 
 COMMIT_ROWS, COMMIT_ROWS_MIN, COMMITS = 131_072, 4_096, 16
-"""Events of one commit, at most and at least, and into how many a run is cut between the two: large enough to compress
-as well as it can, and one bad byte costs a sixteenth of a small run."""
+"""Most and fewest events per commit, and the number of commits aimed at between the two limits: large enough to
+compress well, and one damaged byte costs a sixteenth of a small run."""
 
 
 class RewriteTarget(NamedTuple):
-    """Where and how to store a run: folder, storage, the file layer, the manifest's name."""
+    """Where and how to store a run: folder, storage format, file layer, manifest name."""
 
     folder: Path
     storage: Storage
@@ -102,11 +102,11 @@ class _StreamBodies:
 
 
 def rewrite(source: RunLog, target: RewriteTarget, progress: Callable[[int], None] = lambda _: None) -> None:
-    """Write the events and live digests of a finished run; `progress` is told the events of each step.
+    """Write the events and live digests of a finished run; `progress` is called with the event count of each step.
 
     Raises:
-        DamagedLog: the source is not what was written.
-        Mismatch: its rows do not give its content hash.
+        DamagedLog: the source is damaged.
+        Mismatch: the source's rows do not match its content hash.
         LogWriteFailed: the disk is full or failing.
     """
     source.check_bodies()
@@ -115,14 +115,16 @@ def rewrite(source: RunLog, target: RewriteTarget, progress: Callable[[int], Non
     try:
         need, free = sum(source.ends.values()), target.disk.free_bytes(target.folder)
         if free < need + MARGIN_BYTES:
-            raise OSError(f"{size_text(free)} left, {size_text(need)} and a margin are needed")  # noqa: TRY301 - fails as the disk would
+            raise OSError(  # noqa: TRY301 - handled like a failure of the disk
+                f"{size_text(free)} free, {size_text(need + MARGIN_BYTES)} needed"
+            )
         cuts, tails = _bodies(source, target, progress)
-        _papers(source, target, cuts, tails)
+        _write_metadata(source, target, cuts, tails)
     except ValueError as error:
         raise Mismatch(f"{target.folder}: read-back failed: {error}; nothing was deleted, check the disk") from None
     except OSError as error:
         raise LogWriteFailed(
-            f"cannot store {source.folder} again: {error.strerror or error}; it is as it was; free space and try again"
+            f"cannot rewrite {source.folder}: {error.strerror or error}; it is unchanged; free space and try again"
         ) from error
 
 
@@ -132,7 +134,7 @@ def _bodies(source: RunLog, target: RewriteTarget, progress: Callable[[int], Non
     rows_max = min(COMMIT_ROWS, max(COMMIT_ROWS_MIN, -(-sum(line.rows for line in source.commits) // COMMITS)))
     bodies = ParquetBodies(folder, disk) if storage == "parquet" else _StreamBodies(folder, disk)
     try:
-        for batch in recut(_batches(source), rows_max, ()):
+        for batch in rebatch(_batches(source), rows_max, ()):
             bodies.add(batch)
             digest = content.update(batch).digest()
             cuts.append(_Cut(batch.first_seq, batch.last_seq, *_times(batch), digest, []))
@@ -141,16 +143,16 @@ def _bodies(source: RunLog, target: RewriteTarget, progress: Callable[[int], Non
     finally:
         bodies.close()
     if content.digest() != source.content_hash:
-        raise Mismatch(f"the rows of {source.folder} do not give its content hash; prove it with hv log verify")
-    return [cut._replace(parts=found) for cut, found in zip(cuts, parts, strict=True)], tails
+        raise Mismatch(f"the rows of {source.folder} do not match its content hash; check it with hv log verify")
+    return [cut._replace(parts=of_cut) for cut, of_cut in zip(cuts, parts, strict=True)], tails
 
 
 def _batches(log: RunLog) -> Iterator[Batch]:
     for first, last in run_spans(log, rows_max=4 * COMMIT_ROWS):
         try:
             yield log.load(first, last)
-        except BadBytes as found:
-            raise damaged_log([found.damage], good_ranges([log])) from None
+        except BadBytes as error:
+            raise damaged_log([error.damage], good_ranges([log])) from None
 
 
 def _times(batch: Batch) -> tuple[int, int]:
@@ -158,8 +160,8 @@ def _times(batch: Batch) -> tuple[int, int]:
     return min(column[0].as_py() for column in columns), max(column[-1].as_py() for column in columns)
 
 
-def _papers(source: RunLog, target: RewriteTarget, cuts: list[_Cut], tails: list[Part]) -> None:
-    """Write journal, live digests and, last, the manifest."""
+def _write_metadata(source: RunLog, target: RewriteTarget, cuts: list[_Cut], tails: list[Part]) -> None:
+    """Write the journal, the live digests and, last, the manifest."""
     folder, storage, disk, manifest_name = target
     assert source.manifest is not None
     now = msgspec.structs.replace(source.manifest, format_version=FORMAT_VERSION, schema_version=SCHEMA_VERSION)
@@ -170,8 +172,8 @@ def _papers(source: RunLog, target: RewriteTarget, cuts: list[_Cut], tails: list
         journal.append(seal(msgspec.json.encode(line)))
         chain = sealed_hash(journal[-1])
     digests, digests_chain = [], genesis
-    for said in source.digests:
-        digests.append(seal(msgspec.json.encode(msgspec.structs.replace(said, prev=digests_chain))))
+    for digest_line in source.digests:
+        digests.append(seal(msgspec.json.encode(msgspec.structs.replace(digest_line, prev=digests_chain))))
         digests_chain = sealed_hash(digests[-1])
     final = Final(len(journal), source.last_seq, chain, cuts[-1].content, len(digests), digests_chain)
     manifest = msgspec.structs.replace(
@@ -188,30 +190,30 @@ def _papers(source: RunLog, target: RewriteTarget, cuts: list[_Cut], tails: list
     disk.sync_folder(folder)
 
 
-def prove(source: RunLog, made: RunLog, progress: Callable[[int], None] | None = None) -> None:
-    """Read back what was stored: every byte, every row, the content hash, the live digests.
+def prove(source: RunLog, copy: RunLog, progress: Callable[[int], None] | None = None) -> None:
+    """Read the copy back and compare it with the source: every byte, every row, the content hash, the live digests.
 
     Raises:
-        Mismatch: it is not equal to the source.
+        Mismatch: the copy is not equal to the source.
     """
-    made.refresh()
-    made.check_bodies(progress)
-    rows = verify_rows(made, progress)
+    copy.refresh()
+    copy.check_bodies(progress)
+    rows = verify_rows(copy, progress)
     same = (
-        not made.damages
-        and made.finished
+        not copy.damages
+        and copy.finished
         and rows == sum(line.rows for line in source.commits)
-        and (made.first_seq, made.last_seq) == (source.first_seq, source.last_seq)
-        and made.content_hash == source.content_hash
-        and (made.commits[0].first_ts, made.commits[-1].last_ts)
+        and (copy.first_seq, copy.last_seq) == (source.first_seq, source.last_seq)
+        and copy.content_hash == source.content_hash
+        and (copy.commits[0].first_ts, copy.commits[-1].last_ts)
         == (source.commits[0].first_ts, source.commits[-1].last_ts)
-        and _said(made.digests) == _said(source.digests)
-        and not any(made.torn.values())
+        and _digest_values(copy.digests) == _digest_values(source.digests)
+        and not any(copy.torn.values())
     )
     if not same:
-        what = str(made.damages[0]) if made.damages else f"{rows} rows up to seq {made.last_seq} read back otherwise"
-        raise Mismatch(f"{made.folder} is not equal to {source.folder}: {what}; nothing was deleted, check the disk")
+        what = str(copy.damages[0]) if copy.damages else f"{rows} rows up to seq {copy.last_seq} read back differ"
+        raise Mismatch(f"{copy.folder} is not equal to {source.folder}: {what}; nothing was deleted, check the disk")
 
 
-def _said(lines: list[DigestLine]) -> list[tuple[int, dict[str, str]]]:
+def _digest_values(lines: list[DigestLine]) -> list[tuple[int, dict[str, str]]]:
     return [(line.seq, line.digests) for line in lines]

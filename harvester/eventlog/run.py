@@ -1,8 +1,8 @@
-"""One run as its files tell it: manifest, journal, live digests, and the bodies the journal names.
+"""Read one run from its files: manifest, journal, live digests, and the bodies the journal names.
 
-Reading collects damage instead of raising it: strict callers raise at the first, salvage goes on with what is good.
-Order matters while a run is being written: manifest, digests, journal, bodies. Each was made durable after what is read
-later, so whatever it speaks of is there.
+Damage is collected instead of raised: strict callers raise on the first, salvage continues with the undamaged commits.
+A run being written must be read in this order: manifest, digests, journal, bodies. Each was made durable after the ones
+that follow, so everything it names exists.
 """
 
 from __future__ import annotations
@@ -49,38 +49,39 @@ if TYPE_CHECKING:
     from harvester.eventlog.storage.format import Storage
 
 
-class Named(NamedTuple):
-    """What the journal names of one kind's file: the index of each commit that has rows, and its part."""
+class KindParts(NamedTuple):
+    """The journal's parts of one kind's file: the index of each commit that has rows, and its part."""
 
     commits: list[int]
     parts: list[Part]
 
-    def some(self, places: Sequence[int] | slice) -> Named:
+    def some(self, places: Sequence[int] | slice) -> KindParts:
         if isinstance(places, slice):
-            return Named(self.commits[places], self.parts[places])
-        return Named([self.commits[n] for n in places], [self.parts[n] for n in places])
+            return KindParts(self.commits[places], self.parts[places])
+        return KindParts([self.commits[n] for n in places], [self.parts[n] for n in places])
 
 
-class StoredAgain(Exception):
-    """The files being read were replaced by others that hold the same events."""
+class RunRewritten(Exception):
+    """The files being read were replaced by a rewrite that holds the same events."""
 
 
 class RunLog:
-    """A run's folder, read.
+    """The contents of a run's folder.
 
     Args:
-        folder: where it lies.
-        run: its name, when the folder bears another one for the time being.
-        manifest_name: name of its manifest; that of one which is to replace it has another.
+        folder: the folder.
+        run: its name, when the folder has a temporary name.
+        manifest_name: name of its manifest file; a rewrite in progress has another.
 
     Attributes:
         manifest: None when it is damaged.
         commits: the journal's lines, in order.
-        sizes: of each the bytes in the kinds' files.
-        bad: indexes into `commits` of those whose bodies cannot be used.
+        sizes: bytes of each commit in the kinds' files.
+        bad: indexes into `commits` of those with damaged bodies.
         digests: the lines of live digests.
-        damages: everything found so far.
-        torn: bytes behind what is named, per file name; harmless, left by a run that was killed or is being written.
+        damages: all damage found so far.
+        torn: bytes after the last committed byte, per file name; harmless, from a run that was killed or is being
+            written.
     """
 
     def __init__(self, folder: Path, run: str | None = None, manifest_name: str = MANIFEST) -> None:
@@ -98,12 +99,12 @@ class RunLog:
         self.torn: dict[str, int] = {}
         self.ends: dict[Kind, int] = {}
         self.sizes: list[int] = []
-        self._files: dict[Kind, Named] = {}
+        self._files: dict[Kind, KindParts] = {}
         self.journal_end = self.digests_end = 0
         self.chain = self.digests_chain = ""
-        self._gap = False  # lines were lost before the next one
-        self._proved = 0  # commits whose bodies matched their checksums …
-        self._prints: dict[Kind, tuple[int, int, int]] = {}  # … while the files looked like this
+        self._gap = False  # lines are missing before the next one
+        self._proved = 0  # number of commits whose bodies matched their checksums …
+        self._prints: dict[Kind, tuple[int, int, int]] = {}  # … when the files had these inodes, sizes and times
 
     @property
     def journal_path(self) -> Path:
@@ -133,19 +134,19 @@ class RunLog:
 
     @property
     def last_seq(self) -> int:
-        """Last seq the journal names; one less than the first when it names none."""
+        """Last seq in the journal; `first_seq - 1` when there is none."""
         return self.commits[-1].last_seq if self.commits else self.first_seq - 1
 
     @property
     def content_hash(self) -> str:
-        """Content hash of what the journal names."""
+        """Content hash of all commits in the journal."""
         return self.commits[-1].content if self.commits else ContentHash().digest()
 
     def refresh(self) -> int:
-        """Read what was added since the last call, and the manifest anew.
+        """Read the lines added since the last call, and the manifest again.
 
         Returns:
-            How many commits are new.
+            Number of new commits.
 
         Raises:
             FutureFormat: a newer version wrote the run.
@@ -161,14 +162,17 @@ class RunLog:
         return len(self.commits) - had
 
     def _choose_files(self) -> None:
-        storage = self.manifest.storage if self.manifest is not None else self._storage_left()
+        storage = self.manifest.storage if self.manifest is not None else self._guess_storage()
         if storage != self.storage and self.commits:
-            self._restart()  # compacted since it was last looked at: other files, other commits, the same events
+            self._restart()  # compacted since the last refresh: other files, other commits, the same events
             self._read_manifest()
         self.storage = storage
 
-    def _storage_left(self) -> Storage:
-        """How a run lies whose manifest is damaged, as its files tell; a deletion list is only written after proof."""
+    def _guess_storage(self) -> Storage:
+        """The storage format of a run with a damaged manifest, from its file names.
+
+        A deletion list is written only after the compacted files were verified.
+        """
         if self.commits:
             return self.storage
         compacted, stream = ((self.folder / journal_of(storage)).exists() for storage in ("compacted", "stream"))
@@ -177,7 +181,7 @@ class RunLog:
         return "parquet" if any((self.folder / file_of(kind, "parquet")).exists() for kind in Kind) else "stream"
 
     def superseded(self) -> bool:
-        """Whether the run was stored again since it was read, so that the files read from may be gone."""
+        """Whether the run was rewritten since it was read, so that its old files may be deleted."""
         now = RunLog(self.folder, self.run, self._manifest_name)
         now._read_manifest()
         return now.manifest is not None and now.manifest.storage != self.storage
@@ -186,14 +190,15 @@ class RunLog:
         path = self.folder / self._manifest_name
         try:
             if not 0 <= regular_file_size(path) <= MANIFEST_BYTES_MAX:
-                raise Malformed("is missing, or larger than any manifest")  # noqa: TRY301 - told with the others
+                raise Malformed("the manifest is missing or too large")  # noqa: TRY301 - handled with the others
             data = path.read_bytes()
             body = unseal(data[:-1]) if data.endswith(b"\n") and data.count(b"\n") == 1 else None
             if body is None:
-                raise Malformed("the manifest does not match its hash")  # noqa: TRY301 - told with the others
+                raise Malformed("the manifest does not match its hash")  # noqa: TRY301 - handled with the others
             manifest = decode_manifest(body, str(path))
             if manifest.run != self.run or manifest.trading_date != self.folder.parent.name:
-                raise Malformed(f"the manifest is that of {manifest.trading_date} {manifest.run}")  # noqa: TRY301 - told with the others
+                what = f"the manifest belongs to {manifest.run} of {manifest.trading_date}"
+                raise Malformed(what)  # noqa: TRY301 - handled with the others
         except (OSError, Malformed) as error:
             self.damages.append(Damage(path, 0, str(error)))
             self.manifest = None
@@ -204,28 +209,29 @@ class RunLog:
 
     def _read_digests(self) -> None:
         path = self.digests_path
-        found = scan(path, self.digests_end)
-        self.damages += found.damages
-        for offset, body, own_hash in found.lines:
+        scanned = scan(path, self.digests_end)
+        self.damages += scanned.damages
+        for offset, body, own_hash in scanned.lines:
             try:
                 line = decode_digest(body)
-                known = self.manifest is not None and not found.damages
+                known = self.manifest is not None and not scanned.damages
                 if known and (line.prev != self.digests_chain or line.line != len(self.digests) + 1):
-                    raise Malformed(f"line {line.line} does not follow line {len(self.digests)}")  # noqa: TRY301 - told with the others
+                    what = f"line {line.line} does not follow line {len(self.digests)}"
+                    raise Malformed(what)  # noqa: TRY301 - handled with the others
             except Malformed as error:
                 self.damages.append(Damage(path, offset, str(error)))
                 continue
             self.digests.append(line)
             self.digests_chain = own_hash
-        self.digests_end, self.torn[path.name] = found.end, found.torn_bytes
+        self.digests_end, self.torn[path.name] = scanned.end, scanned.torn_bytes
 
     def _read_journal(self) -> None:
         path = self.journal_path
         self._gap = self._gap or self.manifest is None
-        found = scan(path, self.journal_end)
-        broken = [damage.offset for damage in found.damages]
-        self.damages += found.damages
-        for offset, body, own_hash in found.lines:
+        scanned = scan(path, self.journal_end)
+        broken = [damage.offset for damage in scanned.damages]
+        self.damages += scanned.damages
+        for offset, body, own_hash in scanned.lines:
             while broken and broken[0] < offset:
                 self._gap = True
                 broken.pop(0)
@@ -236,10 +242,10 @@ class RunLog:
                 self.damages.append(Damage(path, offset, str(error)))
                 self._gap = True
         self._gap = self._gap or bool(broken)
-        self.journal_end, self.torn[path.name] = found.end, found.torn_bytes
+        self.journal_end, self.torn[path.name] = scanned.end, scanned.torn_bytes
 
     def _accept(self, line: CommitLine, path: Path, offset: int) -> None:
-        """Take a line that carries a right hash: it must follow the one before it, or, after lost lines, come later."""
+        """Add a line with a valid hash: it must continue the previous line, or, after missing lines, come later."""
         last = self.commits[-1] if self.commits else None
         next_seq, last_ts = self.last_seq + 1, last.last_ts if last else line.first_ts
         again, follows, clock_file, size = line.first_seq < next_seq, line.first_seq == next_seq, False, 0
@@ -248,11 +254,12 @@ class RunLog:
             again, follows = again or part.offset < end, follows and part.offset == end
             clock_file, size = clock_file or part.kind is Kind.CLOCK, size + part.length
         if again:
-            raise Malformed(f"commit {line.commit} claims seq {line.first_seq} or bytes a second time")
+            raise Malformed(f"commit {line.commit} names seq {line.first_seq} or bytes that an earlier commit names")
         if clock_file if self.storage == "stream" else line.clock:
-            raise Malformed(f"commit {line.commit} keeps its clock events elsewhere than a {self.storage} run does")
+            where = "a file" if self.storage == "stream" else "the journal"
+            raise Malformed(f"commit {line.commit} has clock events in {where}; a {self.storage} run has none there")
         if line.first_ts < last_ts or line.last_ts < line.first_ts:
-            raise Malformed(f"commit {line.commit}: ts_recv runs back, {last_ts} {line.first_ts} {line.last_ts}")
+            raise Malformed(f"commit {line.commit}: ts_recv decreases: {last_ts}, {line.first_ts}, {line.last_ts}")
         follows = follows and line.prev == self.chain and line.commit == (last.commit if last else 0) + 1
         if not follows and not self._gap:
             what = f"commit {line.commit} from seq {line.first_seq} does not follow seq {next_seq - 1}"
@@ -263,25 +270,27 @@ class RunLog:
         self.sizes.append(size)
         for part in line.files:
             self.ends[part.kind] = part.offset + part.length
-            named = self._files.get(part.kind) or self._files.setdefault(part.kind, Named([], []))
-            named.commits.append(i)
-            named.parts.append(part)
+            of_kind = self._files.get(part.kind) or self._files.setdefault(part.kind, KindParts([], []))
+            of_kind.commits.append(i)
+            of_kind.parts.append(part)
 
     def _check_final(self) -> None:
         if self.manifest is None or self.manifest.final is None or self.damages:
             return
         final = self.manifest.final
         if (len(self.commits), self.last_seq, self.chain) != (final.commits, final.last_seq, final.chain):
-            what = f"ends with commit {len(self.commits)}, seq {self.last_seq}"
-            what += f"; the manifest names {final.commits}, {final.last_seq}"
+            what = f"the journal ends with commit {len(self.commits)}, seq {self.last_seq}"
+            what += f"; the manifest says commit {final.commits}, seq {final.last_seq}"
             self.damages.append(
                 Damage(self.journal_path, self.journal_end, what, self.last_seq + 1, max(final.last_seq, 0))
             )
         if (len(self.digests), self.digests_chain) != (final.digests, final.digests_chain):
-            what = f"ends with line {len(self.digests)}, the manifest names {final.digests}"
+            what = f"the file ends with line {len(self.digests)}, the manifest says {final.digests}"
             self.damages.append(Damage(self.digests_path, self.digests_end, what))
         if self.commits and self.commits[-1].content != final.content_hash:
-            self.damages.append(Damage(self.folder / self._manifest_name, 0, "its content hash is not the journal's"))
+            self.damages.append(
+                Damage(self.folder / self._manifest_name, 0, "the content hash differs from the journal's")
+            )
 
     def _check_sizes(self) -> None:
         for kind in Kind:
@@ -306,7 +315,7 @@ class RunLog:
                 if self.bad.issuperset(lost):
                     continue
                 self.bad.update(lost)
-                what = missing if size < 0 else f"the file ends here, the journal names {end} bytes"
+                what = missing if size < 0 else f"the file ends here; its length must be {end} bytes"
                 first, last = self.commits[lost[0]].first_seq, self.commits[lost[-1]].last_seq
                 self.damages.append(Damage(path, max(size, 0), what, first, last))
             elif size > end:
@@ -315,16 +324,16 @@ class RunLog:
                 self.torn.pop(path.name, None)
 
     def check_bodies(self, progress: Callable[[int], None] | None = None) -> None:
-        """Compare every byte the journal names with its checksum; `progress` is told the bytes of each step."""
+        """Compare every byte the journal names with its checksum; `progress` is called with the bytes of each step."""
         prints = {kind: self._print(kind) for kind in self.ends}
-        for kind, named in self._files.items():
-            good = [n for n, i in enumerate(named.commits) if i not in self.bad] if self.bad else slice(None)
-            self._check_parts(kind, named.some(good), progress)
+        for kind, of_kind in self._files.items():
+            good = [n for n, i in enumerate(of_kind.commits) if i not in self.bad] if self.bad else slice(None)
+            self._check_parts(kind, of_kind.some(good), progress)
         self._proved, self._prints = len(self.commits), prints
 
-    def _check_parts(self, kind: Kind, named: Named, progress: Callable[[int], None] | None) -> None:
+    def _check_parts(self, kind: Kind, of_kind: KindParts, progress: Callable[[int], None] | None) -> None:
         path = self.path_of(kind)
-        commits, parts = named
+        commits, parts = of_kind
         if not parts:
             return
         try:
@@ -333,17 +342,17 @@ class RunLog:
                 if part.offset == 0 and self.storage != "parquet" and checked.first not in checked.wrong:
                     self._check_head(commits[checked.first], path, part, kind, checked.head)
                 for n in checked.wrong:
-                    self._spoil(commits[n], path, parts[n], "the bytes do not match their checksum")
+                    self._mark_bad(commits[n], path, parts[n], "the bytes do not match their checksum")
                 if progress is not None:
                     progress(parts[checked.last].end - part.offset)
             if self.storage == "parquet":
                 self._check_tail(kind, path, commits)
         except OSError as error:
             for i, part in zip(commits, parts, strict=True):
-                self._spoil(i, path, part, f"cannot be read: {error.strerror or error}")
+                self._mark_bad(i, path, part, f"cannot be read: {error.strerror or error}")
 
     def _check_tail(self, kind: Kind, path: Path, commits: Sequence[int]) -> None:
-        """Without its footer nothing of a Parquet file can be trusted."""
+        """Check a Parquet file's footer; when it is damaged, all commits of the kind are bad."""
         parts = self._files[kind].parts
         wrong, good = check_tail(path, kind, self.tails.get(kind), parts), [i for i in commits if i not in self.bad]
         if wrong and good:
@@ -355,9 +364,9 @@ class RunLog:
         try:
             check_header(kind, head)
         except ValueError as error:
-            self._spoil(i, path, part, str(error))
+            self._mark_bad(i, path, part, str(error))
 
-    def _spoil(self, i: int, path: Path, part: Part, what: str) -> None:
+    def _mark_bad(self, i: int, path: Path, part: Part, what: str) -> None:
         line = self.commits[i]
         self.bad.add(i)
         self.damages.append(Damage(path, part.offset, what, line.first_seq, line.last_seq))
@@ -373,18 +382,18 @@ class RunLog:
         """Read commits `first` to `last` (indexes, `last` not included) as one batch; none of them may be bad.
 
         Raises:
-            BadBytes: names the commit that cannot be used; it stands in `bad` and `damages` then.
-            StoredAgain: the run was compacted since it was read; read it anew.
+            BadBytes: a commit is damaged; the error names it, and it is added to `bad` and `damages`.
+            RunRewritten: the run was compacted since it was read; read it again.
         """
         try:
             return self._load(first, last)
-        except BadBytes as found:
+        except BadBytes as error:
             if self.superseded():
-                raise StoredAgain(self.run) from None
+                raise RunRewritten(self.run) from None
             for i in range(first, last) if last - first > 1 else ():
-                self.load(i, i + 1)  # raises at the commit that is to blame
+                self.load(i, i + 1)  # raises at the damaged commit
             self.bad.update(range(first, last))
-            self.damages.append(found.damage)
+            self.damages.append(error.damage)
             raise
 
     def _load(self, first: int, last: int) -> Batch:
@@ -396,7 +405,7 @@ class RunLog:
         return self.joined(tables, first, last)
 
     def blame(self, damage: Damage) -> None:
-        """Find the commits that are to blame for damage no checksum shows, and note it."""
+        """Find the commits with damage that no checksum shows, and record it."""
         begin = bisect_left(self.commits, damage.first_seq, key=attrgetter("last_seq"))
         end = bisect_right(self.commits, damage.last_seq, key=attrgetter("first_seq"))
         try:
@@ -407,15 +416,15 @@ class RunLog:
         self.damages.append(damage)
 
     def joined(self, tables: Mapping[Kind, pa.RecordBatch], first: int, last: int) -> Batch:
-        """The rows of all kinds of commits `first` to `last` (not included), proven to be what the journal names.
+        """The rows of all kinds of commits `first` to `last` (not included), checked against the journal.
 
         Raises:
-            BadBytes: they are not.
+            BadBytes: they differ from the journal.
         """
         begin, end = self.commits[first], self.commits[last - 1]
         problem, first_ts, last_ts = order_problem(tables, begin.first_seq, begin.first_ts)
         if not problem and (first_ts, last_ts) != (begin.first_ts, end.last_ts):
-            problem = f"ts_recv {first_ts}-{last_ts}, the journal names {begin.first_ts}-{end.last_ts}"
+            problem = f"ts_recv {first_ts}-{last_ts}, the journal says {begin.first_ts}-{end.last_ts}"
         if problem:
             at = begin.files[0].offset if begin.files else 0
             path = self.path_of(begin.files[0].kind) if begin.files else self.journal_path
@@ -423,11 +432,11 @@ class RunLog:
         return Batch(tables)
 
     def clock(self, first: int, last: int) -> pa.RecordBatch | None:
-        """The `clock` rows the journal itself holds for commits `first` to `last` (not included)."""
+        """The `clock` rows stored in the journal for commits `first` to `last` (not included)."""
         if self._clocks is None:
             self._clocks = _clocks_of(self.commits)
         clocks, ends = self._clocks
-        if last >= len(ends):  # commits that came later
+        if last >= len(ends):  # commits added later
             clocks, ends = _clocks_of(self.commits[first:last])
             first, last = 0, last - first
         begin, end = ends[first], ends[last]
@@ -437,17 +446,17 @@ class RunLog:
         """Read one kind's rows of commits `first` to `last` (not included); None when they have none.
 
         Raises:
-            BadBytes: they cannot be used.
+            BadBytes: they are damaged.
         """
         if kind is Kind.CLOCK and self.storage == "stream":
             return self.clock(first, last)
-        commits, named = self.named(kind)
+        commits, kind_parts = self.parts_of(kind)
         begin, end = bisect_left(commits, first), bisect_left(commits, last)
         if begin == end:
             return None
-        lines, parts = [self.commits[i] for i in commits[begin:end]], named[begin:end]
+        lines, parts = [self.commits[i] for i in commits[begin:end]], kind_parts[begin:end]
         path, check = self.path_of(kind), not self.proved(kind, last)
-        with naming(path, parts[0].offset, lines[0].first_seq, lines[-1].last_seq):
+        with damage_at(path, parts[0].offset, lines[0].first_seq, lines[-1].last_seq):
             if self.storage == "parquet":
                 rows = Groups(path, kind, self.tails.get(kind), check=check).read(parts, check=check)
             else:
@@ -461,9 +470,9 @@ class RunLog:
         """The kinds that have a file."""
         return [kind for kind in Kind if kind in self._files]
 
-    def named(self, kind: Kind) -> Named:
-        """What the journal names of a kind's file."""
-        return self._files.get(kind) or Named([], [])
+    def parts_of(self, kind: Kind) -> KindParts:
+        """The journal's parts of a kind's file."""
+        return self._files.get(kind) or KindParts([], [])
 
     def proved(self, kind: Kind, last: int) -> bool:
         """Whether the kind's bytes of all commits up to `last` matched their checksums, in a file unchanged since."""
@@ -471,14 +480,14 @@ class RunLog:
 
 
 def _clocks_of(commits: Sequence[CommitLine]) -> tuple[pa.RecordBatch, list[int]]:
-    """All `clock` rows of journal lines, and how many there are before each line and behind the last."""
+    """All `clock` rows of journal lines, and the running row count: before each line, and after the last."""
     ends = accumulate((len(line.clock) for line in commits), initial=0)
     return clock_rows([row for line in commits for row in line.clock]), list(ends)
 
 
 @contextmanager
-def naming(path: Path, offset: int, first_seq: int, last_seq: int) -> Iterator[None]:
-    """Turn what is wrong with some parts of a file into damage that names them."""
+def damage_at(path: Path, offset: int, first_seq: int, last_seq: int) -> Iterator[None]:
+    """Convert an error while reading parts of a file into damage that names the file, the offset and the seqs."""
     try:
         yield
     except (ValueError, OSError) as error:

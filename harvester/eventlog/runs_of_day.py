@@ -1,4 +1,4 @@
-"""The runs of a date, wherever they lie, checked against each other."""
+"""Find the runs of a date, in `temp/` and in the archive, and check them against each other."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from harvester.errors import DamagedFile, NoLog
 from harvester.eventlog.eod_mark import closed_dates, gone_text, read_closed
-from harvester.eventlog.quarantine import NOTES, aside_damages, covered, read_asides
+from harvester.eventlog.quarantine import NOTES, covered, quarantine_damages, read_quarantine_notes
 from harvester.eventlog.run import RunLog
 from harvester.eventlog.storage.damage import Damage, joined
 from harvester.eventlog.storage.format import MANIFEST, run_number
@@ -30,7 +30,7 @@ def recorded_dates(home: Home) -> list[str]:
 
 
 def newest_date(home: Home) -> date:
-    """The latest of them; of dates whose log was deleted, when there are no others.
+    """The latest recorded date; when there is none, the latest date whose log was deleted.
 
     Raises:
         NoLog: nothing is recorded.
@@ -47,14 +47,14 @@ def _is_date(path: Path) -> bool:
 
 
 def run_folders(paths: DatePaths) -> list[Path]:
-    """Folders of the date's runs, in order; one in `temp/` goes before the same run in the archive."""
-    found: dict[int, Path] = {}
+    """Folders of the date's runs, in order; for a run in both, the folder in `temp/` is taken, not the archive's."""
+    folders: dict[int, Path] = {}
     for base in (paths.archive, paths.log):
         for child in base.iterdir() if base.is_dir() else ():
             number = run_number(child.name)
             if number is not None and child.is_dir():
-                found[number] = child
-    return [found[number] for number in sorted(found)]
+                folders[number] = child
+    return [folders[number] for number in sorted(folders)]
 
 
 def read_runs(paths: DatePaths) -> list[RunLog]:
@@ -69,7 +69,11 @@ def read_runs(paths: DatePaths) -> list[RunLog]:
         if (closed := read_closed(paths)) is not None:
             raise NoLog(gone_text(paths.home, closed))
         known = recorded_dates(paths.home)
-        hint = f"recorded are {', '.join(known[-3:])}" if known else f"nothing is recorded under {paths.home.root}"
+        hint = (
+            f"latest recorded dates: {', '.join(known[-3:])}"
+            if known
+            else f"nothing is recorded under {paths.home.root}"
+        )
         raise NoLog(f"no log of {paths.trading_date} under {paths.home.root}; {hint}")
     runs = [RunLog(folder) for folder in folders]
     for run in runs:
@@ -78,47 +82,47 @@ def read_runs(paths: DatePaths) -> list[RunLog]:
 
 
 def read_marks(paths: DatePaths) -> tuple[EodMark | None, list[QuarantineNote], list[Damage]]:
-    """The mark and the notes beside the runs, for who goes on without those that are damaged; and that damage."""
-    closed, asides, damages = None, [], []
+    """The end-of-day mark and the quarantine notes, and the damage of those that cannot be read, for salvage."""
+    closed, notes, damages = None, [], []
     try:
         closed = read_closed(paths)
     except DamagedFile as error:
         damages.append(Damage(Path(error.file), 0, f"{error.what}; {error.move}"))
     try:
-        asides = read_asides(paths)
+        notes = read_quarantine_notes(paths)
     except DamagedFile as error:
         damages.append(Damage(Path(error.file), error.offset, f"{error.what}; {error.move}"))
-    return closed, asides, damages
+    return closed, notes, damages
 
 
 def between_runs(
-    runs: Sequence[RunLog], closed: EodMark | None, day: Path, asides: Sequence[QuarantineNote] = ()
+    runs: Sequence[RunLog], closed: EodMark | None, day: Path, notes: Sequence[QuarantineNote] = ()
 ) -> list[Damage]:
-    """Damage no single run can show: a run is missing or was set aside, or time runs back from one to the next.
+    """Damage visible only across runs: a run is missing or quarantined, or time decreases from one run to the next.
 
     Args:
         runs: the date's runs.
-        closed: the mark of a date that was folded.
-        day: the date's folder, where the notes of what was set aside lie.
-        asides: those notes.
+        closed: the end-of-day mark, if the date was folded.
+        day: the date's folder, which holds the quarantine notes.
+        notes: the quarantine notes.
     """
-    damages = aside_damages(day, asides)
+    damages = quarantine_damages(day, notes)
     expected, last_ts = 1, -(2**63)
     if closed is not None and runs and runs[0].first_seq == closed.last_seq + 1:
         expected, last_ts = closed.last_seq + 1, closed.last_ts or last_ts
     elif closed is not None and runs and runs[0].first_seq - 1 in [run.last_seq for run in closed.runs]:
-        # Folded and deleted, recorded on, and folded again: the mark names the runs that are gone as well.
+        # Folded and deleted, reopened, and folded again: the mark names the deleted runs as well.
         expected = runs[0].first_seq
     for run in runs:
-        if run.manifest is None:  # where it began cannot be told, that damage is known already
+        if run.manifest is None:  # its first seq is unknown; that damage is listed already
             expected = run.last_seq + 1 if run.commits else 0
             continue
-        if expected and run.first_seq != expected and not covered(expected, run.first_seq - 1, asides):
-            what = f"the run begins at seq {run.first_seq}, {expected} was to follow"
+        if expected and run.first_seq != expected and not covered(expected, run.first_seq - 1, notes):
+            what = f"the run begins at seq {run.first_seq}, expected {expected}"
             damages.append(Damage(run.folder / MANIFEST, 0, what, min(expected, run.first_seq), run.first_seq - 1))
         if run.commits:
             if run.commits[0].first_ts < last_ts:
-                what = f"ts_recv {run.commits[0].first_ts} runs back behind {last_ts} of the run before"
+                what = f"ts_recv {run.commits[0].first_ts} is before {last_ts}, the last of the previous run"
                 damages.append(Damage(run.folder / MANIFEST, 0, what))
             last_ts = run.commits[-1].last_ts
         expected = run.last_seq + 1 if not run.damages else 0

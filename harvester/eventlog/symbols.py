@@ -1,4 +1,4 @@
-"""The symbols of a recorded day, and finding one regardless of upper and lower case."""
+"""List the symbols of a recorded day, and find one in any letter case."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def subscribed(day: Day) -> dict[str, tuple[int, int]]:
-    """By symbol, sorted: seq and ts_recv (ns UTC) of its first subscription."""
+    """Symbol → seq and ts_recv (ns UTC) of its first subscription, sorted by symbol."""
     columns = ("action", "symbol", "con_id", "seq", "ts_recv")
     first: dict[str, tuple[int, int]] = {}
     for row in day.table(Kind.REQUEST).select(columns).to_pylist():
@@ -25,7 +25,7 @@ def subscribed(day: Day) -> dict[str, tuple[int, int]]:
 
 
 def symbol_named(text: str, known: Collection[str], trading_date: date) -> str:
-    """The recorded symbol equal to a text, else the one that differs only in upper and lower case.
+    """The recorded symbol equal to a text, else the one that differs only in letter case.
 
     Raises:
         UnknownSymbol: no recorded symbol matches, or several do.

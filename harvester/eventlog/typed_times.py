@@ -1,4 +1,4 @@
-"""A moment of a trading date as people write it: a time of day in New York, or an ISO time."""
+"""Parse times a user writes (a time of day in New York, or an ISO time), and format times for people."""
 
 from __future__ import annotations
 
@@ -20,43 +20,43 @@ _FORM = re.compile(
 
 
 def moment(text: str, trading_date: date, zone_name: str = NEW_YORK) -> int:
-    """Read `10:31:05.2`, `2025-07-17T10:31:05` (both in the zone) or `2025-07-17T14:31:05.2Z`; gives ns UTC.
+    """Parse `10:31:05.2`, `2025-07-17T10:31:05` (both in the zone) or `2025-07-17T14:31:05.2Z` to ns UTC.
 
-    A time of day that a change of clocks makes happen twice is the first of the two; with its offset written it is
-    exact. Up to nine digits of a fraction count.
+    A time that occurs twice, at the end of daylight saving, means the first one unless its offset is given. A fraction
+    may have up to nine digits.
 
     Raises:
-        BadSetting: it is none of these, or no time.
+        BadSetting: the text has another form, or is not a valid time.
     """
     unclear = BadSetting(
         f"time {text!r} is not understood; write 10:31:05.2 ({zone_name}) or {trading_date}T14:31:05.2Z"
     )
-    found = _FORM.fullmatch(text.strip())
-    if found is None:
+    match = _FORM.fullmatch(text.strip())
+    if match is None:
         raise unclear
     try:
-        day = date.fromisoformat(found["date"]) if found["date"] else trading_date
-        at = datetime.combine(day, time(int(found["h"]), int(found["m"]), int(found["s"] or 0)))
-        offset = found["zone"]
+        day = date.fromisoformat(match["date"]) if match["date"] else trading_date
+        at = datetime.combine(day, time(int(match["h"]), int(match["m"]), int(match["s"] or 0)))
+        offset = match["zone"]
         if offset:
             at = datetime.fromisoformat(f"{at.isoformat()}{offset.replace('Z', '+00:00')}")
         else:
             at = at.replace(tzinfo=zone(zone_name))
     except ValueError:
         raise unclear from None
-    return to_ns(at) + int((found["fraction"] or "0").ljust(9, "0"))
+    return to_ns(at) + int((match["fraction"] or "0").ljust(9, "0"))
 
 
 def read_iso(text: str) -> int:
     """Ns UTC of a time as `calendar.iso` writes it."""
-    return moment(text, date.min)  # the text has a date of its own
+    return moment(text, date.min)  # the text contains the date
 
 
 def span(first: str | None, last: str | None, trading_date: date) -> tuple[int | None, int | None]:
-    """Read `--from` and `--to`, None = open.
+    """Parse `--from` and `--to` to ns UTC, None = open.
 
     Raises:
-        BadSetting: one is no time, or they are crossed.
+        BadSetting: one is not a valid time, or `--from` is after `--to`.
     """
     begin, end = (None if text is None else moment(text, trading_date) for text in (first, last))
     if begin is not None and end is not None and begin > end:
@@ -68,10 +68,10 @@ def span(first: str | None, last: str | None, trading_date: date) -> tuple[int |
 
 
 def check_within(at: int, text: str, day: Day) -> None:
-    """See that a time lies within what was recorded of a date.
+    """Check that a time (ns UTC) is within the recording of a date.
 
     Raises:
-        BadSetting: it does not.
+        BadSetting: the time is before or after the recording.
     """
     first, last = _recorded(day)
     if not first <= at <= last:
@@ -80,10 +80,10 @@ def check_within(at: int, text: str, day: Day) -> None:
 
 
 def check_meets(begin: int | None, end: int | None, day: Day) -> None:
-    """See that a span, None = open, has some of what was recorded of a date.
+    """Check that a span (ns UTC, None = open) overlaps the recording of a date.
 
     Raises:
-        BadSetting: it has none.
+        BadSetting: the span is before or after the recording.
     """
     first, last = _recorded(day)
     if begin is not None and begin > last:
@@ -98,7 +98,7 @@ def _recorded(day: Day) -> tuple[int, int]:
 
 def _extent(day: Day) -> str:
     first, last = _recorded(day)
-    return f"{day.trading_date}, which goes from {of_day(first)} to {of_day(last)}"
+    return f"{day.trading_date} ({of_day(first)} to {of_day(last)})"
 
 
 def local(ns: int, zone_name: str = NEW_YORK) -> str:

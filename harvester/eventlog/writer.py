@@ -1,14 +1,14 @@
-"""The writer of a run: takes batches, and returns when they are durable.
+"""Write a run: `commit` appends a batch of events and returns when it is durable.
 
     writer = LogWriter.open(home.on(trading_date), run_start_row={"params": "…"})   lock, recovery, folder, manifest
     engine.fold(writer.begin(ts_recv))                                          the run's first event
-    writer.commit(batch); engine.fold(batch)                                    again and again
-    writer.live_digests(seq, engine.digests())                                  now and then
+    writer.commit(batch); engine.fold(batch)                                    for every batch
+    writer.live_digests(seq, engine.digests())                                  periodically
     writer.close()                                                              manifest: ended
 
-Order of a commit: margin checked, bytes appended to each kind's file, those files synced, the folder synced when a file
-is new, one journal line appended, the journal synced. Any failure on the way stops the writer for good: what it
-committed before is whole, and whoever opens the date next moves the torn rest aside.
+Steps of a commit: check the free space, append to each kind's file, sync those files, sync the folder when a file is
+new, append one journal line, sync the journal. Any failure stops the writer permanently: earlier commits are intact,
+and the next writer of the date moves the torn bytes to quarantine.
 """
 
 from __future__ import annotations
@@ -61,11 +61,11 @@ _COMPRESSIONS: dict[str | None, Compression | None] = {None: None, "none": None,
 
 
 def _open_again(paths: DatePaths, *, reopen: bool) -> EodMark:
-    """Where a closed date stands, or an empty mark for one that is open."""
+    """The end-of-day mark of a closed date, or an empty mark for an open one."""
     closed = read_closed(paths)
     if closed and not reopen:
         raise DateClosed(
-            f"{paths.trading_date} was closed at seq {closed.last_seq}; to record on it again give --reopen"
+            f"{paths.trading_date} was closed at seq {closed.last_seq}; give --reopen to record on it again"
         )
     return closed or EodMark(paths.trading_date.isoformat(), 0, "", last_ts=-(2**63))
 
@@ -79,7 +79,7 @@ def _recovered(paths: DatePaths, disk: Disk) -> RecoveredDay:
 
 @dataclass(frozen=True)
 class Commit:
-    """What one commit made durable: seq range, ts_recv range (ns UTC), rows, bytes, the run's content hash so far."""
+    """The result of one commit: seq range, ts_recv range (ns UTC), rows, bytes, the run's content hash so far."""
 
     first_seq: int
     last_seq: int
@@ -91,14 +91,14 @@ class Commit:
 
 
 class LogWriter:
-    """One run of one date. Made by `open`; not safe for two threads at a time.
+    """One run of one date. Created by `open`; not thread-safe.
 
     Attributes:
         run_id: `r001`, `r002`, …
-        next_seq: number the next event must bear.
-        last_ts: ts_recv of the date's last event, ns UTC; later events must not be stamped earlier.
-        recovered: what was mended before this run began.
-        bytes_written: bytes of this run so far, for a forecast.
+        next_seq: required seq of the next event.
+        last_ts: ts_recv of the date's last event, ns UTC; later events must not have an earlier ts_recv.
+        recovered: the runs recovered before this run began.
+        bytes_written: bytes of this run so far, for the disk forecast.
     """
 
     def __init__(self, folder: Path, manifest: Manifest, lock: DateLock, disk: Disk, margin_bytes: int) -> None:
@@ -127,28 +127,28 @@ class LogWriter:
         disk: Disk | None = None,
         now_ns: Callable[[], int] = real_wall_ns,
     ) -> LogWriter:
-        """Lock the date, mend runs that were killed, and begin the next run.
+        """Lock the date, recover killed runs, and create the next run.
 
         Nothing is committed yet: fold the day so far, then call `begin`.
 
         Args:
-            paths: the date to record on.
-            run_start_row: columns of the run's first event, above all `params`; its digest goes into the manifest.
-            reopen: go on with a date that `hv eod` has closed.
+            paths: paths of the date to record on.
+            run_start_row: columns of the run's first event, `params` among them; its digest goes into the manifest.
+            reopen: continue a date that `hv eod` has closed.
             compression: None, "none", "lz4" or "zstd".
             margin_bytes: free bytes a commit must leave.
             disk: the file layer, for tests.
-            now_ns: real time, for the note that names the lock's holder.
+            now_ns: the clock (ns UTC) for the note that names the lock's holder.
 
         Raises:
             LockHeld: another process writes on this date.
-            DateClosed: the date is closed and `reopen` is not given.
-            DamagedLog: an earlier run of the date cannot be trusted to say where to go on.
+            DateClosed: the date is closed and `reopen` is false.
+            DamagedLog: an earlier run is damaged, so the next seq is not certain.
             FutureFormat: an earlier run was written by a newer Harvester.
-            LogWriteFailed: the folder cannot be made.
+            LogWriteFailed: the run's folder cannot be created.
         """
         if compression not in _COMPRESSIONS:
-            raise BadSetting(f"compression {compression!r} is none of none, lz4, zstd")
+            raise BadSetting(f"compression {compression!r} is unknown; choose from none, lz4, zstd")
         disk = disk or Disk()
         row = {"action": Action.RUN_START.value, "stream": Stream.RUN.value, **(run_start_row or {})}
         lock = DateLock(paths, now_ns=now_ns).acquire()
@@ -176,7 +176,7 @@ class LogWriter:
         return writer
 
     def _create(self, root: Path) -> None:
-        """Make the run's folder under a passing name, so that a folder named like a run always holds a manifest."""
+        """Create the run's folder under a temporary name, so that a folder named as a run always holds a manifest."""
         new = self.folder.with_name(f".{self.run_id}.new")
         try:
             self._disk.make_folder(new)
@@ -193,10 +193,10 @@ class LogWriter:
             raise LogWriteFailed(f"cannot begin run {self.folder}: {error.strerror or error}") from error
 
     def begin(self, ts_recv: int) -> Batch:
-        """Commit the run's first event, `run_start`, stamped `ts_recv` (ns UTC) or `last_ts`, whichever is later.
+        """Commit the run's first event, `run_start`, with `ts_recv` (ns UTC) or `last_ts`, whichever is later.
 
         Returns:
-            The batch that was committed, for the engine to fold.
+            The committed batch, for the engine to fold.
         """
         if self._run_start is None or self._commits:
             raise HarvesterError(f"run {self.run_id} has begun already")
@@ -209,8 +209,8 @@ class LogWriter:
         """Append a batch; it is durable when this returns. An empty batch writes nothing.
 
         Raises:
-            HarvesterError: the batch does not follow what was committed (nothing is written, the writer lives on).
-            LogWriteFailed: the disk is full or failing; the writer refuses everything from then on.
+            HarvesterError: the batch does not continue the log; nothing is written, the writer stays usable.
+            LogWriteFailed: the disk is full or failing; the writer rejects all later calls.
         """
         self._refuse_after_failure()
         if not len(batch):
@@ -220,8 +220,8 @@ class LogWriter:
         try:
             return self._commit(batch, first_ts, last_ts)
         except BaseException as error:
-            # Stopped half-way by whatever it was, memory and files no longer agree.
-            self._failure = self._failure or LogWriteFailed(f"a commit was broken off: {error!r}")
+            # After an interrupted commit, memory and files no longer agree.
+            self._failure = self._failure or LogWriteFailed(f"a commit was interrupted: {error!r}")
             raise
 
     def _commit(self, batch: Batch, first_ts: int, last_ts: int) -> Commit:
@@ -259,10 +259,10 @@ class LogWriter:
         if not problem:
             problem, first_ts, last_ts = order_problem(batch.tables, self.next_seq, self.last_ts)
         if Kind.CLOCK in batch.tables and batch.tables[Kind.CLOCK].num_rows > CLOCK_ROWS_MAX:
-            problem = f"{batch.tables[Kind.CLOCK].num_rows} clock events in one commit, at most {CLOCK_ROWS_MAX}"
+            problem = f"{batch.tables[Kind.CLOCK].num_rows} clock events in one commit, the maximum is {CLOCK_ROWS_MAX}"
         if problem:
             raise HarvesterError(
-                f"batch refused, it does not follow seq {self.next_seq - 1} of {self.run_id}: {problem}"
+                f"batch rejected, it does not follow seq {self.next_seq - 1} of {self.run_id}: {problem}"
             )
         return first_ts, last_ts
 
@@ -276,7 +276,7 @@ class LogWriter:
         try:
             free = self._disk.free_bytes(self.folder)
             if free - need < self._margin_bytes:
-                raise OSError(f"{size_text(free)} left, the margin is {size_text(self._margin_bytes)}")  # noqa: TRY301 - fails as the disk would
+                raise OSError(f"{size_text(free)} left, the margin is {size_text(self._margin_bytes)}")  # noqa: TRY301 - handled like a failure of the disk
             new = [kind for kind in bodies if kind not in self._ends]
             for kind, body in bodies.items():
                 where = file_of(kind)
@@ -299,7 +299,7 @@ class LogWriter:
         self._disk.fsync(self._files[name])
 
     def live_digests(self, seq: int, digests: Mapping[str, str]) -> None:
-        """Note what the projections came to after event `seq`; durable when this returns.
+        """Store the projections' digests after event `seq`; durable when this returns.
 
         Raises:
             HarvesterError: `seq` is not committed.
@@ -323,7 +323,7 @@ class LogWriter:
 
     def _refuse_after_failure(self) -> None:
         if self._failure is not None:
-            raise LogWriteFailed(f"run {self.run_id} takes nothing more: {self._failure}") from self._failure
+            raise LogWriteFailed(f"run {self.run_id} accepts no more writes: {self._failure}") from self._failure
         if not self._files:
             raise HarvesterError(f"run {self.run_id} is closed")
 
@@ -338,10 +338,10 @@ class LogWriter:
         raise self._failure from error
 
     def close(self, status: Status = "ended") -> None:
-        """End the run: name its end in the manifest, give the lock back. After a failure only the lock is given back.
+        """End the run: write its end into the manifest and release the lock. After a failure, only release the lock.
 
         Raises:
-            LogWriteFailed: the manifest cannot be replaced; the run is then recovered by whoever opens the date next.
+            LogWriteFailed: the manifest cannot be replaced; the next writer of the date recovers the run.
         """
         if not self._files:
             return
@@ -372,7 +372,7 @@ class LogWriter:
         self._files.clear()
 
     def abandon(self) -> None:
-        """Let go without ending the run, as a killed process would: the next writer recovers it."""
+        """Close the files and release the lock without ending the run; the next writer recovers it."""
         self._close_files()
         self._lock.release()
 

@@ -1,4 +1,4 @@
-"""The files of `exports/`: what a projected date puts there, and whether what lies there is still that."""
+"""Build the files of `exports/` from a projected date, and compare the files on disk with them."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ _NAMES_LENGTH_MAX = 100
 
 
 class FilesPart(msgspec.Struct, kw_only=True):
-    """Files on disk against the projection.
+    """The result of comparing files on disk with the projection.
 
     Attributes:
-        checked: files compared.
-        early: those of an earlier look at the unfinished day, and those its end has still to give: no difference.
+        checked: number of files compared.
+        early: files of an earlier export of the unfinished day, and files that export did not write; no differences.
         note: why nothing, or not everything, was compared.
         status: equal, different or not compared.
     """
@@ -47,43 +47,47 @@ class FilesPart(msgspec.Struct, kw_only=True):
     status: str = "not compared"
 
     def judged(self) -> FilesPart:
-        """The same, its comparison done."""
+        """The same object, with its status set."""
         self.status = "different" if self.differences else "equal"
         return self
 
 
-def tables_of(made: ProjectResult, symbols: Sequence[str] | None) -> dict[str, pa.Table]:
-    """The date's tables, of these symbols only.
+def tables_of(projection: ProjectResult, symbols: Sequence[str] | None) -> dict[str, pa.Table]:
+    """The date's tables, restricted to these symbols (None: all).
 
     Raises:
-        UnknownSymbol: the date holds no such symbol.
+        CannotRun: `symbols` is empty.
+        UnknownSymbol: a symbol was not recorded on the date.
     """
     if symbols is None:
-        return dict(made.tables)
-    check_symbols(made, symbols)
-    tables = {name: table if name == "health" else of_symbols(table, symbols) for name, table in made.tables.items()}
+        return dict(projection.tables)
+    check_symbols(projection, symbols)
+    tables = {
+        name: table if name == "health" else of_symbols(table, symbols) for name, table in projection.tables.items()
+    }
     of_date = pc.is_null(tables["health"]["symbol"])
     of_them = pc.is_in(tables["health"]["symbol"], pa.array(symbols, pa.string()))
     return tables | {"health": tables["health"].filter(pc.or_(of_date, of_them))}
 
 
-def check_symbols(made: ProjectResult, symbols: Sequence[str]) -> None:
-    """Refuse symbols the date does not hold, or none at all.
+def check_symbols(projection: ProjectResult, symbols: Sequence[str]) -> None:
+    """Reject an empty list of symbols, and symbols that were not recorded on the date.
 
     Raises:
-        CannotRun: none is named.
-        UnknownSymbol: the date does not hold one.
+        CannotRun: `symbols` is empty.
+        UnknownSymbol: a symbol was not recorded on the date.
     """
-    known = sorted(set(made.tables["buckets"]["symbol"].to_pylist()))
-    there = f"on {made.trading_date}; recorded are {', '.join(known) or 'none'}"
+    known = sorted(set(projection.tables["buckets"]["symbol"].to_pylist()))
+    recorded = f"(recorded: {', '.join(known) or 'none'})"
     if not symbols:
-        raise CannotRun(f"no symbol is named; name some {there}")
-    if strange := [symbol for symbol in symbols if symbol not in known]:
-        raise UnknownSymbol(f"no symbol {', '.join(map(repr, strange))} {there}")
+        raise CannotRun(f"no symbol is given; give some that were recorded on {projection.trading_date} {recorded}")
+    if unknown := [symbol for symbol in symbols if symbol not in known]:
+        names = f"{', '.join(map(repr, unknown))} {'was' if len(unknown) == 1 else 'were'}"
+        raise UnknownSymbol(f"{names} not recorded on {projection.trading_date} {recorded}")
 
 
 def part_of(symbols: Sequence[str] | None) -> str:
-    """What file names say of the symbols, in any order `_ACME+BOLT`; of a list that is too long its length and hash."""
+    """The symbols in file names, sorted, as `_ACME+BOLT`; a list that is too long becomes its length and hash."""
     if symbols is None:
         return ""
     names = "+".join(sorted({file_name(symbol) for symbol in symbols}))
@@ -92,118 +96,120 @@ def part_of(symbols: Sequence[str] | None) -> str:
     return f"_{len(set(symbols))}_symbols_{hashlib.blake2b(names.encode(), digest_size=6).hexdigest()}"
 
 
-def exports_of(made: ProjectResult, tables: dict[str, pa.Table], part: str) -> Iterator[tuple[str, Content]]:
-    """Every file but the episodes, by name; `part` stands in the names of files that hold a part of the date.
+def exports_of(projection: ProjectResult, tables: dict[str, pa.Table], part: str) -> Iterator[tuple[str, Content]]:
+    """(name, content) of every file but the episodes; `part` is in the names of files that cover some symbols only.
 
-    Those that take long outside of Python come as functions that make them, so that another thread can.
+    Files that are slow to encode outside the GIL are returned as functions, so that another thread can encode them.
     """
-    day = made.trading_date.isoformat()
-    yield from _exports(made, tables, part).items()
-    yield from _candles(made, tables).items()
-    title = f"{day}: {made.rows:,} events, {tables['episodes'].num_rows} episodes"
+    day = projection.trading_date.isoformat()
+    yield from _exports(projection, tables, part).items()
+    yield from _candles(projection, tables).items()
+    title = f"{day}: {projection.rows:,} events, {tables['episodes'].num_rows} episodes"
     yield f"day_{day}{part}.svg", day_picture(title, panels_of(tables["buckets"], tables["episodes"])).encode()
 
 
-def _candles(made: ProjectResult, tables: dict[str, pa.Table]) -> dict[str, bytes]:
+def _candles(projection: ProjectResult, tables: dict[str, pa.Table]) -> dict[str, bytes]:
     return candle_files(
         tables["candles"],
         tables["signals"],
-        made.runs,
-        trading_date=made.trading_date.isoformat(),
-        health=made.health,
-        epoch_ms=made.toggles.get("episode_epoch_ms", False),
+        projection.runs,
+        trading_date=projection.trading_date.isoformat(),
+        health=projection.health,
+        epoch_ms=projection.toggles.get("episode_epoch_ms", False),
     )
 
 
-def _exports(made: ProjectResult, tables: dict[str, pa.Table], part: str) -> dict[str, Callable[[], bytes]]:
-    """What makes the files that hold one table of the date each, by name."""
-    day = f"{made.trading_date.isoformat()}{part}"
+def _exports(projection: ProjectResult, tables: dict[str, pa.Table], part: str) -> dict[str, Callable[[], bytes]]:
+    """Name → function that encodes the file, for files with one table of the date each."""
+    day = f"{projection.trading_date.isoformat()}{part}"
 
     def buckets() -> bytes:
-        return parquet_file(with_gate_codes(tables["buckets"], tables["decisions"]), _about(made))
+        return parquet_file(with_gate_codes(tables["buckets"], tables["decisions"]), _about(projection))
 
     return {
         f"buckets_{day}.parquet": buckets,
-        f"decisions_{day}.parquet": partial(parquet_file, tables["decisions"], _about(made)),
-        f"fills_{day}.json": partial(_rows_file, "harvester.fills", made, tables["fills"]),
-        f"health_{day}.json": partial(_rows_file, "harvester.health", made, tables["health"]),
+        f"decisions_{day}.parquet": partial(parquet_file, tables["decisions"], _about(projection)),
+        f"fills_{day}.json": partial(_rows_file, "harvester.fills", projection, tables["fills"]),
+        f"health_{day}.json": partial(_rows_file, "harvester.health", projection, tables["health"]),
     }
 
 
-def day_exports(made: ProjectResult, tables: dict[str, pa.Table], part: str = "") -> dict[str, bytes]:
-    """The files that hold one table of the date each, by name."""
-    return {name: make() for name, make in _exports(made, tables, part).items()}
+def day_exports(projection: ProjectResult, tables: dict[str, pa.Table], part: str = "") -> dict[str, bytes]:
+    """Name → bytes of the files with one table of the date each."""
+    return {name: make() for name, make in _exports(projection, tables, part).items()}
 
 
-def _about(made: ProjectResult) -> dict[str, str]:
+def _about(projection: ProjectResult) -> dict[str, str]:
     return {
-        "trading_date": made.trading_date.isoformat(),
-        "content_hash": made.identity,
-        "through_seq": str(made.last_seq),
-        "run": made.run,
+        "trading_date": projection.trading_date.isoformat(),
+        "content_hash": projection.identity,
+        "through_seq": str(projection.last_seq),
+        "run": projection.run,
     }
 
 
-def _rows_file(schema: str, made: ProjectResult, table: pa.Table) -> bytes:
+def _rows_file(schema: str, projection: ProjectResult, table: pa.Table) -> bytes:
     body = envelope(
         schema,
         table.to_pylist(),
-        trading_date=made.trading_date.isoformat(),
-        run=made.run,
-        through_seq=made.last_seq,
-        health=made.health,
+        trading_date=projection.trading_date.isoformat(),
+        run=projection.run,
+        through_seq=projection.last_seq,
+        health=projection.health,
     )
-    return json_file(times(body, epoch_ms=made.toggles.get("episode_epoch_ms", False)))
+    return json_file(times(body, epoch_ms=projection.toggles.get("episode_epoch_ms", False)))
 
 
-def compare_exports(home: Home, made: ProjectResult) -> FilesPart:
-    """Compare what lies in `exports/` with what belongs there, all but the picture; an older look is only old.
+def compare_exports(home: Home, projection: ProjectResult) -> FilesPart:
+    """Compare the files in `exports/`, except the picture, with the projection; those of an earlier export are `early`.
 
-    Missing is what the whole date was projected without: one of its tables tells that it was, candles do not, as they
-    have the same names when they are of `--symbols` alone.
+    Missing files are reported only if a table file of the whole date exists, proof that the whole date was exported.
+    Candle files are no proof: they have the same names after an export with `--symbols`.
     """
-    found = FilesPart(note="the picture is not compared")
-    of_date, missing = day_exports(made, made.tables), []
-    for name, wanted in (of_date | _candles(made, made.tables)).items():
+    result = FilesPart(note="the picture is not compared")
+    of_date, missing = day_exports(projection, projection.tables), []
+    for name, wanted in (of_date | _candles(projection, projection.tables)).items():
         path = home.exports() / name
         if path.is_file():
-            found.checked += 1
-            _compare(found, path, wanted)
+            result.checked += 1
+            _compare(result, path, wanted)
         else:
             missing.append(name)
-    if found.early:
-        found.early += [f"exports/{name}: not written by the earlier look; `hv project` writes it" for name in missing]
+    if result.early:
+        result.early += [
+            f"exports/{name}: not written by the earlier export; `hv project` writes it" for name in missing
+        ]
     elif not of_date.keys() <= set(missing):
-        found.differences += [f"exports/{name}: missing" for name in missing]
-    if not found.checked:
+        result.differences += [f"exports/{name}: missing" for name in missing]
+    if not result.checked:
         return FilesPart(note="not compared: none of the whole date in exports/; `hv project` writes them")
-    return found.judged()
+    return result.judged()
 
 
-def _compare(found: FilesPart, path: Path, wanted: bytes) -> None:
-    """Add one file to what was found. Those of the whole date come first: they tell of an earlier look by their seq."""
+def _compare(result: FilesPart, path: Path, wanted: bytes) -> None:
+    """Compare one file. Files of the whole date come first: their seq shows whether the export is an earlier one."""
     name = f"exports/{path.name}"
     try:
-        there, due = _told(path.read_bytes(), path.suffix), _told(wanted, path.suffix)
+        actual, expected = _parse(path.read_bytes(), path.suffix), _parse(wanted, path.suffix)
     except (OSError, DamagedLog, pa.ArrowException, msgspec.MsgspecError, ValueError):
-        found.differences.append(f"{name}: unreadable")
+        result.differences.append(f"{name}: unreadable")
         return
-    if there.same(due):
+    if actual.same(expected):
         return
-    through = there.through_seq
-    # A run's candles carry the health of the date, which went on after the run.
-    if through < due.through_seq or (found.early and there.same(due._replace(health=there.health))):
-        found.early.append(f"{name}: of an earlier look, through seq {through}; `hv project` writes it anew")
+    through = actual.through_seq
+    # A run's candle files contain the health of the date, which continued after the run.
+    if through < expected.through_seq or (result.early and actual.same(expected._replace(health=actual.health))):
+        result.early.append(f"{name}: of an earlier export, through seq {through}; `hv project` rewrites it")
     else:
-        found.differences.append(f"{name}: different")
+        result.differences.append(f"{name}: different")
 
 
 class _ReadFile(NamedTuple):
-    """An export as it is compared.
+    """The parts of an export file that are compared.
 
     Attributes:
-        content: its bytes; of a table its rows, for another version of Arrow may write the same as other bytes.
-        health: of JSON, which is then left out of the content.
+        content: its bytes; for Parquet the table, because another version of Arrow may encode it differently.
+        health: the health of a JSON file, which `content` then leaves out.
     """
 
     through_seq: int
@@ -217,7 +223,7 @@ class _ReadFile(NamedTuple):
         return self[:] == other[:]
 
 
-def _told(data: bytes, suffix: str) -> _ReadFile:
+def _parse(data: bytes, suffix: str) -> _ReadFile:
     if suffix == ".parquet":
         table = parquet_table(data)
         return _ReadFile(int(about_of(table).get("through_seq", 0)), table)
@@ -226,7 +232,7 @@ def _told(data: bytes, suffix: str) -> _ReadFile:
 
 
 class _Head(msgspec.Struct):
-    """What a JSON export says of itself."""
+    """The header fields of a JSON export."""
 
     through_seq: int
     health: msgspec.Raw

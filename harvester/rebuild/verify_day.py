@@ -203,7 +203,7 @@ def _episodes(home: Home, made: ProjectResult, left: _Remaining | None) -> Files
     for path, what in ((d.path, d.what) for d in different):
         name, said = path.relative_to(folder).as_posix(), path.relative_to(home.root).as_posix()
         if path in gone:
-            early = "of an earlier look at the unfinished day; `hv project` takes it away"
+            early = "of an earlier export of the unfinished day; `hv project` deletes it"
         elif what == "missing" and name in open_at_end:
             early = "open when the run broke off" if left else "open when the day ended; `hv project` writes it"
         else:

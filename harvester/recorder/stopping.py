@@ -1,4 +1,4 @@
-"""When a recording ends: at a time, after a duration, at the session's end, or by a signal."""
+"""Decide when a recording ends: at a time, after a duration, at the session's end, or on a signal."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ NEVER = "never"
 
 
 def parse_duration(text: str) -> int:
-    """`90`, `90s`, `15m`, `1h30m` as ns of market time.
+    """Parse `90`, `90s`, `15m` or `1h30m` to ns of market time.
 
     Raises:
-        BadSetting: any other text, or a duration of zero.
+        BadSetting: the text has another form, or the duration is zero.
     """
     match = _DURATION.match(text.strip().lower())
     parts = [float(part or 0) for part in match.groups()] if match else [0.0]
@@ -38,10 +38,10 @@ def parse_duration(text: str) -> int:
 
 
 def parse_until(text: str, now_ns: int, settings: Settings) -> int | None:
-    """Read `never` (None) or a time as `moment` does (in the settings' zone, today) as market time in ns UTC.
+    """Parse `never` (None), or a time as `moment` does (today, in the settings' zone), to market time in ns UTC.
 
     Raises:
-        BadSetting: any other text, or a time in the past.
+        BadSetting: the text has another form, or the time is in the past.
     """
     if text == NEVER:
         return None

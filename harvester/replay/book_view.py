@@ -1,4 +1,4 @@
-"""What `hv book` shows: the book of one symbol at one place of the day, by rows and by price."""
+"""Build the output of `hv book`: the order book of one symbol at one point of the day, by rows and by price."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ DEPTH = (Stream.SMART_DEPTH, Stream.DEPTH)
 
 
 def look(engine: Engine, symbol: str, stream: Stream | None = None) -> dict[str, Any]:
-    """The view as JSON-ready builtins: place, quote in force, state, rows and ladder of each side.
+    """The view as JSON-ready builtins: position, current quote, book state, rows and ladder of each side.
 
-    `state` is null when no book is subscribed at that place; rows and ladder are empty then, and while it is unknown.
+    `state` is null when no book is subscribed at that point; rows and ladder are then empty, as while it is unknown.
 
     Raises:
-        UnknownSymbol: nothing of the symbol was subscribed by then.
+        UnknownSymbol: the symbol was not subscribed yet.
     """
     con_id = _con_id(engine, symbol)
     quote = engine.quotes.quote(con_id)
@@ -49,9 +49,10 @@ def look(engine: Engine, symbol: str, stream: Stream | None = None) -> dict[str,
 
 
 def last_market(engine: Engine, con_id: int, stream: Stream | None = None) -> int | None:
-    """The last moment (ns UTC) so far at which a book of an instrument that was sent anything was subscribed.
+    """The last time (ns UTC) at which a book of an instrument that received data was subscribed.
 
-    Of an instrument without a book, at which anything was; None when nothing was, or when something still is.
+    For an instrument without a book, the last time at which any stream was. None when no stream was subscribed, or when
+    one still is.
     """
     slots = [slot for slot in engine.market.subscriptions() if slot["con_id"] == con_id and slot["rows"]]
     wanted = DEPTH if stream is None else (stream,)
@@ -61,17 +62,17 @@ def last_market(engine: Engine, con_id: int, stream: Stream | None = None) -> in
 
 
 def books_of(engine: Engine, con_id: int) -> list[tuple[Stream, int, int]]:
-    """(stream, first row, end) of every book of an instrument that was sent anything so far, ns UTC, in order."""
+    """(stream, first row, end) of every book of an instrument that received data so far; times ns UTC, in order."""
     slots = [slot for slot in engine.market.subscriptions() if slot["con_id"] == con_id and slot["rows"]]
-    found = [(STREAMS[slot["stream"]], slot["first_ts"], slot["closed"] or engine.through_ts) for slot in slots]
-    return [book for book in found if book[0] in DEPTH]
+    spans = [(STREAMS[slot["stream"]], slot["first_ts"], slot["closed"] or engine.through_ts) for slot in slots]
+    return [span for span in spans if span[0] in DEPTH]
 
 
 def _con_id(engine: Engine, symbol: str) -> int:
-    """The instrument of that symbol; when several share it, the one with a book, then the first subscribed."""
+    """The instrument of a symbol; if several have it, one with a book, else the first subscribed."""
     known = {int(engine.market.state.inst[k]["con_id"]): name for k, name in enumerate(engine.market.symbols)}
-    found = [con_id for con_id, name in known.items() if name == symbol]
-    if not found:
-        names = ", ".join(sorted(set(known.values()))) or "nothing"
-        raise UnknownSymbol(f"{symbol!r} is not subscribed by seq {engine.through_seq}; subscribed are {names}")
-    return next((con_id for con_id in found if engine.book.state(con_id) is not None), found[0])
+    con_ids = [con_id for con_id, name in known.items() if name == symbol]
+    if not con_ids:
+        names = ", ".join(sorted(set(known.values()))) or "none"
+        raise UnknownSymbol(f"{symbol!r} was not subscribed yet at seq {engine.through_seq} (subscribed: {names})")
+    return next((con_id for con_id in con_ids if engine.book.state(con_id) is not None), con_ids[0])

@@ -1,10 +1,10 @@
-"""`hv replay`: play a recorded day through the engine, row by row in the order in which they became known.
+"""Replay a recorded day through the engine, for `hv replay`, and return its rows in the order they became known.
 
     replay = Replay(seeker, show=("buckets", "fills"))
     for rows in replay.steps():       # one step per clock event, hence per second
         ...
 
-`ReplayPlayer` adds time: it waits until a step is due at the chosen speed, and obeys keys (pause, step, seek).
+`ReplayPlayer` adds time: it waits until a step is due at the chosen speed, and handles keys (pause, step, seek).
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ _ROWS = 50_000
 
 
 class ReplayFrame(NamedTuple):
-    """One row to show: its table, its time (ns UTC) and its columns."""
+    """One row to print: its table, its time (ns UTC) and its columns."""
 
     table: str
     ts: int
@@ -53,17 +53,17 @@ class ReplayFrame(NamedTuple):
 
 
 class Replay:
-    """A place in a day that moves forward; every row of the chosen tables is given once, when it becomes known.
+    """A position in a day that moves forward; returns every row of the chosen tables once, when it becomes known.
 
     Args:
-        seeker: of the day, with a full engine.
-        show: tables by name; `trades` are the prints of the tape as recorded.
-        symbols: only rows of these, in any case; all without.
-        start, end: ts_recv (ns UTC) from which and up to which; None = from the first event, to the last.
+        seeker: a seeker of the day, with a full engine.
+        show: names of the tables; `trades` are the recorded trade prints.
+        symbols: return only rows of these symbols, in any letter case; None: of all.
+        start, end: ts_recv (ns UTC) of the first and the last event; None = the day's first, the day's last.
 
     Raises:
-        BadSetting: there is no such table.
-        UnknownSymbol: a symbol that nothing of was subscribed.
+        BadSetting: a table name is unknown.
+        UnknownSymbol: a symbol was not recorded.
     """
 
     def __init__(
@@ -76,7 +76,7 @@ class Replay:
         end: int | None = None,
     ) -> None:
         if unknown := [name for name in show if name not in TABLES]:
-            raise BadSetting(f"no table {', '.join(unknown)}; there are {', '.join(TABLES)}")
+            raise BadSetting(f"unknown table {', '.join(unknown)}; choose from {', '.join(TABLES)}")
         day = seeker.day
         self._symbols = symbols_named(symbols, subscribed(day), day.trading_date) if symbols else []
         self._seeker, self._show, self._end = seeker, show, end
@@ -89,12 +89,12 @@ class Replay:
         return self.engine.through_ts
 
     def seek(self, ts: int) -> None:
-        """Go on from the state after the last event with ts_recv <= `ts`."""
+        """Continue from the state after the last event with ts_recv <= `ts`."""
         self.engine = self._seeker.at_time(ts)
         self._parts = self._cut_at_clocks()
 
     def step(self) -> list[ReplayFrame] | None:
-        """Fold up to the next clock and give the rows that finished; None when the day, or `end`, is reached."""
+        """Fold up to the next clock event and return the new rows; None at the end of the day, or at `end`."""
         part = next(self._parts, None)
         if part is None:
             return None
@@ -103,13 +103,13 @@ class Replay:
         return rows
 
     def stream(self) -> Iterator[list[ReplayFrame]]:
-        """The same rows as all steps from here, in the same order, as fast as it goes."""
+        """The same rows as all further steps, in the same order, at maximum speed."""
         for batch in self._batches():
             yield self._fold(batch)
         yield self.rest()
 
     def rest(self) -> list[ReplayFrame]:
-        """What is known only when the day is over; nothing when `end` stopped it before."""
+        """The rows known only at the end of the day; none when `end` stopped the replay earlier."""
         if self.engine.through_seq < self._seeker.day.last_seq:
             return []
         return self._shown(Batch(), self.engine.finish().tables)
@@ -141,10 +141,10 @@ class Replay:
         return self._shown(batch, self.engine.fold(batch).tables)
 
     def _shown(self, batch: Batch, tables: Mapping[str, pa.RecordBatch]) -> list[ReplayFrame]:
-        """Rows in order: by the clock that made them known, then by table, then as the table has them."""
+        """Rows in order: by the clock event at which they became known, then by table, then as in the table."""
         clocks = batch.tables.get(Kind.CLOCK)
         edges = np.zeros(0, np.uint64) if clocks is None else seqs(clocks)
-        found: list[tuple[int, int, ReplayFrame]] = []
+        frames: list[tuple[int, int, ReplayFrame]] = []
         for name in self._show:
             seq_column, ts_column = TABLES[name]
             rows = self._prints(batch) if name == "trades" else tables[name].to_pylist() if name in tables else []
@@ -152,9 +152,9 @@ class Replay:
             for clock, row in zip(known, rows, strict=True):
                 if not self._symbols or row["symbol"] in self._symbols:
                     row.pop("document", None)  # an episode's file; `hv project` writes it
-                    found.append((clock, _NAMES.index(name), ReplayFrame(name, row[ts_column], row)))
-        found.sort(key=lambda item: item[:2])
-        return [shown for _, _, shown in found]
+                    frames.append((clock, _NAMES.index(name), ReplayFrame(name, row[ts_column], row)))
+        frames.sort(key=lambda item: item[:2])
+        return [frame for _, _, frame in frames]
 
     def _prints(self, batch: Batch) -> list[dict[str, Any]]:
         table = batch.tables.get(Kind.TRADE)
@@ -169,32 +169,32 @@ class Replay:
 
 
 class ReplayControls(Protocol):
-    """Where rows are shown and keys come from."""
+    """The user interface of a player: shows rows and reads keys."""
 
     def show(self, rows: Sequence[ReplayFrame]) -> None: ...
 
     def state(self, ts: int, speed: float, *, paused: bool) -> None:
-        """Where the player is now (ns UTC), how fast, and whether it stands."""
+        """Show the current position (ns UTC), the speed, and whether the player is paused."""
         ...
 
     def moved(self, ts: int) -> None:
-        """The player went to another place (ns UTC); what is shown next goes on from there."""
+        """Show that the player jumped to another position (ns UTC)."""
         ...
 
     def key(self, seconds: float | None) -> str:
-        """The next key within so many seconds (None = for ever), empty when none came.
+        """The next key within `seconds` (None = no limit), empty for none.
 
         Keys are `pause`, `step`, `back`, `forward`, `goto`, `faster`, `slower`, `quit`.
         """
         ...
 
     def time(self) -> int | None:
-        """A time to go to (ns UTC), asked of the user; None when he thinks better of it."""
+        """Ask the user for a time to go to (ns UTC); None when the user cancels."""
         ...
 
 
 class ReplayPlayer:
-    """Plays a replay at a speed: 1 as it happened, 60 a minute a second, 0 as fast as it goes."""
+    """Plays a replay at a speed: 1 = real time, 60 = a minute per second, 0 = maximum."""
 
     SHIFT_NS = 60 * SECOND_NS
 
@@ -203,7 +203,7 @@ class ReplayPlayer:
     ) -> None:
         self._replay, self._hands, self.speed, self._now = replay, hands, speed, now_ns
         self.paused = False
-        self._anchor: tuple[int, int] | None = None  # market time and real time from which speed counts
+        self._anchor: tuple[int, int] | None = None  # market time and real time at which the current speed began
         self._quit = False
 
     def run(self) -> None:
@@ -218,7 +218,7 @@ class ReplayPlayer:
                 self._hands.show(rows)
 
     def _wait(self, at: int, ts: int) -> bool:
-        """Stand at `at` until `ts` is due; False when the place has changed meanwhile, or the play is over."""
+        """Wait at `at` until `ts` is due; False when the position changed meanwhile, or the user quit."""
         while True:
             self._hands.state(at, self.speed, paused=self.paused)
             left = self._left(ts)
@@ -243,7 +243,7 @@ class ReplayPlayer:
         return max(due - self._now(), 0.0) / SECOND_NS
 
     def _obey(self, key: str, now: int) -> bool:
-        """Do what a key says, standing at `now`; False when the replay has moved."""
+        """Handle a key at position `now`; False when the position changed, or the user quit."""
         if key == "pause":
             self.paused = not self.paused
         elif key in ("faster", "slower"):

@@ -1,12 +1,11 @@
-"""Any place of a recorded day, quickly: restore the nearest snapshot before it and fold what is left.
+"""Seek to any point of a recorded day: restore the nearest snapshot before it and fold the remaining events.
 
     seeker = Seeker(home, open_day("2025-07-17"))
     engine = seeker.at_time(ts)            # state after the last event with ts_recv <= ts
     engine.book.ladder(con_id, Side.BID)
 
-Whatever is folded on the way leaves snapshots behind (`snapshots`), so the first visit pays and later ones do not. They
-lie a minute apart or less, and at the end of every commit that is large enough to cost time when it is read: no way
-from a snapshot to a place leads through two of those.
+Every fold writes snapshots on its way, so only the first seek to a part of the day is slow. Snapshots are at most a
+minute apart, and one is written at the end of every large commit, so that no seek has to read two of those.
 """
 
 from __future__ import annotations
@@ -42,14 +41,14 @@ _ROWS_A_STEP = 50_000
 
 
 class Seeker:
-    """Engines at any place of one day.
+    """Creates engines at any point of one day.
 
     Args:
-        home: where the caches lie.
-        day: as it was opened; events committed later are not seen.
-        market_only: without simulated trading, which is most of the cost of a thin day.
-        every_events, every_ns: how much of the day may lie between two snapshots (events; ns of market time).
-        disk: what snapshots are written through.
+        home: the data root, which contains the snapshots.
+        day: the opened day; events committed later are not seen.
+        market_only: leave out simulated trading, which is most of the cost of a day with few events.
+        every_events, every_ns: maximum distance between two snapshots (events; ns of market time).
+        disk: the file layer for snapshots.
     """
 
     def __init__(
@@ -71,10 +70,10 @@ class Seeker:
         self.snapshots = Snapshots(home.on(day.trading_date).snapshots / f"{kind}-{_code()[:16]}", marks, disk)
 
     def at_seq(self, seq: int, progress: Callable[[int, int], None] | None = None) -> Engine:
-        """An engine that has folded everything up to `seq`; 0 gives an empty one. `progress` is told (done, total).
+        """An engine that has folded all events up to `seq` (0: none). `progress` is called with (done, total).
 
         Raises:
-            CannotRun: the log does not reach that far.
+            CannotRun: the log does not contain `seq`.
         """
         if not 0 <= seq <= self.day.last_seq:
             raise CannotRun(f"seq {seq} is not in the log of {self.day.trading_date}; it has 1 to {self.day.last_seq}")
@@ -86,11 +85,11 @@ class Seeker:
         return self._reach(self._seqs[commit + 1] if commit < len(self._times) else self.day.last_seq, ts, progress)
 
     def prepare(self, progress: Callable[[int, int], None] | None = None) -> None:
-        """Walk through the whole day once, so that every place of it is near a snapshot."""
+        """Fold the whole day once, so that every point of it is near a snapshot."""
         self._reach(self.day.last_seq, None, progress)
 
     def note(self, engine: Engine) -> None:
-        """Keep a snapshot of an engine on its way, when the last one is far enough behind it or a large commit ends."""
+        """Write a snapshot of an engine if the previous one is far enough back, or at the end of a large commit."""
         seq, ts = engine.through_seq, engine.through_ts
         events = 1 if seq in self._large_ends else self._every_events
         if seq and not self.snapshots.near(seq, events, ts, self._every_ns):
@@ -128,7 +127,7 @@ class Seeker:
         return Engine(market_only=self._market_only)
 
     def _pieces(self, batch: Batch, since: int) -> Iterator[Batch]:
-        """Cut where time has gone on far enough for a snapshot: behind the first clock past it."""
+        """Split a batch where a snapshot is due: after the first clock event past the interval."""
         if not len(batch):
             return
         edges = [batch.first_seq - 1]
@@ -147,9 +146,9 @@ class Seeker:
 
 @lru_cache
 def _load_kernels() -> None:
-    """Have the compiled kernels, and leave all that is loaded by then out of garbage collections.
+    """Load the compiled kernels, and exclude all objects loaded so far from garbage collection.
 
-    A full collection over it takes 70 ms, and would fall into one seek of a hundred.
+    A full collection over them takes 70 ms and would delay one seek in a hundred.
     """
     importlib.import_module("harvester.projections.market.kernels")
     gc.freeze()
@@ -157,12 +156,12 @@ def _load_kernels() -> None:
 
 @lru_cache
 def _code() -> str:
-    """Digest of the code that folds: of the package as it was when this process first asked."""
+    """Digest of the package's code, computed once per process."""
     return package_digest()
 
 
 def last_seq_at(batch: Batch, ts: int) -> int:
-    """Seq of the last event of a batch with ts_recv <= `ts`; one less than its first when there is none."""
+    """Seq of the last event of a batch with ts_recv <= `ts`; `first_seq - 1` when there is none."""
     last = batch.first_seq - 1
     for rows in batch.tables.values():
         at = int(np.searchsorted(rows.column(1).to_numpy(), ts, "right"))

@@ -1,10 +1,9 @@
-"""Snapshots of an engine as files: caches, which may vanish, be damaged or be out of date at any time.
+"""Store snapshots of an engine as cache files, which may be missing, damaged or out of date at any time.
 
     temp/cache/snapshots/<date>/<kind>-<code>/<seq>_<ts>_<content>.snap
 
-`kind` names the engine (market or full), `code` the digest of the package that folded, `content` the log up to the
-commit that holds `seq`; the configuration stands in the log itself. A file that is not exactly what was written is
-taken away and folded anew.
+`kind` is the engine (market or full), `code` the digest of the package's code, `content` a hash of the log up to the
+commit that contains `seq`; the configuration is in the log. A damaged file is deleted and its state folded again.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ _LENGTH_BYTES = 8
 
 
 class SnapshotPosition(NamedTuple):
-    """A snapshot there is: state after `seq`, whose event has ts_recv `ts` (ns UTC)."""
+    """An existing snapshot: the state after event `seq`, which has ts_recv `ts` (ns UTC)."""
 
     seq: int
     ts: int
@@ -38,12 +37,12 @@ class SnapshotPosition(NamedTuple):
 
 
 class Snapshots:
-    """The snapshots of one date that fit its log, in seq order.
+    """The snapshots of one date that match its log, in seq order.
 
     Args:
-        folder: of this date, engine and code; made when the first snapshot is kept.
+        folder: the folder for this date, engine and code; created with the first snapshot.
         marks: the log's commits.
-        disk: what to write through; nothing is synced, as a torn file is found out when it is read.
+        disk: the file layer; nothing is synced, because a torn file is detected when it is read.
     """
 
     def __init__(self, folder: Path, marks: Sequence[Mark], disk: Disk | None = None) -> None:
@@ -56,17 +55,17 @@ class Snapshots:
         return len(self._places)
 
     def before(self, seq: int | None = None, ts: int | None = None) -> SnapshotPosition | None:
-        """The last one at or before a seq, or with no event after a time."""
+        """The last snapshot at or before a seq (None: any) and at or before a time (None: any)."""
         fits = [p for p in self._places if (seq is None or p.seq <= seq) and (ts is None or p.ts <= ts)]
         return fits[-1] if fits else None
 
     def near(self, seq: int, events: int, ts: int, ns: int) -> bool:
-        """Whether less than `events` events and `ns` of time lie between a place and the snapshot before it."""
+        """Whether the previous snapshot is fewer than `events` events and less than `ns` of time before a position."""
         place = self.before(seq)
         return place is not None and seq - place.seq < events and ts - place.ts < ns
 
     def load(self, place: SnapshotPosition) -> bytes | None:
-        """The state, or None when the file is gone or not what was written; then it is forgotten."""
+        """The state, or None when the file is missing or damaged; then the snapshot is deleted."""
         try:
             raw = place.path.read_bytes()
         except OSError:
@@ -77,13 +76,13 @@ class Snapshots:
         return state
 
     def forget(self, place: SnapshotPosition) -> None:
-        """Take a snapshot away."""
+        """Delete a snapshot."""
         self._places.remove(place)
         with contextlib.suppress(OSError):
             self._disk.remove(place.path)
 
     def keep(self, seq: int, ts: int, state: bytes) -> None:
-        """Keep the state after `seq`. A disk that refuses costs the cache, nothing else."""
+        """Store the state after `seq`; a disk error is ignored, because this is a cache."""
         place = SnapshotPosition(seq, ts, self._folder / f"{seq}_{ts}_{self._content(seq)}.snap")
         try:
             if not self._folder.is_dir():
@@ -96,7 +95,7 @@ class Snapshots:
             self._places.insert(at, place)
 
     def _make_folder(self) -> None:
-        """Those of the same engine made by other code go: nothing will read them."""
+        """Create the folder; delete folders of the same engine from other code versions."""
         kind = self._folder.name.partition("-")[0]
         for other in self._folder.parent.glob(f"{kind}-*"):
             with contextlib.suppress(OSError):
@@ -104,7 +103,7 @@ class Snapshots:
         self._disk.make_folder(self._folder)
 
     def _content(self, seq: int) -> str:
-        """Name of the log's content up to the commit that holds `seq`."""
+        """Hash of the log's content up to the commit that contains `seq`."""
         at = bisect_left(self._ends, seq)
         named = self._marks[at].content if at < len(self._ends) else ""
         return hashlib.blake2b(named.encode(), digest_size=10).hexdigest()

@@ -1,8 +1,8 @@
-"""Uncompressed record-batch messages read by their layout: a large one where it lies, many small ones in one go.
+"""Decode uncompressed record-batch messages without Arrow's reader: large ones without a copy, small ones in bulk.
 
-Arrow's own reader takes as long for a message of three rows as for one of thousands. Here the numbers of all messages
-are gathered, checked against each other and against the journal, and followed together. What does not fit is left to
-Arrow.
+Arrow's reader takes as long for a message of three rows as for one of thousands. Here the lengths and offsets of all
+messages are gathered, checked against each other and against the journal, and decoded together with NumPy. Messages
+that fail these checks are left to Arrow.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ if TYPE_CHECKING:
 
     Array = np.ndarray[Any, np.dtype[Any]]
 
-_SLICED_ROWS = 64  # rows of a message on average, from which on it is faster to copy them one by one
+_SLICED_ROWS = 64  # average rows per message from which copying the messages one by one is faster
 _TEXT_BYTES_MAX = 2**31 - 1
 
 
 @lru_cache(maxsize=16)
 def _nulls(rows: int, kind: pa.DataType) -> pa.Array:
-    """A column without a value; kept, because most feeds leave the same columns empty in every commit."""
+    """A column of nulls; cached, because most feeds leave the same columns empty in every commit."""
     return pa.nulls(rows, kind)
 
 
 class _Numbers(NamedTuple):
-    """Per message its rows, and along a second axis nulls of columns, where buffers begin, and their bytes."""
+    """Per message its rows, and on a second axis null counts of columns, starts and lengths of buffers (bytes)."""
 
     rows: Array
     nulls: Array
@@ -44,7 +44,7 @@ class _Numbers(NamedTuple):
 
 
 def _numbers(kind: Kind, data: pa.Buffer, places: Array) -> _Numbers | None:
-    """Gather the numbers of all messages: no buffer reaches out of its body, each is large enough."""
+    """Gather the numbers of all messages; None unless every buffer is within its body and large enough."""
     starts, lengths, rows = places
     held = np.frombuffer(data, np.uint8)
     n_columns, buffers = len(SCHEMAS[kind]), BUFFERS[kind]
@@ -56,7 +56,7 @@ def _numbers(kind: Kind, data: pa.Buffer, places: Array) -> _Numbers | None:
     layout = layout_of(bytes(held[starts[0] : starts[0] + size]), n_columns, buffers.count)
     if layout is None:
         return None
-    # The file as if a message's metadata began at every word of it: taking those that do copies them together.
+    # A view of the file with a metadata block at every word; indexing it copies all metadata in one step.
     shape = (len(held) // WORD - size // WORD + 1, size // WORD)
     words = np.ndarray(shape, np.uint64, held, strides=(WORD, WORD))[starts // WORD]
     if ((words & layout.mask) != layout.fixed).any():
@@ -81,12 +81,12 @@ def _numbers(kind: Kind, data: pa.Buffer, places: Array) -> _Numbers | None:
 
 
 def _within(numbers: Array, most: Array) -> bool:
-    """Whether no number is negative or above another, which is not negative."""
+    """Whether every number is from 0 to its maximum in `most`, which is not negative."""
     return bool((numbers.view(np.uint64) <= most.view(np.uint64)).all())
 
 
 class Messages:
-    """Messages of one kind that are laid out alike and whose numbers hold together. Made by `of`."""
+    """Messages of one kind with the same layout and consistent numbers. Created by `of`."""
 
     def __init__(self, kind: Kind, data: pa.Buffer, numbers: _Numbers) -> None:
         self._kind, self._data, self._bytes = kind, data, np.frombuffer(data, np.uint8)
@@ -95,15 +95,15 @@ class Messages:
 
     @classmethod
     def of(cls, kind: Kind, data: pa.Buffer, places: Array) -> Messages | None:
-        """Find the numbers of messages.
+        """Read and check the metadata of messages.
 
         Args:
             kind: their kind.
-            data: bytes that hold them, among others.
-            places: where each begins in `data`, its length in bytes, its rows; int64, shape (3, messages).
+            data: the bytes that contain them.
+            places: start of each message in `data`, length in bytes, rows; int64, shape (3, messages).
 
         Returns:
-            None where they are not laid out alike, or their numbers do not hold together.
+            None when their layouts differ or their numbers are inconsistent.
         """
         numbers = _numbers(kind, data, places)
         return None if numbers is None else cls(kind, data, numbers)
@@ -113,13 +113,13 @@ class Messages:
         return Messages(self._kind, self._data, _Numbers(*(each[first:last] for each in self._numbers)))
 
     def read(self, columns: Sequence[int]) -> pa.RecordBatch | None:
-        """The rows of all of them, some columns of the kind's schema; those of a single message are not copied.
+        """Some columns of the rows of all messages; the rows of a single message are not copied.
 
         Returns:
-            None when bits of nulls do not fit their number or a text does not lie within its buffer.
+            None when the validity bits contradict the null count, or a text is outside its buffer.
 
         Raises:
-            ArrowException: the same of rows that were not copied; a text is no UTF-8.
+            ArrowException: the same for rows that are not copied; a text is not UTF-8.
         """
         schema = schema_of(self._kind, columns)
         wanted = [(i, BUFFERS[self._kind].first[i]) for i in columns]
@@ -128,7 +128,7 @@ class Messages:
         return None if any(array is None for array in arrays) else pa.RecordBatch.from_arrays(arrays, schema=schema)
 
     def _one(self, place: tuple[int, int], kind: pa.DataType) -> pa.Array:
-        """A column of the only message, not copied. It is named by its place and its first buffer's."""
+        """A column of the only message, not copied. `place`: index of the column and of its first buffer."""
         column, buffer = place
         nulls = int(self._nulls[0, column])
         if nulls == self._total and self._no_bits(buffer):
@@ -140,13 +140,13 @@ class Messages:
         return array
 
     def _no_bits(self, buffer: int) -> bool:
-        """Whether every row of the only message is null by its bits."""
+        """Whether the validity bits mark every row of the only message as null."""
         begin, (whole, rest) = int(self._begins[0, buffer]), divmod(self._total, 8)
         bits = self._bytes[begin : begin + whole + 1]
         return not bits[:whole].any() and not (rest and bits[whole] & (1 << rest) - 1)
 
     def _all(self, place: tuple[int, int], kind: pa.DataType) -> pa.Array | None:
-        """A column of all messages, copied together; None when its bits or bytes do not fit its numbers."""
+        """A column of all messages, copied together; None when its bits or bytes contradict its numbers."""
         column, buffer = place
         nulls, validity = self._nulls[:, column], None
         if nulls.any():
@@ -184,30 +184,32 @@ class Messages:
         return bits
 
     def _bits_of(self, i: int, buffer: int) -> Array:
-        """The same of one message."""
+        """The same for one message."""
         begin, rows = int(self._begins[i, buffer]), int(self._rows[i])
         return np.unpackbits(self._bytes[begin : begin + (rows + 7) // 8], count=rows, bitorder="little")
 
     def _text(self, buffer: int, validity: pa.Buffer | None) -> pa.Array | None:
-        found = self._texts_sliced(buffer) if self._sliced else self._texts(buffer)
-        if found is None:
+        texts = self._texts_sliced(buffer) if self._sliced else self._texts(buffer)
+        if texts is None:
             return None
-        ends = np.append(0, np.cumsum(found[0]))
+        ends = np.append(0, np.cumsum(texts[0]))
         if ends[-1] > _TEXT_BYTES_MAX:
             return None
-        joined = [validity, pa.py_buffer(ends.astype(np.int32)), pa.py_buffer(found[1])]
+        joined = [validity, pa.py_buffer(ends.astype(np.int32)), pa.py_buffer(texts[1])]
         array = pa.Array.from_buffers(pa.string(), self._total, joined)
         array.validate(full=True)
         return array
 
     def _texts(self, buffer: int) -> tuple[Array, Array] | None:
-        """Of every row the length of its text in bytes, and all bytes; None when a text does not lie in its buffer."""
+        """The length of each row's text in bytes, and all bytes; None when a text is outside its buffer."""
         offsets, index = self._items(np.dtype(np.int32)), self._index(buffer + 1, 4)
         begin, end = offsets[index].astype(np.int64), offsets[index + 1].astype(np.int64)
         if (begin < 0).any() or (end < begin).any() or (end > self._sizes[self._message, buffer + 2]).any():
             return None
         lengths = end - begin
-        first = self._begins[self._message, buffer + 2] + end - np.cumsum(lengths)  # where byte 0 of all would lie
+        first = (
+            self._begins[self._message, buffer + 2] + end - np.cumsum(lengths)
+        )  # offset of each text minus its offset in the output
         return lengths, self._bytes[np.repeat(first, lengths) + np.arange(lengths.sum())]
 
     def _texts_sliced(self, buffer: int) -> tuple[Array, Array] | None:
@@ -229,23 +231,23 @@ class Messages:
 
     @cached_property
     def _sliced(self) -> bool:
-        """Whether messages are copied one by one; many of a few rows are followed row by row, all at a time."""
+        """Whether messages are copied one by one; messages with few rows are gathered row by row, all together."""
         return self._total >= _SLICED_ROWS * len(self._rows)
 
     @cached_property
     def _firsts(self) -> Array:
-        """Of every message the place of its first row among all."""
+        """Per message, the index of its first row among all rows."""
         firsts: Array = np.cumsum(self._rows) - self._rows
         return firsts
 
     @cached_property
     def _message(self) -> Array:
-        """Of every row the message it is in."""
+        """Per row, the index of its message."""
         return np.repeat(np.arange(len(self._rows)), self._rows)
 
     @cached_property
     def _place(self) -> Array:
-        """Of every row its place within its message."""
+        """Per row, its index within its message."""
         place: Array = np.arange(self._total) - np.repeat(self._firsts, self._rows)
         return place
 
@@ -253,6 +255,6 @@ class Messages:
         return self._bytes[: len(self._bytes) // kind.itemsize * kind.itemsize].view(kind)
 
     def _index(self, buffer: int, size: int) -> Array:
-        """Of every row the place of its item, counted in items of `size` bytes."""
+        """Per row, the index of its item, in units of `size` bytes."""
         index: Array = np.repeat(self._begins[:, buffer] // size, self._rows) + self._place
         return index

@@ -1,4 +1,4 @@
-"""The bytes of a run's bodies: parts of its files, read, compared with their checksums, and decoded."""
+"""Read the parts of a run's files, compare them with their checksums, and decode them to record batches."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from harvester.eventlog.storage.batch_messages import Messages
 from harvester.eventlog.storage.ipc_streams import HEADER_BYTES_MAX, HEADERS, check_header, decode
-from harvester.eventlog.storage.prefetch import ahead
+from harvester.eventlog.storage.prefetch import prefetch
 from harvester.eventlog.storage.sealed_lines import CHECK_BYTES
 from harvester.eventlog.storage.sequence_checks import rows_problem
 from harvester.events.batch import seqs
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from harvester.eventlog.storage.format import CommitLine, Part
     from harvester.events.kinds import Kind
 
-READ_BYTES = 1024 * 1024  # at a time: what was just read is hashed while it is in the processor's cache
-_THREADS_BYTES_MIN = 4 * READ_BYTES  # for less it is not worth starting threads
+READ_BYTES = 1024 * 1024  # per read: the bytes are hashed while they are still in the processor's cache
+_THREADS_BYTES_MIN = 4 * READ_BYTES  # below this, threads cost more than they save
 _WRONG = "the bytes do not match their checksum"
 
 
@@ -37,13 +37,13 @@ def read_stream(
 
     Args:
         path: the file.
-        kind: what it holds.
-        parts: which parts, in order.
+        kind: the kind of its rows.
+        parts: the parts to read, in order.
         check: compare them with their checksums.
-        columns: which columns of the kind's schema to give, rising; None: all.
+        columns: ascending indexes of the columns to return, in the kind's schema; None: all.
 
     Raises:
-        ValueError: a checksum does not match, or the bytes are no such rows.
+        ValueError: a checksum does not match, or the bytes are not rows of the kind.
         OSError: the file cannot be read, or is too short.
     """
     data = pa.allocate_buffer(sum(part.length for part in parts))
@@ -61,12 +61,12 @@ def read_stream(
 def rows_of(
     kind: Kind, data: pa.Buffer, starts: Sequence[int], parts: Sequence[Part], columns: Sequence[int] | None = None
 ) -> pa.RecordBatch:
-    """Decode parts of an Arrow stream file, of which each begins in `data` at its place in `starts`.
+    """Decode parts of an Arrow stream file; part i begins at `starts[i]` in `data`.
 
-    What needs no decompression is not copied if it is large.
+    A large uncompressed part is not copied.
 
     Raises:
-        ValueError: the bytes are no such rows.
+        ValueError: the bytes are not rows of the kind.
     """
     wanted = range(len(SCHEMAS[kind])) if columns is None else columns
     messages = messages_of(kind, data, starts, parts)
@@ -80,7 +80,7 @@ def rows_of(
 
 
 def messages_of(kind: Kind, data: pa.Buffer, starts: Sequence[int], parts: Sequence[Part]) -> Messages | None:
-    """The messages of parts, each of which begins in `data` at its place in `starts`; None if Arrow must read them.
+    """The messages of parts; part i begins at `starts[i]` in `data`. None if Arrow must read them.
 
     Raises:
         ValueError: the file begins with another schema.
@@ -97,7 +97,7 @@ def rows_in(kind: Kind, messages: Messages, columns: Sequence[int]) -> pa.Record
     """Decode messages; None if Arrow must read them.
 
     Raises:
-        ValueError: they are no such rows.
+        ValueError: they are not rows of the kind.
     """
     try:
         rows = messages.read(columns)
@@ -113,7 +113,7 @@ def _sound(kind: Kind, rows: pa.RecordBatch, columns: Sequence[int]) -> pa.Recor
 
 
 def _neighbours(parts: Sequence[Part], bytes_max: int) -> Iterator[tuple[int, int]]:
-    """Index ranges, both ends included, of parts that lie side by side, up to `bytes_max` but one part at least."""
+    """Index ranges (both ends included) of adjacent parts, at most `bytes_max` long but at least one part."""
     start, begin, end = 0, parts[0].offset, parts[0].offset
     for i, part in enumerate(parts):
         offset, upto = part.offset, part.offset + part.length
@@ -125,13 +125,13 @@ def _neighbours(parts: Sequence[Part], bytes_max: int) -> Iterator[tuple[int, in
 
 
 def _fill(file: FileIO, offset: int, view: memoryview, *, check: bool) -> str:
-    """Read as many bytes as `view` holds; gives their checksum if asked, taken piece by piece as they are read."""
+    """Fill `view` from the file; returns the checksum of the bytes if `check`, hashed piece by piece while reading."""
     file.seek(offset)
     hashed, at = blake2b(digest_size=CHECK_BYTES), 0
     while at < len(view):
         got = file.readinto(view[at : at + READ_BYTES])
         if not got:
-            raise OSError(f"the file ends {len(view) - at} bytes too early")
+            raise OSError(f"the file is {len(view) - at} bytes too short")
         if check:
             hashed.update(view[at : at + got])
         at += got
@@ -139,7 +139,7 @@ def _fill(file: FileIO, offset: int, view: memoryview, *, check: bool) -> str:
 
 
 class Checked(NamedTuple):
-    """Parts that were compared with their checksums: index of the first, of those that are wrong, the first bytes."""
+    """Compared parts: index of the first and the last, of those with a wrong checksum, and the first bytes."""
 
     first: int
     last: int
@@ -148,9 +148,9 @@ class Checked(NamedTuple):
 
 
 def check_parts(path: Path, parts: Sequence[Part]) -> Iterable[Checked]:
-    """Compare parts of a file with their checksums, some neighbours at a time; large ones on all processors.
+    """Compare parts of a file with their checksums, several adjacent parts per read; large files use several threads.
 
-    A part the file is too short for is wrong.
+    A part beyond the end of the file counts as wrong.
 
     Raises:
         OSError: the file cannot be read.
@@ -160,9 +160,9 @@ def check_parts(path: Path, parts: Sequence[Part]) -> Iterable[Checked]:
         return _check_span(path, parts, *span)
 
     spans, size = list(_neighbours(parts, READ_BYTES)), sum(part.length for part in parts)
-    # Small parts are hashed within Python's lock, where threads would only wait for each other.
+    # Small parts are hashed while holding the GIL, so threads would not help.
     threads = size >= _THREADS_BYTES_MIN and size >= READ_BYTES // 8 * len(parts)
-    return ahead(check, spans) if threads else map(check, spans)
+    return prefetch(check, spans) if threads else map(check, spans)
 
 
 def _check_span(path: Path, parts: Sequence[Part], first: int, last: int) -> Checked:
@@ -181,7 +181,7 @@ def _check_span(path: Path, parts: Sequence[Part], first: int, last: int) -> Che
 
 
 def _wrong_ones(parts: Sequence[Part], view: memoryview) -> list[int]:
-    """Which of some neighbouring parts, held together, do not match their checksums, or are not held whole."""
+    """Indexes of adjacent parts, read into `view`, that are incomplete or do not match their checksums."""
     begin, size, wrong = parts[0].offset, len(view), []
     for n, part in enumerate(parts):
         at = part.offset - begin
@@ -202,21 +202,21 @@ def _check_one(file: FileIO, part: Part, room: memoryview) -> tuple[bool, bytes]
 
 
 def check_rising(rows: pa.RecordBatch) -> None:
-    """Assert that one kind's rows rise in seq and do not run back in time.
+    """Assert that one kind's rows increase in seq and do not decrease in ts_recv.
 
     Raises:
         ValueError: they do not.
     """
     seq, ts = seqs(rows), rows.column(1).to_numpy(zero_copy_only=False)
     if (seq[1:] <= seq[:-1]).any() or (ts[1:] < ts[:-1]).any():
-        raise ValueError("seq does not rise, or ts_recv runs back")
+        raise ValueError("seq does not increase, or ts_recv decreases")
 
 
 def check_places(rows: pa.RecordBatch, lines: Sequence[CommitLine], parts: Sequence[Part]) -> None:
-    """Assert that one kind's rows, rising in seq, lie in their commits' ranges of seq, a part in each line's.
+    """Assert that the rows of each part, ascending in seq, are within the seq range of its journal line.
 
     Raises:
-        ValueError: they do not.
+        ValueError: a row is outside.
     """
     seq = seqs(rows)
     counts = np.array([part.rows for part in parts])
@@ -227,4 +227,4 @@ def check_places(rows: pa.RecordBatch, lines: Sequence[CommitLine], parts: Seque
     wrong = (seq[starts] < first) | (seq[ends - 1] > last)
     if wrong.any():
         line = lines[int(np.argmax(wrong))]
-        raise ValueError(f"rows of commit {line.commit} bear seqs outside {line.first_seq}-{line.last_seq}")
+        raise ValueError(f"rows of commit {line.commit} have seqs outside {line.first_seq}-{line.last_seq}")

@@ -1,12 +1,12 @@
-"""Content hashes: what data is, whatever the bytes, batches and files it came in.
+"""Hash the content of tables and events, independent of encoding, batch sizes and files.
 
-Per column up to three streams are hashed with BLAKE2b-256, each fed row after row, so that cutting rows into batches
-changes nothing: validity (one byte per row, 1 = present; only for nullable columns), values (little-endian, a null is
-0, every NaN the same NaN), and for text the lengths (uint32) and the bytes. A list hashes its lengths and, as a column
-of its own, its elements; a struct its members. A table's hash covers the row count and, column by column, name, type
-and streams; a batch of events hashes one table per kind, in the order of `Kind`.
+Per column up to three streams are hashed with BLAKE2b-256, row after row, so that the split into batches does not
+matter: validity (one byte per row, 1 = present; only for nullable columns), values (little-endian, a null is 0, every
+NaN the same NaN), and for text the lengths (uint32) and the bytes. A list hashes its lengths and, as a separate column,
+its elements; a struct its members. A table's hash covers the row count and, column by column, name, type and streams; a
+batch of events hashes one table per kind, in the order of `Kind`.
 
-Text is text whether Arrow holds it as string, large string or view.
+Text has the same hash as string, large string or string view.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ class _Fixed(_Column):
             filled = array.fill_null(False) if array.null_count else array
             values = filled.to_numpy(zero_copy_only=False)
         else:
-            # The buffer itself, because converting copies; what lies under a null in it is anything.
+            # The buffer itself, because converting copies; its values under nulls are undefined.
             values = np.frombuffer(array.buffers()[1], self._dtype)[array.offset :][: len(array)]
             if array.null_count:
                 values = np.where(_present(array), values, self._dtype.type(0))
@@ -196,9 +196,9 @@ def _column(field: pa.Field) -> _Column:
 
 
 class TableHash:
-    """The content hash of a table that grows: `update` with its rows in order, `digest` at any time.
+    """The content hash of a growing table: `update` adds rows in order, `digest` works at any time.
 
-    The schema's metadata and the width of text types do not count; names, order, types and nullability do.
+    Names, order, types and nullability of the columns are hashed; schema metadata and the width of text types are not.
     """
 
     def __init__(self, schema: pa.Schema) -> None:
@@ -207,13 +207,13 @@ class TableHash:
         self._columns = [_column(field) for field in schema]
 
     def update(self, rows: pa.RecordBatch | pa.Table) -> TableHash:
-        """Add rows whose columns stand in the schema's order.
+        """Add rows with the schema's columns in order.
 
         Raises:
-            ValueError: other columns than the schema's.
+            ValueError: the columns differ from the schema's.
         """
         if rows.schema.names != self._schema.names:
-            raise ValueError(f"columns {rows.schema.names} do not follow {self._schema.names}")
+            raise ValueError(f"columns are {rows.schema.names}, expected {self._schema.names}")
         for batch in rows.to_batches() if isinstance(rows, pa.Table) else (rows,):
             for column, array in zip(self._columns, batch.columns, strict=True):
                 column.update(array)
@@ -250,7 +250,7 @@ class ContentHash:
 
 
 def combined(parts: Iterable[str]) -> str:
-    """Hex BLAKE2b-256 over texts, one a line."""
+    """Hex BLAKE2b-256 over texts, one per line."""
     out = _hash()
     for part in parts:
         out.update(part.encode() + b"\n")

@@ -1,4 +1,4 @@
-"""Damage found in a log: collected while reading, raised by the caller that must not go on."""
+"""Describe damage found in a log: readers collect `Damage`, strict callers raise it as `DamagedLog`."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Damage:
-    """One place where the bytes are not what was written.
+    """One place where a file differs from what was written.
 
-    `first_seq` and `last_seq` bound the events it costs; both 0 where that cannot be told.
-    `set_aside`: a hole left by a damaged run that was set aside; it is known, and recording goes on behind it.
+    `first_seq` and `last_seq`: range of the lost events; both 0 when it is unknown.
+    `set_aside`: the gap of a quarantined run; it is known, and recording continues after it.
     """
 
     file: Path
@@ -33,7 +33,7 @@ class Damage:
 
 
 class BadBytes(Exception):
-    """Carries a `Damage` to where it is collected."""
+    """Raised with a `Damage` and caught where damage is collected."""
 
     def __init__(self, damage: Damage) -> None:
         super().__init__(str(damage))
@@ -41,7 +41,7 @@ class BadBytes(Exception):
 
 
 def joined(spans: Iterable[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
-    """Join closed ranges of seq, given in rising order, where they touch."""
+    """Join adjacent closed ranges of seq, given in ascending order."""
     out: list[tuple[int, int]] = []
     for first, last in spans:
         if out and out[-1][1] + 1 == first:
@@ -52,7 +52,7 @@ def joined(spans: Iterable[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
 
 
 def damaged_log(damages: Sequence[Damage], good: tuple[tuple[int, int], ...]) -> DamagedLog:
-    """Make the error for the first of `damages`, saying how many more there are."""
+    """Create the error for the first of `damages`, with the count of the others."""
     first = damages[0]
     more = f" (and {len(damages) - 1} more places)" if len(damages) > 1 else ""
     return DamagedLog(str(first.file), first.offset, first.what + more, good)

@@ -1,22 +1,23 @@
-"""The files of a run, byte by byte. `FORMAT_VERSION` rises when one of them changes its meaning.
+"""Define the files of a run, byte by byte. `FORMAT_VERSION` increases when one of them changes its meaning.
 
-`manifest.json`      one sealed line (see `lines`): `Manifest`. Replaced atomically when the run ends.
-`commits.jsonl`      sealed lines: `CommitLine`, one per group commit. `prev` is the hash of the line before it, of the
-                     first line the run's `genesis`, so that lines cannot be lost, swapped or taken from another run.
+`manifest.json`      one sealed line (see `sealed_lines`): `Manifest`. Replaced atomically when the run ends.
+`commits.jsonl`      sealed lines: `CommitLine`, one per group commit. `prev` is the hash of the previous line (for the
+                     first, the run's `genesis`), so a lost, swapped or foreign line is detected.
 `<kind>.arrows`      an Arrow IPC stream: schema message, then one record batch per commit that has rows of the kind, no
                      end mark. The journal's parts cover the file without a gap: the first begins at byte 0 and so
-                     holds the schema message, each later one begins where the one before it ended.
+                     contains the schema message, each later one begins where the previous one ended.
 `live_digests.jsonl` sealed lines: `DigestLine`, chained like the journal.
 
-Once it is over a run may be stored again, same rows, same content hash; `Manifest.storage` says how it lies:
-`stream`     as above, one commit per second or so, as it was recorded
-`compacted`  the same files with few large commits, zstd, under names of their own (`<kind>.compacted.arrows`), so that
-             old and new stand side by side until the manifest is replaced: that one rename is the change
-`parquet`    `<kind>.parquet`, one row group per commit; `Manifest.tails` names the footers. See `parquet.py`
+A finished run may be rewritten with the same rows and content hash; `Manifest.storage` is its storage format:
+`stream`     as above, about one commit per second, as it was recorded
+`compacted`  the same files with few large commits, zstd, under other names (`<kind>.compacted.arrows`), so that old and
+             new files coexist until the manifest is replaced: that single rename switches over
+`parquet`    `<kind>.parquet`, one row group per commit; `Manifest.tails` names the footers. See `parquet_files.py`
 
 Format 2 added the last two. A format-1 run is always a stream.
 
-Every version seals its manifest the same way and names both versions first: so a newer log is told from a damaged one.
+All versions seal the manifest the same way and put both version numbers first, so a newer log is not mistaken for a
+damaged one.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from harvester.events.kinds import SCHEMA_VERSION, Kind
 
 FORMAT_VERSION = 2
 MANIFEST, JOURNAL, DIGESTS, QUARANTINE = "manifest.json", "commits.jsonl", "live_digests.jsonl", "quarantine"
-DELETION = "deletion.json"  # what a compaction is deleting, while it does
+DELETION = "deletion.json"  # lists the files a compaction is deleting; exists only during the deletion
 MANIFEST_BYTES_MAX = 1024 * 1024
 
 Compression = Literal["lz4", "zstd"]
@@ -48,7 +49,9 @@ _Count = Annotated[int, Meta(ge=0, le=2**62)]
 _Number = Annotated[int, Meta(ge=1, le=2**62)]
 _Check = Annotated[str, Meta(pattern="^[0-9a-f]{32}$")]
 _Identity = Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
-_Compared = Annotated[str, Meta(min_length=32, max_length=32)]  # with one computed here: any other text shows there
+_Compared = Annotated[
+    str, Meta(min_length=32, max_length=32)
+]  # compared with a computed hash: any other text fails there
 
 
 _BODY = {"stream": "{}.arrows", "compacted": "{}.compacted.arrows", "parquet": "{}.parquet"}
@@ -57,7 +60,7 @@ _DIGESTS = {"stream": DIGESTS, "compacted": "live_digests.compacted.jsonl", "par
 
 
 def file_of(kind: Kind, storage: Storage = "stream") -> str:
-    """Name of a kind's file. Names come from the list of kinds alone, never from what a journal says."""
+    """Name of a kind's file. Names come only from the list of kinds, never from a journal."""
     return _BODY[storage].format(kind.value)
 
 
@@ -85,7 +88,7 @@ def run_number(name: str) -> int | None:
 
 
 class Final(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Where a finished run ends: a journal cut short by whole lines shows against it."""
+    """The end of a finished run, by which a journal that lost whole lines is detected."""
 
     commits: _Count
     last_seq: _Count
@@ -96,9 +99,9 @@ class Final(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Part(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, gc=False):
-    """What one commit appended to one kind's file: offset and length in bytes, rows, checksum of the bytes.
+    """The bytes one commit appended to one kind's file: offset and length in bytes, rows, checksum.
 
-    `req_ids`, Parquet only: (con_id, req_id) pairs where the second follows from the first and is left out of the file.
+    `req_ids`, Parquet only: (con_id, req_id) pairs from which the req_ids are derived; they are not stored in the file.
     """
 
     kind: Kind
@@ -114,9 +117,9 @@ class Part(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_default
 
 
 class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A run's own description. `first_seq` is where it begins, whether or not it came to hold an event.
+    """The description of a run. `first_seq` is set even when the run has no event.
 
-    `tails`, Parquet only: per kind the footer behind the row groups, with the rows of the whole file.
+    `tails`, Parquet only: per kind the footer after the row groups, with the row count of the whole file.
     """
 
     format_version: Annotated[int, Meta(ge=1)]
@@ -133,7 +136,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     tails: list[Part] = []
 
     def genesis(self) -> str:
-        """The `prev` of the run's first line: binds journal and manifest together."""
+        """The `prev` of the run's first line: ties the journal to its manifest."""
         return checksum(
             msgspec.json.encode(
                 [
@@ -149,12 +152,12 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     def __post_init__(self) -> None:
         if (self.final is None) != (self.status == "running"):
-            raise ValueError(f"status {self.status} does not go with final {self.final}")
+            raise ValueError(f"status {self.status} contradicts final {self.final}")
         if (self.storage == "stream") == (self.status == "compacted"):
-            raise ValueError(f"status {self.status} does not go with storage {self.storage}")
+            raise ValueError(f"status {self.status} contradicts storage {self.storage}")
         kinds = [part.kind for part in self.tails]
         if (self.storage != "parquet" and kinds) or len(set(kinds)) != len(kinds):
-            raise ValueError(f"storage {self.storage} does not go with tails of {kinds}")
+            raise ValueError(f"storage {self.storage} contradicts tails of {kinds}")
 
 
 ClockRow = tuple[_Number, _I64, _I64, _I32, _U16, _I64, _I64]
@@ -164,8 +167,8 @@ ClockRow = tuple[_Number, _I64, _I64, _I32, _U16, _I64, _I64]
 class CommitLine(msgspec.Struct, frozen=True, forbid_unknown_fields=True, gc=False):
     """One group commit. `content` is the content hash of the run up to and including it; times are ns UTC.
 
-    Tuples, because there are tens of thousands of lines and Python's garbage collection need not look into these.
-    `clock` events stand here while a run is recorded, which spares a file and its sync; stored again they have a file.
+    The fields are tuples, which Python's garbage collector need not scan: there are tens of thousands of lines. `clock`
+    events of a stream are stored here, which saves a file and its sync; in a rewritten run they have a file.
     """
 
     commit: _Number
@@ -183,20 +186,20 @@ class CommitLine(msgspec.Struct, frozen=True, forbid_unknown_fields=True, gc=Fal
         return self.last_seq - self.first_seq + 1
 
     def problem(self) -> str:
-        """What is wrong with the line in itself; empty when nothing is."""
+        """An inconsistency within the line; empty for none."""
         rows, kinds = len(self.clock), []
         for part in self.files:
             rows += part.rows
             kinds.append(part.kind)
         if rows != self.rows:
-            return f"seq {self.first_seq}-{self.last_seq} are {self.rows} events, the line names {rows}"
+            return f"seq {self.first_seq}-{self.last_seq} is {self.rows} events, the line has {rows}"
         if len(set(kinds)) != len(kinds):
-            return f"files {', '.join(kinds)}: each kind at most once"
+            return f"files {', '.join(kinds)}: a kind occurs twice"
         return ""
 
 
 class DigestLine(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What the live projections came to after event `seq`: one digest per projection."""
+    """The digests of the live projections after event `seq`, one per projection."""
 
     line: _Number
     seq: _Count
@@ -213,7 +216,7 @@ _UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 
 
 class Malformed(ValueError):
-    """Bytes that carry a right hash and yet are not what this version writes."""
+    """Bytes with a valid hash that this version does not write."""
 
 
 _MANIFEST, _VERSIONS = msgspec.json.Decoder(Manifest), msgspec.json.Decoder(_Versions)
@@ -225,7 +228,7 @@ def decode_manifest(body: bytes, where: str) -> Manifest:
 
     Raises:
         FutureFormat: a newer version wrote it.
-        Malformed: it is none.
+        Malformed: it is not a manifest.
     """
     try:
         versions = _VERSIONS.decode(body)
@@ -233,7 +236,7 @@ def decode_manifest(body: bytes, where: str) -> Manifest:
         raise Malformed(f"not a manifest: {error}") from None
     if versions.format_version > FORMAT_VERSION or versions.schema_version > SCHEMA_VERSION:
         raise FutureFormat(
-            f"{where} is of format {versions.format_version}, schema {versions.schema_version}; this Harvester reads "
+            f"{where} has format {versions.format_version}, schema {versions.schema_version}; this Harvester reads "
             f"up to format {FORMAT_VERSION}, schema {SCHEMA_VERSION}: install a newer one"
         )
     try:
@@ -246,7 +249,7 @@ def decode_commit(body: bytes) -> CommitLine:
     """Parse an unsealed journal line.
 
     Raises:
-        Malformed: it is none.
+        Malformed: it is not a consistent journal line.
     """
     try:
         line = _COMMIT.decode(body)
@@ -261,7 +264,7 @@ def decode_digest(body: bytes) -> DigestLine:
     """Parse an unsealed line of live digests.
 
     Raises:
-        Malformed: it is none.
+        Malformed: it is not a line of live digests.
     """
     try:
         return _DIGEST.decode(body)

@@ -1,7 +1,7 @@
-"""Record batches to bytes of an Arrow IPC stream and back.
+"""Encode record batches as messages of an Arrow IPC stream, and decode them.
 
 Each commit's record batch is one self-contained message, so a stream is its schema message followed by the messages of
-its commits, and any run of whole messages can be read behind a schema message of the same schema.
+its commits, and any sequence of whole messages can be read after a message with the same schema.
 """
 
 from __future__ import annotations
@@ -23,29 +23,29 @@ if TYPE_CHECKING:
 
 HEADER_BYTES_MAX = 1024 * 1024
 _GROUP = 256
-ZSTD_LEVEL = 3  # of a depth event: level 1 makes 12.9 bytes, 3 makes 10.5, 5 and 9 are slower and no smaller
+ZSTD_LEVEL = 3  # a depth event takes 12.9 bytes at level 1 and 10.5 at level 3; 5 and 9 are slower and no smaller
 
 HEADERS: dict[Kind, bytes] = {kind: SCHEMAS[kind].serialize().to_pybytes() for kind in Kind}
 """The schema message of each kind."""
 
 
 def encode(rows: pa.RecordBatch, compression: Compression | None) -> bytes:
-    """One record-batch message, without the schema."""
+    """Encode rows as one record-batch message, without the schema."""
     if compression is None:
         return bytes(rows.serialize().to_pybytes())
     sink = pa.BufferOutputStream()
     codec = pa.Codec(compression, ZSTD_LEVEL) if compression == "zstd" else compression
     writer = pa.ipc.new_stream(sink, rows.schema, options=pa.ipc.IpcWriteOptions(compression=codec))
-    writer.write_batch(rows)  # not closed: an end mark would hide what later commits append
+    writer.write_batch(rows)  # not closed: readers would stop at an end mark and miss later commits
     data = bytes(sink.getvalue().to_pybytes())
     return data[header_length(data) :]
 
 
 def header_length(data: bytes | memoryview) -> int:
-    """Length in bytes of the schema message `data` begins with, padding included.
+    """Length in bytes of the schema message at the start of `data`, padding included.
 
     Raises:
-        ValueError: it begins with none.
+        ValueError: `data` does not begin with a schema message.
     """
     length = PREFIX_BYTES + int.from_bytes(data[4:8], "little", signed=True)
     if bytes(data[:4]) != CONTINUATION or not PREFIX_BYTES < length <= min(len(data), HEADER_BYTES_MAX):
@@ -57,7 +57,7 @@ def check_header(kind: Kind, data: bytes | memoryview) -> int:
     """Assert that `data` begins with the schema of `kind`.
 
     Returns:
-        The length of that message in bytes.
+        The length of the schema message in bytes.
 
     Raises:
         ValueError: it does not.
@@ -73,23 +73,23 @@ def check_header(kind: Kind, data: bytes | memoryview) -> int:
 
 
 def decode(kind: Kind, data: bytes, rows: int, columns: Sequence[int]) -> pa.RecordBatch:
-    """Read a schema message and the record batches behind it as one record batch of `rows` rows, of some columns.
+    """Decode a schema message and the record batches after it to one record batch of `rows` rows and some columns.
 
     Raises:
-        ValueError: the bytes are no such stream, or hold other rows.
+        ValueError: the bytes are not such a stream, or contain another number of rows.
     """
     check_header(kind, data)
-    # Spreading the decompression of one batch over threads gains little; whole batches are spread by who reads.
+    # Threads within one batch gain little; callers decode whole batches in parallel.
     options = pa.ipc.IpcReadOptions(use_threads=False, included_fields=list(columns))
     try:
         joined = _joined(pa.ipc.open_stream(pa.py_buffer(data), options=options)).to_batches()
         if sum(batch.num_rows for batch in joined) != rows:
-            raise ValueError(f"{sum(batch.num_rows for batch in joined)} rows, the journal names {rows}")
+            raise ValueError(f"{sum(batch.num_rows for batch in joined)} rows, the journal says {rows}")
     except (pa.ArrowException, OSError, OverflowError, MemoryError) as error:
         raise ValueError(f"not an Arrow stream: {' '.join(str(error).split())[:200]}") from None
     if len(joined) != 1:
-        raise ValueError(f"{len(joined)} pieces instead of one")
-    # Field metadata (units) may differ between versions; the schema handed on is always this version's.
+        raise ValueError(f"{len(joined)} chunks, expected 1")
+    # Field metadata (units) may differ between versions; the returned schema is always this version's.
     schema = schema_of(kind, columns)
     if not joined[0].schema.equals(schema):
         raise ValueError(f"columns {joined[0].schema.names[:40]} are not those of kind {kind}")
@@ -97,7 +97,7 @@ def decode(kind: Kind, data: bytes, rows: int, columns: Sequence[int]) -> pa.Rec
 
 
 def _joined(stream: pa.RecordBatchReader) -> pa.Table:
-    """All batches of a stream in one, some hundred at a time while they are still in the processor's cache."""
+    """All batches of a stream as one, combined in groups while they are still in the processor's cache."""
     groups, some = [], []
     for batch in stream:
         some.append(batch)
@@ -111,7 +111,7 @@ def _joined(stream: pa.RecordBatchReader) -> pa.Table:
 
 def _combined(batches: list[pa.RecordBatch], schema: pa.Schema) -> pa.Table:
     table = pa.Table.from_batches(batches, schema)
-    # Without this a wrong offset in a buffer would be followed out of bounds.
+    # Without this, a wrong offset in a buffer would cause reads out of bounds.
     table.validate(full=True)
     return table.combine_chunks()
 
@@ -120,14 +120,14 @@ _CLOCK = struct.Struct(f"{len(SCHEMAS[Kind.CLOCK])}q")
 
 
 def clock_lines(rows: pa.RecordBatch) -> tuple[ClockRow, ...]:
-    """`clock` events as they stand in a journal line."""
+    """`clock` events as stored in a journal line."""
     return tuple(zip(*(column.to_pylist() for column in rows.columns), strict=True))
 
 
 def clock_rows(lines: Sequence[ClockRow]) -> pa.RecordBatch:
     """`clock` events of journal lines as a record batch."""
     schema = SCHEMAS[Kind.CLOCK]
-    numbers = b"".join([_CLOCK.pack(*line) for line in lines])  # faster than NumPy's own ways
+    numbers = b"".join([_CLOCK.pack(*line) for line in lines])  # faster than np.array
     grid: np.ndarray[Any, np.dtype[np.int64]] = np.frombuffer(numbers, np.int64).reshape(len(lines), len(schema))
     columns = [np.ascontiguousarray(grid[:, i], field.type.to_pandas_dtype()) for i, field in enumerate(schema)]
     arrays = [

@@ -1,7 +1,7 @@
-"""The layout of an uncompressed record-batch message: where in its metadata the numbers stand that tell its body apart.
+"""Find in the metadata of an uncompressed record-batch message the numbers that locate its buffers.
 
-The metadata is a flatbuffer (Arrow's format/Message.fbs). One writer writes it alike for every batch of a schema, but
-for the rows, and per column its nulls and the places of its buffers: so it is walked once, and others are compared.
+The metadata is a flatbuffer (Arrow's format/Message.fbs). For all batches of one schema and writer it is the same
+except for the row count, the null counts and the positions of the buffers, so it is parsed once and then compared.
 """
 
 from __future__ import annotations
@@ -24,21 +24,21 @@ _METADATA_V5, _RECORD_BATCH = 4, 3  # MetadataVersion.V5, MessageHeader.RecordBa
 
 
 class Layout(NamedTuple):
-    """Where the numbers of a message stand, in words of 8 bytes from its first byte.
+    """Positions of a message's numbers, in words of 8 bytes from its first byte.
 
-    `fixed` is the metadata, prefix included, under `mask`, which takes out the numbers that may differ.
+    `fixed` is the metadata, prefix included, after `mask`, which clears the numbers that may differ.
     """
 
     fixed: Array
     mask: Array
     body: int  # length of the body in bytes
     rows: int
-    nodes: int  # of each column two words: rows, nulls
-    buffers: int  # of each buffer two words: offset within the body, length in bytes
+    nodes: int  # two words per column: rows, nulls
+    buffers: int  # two words per buffer: offset within the body, length in bytes
 
 
 class _Table:
-    """A table of a flatbuffer: `field` tells where a field stands, 0 when it is left out."""
+    """A table of a flatbuffer: `field` returns the position of a field, 0 when it is omitted."""
 
     def __init__(self, data: bytes, at: int) -> None:
         self._data, self._at = data, at
@@ -51,13 +51,13 @@ class _Table:
         return self._at + int(offset) if offset else 0
 
     def pointed(self, i: int) -> int:
-        """Where the thing begins that field `i` points to, 0 when it is left out."""
+        """The position that field `i` points to, 0 when it is omitted."""
         at = self.field(i)
         return at + int(struct.unpack_from("<I", self._data, at)[0]) if at else 0
 
 
 def layout_of(metadata: bytes, n_columns: int, n_buffers: int) -> Layout | None:
-    """The layout of a message with this metadata, prefix included; None unless it is a plain record batch's."""
+    """The layout of a message with this metadata, prefix included; None if it is not a plain record batch."""
     try:
         message = _Table(metadata, PREFIX_BYTES + struct.unpack_from("<I", metadata, PREFIX_BYTES)[0])
         version, kind = message.field(0), message.field(1)
@@ -84,7 +84,7 @@ def layout_of(metadata: bytes, n_columns: int, n_buffers: int) -> Layout | None:
 
 
 class _Buffer(NamedTuple):
-    """A buffer of a column: bytes per row, or one bit, and bytes it has besides."""
+    """A buffer of a column: bytes per row, or one bit, and additional bytes."""
 
     column: int
     per_row: int
@@ -94,11 +94,11 @@ class _Buffer(NamedTuple):
 
 
 class Buffers:
-    """The buffers of a schema's columns in their order: of each its validity, offsets of texts, values.
+    """The buffers of a schema, in order: for each column validity, text offsets, values.
 
     Attributes:
-        first: of each column its first buffer.
-        count: how many there are.
+        first: index of each column's first buffer.
+        count: number of buffers.
     """
 
     def __init__(self, schema: pa.Schema) -> None:
@@ -117,7 +117,7 @@ class Buffers:
         self._column, self._per_row, self._bit, self._more, self._validity = map(np.array, zip(*each, strict=True))
 
     def needed(self, rows: Array, nulls: Array) -> Array:
-        """Bytes each buffer must have at least, shape (messages, buffers); `nulls` is of shape (messages, columns)."""
+        """Minimum length of each buffer in bytes, shape (messages, buffers); `nulls` has shape (messages, columns)."""
         rows = rows[:, None]
         whole = np.where(self._bit, (rows + 7) // 8, rows * self._per_row + self._more)
         needed: Array = np.where(self._validity & (nulls[:, self._column] == 0), 0, whole)

@@ -1,11 +1,10 @@
-"""A run as Parquet: one file per kind, one row group per commit, small and readable by every tool.
+"""Write and read a run as Parquet: one file per kind, one row group per commit.
 
-The journal's parts cover the row groups without a gap, the manifest's tails the footers, so every byte has its checksum
-here as in an Arrow stream. `seq` and times are delta-encoded, everything else goes by dictionary, all of it in zstd.
+The journal's parts cover the row groups without a gap, the manifest's tails the footers, so every byte has a checksum,
+as in an Arrow stream. `seq` and times are delta-encoded, other columns dictionary-encoded, all compressed with zstd.
 
-Where `req_id` follows from `con_id` within a row group, as it does while every instrument has one subscription of the
-kind, the column is left null and the pairs stand in the journal: a tenth of the file saved. The `request` rows, which
-keep theirs, name the same pairs.
+Within a row group `con_id` usually determines `req_id` (one subscription per instrument and kind). Then the `req_id`
+column is null and the journal stores the pairs, which saves a tenth of the file. `request` rows keep their req_ids.
 """
 
 from __future__ import annotations
@@ -49,7 +48,7 @@ def _stored(kind: Kind) -> pa.Schema:
 
 
 class _Sink:
-    """What Arrow writes to: passes everything through the log's disk."""
+    """The file object Arrow writes to; passes all writes through the log's `Disk`."""
 
     closed = False
 
@@ -57,15 +56,15 @@ class _Sink:
         self._disk, self._file = disk, file
 
     def write(self, data: bytes) -> int:
-        if not self._file.closed:  # a writer that was given up still writes its footer
+        if not self._file.closed:  # an abandoned writer still writes its footer
             self._disk.write(self._file, data)
         return len(data)
 
     def flush(self) -> None:
-        """Nothing is held back."""
+        """No effect: writes are unbuffered."""
 
     def close(self) -> None:
-        """The caller closes the file, once it is synced."""
+        """No effect: the caller closes the file after syncing it."""
 
 
 @dataclass
@@ -76,7 +75,7 @@ class _Open:
 
 
 class ParquetBodies:
-    """Writes the bodies of a run, commit after commit; `finish` gives what the journal must say about them."""
+    """Writes the bodies of a run, commit after commit; `finish` returns the parts for the journal."""
 
     def __init__(self, folder: Path, disk: Disk) -> None:
         self._folder, self._disk = folder, disk
@@ -131,17 +130,17 @@ class ParquetBodies:
             with _readable(kind):
                 parts[kind], tail = _cover(self._folder / file_of(kind, "parquet"), kind, one.pairs)
             tails.append(tail)
-        taken = {kind: iter(found) for kind, found in parts.items()}
+        taken = {kind: iter(of_kind) for kind, of_kind in parts.items()}
         return [[next(taken[kind]) for kind in kinds] for kinds in self._commits], tails
 
     def close(self) -> None:
-        """Let go of the files, whatever state they are in."""
+        """Close all files, finished or not."""
         for one in self._open.values():
             one.file.close()
 
 
 def _pairs(rows: pa.RecordBatch) -> Pairs:
-    """The (con_id, req_id) pairs of rows whose req_id follows from their con_id; none where that is not worth it."""
+    """The (con_id, req_id) pairs if con_id determines req_id; empty if not, or if it saves too little."""
     if rows.num_rows < _PAIRS_ROWS_MIN:
         return []
     con_id, req_id = (rows.column(i).to_numpy(zero_copy_only=False) for i in (2, _REQ_ID))
@@ -152,19 +151,19 @@ def _pairs(rows: pa.RecordBatch) -> Pairs:
 
 
 def _starts(metadata: Any) -> list[int]:
-    """Offset of each row group; 0 for the first, so that it holds the magic number before it."""
-    found = []
+    """Offset of each row group; 0 for the first, so that it includes the magic number."""
+    starts = []
     for i in range(metadata.num_row_groups):
         group = metadata.row_group(i)
         pages = [group.column(k) for k in range(group.num_columns)]
         offsets = [page.data_page_offset for page in pages]
         offsets += [page.dictionary_page_offset for page in pages if page.has_dictionary_page]
-        found.append(min(offsets) if i else 0)
-    return found
+        starts.append(min(offsets) if i else 0)
+    return starts
 
 
 def _cover(path: Path, kind: Kind, pairs: Sequence[Pairs]) -> tuple[list[Part], Part]:
-    """Read a finished file once and name its row groups and its footer."""
+    """Read a finished file once; returns the parts of its row groups, and its footer."""
     size = path.stat().st_size
     metadata = pq.read_metadata(path)
     with path.open("rb") as file:
@@ -182,11 +181,13 @@ def _cover(path: Path, kind: Kind, pairs: Sequence[Pairs]) -> tuple[list[Part], 
 
 
 def check_tail(path: Path, kind: Kind, tail: Part | None, parts: Sequence[Part]) -> str:
-    """What is wrong with a file's footer; empty when nothing is. `parts` are all of the kind the journal names."""
+    """The problem with a file's footer; empty for none. `parts` are all parts of the kind in the journal."""
     if tail is None:
-        return "the manifest names no footer"
-    if tail.offset != parts[-1].end or tail.rows != sum(part.rows for part in parts):
-        return f"the footer begins at {tail.offset} for {tail.rows} rows, the journal names others"
+        return "the manifest has no footer for this kind"
+    rows = sum(part.rows for part in parts)
+    if tail.offset != parts[-1].end or tail.rows != rows:
+        said = f"the journal says {parts[-1].end} and {rows} rows"
+        return f"the footer begins at {tail.offset} for {tail.rows} rows, {said}"
     if any(one.wrong for one in check_parts(path, [tail])):
         return "the footer does not match its checksum"
     return _footer_problem(path, kind, [part.offset for part in parts])
@@ -200,20 +201,20 @@ def _footer_problem(path: Path, kind: Kind, offsets: Sequence[int]) -> str:
         return f"the footer cannot be read: {' '.join(str(error).split())[:200]}"
     if not schema.equals(_stored(kind)):
         return f"the columns {schema.names[:40]} are not those of kind {kind}"
-    return "" if starts == list(offsets) else "the footer's row groups are not those the journal names"
+    return "" if starts == list(offsets) else "the footer's row groups differ from the journal's"
 
 
 class Groups:
-    """A file's row groups, to be read in any order and by any thread: the footer is read once.
+    """A file's row groups, readable in any order and by any thread; the footer is read once.
 
     Raises:
-        ValueError: the footer is not what the manifest names, or no footer.
+        ValueError: the footer differs from the manifest, or is not a footer.
         OSError: the file cannot be read.
     """
 
     def __init__(self, path: Path, kind: Kind, tail: Part | None, *, check: bool) -> None:
         if tail is None:
-            raise ValueError("the manifest names no footer")
+            raise ValueError("the manifest has no footer for this kind")
         if check and any(one.wrong for one in check_parts(path, [tail])):
             raise ValueError("the footer does not match its checksum")
         self._path, self._kind = path, kind
@@ -228,12 +229,12 @@ class Groups:
         """Read row groups as one record batch.
 
         Args:
-            parts: which, in order.
+            parts: the parts to read, in order.
             check: compare their bytes with their checksums.
-            columns: which columns of the kind's schema to give, rising; None: all.
+            columns: ascending indexes of the columns to return, in the kind's schema; None: all.
 
         Raises:
-            ValueError: a checksum does not match, or the bytes are no such rows.
+            ValueError: a checksum does not match, or the bytes are not rows of the kind.
             OSError: the file cannot be read, or is too short.
         """
         if check and any(one.wrong for one in check_parts(self._path, parts)):
@@ -255,7 +256,7 @@ class Groups:
         stored = pa.schema([_stored(kind).field(i) for i in taken])
         table = file.read_row_group(self._at[part.offset], columns=stored.names, use_threads=False)
         if table.num_rows != part.rows:
-            raise ValueError(f"{table.num_rows} rows, the journal names {part.rows}")
+            raise ValueError(f"{table.num_rows} rows, the journal says {part.rows}")
         if not table.schema.equals(stored):
             raise ValueError(f"columns {table.schema.names[:40]} are not those of kind {kind}")
         if left_out:
@@ -265,7 +266,7 @@ class Groups:
 
 @contextmanager
 def _readable(kind: Kind) -> Iterator[None]:
-    """What Arrow says of bytes that are no such file, as ValueError."""
+    """Convert Arrow's errors about bytes that are not such a file to ValueError."""
     try:
         yield
     except (pa.ArrowException, OverflowError, MemoryError, KeyError, IndexError, TypeError) as error:

@@ -1,7 +1,7 @@
-"""Work done by other threads, some steps before its result is asked for.
+"""Run work in other threads, a few steps before its results are needed.
 
-What is slow about a log's bytes (reading them, hashing, decompressing) happens outside of Python's lock, so threads do
-it side by side with each other and with whoever folds.
+Reading, hashing and decompressing a log's bytes release the GIL, so threads do it in parallel with each other and with
+the fold.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ if TYPE_CHECKING:
     Result = TypeVar("Result")
 
 WORKERS = min(os.cpu_count() or 1, 4)
-STEPS_AHEAD = 2 * WORKERS  # results that wait at most: this bounds memory
+STEPS_AHEAD = 2 * WORKERS  # most results that wait; limits memory
 
 
-def ahead(work: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
-    """`map`, in order, up to `STEPS_AHEAD` items ahead; an exception of `work` is raised in its result's place."""
+def prefetch(work: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+    """Like `map`, computed up to `STEPS_AHEAD` items ahead; an exception of `work` is raised at its result."""
     waiting: deque[Future[Result]] = deque()
     with ThreadPoolExecutor(WORKERS, thread_name_prefix="log") as threads:
         try:

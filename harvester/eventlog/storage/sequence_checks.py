@@ -1,4 +1,4 @@
-"""What must be true of consecutive events. Checked before they are written and again after they are read."""
+"""Check that events are consecutive and fit their schema, before they are written and after they are read."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     Array = np.ndarray[Any, np.dtype[Any]]
 
-_FEW = 8  # one row in so many of the other kinds: they are looked up among the rows of the kind with most
+_FEW = 8  # the fast check applies when at most one row in 8 is not of the most frequent kind
 
 
 def schema_of(kind: Kind, columns: Sequence[int]) -> pa.Schema:
@@ -33,11 +33,11 @@ def _schema_of(kind: Kind, columns: tuple[int, ...]) -> pa.Schema:
 
 
 def rows_problem(kind: Kind, rows: pa.RecordBatch, columns: Sequence[int] | None = None) -> str:
-    """What is wrong with one kind's rows, or with some columns of them, in themselves; empty when nothing is."""
+    """The problem with one kind's rows, or with some of their columns; empty for none."""
     if not rows.num_rows:
         return f"{kind}: a table without rows"
     if not rows.schema.equals(SCHEMAS[kind] if columns is None else schema_of(kind, columns)):
-        return f"{kind}: columns {rows.schema.names} are not the schema's, or of other types"
+        return f"{kind}: names or types of columns {rows.schema.names} differ from the schema"
     required = [i for i, field in enumerate(rows.schema) if not field.nullable]
     if any(rows.column(i).null_count for i in required):
         return f"{kind}: a null in one of {[rows.schema.field(i).name for i in required]}"
@@ -45,39 +45,39 @@ def rows_problem(kind: Kind, rows: pa.RecordBatch, columns: Sequence[int] | None
 
 
 def order_problem(tables: Mapping[Kind, pa.RecordBatch], first_seq: int, last_ts: int) -> tuple[str, int, int]:
-    """Check that the events are dense from `first_seq` and that `ts_recv` starts at `last_ts` or later, never back.
+    """Check that seqs are dense from `first_seq` and that `ts_recv` starts at `last_ts` or later and never decreases.
 
     Returns:
-        What is wrong (empty when nothing is), the first and the last event's `ts_recv` in ns UTC.
+        The problem (empty for none), the first and the last event's `ts_recv` in ns UTC.
     """
-    found = _plain_ends(tables, first_seq)
-    if found is not None and found[0] >= last_ts:
-        return "", *found
+    ends = _fast_ends(tables, first_seq)
+    if ends is not None and ends[0] >= last_ts:
+        return "", *ends
     n = sum(rows.num_rows for rows in tables.values())
     ts = np.zeros(n, np.int64)
     seen = np.zeros(n, np.bool_)
     for kind, rows in tables.items():
-        # Numbers below first_seq wrap to huge ones, so one comparison catches both sides.
+        # Seqs below first_seq wrap to huge numbers, so one comparison covers both limits.
         place = seqs(rows) - np.uint64(first_seq)
         if (place >= n).any() or (place[1:] <= place[:-1]).any():
-            return f"{kind}: seq is not rising within {first_seq}-{first_seq + n - 1}", 0, 0
+            return f"{kind}: seq does not increase within {first_seq}-{first_seq + n - 1}", 0, 0
         ts[place] = rows.column(1).to_numpy(zero_copy_only=False)
         seen[place] = True
     if not seen.all():
         return f"no event has seq {first_seq + int(np.argmin(seen))}", 0, 0
     if ts[0] < last_ts:
-        return f"ts_recv {ts[0]} of seq {first_seq} runs back behind {last_ts}", 0, 0
+        return f"ts_recv decreases: {ts[0]} of seq {first_seq} is before {last_ts}", 0, 0
     back = ts[1:] < ts[:-1]
     if back.any():
-        return f"ts_recv runs back at seq {first_seq + 1 + int(np.argmax(back))}", 0, 0
+        return f"ts_recv decreases at seq {first_seq + 1 + int(np.argmax(back))}", 0, 0
     return "", int(ts[0]), int(ts[-1])
 
 
-def _plain_ends(tables: Mapping[Kind, pa.RecordBatch], first_seq: int) -> tuple[int, int] | None:
-    """First and last `ts_recv` of events in order, most of them of one kind; None where that is not plain to see.
+def _fast_ends(tables: Mapping[Kind, pa.RecordBatch], first_seq: int) -> tuple[int, int] | None:
+    """First and last `ts_recv` of ordered events, most of them of one kind; None when it cannot prove their order.
 
-    Rising seqs, none of them twice, are dense when they are as many as the range they lie in. So it is enough to look
-    at the places among the many where the few rows of other kinds must lie.
+    Ascending unique seqs are dense when there are as many as their range is long. So it is enough to check the
+    positions in the most frequent kind where the few rows of other kinds must be.
     """
     most = max(tables.values(), key=lambda rows: rows.num_rows)
     others = [_seq_and_ts(rows) for rows in tables.values() if rows is not most]
@@ -93,7 +93,7 @@ def _plain_ends(tables: Mapping[Kind, pa.RecordBatch], first_seq: int) -> tuple[
     for s, t in ((seq, ts), (few_seq, few_ts)):
         if len(s) and (s[0] < first_seq or s[-1] >= first_seq + n or (s[1:] <= s[:-1]).any() or (t[1:] < t[:-1]).any()):
             return None
-    # If the seqs are dense, so many of the many lie before each of the few; where one of them lies wrong, they are not.
+    # `at`: the number of frequent rows before each of the few, if the seqs are dense. One wrong position disproves it.
     at = (few_seq - np.uint64(first_seq)).astype(np.int64) - np.arange(len(few_seq))
     if len(at) and (at[0] < 0 or at[-1] > len(seq) or (at[1:] < at[:-1]).any()):
         return None
