@@ -1,12 +1,10 @@
 """`hv eod`: fold a finished date into memory, and delete what is proven to be kept elsewhere.
 
-The order is the point:
+`STEPS` at the end of this file is the order, and the order is the point: memory points to nothing unproven, and nothing
+is deleted before the list of what goes has been written.
 
-    lock → verify → project → compare → datasets, journal → version → read back → latest → close → archive → list →
-    delete
-
-Every step may be the last one of a process that is killed; running again finishes the job and counts nothing twice,
-because every file is a function of the log and of the days before, and files that are already right are left alone.
+A process may be killed in any step: running it again finishes the job and counts nothing twice, because every file is a
+function of the log and of the days before, and files that are already right are not written again.
 """
 
 from __future__ import annotations
@@ -37,42 +35,28 @@ from harvester.memory import fold_days as memory_fold
 from harvester.rebuild.project import fold_day
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from pathlib import Path
+
+    import pyarrow as pa
 
     from harvester.eventlog.reader import Day
     from harvester.home import DatePaths, Home
+    from harvester.memory.day_summary import DaySummary
     from harvester.rebuild.project_result import ProjectResult
-
-STEPS = (
-    "lock",
-    "verify",
-    "project",
-    "compare",
-    "datasets",
-    "journal",
-    "version",
-    "read_back",
-    "latest",
-    "close",
-    "archive",
-    "list",
-    "delete",
-    "done",
-)
 
 NOT_CONFIRMED = "not confirmed"
 
 
 @dataclass(frozen=True)
 class EodOptions:
-    """What `hv eod` was asked for, and how it is watched.
+    """The options of `hv eod`, and its observers.
 
     Attributes:
-        unfinished: fold a date although its last run broke off before the session's end.
-        at: told the name of each step before it begins.
-        progress: told (step, done, total) while a step reads the log.
-        confirm: shown the deletion list; False leaves everything in place.
+        unfinished: fold a date whose last run broke off before the end of the session.
+        at: called with the name of each step before it begins, `lock`, `delete` (each file) and `done` among them.
+        progress: called with (step, done, total) while a step reads the log.
+        confirm: called with the deletion list; False leaves everything in place.
     """
 
     parquet: bool = False
@@ -114,40 +98,66 @@ class EodReport:
         return made
 
 
-def eod(paths: DatePaths, wishes: EodOptions | None = None) -> EodReport:
-    """Fold a date.
+@dataclass
+class Folding:
+    """A date on its way into memory: what each step leaves to the next.
+
+    Attributes:
+        log_bytes: size of the log, for progress.
+        day, result: the log, and what it folds to.
+        episodes, datasets, journal: the kept episodes; bytes of the files that replace the log, by path.
+        before, memory: memory without and with the date.
+        learned: the date as memory holds it.
+        version: path and bytes of the memory's version.
+    """
+
+    paths: DatePaths
+    options: EodOptions
+    report: EodReport
+    log_bytes: int
+    day: Day = field(init=False)
+    result: ProjectResult = field(init=False)
+    episodes: pa.Table = field(init=False)
+    datasets: dict[Path, bytes] = field(init=False)
+    journal: dict[Path, bytes] = field(init=False)
+    before: memory_fold.Memory | None = field(init=False)
+    memory: memory_fold.Memory = field(init=False)
+    learned: DaySummary = field(init=False)
+    version: tuple[Path, bytes] = field(init=False)
+
+    def put(self, files: Mapping[Path, bytes]) -> None:
+        """Write files durably; those that hold these bytes already stay."""
+        for path, data in files.items():
+            if put(path, data, self.options.disk):
+                self.report.written.append(path.relative_to(self.paths.home.root).as_posix())
+
+
+def eod(paths: DatePaths, options: EodOptions | None = None) -> EodReport:
+    """Fold a date: `STEPS`, one after the other, under the date's lock.
 
     Raises:
-        LockHeld: it is being recorded, or folded by somebody else.
-        CannotRun: its session is not over; nothing is touched.
+        LockHeld: another process records or folds the date.
+        CannotRun: its session is not over; nothing is changed.
         NoLog: nothing was recorded on it.
-        DamagedLog: its log is not what was written; nothing is touched.
-        Mismatch: something written reads back otherwise.
+        DamagedLog: its log is damaged; nothing is changed.
+        Mismatch: the read-back of a file differs from what was written.
     """
-    wishes = wishes or EodOptions()
+    options = options or EodOptions()
     report = EodReport(paths.trading_date.isoformat())
-    wishes.at("lock")
+    options.at("lock")
     with DateLock(paths, "eod"):
-        _settle(paths, wishes.disk)
-        if _finished_before(paths, wishes, report):
+        _settle(paths, options.disk)
+        if _finished_before(paths, options, report):
             return report
-        size = _admit(paths, wishes)
-        recovered = recover_held(paths, wishes.disk).recovered
+        folding = Folding(paths, options, report, _admit(paths, options))
+        recovered = recover_held(paths, options.disk).recovered
         report.notes += [str(recovery) for recovery in recovered]
-        wishes.at("verify")
-        _verify(paths, wishes, size)
-        wishes.at("project")
-        day = open_day(paths.trading_date, paths.home)
-        made = fold_day(day, lambda done, total: wishes.progress("project", done, total))
-        wishes.at("compare")
-        _compare(paths.home, made, report)
-        _keep(paths.home, day, made, wishes, report)
-        if wishes.archive:
-            wishes.at("archive")
-            report.written += archiving.archive(paths, wishes.disk)
-        if wishes.delete_temp:
-            _delete(paths, made, wishes, report)
-        wishes.at("done")
+        skipped = {"archive": not options.archive, "list": not options.delete_temp}
+        for name, step in STEPS:
+            if not skipped.get(name):
+                options.at(name)
+                step(folding)
+        options.at("done")
     return report
 
 
@@ -163,25 +173,30 @@ def _settle(paths: DatePaths, disk: Disk) -> None:
                 disk.sync_folder(folder)
 
 
-def _admit(paths: DatePaths, wishes: EodOptions) -> int:
+def _admit(paths: DatePaths, options: EodOptions) -> int:
     """The bytes of a log that may be folded."""
     day = open_day(paths.trading_date, paths.home)
-    if not wishes.unfinished:
+    if not options.unfinished:
         must_be_over(day)
     return sum(run.n_bytes for run in day.runs)
 
 
-def _verify(paths: DatePaths, wishes: EodOptions, size: int) -> None:
+def _verify(folding: Folding) -> None:
     done = 0
 
     def step(n_bytes: int) -> None:
         nonlocal done
         done += n_bytes
-        wishes.progress("verify", done, 2 * size)
+        folding.options.progress("verify", done, 2 * folding.log_bytes)
 
-    found = verify_day(paths, step)
-    if not found.clean:
-        raise damaged_log(found.problems, found.good)
+    report = verify_day(folding.paths, step)
+    if not report.clean:
+        raise damaged_log(report.problems, report.good)
+
+
+def _project(folding: Folding) -> None:
+    folding.day = open_day(folding.paths.trading_date, folding.paths.home)
+    folding.result = fold_day(folding.day, lambda done, total: folding.options.progress("project", done, total))
 
 
 def _versions(made: ProjectResult) -> list[dict[str, bytes]]:
@@ -190,61 +205,55 @@ def _versions(made: ProjectResult) -> list[dict[str, bytes]]:
     return [made.files(), *others]
 
 
-def _compare(home: Home, made: ProjectResult, report: EodReport) -> None:
-    """Compare the episode files; those of an earlier look at the unfinished day are no difference."""
-    folder, versions = home.on(made.trading_date).episodes, _versions(made)
+def _compare(folding: Folding) -> None:
+    """Compare the episode files; those projected while the day was unfinished are not a difference."""
+    folder, versions = folding.paths.episodes, _versions(folding.result)
     found = compare_day(folder, *versions)
-    early = superseded(compare_day(folder, versions[0]) if found else [], made.documents)
-    report.differences = [d for d in found if d.path not in early]
+    early = superseded(compare_day(folder, versions[0]) if found else [], folding.result.documents)
+    folding.report.differences = [d for d in found if d.path not in early]
 
 
-def _keep(home: Home, day: Day, made: ProjectResult, wishes: EodOptions, report: EodReport) -> None:
-    """Write what stays, prove it, and let memory point to it."""
-    episodes = kept.episodes_of(made, home, day.first_seq)
-    datasets = kept.dataset_files(
-        made, home, episodes, day.first_seq, parquet=wishes.parquet, allow_not_live=wishes.allow_not_live
+def _put_datasets(folding: Folding) -> None:
+    home, result, first_seq, options = folding.paths.home, folding.result, folding.day.first_seq, folding.options
+    folding.episodes = kept.episodes_of(result, home, first_seq)
+    folding.datasets = kept.dataset_files(
+        result, home, folding.episodes, first_seq, parquet=options.parquet, allow_not_live=options.allow_not_live
     )
-    journal = kept.journal_files(made, home, episodes)
-    before = _latest(home.on(made.trading_date))
-    wishes.at("datasets")
-    _put_all(home, datasets, wishes, report)
-    wishes.at("journal")
-    _put_all(home, journal, wishes, report)
-    about = about_of(read_parquet(home.on(made.trading_date).dataset / kept.EPISODES_FILE))
-    learned = kept.day_of(episodes, about)
-    memory = memory_fold.fold(before, learned)
-    wishes.at("version")
-    name, text = _version(home, memory, made, unchanged=memory is before)
-    _put_all(home, {name: text}, wishes, report)
-    wishes.at("read_back")
-    _read_back({**datasets, **journal, name: text})
-    if kept.kept_day(home.on(made.trading_date)) != learned:
-        raise Mismatch(f"the kept episodes of {made.trading_date} read back otherwise than they were folded")
-    wishes.at("latest")
-    _put_all(home, {home.memory_latest: text}, wishes, report)
-    _read_back({home.memory_latest: text})
-    wishes.at("close")
-    _close(home, day, made, wishes, report)
-    report.content_hash, report.through_seq = made.identity, made.last_seq
-    report.episodes, report.learned, report.left_out = (
-        episodes.num_rows,
-        sum(learned.samples.values()),
-        learned.left_out,
-    )
-    report.pnl_usd = round(sum(group.pnl_usd for group in learned.symbols), 2)
-    report.memory_hash, report.version, report.verdict = memory["hash"], str(name), memory["model"]["verdict"]
+    folding.before = _latest(folding.paths)
+    folding.put(folding.datasets)
 
 
-def _put_all(home: Home, files: dict[Path, bytes], wishes: EodOptions, report: EodReport) -> None:
-    for path, data in files.items():
-        if put(path, data, wishes.disk):
-            report.written.append(path.relative_to(home.root).as_posix())
+def _put_journal(folding: Folding) -> None:
+    folding.journal = kept.journal_files(folding.result, folding.paths.home, folding.episodes)
+    folding.put(folding.journal)
+
+
+def _put_version(folding: Folding) -> None:
+    about = about_of(read_parquet(folding.paths.dataset / kept.EPISODES_FILE))
+    folding.learned = kept.day_of(folding.episodes, about)
+    folding.memory = memory_fold.fold(folding.before, folding.learned)
+    unchanged = folding.memory is folding.before
+    folding.version = _version(folding.paths.home, folding.memory, folding.result, unchanged=unchanged)
+    folding.put(dict([folding.version]))
+
+
+def _prove(folding: Folding) -> None:
+    """Read back what replaces the log, before memory points to it."""
+    _read_back(folding.datasets | folding.journal | dict([folding.version]))
+    if kept.kept_day(folding.paths) != folding.learned:
+        raise Mismatch(f"{folding.paths.dataset}: the kept episodes read back differ from those folded; check the disk")
+
+
+def _put_latest(folding: Folding) -> None:
+    latest = {folding.paths.home.memory_latest: folding.version[1]}
+    folding.put(latest)
+    _read_back(latest)
 
 
 def _read_back(files: dict[Path, bytes]) -> None:
     for path, data in files.items():
         if path.read_bytes() != data:
-            raise Mismatch(f"{path} reads back otherwise than it was written; nothing was deleted, check the disk")
+            raise Mismatch(f"{path}: read-back differs from what was written; nothing was deleted, check the disk")
 
 
 def _latest(paths: DatePaths) -> memory_fold.Memory | None:
@@ -282,20 +291,35 @@ def _version(home: Home, memory: memory_fold.Memory, made: ProjectResult, *, unc
         revision += 1
 
 
-def _close(home: Home, day: Day, made: ProjectResult, wishes: EodOptions, report: EodReport) -> None:
+def _close(folding: Folding) -> None:
+    paths, day, result, report = folding.paths, folding.day, folding.result, folding.report
     runs = [ClosedRun(run.run, run.last_seq, run.content_hash) for run in day.runs if run.rows]
-    earlier = read_closed(home.on(made.trading_date))
+    earlier = read_closed(paths)
     if earlier is not None and day.first_seq > 1:
         runs = [run for run in earlier.runs if run.last_seq < day.first_seq] + runs
-    closed = EodMark(made.trading_date.isoformat(), made.last_seq, made.identity, made.last_ts, runs)
-    if closed == earlier:
-        return
-    path = closed_path(home.on(made.trading_date))
+    closed = EodMark(report.trading_date, result.last_seq, result.identity, result.last_ts, runs)
+    if closed != earlier:
+        _put_mark(folding, closed)
+    report.content_hash, report.through_seq = result.identity, result.last_seq
+    report.episodes, report.learned = folding.episodes.num_rows, sum(folding.learned.samples.values())
+    report.left_out = folding.learned.left_out
+    report.pnl_usd = round(sum(group.pnl_usd for group in folding.learned.symbols), 2)
+    report.memory_hash, report.version = folding.memory["hash"], str(folding.version[0])
+    report.verdict = folding.memory["model"]["verdict"]
+
+
+def _put_mark(folding: Folding, closed: EodMark) -> None:
+    paths = folding.paths
+    path = closed_path(paths)
     with naming(path):
-        write_closed(home, closed, made.trading_date, wishes.disk)
-    if read_closed(home.on(made.trading_date)) != closed:
-        raise Mismatch(f"{path} reads back otherwise than it was written")
-    report.written.append(path.relative_to(home.root).as_posix())
+        write_closed(paths.home, closed, paths.trading_date, folding.options.disk)
+    if read_closed(paths) != closed:
+        raise Mismatch(f"{path}: read-back differs from what was written")
+    folding.report.written.append(path.relative_to(paths.home.root).as_posix())
+
+
+def _archive(folding: Folding) -> None:
+    folding.report.written += archiving.archive(folding.paths, folding.options.disk)
 
 
 def _doomed_folders(paths: DatePaths) -> list[Path]:
@@ -326,46 +350,47 @@ def plan_path(paths: DatePaths) -> Path:
     return paths.dataset / "deletion.json"
 
 
-def _delete(paths: DatePaths, made: ProjectResult, wishes: EodOptions, report: EodReport) -> None:
+def _delete(folding: Folding) -> None:
+    """Write the deletion list down, then delete what it names."""
+    paths, options, report = folding.paths, folding.options, folding.report
     wrong = [d for d in report.differences if d.what != "missing"]
     if wrong:
         report.stopped = f"{wrong[0].path} is {wrong[0].what}" + (f", {len(wrong) - 1} more" if len(wrong) > 1 else "")
         return
-    wishes.at("list")
     where = paths.archive if archiving.holds(paths) else None
     log_kept = where.relative_to(paths.home.root).as_posix() if where else None
     listed = deletion.plan(
-        paths.home, _to_delete(paths, report), paths.trading_date.isoformat(), made.identity, log_kept
+        paths.home, _to_delete(paths, report), report.trading_date, folding.result.identity, log_kept
     )
     if strangers := _strangers(paths):
         report.stopped = f"{strangers[0]} is not part of the log"
         return
     if not listed.files and not listed.folders:
         return  # an earlier list, if there is one, stays as the record of what went
-    if not wishes.confirm(listed):
+    if not options.confirm(listed):
         report.stopped = NOT_CONFIRMED
         report.stays = [p.relative_to(paths.home.root).as_posix() for p in _doomed_folders(paths) if p.exists()]
         return
-    deletion.write_plan(plan_path(paths), listed, wishes.disk)
-    _carry_out(paths, listed, wishes, report)
+    deletion.write_plan(plan_path(paths), listed, options.disk)
+    _carry_out(paths, listed, options, report)
 
 
-def _carry_out(paths: DatePaths, listed: deletion.DeletionPlan, wishes: EodOptions, report: EodReport) -> None:
+def _carry_out(paths: DatePaths, listed: deletion.DeletionPlan, options: EodOptions, report: EodReport) -> None:
     def told(path: str) -> None:
-        wishes.at("delete")
+        options.at("delete")
         report.deleted += 1
-        wishes.progress("delete", report.deleted, len(listed.files) + len(listed.folders))
+        options.progress("delete", report.deleted, len(listed.files) + len(listed.folders))
         del path
 
-    report.stays = deletion.carry_out(paths.home, listed, wishes.disk, _doomed_folders(paths), told)
+    report.stays = deletion.carry_out(paths.home, listed, options.disk, _doomed_folders(paths), told)
     if report.stays:
         report.stopped = report.stays[0]
         return
     done = deletion.DeletionPlan(**{name: getattr(listed, name) for name in listed.__struct_fields__} | {"done": True})
-    deletion.write_plan(plan_path(paths), done, wishes.disk)
+    deletion.write_plan(plan_path(paths), done, options.disk)
 
 
-def _finished_before(paths: DatePaths, wishes: EodOptions, report: EodReport) -> bool:
+def _finished_before(paths: DatePaths, options: EodOptions, report: EodReport) -> bool:
     """Whether an earlier `hv eod` got so far that its deletion only has to be finished, or was finished."""
     listed = deletion.read_plan(plan_path(paths))
     closed = read_closed(paths)
@@ -377,9 +402,9 @@ def _finished_before(paths: DatePaths, wishes: EodOptions, report: EodReport) ->
     if listed.done or _recorded_on(paths, listed):
         return _nothing_left(paths, closed, report)
     _prove_kept(paths, closed)
-    if not wishes.delete_temp:
+    if not options.delete_temp:
         raise CannotRun(f"deleting the log of {paths.trading_date} had begun; finish it with --delete-temp")
-    _carry_out(paths, listed, wishes, report)
+    _carry_out(paths, listed, options, report)
     report.content_hash, report.through_seq = closed.content_hash, closed.last_seq
     report.notes.append("an earlier run had folded the date; its deletion was finished")
     return True
@@ -418,3 +443,19 @@ def _prove_kept(paths: DatePaths, closed: EodMark) -> None:
             f"{closed_path(paths)}, the kept episodes and {paths.home.memory_latest.name} do not agree; "
             "nothing more is deleted"
         )
+
+
+STEPS: tuple[tuple[str, Callable[[Folding], None]], ...] = (
+    ("verify", _verify),
+    ("project", _project),
+    ("compare", _compare),
+    ("datasets", _put_datasets),
+    ("journal", _put_journal),
+    ("version", _put_version),
+    ("read_back", _prove),
+    ("latest", _put_latest),
+    ("close", _close),
+    ("archive", _archive),  # with --archive
+    ("list", _delete),  # with --delete-temp
+)
+"""The end of a day, in order: `eod` runs this list."""
