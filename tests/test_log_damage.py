@@ -216,7 +216,7 @@ def _check_recovery(crashed: Home, copy: Home, expected: Batch) -> int:
     """Recover a copy of a crashed log, and go on; returns 1 when torn bytes were moved."""
     shutil.copytree(crashed.root, copy.root, dirs_exist_ok=True)
     n_bytes = sum(path.stat().st_size for path in files_of(copy.on(DATE).log) if path.name != MANIFEST)
-    with LogWriter.open(copy, DATE) as writer:
+    with LogWriter.open(copy.on(DATE)) as writer:
         assert writer.next_seq == expected.last_seq + 1
         (recovery,) = writer.recovered
         writer.commit(batch(3, writer.next_seq, 5, start_ns=START_NS + 10**12))

@@ -225,7 +225,7 @@ def test_a_look_between_two_runs_is_no_difference(tmp_path):
     shutil.copytree(home.root, tmp_path / "two")
     report = eod(Home(tmp_path / "two").on(DATE), EodOptions(delete_temp=True))
     assert (report.stopped, home.on(DATE).log.exists()) == ("", True)
-    assert not Home(tmp_path / "two").day(DATE).exists()
+    assert not Home(tmp_path / "two").on(DATE).log.exists()
     project(home.on(DATE))
     assert verify(home.on(DATE)).files.early == []
 
@@ -395,13 +395,13 @@ def test_projected_killed_recorded_on_and_verified(tmp_path):
         async with Served(home, 120.0) as served:
             recorder = await served.recorder("--commit-seconds", "0.05", "--digest-seconds", "1")
             last = await served.until_events(1500)
-            _, looked = await asyncio.to_thread(project, home, DATE)
+            _, looked = await asyncio.to_thread(project, home.on(DATE))
             assert looked.differences == []
             recorder.kill()
             await recorder.communicate()
             recorder = await served.recorder("--commit-seconds", "0.05", "--digest-seconds", "1")
             await served.until_events(last + 1500)
-            await asyncio.to_thread(project, home, DATE)
+            await asyncio.to_thread(project, home.on(DATE))
             recorder.send_signal(signal.SIGTERM)
             await asyncio.wait_for(recorder.communicate(), 60)
         assert "DATA_END" not in ends(home)
