@@ -220,7 +220,7 @@ def _check_recovery(crashed: Home, copy: Home, expected: Batch) -> int:
         assert writer.next_seq == expected.last_seq + 1
         (recovery,) = writer.recovered
         writer.commit(batch(3, writer.next_seq, 5, start_ns=START_NS + 10**12))
-    report = verify_day(copy, DATE)
+    report = verify_day(copy.on(DATE))
     assert report.clean, report.problems
     assert [run.status for run in report.runs] == ["recovered", "ended"]
     assert not report.notes
