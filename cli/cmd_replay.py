@@ -147,7 +147,7 @@ class Terminal(Pipe):
     def state(self, ts: int, speed: float, *, paused: bool) -> None:
         from harvester.eventlog.typed_times import of_day
 
-        pace = "paused" if paused else f"speed {speed:g}" if speed else "as fast as it goes"
+        pace = "paused" if paused else f"speed {speed:g}" if speed else "maximum speed"
         self._put(f"{of_day(ts).partition('.')[0]} New York  {pace}   {_HELP}")
 
     def key(self, seconds: float | None) -> str:

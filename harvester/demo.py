@@ -132,7 +132,7 @@ def fresh_home(paths: DatePaths, disk: Disk | None = None) -> Home:
             with contextlib.suppress(OSError):
                 disk.remove_tree(paths.home.root / name)
     disk.make_folders(paths.home.root)
-    disk.write_atomic(mark, f"made by hv demo for {paths.trading_date}; hv demo replaces what is in here\n".encode())
+    disk.write_atomic(mark, f"made by hv demo for {paths.trading_date}; hv demo replaces its data\n".encode())
     return paths.home.prepare(disk)
 
 

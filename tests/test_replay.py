@@ -230,8 +230,8 @@ def test_keys_on_a_terminal(home):
     [
         (["--symbols", "ZZZ"], 8, "'ZZZ' was not recorded on 2025-07-17 (recorded: "),
         (["--from", "12:00", "--to", "11:00"], 2, "--from 12:00 is after --to 11:00"),
-        (["--from", "23:00"], 2, "--from 2025-07-17 23:00:00 in New York is after the recording of 2025-07-17, which"),
-        (["--to", "01:00"], 2, "--to 2025-07-17 01:00:00 in New York is before the recording of 2025-07-17, which"),
+        (["--from", "23:00"], 2, "--from 2025-07-17 23:00:00 in New York is after the recording of 2025-07-17 ("),
+        (["--to", "01:00"], 2, "--to 2025-07-17 01:00:00 in New York is before the recording of 2025-07-17 ("),
         (["--speed", "0"], 2, "--speed '0' is not a speed; give a multiple of real time"),
     ],
 )
