@@ -79,7 +79,7 @@ def series_rows(made: Mapping[str, Any]) -> list[dict[str, Any]]:
 def each_file(
     documents: Iterable[str], *, epoch_ms: bool = False, series_jsonl: bool = False
 ) -> Iterator[tuple[str, bytes]]:
-    """The files of all episodes of a date, path below the date's folder and bytes, created one at a time."""
+    """Yield the path below the date's folder and the bytes of each file of a date's episodes."""
     for document in documents:
         yield from episode_files(document, epoch_ms=epoch_ms, series_jsonl=series_jsonl).items()
 
@@ -90,15 +90,14 @@ def day_files(documents: Iterable[str], *, epoch_ms: bool = False, series_jsonl:
 
 
 def write_day(folder: Path, files: Mapping[str, bytes], disk: Disk | None = None) -> int:
-    """Put the files below the date's folder; returns how many were written (equal ones are not)."""
+    """Put the files below the date's folder; returns how many were written (equal ones are skipped)."""
     return put_all([(folder / name, files[name]) for name in sorted(files)], disk)
 
 
 def compare_day(folder: Path, *versions: Mapping[str, bytes]) -> list[Difference]:
     """Files below the date's folder that differ from the projection, in the order of paths. Links are not followed.
 
-    A file may equal that of any of `versions` (the same episodes under other toggles); only files of the first version
-    count as missing.
+    A file may match any of `versions` (the same episodes with other settings); only files of the first can be missing.
     """
     found: list[Difference] = []
     on_disk = sorted(p for p in folder.rglob("*") if p.is_symlink() or not p.is_dir()) if folder.is_dir() else []
@@ -118,7 +117,7 @@ def compare_day(folder: Path, *versions: Mapping[str, bytes]) -> list[Difference
 
 
 def superseded(differences: Iterable[Difference], documents: Iterable[str]) -> list[Path]:
-    """The differences left by a projection of the unfinished day, for trades that have since ended in another way.
+    """The files that a projection of the unfinished day left, for trades that have since ended differently.
 
     Such a file has the exit DATA_END, and its decision is in the new projection under another name.
     """

@@ -27,7 +27,7 @@ class MessageSink(Protocol):
     """Receives packets and messages in order of arrival."""
 
     def packet(self) -> None:
-        """A packet has arrived: its time stamps the messages appended next."""
+        """A packet has arrived; its time goes on the messages appended next."""
         ...
 
     def message(self, fields: list[str]) -> None:
@@ -169,7 +169,7 @@ class Tap:
             self._check_timer = loop.call_later(WHOLE_MESSAGE_S, self._check_progress, self.messages)
 
     def _check_progress(self, messages: int) -> None:
-        """Detect a wrong but possible length: bytes are buffered and no message completes."""
+        """Detect a wrong but plausible length: bytes wait, but no message completes."""
         self._check_timer = None
         if not self._buffer or self._ignoring or not self.handshake.ready:
             return

@@ -1,4 +1,4 @@
-"""`memory_n = fold(memory_{n-1}, day n)`: pure, idempotent, and the same bytes from kept episodes.
+"""`memory_n = fold(memory_{n-1}, day n)`: pure and idempotent; kept episodes give the same bytes.
 
 Memory is a JSON-ready dictionary in the key order of its file. It is a function of its set of days: a day folded twice
 changes nothing; a changed or earlier day refolds all days, in date order.
@@ -199,7 +199,7 @@ def _recommended(group: TradeGroup) -> dict[str, Any]:
 
 
 def memory_given(home: Home) -> dict[str, Any] | None:
-    """What a run tells strategies of the days before, for `RunParams.build(memory=...)`; None without memory.
+    """What a run tells strategies about earlier days, for `RunParams.build(memory=...)`; None without memory.
 
     Raises:
         HarvesterError: memory_latest.json is damaged.

@@ -5,7 +5,7 @@
         outputs = engine.fold(batch)
     outputs = engine.finish()            # once, when the date is over
 
-Every input of a fold is in the log; cutting the same events into other batches changes no byte of the output.
+Every input of a fold is in the log. How events are split into batches changes no byte of the output.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ PROJECTIONS: tuple[type[Projection], ...] = (
     Signals,  # BUY and SELL on completed candles
     TradingFeed,  # decisions, fills, episodes
 )
-"""Every projection, in the order in which they fold: one reads what those before it derived."""
+"""Every projection, in fold order: each reads what earlier ones derived."""
 
 P = TypeVar("P", bound=Projection)
 
@@ -50,13 +50,13 @@ class Engine:
     """All projections of one trading date.
 
     Args:
-        market_only: leave out the projections behind the market's quotes and trades; folds faster.
+        market_only: leave out the projections that read quotes and trades; faster.
         trading: replaces the simulated trading.
 
     Attributes:
-        market: arrays and names under the projections.
+        market: arrays and names that projections read.
         projections: in the order of `PROJECTIONS`; `engine[Class]` gives one of them.
-        book, quotes, health: those that screens and commands read.
+        book, quotes, health: read by screens and commands.
     """
 
     def __init__(self, *, market_only: bool = False, trading: TradingSide | None = None) -> None:
@@ -100,7 +100,7 @@ class Engine:
         return Outputs(tables, self.through_seq)
 
     def digests(self) -> dict[str, str]:
-        """One per projection, in their order; equal for equal events, independent of batch cuts."""
+        """One per projection, in fold order; equal events give equal digests, in any batches."""
         return {projection.name: projection.digest() for projection in self.projections}
 
     def health_summary(self, con_id: int | None = None) -> HealthSummary:
@@ -118,7 +118,7 @@ class Engine:
         return msgspec.msgpack.encode((self.through_seq, self.through_ts, self.market.snapshot(), parts))
 
     def restore(self, data: bytes) -> None:
-        """Replace the state by that of a snapshot of an engine with the same projections."""
+        """Restore a snapshot of an engine with the same projections."""
         self.through_seq, self.through_ts, market, parts = msgspec.msgpack.decode(data)
         mine = [projection.name for projection in self.projections]
         assert list(parts) == mine, f"snapshot of {list(parts)}, engine of {mine}"

@@ -1,7 +1,7 @@
 """The runs of a recording, one after the other: commits, folds and digests, in one worker thread.
 
-A trading date ends its run at the boundary: the inbox is cut there, the next run begins in the new folder on the same
-connection, and its log repeats the subscriptions.
+A run ends at the boundary of its trading date: the inbox is cut there. The next run begins in the new folder on the
+same connection; its log repeats the subscriptions.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Committer:
         run: the run under way, or the last one; None before `begin`.
         runs: the runs that have ended.
         last_commit: the newest commit; `last_commit_real_ns` is when it ended, monotonic real time.
-        samples_quotes: set it to have the quotes of all symbols in `quotes` after each commit, for a screen.
+        samples_quotes: if set, each commit puts the quotes of all symbols into `quotes`, for a screen.
     """
 
     def __init__(
@@ -61,13 +61,13 @@ class Committer:
         self.quotes: list[Quote] = []
 
     def date_now(self) -> date:
-        """The trading date of market time."""
+        """The current trading date in market time."""
         return trading_date(self._pace.clock.now(), self._settings.time_zone, self._settings.day_start)
 
     # runs
 
     def set_boundary(self, day: date) -> None:
-        """Let nothing stamped after a trading date into its run."""
+        """Keep events after a trading date out of its run."""
         end = day_bounds(day, self._settings.time_zone, self._settings.day_start)[1]
         self._inbox.boundary_ns, self._inbox.on_boundary = end, self._boundary
 
@@ -115,7 +115,7 @@ class Committer:
             await asyncio.shield(self._committing)
 
     async def finish(self, tick: Callable[[], None], reason: str) -> None:
-        """Commit what has arrived, a last `tick` and the run's end, and end the run.
+        """Call `tick` once more, commit all that is left, and end the run.
 
         Raises:
             LogWriteFailed: the run needs recovery; its lock is released.

@@ -2,7 +2,7 @@
 
 A line ends when the gateway hangs up, when the received bytes are not TWS messages, when a heartbeat is not answered
 (`heartbeat.py`), or when the account is missing. Each is an outage: `DISCONNECTED`, `OUTAGE_BEGIN`, attempts
-with back-off, `CONNECTED`, `OUTAGE_END`. Only the first connection may fail for good.
+with back-off, `CONNECTED`, `OUTAGE_END`. Only the first connection gives up when it fails.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ if TYPE_CHECKING:
 
 logger = structlog.get_logger()
 
-CONNECT_S_MAX = 15.0  # patience for a handshake; `timeout_seconds` when that is shorter
+CONNECT_S_MAX = 15.0  # patience for a handshake, unless `timeout_seconds` is shorter
 BACK_OFF_S = (1.0, 2.0, 5.0, 10.0, 20.0, 30.0, 60.0)  # pace time between attempts to reconnect
-STEADY_S = 30.0  # pace time a line must have held before the back-off starts from the beginning
+STEADY_S = 30.0  # pace time a line must hold to reset the back-off
 RAW_CHARACTERS_MAX = 65_536  # of one `raw` row that keeps undecodable bytes
 
 
@@ -52,7 +52,7 @@ class LinkListener(Protocol):
 
 
 class GatewayLink:
-    """One gateway over all its connections. `up` while a connection is ready for requests."""
+    """One gateway across all its connections. `up`: a connection is ready for requests."""
 
     def __init__(
         self, settings: Settings, inbox: Inbox, pace: Timing, tasks: BackgroundTasks, listener: LinkListener
@@ -142,7 +142,7 @@ class GatewayLink:
         self.requester.market_data_type(self.settings.market_data_type)
 
     async def wait_until_back(self, seconds: float) -> bool:
-        """Wait at most `seconds` of patience for a connection; whether there is one."""
+        """Wait up to `seconds` of patience for a connection; returns whether it came."""
         return self.up or await self.pace.within(self._back, seconds)
 
     def give_up(self, reason: str) -> None:
@@ -184,7 +184,7 @@ class GatewayLink:
                 if str(error) != logged:
                     logger.warning(_not_back(error), error=str(error))
                 logged = str(error)
-                if isinstance(error, BadSetting):  # the account may come with a later login: an outage like any other
+                if isinstance(error, BadSetting):  # a later login may bring the account: treat as an outage
                     self.give_up(logged)
         logger.info("reconnected", epoch=self.inbox.epoch, attempts=tried)
         self.outages.end("socket")
@@ -213,7 +213,7 @@ def _not_back(error: Exception) -> str:
 def number(text: str) -> int:
     """An id or code as a number, by the rules of the log's decoder; -1 for anything else.
 
-    The log keeps a message with any other text undecoded; a reaction to it would rest on a number no replay has.
+    The log keeps any other text undecoded, so replay has no number: a live reaction could not be repeated.
     """
     plain = text.removeprefix("-")
     exact = plain.isdigit() and text.isascii() and len(text) < 12 and (plain == "0" or plain[0] != "0")

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from harvester.recorder.subscriptions import StreamSubscription, SubscriptionRegistry
 
-_SUSPECT_NS = 5 * SECOND_NS  # silence after 1102 or a farm's return that means a dead subscription
+_SUSPECT_NS = 5 * SECOND_NS  # this much silence after 1102 or a farm's return: subscription dead
 _SUSPECT_BARS_NS = 15 * SECOND_NS  # three missing 5-second bars
 _GO_WITH = {  # while one of these has rows for an instrument, the stream should have some too
     Stream.L1: (Stream.ALL_LAST, Stream.BID_ASK),
@@ -23,7 +23,7 @@ _NOT_WATCHED = (Stream.DEPTH, Stream.SMART_DEPTH)  # a book may be quiet for lon
 
 
 class SilenceWatch:
-    """Compares when streams last had rows. Times are those noted in the registry, to the second."""
+    """Compares when streams last had rows, as the registry notes it, to the second."""
 
     def __init__(self, registry: SubscriptionRegistry, silence_seconds: float) -> None:
         self._registry, self._limit_ns = registry, round(silence_seconds * SECOND_NS)
@@ -52,7 +52,7 @@ class SilenceWatch:
                 yield sub, quiet_ns
 
     def seems_gone(self, sub: StreamSubscription) -> bool:
-        """Whether it is not just a quiet market: no row so far, paused by the gateway, or related streams have rows."""
+        """Whether it is gone, not just quiet: no row so far, paused by the gateway, or related streams have rows."""
         if not sub.rows or sub.paused:
             return True
         since = self._newest() - self._limit_ns
@@ -61,7 +61,7 @@ class SilenceWatch:
         return any(s.last_ts > since for s in live if s.target == sub.target and s.stream in related)
 
     def dead(self) -> list[StreamSubscription]:
-        """Streams with rows before the last `suspect` and none since, once others have had some for long enough."""
+        """Streams with rows before the last `suspect` and none since; due once others have rows past the limit."""
         newest = self._newest()
         due = [suspicion for suspicion in self._suspicions if newest - suspicion[0] > suspicion[1]]
         self._suspicions = [suspicion for suspicion in self._suspicions if suspicion not in due]

@@ -11,8 +11,8 @@
         ISO-8601 with a zone. All times and durations are market time.
 `who`   `*` (all clients), `client=ID`, a symbol (all its subscriptions), or `SYMBOL:stream` with a value of `Stream`.
 
-Lines use shell quoting; `#` starts a comment. `ACTIONS` lists the actions. With a symbol, an error or message goes to
-each of its subscriptions with their request ids, else once to the client with request id -1.
+Lines use shell quoting; `#` starts a comment. `ACTIONS` lists the actions. For a symbol, an error or message goes to
+each of its subscriptions, with its request id; otherwise once to each client, with request id -1.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ TEXTS: dict[int, str] = {
 """IB's default texts of error codes."""
 
 ACTIONS: dict[str, tuple[int, int, str]] = {
-    "error": (1, 99, "CODE [TEXT]: send an error or status; 316 ends depth, 317 resets it, 1100 to 1102 act as IB's"),
+    "error": (1, 99, "CODE [TEXT]: send an error or status; 316 ends depth, 317 resets it, 1100 to 1102 act as at IB"),
     "refuse": (1, 99, "CODE [TEXT]: answer all later requests with that error; code 0 ends this"),
     "drop": (0, 0, "close the connection"),
     "closed": (1, 1, "SECONDS: close the port to new connections"),

@@ -1,10 +1,9 @@
 """Decode gateway messages into events: messages in order of arrival become one numbered `Batch`.
 
 No field is lost or changed. A message with a typed kind becomes one row of that kind; a list becomes one row per item,
-then an `end`. A message that cannot be parsed without loss becomes a `raw` row with reason `undecodable`, one without a
-typed kind a `raw` row with reason `untyped`, both with the exact text. The version field of a message is not a column:
-if it differs from that of the previous message of the same id (initially `VERSIONS`), a `raw` row with reason `copy`
-precedes it.
+then an `end`. A message that cannot be parsed without loss becomes a `raw` row with reason `undecodable`; one without a
+typed kind gets reason `untyped`. Both keep the exact text. The version field of a message is not a column: when it
+changes between messages of one id (initially `VERSIONS`), a `raw` row with reason `copy` precedes the message.
 
 The result does not depend on how messages are split into batches. Layouts: `decoder.py` of ib_async 2.1.0 and of the
 official API, server versions 176 to 178.
@@ -48,7 +47,7 @@ VERSIONS: dict[str, str] = {
     "57": "1",
     "58": "1",
 }
-"""Initial version field (index 1) of each message that has one."""
+"""Initial version field (index 1) by message id."""
 
 
 @dataclass(frozen=True)
@@ -132,7 +131,7 @@ _DEPTH_L2 = (
     ("smart", 9, _i32),
 )
 
-HOT: dict[str, _Layout] = {  # by message id, for 99 with the tick-by-tick stream
+HOT: dict[str, _Layout] = {  # by message id; 99 is split by tick-by-tick stream
     "1": _Layout(
         Kind.TICK, 7, (*_TICK, ("price", 4, _f64), ("size", 5, _f64), ("attribs", 6, _i64)), constants=(("msg", 1),)
     ),

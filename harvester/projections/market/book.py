@@ -1,10 +1,9 @@
 """The order books, row by row as IB keeps them, and the price ladder derived from them.
 
 IB's depth is a table of row positions: an insert shifts the rows below it down, a delete shifts them up, the table is
-cut at the subscribed rows (interactivebrokers.github.io/tws-api, "Market Depth"). A side that has never had an insert
-keeps updates past its end at the position they name; positions before them that were never sent are holes, and rows
-after a hole are not shown (docs/decisions/0004-updates-past-the-end.md). The compiled kernel applies the rows; this
-module reads the result.
+cut at the subscribed rows (interactivebrokers.github.io/tws-api, "Market Depth"). Until a side has an insert, an
+update past its end is kept at its position. Positions skipped before it are holes; rows after a hole are not shown
+(docs/decisions/0004-updates-past-the-end.md). The compiled kernel applies the rows; this module reads the result.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from harvester.projections.market.market import DEPTH_STREAMS, STREAMS
 from harvester.projections.market.state_arrays import Role, cells_of
 
 NO_BOOKS = hashlib.blake2b(digest_size=16).hexdigest()
-"""The digest without a live book, as after all subscriptions were cancelled: it says nothing about the day's books."""
+"""The digest when no book is live (all subscriptions cancelled): it says nothing about the day's books."""
 
 
 class Row(NamedTuple):
@@ -43,7 +42,7 @@ class Level(NamedTuple):
 class BookState(NamedTuple):
     """State of one book; counts since its subscription.
 
-    `good`: rows of both sides since the last reset, no impossible row since, no hole. `placed`: updates past the end
+    `good`: since the last reset, rows on both sides and none impossible; no hole. `placed`: updates past the end
     that were kept. `waiting`: rows after a hole, of both sides.
     """
 
@@ -80,7 +79,7 @@ class Book(Projection):
     def rows(self, con_id: int, side: Side, stream: Stream | None = None) -> list[Row]:
         """The rows of one side down to the first hole, best first; empty when unknown.
 
-        `stream` picks between Stream.DEPTH and Stream.SMART_DEPTH; None takes the book the instrument's buckets use.
+        `stream` picks between Stream.DEPTH and Stream.SMART_DEPTH; None: the book that feeds the instrument's buckets.
         """
         slot = self._slot(con_id, stream)
         return [] if slot is None else self._rows_of(slot, side)
@@ -164,11 +163,11 @@ class Book(Projection):
             lead = max(p for p, _ in shown)
             at_best = [q for p, q in shown if p == lead]
             half = s.side[2 * b + side]
-            assert end == n, f"a best price is kept of a side with a hole: {show}"
+            assert end == n, f"a side with a hole keeps a best price: {show}"
             assert (lead, sum(at_best), len(at_best)) == (half["lead"], half["shown"], ties), f"another best: {show}"
 
     def digest(self) -> str:
-        """Hash of every live book: identity, flags, every row with its position and market maker, seen or waiting."""
+        """Hash of every live book: identity, flags, every visible or waiting row with its position and maker."""
         total = hashlib.blake2b(digest_size=16)
         s = self._market.state
         for slot in self._market.live():

@@ -1,7 +1,7 @@
-"""Which strategy decides in which second, and the gates that refused each of them.
+"""Which strategy decides in which second, and the gates that refused it.
 
-A strategy with a screen is called only at slots where its screen does not rule out a plan; one without a screen at
-every slot. The result is the same as calling every strategy at every slot.
+A screen rules out slots that cannot give a plan; its strategy is called only at the others. A strategy without a screen
+is called at every slot. The result is the same as calling every strategy at every slot.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ if TYPE_CHECKING:
     from harvester.projections.trading.position import EntryPlan, Position
     from harvester.projections.trading.strategy import Screen, Strategy, Verdict, View
 
-SCREENED_MIN = 8  # fewer seconds of a symbol are decided one by one: a screen would cost more than it saves
+SCREENED_MIN = 8  # for fewer seconds of a symbol, a screen costs more than it saves
 
 
 class Seat(NamedTuple):
-    """A running strategy: its digest as recorded, and that of the code that runs."""
+    """A running strategy, its recorded digest and that of the running code."""
 
     strategy: Strategy
     recorded: str
@@ -40,7 +40,7 @@ class Seat(NamedTuple):
 
 
 class Floor(Protocol):
-    """What a desk needs of the trading fold."""
+    """What a desk needs from the trading fold."""
 
     def holding(self, con_id: int, name: str) -> bool: ...
 
@@ -63,7 +63,7 @@ class StrategyDesk:
         self.seats: list[Seat] = []
         self._gates: list[tuple[str, ...]] = []  # by their number on the sheet
         self._numbers: dict[tuple[str, ...], int] = {}
-        self._known: dict[tuple[str, ...], dict[int, int]] = {}  # the same by a screen's codes and their bits
+        self._known: dict[tuple[str, ...], dict[int, int]] = {}  # numbers by a screen's codes and bits
         self._kind_of: dict[tuple[int, str, str, int], int] = {}  # by symbol, strategy, digest and gates
         self._kinds: list[Kind] = []  # of decisions to do nothing: see `Watched`
         self._passed = 0  # decisions to do nothing handed out so far
@@ -87,7 +87,7 @@ class StrategyDesk:
         self._observed: dict[tuple[int, int], int] = {}  # by symbol and seat: rows of its history
         self._calls = bytearray(self._sheet.size)  # by slot and seat: 1 = `decide` must be called
         self._asks = np.frombuffer(self._calls, np.bool_).reshape(self._sheet.shape)  # the same as a table
-        self._screens: dict[tuple[int, int], tuple[Screen, int]] = {}  # and the first row of the history it has seen
+        self._screens: dict[tuple[int, int], tuple[Screen, int]] = {}  # and the first history row it has seen
         self._next = 0  # the next slot at which `decide` must be called
         self._stale: dict[int, bool] = {}  # symbols to be screened again, and whether by a new screen
         self.changed(rebuild=True)

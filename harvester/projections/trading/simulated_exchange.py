@@ -2,19 +2,19 @@
 
 1. An observation is a change of the quote in force or a print. It can fill an order only when its seq is above the
    order's `after_seq` and its `ts` at or after the order's `not_before` (decision time + latency).
-2. Without a good quote in force there is no fill and no trigger. An outage and a run start make it unknown until the
-   next change, even during the outage: a quote that arrives proves the feed.
+2. Without a good quote in force there is no fill and no trigger. An outage or a run start makes it unknown until its
+   next change. A change during the outage counts: it proves the feed works.
 3. Market orders and triggered stops buy at the ask and sell at the bid in force, at most the size shown. Shares we took
-   stay taken until that side shows another price, so one displayed lot never fills us twice; quotes that are not good,
-   outages and run starts in between do not reset that.
+   stay taken until that side shows another price, so one displayed lot never fills us twice. Bad quotes,
+   outages and run starts in between do not reset this.
 4. A limit that is marketable on arrival trades at the opposite quote. A resting limit fills at its own price: when the
    other side's quote reaches it (at most the size shown), or else when a price-forming print goes through it (at most
-   the print's size, for all our orders together). While the quote reaches it prints add no size: they may be the shares
-   shown. A print exactly at the limit fills nothing: other orders are ahead of us in the queue.
-5. A stop triggers when the quote it would close against, or a price-forming print, touches it.
-6. A fill's source is its observation: `print` also when a print lets us take shares of the quote.
+   the print's size, for all our orders together). While the quote reaches the limit, prints add no size: they may be
+   the shares shown. A print exactly at the limit fills nothing: other orders are ahead of us in the queue.
+5. A stop triggers when the opposite quote or a price-forming print touches it.
+6. A fill's source is the observation that caused it: `print` even if the shares are the quote's.
 
-Commission is charged by the order: each fill carries the rise of its order's total.
+Commission is computed per order: each fill carries the rise in its order's total.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ import msgspec
 if TYPE_CHECKING:
     from harvester.projections.trading.costs import CostTable
 
-DIGITS = 9  # derived USD amounts are rounded to 1e-9: smaller digits are noise of binary fractions
+DIGITS = 9  # derived USD amounts are rounded to 1e-9: smaller digits are floating-point noise
 
 
 class OrderType(StrEnum):
@@ -62,7 +62,7 @@ class Order(msgspec.Struct):
 
 
 class Fill(msgspec.Struct, frozen=True):
-    """One simulated execution, fields as in the episode files; `slippage` is USD a share, positive is worse."""
+    """One simulated execution, fields as in the episode files; `slippage` is USD per share, positive is worse."""
 
     ts: int
     seq: int
@@ -98,7 +98,7 @@ class ShownQuote(msgspec.Struct):
     ask_taken: float = 0.0
 
     def update(self, bid: float, ask: float, bid_size: float, ask_size: float, good: bool) -> None:
-        """Set a new quote in force; an unknown one keeps the last prices for the record."""
+        """Set a new quote in force; a bad one keeps the last prices."""
         self.good = good and bid > 0 and ask > 0 and math.isfinite(bid) and math.isfinite(ask)
         if not self.good:
             return
