@@ -38,7 +38,7 @@ def book(
     Without --at or --seq: the last book of the day. The first call folds the day up to that place and saves snapshots
     in temp/cache; later calls start at the nearest snapshot. Times are in New York.
 
-    Example: hv book --date 2025-07-17 --symbol ARL --at 10:31:05.2
+    Example: hv book --date 2025-07-17 --symbol ACME --at 09:40:05.2
     """
     from cli.progress_bar import ProgressBar
     from harvester.errors import BadSetting

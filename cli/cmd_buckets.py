@@ -42,7 +42,7 @@ def buckets(
     without quotes. --out and --json write the JSON artefact; without --limit they hold every second. Times are in New
     York on a terminal, in UTC in a pipe and in files.
 
-    Example: hv buckets --date 2025-07-17 --symbol ARL --from 10:31 --to 10:32
+    Example: hv buckets --date 2025-07-17 --symbol ACME --from 09:40 --to 09:41
     """
     from cli.progress_bar import ProgressBar
     from harvester.artefacts.json_files import json_file

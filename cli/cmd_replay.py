@@ -54,7 +54,7 @@ def replay(
     rows are plain lines. `trades` are reported prints; fills and episodes are simulated. Symbols match in upper or
     lower case; the default is all.
 
-    Example: hv replay --date 2025-07-17 --speed 60 --from 10:30 --symbols ARL
+    Example: hv replay --date 2025-07-17 --speed 60 --from 09:40 --symbols ACME
     """
     from cli.progress_bar import ProgressBar
     from harvester.eventlog.reader import open_day

@@ -43,7 +43,10 @@ def check_settings(settings: Settings, home: Home) -> None:
     if settings.client_id == 0:
         raise BadSetting("client id 0 is refused: it binds to orders placed by hand; use another, such as 9960")
     if not settings.symbols:
-        raise BadSetting(f"no symbols given; use for example --symbols AAPL,MSFT{other_port_hint(settings, home)}")
+        raise BadSetting(
+            f"no symbols given, and no `hv gateway` on port {settings.port} runs with {home.root} as its --home to take "
+            f"them from; use for example --symbols AAPL,MSFT{other_port_hint(settings, home)}"
+        )
     for symbol in settings.symbols:
         check_symbol(symbol)
     check_exchange(settings.exchange_calendar)
@@ -52,8 +55,9 @@ def check_settings(settings: Settings, home: Home) -> None:
         describe(settings.strategy)
     if settings.port in REAL_PORTS and not settings.account and simulated_gateway(settings, home) is None:
         raise BadSetting(
-            f"port {settings.port} belongs to a real gateway, and no account is given; "
-            f"use --account, or set HARVESTER_IB_ACCOUNT or IBKR_ACCOUNT{other_port_hint(settings, home)}"
+            f"no account given for port {settings.port}, a port of TWS or IB Gateway: use --account, or set "
+            "HARVESTER_IB_ACCOUNT or IBKR_ACCOUNT. If `hv gateway` runs there, use its --home: there is no gateway.json "
+            f"of it in {home.root}{other_port_hint(settings, home)}"
         )
 
 
