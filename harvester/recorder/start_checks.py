@@ -44,8 +44,8 @@ def check_settings(settings: Settings, home: Home) -> None:
         raise BadSetting("client id 0 is refused: it binds to orders placed by hand; use another, such as 9960")
     if not settings.symbols:
         raise BadSetting(
-            f"no symbols given, and no `hv gateway` on port {settings.port} runs with {home.root} as its --home to take "
-            f"them from; use for example --symbols AAPL,MSFT{other_port_hint(settings, home)}"
+            f"no symbols given, and no `hv gateway` on port {settings.port} runs with {home.root} as its --home to "
+            f"take them from; use for example --symbols AAPL,MSFT{other_port_hint(settings, home)}"
         )
     for symbol in settings.symbols:
         check_symbol(symbol)
@@ -56,8 +56,8 @@ def check_settings(settings: Settings, home: Home) -> None:
     if settings.port in REAL_PORTS and not settings.account and simulated_gateway(settings, home) is None:
         raise BadSetting(
             f"no account given for port {settings.port}, a port of TWS or IB Gateway: use --account, or set "
-            "HARVESTER_IB_ACCOUNT or IBKR_ACCOUNT. If `hv gateway` runs there, use its --home: there is no gateway.json "
-            f"of it in {home.root}{other_port_hint(settings, home)}"
+            "HARVESTER_IB_ACCOUNT or IBKR_ACCOUNT. If `hv gateway` runs there, use its --home: no gateway.json of it is "
+            f"in {home.root}{other_port_hint(settings, home)}"
         )
 
 
