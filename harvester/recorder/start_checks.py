@@ -56,8 +56,8 @@ def check_settings(settings: Settings, home: Home) -> None:
     if settings.port in REAL_PORTS and not settings.account and simulated_gateway(settings, home) is None:
         raise BadSetting(
             f"no account given for port {settings.port}, a port of TWS or IB Gateway: use --account, or set "
-            "HARVESTER_IB_ACCOUNT or IBKR_ACCOUNT. If `hv gateway` runs there, use its --home: no gateway.json of it is "
-            f"in {home.root}{other_port_hint(settings, home)}"
+            "HARVESTER_IB_ACCOUNT or IBKR_ACCOUNT. If `hv gateway` runs there, use its --home: it has no "
+            f"gateway.json in {home.root}{other_port_hint(settings, home)}"
         )
 
 
