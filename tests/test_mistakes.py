@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import re
+import subprocess
 import sys
 from functools import lru_cache
 from pathlib import Path
@@ -37,6 +39,26 @@ def test_a_list_fits_the_source(path: Path) -> None:
         for test in mistake.tests:
             file, _, name = test.partition("::")
             assert name.partition("[")[0] in functions_in(file), f"{mistake.where}: there is no test {test}"
+
+
+def test_a_mistake_names_only_what_exists(tmp_path: Path) -> None:
+    """No mistake rests on an undefined name: any test would notice that, and nothing would be proven of the rule."""
+    for n, mistake in enumerate(MISTAKES):
+        (tmp_path / f"mistake_{n}.py").write_text(mistake.apply(), encoding="utf-8")
+    command = [
+        sys.executable,
+        "-m",
+        "ruff",
+        "check",
+        "--isolated",
+        "--select",
+        "F821,F823",
+        "--output-format",
+        "concise",
+    ]
+    found = subprocess.run([*command, str(tmp_path)], capture_output=True, text=True, check=False).stdout
+    bad = {int(n) for n in re.findall(r"mistake_([0-9]+)\.py", found)}
+    assert "All checks passed" in found, [MISTAKES[n].where for n in sorted(bad)] or found
 
 
 def test_no_mistake_is_listed_twice() -> None:
