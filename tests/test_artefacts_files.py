@@ -20,8 +20,7 @@ from harvester.artefacts import json_schemas
 from harvester.artefacts.episode_files import compare_day, episode_files, write_day
 from harvester.artefacts.json_files import json_file, times
 from harvester.artefacts.table_files import csv_file
-from harvester.endofday.eod import EodOptions, EodReport, eod
-from harvester.endofday.eod import _compare as compare_episodes
+from harvester.endofday.eod import EodOptions, eod, episode_differences
 from harvester.errors import BadSetting, CannotRun, LogWriteFailed
 from harvester.files import Disk, must_take_file, put, put_all
 from harvester.home import Home
@@ -331,16 +330,15 @@ def test_symbols_cannot_leave_the_folder(day):
 def test_files_under_other_toggles_are_no_difference(day, tmp_path, epoch_ms, series_jsonl):
     """`hv eod` takes the episode files of any setting of the toggles for the date's own, and names an altered one."""
     _, made = day
-    home, report = Home(tmp_path), EodReport("2025-07-17")
+    home = Home(tmp_path)
     folder = home.on(made.trading_date).episodes
     files = made.files(epoch_ms=epoch_ms, series_jsonl=series_jsonl)
     write_day(folder, files)
-    compare_episodes(home, made, report)
-    assert [d for d in report.differences if d.what != "missing"] == []
+    assert [d for d in episode_differences(home.on(made.trading_date), made) if d.what != "missing"] == []
     altered = folder / max(files)
     altered.write_bytes(altered.read_bytes().replace(b"2025", b"2026").replace(b"17527", b"17528"))
-    compare_episodes(home, made, report)
-    assert [d.path for d in report.differences if d.what == "different"] == [altered]
+    differences = episode_differences(home.on(made.trading_date), made)
+    assert [d.path for d in differences if d.what == "different"] == [altered]
 
 
 def test_differences_are_told_apart(day, tmp_path):

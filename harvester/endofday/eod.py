@@ -206,11 +206,15 @@ def _versions(made: ProjectResult) -> list[dict[str, bytes]]:
 
 
 def _compare(folding: Folding) -> None:
-    """Compare the episode files; those projected while the day was unfinished are not a difference."""
-    folder, versions = folding.paths.episodes, _versions(folding.result)
-    found = compare_day(folder, *versions)
-    early = superseded(compare_day(folder, versions[0]) if found else [], folding.result.documents)
-    folding.report.differences = [d for d in found if d.path not in early]
+    folding.report.differences = episode_differences(folding.paths, folding.result)
+
+
+def episode_differences(paths: DatePaths, result: ProjectResult) -> list[Difference]:
+    """Episode files that differ from the projection; those projected while the day was unfinished do not count."""
+    versions = _versions(result)
+    found = compare_day(paths.episodes, *versions)
+    early = superseded(compare_day(paths.episodes, versions[0]) if found else [], result.documents)
+    return [d for d in found if d.path not in early]
 
 
 def _put_datasets(folding: Folding) -> None:
