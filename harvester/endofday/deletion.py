@@ -115,7 +115,7 @@ def write_plan(path: Path, made: DeletionPlan, disk: Disk) -> None:
     """
     put(path, json_file(msgspec.to_builtins(made)), disk)
     if read_plan(path) != made:
-        raise Mismatch(f"{path} reads back otherwise than it was written; nothing is deleted")
+        raise Mismatch(f"{path}: read-back differs from what was written; nothing is deleted")
 
 
 def read_plan(path: Path) -> DeletionPlan | None:
@@ -129,7 +129,7 @@ def read_plan(path: Path) -> DeletionPlan | None:
     except FileNotFoundError:
         return None
     except (OSError, msgspec.MsgspecError) as error:
-        move = "nothing is deleted by it; move it away, and hv eod --delete-temp lists anew"
+        move = "nothing is deleted by it; move it away, and hv eod --delete-temp writes a new list"
         raise DamagedFile(str(path), f"not a deletion list: {error}", move) from None
 
 

@@ -37,7 +37,7 @@ def archive(paths: DatePaths, disk: Disk) -> list[str]:
 
     Raises:
         DamagedLog: a run is not what was written.
-        Mismatch: what was stored reads back otherwise, or another run of that name is archived already.
+        Mismatch: the read-back differs from what was stored, or another run of that name is archived already.
         LogWriteFailed: the disk is full or failing.
     """
     made: list[str] = []

@@ -84,7 +84,7 @@ def compact_day(
         LockHeld: the date is being recorded.
         NoLog: the date has no log.
         DamagedLog: the log is not what was written; nothing is changed.
-        Mismatch: what was written reads back otherwise; the old files stay.
+        Mismatch: the read-back differs from what was written; the old files stay.
         LogWriteFailed: the disk is full or failing; the run is whole.
     """
     disk = disk or Disk()
@@ -142,7 +142,7 @@ def _switch(log: RunLog, disk: Disk, progress: Callable[[str, int], None]) -> No
     doom = DeletionList(log.run, log.content_hash, files)
     disk.write_atomic(folder / DELETION, seal(msgspec.json.encode(doom)))
     if _read_doom(folder) != doom:
-        raise OSError(f"{DELETION} reads back otherwise than it was written")
+        raise OSError(f"{DELETION}: read-back differs from what was written")
     disk.replace(folder / CANDIDATE, folder / MANIFEST)
     disk.sync_folder(folder)
 
