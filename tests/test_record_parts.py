@@ -16,7 +16,6 @@ from harvester.clock import LockstepClock
 from harvester.config import Settings
 from harvester.endofday.finished import must_be_over
 from harvester.errors import BadSetting, CannotRun
-from harvester.events import codes
 from harvester.events.kinds import Kind, Own, Stream
 from harvester.gateway.data_requests import RequestTarget
 from harvester.projections.run_params import RunParams, calendar_of
@@ -237,26 +236,6 @@ def test_the_first_rows_grant_a_stream_once() -> None:
     assert l1.was_steady
     l1.last_ts -= 1
     assert not l1.was_steady
-
-
-@pytest.mark.parametrize(
-    ("code", "refusal"),
-    [
-        *((code, False) for code in (316, 317, 10090, 10167, 10197, 2100, 2104, 2199)),
-        *((code, True) for code in (200, 309, 354, 2099, 2200, 10225)),
-    ],
-)
-def test_which_errors_end_a_subscription(code: int, refusal: bool) -> None:
-    """Warnings and the system messages 2100 to 2199 end nothing; every other error about a subscription does."""
-    assert subs.is_refusal(code) is refusal
-
-
-def test_refusals_of_pace_are_for_now() -> None:
-    """A pacing text under any code, 100 and 10225 may be granted later; a missing permission is final."""
-    assert subs.is_temporary(162, "Historical data request PACING violation")
-    assert subs.is_temporary(codes.TOO_FAST, "Max rate exceeded")
-    assert subs.is_temporary(codes.RESUBSCRIBE, "Bust event")
-    assert not subs.is_temporary(354, "Requested market data is not subscribed")
 
 
 def plan(turn: int = 0, **settings: Any) -> SubscriptionPlan:

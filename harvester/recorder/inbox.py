@@ -135,6 +135,11 @@ class Inbox:
         counts, self._counts = self._counts, Counter()
         return {int(req_id): count for req_id, count in counts.items() if req_id.isdecimal() and len(req_id) < 12}
 
+    def take_count_of(self, req_id: int) -> int:
+        """Messages of one request since `take_counts`, and no later ones: they are not counted again."""
+        self._count()
+        return self._counts.pop(str(req_id), 0)
+
     def _count(self) -> None:
         fresh = self._items[self._counted :]
         self._counted = len(self._items)

@@ -45,6 +45,10 @@ class RequestLimits:
         """Whether a tick-by-tick subscription would have to wait for the spacing of its instrument."""
         return stream in TICK_BY_TICK and self._tick_by_tick.left(con_id) > 0
 
+    def hold_histories(self, seconds: float) -> None:
+        """Send no history and no request for 5-second bars for so long: IB has refused one for its pace."""
+        self._history.hold(seconds)
+
     def slow_down(self) -> None:
         """Halve the message rate: the gateway drops messages."""
         self._messages.slow_down()
