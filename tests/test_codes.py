@@ -46,6 +46,8 @@ LEGAL = "Error validating request.-'bQ' : cause - Incorrect generic tick list of
         (321, "Error validating request.-'bW' : cause - pacing violation", Verdict.PACING),
         (321, "Error validating request.-'bW' : cause - The request is not valid", Verdict.FINAL),
         (2104, "Market data farm connection is OK:usfarm", Verdict.STATUS),
+        (2100, "New account data requested", Verdict.ADVICE),
+        (2199, "the last system message", Verdict.ADVICE),
         (2137, "Cross side warning", Verdict.ADVICE),
         (10999, "a code of tomorrow", Verdict.DOUBTFUL),
         (10999, "PACING of tomorrow", Verdict.PACING),

@@ -195,7 +195,7 @@ class Connection:
         else:
             why = (
                 "disconnected before it was ready: TWS / IB Gateway may still be starting (--wait 10m keeps trying), "
-                "does not trust this machine (trusted IPs in its API settings), or is not what listens there (wrong port)"
+                "does not trust this machine (trusted IPs in its API settings), or is not what listens there"
             )
         return GatewayNotReady(f"{where} {why}")
 
