@@ -106,7 +106,7 @@ _NOW_AND_THEN = ("tests/test_record_refusals.py::test_a_missing_permission_is_as
 _FARM_RETURNS = "tests/test_record_refusals.py::test_live_updates_that_fail_are_revived_by_the_farm"
 _ADVICE = ("tests/test_record_refusals.py::test_advice_ends_nothing_in_the_folds",)
 _PACED = ("tests/test_record_refusals.py::test_a_pacing_refusal_spaces_the_histories",)
-_ONE_SHOTS = "tests/test_record_refusals.py::test_requests_lost_in_an_outage_are_repeated"
+_ONE_SHOTS = "tests/test_record_start.py::test_a_look_up_lost_in_an_outage_is_repeated"
 _DEPTH = ("tests/test_record_stranger.py::test_smart_depth_stands_in_for_an_exchange_that_is_refused",)
 _LIMITS = ("tests/test_record_trouble.py::test_refused_streams_are_degraded_and_recorded",)
 

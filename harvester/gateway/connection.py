@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import socket
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
@@ -178,7 +179,11 @@ class Connection:
         if isinstance(outcome, TimeoutError):
             return GatewayNotReady(f"{where} {self._not_ready(timeout_s)}")
         if isinstance(outcome, OSError) and not isinstance(outcome, asyncio.CancelledError):
-            reason = outcome.strerror or str(outcome) or type(outcome).__name__
+            reason = (
+                os.strerror(outcome.errno)
+                if outcome.errno
+                else outcome.strerror or str(outcome) or type(outcome).__name__
+            )
             return GatewayNotReady(
                 f"cannot connect to {where}: {reason}; start TWS or IB Gateway (or `hv gateway`) and check the port"
             )

@@ -91,6 +91,11 @@ class TokenBucket:
         """Halve rate and burst, down to one a second: the gateway finds the rate too high."""
         self._per_second, self._burst = max(self._per_second / 2, 1.0), max(self._burst // 2, 1.0)
 
+    @property
+    def held(self) -> bool:
+        """Whether nothing is allowed now."""
+        return self._pace.now() < self._held_until
+
     def hold(self, seconds: float) -> None:
         """Allow nothing for so long, then one request, then the rate: the gateway has refused one for its pace."""
         self._held_until = max(self._held_until, self._pace.now() + round(seconds * SECOND_NS))
@@ -101,7 +106,7 @@ class TokenBucket:
         async with self._queue:
             while True:
                 now = self._pace.now()
-                if now < self._held_until:
+                if self.held:
                     await self._pace.pause((self._held_until - now) / SECOND_NS, pacing=self._pacing)
                     continue
                 self._tokens = min(self._burst, self._tokens + (now - self._filled) / SECOND_NS * self._per_second)

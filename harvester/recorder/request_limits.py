@@ -30,13 +30,19 @@ class RequestLimits:
 
     async def history(self) -> None:
         """Wait for a history request."""
+        await self._history_and_message()
+
+    async def _history_and_message(self) -> None:
         await self._history.take()
         await self._messages.take()
+        while self._history.held:  # IB has refused another one meanwhile
+            await self._history.take()
 
     async def subscription(self, stream: Stream, con_id: int) -> None:
         """Wait for a subscription."""
         if stream is Stream.BARS_5S:
-            await self._history.take()
+            await self._history_and_message()
+            return
         if stream in TICK_BY_TICK:
             await self._tick_by_tick.take(con_id)
         await self._messages.take()
