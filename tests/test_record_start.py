@@ -177,6 +177,21 @@ def test_a_look_up_lost_in_an_outage_is_repeated(tmp_path: Path, monkeypatch: py
     assert Own.REQUEST_TIMEOUT not in found.codes()
 
 
+def test_advice_without_any_row_is_a_refusal_after_all(tmp_path: Path) -> None:
+    """10089 for L1, and no row follows: after the silence the stream counts as refused with that code."""
+
+    def granted(client: Client, req_id: str, stream: str) -> bool:
+        if stream == "l1":
+            client.error(req_id, 10089, "Requested market data requires additional subscription for API.")
+        return True
+
+    stranger = Stranger(granted=granted)
+    stranger.dead.add("l1")
+    found = played(stranger, tmp_path, subscribed_on(1), more_s=3.5, silence_seconds=1)
+    assert found.summary.coverage[SYMBOL]["l1"] == "refused 10089"
+    assert found.summary.coverage[SYMBOL]["all_last"] == "granted"
+
+
 def test_the_question_for_the_time_is_repeated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A question for the gateway's time without an answer is asked again after 2104."""
     monkeypatch.setattr(session, "LOST_S", 0.1)

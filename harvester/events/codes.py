@@ -144,7 +144,7 @@ MEANINGS: tuple[Meaning, ...] = (
     Meaning(
         DEPTH_RESET, "", Verdict.ADVICE, "Market depth data has been RESET. Please empty deep book contents …",
         "The book is empty until new rows arrive.",
-        ("tests/test_gateway_faults.py::test_317_empties_and_refills_a_book",),
+        ("tests/test_record_trouble.py::test_317_and_316_are_recorded_and_316_brings_a_new_request",),
     ),
     Meaning(320, "", Verdict.FOR_NOW, "Server error when reading an API client request", "", _UNITS),
     Meaning(BAD_REQUEST, _PACING, Verdict.PACING, "Error validating request … pacing violation", "", _UNITS),
@@ -303,6 +303,11 @@ def new_port(text: str) -> NewPort | None:
     return NewPort(host if re.search(r"\.|^localhost$", host) else "", int(found[2]))
 
 
+def legal_generic_ticks(text: str) -> set[str]:
+    """The generic ticks that a 321 lists as legal; empty when it lists none."""
+    return {tick for group in re.findall(r"\b(\d{2,3}(?:/\d{2,3})?)\(", text) for tick in group.split("/")}
+
+
 def fewer_generic_ticks(asked: str, text: str) -> str | None:
     """Generic ticks for another L1 request after a 321 about `asked`, both separated by commas; None to give up.
 
@@ -312,6 +317,6 @@ def fewer_generic_ticks(asked: str, text: str) -> str | None:
     ours = [tick for tick in asked.split(",") if tick]
     if not ours:
         return None
-    legal = {tick for group in re.findall(r"\b(\d{2,3}(?:/\d{2,3})?)\(", text) for tick in group.split("/")}
+    legal = legal_generic_ticks(text)
     kept = [tick for tick in ours if tick.split(":")[0] in legal]
     return ",".join(kept if 0 < len(kept) < len(ours) else ours[: len(ours) // 2])

@@ -109,7 +109,8 @@ class StreamErrors:
         generic = codes.fewer_generic_ticks(sub.params["generic"], text)
         if generic is None:
             return "none on this connection"
-        self._subscriber.use_generic_ticks(generic)
+        if codes.legal_generic_ticks(text):  # true for every symbol; another text may be about this one
+            self._subscriber.use_generic_ticks(generic)
         params = {**sub.params, "generic": generic}
         self._line.tasks.spawn(self._subscriber.subscribe(sub.stream, sub.target, params, again=True))
         return f"again with the generic ticks {generic or 'none'}"
