@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from harvester.events import codes
-from harvester.events.codes import Verdict, fewer_generic_ticks, meaning, new_port
+from harvester.events.codes import Effect, fewer_generic_ticks, meaning, new_port
 
 PROJECT = Path(__file__).resolve().parent.parent
 PACING_TEXT = "Historical Market Data Service error message:Historical data request pacing violation"
@@ -19,50 +19,50 @@ LEGAL = "Error validating request.-'bQ' : cause - Incorrect generic tick list of
 
 
 @pytest.mark.parametrize(
-    ("code", "text", "verdict"),
+    ("code", "text", "effect"),
     [
-        (162, PACING_TEXT, Verdict.PACING),
-        (162, "… Service error message:HMDS query returned no data: ACME@SMART Trades", Verdict.FINAL),
-        (162, "Historical Market Data Service error message:API historical data query cancelled: 28", Verdict.FINAL),
-        (162, "… Service error message:No market data permissions for NYSE STK", Verdict.NOW_AND_THEN),
-        (162, "Historical Market Data Service error message:HMDS connection attempt failed", Verdict.FOR_NOW),
-        (162, "Mensaje de error del servicio de datos", Verdict.FOR_NOW),
-        (322, "Error processing request.-'bR' : cause - Duplicate ticker id", Verdict.NEW_ID),
-        (322, "… : cause - Duplicate ticker ID for API historical data query", Verdict.NEW_ID),
-        (322, "Max number of tick-by-tick requests has been reached", Verdict.NO_LINE),
-        (322, "Error processing request.-'co' : cause - scanner subscriptions", Verdict.NOW_AND_THEN),
-        (420, "Invalid Real-time Query:Historical data request pacing violation", Verdict.PACING),
-        (420, "Ungültige Echtzeitabfrage: zu viele Anfragen", Verdict.PACING),
-        (420, "无效的实时查询", Verdict.PACING),
-        (420, "Invalid Real-time Query:No market data permissions for NYSE STK.", Verdict.NOW_AND_THEN),
-        (10189, "Failed to request …:No more than one request per instrument every 15 seconds", Verdict.PACING),
-        (10189, "Failed to request …:BidAsk tick-by-tick requests are not supported for X", Verdict.FINAL),
-        (10189, "Failed to request tick-by-tick data.No market data permissions for ISLAND STK.", Verdict.NOW_AND_THEN),
-        (10190, "Max number of tick-by-tick requests has been reached.", Verdict.NO_LINE),
-        (10190, "Pacing violation: tick-by-tick request", Verdict.PACING),
-        (10089, "… requires additional subscription for API.ACME NASDAQ.NMS/TOP/ALL", Verdict.ADVICE),
-        (10089, "Requested market data requires additional subscription for API.QQQ NASDAQ.NMS/DEEP", Verdict.DOUBTFUL),
-        (10182, "请求实时更新失败", Verdict.FOR_NOW),
-        (321, "Error validating request.-'bW' : cause - pacing violation", Verdict.PACING),
-        (321, "Error validating request.-'bW' : cause - The request is not valid", Verdict.FINAL),
-        (2104, "Market data farm connection is OK:usfarm", Verdict.STATUS),
-        (2100, "New account data requested", Verdict.ADVICE),
-        (2199, "the last system message", Verdict.ADVICE),
-        (2137, "Cross side warning", Verdict.ADVICE),
-        (10999, "a code of tomorrow", Verdict.DOUBTFUL),
-        (10999, "PACING of tomorrow", Verdict.PACING),
-        (2200, "not a system message", Verdict.DOUBTFUL),
-        (2099, "not a system message", Verdict.DOUBTFUL),
-        *((code, "", Verdict.NOW_AND_THEN) for code in (101, 200, 354, 10168, 10186)),
-        *((code, "", Verdict.FOR_NOW) for code in (320, 323, 366)),
-        *((code, "", Verdict.NEW_ID) for code in (102, 300, 310, 316, 10225)),
-        *((code, "", Verdict.ADVICE) for code in (165, 317, 399, 10090, 10091, 10167, 10197)),
-        (100, "Max rate of messages per second has been exceeded", Verdict.PACING),
+        (162, PACING_TEXT, Effect.PACING),
+        (162, "… Service error message:HMDS query returned no data: ACME@SMART Trades", Effect.FINAL),
+        (162, "Historical Market Data Service error message:API historical data query cancelled: 28", Effect.FINAL),
+        (162, "… Service error message:No market data permissions for NYSE STK", Effect.NOW_AND_THEN),
+        (162, "Historical Market Data Service error message:HMDS connection attempt failed", Effect.FOR_NOW),
+        (162, "Mensaje de error del servicio de datos", Effect.FOR_NOW),
+        (322, "Error processing request.-'bR' : cause - Duplicate ticker id", Effect.NEW_ID),
+        (322, "… : cause - Duplicate ticker ID for API historical data query", Effect.NEW_ID),
+        (322, "Max number of tick-by-tick requests has been reached", Effect.NO_LINE),
+        (322, "Error processing request.-'co' : cause - scanner subscriptions", Effect.NOW_AND_THEN),
+        (420, "Invalid Real-time Query:Historical data request pacing violation", Effect.PACING),
+        (420, "Ungültige Echtzeitabfrage: zu viele Anfragen", Effect.PACING),
+        (420, "无效的实时查询", Effect.PACING),
+        (420, "Invalid Real-time Query:No market data permissions for NYSE STK.", Effect.NOW_AND_THEN),
+        (10189, "Failed to request …:No more than one request per instrument every 15 seconds", Effect.PACING),
+        (10189, "Failed to request …:BidAsk tick-by-tick requests are not supported for X", Effect.FINAL),
+        (10189, "Failed to request tick-by-tick data.No market data permissions for ISLAND STK.", Effect.NOW_AND_THEN),
+        (10190, "Max number of tick-by-tick requests has been reached.", Effect.NO_LINE),
+        (10190, "Pacing violation: tick-by-tick request", Effect.PACING),
+        (10089, "… requires additional subscription for API.ACME NASDAQ.NMS/TOP/ALL", Effect.ADVICE),
+        (10089, "Requested market data requires additional subscription for API.QQQ NASDAQ.NMS/DEEP", Effect.DOUBTFUL),
+        (10182, "请求实时更新失败", Effect.FOR_NOW),
+        (321, "Error validating request.-'bW' : cause - pacing violation", Effect.PACING),
+        (321, "Error validating request.-'bW' : cause - The request is not valid", Effect.FINAL),
+        (2104, "Market data farm connection is OK:usfarm", Effect.STATUS),
+        (2100, "New account data requested", Effect.ADVICE),
+        (2199, "the last system message", Effect.ADVICE),
+        (2137, "Cross side warning", Effect.ADVICE),
+        (10999, "a code of tomorrow", Effect.DOUBTFUL),
+        (10999, "PACING of tomorrow", Effect.PACING),
+        (2200, "not a system message", Effect.DOUBTFUL),
+        (2099, "not a system message", Effect.DOUBTFUL),
+        *((code, "", Effect.NOW_AND_THEN) for code in (101, 200, 354, 10168, 10186)),
+        *((code, "", Effect.FOR_NOW) for code in (320, 323, 366)),
+        *((code, "", Effect.NEW_ID) for code in (102, 300, 310, 316, 10225)),
+        *((code, "", Effect.ADVICE) for code in (165, 317, 399, 10090, 10091, 10167, 10197)),
+        (100, "Max rate of messages per second has been exceeded", Effect.PACING),
     ],
 )  # fmt: skip
-def test_the_text_decides(code: int, text: str, verdict: Verdict) -> None:
-    """Texts of IB under codes with several meanings, in any language, get the verdict that fits the text."""
-    assert meaning(code, text).verdict is verdict
+def test_the_text_decides(code: int, text: str, effect: Effect) -> None:
+    """Texts of IB under codes with several meanings, in any language, get the effect that fits the text."""
+    assert meaning(code, text).effect is effect
 
 
 def test_every_code_has_a_row_for_any_text() -> None:
@@ -78,14 +78,14 @@ def test_every_code_has_a_row_for_any_text() -> None:
 def test_what_ends_a_stream_in_the_folds_never_goes_on() -> None:
     """No code that the folds take for an end has a row by which the recorder lets the stream go on."""
     for code in codes.REFUSALS:
-        verdicts = {row.verdict for row in codes.MEANINGS if row.code == code} or {meaning(code, "").verdict}
-        assert not verdicts & {Verdict.ADVICE, Verdict.STATUS, Verdict.DOUBTFUL}, code
+        effects = {row.effect for row in codes.MEANINGS if row.code == code} or {meaning(code, "").effect}
+        assert not effects & {Effect.ADVICE, Effect.STATUS, Effect.DOUBTFUL}, code
 
 
-def test_every_verdict_is_explained_and_used() -> None:
-    """The page explains each verdict, and each is the verdict of some row."""
-    assert set(codes.VERDICTS) == set(Verdict)
-    assert {row.verdict for row in codes.MEANINGS} | {codes.UNKNOWN.verdict} == set(Verdict)
+def test_every_effect_is_explained_and_used() -> None:
+    """The page explains each effect, and each is the effect of some row."""
+    assert set(codes.EFFECTS) == set(Effect)
+    assert {row.effect for row in codes.MEANINGS} | {codes.UNKNOWN.effect} == set(Effect)
 
 
 def tool() -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from harvester.events.codes import MEANINGS, VERDICTS, Meaning
+from harvester.events.codes import EFFECTS, MEANINGS, Meaning
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "codes.md"
 HEAD = """# IB's codes
@@ -17,9 +17,9 @@ code has no pattern, so a gateway in another language gets it. After a refusal, 
 is cancelled before it is requested again, and rows that arrive later under the old id do not bring it back. Rows that
 arrive after a refusal without a cancel do: the stream is stated again in the log.
 
-## Verdicts
+## Effects
 
-| verdict | what the recorder does |
+| effect | what the recorder does |
 |---|---|
 """
 TABLE = """
@@ -27,22 +27,22 @@ A code that is not in the table: `doubtful`; `pacing` if its text says so. 2100 
 
 ## Codes
 
-| code | text | IB says | verdict | held | what we do besides | tested in |
+| code | text | IB says | effect | held | what we do besides | tested in |
 |---|---|---|---|---|---|---|
 """
 
 
 def page() -> str:
     """The page's text."""
-    verdicts = [f"| {verdict} | {what} |\n" for verdict, what in VERDICTS.items()]
-    return "".join([HEAD, *verdicts, TABLE, *map(_row, MEANINGS)])
+    effects = [f"| {effect} | {what} |\n" for effect, what in EFFECTS.items()]
+    return "".join([HEAD, *effects, TABLE, *map(_row, MEANINGS)])
 
 
 def _row(row: Meaning) -> str:
     text = f"`{row.text}`".replace("|", "\\|") if row.text else ""
     tests = "<br>".join(f"`{test.removeprefix('tests/')}`" for test in row.tests)
     held = "held" if row.held else ""
-    return f"| {row.code} | {text} | {row.said} | {row.verdict} | {held} | {row.does} | {tests} |\n"
+    return f"| {row.code} | {text} | {row.said} | {row.effect} | {held} | {row.does} | {tests} |\n"
 
 
 if __name__ == "__main__":

@@ -48,7 +48,7 @@ REFUSALS = frozenset((
 """Errors that end a subscription in every fold, whatever their text. The recorder's `STREAM_REFUSED` ends it too."""
 
 
-class Verdict(StrEnum):
+class Effect(StrEnum):
     """What an error about a request means for it."""
 
     FINAL = "final"
@@ -62,20 +62,20 @@ class Verdict(StrEnum):
     STATUS = "status"
 
 
-VERDICTS: dict[Verdict, str] = {
-    Verdict.FINAL: "The request is not repeated on this connection. An exchange's depth is replaced by SMART depth.",
-    Verdict.NO_LINE: "IB has no free line. No other of this kind is requested until everything is requested again.",
-    Verdict.PACING: "Too many requests: repeated after 15 s, 30 s, 1, 2, 5, 10 min; other histories and 5-second bars "
+EFFECTS: dict[Effect, str] = {
+    Effect.FINAL: "The request is not repeated on this connection. An exchange's depth is replaced by SMART depth.",
+    Effect.NO_LINE: "IB has no free line. No other of this kind is requested until everything is requested again.",
+    Effect.PACING: "Too many requests: repeated after 15 s, 30 s, 1, 2, 5, 10 min; other histories and 5-second bars "
     "wait meanwhile.",
-    Verdict.FOR_NOW: "Repeated after 1, 2, 5, 10, 20, 30, 60 s, and at once when a farm or the connection is back.",
-    Verdict.NOW_AND_THEN: "Repeated after 1, 5, 15, 30, 60 min, and at once when a farm or the connection is back.",
-    Verdict.NEW_ID: "The old id is cancelled, and the same is requested under a new id, after the pauses of `for now`.",
-    Verdict.DOUBTFUL: "Advice while rows arrive. Without rows a refusal, then like `now and then`. If the stream stops "
+    Effect.FOR_NOW: "Repeated after 1, 2, 5, 10, 20, 30, 60 s, and at once when a farm or the connection is back.",
+    Effect.NOW_AND_THEN: "Repeated after 1, 5, 15, 30, 60 min, and at once when a farm or the connection is back.",
+    Effect.NEW_ID: "The old id is cancelled, and the same is requested under a new id, after the pauses of `for now`.",
+    Effect.DOUBTFUL: "Advice while rows arrive. Without rows a refusal, then like `now and then`. If the stream stops "
     "later, it counts as refused.",
-    Verdict.ADVICE: "The request goes on. If no rows arrive, or the stream stops later, it counts as refused.",
-    Verdict.STATUS: "Not about one request.",
+    Effect.ADVICE: "The request goes on. If no rows arrive, or the stream stops later, it counts as refused.",
+    Effect.STATUS: "Not about one request.",
 }
-"""What the recorder does after each verdict. A refusal after which the gateway may hold the request is cancelled."""
+"""What the recorder does after each effect. A refusal after which the gateway may hold the request is cancelled."""
 
 
 class Meaning(NamedTuple):
@@ -83,19 +83,19 @@ class Meaning(NamedTuple):
 
     `held`: the gateway may still hold the request: it is cancelled before it is repeated, and advice may turn out to
     be its end. `said`: IB's words;
-    `does`: what we do beyond the verdict; `tests`: where it is tested.
+    `does`: what we do besides; `tests`: where it is tested.
     """
 
     code: int
     text: str
-    verdict: Verdict
+    effect: Effect
     said: str
     does: str = ""
     tests: tuple[str, ...] = ()
     held: bool = False
 
 
-UNKNOWN = Meaning(0, "", Verdict.DOUBTFUL, "", held=True)
+UNKNOWN = Meaning(0, "", Effect.DOUBTFUL, "", held=True)
 """An error about a request whose code is not in the table."""
 
 _NO_PERMISSION, _PACING, _LINES = r"permission|not subscribed|additional subscription", r"pacing", r"max(imum)? ?number"
@@ -112,96 +112,96 @@ _LIMITS = ("tests/test_record_trouble.py::test_refused_streams_are_degraded_and_
 
 MEANINGS: tuple[Meaning, ...] = (
     Meaning(
-        TOO_FAST, "", Verdict.PACING, "Max rate of messages per second has been exceeded",
+        TOO_FAST, "", Effect.PACING, "Max rate of messages per second has been exceeded",
         "Halve our message rate and repeat the unanswered requests of the last 3 s.",
         ("tests/test_record_limits.py::test_what_a_gateway_drops_is_asked_again",),
     ),
     Meaning(
-        NO_MORE_MARKET_DATA, "", Verdict.NOW_AND_THEN, "Max number of tickers has been reached", "", _NOW_AND_THEN
+        NO_MORE_MARKET_DATA, "", Effect.NOW_AND_THEN, "Max number of tickers has been reached", "", _NOW_AND_THEN
     ),
-    Meaning(102, "", Verdict.NEW_ID, "Duplicate ticker ID", "", _UNITS, held=True),
-    Meaning(HISTORY_ERROR, _PACING, Verdict.PACING, "… Historical data request pacing violation", "", _PACED),
-    Meaning(HISTORY_ERROR, _NOTHING, Verdict.FINAL, "… HMDS query returned no data", "", _UNITS),
+    Meaning(102, "", Effect.NEW_ID, "Duplicate ticker ID", "", _UNITS, held=True),
+    Meaning(HISTORY_ERROR, _PACING, Effect.PACING, "… Historical data request pacing violation", "", _PACED),
+    Meaning(HISTORY_ERROR, _NOTHING, Effect.FINAL, "… HMDS query returned no data", "", _UNITS),
     Meaning(
-        HISTORY_ERROR, _NO_PERMISSION, Verdict.NOW_AND_THEN, "… No market data permissions for NYSE STK", "", _UNITS
+        HISTORY_ERROR, _NO_PERMISSION, Effect.NOW_AND_THEN, "… No market data permissions for NYSE STK", "", _UNITS
     ),
-    Meaning(HISTORY_ERROR, "", Verdict.FOR_NOW, "… any other text, such as a lost HMDS connection", "", _UNITS),
-    Meaning(165, "", Verdict.ADVICE, "Historical Market Data Service query message", "", _UNITS),
+    Meaning(HISTORY_ERROR, "", Effect.FOR_NOW, "… any other text, such as a lost HMDS connection", "", _UNITS),
+    Meaning(165, "", Effect.ADVICE, "Historical Market Data Service query message", "", _UNITS),
     Meaning(
-        UNKNOWN_CONTRACT, "", Verdict.NOW_AND_THEN, "No security definition has been found for the request",
+        UNKNOWN_CONTRACT, "", Effect.NOW_AND_THEN, "No security definition has been found for the request",
         "A contract look-up ends with exit code 8, except during an outage (1100). Depth is requested under the "
         "exchange's other name, then as SMART depth.",
         ("tests/test_record_trouble.py::test_an_unknown_symbol_ends_the_recording_in_order",
          "tests/test_record_stranger.py::test_an_exchange_is_asked_by_its_other_name_before_smart"),
     ),
-    Meaning(300, "", Verdict.NEW_ID, "Can't find EId with tickerId", "", _UNITS),
-    Meaning(NO_MORE_DEPTH, "", Verdict.NO_LINE, "Max number of market depth requests has been reached", "", _LIMITS),
-    Meaning(310, "", Verdict.NEW_ID, "Can't find the subscribed market depth with tickerId", "", _UNITS),
+    Meaning(300, "", Effect.NEW_ID, "Can't find EId with tickerId", "", _UNITS),
+    Meaning(NO_MORE_DEPTH, "", Effect.NO_LINE, "Max number of market depth requests has been reached", "", _LIMITS),
+    Meaning(310, "", Effect.NEW_ID, "Can't find the subscribed market depth with tickerId", "", _UNITS),
     Meaning(
-        DEPTH_HALTED, "", Verdict.NEW_ID, "Market depth data has been HALTED. Please re-subscribe.", "",
+        DEPTH_HALTED, "", Effect.NEW_ID, "Market depth data has been HALTED. Please re-subscribe.", "",
         ("tests/test_record_limits.py::test_halts_are_no_storm",), held=True,
     ),
     Meaning(
-        DEPTH_RESET, "", Verdict.ADVICE, "Market depth data has been RESET. Please empty deep book contents …",
+        DEPTH_RESET, "", Effect.ADVICE, "Market depth data has been RESET. Please empty deep book contents …",
         "The book is empty until new rows arrive.",
         ("tests/test_record_trouble.py::test_317_and_316_are_recorded_and_316_brings_a_new_request",),
     ),
-    Meaning(320, "", Verdict.FOR_NOW, "Server error when reading an API client request", "", _UNITS),
-    Meaning(BAD_REQUEST, _PACING, Verdict.PACING, "Error validating request … pacing violation", "", _UNITS),
+    Meaning(320, "", Effect.FOR_NOW, "Server error when reading an API client request", "", _UNITS),
+    Meaning(BAD_REQUEST, _PACING, Effect.PACING, "Error validating request … pacing violation", "", _UNITS),
     Meaning(
-        BAD_REQUEST, "", Verdict.FINAL, "Error validating request … Incorrect generic tick list of …",
+        BAD_REQUEST, "", Effect.FINAL, "Error validating request … Incorrect generic tick list of …",
         "L1 is requested with those of our generic ticks that the text lists as legal, else with half, else with none.",
         ("tests/test_record_refusals.py::test_one_bad_generic_tick_costs_that_tick",),
     ),
     Meaning(
-        NOT_PROCESSED, r"duplicate", Verdict.NEW_ID, "Error processing request … Duplicate ticker id", "",
+        NOT_PROCESSED, r"duplicate", Effect.NEW_ID, "Error processing request … Duplicate ticker id", "",
         ("tests/test_record_refusals.py::test_a_duplicate_id_costs_the_id_and_no_line",), held=True,
     ),
-    Meaning(NOT_PROCESSED, _PACING, Verdict.PACING, "Error processing request … pacing violation", "", _UNITS),
+    Meaning(NOT_PROCESSED, _PACING, Effect.PACING, "Error processing request … pacing violation", "", _UNITS),
     Meaning(
-        NOT_PROCESSED, rf"{_LINES}.*tick-by-tick", Verdict.NO_LINE,
+        NOT_PROCESSED, rf"{_LINES}.*tick-by-tick", Effect.NO_LINE,
         "… Max number of tick-by-tick requests has been reached", "", _UNITS,
     ),
-    Meaning(NOT_PROCESSED, "", Verdict.NOW_AND_THEN, "Error processing request … any other cause", "", _UNITS),
-    Meaning(323, "", Verdict.FOR_NOW, "Server error: cause - …", "", _UNITS),
+    Meaning(NOT_PROCESSED, "", Effect.NOW_AND_THEN, "Error processing request … any other cause", "", _UNITS),
+    Meaning(323, "", Effect.FOR_NOW, "Server error: cause - …", "", _UNITS),
     Meaning(
-        CLIENT_ID_IN_USE, "", Verdict.STATUS, "Unable to connect as the client id is already in use",
+        CLIENT_ID_IN_USE, "", Effect.STATUS, "Unable to connect as the client id is already in use",
         "The first connection ends with exit code 7; a later one is tried again.",
         ("tests/test_record_trouble.py::test_a_client_id_in_use",),
     ),
-    Meaning(NOT_SUBSCRIBED, "", Verdict.NOW_AND_THEN, "Requested market data is not subscribed", "", _NOW_AND_THEN),
-    Meaning(366, "", Verdict.FOR_NOW, "No historical data query found for ticker id", "", _UNITS),
-    Meaning(399, "", Verdict.ADVICE, "Order message: a warning", "", _UNITS),
+    Meaning(NOT_SUBSCRIBED, "", Effect.NOW_AND_THEN, "Requested market data is not subscribed", "", _NOW_AND_THEN),
+    Meaning(366, "", Effect.FOR_NOW, "No historical data query found for ticker id", "", _UNITS),
+    Meaning(399, "", Effect.ADVICE, "Order message: a warning", "", _UNITS),
     Meaning(
-        BAD_BARS_REQUEST, _NO_PERMISSION, Verdict.NOW_AND_THEN,
+        BAD_BARS_REQUEST, _NO_PERMISSION, Effect.NOW_AND_THEN,
         "Invalid Real-time Query: No market data permissions for NYSE STK", "", _UNITS,
     ),
     Meaning(
-        BAD_BARS_REQUEST, "", Verdict.PACING, "Invalid Real-time Query: … pacing violation, in any language", "", _AGAIN
+        BAD_BARS_REQUEST, "", Effect.PACING, "Invalid Real-time Query: … pacing violation, in any language", "", _AGAIN
     ),
     Meaning(
-        CONNECTION_LOST, "", Verdict.STATUS, "Connectivity between IBKR and Trader Workstation has been lost",
+        CONNECTION_LOST, "", Effect.STATUS, "Connectivity between IBKR and Trader Workstation has been lost",
         "An outage begins. Contract look-ups do not time out until it ends.", (_ONE_SHOTS,),
     ),
     Meaning(
-        RESTORED_DATA_LOST, "", Verdict.STATUS, "… restored - data lost",
+        RESTORED_DATA_LOST, "", Effect.STATUS, "… restored - data lost",
         "The outage ends. Everything is requested again, unanswered requests too.",
         ("tests/test_record_trouble.py::test_after_1101_everything_is_asked_for_again", _ONE_SHOTS),
     ),
     Meaning(
-        RESTORED_DATA_KEPT, "", Verdict.STATUS, "… restored - data maintained",
+        RESTORED_DATA_KEPT, "", Effect.STATUS, "… restored - data maintained",
         "The outage ends. Depth is renewed, and every stream that stays silent; unanswered requests are repeated.",
         ("tests/test_record_limits.py::test_a_granted_line_is_kept_though_others_were_refused", _ONE_SHOTS),
     ),
     Meaning(
-        PORT_CHANGED, "", Verdict.STATUS, "TWS socket port has been reset … Please reconnect on the new port - <port>",
+        PORT_CHANGED, "", Effect.STATUS, "TWS socket port has been reset … Please reconnect on the new port - <port>",
         "The port is shown and tried once, on the same host; a text that names another host is only shown.",
         ("tests/test_record_refusals.py::test_an_announced_port_is_tried_once",
          "tests/test_codes.py::test_a_new_port_is_read_from_the_text"),
     ),
     *(
         Meaning(
-            code, "", Verdict.STATUS, f"{farm} farm connection is OK",
+            code, "", Effect.STATUS, f"{farm} farm connection is OK",
             "Streams that stay silent are renewed, refused requests and unanswered ones repeated.", (test,),
         )
         for code, farm, test in zip(
@@ -212,54 +212,54 @@ MEANINGS: tuple[Meaning, ...] = (
         )
     ),
     Meaning(
-        PERMISSION_MISSING, r"/deep", Verdict.DOUBTFUL, "… requires additional subscription for API … /DEEP",
+        PERMISSION_MISSING, r"/deep", Effect.DOUBTFUL, "… requires additional subscription for API … /DEEP",
         "", _UNITS, held=True,
     ),
     Meaning(
-        PERMISSION_MISSING, "", Verdict.ADVICE, "Requested market data requires additional subscription for API",
+        PERMISSION_MISSING, "", Effect.ADVICE, "Requested market data requires additional subscription for API",
         "", _ADVICE, held=True,
     ),
-    Meaning(10090, "", Verdict.ADVICE, "Part of requested market data is not subscribed", "", _ADVICE, held=True),
+    Meaning(10090, "", Effect.ADVICE, "Part of requested market data is not subscribed", "", _ADVICE, held=True),
     Meaning(
-        10091, "", Verdict.ADVICE, "Part of requested market data requires additional subscription for API", "",
+        10091, "", Effect.ADVICE, "Part of requested market data requires additional subscription for API", "",
         _ADVICE, held=True,
     ),
-    Meaning(10092, "", Verdict.FINAL, "Deep market data is not supported for this combination …", "", _DEPTH),
+    Meaning(10092, "", Effect.FINAL, "Deep market data is not supported for this combination …", "", _DEPTH),
     Meaning(
-        DELAYED_DATA, "", Verdict.ADVICE, "Requested market data is not subscribed. Displaying delayed market data.",
+        DELAYED_DATA, "", Effect.ADVICE, "Requested market data is not subscribed. Displaying delayed market data.",
         "The data type is recorded and shown.", _ADVICE,
     ),
-    Meaning(NO_DELAYED_DATA, "", Verdict.NOW_AND_THEN, "… Delayed market data is not enabled", "", _UNITS),
+    Meaning(NO_DELAYED_DATA, "", Effect.NOW_AND_THEN, "… Delayed market data is not enabled", "", _UNITS),
     Meaning(
-        LIVE_UPDATES_FAILED, "", Verdict.FOR_NOW, "Failed to request live updates (disconnected)", "",
+        LIVE_UPDATES_FAILED, "", Effect.FOR_NOW, "Failed to request live updates (disconnected)", "",
         (_FARM_RETURNS,), held=True,
     ),
-    Meaning(10186, "", Verdict.NOW_AND_THEN, "… Delayed market data is not enabled", "", _UNITS),
+    Meaning(10186, "", Effect.NOW_AND_THEN, "… Delayed market data is not enabled", "", _UNITS),
     Meaning(
-        NO_TICK_BY_TICK, r"no more than|pacing|15 sec", Verdict.PACING,
+        NO_TICK_BY_TICK, r"no more than|pacing|15 sec", Effect.PACING,
         "Failed to request tick-by-tick data: no more than one request per instrument every 15 seconds", "", _UNITS,
     ),
     Meaning(
-        NO_TICK_BY_TICK, r"not supported", Verdict.FINAL,
+        NO_TICK_BY_TICK, r"not supported", Effect.FINAL,
         "… BidAsk tick-by-tick requests are not supported for this instrument", "", _UNITS,
     ),
     Meaning(
-        NO_TICK_BY_TICK, "", Verdict.NOW_AND_THEN, "… No market data permissions for ISLAND STK", "", _NOW_AND_THEN
+        NO_TICK_BY_TICK, "", Effect.NOW_AND_THEN, "… No market data permissions for ISLAND STK", "", _NOW_AND_THEN
     ),
     Meaning(
-        NO_MORE_TICK_BY_TICK, _PACING, Verdict.PACING, "… pacing violation", "",
+        NO_MORE_TICK_BY_TICK, _PACING, Effect.PACING, "… pacing violation", "",
         ("tests/test_record_stranger.py::test_a_refusal_for_its_pace_is_repeated",),
     ),
     Meaning(
-        NO_MORE_TICK_BY_TICK, "", Verdict.NO_LINE, "Max number of tick-by-tick requests has been reached", "", _LIMITS
+        NO_MORE_TICK_BY_TICK, "", Effect.NO_LINE, "Max number of tick-by-tick requests has been reached", "", _LIMITS
     ),
     Meaning(
-        COMPETING_SESSION, "", Verdict.ADVICE, "No market data during competing live session",
+        COMPETING_SESSION, "", Effect.ADVICE, "No market data during competing live session",
         "The stream is paused; it is renewed when silent for `silence_seconds`.",
         ("tests/test_record_limits.py::test_a_stream_that_ended_without_a_word_is_asked_again",),
     ),
     Meaning(
-        RESUBSCRIBE, "", Verdict.NEW_ID, "Bust event occurred, current subscription is deactivated. Please resubscribe",
+        RESUBSCRIBE, "", Effect.NEW_ID, "Bust event occurred, current subscription is deactivated. Please resubscribe",
         "", ("tests/test_record_refusals.py::test_what_the_gateway_may_hold_is_cancelled_first",), held=True,
     ),
 )  # fmt: skip
@@ -269,7 +269,7 @@ _BY_CODE: dict[int, tuple[Meaning, ...]] = {
     code: tuple(row for row in MEANINGS if row.code == code) for code in dict.fromkeys(row.code for row in MEANINGS)
 }
 _SYSTEM_MESSAGES = range(2100, 2200)  # warnings about farms and settings, never about one subscription
-_SYSTEM = Meaning(0, "", Verdict.ADVICE, "")
+_SYSTEM = Meaning(0, "", Effect.ADVICE, "")
 
 
 @lru_cache(maxsize=256)
@@ -284,7 +284,7 @@ def meaning(code: int, text: str) -> Meaning:
             return row
     if code in _SYSTEM_MESSAGES:
         return _SYSTEM
-    return UNKNOWN._replace(verdict=Verdict.PACING) if re.search(_PACING, text, re.IGNORECASE) else UNKNOWN
+    return UNKNOWN._replace(effect=Effect.PACING) if re.search(_PACING, text, re.IGNORECASE) else UNKNOWN
 
 
 class NewPort(NamedTuple):

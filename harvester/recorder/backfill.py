@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import structlog
 
 from harvester.events import codes
-from harvester.events.codes import Verdict
+from harvester.events.codes import Effect
 from harvester.events.kinds import Own, Stream
 from harvester.recorder import subscriptions as subs
 from harvester.recorder.link import BACK_OFF_S
@@ -130,18 +130,18 @@ class HistoryBackfill:
         if flight is None:
             return False
         meaning = codes.meaning(code, text)
-        if meaning.verdict in {Verdict.ADVICE, Verdict.STATUS}:
+        if meaning.effect in {Effect.ADVICE, Effect.STATUS}:
             return True
         logger.warning(
             "history refused", symbol=flight.target.symbol, bar_size=flight.ask.bar_size, code=code, text=text
         )
-        if meaning.verdict in {Verdict.FINAL, Verdict.NO_LINE}:
+        if meaning.effect in {Effect.FINAL, Effect.NO_LINE}:
             self._settle(req_id)
-        elif meaning.verdict is Verdict.PACING:
+        elif meaning.effect is Effect.PACING:
             self._slow_down(flight)
             self._release(req_id)
         else:
-            soon = meaning.verdict in {Verdict.FOR_NOW, Verdict.NEW_ID}
+            soon = meaning.effect in {Effect.FOR_NOW, Effect.NEW_ID}
             self._postpone(flight, BACK_OFF_S if soon else subs.NOW_AND_THEN_S)
             self._release(req_id)
         return True

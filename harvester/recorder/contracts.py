@@ -14,7 +14,7 @@ import structlog
 from harvester.calendar import trading_date
 from harvester.errors import GatewayError, UnknownSymbol
 from harvester.events import codes
-from harvester.events.codes import Verdict
+from harvester.events.codes import Effect
 from harvester.events.kinds import Own
 from harvester.gateway.connection import ConnectionLost
 from harvester.gateway.data_requests import EXCHANGE_NAMES, RequestTarget
@@ -78,13 +78,13 @@ class Contracts:
     def refused(self, req_id: int, code: int, text: str) -> bool:
         """An error; returns whether its request id is a look-up's."""
         lookup = self._flying.get(req_id)
-        verdict = codes.meaning(code, text).verdict
-        if lookup is not None and verdict not in {Verdict.ADVICE, Verdict.STATUS}:
+        effect = codes.meaning(code, text).effect
+        if lookup is not None and effect not in {Effect.ADVICE, Effect.STATUS}:
             lookup.error = (code, text)
             # Without its servers a gateway may not find a contract that exists (ib_insync issue 330).
             blind = code == codes.UNKNOWN_CONTRACT and self._line.outages.under_way
-            lookup.dropped = blind or verdict in {Verdict.PACING, Verdict.FOR_NOW, Verdict.NEW_ID}
-            lookup.pauses = subs.PACING_S if verdict is Verdict.PACING else BACK_OFF_S
+            lookup.dropped = blind or effect in {Effect.PACING, Effect.FOR_NOW, Effect.NEW_ID}
+            lookup.pauses = subs.PACING_S if effect is Effect.PACING else BACK_OFF_S
             lookup.finish()
         return lookup is not None or self._restated.pop(req_id, None) is not None
 

@@ -1,6 +1,6 @@
 """Reactions to the gateway's errors about one subscription, by the table of codes (`codes.MEANINGS`).
 
-Advice lets the stream go on. A refusal ends it, and the verdict says when and how it is asked for again. What an error
+Advice lets the stream go on. A refusal ends it, and the effect says when and how it is asked for again. What an error
 means never rests on rows that came after it: the rows before it are counted first.
 """
 
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import structlog
 
 from harvester.events import codes
-from harvester.events.codes import Verdict
+from harvester.events.codes import Effect
 from harvester.events.kinds import Own, Stream
 from harvester.gateway.data_requests import OTHER_NAMES
 from harvester.recorder import subscriptions as subs
@@ -42,7 +42,7 @@ class StreamErrors:
         elif code in subs.NOT_LIVE:
             what, sub.paused = subs.NOT_LIVE[code], code == codes.COMPETING_SESSION
             logger.warning("data not live", stream=str(sub.stream), symbol=sub.target.symbol, code=code, what=what)
-        elif meaning.verdict in {Verdict.ADVICE, Verdict.STATUS} or (meaning.verdict is Verdict.DOUBTFUL and sub.rows):
+        elif meaning.effect in {Effect.ADVICE, Effect.STATUS} or (meaning.effect is Effect.DOUBTFUL and sub.rows):
             self._advised(sub, code, text, may_end=meaning.held)
         else:
             self._refused(sub, code, text)
@@ -71,22 +71,22 @@ class StreamErrors:
 
     def _next_move(self, sub: StreamSubscription, meaning: codes.Meaning, text: str) -> str:
         """Start what follows a refusal; returns it in words."""
-        verdict, held = meaning.verdict, meaning.held or bool(sub.rows)
-        soon = verdict in {Verdict.FOR_NOW, Verdict.NEW_ID}
+        effect, held = meaning.effect, meaning.held or bool(sub.rows)
+        soon = effect in {Effect.FOR_NOW, Effect.NEW_ID}
         lines = next((kind for kind in (subs.DEPTHS, subs.TICK_BY_TICK) if sub.stream in kind), ())
-        if meaning.code == codes.BAD_REQUEST and sub.stream is Stream.L1 and verdict is Verdict.FINAL:
+        if meaning.code == codes.BAD_REQUEST and sub.stream is Stream.L1 and effect is Effect.FINAL:
             move = self._ask_fewer_ticks(sub, text)
-        elif verdict is Verdict.NO_LINE and lines:
+        elif effect is Effect.NO_LINE and lines:
             self._subscriber.exhaust(lines)
             move = "no line is free"
-        elif verdict is Verdict.PACING:
+        elif effect is Effect.PACING:
             move = self._ask_slower(sub)
         elif sub.stream is Stream.DEPTH and not soon:
             move = self._ask_other_depth(sub, meaning)
-        elif verdict is Verdict.FINAL:
+        elif effect is Effect.FINAL:
             move = "none on this connection"
         else:
-            if verdict is Verdict.NEW_ID and held:  # at once: the gateway may hold the old id and go on with it
+            if effect is Effect.NEW_ID and held:  # at once: the gateway may hold the old id and go on with it
                 self._line.tasks.spawn(self._subscriber.disown(sub))
             move = self._ask_again(sub, BACK_OFF_S if soon else subs.NOW_AND_THEN_S, held=held)
         return move

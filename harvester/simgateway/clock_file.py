@@ -61,7 +61,7 @@ class GatewayFile:
             with contextlib.suppress(OSError):
                 old.unlink()
 
-    def move(self, port: int) -> None:
+    def publish_port(self, port: int) -> None:
         """The gateway listens on another port."""
         self._facts = {**self._facts, "port": port}
         if self._written is not None:

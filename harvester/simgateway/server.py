@@ -158,7 +158,7 @@ class SimGateway:
         if self._server is not None:
             self._server.close()
         self.port = int(listening.getsockname()[1])
-        self._file.move(self.port)
+        self._file.publish_port(self.port)
         self._reopening = asyncio.create_task(self._listen_on(listening), name="move the port")
         return self.port
 
