@@ -71,8 +71,8 @@ EFFECTS: dict[Effect, str] = {
     Effect.NOW_AND_THEN: "Repeated after 1, 5, 15, 30, 60 min, and at once when a farm or the connection is back.",
     Effect.NEW_ID: "The old id is cancelled, and the same is requested under a new id, after the pauses of `for now`.",
     Effect.DOUBTFUL: "Advice while rows arrive. Without rows a refusal, then like `now and then`. If the stream stops "
-    "later, it counts as refused.",
-    Effect.ADVICE: "The request goes on. If no rows arrive, or the stream stops later, it counts as refused.",
+    "soon after, it counts as refused.",
+    Effect.ADVICE: "The request goes on. *Held*: if no rows arrive, or the stream soon stops, it counts as refused.",
     Effect.STATUS: "Not about one request.",
 }
 """What the recorder does after each effect. A refusal after which the gateway may hold the request is cancelled."""
