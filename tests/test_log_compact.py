@@ -157,7 +157,7 @@ def test_stopped_at_any_point_the_run_is_whole(tmp_path):
         assert verify_day(home.on(DATE)).identity == identity
         assert _names(home.on(DATE).log) <= {MANIFEST, *names_of("compacted")}
     assert stops > 25
-    assert notes == {"files of a compaction that was stopped; hv log compact finishes it"}
+    assert notes == {"files of an interrupted compaction; hv log compact finishes it"}
 
 
 def test_what_reads_back_otherwise_is_not_swapped_in(home, monkeypatch):
@@ -255,7 +255,7 @@ def test_a_changed_file_is_not_deleted(home, same_size):
                 path.write_bytes(changed)
 
     (done,) = compact_day(home.on(DATE), Meddling())
-    assert done.left == ["trade.arrows is not what was listed"]
+    assert done.left == ["trade.arrows changed since it was listed"]
     assert "stays: trade.arrows" in str(done)
     assert (path.parent / DELETION).exists()
     assert verify_day(home.on(DATE)).clean

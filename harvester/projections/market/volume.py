@@ -17,7 +17,7 @@ LOTS = 100.0  # some gateways count tick 8 of US stocks in round lots
 
 
 class Stretch(NamedTuple):
-    """One stretch of an instrument so far; the kernels update the same fields in `tables.INSTRUMENT`.
+    """One stretch of an instrument so far; the kernels update the same fields in `state_arrays.INSTRUMENT`.
 
     Attributes:
         rises: values of tick 8 after the first.
@@ -38,7 +38,7 @@ class Stretch(NamedTuple):
 
     @staticmethod
     def of(inst: Any) -> Stretch:
-        """The current stretch, from a record of `tables.INSTRUMENT`."""
+        """The current stretch, from a record of `state_arrays.INSTRUMENT`."""
         return Stretch(*(inst[name].item() for name in Stretch._fields))
 
     @property
