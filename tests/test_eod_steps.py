@@ -155,7 +155,7 @@ def test_killed_while_deleting(home, finished, many):
     with pytest.raises(Killed):
         eod(home.on(NEXT), EodOptions(parquet=True, delete_temp=True, at=at))
     if many:
-        with pytest.raises(CannotRun, match="had begun; finish it with --delete-temp"):
+        with pytest.raises(CannotRun, match="is partly deleted; finish with --delete-temp"):
             eod(home.on(NEXT))
     eod(home.on(NEXT), EodOptions(parquet=True, delete_temp=True))
     assert tree(home) == finished[False]
@@ -406,7 +406,7 @@ def test_file_that_appears_after_the_list_stays(home):
     report = eod(home.on(NEXT), EodOptions(delete_temp=True, at=at))
     assert sorted(p.name for p in (home.on(NEXT).log / "r001").iterdir()) == ["notes.txt", "quote.arrows"]
     assert any("quote.arrows has changed" in line for line in report.stays)
-    assert any(line.endswith("r001 holds something that was not listed") for line in report.stays)
+    assert any(line.endswith("r001 contains a file that was not listed") for line in report.stays)
 
 
 def test_links_are_never_followed(home, tmp_path):
