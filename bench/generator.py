@@ -31,11 +31,11 @@ from harvester.events.kinds import SCHEMAS, Kind
 from harvester.home import Home
 from harvester.projections.run_params import RunParams, StrategyRef
 from harvester.projections.trading.strategies import describe
+from harvester.units import SECOND_NS as SECOND
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-SECOND = 1_000_000_000
 DAY = date(2025, 7, 17)
 TICK = 0.01
 DEPTH, QUOTE, TRADE = 0, 1, 2

@@ -20,6 +20,7 @@ from harvester.simgateway.gateway_settings import GatewaySettings
 from harvester.simgateway.limits import Limits
 from harvester.simgateway.markets.open_market import open_market
 from harvester.simgateway.server import SimGateway
+from harvester.units import SECOND_NS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -28,8 +29,6 @@ if TYPE_CHECKING:
 
     from harvester.home import Home
     from harvester.simgateway.markets.market_source import MarketSource
-
-SECOND_NS = 1_000_000_000
 
 
 class QuickDisk(Disk):

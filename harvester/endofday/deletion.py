@@ -71,7 +71,7 @@ def plan(
             elif stat.S_ISREG(mode):
                 files.append(FileToDelete(name, path.stat().st_size, file_hash(path)))
             else:
-                raise Mismatch(f"{path} is a link, or not a plain file; nothing was deleted; move it away, then run this again")
+                raise Mismatch(f"{path} is a link or not a plain file; nothing was deleted; move it away")
     return DeletionPlan(
         "harvester.deletion", 1, trading_date, content_hash, log_kept, files, sorted(found, key=_deepest_first)
     )

@@ -280,7 +280,7 @@ def rebuild_memory(home: Home) -> memory_fold.Memory:
 
 
 def _version(home: Home, memory: memory_fold.Memory, made: ProjectResult, *, unchanged: bool) -> tuple[Path, bytes]:
-    """Path and bytes of this memory's version. A file never changes: other content gets the suffix `_r2`, `_r3`, …"""
+    """Path and bytes of this memory's version; a file never changes, so other content gets `_r2`, `_r3` and so on."""
     text = memory_fold.encode(memory)
     stamp = iso(made.last_ts // SECOND_NS * SECOND_NS).translate(str.maketrans("T", "_", "-:Z"))
     base = f"memory_{made.trading_date.isoformat()}_{stamp}"

@@ -180,7 +180,7 @@ def recorder_holds(paths: DatePaths) -> bool:
 def _supersede(
     below: Path, files: dict[str, bytes], made: ProjectResult, disk: Disk, written: WrittenArtefacts
 ) -> None:
-    """Delete the files of an earlier projection of the unfinished day, if their replacements are proven to be on disk."""
+    """Delete files of an earlier projection of the unfinished day, once their replacements are proven on disk."""
     found = episode_files.compare_day(below, files)
     stale = episode_files.superseded(found, made.documents)
     if not any(difference.path.relative_to(below).as_posix() in files for difference in found):
