@@ -347,7 +347,7 @@ def test_rows_that_are_dense_in_number_alone_are_not_in_order():
 
 
 def test_work_ahead_is_in_order_bounded_and_ends():
-    """Results come in order, a limited number waits, an exception is raised at its result, and closing ends the threads."""
+    """Results come in order, few wait, an exception is raised at its result, and closing early ends the threads."""
     begun: list[int] = []
 
     def work(i: int) -> int:
