@@ -1,4 +1,4 @@
-"""What the market gives the projections for one batch, and what they add to it for those after them."""
+"""The result of the market for one batch, with what each projection adds for the later ones."""
 
 from __future__ import annotations
 

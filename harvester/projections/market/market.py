@@ -50,7 +50,7 @@ MARKET_STREAMS = (
     Stream.L1, Stream.DEPTH, Stream.SMART_DEPTH, Stream.LAST, Stream.ALL_LAST, Stream.BID_ASK, Stream.MID_POINT,
 )  # fmt: skip
 DEPTH_STREAMS = (Stream.DEPTH, Stream.SMART_DEPTH)
-ROLE_STREAMS: dict[Role, tuple[Stream, ...]] = {  # a stream further left wins
+ROLE_STREAMS: dict[Role, tuple[Stream, ...]] = {  # earlier streams take precedence
     Role.BID_ASK: (Stream.BID_ASK,),
     Role.L1: (Stream.L1,),
     Role.BOOK: (Stream.SMART_DEPTH, Stream.DEPTH),
