@@ -44,7 +44,7 @@ def tree(home: Home) -> dict[str, bytes]:
 
 
 def begun(home: Home, seconds: int = 125, start: int = 1800) -> LogWriter:
-    """A recorder in the middle of its run: the lock held, everything committed."""
+    """A recorder in the middle of its run, with the lock held and everything committed."""
     rows = market(DATE, seconds=seconds, start=start)
     writer = LogWriter.open(home.on(DATE), run_start_row={"params": run_params(DATE).text()})
     writer.begin(rows[0][1]["ts_recv"])

@@ -1,12 +1,12 @@
 """`record`: write one gateway's market data to the log of each trading date, until the recording ends.
 
-inbox        inbox.py           everything in arrival order
-session      session.py         the conversation with the gateway
-committer    committer.py       the run of each trading date: commits and folds, in a worker thread
-clock        clock_events.py    one `clock` event each market second
-watchdogs    watchdogs.py       disk, back pressure, a market clock that goes back
-ending       ending.py          when it ends
-screen       screen.py          what a person sees of it
+inbox        inbox.py           queues everything in arrival order
+session      session.py         sends requests to the gateway, reacts to messages
+committer    committer.py       commits and folds the run of each trading date, in a worker thread
+clock        clock_events.py    writes one `clock` event each market second
+watchdogs    watchdogs.py       check the disk, back pressure, the market clock
+ending       ending.py          waits for the end: a signal or a market time
+screen       live_screen.py     shows the recording
 """
 
 from __future__ import annotations
