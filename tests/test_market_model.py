@@ -163,7 +163,7 @@ def test_quotes_are_never_crossed_nor_locked_and_sizes_are_positive(price):
 
 
 def test_prints_stand_at_the_touch():
-    """More than 93 in 100 reported prints lie within the quote in force; some are odd lots, which are not reported."""
+    """More than 93 in 100 reported prints are within the quote in force; some are odd lots, which are not reported."""
     one, end = one_flow(rate=20_000)
     bid = ask = 0
     inside = total = odd = 0

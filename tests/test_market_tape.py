@@ -99,7 +99,7 @@ def test_ibm_quotes_equal_the_tape(ibm):
 
 
 def test_ibm_l1_has_every_change_of_a_quote(ibm):
-    """Prices of L1 bids and asks are the tape's runs of equal prices, in order; sizes likewise."""
+    """Prices of L1 bids and asks are the tape's runs of equal prices, in order, and so are the sizes."""
     folder, sent, _ = ibm
     tape = pl.read_parquet(folder / "quotes.parquet").sort("n")
     for field, column in (("1", "bid"), ("2", "ask")):

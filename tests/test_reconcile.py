@@ -111,7 +111,7 @@ def test_volume_in_round_lots_is_understood() -> None:
 
 @st.composite
 def days(draw: st.DrawFn) -> Written:
-    """Hours of prints and tick 8 in either order, in shares or round lots, some prints lost, L1 and tape anew."""
+    """Hours of prints and tick 8 in either order, in shares or round lots, some prints lost, L1 and tape restarted."""
     log, total, lots = Log(), 0, draw(st.sampled_from((1, 100)))
     log.now = START + SECOND // 2  # so that nothing happens between two hours
     log.run_start().subscribe(1, "l1").subscribe(2, "all_last")
