@@ -22,9 +22,9 @@ from power_cut import NONE, Killed, PowerCut, Tree, read, write
 from trading_log import DATE, days, record, run_params
 
 from harvester.artefacts import table_files
-from harvester.endofday.deletion import read_plan
-from harvester.endofday.eod import EodOptions, eod, plan_path
+from harvester.endofday.eod import EodOptions, eod, list_path
 from harvester.errors import HarvesterError, Mismatch
+from harvester.eventlog.deletion import read_list
 from harvester.eventlog.eod_mark import read_closed
 from harvester.eventlog.reader import open_day
 from harvester.eventlog.storage import parquet_files
@@ -389,7 +389,7 @@ def test_a_log_file_that_changed_but_kept_its_size_stays(whole, tmp_path):
     report = eod(home.on(NEXT), EodOptions(at=at, **DELETING))
     assert report.stays[0] == f"{victim.relative_to(home.root).as_posix()} has changed since it was listed"
     assert victim.read_bytes() == other
-    listed = read_plan(plan_path(home.on(NEXT)))
+    listed = read_list(list_path(home.on(NEXT)))
     assert listed is not None
     assert not listed.done
 
