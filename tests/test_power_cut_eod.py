@@ -489,6 +489,27 @@ def test_deleting_goes_on_only_with_proof(whole, foreign, tmp_path, harm):
     assert at_rest(read(home.on(NEXT).log)) == left
 
 
+def test_a_list_of_another_log_is_not_carried_out(whole, foreign, tmp_path):
+    """A list written for other content than the date was folded with last is not finished: a new one is confirmed."""
+    home = copied(whole.base, tmp_path / "home")
+
+    def at(step: str) -> None:
+        if step == "delete":
+            raise Killed
+
+    with pytest.raises(Killed):
+        eod(home.on(NEXT), EodOptions(at=at, **DELETING))
+    shutil.rmtree(home.on(NEXT).log)
+    shutil.copytree(foreign.on(NEXT).log, home.on(NEXT).log)
+    eod(home.on(NEXT))
+    shutil.rmtree(home.on(NEXT).episodes)  # listed, and gone
+    confirmed = []
+    options = EodOptions(confirm=lambda listed: not confirmed.append(listed.content_hash), **DELETING)
+    report = eod(home.on(NEXT), options)
+    assert (report.stopped, confirmed) == ("", [open_day(NEXT, foreign).identity()])
+    assert not home.on(NEXT).log.exists()
+
+
 def test_a_new_home(tmp_path):
     """A home that was just made is there after a cut, also where the lock of a date made its root before."""
     for locked in (False, True):
