@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import os
 
+import jsonschema
 import msgspec
 import pytest
 from log_samples import DATE, write_run
 
+from harvester.artefacts import json_schemas
 from harvester.errors import DamagedFile, LogWriteFailed, Mismatch
 from harvester.eventlog.compact import compact_day
 from harvester.eventlog.deletion import Found, carry_out, list_files, read_list, write_list
@@ -118,6 +121,14 @@ def test_an_altered_byte_of_a_list_is_damage(run):
         except DamagedFile:
             continue
         assert good[at : at + 1].isspace()
+
+
+def test_a_list_follows_its_schema(run):
+    """What is written is what `hv schema deletion` prints, keys in its order."""
+    write_list(run / DELETION, listed_in(run), Disk())
+    written, schema = json.loads((run / DELETION).read_text()), json_schemas.find("deletion")
+    jsonschema.Draft202012Validator(schema).validate(written)
+    assert list(written) == list(schema["properties"])
 
 
 def test_a_list_without_its_seal_is_damage(run):

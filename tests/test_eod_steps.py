@@ -377,14 +377,19 @@ def test_what_nothing_replaces_stays(home):
 
 
 def test_damaged_log_touches_nothing(home):
-    """A flipped byte in the log ends the run before anything is written."""
+    """A flipped byte in the log ends the run before anything is written, the torn end of a killed run included."""
+    with LogWriter.open(home.on(NEXT), run_start_row={"params": run_params(NEXT).text()}, reopen=True) as writer:
+        writer.begin(0)
+        with (writer.folder / "commits.jsonl").open("ab") as file:
+            file.write(b'{"commit": 99')
+        writer.abandon()
     path = home.on(NEXT).log / "r001" / "quote.arrows"
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
     path.write_bytes(data)
     before = tree(home)
     with pytest.raises(DamagedLog, match=r"quote\.arrows"):
-        eod(home.on(NEXT), EodOptions(delete_temp=True))
+        eod(home.on(NEXT), EodOptions(delete_temp=True, unfinished=True))
     assert tree(home) == before
 
 

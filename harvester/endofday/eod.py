@@ -196,11 +196,12 @@ def _verify(folding: Folding) -> None:
 
 
 def _recover(folding: Folding) -> None:
-    """Recover killed runs; only their manifests and torn ends change, which no checksum covers."""
+    """Recover killed runs: their manifests and torn ends change, their events do not.
+
+    A file that was cut is compared with its checksums again when it is read.
+    """
     recovered = recover_held(folding.paths, folding.options.disk).recovered
     folding.report.notes += [str(recovery) for recovery in recovered]
-    if recovered:
-        folding.day.refresh()
 
 
 def _project(folding: Folding) -> None:

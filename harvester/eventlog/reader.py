@@ -174,16 +174,6 @@ class Day:
             log.check_bodies()
         self._refuse_damage()
 
-    def refresh(self) -> None:
-        """Read manifests and journals again, after recovery; bytes that were compared and did not change stay so.
-
-        Raises:
-            DamagedLog: the log is damaged.
-        """
-        for log in self.logs:
-            log.refresh()
-        self._refuse_damage()
-
     def _refuse_damage(self) -> None:
         if not self._salvage and (damages := self.damages):
             raise damaged_log(damages, self.good)
