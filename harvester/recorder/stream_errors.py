@@ -1,6 +1,6 @@
 """Reactions to the gateway's errors about one subscription, by the table of codes (`codes.MEANINGS`).
 
-Advice lets the stream go on. A refusal ends it, and the effect says when and how it is asked for again. What an error
+Advice lets the stream go on. A refusal ends it, and the effect says when and how it is requested again. What an error
 means never rests on rows that came after it: the rows before it are counted first.
 """
 
@@ -105,7 +105,7 @@ class StreamErrors:
         return f"again in {seconds:g} s"
 
     def _ask_fewer_ticks(self, sub: StreamSubscription, text: str) -> str:
-        """Ask for L1 without the generic ticks that the gateway does not accept."""
+        """Request L1 without the generic ticks that the gateway does not accept."""
         generic = codes.fewer_generic_ticks(sub.params["generic"], text)
         if generic is None:
             return "none on this connection"
@@ -116,7 +116,7 @@ class StreamErrors:
         return f"again with the generic ticks {generic or 'none'}"
 
     def _ask_other_depth(self, sub: StreamSubscription, meaning: codes.Meaning) -> str:
-        """Ask under the exchange's other name, else for SMART depth, which needs another permission."""
+        """Request the exchange's other name, else SMART depth, which needs another permission."""
         other = OTHER_NAMES.get(sub.params["exchange"])
         if meaning.code == codes.UNKNOWN_CONTRACT and other and sub.params["exchange"] == sub.target.primary_exchange:
             stream, params = Stream.DEPTH, {**sub.params, "exchange": other}

@@ -46,7 +46,7 @@ class Doubt(NamedTuple):
 class StreamSubscription:
     """One subscription. `first_ts`, `last_ts`: when rows were noted first and last, ns UTC to the second; 0 = never.
 
-    `cancelled`: refused, and cancelled since: later rows under its id belong to nobody.
+    `cancelled`: refused, and cancelled since: later rows under its id belong to no stream.
     """
 
     req_id: int
