@@ -242,6 +242,16 @@ def test_a_duplicate_id_costs_the_id_and_no_line(tmp_path: Path) -> None:
     assert state(recorded, "BOLT", "all_last") == "refused 322"
 
 
+def test_rows_under_a_duplicate_id_do_not_bring_the_stream_back(tmp_path: Path) -> None:
+    """The gateway goes on sending under an id it called a duplicate: cancelled at once, the stream has a new id."""
+    faults = '+92.5 ACME:l1 message 4 2 {req} 322 "Error processing request : cause - Duplicate ticker id" ""'
+    recorded = run(in_session(one(), tmp_path, minutes=2, faults=faults))
+    day = sound(recorded)
+    old, new = (r["req_id"] for r in subscribed(day, Stream.L1))
+    assert (cancelled(day, Stream.L1), old != new) == ([old], True)
+    assert day.frame(Kind.TICK)["req_id"].to_list()[-1] == new
+
+
 def test_what_the_gateway_may_hold_is_cancelled_first(tmp_path: Path) -> None:
     """After 10225 the old bars are cancelled before the new ones are asked for: one stream flows, not two."""
     day = sound(run(lockstep(one(), Home(tmp_path), minutes=3, faults="+60 ACME:bars_5s error 10225")))

@@ -38,8 +38,8 @@ def free_port() -> int:
 # a gateway that is still starting
 
 
-async def beside(path: Path, trouble: str, *, wait_s: float, after_s: float = 0.6) -> tuple[Outcome, list[Any]]:
-    """Record from a port where `trouble` happens for `after_s`, and a gateway is ready afterwards."""
+async def beside(path: Path, trouble: str, *, wait_s: float, ready: bool = True) -> tuple[Outcome, list[Any]]:
+    """Record from a port where `trouble` happens, and a gateway is `ready` afterwards."""
     port, stop = free_port(), asyncio.Event()
     given = {
         "symbols": [SYMBOL], "port": port, "timeout_seconds": 3.0, "disk_margin_bytes": 1, "commit_seconds": 0.2,
@@ -59,11 +59,13 @@ async def beside(path: Path, trouble: str, *, wait_s: float, after_s: float = 0.
                 wait_ns=round(wait_s * 1e9),
             )
         )
-        await asyncio.wait({work}, timeout=after_s)
+        while not work.done() and (not ready or not any(line["event"] == "waiting for the gateway" for line in lines)):
+            await asyncio.sleep(0.02)
+        await asyncio.sleep(0.2)
         if starting is not None:
             starting.close()
         async with stranger:
-            for _ in range(500):
+            for _ in range(1000):
                 if work.done() or subscribed_on(1)(stranger):
                     break
                 await asyncio.sleep(0.02)
@@ -113,7 +115,7 @@ def test_waiting_has_an_end_and_ends_for_what_will_not_change(tmp_path: Path, mo
     """After --wait the last reason is the error; a gateway that is too old is not waited for."""
     monkeypatch.setattr(recording, "BACK_OFF_S", (0.1, 0.1, 0.1, 0.1, 0.1))
     with pytest.raises(GatewayError, match="refused"):
-        asyncio.run(beside(tmp_path, "refused", wait_s=0.3, after_s=2))
+        asyncio.run(beside(tmp_path, "refused", wait_s=0.3, ready=False))
 
     async def old() -> float:
         async with Stranger(version="157") as stranger:
@@ -165,11 +167,11 @@ def test_a_look_up_lost_in_an_outage_is_repeated(tmp_path: Path, monkeypatch: py
             await asyncio.sleep(0.02)
         if back < 2000:
             client.error(-1, 1100)
-            await asyncio.sleep(1.5)  # longer than the time-out: an announced outage does not count as waiting
+            await asyncio.sleep(2.5)  # longer than the time-out: an announced outage does not count as waiting
         client.error(-1, back)
 
     stranger = Stranger(details=details, script=script)
-    found = played(stranger, tmp_path, subscribed_on(1), more_s=0.5, timeout_seconds=1.0)
+    found = played(stranger, tmp_path, subscribed_on(1), more_s=0.5, timeout_seconds=2.0)
     assert len(asks) == 2
     assert found.epochs(Kind.TICK) == [1], "on the same connection"
     looked_up = [r for r in found.day.table(Kind.REQUEST).to_pylist() if r["stream"] == Stream.CONTRACT]
