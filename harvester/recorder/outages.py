@@ -18,20 +18,22 @@ logger = structlog.get_logger()
 
 
 class Outages:
-    """At most one outage at a time: a further cause during an outage changes nothing.
-
-    `under_way`: whether the feed is down; `count`: outages since the start.
-    """
+    """At most one outage at a time: a further cause during an outage changes nothing. `count` since the start."""
 
     def __init__(self, settings: Settings, inbox: Inbox, clock: Clock) -> None:
         self._settings, self._inbox, self._clock = settings, inbox, clock
-        self.under_way = False
+        self._under_way = False
         self.count = 0
+
+    @property
+    def under_way(self) -> bool:
+        """Whether the feed is down."""
+        return self._under_way
 
     def begin(self, cause: str) -> None:
         """Begin an outage."""
-        if not self.under_way:
-            self.under_way = True
+        if not self._under_way:
+            self._under_way = True
             self.count += 1
             planned = planned_outage(self._clock.now(), self._settings.daily_restart, self._settings.time_zone)
             self._inbox.notice(Own.OUTAGE_BEGIN, f"no feed: {cause}" + (f"; planned: {planned}" if planned else ""))
@@ -39,7 +41,7 @@ class Outages:
 
     def end(self, cause: str) -> None:
         """End the outage."""
-        if self.under_way:
-            self.under_way = False
+        if self._under_way:
+            self._under_way = False
             self._inbox.notice(Own.OUTAGE_END, f"feed back: {cause}")
             logger.info("outage ends", cause=cause)

@@ -41,11 +41,11 @@ TEXTS: dict[int, str] = {
     354: "Requested market data is not subscribed. Check API status by selecting the Account menu then under "
     "Management choose Market Data Subscription Manager",
     420: "Invalid Real-time Query:Historical data request pacing violation",
+    1300: "TWS socket port has been reset and this connection is being dropped. "
+    "Please reconnect on the new port - {port}",
     1100: "Connectivity between IBKR and Trader Workstation has been lost.",
     1101: "Connectivity between IBKR and Trader Workstation has been restored - data lost.",
     1102: "Connectivity between IBKR and Trader Workstation has been restored - data maintained.",
-    1300: "TWS socket port has been reset and this connection is being dropped. "
-    "Please reconnect on the new port - {port}",
     2103: "Market data farm connection is broken:usfarm",
     2104: "Market data farm connection is OK:usfarm",
     2105: "HMDS data farm connection is broken:ushmds",
