@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import json
 import math
+import os
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -228,6 +230,43 @@ def test_a_profile_by_hand():
         "left_out": {},
     }
     assert [(setup["setup"], setup["n"]) for setup in made["setups"]] == [("s/BREAKOUT_UP", 3)]
+
+
+GOLDEN = Path(__file__).resolve().parent.parent / "golden" / "memory" / "three_days.json"
+
+
+def test_golden_memory():
+    """The file of a memory of three days, byte by byte: both modes, every reason to be left out, all structures."""
+    days = []
+    for n, date in enumerate(DATES[:3]):
+        rows = [
+            episode(1, date=date, pnl=12.5 + n, move=0.01 * n),
+            episode(2, date=date, pnl=-7.25, move=-0.004, symbol="BRK B", entry_reason="BREAKOUT_DOWN"),
+            episode(3, date=date, pnl=0.0, mode="bars", exit_reason="TIME"),
+            episode(4, date=date, taken=False, pnl=3.0),
+            episode(5, date=date, data_type=(3, None, 2)[n]),
+            episode(6, date=date, exit_reason="DATA_END"),
+            episode(7, date=date) | {"document": "{"},
+        ]
+        days.append(day(date, rows))
+    made = encode(rebuild(days))
+    if os.environ.get("HARVESTER_REWRITE_GOLDEN") == "1":
+        GOLDEN.write_bytes(made)
+    assert made == GOLDEN.read_bytes()
+
+
+def test_a_structure_nobody_traded_counts_nought():
+    """All three structures are named, those without a trade with 0."""
+    memory = fold(None, day(rows=[episode(1, move=0.01)]))
+    expected = {"UPTREND": 1, "DOWNTREND": 0, "RANGE": 0}
+    assert memory["chart_structure_counts"] == expected
+    assert memory["symbol_profiles"][0]["structure_counts"] == expected
+
+
+def test_a_memory_needs_a_day():
+    """Without a day there is no memory, and the error says how to get one."""
+    with pytest.raises(HarvesterError, match=r"cannot build a memory without any day; fold one with `hv eod --date`"):
+        rebuild([])
 
 
 def test_squares_of_multiples():

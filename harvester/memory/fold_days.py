@@ -118,7 +118,7 @@ def _over_days(days: list[DaySummary], what: str) -> list[TradeGroup]:
     for day in days:
         for group in getattr(day, what):
             by_key.setdefault((group.name, group.mode), []).append(group)
-    return [merged(by_key[key]) for key in sorted(by_key)]
+    return [merged(mode, name, by_key[name, mode]) for name, mode in sorted(by_key)]
 
 
 def _setup(group: TradeGroup) -> dict[str, Any]:
