@@ -84,8 +84,8 @@ def test_fold_and_fold_again(home):
     assert (home.root / report.version).read_bytes() == home.memory_latest.read_bytes()
 
 
-def test_progress_ends_at_its_total(home):
-    """Each step that reads the log reports what it has read, in growing numbers; nothing is reported beyond the total."""
+def test_progress_stays_within_its_total(home):
+    """Each step that reads the log reports growing numbers, none of them beyond the total."""
     seen: dict[str, list[tuple[int, int]]] = {}
     options = EodOptions(delete_temp=True, progress=lambda step, *counts: seen.setdefault(step, []).append(counts))
     report = eod(home.on(NEXT), options)

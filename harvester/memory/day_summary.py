@@ -165,7 +165,7 @@ def _trade(row: Mapping[str, Any]) -> _Trade | None:
             "exit_reason": labels["exit_reason"],
         }
         return msgspec.convert(values, _Trade)
-    except (msgspec.MsgspecError, KeyError, TypeError, ValueError, ZeroDivisionError):
+    except (msgspec.MsgspecError, KeyError, TypeError, ZeroDivisionError):
         return None
 
 

@@ -72,7 +72,7 @@ def decode(data: bytes, where: str) -> Memory:
         memory = msgspec.json.decode(data, type=dict[str, Any])
         known = memory["schema_version"] == SCHEMA_VERSION
         sound = known and memory["hash"] == _hash(memory) and bool(days_of(memory))
-    except (msgspec.MsgspecError, KeyError, TypeError):
+    except (msgspec.MsgspecError, KeyError):
         known = sound = False
     if not sound:
         what = "is damaged" if known else f"does not have schema version {SCHEMA_VERSION}"
