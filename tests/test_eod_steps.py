@@ -5,7 +5,7 @@ import re
 import shutil
 import subprocess
 import threading
-from datetime import date
+from datetime import UTC, date, datetime
 from pathlib import Path
 
 import msgspec
@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 
 from cli.app import app
 from harvester.artefacts.episode_files import WAY_OUT
+from harvester.endofday.datasets import episodes_of
 from harvester.endofday.eod import STEPS, EodOptions, eod, list_path, rebuild_memory
 from harvester.errors import CannotRun, DamagedLog, HarvesterError, LockHeld, LogWriteFailed, Mismatch, NoLog
 from harvester.eventlog.deletion import carry_out, found_in, list_files, read_list, write_list
@@ -82,6 +83,43 @@ def test_fold_and_fold_again(home):
         fold_day(open_day(d, home)).tables["episodes"].num_rows for d in days(2)
     )
     assert (home.root / report.version).read_bytes() == home.memory_latest.read_bytes()
+
+
+def test_progress_stays_within_its_total(home):
+    """Each step that reads the log reports growing numbers, none of them beyond the total."""
+    seen: dict[str, list[tuple[int, int]]] = {}
+    options = EodOptions(delete_temp=True, progress=lambda step, *counts: seen.setdefault(step, []).append(counts))
+    report = eod(home.on(NEXT), options)
+    assert list(seen) == ["verify", "project", "delete"]
+    for counts in seen.values():
+        assert [done for done, _ in counts] == sorted(done for done, _ in counts)
+        assert counts[-1][1] == counts[0][1] >= counts[-1][0]
+    for step in ("project", "delete"):
+        assert seen[step][-1][0] == seen[step][-1][1]
+    assert seen["delete"][0][0] == 1
+    assert seen["delete"][-1][0] == report.deleted
+
+
+def test_a_version_is_named_by_its_last_second(home):
+    """memory/versions/memory_<date>_<UTC time of the last event>.json; another content of that second gets `_r2`."""
+    report = eod(home.on(NEXT))
+    last = fold_day(open_day(NEXT, home)).last_ts
+    stamp = datetime.fromtimestamp(last // 10**9, UTC).strftime("%Y%m%d_%H%M%S")
+    assert Path(report.version).name == f"memory_{NEXT}_{stamp}.json"
+    home.memory_latest.unlink()
+    (home.root / report.version).write_bytes(b"another content")
+    again = eod(home.on(NEXT))
+    assert Path(again.version).name == f"memory_{NEXT}_{stamp}_r2.json"
+
+
+def test_only_a_reopened_date_keeps_earlier_episodes(home):
+    """Kept episodes of a date stay when its log begins after seq 1; a log that begins with seq 1 replaces them all."""
+    eod(home.on(NEXT))
+    result = fold_day(open_day(NEXT, home))
+    table = result.tables["episodes"]
+    result.tables["episodes"] = table.slice(1)
+    assert episodes_of(result, home, 1).num_rows == table.num_rows - 1
+    assert episodes_of(result, home, 2).num_rows == table.num_rows
 
 
 def test_folding_an_earlier_day_again_changes_nothing(home):
@@ -303,6 +341,7 @@ def test_deleted_date_is_done(home):
     before = tree(home)
     report = eod(home.on(NEXT), EodOptions(delete_temp=True))
     assert "nothing is left to do" in report.notes[0]
+    assert (report.pnl_usd, report.episodes, report.learned, report.deleted) == (0, 0, 0, 0)
     assert tree(home) == before
     with pytest.raises(NoLog):
         eod(home.on(date(2025, 7, 16)))
@@ -324,10 +363,37 @@ def test_differing_episode_files_stop_deletion(home, harm):
     before = tree(home, home.temp)
     report = eod(home.on(NEXT), EodOptions(delete_temp=True))
     assert len(report.differences) == 1
-    assert report.stopped
+    assert report.stopped == f"{report.differences[0].path} is {report.differences[0].what}"
     assert report.deleted == 0
     assert tree(home, home.temp) == before
     assert (home.on(NEXT).dataset / "closed.json").exists()
+
+
+def test_several_differing_files_are_counted(home):
+    """The reason names the first file that differs and says how many more there are; a missing one is no reason."""
+    changed, gone = sorted(home.on(NEXT).episodes.rglob("*.json"))[:2]
+    changed.write_text("mine")
+    gone.unlink()
+    for name in ("a.txt", "b.txt"):
+        (changed.parent / name).write_text("mine")
+    report = eod(home.on(NEXT), EodOptions(delete_temp=True))
+    first = next(d for d in report.differences if d.what != "missing")
+    assert [d.what for d in report.differences].count("missing") == 1
+    assert report.stopped == f"{first.path} is {first.what}, 2 more"
+
+
+@pytest.mark.parametrize(
+    "toggles", [{"epoch_ms": True}, {"series_jsonl": True}, {"epoch_ms": True, "series_jsonl": True}]
+)
+def test_files_of_other_toggles_are_no_differences(home, toggles):
+    """Episode files as another setting of the toggles writes them are equal in content, and stop nothing."""
+    paths = home.on(NEXT)
+    shutil.rmtree(paths.episodes)
+    for path, data in fold_day(open_day(NEXT, home)).files(**toggles).items():
+        (paths.episodes / path).parent.mkdir(parents=True, exist_ok=True)
+        (paths.episodes / path).write_bytes(data)
+    report = eod(paths, EodOptions(delete_temp=True))
+    assert (report.differences, report.stopped) == ([], "")
 
 
 @pytest.mark.parametrize("more", [[], ["--delete-temp", "--yes"]])
