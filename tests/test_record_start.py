@@ -216,6 +216,6 @@ def test_an_unknown_symbol_in_an_outage_is_not_believed(tmp_path: Path, monkeypa
         asyncio.get_running_loop().call_later(0.4, client.error, -1, 1102)
 
     stranger = Stranger(details=details)
-    found = played(stranger, tmp_path, subscribed_on(1), more_s=0.5)
+    found = played(stranger, tmp_path, subscribed_on(1), more_s=1.6)
     assert found.summary.coverage[SYMBOL]["l1"] == "granted"
     assert len(asks) == 2
