@@ -324,3 +324,16 @@ def test_an_announced_port_is_tried_once(tmp_path: Path, faults: str, attempts: 
     assert [line["attempts"] for line in lines if line["event"] == "reconnected"] == [attempts]
     assert [line["port"] > 0 for line in lines if line["event"] == words] == [True]
     assert codes.PORT_CHANGED in {n["code"] for n in day.table(Kind.NOTICE).to_pylist()}
+
+
+def test_a_new_date_describes_its_instruments_though_the_look_up_was_lost(tmp_path: Path) -> None:
+    """The look-up that repeats a contract in the next date's log gets no answer: it is repeated after 2104."""
+    market = one()
+    local = market.start_ns // SECOND + 90 - 4 * 3600  # New York in July
+    day_start = f"{local // 3600 % 24:02d}:{local // 60 % 60:02d}"
+    faults = "+30 ACME:contract swallow 1\n+110 * error 2104"
+    recorded = run(lockstep(market, Home(tmp_path), minutes=3, day_start=day_start, faults=faults))
+    first, second = (recorded.day(str(found.trading_date)) for found in recorded.summary.runs)
+    asked_again = [r for r in second.table(Kind.REQUEST).to_pylist() if r["stream"] == Stream.CONTRACT]
+    assert len(asked_again) == 2
+    assert first.frame(Kind.CONTRACT)["symbol"].to_list() == second.frame(Kind.CONTRACT)["symbol"].to_list() == ["ACME"]
