@@ -28,6 +28,7 @@ from harvester.eventlog.storage.format import DIGESTS, JOURNAL, MANIFEST, QUARAN
 from harvester.eventlog.storage.sealed_lines import seal
 from harvester.events.kinds import Kind
 from harvester.files import Disk
+from harvester.units import BEFORE_ALL
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -58,7 +59,7 @@ class RecoveredDay:
     recovered: list[Recovery] = field(default_factory=list)
     last_run: int = 0
     last_seq: int = 0
-    last_ts: int = -(2**63)
+    last_ts: int = BEFORE_ALL
 
 
 def recover_day(paths: DatePaths, disk: Disk | None = None) -> list[Recovery]:

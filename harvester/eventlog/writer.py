@@ -45,6 +45,7 @@ from harvester.eventlog.storage.sequence_checks import order_problem, rows_probl
 from harvester.events.batch import Batch
 from harvester.events.kinds import SCHEMA_VERSION, Action, Kind, Stream
 from harvester.files import Disk
+from harvester.units import BEFORE_ALL
 from harvester.version import __version__
 
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ def _open_again(paths: DatePaths, *, reopen: bool) -> EodMark:
         raise DateClosed(
             f"{paths.trading_date} was closed at seq {closed.last_seq}; give --reopen to record on it again"
         )
-    return closed or EodMark(paths.trading_date.isoformat(), 0, "", last_ts=-(2**63))
+    return closed or EodMark(paths.trading_date.isoformat(), 0, "", last_ts=BEFORE_ALL)
 
 
 def _recovered(paths: DatePaths, disk: Disk) -> RecoveredDay:
@@ -103,7 +104,7 @@ class LogWriter:
 
     def __init__(self, folder: Path, manifest: Manifest, lock: DateLock, disk: Disk, margin_bytes: int) -> None:
         self.folder, self.run_id = folder, manifest.run
-        self.next_seq, self.last_ts = manifest.first_seq, -(2**63)
+        self.next_seq, self.last_ts = manifest.first_seq, BEFORE_ALL
         self.recovered: list[Recovery] = []
         self.bytes_written = 0
         self._manifest, self._lock, self._disk, self._margin_bytes = manifest, lock, disk, margin_bytes
