@@ -118,7 +118,8 @@ def between_runs(
         if run.manifest is None:  # its first seq is unknown; that damage is listed already
             expected = run.last_seq + 1 if run.commits else 0
             continue
-        if expected and run.first_seq != expected and not covered(expected, run.first_seq - 1, notes):
+        wrong = run.first_seq < expected or not covered(expected, run.first_seq - 1, notes)
+        if expected and wrong:
             what = f"the run begins at seq {run.first_seq}, expected {expected}"
             damages.append(Damage(run.folder / MANIFEST, 0, what, min(expected, run.first_seq), run.first_seq - 1))
         if run.commits:
