@@ -26,6 +26,16 @@ OPERATORS = (
 """Prefixes of operator names: all of cosmic-ray's that need no arguments."""
 
 _GOLDEN, _CONTENT, _WRITE, _CLI = ("test_log_golden", "test_log_content", "test_log_write_read", "test_log_cli")
+_UNITS = "test_log_units"
+_FOLD = tuple(
+    f"test_log_fold::{name}"
+    for name in (
+        "test_small_commits_are_joined_and_large_ones_left_where_they_lie",
+        "test_a_fold_lives_through_a_compaction",
+        "test_runs_follow_each_other_and_stay_apart",
+        "test_a_fold_is_given_what_was_written",
+    )
+)
 _EOD = tuple(
     f"test_eod_steps::{name}"
     for name in (
@@ -45,36 +55,36 @@ _EOD = tuple(
 )
 _DELETION = tuple(name for name in _EOD if "fold" not in name)
 TESTS: dict[str, tuple[str, ...]] = {
+    "files": ("test_files", _GOLDEN, _CLI),
     **dict.fromkeys(
         (
             "eventlog/storage/prefetch",
             "eventlog/storage/checked_reads",
-            "eventlog/fold_reader",
             "eventlog/storage/content_hash",
-            "eventlog/rebatch",
-            "files",
             "eventlog/storage/format",
             "eventlog/storage/message_layout",
             "eventlog/storage/sealed_lines",
             "eventlog/storage/batch_messages",
             "eventlog/storage/sequence_checks",
-            "eventlog/run",
             "eventlog/storage/ipc_streams",
-            "eventlog/writer",
         ),
         (_GOLDEN, _CLI, _CONTENT, _WRITE),
     ),
+    **dict.fromkeys(("eventlog/rebatch", "eventlog/run", "eventlog/writer"), (_UNITS, _GOLDEN, _CLI, _WRITE)),
+    "eventlog/fold_reader": (_UNITS, *_FOLD),
+    "eventlog/storage/damage": (_GOLDEN, _CLI, _WRITE),
     **dict.fromkeys(
-        ("eventlog/storage/damage", "eventlog/runs_of_day", "eventlog/follow", "eventlog/reader"),
-        (_GOLDEN, _CLI, _WRITE),
+        ("eventlog/runs_of_day", "eventlog/follow", "eventlog/reader"),
+        (_UNITS, _GOLDEN, _CLI, _WRITE, "test_log_compact::test_readers_live_through_a_compaction"),
     ),
+    "eventlog/storage/parquet_files": (_GOLDEN, "test_log_compact"),
+    **dict.fromkeys(("eventlog/compact", "eventlog/rewrite"), (_UNITS, _GOLDEN, "test_log_compact")),
     **dict.fromkeys(
-        ("eventlog/compact", "eventlog/storage/parquet_files", "eventlog/rewrite"), (_GOLDEN, "test_log_compact")
+        ("eventlog/quarantine", "eventlog/recover"), (_UNITS, "test_log_set_aside", _CLI, "test_log_crash")
     ),
-    **dict.fromkeys(("eventlog/quarantine", "eventlog/recover"), ("test_log_set_aside", _CLI, "test_log_crash")),
-    "eventlog/verify_log": (_CLI, "test_log_set_aside", _WRITE),
-    "eventlog/lock": ("test_log_lock",),
-    "eventlog/eod_mark": _EOD,
+    "eventlog/verify_log": (_UNITS, _CLI, "test_log_set_aside", _WRITE),
+    "eventlog/lock": ("test_log_lock", _UNITS),
+    "eventlog/eod_mark": (_UNITS, *_EOD),
     **dict.fromkeys(("memory/day_summary", "memory/fold_days", "memory/model"), ("test_memory_fold",)),
     "memory/stats": ("test_memory_stats", "test_memory_fold"),
     "endofday/finished": ("test_record_parts",),
@@ -82,6 +92,7 @@ TESTS: dict[str, tuple[str, ...]] = {
     "endofday/datasets": ("test_eod_steps::test_fold_and_fold_again", *_EOD),
     "endofday/deletion": _DELETION,
     "eventlog/archive": (
+        _UNITS,
         "test_eod_steps::test_archive_is_read_like_the_log",
         "test_eod_steps::test_a_deleted_date_says_what_is_kept",
     ),
