@@ -6,7 +6,6 @@ import errno
 import os
 import random
 import shutil
-from dataclasses import asdict
 from datetime import date
 from types import SimpleNamespace
 
@@ -218,7 +217,7 @@ def test_a_run_is_summed_up(home):
     times = [row["ts_recv"] for _, row in whole.events()]
     view = run_view(_run(home))
     sizes = {path.name: path.stat().st_size for path in files_of(folder)}
-    assert asdict(view) == {
+    assert view._asdict() == {
         "run": "r001",
         "folder": folder,
         "status": "ended",
@@ -733,7 +732,7 @@ def test_the_folder_is_synced_for_new_files_only(home):
         assert (done.first_seq, done.last_seq, done.rows) == (1, 5, 5)
         empty = writer.commit(Batch())
         last_ts = writer.last_ts
-        assert asdict(empty) == {
+        assert empty._asdict() == {
             "first_seq": 11,
             "last_seq": 10,
             "first_ts": last_ts,

@@ -11,7 +11,6 @@ read. A `Day` is the date as of its opening; `follow.Follower` follows a live on
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 import pyarrow as pa
@@ -51,8 +50,7 @@ class Mark(NamedTuple):
     content: str
 
 
-@dataclass(frozen=True)
-class RunView:
+class RunView(NamedTuple):
     """One run of a date. Times are ns UTC, 0 when it holds no event; `n_bytes` includes journal and live digests."""
 
     run: str

@@ -7,7 +7,7 @@ completed by the next one.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
@@ -37,8 +37,7 @@ if TYPE_CHECKING:
     from harvester.home import DatePaths
 
 
-@dataclass(frozen=True)
-class Recovery:
+class Recovery(NamedTuple):
     """The recovery of one run: its last durable seq, torn bytes moved per file name, and where they were moved."""
 
     run: str

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from harvester.errors import CannotRun
 from harvester.eventlog.reader import RunView, day_identity, run_spans, run_view
@@ -21,8 +20,7 @@ if TYPE_CHECKING:
     from harvester.home import DatePaths
 
 
-@dataclass(frozen=True)
-class LogReport:
+class LogReport(NamedTuple):
     """What `verify_day` found.
 
     Attributes:
@@ -36,13 +34,13 @@ class LogReport:
     """
 
     trading_date: date
-    problems: list[Damage] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-    runs: list[RunView] = field(default_factory=list)
-    rows: int = 0
-    n_bytes: int = 0
-    identity: str = ""
-    good: tuple[tuple[int, int], ...] = ()
+    problems: list[Damage]
+    notes: list[str]
+    runs: list[RunView]
+    rows: int
+    n_bytes: int
+    identity: str
+    good: tuple[tuple[int, int], ...]
 
     @property
     def clean(self) -> bool:

@@ -14,8 +14,7 @@ and the next writer of the date moves the torn bytes to quarantine.
 from __future__ import annotations
 
 from contextlib import suppress
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import msgspec
 
@@ -78,8 +77,7 @@ def _recovered(paths: DatePaths, disk: Disk) -> RecoveredDay:
         raise error.for_writers(paths.trading_date) from None
 
 
-@dataclass(frozen=True)
-class Commit:
+class Commit(NamedTuple):
     """The result of one commit: seq range, ts_recv range (ns UTC), rows, bytes, the run's content hash so far."""
 
     first_seq: int
