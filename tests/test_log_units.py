@@ -41,7 +41,8 @@ from harvester.eventlog.runs_of_day import between_runs, good_ranges, newest_dat
 from harvester.eventlog.storage.content_hash import ContentHash, combined
 from harvester.eventlog.storage.damage import BadBytes
 from harvester.eventlog.storage.format import DELETION, DIGESTS, JOURNAL, MANIFEST
-from harvester.eventlog.storage.sealed_lines import seal
+from harvester.eventlog.storage.ipc_streams import HEADERS
+from harvester.eventlog.storage.sealed_lines import checksum, seal
 from harvester.eventlog.verify_log import verify_day, verify_rows
 from harvester.eventlog.writer import LogWriter
 from harvester.events.batch import Batch
@@ -451,6 +452,29 @@ def test_a_damaged_footer_is_named_behind_the_rows(home, monkeypatch):
     (damage,) = log.damages
     assert (damage.offset, damage.first_seq, damage.last_seq) == (log.parts_of(Kind.TRADE).parts[-1].end, 1, 9)
     assert log.bad == set(log.parts_of(Kind.TRADE).commits)
+
+
+def test_the_columns_of_a_stream_are_compared(home):
+    """A file that begins with the columns of another kind, under a right checksum, is named."""
+    write_run(home, (3, 3), kinds=FEW)
+    log = _run(home)
+    path, part = log.path_of(Kind.TRADE), log.parts_of(Kind.TRADE).parts[0]
+    head = HEADERS[Kind.QUOTE]
+    data = bytearray(path.read_bytes())
+    data[: len(head)] = head
+    path.write_bytes(data)
+
+    def checksums(lines, manifest):
+        for other in lines[0]["files"]:
+            if other["kind"] == "trade":
+                other["checksum"] = checksum(bytes(data[: part.length]))
+
+    forge(log.folder, checksums)
+    log = _run(home, check=True)
+    (damage,) = log.damages
+    assert (damage.file.name, damage.offset, damage.first_seq, damage.last_seq) == ("trade.arrows", 0, 1, 3)
+    assert "the stream's " in damage.what
+    assert log.bad == {0}
 
 
 def test_damage_costs_the_damaged_commit_alone(home):
