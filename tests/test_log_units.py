@@ -641,6 +641,24 @@ def test_a_run_that_names_no_seq_is_set_aside(home):
     assert (last.first_seq, last.last_seq, last.run) == (16, 17, "r004")
 
 
+def test_runs_with_the_same_seqs_are_damage(home):
+    """Two runs that claim the same seqs are never read as one day; the later one can be set aside."""
+    other = Home(home.root / "other")
+    for size in (2, 5):
+        write_run(other, (size,), kinds=FEW)
+    write_run(home, (5,), kinds=FEW)
+    shutil.copytree(other.on(DATE).log / "r002", home.on(DATE).log / "r002")
+    with pytest.raises(DamagedLog, match="the run begins at seq 3, expected 6"):
+        harvester.open_day(DATE, home)
+    with pytest.raises(DamagedLog, match="--set-aside"):
+        LogWriter.open(home.on(DATE))
+    (note,) = set_aside_day(home.on(DATE))
+    assert (note.run, note.first_seq, note.last_seq) == ("r002", 3, 7)
+    assert note.what == "the run begins at seq 3, expected 6"
+    with LogWriter.open(home.on(DATE)) as writer:
+        assert (writer.run_id, writer.next_seq) == ("r003", 8)
+
+
 def test_what_recovery_did_is_one_line(home):
     """Torn bytes per file and where they are; a run without torn bytes says so."""
     assert str(Recovery("r001", 7, {}, None)) == "r001 recovered up to seq 7: nothing torn"

@@ -23,7 +23,7 @@ from harvester.eventlog.quarantine import (
 )
 from harvester.eventlog.runs_of_day import between_runs, good_ranges, read_runs, run_folders
 from harvester.eventlog.storage.content_hash import ContentHash
-from harvester.eventlog.storage.damage import damaged_log
+from harvester.eventlog.storage.damage import Damage, damaged_log
 from harvester.eventlog.storage.format import DIGESTS, JOURNAL, MANIFEST, QUARANTINE, Final, file_of, run_number
 from harvester.eventlog.storage.sealed_lines import seal
 from harvester.events.kinds import Kind
@@ -94,9 +94,12 @@ def set_aside_day(paths: DatePaths, disk: Disk | None = None) -> list[Quarantine
             runs = [run for run in read_runs(paths) if run.folder.parent == day]
             for i, run in enumerate(runs):
                 run.check_bodies()
+                before = max((r.last_seq for r in runs[:i]), default=0)
+                if run.manifest is not None and run.first_seq <= before:
+                    what = f"the run begins at seq {run.first_seq}, expected {before + 1}"
+                    run.damages.append(Damage(run.folder / MANIFEST, 0, what))
                 if run.damages:
                     after = next((later.first_seq for later in runs[i + 1 :] if later.manifest), 0)
-                    before = max((r.last_seq for r in runs[:i]), default=0)
                     quarantined.append(quarantine_run(run, before + 1, after, paths.home, disk))
             remaining, notes = read_runs(paths), read_quarantine_notes(paths)
             for gap in between_runs(remaining, read_closed(paths), day, notes):
