@@ -15,6 +15,7 @@ import pytest
 from log_samples import DATE, START_NS, batch, files_of, forge, write_run
 
 import harvester
+from harvester.disk_space import MARGIN_BYTES
 from harvester.errors import DamagedFile, DamagedLog, HarvesterError, LogWriteFailed, Mismatch, NoLog
 from harvester.eventlog import lock as locks
 from harvester.eventlog.archive import archive, holds, runs_in
@@ -35,13 +36,14 @@ from harvester.eventlog.quarantine import QuarantineNote, add_note, covered, rea
 from harvester.eventlog.reader import day_identity, run_spans, run_view
 from harvester.eventlog.rebatch import rebatch
 from harvester.eventlog.recover import RecoveredDay, Recovery, recover_day, set_aside_day
-from harvester.eventlog.rewrite import commit_rows
+from harvester.eventlog.rewrite import RewriteTarget, commit_rows, rewrite
 from harvester.eventlog.run import KindParts, RunLog
 from harvester.eventlog.runs_of_day import between_runs, good_ranges, newest_date, recorded_dates, run_folders
 from harvester.eventlog.storage.content_hash import ContentHash, combined
 from harvester.eventlog.storage.damage import BadBytes
 from harvester.eventlog.storage.format import DELETION, DIGESTS, JOURNAL, MANIFEST
 from harvester.eventlog.storage.ipc_streams import HEADERS
+from harvester.eventlog.storage.parquet_files import ParquetBodies
 from harvester.eventlog.storage.sealed_lines import checksum, seal
 from harvester.eventlog.verify_log import verify_day, verify_rows
 from harvester.eventlog.writer import LogWriter
@@ -431,6 +433,15 @@ def test_a_short_file_costs_the_commits_behind_its_end(home):
     path.unlink()
     (damage,) = _run(home).damages
     assert (damage.what, damage.offset, damage.first_seq) == ("the file is missing", 0, 1)
+    path.symlink_to(log.journal_path)
+    (damage,) = _run(home).damages
+    assert (damage.what, damage.offset, damage.first_seq) == ("trade.arrows is not a plain file", 0, 1)
+    path.unlink()
+    unused = path.with_name("quote.arrows")
+    unused.symlink_to(log.journal_path)
+    path.write_bytes(good)
+    assert [str(one) for one in _run(home).damages] == [f"{unused} at byte 0: quote.arrows is not a plain file"]
+    unused.unlink()
     path.write_bytes(good + b"x")
     found = _run(home)
     assert (found.damages, found.torn[path.name]) == ([], 1)
@@ -576,6 +587,8 @@ def test_damage_between_runs(tmp_path):
     assert found(_runs((11, 12), ts=39), closed) == []
     assert found(_runs((11, 12), ts=38), closed) == [("ts_recv 49 is before 50, the last of the previous run", 0, 0)]
     assert found(_runs((11, 12)), EodMark("2025-07-17", 10, "")) == []
+    assert found(_runs((12, 12)), EodMark("2025-07-17", 11, "")) == []
+    assert found(_runs((12, 12)), EodMark("2025-07-17", 10, ""))[0][0] == "the run begins at seq 12, expected 1"
     assert found(_runs((6, 10)), closed) == []
     assert found(_runs((7, 10)), closed) == [("the run begins at seq 7, expected 1", 1, 6)]
     assert found(_runs((5, 10)), closed) == [("the run begins at seq 5, expected 1", 1, 4)]
@@ -631,6 +644,15 @@ def test_a_run_that_names_no_seq_is_set_aside(home):
     assert note == QuarantineNote(
         "r002", 6, 10, 0, "the manifest does not match its hash", "temp/events/2025-07-17/quarantine/r002"
     )
+    with pytest.raises(DamagedLog, match="r002 was quarantined"):
+        harvester.open_day(DATE, home)
+    day = harvester.open_day(DATE, home, set_aside=True)
+    assert ([damage.set_aside for damage in day.damages], day.good) == ([True], ((1, 5), (11, 15)))
+    assert (day.rows, day.complete) == (10, False)
+    _flip(home.on(DATE).log / "r001" / "trade.arrows", -1)
+    with pytest.raises(DamagedLog, match="checksum"):
+        harvester.open_day(DATE, home, set_aside=True)
+    _flip(home.on(DATE).log / "r001" / "trade.arrows", -1)
     with LogWriter.open(home.on(DATE)) as writer:
         assert (writer.next_seq, writer.run_id) == (16, "r004")
         writer.commit(batch(2, 16, 5, kinds=FEW, start_ns=writer.last_ts))
@@ -718,8 +740,42 @@ def test_marks_of_a_day(home):
     assert [mark.content for mark in day.marks()] == [
         key + line.content[:32] for key, line in zip(before, lines, strict=True)
     ]
+    assert (day.first_seq, day.last_seq, day.last_ts, day.rows) == (1, 9, lines[-1].last_ts, 9)
+    assert (day.complete, day.good, day.damages) == (True, ((1, 9),), [])
+    assert [(run.run, run.rows) for run in day.runs] == [("r001", 7), ("r002", 2)]
+    assert _ranges(day.batches(from_seq=2, to_seq=8)) == [(2, 7), (8, 8)]
+    assert _ranges(day.batches(from_seq=3, to_seq=3)) == [(3, 3)]
+    assert _ranges(day.batches(to_seq=0)) == []
+    assert _ranges(day.batches(1)) == [(seq, seq) for seq in range(1, 10)]
+    assert sum(day.table(kind).num_rows for kind in FEW) == 9
+    assert day.table(Kind.TRADE)["seq"].to_pylist() == sorted(day.frame("trade")["seq"])
+    assert day.table(Kind.QUOTE).num_rows == 0
     with pytest.raises(HarvesterError, match="rows_max is 0; it must be 1 or more"):
         list(day.batches(rows_max=0))
+
+
+def test_a_day_without_events(home):
+    """A run without events: seqs from 1, nothing to read, a content hash; live until it has ended."""
+    writer = LogWriter.open(home.on(DATE))
+    day = harvester.open_day(DATE, home)
+    assert (day.first_seq, day.last_seq, day.last_ts, day.rows, day.complete) == (1, 0, 0, 0, False)
+    assert (day.marks(), list(day.batches()), day.live_digests(), day.good) == ([], [], [], ())
+    assert day.identity() == combined([])
+    writer.close()
+    assert harvester.open_day(DATE, home).complete
+
+
+@pytest.mark.parametrize(("key", "step"), [("first_ts", -1), ("first_ts", 1), ("last_ts", -1), ("last_ts", 1)])
+def test_times_of_the_journal_are_those_of_the_rows(home, key, step):
+    """A first or last time in the journal one nanosecond too early or too late is damage."""
+    log = _live(home, (9,))
+
+    def change(lines, manifest):
+        lines[0][key] += step
+
+    forge(log.folder, change)
+    with pytest.raises(BadBytes, match="ts_recv"):
+        _run(home).load(0, 1)
 
 
 def test_identity_of_a_date_whose_log_was_deleted():
@@ -783,6 +839,38 @@ def test_the_folder_is_synced_for_new_files_only(home):
             "n_bytes": 0,
             "content_hash": writer.content_hash(),
         }
+
+
+def test_a_rewrite_says_what_failed(home, tmp_path, monkeypatch):
+    """Rows that read back otherwise are a mismatch, a full disk is named; exactly the space needed is enough."""
+
+    class Tight(Disk):
+        free = 0
+
+        def free_bytes(self, path):
+            return self.free
+
+    write_run(home, (4,), kinds=FEW)
+    log, disk, steps = _run(home), Tight(), []
+    need = sum(log.ends.values()) + MARGIN_BYTES
+    for name, free in (("enough", need), ("less", need - 1)):
+        disk.free = free
+        (tmp_path / name).mkdir()
+        target = RewriteTarget(tmp_path / name, "parquet", disk)
+        if free == need:
+            rewrite(log, target, steps.append)
+            assert steps == [4]
+        else:
+            with pytest.raises(LogWriteFailed, match=r"cannot rewrite .*r001: .* free, .* needed; it is unchanged"):
+                rewrite(log, target)
+
+    def fail(self):
+        raise ValueError("odd footer")
+
+    monkeypatch.setattr(ParquetBodies, "finish", fail)
+    (tmp_path / "odd").mkdir()
+    with pytest.raises(Mismatch, match="odd: read-back failed: odd footer; nothing was deleted"):
+        rewrite(log, RewriteTarget(tmp_path / "odd", "parquet", Disk()))
 
 
 def test_live_digests_are_of_committed_seqs(home):

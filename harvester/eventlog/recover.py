@@ -120,7 +120,7 @@ def recover_held(paths: DatePaths, disk: Disk) -> RecoveredDay:
             _move_whole(unfinished, day / QUARANTINE, unfinished.name.strip("."), disk)
         notes = read_quarantine_notes(paths)
         for note in notes:
-            held.last_run = max(held.last_run, run_number(note.run) or 0)
+            held.last_run = _higher(held.last_run, note.run)
             held.last_seq, held.last_ts = max(held.last_seq, note.last_seq), max(held.last_ts, note.last_ts)
         if not run_folders(paths):
             return held
@@ -131,7 +131,7 @@ def recover_held(paths: DatePaths, disk: Disk) -> RecoveredDay:
         if damages:
             raise damaged_log(damages, good_ranges(runs))
         for run in runs:
-            held.last_run = max(held.last_run, run_number(run.run) or 0)
+            held.last_run = _higher(held.last_run, run.run)
             held.last_seq = max(held.last_seq, run.last_seq)
             held.last_ts = max(held.last_ts, run.commits[-1].last_ts if run.commits else held.last_ts)
             if not run.finished:
@@ -139,6 +139,12 @@ def recover_held(paths: DatePaths, disk: Disk) -> RecoveredDay:
     except OSError as error:
         raise LogWriteFailed(f"cannot recover {day}: {error.strerror or error}; free space and try again") from error
     return held
+
+
+def _higher(number: int, run: str) -> int:
+    """The number, or that of a run if it is higher; a note may name no run."""
+    other = run_number(run)
+    return number if other is None else max(number, other)
 
 
 def _recover_run(run: RunLog, quarantine: Path, disk: Disk) -> Recovery:
