@@ -874,6 +874,33 @@ def test_a_rewrite_says_what_failed(home, tmp_path, monkeypatch):
         rewrite(log, RewriteTarget(tmp_path / "odd", "parquet", Disk()))
 
 
+def test_a_failing_disk_is_named_before_a_run(home):
+    """Beginning, recovering and setting aside: what failed, the system's words, the next move; the lock is free."""
+
+    class Broken(Disk):
+        def sync_folder(self, path):
+            raise OSError(errno.EIO, "Input/output error")
+
+    paths = home.on(DATE)
+    with pytest.raises(LogWriteFailed) as raised:
+        LogWriter.open(paths, disk=Broken())
+    assert str(raised.value) == f"cannot begin run {paths.log / 'r001'}: Input/output error"
+    with LogWriter.open(paths) as writer:
+        assert writer.run_id == "r001"
+        writer.begin(START_NS)
+        with pytest.raises(HarvesterError, match="^run r001 has begun already$"):
+            writer.begin(START_NS)
+        writer.abandon()
+    with pytest.raises(LogWriteFailed) as raised:
+        recover_day(paths, Broken())
+    assert str(raised.value) == f"cannot recover {paths.log}: Input/output error; free space and try again"
+    (writer.folder / MANIFEST).write_bytes(b"")
+    with pytest.raises(LogWriteFailed) as raised:
+        set_aside_day(paths, Broken())
+    assert str(raised.value) == f"cannot quarantine runs of {paths.log}: Input/output error; try again"
+    assert [note.run for note in set_aside_day(paths)] == ["r001"]
+
+
 def test_live_digests_are_of_committed_seqs(home):
     """From 0 to the last committed seq; others are refused with both numbers; a failing disk ends the run."""
     disk = _Failing()

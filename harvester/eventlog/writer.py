@@ -112,7 +112,7 @@ class LogWriter:
         self._commits, self._chain = 0, manifest.genesis()
         self._digests, self._digests_chain = 0, manifest.genesis()
         self._failure: LogWriteFailed | None = None
-        self._run_start: dict[str, Any] | None = None
+        self._run_start: dict[str, Any] = {}
 
     @classmethod
     def open(
@@ -197,7 +197,7 @@ class LogWriter:
         Returns:
             The committed batch, for the engine to fold.
         """
-        if self._run_start is None or self._commits:
+        if self._commits:
             raise HarvesterError(f"run {self.run_id} has begun already")
         row = {**self._run_start, "ts_recv": max(ts_recv, self.last_ts)}
         batch = Batch.of([(Kind.REQUEST, row)], self.next_seq)
