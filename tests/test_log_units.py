@@ -534,7 +534,7 @@ def test_verify_sums_up(home):
     assert (report.clean, report.exit_code, report.notes, report.rows) == (True, 0, [], 10)
     assert (report.good, [run.rows for run in report.runs]) == (((1, 10),), [6, 4])
     assert report.n_bytes == sum(run.n_bytes for run in report.runs)
-    assert report.identity == harvester.open_day(DATE, home).identity()
+    assert report.identity == harvester.open_day(DATE, home).identity() == report.day().identity()
     assert sum(steps) == 2 * sum(sum(_run(home, name).ends.values()) for name in ("r001", "r002"))
     for name in ("r001", "r002"):
         with (home.on(DATE).log / name / "trade.arrows").open("ab") as file:
@@ -545,6 +545,8 @@ def test_verify_sums_up(home):
     assert damage.what == "5 bytes follow that no commit names"
     assert damage.offset == damage.file.stat().st_size - 5
     assert (report.exit_code, report.identity) == (1, "")
+    with pytest.raises(DamagedLog, match="5 bytes follow"):
+        report.day()
 
 
 def test_parts_of_a_kind():
@@ -888,7 +890,7 @@ def test_a_failing_disk_is_named_before_a_run(home):
     with LogWriter.open(paths) as writer:
         assert writer.run_id == "r001"
         writer.begin(START_NS)
-        with pytest.raises(HarvesterError, match="^run r001 has begun already$"):
+        with pytest.raises(HarvesterError, match=r"^run r001 has begun already$"):
             writer.begin(START_NS)
         writer.abandon()
     with pytest.raises(LogWriteFailed) as raised:
