@@ -16,7 +16,7 @@ from log_samples import DATE, START_NS, batch, files_of, forge, write_run
 
 import harvester
 from harvester.disk_space import MARGIN_BYTES
-from harvester.errors import DamagedFile, DamagedLog, HarvesterError, LogWriteFailed, Mismatch, NoLog
+from harvester.errors import CannotRun, DamagedFile, DamagedLog, HarvesterError, LogWriteFailed, Mismatch, NoLog
 from harvester.eventlog import lock as locks
 from harvester.eventlog.archive import archive, holds, runs_in
 from harvester.eventlog.compact import compact_run
@@ -29,7 +29,7 @@ from harvester.eventlog.eod_mark import (
     read_closed,
     write_closed,
 )
-from harvester.eventlog.fold_reader import run_batches
+from harvester.eventlog.fold_reader import fold_batches, run_batches
 from harvester.eventlog.follow import Follower
 from harvester.eventlog.lock import LockHolder
 from harvester.eventlog.quarantine import QuarantineNote, add_note, covered, read_quarantine_notes
@@ -416,7 +416,8 @@ def test_the_end_of_a_run_is_compared(home):
     assert (damage.file.name, damage.offset) == (DIGESTS, len(digests.splitlines(keepends=True)[0]))
     (folder / DIGESTS).write_bytes(digests)
     forge(folder, lambda lines, manifest: manifest["final"].update(content_hash="0" * 64))
-    assert [damage.what for damage in _run(home).damages] == ["the content hash differs from the journal's"]
+    (damage,) = _run(home).damages
+    assert (damage.what, damage.offset) == ("the content hash differs from the journal's", 0)
 
 
 def test_a_short_file_costs_the_commits_behind_its_end(home):
@@ -547,6 +548,28 @@ def test_verify_sums_up(home):
     assert (report.exit_code, report.identity) == (1, "")
     with pytest.raises(DamagedLog, match="5 bytes follow"):
         report.day()
+
+
+def test_a_fold_names_every_damage(home):
+    """A fold that meets damage compares the rest too, as opening the day does: the error counts the other places."""
+    for seed in (1, 2, 3):
+        write_run(home, (4,), seed=seed, kinds=FEW)
+    for name in ("r002", "r003"):
+        _flip(home.on(DATE).log / name / "trade.arrows", -1)
+    with pytest.raises(DamagedLog, match=r"and 1 more places") as raised:
+        list(fold_batches(harvester.open_day(DATE, home, check=False), {}, 10))
+    assert raised.value.good == ((1, 4),)
+
+
+def test_a_folder_that_cannot_be_read(home, monkeypatch):
+    """`verify` names the date and the system's words."""
+
+    def fail(paths):
+        raise OSError("odd")
+
+    monkeypatch.setattr("harvester.eventlog.verify_log.read_runs", fail)
+    with pytest.raises(CannotRun, match="cannot read the log of 2025-07-17: odd"):
+        verify_day(home.on(DATE))
 
 
 def test_parts_of_a_kind():
@@ -863,6 +886,12 @@ def test_a_rewrite_says_what_failed(home, tmp_path, monkeypatch):
         if free == need:
             rewrite(log, target, steps.append)
             assert steps == [4]
+            made = RunLog(tmp_path / name, "r001")
+            made.refresh()
+            assert (made.commits[0].first_ts, made.commits[0].last_ts) == (
+                log.commits[0].first_ts,
+                log.commits[0].last_ts,
+            )
         else:
             with pytest.raises(LogWriteFailed, match=r"cannot rewrite .*r001: .* free, .* needed; it is unchanged"):
                 rewrite(log, target)
@@ -997,6 +1026,18 @@ def test_the_time_of_a_lock_may_be_unknown(since, monkeypatch):
     if since == 5:
         monkeypatch.setattr(locks, "datetime", Refusing)
     assert str(LockHolder(7, "host", "record", since)) == "process 7 on host (record) since an unknown time"
+
+
+def test_a_note_of_a_lock_has_a_limit(home):
+    """A note of 4096 bytes is read, a longer one is not."""
+    lock = locks.DateLock(home.on(DATE))
+    note = home.on(DATE).lock.with_suffix(".holder.json")
+    note.parent.mkdir(parents=True)
+    holder = LockHolder(7, "host", "record", 5)
+    text = msgspec.json.encode(holder)
+    for size, wanted in ((4096, holder), (4097, None)):
+        note.write_bytes(text[:-1] + b" " * (size - len(text)) + b"}")
+        assert lock.holder() == wanted
 
 
 def test_the_mark_of_a_closed_date(home):
