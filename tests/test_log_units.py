@@ -556,6 +556,8 @@ def test_a_fold_names_every_damage(home):
         write_run(home, (4,), seed=seed, kinds=FEW)
     for name in ("r002", "r003"):
         _flip(home.on(DATE).log / name / "trade.arrows", -1)
+    with pytest.raises(DamagedLog, match="and 1 more places"):
+        harvester.open_day(DATE, home, check=False).check()
     with pytest.raises(DamagedLog, match=r"and 1 more places") as raised:
         list(fold_batches(harvester.open_day(DATE, home, check=False), {}, 10))
     assert raised.value.good == ((1, 4),)
@@ -876,7 +878,7 @@ def test_a_rewrite_says_what_failed(home, tmp_path, monkeypatch):
         def free_bytes(self, path):
             return self.free
 
-    write_run(home, (4,), kinds=FEW)
+    write_run(home, (40,), kinds=FEW)
     log, disk, steps = _run(home), Tight(), []
     need = sum(log.ends.values()) + MARGIN_BYTES
     for name, free in (("enough", need), ("less", need - 1)):
@@ -885,7 +887,7 @@ def test_a_rewrite_says_what_failed(home, tmp_path, monkeypatch):
         target = RewriteTarget(tmp_path / name, "parquet", disk)
         if free == need:
             rewrite(log, target, steps.append)
-            assert steps == [4]
+            assert steps == [40]
             made = RunLog(tmp_path / name, "r001")
             made.refresh()
             assert (made.commits[0].first_ts, made.commits[0].last_ts) == (
