@@ -96,8 +96,7 @@ class _Fixed(_Column):
                 values = np.where(_present(array), values, self._dtype.type(0))
         if self._float and np.isnan(values).any():
             values = np.where(np.isnan(values), self._dtype.type(np.nan), values)
-        little = values.astype(self._dtype.newbyteorder("<"), copy=False)
-        self._stream.update(np.ascontiguousarray(little))
+        self._stream.update(np.ascontiguousarray(values, self._dtype.newbyteorder("<")))
 
     def _parts(self) -> Iterable[bytes]:
         return (self._label, self._stream.digest())
