@@ -26,6 +26,7 @@ OPERATORS = (
 """Prefixes of operator names: all of cosmic-ray's that need no arguments."""
 
 _GOLDEN, _CONTENT, _WRITE, _CLI = ("test_log_golden", "test_log_content", "test_log_write_read", "test_log_cli")
+_STORAGE, _MESSAGES = "test_log_storage", "test_log_messages"
 _EOD = tuple(
     f"test_eod_steps::{name}"
     for name in (
@@ -49,28 +50,28 @@ TESTS: dict[str, tuple[str, ...]] = {
         (
             "eventlog/storage/prefetch",
             "eventlog/storage/checked_reads",
-            "eventlog/fold_reader",
             "eventlog/storage/content_hash",
-            "eventlog/rebatch",
-            "files",
             "eventlog/storage/format",
-            "eventlog/storage/message_layout",
             "eventlog/storage/sealed_lines",
-            "eventlog/storage/batch_messages",
             "eventlog/storage/sequence_checks",
-            "eventlog/run",
-            "eventlog/storage/ipc_streams",
-            "eventlog/writer",
         ),
+        (_STORAGE, _CONTENT, _GOLDEN, _CLI, _WRITE),
+    ),
+    **dict.fromkeys(
+        ("eventlog/storage/message_layout", "eventlog/storage/batch_messages", "eventlog/storage/ipc_streams"),
+        (_MESSAGES, _CONTENT, _GOLDEN, _CLI, _WRITE),
+    ),
+    **dict.fromkeys(
+        ("eventlog/fold_reader", "eventlog/rebatch", "files", "eventlog/run", "eventlog/writer"),
         (_GOLDEN, _CLI, _CONTENT, _WRITE),
     ),
     **dict.fromkeys(
-        ("eventlog/storage/damage", "eventlog/runs_of_day", "eventlog/follow", "eventlog/reader"),
+        ("eventlog/runs_of_day", "eventlog/follow", "eventlog/reader"),
         (_GOLDEN, _CLI, _WRITE),
     ),
-    **dict.fromkeys(
-        ("eventlog/compact", "eventlog/storage/parquet_files", "eventlog/rewrite"), (_GOLDEN, "test_log_compact")
-    ),
+    "eventlog/storage/damage": (_STORAGE, _GOLDEN, _CLI, _WRITE),
+    "eventlog/storage/parquet_files": (_STORAGE, _GOLDEN, "test_log_compact"),
+    **dict.fromkeys(("eventlog/compact", "eventlog/rewrite"), (_GOLDEN, "test_log_compact")),
     **dict.fromkeys(("eventlog/quarantine", "eventlog/recover"), ("test_log_set_aside", _CLI, "test_log_crash")),
     "eventlog/verify_log": (_CLI, "test_log_set_aside", _WRITE),
     "eventlog/lock": ("test_log_lock",),
