@@ -38,7 +38,7 @@ from harvester.eventlog.storage.format import (
 )
 from harvester.eventlog.storage.ipc_streams import HEADERS, encode
 from harvester.eventlog.storage.parquet_files import Groups, ParquetBodies, check_tail
-from harvester.eventlog.storage.prefetch import STEPS_AHEAD, prefetch, workers
+from harvester.eventlog.storage.prefetch import STEPS_AHEAD, WORKERS, prefetch, workers
 from harvester.eventlog.storage.sealed_lines import checksum, scan, seal, sealed_hash, unseal
 from harvester.eventlog.storage.sequence_checks import _fast_ends, order_problem, rows_problem
 from harvester.events.batch import Batch
@@ -784,6 +784,7 @@ def test_a_footer_must_fit_the_journal(archived, tmp_path):
 def test_work_ahead_is_bounded():
     """One thread per core, at most four; work begins a fixed number of items before its result is taken."""
     assert [workers(cores) for cores in (None, 1, 2, 3, 4, 5, 64)] == [1, 1, 2, 3, 4, 4, 4]
+    assert STEPS_AHEAD >= WORKERS, "no thread waits while a result is taken"
     begun = []
     results = prefetch(str, (begun.append(i) or i for i in range(100)))
     for i in range(5):
