@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import gc
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from hashlib import blake2b
 from itertools import combinations
 from pathlib import Path
@@ -791,3 +793,23 @@ def test_work_ahead_is_bounded():
         assert next(results) == str(i)
         assert len(begun) == STEPS_AHEAD + 1 + i
     assert list(results) == [str(i) for i in range(5, 100)]
+
+
+def test_work_that_is_not_needed_is_cancelled(monkeypatch):
+    """Closed early, only what threads have begun is finished; the items that waited are never begun."""
+    begun, go_on = [], threading.Event()
+
+    class Pool(ThreadPoolExecutor):
+        def __exit__(self, *error: object) -> bool | None:
+            go_on.set()
+            return super().__exit__(*error)
+
+    def work(i: int) -> int:
+        begun.append(i)
+        return i if i == 0 or go_on.wait(60) else -1
+
+    monkeypatch.setattr("harvester.eventlog.storage.prefetch.ThreadPoolExecutor", Pool)
+    results = prefetch(work, range(100))
+    assert next(results) == 0
+    results.close()
+    assert len(begun) <= 1 + WORKERS
