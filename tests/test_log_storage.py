@@ -93,6 +93,8 @@ def test_a_seal_is_the_hash_of_the_object():
     for body in (b"", b"[]", b'{"a":1', b'"a":1}', b'{\n"a":1}'):
         with pytest.raises(AssertionError):
             seal(body)
+    for body in (b"[" * 90, b"{" + b"\n" * 90 + b"}"):
+        assert _text_of(seal, body, error=AssertionError) == str(body[:80])
 
 
 def test_scanned_lines_and_their_places(tmp_path):

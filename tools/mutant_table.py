@@ -49,7 +49,6 @@ TESTS: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(
         (
             "eventlog/storage/prefetch",
-            "eventlog/storage/checked_reads",
             "eventlog/storage/format",
             "eventlog/storage/sealed_lines",
             "eventlog/storage/sequence_checks",
@@ -74,6 +73,7 @@ TESTS: dict[str, tuple[str, ...]] = {
         _CONTENT,
         _GOLDEN,
     ),
+    "eventlog/storage/checked_reads": (_STORAGE, _MESSAGES, _GOLDEN, _CLI, _WRITE),
     "eventlog/storage/damage": (_STORAGE, _GOLDEN, _CLI, _WRITE),
     "eventlog/storage/parquet_files": (_STORAGE, _GOLDEN, "test_log_compact"),
     **dict.fromkeys(("eventlog/compact", "eventlog/rewrite"), (_GOLDEN, "test_log_compact")),
