@@ -48,14 +48,14 @@ def _layout(message: bytes) -> Layout:
     return layout
 
 
-def _placed(messages: list[bytes], rows: list[int], gap: int = 0) -> tuple[pa.Buffer, np.ndarray]:
+def _placed(messages: list[bytes], rows: list[int], gap: int = 0, after: bytes = b"") -> tuple[pa.Buffer, np.ndarray]:
     """Messages one after the other, `gap` bytes before each, and their places."""
     starts, data = [], b""
     for message in messages:
         data += b"\xee" * gap
         starts.append(len(data))
         data += message
-    return pa.py_buffer(data), np.array([starts, [len(message) for message in messages], rows], np.int64)
+    return pa.py_buffer(data + after), np.array([starts, [len(message) for message in messages], rows], np.int64)
 
 
 # --- the layout ---
@@ -242,7 +242,7 @@ def test_messages_hold_the_rows_that_were_encoded(sizes, sliced_rows, monkeypatc
     """Every column, copied by message or by row: the values, nulls and schema; also of a part of the messages."""
     monkeypatch.setattr(batch_messages, "_SLICED_ROWS", sliced_rows)
     rows, encoded = _sized(sizes)
-    messages = Messages.of(Kind.TRADE, *_placed(encoded, list(sizes), gap=24))
+    messages = Messages.of(Kind.TRADE, *_placed(encoded, list(sizes), gap=24, after=b"odd"))
     for first in range(len(sizes)):
         for last in range(first + 1, len(sizes) + 1):
             got = messages.some(first, last).read(range(_COLUMNS))

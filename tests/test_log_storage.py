@@ -343,6 +343,7 @@ def test_lines_are_immutable_and_small():
     for one, name in (
         (commit, "commit"),
         (commit.files[0], "rows"),
+        (Damage(Path("a"), 7, "torn"), "what"),
         (manifest, "run"),
         (manifest.final, "commits"),
         (decode_digest(msgspec.json.encode(DIGEST)), "seq"),

@@ -65,15 +65,15 @@ def _numbers(kind: Kind, data: pa.Buffer, places: Array) -> _Numbers | None:
     of_columns = numbers[:, layout.nodes : layout.nodes + 2 * n_columns]
     of_buffers = numbers[:, layout.buffers : layout.buffers + 2 * buffers.count]
     nulls, offsets, sizes = of_columns[:, 1::2], of_buffers[:, ::2], of_buffers[:, 1::2]
-    body, each = numbers[:, layout.body, None], rows[:, None]
+    body, each = numbers[:, layout.body], rows[:, None]
     sound = (
         (numbers[:, layout.rows] == rows).all()
         and (of_columns[:, ::2] == each).all()
         and _within(nulls, each)
-        and (body[:, 0] == lengths - size).all()
-        and _within(each, body)
-        and _within(offsets, body)
-        and _within(sizes, body - offsets)
+        and (body == lengths - size).all()
+        and _within(rows, body)
+        and _within(offsets, body[:, None])
+        and _within(sizes, body[:, None] - offsets)
         and not (offsets % WORD).any()
         and (sizes >= buffers.needed(rows, nulls)).all()
     )

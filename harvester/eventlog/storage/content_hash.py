@@ -119,7 +119,7 @@ class _Text(_Column):
             array = array.cast(pa.large_binary())
         wide = array.type == pa.large_binary()
         if array.null_count:
-            array = array.fill_null(b"" if wide or array.type == pa.binary() else "")
+            array = array.fill_null("")
         _, offset_buffer, data = array.buffers()
         offsets = np.frombuffer(offset_buffer, np.int64 if wide else np.int32)[array.offset :][: len(array) + 1]
         self._lengths.update(np.diff(offsets).astype("<u4"))
