@@ -401,6 +401,7 @@ def test_the_length_of_a_schema_message():
     assert header_length(schema) == header_length(schema + bytes(8)) == len(schema)
     assert header_length(memoryview(schema)) == check_header(Kind.TRADE, schema + b"rest") == len(schema)
     marker = b"\xff\xff\xff\xff"
+    assert HEADER_BYTES_MAX == 2**20
     huge = HEADER_BYTES_MAX - 8
     assert header_length(marker + struct.pack("<i", huge) + bytes(huge + 8)) == HEADER_BYTES_MAX
     assert header_length(marker + struct.pack("<i", 1) + b"\0") == 9
@@ -463,6 +464,18 @@ def test_wrong_streams_are_refused_by_what_is_wrong(monkeypatch):
         with pytest.raises(ValueError) as caught:
             decode(Kind.TRADE, data, 2, [0])
         assert str(caught.value) == problem
+
+
+def test_zstd_is_used_at_level_3():
+    """The bytes are those of Arrow's writer with this codec, not with another level's."""
+    rows, sizes = _trades(300), []
+    for level in (1, 2, 3, 4):
+        sink = pa.BufferOutputStream()
+        options = pa.ipc.IpcWriteOptions(compression=pa.Codec("zstd", level))
+        pa.ipc.new_stream(sink, rows.schema, options=options).write_batch(rows)
+        sizes.append(sink.getvalue().to_pybytes()[len(HEADERS[Kind.TRADE]) :])
+    encoded = encode(rows, "zstd")
+    assert [encoded == one for one in sizes] == [False, False, True, False]
 
 
 def test_clock_events_of_the_journal():

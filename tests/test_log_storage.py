@@ -123,6 +123,7 @@ def test_scanned_lines_and_their_places(tmp_path):
 def test_scanned_sizes_have_limits(tmp_path, monkeypatch):
     """A file or a line of the maximum is read, one byte more is damage; so is an error of the disk."""
     path, lines = tmp_path / "lines", _line(1) + _line(2, 300)
+    assert (sealed_lines.LINE_BYTES_MAX, sealed_lines.FILE_BYTES_MAX) == (2**26, 2**32)
     path.write_bytes(lines)
     monkeypatch.setattr(sealed_lines, "FILE_BYTES_MAX", len(lines))
     assert len(scan(path).lines) == 2
