@@ -17,7 +17,7 @@ from sortedcontainers import SortedDict
 from harvester.events.kinds import Side, Stream
 from harvester.projections.base import Projection
 from harvester.projections.market.market import DEPTH_STREAMS, STREAMS
-from harvester.projections.market.state_arrays import Role, cells_of
+from harvester.projections.market.state_arrays import CONTRADICTED_SECONDS, Role, cells_of
 
 NO_BOOKS = hashlib.blake2b(digest_size=16).hexdigest()
 """The digest when no book is live (all subscriptions cancelled): it says nothing about the day's books."""
@@ -42,8 +42,9 @@ class Level(NamedTuple):
 class BookState(NamedTuple):
     """State of one book; counts since its subscription.
 
-    `good`: since the last reset, rows on both sides and none impossible; no hole. `placed`: updates past the end
-    that were kept. `waiting`: rows after a hole, of both sides.
+    `good`: since the last reset, rows on both sides and none impossible; no hole; not contradicted. `placed`: updates past the end
+    that were kept. `waiting`: rows after a hole, of both sides. `contradicted`: the quote in force has contradicted it for
+    `CONTRADICTED_SECONDS`, so it is not good.
     """
 
     con_id: int
@@ -58,6 +59,7 @@ class BookState(NamedTuple):
     placed: int
     resets: int
     waiting: int
+    contradicted: bool = False
 
 
 class Book(Projection):
@@ -97,11 +99,12 @@ class Book(Projection):
             bool(book["bad"]),
             bool((s.side["filled"][2 * b : 2 * b + 2] == s.side["length"][2 * b : 2 * b + 2]).all()),
         )
+        contradicted = int(book["against"]) >= CONTRADICTED_SECONDS
         return BookState(
             con_id=int(s.slots[slot]["con_id"]),
             stream=STREAMS[int(s.slots[slot]["stream"])],
             rows=int(book["rows"]),
-            good=all(known) and whole and not bad,
+            good=all(known) and whole and not bad and not contradicted,
             bad=bad,
             known_ask=known[Side.ASK],
             known_bid=known[Side.BID],
@@ -111,6 +114,7 @@ class Book(Projection):
             resets=int(book["resets"]),
             waiting=sum(int((s.cells[cells_of(s, b, side)]["price"] > 0).sum()) for side in Side)
             - int(s.side["filled"][2 * b : 2 * b + 2].sum()),
+            contradicted=contradicted,
         )
 
     def ladder(self, con_id: int, side: Side, stream: Stream | None = None) -> list[Level]:
