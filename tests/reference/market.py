@@ -206,15 +206,16 @@ class Market:
 
     def on_notice(self, row):
         code = row.get("code") or 0
-        silence = code == -7 and row.get("detail") == '{"cause":"silence"}' and not row.get("con_id")
-        if not silence and code not in {317, 1100, 1101, -2, -6} | REFUSED and row.get("msg") != 58:
+        if code == -7 and row.get("detail") == '{"cause":"silence"}' and not row.get("con_id"):
+            code = 1100  # the whole feed is gone, though no code said so
+        if code not in {317, 1100, 1101, -2, -6} | REFUSED and row.get("msg") != 58:
             return
         self.pass_time(row["ts_recv"])
         self.last_ts = row["ts_recv"]
         if code in (1101, -2):
             self.kill(row["seq"], row["ts_recv"], list(self.live))
             self.drop_kept(row["seq"], row["ts_recv"])
-        elif code == 1100 or silence:
+        elif code == 1100:
             self.forget(row)
             self.drop_kept(row["seq"], row["ts_recv"])
         elif code == 317:
@@ -419,7 +420,9 @@ class Market:
             if "bid" in feed and "ask" in feed:
                 return source, (feed["bid"][0], feed["ask"][0], feed["bid"][1], feed["ask"][1])
         smart = inst.used.get("smart")
-        if smart and smart.book.good and smart.book.against < 10:
+        if smart and smart.book.against >= 10:
+            return None, (None, None, None, None)
+        if smart and smart.book.good:
             (bid, bid_size), (ask, ask_size) = smart.book.best(1), smart.book.best(0)
             return "smart_depth", (bid, ask, bid_size, ask_size)
         return None, (None, None, None, None)
