@@ -87,7 +87,7 @@ DAYS = st.lists(st.lists(EPISODE, max_size=6), min_size=1, max_size=5).map(
 @settings(max_examples=budget(20, 60), deadline=None)
 @given(DAYS, st.randoms())
 def test_memory_is_a_function_of_its_days(days, rng):
-    """In whatever order days are folded, and however often, memory has the same bytes."""
+    """Memory has the same bytes for any order of days, and when days are folded again."""
     expected = encode(rebuild(days))
     order = [*days, *days]
     rng.shuffle(order)
@@ -100,7 +100,7 @@ def test_memory_is_a_function_of_its_days(days, rng):
 
 @given(st.lists(EPISODE, max_size=8), st.randoms())
 def test_an_identity_counts_once(rows, rng):
-    """Rows that come twice, in any order, change nothing."""
+    """Duplicate rows, in any order, change nothing."""
     unique = list({(r["symbol"], r["mode"], r["decision_seq"]): r for r in rows}.values())
     twice = [*unique, *unique]
     rng.shuffle(twice)
@@ -108,7 +108,7 @@ def test_an_identity_counts_once(rows, rng):
 
 
 def test_fold_does_not_change_its_input():
-    """Folding leaves the memory it was given as it was."""
+    """Folding does not change the memory passed in."""
     memory = fold(None, day())
     before = encode(memory)
     fold(memory, day("2025-07-18"))
@@ -116,7 +116,7 @@ def test_fold_does_not_change_its_input():
 
 
 def test_a_revision_replaces_its_day():
-    """A day in another version takes the place of the first: its trades are not counted twice."""
+    """Another version of a day replaces the first: its trades are not counted twice."""
     one, other = day(), day(rows=[episode(pnl=-5.0), episode(2)], content="another")
     memory = fold(fold(fold(None, one), day("2025-07-18")), other)
     assert [d["content_hash"] for d in memory["days"]] == ["another", "hash of 2025-07-18"]
@@ -125,7 +125,7 @@ def test_a_revision_replaces_its_day():
 
 
 def test_parents_chain():
-    """Each memory names the hash of the one it grew from."""
+    """Each memory contains the hash of the previous one."""
     first = fold(None, day())
     second = fold(first, day("2025-07-18"))
     assert (first["parent"], second["parent"]) == (None, first["hash"])
@@ -149,7 +149,7 @@ def test_only_taken_closed_live_trades_are_money():
 
 
 def test_data_of_an_untold_type_does_not_train():
-    """An episode on data whose type the gateway never said is left out, under a reason of its own, unless allowed."""
+    """An episode on data of unannounced type is left out, with its own reason, unless allowed."""
     rows = [episode(1), episode(2, data_type=None), episode(3, data_type=3), episode(4, data_type=2)]
     made = day(rows=rows)
     assert (made.samples, made.symbols[0].trade_count) == ({"event": 1}, 1)
@@ -168,7 +168,7 @@ def with_values(row, exit_reason="TARGET", **values):
 
 
 def test_a_profile_by_hand():
-    """Counts, sums and means of a symbol over two days, as added up on paper; absent numbers count in no mean."""
+    """Counts, sums and means of a symbol over two days, as computed by hand; absent numbers are not in any mean."""
     first = [
         with_values(
             episode(1, pnl=30.0, move=0.01), quantity=100, r_multiple=3.0, mae=-2.0, mfe=40.0, hold_seconds=10.0
@@ -231,13 +231,13 @@ def test_a_profile_by_hand():
 
 
 def test_squares_of_multiples():
-    """The spread of R-multiples is that of the trades: the interval is the one of their sum and sum of squares."""
+    """The interval of the mean R is computed from the sum and the sum of squares of all trades."""
     made = day(rows=[episode(1, pnl=30.0), episode(2, pnl=-10.0)])
     assert (made.symbols[0].r_sum, made.symbols[0].r_squares) == (2.0, 10.0)
 
 
 def test_a_trade_that_breaks_even_is_no_win():
-    """A result of nothing counts as a trade and as neither a win nor a loss."""
+    """A result of zero counts as a trade, but not as a win or a loss."""
     made = day(rows=[episode(1, pnl=0.0), episode(2, pnl=10.0)])
     assert (made.symbols[0].wins, made.symbols[0].trade_count) == (1, 2)
     assert (made.sample_wins, made.outcomes) == ({"event": 1}, {"BREAKEVEN": 1, "WIN": 1})
@@ -252,7 +252,7 @@ def test_reasons_are_the_five_most_frequent():
 
 
 def test_other_episodes_of_the_same_log_are_another_day():
-    """A day whose log is the same and whose episodes are not is taken in anew: its episodes have their own hash."""
+    """A day with the same log but other episodes is folded again: its episodes have their own hash."""
     rows = [episode(1), episode(2)]
     changed = [rows[0], with_values(rows[1], tape_delta=51.0)]
     one, other = (day(rows=given, content="the log") for given in (rows, changed))
@@ -261,7 +261,7 @@ def test_other_episodes_of_the_same_log_are_another_day():
 
 
 def test_days_are_few_before_samples_are():
-    """Days still needed: twenty in any case, more where samples are rare; with enough of both none."""
+    """Days still needed: at least twenty, more when samples are rare, none when there are enough of both."""
     dates = [f"2025-{month:02d}-{n:02d}" for month in (7, 8) for n in range(1, 22)]
 
     def needed(count, samples):
@@ -291,13 +291,13 @@ def test_base_rate_scores_by_hand():
 
 
 def test_modes_stay_apart():
-    """An evaluation on bars never mixes with trades on events."""
+    """An evaluation on bars is never mixed with trades on events."""
     memory = fold(None, day(rows=[episode(1, pnl=10.0), episode(1, pnl=-7.0, mode="bars")]))
     assert [(p["mode"], p["pnl_usd"]) for p in memory["symbol_profiles"]] == [("bars", -7.0), ("event", 10.0)]
 
 
 def test_unreadable_document_is_counted():
-    """An episode whose document cannot be read is counted as such, and nothing else of the day is lost."""
+    """An episode with an unreadable document is counted as unreadable; the rest of the day is kept."""
     made = day(rows=[episode(1), episode(2) | {"document": "{"}, episode(3) | {"document": '{"mode": "event"}'}])
     assert (made.parse_failures, made.symbols[0].trade_count, made.episode_count) == (2, 1, 3)
 
@@ -345,6 +345,6 @@ def test_structure(exit_, name):
     ],
 )
 def test_altered_memory_is_refused(change, what):
-    """A memory that does not match its own hash or version is refused, with the way out."""
+    """A memory that does not match its own hash or version is refused, and the error names the remedy."""
     with pytest.raises(HarvesterError, match=what):
         decode(encode(change(fold(None, day()))), "memory_latest.json")

@@ -38,7 +38,7 @@ def test_incomplete_beta(x, a, b, value):
     ],
 )
 def test_student_t(p, df, t):
-    """Student's quantile equals closed forms and printed tables."""
+    """Student's t quantile equals closed forms and printed tables."""
     assert t_quantile(p, df) == pytest.approx(t, rel=2e-6)
 
 

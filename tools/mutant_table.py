@@ -1,4 +1,4 @@
-"""What the sampled mutation run covers: cosmic-ray's operators, and the tests per source module, quickest first."""
+"""The scope of the sampled mutation run: cosmic-ray's operators, and the tests per source module, quickest first."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def modules_of(project: Path) -> list[str]:
 
 
 def tried_by(file: str, wide: bool = False) -> tuple[str, ...]:
-    """What a mutant of a source file is run against, quickest first: test files, or node ids. `wide`: slow ones too."""
+    """The tests for a mutant of a source file, quickest first: files or node ids. `wide`: slow ones too."""
     name = file.removeprefix("harvester/").removesuffix(".py")
     tests = TESTS.get(name, ())
     if wide and tests:

@@ -1,8 +1,8 @@
-"""Deleting a folded date's files: planned, written down, then done, and only for bytes that are still what was planned.
+"""Delete a folded date's files: list them, write the list to disk, then delete those that are unchanged since.
 
-The list names every file with its size and BLAKE2b. Deleting goes by the list alone, so that it can be stopped and done
-again: what is gone is gone, what has changed stays and is reported. No link is followed and nothing outside the home is
-touched.
+The list names every file with its size and BLAKE2b. Only listed files are deleted, so an interrupted deletion can be
+repeated: missing files are skipped, changed files stay and are reported. No link is followed, and nothing outside the
+home is deleted.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class FileToDelete(msgspec.Struct, frozen=True):
 
 
 class DeletionPlan(msgspec.Struct, frozen=True):
-    """A deletion list. `folders` go when they are empty; `log_kept` tells where the log lives on, if it does."""
+    """A deletion list. `folders` are deleted when empty; `log_kept` is the folder of the archived log, None without."""
 
     schema: str
     schema_version: int
@@ -52,10 +52,10 @@ class DeletionPlan(msgspec.Struct, frozen=True):
 def plan(
     home: Home, folders: Sequence[Path], trading_date: str, content_hash: str, log_kept: str | None
 ) -> DeletionPlan:
-    """List what lies in the folders now.
+    """List the current content of the folders.
 
     Raises:
-        Mismatch: a link or something that is neither file nor folder lies there; nothing is deleted then.
+        Mismatch: they contain a link or another thing that is neither file nor folder.
     """
     files: list[FileToDelete] = []
     found: list[str] = []
@@ -71,7 +71,7 @@ def plan(
             elif stat.S_ISREG(mode):
                 files.append(FileToDelete(name, path.stat().st_size, file_hash(path)))
             else:
-                raise Mismatch(f"{path} is a link or no plain file; nothing is deleted until it is gone")
+                raise Mismatch(f"{path} is a link or not a plain file; nothing was deleted; move it away")
     return DeletionPlan(
         "harvester.deletion", 1, trading_date, content_hash, log_kept, files, sorted(found, key=_deepest_first)
     )
@@ -82,15 +82,15 @@ def _deepest_first(name: str) -> tuple[int, str]:
 
 
 def _must_be_inside(home: Home, path: Path) -> None:
-    """Every step from the home to the path is a plain folder or file, no link among them.
+    """Assert that the path is below the home and no part of it is a link.
 
     Raises:
-        Mismatch: one is not.
+        Mismatch: it is not, or one is.
     """
     try:
         steps = path.relative_to(home.root).parts
     except ValueError:
-        raise Mismatch(f"{path} is outside {home.root}; nothing there is ever deleted") from None
+        raise Mismatch(f"{path} is outside {home.root}; only files below it are deleted") from None
     at = home.root
     for step in steps:
         at /= step
@@ -108,10 +108,10 @@ def file_hash(path: Path) -> str:
 
 
 def write_plan(path: Path, made: DeletionPlan, disk: Disk) -> None:
-    """Write the list down, durably, and read it back.
+    """Write the list durably, and read it back.
 
     Raises:
-        Mismatch: what is read is not what was written.
+        Mismatch: the read-back differs from what was written.
     """
     put(path, json_file(msgspec.to_builtins(made)), disk)
     if read_plan(path) != made:
@@ -129,17 +129,17 @@ def read_plan(path: Path) -> DeletionPlan | None:
     except FileNotFoundError:
         return None
     except (OSError, msgspec.MsgspecError) as error:
-        move = "nothing is deleted by it; move it away, and hv eod --delete-temp writes a new list"
+        move = "nothing was deleted; move it away, and hv eod --delete-temp writes a new list"
         raise DamagedFile(str(path), f"not a deletion list: {error}", move) from None
 
 
 def carry_out(
     home: Home, made: DeletionPlan, disk: Disk, allowed: Sequence[Path], told: Callable[[str], None] = lambda _: None
 ) -> list[str]:
-    """Delete what the list names and is unchanged, then the folders that are empty. `told` hears each path first.
+    """Delete the listed files that are unchanged, then empty folders. `told` is called with each path before.
 
     Returns:
-        What stays, with the reason; empty when everything is gone.
+        The paths that stay, with the reason; empty when everything is deleted.
     """
     left: list[str] = []
     for doomed in made.files:
@@ -163,7 +163,7 @@ def carry_out(
         if not path.is_dir():
             continue
         if any(path.iterdir()):
-            left.append(f"{name} holds something that was not listed")
+            left.append(f"{name} contains a file that was not listed")
             continue
         told(name)
         if refused := _refused(disk.remove_folder, path):
@@ -173,7 +173,7 @@ def carry_out(
 
 
 def _refused(delete: Callable[[Path], None], path: Path) -> str:
-    """Delete; what the system says when it does not, empty when it does. Windows keeps a file somebody reads."""
+    """Delete; returns the system's error text, empty for success. Windows refuses while a process has the file open."""
     try:
         delete(path)
     except OSError as error:
@@ -182,7 +182,7 @@ def _refused(delete: Callable[[Path], None], path: Path) -> str:
 
 
 def _sync_parents(home: Home, made: DeletionPlan, disk: Disk) -> None:
-    """Make the deletion durable. A folder that is gone took its entries along: the one above it is synced."""
+    """Make the deletion durable: of each deleted folder, sync the folder above it."""
     for folder in dict.fromkeys((home.root / name).parent for name in made.folders):
         if folder.is_dir():
             with naming(folder):

@@ -23,13 +23,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class LogReport:
-    """What `verify_day` found.
+    """The result of `verify_day`.
 
     Attributes:
-        problems: damage, in the order found; none means the log is what was written.
+        problems: damage, in the order found; empty for an undamaged log.
         notes: harmless oddities, such as torn bytes of a run that was killed or is being written.
         runs: the date's runs.
-        rows: events decoded and found right.
+        rows: events decoded without a problem.
         n_bytes: bytes the journals name, and the journals.
         identity: the date's content hash; empty when it is damaged.
         good: closed ranges of seq that can be read.
@@ -55,7 +55,7 @@ class LogReport:
 
 
 def verify_day(paths: DatePaths, progress: Callable[[int], None] | None = None) -> LogReport:
-    """Verify a date. `progress` is told the bytes of each step, which sum up to twice the log's size.
+    """Verify a date. `progress` is called with the bytes of each step, in total twice the log's size.
 
     Raises:
         NoLog: nothing was recorded on that date.
@@ -89,14 +89,14 @@ def verify_day(paths: DatePaths, progress: Callable[[int], None] | None = None) 
 
 
 def verify_rows(log: RunLog, progress: Callable[[int], None] | None) -> int:
-    """Decode all rows, and recompute the content hash while nothing is missing."""
+    """Decode all rows, and recompute the content hash up to the first missing row."""
     content: ContentHash | None = ContentHash() if not log.damages else None
     rows = 0
     for first, last in list(run_spans(log)):
         try:
             batch = log.load(first, last)
         except BadBytes:
-            content = None  # what follows cannot be compared; its checksums and order still are
+            content = None  # later content hashes cannot be compared; checksums and order still are
             rows += sum(_rows_alone(log, i) for i in range(first, last) if i not in log.bad)
             continue
         rows += len(batch)
@@ -118,7 +118,7 @@ def _rows_alone(log: RunLog, i: int) -> int:
 
 
 def _loose_bytes(log: RunLog) -> list[str]:
-    """Bytes nobody named: torn in a run that has not ended, damage in one that has."""
+    """Bytes that no commit names: torn in a run that has not ended, damage in one that has."""
     loose = {name: n for name, n in log.torn.items() if n}
     if log.finished:
         for name, n in loose.items():
@@ -129,9 +129,7 @@ def _loose_bytes(log: RunLog) -> list[str]:
 
 
 def _half_compacted(log: RunLog) -> list[str]:
-    """Files a compaction that was stopped left beside those in use."""
+    """Files that an interrupted compaction left next to those in use."""
     other: Storage = "compacted" if log.storage == "stream" else "stream"
     left = [name for name in names_of(other) if log.storage != "parquet" and (log.folder / name).exists()]
-    return (
-        [f"{log.run}: {len(left)} files of a compaction that was stopped; hv log compact finishes it"] if left else []
-    )
+    return [f"{log.run}: {len(left)} files of an interrupted compaction; hv log compact finishes it"] if left else []

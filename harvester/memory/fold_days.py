@@ -199,7 +199,7 @@ def _recommended(group: TradeGroup) -> dict[str, Any]:
 
 
 def memory_given(home: Home) -> dict[str, Any] | None:
-    """What a run tells strategies about earlier days, for `RunParams.build(memory=...)`; None without memory.
+    """The memory of earlier days passed to strategies, for `RunParams.build(memory=...)`; None without memory.
 
     Raises:
         HarvesterError: memory_latest.json is damaged.
