@@ -42,7 +42,7 @@ class Control(NamedTuple):
     @property
     def silence(self) -> bool:
         """Whether it is the start of an outage found by the silence of the whole feed."""
-        return self.code == Own.OUTAGE_BEGIN and self.con_id == 0 and SILENCE_DETAIL == self.row.get("detail")
+        return self.code == Own.OUTAGE_BEGIN and self.con_id == 0 and self.row.get("detail") == SILENCE_DETAIL
 
 
 class RunStart(NamedTuple):

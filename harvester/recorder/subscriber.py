@@ -77,10 +77,14 @@ class Subscriber:
             self._ask(stream, target, params)
 
     async def renew(self, subs: Sequence[StreamSubscription]) -> None:
-        """Cancel subscriptions and request the same under new ids."""
-        for sub in subs:
-            if await self._cancel(sub):
-                await self.subscribe(sub.stream, sub.target, sub.params, again=True)
+        """Cancel subscriptions and request the same under new ids at once; those that wait for a spacing come last."""
+        spaced = [sub for sub in subs if self._line.limits.spaced(sub.stream, sub.target.con_id)]
+        for sub in (*(sub for sub in subs if sub not in spaced), *spaced):
+            if sub.req_id not in self._registry.live:
+                continue
+            await self._line.limits.subscription(sub.stream, sub.target.con_id)
+            if await self._cancel(sub, renewed=bool(sub.rows) and sub.stream in (Stream.L1, Stream.BID_ASK)):
+                self._ask(sub.stream, sub.target, sub.params)
 
     async def renew_later(self, sub: StreamSubscription, pauses: Sequence[float]) -> None:
         """Cancel a subscription, and request the same after a pause that grows with every try in a row."""
@@ -143,10 +147,10 @@ class Subscriber:
         self._registry.add(StreamSubscription(req_id, target, stream, params, line.inbox.last_ts, line.pace.now()))
         line.requester.subscribe(stream, target, req_id, params)
 
-    async def _cancel(self, sub: StreamSubscription) -> bool:
-        """End a subscription; False when it had ended already."""
+    async def _cancel(self, sub: StreamSubscription, *, renewed: bool = False) -> bool:
+        """End a subscription; False when it had ended already. `renewed`: the same is requested again at once."""
         await self._line.limits.message()
         if self._registry.live.pop(sub.req_id, None) is None or not self._line.connected:
             return False
-        self._line.requester.cancel(sub.stream, sub.target, sub.req_id, sub.params)
+        self._line.requester.cancel(sub.stream, sub.target, sub.req_id, sub.params, renewed=renewed)
         return True

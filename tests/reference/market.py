@@ -255,11 +255,11 @@ class Market:
         self.live = [s for s in self.live if s not in subs]
         for sub in subs if renewed else ():
             inst = self.instruments[sub.con_id]
-            if sub.stream in ("bid_ask", "l1") and inst.used.get(sub.stream) is sub:
-                if self.best(sub.con_id, sub.stream, (sub.stream,)) is None and sub.stream in inst.feeds:
-                    inst.used[sub.stream] = "kept"
-                    if sub.stream == "bid_ask":
-                        inst.kept_since = ts
+            in_use = sub.stream in ("bid_ask", "l1") and inst.used.get(sub.stream) is sub and sub.stream in inst.feeds
+            if in_use and self.best(sub.con_id, sub.stream, (sub.stream,)) is None:
+                inst.used[sub.stream] = "kept"
+                if sub.stream == "bid_ask":
+                    inst.kept_since = ts
         self.choose(sorted({s.con_id for s in subs}), seq, ts)
 
     def drop_kept(self, seq, ts):

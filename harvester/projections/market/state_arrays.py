@@ -23,8 +23,11 @@ NARROW = 16
 """A book of at most this many rows a side never moves a row: four bits of `SIDE.order` for each position, the first one
 lowest, give the cell with its row. In a wider book a position is its cell."""
 CONTRADICTED_SECONDS = 10
-"""A book that the quote in force contradicts at the end of this many seconds in a row is not good: its best bid is above
-the quote's ask, or its best ask below the quote's bid. Seconds without an uncrossed quote of another source do not count."""
+"""A book that the quote in force contradicts at the end of this many seconds in a row is not good: its best bid is
+above the quote's ask, or its best ask below the quote's bid. Seconds without an uncrossed quote of another source are
+left out."""
+REFILL_SECONDS = 15
+"""A book without rows on both sides this long after a 317 is requested again."""
 KEPT_SECONDS = 10
 """The last BidAsk quote of a stream that is being renewed yields to L1 ticks that come later than this."""
 BLANK_SECONDS_MAX = 86_400  # a longer time without any event is a recording gap, not silence
@@ -100,7 +103,8 @@ SLOT = _record(
 )
 BOOK = _record(
     # placed: updates past the end that were kept; refill: a 317 emptied the book, and IB sends its rows again
-    # against: seconds in a row at whose end the quote in force contradicted it; blank: seconds a 317 waits for both sides
+    # against: seconds in a row at whose end the quote in force contradicted it
+    # blank: seconds since a 317 without rows on both sides
     "slot rows bad impossible applied placed resets refill against blank",
     "",
 )
@@ -340,8 +344,9 @@ _COLUMNS: tuple[tuple[str, pa.DataType, str, str], ...] = (  # name, type, unit,
         _B,
         "",
         (
-            "at the second's end both sides known since the reset, no hole, no impossible row since, and not contradicted: "
-            f"best bid above the quote's ask, or best ask below its bid, at {CONTRADICTED_SECONDS} second's ends in a row"
+            "at the second's end both sides known since the reset, no hole, no impossible row since, and not "
+            "contradicted: best bid above the quote's ask, or best ask below its bid, at the ends of "
+            f"{CONTRADICTED_SECONDS} seconds in a row"
         ),
     ),
     ("stale!", _B, "", "no row of any live stream of the instrument arrived within the second"),
