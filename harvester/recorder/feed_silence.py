@@ -1,17 +1,25 @@
 """The whole feed silent in a session: nothing at all arrives though the connection lives.
 
-The gateway may announce it (2110, 2103), or say nothing. A feed is judged by its own pace in the regular session: by how
-often it spoke, and how long its pauses were, in the last half hour. Outside the session no pace is kept.
+The gateway may announce it (2110, 2103), or say nothing. A feed is judged by its own pace in the regular session: by
+how often it spoke, and how long its pauses were, in the last half hour. Outside the session no pace is kept.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from harvester.calendar import session, trading_date
 from harvester.errors import BadSetting
+from harvester.events.kinds import Stream
 from harvester.units import SECOND_NS
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from harvester.recorder.link import GatewayLink
+    from harvester.recorder.subscriber import Subscriber
+    from harvester.recorder.subscriptions import SubscriptionRegistry
 
 WINDOW_MINUTES = 30
 KNOWN_SECONDS = 30  # a pace is known after this many seconds with rows
@@ -40,7 +48,7 @@ class Pace:
     def heard(self, now: int) -> None:
         """It has spoken in this second."""
         pause = now - self._last
-        if limit := self.limit(now):
+        if limit := self.limit():
             pause = min(pause, limit)  # a silence teaches that such pauses happen, not how long an outage was
         if not self._minutes or self._minutes[-1].at != now // 60:
             self._minutes.append(_Minute(now // 60, 0, 0))
@@ -56,7 +64,7 @@ class Pace:
     def quiet(self, now: int) -> int:
         return now - self._last
 
-    def limit(self, now: int, floor: int = 60, *, suspect: bool = False) -> int:
+    def limit(self, floor: int = 60, *, suspect: bool = False) -> int:
         """Seconds of silence after which it is to be taken for dead; 0 while its pace is not known."""
         recent = [minute for minute in self._minutes if minute.at > self._last // 60 - WINDOW_MINUTES]
         active = sum(minute.active for minute in recent)
@@ -72,9 +80,7 @@ class Pace:
 
 
 class FeedSilence:
-    """Judges the feed once a second. Two paces: of every stream, and of those without 5-second bars, which other servers
-    send.
-    """
+    """Judges the feed once a second, by two paces: of every stream, and of all but 5-second bars (other servers)."""
 
     def __init__(self, silence_seconds: float, exchange: str, time_zone: str) -> None:
         self._floor, self._exchange, self._zone = max(1, round(silence_seconds)), exchange, time_zone
@@ -99,6 +105,13 @@ class FeedSilence:
             self._session = (0, 0) if hours is None else (hours.open_ns, hours.close_ns)
             self._known_until = (now_ns // (3600 * SECOND_NS) + 1) * 3600 * SECOND_NS
         return self._session[0] <= now_ns < self._session[1]
+
+    def heard_again(self, now_ns: int) -> None:
+        """The feed is back after a silence, which counts as a pause of its limit's length."""
+        if self._paces is not None:
+            self._looked = now_ns // SECOND_NS
+            for pace in self._paces:
+                pace.heard(self._looked)
 
     def begin_again(self) -> None:
         """Forget every pace: the feed was down, or begins anew."""
@@ -132,6 +145,80 @@ class FeedSilence:
                 pace.heard(now)
                 self._heard_real_ns[n] = real_ns
             elif real_ns - self._heard_real_ns[n] >= _REAL_NS_MIN:
-                limit = pace.limit(now, self._floor, suspect=suspect)
+                limit = pace.limit(self._floor, suspect=suspect)
                 found = max(found, pace.quiet(now) if limit and pace.quiet(now) > limit else 0)
         return found
+
+
+AGAIN_S = (60.0, 120.0, 300.0, 600.0)  # pace time between two requests for everything while the feed stays silent
+UNANSWERED_S = 60  # a new connection without any row for this long in a session is silent too
+
+
+class FeedWatch:
+    """Begins and ends the outage of a feed that fell silent, and requests everything again."""
+
+    def __init__(self, line: GatewayLink, registry: SubscriptionRegistry, subscriber: Subscriber) -> None:
+        self._line, self._registry, self._subscriber = line, registry, subscriber
+        settings = line.settings
+        self._judge = FeedSilence(settings.silence_seconds, settings.exchange_calendar, settings.time_zone)
+        self._silent = self._bars_too = False
+        self._tries, self._next_at = 0, 0
+        self.farm_broken = False
+
+    def in_session(self) -> bool:
+        """Whether the regular session is on."""
+        return self._judge.in_session(self._line.inbox.last_ts)
+
+    def trouble(self) -> None:
+        """The gateway has announced that a farm, or its own connection, is broken."""
+        self.farm_broken = True
+        self._judge.suspect(self._line.inbox.last_ts)
+
+    def farm_back(self) -> None:
+        """A farm is back: if the feed is silent, request everything at once; else a short silence is enough."""
+        if self.farm_broken:
+            self._judge.suspect(self._line.inbox.last_ts)
+        self.farm_broken = False
+        if self._silent:
+            self._request_all()
+
+    def look(self, counts: Mapping[int, int], *, excused: bool) -> None:
+        """Once a second, with the rows by request id; `excused`: no row has to arrive now."""
+        outages, now = self._line.outages, self._line.inbox.last_ts
+        heard = [self._registry.live[req_id] for req_id in counts if req_id in self._registry.live]
+        market = any(sub.stream is not Stream.BARS_5S for sub in heard)
+        if self._silent:
+            self._go_on(back=market or (self._bars_too and bool(heard)))
+            return
+        if outages.under_way or excused or not self._line.up:
+            self._judge.begin_again()
+            return
+        quiet = self._judge.look(now, self._line.pace.patience(), every=bool(heard), market=market)
+        quiet = quiet or self._unanswered(now)
+        if quiet:
+            self._silent, self._bars_too, self._tries = True, not self._bars_flow(now), 0
+            outages.begin(f"nothing received for {quiet} s although the connection lives", silent=True)
+            self._request_all()
+
+    def _unanswered(self, now_ns: int) -> int:
+        live = self._registry.live.values()
+        if not live or any(sub.rows for sub in live) or not self._judge.in_session(now_ns):
+            return 0
+        quiet = (now_ns - min(sub.asked_ts for sub in live)) // SECOND_NS
+        return quiet if quiet > UNANSWERED_S else 0
+
+    def _bars_flow(self, now_ns: int) -> bool:
+        return any(now_ns - sub.last_ts < UNANSWERED_S * SECOND_NS for sub in self._registry.of(Stream.BARS_5S))
+
+    def _go_on(self, *, back: bool) -> None:
+        if back or not self._line.outages.under_way:
+            self._silent = False
+            self._judge.heard_again(self._line.inbox.last_ts)
+            self._line.outages.end("rows arrive again")
+        elif self._line.up and self._line.pace.now() >= self._next_at:
+            self._request_all()
+
+    def _request_all(self) -> None:
+        self._next_at = self._line.pace.now() + round(AGAIN_S[min(self._tries, len(AGAIN_S) - 1)] * SECOND_NS)
+        self._tries += 1
+        self._line.tasks.spawn(self._subscriber.renew(list(self._registry.live.values())))
