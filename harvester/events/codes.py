@@ -19,6 +19,7 @@ CONNECTION_LOST = 1100
 RESTORED_DATA_LOST = 1101  # subscriptions are gone
 RESTORED_DATA_KEPT = 1102  # subscriptions go on
 FARM_BROKEN = frozenset({2103, 2110})  # a market data farm; the servers, as TWS sees them
+MARKET_FARM_OK = 2104
 FARM_OK = (2104, 2106, 2158)  # market data, historical data, security definitions
 DELAYED_DATA = 10167
 NO_DELAYED_DATA = 10168

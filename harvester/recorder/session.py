@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from harvester.events import codes
-from harvester.events.kinds import Own, Stream
+from harvester.events.kinds import Own
 from harvester.recorder import subscriptions as subs
 from harvester.recorder.backfill import HistoryBackfill
 from harvester.recorder.contracts import Contracts
@@ -162,6 +162,7 @@ class RecorderSession:
         elif code == codes.RESTORED_DATA_LOST:
             self.line.outages.end("1101")
             self.registry.forget_all()
+            self._feed.farm_back()
             self.start()
         elif code == codes.RESTORED_DATA_KEPT:
             self.line.outages.end("1102")
@@ -171,8 +172,10 @@ class RecorderSession:
         elif code in codes.FARM_BROKEN:
             self._feed.trouble()
         elif code in codes.FARM_OK:
-            self._silence.suspect(self._inbox.last_ts, broken=self._feed.farm_broken)
-            self._feed.farm_back()
+            market_data = code == codes.MARKET_FARM_OK
+            self._silence.suspect(self._inbox.last_ts, broken=market_data and self._feed.farm_broken)
+            if market_data:
+                self._feed.farm_back()
 
     async def _ask_dropped(self) -> None:
         """Repeat the unanswered requests of the last seconds: an error 100 does not name the dropped one."""
