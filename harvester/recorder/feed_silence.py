@@ -43,13 +43,16 @@ class Pace:
 
     def __init__(self, now: int) -> None:
         self._begun, self._last = now, now
+        self._left_out = 0  # seconds in which nobody listened, or the feed was down
         self._minutes: deque[_Minute] = deque(maxlen=WINDOW_MINUTES)
 
     def heard(self, now: int) -> None:
         """It has spoken in this second."""
-        pause = now - self._last
-        if limit := self.limit():
-            pause = min(pause, limit)  # a silence teaches that such pauses happen, not how long an outage was
+        limit, pause = self.limit(), self.quiet(now)
+        if 0 < limit < pause:  # an outage: such pauses happen, but its length says nothing of the pace
+            self._left_out += pause - limit
+            pause = limit
+        now -= self._left_out
         if not self._minutes or self._minutes[-1].at != now // 60:
             self._minutes.append(_Minute(now // 60, 0, 0))
         last = self._minutes.pop()
@@ -58,11 +61,10 @@ class Pace:
 
     def skip(self, seconds: int) -> None:
         """Time in which nobody listened."""
-        self._last += seconds
-        self._begun += seconds
+        self._left_out += seconds
 
     def quiet(self, now: int) -> int:
-        return now - self._last
+        return now - self._left_out - self._last
 
     def limit(self, floor: int = 60, *, suspect: bool = False) -> int:
         """Seconds of silence after which it is to be taken for dead; 0 while its pace is not known."""

@@ -39,6 +39,7 @@ class _Record:
 
     def __init__(self, now: int) -> None:
         self.missed = self.missed_before = 0  # seconds with related rows since its last row; the most before a row
+        self.missing_since = 0  # ns UTC, the first of them
         self.noticed_ts = 0
         self.pace = Pace(now)
 
@@ -102,6 +103,7 @@ class SilenceWatch:
                 if sub.stream is Stream.L1:
                     record.pace.heard(now_ns // SECOND_NS)
             elif sub.target.con_id in related.get(sub.stream, ()) and now_ns - sub.last_ts > _GRACE_NS:
+                record.missing_since = record.missing_since if record.missed else now_ns
                 record.missed += 1
 
     def _record(self, sub: StreamSubscription, now_ns: int) -> _Record:
@@ -131,7 +133,9 @@ class SilenceWatch:
             return True
         record = self._record(sub, newest)
         least = _WITNESSES_DEPTH if sub.stream in DEPTHS else _WITNESSES
-        if record.missed >= max(least, _TIMES * record.missed_before):
+        missing_ns = newest - record.missing_since
+        enough = record.missed >= max(least, _TIMES * record.missed_before)
+        if enough and missing_ns > (_SUSPECT_BARS_NS if sub.stream is Stream.BARS_5S else _SUSPECT_NS):
             return True
         if sub.stream is not Stream.L1 or not in_session or sub.target.con_id in self._halted:
             return False
