@@ -159,11 +159,11 @@ def test_five_second_bars_are_given_fifteen_seconds() -> None:
     made, (bars, prints) = registry((Stream.BARS_5S, ACME), (Stream.ALL_LAST, ACME))
     silence = SilenceWatch(made, 10.0)
     rows(made, silence, 100, bars, prints)
-    for at in (110, 112, 115):
+    for at in (103, 104, 105, 118):
         rows(made, silence, at, prints)
         assert silent(silence) == []
-    rows(made, silence, 116, prints)
-    assert silent(silence) == [(Stream.BARS_5S, 16)]
+    rows(made, silence, 119, prints)
+    assert silent(silence) == [(Stream.BARS_5S, 19)]
 
 
 @pytest.mark.parametrize(
@@ -193,18 +193,18 @@ def test_what_a_stream_missed_alive_raises_its_limit() -> None:
     made, (bid_ask, l1) = registry((Stream.BID_ASK, ACME), (Stream.L1, ACME))
     silence = SilenceWatch(made, 2.0)
     rows(made, silence, 100, bid_ask, l1)
-    for at in (103, 104, 105):
+    for at in (103, 104, 109):
         rows(made, silence, at, ticks=((l1, BID),))
-    assert silent(silence) == [(Stream.BID_ASK, 5)]
+    assert silent(silence) == [(Stream.BID_ASK, 9)]
     assert silence.is_news(bid_ask)
-    rows(made, silence, 106, bid_ask)
-    for at in range(109, 120):
+    rows(made, silence, 110, bid_ask)
+    for at in range(113, 124):
         rows(made, silence, at, ticks=((l1, BID),))
     assert silent(silence) == []
-    rows(made, silence, 120, ticks=((l1, BID),))
+    rows(made, silence, 124, ticks=((l1, BID),))
     assert silent(silence) == [(Stream.BID_ASK, 14)]
     assert not silence.is_news(bid_ask)
-    rows(made, silence, 106 + 3600, ticks=((l1, BID),))
+    rows(made, silence, 110 + 3600, ticks=((l1, BID),))
     assert silence.is_news(bid_ask)
 
 

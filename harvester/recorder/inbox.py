@@ -151,11 +151,11 @@ class Inbox:
         try:
             self._count_messages([f for f in fresh if type(f) is list and f[0] in _REQ_ID_AT])
         except IndexError:
-            self._count_messages([f for f in fresh if isinstance(f, list) and len(f) > 4 and f[0] in _REQ_ID_AT])
+            self._count_messages([f for f in fresh if isinstance(f, list) and len(f) > 2 and f[0] in _REQ_ID_AT])
 
     def _count_messages(self, messages: list[list[str]]) -> None:
         counts = [f[_REQ_ID_AT[f[0]]] for f in messages]
-        ticks = {(f[2], f[3], f[4] if f[3] == _HALTED else "") for f in messages if f[0] in _L1_MESSAGES}
+        ticks = {(f[2], f[3], f[4] if f[3] == _HALTED else "") for f in messages if f[0] in _L1_MESSAGES and len(f) > 4}
         self._counts.update(counts)
         self._ticks |= ticks
 
