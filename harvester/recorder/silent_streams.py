@@ -122,8 +122,8 @@ class SilenceWatch:
         newest = self._newest()
         for sub in self._registry.live.values():
             quiet_ns = newest - max(sub.last_ts, sub.asked_ts)
-            limit_ns = max(self._limit_ns, _SUSPECT_BARS_NS) if sub.stream is Stream.BARS_5S else self._limit_ns
-            if quiet_ns > limit_ns and not sub.silent and self._seems_gone(sub, newest, in_session=in_session):
+            late = quiet_ns > self._limit_ns
+            if late and not sub.silent and self._seems_gone(sub, newest, in_session=in_session):
                 sub.silent = True
                 yield sub, quiet_ns
 
