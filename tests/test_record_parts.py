@@ -100,7 +100,7 @@ def silent(silence: SilenceWatch) -> list[tuple[Stream, int]]:
     return [(found.stream, quiet_ns // SECOND) for found, quiet_ns in silence.fallen_silent()]
 
 
-BID, LAST, HALTED = 1, 4, 49
+BID, LAST, VOLUME, HALTED = 1, 4, 8, 49
 
 
 def rows(
@@ -173,6 +173,7 @@ def test_five_second_bars_are_given_fifteen_seconds() -> None:
         (Stream.BID_ASK, LAST, False),
         (Stream.ALL_LAST, LAST, True),
         (Stream.ALL_LAST, BID, False),
+        (Stream.ALL_LAST, VOLUME, False),
         (Stream.BARS_5S, LAST, True),
         (Stream.DEPTH, BID, True),
         (Stream.DEPTH, LAST, False),
@@ -288,7 +289,7 @@ def test_a_feed_is_not_judged_outside_the_session_or_by_our_own_pauses() -> None
     feed = FeedSilence(60.0, "XNYS", "America/New_York")
     assert not any(heard(feed, at, bars=at < -600, market=at < -600) for at in range(-1200, 0))
     assert not any(heard(feed, at) for at in range(300))
-    assert heard(feed, 30_000, bars=False, market=False) == 0
+    assert heard(feed, 20_000, bars=False, market=False) == 0
     feed.begin_again()
     assert not any(heard(feed, at) for at in range(1000, 1300))
     assert not any(heard(feed, at, bars=False, market=False, real=1300) for at in range(1300, 1400))
