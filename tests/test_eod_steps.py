@@ -5,18 +5,20 @@ import re
 import shutil
 import subprocess
 import threading
-from datetime import date
+from datetime import UTC, date, datetime
 from pathlib import Path
 
+import msgspec
 import pytest
 from trading_log import DATE, SYMBOLS, days, record, run_params
 from typer.testing import CliRunner
 
 from cli.app import app
 from harvester.artefacts.episode_files import WAY_OUT
-from harvester.endofday.deletion import carry_out, plan, read_plan
-from harvester.endofday.eod import STEPS, EodOptions, eod, plan_path, rebuild_memory
+from harvester.endofday.datasets import episodes_of
+from harvester.endofday.eod import STEPS, EodOptions, eod, list_path, rebuild_memory
 from harvester.errors import CannotRun, DamagedLog, HarvesterError, LockHeld, LogWriteFailed, Mismatch, NoLog
+from harvester.eventlog.deletion import carry_out, found_in, list_files, read_list, write_list
 from harvester.eventlog.lock import DateLock
 from harvester.eventlog.reader import open_day
 from harvester.eventlog.verify_log import verify_day
@@ -81,6 +83,43 @@ def test_fold_and_fold_again(home):
         fold_day(open_day(d, home)).tables["episodes"].num_rows for d in days(2)
     )
     assert (home.root / report.version).read_bytes() == home.memory_latest.read_bytes()
+
+
+def test_progress_stays_within_its_total(home):
+    """Each step that reads the log reports growing numbers, none of them beyond the total."""
+    seen: dict[str, list[tuple[int, int]]] = {}
+    options = EodOptions(delete_temp=True, progress=lambda step, *counts: seen.setdefault(step, []).append(counts))
+    report = eod(home.on(NEXT), options)
+    assert list(seen) == ["verify", "project", "delete"]
+    for counts in seen.values():
+        assert [done for done, _ in counts] == sorted(done for done, _ in counts)
+        assert counts[-1][1] == counts[0][1] >= counts[-1][0]
+    for step in ("project", "delete"):
+        assert seen[step][-1][0] == seen[step][-1][1]
+    assert seen["delete"][0][0] == 1
+    assert seen["delete"][-1][0] == report.deleted
+
+
+def test_a_version_is_named_by_its_last_second(home):
+    """memory/versions/memory_<date>_<UTC time of the last event>.json; another content of that second gets `_r2`."""
+    report = eod(home.on(NEXT))
+    last = fold_day(open_day(NEXT, home)).last_ts
+    stamp = datetime.fromtimestamp(last // 10**9, UTC).strftime("%Y%m%d_%H%M%S")
+    assert Path(report.version).name == f"memory_{NEXT}_{stamp}.json"
+    home.memory_latest.unlink()
+    (home.root / report.version).write_bytes(b"another content")
+    again = eod(home.on(NEXT))
+    assert Path(again.version).name == f"memory_{NEXT}_{stamp}_r2.json"
+
+
+def test_only_a_reopened_date_keeps_earlier_episodes(home):
+    """Kept episodes of a date stay when its log begins after seq 1; a log that begins with seq 1 replaces them all."""
+    eod(home.on(NEXT))
+    result = fold_day(open_day(NEXT, home))
+    table = result.tables["episodes"]
+    result.tables["episodes"] = table.slice(1)
+    assert episodes_of(result, home, 1).num_rows == table.num_rows - 1
+    assert episodes_of(result, home, 2).num_rows == table.num_rows
 
 
 def test_folding_an_earlier_day_again_changes_nothing(home):
@@ -230,7 +269,7 @@ def test_not_confirmed(home):
     report = eod(home.on(NEXT), EodOptions(delete_temp=True, confirm=lambda listed: False))
     assert report.stopped == "not confirmed"
     assert tree(home, home.temp) == before
-    assert read_plan(plan_path(home.on(NEXT))) is None
+    assert read_list(list_path(home.on(NEXT))) is None
 
 
 def test_the_list_comes_first(home):
@@ -239,14 +278,14 @@ def test_the_list_comes_first(home):
 
     def at(name):
         if name == "delete" and not seen:
-            seen.append((read_plan(plan_path(home.on(NEXT))), tree(home, home.on(NEXT).log).keys()))
+            seen.append((read_list(list_path(home.on(NEXT))), tree(home, home.on(NEXT).log).keys()))
 
     eod(home.on(NEXT), EodOptions(delete_temp=True, archive=True, at=at))
     listed, there = seen[0]
     assert there <= {doomed.path for doomed in listed.files}
     assert listed.log_kept == f"memory/archive/{NEXT}"
     assert not home.on(NEXT).log.exists()
-    assert read_plan(plan_path(home.on(NEXT))).done
+    assert read_list(list_path(home.on(NEXT))).done
 
 
 def test_archive_is_read_like_the_log(home):
@@ -302,6 +341,7 @@ def test_deleted_date_is_done(home):
     before = tree(home)
     report = eod(home.on(NEXT), EodOptions(delete_temp=True))
     assert "nothing is left to do" in report.notes[0]
+    assert (report.pnl_usd, report.episodes, report.learned, report.deleted) == (0, 0, 0, 0)
     assert tree(home) == before
     with pytest.raises(NoLog):
         eod(home.on(date(2025, 7, 16)))
@@ -323,10 +363,37 @@ def test_differing_episode_files_stop_deletion(home, harm):
     before = tree(home, home.temp)
     report = eod(home.on(NEXT), EodOptions(delete_temp=True))
     assert len(report.differences) == 1
-    assert report.stopped
+    assert report.stopped == f"{report.differences[0].path} is {report.differences[0].what}"
     assert report.deleted == 0
     assert tree(home, home.temp) == before
     assert (home.on(NEXT).dataset / "closed.json").exists()
+
+
+def test_several_differing_files_are_counted(home):
+    """The reason names the first file that differs and says how many more there are; a missing one is no reason."""
+    changed, gone = sorted(home.on(NEXT).episodes.rglob("*.json"))[:2]
+    changed.write_text("mine")
+    gone.unlink()
+    for name in ("a.txt", "b.txt"):
+        (changed.parent / name).write_text("mine")
+    report = eod(home.on(NEXT), EodOptions(delete_temp=True))
+    first = next(d for d in report.differences if d.what != "missing")
+    assert [d.what for d in report.differences].count("missing") == 1
+    assert report.stopped == f"{first.path} is {first.what}, 2 more"
+
+
+@pytest.mark.parametrize(
+    "toggles", [{"epoch_ms": True}, {"series_jsonl": True}, {"epoch_ms": True, "series_jsonl": True}]
+)
+def test_files_of_other_toggles_are_no_differences(home, toggles):
+    """Episode files as another setting of the toggles writes them are equal in content, and stop nothing."""
+    paths = home.on(NEXT)
+    shutil.rmtree(paths.episodes)
+    for path, data in fold_day(open_day(NEXT, home)).files(**toggles).items():
+        (paths.episodes / path).parent.mkdir(parents=True, exist_ok=True)
+        (paths.episodes / path).write_bytes(data)
+    report = eod(paths, EodOptions(delete_temp=True))
+    assert (report.differences, report.stopped) == ([], "")
 
 
 @pytest.mark.parametrize("more", [[], ["--delete-temp", "--yes"]])
@@ -376,14 +443,19 @@ def test_what_nothing_replaces_stays(home):
 
 
 def test_damaged_log_touches_nothing(home):
-    """A flipped byte in the log ends the run before anything is written."""
+    """A flipped byte in the log ends the run before anything is written, the torn end of a killed run included."""
+    with LogWriter.open(home.on(NEXT), run_start_row={"params": run_params(NEXT).text()}, reopen=True) as writer:
+        writer.begin(0)
+        with (writer.folder / "commits.jsonl").open("ab") as file:
+            file.write(b'{"commit": 99')
+        writer.abandon()
     path = home.on(NEXT).log / "r001" / "quote.arrows"
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
     path.write_bytes(data)
     before = tree(home)
     with pytest.raises(DamagedLog, match=r"quote\.arrows"):
-        eod(home.on(NEXT), EodOptions(delete_temp=True))
+        eod(home.on(NEXT), EodOptions(delete_temp=True, unfinished=True))
     assert tree(home) == before
 
 
@@ -420,11 +492,11 @@ def test_links_are_never_followed(home, tmp_path):
         eod(home.on(NEXT), EodOptions(delete_temp=True))
     link.unlink()
     folders = [home.on(NEXT).log]
-    listed = plan(home, folders, NEXT.isoformat(), "x", None)
+    listed = list_files(home.root, found_in(home.root, folders), NEXT.isoformat(), "x", None)
     shutil.move(home.on(NEXT).log, tmp_path / "elsewhere")
     home.on(NEXT).log.symlink_to(tmp_path / "elsewhere")
     with pytest.raises(Mismatch, match="leads out of"):
-        carry_out(home, listed, Disk(), folders)
+        carry_out(home.root, listed, Disk(), folders)
     assert (outside / "precious").read_text() == "keep"
     assert len(list((tmp_path / "elsewhere" / "r001").iterdir())) >= 6
 
@@ -440,13 +512,13 @@ def test_links_are_never_followed(home, tmp_path):
 )
 def test_an_altered_list_cannot_reach_out(home, path):
     """A deletion list with a path outside the date's folders is refused before anything is deleted."""
-    listed = plan(home, [home.on(NEXT).log], NEXT.isoformat(), "x", None)
+    listed = list_files(home.root, found_in(home.root, [home.on(NEXT).log]), NEXT.isoformat(), "x", None)
     one = listed.files[0]
     forged = type(one)(path.format(date=NEXT), one.bytes, one.blake2b)
-    bad = type(listed)(**{f: getattr(listed, f) for f in listed.__struct_fields__} | {"files": [forged]})
+    bad = msgspec.structs.replace(listed, files=[forged])
     before = tree(home)
     with pytest.raises(Mismatch):
-        carry_out(home, bad, Disk(), [home.on(NEXT).log])
+        carry_out(home.root, bad, Disk(), [home.on(NEXT).log])
     assert tree(home) == before
 
 
@@ -466,14 +538,13 @@ def test_reopened_after_deletion(home):
 def test_recorded_on_after_a_cut_at_the_end_of_a_deletion(home):
     """A date whose finished deletion lost its last note in a power cut can still be recorded and folded."""
     first = eod(home.on(NEXT), EodOptions(delete_temp=True))
-    path = plan_path(home.on(NEXT))
-    path.write_bytes(path.read_bytes().replace(b'"done": true', b'"done": false'))
-    assert not read_plan(path).done
+    path = list_path(home.on(NEXT))
+    write_list(path, msgspec.structs.replace(read_list(path), done=False), Disk())
     record(home, NEXT, seconds=SECONDS, start=4000, seed=3)
     second = eod(home.on(NEXT), EodOptions(delete_temp=True))
     assert second.episodes > first.episodes
     assert not home.on(NEXT).log.exists()
-    assert read_plan(path).done
+    assert read_list(path).done
 
 
 def test_lost_memory_comes_back(home):

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import json
 import math
+import os
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -124,6 +126,13 @@ def test_a_revision_replaces_its_day():
     assert encode(memory) == encode(rebuild([day("2025-07-18"), other]))
 
 
+def test_a_revision_of_the_newest_day_replaces_it():
+    """The newest day in another version is not added beside the first."""
+    memory = fold(fold(None, day()), day("2025-07-18"))
+    memory = fold(memory, day("2025-07-18", content="another"))
+    assert [d["content_hash"] for d in memory["days"]] == ["hash of 2025-07-17", "another"]
+
+
 def test_parents_chain():
     """Each memory contains the hash of the previous one."""
     first = fold(None, day())
@@ -230,6 +239,43 @@ def test_a_profile_by_hand():
     assert [(setup["setup"], setup["n"]) for setup in made["setups"]] == [("s/BREAKOUT_UP", 3)]
 
 
+GOLDEN = Path(__file__).resolve().parent.parent / "golden" / "memory" / "three_days.json"
+
+
+def test_golden_memory():
+    """The file of a memory of three days, byte by byte: both modes, every reason to be left out, all structures."""
+    days = []
+    for n, date in enumerate(DATES[:3]):
+        rows = [
+            episode(1, date=date, pnl=12.5 + n, move=0.01 * n),
+            episode(2, date=date, pnl=-7.25, move=-0.004, symbol="BRK B", entry_reason="BREAKOUT_DOWN"),
+            episode(3, date=date, pnl=0.0, mode="bars", exit_reason="TIME"),
+            episode(4, date=date, taken=False, pnl=3.0),
+            episode(5, date=date, data_type=(3, None, 2)[n]),
+            episode(6, date=date, exit_reason="DATA_END"),
+            episode(7, date=date) | {"document": "{"},
+        ]
+        days.append(day(date, rows))
+    made = encode(rebuild(days))
+    if os.environ.get("HARVESTER_REWRITE_GOLDEN") == "1":
+        GOLDEN.write_bytes(made)
+    assert made == GOLDEN.read_bytes()
+
+
+def test_a_structure_nobody_traded_counts_nought():
+    """All three structures are named, those without a trade with 0."""
+    memory = fold(None, day(rows=[episode(1, move=0.01)]))
+    expected = {"UPTREND": 1, "DOWNTREND": 0, "RANGE": 0}
+    assert memory["chart_structure_counts"] == expected
+    assert memory["symbol_profiles"][0]["structure_counts"] == expected
+
+
+def test_a_memory_needs_a_day():
+    """Without a day there is no memory, and the error says how to get one."""
+    with pytest.raises(HarvesterError, match=r"cannot build a memory without any day; fold one with `hv eod --date`"):
+        rebuild([])
+
+
 def test_squares_of_multiples():
     """The interval of the mean R is computed from the sum and the sum of squares of all trades."""
     made = day(rows=[episode(1, pnl=30.0), episode(2, pnl=-10.0)])
@@ -315,6 +361,44 @@ def test_recommendations_follow_the_thresholds():
     assert made["focus_symbols"][0]["win_rate_interval"]["low"] < 0.55
 
 
+def twenty(symbol, wins, win=10.0, loss=-5.0):
+    return [episode(n, symbol=symbol, pnl=win if n <= wins else loss) for n in range(1, 21)]
+
+
+def test_recommendations_at_the_thresholds():
+    """Exactly 0.55 is focus, exactly 0.45 is not reduce; any profit is a profit, and a sum of 0 is none."""
+    rows = [*twenty("AT055", 11), *twenty("AT045", 9)]
+    rows += [*twenty("CENTS", 15, 0.02, -0.02), *twenty("ZERO", 15, 1.0, -3.0)]
+    made = fold(None, day(rows=rows))["recommendations"]
+    assert [(r["symbol"], r["win_rate"]) for r in made["focus_symbols"]] == [("AT055", 0.55), ("CENTS", 0.75)]
+    assert made["reduce_symbols"] == []
+
+
+def test_money_is_rounded_to_nine_digits():
+    """Sums of USD keep nine digits, means too, and no file says minus nought."""
+    memory = fold(None, day(rows=[with_values(episode(), pnl_usd=0.123456789, mae=0.123456789)]))
+    assert memory["symbol_profiles"][0]["pnl_usd"] == memory["symbol_profiles"][0]["avg_mae"] == 0.123456789
+    memory = fold(None, day(rows=[with_values(episode(), pnl_usd=-1e-12, mae=-1e-12)]))
+    profile = memory["symbol_profiles"][0]
+    assert [math.copysign(1, profile[name]) for name in ("pnl_usd", "avg_mae")] == [1, 1]
+
+
+@pytest.mark.parametrize(
+    "harm",
+    [
+        lambda text: "[]",
+        lambda text: text.replace('"price": 100.0', '"price": 0.0'),
+        lambda text: text.replace('"labels"', '"label"'),
+        lambda text: text.replace('"quantity": 100', '"quantity": "100"'),
+    ],
+)
+def test_every_kind_of_unreadable_document_is_counted(harm):
+    """A list, a price of 0, a missing field and a text for a number count as parse failures."""
+    row = episode()
+    assert harm(row["document"]) != row["document"]
+    assert day(rows=[row | {"document": harm(row["document"])}]).parse_failures == 1
+
+
 def test_level_one_says_what_it_does_not_know():
     """Without evidence: no model, no score, and the number of days still needed; the base rate's score is real."""
     model = fold(None, day())["model"]
@@ -329,7 +413,16 @@ def test_level_one_says_what_it_does_not_know():
 
 
 @pytest.mark.parametrize(
-    ("exit_", "name"), [(100.15, "RANGE"), (100.16, "UPTREND"), (99.85, "RANGE"), (99.84, "DOWNTREND")]
+    ("exit_", "name"),
+    [
+        (100.15, "RANGE"),
+        (100.15000004, "RANGE"),
+        (100.0000002, "RANGE"),
+        (100.1500002, "UPTREND"),
+        (100.16, "UPTREND"),
+        (99.85, "RANGE"),
+        (99.84, "DOWNTREND"),
+    ],
 )
 def test_structure(exit_, name):
     """More than 0.15 % up or down is a trend."""
@@ -348,3 +441,14 @@ def test_altered_memory_is_refused(change, what):
     """A memory that does not match its own hash or version is refused, and the error names the remedy."""
     with pytest.raises(HarvesterError, match=what):
         decode(encode(change(fold(None, day()))), "memory_latest.json")
+
+
+@pytest.mark.parametrize(
+    "data", [b"", b"{", b"[]", b'{"schema_version": 1}', b"\xff\xfe", b'{"schema_version": 1, "hash": ""}']
+)
+def test_no_memory_is_refused(data):
+    """A file that is no memory at all is refused in one sentence that names it."""
+    with pytest.raises(
+        HarvesterError, match=r"^here (is damaged|does not have schema version 1); copy the newest file"
+    ):
+        decode(data, "here")

@@ -34,7 +34,7 @@ from harvester.events.kinds import SCHEMA_VERSION, Kind
 
 FORMAT_VERSION = 2
 MANIFEST, JOURNAL, DIGESTS, QUARANTINE = "manifest.json", "commits.jsonl", "live_digests.jsonl", "quarantine"
-DELETION = "deletion.json"  # lists the files a compaction is deleting; exists only during the deletion
+DELETION = "deletion.json"  # lists files to delete; in a run's folder only while a compaction deletes them
 MANIFEST_BYTES_MAX = 1024 * 1024
 
 Compression = Literal["lz4", "zstd"]
@@ -153,7 +153,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def __post_init__(self) -> None:
         if (self.final is None) != (self.status == "running"):
             raise ValueError(f"status {self.status} contradicts final {self.final}")
-        if (self.storage == "stream") == (self.status == "compacted"):
+        if self.storage not in (("compacted", "parquet") if self.status == "compacted" else ("stream",)):
             raise ValueError(f"status {self.status} contradicts storage {self.storage}")
         kinds = [part.kind for part in self.tails]
         if (self.storage != "parquet" and kinds) or len(set(kinds)) != len(kinds):
