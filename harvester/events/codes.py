@@ -203,6 +203,17 @@ MEANINGS: tuple[Meaning, ...] = (
     ),
     *(
         Meaning(
+            code, "", Effect.STATUS, said,
+            "A shorter silence of the whole feed is an outage. After 2104 old streams that stay silent are renewed.",
+            ("tests/test_record_silence.py::test_a_feed_that_dies_with_the_socket_up_is_an_outage",),
+        )
+        for code, said in (
+            (2103, "Market data farm connection is broken"),
+            (2110, "Connectivity between Trader Workstation and server is broken"),
+        )
+    ),
+    *(
+        Meaning(
             code, "", Effect.STATUS, f"{farm} farm connection is OK",
             "Streams that stay silent are renewed, refused requests and unanswered ones repeated.", (test,),
         )

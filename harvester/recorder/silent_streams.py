@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from harvester.events.kinds import Stream
 from harvester.recorder.feed_silence import Pace
-from harvester.recorder.subscriptions import DEPTHS
+from harvester.recorder.subscriptions import DEPTHS, STEADY_NS
 from harvester.units import SECOND_NS
 
 if TYPE_CHECKING:
@@ -133,6 +133,8 @@ class SilenceWatch:
             return True
         record = self._record(sub, newest)
         least = _WITNESSES_DEPTH if sub.stream in DEPTHS else _WITNESSES
+        if sub.doubt is not None and record.missed and sub.last_ts - sub.doubt.ts < STEADY_NS:
+            return True  # an error shortly before explains it
         missing_ns = newest - record.missing_since
         enough = record.missed >= max(least, _TIMES * record.missed_before)
         if enough and missing_ns > (_SUSPECT_BARS_NS if sub.stream is Stream.BARS_5S else _SUSPECT_NS):
