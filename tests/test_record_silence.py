@@ -168,3 +168,15 @@ def test_a_halted_symbol_is_not_called_silent(tmp_path: Path) -> None:
     day = sound(run(lockstep(one(), Home(tmp_path), minutes=10, faults=faults)))
     assert Own.OUTAGE_BEGIN not in codes(day)
     assert len(subscribed(day, Stream.L1)) == 1
+
+
+def test_a_connection_that_never_answers_is_requested_again(tmp_path: Path) -> None:
+    """After 1101 everything is requested and no row comes for a minute: an outage until a later request is served."""
+    faults = "+30 * error 1100\n+31 * silence 100\n+31 * error 1101"
+    recorded = run(lockstep(one(), Home(tmp_path), minutes=5, start_ns=OPEN + 60 * SECOND, faults=faults))
+    day = sound(recorded)
+    begin, end = notices(day, Own.OUTAGE_BEGIN)[1], notices(day, Own.OUTAGE_END)[1]
+    assert 60 * SECOND < begin["ts_recv"] - notices(day, 1101)[0]["ts_recv"] < 65 * SECOND
+    assert end["ts_recv"] - begin["ts_recv"] < 65 * SECOND
+    assert len(subscribed(day, Stream.L1)) == 3
+    assert folded(day)[0][-1]["mid"] is not None

@@ -153,7 +153,8 @@ class FeedSilence:
 
 
 AGAIN_S = (60.0, 120.0, 300.0, 600.0)  # pace time between two requests for everything while the feed stays silent
-UNANSWERED_S = 60  # a new connection without any row for this long in a session is silent too
+UNANSWERED_S = 60  # a new connection without any row for this long in a session is silent too …
+UNANSWERED_REAL_NS = 5 * SECOND_NS  # … in real time too
 
 
 class FeedWatch:
@@ -165,6 +166,7 @@ class FeedWatch:
         self._judge = FeedSilence(settings.silence_seconds, settings.exchange_calendar, settings.time_zone)
         self._silent = self._bars_too = False
         self._tries, self._next_at = 0, 0
+        self._unanswered_real_ns = 0
         self.farm_broken = False
 
     def in_session(self) -> bool:
@@ -203,11 +205,13 @@ class FeedWatch:
             self._request_all()
 
     def _unanswered(self, now_ns: int) -> int:
-        live = self._registry.live.values()
+        live, real_ns = self._registry.live.values(), self._line.pace.patience()
         if not live or any(sub.rows for sub in live) or not self._judge.in_session(now_ns):
+            self._unanswered_real_ns = real_ns
             return 0
         quiet = (now_ns - min(sub.asked_ts for sub in live)) // SECOND_NS
-        return quiet if quiet > UNANSWERED_S else 0
+        waited = real_ns - self._unanswered_real_ns >= UNANSWERED_REAL_NS
+        return quiet if quiet > UNANSWERED_S and waited else 0
 
     def _bars_flow(self, now_ns: int) -> bool:
         return any(now_ns - sub.last_ts < UNANSWERED_S * SECOND_NS for sub in self._registry.of(Stream.BARS_5S))

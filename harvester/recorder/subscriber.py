@@ -96,9 +96,11 @@ class Subscriber:
             self._ask(stream, target, params)
 
     async def renew(self, subs: Sequence[StreamSubscription]) -> None:
-        """Cancel subscriptions and request the same under new ids at once; those that wait for a spacing come last."""
-        spaced = [sub for sub in subs if self._line.limits.spaced(sub.stream, sub.target.con_id)]
-        for sub in (*(sub for sub in subs if sub not in spaced), *spaced):
+        """Cancel subscriptions and request the same under new ids at once; what has to wait for a limit comes last."""
+        limits = self._line.limits
+        for sub in sorted(
+            subs, key=lambda s: 2 * (s.stream is Stream.BARS_5S) + limits.spaced(s.stream, s.target.con_id)
+        ):
             if sub.req_id not in self._registry.live:
                 continue
             await self._line.limits.subscription(sub.stream, sub.target.con_id)
