@@ -58,6 +58,7 @@ def count(home: Home, name: str) -> dict[str, Any]:
     requests = [r for r in day.table(Kind.REQUEST).to_pylist() if r["action"] == Action.SUBSCRIBE]
     silent = Counter(f"{n['text'].split(' of ')[0]} {hour(n['ts_recv'])}h" for n in notices if n["con_id"])
     return {
+        "bench": "silence",
         "tape": name,
         "notices": dict(sorted(silent.items())),
         "texts": [f"{hour(n['ts_recv'])}h {n['text']}, {(n['value'] or 0) // 10**9} s" for n in notices],
@@ -68,11 +69,14 @@ def count(home: Home, name: str) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("tapes", nargs="+", type=Path)
+    parser.add_argument("tapes", nargs="*", type=Path)
     parser.add_argument("--speed", default="60")
     parser.add_argument("--start", default="")
     parser.add_argument("--until", default="")
     given = parser.parse_args()
+    if not given.tapes:
+        print(json.dumps({"bench": "silence", "skipped": "no tape given"}))
+        return
     with ThreadPoolExecutor(len(given.tapes)) as pool:
         playing = [
             pool.submit(play, tape, given.speed, given.start, given.until, 7510 + n)
