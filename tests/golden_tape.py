@@ -14,7 +14,9 @@
     0.2  tick 1 bid 10.00 300               L1: bid, ask with size; bid_size, ask_size; delayed_…; rt, rt_trades
     0.3  print 2 10.01 100 past unreported
     0.4  notice 317 1                       code, request, con_id
+    0.4  notice -7 -1 0 silence             an outage that no code announced
     0.5  cancel 1
+    0.5  cancel 1 renewed                   the same stream is requested again
     1    clock
     0.5  each 60 15 quote 1 10.00+0.01 10.02+0.01 300 100    60 of them, 15 seconds apart, prices going up by 0.01
     0.6  bar 1h -3600 10.00 10.50           a backfilled bar of the hour that began then: open, close [TRADES]
@@ -140,11 +142,12 @@ class Reader:
         params = {name: int(value) if name == "rows" else value for name, value in given.items()}
         self.log.subscribe(int(req), stream, con_id, msgspec.json.encode(params).decode())
 
-    def on_cancel(self, req: str) -> None:
-        self.log.cancel(int(req))
+    def on_cancel(self, req: str, renewed: str = "") -> None:
+        self.log.cancel(int(req), params='{"renewed":true}' if renewed else "{}")
 
-    def on_notice(self, code: str, req: str = "-1", con: str = "0") -> None:
-        self.log.notice(int(code), req_id=int(req), con_id=int(con))
+    def on_notice(self, code: str, req: str = "-1", con: str = "0", cause: str = "") -> None:
+        detail = {"detail": f'{{"cause":"{cause}"}}'} if cause else {}
+        self.log.notice(int(code), req_id=int(req), con_id=int(con), **detail)
 
     def _depth(self, operation: str, req: str, *words: str) -> None:
         self.log.requests.setdefault(int(req), (7, "depth"))

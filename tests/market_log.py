@@ -48,8 +48,8 @@ class Log:
         )  # fmt: skip
         return self
 
-    def cancel(self, req: int, at: float | None = None) -> int:
-        return self.add(Kind.REQUEST, at, action="cancel", stream=self.requests[req][1], req_id=req, params="{}")
+    def cancel(self, req: int, at: float | None = None, params: str = "{}") -> int:
+        return self.add(Kind.REQUEST, at, action="cancel", stream=self.requests[req][1], req_id=req, params=params)
 
     def notice(self, code: int | None, at: float | None = None, **row: Any) -> int:
         return self.add(Kind.NOTICE, at, **({"code": code, "msg": 4 if (code or 0) > 0 else None, "text": ""} | row))

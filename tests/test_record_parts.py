@@ -22,6 +22,7 @@ from harvester.gateway.data_requests import RequestTarget
 from harvester.projections.run_params import RunParams, calendar_of
 from harvester.recorder import subscriptions as subs
 from harvester.recorder.back_pressure import BackPressure
+from harvester.recorder.feed_silence import FeedSilence, Pace
 from harvester.recorder.inbox import Inbox
 from harvester.recorder.link import number
 from harvester.recorder.pacing import Spacing, Timing, TokenBucket
@@ -99,70 +100,199 @@ def silent(silence: SilenceWatch) -> list[tuple[Stream, int]]:
     return [(found.stream, quiet_ns // SECOND) for found, quiet_ns in silence.fallen_silent()]
 
 
+BID, LAST, VOLUME, HALTED = 1, 4, 8, 49
+
+
+def rows(
+    made: SubscriptionRegistry,
+    silence: SilenceWatch,
+    at: float,
+    *subs: StreamSubscription,
+    ticks: tuple[tuple[StreamSubscription, int], ...] = (),
+) -> None:
+    """One second with rows of these streams, and L1 fields by subscription."""
+    now = round(at * SECOND)
+    counts = dict.fromkeys([sub.req_id for sub in (*subs, *(sub for sub, _ in ticks))], 1)
+    made.received(counts, now)
+    silence.noted(counts, [(sub.req_id, field, "1") for sub, field in ticks], now)
+
+
 def test_silence_is_noted_in_its_second_and_once() -> None:
-    """A stream is reported silent once, in the first second in which others have had rows for longer than the limit."""
+    """L1 is silent past its limit once three seconds with prints have missed it, and once."""
     made, (l1, prints) = registry((Stream.L1, ACME), (Stream.ALL_LAST, ACME))
     silence = SilenceWatch(made, 10.0)
-    made.received({l1.req_id: 1, prints.req_id: 1}, 100 * SECOND)
-    made.received({prints.req_id: 1}, 110 * SECOND)
+    rows(made, silence, 100, l1, prints)
+    for at in (102, 103, 109, 110):
+        rows(made, silence, at, prints)
     assert silent(silence) == []
-    made.received({prints.req_id: 1}, 110 * SECOND + 1)
+    rows(made, silence, 110.1, prints)
     assert silent(silence) == [(Stream.L1, 10)]
     assert silent(silence) == []
-    made.received({l1.req_id: 1}, 111 * SECOND)
+    rows(made, silence, 111, l1)
     assert not l1.silent
-    made.received({prints.req_id: 1}, 122 * SECOND)
-    assert silent(silence) == [(Stream.L1, 11)]
 
 
 def test_silence_counts_from_the_request() -> None:
-    """Silence of a stream without any row, also depth, counts from its request; a book with rows may be quiet."""
-    made, (l1, depth, prints) = registry(
-        (Stream.L1, ACME), (Stream.DEPTH, ACME), (Stream.ALL_LAST, ACME), asked_ts=100 * SECOND
-    )
+    """A stream that never answered is silent by the time since its request, a depth too; prints need not answer."""
+    wanted = (Stream.L1, ACME), (Stream.DEPTH, ACME), (Stream.ALL_LAST, ACME), (Stream.ALL_LAST, BOLT)
+    made, (l1, depth, prints, tape) = registry(*wanted, asked_ts=100 * SECOND)
     silence = SilenceWatch(made, 10.0)
-    made.received({prints.req_id: 1}, 105 * SECOND)
+    rows(made, silence, 105, prints)
     assert silent(silence) == []
-    made.received({prints.req_id: 1}, 111 * SECOND)
+    rows(made, silence, 111, prints)
     assert silent(silence) == [(Stream.L1, 11), (Stream.DEPTH, 11)]
-    made.received({depth.req_id: 1, l1.req_id: 1}, 112 * SECOND)
-    made.received({prints.req_id: 1}, 130 * SECOND)
-    assert silent(silence) == [(Stream.L1, 18)]
+    assert not tape.rows
+    assert l1.silent
+    assert depth.silent
 
 
 def test_nothing_is_silent_while_nothing_flows() -> None:
-    """When all streams stop together, none is silent: the market is quiet, or the line is lost."""
+    """When all streams stop together none of them is called silent: that is the silence of the feed."""
     made, found = registry((Stream.L1, ACME), (Stream.ALL_LAST, BOLT), asked_ts=100 * SECOND)
-    made.received({one.req_id: 1 for one in found}, 100 * SECOND)
-    assert silent(SilenceWatch(made, 10.0)) == []
+    silence = SilenceWatch(made, 10.0)
+    rows(made, silence, 100, *found)
+    assert silent(silence) == []
 
 
 def test_five_second_bars_are_given_fifteen_seconds() -> None:
-    """Bars are silent when three are missing, however short the limit of other streams."""
-    made, (bars, l1) = registry((Stream.BARS_5S, ACME), (Stream.L1, ACME))
-    made.received({bars.req_id: 1, l1.req_id: 1}, 100 * SECOND)
+    """Bars are silent when three did not come while trades print, however short the limit of the others."""
+    made, (bars, prints) = registry((Stream.BARS_5S, ACME), (Stream.ALL_LAST, ACME))
     silence = SilenceWatch(made, 10.0)
-    made.received({l1.req_id: 1}, 115 * SECOND)
+    rows(made, silence, 100, bars, prints)
+    for at in (103, 104, 105, 118):
+        rows(made, silence, at, prints)
+        assert silent(silence) == []
+    rows(made, silence, 119, prints)
+    assert silent(silence) == [(Stream.BARS_5S, 19)]
+
+
+@pytest.mark.parametrize(
+    ("stream", "field", "gone"),
+    [
+        (Stream.BID_ASK, BID, True),
+        (Stream.BID_ASK, LAST, False),
+        (Stream.ALL_LAST, LAST, True),
+        (Stream.ALL_LAST, BID, False),
+        (Stream.ALL_LAST, VOLUME, False),
+        (Stream.BARS_5S, LAST, True),
+        (Stream.DEPTH, BID, True),
+        (Stream.DEPTH, LAST, False),
+    ],
+)
+def test_like_is_compared_with_like(stream: Stream, field: int, gone: bool) -> None:
+    """A stream is gone when rows of its own sort miss it: a standing quote stays while last and volume ticks flow."""
+    made, (watched, l1, other) = registry((stream, ACME), (Stream.L1, ACME), (Stream.L1, BOLT))
+    silence = SilenceWatch(made, 10.0)
+    rows(made, silence, 100, watched, l1, other)
+    for at in range(103, 140):
+        rows(made, silence, at, other, ticks=((l1, field),))
+    assert [found for found, _ in silent(silence)] == ([stream] if gone else [])
+
+
+def test_what_a_stream_missed_alive_raises_its_limit() -> None:
+    """A stream that came back by itself after missing three seconds must miss twelve; one notice an hour."""
+    made, (bid_ask, l1) = registry((Stream.BID_ASK, ACME), (Stream.L1, ACME))
+    silence = SilenceWatch(made, 2.0)
+    rows(made, silence, 100, bid_ask, l1)
+    for at in (103, 104, 109):
+        rows(made, silence, at, ticks=((l1, BID),))
+    assert silent(silence) == [(Stream.BID_ASK, 9)]
+    assert silence.is_news(bid_ask)
+    rows(made, silence, 110, bid_ask)
+    for at in range(113, 124):
+        rows(made, silence, at, ticks=((l1, BID),))
     assert silent(silence) == []
-    made.received({l1.req_id: 1}, 116 * SECOND)
-    assert silent(silence) == [(Stream.BARS_5S, 16)]
+    rows(made, silence, 124, ticks=((l1, BID),))
+    assert silent(silence) == [(Stream.BID_ASK, 14)]
+    assert not silence.is_news(bid_ask)
+    rows(made, silence, 110 + 3600, ticks=((l1, BID),))
+    assert silence.is_news(bid_ask)
 
 
-def test_a_silent_stream_seems_gone_when_its_like_flow() -> None:
-    """BidAsk seems gone while L1 of the same symbol flows, and not while only another symbol's does."""
-    made, (bid_ask, mine, other) = registry((Stream.BID_ASK, ACME), (Stream.L1, ACME), (Stream.L1, BOLT))
+def test_a_stream_alone_is_judged_by_its_own_pace_in_the_session() -> None:
+    """L1 alone that spoke every second is silent after a minute; not outside the session, and not when halted."""
+    for in_session, field, gone in ((True, BID, True), (False, BID, False), (True, HALTED, False)):
+        made, (l1, other) = registry((Stream.L1, ACME), (Stream.L1, BOLT))
+        silence = SilenceWatch(made, 60.0)
+        for at in range(1000, 1200):
+            rows(made, silence, at, l1, other)
+        rows(made, silence, 1200, ticks=((l1, field),))
+        for at in range(1201, 1262):
+            rows(made, silence, at, other)
+        found = [(sub, quiet // SECOND) for sub, quiet in silence.fallen_silent(in_session=in_session)]
+        assert found == ([(l1, 61)] if gone else [])
+
+
+def test_a_pause_of_the_gateway_is_silence_after_its_limit() -> None:
+    """A stream paused by 10197 is gone once it has no rows for longer than the limit."""
+    made, (bid_ask, other) = registry((Stream.BID_ASK, ACME), (Stream.L1, BOLT))
     silence = SilenceWatch(made, 10.0)
-    made.received({one.req_id: 1 for one in (bid_ask, mine, other)}, 100 * SECOND)
-    made.received({other.req_id: 1}, 120 * SECOND)
-    assert not silence.seems_gone(bid_ask)
-    made.received({mine.req_id: 1}, 110 * SECOND)
-    assert not silence.seems_gone(bid_ask)
-    made.received({mine.req_id: 1}, 110 * SECOND + 1)
-    assert silence.seems_gone(bid_ask)
-    made.received({bid_ask.req_id: 1, other.req_id: 1}, 140 * SECOND)
-    assert not silence.seems_gone(bid_ask)
+    rows(made, silence, 100, bid_ask, other)
+    rows(made, silence, 120, other)
+    assert silent(silence) == []
     bid_ask.paused = True
-    assert silence.seems_gone(bid_ask)
+    assert silent(silence) == [(Stream.BID_ASK, 20)]
+
+
+def pace_of(pauses: list[int]) -> Pace:
+    """A pace that spoke after each of these pauses, in s."""
+    pace, now = Pace(0), 0
+    for pause in pauses:
+        now += pause
+        pace.heard(now)
+    return pace
+
+
+@pytest.mark.parametrize(
+    ("pauses", "limit"),
+    [
+        ([1] * 29, 0),  # not known yet
+        ([1] * 300, 60),
+        ([2] * 30, 60),
+        ([1] * 100 + [30] + [1] * 100, 120),  # four times the longest pause
+        ([4] * 100, 120),  # thirty seconds with rows
+        ([20] * 100, 1800),  # too thin for less than half an hour
+        ([1] * 100 + [30] + [1] * 2000, 60),  # a pause of more than half an hour ago
+    ],
+)
+def test_a_pace_has_a_limit(pauses: list[int], limit: int) -> None:
+    """After how many seconds of silence a feed of that pace is taken for dead."""
+    assert pace_of(pauses).limit() == limit
+
+
+def test_a_silence_teaches_no_more_than_its_limit() -> None:
+    """After an outage of an hour pauses of a minute are usual, not pauses of an hour."""
+    assert pace_of([*[1] * 300, 3600, *[1] * 60]).limit() == 240
+
+
+OPEN = session(DATE).open_ns  # type: ignore[union-attr]
+
+
+def heard(feed: FeedSilence, at: int, *, bars: bool = True, market: bool = True, real: int | None = None) -> int:
+    now = OPEN + at * SECOND
+    return feed.look(now, (at if real is None else real) * SECOND, every=bars or market, market=market)
+
+
+def test_a_feed_is_silent_by_its_pace() -> None:
+    """Sixty seconds of nothing in a busy session, or of bars alone; fifteen once the gateway announced trouble."""
+    for trouble, bars, limit in ((False, False, 60), (False, True, 60), (True, False, 15)):
+        feed = FeedSilence(60.0, "XNYS", "America/New_York")
+        assert not any(heard(feed, at) for at in range(300))
+        if trouble:
+            feed.suspect(OPEN + 299 * SECOND)
+        found = [heard(feed, at, bars=bars, market=False) for at in range(300, 400)]
+        assert found.index(limit + 1) == limit
+
+
+def test_a_feed_is_not_judged_outside_the_session_or_by_our_own_pauses() -> None:
+    """Before the open, after the close, while the machine sleeps, or within two real seconds nothing is silent."""
+    feed = FeedSilence(60.0, "XNYS", "America/New_York")
+    assert not any(heard(feed, at, bars=at < -600, market=at < -600) for at in range(-1200, 0))
+    assert not any(heard(feed, at) for at in range(300))
+    assert heard(feed, 20_000, bars=False, market=False) == 0
+    feed.begin_again()
+    assert not any(heard(feed, at) for at in range(1000, 1300))
+    assert not any(heard(feed, at, bars=False, market=False, real=1300) for at in range(1300, 1400))
 
 
 def test_what_died_with_a_connection_is_found_five_seconds_later() -> None:
@@ -555,7 +685,7 @@ class Line:
         self.session.line.requester = SimpleNamespace(  # type: ignore[assignment]
             current_time=self.ask,
             subscribe=lambda stream, *_: self.sent.append(("subscribe", stream)),
-            cancel=lambda stream, *_: self.sent.append(("cancel", stream)),
+            cancel=lambda stream, *_, **__: self.sent.append(("cancel", stream)),
         )
         self.session.line.up = True
         self.inbox.put(Kind.CLOCK, {})
@@ -736,9 +866,10 @@ def test_a_silent_stream_is_a_notice() -> None:
         made.add(l1)
         made.add(prints)
         line.session.received({l1.req_id: 1, prints.req_id: 1})
-        line.clock.now_ns += 11 * SECOND
-        line.inbox.put(Kind.CLOCK, {})
-        line.session.received({prints.req_id: 1})
+        for seconds in (4, 4, 4):
+            line.clock.now_ns += seconds * SECOND
+            line.inbox.put(Kind.CLOCK, {})
+            line.session.received({prints.req_id: 1})
         for _ in range(10):
             await asyncio.sleep(0)
         assert line.sent == [("cancel", Stream.L1), ("subscribe", Stream.L1)]
@@ -749,5 +880,5 @@ def test_a_silent_stream_is_a_notice() -> None:
     assert asyncio.run(scenario()) == [
         (Own.STREAM_GRANTED, 1, None),
         (Own.STREAM_GRANTED, 2, None),
-        (Own.STREAM_SILENT, 1, 11 * SECOND),
+        (Own.STREAM_SILENT, 1, 12 * SECOND),
     ]

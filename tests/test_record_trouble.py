@@ -133,7 +133,7 @@ def test_a_feed_that_was_down_at_the_end(tmp_path: Path) -> None:
 
 def test_a_silent_stream_is_noticed_while_others_flow(tmp_path: Path) -> None:
     """A subscription that gives nothing for longer than its limit gets one notice."""
-    day = sound(run(lockstep(model(), Home(tmp_path), minutes=5, faults="+60 ACME:l1 silence 150", silence_seconds=30)))
+    day = sound(run(lockstep(one(), Home(tmp_path), minutes=7, faults="+150 ACME:l1 silence 200", silence_seconds=30)))
     quiet = [n for n in day.table(Kind.NOTICE).to_pylist() if n["code"] == Own.STREAM_SILENT]
     assert {"l1"} <= {n["text"].split()[0] for n in quiet if "ACME" in n["text"]}
 

@@ -31,6 +31,8 @@ PORT_CHANGED = 1300
 CONNECTION_LOST = 1100
 RESTORED_DATA_LOST = 1101  # subscriptions are gone
 RESTORED_DATA_KEPT = 1102  # subscriptions go on
+FARM_BROKEN = frozenset({2103, 2110})  # a market data farm; the servers, as TWS sees them
+MARKET_FARM_OK = 2104
 FARM_OK = (2104, 2106, 2158)  # market data, historical data, security definitions
 PERMISSION_MISSING = 10089
 DELAYED_DATA = 10167
@@ -198,6 +200,17 @@ MEANINGS: tuple[Meaning, ...] = (
         "The port is shown and tried once, on the same host; a text that names another host is only shown.",
         ("tests/test_record_refusals.py::test_an_announced_port_is_tried_once",
          "tests/test_codes.py::test_a_new_port_is_read_from_the_text"),
+    ),
+    *(
+        Meaning(
+            code, "", Effect.STATUS, said,
+            "A shorter silence of the whole feed is an outage. After 2104 old streams that stay silent are renewed.",
+            ("tests/test_record_silence.py::test_a_feed_that_dies_with_the_socket_up_is_an_outage",),
+        )
+        for code, said in (
+            (2103, "Market data farm connection is broken"),
+            (2110, "Connectivity between Trader Workstation and server is broken"),
+        )
     ),
     *(
         Meaning(

@@ -74,6 +74,10 @@ class Own(IntEnum):
     CLOCKS_DIFFER = -14  # value: ns by which the gateway's time is ahead of the stamps
 
 
+SILENCE_DETAIL = '{"cause":"silence"}'
+"""`notice.detail` of an `OUTAGE_BEGIN` that no code of the gateway announced: the whole feed fell silent."""
+
+
 class Action(StrEnum):
     """`request.action`."""
 

@@ -145,8 +145,13 @@ class Requester:
         tick_type = _TICK_TYPES[stream]
         return lambda: client.reqTickByTickData(req_id, contract, tick_type, 0, False)
 
-    def cancel(self, stream: Stream, target: RequestTarget, req_id: int, params: Mapping[str, Any]) -> None:
-        """End a subscription; `params` as in its `subscribe` (a wrong SMART depth flag gives error 310)."""
+    def cancel(
+        self, stream: Stream, target: RequestTarget, req_id: int, params: Mapping[str, Any], *, renewed: bool = False
+    ) -> None:
+        """End a subscription; `params` as in its `subscribe` (a wrong SMART depth flag gives error 310).
+
+        `renewed`: the same is requested again at once, so for the folds its last quote stays in force.
+        """
         client = self._client
         if stream is Stream.L1:
             send: Callable[[], None] = lambda: client.cancelMktData(req_id)  # noqa: E731 - one of four alike
@@ -156,7 +161,8 @@ class Requester:
             send = lambda: client.cancelRealTimeBars(req_id)  # noqa: E731 - one of four alike
         else:
             send = lambda: client.cancelTickByTickData(req_id)  # noqa: E731 - one of four alike
-        self._send(Action.CANCEL, stream, target, req_id, params, send)
+        logged = {**params, "renewed": True} if renewed else params
+        self._send(Action.CANCEL, stream, target, req_id, logged, send)
 
 
 def request_row(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from harvester.events.kinds import SILENCE_DETAIL, Own
 from harvester.projections.interval import QUOTES, TRADES
 
 if TYPE_CHECKING:
@@ -37,6 +38,11 @@ class Control(NamedTuple):
     def code(self) -> int:
         """`notice.code`, 0 for a request or a notice without one."""
         return self.row.get("code") or 0
+
+    @property
+    def silence(self) -> bool:
+        """Whether it is the start of an outage found by the silence of the whole feed."""
+        return self.code == Own.OUTAGE_BEGIN and self.con_id == 0 and self.row.get("detail") == SILENCE_DETAIL
 
 
 class RunStart(NamedTuple):

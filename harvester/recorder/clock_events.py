@@ -41,7 +41,7 @@ class ClockEvents:
         wall, now = self._clock.wall(), self._clock.now()
         mono = now if self._pace.lockstep else real_monotonic_ns()
         self._inbox.put(Kind.CLOCK, {"wall_ns": wall, "mono_ns": mono})
-        self._session.received(self._inbox.take_counts())
+        self._session.received(self._inbox.take_counts(), self._inbox.take_ticks())
         if isinstance(self._clock, MachineClock):  # other clocks have no separate wall clock
             self._check_wall(wall - now)
 

@@ -147,6 +147,7 @@ class Committer:
             self.last_commit, self.last_commit_real_ns = done, real_monotonic_ns()
             if done.timed_rows:
                 self._session.gateway_time.compare_event_times(done.timed_rows, done.ahead_ns)
+            self._session.books_unusable(done.books)
             if self.samples_quotes:
                 self.quotes = await self._in_worker(run.engine.quotes.all)
             if self._pace.patience() - self._digests_at >= self._settings.digest_seconds * SECOND_NS:

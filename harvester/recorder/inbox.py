@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from harvester.wire.decode_messages import Item
 
 _REQ_ID_AT = {str(msg): REQ_ID_INDEX[msg] for msg in (1, 2, 45, 46, 12, 13, 99, 50, 90, 17)}  # messages of streams
+_L1_MESSAGES = frozenset({"1", "2", "45", "46"})
+_HALTED = "49"
 _CROWDED_COMMITS = 20  # reading stops at this many full commits of waiting items
 
 
@@ -61,6 +63,7 @@ class Inbox:
         self._stretches: list[_Stretch] = []
         self._cuts: list[int] = []
         self._counted, self._counts = 0, Counter[str]()
+        self._ticks: set[tuple[str, ...]] = set()  # of L1: request id, tick field, and of a halt its value
         self.epoch, self.last_ts = 0, 0
         self._expecting = False
         self.boundary_ns: int | None = None
@@ -140,15 +143,26 @@ class Inbox:
         counts, self._counts = self._counts, Counter()
         return {int(req_id): count for req_id, count in counts.items() if req_id.isdecimal() and len(req_id) < 12}
 
+    def take_ticks(self) -> list[tuple[int, int, str]]:
+        """L1 fields that have arrived since the last call: request id, field, and of a halt (field 49) its value."""
+        self._count()
+        ticks, self._ticks = self._ticks, set()
+        return [(int(t[0]), int(t[1]), t[2]) for t in ticks if all(n.isdecimal() and len(n) < 12 for n in t[:2])]
+
     def _count(self) -> None:
         fresh = self._items[self._counted :]
         self._counted = len(self._items)
         # Only broken messages have too few fields: the list is filtered only when one occurs.
         try:
-            self._counts.update([f[_REQ_ID_AT[f[0]]] for f in fresh if type(f) is list and f[0] in _REQ_ID_AT])
+            self._count_messages([f for f in fresh if type(f) is list and f[0] in _REQ_ID_AT])
         except IndexError:
-            whole = [f for f in fresh if isinstance(f, list) and len(f) > 2]
-            self._counts.update([f[_REQ_ID_AT[f[0]]] for f in whole if f[0] in _REQ_ID_AT])
+            self._count_messages([f for f in fresh if isinstance(f, list) and len(f) > 2 and f[0] in _REQ_ID_AT])
+
+    def _count_messages(self, messages: list[list[str]]) -> None:
+        counts = [f[_REQ_ID_AT[f[0]]] for f in messages]
+        ticks = {(f[2], f[3], f[4] if f[3] == _HALTED else "") for f in messages if f[0] in _L1_MESSAGES and len(f) > 4}
+        self._counts.update(counts)
+        self._ticks |= ticks
 
     def cut(self) -> None:
         """End the run here: no commit spans the cut."""

@@ -121,7 +121,9 @@ def _head(recorder: Recorder, bytes_per_second: float) -> Text:
         if recorder.session.gateway_time.ahead_ns
         else ""
     )
-    return Text.assemble(("hv record", "bold"), "\n".join(lines), apart, no_wrap=True, overflow="ellipsis")
+    outages = recorder.session.line.outages
+    down = (f"\nno feed since {of_day(outages.since_ns)[:8]}: {outages.cause}", "red") if outages.under_way else ""
+    return Text.assemble(("hv record", "bold"), "\n".join(lines), apart, down, no_wrap=True, overflow="ellipsis")
 
 
 def _kinds(recorder: Recorder, rows_per_second: dict[str, float]) -> Columns:

@@ -24,19 +24,21 @@ class Outages:
         self._settings, self._inbox, self._clock = settings, inbox, clock
         self._under_way = False
         self.count = 0
+        self.cause, self.since_ns = "", 0  # of the last one
 
     @property
     def under_way(self) -> bool:
         """Whether the feed is down."""
         return self._under_way
 
-    def begin(self, cause: str) -> None:
-        """Begin an outage."""
+    def begin(self, cause: str, *, silent: bool = False) -> None:
+        """Begin an outage. `silent`: no code announced it, and requests do not end it for the folds."""
         if not self._under_way:
-            self._under_way = True
+            self._under_way, self.cause, self.since_ns = True, cause, self._clock.now()
             self.count += 1
             planned = planned_outage(self._clock.now(), self._settings.daily_restart, self._settings.time_zone)
-            self._inbox.notice(Own.OUTAGE_BEGIN, f"no feed: {cause}" + (f"; planned: {planned}" if planned else ""))
+            text = f"no feed: {cause}" + (f"; planned: {planned}" if planned else "")
+            self._inbox.notice(Own.OUTAGE_BEGIN, text, {"cause": "silence"} if silent else None)
             logger.warning("outage begins", cause=cause, planned=planned or "no")
 
     def end(self, cause: str) -> None:

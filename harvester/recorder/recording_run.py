@@ -44,13 +44,14 @@ class CommitResult:
     """The result of one commit. `last_ts` in ns UTC.
 
     `timed_rows` counts its trades and tick-by-tick quotes. `ahead_ns` is the smallest difference among them between
-    the gateway's time and the stamp.
+    the gateway's time and the stamp. `books`: those to be requested again, see `Book.unusable`.
     """
 
     last_seq: int
     last_ts: int
     timed_rows: int = 0
     ahead_ns: int = 0
+    books: tuple[tuple[int, int, bool], ...] = ()
 
 
 @dataclass
@@ -143,7 +144,8 @@ class RecordingRun:
         totals.commits += 1
         totals.n_bytes += n_bytes
         totals.last_seq = self.writer.next_seq - 1
-        return CommitResult(batch.last_seq, self.writer.last_ts, *_nearest(batch))
+        books = () if self.projection_failure is not None else tuple(self.engine.book.unusable())
+        return CommitResult(batch.last_seq, self.writer.last_ts, *_nearest(batch), books)
 
     def _fold(self, batch: Batch) -> None:
         """Fold. If a projection fails, recording continues without folds, and `check` reports it."""

@@ -19,10 +19,11 @@ from typing import TYPE_CHECKING
 import structlog
 
 from harvester.events import codes
-from harvester.events.kinds import Own, Stream
+from harvester.events.kinds import Own
 from harvester.recorder import subscriptions as subs
 from harvester.recorder.backfill import HistoryBackfill
 from harvester.recorder.contracts import Contracts
+from harvester.recorder.feed_silence import FeedWatch
 from harvester.recorder.gateway_time import GatewayTime
 from harvester.recorder.heartbeat import Heartbeat
 from harvester.recorder.link import GatewayLink, number
@@ -31,6 +32,7 @@ from harvester.recorder.silent_streams import SilenceWatch
 from harvester.recorder.stream_errors import StreamErrors, note_rows, stream_notice
 from harvester.recorder.subscriber import Subscriber
 from harvester.recorder.subscriptions import SubscriptionRegistry
+from harvester.recorder.unusable_books import UnusableBooks
 from harvester.units import SECOND_NS
 
 if TYPE_CHECKING:
@@ -48,9 +50,6 @@ logger = structlog.get_logger()
 LOST_S = 2.0  # pace time after IB's servers are back in which answers still arrive; later a request counts as lost
 DROPPED_S = 3.0  # pace time: an error 100 is about messages of the second before it; answers come within the next
 
-_OF_PRINTS = (Stream.ALL_LAST, Stream.LAST, Stream.BARS_5S)
-"""Streams without rows while nobody trades: they are renewed without a log line; the screen shows them as silent."""
-
 
 class RecorderSession:
     """The requests to one gateway and what it grants, over all its connections."""
@@ -66,6 +65,8 @@ class RecorderSession:
         self._errors = StreamErrors(self.line, self.registry, self._subscriber)
         self._data_types = DataTypes(inbox, self.registry)
         self._silence = SilenceWatch(self.registry, settings.silence_seconds)
+        self._feed = FeedWatch(self.line, self.registry, self._subscriber)
+        self._books = UnusableBooks(self.line, self.registry, self._subscriber)
         self._dropping: asyncio.Task[None] | None = None
         self._repeating: asyncio.Task[None] | None = None
         self._back_at = 0  # pace time when IB's servers were back last
@@ -134,7 +135,7 @@ class RecorderSession:
         self.line.tasks.spawn(self._contracts.restate(self.targets))
         self._backfill.new_run(self._subscriber.plan.focus)
 
-    def received(self, counts: Mapping[int, int]) -> None:
+    def received(self, counts: Mapping[int, int], ticks: Iterable[tuple[int, int, str]] = ()) -> None:
         """Messages have arrived, by request id: note grants and silence. Call it once a second of market time."""
         for sub in self.registry.reinstate(counts):
             self._subscriber.restate(sub)  # the folds still count it as refused
@@ -142,8 +143,14 @@ class RecorderSession:
         if note_rows(self._inbox, self.registry, dict(counts)) and not self._has_data:
             self._has_data = True
             logger.info("recording", streams=sum(bool(sub.rows) for sub in self.registry.live.values()))
+        self._silence.noted(counts, ticks, self._inbox.last_ts)
         self._look_for_silence()
+        self._feed.look(counts, excused=self._silence.all_halted or self.line.connection.paused)
         self._heartbeat.check()
+
+    def books_unusable(self, books: Sequence[tuple[int, int, bool]]) -> None:
+        """The books that the fold of a commit found to be of no use, see `CommitResult.books`."""
+        self._books.judged(books)
 
     # reactions
 
@@ -161,15 +168,22 @@ class RecorderSession:
         elif code == codes.RESTORED_DATA_LOST:
             self.line.outages.end("1101")
             self.registry.forget_all()
+            self._feed.farm_back()
             self.start()
             self._back()
         elif code == codes.RESTORED_DATA_KEPT:
             self.line.outages.end("1102")
-            self._silence.suspect(self._inbox.last_ts)
+            self._silence.suspect(self._inbox.last_ts, broken=self._feed.farm_broken)
+            self._feed.farm_back()
             self._renew(self.registry.of(*subs.DEPTHS))
             self._back()
+        elif code in codes.FARM_BROKEN:
+            self._feed.trouble()
         elif code in codes.FARM_OK:
-            self._silence.suspect(self._inbox.last_ts)
+            market_data = code == codes.MARKET_FARM_OK
+            self._silence.suspect(self._inbox.last_ts, broken=market_data and self._feed.farm_broken)
+            if market_data:
+                self._feed.farm_back()
             self._back()
         elif code == codes.PORT_CHANGED:
             self.line.port_announced(text)
@@ -206,17 +220,16 @@ class RecorderSession:
             self.line.tasks.spawn(self._subscriber.renew_later(sub, (0.0, *subs.PACING_S)))
 
     def _look_for_silence(self) -> None:
-        for sub, quiet_ns in list(self._silence.fallen_silent()):
-            stream_notice(self._inbox, sub, Own.STREAM_SILENT, " is silent while other streams are not", value=quiet_ns)
-            if not self._silence.seems_gone(sub):
-                continue
+        for sub, quiet_ns in list(self._silence.fallen_silent(in_session=self._feed.in_session())):
+            if self._silence.is_news(sub):
+                what = " is silent while related streams are not"
+                stream_notice(self._inbox, sub, Own.STREAM_SILENT, what, value=quiet_ns)
             if self._errors.stopped(sub):
                 continue
-            if sub.stream not in _OF_PRINTS:
-                seconds = quiet_ns // SECOND_NS
-                logger.warning("stream silent", stream=str(sub.stream), symbol=sub.target.symbol, seconds=seconds)
+            seconds = quiet_ns // SECOND_NS
+            logger.warning("stream silent", stream=str(sub.stream), symbol=sub.target.symbol, seconds=seconds)
             self.line.tasks.spawn(self._subscriber.revive(sub))
-        if dead := self._silence.dead():
+        if dead := self._silence.dead(self._inbox.last_ts):
             self._renew(dead)
 
     def _renew(self, old: Sequence[subs.StreamSubscription]) -> None:

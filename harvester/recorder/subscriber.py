@@ -96,10 +96,16 @@ class Subscriber:
             self._ask(stream, target, params)
 
     async def renew(self, subs: Sequence[StreamSubscription]) -> None:
-        """Cancel subscriptions and request the same under new ids."""
-        for sub in subs:
-            if await self._cancel(sub):
-                await self.subscribe(sub.stream, sub.target, sub.params, again=True)
+        """Cancel subscriptions and request the same under new ids at once; what has to wait for a limit comes last."""
+        limits = self._line.limits
+        for sub in sorted(
+            subs, key=lambda s: 2 * (s.stream is Stream.BARS_5S) + limits.spaced(s.stream, s.target.con_id)
+        ):
+            if sub.req_id not in self._registry.live:
+                continue
+            await self._line.limits.subscription(sub.stream, sub.target.con_id)
+            if await self._cancel(sub, renewed=bool(sub.rows) and sub.stream in (Stream.L1, Stream.BID_ASK)):
+                self._ask(sub.stream, sub.target, sub.params)
 
     async def renew_later(self, sub: StreamSubscription, pauses: Sequence[float]) -> None:
         """Cancel a subscription, and request the same after a pause that grows with every try in a row."""
@@ -188,10 +194,10 @@ class Subscriber:
         self._registry.add(StreamSubscription(req_id, target, stream, params, line.inbox.last_ts, line.pace.now()))
         line.requester.subscribe(stream, target, req_id, params)
 
-    async def _cancel(self, sub: StreamSubscription) -> bool:
-        """End a subscription; False when it had ended already."""
+    async def _cancel(self, sub: StreamSubscription, *, renewed: bool = False) -> bool:
+        """End a subscription; False when it had ended already. `renewed`: the same is requested again at once."""
         await self._line.limits.message()
         if self._registry.live.pop(sub.req_id, None) is None or not self._line.connected:
             return False
-        self._line.requester.cancel(sub.stream, sub.target, sub.req_id, sub.params)
+        self._line.requester.cancel(sub.stream, sub.target, sub.req_id, sub.params, renewed=renewed)
         return True

@@ -96,6 +96,7 @@ class FaultActions:
         on_subs: dict[str, Callable[[Fault, ClientSubscription], None]] = {
             "error": self._error_sub,
             "silence": self._silence_sub,
+            "dead": self._dead,
             "message": self._message_sub,
             "depth": self._depth,
             "impossible": self._impossible,
@@ -213,6 +214,10 @@ class FaultActions:
         sub.session.may_be_muted = True
         sub.silent_until = self._state.clock.now() + int(parse_seconds(fault.args[0]) * SECOND_NS)
 
+    def _dead(self, _fault: Fault, sub: ClientSubscription) -> None:
+        sub.session.may_be_muted = True
+        sub.silent_until = self._state.market.end_ns + 86_400 * SECOND_NS
+
     def _message_sub(self, fault: Fault, sub: ClientSubscription) -> None:
         sub.session.send([arg.replace("{req}", str(sub.req_id)) for arg in fault.args], sub.symbol)
 
@@ -247,7 +252,7 @@ class FaultActions:
             sub.session.send(fields, sub.symbol)
 
 
-_SUBS_ALWAYS = frozenset({"impossible", "unset", "tick"})
+_SUBS_ALWAYS = frozenset({"dead", "impossible", "unset", "tick"})
 
 
 def _code_text(fault: Fault) -> tuple[int, str]:

@@ -46,6 +46,7 @@ TEXTS: dict[int, str] = {
     1100: "Connectivity between IBKR and Trader Workstation has been lost.",
     1101: "Connectivity between IBKR and Trader Workstation has been restored - data lost.",
     1102: "Connectivity between IBKR and Trader Workstation has been restored - data maintained.",
+    2110: "Connectivity between Trader Workstation and server is broken. It will be restored automatically.",
     2103: "Market data farm connection is broken:usfarm",
     2104: "Market data farm connection is OK:usfarm",
     2105: "HMDS data farm connection is broken:ushmds",
@@ -87,6 +88,7 @@ ACTIONS: dict[str, tuple[int, int, str]] = {
     "drop": (0, 0, "close the connection"),
     "closed": (1, 1, "SECONDS: close the port to new connections"),
     "silence": (1, 1, "SECONDS: send nothing; the messages of this time are lost"),
+    "dead": (0, 0, "send nothing more on the present subscriptions; later requests are served"),
     "split": (1, 1, "N: split the byte stream into packets of 1 to N bytes; 0 ends this"),
     "packets": (1, 1, "one | any: write each message separately, or any number at once"),
     "coalesce": (1, 1, "KB: buffer output until this size is reached; 0 ends this"),
@@ -199,7 +201,7 @@ def _fault(number: int, words: Sequence[str]) -> Fault:
 def _check_who(fault: Fault) -> None:
     if fault.who.startswith("client=") and not re.fullmatch(r"client=\d{1,9}", fault.who):
         raise ValueError(f"{fault.who!r} is not a client; use client=9960")
-    needs_symbol = fault.action in {"depth", "impossible", "unset", "tick"}
+    needs_symbol = fault.action in {"dead", "depth", "impossible", "unset", "tick"}
     if needs_symbol and fault.symbol is None and fault.who != "*":
         raise ValueError(f"{fault.action} applies to subscriptions: give a symbol or *")
 

@@ -40,9 +40,10 @@ class Book:
     refill: bool = False  # emptied by a 317
     impossible: int = 0
     placed: int = 0
+    against: int = 0  # seconds in a row whose quote contradicted it
 
     def clear(self, *, refill):
-        self.sides, self.known, self.bad, self.refill = ([], []), set(), False, refill
+        self.sides, self.known, self.bad, self.refill, self.against = ([], []), set(), False, refill, 0
 
     @property
     def good(self):
@@ -132,6 +133,7 @@ class Instrument:
     used: dict = field(default_factory=dict)  # role → subscription
     feeds: dict = field(default_factory=dict)  # source → {"bid": (price, size), "ask": (price, size)}
     source: str | None = None
+    kept_since: int | None = None  # of a BidAsk quote whose stream is being renewed
     quote: tuple = (None, None, None, None)  # bid, ask, bid size, ask size
     spread_since: int = 0
     last_price: float | None = None
@@ -187,6 +189,7 @@ class Market:
         action = row["action"]
         if action == "run_start":
             self.kill(row["seq"], self.last_ts, list(self.live))
+            self.drop_kept(row["seq"], self.last_ts)
             self.epoch = 0
         if action not in ("run_start", "run_end", "subscribe", "cancel"):
             return
@@ -194,21 +197,27 @@ class Market:
         self.last_ts = row["ts_recv"]
         if action == "run_end":
             self.kill(row["seq"], row["ts_recv"], list(self.live))
+            self.drop_kept(row["seq"], row["ts_recv"])
         elif action == "cancel":
-            self.kill(row["seq"], row["ts_recv"], self.held(row))
+            renewed = json.loads(row["params"] or "{}").get("renewed") is True
+            self.kill(row["seq"], row["ts_recv"], self.held(row), renewed=renewed)
         elif action == "subscribe":
             self.subscribe(row)
 
     def on_notice(self, row):
         code = row.get("code") or 0
+        if code == -7 and row.get("detail") == '{"cause":"silence"}' and not row.get("con_id"):
+            code = 1100  # the whole feed is gone, though no code said so
         if code not in {317, 1100, 1101, -2, -6} | REFUSED and row.get("msg") != 58:
             return
         self.pass_time(row["ts_recv"])
         self.last_ts = row["ts_recv"]
         if code in (1101, -2):
             self.kill(row["seq"], row["ts_recv"], list(self.live))
+            self.drop_kept(row["seq"], row["ts_recv"])
         elif code == 1100:
             self.forget(row)
+            self.drop_kept(row["seq"], row["ts_recv"])
         elif code == 317:
             for sub in self.held(row):
                 if sub.book:
@@ -229,6 +238,7 @@ class Market:
         if row["epoch"] > self.epoch:
             self.epoch = row["epoch"]
             self.kill(row["seq"], row["ts_recv"], [s for s in self.live if s.epoch < row["epoch"]])
+            self.drop_kept(row["seq"], row["ts_recv"])
         self.kill(row["seq"], row["ts_recv"], self.held(row))
         params = json.loads(row["params"] or "{}")
         sub = Subscription(row["stream"], row["con_id"], row["epoch"], row["req_id"])
@@ -240,9 +250,26 @@ class Market:
         self.instruments.setdefault(row["con_id"], Instrument(row["con_id"], row["symbol"]))
         self.choose([row["con_id"]], row["seq"], row["ts_recv"])
 
-    def kill(self, seq, ts, subs):
+    def kill(self, seq, ts, subs, *, renewed=False):
+        """End subscriptions; the quote of a renewed one stays in force until its successor speaks."""
         self.live = [s for s in self.live if s not in subs]
+        for sub in subs if renewed else ():
+            inst = self.instruments[sub.con_id]
+            in_use = sub.stream in ("bid_ask", "l1") and inst.used.get(sub.stream) is sub and sub.stream in inst.feeds
+            if in_use and self.best(sub.con_id, sub.stream, (sub.stream,)) is None:
+                inst.used[sub.stream] = "kept"
+                if sub.stream == "bid_ask":
+                    inst.kept_since = ts
         self.choose(sorted({s.con_id for s in subs}), seq, ts)
+
+    def drop_kept(self, seq, ts):
+        for inst in self.instruments.values():
+            for role in ("bid_ask", "l1"):
+                if inst.used.get(role) == "kept":
+                    inst.used[role] = None
+                    inst.feeds.pop(role, None)
+                    inst.now.touched = True
+                    self.requote(inst, seq, ts)
 
     def forget(self, row):
         """1100: books and quotes are unknown, the subscriptions stay."""
@@ -261,6 +288,9 @@ class Market:
             inst.now.touched = True
             for role, streams in ROLES.items():
                 best = self.best(con_id, role, streams)
+                if inst.used.get(role) == "kept":  # its last quote stays until the new stream's first
+                    inst.used[role] = best or "kept"
+                    continue
                 if best is inst.used.get(role) and best is not None:
                     continue
                 if best is None and inst.used.get(role) is None and role not in inst.feeds and role != "tape":
@@ -307,6 +337,7 @@ class Market:
         inst.now.quotes += 1
         if inst.used.get("bid_ask") is not sub:
             return
+        inst.kept_since = None
         inst.feeds["bid_ask"] = {
             "bid": (present(row["bid"]), present(row["bid_size"])),
             "ask": (present(row["ask"]), present(row["ask_size"])),
@@ -331,6 +362,9 @@ class Market:
         inst.now.quotes += 1
         if inst.used.get("l1") is not sub:
             return
+        if inst.kept_since is not None and row["ts_recv"] - inst.kept_since > 10 * SECOND:
+            inst.feeds.pop("bid_ask", None)
+            inst.kept_since = None
         side = names[row["field"]]
         feed = inst.feeds.setdefault("l1", {"sizes": {}})
         price, size = feed.get(side, (None, feed["sizes"].get(side)))
@@ -386,6 +420,8 @@ class Market:
             if "bid" in feed and "ask" in feed:
                 return source, (feed["bid"][0], feed["ask"][0], feed["bid"][1], feed["ask"][1])
         smart = inst.used.get("smart")
+        if smart and smart.book.against >= 10:
+            return None, (None, None, None, None)
         if smart and smart.book.good:
             (bid, bid_size), (ask, ask_size) = smart.book.best(1), smart.book.best(0)
             return "smart_depth", (bid, ask, bid_size, ask_size)
@@ -468,6 +504,13 @@ class Market:
         columns = dict.fromkeys(("imbalance", "bid_size_top_n", "ask_size_top_n"))
         columns |= {"book_good": False, "bid_top_size": bid_size, "ask_top_size": ask_size}
         if sub is None or not sub.book.good:
+            return columns
+        quote_bid, quote_ask = inst.quote[:2]
+        if inst.source in ("bid_ask", "l1") and None not in (quote_bid, quote_ask) and quote_bid <= quote_ask:
+            bid, ask = sub.book.best(1)[0], sub.book.best(0)[0]
+            through = (bid is not None and bid > quote_ask) or (ask is not None and ask < quote_bid)
+            sub.book.against = sub.book.against + 1 if through else 0
+        if sub.book.against >= 10:
             return columns
         asks, bids = (total(size for _, size, _ in rows[:5]) for rows in sub.book.sides)
         columns |= {"book_good": True, "bid_size_top_n": bids, "ask_size_top_n": asks}

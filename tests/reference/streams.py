@@ -42,9 +42,9 @@ class Stream:
         for _ in range(self.chance.randint(1, 6)):
             self.subscribe()
 
-    def subscribe(self) -> None:
+    def subscribe(self, con_id: int = 0, stream: str = "") -> None:
         self.req += 1
-        con_id, stream = self.chance.choice(CON_IDS), self.chance.choice(STREAMS)
+        con_id, stream = con_id or self.chance.choice(CON_IDS), stream or self.chance.choice(STREAMS)
         params = {
             "depth": f'{{"rows":{self.chance.choice((5, 17)) if self.calm else self.chance.randint(1, 4)}}}',
             "smart_depth": '{"rows":7,"smart":true}',
@@ -193,11 +193,19 @@ class Stream:
             self.subscribe()
         elif what < 0.55 and self.asked:
             con_id, epoch, req, stream = self.chance.choice(self.asked)
-            self.add(Kind.REQUEST, action="cancel", stream=stream, con_id=con_id, req_id=req, epoch=epoch, params="{}")
+            params = self.chance.choice(("{}", '{"renewed":true}'))
+            self.add(
+                Kind.REQUEST, action="cancel", stream=stream, con_id=con_id, req_id=req, epoch=epoch, params=params
+            )
+            if self.chance.random() < 0.5:
+                self.subscribe(con_id, stream)
         elif what < (0.65 if self.calm else 0.9):
             _, epoch, req, _ = self.chance.choice(self.asked) if self.asked else (0, 1, 1, "")
             code = self.chance.choice(NOTICES)
-            self.add(Kind.NOTICE, msg=4 if code > 0 else None, code=code, text="", req_id=req, epoch=epoch)
+            detail = self.chance.choice((None, '{"cause":"silence"}')) if code == -7 else None
+            self.add(
+                Kind.NOTICE, msg=4 if code > 0 else None, code=code, text="", req_id=req, epoch=epoch, detail=detail
+            )
         elif self.calm and what < 0.8:
             self.reset()
         elif self.calm and what < 0.92:

@@ -17,7 +17,7 @@ from sortedcontainers import SortedDict
 from harvester.events.kinds import Side, Stream
 from harvester.projections.base import Projection
 from harvester.projections.market.market import DEPTH_STREAMS, STREAMS
-from harvester.projections.market.state_arrays import Role, cells_of
+from harvester.projections.market.state_arrays import CONTRADICTED_SECONDS, REFILL_SECONDS, Role, cells_of
 
 NO_BOOKS = hashlib.blake2b(digest_size=16).hexdigest()
 """The digest when no book is live (all subscriptions cancelled); it does not cover the day's books."""
@@ -42,8 +42,9 @@ class Level(NamedTuple):
 class BookState(NamedTuple):
     """State of one book; counts since its subscription.
 
-    `good`: since the last reset, rows on both sides and none impossible; no hole. `placed`: updates past the end
-    that were kept. `waiting`: rows after a hole, of both sides.
+    `good`: since the last reset, rows on both sides and none impossible; no hole; not contradicted. `placed`: updates
+    past the end that were kept. `waiting`: rows after a hole, of both sides. `contradicted`: by the quote in force, for
+    `CONTRADICTED_SECONDS`.
     """
 
     con_id: int
@@ -58,6 +59,7 @@ class BookState(NamedTuple):
     placed: int
     resets: int
     waiting: int
+    contradicted: bool = False
 
 
 class Book(Projection):
@@ -97,11 +99,12 @@ class Book(Projection):
             bool(book["bad"]),
             bool((s.side["filled"][2 * b : 2 * b + 2] == s.side["length"][2 * b : 2 * b + 2]).all()),
         )
+        contradicted = int(book["against"]) >= CONTRADICTED_SECONDS
         return BookState(
             con_id=int(s.slots[slot]["con_id"]),
             stream=STREAMS[int(s.slots[slot]["stream"])],
             rows=int(book["rows"]),
-            good=all(known) and whole and not bad,
+            good=all(known) and whole and not bad and not contradicted,
             bad=bad,
             known_ask=known[Side.ASK],
             known_bid=known[Side.BID],
@@ -111,7 +114,24 @@ class Book(Projection):
             resets=int(book["resets"]),
             waiting=sum(int((s.cells[cells_of(s, b, side)]["price"] > 0).sum()) for side in Side)
             - int(s.side["filled"][2 * b : 2 * b + 2].sum()),
+            contradicted=contradicted,
         )
+
+    def unusable(self) -> list[tuple[int, int, bool]]:
+        """Books in use to be requested again, as (epoch, request id, contradicted).
+
+        Those the quote in force contradicts, and those without rows on both sides `REFILL_SECONDS` after a 317.
+        """
+        s = self._market.state
+        if not ((s.books["against"] >= CONTRADICTED_SECONDS) | (s.books["blank"] >= REFILL_SECONDS)).any():
+            return []
+        found = []
+        for slot in self._market.live():
+            if (b := int(s.slots[slot]["book"])) >= 0:
+                contradicted = bool(s.books[b]["against"] >= CONTRADICTED_SECONDS)
+                if contradicted or s.books[b]["blank"] >= REFILL_SECONDS:
+                    found.append((int(s.slots[slot]["epoch"]), int(s.slots[slot]["req_id"]), contradicted))
+        return found
 
     def ladder(self, con_id: int, side: Side, stream: Stream | None = None) -> list[Level]:
         """One side by price, best first, summed over market makers; rows of size 0 are left out."""

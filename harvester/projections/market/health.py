@@ -48,6 +48,7 @@ SYMBOL = {  # measures of a symbol: field of `state_arrays.INSTRUMENT` or of `vo
     "stale_seconds": ("stale_seconds", "s without a row"),
     "depth_seconds": ("depth_seconds", "s with a book subscribed"),
     "bad_book_seconds": ("bad_book_seconds", "s in which it ended bad or unknown"),
+    "contradicted_seconds": ("contradicted_seconds", "of these, the quote in force contradicted it for too long"),
     "crossed_seconds": ("crossed_seconds", "s that ended with ask < bid"),
     "quote_source_changes": ("source_changes", "changes"),
     "dead_rows": ("dead", "rows under a dead key"),
@@ -56,7 +57,7 @@ SYMBOL = {  # measures of a symbol: field of `state_arrays.INSTRUMENT` or of `vo
     "cumulative_volume": ("volume", "tick 8, as sent"),
     "volume_checked": ("volume_checked", "rise of tick 8 while the tape was on"),
     "tape_checked": ("tape_checked", "shares printed that belong to it"),
-    "top_seconds": ("top_seconds", "s with a good book and a quote of another source"),
+    "top_seconds": ("top_seconds", "s with a good book, a quote of another source, and a row of either"),
     "top_smart": ("top_smart", "of these, the book is SMART depth, not one venue's"),
     "top_bid_equal": ("top_bid_equal", "of these, best bid of the book = bid in force"),
     "top_ask_equal": ("top_ask_equal", "of these, best ask of the book = ask in force"),
@@ -102,6 +103,7 @@ class Health(Projection):
         self._next_seq = 0
         self._last_ts = 0
         self._dark_since = 0  # ns UTC; 0 = the feed is up
+        self._mute = False  # it is dark because it fell silent: a request proves nothing then
         self._refusals: list[tuple[int, int, int, int, str]] = []  # seq, con_id, request id, code, text
         self._refused: list[str] = []  # "epoch request-id" of the run under way
         self._silences: dict[str, int] = {}  # "con_id stream" → times
@@ -145,6 +147,7 @@ class Health(Projection):
         code = control.code
         whole = control.con_id == 0
         if code in (CONNECTION_LOST, Own.DISCONNECTED) or (code == Own.OUTAGE_BEGIN and whole):
+            self._mute = self._mute if self._dark_since else control.silence
             return self._dark(control.seq, control.ts)
         if code in (RESTORED_DATA_KEPT, RESTORED_DATA_LOST, Own.CONNECTED) or (code == Own.OUTAGE_END and whole):
             return self._light(control)
@@ -154,8 +157,8 @@ class Health(Projection):
 
     def _request(self, control: Control) -> list[Occurrence]:
         if control.action == Action.RUN_START:
-            self._refused = []
-        if control.action == Action.SUBSCRIBE and control.row["stream"] in MARKET_STREAMS:
+            self._refused, self._mute = [], False
+        if control.action == Action.SUBSCRIBE and not self._mute and control.row["stream"] in MARKET_STREAMS:
             return self._light(control)
         return []
 
@@ -170,7 +173,7 @@ class Health(Projection):
         if not self._dark_since:
             return []
         self._counts["outage_ns"] += control.ts - self._dark_since
-        self._dark_since = 0
+        self._dark_since, self._mute = 0, False
         return [Occurrence(control.seq, control.ts, 0, OccurrenceKind.OUTAGE_END)]
 
     def _partly(self, control: Control) -> list[Occurrence]:
@@ -279,7 +282,9 @@ class Health(Projection):
         """Hash of the health table up to now."""
         return hashlib.blake2b(msgspec.json.encode([self.rows(), self._refusals]), digest_size=16).hexdigest()
 
-    _STATE = ("_counts", "_next_seq", "_last_ts", "_dark_since", "_refusals", "_refused", "_silences", "_partial")
+    _STATE = (
+        "_counts", "_next_seq", "_last_ts", "_dark_since", "_mute", "_refusals", "_refused", "_silences", "_partial",
+    )  # fmt: skip
 
     def snapshot(self) -> bytes:
         return msgspec.msgpack.encode([getattr(self, name) for name in self._STATE])

@@ -25,8 +25,10 @@ from harvester.projections.market.state_arrays import (
     BLANK_SECONDS_MAX,
     BOOK,
     CELL,
+    CONTRADICTED_SECONDS,
     HELD_BITS,
     INSTRUMENT,
+    KEPT_SECONDS,
     NARROW,
     QUOTE_OUT,
     ROW,
@@ -300,6 +302,11 @@ def _good(s: MarketState, b: int) -> bool:
 
 
 @_cached
+def _contradicted(s: MarketState, b: int) -> bool:
+    return s.books[_at(b)].against >= CONTRADICTED_SECONDS
+
+
+@_cached
 def _best(s: MarketState, b: int, side: int) -> tuple[float, float]:
     """Best price of one side over all rows (SMART rows come from many venues), and the size shown there."""
     half, way = s.side[_at(2 * b + side)], _WAY[_at(side)]
@@ -351,7 +358,7 @@ def _candidate(s: MarketState, k: int) -> tuple[int, float, float, float, float]
             f = s.feed[_at(k), source - 1]
             return source, f[0], f[1], f[2], f[3]
     b = _book_of(s, k, _R_SMART)
-    if b >= 0 and _good(s, b):
+    if b >= 0 and _good(s, b) and not _contradicted(s, b):
         bid, bid_size = _best(s, b, 1)
         ask, ask_size = _best(s, b, 0)
         return _S_SMART, bid, ask, bid_size, ask_size
@@ -527,6 +534,18 @@ def _finite(x: float) -> float:
 
 
 @_cached
+def _judge_book(s: MarketState, q: Any, b: int) -> None:
+    """Count the seconds in a row that contradict a book, and those that a 317 waits for both sides."""
+    book, ask, bid = s.books[_at(b)], s.side[_at(2 * b)], s.side[_at(2 * b + 1)]
+    book.blank = book.blank + 1 if book.refill == 1 and (ask.known == 0 or bid.known == 0) else 0
+    if not ((q.source == _S_BID_ASK or q.source == _S_L1) and q.bid <= q.ask and _good(s, b)):
+        return  # nothing to compare: neither a contradiction nor an end of one
+    best_bid, _ = _best(s, b, 1)
+    best_ask, _ = _best(s, b, 0)
+    book.against = book.against + 1 if best_bid > q.ask or best_ask < q.bid else 0
+
+
+@_cached
 def _close_book(s: MarketState, k: int, row: Any) -> None:
     """Fill the book columns of one bucket row, and update the health counters for them."""
     q = s.inst[_at(k)]
@@ -535,7 +554,11 @@ def _close_book(s: MarketState, k: int, row: Any) -> None:
     b = _book_of(s, k, _R_BOOK)
     if b >= 0:
         q.depth_seconds += 1
-        if _good(s, b):
+        _judge_book(s, q, b)
+        if _good(s, b) and _contradicted(s, b):
+            q.bad_book_seconds += 1
+            q.contradicted_seconds += 1
+        elif _good(s, b):
             row.book_good = 1
             bids, asks = _top(s, b, 1), _top(s, b, 0)
             row.bid_size_top_n, row.ask_size_top_n = _finite(bids), _finite(asks)
@@ -543,7 +566,12 @@ def _close_book(s: MarketState, k: int, row: Any) -> None:
                 row.imbalance = _finite((bids - asks) / (bids + asks))
             if q.source == _S_NONE:
                 bid_top, ask_top = _first(s, b, 1), _first(s, b, 0)
-            elif q.source != _S_SMART and s.side[_at(2 * b)].filled > 0 and s.side[_at(2 * b + 1)].filled > 0:
+            elif (
+                q.source != _S_SMART
+                and q.quote_count + q.depth_count > 0  # a second in which neither of them spoke proves nothing
+                and s.side[_at(2 * b)].filled > 0
+                and s.side[_at(2 * b + 1)].filled > 0
+            ):
                 bid, _ = _best(s, b, 1)
                 ask, _ = _best(s, b, 0)
                 smart = s.current[_at(k), _R_SMART] >= 0  # then it is the book in use
@@ -657,6 +685,11 @@ def _on_tick(s: MarketState, f: Frame, j: int) -> None:
     if s.current[_at(i), _R_L1] != k:
         return
     side = 1 if ask else 0
+    q = s.inst[_at(i)]
+    if q.kept != 0 and f.tick_ts[j] - q.kept > KEPT_SECONDS * SECOND_NS:
+        s.feed[_at(i), _S_BID_ASK - 1] = NAN
+        s.heard[_at(i), _S_BID_ASK - 1] = 0
+        q.kept = 0
     feed = s.feed[_at(i), _S_L1 - 1]
     if is_price:
         feed[side] = _price(price)
@@ -693,6 +726,7 @@ def _on_quote(s: MarketState, f: Frame, j: int) -> None:
     feed[0], feed[1] = _price(f.quote_bid[j]), _price(f.quote_ask[j])
     feed[2], feed[3] = _price(f.quote_bid_size[j]), _price(f.quote_ask_size[j])
     s.heard[_at(i), _S_BID_ASK - 1, 0] = s.heard[_at(i), _S_BID_ASK - 1, 1] = 1
+    s.inst[_at(i)].kept = 0
     _requote(s, i, f.quote_seq[j], f.quote_ts[j])
 
 
@@ -742,13 +776,18 @@ def _on_other(s: MarketState, f: Frame, kind: int, j: int) -> None:
 
 @_cached
 def _on_change(s: MarketState, ops: Array) -> None:
-    """Apply the changes of control rows: columns seq, ts, instrument, role, slot. Time is already at ts."""
+    """Apply the changes of control rows: columns seq, ts, instrument, role, slot, keep. Time is already at ts.
+
+    keep: the last quote stays in force, its stream is being renewed.
+    """
     for n in range(len(ops)):
         k, role, slot = ops[n, 2], ops[n, 3], ops[n, 4]
         q = s.inst[_at(k)]
         s.current[_at(k), role] = slot
         q.touched = 1
-        if role == _R_BID_ASK or role == _R_L1:
+        if role == _R_BID_ASK:
+            q.kept = (q.kept if q.kept != 0 else ops[n, 1]) if ops[n, 5] == 1 else 0
+        if (role == _R_BID_ASK or role == _R_L1) and ops[n, 5] == 0:
             s.feed[_at(k), role] = NAN
             s.heard[_at(k), role] = 0
         if role == _R_TAPE:

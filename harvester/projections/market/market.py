@@ -58,7 +58,7 @@ ROLE_STREAMS: dict[Role, tuple[Stream, ...]] = {  # earlier streams take precede
     Role.TAPE: (Stream.ALL_LAST, Stream.LAST, Stream.L1),
 }
 TS_MAX = 2**62  # ns UTC, the year 2116: sums with it do not overflow
-_NO_CHANGES = np.empty((0, 5), np.int64)
+_NO_CHANGES = np.empty((0, 6), np.int64)
 _SMALL, _LARGE = 4096, 65_536
 _ROWS_AHEAD = 131_072  # maximum room for bucket rows before they are handed out
 
@@ -80,7 +80,7 @@ class Market:
         self._alive: list[list[int]] = []  # live slots by instrument, oldest first
         self._instrument: dict[int, int] = {}  # con_id → instrument
         self._stretches: list[list[Stretch]] = []  # finished ones of tick 8 and tape, by instrument
-        self._changes: list[tuple[int, int, int, int, int]] = []
+        self._changes: list[tuple[int, int, int, int, int, int]] = []
         self._quotes: list[Array] = []
         self._trades: list[Array] = []
         self._closed: list[Array] = []
@@ -184,7 +184,7 @@ class Market:
         """Whether a control row can change the market."""
         if control.action:
             return control.action in (Action.RUN_START, Action.RUN_END, Action.SUBSCRIBE, Action.CANCEL)
-        known = control.code in _NOTICES or control.code in REFUSALS
+        known = control.code in _NOTICES or control.code in REFUSALS or control.silence
         return known or control.row.get("msg") in (58, *DEPTH_MESSAGES)
 
     def _apply(self, control: Control) -> None:
@@ -192,11 +192,13 @@ class Market:
         if action == Action.SUBSCRIBE:
             self._subscribe(control)
         elif action == Action.CANCEL:
-            self._kill(control, self._held(control))
+            self._kill(control, self._held(control), keep=_params(control).get("renewed") is True)
         elif action == Action.RUN_END or code in (RESTORED_DATA_LOST, Own.DISCONNECTED):
             self._kill(control, self.live())
-        elif code == CONNECTION_LOST:
+            self._drop_kept(control)
+        elif code == CONNECTION_LOST or control.silence:
             self._forget(control, self.live())
+            self._drop_kept(control)
         elif code == DEPTH_RESET:
             self._reset_book(control)
         elif code in REFUSALS or code == Own.STREAM_REFUSED:
@@ -218,6 +220,7 @@ class Market:
     def _start_run(self, control: Control) -> None:
         """Kill every key of the previous run before time moves on to the new run's start."""
         self._kill(control, self.live())
+        self._drop_kept(control)
         self.runs += 1
         self._epoch = 0
         self.state.keys[:] = -1
@@ -235,6 +238,7 @@ class Market:
         if control.epoch > self._epoch:  # keys of an earlier connection died with it, with or without a notice
             self._epoch = control.epoch
             self._kill(control, [k for (epoch, _), k in self._live.items() if epoch < control.epoch])
+            self._drop_kept(control)
         self._kill(control, self._held(control))
         slot = self._new_slot(control, self._instrument_of(control), Stream(stream))
         self._live[control.epoch, control.req_id] = slot
@@ -312,7 +316,8 @@ class Market:
 
     # ---- what is dead, what is unknown -----------------------------------------------------------------------------
 
-    def _kill(self, control: Control, slots: list[int]) -> None:
+    def _kill(self, control: Control, slots: list[int], *, keep: bool = False) -> None:
+        """End subscriptions; `keep`: their last quotes stay in force until the renewed streams speak."""
         for k in slots:
             slot = self.state.slots[k]
             slot["alive"], slot["closed"] = 0, control.ts
@@ -325,7 +330,19 @@ class Market:
                 for name in ("applied", "impossible", "placed", "resets"):
                     self.state.slots[k][name] = self.state.books[book][name]
                 self._clear(book)
-        self._choose(control, slots)
+        self._choose(control, slots, keep=keep)
+
+    def _drop_kept(self, control: Control) -> None:
+        """Whatever feed a renewed stream was of is gone: nothing that was kept stays in force."""
+        for inst in range(len(self.symbols)):
+            for role in (Role.BID_ASK, Role.L1):
+                if self._keeps(inst, role):
+                    self._changes.append((control.seq, control.ts, inst, role, -1, 0))
+
+    def _keeps(self, inst: int, role: Role) -> bool:
+        """Whether the last quote of a cancelled stream is in force, because the stream is being renewed."""
+        quoting = role in (Role.BID_ASK, Role.L1)
+        return quoting and self.state.current[inst, role] < 0 and bool(self.state.heard[inst, role].any())
 
     def _forget(self, control: Control, slots: list[int]) -> None:
         """The feed is interrupted, subscriptions go on: books and quotes are unknown until their next row."""
@@ -357,11 +374,17 @@ class Market:
             s.side[name][both] = 0
         s.side["order"][both] = FIRST_ORDER
         s.cells.reshape(len(s.side), -1)[both] = NO_ROW
-        s.books[book]["bad"] = s.books[book]["refill"] = 0
+        for name in ("bad", "refill", "against", "blank"):
+            s.books[book][name] = 0
         s.books[book]["resets"] += 1
 
-    def _choose(self, control: Control, slots: list[int], *, fresh: int = -1, again: bool = False) -> None:
-        """Choose the slots the instruments of `slots` use from here on; a changed or unknown one starts empty."""
+    def _choose(
+        self, control: Control, slots: list[int], *, fresh: int = -1, again: bool = False, keep: bool = False
+    ) -> None:
+        """Choose the slots the instruments of `slots` use from here on; a changed or unknown one starts empty.
+
+        `keep`: a quote role that loses its only slot keeps its last quote.
+        """
         for con_id in sorted({int(self.state.slots[k]["con_id"]) for k in slots}):
             inst = self._instrument[con_id]
             alive = self._alive[inst]
@@ -370,13 +393,15 @@ class Market:
             for role, streams in ROLE_STREAMS.items():
                 best = self._best(alive, streams, role)
                 if best != self.state.current[inst, role] or best == fresh or again:
-                    self._changes.append((control.seq, control.ts, inst, role, best))
+                    kept = (keep and best < 0) or (best == fresh and self._keeps(inst, role))
+                    self._changes.append((control.seq, control.ts, inst, role, best, int(kept)))
                     touched = True
                     if role in (Role.L1, Role.TAPE):
                         self._end_stretch(inst)
             if not touched:  # a cleared book, or a subscription no role uses: the quote may change
                 role = Role.SMART
-                self._changes.append((control.seq, control.ts, inst, role, self._best(alive, ROLE_STREAMS[role], role)))
+                best = self._best(alive, ROLE_STREAMS[role], role)
+                self._changes.append((control.seq, control.ts, inst, role, best, 0))
 
     def _best(self, alive: list[int], streams: tuple[Stream, ...], role: Role) -> int:
         slots = self.state.slots

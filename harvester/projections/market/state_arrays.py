@@ -22,6 +22,14 @@ ROWS_DEFAULT, ROWS_LIMIT = 10, 1_000
 NARROW = 16
 """A book of at most this many rows a side never moves a row: four bits of `SIDE.order` for each position, the first one
 lowest, give the cell with its row. In a wider book a position is its cell."""
+CONTRADICTED_SECONDS = 10
+"""A book that the quote in force contradicts at the end of this many seconds in a row is not good: its best bid is
+above the quote's ask, or its best ask below the quote's bid. Seconds without an uncrossed quote of another source are
+left out."""
+REFILL_SECONDS = 15
+"""A book without rows on both sides this long after a 317 is requested again."""
+KEPT_SECONDS = 10
+"""The last BidAsk quote of a stream that is being renewed yields to L1 ticks that come later than this."""
 BLANK_SECONDS_MAX = 86_400  # a longer time without any event is a recording gap, not silence
 
 Array = npt.NDArray[Any]
@@ -71,11 +79,14 @@ INSTRUMENT = _record(
     # the current second
     "events trade_count quote_count depth_count mid_seen spread_since spread_ns tick_rule "
     # health, since the date began
-    "dead seconds stale_seconds depth_seconds bad_book_seconds crossed_seconds source_changes data_type "
+    "dead seconds stale_seconds depth_seconds bad_book_seconds contradicted_seconds crossed_seconds source_changes "
+    "data_type "
     "top_seconds top_smart top_bid_equal top_ask_equal top_equal top_beyond top_agree "
     "prints prints_outside prints_quoted "
     # the current stretch of tick 8 and tape, see `volume.Stretch`
-    "rises print_first tick_first",
+    "rises print_first tick_first "
+    # since when (ns UTC) BidAsk holds the last quote of a stream that is being renewed, 0 = it does not
+    "kept",
     # quote in force
     "bid ask bid_size ask_size "
     # the current second
@@ -92,7 +103,9 @@ SLOT = _record(
 )
 BOOK = _record(
     # placed: updates past the end that were kept; refill: a 317 emptied the book, and IB sends its rows again
-    "slot rows bad impossible applied placed resets refill",
+    # against: seconds in a row at whose end the quote in force contradicted it
+    # blank: seconds since a 317 without rows on both sides
+    "slot rows bad impossible applied placed resets refill against blank",
     "",
 )
 SIDE = _record(
@@ -326,7 +339,16 @@ _COLUMNS: tuple[tuple[str, pa.DataType, str, str], ...] = (  # name, type, unit,
     ("volatility_proxy", _F, "1", "max |mid / mid' - 1| over consecutive mids, the first against the last before"),
     ("realised_variance", _F, "1", "sum of (mid / mid' - 1)^2 over consecutive mids"),
     ("quote_source", _T, "", "bid_ask, l1 or smart_depth; null without a quote in force"),
-    ("book_good!", _B, "", "at the second's end both sides known since the reset, no hole, no impossible row since"),
+    (
+        "book_good!",
+        _B,
+        "",
+        (
+            "at the second's end both sides known since the reset, no hole, no impossible row since, and not "
+            "contradicted: best bid above the quote's ask, or best ask below its bid, at the ends of "
+            f"{CONTRADICTED_SECONDS} seconds in a row"
+        ),
+    ),
     ("stale!", _B, "", "no row of any live stream of the instrument arrived within the second"),
 )
 BUCKETS: pa.Schema = pa.schema([

@@ -190,7 +190,7 @@ class MarketSource(Protocol):
         ...
 
     def snapshot(self, con_id: int, stream: Stream) -> list[list[str]]:
-        """Initial messages for a new subscriber: L1 values, the book as inserts; [] for streams without state."""
+        """Initial messages for a new subscriber: L1 values, the quote, the book as inserts; [] for prints and bars."""
         ...
 
     def history(self, query: HistoryQuery) -> HistoricalBars:

@@ -110,6 +110,8 @@ class RowMarket:
             return []
         if stream == Stream.L1:
             return face.level1.snapshot()
+        if stream in (Stream.BID_ASK, Stream.MID_POINT):
+            return face.quote_snapshot(stream, self.now_ns)
         return face.book_snapshot(stream) if stream in face.books else []
 
     def history(self, query: HistoryQuery) -> HistoricalBars:

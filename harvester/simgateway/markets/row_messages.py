@@ -139,6 +139,17 @@ class InstrumentStreams:
         fields = ["50", "3", "", str(start // SECOND_NS), *values]
         out.append(_event(end_ns, self._con_id, Stream.BARS_5S, [fields]))
 
+    def quote_snapshot(self, stream: Stream, now_ns: int) -> list[list[str]]:
+        """The present quote, or its mid, as a tick-by-tick row of this second; [] without one."""
+        if self.level1.quote is None:
+            return []
+        _, _, _, bid, ask, bid_size, ask_size, _, _ = self.level1.quote
+        seconds = str(now_ns // SECOND_NS)
+        if stream == _BID_ASK:
+            sides = [self._price[bid], self._price[ask], self._size[bid_size], self._size[ask_size], "0"]
+            return [["99", "", "3", seconds, *sides]]
+        return [["99", "", "4", seconds, self._mids[bid + ask]]] if bid and ask else []
+
     def book_snapshot(self, stream: Stream) -> list[list[str]]:
         """The book as inserts, asks first, best row first."""
         book = self.books[stream]
