@@ -120,13 +120,6 @@ def _depth_exchanges(state: GatewayState, session: ClientSession, _request: Plai
     session.send(encode_messages.depth_exchanges(rows))
 
 
-def _historical_ticks(_state: GatewayState, session: ClientSession, request: PlainRequest) -> None:
-    """Historical ticks are not available; the answer is an empty, complete list of the requested type."""
-    what = request.fields[18] if len(request.fields) > 18 else ""
-    msg = {"TRADES": "98", "BID_ASK": "97"}.get(what, "96")
-    session.send([msg, str(request.req_id), "0", "1"])
-
-
 # ---- cancels ----
 
 
@@ -190,7 +183,7 @@ ANSWERS: dict[Out, Callable[..., None]] = {
     Out.REALTIME_BARS: lambda state, session, request: StreamRequests(state).realtime_bars(session, request),
     Out.HISTORICAL_DATA: lambda state, session, request: HistoryAndScanner(state).historical(session, request),
     Out.HEAD_TIMESTAMP: lambda state, session, request: HistoryAndScanner(state).head_timestamp(session, request),
-    Out.HISTORICAL_TICKS: _historical_ticks,
+    Out.HISTORICAL_TICKS: lambda state, session, request: HistoryAndScanner(state).ticks(session, request),
     Out.SCANNER: lambda state, session, request: HistoryAndScanner(state).scanner(session, request),
     Out.SCANNER_PARAMETERS: lambda state, session, _request: HistoryAndScanner(state).parameters(session),
     Out.CANCEL_MARKET_DATA: _cancels((Stream.L1,), 300, _UNKNOWN_ID),

@@ -156,6 +156,15 @@ def historical_data(req_id: int, start: str, end_: str, bars: Sequence[Sequence[
     return ["17", str(req_id), start, end_, str(len(bars)), *flat]
 
 
+def historical_ticks(msg: In, req_id: int, ticks: Sequence[Sequence[Number]]) -> Fields:
+    """Message 96 to 98, complete in one part.
+
+    A tick begins with epoch seconds and attribute bits; then MIDPOINT (96): price, size; BID_ASK (97): bid, ask, their
+    sizes; TRADES (98): price, size, exchange, conditions.
+    """
+    return [str(int(msg)), str(req_id), str(len(ticks)), *(number(value) for tick in ticks for value in tick), "1"]
+
+
 def historical_update(req_id: int | str, bar: Sequence[Number]) -> Fields:
     """Message 90; `bar` as in `historical_data`, sent in the order count, time, open, close, high, low, WAP, volume."""
     time, open_, high, low, close, volume, wap, count = map(number, bar)

@@ -16,7 +16,15 @@ from typing import TYPE_CHECKING, Any
 from harvester.eventlog.reader import open_day
 from harvester.events import codes
 from harvester.events.kinds import Action, Kind, Operation, Stream
-from harvester.simgateway.markets.market_source import HistoricalBars, HistoryQuery, MarketEvent, MarketRefusal, ScanRow
+from harvester.simgateway.markets.market_source import (
+    HistoricalBars,
+    HistoryQuery,
+    MarketEvent,
+    MarketRefusal,
+    ScanRow,
+    TicksQuery,
+    no_data,
+)
 from harvester.simgateway.markets.recorded_requests import (
     RecordedHistory,
     RecordedRequest,
@@ -213,6 +221,15 @@ class RecordedDay:
 
     def history(self, query: HistoryQuery) -> HistoricalBars:
         return self._histories.answer(query)
+
+    def ticks(self, query: TicksQuery) -> list[tuple[Any, ...]]:
+        """None: a recorded day holds no answers to such requests.
+
+        Raises:
+            MarketRefusal: always.
+        """
+        symbol = next((i.symbol for i in self.instruments if i.con_id == query.con_id), "")
+        raise no_data(query.what, symbol, "; a recorded day serves no historical ticks")
 
     def scan(self, scan_code: str, rows: int) -> list[ScanRow]:
         known = {r.key for r in self._requests.all() if r.stream == Stream.SCANNER}
