@@ -10,6 +10,7 @@ import structlog
 
 from harvester.events import codes
 from harvester.events.kinds import Stream
+from harvester.events.unset import UNSET_DOUBLE, UNSET_INT
 from harvester.simgateway.fault_script import TEXTS, Fault
 from harvester.simgateway.ib_time_text import parse_seconds
 from harvester.simgateway.limits import Refusal
@@ -17,7 +18,6 @@ from harvester.simgateway.markets.market_source import DEPTH_STREAMS
 from harvester.units import SECOND_NS
 from harvester.wire import encode_messages
 from harvester.wire.framing import frame_bytes
-from harvester.wire.message_ids import UNSET_DOUBLE, UNSET_INT
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -11,6 +11,7 @@ import structlog
 
 from harvester.events import codes
 from harvester.events.kinds import Stream
+from harvester.events.unset import UNSET_INT
 from harvester.simgateway.contract_lookup import NO_DEFINITION, contract_details, find_contracts
 from harvester.simgateway.fault_script import TEXTS
 from harvester.simgateway.history_and_scanner import HistoryAndScanner
@@ -19,7 +20,7 @@ from harvester.simgateway.markets.market_source import DEPTH_STREAMS
 from harvester.simgateway.stream_requests import StreamRequests
 from harvester.units import SECOND_NS
 from harvester.wire import encode_messages
-from harvester.wire.message_ids import UNSET_INT, In, Out
+from harvester.wire.message_ids import In, Out
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence

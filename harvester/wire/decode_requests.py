@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from harvester.errors import HarvesterError
-from harvester.wire.message_ids import UNSET_INT, Out
+from harvester.events.unset import UNSET_INT
+from harvester.wire.message_ids import Out
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -16,7 +16,6 @@ import pyarrow as pa
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-ABSENT_FROM = 1e300  # IB's unset marker is 1.7976931348623157e308
 TOP_N = 5  # rows of the book summed for imbalance
 ROWS_DEFAULT, ROWS_LIMIT = 10, 1_000
 NARROW = 16
@@ -73,16 +72,16 @@ INSTRUMENT = _record(
     # health, since the date began
     "dead seconds stale_seconds depth_seconds bad_book_seconds crossed_seconds source_changes data_type "
     "top_seconds top_smart top_bid_equal top_ask_equal top_equal top_beyond top_agree "
-    "prints prints_outside prints_quoted "
+    "prints prints_outside prints_quoted unset "
     # the stretch of tick 8 and tape under way, see `volume.Stretch`
-    "rises print_first tick_first",
+    "rises print_first tick_first falls",
     # quote in force
     "bid ask bid_size ask_size "
     # the second under way
     "mark spread_sum ofi tape_buy tape_sell tape_unknown volatility variance "
     # tape: last price-forming price, shares; tick 8 as sent
     "last_price tape_volume volume "
-    # the stretch under way: the last tick 8 and what it rose by
+    # the stretch under way: the last tick 8 and what it rose by, NaN after a fall
     "volume_base last_rise volume_rise tape_matched tape_first tape_since",
 )
 SLOT = _record(
