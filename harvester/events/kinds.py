@@ -72,6 +72,7 @@ class Own(IntEnum):
     REQUEST_TIMEOUT = -12
     HOURS_DIFFER = -13  # a contract's liquid hours are not the calendar's session
     CLOCKS_DIFFER = -14  # value: ns by which the gateway's time is ahead of the stamps
+    ANSWER_UNREADABLE = -20  # a history arrived whose bars cannot be read; text: why
 
 
 class Action(StrEnum):
@@ -238,7 +239,7 @@ COLUMNS: dict[Kind, tuple[pa.Field, ...]] = {
     Kind.RAW: (
         _MSG,
         _f("fields", _TEXT, "the message's fields, NUL between them"),
-        _f("reason", _TEXT, "untyped, copy, sent or undecodable"),
+        _f("reason", _TEXT, "untyped, copy, partial, sent or undecodable"),
     ),
 }
 

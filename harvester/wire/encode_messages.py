@@ -11,6 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from harvester.events.kinds import Kind
+from harvester.events.unset import TEXT_OF_MARKER
 from harvester.units import SECOND_NS
 from harvester.wire.message_ids import REQ_ID_INDEX, In
 
@@ -24,7 +25,7 @@ _WHOLE_MAX = 1e15  # beyond it the integer text of a float has digits that were 
 
 
 def number(value: Number) -> str:
-    """Shortest decimal text: 100.0 gives `100`, None an empty field; text is unchanged."""
+    """Shortest decimal text: 100.0 gives `100`, None an empty field, a marker of IB its text; text is unchanged."""
     if value is None:
         return ""
     if isinstance(value, str):
@@ -32,7 +33,7 @@ def number(value: Number) -> str:
     if isinstance(value, float):
         if value.is_integer() and -_WHOLE_MAX < value < _WHOLE_MAX and str(value) != "-0.0":
             return str(int(value))
-        return repr(value).replace("e+", "e")
+        return TEXT_OF_MARKER.get(value) or repr(value).replace("e+", "e")
     return str(int(value))
 
 
