@@ -10,7 +10,7 @@ import structlog
 
 from harvester.events import codes
 from harvester.events.kinds import Stream
-from harvester.events.unset import UNSET_DOUBLE, UNSET_INT
+from harvester.events.unset import LOSSY_MARKERS, UNSET_DOUBLE, UNSET_INT
 from harvester.simgateway.fault_script import TEXTS, Fault
 from harvester.simgateway.ib_time_text import parse_seconds
 from harvester.simgateway.limits import Refusal
@@ -52,6 +52,10 @@ IMPOSSIBLE: tuple[tuple[encode_messages.Number, ...], ...] = (
 """The operations `impossible` sends: position, operation, side, price, size."""
 
 
+UNSET_TEXTS = (str(UNSET_INT), *LOSSY_MARKERS)
+"""Markers that `unset` sends as sizes."""
+
+
 class FaultActions:
     """The script's actions. `close_port(seconds)` closes the listening socket for that market time."""
 
@@ -80,6 +84,9 @@ class FaultActions:
             return 1
         if fault.action == "refuse":
             return self._refuse(fault)
+        if fault.action == "history":
+            self._state.bad_history = fault.args[0]
+            return 1
         on_subs: dict[str, Callable[[Fault, ClientSubscription], None]] = {
             "error": self._error_sub,
             "silence": self._silence_sub,
@@ -228,12 +235,19 @@ _UNSET: dict[Stream, Callable[[int], list[list[str]]]] = {
         *(encode_messages.tick_price(req, field, UNSET_DOUBLE, UNSET_INT, 0) for field in (1, 2, 4)),
         encode_messages.tick_price(req, 1, -1, 0, 0),
         encode_messages.tick_size(req, 8, None),
+        *(encode_messages.tick_size(req, field, text) for text in UNSET_TEXTS for field in (0, 3, 8)),
     ],
     Stream.DEPTH: lambda req: [encode_messages.depth(req, 0, 1, 1, UNSET_DOUBLE, UNSET_INT)],
     Stream.SMART_DEPTH: lambda req: [encode_messages.depth_l2(req, 0, "", 1, 1, UNSET_DOUBLE, UNSET_INT, 1)],
     Stream.LAST: lambda req: [encode_messages.trade(req, 1, 0, UNSET_DOUBLE, UNSET_INT, UNSET_INT, "", "")],
-    Stream.ALL_LAST: lambda req: [encode_messages.trade(req, 2, 0, UNSET_DOUBLE, UNSET_INT, UNSET_INT, "", "")],
-    Stream.BID_ASK: lambda req: [encode_messages.quote(req, 0, UNSET_DOUBLE, UNSET_DOUBLE, -1, UNSET_INT, 0)],
+    Stream.ALL_LAST: lambda req: [
+        encode_messages.trade(req, 2, 0, UNSET_DOUBLE, UNSET_INT, UNSET_INT, "", ""),
+        *(encode_messages.trade(req, 2, 0, 10.0, text, 0, "", "") for text in UNSET_TEXTS),
+    ],
+    Stream.BID_ASK: lambda req: [
+        encode_messages.quote(req, 0, UNSET_DOUBLE, UNSET_DOUBLE, -1, UNSET_INT, 0),
+        *(encode_messages.quote(req, 0, 10.0, 10.01, text, text, 0) for text in UNSET_TEXTS),
+    ],
     Stream.MID_POINT: lambda req: [encode_messages.mid_point(req, 0, UNSET_DOUBLE)],
     Stream.BARS_5S: lambda req: [encode_messages.realtime_bar(req, 0, (*[UNSET_DOUBLE] * 4, -1, UNSET_DOUBLE, -1))],
 }

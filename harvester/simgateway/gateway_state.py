@@ -48,6 +48,7 @@ class GatewayState:
         self.pacing = Pacing(settings.limits, self.elapsed)
         self.sessions: list[ClientSession] = []
         self.refusals: dict[tuple[int | None, str, Stream | None], Refusal] = {}
+        self.bad_history = ""  # how a fault script spoils the bars of later answers
         self.on_subscribed: Callable[[], None] = lambda: None
         self.on_request: Callable[[], None] = lambda: None
 

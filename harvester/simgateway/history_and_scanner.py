@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from harvester.events.kinds import Stream
+from harvester.events.unset import UNSET_DOUBLE, UNSET_LONG
 from harvester.simgateway.client_subscriptions import ClientSubscription
 from harvester.simgateway.ib_time_text import ib_date, ib_time, parse_end_time
 from harvester.simgateway.markets.market_source import (
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 
 
 _UPDATE_EVERY_S = 5.0
+_BAR_AT = 5  # of the first bar in message 17: time, open, high, low, close, volume, WAP, count
 _SCAN_ROWS = 50
 _DAILY = ("day", "week", "month")
 _TICKS = {"MIDPOINT": In.HISTORICAL_TICKS, "BID_ASK": In.HISTORICAL_TICKS_BID_ASK, "TRADES": In.HISTORICAL_TICKS_LAST}
@@ -132,7 +134,17 @@ class HistoryAndScanner:
         end_ns = parse_end_time(request.end, zone_name) or self._state.clock.now()
         first = found.first or ib_time(found.bars[0].ts if found.bars else end_ns, zone_name)
         rows = [bar_values(bar, request, zone_name) for bar in found.bars]
-        return encode_messages.historical_data(request.req_id, first, found.last or ib_time(end_ns, zone_name), rows)
+        last = found.last or ib_time(end_ns, zone_name)
+        return self._spoilt(encode_messages.historical_data(request.req_id, first, last, rows))
+
+    def _spoilt(self, fields: list[str]) -> list[str]:
+        """The answer as a fault script spoils it: markers or text in its first bar, or a value too few."""
+        how, bar = self._state.bad_history, _BAR_AT
+        if how == "markers":
+            fields[bar + 5 : bar + 8] = [str(UNSET_LONG), str(UNSET_DOUBLE), str(-UNSET_LONG - 1)]
+        elif how == "text":
+            fields[bar + 4 : bar + 6] = ["NaN", "1,234"]
+        return fields[:-1] if how == "short" else fields
 
     def _keep_updated(
         self, session: ClientSession, request: HistoricalDataRequest, instrument: Instrument, query: HistoryQuery
