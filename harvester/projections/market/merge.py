@@ -130,8 +130,9 @@ COLUMNS: dict[Kind, tuple[str, ...]] = {
 } | {
     Kind.TICK: (*(of for _, of in _PLACES[Kind.TICK]), "text"),
     Kind.DEPTH: (*(of for _, of in _PLACES[Kind.DEPTH]), "market_maker"),
+    Kind.RAW: ("con_id", "req_id", "epoch", "msg", "reason"),
 }
-"""The columns the fold reads of the frequent kinds; a reader that only folds may leave the others out."""
+"""The columns the fold reads of the frequent kinds and of texts; a reader that only folds may leave the others out."""
 _NO_ROWS: dict[str, Array] = {
     name: _column(pa.RecordBatch.from_pylist([], schema=SCHEMAS[kind]), of)
     for kind, _ in _HOT
