@@ -375,6 +375,26 @@ def test_reading_stops_late_and_goes_on_early() -> None:
     assert states == [(99, False, True), (100, False, False), (200, False, False), (201, True, False)]
 
 
+def test_commits_and_reading_are_bounded_by_bytes_too() -> None:
+    """Few large messages: a commit ends with the one that fills it; eight such commits waiting stop the reading."""
+    inbox = Inbox(StillClock(), 100, commit_bytes=1_000)
+    states = []
+    for n in range(1, 18):
+        inbox.packet(600)
+        inbox.message(["46", "6", "1", "x" * 596])
+        states.append((n, inbox.filled.is_set(), inbox.crowded, inbox.roomy))
+    inbox.message(["2"])
+    assert next(n for n, filled, _, _ in states if filled) == 2
+    assert next(n for n, _, crowded, _ in states if crowded) == 14  # 8,400 bytes
+    assert [n for n, _, _, roomy in states if roomy][-1] == 6
+    taken = [len(inbox.take().arrivals.items) for _ in range(4)]
+    assert (taken, inbox.filled.is_set(), inbox.crowded) == ([2, 2, 2, 2], True, False)
+    while len(inbox):
+        taken.append(len(inbox.take().arrivals.items))
+    assert taken == [2] * 9
+    assert (inbox.roomy, inbox.filled.is_set()) == (True, False)
+
+
 def test_a_paused_connection_reads_on_only_when_there_is_room() -> None:
     """The recorder lets its connection read on at the lower mark, not as soon as it is below the upper one."""
     inbox, done = Inbox(StillClock(), 10), list[str]()
