@@ -182,4 +182,4 @@ class Contracts:
         if what:
             detail = {"calendar": settings.exchange_calendar, "liquid_hours": liquid_hours, "time_zone": zone_name}
             self._line.inbox.notice(Own.HOURS_DIFFER, f"{target.symbol}: {what}", detail, con_id=target.con_id)
-            logger.warning("trading hours differ from the calendar", symbol=target.symbol, what=what)
+            logger.warning("trading hours are not the calendar's", symbol=target.symbol, what=what)
