@@ -1,4 +1,4 @@
-"""Events for tests of the log: every kind, every corner of its columns, the same on every machine."""
+"""Events for tests of the log: every kind, every edge case of its columns, the same on every machine."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ def _column(values, kind, *, nullable=True) -> pa.RecordBatch:
 @given(cuts=st.sets(st.integers(1, 299)), seed=st.integers(0, 5))
 @settings(max_examples=budget(20, 60), deadline=None)
 def test_content_hash_does_not_depend_on_cuts(cuts, seed):
-    """The same events cut anywhere, slices included, have the same content hash."""
+    """The same events split anywhere, slices included, have the same content hash."""
     whole = batch(300, seed=seed)
     expected = ContentHash().update(whole).digest()
     cut = ContentHash()
@@ -57,7 +57,7 @@ _ROW = st.fixed_dictionaries(
 @given(rows=st.lists(_ROW, max_size=20), at=st.integers(0, 20))
 @settings(max_examples=budget(20, 60), deadline=None)
 def test_nested_tables_hash_alike_however_cut(rows, at):
-    """Lists, structs and times, as projections give them, hash the same in one piece and in two."""
+    """Lists, structs and times of projections hash the same in one piece and in two."""
     rows = [{**row, "struct": row["struct"] and _encodable(row["struct"])} for row in rows]
     whole = pa.RecordBatch.from_pylist(rows, schema=_NESTED)
     parts = TableHash(_NESTED).update(whole.slice(0, at)).update(whole.slice(at))
@@ -147,7 +147,7 @@ def _other(rows: pa.RecordBatch, name: str, value):
 
 
 def test_content_hash_is_what_it_was():
-    """The hash of a fixed batch never changes: identities stay comparable for ever."""
+    """The hash of a fixed batch never changes, so identities stay comparable."""
     rows = [
         (Kind.TRADE, {"ts_recv": 1, "price": 10.25, "size": None, "exchange": "Q", "past_limit": True}),
         (Kind.CLOCK, {"ts_recv": 2, "wall_ns": 3, "mono_ns": 4}),

@@ -1,4 +1,4 @@
-"""Streams against each other: numbers made by hand, a modelled market that agrees with itself, and the command."""
+"""Streams against each other: hand-made numbers, a consistent modelled market, and the command."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from cli.app import app
 from harvester.events.kinds import Kind
 from harvester.home import Home
 from harvester.projections.engine import Engine
-from harvester.projections.reconcile_streams import TOLERANCE, Check, _check, reconcile
-from harvester.rebuild.project import project
+from harvester.projections.reconcile_streams import TOLERANCE, Check, Reconciled, Reconciler, _check, reconcile
+from harvester.rebuild.project import fold_day, project
 from harvester.rebuild.verify_day import verify
 from harvester.simgateway.markets.open_market import open_market
 from tests.budget import budget
@@ -99,7 +99,7 @@ def test_each_check_by_hand() -> None:
 
 
 def test_volume_in_round_lots_is_understood() -> None:
-    """Where tick 8 counts hundreds, it is taken by the hundred."""
+    """A tick 8 in round lots is converted to shares."""
     day = by_hand()
     rows = [(kind, dict(row)) for kind, row in day.batch.events()]
     for kind, row in rows:
@@ -189,7 +189,7 @@ def test_yesterdays_volume_first_is_a_new_count_and_no_fall(leads: bool) -> None
 
 
 def test_volume_without_a_tape_is_not_measured() -> None:
-    """A symbol with L1 alone has nothing to compare: its tick 8 is no missing tape."""
+    """A symbol with only L1 has no volume check: its tick 8 does not count as a missing tape."""
     rows = [(kind, dict(row)) for kind, row in by_hand().batch.events() if row["req_id"] != 2]
     found = reconcile(Written([(k, {n: v for n, v in r.items() if n != "seq"}) for k, r in rows]).day())
     assert [c.verdict for c in of(found.checks, "volume")] == ["not measured", "not measured"]
@@ -223,6 +223,15 @@ def test_a_modelled_market_agrees_with_itself(morning: Recorded) -> None:
     assert all(c.theirs > 100 for c in of(found.checks, "book_top"))
     assert {c.verdict for c in of(found.checks, "volume")} == {"equal"}
     assert not found.outside()
+
+
+def test_any_fold_of_the_date_gives_the_comparison(morning: Recorded) -> None:
+    """A fold of all projections, as in `hv verify`, measures what a fold of the market alone does."""
+    day, found = morning.day(), list[Reconciled]()
+    reconciler = Reconciler(day)
+    fold_day(day, None, reconciler.cuts, reconciler.at_cut, lambda engine: found.append(reconciler.result(engine)))
+    assert found == [reconcile(day)]
+    assert len(found[0].measured()) >= 6
 
 
 def test_verify_tells_of_it_and_fails_on_nothing(morning: Recorded) -> None:
@@ -259,6 +268,6 @@ def told(args: list[str], capsys: pytest.CaptureFixture[str]) -> str:
 
 @pytest.mark.parametrize("theirs", [5e-324, float("inf")])
 def test_a_volume_no_market_has_is_not_measured(theirs: float) -> None:
-    """A share of next to nothing is no number JSON knows."""
+    """An absurd volume, almost zero or infinite, is not measured."""
     found = _check(("AAA", 1, 0), "bars_5s", 36_900.0, theirs, "shares")
     assert (found.verdict, found.difference) == ("not measured", None)

@@ -1,4 +1,4 @@
-"""What the sampled mutation run covers: cosmic-ray's operators, and the tests per source module, quickest first."""
+"""The scope of the sampled mutation run: cosmic-ray's operators, and the tests per source module, quickest first."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ TESTS: dict[str, tuple[str, ...]] = {
     "endofday/finished": ("test_record_parts",),
     "endofday/eod": _EOD,
     "endofday/datasets": ("test_eod_steps::test_fold_and_fold_again", *_EOD),
-    "endofday/deletion": _DELETION,
+    "eventlog/deletion": _DELETION,
     "eventlog/archive": (
         "test_eod_steps::test_archive_is_read_like_the_log",
         "test_eod_steps::test_a_deleted_date_says_what_is_kept",
@@ -103,7 +103,7 @@ def modules_of(project: Path) -> list[str]:
 
 
 def tried_by(file: str, wide: bool = False) -> tuple[str, ...]:
-    """What a mutant of a source file is run against, quickest first: test files, or node ids. `wide`: slow ones too."""
+    """The tests for a mutant of a source file, quickest first: files or node ids. `wide`: slow ones too."""
     name = file.removeprefix("harvester/").removesuffix(".py")
     tests = TESTS.get(name, ())
     if wide and tests:

@@ -1,10 +1,10 @@
 """`hv eod`: fold a finished date into memory, and delete what is proven to be kept elsewhere.
 
-`STEPS` at the end of this file is the order, and the order is the point: memory points to nothing unproven, and nothing
-is deleted before the list of what goes has been written.
+`STEPS` at the end of this file is the order of the steps. It ensures that memory refers only to files that were proven,
+and that nothing is deleted before the deletion list has been written.
 
-A process may be killed in any step: running it again finishes the job and counts nothing twice, because every file is a
-function of the log and of the days before, and files that are already right are not written again.
+The process may be killed in any step: the next call finishes the job and counts nothing twice, because every file is a
+function of the log and of the days before, and files that are already right are not rewritten.
 """
 
 from __future__ import annotations
@@ -12,15 +12,17 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from harvester.artefacts.episode_files import Difference, compare_day, superseded
 from harvester.artefacts.table_files import about as about_of
 from harvester.artefacts.table_files import read_parquet
 from harvester.calendar import iso
 from harvester.endofday import datasets as kept
-from harvester.endofday import deletion
 from harvester.endofday.finished import must_be_over
 from harvester.errors import CannotRun, HarvesterError, Mismatch, NoLog
 from harvester.eventlog import archive as archiving
+from harvester.eventlog import deletion
 from harvester.eventlog.compact import CANDIDATE
 from harvester.eventlog.eod_mark import ClosedRun, EodMark, closed_path, read_closed, write_closed
 from harvester.eventlog.lock import DateLock
@@ -33,6 +35,7 @@ from harvester.eventlog.verify_log import verify_day
 from harvester.files import Disk, naming, put
 from harvester.memory import fold_days as memory_fold
 from harvester.rebuild.project import fold_day
+from harvester.units import SECOND_NS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -53,7 +56,7 @@ class EodOptions:
     """The options of `hv eod`, and its observers.
 
     Attributes:
-        unfinished: fold a date whose last run broke off before the end of the session.
+        unfinished: fold a date whose last run ended before the end of the session.
         at: called with the name of each step before it begins, `lock`, `delete` (each file) and `done` among them.
         progress: called with (step, done, total) while a step reads the log.
         confirm: called with the deletion list; False leaves everything in place.
@@ -67,12 +70,12 @@ class EodOptions:
     disk: Disk = field(default_factory=Disk)
     at: Callable[[str], None] = lambda _: None
     progress: Callable[[str, int, int], None] = lambda *_: None
-    confirm: Callable[[deletion.DeletionPlan], bool] = lambda _: True
+    confirm: Callable[[deletion.DeletionList], bool] = lambda _: True
 
 
 @dataclass
 class EodReport:
-    """What was done. `stopped` says why nothing was deleted although it was asked for."""
+    """The result of `hv eod`. `stopped` is why a requested deletion did not happen."""
 
     trading_date: str
     content_hash: str = ""
@@ -100,14 +103,14 @@ class EodReport:
 
 @dataclass
 class Folding:
-    """A date on its way into memory: what each step leaves to the next.
+    """The state of folding one date: each step reads the results of the earlier ones.
 
     Attributes:
         log_bytes: size of the log, for progress.
-        day, result: the log, and what it folds to.
+        day, result: the log, and the result of its fold.
         episodes, datasets, journal: the kept episodes; bytes of the files that replace the log, by path.
         before, memory: memory without and with the date.
-        learned: the date as memory holds it.
+        learned: the summary of the date in memory.
         version: path and bytes of the memory's version.
     """
 
@@ -126,14 +129,14 @@ class Folding:
     version: tuple[Path, bytes] = field(init=False)
 
     def put(self, files: Mapping[Path, bytes]) -> None:
-        """Write files durably; those that hold these bytes already stay."""
+        """Write files durably; files that already have these bytes are not rewritten."""
         for path, data in files.items():
             if put(path, data, self.options.disk):
                 self.report.written.append(path.relative_to(self.paths.home.root).as_posix())
 
 
 def eod(paths: DatePaths, options: EodOptions | None = None) -> EodReport:
-    """Fold a date: `STEPS`, one after the other, under the date's lock.
+    """Fold a date: carry out `STEPS` in order, under the date's lock.
 
     Raises:
         LockHeld: another process records or folds the date.
@@ -150,8 +153,6 @@ def eod(paths: DatePaths, options: EodOptions | None = None) -> EodReport:
         if _finished_before(paths, options, report):
             return report
         folding = Folding(paths, options, report, _admit(paths, options))
-        recovered = recover_held(paths, options.disk).recovered
-        report.notes += [str(recovery) for recovery in recovered]
         skipped = {"archive": not options.archive, "list": not options.delete_temp}
         for name, step in STEPS:
             if not skipped.get(name):
@@ -162,9 +163,9 @@ def eod(paths: DatePaths, options: EodOptions | None = None) -> EodReport:
 
 
 def _settle(paths: DatePaths, disk: Disk) -> None:
-    """Make durable what a killed `hv eod` renamed or made without syncing its folder.
+    """Sync the folders in which a killed `hv eod` may have created or renamed files without a sync.
 
-    What is already right is not written again, so nothing later would sync it before the log is deleted.
+    Files that are already right are not rewritten, so nothing else would sync their names before the log is deleted.
     """
     kept_in = (paths.archive, paths.dataset, paths.home.journal, paths.home.memory_versions)
     for folder in kept_in:
@@ -174,8 +175,8 @@ def _settle(paths: DatePaths, disk: Disk) -> None:
 
 
 def _admit(paths: DatePaths, options: EodOptions) -> int:
-    """The bytes of a log that may be folded."""
-    day = open_day(paths.trading_date, paths.home)
+    """Check that the date may be folded; returns the size of its log in bytes. The next step compares checksums."""
+    day = open_day(paths.trading_date, paths.home, check=False)
     if not options.unfinished:
         must_be_over(day)
     return sum(run.n_bytes for run in day.runs)
@@ -192,15 +193,24 @@ def _verify(folding: Folding) -> None:
     report = verify_day(folding.paths, step)
     if not report.clean:
         raise damaged_log(report.problems, report.good)
+    folding.day = report.day()
+
+
+def _recover(folding: Folding) -> None:
+    """Recover killed runs: their manifests and torn ends change, their events do not.
+
+    A file that was cut is compared with its checksums again when it is read.
+    """
+    recovered = recover_held(folding.paths, folding.options.disk).recovered
+    folding.report.notes += [str(recovery) for recovery in recovered]
 
 
 def _project(folding: Folding) -> None:
-    folding.day = open_day(folding.paths.trading_date, folding.paths.home)
     folding.result = fold_day(folding.day, lambda done, total: folding.options.progress("project", done, total))
 
 
 def _versions(made: ProjectResult) -> list[dict[str, bytes]]:
-    """The episode files under the recorded toggles first, then under every other setting of them."""
+    """The episode files with the recorded toggles, then with every other setting of the toggles."""
     others = [made.files(epoch_ms=ms, series_jsonl=True) for ms in (False, True)]
     return [made.files(), *others]
 
@@ -210,7 +220,7 @@ def _compare(folding: Folding) -> None:
 
 
 def episode_differences(paths: DatePaths, result: ProjectResult) -> list[Difference]:
-    """Episode files that differ from the projection; those projected while the day was unfinished do not count."""
+    """Episode files that differ from the projection, except files written while the day was unfinished."""
     versions = _versions(result)
     found = compare_day(paths.episodes, *versions)
     early = superseded(compare_day(paths.episodes, versions[0]) if found else [], result.documents)
@@ -242,7 +252,7 @@ def _put_version(folding: Folding) -> None:
 
 
 def _prove(folding: Folding) -> None:
-    """Read back what replaces the log, before memory points to it."""
+    """Read back the files that replace the log, before memory refers to them."""
     _read_back(folding.datasets | folding.journal | dict([folding.version]))
     if kept.kept_day(folding.paths) != folding.learned:
         raise Mismatch(f"{folding.paths.dataset}: the kept episodes read back differ from those folded; check the disk")
@@ -261,7 +271,7 @@ def _read_back(files: dict[Path, bytes]) -> None:
 
 
 def _latest(paths: DatePaths) -> memory_fold.Memory | None:
-    """Memory before this date's turn; when its file is gone, of the other kept days."""
+    """Memory without this date; when its file is missing, rebuilt from the other kept days."""
     try:
         return memory_fold.decode(paths.home.memory_latest.read_bytes(), str(paths.home.memory_latest))
     except FileNotFoundError:
@@ -270,7 +280,7 @@ def _latest(paths: DatePaths) -> memory_fold.Memory | None:
 
 
 def rebuild_memory(home: Home) -> memory_fold.Memory:
-    """Memory of every kept day, from nothing.
+    """Rebuild memory from every kept day.
 
     Raises:
         HarvesterError: no day is kept.
@@ -279,9 +289,9 @@ def rebuild_memory(home: Home) -> memory_fold.Memory:
 
 
 def _version(home: Home, memory: memory_fold.Memory, made: ProjectResult, *, unchanged: bool) -> tuple[Path, bytes]:
-    """Find this memory's version: a name never changes content, other content gets `_r2`, `_r3` and so on."""
+    """Path and bytes of this memory's version; a file never changes, so other content gets `_r2`, `_r3` and so on."""
     text = memory_fold.encode(memory)
-    stamp = iso(made.last_ts // 1_000_000_000 * 1_000_000_000).translate(str.maketrans("T", "_", "-:Z"))
+    stamp = iso(made.last_ts // SECOND_NS * SECOND_NS).translate(str.maketrans("T", "_", "-:Z"))
     base = f"memory_{made.trading_date.isoformat()}_{stamp}"
     if unchanged:
         for path in sorted(home.memory_versions.glob("memory_*.json")):
@@ -323,7 +333,7 @@ def _put_mark(folding: Folding, closed: EodMark) -> None:
 
 
 def _archive(folding: Folding) -> None:
-    folding.report.written += archiving.archive(folding.paths, folding.options.disk)
+    folding.report.written += archiving.archive(folding.paths, folding.options.disk, folding.day.logs)
 
 
 def _doomed_folders(paths: DatePaths) -> list[Path]:
@@ -334,7 +344,7 @@ _LOG_FILES = frozenset((MANIFEST, CANDIDATE, DELETION, *names_of("stream"), *nam
 
 
 def _strangers(paths: DatePaths) -> list[Path]:
-    """Files beside the log that nothing replaces, so that nothing may delete them; torn bytes in quarantine aside."""
+    """Files in the log's folder that are not part of it, so they must not be deleted; quarantine is left out."""
     day = paths.log
     runs = archiving.runs_in(day)
     files = [p for p in sorted(day.rglob("*")) if p.is_file() and day / QUARANTINE not in p.parents]
@@ -349,13 +359,13 @@ def _to_delete(paths: DatePaths, report: EodReport) -> list[Path]:
     return [*archiving.runs_in(day), *_doomed_folders(paths)[1:]]
 
 
-def plan_path(paths: DatePaths) -> Path:
-    """Where a date's deletion list lies: with what replaces the deleted files."""
-    return paths.dataset / "deletion.json"
+def list_path(paths: DatePaths) -> Path:
+    """Path of a date's deletion list: in the folder of the files that replace the log."""
+    return paths.dataset / DELETION
 
 
 def _delete(folding: Folding) -> None:
-    """Write the deletion list down, then delete what it names."""
+    """Write the deletion list, then delete the listed files."""
     paths, options, report = folding.paths, folding.options, folding.report
     wrong = [d for d in report.differences if d.what != "missing"]
     if wrong:
@@ -363,40 +373,45 @@ def _delete(folding: Folding) -> None:
         return
     where = paths.archive if archiving.holds(paths) else None
     log_kept = where.relative_to(paths.home.root).as_posix() if where else None
-    listed = deletion.plan(
-        paths.home, _to_delete(paths, report), report.trading_date, folding.result.identity, log_kept
-    )
+    root, date, identity = paths.home.root, report.trading_date, folding.result.identity
+    found = deletion.found_in(root, _to_delete(paths, report))
+    with naming(paths.log):
+        listed = deletion.list_files(root, found, date, identity, log_kept)
     if strangers := _strangers(paths):
         report.stopped = f"{strangers[0]} is not part of the log"
         return
     if not listed.files and not listed.folders:
-        return  # an earlier list, if there is one, stays as the record of what went
+        return  # an earlier list stays as the record of the deleted files
     if not options.confirm(listed):
         report.stopped = NOT_CONFIRMED
         report.stays = [p.relative_to(paths.home.root).as_posix() for p in _doomed_folders(paths) if p.exists()]
         return
-    deletion.write_plan(plan_path(paths), listed, options.disk)
+    _write_list(paths, listed, options.disk)
     _carry_out(paths, listed, options, report)
 
 
-def _carry_out(paths: DatePaths, listed: deletion.DeletionPlan, options: EodOptions, report: EodReport) -> None:
-    def told(path: str) -> None:
+def _carry_out(paths: DatePaths, listed: deletion.DeletionList, options: EodOptions, report: EodReport) -> None:
+    def progress(_: str) -> None:
         options.at("delete")
         report.deleted += 1
         options.progress("delete", report.deleted, len(listed.files) + len(listed.folders))
-        del path
 
-    report.stays = deletion.carry_out(paths.home, listed, options.disk, _doomed_folders(paths), told)
+    report.stays = deletion.carry_out(paths.home.root, listed, options.disk, _doomed_folders(paths), progress)
     if report.stays:
         report.stopped = report.stays[0]
         return
-    done = deletion.DeletionPlan(**{name: getattr(listed, name) for name in listed.__struct_fields__} | {"done": True})
-    deletion.write_plan(plan_path(paths), done, options.disk)
+    _write_list(paths, msgspec.structs.replace(listed, done=True), options.disk)
+
+
+def _write_list(paths: DatePaths, listed: deletion.DeletionList, disk: Disk) -> None:
+    path = list_path(paths)
+    with naming(path):
+        deletion.write_list(path, listed, disk)
 
 
 def _finished_before(paths: DatePaths, options: EodOptions, report: EodReport) -> bool:
-    """Whether an earlier `hv eod` got so far that its deletion only has to be finished, or was finished."""
-    listed = deletion.read_plan(plan_path(paths))
+    """Whether an earlier `hv eod` folded the date and began to delete it; finishes that deletion."""
+    listed = deletion.read_list(list_path(paths))
     closed = read_closed(paths)
     if listed is None or closed is None or listed.content_hash != closed.content_hash:
         return False
@@ -407,15 +422,15 @@ def _finished_before(paths: DatePaths, options: EodOptions, report: EodReport) -
         return _nothing_left(paths, closed, report)
     _prove_kept(paths, closed)
     if not options.delete_temp:
-        raise CannotRun(f"deleting the log of {paths.trading_date} had begun; finish it with --delete-temp")
+        raise CannotRun(f"the log of {paths.trading_date} is partly deleted; finish with --delete-temp")
     _carry_out(paths, listed, options, report)
     report.content_hash, report.through_seq = closed.content_hash, closed.last_seq
     report.notes.append("an earlier run had folded the date; its deletion was finished")
     return True
 
 
-def _recorded_on(paths: DatePaths, listed: deletion.DeletionPlan) -> bool:
-    """Whether a run began after the list: every listed one is gone then, though a cut lost the note that says so."""
+def _recorded_on(paths: DatePaths, listed: deletion.DeletionList) -> bool:
+    """Whether a run began after the list was written. Then every listed run is gone, even if `done` was lost."""
     return any(
         run.relative_to(paths.home.root).as_posix() not in listed.folders for run in archiving.runs_in(paths.log)
     )
@@ -423,7 +438,7 @@ def _recorded_on(paths: DatePaths, listed: deletion.DeletionPlan) -> bool:
 
 def _nothing_left(paths: DatePaths, closed: EodMark, report: EodReport) -> bool:
     try:
-        open_day(paths.trading_date, paths.home)
+        open_day(paths.trading_date, paths.home, check=False)
     except NoLog:
         report.content_hash, report.through_seq = closed.content_hash, closed.last_seq
         report.notes.append("the date was folded and its log deleted before; nothing is left to do")
@@ -432,10 +447,10 @@ def _nothing_left(paths: DatePaths, closed: EodMark, report: EodReport) -> bool:
 
 
 def _prove_kept(paths: DatePaths, closed: EodMark) -> None:
-    """Before going on deleting: what replaces the log is there and says so.
+    """Check, before a deletion continues, that the files that replace the log exist and agree.
 
     Raises:
-        Mismatch: it does not.
+        Mismatch: they do not.
     """
     learned = kept.kept_day(paths)
     try:
@@ -451,6 +466,7 @@ def _prove_kept(paths: DatePaths, closed: EodMark) -> None:
 
 STEPS: tuple[tuple[str, Callable[[Folding], None]], ...] = (
     ("verify", _verify),
+    ("recover", _recover),
     ("project", _project),
     ("compare", _compare),
     ("datasets", _put_datasets),

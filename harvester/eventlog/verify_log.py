@@ -6,16 +6,17 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from harvester.errors import CannotRun
-from harvester.eventlog.reader import RunView, day_identity, run_spans, run_view
+from harvester.eventlog.reader import Day, RunView, day_identity, run_spans, run_view
 from harvester.eventlog.runs_of_day import between_runs, good_ranges, read_marks, read_runs
 from harvester.eventlog.storage.content_hash import ContentHash
-from harvester.eventlog.storage.damage import BadBytes, Damage
+from harvester.eventlog.storage.damage import BadBytes, Damage, damaged_log
 from harvester.eventlog.storage.format import names_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from datetime import date
 
+    from harvester.eventlog.eod_mark import EodMark
     from harvester.eventlog.run import RunLog
     from harvester.eventlog.storage.format import Storage
     from harvester.home import DatePaths
@@ -23,16 +24,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class LogReport:
-    """What `verify_day` found.
+    """The result of `verify_day`.
 
     Attributes:
-        problems: damage, in the order found; none means the log is what was written.
+        problems: damage, in the order found; empty for an undamaged log.
         notes: harmless oddities, such as torn bytes of a run that was killed or is being written.
         runs: the date's runs.
-        rows: events decoded and found right.
+        rows: events decoded without a problem.
         n_bytes: bytes the journals name, and the journals.
         identity: the date's content hash; empty when it is damaged.
         good: closed ranges of seq that can be read.
+        logs: the runs as they were read and checked.
+        closed: the end-of-day mark.
     """
 
     trading_date: date
@@ -43,6 +46,18 @@ class LogReport:
     n_bytes: int = 0
     identity: str = ""
     good: tuple[tuple[int, int], ...] = ()
+    logs: list[RunLog] = field(default_factory=list)
+    closed: EodMark | None = None
+
+    def day(self) -> Day:
+        """The verified date for reading: no byte is compared with its checksum again unless its file changed.
+
+        Raises:
+            DamagedLog: the log is damaged.
+        """
+        if self.problems:
+            raise damaged_log(self.problems, self.good)
+        return Day(self.trading_date, self.logs, self.closed, [], salvage=False)
 
     @property
     def clean(self) -> bool:
@@ -55,7 +70,7 @@ class LogReport:
 
 
 def verify_day(paths: DatePaths, progress: Callable[[int], None] | None = None) -> LogReport:
-    """Verify a date. `progress` is told the bytes of each step, which sum up to twice the log's size.
+    """Verify a date. `progress` is called with the bytes of each step, in total twice the log's size.
 
     Raises:
         NoLog: nothing was recorded on that date.
@@ -85,18 +100,20 @@ def verify_day(paths: DatePaths, progress: Callable[[int], None] | None = None) 
         n_bytes=sum(view.n_bytes for view in views),
         identity="" if problems else day_identity(logs, closed),
         good=good_ranges(logs),
+        logs=logs,
+        closed=closed,
     )
 
 
 def verify_rows(log: RunLog, progress: Callable[[int], None] | None) -> int:
-    """Decode all rows, and recompute the content hash while nothing is missing."""
+    """Decode all rows, and recompute the content hash up to the first missing row."""
     content: ContentHash | None = ContentHash() if not log.damages else None
     rows = 0
     for first, last in list(run_spans(log)):
         try:
             batch = log.load(first, last)
         except BadBytes:
-            content = None  # what follows cannot be compared; its checksums and order still are
+            content = None  # later content hashes cannot be compared; checksums and order still are
             rows += sum(_rows_alone(log, i) for i in range(first, last) if i not in log.bad)
             continue
         rows += len(batch)
@@ -118,7 +135,7 @@ def _rows_alone(log: RunLog, i: int) -> int:
 
 
 def _loose_bytes(log: RunLog) -> list[str]:
-    """Bytes nobody named: torn in a run that has not ended, damage in one that has."""
+    """Bytes that no commit names: torn in a run that has not ended, damage in one that has."""
     loose = {name: n for name, n in log.torn.items() if n}
     if log.finished:
         for name, n in loose.items():
@@ -129,9 +146,7 @@ def _loose_bytes(log: RunLog) -> list[str]:
 
 
 def _half_compacted(log: RunLog) -> list[str]:
-    """Files a compaction that was stopped left beside those in use."""
+    """Files that an interrupted compaction left next to those in use."""
     other: Storage = "compacted" if log.storage == "stream" else "stream"
     left = [name for name in names_of(other) if log.storage != "parquet" and (log.folder / name).exists()]
-    return (
-        [f"{log.run}: {len(left)} files of a compaction that was stopped; hv log compact finishes it"] if left else []
-    )
+    return [f"{log.run}: {len(left)} files of an interrupted compaction; hv log compact finishes it"] if left else []

@@ -1,4 +1,4 @@
-"""`hv verify`: is the log what was written, did live equal replay, and are the files on disk what the log gives?"""
+"""`hv verify`: compare the log with its checksums, live digests with replay, and the files on disk with the log."""
 
 from __future__ import annotations
 
@@ -9,11 +9,10 @@ import msgspec
 from harvester.artefacts.episode_files import compare_day, superseded
 from harvester.calendar import iso
 from harvester.errors import CodeChanged, DamagedLog, Mismatch
-from harvester.eventlog.reader import open_day
 from harvester.eventlog.verify_log import verify_day
 from harvester.events.kinds import Action, Kind
 from harvester.projections.market.book import NO_BOOKS
-from harvester.projections.reconcile_streams import check_rows, reconcile
+from harvester.projections.reconcile_streams import Reconciler, check_rows
 from harvester.projections.run_params import RunParams, package_digest
 from harvester.rebuild.exports import FilesPart, compare_exports
 from harvester.rebuild.project import fold_day, recorder_holds
@@ -23,11 +22,13 @@ if TYPE_CHECKING:
 
     from harvester.eventlog.reader import Day, Mark
     from harvester.home import DatePaths, Home
+    from harvester.projections.engine import Engine
+    from harvester.projections.reconcile_streams import Reconciled
     from harvester.rebuild.project_result import ProjectResult
 
 
 class LogPart(msgspec.Struct, kw_only=True):
-    """What re-reading every byte found."""
+    """The result of re-reading every byte of the log."""
 
     events: int
     bytes: int
@@ -38,14 +39,14 @@ class LogPart(msgspec.Struct, kw_only=True):
 
 
 class LivePart(msgspec.Struct, kw_only=True):
-    """Live digests against replay.
+    """The comparison of live digests with replay.
 
     Attributes:
-        points: digests the recorder wrote while it ran.
-        equal: those replay gives too.
-        books: of these the ones at which books were live; a day ends without any, once all is cancelled.
-        changed: those written by other code than this, which cannot be compared.
-        mismatches: (run, seq, projections) where the same code gave something else.
+        points: number of live digests in the log.
+        equal: how many of them replay gives too.
+        books: of the equal ones, how many cover live books; at the end of a day no book is live.
+        changed: how many were written by different code and cannot be compared.
+        mismatches: (run, seq, projections) where the same code gave another digest.
     """
 
     points: int = 0
@@ -56,11 +57,11 @@ class LivePart(msgspec.Struct, kw_only=True):
 
 
 class StreamsPart(msgspec.Struct, kw_only=True):
-    """The streams against each other, as `hv health` compares them: information, never a failure.
+    """The comparison of the streams with each other, as in `hv health`: information, never a failure.
 
     Attributes:
-        checks: comparisons by symbol and hour; `measured` of them had something to compare.
-        outside: those beyond their tolerance, as `reconcile.check_rows` gives them.
+        checks: number of comparisons by symbol and hour; `measured` of them had data to compare.
+        outside: those outside their tolerance, as returned by `check_rows`.
     """
 
     checks: int = 0
@@ -71,7 +72,7 @@ class StreamsPart(msgspec.Struct, kw_only=True):
 class VerifyResult(msgspec.Struct, kw_only=True):
     """The whole report; `files` are the episodes; `exit_code` is 0 clean, 1 damaged, 11 not equal, 12 other code.
 
-    `broken_off` names the run that was killed last, when nobody records on: what it left is compared all the same.
+    `broken_off` names the last run if it was killed and no recorder has continued it; its files are still compared.
     """
 
     trading_date: str
@@ -86,12 +87,13 @@ class VerifyResult(msgspec.Struct, kw_only=True):
 
 
 def verify(paths: DatePaths, progress: Callable[[str, int, int], None] | None = None) -> VerifyResult:
-    """Check a date; `progress` is told (what, done, total).
+    """Check a date; `progress` is called with (step, done, total).
 
     Raises:
         NoLog: nothing was recorded on that date.
         FutureFormat: a newer Harvester wrote it.
     """
+    held = recorder_holds(paths)
     report = verify_day(paths, (lambda n: progress("log", n, 0)) if progress else None)
     log = LogPart(
         events=report.rows,
@@ -106,11 +108,9 @@ def verify(paths: DatePaths, progress: Callable[[str, int, int], None] | None = 
         found.exit_code = DamagedLog.exit_code
         found.files.note = found.exports.note = "not compared: the log is damaged"
         return found
-    held = recorder_holds(paths)
-    day = open_day(paths.trading_date, paths.home)
-    made = _replay(day, found.live, (lambda done, total: progress("replay", done, total)) if progress else None)
+    day = report.day()
+    made = _replay(day, found, (lambda done, total: progress("replay", done, total)) if progress else None)
     found.digests = made.digests
-    found.streams = _streams(day)
     if held or recorder_holds(paths):
         found.files.note = found.exports.note = "not compared: the day is being recorded"
     else:
@@ -124,11 +124,22 @@ def verify(paths: DatePaths, progress: Callable[[str, int, int], None] | None = 
     return found
 
 
-def _replay(day: Day, live: LivePart, progress: Callable[[int, int], None] | None) -> ProjectResult:
-    lines = day.live_digests()
+def _replay(day: Day, found: VerifyResult, progress: Callable[[int, int], None] | None) -> ProjectResult:
+    """Fold the date once; compare the live digests and the streams on the way."""
+    lines, live = day.live_digests(), found.live
     code, mine = _code_of_runs(day), package_digest()
+    compared, reconciler = {seq for _, seq, _ in lines}, Reconciler(day)
     seen: dict[int, dict[str, str]] = {}
-    made = fold_day(day, progress, sorted({seq for _, seq, _ in lines}), seen.__setitem__)
+
+    def at_cut(seq: int, engine: Engine) -> None:
+        if seq in compared:
+            seen[seq] = engine.digests()
+        reconciler.at_cut(seq, engine)
+
+    def at_end(engine: Engine) -> None:
+        found.streams = _streams(reconciler.result(engine))
+
+    made = fold_day(day, progress, sorted(compared.union(reconciler.cuts)), at_cut, at_end)
     for run, seq, digests in lines:
         live.points += 1
         if code.get(run) != mine:
@@ -142,9 +153,8 @@ def _replay(day: Day, live: LivePart, progress: Callable[[int, int], None] | Non
     return made
 
 
-def _streams(day: Day) -> StreamsPart:
-    found = reconcile(day)
-    return StreamsPart(checks=len(found.checks), measured=len(found.measured()), outside=check_rows(found.outside()))
+def _streams(of: Reconciled) -> StreamsPart:
+    return StreamsPart(checks=len(of.checks), measured=len(of.measured()), outside=check_rows(of.outside()))
 
 
 def _code_of_runs(day: Day) -> dict[str, str]:
@@ -155,7 +165,7 @@ def _code_of_runs(day: Day) -> dict[str, str]:
 
 
 def _broken_off(day: Day) -> str:
-    """Which run was killed, and where its log ends; "" when all have ended."""
+    """The run that was killed, and where its log ends; "" when all runs have ended."""
     if day.complete:
         return ""
     run = next(run for run in reversed(day.runs) if run.status == "running")
@@ -163,7 +173,7 @@ def _broken_off(day: Day) -> str:
 
 
 class _Remaining:
-    """What a killed recorder may have left undone: it writes an episode's file after the commit that ended it."""
+    """Files a killed recorder may not have finished: it writes an episode's file after the commit that ends it."""
 
     def __init__(self, made: ProjectResult, marks: Sequence[Mark]) -> None:
         last_commit = marks[-2].last_seq if len(marks) > 1 else 0
@@ -172,11 +182,11 @@ class _Remaining:
         self._half = {f"{folder}/.{name}.new" for folder, _, name in (n.rpartition("/") for n in self._files)}
 
     def undone(self, name: str, what: str) -> str:
-        """Why a file is missing or half there, "" when that is no consequence of the kill."""
+        """Why a file is missing or incomplete; "" when the kill does not explain it."""
         if what == "missing" and name in self._files:
-            return "the recorder was killed before it wrote it; the next `hv record`, or `hv project`, does"
+            return "not written before the recorder was killed; the next `hv record` or `hv project` writes it"
         if what == "unexpected" and name in self._half:
-            return "half written when the recorder was killed; the next `hv record`, or `hv project`, replaces it"
+            return "half written when the recorder was killed; the next `hv record` or `hv project` replaces it"
         return ""
 
 
@@ -185,13 +195,13 @@ def _through(document: str) -> int:
 
 
 class _Findings(msgspec.Struct):
-    """What of an episode says by which event it was known."""
+    """The seq through which an episode's document was derived."""
 
     through_seq: int
 
 
 def _episodes(home: Home, made: ProjectResult, left: _Remaining | None) -> FilesPart:
-    """The episode files; what only `hv project` writes or takes away at a day's end may still be to do."""
+    """Compare the episode files; files that only `hv project` writes or deletes after the day are not differences."""
     folder = home.on(made.trading_date).episodes
     if not folder.is_dir() and made.documents:
         return FilesPart(note=f"not compared: no files; `hv project` writes the {len(made.documents)} episodes")

@@ -39,7 +39,7 @@ class Committer:
     """Commits the inbox of a session.
 
     Attributes:
-        run: the run under way, or the last one; None before `begin`.
+        run: the current run, or the last one; None before `begin`.
         runs: the runs that have ended.
         last_commit: the newest commit; `last_commit_real_ns` is when it ended, monotonic real time.
         samples_quotes: if set, each commit puts the quotes of all symbols into `quotes`, for a screen.
@@ -86,7 +86,7 @@ class Committer:
         return RecordingRun.open(self._home.on(day), self._settings, reopen=self._reopen, disk=self._disk)
 
     def _boundary(self) -> None:
-        """Market time has reached the end of the trading date: cut here, go on in the next run."""
+        """End the run here, because market time has reached the end of the trading date, and begin the next."""
         assert self._inbox.boundary_ns is not None
         before, self._inbox.boundary_ns = self._inbox.boundary_ns - 1, None
         self._put_run_end("boundary", before)
@@ -110,7 +110,7 @@ class Committer:
         """Commit every `commit_seconds`, or sooner when a commit is full, until cancelled."""
         while True:
             await self._pace.within(self._inbox.filled, self._settings.commit_seconds)
-            # Shielded: what has been taken from the inbox must reach the log however this task ends.
+            # Shielded: items taken from the inbox must reach the log even if this task is cancelled.
             self._committing = asyncio.ensure_future(self._commit())
             await asyncio.shield(self._committing)
 

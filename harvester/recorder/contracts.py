@@ -122,7 +122,7 @@ class Contracts:
             lookup.lost = True
             lookup.finish()
 
-    # called by the session, to ask
+    # called by the session, for requests
 
     async def resolve(self, symbols: Iterable[str]) -> list[RequestTarget]:
         """Look up every symbol, in order. If the line is lost, wait for the next connection and go on.
@@ -204,7 +204,7 @@ class Contracts:
         raise UnknownSymbol(f"symbol {given!r} {what}: {found}; give one, for example --symbols '{example}'")
 
     async def _answer(self, symbol: str) -> ContractLookup:
-        """Ask until the answer is not a pacing refusal or a dropped message, with growing pauses."""
+        """Repeat the request, with growing pauses, while the answer is a pacing refusal or it was dropped."""
         line, pauses = self._line, iter(subs.PACING_S)
         until = line.pace.patience() + round(line.settings.timeout_seconds * SECOND_NS)
         while True:
