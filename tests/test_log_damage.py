@@ -4,20 +4,19 @@ import os
 import random
 import shutil
 import sys
-from hashlib import blake2b
 from pathlib import Path
 
 import msgspec
 import pyarrow as pa
 import pytest
-from log_samples import DATE, START_NS, batch, files_of, same, write_run
+from log_samples import DATE, START_NS, batch, files_of, forge, same, write_run
 
 import harvester
 from harvester.errors import DamagedLog, FutureFormat
 from harvester.eventlog.fold_reader import fold_batches
 from harvester.eventlog.storage.format import DIGESTS, FORMAT_VERSION, JOURNAL, MANIFEST
 from harvester.eventlog.storage.ipc_streams import HEADERS
-from harvester.eventlog.storage.sealed_lines import seal, sealed_hash, unseal
+from harvester.eventlog.storage.sealed_lines import seal, unseal
 from harvester.eventlog.verify_log import verify_day
 from harvester.eventlog.writer import LogWriter
 from harvester.events.batch import Batch
@@ -258,32 +257,6 @@ def test_a_run_folder_that_was_never_finished_is_set_aside(home):
 # --- hostile files: valid hashes, absurd content ---
 
 
-def _forge(folder: Path, change, bodies=None) -> None:
-    """Apply `change` to the lines of a run's journal and manifest, and rewrite them with valid hashes."""
-    manifest = msgspec.json.decode((folder / MANIFEST).read_bytes())
-    manifest.pop("hash")
-    lines = [msgspec.json.decode(line) for line in (folder / JOURNAL).read_bytes().splitlines()]
-    for line in lines:
-        line.pop("hash")
-    for name, body in (bodies or {}).items():
-        (folder / name).write_bytes(body)
-        for line in lines:
-            for part in line["files"]:
-                if f"{part['kind']}.arrows" == name:
-                    part |= {"length": len(body), "checksum": blake2b(body, digest_size=16).hexdigest()}
-    change(lines, manifest)
-    out, chain = b"", lines[0]["prev"]
-    for line in lines:
-        line["prev"] = chain
-        sealed = seal(msgspec.json.encode(line))
-        chain = sealed_hash(sealed)
-        out += sealed
-    if manifest["final"]:
-        manifest["final"]["chain"] = chain
-    (folder / JOURNAL).write_bytes(out)
-    (folder / MANIFEST).write_bytes(seal(msgspec.json.encode(manifest)))
-
-
 def _set(line, key, value):
     def change(lines, manifest):
         lines[line][key] = value
@@ -335,7 +308,7 @@ ABSURD = {
 def test_absurd_numbers_with_right_hashes_are_damage(home, what):
     """Absurd lengths, offsets, names, nesting and sizes under valid hashes give DamagedLog, never a crash."""
     write_run(home, (6, 6), kinds=FEW)
-    _forge(home.on(DATE).log / "r001", ABSURD[what])
+    forge(home.on(DATE).log / "r001", ABSURD[what])
     for check in (True, False):
         with pytest.raises(DamagedLog):
             list(harvester.open_day(DATE, home, check=check).batches())
@@ -382,7 +355,7 @@ def _bodies() -> dict[str, bytes]:
 def test_absurd_bodies_with_right_checksums_are_damage(home, what):
     """A body that is not an Arrow stream, or has other events, under a valid checksum: DamagedLog, never a crash."""
     write_run(home, (6,), kinds=(Kind.TRADE,))
-    _forge(home.on(DATE).log / "r001", lambda lines, manifest: None, {"trade.arrows": _bodies()[what]})
+    forge(home.on(DATE).log / "r001", lambda lines, manifest: None, {"trade.arrows": _bodies()[what]})
     for check in (True, False):
         with pytest.raises(DamagedLog, match=r"trade\.arrows"):
             list(harvester.open_day(DATE, home, check=check).batches())
@@ -403,7 +376,7 @@ def test_every_byte_of_a_body_may_be_hostile(home):
     for at in rng.sample(range(len(good)), budget(120, 500)):
         body = bytearray(good)
         body[at] = rng.choice((0, 1, 0x7F, 0x80, 0xFF))
-        _forge(folder, lambda lines, manifest: None, {"trade.arrows": bytes(body)})
+        forge(folder, lambda lines, manifest: None, {"trade.arrows": bytes(body)})
         salvaged = harvester.open_day(DATE, home, salvage=True)
         for one in salvaged.batches():
             one.check()
@@ -414,7 +387,7 @@ def test_every_byte_of_a_body_may_be_hostile(home):
             continue
         [str(rows.to_pylist()) for one in folded for rows in one.tables.values()]
         assert [(one.first_seq, one.last_seq) for one in folded] == [(1, 6)]
-    _forge(folder, lambda lines, manifest: None, {"trade.arrows": good})
+    forge(folder, lambda lines, manifest: None, {"trade.arrows": good})
     assert verify_day(home.on(DATE)).clean
 
 

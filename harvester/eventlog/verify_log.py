@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from harvester.errors import CannotRun
 from harvester.eventlog.reader import Day, RunView, day_identity, run_spans, run_view
@@ -22,8 +21,7 @@ if TYPE_CHECKING:
     from harvester.home import DatePaths
 
 
-@dataclass(frozen=True)
-class LogReport:
+class LogReport(NamedTuple):
     """The result of `verify_day`.
 
     Attributes:
@@ -39,15 +37,15 @@ class LogReport:
     """
 
     trading_date: date
-    problems: list[Damage] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-    runs: list[RunView] = field(default_factory=list)
-    rows: int = 0
-    n_bytes: int = 0
-    identity: str = ""
-    good: tuple[tuple[int, int], ...] = ()
-    logs: list[RunLog] = field(default_factory=list)
-    closed: EodMark | None = None
+    problems: list[Damage]
+    notes: list[str]
+    runs: list[RunView]
+    rows: int
+    n_bytes: int
+    identity: str
+    good: tuple[tuple[int, int], ...]
+    logs: list[RunLog]
+    closed: EodMark | None
 
     def day(self) -> Day:
         """The verified date for reading: no byte is compared with its checksum again unless its file changed.
