@@ -40,7 +40,7 @@ def rebatch(batches: Iterable[Batch], rows_max: int | None, cuts: Sequence[int])
         carry = pieces.pop()
         yield from pieces
         full = rows_max is None or len(carry) >= rows_max or carry.last_seq in wanted
-        if full or _bytes(carry) >= BATCH_BYTES:
+        if full or _bytes(carry) > BATCH_BYTES:
             yield carry
             carry = None
     if carry is not None:
