@@ -168,7 +168,11 @@ def record(
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Record everything a gateway sends about some symbols, until the session ends.
+    """Record everything a gateway sends about some US stocks, until the session ends.
+
+    Stocks in US dollars alone are recorded for now: no futures, options, currencies or other markets. Symbols match in
+    upper or lower case; a class of shares has a space ('BRK B'). Give an ambiguous symbol its listing exchange or its
+    con_id: BAC@NYSE, BAC@10098.
 
     Ctrl-C and SIGTERM end the recording cleanly; the last commit is complete after any end. No order is ever sent.
 

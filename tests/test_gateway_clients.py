@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import threading
 import time
@@ -69,6 +70,9 @@ def test_ib_async_asks_everything(caplog):
                 bars = await ib.reqHistoricalDataAsync(STOCK, "", "5 D", unit, "TRADES", True, formatDate=2)
                 assert bars
                 assert bars[0].open > 0
+            errors.clear()
+            assert await ib.reqHistoricalTicksAsync(STOCK, "", "20200101 00:00:00 UTC", 5, "TRADES", False) == []
+            assert [code for _, code in errors] == [162]  # an empty answer comes with a reason
             scan = ScannerSubscription(instrument="STK", locationCode="STK.US.MAJOR", scanCode="TOP_PERC_GAIN")
             found = await ib.reqScannerDataAsync(scan)
             assert [row.rank for row in found] == [0, 1]
@@ -86,6 +90,11 @@ def test_ib_async_asks_everything(caplog):
             assert len(direct.domBids) <= 5
             assert all(row.marketMaker for row in smart.domBids)
             assert len(by_tick) == 4
+            for what in ("TRADES", "BID_ASK", "MIDPOINT"):
+                now = await ib.reqCurrentTimeAsync()
+                ticks = await ib.reqHistoricalTicksAsync(STOCK, "", now, 20, what, False)
+                assert ticks
+                assert all(a.time <= b.time for a, b in itertools.pairwise(ticks))
             ib.cancelMktData(STOCK)
             for kind in by_tick:
                 ib.cancelTickByTickData(STOCK, kind)

@@ -50,6 +50,8 @@ def test_reading():
         ("+60 * closed soon", "'soon' is not a time"),
         ("+60 * split few", "'few' is not a count"),
         ("+60 client=1 unset", "give a symbol"),
+        ("+60 * history bad", "markers, text, short, good"),
+        ("+60 ACME history short", "give \\*"),
         ("+60 * packets two", "one or any"),
         ("+60 * garbage more", "length, zero, text, noise"),
         ("+60 ACME depth 1 2 3", "3 arguments"),
@@ -264,6 +266,8 @@ def test_unset_and_unknown():
         await _until_fault(client, gateway, 3)
         prices = [m[4] for m in client.of("1", 1)]
         assert prices.count("1.7976931348623157e308") == 3
+        sizes = {m[4] for m in client.of("2", 1)}
+        assert sizes >= {"2147483647", "9223372036854775807", "-9223372036854775808", str(2**127 - 1)}
         assert ["1", "6", "1", "999", "1.5", "1", "0"] in client.got
         assert ["250", "1", "4", "hello"] in client.got
         assert [

@@ -26,7 +26,7 @@ class Listener:
         self.losses: list[str] = []
         self.errors: list[Exception] = []
 
-    def packet(self) -> None:
+    def packet(self, size: int = 0) -> None:
         pass
 
     def message(self, fields: list[str]) -> None:

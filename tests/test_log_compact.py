@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import json
 import os
 import random
@@ -8,14 +9,18 @@ import shutil
 
 import pyarrow as pa
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from log_samples import DATE, START_NS, batch, files_of, same, write_run
 from typer.testing import CliRunner
 
 import harvester
 from cli.cmd_log import log as hv_log
 from harvester.errors import DamagedLog, HarvesterError, LockHeld, Mismatch, NoLog
+from harvester.eventlog import rebatch
 from harvester.eventlog.archive import archive, holds
 from harvester.eventlog.compact import CANDIDATE, compact_day
+from harvester.eventlog.fold_reader import fold_batches
 from harvester.eventlog.follow import Follower
 from harvester.eventlog.reader import Day
 from harvester.eventlog.rewrite import prove
@@ -28,6 +33,8 @@ from harvester.events.batch import Batch
 from harvester.events.kinds import Kind
 from harvester.files import Disk
 from harvester.home import Home
+from harvester.projections.market.merge import COLUMNS
+from tests.budget import budget
 
 FEW = (Kind.TRADE, Kind.END, Kind.CLOCK)
 DAY = DATE.isoformat()
@@ -408,3 +415,62 @@ def test_the_command(home):
     assert hv("show", "--json", "--limit", "0") == before
     assert "nothing to compact" in hv("compact")
     assert "compacted\t50" in CliRunner().invoke(hv_log, ["ls", "--home", str(home.root)]).output
+
+
+def test_large_text_makes_commits_and_batches_of_bounded_bytes(home, monkeypatch):
+    """Compaction, archive, verify and fold of texts a hundred times the limit: no batch is above limit and row."""
+    limit, text = 4_000, 1_500
+    monkeypatch.setattr(rebatch, "BATCH_BYTES", limit)
+    rows = [
+        (Kind.RAW, {"ts_recv": START_NS + n, "fields": chr(65 + n % 26) * text, "reason": "untyped"})
+        for n in range(300)
+    ]
+    with LogWriter.open(home.on(DATE)) as writer:
+        writer.begin(START_NS)
+        for at in (0, 200):  # a large commit of the time before bounds, and a smaller one
+            writer.commit(Batch.of(rows[at : at + 200], writer.next_seq))
+    before = harvester.open_day(DAY, home)
+    sent = _shown(before)
+    compact_day(home.on(DATE))
+    after = harvester.open_day(DAY, home)
+    assert (after.identity(), _shown(after)) == (before.identity(), sent)
+    commits = [line.rows for line in after.logs[0].commits]
+    assert max(commits) <= limit // text + 1
+    assert sum(commits) == 301
+    assert max(map(len, after.batches())) <= max(commits)  # a commit with large text is read alone
+    assert max(map(len, fold_batches(after, COLUMNS, 100_000))) <= max(commits)
+    assert all(
+        "fields" not in one.tables[Kind.RAW].schema.names
+        for one in fold_batches(after, COLUMNS, 10)
+        if Kind.RAW in one.tables
+    )
+    assert verify_day(home.on(DATE)).problems == []
+    archive(home.on(DATE), Disk())
+    assert sum(map(len, fold_batches(harvester.open_day(DAY, home), COLUMNS, 10))) == 301
+
+
+@settings(max_examples=budget(20, 100), deadline=None)
+@given(
+    st.lists(st.integers(0, 900), min_size=1, max_size=40), st.integers(1, 12), st.lists(st.integers(1, 12), min_size=1)
+)
+def test_splitting_by_bytes_loses_nothing(lengths, rows_max, cuts):
+    """However texts of any length are cut and joined: the same events in order, no piece above limit and one row."""
+    rows = [
+        (Kind.RAW if n % 3 else Kind.END, {"ts_recv": n, ("fields" if n % 3 else "text"): "x" * n}) for n in lengths
+    ]
+    rows.sort(key=lambda row: row[1]["ts_recv"])
+    whole = Batch.of(rows, 1)
+    edges = [0]
+    for cut in itertools.cycle(cuts):
+        edges.append(min(edges[-1] + cut, len(rows)))
+        if edges[-1] == len(rows):
+            break
+    given_as = [whole.slice(a + 1, b) for a, b in itertools.pairwise(edges)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(rebatch, "BATCH_BYTES", 1_000)
+        found = list(rebatch.rebatch(given_as, rows_max, ()))
+    assert [row["seq"] for one in found for _, row in one.events()] == list(range(1, len(rows) + 1))
+    assert [repr(event) for one in found for event in one.events()] == [repr(event) for event in whole.events()]
+    assert all(len(one) <= rows_max for one in found)
+    texts = [[len(row.get("fields") or row.get("text") or "") for _, row in one.events()] for one in found]
+    assert all(sum(one[:-1]) <= 1_000 + 900 for one in texts)

@@ -124,10 +124,10 @@ def test_a_joined_batch_has_a_limit_in_bytes(monkeypatch):
     """What is carried is passed on once it has more bytes than the limit, not yet at the limit."""
     parts = [_of_range(first, first + 1) for first in (1, 3, 5, 7)]
     n_bytes = sum(rows.nbytes for rows in parts[0].tables.values())
-    monkeypatch.setattr("harvester.eventlog.rebatch.CARRY_BYTES_MAX", n_bytes)
+    monkeypatch.setattr("harvester.eventlog.rebatch.BATCH_BYTES", n_bytes)
     assert _ranges(rebatch(parts[:1], 100, ()))[0] == (1, 2)
     assert next(iter(rebatch(parts, 100, ()))).last_seq > 2
-    monkeypatch.setattr("harvester.eventlog.rebatch.CARRY_BYTES_MAX", n_bytes - 1)
+    monkeypatch.setattr("harvester.eventlog.rebatch.BATCH_BYTES", n_bytes - 1)
     assert _ranges(rebatch(parts, 100, ()))[0] == (1, 2)
 
 
@@ -136,7 +136,10 @@ def _lines(*spans: tuple[int, int], bad=(), sizes=None, run="r001", ts=0) -> Sim
     lines = [
         SimpleNamespace(first_seq=a, last_seq=b, first_ts=ts + a, last_ts=ts + b, rows=b - a + 1) for a, b in spans
     ]
-    return SimpleNamespace(commits=lines, sizes=sizes or [1] * len(lines), bad=set(bad), run=run)
+    of_commits = sizes or [1] * len(spans)
+    return SimpleNamespace(
+        room=of_commits.__getitem__, commits=lines, sizes=sizes or [1] * len(lines), bad=set(bad), run=run
+    )
 
 
 def test_commits_read_together(monkeypatch):

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import contextlib
+import itertools
 import random
 from datetime import date
 
@@ -11,7 +13,7 @@ from hypothesis import strategies as st
 from harvester.calendar import session
 from harvester.errors import HarvesterError
 from harvester.events.kinds import Stream
-from harvester.simgateway.markets.market_source import HistoryQuery, MarketRefusal, drain
+from harvester.simgateway.markets.market_source import HistoryQuery, MarketRefusal, TicksQuery, drain
 from harvester.simgateway.markets.sale_conditions import condition_attribs, condition_text
 from harvester.simgateway.markets.tape_market import open_tape
 from tests.budget import budget
@@ -380,3 +382,94 @@ def test_history_there_is_none_of_is_refused(tmp_path):
     with pytest.raises(MarketRefusal) as refused:
         market.history(HistoryQuery(market.instruments[0].con_id, 0, "1 D", "1 min", "TRADES", rth=True))
     assert refused.value.code == 162
+
+
+def test_prints_of_size_zero_alone_in_five_seconds_make_a_bar(tmp_path):
+    """They have no average price: the bar of the five seconds carries their close, and volume 0."""
+    trades = trades_frame(3).with_columns(
+        ts=pl.Series([OPEN_NS + s * 10**9 for s in (1, 7, 8)]), size=pl.Series([100.0, 0.0, 0.0]), condition=pl.lit("")
+    )
+    bars = [f for _, f in streams(open_tape([write_tape(tmp_path, trades=trades)]))[Stream.BARS_5S]]
+    second = next(f for f in bars if int(f[3]) == OPEN_NS // 10**9 + 5)
+    assert (float(second[8]), int(second[10])) == (0, 2)
+    assert float(second[9]) == float(second[7]) == trades["price"][2]
+
+
+@settings(max_examples=budget(10, 60), deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 12), st.sampled_from([0.0, 10.0]), st.sampled_from([0.0, 5.0])), min_size=1))
+def test_no_print_without_price_or_size_ends_the_market(tmp_path_factory, prints):
+    """Zeros of either kind, alone in their second or not: every message, bar, scanner list and snapshot is answered."""
+    prints.sort(key=lambda row: row[0])
+    trades = trades_frame(len(prints)).with_columns(
+        ts=pl.Series([OPEN_NS + s * 10**9 for s, _, _ in prints]),
+        price=pl.Series([price for _, price, _ in prints]),
+        size=pl.Series([size for _, _, size in prints]),
+    )
+    market = open_tape([write_tape(tmp_path_factory.mktemp("zero"), trades=trades)])
+    con_id = market.instruments[0].con_id
+    sent = [fields for event in drain(market) for fields in event.fields]
+    assert sum(fields[:3] == ["99", "", "2"] for fields in sent) == len(prints)
+    for ask in (
+        lambda: market.history(HistoryQuery(con_id, 0, "1 D", "1 min", "TRADES", rth=False)),
+        lambda: market.scan("HOT_BY_VOLUME", 5),
+    ):
+        with contextlib.suppress(MarketRefusal):
+            ask()
+    assert market.snapshot(con_id, Stream.L1)
+
+
+def test_bars_of_quotes_are_those_of_the_tape(tmp_path):
+    """BID, ASK and MIDPOINT: every second from the first quote on, flat while nothing changes, without a volume."""
+    quotes = quotes_frame(40).with_columns(ts=pl.Series([OPEN_NS + i * 700_000_000 for i in range(40)]))
+    market = open_tape([write_tape(tmp_path, quotes, trades_frame(1))])
+    for _ in drain(market):
+        pass
+    con_id = market.instruments[0].con_id
+    for what, price in (
+        ("BID", quotes["bid"]),
+        ("ASK", quotes["ask"]),
+        ("MIDPOINT", (quotes["bid"] + quotes["ask"]) / 2),
+    ):
+        bars = market.history(HistoryQuery(con_id, 0, "1 D", "1 secs", what, rth=True)).bars
+        values, seconds = price.to_list(), [int(ts) // 10**9 for ts in quotes["ts"]]
+        assert [bar.ts // 10**9 for bar in bars] == list(range(seconds[0], market.end_ns // 10**9 + 1))
+        before = values[0]
+        for bar in bars:
+            inside = [v for v, s in zip(values, seconds, strict=True) if s == bar.ts // 10**9]
+            assert (bar.open, bar.close) == (before, [before, *inside][-1])
+            assert (bar.high, bar.low) == (max([before, *inside]), min([before, *inside]))
+            assert (bar.volume, bar.wap, bar.count) == (-1, -1, -1)
+            before = bar.close
+        [minute] = market.history(HistoryQuery(con_id, 0, "1 D", "1 min", what, rth=True)).bars
+        assert (minute.open, minute.high, minute.low) == (values[0], max(values), min(values))
+
+
+def test_an_empty_side_has_no_bars(tmp_path):
+    """A tape that never had a bid has ASK bars, and is refused BID and MIDPOINT with 162; an unknown kind too."""
+    market = open_tape([write_tape(tmp_path, quotes_frame(40).with_columns(bid_size=pl.lit(0.0)))])
+    for _ in drain(market):
+        pass
+    con_id = market.instruments[0].con_id
+    assert market.history(HistoryQuery(con_id, 0, "60 S", "5 secs", "ASK", rth=False)).bars
+    for what in ("BID", "MIDPOINT", "OPTION_IMPLIED_VOLATILITY"):
+        with pytest.raises(MarketRefusal, match="Historical Market Data Service error message:") as refused:
+            market.history(HistoryQuery(con_id, 0, "60 S", "5 secs", what, rth=False))
+        assert refused.value.code == 162
+
+
+def test_historical_ticks_are_the_rows_of_the_tape(tmp_path):
+    """From a start or up to an end, the second at the edge complete; none at all is refused with 162."""
+    quotes, trades = quotes_frame(40), trades_frame(40)
+    market = open_tape([write_tape(tmp_path, quotes, trades)])
+    con_id, second = market.instruments[0].con_id, OPEN_NS // 10**9
+    with pytest.raises(MarketRefusal, match="HMDS query returned no data: TEST@SMART Trades"):
+        market.ticks(TicksQuery(con_id, OPEN_NS, 0, 5, "TRADES", rth=False, ignore_size=False))
+    for _ in drain(market):
+        pass
+    found = market.ticks(TicksQuery(con_id, OPEN_NS, 0, 5, "TRADES", rth=True, ignore_size=False))
+    assert [tick[2:4] for tick in found] == trades.head(8).select("price", "size").rows()
+    assert [tick[0] for tick in found] == [second] * 4 + [second + 1] * 4
+    last = market.ticks(TicksQuery(con_id, 0, OPEN_NS + 3 * 10**9, 5, "BID_ASK", rth=True, ignore_size=False))
+    assert [tick[2:] for tick in last] == quotes[4:12].select("bid", "ask", "bid_size", "ask_size").rows()
+    mids = market.ticks(TicksQuery(con_id, OPEN_NS, 0, 1000, "MIDPOINT", rth=True, ignore_size=False))
+    assert all(a[2] != b[2] for a, b in itertools.pairwise(mids))

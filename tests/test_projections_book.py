@@ -41,6 +41,7 @@ def side(log: Log, which: Side) -> list[tuple[float, float]]:
     return [(price, size) for price, size, _ in log.engine.book.rows(7, which)]
 
 
+MARKERS = [(2147483647.0, 1.0), (2.0**63, 1.0), (10.0, 2147483647.0), (10.0, 2.0**63), (10.0, 1e38)]
 BIDS = [(10.0, 300.0), (9.99, 200.0), (9.98, 100.0)]
 
 
@@ -402,7 +403,9 @@ def test_after_a_lost_connection_no_refill_is_promised() -> None:
 
 
 @pytest.mark.parametrize("operation", [0, 1])
-@pytest.mark.parametrize(("price", "size"), [(None, 1.0), (float("nan"), 1.0), (0.0, 1.0), (10.0, None), (10.0, -1.0)])
+@pytest.mark.parametrize(
+    ("price", "size"), [(None, 1.0), (float("nan"), 1.0), (0.0, 1.0), (10.0, None), (10.0, -1.0), *MARKERS]
+)
 def test_absent_numbers_are_impossible(operation: int, price: float | None, size: float | None) -> None:
     """A row without a price, or without a valid size, is never put into the book, not even on a fresh side."""
     for log in (book(), updated("")):
@@ -413,7 +416,7 @@ def test_absent_numbers_are_impossible(operation: int, price: float | None, size
         assert (state.impossible, state.bad, log.engine.book.rows(7, Side.BID)) == (1, True, before)
 
 
-@pytest.mark.parametrize("price", [None, 0.0, -1.0, 10.0, 1.7976931348623157e308])
+@pytest.mark.parametrize("price", [None, 0.0, -1.0, 10.0, 1.7976931348623157e308, 2147483647.0, 2.0**63])
 def test_a_delete_may_carry_any_price_and_size(price: float | None) -> None:
     """A delete uses only its position; its price may be 0, the old one, the unset marker or null."""
     log = book()

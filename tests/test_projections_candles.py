@@ -273,7 +273,9 @@ def test_a_bar_that_arrived_before_its_end_is_not_complete() -> None:
     assert len(signals(day.up(960))) == 2
 
 
-@pytest.mark.parametrize("prices", [(1.7976931348623157e308, 50.0), (49.0, -1.0), (49.0, 0.0)])
+@pytest.mark.parametrize(
+    "prices", [(1.7976931348623157e308, 50.0), (2.0**63, 50.0), (49.0, 2147483647.0), (49.0, -1.0), (49.0, 0.0)]
+)
 def test_a_bar_without_a_price_is_none(prices: tuple[float, float]) -> None:
     """IB's unset marker, -1 and 0 are no price: such a bar says nothing, and corrects no other."""
     day = Day()

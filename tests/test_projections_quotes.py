@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 
 from harvester.events.kinds import Kind
+from harvester.projections.market.health import ODD
 from tests.market_log import Log
 
-UNSET = 1.7976931348623157e308
+MARKERS = (1.7976931348623157e308, 2147483647.0, 2.0**63, -(2.0**63), 2.0**127, 1e38)
 SMART = '{"rows":5,"smart":true}'
 
 
@@ -52,9 +53,9 @@ def test_one_venues_depth_gives_no_best_price() -> None:
     assert (row["bid_top_size"], row["ask_top_size"], row["book_good"]) == (300.0, 100.0, True)
 
 
-@pytest.mark.parametrize("absent", [None, -1.0, 0.0, UNSET])
+@pytest.mark.parametrize("absent", [None, -1.0, 0.0, *MARKERS])
 def test_absent_markers_are_never_priced(absent: float | None) -> None:
-    """Null, -1, 0 and the unset marker as price or size are absent: no mid, no microprice, no number."""
+    """Null, -1, 0 and every unset marker as price or size are absent: no mid, no microprice, no number."""
     log = Log().run_start().subscribe(1, "bid_ask")
     log.hot(Kind.QUOTE, 1, stream=3, bid=absent, ask=10.01, bid_size=100.0, ask_size=absent)
     log.clock(1)
@@ -134,3 +135,40 @@ def test_a_refused_subscription_is_dead() -> None:
     assert len(log.fold()) == 1  # the second of its request
     assert log.engine.health_summary().refused == 1
     assert log.engine.health._refusals[0][1:4] == (7, 1, 354)
+
+
+@pytest.mark.parametrize("marker", MARKERS)
+def test_a_marker_as_size_moves_no_flow_and_is_counted(marker: float) -> None:
+    """In every stream: no OFI of 2.1e9, no print, no volume, no row of the book; health counts each number."""
+    log = (
+        Log()
+        .run_start()
+        .subscribe(1, "bid_ask", at=0)
+        .subscribe(2, "l1")
+        .subscribe(3, "all_last")
+        .subscribe(4, "depth")
+    )
+    log.quote(1, 10.0, 10.02, 100, 100)
+    log.quote(1, 10.0, 10.02, marker, 200)
+    log.tick(2, 8, marker)
+    log.tick(2, 8, 1_000)
+    log.tick(2, 8, marker)
+    log.trade(3, 10.01, marker)
+    log.depth(4, f"insert 0 bid 10 {marker!r}")
+    log.clock(1)
+    row = log.fold()[0]
+    assert (row["ofi"], row["microprice"], row["bid_top_size"], row["ask_top_size"]) == (0.0, None, None, 200.0)
+    assert (row["trade_count"], row["tape_unknown"], row["book_good"], row["bid_size_top_n"]) == (0, 0.0, False, None)
+    measured = {r["measure"]: r["value"] for r in log.engine.health.rows() if r["con_id"] == 7 and not r["stream"]}
+    assert (measured["unset_values"], measured["cumulative_volume"], measured["tape_volume"]) == (5, 1_000, 0)
+
+
+def test_health_of_a_day_without_markers_has_no_such_measure() -> None:
+    """Measures of odd values are rows only where there is something to count: digests of other days are unchanged."""
+    log = Log().run_start().subscribe(1, "bid_ask", at=0)
+    log.quote(1, 10.0, -1.0, 100, 0)
+    log.notice(None, msg=58, value=2147483647, req_id=1)
+    log.clock(1)
+    log.fold()
+    assert not {row["measure"] for row in log.engine.health.rows()} & set(ODD)
+    assert log.engine.health_summary().data_type == 0  # an unset type is no type

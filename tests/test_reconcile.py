@@ -111,12 +111,12 @@ def test_volume_in_round_lots_is_understood() -> None:
 
 @st.composite
 def days(draw: st.DrawFn) -> Written:
-    """Hours of prints and tick 8 in either order, in shares or round lots, some prints lost, L1 and tape restarted."""
+    """Hours of prints and tick 8 in either order, in shares or lots, prints lost, counts reset, streams renewed."""
     log, total, lots = Log(), 0, draw(st.sampled_from((1, 100)))
     log.now = START + SECOND // 2  # so that nothing happens between two hours
     log.run_start().subscribe(1, "l1").subscribe(2, "all_last")
     step = st.tuples(
-        st.sampled_from(("print first", "tick first", "lost", "tick", "l1", "tape", "off")),
+        st.sampled_from(("print first", "tick first", "lost", "tick", "l1", "tape", "off", "fall")),
         st.sampled_from((1, 50, 100, 700, 20_000)),
         st.sampled_from((1, 60, 1500)),
     )
@@ -130,6 +130,9 @@ def days(draw: st.DrawFn) -> Written:
             log.subscribe(req, "l1" if req == 1 else "all_last")
         elif what == "off":
             log.cancel(2)
+        elif what == "fall":
+            total = total * size // 50_000
+            log.tick(1, 8, float(total // lots))
         else:
             total += size if what != "tick" else 0
             on = [what == "print first", what != "lost", what == "tick first"]
@@ -161,6 +164,28 @@ def test_volume_equals_the_plain_computation_under_every_cut(written: Written, e
         parts.fold(written.batch.slice(a + 1, b))
     assert parts.market.stretches(7) == whole.market.stretches(7)
     assert parts.digests() == whole.digests()
+
+
+@pytest.mark.parametrize("leads", [False, True])
+def test_yesterdays_volume_first_is_a_new_count_and_no_fall(leads: bool) -> None:
+    """5,120,056, then today's 100: no negative rise; the hour is compared as if only today's values had come."""
+    log = Log().run_start().subscribe(1, "l1", at=0).subscribe(2, "all_last")
+    log.tick(1, 8, 5_120_056)
+    for total in (100, 300, 1_300):
+        size = {100: 100, 300: 200, 1_300: 1_000}[total]
+        for say in ("tick", "print") if leads else ("print", "tick"):
+            if say == "tick":
+                log.tick(1, 8, total)
+            else:
+                log.trade(2, 10, size)
+    log.clock(1)
+    written = Written(log.pending)
+    found = reconcile(written.day())
+    [check] = of(found.checks, "volume")
+    assert (check.ours, check.theirs, check.verdict) == (1_200, 1_200, "equal")
+    assert check.reason == "tick 8 fell 1 time: a new count began"
+    measured = {row["measure"]: row["value"] for row in found.health if row["con_id"] == 7}
+    assert (measured["volume_checked"], measured["tape_checked"], measured["volume_falls"]) == (1_200, 1_200, 1)
 
 
 def test_volume_without_a_tape_is_not_measured() -> None:

@@ -100,6 +100,38 @@ def test_a_refused_history_holds_up_nothing(tmp_path: Path) -> None:
     assert recorded.summary.rows["trade"] > 20
 
 
+def test_a_history_that_cannot_be_read_is_noted_and_not_answered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Too few values: text and notice, no `end`. Markers or texts in a bar: bars with nulls, counted in health."""
+    spoil, given = iter(["short", "markers", "text"]), HistoryAndScanner.historical
+
+    def one_after_the_other(self: HistoryAndScanner, *args: Any) -> None:
+        self._state.bad_history = next(spoil, "good")
+        given(self, *args)
+
+    monkeypatch.setattr(HistoryAndScanner, "historical", one_after_the_other)
+    options = {"minutes": 2, "skip_historical_backfill": False, "focus_size": 1}
+    recorded: Recorded = run(lockstep(model(), Home(tmp_path), **options))
+    day, (short, markers, text) = recorded.day(), histories(recorded.day())
+    [noted] = [row for row in day.table(Kind.NOTICE).to_pylist() if row["code"] == Own.ANSWER_UNREADABLE]
+    assert (noted["req_id"], noted["text"][:36]) == (short["req_id"], "1 M of 1 day of ACME cannot be read:")
+    assert {row["req_id"] for row in day.table(Kind.END).to_pylist() if row["msg"] == 17} == {
+        markers["req_id"],
+        text["req_id"],
+    }
+    bars = {row["req_id"]: row for row in reversed(day.table(Kind.BAR).to_pylist()) if row["msg"] == 17}
+    assert (bars[markers["req_id"]]["volume"], bars[markers["req_id"]]["count"]) == (2.0**63, -(2**63))
+    assert (bars[text["req_id"]]["close"], bars[text["req_id"]]["volume"]) == (None, None)
+    assert bars[text["req_id"]]["open"] > 0
+    engine = Engine(market_only=True)
+    for batch in day.batches():
+        engine.fold(batch)
+    rows = {(row["symbol"], row["measure"]): row["value"] for row in engine.health.rows()}
+    measures = ("undecodable", "partial", "unset_bar_values")
+    assert [rows["ACME", measure] for measure in measures] == [1, 1, 3]
+
+
 def test_an_unanswered_history_holds_up_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A gateway that never answers: every stream flows, and after the time-out a notice names each request."""
     monkeypatch.setattr(HistoryAndScanner, "historical", lambda *_: None)

@@ -31,6 +31,7 @@ from harvester.recorder.silent_streams import SilenceWatch
 from harvester.recorder.stopping import closed_until, end_of_recording, parse_duration, parse_until
 from harvester.recorder.subscriptions import StreamSubscription, SubscriptionPlan, SubscriptionRegistry
 from harvester.recorder.tasks import BackgroundTasks
+from harvester.recorder.trading_hours import hours_difference
 
 SECOND = 1_000_000_000
 ACME, BOLT, CRUX = (
@@ -522,6 +523,26 @@ def test_reading_stops_late_and_goes_on_early() -> None:
     assert states == [(99, False, True), (100, False, False), (200, False, False), (201, True, False)]
 
 
+def test_commits_and_reading_are_bounded_by_bytes_too() -> None:
+    """Few large messages: a commit ends with the one that fills it; eight such commits waiting stop the reading."""
+    inbox = Inbox(StillClock(), 100, commit_bytes=1_000)
+    states = []
+    for n in range(1, 18):
+        inbox.packet(600)
+        inbox.message(["46", "6", "1", "x" * 596])
+        states.append((n, inbox.filled.is_set(), inbox.crowded, inbox.roomy))
+    inbox.message(["2"])
+    assert next(n for n, filled, _, _ in states if filled) == 2
+    assert next(n for n, _, crowded, _ in states if crowded) == 14  # 8,400 bytes
+    assert [n for n, _, _, roomy in states if roomy][-1] == 6
+    taken = [len(inbox.take().arrivals.items) for _ in range(4)]
+    assert (taken, inbox.filled.is_set(), inbox.crowded) == ([2, 2, 2, 2], True, False)
+    while len(inbox):
+        taken.append(len(inbox.take().arrivals.items))
+    assert taken == [2] * 9
+    assert (inbox.roomy, inbox.filled.is_set()) == (True, False)
+
+
 def test_a_paused_connection_reads_on_only_when_there_is_room() -> None:
     """The recorder resumes reading at the lower mark, not as soon as it is below the upper one."""
     inbox, done = Inbox(StillClock(), 10), list[str]()
@@ -882,3 +903,67 @@ def test_a_silent_stream_is_a_notice() -> None:
         (Own.STREAM_GRANTED, 2, None),
         (Own.STREAM_SILENT, 1, 12 * SECOND),
     ]
+
+
+# trading hours
+
+
+DAY = date(2025, 7, 17)
+TEXT = "20250717:0930-20250717:1600;20250718:0930-20250718:1600"
+
+
+@pytest.mark.parametrize(
+    ("text", "zone_name"),
+    [
+        (TEXT, "US/Eastern"),
+        (TEXT, "EST (Eastern Standard Time)"),
+        (TEXT, "EST5EDT"),
+        (TEXT, "EST"),  # summer time all the same: 09:30 in New York
+        (TEXT, ""),
+        ("20250717:0930-1600;20250718:CLOSED", "America/New_York"),
+        ("20250717:0930-1200,1200-1600;20250718:0930-1600", "EDT"),
+        ("20250717:0830-20250717:1500", "CST (Central Standard Time)"),
+        ("20250717:2230-20250718:0500", "JST"),
+        ("20250717:2230-20250718:0500", "JST (Japan Standard Time)"),
+        ("20250717:1430-2100", "GMT (Greenwich Mean Time)"),
+    ],
+)
+def test_hours_are_read_in_every_form(text: str, zone_name: str) -> None:
+    """Zone ids with a name behind them, abbreviations, none at all, spans without a second date: equal to the calendar.
+
+    Half an hour off, each of them is a difference.
+    """
+    assert hours_difference(text, zone_name, DAY, "XNYS") == ""
+    for was, now in (("0930", "1000"), ("0830", "0900"), ("2230", "2300"), ("1430", "1500")):
+        text = text.replace(f":{was}-", f":{now}-")
+    assert "are 2025-07-17T14:00:00Z to 2025-07-17T20:00:00Z by the gateway" in hours_difference(
+        text, zone_name, DAY, "XNYS"
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "zone_name", "why"),
+    [
+        ("", "US/Eastern", "the gateway sent none"),
+        (TEXT, "Mars/Olympus", "unknown time zone 'Mars/Olympus'"),
+        (TEXT, "??", "unknown time zone"),
+        ("20250716:0930-1600", "US/Eastern", "does not name the date"),
+        ("20250717:0930", "US/Eastern", "is not in a known form"),
+        ("20250717:0930-1600,x", "US/Eastern", "is not in a known form"),
+        ("20250717:0930-2560", "US/Eastern", "holds no time of day"),
+        ("20250717:1700-1515", "US/Eastern", "ends before it begins"),
+        ("20250717:0930-99991231:2400", "US/Eastern", ""),
+    ],
+)
+def test_hours_that_cannot_be_read_are_said(text: str, zone_name: str, why: str) -> None:
+    """The comparison with the calendar is never off without a word."""
+    found = hours_difference(text, zone_name, DAY, "XNYS")
+    assert found.startswith("liquid hours of 2025-07-17 cannot be compared with the calendar XNYS: ")
+    assert why in found
+
+
+def test_closed_days_are_compared_too() -> None:
+    """Closed by the gateway on a session day, and on a holiday."""
+    assert "are closed by the gateway" in hours_difference("20250717:CLOSED", "", DAY, "XNYS")
+    assert "New York is assumed" in hours_difference("20250717:CLOSED", "", DAY, "XNYS")
+    assert hours_difference("20250704:CLOSED", "US/Eastern", date(2025, 7, 4), "XNYS") == ""

@@ -609,3 +609,59 @@ def test_an_outage_is_told_in_lines_that_do_not_grow_with_its_attempts(tmp_path:
     events = [line["event"] for line in lines]
     assert [events.count(name) for name in ("outage begins", "gateway not back yet", "reconnected")] == [1, 1, 1]
     assert next(line["attempts"] for line in lines if line["event"] == "reconnected") >= 4
+
+
+def listing(*contracts: tuple[str, int, str]) -> Callable[[Client, str, str], None]:
+    """Answers look-ups of a symbol with its contracts: symbol, con_id, primary exchange."""
+
+    def details(client: Client, req_id: str, symbol: str) -> None:
+        found = [contract for contract in contracts if contract[0] == symbol]
+        for name, con_id, exchange in found:
+            head = [10, req_id, name, "STK", "", "0", "", "SMART", "USD", name, "NMS", "NMS", con_id, "0.01"]
+            tail = ["", "ACTIVETIM,LMT", "SMART", "1", "0", "ACME INC", exchange, "", "", "", "", "US/Eastern"]
+            client.send(*head, *tail, "", "", "", "0", "0", "1", "", "26", "", "COMMON")
+        if found:
+            client.send(52, 1, req_id)
+        else:
+            client.error(req_id, 200, "No security definition has been found for the request")
+
+    return details
+
+
+PINK_FIRST = listing(("ACME", 11, "PINK"), ("ACME", 12, "NYSE"), ("BRK B", 13, "NYSE"))
+
+
+@pytest.mark.parametrize(
+    ("symbol", "words"),
+    [
+        ("ACME", r"'ACME' is ambiguous: ACME@11 on PINK, ACME@12 on NYSE; give one, for example --symbols 'ACME@NYSE'"),
+        ("acme@arca", r"'ACME@ARCA' is none of the gateway's contracts: ACME@11 on PINK"),
+        ("ACME@99", r"'ACME@99' is none of the gateway's contracts"),
+        ("BRK.B", r"no US stock 'BRK.B' .*IB writes classes of shares with a space: 'BRK B'"),
+        ("brk/b", r"IB writes classes of shares with a space: 'BRK B'"),
+        ("NOSUCH", r"no US stock 'NOSUCH' .*check --symbols$"),
+    ],
+)
+def test_a_symbol_that_names_no_one_contract_names_the_candidates(tmp_path: Path, symbol: str, words: str) -> None:
+    """Ambiguous, on another exchange, with another con_id, or written otherwise: exit code 8 and the next move."""
+    with pytest.raises(UnknownSymbol, match=words) as caught:
+        played(Stranger(details=PINK_FIRST), tmp_path, lambda _: False, symbols=[symbol])
+    assert caught.value.exit_code == 8
+
+
+@pytest.mark.parametrize(
+    ("symbols", "given", "con_ids"),
+    [
+        (["acme@nyse", "ACME@12"], {}, {12}),  # lower case; the same contract twice
+        (["ACME@11"], {}, {11}),
+        (["ACME", "brk b"], {"primary_exchange": "NYSE"}, {12, 13}),
+    ],
+)
+def test_exchange_con_id_and_letters_of_a_symbol(
+    tmp_path: Path, symbols: list[str], given: dict[str, Any], con_ids: set[int]
+) -> None:
+    """A listing exchange or con_id per symbol, the preferred exchange of the settings, upper and lower case."""
+    found = played(Stranger(details=PINK_FIRST), tmp_path, subscribed_on(1), symbols=symbols, more_s=0.3, **given)
+    rows = found.day.table(Kind.REQUEST).to_pylist()
+    assert {row["con_id"] for row in rows if row["stream"] == "l1"} == con_ids
+    assert set(found.summary.coverage) == {"ACME"} if len(con_ids) == 1 else {"ACME", "BRK B"}

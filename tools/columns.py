@@ -21,6 +21,21 @@ All columns of the tables, with type, unit and formula. Generated from the schem
 checks that it is current. Times are ns UTC in Parquet and Arrow, ISO-8601 in JSON. Prices are in the instrument's
 currency, sizes in shares. A missing number is null, never zero. A prime marks the previous value.
 """
+NOTES = {
+    "buckets": """
+**The aggressor of a print** (`tape_buy`, `tape_sell`, `tape_unknown`): with bid <= ask in force, a price-forming
+print nearer to the ask is a buy, nearer to the bid a sell. At the midpoint, under a crossed quote (ask < bid), or
+without both sides, the tick rule decides: a print above the last price-forming one is a buy, below it a sell, at the
+same price it has the direction of the last change of price; before any change it is unknown. Past-limit and
+unreported prints are always unknown, and they move neither `mark` nor the tick rule.
+
+**A print with price or size 0**, or without one of them (null, -1, IB's markers), is not a print of the tape: it
+enters no volume, no `trade_count`, no `mark` and no tick rule. It is in the log as sent, and counts as a row of its
+stream: such a second is not `stale`. A quote's side with price 0 or size 0 has no price or no size; the other numbers
+of the row stay.
+""",
+}
+"""By table, what a formula cannot say in a line."""
 TABLES: tuple[tuple[str, str, pa.Schema], ...] = (
     (
         "buckets",
@@ -44,6 +59,7 @@ def page() -> str:
             facts = {key.decode(): text.decode().replace("|", "\\|") for key, text in field.metadata.items()}
             null = "yes" if field.nullable else ""
             parts.append(f"| `{field.name}` | {field.type} | {facts['unit']} | {null} | {facts['formula']} |\n")
+        parts.append(NOTES.get(name, ""))
     return "".join(parts)
 
 

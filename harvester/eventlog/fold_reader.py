@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
-from harvester.eventlog.reader import read_again
+from harvester.eventlog.reader import WINDOW_BYTES, read_again
 from harvester.eventlog.rebatch import rebatch
-from harvester.eventlog.run import damage_at
+from harvester.eventlog.run import JOINED_BYTES, damage_at
 from harvester.eventlog.storage.checked_reads import check_places, messages_of, read_stream, rows_in, rows_of
 from harvester.eventlog.storage.damage import BadBytes, damaged_log
 from harvester.eventlog.storage.parquet_files import Groups
@@ -115,12 +115,13 @@ def _places(kind: Kind, names: Sequence[str] | None) -> tuple[int, ...]:
 
 def _spans(log: RunLog, rows_min: int) -> Iterator[tuple[int, int]]:
     """Group a run's commits into index ranges that are read together."""
-    start = rows = 0
-    for i, line in enumerate(log.commits):
-        if rows and (line.rows * _ALONE >= rows_min or rows >= rows_min):
+    start = rows = n_bytes = room = 0
+    for i, (line, size) in enumerate(zip(log.commits, log.sizes, strict=True)):
+        large = n_bytes + size > WINDOW_BYTES or room + log.room(i) > JOINED_BYTES
+        if rows and (line.rows * _ALONE >= rows_min or rows >= rows_min or large):
             yield start, i
-            start, rows = i, 0
-        rows += line.rows
+            start, rows, n_bytes, room = i, 0, 0, 0
+        rows, n_bytes, room = rows + line.rows, n_bytes + size, room + log.room(i)
     if rows:
         yield start, len(log.commits)
 

@@ -19,7 +19,7 @@ from harvester.errors import HarvesterError
 from harvester.eventlog.eod_mark import read_closed
 from harvester.eventlog.quarantine import read_quarantine_notes
 from harvester.eventlog.rebatch import rebatch
-from harvester.eventlog.run import RunLog, RunRewritten
+from harvester.eventlog.run import JOINED_BYTES, RunLog, RunRewritten
 from harvester.eventlog.runs_of_day import between_runs, good_ranges, read_marks, read_runs
 from harvester.eventlog.storage.content_hash import ContentHash, combined
 from harvester.eventlog.storage.damage import BadBytes, Damage, damaged_log
@@ -305,18 +305,19 @@ def run_spans(
     log: RunLog, from_seq: int = 1, rows_max: int = WINDOW_ROWS, to_seq: int = NEVER
 ) -> Iterator[tuple[int, int]]:
     """Group a run's undamaged, adjacent commits into index ranges that are read together."""
-    start, rows, n_bytes, next_seq = 0, 0, 0, 0
+    start, rows, n_bytes, next_seq, room = 0, 0, 0, 0, 0
     for i, (line, size) in enumerate(zip(log.commits, log.sizes, strict=True)):
         first, last = line.first_seq, line.last_seq
         usable = i not in log.bad and last >= from_seq and first <= to_seq
         n = last - first + 1
-        if i > start and (not usable or first != next_seq or rows + n > rows_max or n_bytes + size > WINDOW_BYTES):
+        full = rows + n > rows_max or n_bytes + size > WINDOW_BYTES or room + log.room(i) > JOINED_BYTES
+        if i > start and (not usable or first != next_seq or full):
             yield start, i
-            start, rows, n_bytes = i, 0, 0
+            start, rows, n_bytes, room = i, 0, 0, 0
         if not usable:
             start = i + 1
         else:
-            rows, n_bytes, next_seq = rows + n, n_bytes + size, last + 1
+            rows, n_bytes, next_seq, room = rows + n, n_bytes + size, last + 1, room + log.room(i)
     if start < len(log.commits):
         yield start, len(log.commits)
 

@@ -6,21 +6,24 @@ from bisect import bisect_left
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from harvester.events.batch import Batch, seqs
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-CARRY_BYTES_MAX = 1024 * 1024 * 1024
-"""Size limit of a joined batch: Arrow's strings use 31-bit byte offsets."""
+BATCH_BYTES = 64 * 1024 * 1024
+"""Bytes from which a joined batch is passed on, and a larger one is split between rows: Arrow's strings use 31-bit byte
+offsets, and whoever reads the log needs room for several batches."""
 
 
 def rebatch(batches: Iterable[Batch], rows_max: int | None, cuts: Sequence[int]) -> Iterator[Batch]:
     """Iterate over the same events in batches that end at every seq in `cuts` and have at most `rows_max` rows.
 
-    With `rows_max`, consecutive batches are joined up to that many rows; without it, batches are only split. A batch
-    ends where seq has a gap.
+    With `rows_max`, consecutive batches are joined up to that many rows or about `BATCH_BYTES`, and larger ones are
+    split; without it, batches are only split at `cuts`. A batch ends where seq has a gap.
     """
     wanted = set(cuts)
     if rows_max is None and not wanted:
@@ -37,7 +40,7 @@ def rebatch(batches: Iterable[Batch], rows_max: int | None, cuts: Sequence[int])
         carry = pieces.pop()
         yield from pieces
         full = rows_max is None or len(carry) >= rows_max or carry.last_seq in wanted
-        if full or sum(rows.nbytes for rows in carry.tables.values()) > CARRY_BYTES_MAX:
+        if full or _bytes(carry) > BATCH_BYTES:
             yield carry
             carry = None
     if carry is not None:
@@ -47,8 +50,11 @@ def rebatch(batches: Iterable[Batch], rows_max: int | None, cuts: Sequence[int])
 def _pieces(batch: Batch, rows_max: int | None, cuts: Sequence[int]) -> Iterator[Batch]:
     first, last = batch.first_seq, batch.last_seq
     ends: list[int] = []
+    forced = cuts[bisect_left(cuts, first) : bisect_left(cuts, last)]
+    if rows_max is not None and _bytes(batch) > BATCH_BYTES:
+        forced = sorted({*forced, *_text_ends(batch)})
     start = first
-    for stop in [*cuts[bisect_left(cuts, first) : bisect_left(cuts, last)], last]:
+    for stop in [*forced, last]:
         if rows_max is not None:
             ends.extend(range(start + rows_max - 1, stop, rows_max))
         ends.append(stop)
@@ -66,3 +72,24 @@ def _pieces(batch: Batch, rows_max: int | None, cuts: Sequence[int]) -> Iterator
                 tables[kind] = batch.tables[kind].slice(done[kind], stop_list[i] - done[kind])
                 done[kind] = stop_list[i]
         yield Batch(tables)
+
+
+def _bytes(batch: Batch) -> int:
+    return sum(rows.nbytes for rows in batch.tables.values())
+
+
+def _text_ends(batch: Batch) -> list[int]:
+    """The seqs at which the text before is another `BATCH_BYTES` long."""
+    found, sizes = [], []
+    for rows in batch.tables.values():
+        lengths = np.zeros(rows.num_rows, np.int64)
+        for column in rows.columns:
+            if column.type == pa.string():
+                lengths += pc.fill_null(pc.binary_length(column), 0).to_numpy(zero_copy_only=False)
+        found.append(seqs(rows))
+        sizes.append(lengths)
+    seq = np.concatenate(found)
+    order = np.argsort(seq, kind="stable")
+    full = np.cumsum(np.concatenate(sizes)[order]) // BATCH_BYTES
+    ends: list[int] = seq[order][:-1][np.diff(full) > 0].tolist()
+    return ends

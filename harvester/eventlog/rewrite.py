@@ -16,6 +16,7 @@ from harvester.disk_space import MARGIN_BYTES, size_text
 from harvester.errors import LogWriteFailed, Mismatch
 from harvester.eventlog.reader import run_spans
 from harvester.eventlog.rebatch import rebatch
+from harvester.eventlog.run import WHOLE_ROWS
 from harvester.eventlog.runs_of_day import good_ranges
 from harvester.eventlog.storage.content_hash import ContentHash
 from harvester.eventlog.storage.damage import BadBytes, damaged_log
@@ -46,9 +47,9 @@ if TYPE_CHECKING:
     from harvester.events.batch import Batch
     from harvester.files import Disk
 
-COMMIT_ROWS, COMMIT_ROWS_MIN, COMMITS = 131_072, 4_096, 16
+COMMIT_ROWS, COMMIT_ROWS_MIN, COMMITS = 131_072, WHOLE_ROWS, 16
 """Most and fewest events per commit, and the number of commits aimed at between the two limits: large enough to
-compress well, and one damaged byte costs a sixteenth of a small run."""
+compress well, and one damaged byte costs a sixteenth of a small run. Large text makes commits of fewer events."""
 
 
 class RewriteTarget(NamedTuple):

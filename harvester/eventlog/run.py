@@ -49,6 +49,13 @@ if TYPE_CHECKING:
     from harvester.eventlog.storage.format import Storage
 
 
+JOINED_BYTES = 1024 * 1024 * 1024  # in memory, of commits read together: Arrow's strings have 31-bit byte offsets
+WHOLE_ROWS = 4_096
+"""A rewritten commit with fewer rows, except the last one of its run, ends early because its text is large."""
+_LZ4_RATIO = 255  # no lz4 block grows more
+_ZSTD_TOGETHER = 4  # commits whose text is not large
+
+
 class KindParts(NamedTuple):
     """The journal's parts of one kind's file: the index of each commit that has rows, and its part."""
 
@@ -103,6 +110,17 @@ class RunLog:
         self._gap = False  # lines are missing before the next one
         self._proved = 0  # number of commits whose bodies matched their checksums …
         self._prints: dict[Kind, tuple[int, int, int] | None] = {}  # … when the files had these inodes, sizes and times
+
+    def room(self, i: int) -> int:
+        """Bytes of commit `i` in memory, at most; of a zstd commit only its rows say whether its text is large.
+
+        Commits are read together up to `JOINED_BYTES`.
+        """
+        compression = "zstd" if self.storage == "parquet" or self.manifest is None else self.manifest.compression
+        if compression != "zstd":
+            return self.sizes[i] * (_LZ4_RATIO if compression else 1)
+        cut = self.storage != "stream" and self.commits[i].rows < WHOLE_ROWS and i + 1 < len(self.commits)
+        return JOINED_BYTES // (1 if cut else _ZSTD_TOGETHER)
 
     @property
     def journal_path(self) -> Path:

@@ -70,8 +70,9 @@ class Own(IntEnum):
     DISK_LOW = -10  # value: bytes left
     BYTES_WITHOUT_MESSAGES = -11  # the gateway sends bytes that are not framed messages
     REQUEST_TIMEOUT = -12
-    HOURS_DIFFER = -13  # a contract's liquid hours are not the calendar's session
+    HOURS_DIFFER = -13  # a contract's liquid hours are not the calendar's session, or cannot be compared with it
     CLOCKS_DIFFER = -14  # value: ns by which the gateway's time is ahead of the stamps
+    ANSWER_UNREADABLE = -20  # a history arrived whose bars cannot be read; text: why
 
 
 SILENCE_DETAIL = '{"cause":"silence"}'
@@ -242,7 +243,7 @@ COLUMNS: dict[Kind, tuple[pa.Field, ...]] = {
     Kind.RAW: (
         _MSG,
         _f("fields", _TEXT, "the message's fields, NUL between them"),
-        _f("reason", _TEXT, "untyped, copy, sent or undecodable"),
+        _f("reason", _TEXT, "untyped, copy, partial, sent or undecodable"),
     ),
 }
 

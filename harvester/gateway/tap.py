@@ -26,8 +26,8 @@ _LENGTH = struct.Struct(">I")
 class MessageSink(Protocol):
     """Receives packets and messages in order of arrival."""
 
-    def packet(self) -> None:
-        """A packet has arrived; its time goes on the messages appended next."""
+    def packet(self, size: int) -> None:
+        """A packet of `size` bytes has arrived; its time goes on the messages appended next."""
         ...
 
     def message(self, fields: list[str]) -> None:
@@ -93,7 +93,7 @@ class Tap:
         if self.failure is not None or self._ignoring:
             return
         try:
-            self._sink.packet()
+            self._sink.packet(len(data))
             if self._buffer:
                 self._buffer += data
                 if len(self._buffer) < self._needed:

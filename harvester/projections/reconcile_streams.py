@@ -21,6 +21,7 @@ import polars as pl
 
 from harvester.calendar import iso
 from harvester.events.kinds import Kind, TickStream
+from harvester.events.unset import ABSENT_FROM, UNSET_INT
 from harvester.projections.engine import Engine
 from harvester.projections.market.state_arrays import INSTRUMENT
 from harvester.units import HOUR_NS, SECOND_NS
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
     from harvester.projections.market.market import Market
     from harvester.projections.market.volume import Stretch
 
-SHARES_MAX = 1e15  # shares: larger numbers are absent (IB's unset marker is 1.8e308)
 BAR_NS = 5 * SECOND_NS
 TOLERANCE = {"volume": 0.02, "book_top": 0.10, "bars_5s": 0.05}
 """Largest relative difference that is accepted, by check."""
@@ -182,22 +182,26 @@ def _volumes(market: Market, looks: list[tuple[int, dict[int, list[Stretch]]]]) 
     for con_id, symbol in zip(market.state.inst["con_id"].tolist(), market.symbols, strict=False):
         leads = [stretch.tick_leads for stretch in market.stretches(con_id)]
         lots = [stretch.lot(lead) for stretch, lead in zip(market.stretches(con_id), leads, strict=True)]
-        before = (0.0, 0.0)
+        before, falls = (0.0, 0.0), 0
         for hour, stretches in looks:
             if con_id not in stretches:
                 continue
             seen = stretches[con_id]
+            fell = sum(stretch.falls for stretch in seen) - falls
+            falls += fell
             tape = sum(stretch.printed(lead) for stretch, lead in zip(seen, leads, strict=False))
             rise = sum(stretch.volume_rise * lot for stretch, lot in zip(seen, lots, strict=False))
-            yield _check((symbol, con_id, hour), "volume", tape - before[0], rise - before[1], "shares")
+            check = _check((symbol, con_id, hour), "volume", tape - before[0], rise - before[1], "shares")
+            noted = f"tick 8 fell {fell} time{'s' * (fell > 1)}: a new count began"
+            yield check._replace(reason="; ".join(filter(None, (check.reason, noted)))) if fell else check
             before = (tape, rise)
 
 
 def _bars(day: Day, market: Market) -> list[Check]:
     """The checks of 5-second bars, for hours that have any."""
     bars = day.frame(Kind.BAR).filter((pl.col("bar_size") == "5 secs") & (pl.col("what") == "TRADES"))
-    bars = bars.filter(pl.col("volume").is_between(0, SHARES_MAX))  # unset and impossible numbers are absent
-    trades = day.frame(Kind.TRADE).filter(pl.col("size").is_between(0, SHARES_MAX))
+    bars = bars.filter(_shares("volume"))
+    trades = day.frame(Kind.TRADE).filter(_shares("size") & (pl.col("ts_event") != UNSET_INT * SECOND_NS))
     trades = trades.filter(~pl.col("past_limit").fill_null(False) & ~pl.col("unreported").fill_null(False))
     names = {int(market.state.inst[k]["con_id"]): symbol for k, symbol in enumerate(market.symbols)}
     if bars.is_empty() or trades.is_empty():
@@ -220,6 +224,12 @@ def _bars(day: Day, market: Market) -> list[Check]:
         _check((names.get(con_id, str(con_id)), con_id, hour), "bars_5s", ours, theirs, "shares")
         for con_id, hour, ours, theirs in joined.select("con_id", "hour", "ours", "theirs").iter_rows()
     ]
+
+
+def _shares(column: str) -> pl.Expr:
+    """Rows in which a column is a number of shares."""
+    given = pl.col(column).is_between(0, ABSENT_FROM, closed="left")
+    return given & (pl.col(column) != UNSET_INT)
 
 
 def _check(of: tuple[str, int, int], check: str, ours: float, theirs: float, unit: str) -> Check:

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from harvester.events.kinds import SILENCE_DETAIL, Own
+from harvester.events.unset import UNSET_INT
 from harvester.projections.interval import QUOTES, TRADES
 
 if TYPE_CHECKING:
@@ -43,6 +44,12 @@ class Control(NamedTuple):
     def silence(self) -> bool:
         """Whether it is the start of an outage found by the silence of the whole feed."""
         return self.code == Own.OUTAGE_BEGIN and self.con_id == 0 and self.row.get("detail") == SILENCE_DETAIL
+
+    @property
+    def data_type(self) -> int:
+        """Market data type of message 58, 0 for none or IB's unset marker."""
+        value = self.row.get("value") or 0
+        return 0 if value == UNSET_INT else value
 
 
 class RunStart(NamedTuple):
@@ -85,6 +92,7 @@ class Step:
         happenings: what the projections before this one derived, in seq order.
         candles: completed candles, dtype `candles.CANDLE`; None before `Candles` has folded the step.
         bars: backfilled bars that stand for a timeframe, in seq order.
+        odd: counts of messages and numbers a fold cannot use, by con_id and measure of `Health`.
     """
 
     events: int
@@ -100,6 +108,7 @@ class Step:
     happenings: Sequence[Occurrence] = ()
     candles: npt.NDArray[Any] | None = None
     bars: Sequence[Mapping[str, Any]] = ()
+    odd: Mapping[tuple[int, str], int] = field(default_factory=dict)
 
     def with_derived(self, derived: Derived) -> Step:
         """The step as the next projections see it; happenings of the same seq stay in the order of the projections."""

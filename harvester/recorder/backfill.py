@@ -20,6 +20,7 @@ from harvester.events.kinds import Own, Stream
 from harvester.recorder import subscriptions as subs
 from harvester.recorder.link import BACK_OFF_S
 from harvester.units import SECOND_NS
+from harvester.wire.cold_messages import history_problem
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -70,7 +71,7 @@ class HistoryBackfill:
     def __init__(self, line: GatewayLink) -> None:
         self._line = line
         self._settled: set[tuple[int, HistoryRequest]] = set()  # (con_id, ask), answered or refused
-        self._unanswered: set[tuple[int, HistoryRequest]] = set()  # timed out on this connection
+        self._unanswered: set[tuple[int, HistoryRequest]] = set()  # timed out or unreadable on this connection
         self._in_flight: dict[int, HistoryInFlight] = {}
         self._postponed: set[tuple[int, HistoryRequest]] = set()  # refused, to be repeated later
         self._tries: Counter[tuple[int, HistoryRequest]] = Counter()  # refusals of each since its last answer
@@ -119,10 +120,25 @@ class HistoryBackfill:
         """Whether a request waits for its answer."""
         return bool(self._in_flight or self._unanswered)
 
-    def answered(self, req_id: int) -> None:
-        """Message 17 of a request has arrived; it is in the inbox."""
+    def answered(self, req_id: int, fields: Sequence[str]) -> None:
+        """Message 17 of a request has arrived; it is in the inbox. One without readable bars is no answer."""
         self._slowed = 0
-        self._settle(req_id)
+        if problem := history_problem(fields):
+            self._unreadable(req_id, problem)
+        else:
+            self._settle(req_id)
+
+    def _unreadable(self, req_id: int, problem: str) -> None:
+        """Note an answer that holds no bars; the next connection asks again."""
+        if (flight := self._in_flight.pop(req_id, None)) is None:
+            return
+        target, ask = flight.target, flight.ask
+        self._unanswered.add((target.con_id, ask))
+        flight.done.set_result(None)
+        text = f"{ask.duration} of {ask.bar_size} of {target.symbol} cannot be read: {problem}"
+        detail = {"stream": Stream.HISTORY.value}
+        self._line.inbox.notice(Own.ANSWER_UNREADABLE, text, detail, con_id=target.con_id, req_id=req_id)
+        logger.warning("history cannot be read", symbol=target.symbol, bar_size=ask.bar_size, what=problem)
 
     def refused(self, req_id: int, code: int, text: str) -> bool:
         """An error, which is in the inbox; returns whether its request id is a history's."""

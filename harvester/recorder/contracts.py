@@ -7,7 +7,7 @@ an outage, or if the line was lost. An outage that the gateway has announced (11
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import structlog
 
@@ -32,6 +32,32 @@ logger = structlog.get_logger()
 _FIELDS_MIN = 28  # fields of message 10 up to the liquid hours
 
 
+class WantedContract(NamedTuple):
+    """A symbol as the user writes it: `AAPL`, `BAC@NYSE` (listing exchange) or `BAC@10098` (con_id)."""
+
+    symbol: str
+    exchange: str = ""
+    con_id: int = 0
+
+    @classmethod
+    def of(cls, text: str) -> WantedContract:
+        """Read one symbol of `--symbols`."""
+        symbol, _, place = text.rpartition("@") if "@" in text else (text, "", "")
+        if place.isdigit() and place.isascii():
+            return cls(symbol, "", int(place))
+        return cls(symbol, place.upper())
+
+    def fits(self, target: RequestTarget) -> bool:
+        """Whether a contract is on the exchange, or has the con_id, that was asked for."""
+        if self.con_id:
+            return target.con_id == self.con_id
+        return not self.exchange or _same_exchange(target.primary_exchange, self.exchange)
+
+
+def _same_exchange(one: str, other: str) -> bool:
+    return EXCHANGE_NAMES.get(one, one) == EXCHANGE_NAMES.get(other, other)
+
+
 class ContractLookup:
     """One contract look-up in flight; `asked_at` in pace time."""
 
@@ -43,6 +69,11 @@ class ContractLookup:
         self.lost = self.dropped = self.in_outage = False
         self.pauses: tuple[float, ...] = subs.PACING_S  # before it is repeated, when it was dropped
         self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    @property
+    def unknown(self) -> bool:
+        """Whether the gateway has no such contract."""
+        return not self.matches if self.error is None else self.error[0] == codes.UNKNOWN_CONTRACT
 
     def finish(self) -> None:
         """Wake the coroutine that waits for it."""
@@ -148,7 +179,7 @@ class Contracts:
                         f"{limit:g} s; check its window and log"
                     ) from None
             else:
-                return list(targets.values())
+                return list({target.con_id: target for target in targets.values()}.values())
 
     async def restate(self, targets: Iterable[RequestTarget]) -> None:
         """Look up known contracts again, so that the log of a new date describes them. Nothing waits for it."""
@@ -161,18 +192,47 @@ class Contracts:
             self._line.requester.contract_details(req_id, target)
 
     async def _look_up(self, symbol: str) -> RequestTarget:
-        settings = self._line.settings
-        lookup = await self._answer(symbol)
+        wanted = WantedContract.of(symbol)
+        lookup = await self._answer(wanted.symbol)
+        if lookup.unknown and wanted.symbol != wanted.symbol.upper():  # IB's own symbols are in upper case
+            wanted = wanted._replace(symbol=wanted.symbol.upper())
+            lookup = await self._answer(wanted.symbol)
         if lookup.error is not None or not lookup.matches:
             code, text = lookup.error or (codes.UNKNOWN_CONTRACT, "empty answer")
             if code == codes.UNKNOWN_CONTRACT:
-                raise UnknownSymbol(f"the gateway has no US stock {symbol!r} ({code}: {text}); check --symbols")
-            raise GatewayError(f"the gateway refused to look up {symbol!r} ({code}: {text})")
-        wanted = EXCHANGE_NAMES.get(settings.primary_exchange, settings.primary_exchange)
-        listed = [t for t in lookup.matches if EXCHANGE_NAMES.get(t.primary_exchange, t.primary_exchange) == wanted]
-        chosen = (listed or lookup.matches)[0]  # if several match: the one on the preferred exchange, else the first
+                hint = wanted.symbol.upper().replace(".", " ").replace("/", " ")
+                meant = f"; IB writes classes of shares with a space: {hint!r}" if hint != wanted.symbol else ""
+                raise UnknownSymbol(
+                    f"the gateway has no US stock {wanted.symbol!r} ({code}: {text}); check --symbols{meant}"
+                )
+            raise GatewayError(f"the gateway refused to look up {wanted.symbol!r} ({code}: {text})")
+        chosen = self._choose(wanted, list({t.con_id: t for t in lookup.matches}.values()))
         self._check_hours(chosen, *lookup.hours[chosen.con_id])
         return chosen
+
+    def _choose(self, wanted: WantedContract, matches: list[RequestTarget]) -> RequestTarget:
+        """The contract that was asked for; of several, the only one on the preferred exchange.
+
+        Raises:
+            UnknownSymbol: none or several fit; the text names the candidates.
+        """
+        fitting = [target for target in matches if wanted.fits(target)]
+        if len(fitting) > 1:
+            preferred = self._line.settings.primary_exchange
+            listed = [t for t in fitting if _same_exchange(t.primary_exchange, preferred)]
+            fitting = listed if len(listed) == 1 else fitting
+        if len(fitting) == 1:
+            if len(matches) > 1:
+                chosen = fitting[0]
+                logger.info(
+                    "contract chosen", symbol=chosen.symbol, exchange=chosen.primary_exchange, con_id=chosen.con_id
+                )
+            return fitting[0]
+        found = ", ".join(f"{t.symbol}@{t.con_id} on {t.primary_exchange or 'no exchange'}" for t in matches)
+        given = f"{wanted.symbol}@{wanted.con_id or wanted.exchange}" if wanted[1:] != ("", 0) else wanted.symbol
+        what = "is ambiguous" if fitting else "is none of the gateway's contracts"
+        example = f"{matches[-1].symbol}@{matches[-1].primary_exchange or matches[-1].con_id}"
+        raise UnknownSymbol(f"symbol {given!r} {what}: {found}; give one, for example --symbols '{example}'")
 
     async def _answer(self, symbol: str) -> ContractLookup:
         """Repeat until the answer is final, with growing pauses. The time limit starts again after an outage."""
@@ -221,4 +281,4 @@ class Contracts:
         if what:
             detail = {"calendar": settings.exchange_calendar, "liquid_hours": liquid_hours, "time_zone": zone_name}
             self._line.inbox.notice(Own.HOURS_DIFFER, f"{target.symbol}: {what}", detail, con_id=target.con_id)
-            logger.warning("trading hours differ from the calendar", symbol=target.symbol, what=what)
+            logger.warning("trading hours are not the calendar's", symbol=target.symbol, what=what)

@@ -8,6 +8,7 @@ import structlog
 
 from harvester.clock import MachineClock, clocks_apart
 from harvester.events.kinds import Own
+from harvester.events.unset import UNSET_INT
 from harvester.units import SECOND_NS
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ class GatewayTime:
     def answered(self, seconds: int) -> None:
         """Compare with the gateway's time, Unix seconds."""
         self.unanswered = False
-        if seconds > 0:
+        if 0 < seconds != UNSET_INT:
             self._compare(seconds * SECOND_NS - self._line.inbox.last_ts, "current time")
 
     def compare_event_times(self, rows: int, ahead_ns: int) -> None:

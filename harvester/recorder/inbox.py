@@ -1,13 +1,14 @@
 """The queue of everything to be logged: messages as they arrive, and Harvester's own rows.
 
-The order of appending is the order of the log. Nothing is dropped: when the log falls behind, the inbox is `crowded`,
-the recorder stops reading, and TCP makes the gateway wait.
+The order of appending is the order of the log. Nothing is dropped: when the log falls behind, in items or in bytes, the
+inbox is `crowded`, the recorder stops reading, and TCP makes the gateway wait. A commit is bounded by items and bytes.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
@@ -28,6 +29,9 @@ _REQ_ID_AT = {str(msg): REQ_ID_INDEX[msg] for msg in (1, 2, 45, 46, 12, 13, 99, 
 _L1_MESSAGES = frozenset({"1", "2", "45", "46"})
 _HALTED = "49"
 _CROWDED_COMMITS = 20  # reading stops at this many full commits of waiting items
+COMMIT_BYTES = 32 * 1024 * 1024
+"""Bytes of messages in a full commit; a commit ends with the message that reaches them."""
+_CROWDED_BYTES_COMMITS = 8  # reading stops at this many full commits of waiting bytes
 
 
 class _Stretch(NamedTuple):
@@ -55,9 +59,10 @@ class Inbox:
         filled: set while a full commit of items waits, or a cut.
     """
 
-    def __init__(self, clock: Clock, commit_events: int) -> None:
-        self._clock, self._commit_events = clock, commit_events
-        self._crowd = commit_events * _CROWDED_COMMITS
+    def __init__(self, clock: Clock, commit_events: int, commit_bytes: int = COMMIT_BYTES) -> None:
+        self._clock, self._commit_events, self._commit_bytes = clock, commit_events, commit_bytes
+        self._crowd, self._crowd_bytes = commit_events * _CROWDED_COMMITS, commit_bytes * _CROWDED_BYTES_COMMITS
+        self._bytes = 0  # of packets whose messages wait, about
         self._items: list[Item] = []
         self.message: Callable[[list[str]], None] = self._items.append
         self._stretches: list[_Stretch] = []
@@ -76,12 +81,12 @@ class Inbox:
     @property
     def crowded(self) -> bool:
         """Whether too much waits: stop reading."""
-        return len(self._items) > self._crowd
+        return len(self._items) > self._crowd or self._bytes > self._crowd_bytes
 
     @property
     def roomy(self) -> bool:
         """Whether reading may resume."""
-        return len(self._items) < self._crowd // 2
+        return len(self._items) < self._crowd // 2 and self._bytes < self._crowd_bytes // 2
 
     @property
     def first_ts(self) -> int:
@@ -95,8 +100,9 @@ class Inbox:
         """The next packet is the first of a new connection: it increments the epoch."""
         self._expecting = True
 
-    def packet(self) -> None:
-        """A packet has arrived: stamp what is appended from here on with the present time."""
+    def packet(self, size: int = 0) -> None:
+        """A packet of `size` bytes has arrived: stamp what is appended from here on with the present time."""
+        self._bytes += size
         if self._expecting:
             self._expecting = False
             self.epoch += 1
@@ -113,8 +119,12 @@ class Inbox:
         last = self._stretches[-1] if self._stretches else None
         if last is None or (last.ts_recv, last.epoch) != (self.last_ts, self.epoch):
             self._stretches.append(_Stretch(len(self._items), self.last_ts, self.epoch))
-        if len(self._items) >= self._commit_events:
+        if self._full:
             self.filled.set()
+
+    @property
+    def _full(self) -> bool:
+        return len(self._items) >= self._commit_events or self._bytes >= self._commit_bytes
 
     def put(self, kind: Kind, row: Mapping[str, Any], at: int | None = None) -> None:
         """Append a row of Harvester's own, stamped now or `at` (ns UTC), never before the last stamp."""
@@ -170,9 +180,9 @@ class Inbox:
         self.filled.set()
 
     def take(self) -> InboxBatch:
-        """Take the items of the next commit: at most `commit_events`, none behind a cut."""
+        """Take the items of the next commit: up to `commit_events`, or the item that fills its bytes, or a cut."""
         self._count()
-        count = min(len(self._items), self._commit_events)
+        count = self._commit_items()
         at_cut = bool(self._cuts) and self._cuts[0] <= count
         if at_cut:
             count = self._cuts.pop(0)
@@ -188,9 +198,26 @@ class Inbox:
         self._counted -= count
         self._cuts = [cut - count for cut in self._cuts]
         self._forget(count)
-        if not self._cuts and len(self._items) < self._commit_events:
+        if not self._cuts and not self._full:
             self.filled.clear()
         return InboxBatch(arrivals, at_cut)
+
+    def _commit_items(self) -> int:
+        """How many items the next commit takes by number and by bytes; items are measured only when bytes abound."""
+        waiting, count = len(self._items), min(len(self._items), self._commit_events)
+        if self._bytes >= self._commit_bytes:
+            sizes = accumulate(sum(map(len, item)) if isinstance(item, list) else 0 for item in self._items[:count])
+            taken = 0
+            for n, taken in enumerate(sizes, 1):
+                if taken >= self._commit_bytes:
+                    count = n
+                    break
+            self._bytes = max(self._bytes - taken, 0)
+        elif waiting:
+            self._bytes -= self._bytes * count // waiting
+        if count == waiting:
+            self._bytes = 0
+        return count
 
     def _forget(self, count: int) -> None:
         """Drop the stretches of `count` taken items; the current one continues at index 0."""

@@ -25,6 +25,7 @@ from harvester.recorder.back_pressure import BackPressure
 from harvester.recorder.clock_events import ClockEvents
 from harvester.recorder.committer import Committer
 from harvester.recorder.compact_after_run import compact_recorded
+from harvester.recorder.contracts import WantedContract
 from harvester.recorder.ending import Ending
 from harvester.recorder.inbox import Inbox
 from harvester.recorder.link import BACK_OFF_S
@@ -95,7 +96,7 @@ class Recorder:
         if self.committer.run is not None:
             self.committer.run.check()
         if not self.session.targets and self._summary.reason == "end of recording":
-            names = ", ".join(self.settings.symbols)
+            names = ", ".join(self.names())
             raise GatewayError(
                 f"the recording ended before the gateway had answered the contract look-up of {names}: no data was "
                 "requested; record for longer"
@@ -189,13 +190,18 @@ class Recorder:
         self.session.start()
         await self.session.gateway_time.ask()
 
+    def names(self) -> list[str]:
+        """The symbols recorded, once they have been looked up as their contracts have them."""
+        targets = self.session.targets
+        return [t.symbol for t in targets] or [WantedContract.of(text).symbol for text in self.settings.symbols]
+
     async def _finish(self) -> None:
         """Hang up, commit what has arrived, end the run. Committed data stays untouched after any failure."""
         for task in self._early:
             task.cancel()
         await asyncio.gather(*self._early, return_exceptions=True)
         await self.session.line.close()
-        self._summary.coverage = coverage(self.session.registry, self.settings.symbols)
+        self._summary.coverage = coverage(self.session.registry, self.names())
         self._summary.outages = self.session.line.outages.count
         try:
             await self.committer.finish(self._clock_events.tick, self._summary.reason or "error")

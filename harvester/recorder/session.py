@@ -86,7 +86,7 @@ class RecorderSession:
         elif message == "52" and len(fields) > 2:
             self._contracts.completed(number(fields[2]))
         elif message == "17" and len(fields) > 1:
-            self._backfill.answered(number(fields[1]))
+            self._backfill.answered(number(fields[1]), fields)
         elif message == "58" and len(fields) > 3:
             self._data_types.received(number(fields[2]), number(fields[3]))
         elif message == "4" and len(fields) > 4:

@@ -14,6 +14,7 @@ from harvester.eventlog.runs_of_day import read_runs
 from harvester.home import file_name
 from harvester.projections.trading.costs import cost_table
 from harvester.projections.trading.strategies import describe
+from harvester.recorder.contracts import WantedContract
 from harvester.units import SECOND_NS
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ def check_settings(settings: Settings, home: Home) -> None:
             f"take them from; use for example --symbols AAPL,MSFT{other_port_hint(settings, home)}"
         )
     for symbol in settings.symbols:
-        check_symbol(symbol)
+        check_symbol(WantedContract.of(symbol).symbol)
     check_exchange(settings.exchange_calendar)
     cost_table(settings.cost_table)
     if settings.strategy:

@@ -10,6 +10,7 @@ import structlog
 
 from harvester.events import codes
 from harvester.events.kinds import Stream
+from harvester.events.unset import LOSSY_MARKERS, UNSET_DOUBLE, UNSET_INT
 from harvester.simgateway.fault_script import AT_ONCE, TEXTS, Fault
 from harvester.simgateway.ib_time_text import parse_seconds
 from harvester.simgateway.limits import Refusal, ScriptedError
@@ -17,7 +18,6 @@ from harvester.simgateway.markets.market_source import DEPTH_STREAMS
 from harvester.units import SECOND_NS
 from harvester.wire import encode_messages
 from harvester.wire.framing import frame_bytes
-from harvester.wire.message_ids import UNSET_DOUBLE, UNSET_INT
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -51,6 +51,10 @@ IMPOSSIBLE: tuple[tuple[encode_messages.Number, ...], ...] = (
     (0, 1, 0, 1e300, 1e300),
 )
 """The operations `impossible` sends: position, operation, side, price, size."""
+
+
+UNSET_TEXTS = (str(UNSET_INT), *LOSSY_MARKERS)
+"""Markers that `unset` sends as sizes."""
 
 
 class FaultActions:
@@ -88,6 +92,9 @@ class FaultActions:
         """Carry out one fault now; returns the number of affected clients or subscriptions."""
         if fault.action == "closed":
             self._close_port(parse_seconds(fault.args[0]))
+            return 1
+        if fault.action == "history":
+            self._state.bad_history = fault.args[0]
             return 1
         if fault.action in AT_ONCE:
             return self._later_requests(fault)
@@ -266,12 +273,19 @@ _UNSET: dict[Stream, Callable[[int], list[list[str]]]] = {
         *(encode_messages.tick_price(req, field, UNSET_DOUBLE, UNSET_INT, 0) for field in (1, 2, 4)),
         encode_messages.tick_price(req, 1, -1, 0, 0),
         encode_messages.tick_size(req, 8, None),
+        *(encode_messages.tick_size(req, field, text) for text in UNSET_TEXTS for field in (0, 3, 8)),
     ],
     Stream.DEPTH: lambda req: [encode_messages.depth(req, 0, 1, 1, UNSET_DOUBLE, UNSET_INT)],
     Stream.SMART_DEPTH: lambda req: [encode_messages.depth_l2(req, 0, "", 1, 1, UNSET_DOUBLE, UNSET_INT, 1)],
     Stream.LAST: lambda req: [encode_messages.trade(req, 1, 0, UNSET_DOUBLE, UNSET_INT, UNSET_INT, "", "")],
-    Stream.ALL_LAST: lambda req: [encode_messages.trade(req, 2, 0, UNSET_DOUBLE, UNSET_INT, UNSET_INT, "", "")],
-    Stream.BID_ASK: lambda req: [encode_messages.quote(req, 0, UNSET_DOUBLE, UNSET_DOUBLE, -1, UNSET_INT, 0)],
+    Stream.ALL_LAST: lambda req: [
+        encode_messages.trade(req, 2, 0, UNSET_DOUBLE, UNSET_INT, UNSET_INT, "", ""),
+        *(encode_messages.trade(req, 2, 0, 10.0, text, 0, "", "") for text in UNSET_TEXTS),
+    ],
+    Stream.BID_ASK: lambda req: [
+        encode_messages.quote(req, 0, UNSET_DOUBLE, UNSET_DOUBLE, -1, UNSET_INT, 0),
+        *(encode_messages.quote(req, 0, 10.0, 10.01, text, text, 0) for text in UNSET_TEXTS),
+    ],
     Stream.MID_POINT: lambda req: [encode_messages.mid_point(req, 0, UNSET_DOUBLE)],
     Stream.BARS_5S: lambda req: [encode_messages.realtime_bar(req, 0, (*[UNSET_DOUBLE] * 4, -1, UNSET_DOUBLE, -1))],
 }

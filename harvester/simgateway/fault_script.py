@@ -95,12 +95,14 @@ ACTIONS: dict[str, tuple[int, int, str]] = {
     "depth": (5, 6, "POSITION OPERATION SIDE PRICE SIZE [MARKET_MAKER]: send a depth operation, valid or not"),
     "impossible": (0, 0, "send a dozen invalid depth operations"),
     "unset": (0, 0, "send a message of unset values on every subscription"),
+    "history": (1, 1, "markers | text | short | good: spoil the bars of later histories; good ends this"),
     "tick": (2, 2, "FIELD VALUE: send an L1 tick of any type, known or not"),
     "message": (1, 99, "FIELDS…: send these fields; {req} is replaced by the request id"),
     "garbage": (1, 1, "length | zero | text | noise: send a 4 GB frame, an empty frame, non-UTF-8 text, random bytes"),
 }
 """Action → minimum and maximum number of arguments, and its help text."""
 
+BAD_HISTORIES = ("markers", "text", "short", "good")
 AT_ONCE = frozenset({"refuse", "advise", "swallow"})
 """Actions about later requests: at `+0` they are in force before the first client connects."""
 
@@ -202,6 +204,8 @@ def _check_who(fault: Fault) -> None:
     if fault.who.startswith("client=") and not re.fullmatch(r"client=\d{1,9}", fault.who):
         raise ValueError(f"{fault.who!r} is not a client; use client=9960")
     needs_symbol = fault.action in {"dead", "depth", "impossible", "unset", "tick"}
+    if fault.action == "history" and fault.who != "*":
+        raise ValueError("history applies to all later answers: give *")
     if needs_symbol and fault.symbol is None and fault.who != "*":
         raise ValueError(f"{fault.action} applies to subscriptions: give a symbol or *")
 
@@ -220,6 +224,8 @@ def _check_args(fault: Fault) -> None:
         _number(first, "a tick type")
     elif fault.action == "packets" and first not in {"one", "any"}:
         raise ValueError(f"packets takes one or any, not {first!r}")
+    elif fault.action == "history" and first not in BAD_HISTORIES:
+        raise ValueError(f"history takes {', '.join(BAD_HISTORIES)}, not {first!r}")
     elif fault.action == "garbage" and first not in _GARBAGE:
         raise ValueError(f"garbage takes {', '.join(_GARBAGE)}, not {first!r}")
 

@@ -54,6 +54,7 @@ class GatewayState:
         self.refusals: dict[Place, ScriptedError] = {}
         self.advice: dict[str, dict[Place, ScriptedError]] = {"before": {}, "after": {}}
         self.swallowed: dict[Place, int] = {}
+        self.bad_history = ""  # how a fault script spoils the bars of later answers
         self.on_subscribed: Callable[[], None] = lambda: None
         self.on_request: Callable[[], None] = lambda: None
 

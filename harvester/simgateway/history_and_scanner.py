@@ -5,13 +5,22 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from harvester.events.kinds import Stream
+from harvester.events.unset import UNSET_DOUBLE, UNSET_LONG
 from harvester.simgateway.client_subscriptions import ClientSubscription
 from harvester.simgateway.ib_time_text import ib_date, ib_time, parse_end_time
-from harvester.simgateway.markets.market_source import HistoricalBar, HistoricalBars, HistoryQuery, MarketRefusal
+from harvester.simgateway.markets.market_source import (
+    HistoricalBar,
+    HistoricalBars,
+    HistoryQuery,
+    MarketRefusal,
+    TicksQuery,
+)
+from harvester.simgateway.markets.past_ticks import TICKS_MAX
 from harvester.simgateway.markets.scanner_ranking import SCAN_CODES
 from harvester.simgateway.stream_requests import DUPLICATE_ID, StreamRequests
 from harvester.units import SECOND_NS
 from harvester.wire import encode_messages
+from harvester.wire.message_ids import In
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -19,12 +28,19 @@ if TYPE_CHECKING:
     from harvester.simgateway.client_session import ClientSession
     from harvester.simgateway.gateway_state import GatewayState
     from harvester.simgateway.markets.market_source import Instrument
-    from harvester.wire.decode_requests import HeadTimestampRequest, HistoricalDataRequest, ScannerRequest
+    from harvester.wire.decode_requests import (
+        HeadTimestampRequest,
+        HistoricalDataRequest,
+        HistoricalTicksRequest,
+        ScannerRequest,
+    )
 
 
 _UPDATE_EVERY_S = 5.0
+_BAR_AT = 5  # of the first bar in message 17: time, open, high, low, close, volume, WAP, count
 _SCAN_ROWS = 50
 _DAILY = ("day", "week", "month")
+_TICKS = {"MIDPOINT": In.HISTORICAL_TICKS, "BID_ASK": In.HISTORICAL_TICKS_BID_ASK, "TRADES": In.HISTORICAL_TICKS_LAST}
 
 SCANNER_XML = """<?xml version="1.0" encoding="UTF-8"?>
 <ScanParameterResponse>
@@ -55,6 +71,22 @@ def bar_time(bar: HistoricalBar, request: HistoricalDataRequest, zone_name: str)
 def bar_values(bar: HistoricalBar, request: HistoricalDataRequest, zone_name: str) -> list[encode_messages.Number]:
     prices = (bar.open, bar.high, bar.low, bar.close)
     return [bar_time(bar, request, zone_name), *prices, bar.volume, bar.wap, bar.count]
+
+
+def _ticks_query(request: HistoricalTicksRequest, instrument: Instrument) -> TicksQuery:
+    """Check a request for historical ticks.
+
+    Raises:
+        ValueError: it is invalid.
+    """
+    if request.what not in _TICKS:
+        raise ValueError(f"whatToShow {request.what[:40]!r} is none of {', '.join(_TICKS)}")
+    if bool(request.start.strip()) == bool(request.end.strip()):
+        raise ValueError("give either a start time or an end time")
+    if not 0 < request.count <= TICKS_MAX:
+        raise ValueError(f"number of ticks {request.count} is not 1 to {TICKS_MAX}")
+    start, end = (parse_end_time(text, instrument.time_zone) for text in (request.start, request.end))
+    return TicksQuery(instrument.con_id, start, end, request.count, request.what, request.rth, request.ignore_size)
 
 
 class HistoryAndScanner:
@@ -104,7 +136,17 @@ class HistoryAndScanner:
         end_ns = parse_end_time(request.end, zone_name) or self._state.clock.now()
         first = found.first or ib_time(found.bars[0].ts if found.bars else end_ns, zone_name)
         rows = [bar_values(bar, request, zone_name) for bar in found.bars]
-        return encode_messages.historical_data(request.req_id, first, found.last or ib_time(end_ns, zone_name), rows)
+        last = found.last or ib_time(end_ns, zone_name)
+        return self._spoilt(encode_messages.historical_data(request.req_id, first, last, rows))
+
+    def _spoilt(self, fields: list[str]) -> list[str]:
+        """The answer as a fault script spoils it: markers or text in its first bar, or a value too few."""
+        how, bar = self._state.bad_history, _BAR_AT
+        if how == "markers":
+            fields[bar + 5 : bar + 8] = [str(UNSET_LONG), str(UNSET_DOUBLE), str(-UNSET_LONG - 1)]
+        elif how == "text":
+            fields[bar + 4 : bar + 6] = ["NaN", "1,234"]
+        return fields[:-1] if how == "short" else fields
 
     def _keep_updated(
         self, session: ClientSession, request: HistoricalDataRequest, instrument: Instrument, query: HistoryQuery
@@ -141,6 +183,30 @@ class HistoryAndScanner:
         if bars:
             values = bar_values(bars[-1], request, instrument.time_zone)
             sub.deliver([encode_messages.historical_update("", values)])
+
+    # ---- historical ticks ----
+
+    def ticks(self, session: ClientSession, request: HistoricalTicksRequest) -> None:
+        """Send message 96, 97 or 98, or error 162 when there are no ticks, 321 for an invalid request."""
+        instrument = self._streams.instrument(session, request.req_id, request.contract, Stream.HISTORY)
+        if instrument is None:
+            return
+        identical = (instrument.con_id, *request.fields[13:], session.client_id)
+        refused = self._state.pacing.historical(instrument.con_id, request.what, identical)
+        if refused is not None:
+            session.error(request.req_id, *refused)
+            return
+        try:
+            found = self._state.market.ticks(_ticks_query(request, instrument))
+        except ValueError as error:
+            session.invalid(request.req_id, error, "bN")
+        except MarketRefusal as refusal:
+            session.error(request.req_id, refusal.code, refusal.text)
+        else:
+            msg = _TICKS[request.what]
+            session.send(encode_messages.historical_ticks(msg, request.req_id, found), instrument.symbol)
+
+    # ---- head timestamps ----
 
     def head_timestamp(self, session: ClientSession, request: HeadTimestampRequest) -> None:
         """Send message 88: the start of the market is the earliest data of every source."""

@@ -11,6 +11,7 @@ import structlog
 
 from harvester.events import codes
 from harvester.events.kinds import Stream
+from harvester.events.unset import UNSET_INT
 from harvester.simgateway.contract_lookup import NO_DEFINITION, contract_details, find_contracts
 from harvester.simgateway.fault_script import TEXTS
 from harvester.simgateway.history_and_scanner import HistoryAndScanner
@@ -19,7 +20,7 @@ from harvester.simgateway.markets.market_source import DEPTH_STREAMS
 from harvester.simgateway.stream_requests import StreamRequests
 from harvester.units import SECOND_NS
 from harvester.wire import encode_messages
-from harvester.wire.message_ids import UNSET_INT, In, Out
+from harvester.wire.message_ids import In, Out
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -124,13 +125,6 @@ def _depth_exchanges(state: GatewayState, session: ClientSession, _request: Plai
     session.send(encode_messages.depth_exchanges(rows))
 
 
-def _historical_ticks(_state: GatewayState, session: ClientSession, request: PlainRequest) -> None:
-    """Historical ticks are not available; the answer is an empty, complete list of the requested type."""
-    what = request.fields[18] if len(request.fields) > 18 else ""
-    msg = {"TRADES": "98", "BID_ASK": "97"}.get(what, "96")
-    session.send([msg, str(request.req_id), "0", "1"])
-
-
 # ---- cancels ----
 
 
@@ -194,7 +188,7 @@ ANSWERS: dict[Out, Callable[..., None]] = {
     Out.REALTIME_BARS: lambda state, session, request: StreamRequests(state).realtime_bars(session, request),
     Out.HISTORICAL_DATA: lambda state, session, request: HistoryAndScanner(state).historical(session, request),
     Out.HEAD_TIMESTAMP: lambda state, session, request: HistoryAndScanner(state).head_timestamp(session, request),
-    Out.HISTORICAL_TICKS: _historical_ticks,
+    Out.HISTORICAL_TICKS: lambda state, session, request: HistoryAndScanner(state).ticks(session, request),
     Out.SCANNER: lambda state, session, request: HistoryAndScanner(state).scanner(session, request),
     Out.SCANNER_PARAMETERS: lambda state, session, _request: HistoryAndScanner(state).parameters(session),
     Out.CANCEL_MARKET_DATA: _cancels((Stream.L1,), 300, _UNKNOWN_ID),

@@ -8,7 +8,7 @@ from harvester.events.kinds import Kind
 from harvester.units import SECOND_NS
 from harvester.wire.encode_messages import SCAN_COLUMNS
 from harvester.wire.message_ids import REQ_ID_INDEX
-from harvester.wire.parse_columns import INT32, INT64, exact_float, exact_int
+from harvester.wire.parse_columns import INT32, INT64, exact_int, float_of, int_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -25,6 +25,7 @@ END_SEPARATOR = "\0"
 
 _HISTORY_BAR = ("open", "high", "low", "close", "volume", "wap")
 _UPDATE_BAR = ("open", "close", "high", "low", "wap", "volume")
+_HISTORY_HEAD, _BAR_FIELDS = 5, 8  # fields of message 17 before its bars, and of a bar
 _CONTRACT_LENGTH_MIN = 28
 _CONTRACT: tuple[tuple[str, int], ...] = (
     ("symbol", 2),
@@ -45,6 +46,16 @@ SECONDS_MAX = INT64[1] // SECOND_NS  # largest time in seconds that fits int64 n
 
 class BadLayout(ValueError):
     """A message does not have the layout of its id."""
+
+
+def history_problem(message: Sequence[str]) -> str:
+    """Why the bars of message 17 cannot be read; empty when they can."""
+    if len(message) < _HISTORY_HEAD:
+        return f"{len(message)} fields, at least {_HISTORY_HEAD} are needed"
+    count, values = int_of(message[4])[0], len(message) - _HISTORY_HEAD
+    if count is None or count < 0:
+        return f"{message[4][:40]!r} is not a number of bars"
+    return "" if values == _BAR_FIELDS * count else f"{values} values for {count} bars of {_BAR_FIELDS} values"
 
 
 def _int(text: str, bounds: tuple[int, int] = INT32) -> int:
@@ -69,6 +80,7 @@ class ColdDecoder:
         self._requests, self._versions = requests, versions
         self._snapshots: dict[int, int] = {}
         self._contracts: dict[int, int] = {}
+        self._odd = False  # a value of the message under way cannot be found again from its row
 
     def rows(self, item: Sequence[str] | tuple[Kind, Mapping[str, Any]], position: int) -> list[Row]:
         """The rows of the item at `position` in its batch; at least one."""
@@ -81,12 +93,30 @@ class ColdDecoder:
         handler = _HANDLERS.get(message[0]) if message else None
         if handler is None:
             return [self._raw(message, "undecodable" if _is_bad(message) else "untyped", position)]
+        self._odd = False
         try:
             rows = handler(self, message, position)
         except (ValueError, IndexError):
             return [self.undecodable(message, position)]
         copied = self.version_copy(message, position) if message[0] in self._versions else None
+        if self._odd:  # its text may be among the rows already
+            text = rows.pop(0)[1] if rows[0][0] is Kind.RAW else self.partial(message, position)[1]
+            return [(Kind.RAW, {**text, "reason": "partial"}), *rows]
         return rows if copied is None or copied == rows[0] else [copied, *rows]
+
+    def partial(self, message: Sequence[str], position: int) -> Row:
+        """The exact text of a message whose rows have an unreadable value as null."""
+        return self._raw(message, "partial", position)
+
+    def _float(self, text: str) -> float | None:
+        value, exact = float_of(text)
+        self._odd |= not exact
+        return value
+
+    def _whole(self, text: str, bounds: tuple[int, int] = INT32) -> int | None:
+        value, exact = int_of(text, bounds)
+        self._odd |= not exact
+        return value
 
     def undecodable(self, message: Sequence[str], position: int) -> Row:
         """A `raw` row with the exact text; request id and instrument only if the id can be parsed."""
@@ -115,20 +145,20 @@ class ColdDecoder:
     def error(self, m: Sequence[str], position: int) -> list[Row]:
         """A notice; with an unusual number of fields also a copy of the exact text."""
         _, _, req_id, code, text, *rest = m
-        row = {"msg": 4, "code": exact_int(code), "text": text or None, "detail": (rest[0] if rest else "") or None}
+        row = {"msg": 4, "code": self._whole(code), "text": text or None, "detail": (rest[0] if rest else "") or None}
         rows = [(Kind.NOTICE, {**self._ids(_int(req_id)), **row})]
         return rows if len(rest) == 1 else [self._raw(m, "copy", position), *rows]
 
     def data_type(self, m: Sequence[str], _position: int) -> list[Row]:
         _, _, req_id, value = m
-        return [(Kind.NOTICE, {**self._ids(_int(req_id)), "msg": 58, "value": exact_int(value, INT64)})]
+        return [(Kind.NOTICE, {**self._ids(_int(req_id)), "msg": 58, "value": self._whole(value, INT64)})]
 
     def contract(self, m: Sequence[str], position: int) -> list[Row]:
         if len(m) < _CONTRACT_LENGTH_MIN:
             raise BadLayout("contract details are too short")
         req_id = _int(m[1])
         row: dict[str, Any] = {name: m[index] or None for name, index in _CONTRACT}
-        row |= {"msg": 10, "req_id": req_id, "con_id": _int(m[12], INT64), "min_tick": exact_float(m[13])}
+        row |= {"msg": 10, "req_id": req_id, "con_id": _int(m[12], INT64), "min_tick": self._float(m[13])}
         self._contracts[req_id] = self._contracts.get(req_id, 0) + 1
         kind, copied = self._raw(m, "copy", position)
         return [(kind, {**copied, "con_id": row["con_id"]}), (Kind.CONTRACT, row)]
@@ -148,8 +178,8 @@ class ColdDecoder:
 
     def _bar(self, msg: int, req_id: int, time: str, values: Mapping[str, str], count: str) -> Row:
         facts = self._requests.get(req_id)
-        row: dict[str, Any] = {name: exact_float(text) for name, text in values.items()}
-        row |= {"msg": msg, "time": time or None, "ts_event": _event_time(time), "count": exact_int(count, INT64)}
+        row: dict[str, Any] = {name: self._float(text) for name, text in values.items()}
+        row |= {"msg": msg, "time": time or None, "ts_event": _event_time(time), "count": self._whole(count, INT64)}
         row |= {"bar_size": facts.text("bar_size"), "what": facts.text("what"), "rth": facts.flag("rth")}
         return Kind.BAR, {**self._ids(req_id), **row}
 
@@ -162,12 +192,12 @@ class ColdDecoder:
         return [self._bar(90, _int(req_id), time, dict(zip(_UPDATE_BAR, values, strict=True)), count)]
 
     def history(self, m: Sequence[str], _position: int) -> list[Row]:
-        _, text, start, end, count, *values = m
-        req_id, n = _int(text), _int(count)
-        if n < 0 or len(values) != 8 * n:
-            raise BadLayout("bars and their number differ")
+        _, text, start, end, _, *values = m
+        if problem := history_problem(m):
+            raise BadLayout(problem)
+        req_id, n = _int(text), len(values) // _BAR_FIELDS
         rows = []
-        for at in range(0, len(values), 8):
+        for at in range(0, len(values), _BAR_FIELDS):
             numbers = dict(zip(_HISTORY_BAR, values[at + 1 : at + 7], strict=True))
             rows.append(self._bar(17, req_id, values[at], numbers, values[at + 7]))
         rows.append(self._end(17, req_id, n, f"{start}{END_SEPARATOR}{end}"))
@@ -184,7 +214,7 @@ class ColdDecoder:
         rows: list[Row] = []
         for at in range(0, len(values), width):
             row: dict[str, Any] = dict(zip(SCAN_COLUMNS, (v or None for v in values[at : at + width]), strict=True))
-            row |= {"rank": exact_int(values[at]), "con_id": _int(values[at + 1], INT64)}
+            row |= {"rank": self._whole(values[at]), "con_id": _int(values[at + 1], INT64)}
             rows.append((Kind.SCAN, {**head, **row}))
         self._snapshots[req_id] = snapshot
         return [*rows, self._end(20, req_id, n)]

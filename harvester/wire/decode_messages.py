@@ -1,9 +1,11 @@
 """Decode gateway messages into events: messages in order of arrival become one numbered `Batch`.
 
 No field is lost or changed. A message with a typed kind becomes one row of that kind; a list becomes one row per item,
-then an `end`. A message that cannot be parsed without loss becomes a `raw` row with reason `undecodable`; one without a
-typed kind gets reason `untyped`. Both keep the exact text. The version field of a message is not a column: when it
-changes between messages of one id (initially `VERSIONS`), a `raw` row with reason `copy` precedes the message.
+then an `end`. A value that cannot be parsed without loss costs its field, not its message: the field is null, and a
+`raw` row with reason `partial` and the exact text precedes the rows. A message without a readable layout or request id
+becomes a `raw` row with reason `undecodable`; one without a typed kind gets reason `untyped`. The version field of a
+message is not a column: when it changes between messages of one id (initially `VERSIONS`), a `raw` row with reason
+`copy` precedes the message.
 
 The result does not depend on how messages are split into batches. Layouts: `decoder.py` of ib_async 2.1.0 and of the
 official API, server versions 176 to 178.
@@ -80,13 +82,15 @@ class _Layout(NamedTuple):
 
 
 def _event_time(arrays: dict[str, pa.Array]) -> list[int]:
-    """Convert UTC seconds to ns; returns the rows whose time is out of range."""
+    """Convert UTC seconds to ns; returns the rows whose time is out of range: they are null."""
     seconds = arrays["ts_event"]
     values = seconds.fill_null(0).to_numpy(zero_copy_only=False)
     bad: list[int] = np.flatnonzero((values > SECONDS_MAX) | (values < -SECONDS_MAX)).tolist()
-    if not bad:
-        missing = seconds.is_null().to_numpy(zero_copy_only=False) if seconds.null_count else None
-        arrays["ts_event"] = pa.array(values * SECOND_NS, pa.int64(), mask=missing)
+    missing = seconds.is_null().to_numpy(zero_copy_only=False).copy() if seconds.null_count or bad else None
+    if missing is not None and bad:
+        values, missing[bad] = values.copy(), True
+        values[bad] = 0
+    arrays["ts_event"] = pa.array(values * SECOND_NS, pa.int64(), mask=missing)
     return bad
 
 
@@ -196,7 +200,7 @@ class MessageDecoder:
         messages: list[Message] = [items[p] for p in positions]  # type: ignore[misc]
         other: dict[int, list[tuple[Kind, dict[str, Any]]]] = {}
         while messages:
-            arrays, bad = _parse(layout, messages)
+            arrays, bad, odd = _parse(layout, messages)
             if not bad:
                 break
             for row in bad:
@@ -210,6 +214,8 @@ class MessageDecoder:
         arrays["con_id"] = pa.array(self.requests.con_ids(arrays["req_id"].to_numpy(), at))
         if messages[0][0] in self._versions:
             other |= self._version_copies(messages, positions)
+        for row in odd:
+            other[positions[row]] = [self._rare.partial(messages[row], positions[row])]
         return _ParsedRows(layout.kind, at, arrays), other
 
     def _version_copies(
@@ -248,23 +254,23 @@ def _group(items: Sequence[Item]) -> tuple[dict[str, list[int]], list[int]]:
     return hot, sorted(rare)
 
 
-def _parse(layout: _Layout, messages: list[Message]) -> tuple[dict[str, pa.Array], list[int]]:
-    """Columns of the messages, or the rows that do not fit the layout."""
+def _parse(layout: _Layout, messages: list[Message]) -> tuple[dict[str, pa.Array], list[int], list[int]]:
+    """Columns of the messages; the rows without the layout or a request id; else the rows with an unreadable value."""
     if set(map(len, messages)) != {layout.length}:
-        return {}, [row for row, m in enumerate(messages) if len(m) != layout.length]
+        return {}, [row for row, m in enumerate(messages) if len(m) != layout.length], []
     fields = list(zip(*messages, strict=True))
     arrays: dict[str, pa.Array] = {}
-    bad_rows: set[int] = set()
+    odd: set[int] = set()
     for name, index, parse in layout.columns:
-        array, bad = parse(fields[index])
-        bad_rows.update(bad)
-        if array is not None:
-            arrays[name] = array
-    if not bad_rows and layout.derive is not None:
-        bad_rows.update(layout.derive(arrays))
+        arrays[name], wrong = parse(fields[index])
+        if wrong and parse is _id:
+            return {}, wrong, []
+        odd.update(wrong)
+    if layout.derive is not None:
+        odd.update(layout.derive(arrays))
     for name, value in layout.constants:
         arrays[name] = pa.array(np.full(len(messages), value, np.int32))
-    return arrays, sorted(bad_rows)
+    return arrays, [], sorted(odd)
 
 
 def _assemble(

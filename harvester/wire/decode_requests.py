@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from harvester.errors import HarvesterError
-from harvester.wire.message_ids import UNSET_INT, Out
+from harvester.events.unset import UNSET_INT
+from harvester.wire.message_ids import Out
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -79,6 +80,19 @@ class PlainRequest(Request):
     """A request without a type of its own; `args` are the fields after version and request id."""
 
     args: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class HistoricalTicksRequest(Request):
+    """Of `start` and `end` one is empty."""
+
+    contract: ContractSpec
+    start: str
+    end: str
+    count: int
+    what: str
+    rth: bool
+    ignore_size: bool
 
 
 @dataclass(frozen=True)
@@ -262,6 +276,14 @@ def _head_timestamp(msg: Out, read: _Reader, fields: tuple[str, ...]) -> Request
     return HeadTimestampRequest(msg, req_id, fields, contract, rth, what, read.whole("formatDate", 1))
 
 
+def _historical_ticks(msg: Out, read: _Reader, fields: tuple[str, ...]) -> Request:
+    req_id, contract = read.take_req_id(), read.contract()
+    read.skip(1)  # includeExpired
+    start, end, count = read.text("start"), read.text("end"), read.whole("number of ticks")
+    what, rth = read.text("what to show"), read.flag("useRTH")
+    return HistoricalTicksRequest(msg, req_id, fields, contract, start, end, count, what, rth, read.flag("ignore size"))
+
+
 def _scanner(msg: Out, read: _Reader, fields: tuple[str, ...]) -> Request:
     req_id, rows = read.take_req_id(), read.whole("number of rows", -1)
     if rows == UNSET_INT:
@@ -279,6 +301,7 @@ _TYPED: dict[Out, Callable[[Out, _Reader, tuple[str, ...]], Request]] = {
     Out.REALTIME_BARS: _realtime_bars,
     Out.HISTORICAL_DATA: _historical,
     Out.HEAD_TIMESTAMP: _head_timestamp,
+    Out.HISTORICAL_TICKS: _historical_ticks,
     Out.SCANNER: _scanner,
 }
 

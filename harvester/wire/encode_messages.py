@@ -11,6 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from harvester.events.kinds import Kind
+from harvester.events.unset import TEXT_OF_MARKER
 from harvester.units import SECOND_NS
 from harvester.wire.message_ids import REQ_ID_INDEX, In
 
@@ -24,7 +25,7 @@ _WHOLE_MAX = 1e15  # beyond it the integer text of a float has digits that were 
 
 
 def number(value: Number) -> str:
-    """Shortest decimal text: 100.0 gives `100`, None an empty field; text is unchanged."""
+    """Shortest decimal text: 100.0 gives `100`, None an empty field, a marker of IB its text; text is unchanged."""
     if value is None:
         return ""
     if isinstance(value, str):
@@ -32,7 +33,7 @@ def number(value: Number) -> str:
     if isinstance(value, float):
         if value.is_integer() and -_WHOLE_MAX < value < _WHOLE_MAX and str(value) != "-0.0":
             return str(int(value))
-        return repr(value).replace("e+", "e")
+        return TEXT_OF_MARKER.get(value) or repr(value).replace("e+", "e")
     return str(int(value))
 
 
@@ -154,6 +155,15 @@ def historical_data(req_id: int, start: str, end_: str, bars: Sequence[Sequence[
     """Message 17; a bar is time, open, high, low, close, volume, WAP, count."""
     flat = [number(value) for bar in bars for value in bar]
     return ["17", str(req_id), start, end_, str(len(bars)), *flat]
+
+
+def historical_ticks(msg: In, req_id: int, ticks: Sequence[Sequence[Number]]) -> Fields:
+    """Message 96 to 98, complete in one part.
+
+    A tick begins with epoch seconds and attribute bits; then MIDPOINT (96): price, size; BID_ASK (97): bid, ask, their
+    sizes; TRADES (98): price, size, exchange, conditions.
+    """
+    return [str(int(msg)), str(req_id), str(len(ticks)), *(number(value) for tick in ticks for value in tick), "1"]
 
 
 def historical_update(req_id: int | str, bar: Sequence[Number]) -> Fields:

@@ -10,9 +10,6 @@ from enum import IntEnum
 SERVER_VERSION_MIN, SERVER_VERSION_MAX = 176, 178
 """Server versions with the message layouts of this package; 176 is TWS 10.19."""
 
-UNSET_DOUBLE = 1.7976931348623157e308
-UNSET_INT = 2147483647
-
 
 class In(IntEnum):
     """Messages from gateway to client."""

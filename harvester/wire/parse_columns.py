@@ -2,7 +2,8 @@
 
 A text is accepted only if its number converts back to the same decimal: an integer must be canonical (no plus, no
 leading zero) and in range; a decimal must equal the shortest decimal of its float64 (true for every text of at most 15
-significant digits). An empty text is null. Rows with any other text are reported, never corrected.
+significant digits). An empty text is null. Rows with any other text are null and reported, never corrected; IB's
+markers for "no value" that float64 rounds are kept as its nearest number (`events.unset`).
 
 Each parser has a fast path for whole columns and an exact path for single texts. The fast path is used only where both
 give the same result, so a value does not depend on the other rows.
@@ -17,6 +18,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+
+from harvester.events.unset import LOSSY_MARKERS, TEXT_OF_MARKER
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -39,8 +42,8 @@ def _table(characters: bytes) -> npt.NDArray[np.bool_]:
 
 _INT_BYTES, _DECIMAL_BYTES = _table(b"-0123456789"), _table(b"-.0123456789")
 
-Parsed = tuple[pa.Array | None, list[int]]
-"""A column, or None and the rows that cannot be parsed without loss."""
+Parsed = tuple[pa.Array, list[int]]
+"""A column, and the rows whose text cannot be found again from it; they are null, or one of IB's markers."""
 
 
 def exact_int(text: str, bounds: tuple[int, int] = INT32) -> int | None:
@@ -81,6 +84,25 @@ def exact_float(text: str) -> float | None:
     return value
 
 
+def float_of(text: str) -> tuple[float | None, bool]:
+    """One decimal as float64, and whether its text can be found again from that; None for none and for other texts."""
+    if text in LOSSY_MARKERS:
+        return LOSSY_MARKERS[text], TEXT_OF_MARKER[LOSSY_MARKERS[text]] == text
+    try:
+        value = exact_float(text)
+    except ValueError:
+        return None, False
+    return value, value not in TEXT_OF_MARKER
+
+
+def int_of(text: str, bounds: tuple[int, int] = INT32) -> tuple[int | None, bool]:
+    """One integer, and whether its text can be found again from that; None for none and for other texts."""
+    try:
+        return exact_int(text, bounds), True
+    except ValueError:
+        return None, False
+
+
 def _strings(texts: Sequence[str]) -> tuple[pa.Array, npt.NDArray[Any], npt.NDArray[Any]]:
     """The texts as an Arrow array (empty text = null), their lengths in bytes, and their concatenated bytes."""
     array = pa.array(texts, pa.string())
@@ -94,14 +116,9 @@ def _strings(texts: Sequence[str]) -> tuple[pa.Array, npt.NDArray[Any], npt.NDAr
     return nulled, lengths, np.frombuffer(data, np.uint8, size) if size else np.empty(0, np.uint8)
 
 
-def _one_by_one(texts: Sequence[str], parse: Callable[[str], Any], kind: pa.DataType) -> Parsed:
-    values, bad = [], []
-    for row, text in enumerate(texts):
-        try:
-            values.append(parse(text))
-        except ValueError:
-            bad.append(row)
-    return (None, bad) if bad else (pa.array(values, kind), bad)
+def _one_by_one(texts: Sequence[str], parse: Callable[[str], tuple[Any, bool]], kind: pa.DataType) -> Parsed:
+    found = [parse(text) for text in texts]
+    return pa.array([value for value, _ in found], kind), [row for row, (_, exact) in enumerate(found) if not exact]
 
 
 def floats(texts: Sequence[str]) -> Parsed:
@@ -112,7 +129,7 @@ def floats(texts: Sequence[str]) -> Parsed:
             return array.cast(pa.float64()), []
         except pa.ArrowInvalid:
             pass  # some text is not a number: find the row
-    return _one_by_one(texts, exact_float, pa.float64())
+    return _one_by_one(texts, float_of, pa.float64())
 
 
 def _ints(texts: Sequence[str], kind: pa.DataType, bounds: tuple[int, int]) -> Parsed:
@@ -124,7 +141,7 @@ def _ints(texts: Sequence[str], kind: pa.DataType, bounds: tuple[int, int]) -> P
                 return (wide if kind == pa.int64() else wide.cast(kind)), []
         except pa.ArrowInvalid:
             pass  # some text is not a number or out of range: find the row
-    return _one_by_one(texts, lambda text: exact_int(text, bounds), kind)
+    return _one_by_one(texts, lambda text: int_of(text, bounds), kind)
 
 
 def ints32(texts: Sequence[str]) -> Parsed:
@@ -138,10 +155,10 @@ def ints64(texts: Sequence[str]) -> Parsed:
 
 
 def ids(texts: Sequence[str]) -> Parsed:
-    """An int32 column without nulls."""
+    """An int32 column; a row without a number cannot be parsed."""
     array, bad = ints32(texts)
-    if array is not None and array.null_count:
-        return None, [row for row, text in enumerate(texts) if not text]
+    if array.null_count:
+        bad = np.flatnonzero(array.is_null().to_numpy(zero_copy_only=False)).tolist()
     return array, bad
 
 

@@ -17,7 +17,7 @@ REFUSED = {101, 200, 309, 310, 316, 321, 322, 354, 10092, 10168, 10186, 10189, 1
 
 def present(x):
     """The number, or None for IB's marks of an absent one."""
-    return x if x is not None and 0 < x < 1e300 else None
+    return x if x is not None and 0 < x < 2**63 and x != 2147483647 else None
 
 
 def total(numbers):
@@ -59,7 +59,7 @@ class Book:
         if operation == 2:
             return position < len(rows) and rows[position] is not None
         price, size, _ = row
-        if present(price) is None or size is None or not 0 <= size < 1e300:
+        if present(price) is None or size is None or not 0 <= size < 2**63 or size == 2147483647:
             return False
         if operation == 0:
             return position <= len(rows)

@@ -10,7 +10,7 @@ from harvester.events.kinds import Kind
 SECOND = 1_000_000_000
 STREAMS = ("l1", "depth", "smart_depth", "last", "all_last", "bid_ask", "mid_point", "bars_5s")
 PRICES = (9.98, 9.99, 10.0, 10.01, 10.02, 10.03)
-ODD = (None, -1.0, 0.0, 1.7976931348623157e308)
+ODD = (None, -1.0, 0.0, 1.7976931348623157e308, 2147483647.0, 2.0**63, -(2.0**63), 2.0**127)
 SIZES = (100.0, 200.0, 300.0, 1.0, 700.0)
 CON_IDS = (30, 7, 11)
 NOTICES = (317, 317, 317, 316, 1100, 1101, 1102, -2, 354, 2104, -7, -8, 10197)

@@ -26,17 +26,25 @@ class Stretch:
         if self.prints:
             self.prints[-1].append((hour, size))
 
-    def rises(self):
-        """(hour, rise, prints before it, prints after it)."""
+    def counts(self):
+        """The rises of each count: lists of (hour, rise, prints before it, prints after it). A fall begins a count."""
         steps = zip(self.values, self.values[1:], self.prints, self.prints[1:], strict=False)
-        return [(hour, value - old, before, after) for (_, old), (hour, value), before, after in steps]
+        out = [[]]
+        for (_, old), (hour, value), before, after in steps:
+            if value < old:
+                out.append([])
+            else:
+                out[-1].append((hour, value - old, before, after))
+        return out
 
     def by_hour(self):
         """[(hour, shares of the tape, rise in shares)], an hour as often as it likes."""
-        rises = self.rises()
-        between = [(before[1], sum(size for _, size in before[3]), after[1]) for before, after in pairwise(rises)]
+        counts = self.counts()
+        pairs = [pair for count in counts for pair in pairwise(count)]
+        between = [(before[1], sum(size for _, size in before[3]), after[1]) for before, after in pairs]
         first = sum(alike(later, shares) for _, shares, later in between)
         leads = sum(alike(earlier, shares) for earlier, shares, _ in between)
+        rises = [rise for count in counts for rise in count]
         orders = [self.order(rises, place) for place in (2, 3)]
         if first != leads:
             return orders[leads > first][1]

@@ -68,6 +68,13 @@ SYMBOL = {  # measures of a symbol: field of `state_arrays.INSTRUMENT` or of `vo
     "prints_quoted": ("prints_quoted", "of these, with an uncrossed quote in force"),
     "prints_outside": ("prints_outside", "of these, outside it"),
 }
+ODD = {  # further measures of the date and of a symbol, given where there is something to count: unit
+    "unset_values": "prices and sizes that are IB's markers for none",
+    "unset_bar_values": "numbers of bars that are IB's markers for none",
+    "partial": "messages with a value that does not parse; their other fields are recorded",
+    "undecodable": "messages recorded as text only",
+    "volume_falls": "times tick 8 fell; a new count begins",
+}
 STREAM = {  # measures of a symbol's stream: unit
     "subscriptions": "requests",
     "refused": "requests",
@@ -108,6 +115,7 @@ class Health(Projection):
         self._refused: list[str] = []  # "epoch request-id" of the run under way
         self._silences: dict[str, int] = {}  # "con_id stream" → times
         self._partial: dict[str, int] = {}  # "con_id" → outages of that symbol alone
+        self._odd: dict[str, int] = {}  # "con_id measure" → count, see `ODD`
         self._finished: pa.RecordBatch | None = None
 
     # ---- the fold --------------------------------------------------------------------------------------------------
@@ -117,6 +125,9 @@ class Health(Projection):
             return NOTHING_DERIVED
         self._counts["missing_seqs"] += step.last_seq + 1 - (self._next_seq or step.first_seq) - step.events
         self._next_seq = step.last_seq + 1
+        for (con_id, measure), count in step.odd.items():
+            key = f"{con_id} {measure}"
+            self._odd[key] = self._odd.get(key, 0) + count
         ended = {run.seq: run.before_ts for run in step.runs}
         happenings: list[Occurrence] = []
         for control in step.controls:
@@ -131,9 +142,7 @@ class Health(Projection):
             return self._request(control)
         self._counts["notices"] += 1
         if control.row.get("msg") == 58:
-            return [
-                Occurrence(control.seq, control.ts, control.con_id, OccurrenceKind.DATA_TYPE, control.row["value"] or 0)
-            ]
+            return [Occurrence(control.seq, control.ts, control.con_id, OccurrenceKind.DATA_TYPE, control.data_type)]
         if control.code == Own.STREAM_SILENT:
             key = f"{control.con_id} {_stream_of(control)}"
             self._silences[key] = self._silences.get(key, 0) + 1
@@ -215,7 +224,9 @@ class Health(Projection):
 
     def rows(self) -> list[dict[str, Any]]:
         """The health table up to now."""
-        out = [_row(None, 0, None, name, value, unit=DAY[name]) for name, value in self._day().items()]
+        odd = self._odd_values()
+        day = self._day() | odd.get(0, {})
+        out = [_row(None, 0, None, name, value, unit=(DAY | ODD)[name]) for name, value in day.items()]
         asked: dict[tuple[int, int], list[dict[str, int]]] = {}
         for slot in self._subscriptions():
             asked.setdefault((slot["con_id"], slot["stream"]), []).append(slot)
@@ -224,6 +235,7 @@ class Health(Projection):
             inst["tape_checked"], inst["volume_checked"] = checked(self._market.stretches(con_id))
             for measure, (field, unit) in SYMBOL.items():
                 out.append(_row(symbol, con_id, None, measure, inst[field], unit=unit))
+            out += [_row(symbol, con_id, None, name, n, unit=ODD[name]) for name, n in odd.get(con_id, {}).items()]
             for stream in MARKET_STREAMS:
                 slots = asked.get((con_id, STREAMS.index(stream)))
                 if slots:
@@ -242,6 +254,18 @@ class Health(Projection):
             "notices": counts["notices"],
             "dead_rows": int(self._market.state.glob[Glob.DEAD]),
         }
+
+    def _odd_values(self) -> dict[int, dict[str, float]]:
+        """The measures of `ODD` that are not 0, by con_id; those of no subscribed symbol under 0, the date."""
+        counts: dict[int, dict[str, float]] = {}
+        for inst in self._instruments():
+            falls = sum(stretch.falls for stretch in self._market.stretches(inst["con_id"]))
+            counts[inst["con_id"]] = {"unset_values": inst["unset"], "volume_falls": falls}
+        for key, count in self._odd.items():
+            con_id, _, measure = key.partition(" ")
+            of = counts.setdefault(int(con_id) if int(con_id) in counts else 0, {})
+            of[measure] = of.get(measure, 0) + count
+        return {con_id: {name: of[name] for name in ODD if of.get(name)} for con_id, of in counts.items()}
 
     def _subscriptions(self) -> list[dict[str, int]]:
         """Subscriptions with the counts of their books; those of live books come from the book itself."""
@@ -284,6 +308,7 @@ class Health(Projection):
 
     _STATE = (
         "_counts", "_next_seq", "_last_ts", "_dark_since", "_mute", "_refusals", "_refused", "_silences", "_partial",
+        "_odd",
     )  # fmt: skip
 
     def snapshot(self) -> bytes:

@@ -25,6 +25,7 @@ SOURCES = (
     "projections/market/volume.py",
     "projections/market/kernel_cache.py",
     "events/kinds.py",
+    "events/unset.py",
     "units.py",
 )
 """The kernels and everything they import from this package: its constants are part of the machine code."""

@@ -19,9 +19,9 @@ import numpy as np
 from numba import types
 
 from harvester.events.kinds import Operation, Stream, TickStream
+from harvester.events.unset import ABSENT_FROM, UNSET_INT
 from harvester.projections.market import kernel_cache
 from harvester.projections.market.state_arrays import (
-    ABSENT_FROM,
     BLANK_SECONDS_MAX,
     BOOK,
     CELL,
@@ -75,8 +75,15 @@ _at = np.uint64
 
 @_cached
 def _price(x: float) -> float:
-    """A price, or NaN for IB's marks of an absent one: null, 0, -1 or the unset marker."""
-    return x if 0.0 < x < ABSENT_FROM else NAN
+    """A price, or NaN for IB's marks of an absent one: null, 0, -1 or an unset marker."""
+    return x if 0.0 < x < ABSENT_FROM and x != UNSET_INT else NAN
+
+
+@_cached
+def _count_unset(q: Any, x: float, y: float) -> None:
+    """Health: count the numbers that are IB's unset markers, see `events.unset`."""
+    if x >= UNSET_INT or y >= UNSET_INT or x <= -ABSENT_FROM or y <= -ABSENT_FROM:
+        q.unset += (x == UNSET_INT or abs(x) >= ABSENT_FROM) + (y == UNSET_INT or abs(y) >= ABSENT_FROM)
 
 
 @_cached
@@ -133,8 +140,9 @@ def _arrive(s: MarketState, epoch: int, req: int, ts: int) -> int:
 
 @_cached
 def _number(price: float, size: float) -> bool:
-    """Whether price and size are valid: not IB's unset marker, infinite or NaN."""
-    return price > 0.0 and price < ABSENT_FROM and size >= 0.0 and size < ABSENT_FROM
+    """Whether price and size are valid: not an unset marker of IB, infinite or NaN."""
+    priced = price > 0.0 and price < ABSENT_FROM and price != UNSET_INT
+    return priced and size >= 0.0 and size < ABSENT_FROM and size != UNSET_INT
 
 
 @_cached
@@ -510,10 +518,15 @@ def _alike(rise: float, printed: float) -> bool:
 @_cached
 def _volume(q: Any, size: float) -> None:
     """Take in cumulative volume (tick 8) while a tape is on: prints belong to this rise, or to the one before."""
-    if q.volume_base == q.volume_base:
-        rise = size - q.volume_base
-        if q.rises == 0:
-            q.tape_first = q.tape_since
+    rise = size - q.volume_base
+    if rise < 0.0:  # yesterday's value, a reset or a correction: a new count begins
+        q.falls += 1
+        if q.rises > 0 and q.last_rise == q.last_rise:
+            q.tape_first -= q.tape_since  # prints after the last rise: they belong to it if ticks lead
+        q.last_rise = NAN
+    elif rise == rise:
+        if q.rises == 0 or q.last_rise != q.last_rise:
+            q.tape_first += q.tape_since
         else:
             q.print_first += _alike(rise, q.tape_since)
             q.tick_first += _alike(q.last_rise, q.tape_since)
@@ -664,6 +677,7 @@ def _on_tick(s: MarketState, f: Frame, j: int) -> None:
     slot = s.slots[_at(k)]
     i = slot.inst
     field, price, size = f.tick_field[j], f.tick_price[j], f.tick_size[j]
+    _count_unset(s.inst[_at(i)], price, size)
     if slot.stream != _ST_L1:
         return
     if field == slot.rt_field and field != 0:
@@ -672,7 +686,7 @@ def _on_tick(s: MarketState, f: Frame, j: int) -> None:
         slot.warm = 1  # the first row repeats the last print before the subscription
         return
     if field == 8 or field == 74:
-        if s.current[_at(i), _R_L1] == k and size >= 0.0 and size < ABSENT_FROM:
+        if s.current[_at(i), _R_L1] == k and size >= 0.0 and size < ABSENT_FROM and size != UNSET_INT:
             s.inst[_at(i)].volume = size
             if s.current[_at(i), _R_TAPE] >= 0:
                 _volume(s.inst[_at(i)], size)
@@ -705,6 +719,7 @@ def _on_trade(s: MarketState, f: Frame, j: int) -> None:
     if k < 0:
         return
     slot = s.slots[_at(k)]
+    _count_unset(s.inst[_at(slot.inst)], f.trade_price[j], f.trade_size[j])
     if (slot.stream == _ST_ALL_LAST or slot.stream == _ST_LAST) and s.current[_at(slot.inst), _R_TAPE] == k:
         forms = not (f.trade_past[j] or f.trade_unreported[j])
         _print(s, slot.inst, f.trade_seq[j], f.trade_ts[j], f.trade_price[j], f.trade_size[j], forms)
@@ -719,6 +734,8 @@ def _on_quote(s: MarketState, f: Frame, j: int) -> None:
     if slot.stream != _ST_BID_ASK or f.quote_stream[j] != _BID_ASK_STREAM:
         return
     i = slot.inst
+    _count_unset(s.inst[_at(i)], f.quote_bid[j], f.quote_ask[j])
+    _count_unset(s.inst[_at(i)], f.quote_bid_size[j], f.quote_ask_size[j])
     s.inst[_at(i)].quote_count += 1
     if s.current[_at(i), _R_BID_ASK] != k:
         return
@@ -738,6 +755,7 @@ def _on_depth(s: MarketState, f: Frame, j: int, ts: int) -> None:
     k, i, b = of & _PART, (of >> HELD_BITS) & _PART, (of >> 2 * HELD_BITS) - 1
     q = s.inst[_at(i)]
     _count(s.slots[_at(k)], ts)
+    _count_unset(q, f.depth_price[j], f.depth_size[j])
     if b < 0:
         q.events += 1
         return

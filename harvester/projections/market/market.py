@@ -7,6 +7,7 @@ what becomes subscribed, dead or unknown, and passes the kernels a list of chang
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -16,7 +17,15 @@ from harvester.errors import KernelFault
 from harvester.events.codes import CONNECTION_LOST, DEPTH_RESET, REFUSALS, RESTORED_DATA_LOST
 from harvester.events.kinds import Action, Own, Stream
 from harvester.projections.interval import QUOTES, TRADES
-from harvester.projections.market.merge import DEPTH_MESSAGES, Makers, clocks_of, controls_of, frame_of, last_of
+from harvester.projections.market.merge import (
+    DEPTH_MESSAGES,
+    Makers,
+    clocks_of,
+    controls_of,
+    frame_of,
+    last_of,
+    odd_values,
+)
 from harvester.projections.market.state_arrays import (
     BOOK,
     FIRST_ORDER,
@@ -117,7 +126,8 @@ class Market:
             self._apply(control)
         self._run(frame, cursor, at, len(frame.which))
         closed, quotes, trades = self._drained()
-        return Step(len(batch), first, last, ts, controls, runs, clocks_of(frame), closed, quotes, trades)
+        step = Step(len(batch), first, last, ts, controls, runs, clocks_of(frame), closed, quotes, trades)
+        return replace(step, odd=odd_values(batch))
 
     def _run(self, frame: Frame, cursor: Array, start: int, stop: int) -> int:
         if start >= stop and not self._changes:
@@ -207,7 +217,7 @@ class Market:
             self._lose_track(control)
         elif control.row.get("msg") == 58:
             for k in self._held(control):
-                self._inst(k)["data_type"] = control.row["value"] or 0
+                self._inst(k)["data_type"] = control.data_type
 
     def _held(self, control: Control) -> list[int]:
         """The live slot with the control's (epoch, request id), as a list of one or none."""
@@ -416,7 +426,7 @@ class Market:
     def _end_stretch(self, inst: int) -> None:
         """Start a new stretch of volume, after a change of L1 or tape."""
         now = self.state.inst[inst]
-        if now["rises"]:
+        if now["rises"] or now["falls"]:
             self._stretches[inst].append(Stretch.of(now))
         for name, value in zip(Stretch._fields, NOTHING, strict=True):
             now[name] = value

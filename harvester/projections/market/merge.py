@@ -6,6 +6,7 @@ become `Control` tuples. Other kinds do not move the market and are left out.
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,6 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from harvester.events.kinds import SCHEMAS, Kind
+from harvester.events.unset import ABSENT_FROM, UNSET_INT
 from harvester.projections.market.state_arrays import Frame, Hot
 from harvester.projections.step import Control
 
@@ -33,6 +35,8 @@ _NOTHING = 255
 RT_FIELDS = (48, 77)  # RTVolume (generic tick 233) and RTTrdVolume (375): "price;size;time;total;vwap;single"
 _RT_TEXT = r"^[0-9]*\.?[0-9]+;[0-9]*\.?[0-9]+;"
 UNDECODABLE = "undecodable"  # `raw.reason` of a message that does not parse
+PARTIAL = "partial"  # `raw.reason` of the text of a message with a field that does not parse
+BAR_NUMBERS = ("open", "high", "low", "close", "volume", "wap", "count")
 NULL_INT = -(2**31)  # a null integer: no operation, side or position has this value
 
 
@@ -57,6 +61,29 @@ def _unread_depth(raw: pa.RecordBatch) -> pa.RecordBatch:
     unread = pc.equal(raw.column("reason"), UNDECODABLE)
     depth = pc.is_in(raw.column("msg"), value_set=pa.array(DEPTH_MESSAGES, raw.schema.field("msg").type))
     return raw.filter(pc.and_(unread, depth))
+
+
+def odd_values(batch: Batch) -> dict[tuple[int, str], int]:
+    """Count what a fold cannot use besides the rows of the market: (con_id, measure of `Health`) → number."""
+    found: Counter[tuple[int, str]] = Counter()
+    if Kind.RAW in batch.tables:
+        raw = batch.tables[Kind.RAW]
+        for con_id, reason in zip(raw.column("con_id").to_pylist(), raw.column("reason").to_pylist(), strict=True):
+            if reason in _ODD:
+                found[con_id, _ODD[reason]] += 1
+    if Kind.BAR in batch.tables:
+        bars = batch.tables[Kind.BAR]
+        con_ids = bars.column("con_id").to_pylist()
+        for name in BAR_NUMBERS:
+            numbers = pc.cast(bars.column(name), pa.float64(), safe=False).to_numpy(zero_copy_only=False)
+            with np.errstate(invalid="ignore"):
+                unset = np.flatnonzero((numbers == UNSET_INT) | (np.abs(numbers) >= ABSENT_FROM))
+            for row in unset.tolist():
+                found[con_ids[row], "unset_bar_values"] += 1
+    return dict(found)
+
+
+_ODD = {UNDECODABLE: "undecodable", PARTIAL: "partial"}
 
 
 def frame_of(batch: Batch, controls: Sequence[Control], makers: Makers) -> Frame:
@@ -103,8 +130,9 @@ COLUMNS: dict[Kind, tuple[str, ...]] = {
 } | {
     Kind.TICK: (*(of for _, of in _PLACES[Kind.TICK]), "text"),
     Kind.DEPTH: (*(of for _, of in _PLACES[Kind.DEPTH]), "market_maker"),
+    Kind.RAW: ("con_id", "req_id", "epoch", "msg", "reason"),
 }
-"""The columns the fold reads of the frequent kinds; a reader that only folds may leave the others out."""
+"""The columns the fold reads of the frequent kinds and of texts; a reader that only folds may leave the others out."""
 _NO_ROWS: dict[str, Array] = {
     name: _column(pa.RecordBatch.from_pylist([], schema=SCHEMAS[kind]), of)
     for kind, _ in _HOT

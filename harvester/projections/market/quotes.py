@@ -10,6 +10,7 @@ import hashlib
 import math
 from typing import NamedTuple
 
+from harvester.events.unset import is_price
 from harvester.projections.base import Projection
 from harvester.projections.market.state_arrays import INSTRUMENT, SOURCE_NAMES
 
@@ -54,7 +55,7 @@ class Quotes(Projection):
         """Assert that no absent marker is in force and that every quote has a source."""
         for quote in self.all():
             assert quote.source is not None or quote[3:7] == (None,) * 4, f"numbers without a source: {quote}"
-            assert all(x is None or 0 < x < 1e300 for x in quote[3:7]), f"absent marker in force: {quote}"
+            assert all(x is None or is_price(x) for x in quote[3:7]), f"absent marker in force: {quote}"
 
     def digest(self) -> str:
         """Hash of the quotes in force and of the number of source changes."""

@@ -19,10 +19,10 @@ import pyarrow.compute as pc
 
 from harvester.calendar import iso
 from harvester.events.kinds import Kind
+from harvester.events.unset import is_price
 from harvester.projections.base import Projection
 from harvester.projections.interval import Occurrence, OccurrenceKind
 from harvester.projections.market.candles import TIMEFRAMES
-from harvester.projections.market.state_arrays import ABSENT_FROM
 from harvester.projections.step import Derived, RunStart
 from harvester.units import HOUR_NS, MINUTE_NS, SECOND_NS
 
@@ -145,7 +145,7 @@ class Signals(Projection):
                 self._sessions = {day: (hours.open_ns, hours.close_ns) for day, hours in days if hours}
             return
         span = self._span(item)
-        if span is None or item["ts_recv"] < span[1] or not (_is_price(item["open"]) and _is_price(item["close"])):
+        if span is None or item["ts_recv"] < span[1] or not (is_price(item["open"]) and is_price(item["close"])):
             return
         key = (item["con_id"], BAR_TIMEFRAMES[item["bar_size"]])
         known = self._newest.get(key)
@@ -251,10 +251,6 @@ def _closings(rows: Array) -> Iterator[tuple[int, int, int, list[tuple[Any, ...]
         group.append(row)
     if group:
         yield (*group[0][:3], group)
-
-
-def _is_price(price: float | None) -> bool:
-    return price is not None and 0.0 < price < ABSENT_FROM
 
 
 def _way(opened: float, closed: float) -> int:

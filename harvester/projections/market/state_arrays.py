@@ -16,7 +16,6 @@ import pyarrow as pa
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-ABSENT_FROM = 1e300  # IB's unset marker is 1.7976931348623157e308
 TOP_N = 5  # rows of the book summed for imbalance
 ROWS_DEFAULT, ROWS_LIMIT = 10, 1_000
 NARROW = 16
@@ -82,9 +81,9 @@ INSTRUMENT = _record(
     "dead seconds stale_seconds depth_seconds bad_book_seconds contradicted_seconds crossed_seconds source_changes "
     "data_type "
     "top_seconds top_smart top_bid_equal top_ask_equal top_equal top_beyond top_agree "
-    "prints prints_outside prints_quoted "
+    "prints prints_outside prints_quoted unset "
     # the current stretch of tick 8 and tape, see `volume.Stretch`
-    "rises print_first tick_first "
+    "rises print_first tick_first falls "
     # since when (ns UTC) BidAsk holds the last quote of a stream that is being renewed, 0 = it does not
     "kept",
     # quote in force
@@ -93,7 +92,7 @@ INSTRUMENT = _record(
     "mark spread_sum ofi tape_buy tape_sell tape_unknown volatility variance "
     # tape: last price-forming price, shares; tick 8 as sent
     "last_price tape_volume volume "
-    # the current stretch: the last tick 8 and its rise
+    # the current stretch: the last tick 8 and its rise, NaN after a fall
     "volume_base last_rise volume_rise tape_matched tape_first tape_since",
 )
 SLOT = _record(

@@ -4,10 +4,14 @@ A stretch is a period with one L1 and one tape in use, from its first tick 8 on.
 tick 8, some after it: then the first value already contains a print that is still to come, and the last print of the
 stretch comes after its last tick 8. The order is decided once for the whole stretch, by the shares printed between two
 rises: they equal the later rise (print first) or the earlier one (tick first).
+
+Tick 8 may fall: yesterday's value comes first, or the count is reset or corrected. A new count begins there: the fall
+is not a rise, and a print is compared with rises of its own count only.
 """
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
@@ -24,8 +28,9 @@ class Stretch(NamedTuple):
         print_first, tick_first: how often the shares printed between two rises equalled the later, the earlier one.
         volume_rise: increase of tick 8, as sent.
         tape_matched: shares printed from the first tick 8 to the last.
-        tape_first: of these, before the second.
-        tape_since: shares printed since the last.
+        tape_first: of these, before the second; less the shares printed between a last rise and a fall.
+        tape_since: shares printed since the last; 0 while a new count has no rise.
+        falls: of tick 8; each begins a new count.
     """
 
     rises: int
@@ -35,11 +40,13 @@ class Stretch(NamedTuple):
     tape_matched: float
     tape_first: float
     tape_since: float
+    falls: int
 
     @staticmethod
     def of(inst: Any) -> Stretch:
         """The current stretch, from a record of `state_arrays.INSTRUMENT`."""
-        return Stretch(*(inst[name].item() for name in Stretch._fields))
+        now = Stretch(*(inst[name].item() for name in Stretch._fields))
+        return now._replace(tape_since=0.0) if math.isnan(inst["last_rise"]) else now
 
     @property
     def tick_leads(self) -> bool:
@@ -64,7 +71,7 @@ class Stretch(NamedTuple):
         return self.volume_rise * self.lot(tick_leads)
 
 
-NOTHING = Stretch(0, 0, 0, 0.0, 0.0, 0.0, 0.0)
+NOTHING = Stretch(0, 0, 0, 0.0, 0.0, 0.0, 0.0, 0)
 
 
 def checked(stretches: Iterable[Stretch]) -> tuple[float, float]:

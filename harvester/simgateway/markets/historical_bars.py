@@ -2,7 +2,8 @@
 
 Bars shorter than a minute exist only for the day itself. `useRTH` keeps the exchange's session; as with IB, the first
 bar of a session then starts at its open (an hourly bar at 09:30). The `ts` of a daily bar is its session's open, that
-of a weekly or monthly bar the open of its last session. WAP and count are -1, IB's "none", if the source has none.
+of a weekly or monthly bar the open of its last session. Volume, WAP and count are -1, IB's "none", if the source has
+none: bars of quotes have neither, and exist for the day itself.
 """
 
 from __future__ import annotations
@@ -18,7 +19,14 @@ import numpy as np
 
 from harvester.calendar import ExchangeSession, day_bounds, session, sessions_before, trading_date
 from harvester.events.codes import BAD_REQUEST, HISTORY_ERROR
-from harvester.simgateway.markets.market_source import HistoricalBar, HistoricalBars, HistoryQuery, MarketRefusal
+from harvester.simgateway.markets.market_source import (
+    HistoricalBar,
+    HistoricalBars,
+    HistoryQuery,
+    MarketRefusal,
+    no_data,
+)
+from harvester.simgateway.markets.past_ticks import QUOTE_BARS
 from harvester.simgateway.markets.second_bars import BarSeries
 from harvester.units import MINUTE_NS, SECOND_NS
 
@@ -96,8 +104,8 @@ def _months_before(day: date, months: int) -> date:
     raise AssertionError("every month has 28 days")
 
 
-def answer(query: HistoryQuery, end_ns: int, past: MinuteHistory, today: BarSeries) -> HistoricalBars:
-    """The bars of one request, from the minutes of the past and the seconds of the day.
+def answer(query: HistoryQuery, end_ns: int, past: MinuteHistory | None, today: BarSeries) -> HistoricalBars:
+    """The bars of one request, from the minutes of the past (None: there are none) and the seconds of the day.
 
     Raises:
         MarketRefusal: 321 for an invalid bar size or duration, 162 when there are no data.
@@ -106,24 +114,25 @@ def answer(query: HistoryQuery, end_ns: int, past: MinuteHistory, today: BarSeri
         legal = ", ".join((*SECONDS_OF, "1 day", "1 week", "1 month"))
         raise MarketRefusal(BAD_REQUEST, f"Historical data bar size setting is invalid. Legal ones are: {legal}")
     start_ns = duration_start(query.duration, end_ns)
-    if query.what not in {"TRADES", "ADJUSTED_LAST"}:
+    if query.what not in {"TRADES", "ADJUSTED_LAST", *QUOTE_BARS}:
         raise MarketRefusal(
-            HISTORY_ERROR, f"Historical Market Data Service error message:No historical data for {query.what}"
+            HISTORY_ERROR,
+            f"Historical Market Data Service error message:No historical market data for {query.what} {query.bar_size}",
         )
     bars = _bars(query, start_ns, end_ns, past, today)
     if not bars and query.duration.endswith("D"):
         # Before the first trade of a day, IB counts the requested days from the day before.
         bars = _bars(query, duration_start(f"{int(query.duration[:-2]) + 1} D", end_ns), end_ns, past, today)
     if not bars:
-        raise MarketRefusal(HISTORY_ERROR, "Historical Market Data Service error message:HMDS query returned no data")
+        raise no_data(query.what)
     return HistoricalBars(bars)
 
 
 def _bars(
-    query: HistoryQuery, start_ns: int, end_ns: int, past: MinuteHistory, today: BarSeries
+    query: HistoryQuery, start_ns: int, end_ns: int, past: MinuteHistory | None, today: BarSeries
 ) -> list[HistoricalBar]:
     source = today.between(start_ns, end_ns)
-    if SECONDS_OF.get(query.bar_size, MINUTE_NS) >= 60:
+    if past is not None and SECONDS_OF.get(query.bar_size, MINUTE_NS) >= 60:
         minutes = past.minutes(query.con_id, start_ns, end_ns)
         done_ns = int(minutes.ts[-1]) + MINUTE_NS if len(minutes.ts) else start_ns
         source = minutes.then(today.between(max(done_ns, start_ns), end_ns))
@@ -181,7 +190,7 @@ def _joined(parts: list[tuple[tuple[int, ...], int, BarSeries]]) -> Iterator[His
 
 
 def _one(ts: int, bars: BarSeries) -> HistoricalBar:
-    volume = math.fsum(bars.volume)
+    volume = -1.0 if math.isnan(bars.volume[0]) else math.fsum(bars.volume)
     turnover = math.fsum(bars.turnover)  # exactly rounded, so the sum does not depend on how the bars were split
     wap = -1.0 if math.isnan(turnover) or not volume else round(turnover / volume, 6)
     count = -1 if bars.trades.min() < 0 else int(bars.trades.sum())

@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from harvester.errors import HarvesterError
+from harvester.events.codes import HISTORY_ERROR
 from harvester.events.kinds import Stream
 
 if TYPE_CHECKING:
@@ -136,6 +137,26 @@ class HistoryQuery(NamedTuple):
         return f"{self.bar_size}|{self.what}|{int(self.rth)}"
 
 
+class TicksQuery(NamedTuple):
+    """A request for historical ticks from `start_ns` on, or up to `end_ns` (exclusive); the other one is 0."""
+
+    con_id: int
+    start_ns: int
+    end_ns: int
+    ticks: int
+    what: str
+    rth: bool
+    ignore_size: bool
+
+
+def no_data(what: str, symbol: str = "", detail: str = "") -> MarketRefusal:
+    """Error 162 in IB's words; `what` is BID, ASK, MIDPOINT, TRADES or another of IB's names."""
+    about = f": {symbol}@SMART {what.capitalize()}" if symbol else ""
+    return MarketRefusal(
+        HISTORY_ERROR, f"Historical Market Data Service error message:HMDS query returned no data{about}{detail}"
+    )
+
+
 @dataclass(frozen=True)
 class HistoricalBars:
     """Bars in time order. `first` and `last` are the start and end texts of the answer, if the source has them."""
@@ -198,6 +219,17 @@ class MarketSource(Protocol):
 
         Raises:
             MarketRefusal: 162 with IB's text when there are none, 321 for an invalid text.
+        """
+        ...
+
+    def ticks(self, query: TicksQuery) -> list[tuple[Any, ...]]:
+        """Historical ticks in time order, in the columns of `wire.encode_messages.historical_ticks`.
+
+        As with IB, the second of the last tick (without a start: of the first) is complete, so there may be more than
+        `query.ticks`.
+
+        Raises:
+            MarketRefusal: 162 with IB's text when there are none.
         """
         ...
 

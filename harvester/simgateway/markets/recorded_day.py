@@ -16,7 +16,15 @@ from typing import TYPE_CHECKING, Any
 from harvester.eventlog.reader import open_day
 from harvester.events import codes
 from harvester.events.kinds import Action, Kind, Operation, Stream
-from harvester.simgateway.markets.market_source import HistoricalBars, HistoryQuery, MarketEvent, MarketRefusal, ScanRow
+from harvester.simgateway.markets.market_source import (
+    HistoricalBars,
+    HistoryQuery,
+    MarketEvent,
+    MarketRefusal,
+    ScanRow,
+    TicksQuery,
+    no_data,
+)
 from harvester.simgateway.markets.recorded_requests import (
     RecordedHistory,
     RecordedRequest,
@@ -39,6 +47,7 @@ if TYPE_CHECKING:
 
 Row = dict[str, Any]
 _ROWS = 50_000
+_LISTS = (In.CONTRACT, In.HISTORICAL_DATA, In.SCANNER_DATA)
 _PLACEHOLDER_ID = -1  # placeholder for the request id, later replaced by ""
 _STREAMED = (Kind.TICK, Kind.TRADE, Kind.QUOTE, Kind.DEPTH, Kind.BAR, Kind.NOTICE, Kind.RAW, Kind.SCAN, Kind.END)
 
@@ -119,6 +128,7 @@ class RecordedDay:
         self._lists: dict[str, list[ScanRow]] = {}
         self._scans: dict[int, list[Row]] = {}
         self._versions = dict(VERSIONS)
+        self._served_seq = 0  # of a row that was served as text already
         self._rows = self._in_order(day)
         self._next: tuple[Kind, Row] | None = next(self._rows, None)
 
@@ -164,7 +174,7 @@ class RecordedDay:
 
     def _fields(self, kind: Kind, row: Row) -> list[str] | None:
         """The row's message with its recorded version field."""
-        if kind == Kind.END:
+        if kind == Kind.END or row["seq"] == self._served_seq:
             return None  # the gateway ends its own answers
         if kind == Kind.RAW:
             return self._raw(row)
@@ -174,7 +184,10 @@ class RecordedDay:
         return fields
 
     def _raw(self, row: Row) -> list[str] | None:
-        """The exact message of a `raw` row; a copy only sets the version of the next message."""
+        """The exact message of a `raw` row; a copy only sets the version of the next message.
+
+        The text of a message with an unreadable value replaces the row after it; lists are served from their rows.
+        """
         if row["fields"] is None or row["reason"] == "sent":
             return None
         fields: list[str] = row["fields"].split("\0")
@@ -182,6 +195,11 @@ class RecordedDay:
             if fields[0] in self._versions:
                 self._versions[fields[0]] = fields[1]
             return None
+        if row["reason"] == "partial":
+            if row["msg"] in _LISTS:
+                return None
+            self._versions |= {fields[0]: fields[1]} if fields[0] in self._versions else {}
+            self._served_seq = row["seq"] + 1
         fields[REQ_ID_INDEX[row["msg"]]] = ""
         return fields
 
@@ -213,6 +231,15 @@ class RecordedDay:
 
     def history(self, query: HistoryQuery) -> HistoricalBars:
         return self._histories.answer(query)
+
+    def ticks(self, query: TicksQuery) -> list[tuple[Any, ...]]:
+        """None: a recorded day holds no answers to such requests.
+
+        Raises:
+            MarketRefusal: always.
+        """
+        symbol = next((i.symbol for i in self.instruments if i.con_id == query.con_id), "")
+        raise no_data(query.what, symbol, "; a recorded day serves no historical ticks")
 
     def scan(self, scan_code: str, rows: int) -> list[ScanRow]:
         known = {r.key for r in self._requests.all() if r.stream == Stream.SCANNER}

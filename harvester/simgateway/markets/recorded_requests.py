@@ -112,7 +112,7 @@ def contract_texts(day: Day) -> dict[int, list[str]]:
     """The first recorded contract details message of each con_id, with request id ""."""
     raw = pl.DataFrame(day.frame(Kind.RAW))
     found: dict[int, list[str]] = {}
-    copies = raw.filter((pl.col("msg") == int(In.CONTRACT)) & (pl.col("reason") == "copy"))
+    copies = raw.filter((pl.col("msg") == int(In.CONTRACT)) & pl.col("reason").is_in(["copy", "partial"]))
     for con_id, text in copies.select("con_id", "fields").iter_rows():
         fields = text.split("\0")
         fields[REQ_ID_INDEX[In.CONTRACT]] = ""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from harvester.events.codes import UNKNOWN_CONTRACT
 from harvester.events.kinds import Stream
@@ -17,7 +17,10 @@ from harvester.simgateway.markets.market_source import (
     MarketEvent,
     MarketRefusal,
     ScanRow,
+    TicksQuery,
+    no_data,
 )
+from harvester.simgateway.markets.past_ticks import QUOTE_BARS
 from harvester.simgateway.markets.row_messages import InstrumentStreams, RowRenderer
 from harvester.simgateway.markets.scanner_ranking import ScanCandidate, rank
 
@@ -118,9 +121,17 @@ class RowMarket:
         face = self._faces.get(query.con_id)
         if face is None:
             raise MarketRefusal(UNKNOWN_CONTRACT, "No security definition has been found for the request")
-        end_ns = answer_end(query, self.now_ns)
-        today = face.seconds.series(self._cast.units.per_dollar)
-        return answer(query, end_ns, self._cast.past, today)
+        end_ns, per_dollar = answer_end(query, self.now_ns), self._cast.units.per_dollar
+        if query.what in QUOTE_BARS:
+            return answer(query, end_ns, None, face.past.bars(query.what, per_dollar, end_ns))
+        return answer(query, end_ns, self._cast.past, face.seconds.series(per_dollar))
+
+    def ticks(self, query: TicksQuery) -> list[tuple[Any, ...]]:
+        face = self._faces[query.con_id]
+        found = face.past.ticks(query, self._cast.units.per_dollar, self.now_ns)
+        if not found:
+            raise no_data(query.what, face.instrument.symbol)
+        return found
 
     def scan(self, scan_code: str, rows: int) -> list[ScanRow]:
         usd = self._cast.units.usd

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from harvester.events.kinds import Operation, Side, Stream
 from harvester.simgateway.markets.base_rows import NumberTexts, PriceUnits, Row, RowKind
 from harvester.simgateway.markets.market_source import Instrument, MarketEvent
+from harvester.simgateway.markets.past_ticks import PastTicks
 from harvester.simgateway.markets.second_bars import SecondBars
 from harvester.units import SECOND_NS
 from harvester.wire.encode_messages import number
@@ -69,7 +70,7 @@ class InstrumentStreams:
         self._con_id = instrument.con_id
         self._units, self._price, self._size = units, prices, NumberTexts()
         self._mids = PriceUnits(2 * units.per_dollar).texts()
-        self.seconds = SecondBars()
+        self.seconds, self.past = SecondBars(), PastTicks()
         self.books = {Stream.DEPTH: SubscriberBook(depth_rows), Stream.SMART_DEPTH: SubscriberBook(depth_rows)}
         self._mid: float = -1
 
@@ -77,6 +78,7 @@ class InstrumentStreams:
         ts, _, _, bid, ask, bid_size, ask_size, _, _ = row
         con_id, seconds = self._con_id, str(ts // SECOND_NS)
         self.level1.quote = row
+        self.past.quote(ts, bid, ask, bid_size, ask_size)
         if not sampled:
             self.level1_changes(ts, wanted, out)
         if wanted(con_id, _BID_ASK):
@@ -93,6 +95,7 @@ class InstrumentStreams:
         ts, _, _, price, size, _, attribs, conditions, name = row
         con_id = self._con_id
         self.level1.on_trade(row)
+        self.past.trade(row)
         if not attribs:
             self.seconds.add(ts, price, size)
         if wanted(con_id, _L1):
@@ -133,7 +136,7 @@ class InstrumentStreams:
             values = [last, last, last, last, "0", last, "0"]
         else:
             opens, high, low, close, volume, turnover, count = bar
-            wap = round(self._units.usd(turnover / volume), 6)
+            wap = round(self._units.usd(turnover / volume if volume else close), 6)  # prints of size 0 have no average
             prices = [number(self._units.usd(p)) for p in (opens, high, low, close)]
             values = [*prices, number(volume), number(wap), str(count)]
         fields = ["50", "3", "", str(start // SECOND_NS), *values]
