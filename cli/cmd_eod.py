@@ -11,8 +11,8 @@ import typer
 from cli.options import HomeOption, JsonOption, NamedDateOption
 
 if TYPE_CHECKING:
-    from harvester.endofday.deletion import DeletionPlan
     from harvester.endofday.eod import EodReport
+    from harvester.eventlog.deletion import DeletionList
 
 
 def eod(
@@ -60,9 +60,9 @@ def eod(
         raise BadSetting(f"--delete-temp asks before it deletes, but {why}; give --yes to delete without asking")
     with ProgressBar(f"folding {date}", quiet=as_json) as bar:
 
-        def confirm(plan: DeletionPlan) -> bool:
+        def confirm(listed: DeletionList) -> bool:
             bar.pause()
-            return _confirmed(plan, ask=not yes, quiet=as_json)
+            return _confirmed(listed, ask=not yes, quiet=as_json)
 
         wishes = EodOptions(
             parquet=parquet,
@@ -89,11 +89,11 @@ def eod(
         raise Mismatch(f"deletion of {date} stopped: {report.stopped}; check it, then run this again")
 
 
-def _confirmed(plan: DeletionPlan, *, ask: bool, quiet: bool) -> bool:
-    size = sum(file.bytes for file in plan.files)
-    log = f"the log is kept under {plan.log_kept}" if plan.log_kept else "the log of this date is deleted for good"
+def _confirmed(listed: DeletionList, *, ask: bool, quiet: bool) -> bool:
+    size = sum(file.bytes for file in listed.files)
+    log = f"the log is kept under {listed.log_kept}" if listed.log_kept else "the log of this date is deleted for good"
     if not quiet:
-        typer.echo(f"to delete: {len(plan.files)} files, {size:,} bytes below temp/; {log}")
+        typer.echo(f"to delete: {len(listed.files)} files, {size:,} bytes below temp/; {log}")
     return typer.confirm("delete them?") if ask else True
 
 

@@ -8,15 +8,16 @@ import threading
 from datetime import date
 from pathlib import Path
 
+import msgspec
 import pytest
 from trading_log import DATE, SYMBOLS, days, record, run_params
 from typer.testing import CliRunner
 
 from cli.app import app
 from harvester.artefacts.episode_files import WAY_OUT
-from harvester.endofday.deletion import carry_out, plan, read_plan
-from harvester.endofday.eod import STEPS, EodOptions, eod, plan_path, rebuild_memory
+from harvester.endofday.eod import STEPS, EodOptions, eod, list_path, rebuild_memory
 from harvester.errors import CannotRun, DamagedLog, HarvesterError, LockHeld, LogWriteFailed, Mismatch, NoLog
+from harvester.eventlog.deletion import carry_out, found_in, list_files, read_list, write_list
 from harvester.eventlog.lock import DateLock
 from harvester.eventlog.reader import open_day
 from harvester.eventlog.verify_log import verify_day
@@ -230,7 +231,7 @@ def test_not_confirmed(home):
     report = eod(home.on(NEXT), EodOptions(delete_temp=True, confirm=lambda listed: False))
     assert report.stopped == "not confirmed"
     assert tree(home, home.temp) == before
-    assert read_plan(plan_path(home.on(NEXT))) is None
+    assert read_list(list_path(home.on(NEXT))) is None
 
 
 def test_the_list_comes_first(home):
@@ -239,14 +240,14 @@ def test_the_list_comes_first(home):
 
     def at(name):
         if name == "delete" and not seen:
-            seen.append((read_plan(plan_path(home.on(NEXT))), tree(home, home.on(NEXT).log).keys()))
+            seen.append((read_list(list_path(home.on(NEXT))), tree(home, home.on(NEXT).log).keys()))
 
     eod(home.on(NEXT), EodOptions(delete_temp=True, archive=True, at=at))
     listed, there = seen[0]
     assert there <= {doomed.path for doomed in listed.files}
     assert listed.log_kept == f"memory/archive/{NEXT}"
     assert not home.on(NEXT).log.exists()
-    assert read_plan(plan_path(home.on(NEXT))).done
+    assert read_list(list_path(home.on(NEXT))).done
 
 
 def test_archive_is_read_like_the_log(home):
@@ -376,14 +377,19 @@ def test_what_nothing_replaces_stays(home):
 
 
 def test_damaged_log_touches_nothing(home):
-    """A flipped byte in the log ends the run before anything is written."""
+    """A flipped byte in the log ends the run before anything is written, the torn end of a killed run included."""
+    with LogWriter.open(home.on(NEXT), run_start_row={"params": run_params(NEXT).text()}, reopen=True) as writer:
+        writer.begin(0)
+        with (writer.folder / "commits.jsonl").open("ab") as file:
+            file.write(b'{"commit": 99')
+        writer.abandon()
     path = home.on(NEXT).log / "r001" / "quote.arrows"
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
     path.write_bytes(data)
     before = tree(home)
     with pytest.raises(DamagedLog, match=r"quote\.arrows"):
-        eod(home.on(NEXT), EodOptions(delete_temp=True))
+        eod(home.on(NEXT), EodOptions(delete_temp=True, unfinished=True))
     assert tree(home) == before
 
 
@@ -420,11 +426,11 @@ def test_links_are_never_followed(home, tmp_path):
         eod(home.on(NEXT), EodOptions(delete_temp=True))
     link.unlink()
     folders = [home.on(NEXT).log]
-    listed = plan(home, folders, NEXT.isoformat(), "x", None)
+    listed = list_files(home.root, found_in(home.root, folders), NEXT.isoformat(), "x", None)
     shutil.move(home.on(NEXT).log, tmp_path / "elsewhere")
     home.on(NEXT).log.symlink_to(tmp_path / "elsewhere")
     with pytest.raises(Mismatch, match="leads out of"):
-        carry_out(home, listed, Disk(), folders)
+        carry_out(home.root, listed, Disk(), folders)
     assert (outside / "precious").read_text() == "keep"
     assert len(list((tmp_path / "elsewhere" / "r001").iterdir())) >= 6
 
@@ -440,13 +446,13 @@ def test_links_are_never_followed(home, tmp_path):
 )
 def test_an_altered_list_cannot_reach_out(home, path):
     """A deletion list that names something outside the date's folders is refused before it does harm."""
-    listed = plan(home, [home.on(NEXT).log], NEXT.isoformat(), "x", None)
+    listed = list_files(home.root, found_in(home.root, [home.on(NEXT).log]), NEXT.isoformat(), "x", None)
     one = listed.files[0]
     forged = type(one)(path.format(date=NEXT), one.bytes, one.blake2b)
-    bad = type(listed)(**{f: getattr(listed, f) for f in listed.__struct_fields__} | {"files": [forged]})
+    bad = msgspec.structs.replace(listed, files=[forged])
     before = tree(home)
     with pytest.raises(Mismatch):
-        carry_out(home, bad, Disk(), [home.on(NEXT).log])
+        carry_out(home.root, bad, Disk(), [home.on(NEXT).log])
     assert tree(home) == before
 
 
@@ -466,14 +472,13 @@ def test_reopened_after_deletion(home):
 def test_recorded_on_after_a_cut_at_the_end_of_a_deletion(home):
     """A deletion whose last note a power cut lost does not keep the date from being recorded on and folded."""
     first = eod(home.on(NEXT), EodOptions(delete_temp=True))
-    path = plan_path(home.on(NEXT))
-    path.write_bytes(path.read_bytes().replace(b'"done": true', b'"done": false'))
-    assert not read_plan(path).done
+    path = list_path(home.on(NEXT))
+    write_list(path, msgspec.structs.replace(read_list(path), done=False), Disk())
     record(home, NEXT, seconds=SECONDS, start=4000, seed=3)
     second = eod(home.on(NEXT), EodOptions(delete_temp=True))
     assert second.episodes > first.episodes
     assert not home.on(NEXT).log.exists()
-    assert read_plan(path).done
+    assert read_list(path).done
 
 
 def test_lost_memory_comes_back(home):

@@ -255,7 +255,7 @@ def test_a_changed_file_is_not_deleted(home, same_size):
                 path.write_bytes(changed)
 
     (done,) = compact_day(home.on(DATE), Meddling())
-    assert done.left == ["trade.arrows is not what was listed"]
+    assert done.left == ["trade.arrows has changed since it was listed"]
     assert "stays: trade.arrows" in str(done)
     assert (path.parent / DELETION).exists()
     assert verify_day(home.on(DATE)).clean

@@ -22,9 +22,9 @@ from power_cut import NONE, Killed, PowerCut, Tree, read, write
 from trading_log import DATE, days, record, run_params
 
 from harvester.artefacts import table_files
-from harvester.endofday.deletion import read_plan
-from harvester.endofday.eod import EodOptions, eod, plan_path
+from harvester.endofday.eod import EodOptions, eod, list_path
 from harvester.errors import HarvesterError, Mismatch
+from harvester.eventlog.deletion import read_list
 from harvester.eventlog.eod_mark import read_closed
 from harvester.eventlog.reader import open_day
 from harvester.eventlog.storage import parquet_files
@@ -389,7 +389,7 @@ def test_a_log_file_that_changed_but_kept_its_size_stays(whole, tmp_path):
     report = eod(home.on(NEXT), EodOptions(at=at, **DELETING))
     assert report.stays[0] == f"{victim.relative_to(home.root).as_posix()} has changed since it was listed"
     assert victim.read_bytes() == other
-    listed = read_plan(plan_path(home.on(NEXT)))
+    listed = read_list(list_path(home.on(NEXT)))
     assert listed is not None
     assert not listed.done
 
@@ -487,6 +487,27 @@ def test_deleting_goes_on_only_with_proof(whole, foreign, tmp_path, harm):
     with pytest.raises(Mismatch, match="do not agree"):
         eod(home.on(NEXT), EodOptions(**DELETING))
     assert at_rest(read(home.on(NEXT).log)) == left
+
+
+def test_a_list_of_another_log_is_not_carried_out(whole, foreign, tmp_path):
+    """A list written for other content than the date was folded with last is not finished: a new one is confirmed."""
+    home = copied(whole.base, tmp_path / "home")
+
+    def at(step: str) -> None:
+        if step == "delete":
+            raise Killed
+
+    with pytest.raises(Killed):
+        eod(home.on(NEXT), EodOptions(at=at, **DELETING))
+    shutil.rmtree(home.on(NEXT).log)
+    shutil.copytree(foreign.on(NEXT).log, home.on(NEXT).log)
+    eod(home.on(NEXT))
+    shutil.rmtree(home.on(NEXT).episodes)  # listed, and gone
+    confirmed = []
+    options = EodOptions(confirm=lambda listed: not confirmed.append(listed.content_hash), **DELETING)
+    report = eod(home.on(NEXT), options)
+    assert (report.stopped, confirmed) == ("", [open_day(NEXT, foreign).identity()])
+    assert not home.on(NEXT).log.exists()
 
 
 def test_a_new_home(tmp_path):

@@ -15,8 +15,8 @@ from cli.app import app
 from harvester.events.kinds import Kind
 from harvester.home import Home
 from harvester.projections.engine import Engine
-from harvester.projections.reconcile_streams import TOLERANCE, Check, _check, reconcile
-from harvester.rebuild.project import project
+from harvester.projections.reconcile_streams import TOLERANCE, Check, Reconciled, Reconciler, _check, reconcile
+from harvester.rebuild.project import fold_day, project
 from harvester.rebuild.verify_day import verify
 from harvester.simgateway.markets.open_market import open_market
 from tests.budget import budget
@@ -198,6 +198,15 @@ def test_a_modelled_market_agrees_with_itself(morning: Recorded) -> None:
     assert all(c.theirs > 100 for c in of(found.checks, "book_top"))
     assert {c.verdict for c in of(found.checks, "volume")} == {"equal"}
     assert not found.outside()
+
+
+def test_any_fold_of_the_date_gives_the_comparison(morning: Recorded) -> None:
+    """A fold of all projections, as in `hv verify`, measures what a fold of the market alone does."""
+    day, found = morning.day(), list[Reconciled]()
+    reconciler = Reconciler(day)
+    fold_day(day, None, reconciler.cuts, reconciler.at_cut, lambda engine: found.append(reconciler.result(engine)))
+    assert found == [reconcile(day)]
+    assert len(found[0].measured()) >= 6
 
 
 def test_verify_tells_of_it_and_fails_on_nothing(morning: Recorded) -> None:

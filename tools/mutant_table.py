@@ -80,7 +80,7 @@ TESTS: dict[str, tuple[str, ...]] = {
     "endofday/finished": ("test_record_parts",),
     "endofday/eod": _EOD,
     "endofday/datasets": ("test_eod_steps::test_fold_and_fold_again", *_EOD),
-    "endofday/deletion": _DELETION,
+    "eventlog/deletion": _DELETION,
     "eventlog/archive": (
         "test_eod_steps::test_archive_is_read_like_the_log",
         "test_eod_steps::test_a_deleted_date_says_what_is_kept",

@@ -228,13 +228,13 @@ CLOSED = record(
     {"trading_date": DATE, "last_seq": COUNT, "content_hash": HASH, "last_ts": INTEGER}
     | {"runs": listed(record({"run": TEXT, "last_seq": COUNT, "content_hash": HASH}))}
 )
-_NAMED: dict[str, Schema] = {"schema": {"const": "harvester.deletion"}, "schema_version": {"const": 1}}
+_NAMED: dict[str, Schema] = {"schema": {"const": "harvester.deletion"}, "schema_version": {"const": 2}}
 DELETION = record(
     _NAMED
     | {"trading_date": DATE}
     | {"content_hash": HASH, "log_kept": or_null(TEXT)}
     | {"files": listed(record({"path": TEXT, "bytes": COUNT, "blake2b": HASH})), "folders": listed(TEXT)}
-    | {"done": FLAG}
+    | {"done": FLAG, "hash": HASH}
 )
 
 CANDLE_ROW = record(
@@ -274,7 +274,10 @@ SCHEMAS: dict[str, tuple[str, Schema]] = {  # name: where the file is, schema
     ),
     "memory": ("memory/memory_latest.json, memory/versions/*.json", MEMORY),
     "closed": ("memory/datasets/<date>/closed.json", CLOSED),
-    "deletion": ("memory/datasets/<date>/deletion.json", DELETION),
+    "deletion": (
+        "memory/datasets/<date>/deletion.json; temp/events/<date>/<run>/deletion.json while compacted",
+        DELETION,
+    ),
 }
 
 

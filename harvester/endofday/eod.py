@@ -12,15 +12,17 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from harvester.artefacts.episode_files import Difference, compare_day, superseded
 from harvester.artefacts.table_files import about as about_of
 from harvester.artefacts.table_files import read_parquet
 from harvester.calendar import iso
 from harvester.endofday import datasets as kept
-from harvester.endofday import deletion
 from harvester.endofday.finished import must_be_over
 from harvester.errors import CannotRun, HarvesterError, Mismatch, NoLog
 from harvester.eventlog import archive as archiving
+from harvester.eventlog import deletion
 from harvester.eventlog.compact import CANDIDATE
 from harvester.eventlog.eod_mark import ClosedRun, EodMark, closed_path, read_closed, write_closed
 from harvester.eventlog.lock import DateLock
@@ -67,7 +69,7 @@ class EodOptions:
     disk: Disk = field(default_factory=Disk)
     at: Callable[[str], None] = lambda _: None
     progress: Callable[[str, int, int], None] = lambda *_: None
-    confirm: Callable[[deletion.DeletionPlan], bool] = lambda _: True
+    confirm: Callable[[deletion.DeletionList], bool] = lambda _: True
 
 
 @dataclass
@@ -150,8 +152,6 @@ def eod(paths: DatePaths, options: EodOptions | None = None) -> EodReport:
         if _finished_before(paths, options, report):
             return report
         folding = Folding(paths, options, report, _admit(paths, options))
-        recovered = recover_held(paths, options.disk).recovered
-        report.notes += [str(recovery) for recovery in recovered]
         skipped = {"archive": not options.archive, "list": not options.delete_temp}
         for name, step in STEPS:
             if not skipped.get(name):
@@ -174,8 +174,8 @@ def _settle(paths: DatePaths, disk: Disk) -> None:
 
 
 def _admit(paths: DatePaths, options: EodOptions) -> int:
-    """The bytes of a log that may be folded."""
-    day = open_day(paths.trading_date, paths.home)
+    """The bytes of a log that may be folded; the next step compares them with their checksums."""
+    day = open_day(paths.trading_date, paths.home, check=False)
     if not options.unfinished:
         must_be_over(day)
     return sum(run.n_bytes for run in day.runs)
@@ -192,10 +192,19 @@ def _verify(folding: Folding) -> None:
     report = verify_day(folding.paths, step)
     if not report.clean:
         raise damaged_log(report.problems, report.good)
+    folding.day = report.day()
+
+
+def _recover(folding: Folding) -> None:
+    """Recover killed runs: their manifests and torn ends change, their events do not.
+
+    A file that was cut is compared with its checksums again when it is read.
+    """
+    recovered = recover_held(folding.paths, folding.options.disk).recovered
+    folding.report.notes += [str(recovery) for recovery in recovered]
 
 
 def _project(folding: Folding) -> None:
-    folding.day = open_day(folding.paths.trading_date, folding.paths.home)
     folding.result = fold_day(folding.day, lambda done, total: folding.options.progress("project", done, total))
 
 
@@ -323,7 +332,7 @@ def _put_mark(folding: Folding, closed: EodMark) -> None:
 
 
 def _archive(folding: Folding) -> None:
-    folding.report.written += archiving.archive(folding.paths, folding.options.disk)
+    folding.report.written += archiving.archive(folding.paths, folding.options.disk, folding.day.logs)
 
 
 def _doomed_folders(paths: DatePaths) -> list[Path]:
@@ -349,9 +358,9 @@ def _to_delete(paths: DatePaths, report: EodReport) -> list[Path]:
     return [*archiving.runs_in(day), *_doomed_folders(paths)[1:]]
 
 
-def plan_path(paths: DatePaths) -> Path:
-    """Where a date's deletion list lies: with what replaces the deleted files."""
-    return paths.dataset / "deletion.json"
+def list_path(paths: DatePaths) -> Path:
+    """Where a date's deletion list is stored: with what replaces the deleted files."""
+    return paths.dataset / DELETION
 
 
 def _delete(folding: Folding) -> None:
@@ -363,9 +372,10 @@ def _delete(folding: Folding) -> None:
         return
     where = paths.archive if archiving.holds(paths) else None
     log_kept = where.relative_to(paths.home.root).as_posix() if where else None
-    listed = deletion.plan(
-        paths.home, _to_delete(paths, report), report.trading_date, folding.result.identity, log_kept
-    )
+    root, date, identity = paths.home.root, report.trading_date, folding.result.identity
+    found = deletion.found_in(root, _to_delete(paths, report))
+    with naming(paths.log):
+        listed = deletion.list_files(root, found, date, identity, log_kept)
     if strangers := _strangers(paths):
         report.stopped = f"{strangers[0]} is not part of the log"
         return
@@ -375,28 +385,32 @@ def _delete(folding: Folding) -> None:
         report.stopped = NOT_CONFIRMED
         report.stays = [p.relative_to(paths.home.root).as_posix() for p in _doomed_folders(paths) if p.exists()]
         return
-    deletion.write_plan(plan_path(paths), listed, options.disk)
+    _write_list(paths, listed, options.disk)
     _carry_out(paths, listed, options, report)
 
 
-def _carry_out(paths: DatePaths, listed: deletion.DeletionPlan, options: EodOptions, report: EodReport) -> None:
-    def told(path: str) -> None:
+def _carry_out(paths: DatePaths, listed: deletion.DeletionList, options: EodOptions, report: EodReport) -> None:
+    def progress(_: str) -> None:
         options.at("delete")
         report.deleted += 1
         options.progress("delete", report.deleted, len(listed.files) + len(listed.folders))
-        del path
 
-    report.stays = deletion.carry_out(paths.home, listed, options.disk, _doomed_folders(paths), told)
+    report.stays = deletion.carry_out(paths.home.root, listed, options.disk, _doomed_folders(paths), progress)
     if report.stays:
         report.stopped = report.stays[0]
         return
-    done = deletion.DeletionPlan(**{name: getattr(listed, name) for name in listed.__struct_fields__} | {"done": True})
-    deletion.write_plan(plan_path(paths), done, options.disk)
+    _write_list(paths, msgspec.structs.replace(listed, done=True), options.disk)
+
+
+def _write_list(paths: DatePaths, listed: deletion.DeletionList, disk: Disk) -> None:
+    path = list_path(paths)
+    with naming(path):
+        deletion.write_list(path, listed, disk)
 
 
 def _finished_before(paths: DatePaths, options: EodOptions, report: EodReport) -> bool:
     """Whether an earlier `hv eod` got so far that its deletion only has to be finished, or was finished."""
-    listed = deletion.read_plan(plan_path(paths))
+    listed = deletion.read_list(list_path(paths))
     closed = read_closed(paths)
     if listed is None or closed is None or listed.content_hash != closed.content_hash:
         return False
@@ -414,7 +428,7 @@ def _finished_before(paths: DatePaths, options: EodOptions, report: EodReport) -
     return True
 
 
-def _recorded_on(paths: DatePaths, listed: deletion.DeletionPlan) -> bool:
+def _recorded_on(paths: DatePaths, listed: deletion.DeletionList) -> bool:
     """Whether a run began after the list: every listed one is gone then, though a cut lost the note that says so."""
     return any(
         run.relative_to(paths.home.root).as_posix() not in listed.folders for run in archiving.runs_in(paths.log)
@@ -423,7 +437,7 @@ def _recorded_on(paths: DatePaths, listed: deletion.DeletionPlan) -> bool:
 
 def _nothing_left(paths: DatePaths, closed: EodMark, report: EodReport) -> bool:
     try:
-        open_day(paths.trading_date, paths.home)
+        open_day(paths.trading_date, paths.home, check=False)
     except NoLog:
         report.content_hash, report.through_seq = closed.content_hash, closed.last_seq
         report.notes.append("the date was folded and its log deleted before; nothing is left to do")
@@ -451,6 +465,7 @@ def _prove_kept(paths: DatePaths, closed: EodMark) -> None:
 
 STEPS: tuple[tuple[str, Callable[[Folding], None]], ...] = (
     ("verify", _verify),
+    ("recover", _recover),
     ("project", _project),
     ("compare", _compare),
     ("datasets", _put_datasets),

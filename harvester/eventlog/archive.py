@@ -17,6 +17,7 @@ from harvester.eventlog.storage.format import run_number
 from harvester.files import make_folders, naming
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from harvester.files import Disk
@@ -29,8 +30,13 @@ def runs_in(folder: Path) -> list[Path]:
     return sorted(found, key=lambda p: run_number(p.name) or 0)
 
 
-def archive(paths: DatePaths, disk: Disk) -> list[str]:
-    """Store every run that lies in `temp/` and prove it; a run appears under its name when it is whole.
+def archive(paths: DatePaths, disk: Disk, logs: Sequence[RunLog] = ()) -> list[str]:
+    """Store every run that is in `temp/` and prove it; a run appears under its name when it is whole.
+
+    Args:
+        paths: the date.
+        disk: the file layer.
+        logs: runs of the date that were read already; bytes they have compared with checksums are not compared again.
 
     Returns:
         The folders made, below the home.
@@ -41,9 +47,10 @@ def archive(paths: DatePaths, disk: Disk) -> list[str]:
         LogWriteFailed: the disk is full or failing.
     """
     made: list[str] = []
+    known = {log.folder: log for log in logs}
     for run in runs_in(paths.log):
         target = paths.archive / run.name
-        log = _read(run)
+        log = known.get(run) or _read(run)
         if not target.exists():
             beside = target.with_name(f".{run.name}.new")
             with naming(target):

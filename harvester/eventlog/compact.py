@@ -9,12 +9,10 @@ finishes the job.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from hashlib import blake2b
 from typing import TYPE_CHECKING
 
-import msgspec
-
-from harvester.errors import DamagedFile, LogWriteFailed
+from harvester.errors import LogWriteFailed
+from harvester.eventlog.deletion import Found, carry_out, list_files, read_list, write_list
 from harvester.eventlog.lock import DateLock
 from harvester.eventlog.recover import recover_held
 from harvester.eventlog.rewrite import RewriteTarget, prove, rewrite
@@ -22,33 +20,16 @@ from harvester.eventlog.run import RunLog
 from harvester.eventlog.runs_of_day import good_ranges, read_runs, run_folders
 from harvester.eventlog.storage.damage import Damage, damaged_log
 from harvester.eventlog.storage.format import DELETION, MANIFEST, names_of
-from harvester.eventlog.storage.sealed_lines import CHECK_BYTES, seal, unseal
 from harvester.files import Disk
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from harvester.eventlog.deletion import DeletionList
     from harvester.home import DatePaths
 
 CANDIDATE = "manifest.compacted.json"
-_CHUNK = 1 << 20
-
-
-class ListedFile(msgspec.Struct, frozen=True):
-    """A file to delete: name, bytes, BLAKE2b-128."""
-
-    name: str
-    bytes: int
-    blake2b: str
-
-
-class DeletionList(msgspec.Struct, frozen=True):
-    """A deletion list: the run, its content hash, its files that are replaced."""
-
-    run: str
-    content_hash: str
-    files: list[ListedFile]
 
 
 @dataclass(frozen=True)
@@ -116,9 +97,10 @@ def compact_run(folder: Path, disk: Disk, progress: Callable[[str, int], None] =
             _switch(log, disk, progress)
             log = RunLog(folder)
             log.refresh()
-        elif not (folder / DELETION).exists():
+        listed = read_list(folder / DELETION)
+        if listed is None:
             return None
-        left = _delete(folder, disk)
+        left = _delete(folder, listed, disk)
     except OSError as error:
         raise LogWriteFailed(f"cannot compact {folder}: {error.strerror or error}; the run is whole") from error
     rows = sum(line.rows for line in log.commits)
@@ -138,49 +120,20 @@ def _switch(log: RunLog, disk: Disk, progress: Callable[[str, int], None]) -> No
     made = RunLog(folder, log.run, CANDIDATE)
     prove(log, made)
     progress(log.run, sum(line.rows for line in made.commits))
-    files = [_doomed(folder / name) for name in names_of("stream") if (folder / name).exists()]
-    doom = DeletionList(log.run, log.content_hash, files)
-    disk.write_atomic(folder / DELETION, seal(msgspec.json.encode(doom)))
-    if _read_doom(folder) != doom:
-        raise OSError(f"{DELETION}: read-back differs from what was written")
+    old = Found([path for path in _stream_files(folder) if path.exists()], [])
+    listed = list_files(folder, old, folder.parent.name, log.content_hash, log_kept=".")
+    write_list(folder / DELETION, listed, disk)
     disk.replace(folder / CANDIDATE, folder / MANIFEST)
     disk.sync_folder(folder)
 
 
-def _doomed(path: Path) -> ListedFile:
-    hashed = blake2b(digest_size=CHECK_BYTES)
-    with path.open("rb") as file:
-        while piece := file.read(_CHUNK):
-            hashed.update(piece)
-    return ListedFile(path.name, path.stat().st_size, hashed.hexdigest())
+def _stream_files(folder: Path) -> list[Path]:
+    return [folder / name for name in names_of("stream")]
 
 
-def _read_doom(folder: Path) -> DeletionList:
-    path = folder / DELETION
-    try:
-        body = unseal(path.read_bytes()[:-1])
-        return msgspec.json.decode(body or b"", type=DeletionList)
-    except msgspec.MsgspecError as error:
-        move = "the run is whole, in its compacted files; move this one away"
-        raise DamagedFile(str(path), f"not a deletion list: {error}", move) from None
-
-
-def _delete(folder: Path, disk: Disk) -> list[str]:
+def _delete(folder: Path, listed: DeletionList, disk: Disk) -> list[str]:
     """Delete what the list names and is unchanged, then the list. What stays, with the reason."""
-    doom, left = _read_doom(folder), []
-    known = set(names_of("stream"))
-    for doomed in doom.files:
-        path = folder / doomed.name
-        if doomed.name not in known:
-            left.append(f"{doomed.name} is no file of a run")
-        elif path.exists() and _doomed(path) != doomed:
-            left.append(f"{doomed.name} is not what was listed")
-        else:
-            try:
-                disk.remove(path)
-            except PermissionError as error:  # Windows: somebody reads it
-                left.append(f"{doomed.name}: {error.strerror or error}")
-    disk.sync_folder(folder)
+    left = carry_out(folder, listed, disk, _stream_files(folder))
     if not left:
         disk.remove(folder / DELETION)  # not synced: should it come back, the next call finds nothing left to delete
     return left

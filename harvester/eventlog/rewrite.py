@@ -109,7 +109,8 @@ def rewrite(source: RunLog, target: RewriteTarget, progress: Callable[[int], Non
         Mismatch: the source's rows do not match its content hash.
         LogWriteFailed: the disk is full or failing.
     """
-    source.check_bodies()
+    if not source.checked:
+        source.check_bodies()
     if source.damages:
         raise damaged_log(source.damages, good_ranges([source]))
     try:

@@ -478,6 +478,11 @@ class RunLog:
         """Whether the kind's bytes of all commits up to `last` matched their checksums, in a file unchanged since."""
         return last <= self._proved and self._print(kind) == self._prints.get(kind)
 
+    @property
+    def checked(self) -> bool:
+        """Whether all bytes the journal names matched their checksums, in files unchanged since."""
+        return all(self.proved(kind, len(self.commits)) for kind in self.kinds)
+
 
 def _clocks_of(commits: Sequence[CommitLine]) -> tuple[pa.RecordBatch, list[int]]:
     """All `clock` rows of journal lines, and the running row count: before each line, and after the last."""

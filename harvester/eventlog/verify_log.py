@@ -6,16 +6,17 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from harvester.errors import CannotRun
-from harvester.eventlog.reader import RunView, day_identity, run_spans, run_view
+from harvester.eventlog.reader import Day, RunView, day_identity, run_spans, run_view
 from harvester.eventlog.runs_of_day import between_runs, good_ranges, read_marks, read_runs
 from harvester.eventlog.storage.content_hash import ContentHash
-from harvester.eventlog.storage.damage import BadBytes, Damage
+from harvester.eventlog.storage.damage import BadBytes, Damage, damaged_log
 from harvester.eventlog.storage.format import names_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from datetime import date
 
+    from harvester.eventlog.eod_mark import EodMark
     from harvester.eventlog.run import RunLog
     from harvester.eventlog.storage.format import Storage
     from harvester.home import DatePaths
@@ -33,6 +34,8 @@ class LogReport:
         n_bytes: bytes the journals name, and the journals.
         identity: the date's content hash; empty when it is damaged.
         good: closed ranges of seq that can be read.
+        logs: the runs as they were read and checked.
+        closed: the end-of-day mark.
     """
 
     trading_date: date
@@ -43,6 +46,18 @@ class LogReport:
     n_bytes: int = 0
     identity: str = ""
     good: tuple[tuple[int, int], ...] = ()
+    logs: list[RunLog] = field(default_factory=list)
+    closed: EodMark | None = None
+
+    def day(self) -> Day:
+        """The verified date for reading: no byte is compared with its checksum again unless its file changed.
+
+        Raises:
+            DamagedLog: the log is damaged.
+        """
+        if self.problems:
+            raise damaged_log(self.problems, self.good)
+        return Day(self.trading_date, self.logs, self.closed, [], salvage=False)
 
     @property
     def clean(self) -> bool:
@@ -85,6 +100,8 @@ def verify_day(paths: DatePaths, progress: Callable[[int], None] | None = None) 
         n_bytes=sum(view.n_bytes for view in views),
         identity="" if problems else day_identity(logs, closed),
         good=good_ranges(logs),
+        logs=logs,
+        closed=closed,
     )
 
 

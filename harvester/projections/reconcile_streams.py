@@ -99,26 +99,50 @@ class Reconciled(NamedTuple):
         return [check for check in self.checks if check.verdict == "outside"]
 
 
+class Reconciler:
+    """Compares the streams of a date during a fold of it.
+
+    Args:
+        day: the date.
+
+    Attributes:
+        cuts: seqs at which the fold must end a batch and call `at_cut`.
+    """
+
+    def __init__(self, day: Day) -> None:
+        self._day = day
+        self._hours = {seq: hour for hour, seq in _hours(day)}
+        self.cuts = sorted(self._hours)
+        self._checks: list[Check] = []
+        self._before: dict[int, dict[str, Any]] = {}
+        self._looks: list[tuple[int, dict[int, list[Stretch]]]] = []
+
+    def at_cut(self, seq: int, engine: Engine) -> None:
+        """Measure the hour that ends with event `seq`, if one does; the engine has folded up to it."""
+        if seq not in self._hours:
+            return
+        hour, market = self._hours[seq], engine.market
+        self._before = _measured(market, self._before, hour, self._checks)
+        self._looks.append((hour, {con_id: market.stretches(con_id) for con_id in self._before}))
+
+    def result(self, engine: Engine) -> Reconciled:
+        """Every check of the date; the engine has folded all its events."""
+        checks = [*self._checks, *_volumes(engine.market, self._looks), *_bars(self._day, engine.market)]
+        checks.sort(key=lambda check: (check.symbol, check.con_id, check.hour, check.check))
+        return Reconciled(checks, engine.health.rows())
+
+
 def reconcile(day: Day, progress: Callable[[int, int], None] | None = None) -> Reconciled:
     """Fold the market of a date once, stopping at each hour, and compare."""
-    engine = Engine(market_only=True)
-    hours = _hours(day)
-    cuts = {seq: hour for hour, seq in hours}
-    checks: list[Check] = []
-    before: dict[int, dict[str, Any]] = {}
-    looks: list[tuple[int, dict[int, list[Stretch]]]] = []
+    engine, reconciler = Engine(market_only=True), Reconciler(day)
     total, done = day.rows, 0
-    for batch in day.batches(None, sorted(cuts)):
+    for batch in day.batches(None, reconciler.cuts):
         engine.fold(batch)
         done += len(batch)
         if progress:
             progress(done, total)
-        if batch.last_seq in cuts:
-            before = _measured(engine.market, before, cuts[batch.last_seq], checks)
-            looks.append((cuts[batch.last_seq], {con_id: engine.market.stretches(con_id) for con_id in before}))
-    checks += [*_volumes(engine.market, looks), *_bars(day, engine.market)]
-    checks.sort(key=lambda check: (check.symbol, check.con_id, check.hour, check.check))
-    return Reconciled(checks, engine.health.rows())
+        reconciler.at_cut(batch.last_seq, engine)
+    return reconciler.result(engine)
 
 
 def _hours(day: Day) -> list[tuple[int, int]]:

@@ -52,9 +52,21 @@ def fold_day(
     day: Day,
     progress: Callable[[int, int], None] | None = None,
     cuts: Sequence[int] = (),
-    at_cut: Callable[[int, dict[str, str]], None] | None = None,
+    at_cut: Callable[[int, Engine], None] | None = None,
+    at_end: Callable[[Engine], None] | None = None,
 ) -> ProjectResult:
-    """Fold a whole date; `progress` is told (events folded, events there are), `at_cut` (seq, digests) at each cut."""
+    """Fold a whole date.
+
+    Args:
+        day: the date.
+        progress: called with (events folded, events in the log).
+        cuts: seqs at which a batch ends, ascending.
+        at_cut: called with (seq, engine) at each cut.
+        at_end: called with the engine when all events are folded, before it finishes the date.
+
+    Raises:
+        DamagedLog: the log is damaged.
+    """
     engine = Engine()
     parts: dict[str, list[pa.RecordBatch]] = {name: [] for name in SCHEMAS}
     total, done = day.rows, 0
@@ -62,11 +74,13 @@ def fold_day(
     for batch in fold_batches(day, COLUMNS, ROWS_A_STEP, cuts):
         _keep(parts, engine.fold(batch).tables)
         if at_cut and batch.last_seq in wanted:
-            at_cut(batch.last_seq, engine.digests())
+            at_cut(batch.last_seq, engine)
         done += len(batch)
         if progress:
             progress(done, total)
     digests = engine.digests()
+    if at_end:
+        at_end(engine)
     _keep(parts, engine.finish().tables)
     runs = day.runs
     return ProjectResult(

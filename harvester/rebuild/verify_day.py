@@ -9,11 +9,10 @@ import msgspec
 from harvester.artefacts.episode_files import compare_day, superseded
 from harvester.calendar import iso
 from harvester.errors import CodeChanged, DamagedLog, Mismatch
-from harvester.eventlog.reader import open_day
 from harvester.eventlog.verify_log import verify_day
 from harvester.events.kinds import Action, Kind
 from harvester.projections.market.book import NO_BOOKS
-from harvester.projections.reconcile_streams import check_rows, reconcile
+from harvester.projections.reconcile_streams import Reconciler, check_rows
 from harvester.projections.run_params import RunParams, package_digest
 from harvester.rebuild.exports import FilesPart, compare_exports
 from harvester.rebuild.project import fold_day, recorder_holds
@@ -23,6 +22,8 @@ if TYPE_CHECKING:
 
     from harvester.eventlog.reader import Day, Mark
     from harvester.home import DatePaths, Home
+    from harvester.projections.engine import Engine
+    from harvester.projections.reconcile_streams import Reconciled
     from harvester.rebuild.project_result import ProjectResult
 
 
@@ -92,6 +93,7 @@ def verify(paths: DatePaths, progress: Callable[[str, int, int], None] | None = 
         NoLog: nothing was recorded on that date.
         FutureFormat: a newer Harvester wrote it.
     """
+    held = recorder_holds(paths)
     report = verify_day(paths, (lambda n: progress("log", n, 0)) if progress else None)
     log = LogPart(
         events=report.rows,
@@ -106,11 +108,9 @@ def verify(paths: DatePaths, progress: Callable[[str, int, int], None] | None = 
         found.exit_code = DamagedLog.exit_code
         found.files.note = found.exports.note = "not compared: the log is damaged"
         return found
-    held = recorder_holds(paths)
-    day = open_day(paths.trading_date, paths.home)
-    made = _replay(day, found.live, (lambda done, total: progress("replay", done, total)) if progress else None)
+    day = report.day()
+    made = _replay(day, found, (lambda done, total: progress("replay", done, total)) if progress else None)
     found.digests = made.digests
-    found.streams = _streams(day)
     if held or recorder_holds(paths):
         found.files.note = found.exports.note = "not compared: the day is being recorded"
     else:
@@ -124,11 +124,22 @@ def verify(paths: DatePaths, progress: Callable[[str, int, int], None] | None = 
     return found
 
 
-def _replay(day: Day, live: LivePart, progress: Callable[[int, int], None] | None) -> ProjectResult:
-    lines = day.live_digests()
+def _replay(day: Day, found: VerifyResult, progress: Callable[[int, int], None] | None) -> ProjectResult:
+    """Fold the date once; compare the live digests and the streams on the way."""
+    lines, live = day.live_digests(), found.live
     code, mine = _code_of_runs(day), package_digest()
+    compared, reconciler = {seq for _, seq, _ in lines}, Reconciler(day)
     seen: dict[int, dict[str, str]] = {}
-    made = fold_day(day, progress, sorted({seq for _, seq, _ in lines}), seen.__setitem__)
+
+    def at_cut(seq: int, engine: Engine) -> None:
+        if seq in compared:
+            seen[seq] = engine.digests()
+        reconciler.at_cut(seq, engine)
+
+    def at_end(engine: Engine) -> None:
+        found.streams = _streams(reconciler.result(engine))
+
+    made = fold_day(day, progress, sorted(compared.union(reconciler.cuts)), at_cut, at_end)
     for run, seq, digests in lines:
         live.points += 1
         if code.get(run) != mine:
@@ -142,9 +153,8 @@ def _replay(day: Day, live: LivePart, progress: Callable[[int, int], None] | Non
     return made
 
 
-def _streams(day: Day) -> StreamsPart:
-    found = reconcile(day)
-    return StreamsPart(checks=len(found.checks), measured=len(found.measured()), outside=check_rows(found.outside()))
+def _streams(of: Reconciled) -> StreamsPart:
+    return StreamsPart(checks=len(of.checks), measured=len(of.measured()), outside=check_rows(of.outside()))
 
 
 def _code_of_runs(day: Day) -> dict[str, str]:

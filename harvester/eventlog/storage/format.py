@@ -34,7 +34,7 @@ from harvester.events.kinds import SCHEMA_VERSION, Kind
 
 FORMAT_VERSION = 2
 MANIFEST, JOURNAL, DIGESTS, QUARANTINE = "manifest.json", "commits.jsonl", "live_digests.jsonl", "quarantine"
-DELETION = "deletion.json"  # lists the files a compaction is deleting; exists only during the deletion
+DELETION = "deletion.json"  # lists files to delete; in a run's folder only while a compaction deletes them
 MANIFEST_BYTES_MAX = 1024 * 1024
 
 Compression = Literal["lz4", "zstd"]
