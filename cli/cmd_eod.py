@@ -32,6 +32,10 @@ def eod(
     unfinished: Annotated[
         bool, typer.Option("--unfinished", help="Fold a date whose recording stopped before the end of its session.")
     ] = False,
+    replace_closed: Annotated[
+        bool,
+        typer.Option("--replace-closed", help="Fold a closed date again although it lost runs or holds other ones."),
+    ] = False,
     home: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -43,6 +47,9 @@ def eod(
     A date is finished when its last recording reached its end (--until, --duration, the end of extended trading), was
     stopped after the regular close, or has events up to the end of extended trading. Any other date is refused, because
     folding closes a date; --unfinished folds it anyway.
+
+    A closed date that lost a run, or holds another recording than it was closed with, is refused with exit code 1: what
+    is kept of it would shrink. --replace-closed folds what is there.
 
     Memory learns from the log only. Episode files that differ from the log prevent deletion: exit code 11.
 
@@ -70,6 +77,7 @@ def eod(
             archive=archive,
             allow_not_live=allow_not_live,
             unfinished=unfinished,
+            replace_closed=replace_closed,
             progress=bar.step,
             confirm=confirm,
         )

@@ -160,6 +160,8 @@ def tail(
 def verify(*, date: DateOption = None, home: HomeOption = None, as_json: JsonOption = False) -> None:
     """Verify every byte: checksums, hash chain, content hash, schemas, seq without holes, ts_recv never decreasing.
 
+    A closed date must also hold the runs that `hv eod` closed it with, except those that `hv eod` deleted.
+
     Exit code 0: clean. 1: damaged. Other codes: it could not run (2; no log 3; a newer format 4).
 
     Example: hv log verify --date 2025-07-17
@@ -250,18 +252,14 @@ def compact(*, date: NamedDateOption, home: HomeOption = None, as_json: JsonOpti
 
 def _runs_of(paths: DatePaths) -> list[list[Any]]:
     """Name, status, events, first and last ts_recv (ISO), bytes of each run of a date, deleted runs included."""
-    from harvester.errors import NoLog
+    from harvester.eventlog.closed_runs import differences_from_mark
     from harvester.eventlog.lock import DateLock
     from harvester.eventlog.reader import run_view
     from harvester.eventlog.runs_of_day import between_runs, read_marks, read_runs
 
     closed, asides, _ = read_marks(paths)
-    try:
-        runs = read_runs(paths)
-    except NoLog:
-        if closed is None:
-            raise
-        runs = []
+    runs = read_runs(paths, none_allowed=closed is not None)
+    lost = {damage.last_seq for damage in differences_from_mark(paths, runs, closed, asides)}
     misplaced = {hole.file.parent for hole in between_runs(runs, closed, paths.log, asides)}
     rows: list[list[Any]] = [[note.run, "set aside", 0, "", _iso(note.last_ts), 0] for note in asides]
     for run in runs:
@@ -275,10 +273,11 @@ def _runs_of(paths: DatePaths) -> list[list[Any]]:
     known, before = {row[0] for row in rows}, 0
     for one in closed.runs if closed else ():
         if one.run not in known:
-            rows.append([one.run, "deleted", one.last_seq - before, "", "", 0])
+            status = "lost" if one.last_seq in lost else "deleted"
+            rows.append([one.run, status, one.last_seq - before, "", "", 0])
         before = one.last_seq
     if closed and not closed.runs and not rows:
-        rows.append(["", "deleted", closed.last_seq, "", _iso(closed.last_ts), 0])
+        rows.append(["", "lost" if lost else "deleted", closed.last_seq, "", _iso(closed.last_ts), 0])
     return sorted(rows, key=lambda row: str(row[0]))
 
 

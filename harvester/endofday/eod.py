@@ -20,13 +20,14 @@ from harvester.artefacts.table_files import read_parquet
 from harvester.calendar import iso
 from harvester.endofday import datasets as kept
 from harvester.endofday.finished import must_be_over
-from harvester.errors import CannotRun, HarvesterError, Mismatch, NoLog
+from harvester.errors import CannotRun, DamagedLog, HarvesterError, Mismatch, NoLog
 from harvester.eventlog import archive as archiving
 from harvester.eventlog import deletion
+from harvester.eventlog.closed_runs import differences_from_mark, list_path
 from harvester.eventlog.compact import CANDIDATE
 from harvester.eventlog.eod_mark import ClosedRun, EodMark, closed_path, read_closed, write_closed
 from harvester.eventlog.lock import DateLock
-from harvester.eventlog.quarantine import NOTES
+from harvester.eventlog.quarantine import NOTES, read_quarantine_notes
 from harvester.eventlog.reader import open_day
 from harvester.eventlog.recover import recover_held
 from harvester.eventlog.storage.damage import damaged_log
@@ -56,6 +57,7 @@ class EodOptions:
 
     Attributes:
         unfinished: fold a date whose last run broke off before the end of the session.
+        replace_closed: fold a closed date again although runs it was closed with are missing or differ.
         at: called with the name of each step before it begins, `lock`, `delete` (each file) and `done` among them.
         progress: called with (step, done, total) while a step reads the log.
         confirm: called with the deletion list; False leaves everything in place.
@@ -66,6 +68,7 @@ class EodOptions:
     archive: bool = False
     allow_not_live: bool = False
     unfinished: bool = False
+    replace_closed: bool = False
     disk: Disk = field(default_factory=Disk)
     at: Callable[[str], None] = lambda _: None
     progress: Callable[[str, int, int], None] = lambda *_: None
@@ -141,7 +144,7 @@ def eod(paths: DatePaths, options: EodOptions | None = None) -> EodReport:
         LockHeld: another process records or folds the date.
         CannotRun: its session is not over; nothing is changed.
         NoLog: nothing was recorded on it.
-        DamagedLog: its log is damaged; nothing is changed.
+        DamagedLog: its log is damaged, or lacks what it was closed with; nothing is changed.
         Mismatch: the read-back of a file differs from what was written.
     """
     options = options or EodOptions()
@@ -176,9 +179,23 @@ def _settle(paths: DatePaths, disk: Disk) -> None:
 def _admit(paths: DatePaths, options: EodOptions) -> int:
     """The bytes of a log that may be folded; the next step compares them with their checksums."""
     day = open_day(paths.trading_date, paths.home, check=False)
+    if not options.replace_closed:
+        _must_hold_what_was_closed(paths, day)
     if not options.unfinished:
         must_be_over(day)
     return sum(run.n_bytes for run in day.runs)
+
+
+def _must_hold_what_was_closed(paths: DatePaths, day: Day) -> None:
+    """Reject a closed date that lost a run or holds another recording: folding it would shrink what is kept of it.
+
+    Raises:
+        DamagedLog: a run it was closed with is missing, or differs.
+    """
+    if lost := differences_from_mark(paths, day.logs, read_closed(paths), read_quarantine_notes(paths)):
+        error = damaged_log(lost, day.good)
+        move = "nothing was changed; restore it from a backup, or fold what is there with --replace-closed"
+        raise DamagedLog(error.file, error.offset, error.what, error.good, move)
 
 
 def _verify(folding: Folding) -> None:
@@ -189,7 +206,7 @@ def _verify(folding: Folding) -> None:
         done += n_bytes
         folding.options.progress("verify", done, 2 * folding.log_bytes)
 
-    report = verify_day(folding.paths, step)
+    report = verify_day(folding.paths, step, with_mark=False)
     if not report.clean:
         raise damaged_log(report.problems, report.good)
     folding.day = report.day()
@@ -309,7 +326,8 @@ def _close(folding: Folding) -> None:
     runs = [ClosedRun(run.run, run.last_seq, run.content_hash) for run in day.runs if run.rows]
     earlier = read_closed(paths)
     if earlier is not None and day.first_seq > 1:
-        runs = [run for run in earlier.runs if run.last_seq < day.first_seq] + runs
+        gone = [run for run in earlier.runs if run.last_seq < day.first_seq]
+        runs = [msgspec.structs.replace(run, deleted=True) for run in gone] + runs
     closed = EodMark(report.trading_date, result.last_seq, result.identity, result.last_ts, runs)
     if closed != earlier:
         _put_mark(folding, closed)
@@ -356,11 +374,6 @@ def _to_delete(paths: DatePaths, report: EodReport) -> list[Path]:
         return _doomed_folders(paths)
     report.notes.append(f"{day / QUARANTINE} stays: torn bytes of a killed run, kept nowhere else")
     return [*archiving.runs_in(day), *_doomed_folders(paths)[1:]]
-
-
-def list_path(paths: DatePaths) -> Path:
-    """Where a date's deletion list is stored: with what replaces the deleted files."""
-    return paths.dataset / DELETION
 
 
 def _delete(folding: Folding) -> None:

@@ -21,12 +21,13 @@ if TYPE_CHECKING:
 _BYTES_MAX = 16 * 1024 * 1024
 
 
-class ClosedRun(msgspec.Struct, frozen=True):
-    """A run of a closed date: its name, last seq and content hash."""
+class ClosedRun(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A run of a closed date: its name, last seq and content hash, and whether an earlier deletion took it for good."""
 
     run: str
     last_seq: int
     content_hash: str
+    deleted: bool = False
 
 
 class EodMark(msgspec.Struct, frozen=True):

@@ -69,7 +69,7 @@ class Committer:
     # runs
 
     def set_boundary(self, day: date) -> None:
-        """Keep events after a trading date out of its run. Only its last clock event has the boundary itself as stamp."""
+        """Keep events after a trading date out of its run; the stamp of its last clock event is the boundary itself."""
         end = day_bounds(day, self._settings.time_zone, self._settings.day_start)[1]
         self._inbox.boundary_ns, self._inbox.on_boundary = end, self._boundary
 

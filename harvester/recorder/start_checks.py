@@ -88,14 +88,20 @@ def check_symbol(symbol: str) -> None:
 
 
 def check_day(settings: Settings, home: Home, clock: Clock, trading_date: date) -> None:
-    """Refuse to append to a date's log what does not continue it. Reads only.
+    """Refuse to append to a date's log what does not continue it, or to begin a date of nothing. Reads only.
 
     Raises:
-        CannotRun: the gateway replays this very log, or market time is far behind the log's last event.
+        CannotRun: the gateway replays this very log, its market has ended, or market time is far behind the log's last
+            event.
     """
     followed = clock.path if isinstance(clock, FileClock) else home.gateway_file
     for file in dict.fromkeys((followed, home.gateway_file)):
         facts = running_gateway(file) or {}
+        if (facts.get("port"), facts.get("state")) == (settings.port, "ended"):
+            raise CannotRun(
+                f"the market of the simulated gateway at {settings.gateway_host}:{settings.port} has ended: it sends "
+                f"nothing more, and {trading_date} would be a date without data; start hv gateway again"
+            )
         if (facts.get("port"), facts.get("log")) == (settings.port, str(home.on(trading_date).log)):
             raise CannotRun(
                 f"the gateway at {settings.gateway_host}:{settings.port} replays {trading_date} from the log under "
