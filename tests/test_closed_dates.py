@@ -1,4 +1,4 @@
-"""A closed date must hold what it was closed with: a lost or replaced run is reported, and what is kept never shrinks."""
+"""A closed date must hold what it was closed with: a lost or replaced run is reported, and what is kept stays."""
 
 from __future__ import annotations
 

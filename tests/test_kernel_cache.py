@@ -260,7 +260,7 @@ def test_a_full_disk_costs_the_saving_not_the_start(
             disk.setattr(Path, place, full)
         result, lines = start()
     assert (result, len(lines)) == (42, 2)
-    assert f"cannot save the compiled market kernels in {folder}" in lines[1]
+    assert f"cannot save the market kernels compiled in {folder}" in lines[1]
     assert os.strerror(errno.ENOSPC) in lines[1]
     assert list(folder.iterdir()) == []
     assert len(start()[1]) == 1

@@ -20,10 +20,10 @@ import sys
 import tempfile
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
 SOURCES = (
     "projections/market/kernels.py",
@@ -133,17 +133,27 @@ def _publish(made: Path, folder: Path) -> None:
             raise
 
 
-def _njit(numba: Any, function: Any, cache: Path | None) -> Any:
-    """The dispatcher of `function`, not compiled yet; Numba reads and writes its files in `cache`."""
-    before = numba.config.CACHE_DIR
-    numba.config.CACHE_DIR = "" if cache is None else str(cache)
-    try:
-        return numba.njit(nogil=True, _nrt=False, cache=cache is not None, error_model="numpy")(function)
-    finally:
-        numba.config.CACHE_DIR = before
+class Kernel(NamedTuple):
+    """A function to compile: for which types, with which Numba options, and what messages call it."""
+
+    numba: Any
+    function: Any
+    signature: Any
+    options: dict[str, Any]
+    what: str
+
+    def dispatcher(self, cache: Path | None) -> Any:
+        """Numba's dispatcher, not compiled yet; it reads and writes its files in `cache`."""
+        config = self.numba.config
+        before = config.CACHE_DIR
+        config.CACHE_DIR = "" if cache is None else str(cache)
+        try:
+            return self.numba.njit(cache=cache is not None, **self.options)(self.function)
+        finally:
+            config.CACHE_DIR = before
 
 
-def _load(numba: Any, function: Any, signature: Any, folder: Path) -> Any:
+def _load(kernel: Kernel, folder: Path) -> Any:
     """The function from an intact cache folder, or None when Numba cannot use it."""
     with tempfile.TemporaryDirectory(prefix="hv-kernels-", ignore_cleanup_errors=True) as scratch:
         copy = Path(scratch) / "cache"  # Numba reads only where it may write, and saves there what it did not find
@@ -151,56 +161,77 @@ def _load(numba: Any, function: Any, signature: Any, folder: Path) -> Any:
             shutil.copytree(folder, copy)
         except OSError:  # a full disk
             copy = folder
-        made = _njit(numba, function, copy)
-        made.compile(signature)
+        made = kernel.dispatcher(copy)
+        made.compile(kernel.signature)
         return made if made.stats.cache_hits else None
 
 
-def _compile(numba: Any, function: Any, signature: Any, folder: Path | None) -> Any:
+def _compile(kernel: Kernel, folder: Path | None) -> Any:
     """Compile the function and save it; what cannot be saved is used from memory."""
     if folder is None:
-        made = _njit(numba, function, None)
-        made.compile(signature)
+        made = kernel.dispatcher(None)
+        made.compile(kernel.signature)
         return made
     scratch = folder.with_name(f"{folder.name}.{os.getpid()}.new")
     made = None
     try:
         shutil.rmtree(scratch, ignore_errors=True)
         scratch.mkdir()
-        made = _njit(numba, function, scratch)
-        made.compile(signature)
+        made = kernel.dispatcher(scratch)
+        made.compile(kernel.signature)
         _publish(scratch, folder)
     except OSError as error:
-        report(f"cannot save the compiled market kernels in {folder}: {error.strerror or error}; free or change it")
+        report(f"cannot save {kernel.what} compiled in {folder}: {error.strerror or error}; free or change that folder")
         if made is None or not made.signatures:
-            return _compile(numba, function, signature, None)
+            return _compile(kernel, None)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     return made
 
 
-def _why_compile(source_folder: Path, folder: Path | None) -> str:
+def _why_compile(what: str, source_folder: Path, folder: Path | None) -> str:
     if folder is None:
         places = " or ".join(map(str, bases(source_folder)))
-        return f"compiling the market kernels in memory, at each start {HALF_A_MINUTE}: cannot write to {places}"
+        return f"compiling {what} in memory, at each start {HALF_A_MINUTE}: cannot write to {places}"
     if any(path.is_file() for path in folder.rglob("*")):
-        found = f"the compiled market kernels in {folder} are damaged or of another machine"
+        found = f"{what} compiled in {folder} are damaged or of another machine"
         return f"{found}: compiling them again, {HALF_A_MINUTE}"
-    return f"compiling the market kernels, once for this version and machine: {HALF_A_MINUTE}"
+    return f"compiling {what}, once for this version and machine: {HALF_A_MINUTE}"
 
 
-def _load_or_compile(numba: Any, function: Any, signature: Any, source_folder: Path, name: str) -> Any:
+def _load_or_compile(kernel: Kernel, source_folder: Path, name: str) -> Any:
     for base in bases(source_folder):
         found = base / f"kernels-{name}"
         if intact(found):
             with suppress(Exception):  # whatever Numba or pickle raise on such files: they are no use
-                if (made := _load(numba, function, signature, found)) is not None:
+                if (made := _load(kernel, found)) is not None:
                     return made
             with suppress(OSError):
                 (found / CHECKSUMS).unlink()
     folder = choose(source_folder, name)
-    report(_why_compile(source_folder, folder))
-    return _compile(numba, function, signature, folder)
+    report(_why_compile(kernel.what, source_folder, folder))
+    return _compile(kernel, folder)
+
+
+def cached(source: str, kernel: Kernel, sources: Sequence[str] = SOURCES) -> Any:
+    """Compile a function, or load it from the cache.
+
+    Args:
+        source: the file of the function, `harvester/<folder>/<folder>/<name>.py`; the cache is in the upper folder.
+        kernel: the function; one for each list of sources.
+        sources: files of the package that are part of its machine code.
+    """
+    from llvmlite import binding  # type: ignore[import-untyped]
+
+    numba = kernel.numba
+    processor = f"{platform.machine()} {binding.get_host_cpu_name()} {binding.get_host_cpu_features().flatten()}"
+    file = Path(source).resolve()
+    place, stamp = file.parents[1], file.stat()
+    parts = [(place.parent / name).read_bytes() for name in sources]
+    parts.append(f"{file} {stamp.st_mtime_ns} {stamp.st_size}".encode())  # Numba's files are tied to them
+    made = _load_or_compile(kernel, place, key(numba.__version__, processor, str(numba.config.BOUNDSCHECK), parts))
+    made.disable_compile()
+    return made
 
 
 def decorator(numba: Any, source: str, *signature: Any, apart: bool = False) -> Any:
@@ -211,21 +242,8 @@ def decorator(numba: Any, source: str, *signature: Any, apart: bool = False) -> 
     The kernels allocate nothing and every array outlives the call, so Numba's reference counting is off (`_nrt`):
     counting fifty arrays at each inner call made the kernel ten times slower. No divisor is zero: prices are positive.
     """
+    options = {"nogil": True, "_nrt": False, "error_model": "numpy"}
     if not signature:
-        return numba.njit(nogil=True, _nrt=False, forceinline=not apart, error_model="numpy")
-    from llvmlite import binding  # type: ignore[import-untyped]
-
-    processor = f"{platform.machine()} {binding.get_host_cpu_name()} {binding.get_host_cpu_features().flatten()}"
-    kernels = Path(source).resolve()
-    place = kernels.parents[1]
-    stamp = kernels.stat()
-    sources = [(place.parent / name).read_bytes() for name in SOURCES]
-    sources.append(f"{kernels} {stamp.st_mtime_ns} {stamp.st_size}".encode())  # Numba's files are tied to them
-    name = key(numba.__version__, processor, str(numba.config.BOUNDSCHECK), sources)
-
-    def compiled(function: Any) -> Any:
-        made = _load_or_compile(numba, function, signature[0], place, name)
-        made.disable_compile()
-        return made
-
-    return compiled
+        return numba.njit(forceinline=not apart, **options)
+    what = "the market kernels"
+    return lambda function: cached(source, Kernel(numba, function, signature[0], options, what))
