@@ -59,7 +59,7 @@ def eod(
     from harvester.artefacts.episode_files import WAY_OUT
     from harvester.endofday.eod import NOT_CONFIRMED, EodOptions
     from harvester.endofday.eod import eod as run
-    from harvester.errors import BadSetting, Mismatch
+    from harvester.errors import BadSetting, HarvesterError, Mismatch
     from harvester.home import Home, parse_date
 
     if delete_temp and not yes and (as_json or not sys.stdin.isatty()):
@@ -86,6 +86,8 @@ def eod(
         typer.echo(json_text.dumps(report.plain()))
     else:
         _show(report)
+    if report.damaged:
+        raise HarvesterError(f"{date} is folded, but a version of memory is a {report.damaged[0]}")
     if wrong := [difference for difference in report.differences if difference.what != "missing"]:
         first, more = wrong[0], f", {len(wrong) - 1} more" if len(wrong) > 1 else ""
         kept = "; deletion stopped" if delete_temp else ""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import shutil
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -14,18 +16,20 @@ from harvester.endofday.eod import EodOptions, eod
 from harvester.errors import DamagedLog, HarvesterError, NoLog
 from harvester.eventlog.closed_runs import list_path
 from harvester.eventlog.eod_mark import EodMark, closed_path, read_closed, write_closed
+from harvester.eventlog.quarantine import NOTES, QuarantineNote, add_note
 from harvester.eventlog.reader import open_day
 from harvester.eventlog.verify_log import verify_day
+from harvester.files import Disk
 from harvester.home import Home
 from harvester.memory import fold_days
 from tests.log_samples import DATE, write_run
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     from harvester.home import DatePaths
 
+SOURCES = Path(__file__).resolve().parent.parent / "harvester"
 EARLY = EodOptions(unfinished=True)
 GONE = EodOptions(unfinished=True, delete_temp=True)
 KEPT = EodOptions(unfinished=True, delete_temp=True, archive=True)
@@ -187,3 +191,72 @@ def test_memory_of_a_replaced_date_is_that_of_the_new_log(home: Home, paths: Dat
     eod(paths, EodOptions(unfinished=True, replace_closed=True))
     memory = fold_days.decode(home.memory_latest.read_bytes(), "")
     assert [day["content_hash"] for day in memory["days"]] == [open_day(DATE, home).identity()]
+
+
+def flipped(path: Path, at: int) -> None:
+    """Set the top bit of a byte: what was ASCII is no UTF-8 then."""
+    data = bytearray(path.read_bytes())
+    data[at] ^= 0x80
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize("name", ["memory_latest", "deletion", "closed", "notes"])
+def test_a_file_that_is_not_utf_8_is_damage_in_our_words(home: Home, paths: DatePaths, name: str) -> None:
+    """The top bit of any byte set, in each file beside the log: exit code 1 and a line that names the file."""
+    eod(paths, KEPT)
+    file = {
+        "memory_latest": home.memory_latest,
+        "deletion": list_path(paths),
+        "closed": closed_path(paths),
+        "notes": paths.log / NOTES,
+    }[name]
+    if name == "notes":
+        file.parent.mkdir(parents=True, exist_ok=True)
+        add_note(file.parent, QuarantineNote("r004", 41, 50, 0, "gone", ""), Disk())
+    whole = file.read_bytes()
+    for at in range(1, len(whole) - 1, max(len(whole) // 9, 1)):
+        flipped(file, at)
+        code, text = hv(home, "eod", "--unfinished", "--delete-temp", "--yes")
+        assert (code, str(file) in text) == (1, True), (at, text)
+        file.write_bytes(whole)
+
+
+@pytest.mark.parametrize("command", ["verify", "eod"])
+def test_every_flipped_bit_of_a_memory_version_is_noticed(home: Home, paths: DatePaths, command: str) -> None:
+    """The file a damaged memory is restored from: `hv verify` and `hv eod` end with 1 and name it."""
+    (version,) = home.memory_versions.glob("memory_*.json")
+    words = {"verify": ("verify",), "eod": ("eod", "--unfinished")}[command]
+    whole = version.read_bytes()
+    assert hv(home, *words)[0] == 0
+    for at, bit in ((0, 1), (len(whole) // 2, 128), (len(whole) - 3, 4)):
+        data = bytearray(whole)
+        data[at] ^= bit
+        version.write_bytes(data)
+        code, text = hv(home, *words)
+        assert (code, version.name in text) == (1, True), (at, text)
+        version.write_bytes(whole)
+
+
+def test_bits_of_versions_are_noticed_wherever_they_are(home: Home, paths: DatePaths) -> None:
+    """One bit of each byte of a version flipped, one after the other: none passes."""
+    (version,) = home.memory_versions.glob("memory_*.json")
+    whole = version.read_bytes()
+    passed = []
+    for at in range(len(whole) - 1):
+        data = bytearray(whole)
+        data[at] ^= 1 << at % 8
+        try:
+            memory = fold_days.decode(bytes(data), version.name)
+        except HarvesterError:
+            continue
+        passed.append(at) if fold_days.encode(memory) != whole else None
+    assert passed == []
+
+
+def test_json_of_files_is_read_by_one_function() -> None:
+    """No module decodes the JSON of a file past `json_value`: msgspec lets a UnicodeDecodeError out."""
+    for path in sorted(SOURCES.rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) in {"msgspec.json.decode", "json.loads"}:
+                of_file = "read" in ast.unparse(node) or "data" in ast.unparse(node)
+                assert not of_file or path.name == "files.py", f"{path.name}: {ast.unparse(node)}"

@@ -502,7 +502,7 @@ def test_a_list_of_another_log_is_not_carried_out(whole, foreign, tmp_path):
         eod(home.on(NEXT), EodOptions(at=at, **DELETING))
     shutil.rmtree(home.on(NEXT).log)
     shutil.copytree(foreign.on(NEXT).log, home.on(NEXT).log)
-    eod(home.on(NEXT))
+    eod(home.on(NEXT), EodOptions(replace_closed=True))
     shutil.rmtree(home.on(NEXT).episodes)  # listed, and gone
     confirmed = []
     options = EodOptions(confirm=lambda listed: not confirmed.append(listed.content_hash), **DELETING)

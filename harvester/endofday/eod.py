@@ -77,7 +77,10 @@ class EodOptions:
 
 @dataclass
 class EodReport:
-    """What was done. `stopped` says why nothing was deleted although it was asked for."""
+    """What was done.
+
+    `stopped` says why nothing was deleted although it was asked for; `damaged` lists damaged files of memory/versions.
+    """
 
     trading_date: str
     content_hash: str = ""
@@ -95,6 +98,7 @@ class EodReport:
     deleted: int = 0
     stays: list[str] = field(default_factory=list)
     stopped: str = ""
+    damaged: list[str] = field(default_factory=list)
 
     def plain(self) -> dict[str, Any]:
         """For `--json`."""
@@ -160,6 +164,7 @@ def eod(paths: DatePaths, options: EodOptions | None = None) -> EodReport:
             if not skipped.get(name):
                 options.at(name)
                 step(folding)
+        report.damaged = [str(damaged) for damaged in memory_fold.damaged_versions(paths.home)]
         options.at("done")
     return report
 

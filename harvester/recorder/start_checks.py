@@ -11,6 +11,7 @@ from harvester.calendar import check_exchange, iso
 from harvester.clock import FileClock, MachineClock
 from harvester.errors import BadSetting, CannotRun, NoLog
 from harvester.eventlog.runs_of_day import read_runs
+from harvester.files import json_value
 from harvester.home import file_name
 from harvester.projections.trading.costs import cost_table
 from harvester.projections.trading.strategies import describe
@@ -154,7 +155,7 @@ def other_port_hint(settings: Settings, home: Home) -> str:
 def running_gateway(file: Path) -> dict[str, Any] | None:
     """A `gateway.json`, if it is readable and its gateway is alive; else None."""
     try:
-        facts = msgspec.json.decode(file.read_bytes(), type=dict)
+        facts = json_value(file.read_bytes(), dict[str, Any])
         facts["port"], pid = int(facts["port"]), int(facts["pid"])
     except (OSError, msgspec.MsgspecError, KeyError, TypeError, ValueError):
         return None
