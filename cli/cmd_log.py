@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from harvester.eventlog.compact import Compaction
+    from harvester.eventlog.deletion import DeletionList
     from harvester.eventlog.reader import Day, RunView
     from harvester.eventlog.verify_log import LogReport
     from harvester.events.batch import Batch
@@ -248,6 +249,45 @@ def compact(*, date: NamedDateOption, home: HomeOption = None, as_json: JsonOpti
         typer.echo(str(one))
     if not done:
         typer.echo(f"nothing to compact: every run of {date} is compacted or empty")
+
+
+@log.command()
+def remove(
+    *,
+    date: NamedDateOption,
+    yes: Annotated[
+        bool, typer.Option("--yes", help="Delete without asking (required with --json or without a terminal).")
+    ] = False,
+    home: HomeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Remove a date without market events: a recording that was started when the market had ended.
+
+    A date with a single tick, trade, quote, book row, bar or scanner row is refused (exit code 2), and so is a closed,
+    archived or damaged one. It deletes as `hv eod --delete-temp` does: by a list, and only files that are as listed. If
+    it is interrupted, run it again: it continues where it stopped.
+
+    Example: hv log remove --date 2025-07-19
+    """
+    from harvester.endofday.remove import remove as run
+    from harvester.errors import BadSetting
+    from harvester.home import parse_date
+
+    if not yes and (as_json or not sys.stdin.isatty()):
+        why = "--json cannot ask" if as_json else "there is no terminal"
+        raise BadSetting(f"hv log remove asks before it deletes, but {why}; give --yes to delete without asking")
+
+    def confirm(listed: DeletionList) -> bool:
+        size = sum(file.bytes for file in listed.files)
+        if not as_json:
+            typer.echo(f"to delete: {len(listed.files)} files, {size:,} bytes below temp/; {date} has no market event")
+        return yes or typer.confirm("delete them?")
+
+    deleted = run(_home(home).on(parse_date(date)), confirm)
+    if as_json:
+        _lines([{"trading_date": date, "deleted": deleted or 0}])
+    else:
+        typer.echo("nothing was deleted" if deleted is None else f"deleted {deleted} files of {date}")
 
 
 def _runs_of(paths: DatePaths) -> list[list[Any]]:

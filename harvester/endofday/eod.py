@@ -358,14 +358,15 @@ def _archive(folding: Folding) -> None:
     folding.report.written += archiving.archive(folding.paths, folding.options.disk, folding.day.logs)
 
 
-def _doomed_folders(paths: DatePaths) -> list[Path]:
+def doomed_folders(paths: DatePaths) -> list[Path]:
+    """Folders below `temp/` that are deleted with a date."""
     return [paths.log, paths.episodes, paths.snapshots]
 
 
 _LOG_FILES = frozenset((MANIFEST, CANDIDATE, DELETION, *names_of("stream"), *names_of("compacted")))
 
 
-def _strangers(paths: DatePaths) -> list[Path]:
+def strangers(paths: DatePaths) -> list[Path]:
     """Files beside the log that nothing replaces, so that nothing may delete them; torn bytes in quarantine aside."""
     day = paths.log
     runs = archiving.runs_in(day)
@@ -376,9 +377,9 @@ def _strangers(paths: DatePaths) -> list[Path]:
 def _to_delete(paths: DatePaths, report: EodReport) -> list[Path]:
     day = paths.log
     if not (day / QUARANTINE).exists():
-        return _doomed_folders(paths)
+        return doomed_folders(paths)
     report.notes.append(f"{day / QUARANTINE} stays: torn bytes of a killed run, kept nowhere else")
-    return [*archiving.runs_in(day), *_doomed_folders(paths)[1:]]
+    return [*archiving.runs_in(day), *doomed_folders(paths)[1:]]
 
 
 def _delete(folding: Folding) -> None:
@@ -394,14 +395,14 @@ def _delete(folding: Folding) -> None:
     found = deletion.found_in(root, _to_delete(paths, report))
     with naming(paths.log):
         listed = deletion.list_files(root, found, date, identity, log_kept)
-    if strangers := _strangers(paths):
-        report.stopped = f"{strangers[0]} is not part of the log"
+    if others := strangers(paths):
+        report.stopped = f"{others[0]} is not part of the log"
         return
     if not listed.files and not listed.folders:
         return  # an earlier list, if there is one, stays as the record of what went
     if not options.confirm(listed):
         report.stopped = NOT_CONFIRMED
-        report.stays = [p.relative_to(paths.home.root).as_posix() for p in _doomed_folders(paths) if p.exists()]
+        report.stays = [p.relative_to(paths.home.root).as_posix() for p in doomed_folders(paths) if p.exists()]
         return
     _write_list(paths, listed, options.disk)
     _carry_out(paths, listed, options, report)
@@ -413,7 +414,7 @@ def _carry_out(paths: DatePaths, listed: deletion.DeletionList, options: EodOpti
         report.deleted += 1
         options.progress("delete", report.deleted, len(listed.files) + len(listed.folders))
 
-    report.stays = deletion.carry_out(paths.home.root, listed, options.disk, _doomed_folders(paths), progress)
+    report.stays = deletion.carry_out(paths.home.root, listed, options.disk, doomed_folders(paths), progress)
     if report.stays:
         report.stopped = report.stays[0]
         return
