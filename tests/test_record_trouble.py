@@ -14,6 +14,7 @@ from cli.app import app
 from harvester.calendar import day_bounds, iso
 from harvester.clock import LockstepClock, MachineClock
 from harvester.config import Settings
+from harvester.endofday.eod import EodOptions, eod
 from harvester.errors import (
     BadSetting,
     CannotRun,
@@ -23,6 +24,7 @@ from harvester.errors import (
     LogWriteFailed,
     UnknownSymbol,
 )
+from harvester.eventlog.lock import DateLock
 from harvester.eventlog.reader import open_day
 from harvester.eventlog.verify_log import verify_day
 from harvester.events.kinds import Action, Kind, Own, Stream
@@ -467,3 +469,57 @@ def test_a_recording_that_ends_at_the_boundary_begins_no_other_date(tmp_path: Pa
 def test_the_real_disk_is_the_default(tmp_path: Path) -> None:
     """A short recording with real syncs verifies."""
     sound(run(lockstep(one(), Home(tmp_path), minutes=1, disk=Disk())))
+
+
+def hv_status(home: Home, *words: str) -> tuple[int, str]:
+    done = CliRunner().invoke(app, ["status", "--date", str(DATE), "--home", str(home.root), *words])
+    return done.exit_code, done.output
+
+
+def test_status_lacks_only_what_was_asked_for(tmp_path: Path) -> None:
+    """Five symbols use all five tick-by-tick lines for AllLast: no BidAsk is planned, and none is called missing.
+
+    Depth lines that take turns are not missing between their turns either; a refused stream is.
+    """
+    market = model(symbols=("ACME", "BOLT", "CRUX", "DYNE", "EMBR"))
+    given = {"depth_rotation_minutes": 1, "minutes": 3.5}
+    recorded = run(lockstep(market, Home(tmp_path), faults="+60 BOLT:l1 refuse 354\n+61 BOLT:l1 error 354", **given))
+    found = status(recorded.home.on(DATE))
+    assert found.symbols == ["ACME", "BOLT", "CRUX", "DYNE", "EMBR"]
+    assert {symbol: set(lacks) for symbol, lacks in found.lacking.items()} == {"BOLT": {"l1"}}
+    assert "ACME: complete" in hv_status(recorded.home)[1]
+    one_symbol = status(run(lockstep(one(), Home(tmp_path / "one"), minutes=1)).home.on(DATE))
+    assert one_symbol.lacking == {"ACME": dict.fromkeys(("all_last", "bars_5s"), "no data yet")}  # before the open
+
+
+def test_status_check_is_for_cron(tmp_path: Path) -> None:
+    """`--check` is 0 while all is recorded, 1 if nobody records, the feed is down or a stream is missing."""
+    recorded = run(lockstep(one(), Home(tmp_path), minutes=1))
+    assert hv_status(recorded.home)[0] == 0
+    code, said = hv_status(recorded.home, "--check")
+    assert (code, f"{DATE} is not being recorded" in said) == (1, True)
+    found = status(recorded.home.on(DATE))
+    with DateLock(recorded.home.on(DATE)):
+        assert hv_status(recorded.home, "--check") == (0, hv_status(recorded.home)[1])
+        assert status(recorded.home.on(DATE)).wrong() == []
+    at_work = msgspec.structs.replace(found, recording=True)
+    assert at_work.wrong() == []
+    no_quotes = {"ACME": {"all_last": "no data yet", "l1": "no data yet"}}
+    assert msgspec.structs.replace(at_work, lacking=no_quotes).wrong() == ["ACME lacks l1 (no data yet)"]
+    assert msgspec.structs.replace(at_work, outage=True).wrong() == ["the feed is down"]
+    lacking = {"ACME": {"l1": "refused 354"}}
+    assert msgspec.structs.replace(at_work, lacking=lacking).wrong() == ["ACME lacks l1 (refused 354)"]
+    assert msgspec.structs.replace(at_work, symbols=[]).wrong() == ["no stream was subscribed yet"]
+
+
+def test_status_tells_closed_from_ended_and_archived(tmp_path: Path) -> None:
+    """Ended, then folded, then archived: three things to say, never "last run: compacted"."""
+    recorded = run(lockstep(one(), Home(tmp_path), minutes=1))
+    paths = recorded.home.on(DATE)
+    said = [hv_status(recorded.home)[1]]
+    for options in (EodOptions(), EodOptions(archive=True, delete_temp=True)):
+        eod(paths, options)
+        said.append(hv_status(recorded.home)[1])
+    assert ["closed: hv eod folded it" in text for text in said] == [False, True, True]
+    assert ["its log is archived in" in text for text in said] == [False, False, True]
+    assert not any("compacted" in text for text in said)
