@@ -1,4 +1,4 @@
-"""Append to the event log as a recorder does, against what a bare fsync costs here. Prints one JSON line.
+"""Append to the event log as a recorder does, compared with a bare fsync. Prints one JSON line.
 
 python bench/bench_append.py [--home FOLDER] [--commits 60] [--compression none|lz4]
 """
@@ -27,7 +27,7 @@ from harvester.events.batch import Batch
 from harvester.events.kinds import SCHEMAS, Kind
 from harvester.home import Home
 
-# What a minute of five US stocks looks like: mostly L1 ticks and depth, some prints and quotes, one clock a second.
+# Like a minute of five US stocks: mostly L1 ticks and depth, some prints and quotes, one clock a second.
 SHARES = {Kind.TICK: 0.35, Kind.DEPTH: 0.4, Kind.QUOTE: 0.15, Kind.TRADE: 0.1}
 FILLED = {
     Kind.TICK: {"msg": 1, "field": 2, "price": 123.45, "size": 300.0, "attribs": 0},

@@ -2,11 +2,11 @@
 
     python bench/bench_book.py [--events 2000000] [--mixed] [--home FOLDER] [--peers PYTHON]
 
-Ours: `open_day` apart (it re-reads every byte against its checksum), then mapped files, merge and kernels, to the books
+Ours: `open_day` separately (it compares every byte with its checksum), then mapped files, merge and kernels, to books
 and every bucket column as NumPy rows; `memory` is the same events already read, `engine` is from the file through all
 projections of the market, digests and Arrow tables. Peers run in a process of their own, with `--peers` or
-BENCH_PEERS as interpreter (see docs/benchmarks.md), else with this one. Days lie under `--home` (else the system's
-folder for temporary files) and are used again. One JSON line.
+BENCH_PEERS as interpreter (see docs/benchmarks.md), else with this one. Days are stored under `--home` (else the
+system's temporary folder) and reused. One JSON line.
 """
 
 from __future__ import annotations

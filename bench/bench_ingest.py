@@ -53,7 +53,7 @@ def stream(messages: int, ids: dict[str, str]) -> list[bytes]:
 
 
 def read_requests(client: socket.socket) -> dict[str, str]:
-    """Greet, answer a contract look-up, and give the request ids once L1, AllLast and depth are asked for."""
+    """Greet, answer a contract look-up, and return the request ids once L1, AllLast and depth are subscribed."""
     client.settimeout(120)
     assert client.recv(4) == b"API\0"
     deframer, ids = Deframer(), {}
@@ -79,7 +79,7 @@ def contract(req_id: str) -> bytes:
 
 
 def serve(pipe: multiprocessing.connection.Connection, messages: int, one_per_packet: bool) -> None:
-    """Serve one client: send everything, tell when it began, wait until the client is through."""
+    """Serve one client: send everything, report the start time, wait until the client has finished."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         pipe.send(server.getsockname()[1])
         client, _ = server.accept()
@@ -95,7 +95,7 @@ def serve(pipe: multiprocessing.connection.Connection, messages: int, one_per_pa
 
 
 async def plain(port: int, messages: int) -> float:
-    """Receive with ib_async alone, tickers and order book kept as it keeps them."""
+    """Receive with ib_async alone, including its tickers and order book."""
     from ib_async import IB, Stock
 
     logging.disable(logging.CRITICAL)
@@ -124,7 +124,7 @@ async def recorder(port: int, messages: int) -> float:
     found: list[Recorder] = []
     stop = asyncio.Event()
     options = {"port": port, "symbols": [SYMBOL], "tick_by_tick_lines": 1, "depth_lines": 1, "five_second_bars": False}
-    options |= {"compact": False}  # what comes after the recording is not receiving
+    options |= {"compact": False}  # later work is not receiving
     with tempfile.TemporaryDirectory() as folder:
         work = asyncio.create_task(
             record(Settings.load(options), Home(Path(folder)), MachineClock(), stop=stop, watch=found.append)
@@ -133,7 +133,7 @@ async def recorder(port: int, messages: int) -> float:
             await asyncio.sleep(0.002)
             if work.done():
                 work.result()
-        stop.set()  # the last commit waits for no timer
+        stop.set()  # the last commit does not wait for a timer
         summary = await work
         ended = time.monotonic()
         assert sum(summary.rows[kind] for kind in ("tick", "trade", "depth")) >= messages

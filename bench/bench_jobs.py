@@ -2,8 +2,8 @@
 
     python bench/bench_jobs.py [--events 1000000] [--dates 4] [--jobs 2] [--home FOLDER]
 
-Every file of both is compared byte by byte. Kernels are compiled before the clock starts. Days lie under `--home` (else
-the system's folder for temporary files) and are used again.
+Every file of both is compared byte by byte. Kernels are compiled before the clock starts. Days are stored under
+`--home` (else the system's temporary folder) and reused.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ PROJECT = Path(__file__).resolve().parent.parent
 
 
 def dated(folder: Path, events: int, dates: int) -> Home:
-    """A home with so many dates, each another day of the same market."""
+    """A home with this many dates, each another day of the same market."""
     home = Home(folder / f"jobs-{dates}-{events}")
     done = home.root / "written.json"
     if not done.exists():

@@ -46,7 +46,7 @@ DAY = generator.DAY
 
 
 class Unsynced(Disk):
-    """57,600 commits in a minute: what is on the disk after a crash does not matter here."""
+    """57,600 commits in a minute, without syncs: durability does not matter here."""
 
     def fsync(self, file: FileIO) -> None:
         """Leave it to the system."""
@@ -60,7 +60,7 @@ def size(folder: Path) -> int:
 
 
 def reading(home: Home) -> dict[str, float]:
-    """Seconds to open the day, to read all its events whole, and to read what a fold needs; the best of three."""
+    """Seconds to open the day, to read all columns of its events, and to read those of a fold; the best of three."""
     best: dict[str, float] = {}
     for _ in range(3):
         start = time.perf_counter()
@@ -75,7 +75,7 @@ def reading(home: Home) -> dict[str, float]:
 
 
 def folding(home: Home) -> float:
-    """Seconds from nothing to the projections of the whole day, without writing them; the better of two."""
+    """Seconds from opening to the projections of the whole day, without writing them; the better of two."""
     seconds = []
     for _ in range(2):
         start = time.perf_counter()
@@ -127,7 +127,7 @@ def size_of_depth(home: Home) -> dict[str, float]:
 
 
 def live(home: Home, events: int, commits: int) -> dict[str, object]:
-    """A log of `commits` commits, a clock event in each, not compacted, against the same log compacted."""
+    """A log of `commits` commits with a clock event in each, uncompacted, compared with the same log compacted."""
     whole = Batch.concat(list(generator.batches(events, mixed=True, first_seq=1)))
     whole = Batch({kind: rows for kind, rows in whole.tables.items() if kind is not Kind.CLOCK})
     whole = renumbered(whole)
@@ -157,7 +157,7 @@ def live(home: Home, events: int, commits: int) -> dict[str, object]:
 
 
 def renumbered(whole: Batch) -> Batch:
-    """Number the events anew from 1, in their order."""
+    """Renumber the events from 1, in their order."""
     seqs = np.sort(np.concatenate([rows.column(0).to_numpy() for rows in whole.tables.values()]))
     tables = {}
     for kind, rows in whole.tables.items():

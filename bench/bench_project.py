@@ -2,8 +2,8 @@
 
     python bench/bench_project.py [--events 10000000] [--symbols 5] [--mixed] [--home FOLDER]
 
-One JSON line: seconds, events per second, peak memory. Kernels are compiled before the clock starts. Memory is that of
-a run of its own: to be asked for it fifty times a second slows a process by a third.
+One JSON line: seconds, events per second, peak memory. Kernels are compiled before the clock starts. Memory is
+measured in a separate run: sampling it fifty times a second slows a process by a third.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ PROJECT = Path(__file__).resolve().parent.parent
 
 
 def projected(home: Path, *, watched: bool = False) -> tuple[float, float, dict[str, object]]:
-    """Seconds, peak MB of the process if it is watched, and what `--json` says."""
+    """Seconds, peak MB of the process if it is sampled, and the output of `--json`."""
     out = home / "out"
     shutil.rmtree(out, ignore_errors=True)
     words = ["-m", "cli.app", "project", "--date", DAY.isoformat(), "--home", str(home), "--out", str(out), "--json"]

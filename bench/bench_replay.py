@@ -24,9 +24,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from harvester.events.batch import Batch
 from harvester.events.kinds import SCHEMAS, Kind
 from harvester.projections.engine import Engine
+from harvester.units import SECOND_NS
 
-SYMBOLS, ROWS, SECOND = 5, 10, 1_000_000_000
-START = 1_752_759_000 * SECOND
+SYMBOLS, ROWS = 5, 10
+START = 1_752_759_000 * SECOND_NS
 STREAMS = ("depth", "bid_ask", "all_last")
 
 
@@ -53,8 +54,8 @@ def table(kind: Kind, seq: np.ndarray, ts: np.ndarray, **columns: np.ndarray) ->
 def day(events: int, mixed: bool, first_seq: int) -> Batch:
     """The same day for the same arguments. A pair of insert and delete keeps every book at 9 or 10 rows."""
     chance = np.random.default_rng(7)
-    ts = START + np.sort(chance.integers(0, 6 * 3600 * SECOND, events))
-    clocks = np.arange(START + SECOND, START + 6 * 3600 * SECOND, SECOND)
+    ts = START + np.sort(chance.integers(0, 6 * 3600 * SECOND_NS, events))
+    clocks = np.arange(START + SECOND_NS, START + 6 * 3600 * SECOND_NS, SECOND_NS)
     everything = np.concatenate([ts, clocks])
     order = np.argsort(everything, kind="stable")
     rank = np.empty(len(order), np.int64)

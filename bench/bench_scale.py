@@ -5,9 +5,9 @@
 Five symbols at each size, every size in a process of its own that takes the fastest of three: `ns_per_event` from the
 mapped file to books and bucket rows, as `bench_book.py`; `engine_ns_per_event` through all projections of the market,
 digests and tables included; `rss_peak_mb` is all that is resident, pages of the mapped file among it,
-`anonymous_peak_mb` what the process itself holds. `scale_line` is the least-squares line through the seconds, and how
-far the worst size lies from it. `breadth` has as many events of many symbols beside those of five. Days are written
-below `--home` (else the system's folder for temporary files), about 77 bytes an event, and deleted.
+`anonymous_peak_mb` what the process itself holds. `scale_line` is the least-squares line through the seconds, and the
+distance of the worst size from it. `breadth` compares many symbols with five at the same number of events. Days are
+written below `--home` (else the system's temporary folder), about 77 bytes an event, and deleted.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ STATUS = Path("/proc/self/status")
 
 
 class Anonymous(threading.Thread):
-    """Samples what the process holds besides mapped files; stays at 0 where the system does not tell."""
+    """Samples the process's memory without mapped files; stays at 0 where the system does not report it."""
 
     def __init__(self) -> None:
         super().__init__(daemon=True)
@@ -55,7 +55,7 @@ class Anonymous(threading.Thread):
 
 
 def measured(home: Home) -> dict[str, float]:
-    """In this process: seconds to open, to bucket rows and through the engine, and what it held at most."""
+    """In this process: seconds to open, to bucket rows and through the engine, and peak memory."""
     memory = Anonymous()
     memory.start()
     begun = time.perf_counter()

@@ -2,10 +2,10 @@
 
     python bench/bench_seek.py [--events 2000000] [--seeks 200] [--mixed] [--home FOLDER]
 
-The day lies there as it was recorded (commits of 10,000 events, uncompressed) and compacted. A first pass walks through
-it once and leaves the snapshots; then random times are reached, each from nothing but the opened log and the snapshots:
-`market` without simulated trading (`hv book`), `full` with it (`hv replay`). Days lie under `--home` (else the system's
-folder for temporary files) and are used again.
+The day is stored as recorded (commits of 10,000 events, uncompressed) and compacted. A first pass folds it once and
+writes the snapshots; then random times are reached, each only from the opened log and the snapshots:
+`market` without simulated trading (`hv book`), `full` with it (`hv replay`). Days are stored under `--home` (else the
+system's temporary folder) and reused.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def measured(home: Home, seeks: int) -> dict[str, object]:
 
 
 def reached(home: Home, day: Day, seeks: int, *, market_only: bool) -> dict[str, object]:
-    """One pass that leaves the snapshots, then random times."""
+    """One pass that writes the snapshots, then random times."""
     begun = time.perf_counter()
     Seeker(home, day, market_only=market_only).prepare()
     walked = time.perf_counter() - begun

@@ -2,9 +2,9 @@
 
     python bench/generator.py --home FOLDER [--events 2000000] [--symbols 5] [--mixed] [--compression zstd]
 
-Every book is ten rows a side and moves by IB's row operations: about 70 % updates, 15 % inserts, 15 % deletes, all
-possible ones (a delete leaves nine rows, the next insert on that side makes them ten again; prices stay in order).
-Depth alone comes as SMART depth, so that every bucket column rests on it. `--mixed` has half of the events as one
+Every book has ten rows a side and changes by IB's row operations: about 70 % updates, 15 % inserts, 15 % deletes, all
+valid (a delete leaves nine rows, the next insert on that side makes them ten again; prices stay in order).
+Depth alone is SMART depth, so that every bucket column depends on it. `--mixed` has half of the events as one
 venue's depth, 30 % tick-by-tick quotes and 20 % prints. Equal arguments give equal events.
 """
 
@@ -31,20 +31,20 @@ from harvester.events.kinds import SCHEMAS, Kind
 from harvester.home import Home
 from harvester.projections.run_params import RunParams, StrategyRef
 from harvester.projections.trading.strategies import describe
+from harvester.units import SECOND_NS as SECOND
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-SECOND = 1_000_000_000
 DAY = date(2025, 7, 17)
 TICK = 0.01
 DEPTH, QUOTE, TRADE = 0, 1, 2
 STREAMS = ("smart_depth", "bid_ask", "all_last")
-PIECE = 500_000  # events made at a time
+PIECE = 500_000  # events generated at a time
 
 
 class Events(NamedTuple):
-    """Consecutive market events as columns; a delete names the price it takes away, which the log's row does not."""
+    """Consecutive market events as columns; a delete has the price it removes, which the log's row does not."""
 
     ts: np.ndarray  # int64 ns UTC
     kind: np.ndarray  # uint8: DEPTH, QUOTE, TRADE
@@ -71,7 +71,7 @@ def _walk(n, kind, symbol, side, shift, dice, ticks, sizes, filled, out_op, out_
                 size[i], ask_size[i] = sizes[k, 1, 0], sizes[k, 0, 0]
             continue
         d = side[i]
-        way = 1 if d == 0 else -1  # where the next worse price lies
+        way = 1 if d == 0 else -1  # the direction of worse prices
         book, amount, rows = ticks[k, d], sizes[k, d], filled[k, d]
         best = ticks[k, 1 - d, 0]
         if rows < 10 and (shift[i] or rows == 0):
@@ -146,7 +146,7 @@ def _hours() -> tuple[int, int]:
 
 
 def batches(events: int, *, symbols: int = 5, mixed: bool = False, seed: int = 7, first_seq: int) -> Iterator[Batch]:
-    """The day's events, a clock each second among them, numbered from `first_seq`; subscriptions not included."""
+    """The day's events, with a clock each second, numbered from `first_seq`; without subscriptions."""
     opens, closes = _hours()
     seq, clock = first_seq, opens + SECOND
     for made in generate(events, symbols=symbols, mixed=mixed, seed=seed):
@@ -226,7 +226,7 @@ def subscriptions(symbols: int, *, mixed: bool, first_seq: int) -> Batch:
 
 def write(home: Home, events: int, *, symbols: int = 5, mixed: bool = False, seed: int = 7,
           compression: str | None = None, commit_rows: int = 100_000) -> int:  # fmt: skip
-    """Write the day to `home` as one ended run; gives its last seq."""
+    """Write the day to `home` as one ended run; returns its last seq."""
     params = RunParams.build(Settings(), DAY, strategies=[StrategyRef(**describe("imbalance_breakout", {}))])
     row = {"params": params.text()}
     with LogWriter.open(home.on(DAY), run_start_row=row, compression=compression) as writer:
@@ -241,7 +241,7 @@ def write(home: Home, events: int, *, symbols: int = 5, mixed: bool = False, see
 
 
 def kept(folder: Path, events: int, **options: object) -> Home:
-    """The home under `folder` with this day in it, written when it is not there yet."""
+    """The home under `folder` with this day, which is written if it is missing."""
     name = "-".join([str(events), *(f"{key}_{value}" for key, value in sorted(options.items()))])
     done = folder / name / "written.json"
     home = Home(folder / name)

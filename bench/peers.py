@@ -1,4 +1,4 @@
-"""The same book events through other engines. Run by bench_book.py with an interpreter that has them.
+"""The same book events through other engines. Run by bench_book.py with an interpreter that has them installed.
 
     PYTHON bench/peers.py FILE.npz NAME ...      NAME: hftbacktest, nautilus, lists, sorteddict
 
@@ -19,9 +19,9 @@ TICK = 0.01
 
 
 def hftbacktest(day: dict[str, np.ndarray]) -> tuple[float, float]:
-    """Its fastest replay of a book: array-backed depth over a range of prices, one asset, top only.
+    """hftbacktest's fastest replay of a book: array-backed depth over a range of prices, one asset, top only.
 
-    The events are marked for the local side alone: for the exchange's too it would apply every one twice.
+    The events are marked for the local side only: marked for the exchange too, each would be applied twice.
     """
     from hftbacktest import BacktestAsset, ROIVectorMarketDepthBacktest
     from hftbacktest.types import BUY_EVENT, DEPTH_EVENT, LOCAL_EVENT, SELL_EVENT, event_dtype
@@ -35,7 +35,7 @@ def hftbacktest(day: dict[str, np.ndarray]) -> tuple[float, float]:
 
     @njit
     def play(hbt):
-        while hbt.elapse(600_000_000_000) == 0:  # as rarely as it may: each call costs
+        while hbt.elapse(600_000_000_000) == 0:  # as rarely as possible: each call has a cost
             pass
         return hbt.depth(0).best_bid
 

@@ -1,4 +1,4 @@
-"""Run every bench in fresh processes, take medians, print a Markdown table and the JSON lines it was made of.
+"""Run every bench in fresh processes, take medians, print a Markdown table and its JSON lines.
 
 python bench/run_all.py [--rounds 5] [--only ingest,append]
 """

@@ -482,9 +482,11 @@ def _iso(ns: int) -> str:
     """Ns UTC as ISO-8601 without trailing zeros; empty for 0, the bare number outside the range of `datetime`."""
     from datetime import UTC, datetime
 
+    from harvester.units import SECOND_NS
+
     if not ns:
         return ""
-    seconds, rest = divmod(ns, 1_000_000_000)
+    seconds, rest = divmod(ns, SECOND_NS)
     try:
         whole = datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S")
     except (OverflowError, OSError, ValueError):

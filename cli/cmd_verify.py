@@ -92,7 +92,7 @@ def _of_files(title: str, what: str, part: FilesPart) -> list[str]:
 
 
 def _folded(early: Sequence[str]) -> list[str]:
-    """Files that need no action, one line per reason: after a look at an unfinished day these are all its files."""
+    """Files that need no action, one line per reason; after a projection of an unfinished day these are all files."""
     by_reason: dict[str, list[str]] = {}
     for text in early:
         by_reason.setdefault(re.sub(r", through seq \d+", "", text.partition(": ")[2]), []).append(text)

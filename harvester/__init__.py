@@ -17,7 +17,7 @@ def __dir__() -> list[str]:
 
 
 def __getattr__(name: str) -> Any:
-    """Import the reader when it is first asked for, so that `hv --help` need not pay for Arrow."""
+    """Import the reader on first use, so that `hv --help` does not load Arrow."""
     if name == "open_day":
         from harvester.eventlog.reader import open_day
 

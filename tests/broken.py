@@ -1,4 +1,4 @@
-"""A rule of the package broken on purpose, for as long as a test looks: does anything notice?"""
+"""Break a rule of the package on purpose for the time of a test, which must notice it."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ _PLAIN = (bool, int, float, str, tuple, frozenset, dict)
 
 @contextmanager
 def broken(name: str, rule: str, mistake: str) -> Iterator[None]:
-    """A module whose source says `mistake` instead of `rule`: its functions run that, its constants have those values.
+    """Replace `rule` by `mistake` in a module's source: its functions and constants become those of the changed source.
 
-    Functions and classes stay the objects they are, so that what was imported from the module is broken too.
+    Functions and classes keep their identity, so that names imported from the module are changed too.
     """
     module = importlib.import_module(name)
     source = Path(str(module.__file__)).read_text(encoding="utf-8")
-    assert rule in source, f"{name} no longer says {rule!r}: choose the mistake anew"
+    assert rule in source, f"{name} no longer contains {rule!r}: choose another mistake"
     changed = ModuleType(name)
     changed.__dict__["__file__"] = module.__file__
     exec(compile(source.replace(rule, mistake), str(module.__file__), "exec"), changed.__dict__)
@@ -51,7 +51,7 @@ def broken(name: str, rule: str, mistake: str) -> Iterator[None]:
 
 
 def _functions(module: ModuleType) -> Iterator[tuple[str, FunctionType]]:
-    """Every function and method defined in a module, by its place."""
+    """Every function and method defined in a module, by qualified name."""
     for at, value in vars(module).items():
         if getattr(value, "__module__", None) != module.__name__:
             continue

@@ -1,4 +1,4 @@
-"""Tests run compiled code with Numba's bounds checks on, and compile it once however many processes there are."""
+"""Tests run compiled code with Numba's bounds checks, and compile it once for all processes."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from tests.budget import budget
 
 PROJECT = Path(__file__).resolve().parent.parent
 
-# Before anything imports Numba; every process a test starts inherits them. The market kernels' cache knows checked code
-# from unchecked (`kernel_cache`), Numba's own, which keeps the model's order flow, does not: it gets a folder apart.
+# Set before anything imports Numba; every process a test starts inherits them. The market kernels' cache separates
+# checked from unchecked (`kernel_cache`); Numba's own, for the model's order flow, does not: it gets its own folder.
 os.environ["NUMBA_BOUNDSCHECK"] = "1"
 os.environ["NUMBA_CACHE_DIR"] = str(PROJECT / "harvester" / "__pycache__" / "checked")
 
-# A busy machine is not a failure: the time it takes to generate an input says nothing about the code. The short run
+# A busy machine is not a failure: the time to generate an input says nothing about the code. The short run
 # tries the same examples each time; the long run tries new ones.
 _ANY_SPEED = hypothesis.settings(deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
 hypothesis.settings.register_profile(
@@ -39,7 +39,7 @@ next(iter(drain(open_model(ModelSettings(rate=600)))))
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:
-    """Compile before xdist starts its workers, or each of them would; a single process does it where it needs it."""
+    """Compile before xdist starts its workers, or each of them would; a single process compiles on first use."""
     if not getattr(session.config.option, "numprocesses", None):
         return
     path = os.pathsep.join(filter(None, (str(PROJECT), os.environ.get("PYTHONPATH"))))
@@ -47,12 +47,12 @@ def pytest_sessionstart(session: pytest.Session) -> None:
     for process in [
         subprocess.Popen([sys.executable, "-c", code], env=environment) for code in (_KERNELS, _ORDER_FLOW)
     ]:
-        assert process.wait() == 0, "compiled code does not compile; the error stands above"
+        assert process.wait() == 0, "the kernels do not compile; the error is above"
 
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
-    """Real market data beside the project: test input only, never part of it."""
+    """The folder of real market data next to the project: test input only, never part of it."""
     folder = PROJECT.parent / "shared" / "data"
     if not folder.is_dir():
         pytest.skip(f"no real market data at {folder}: tests on tapes need it beside the project")

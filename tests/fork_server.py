@@ -3,11 +3,11 @@
     python fork_server.py SOCKET MODULE...      loads the modules, serves until its standard input ends
     python fork_server.py --run SOCKET WORDS    what a test starts instead of `python WORDS`
 
-The second form hands its files, folder, environment and words to the first, forwards signals to the fork, ends as it
-ends, and takes it along when it is killed. WORDS are `-m MODULE ...`, `-c CODE ...` or `FILE ...`.
+The second form passes its files, folder, environment and words to the first, forwards signals to the fork, ends as it
+ends, and when it is killed, so is the fork. WORDS are `-m MODULE ...`, `-c CODE ...` or `FILE ...`.
 """
 
-# Imported by `--run`: nothing here but the standard library, as little of it as possible.
+# Imported by `--run`: only the standard library, and as little of it as possible.
 from __future__ import annotations
 
 import os
@@ -51,7 +51,7 @@ def run(path: str, words: list[str]) -> int:
 
 
 def serve(path: str) -> list[str]:
-    """Fork for every request. Returns in the forks alone, with their words; files, folder, environment are theirs."""
+    """Fork for every request. Returns only in the forks, with their words; files, folder, environment are theirs."""
     import selectors
 
     ended, wake = os.pipe()
@@ -91,7 +91,7 @@ def serve(path: str) -> list[str]:
                     forks[pid] = client
                     client.sendall(b"%d\n" % pid)
                     selector.register(client, selectors.EVENT_READ, pid)
-                elif key.data in forks:  # whoever asked for it was killed: so is the fork
+                elif key.data in forks:  # the requesting process was killed: so is the fork
                     selector.unregister(key.fileobj)
                     os.kill(key.data, signal.SIGKILL)
 
@@ -111,7 +111,7 @@ def reap(forks: dict[int, socket.socket], selector: object) -> None:
 
 
 def become(files: list[int], body: bytes) -> list[str]:
-    """Take over files, folder and environment as Python does at its start; gives the words."""
+    """Take over files, folder and environment as Python does at its start; returns the words."""
     import io
     import json
 
@@ -145,7 +145,7 @@ def main() -> None:
     words = serve(sys.argv[1])
     sys.argv = {"-m": words[1:], "-c": ["-c", *words[2:]]}.get(words[0], words)
     if words[0] == "-m":
-        sys.modules.pop(words[1], None)  # loaded above, and to be run as the main module
+        sys.modules.pop(words[1], None)  # loaded above, but must run as the main module
         runpy.run_module(words[1], run_name="__main__", alter_sys=True)
     elif words[0] == "-c":
         exec(words[1], {"__name__": "__main__"})

@@ -1,4 +1,4 @@
-"""A golden case reads as a table: `tape.txt` is played through the engine, what it shows is `expected.txt`.
+"""A golden case is a text table: `tape.txt` is played through the engine, and its output must be `expected.txt`.
 
     # The rule, in words.
     date 2025-11-28 12:59        trading date and New York time of second 0 (default 2025-07-17 10:00)

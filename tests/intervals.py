@@ -1,4 +1,4 @@
-"""One interval of a stretch taken apart: its buckets, quotes and prints as lists of values, for comparisons."""
+"""One interval of a stretch as lists of values (buckets, quotes, prints), for comparisons."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ def buckets(interval: Interval) -> list[tuple[int, str, dict[str, Any]]]:
 
 
 def quotes(interval: Interval) -> list[tuple[Any, ...]]:
-    """Changes of the quotes in force since the clock before, fields as in `QUOTES`, in seq order."""
+    """Changes of the quotes in force since the previous clock, fields as in `QUOTES`, in seq order."""
     return _between(interval, interval.tape._quotes, interval.tape._of_quotes, QUOTES.names)
 
 
 def trades(interval: Interval) -> list[tuple[Any, ...]]:
-    """Prints since the clock before, fields as in `TRADES`, in seq order."""
+    """Prints since the previous clock, fields as in `TRADES`, in seq order."""
     return _between(interval, interval.tape._trades, interval.tape._of_trades, TRADES.names)
 
 

@@ -1,4 +1,4 @@
-"""A writer to be killed: commits without end and tells each durable commit on its standard output.
+"""A writer to be killed: commits without end and reports each durable commit on its standard output.
 
     python log_writer_child.py HOME        with tests/ and the project on PYTHONPATH
 
@@ -29,7 +29,7 @@ ROWS = events(400, seed=1, kinds=(Kind.TRADE, Kind.TICK, Kind.END, Kind.CLOCK))
 
 
 def live(home: Home) -> None:
-    """Open the date, mend what was killed before, commit batches of 1 to 60 events until killed."""
+    """Open the date, recover the killed runs, commit batches of 1 to 60 events until killed."""
     tell(f"pid {os.getpid()}")
     writer = LogWriter.open(home.on(DATE))
     tell(f"open {writer.next_seq}")

@@ -17,7 +17,7 @@ START = 1_752_759_000 * SECOND  # 2025-07-17 13:30:00 UTC, 09:30 in New York
 
 
 class Log:
-    """Events in order; `at` is seconds after `START`. `fold` hands what is new to the engine."""
+    """Events in order; `at` is seconds after `START`. `fold` passes new events to the engine."""
 
     def __init__(self) -> None:
         self.engine = Engine(market_only=True)
@@ -88,7 +88,7 @@ class Log:
         return self.add(Kind.CLOCK, at, wall_ns=START, mono_ns=0)
 
     def fold(self) -> list[dict[str, Any]]:
-        """Fold what is new; gives the bucket rows it closed."""
+        """Fold new events; returns the bucket rows they closed."""
         batch = Batch.of(self.pending, self.next_seq).check()
         self.next_seq += len(self.pending)
         self.pending = []

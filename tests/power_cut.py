@@ -70,7 +70,7 @@ class Sync(NamedTuple):
 
 
 class Operation(NamedTuple):
-    """One step: what to say of it, and the changes it makes."""
+    """One operation: its description and its changes."""
 
     text: str
     changes: tuple[Name | Data | Sync, ...]
@@ -107,7 +107,7 @@ class _Zeros(Contents):
 
 @dataclass(frozen=True)
 class _Prefix(Contents):
-    """The first `share` of the pending bytes, to the byte: a write is torn in its middle."""
+    """The first `share` of the pending bytes, to the byte: a torn write."""
 
     share: float
 
@@ -141,7 +141,7 @@ class _Pages(Contents):
 
 
 class _Any(Contents):
-    """Of each file another of the above, or pages by chance."""
+    """For each file a random one of the above, or random pages."""
 
     def __init__(self, chance: random.Random) -> None:
         self._chance = chance
@@ -176,10 +176,10 @@ def applied(durable: bytes, pending: Sequence[Data]) -> bytes:
 
 
 class PowerCut(Disk):
-    """A disk of which every state after a power cut can be made. See the module.
+    """A disk that can create every state after a power cut. See the module.
 
     Args:
-        root: what is below it is on this disk; what lies there now is durable.
+        root: the folder on this disk; its present content is durable.
         leave_out: folders that are not recorded, such as those of locks, which a power cut releases.
     """
 
@@ -208,7 +208,7 @@ class PowerCut(Disk):
 
     @property
     def operations(self) -> int:
-        """How many there were."""
+        """The number of operations so far."""
         return len(self._log)
 
     def mark(self, value: Any) -> None:
@@ -221,7 +221,7 @@ class PowerCut(Disk):
         self._dies_at = operation
 
     def restart(self) -> None:
-        """Let the next process go on: what the dead one wrote is still in the cache, and pending."""
+        """Let the next process continue: writes of the dead one are still in the cache, and pending."""
         self._dies_at = None
 
     def make_folder(self, path: Path) -> None:
@@ -352,7 +352,7 @@ class PowerCut(Disk):
         return [self._name(folder, ((path.name, node),))]
 
     def _of(self, path: Path) -> int | None:
-        """The node of a path. What went past this disk is found here, and is all pending: nobody can have synced it."""
+        """The node of a path. Files created past this disk are added here, all pending, because no sync was seen."""
         if not self._has(path):
             return None
         known = self._nodes.get(_key(os.lstat(path)))
@@ -376,11 +376,11 @@ class PowerCut(Disk):
         return [value for at, value in self._marks if at <= n]
 
     def reported(self) -> list[tuple[int, Any]]:
-        """All that was reported durable, each with the operations before it."""
+        """Everything reported durable, each with the number of operations before it."""
         return list(self._marks)
 
     def changes(self, n: int) -> tuple[Name | Data | Sync, ...]:
-        """What operation `n` changes."""
+        """The changes of operation `n`."""
         return self._log[n - 1].changes
 
     def at(self, n: int) -> Cut:
@@ -397,7 +397,7 @@ class PowerCut(Disk):
         return "; ".join(f"{at + 1} {self._log[at].text}" for at in range(max(n - 4, 0), n))
 
     def trees(self, n: int, names_max: int = 1000) -> Iterator[tuple[str, Tree]]:
-        """Every different tree of `Cut.choices`, with what to call it."""
+        """Every different tree of `Cut.choices`, with its description."""
         cut, seen = self.at(n), set[int]()
         for called, names, contents in cut.choices(names_max):
             tree = cut.tree(names, contents)
@@ -407,7 +407,7 @@ class PowerCut(Disk):
                 yield f"power cut after {n} of {self.operations} ({self.text(n)}), {called}", tree
 
     def chosen(self, n: int, seed: int) -> tuple[str, Tree]:
-        """One tree by chance, of all that are possible."""
+        """One random tree of all that are possible."""
         cut, chance = self.at(n), random.Random(seed)
         share = chance.choice((0.1, 0.5, 0.9))
         names = frozenset(one.number for one in cut.pending if chance.random() < share)
@@ -415,14 +415,14 @@ class PowerCut(Disk):
         return called, cut.tree(names, _Any(chance))
 
     def materialise(self, n: int, seed: int, target: Path) -> str:
-        """Write one tree by chance to a folder; returns what to call it."""
+        """Write one random tree to a folder; returns its description."""
         called, tree = self.chosen(n, seed)
         write(tree, target)
         return called
 
 
 class Cut:
-    """The moment power fails: what is durable, what is pending.
+    """The state when power fails: durable content and pending changes.
 
     Attributes:
         pending: changes of names, in order.
@@ -437,7 +437,7 @@ class Cut:
                 self._apply(change)
 
     def advance(self, disk: PowerCut, n: int) -> None:
-        """Let operation `n` of the disk be done too, the next after those this cut knows."""
+        """Add operation `n` of the disk, the next after those of this cut."""
         for change in disk.changes(n):
             self._apply(change)
 
@@ -456,7 +456,7 @@ class Cut:
             self.pending = [one for one in self.pending if one.folder != change.node]
 
     def choices(self, names_max: int) -> Iterator[tuple[str, frozenset[int], Contents]]:
-        """Names that arrive and contents that arrive, from likely to nasty; `tree` keeps the order within a name.
+        """Names and contents that reach the medium, from likely to nasty; `tree` keeps the order within a name.
 
         Beside none and all, each pending name arrives alone, and each is the only one that does not; of more than
         `names_max` pending names the first and the last.
@@ -491,7 +491,7 @@ class Cut:
         return frozenset(needed)
 
     def tree(self, names: frozenset[int], contents: Contents) -> Tree:
-        """What is on the medium when these changes of names arrive, but for those whose predecessors do not."""
+        """The tree when these changes of names reach the medium, except those whose predecessors do not."""
         folders = {node: dict(folder.durable) for node, folder in self._folders.items()}
         lost: set[int] = set()
         stuck: set[tuple[int, str]] = set()
@@ -531,7 +531,7 @@ def _key(status: os.stat_result) -> tuple[int, int]:
 
 
 def write(tree: Tree, target: Path) -> None:
-    """Write a tree to a folder, in the place of what was there."""
+    """Replace a folder's content by a tree."""
     if target.exists():
         shutil.rmtree(target)
     target.mkdir(parents=True)

@@ -1,6 +1,6 @@
 """How tests start `hv` in a process of its own.
 
-In the long run every process is `python` started anew. In the short run, where the system can fork, most are forks of
+In the long run every process is a new `python`. In the short run, where the system can fork, most are forks of
 one process that has loaded the libraries (`fork_server`): the command, its files, its signals and its death are real,
 only the loading is shared. Tests of the start itself, of terminals and of a process's id use `PYTHON`.
 """
@@ -30,7 +30,7 @@ LOADED = (
 
 
 def python() -> list[str]:
-    """Plain Python in the long run; else what runs `-m MODULE`, `-c CODE` or a file with everything loaded already."""
+    """Plain Python in the long run; else a command that runs `-m MODULE`, `-c CODE` or a file in a fork."""
     if LONG or not hasattr(os, "fork"):
         return PYTHON
     return [sys.executable, "-I", "-S", str(SERVER), "--run", _server()]
@@ -38,7 +38,7 @@ def python() -> list[str]:
 
 @lru_cache
 def _server() -> str:
-    """Start the process that forks; gives its socket. It ends with this process."""
+    """Start the process that forks; returns its socket. It ends with this process."""
     folder = tempfile.mkdtemp(prefix="hv")
     path = f"{folder}/s"
     command = [sys.executable, str(SERVER), path, *LOADED]

@@ -1,7 +1,7 @@
-"""A recorder for the kill test: loads everything, says `ready`, starts at the first line it reads, and is killed.
+"""A recorder for the kill test: loads everything, prints `ready`, starts at the first line it reads, and is killed.
 
-It says `durable N` after every commit the log has called durable, N being the last seq. Stacks of a recording that
-neither says anything nor ends go to standard error.
+It prints `durable N` after every durable commit, where N is the last seq. Stacks of a recording that neither prints nor
+ends go to standard error.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def main() -> None:
     importlib.import_module("harvester.projections.market.kernels")  # compiled or loaded before anybody counts time
     say("ready")
     if not sys.stdin.readline():
-        return  # nobody wants this one any more
+        return  # the test has ended
     faulthandler.dump_traceback_later(STUCK_S)
     commit = LogWriter.commit
 

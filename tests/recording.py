@@ -20,6 +20,7 @@ from harvester.simgateway.gateway_settings import GatewaySettings
 from harvester.simgateway.limits import Limits
 from harvester.simgateway.markets.open_market import open_market
 from harvester.simgateway.server import SimGateway
+from harvester.units import SECOND_NS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -29,11 +30,9 @@ if TYPE_CHECKING:
     from harvester.home import Home
     from harvester.simgateway.markets.market_source import MarketSource
 
-SECOND_NS = 1_000_000_000
-
 
 class QuickDisk(Disk):
-    """Writes as the real one, waits for no medium: for tests in which power does not fail."""
+    """Writes without waiting for the medium: for tests in which power does not fail."""
 
     def fsync(self, file: FileIO) -> None:
         pass
@@ -44,7 +43,7 @@ class QuickDisk(Disk):
 
 @dataclass
 class Recorded:
-    """One recording and what the gateway says of it."""
+    """One recording and the gateway's report."""
 
     home: Home
     summary: RecordingSummary
@@ -127,7 +126,7 @@ SUMMED: dict[Kind, tuple[str, ...]] = {
 
 
 def recorded_sums(day: Day) -> dict[str, dict[str, dict[str, Any]]]:
-    """Rows, exact sums of numbers, and the sum of texts per kind and symbol, of the kinds that flow."""
+    """Rows, exact sums of numbers, and the sum of texts per kind and symbol, of streamed kinds."""
     symbols = {row["con_id"]: row["symbol"] for row in day.table(Kind.CONTRACT).to_pylist()}
     found: dict[str, dict[str, dict[str, Any]]] = {}
     for kind, columns in SUMMED.items():
@@ -147,14 +146,14 @@ def recorded_sums(day: Day) -> dict[str, dict[str, dict[str, Any]]]:
 
 
 def check_flags(rows: list[dict[str, Any]], flags: tuple[tuple[str, int], ...]) -> None:
-    """Assert that every flag is the bit of `attribs` it stands for, and unknown where that is."""
+    """Assert that every flag equals its bit of `attribs`, and is null where `attribs` is."""
     for row in rows:
         for name, bit in flags:
             assert row[name] is (None if row["attribs"] is None else bool(row["attribs"] >> bit & 1)), (name, row)
 
 
 def check_nothing_lost(recorded: Recorded, day: Day) -> int:
-    """Assert that rows and values per kind and symbol are those the gateway reports; gives the rows compared."""
+    """Assert that rows and values per kind and symbol equal the gateway's report; returns the number of rows."""
     mine, compared = recorded_sums(day), 0
     for kind in SUMMED:
         sent = recorded.report["sent"].get(kind.value, {})
@@ -185,7 +184,7 @@ def replayed_digests(day: Day, rows_max: int | None = None) -> dict[str, str]:
 
 
 def check_live_equals_replay(day: Day) -> int:
-    """Assert every live digest line against a replay that stops there; gives how many there are."""
+    """Assert every live digest line against a replay up to its seq; returns their number."""
     lines = sorted(day.live_digests(), key=lambda line: line[1])
     engine, seen = Engine(), 0
     wanted = [line[1] for line in lines]

@@ -1,8 +1,8 @@
-"""A stranger's TWS, written from the protocol alone: no code of `harvester.simgateway` or `harvester.wire`.
+"""An independent TWS server, written from the protocol alone: no code of `harvester.simgateway` or `harvester.wire`.
 
-`Stranger` greets, looks ACME up, grants every subscription and sends a row of each twice a second. Tests change what it
-does by its attributes: `hello`, `details`, `granted` are called where their names say, `dead` names streams that are
-subscribed and give nothing.
+`Stranger` greets, answers contract look-ups of ACME, grants every subscription and sends a row of each twice a second.
+Tests change its behaviour by attributes: `hello`, `details` and `granted` are called at those steps, `dead` names
+streams that are subscribed and get no rows.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class Client:
 
 
 class Stranger:
-    """The server; `asked` holds (seconds since its start, connection number, fields) of every message heard."""
+    """The server; `asked` holds (seconds since its start, connection number, fields) of every message received."""
 
     def __init__(self, **changes: Any) -> None:
         self.version, self.accounts, self.time_answered, self.bar_every = "178", "DU1", True, 1
@@ -113,11 +113,11 @@ class Stranger:
         client.send(52, 1, req_id)
 
     def of(self, message_id: str, connection: int | None = None) -> list[list[str]]:
-        """Messages of one id heard, on one connection or on all."""
+        """Messages of one id received, on one connection or on all."""
         return [f for _, n, f in self.asked if f[0] == message_id and connection in {None, n}]
 
     def at(self, message_id: str) -> list[float]:
-        """When they were heard."""
+        """When they were received."""
         return [t for t, _, f in self.asked if f[0] == message_id]
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

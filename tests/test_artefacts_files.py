@@ -56,13 +56,13 @@ def test_schema_is_a_schema(name):
 
 
 def test_unknown_schema():
-    """An unknown name is answered with those there are."""
+    """An unknown name is an error that lists the valid names."""
     with pytest.raises(BadSetting, match="unknown artefact 'x'; use one of episode, "):
         json_schemas.find("x")
 
 
 def test_every_written_file_validates(day):
-    """Each JSON file a projected and folded day leaves behind follows its schema, keys in the schema's order."""
+    """Each JSON file of a projected and folded day follows its schema, with keys in the schema's order."""
     home, made = day
     found = {
         "episode": sorted(home.on(DATE).episodes.rglob("*.json")),
@@ -174,7 +174,7 @@ def test_put_is_atomic_and_idempotent(tmp_path):
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="pipes and devices of POSIX")
 def test_only_plain_files_are_replaced(day, tmp_path):
-    """Where a folder, a pipe or a device stands, or a file above, one line says so; all of it stays as it was."""
+    """A target that is a folder, pipe or device, or is below a file, is a one-line error and is not changed."""
     pipe, file, folder = tmp_path / "pipe", tmp_path / "file", tmp_path / "folder"
     os.mkfifo(pipe)
     file.write_bytes(b"mine")
@@ -211,7 +211,7 @@ def test_only_plain_files_are_replaced(day, tmp_path):
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is full")
 @pytest.mark.parametrize("words", [["log", "show"], ["verify"], ["buckets", "--symbol", "AAA", "--json"]])
 def test_a_full_standard_output_is_one_line(day, words):
-    """A command whose output meets a full disk ends with 10 and one line; a reader that goes away is no failure."""
+    """Output to a full disk ends the command with 10 and one line; a closed pipe is not a failure."""
     command = [*python(), "-m", "cli.app", *words, "--date", DATE.isoformat(), "--home", str(day[0].root)]
     with Path("/dev/full").open("wb") as full:
         done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False, cwd=PROJECT)
@@ -225,7 +225,7 @@ def test_a_full_standard_output_is_one_line(day, words):
     ids=" ".join,
 )
 def test_a_reader_that_goes_away_is_no_failure(day, words):
-    """A command whose output nobody reads any more (`| head -1`) ends with 0 and says nothing, whoever meets it."""
+    """A command whose pipe is closed (`| head -1`) ends with 0 and prints nothing, wherever the error occurs."""
     reader, writer = os.pipe()
     os.close(reader)
     with os.fdopen(writer, "wb") as nobody:
@@ -238,7 +238,7 @@ def test_a_reader_that_goes_away_is_no_failure(day, words):
 
 
 def test_many_files_are_synced_before_the_first_is_renamed(tmp_path):
-    """`put_all` renames nothing before every file is on the medium, syncs each folder, and leaves equal bytes alone."""
+    """`put_all` syncs every file before the first rename, syncs each folder, and does not rewrite equal bytes."""
     told: list[str] = []
 
     class Telling(Disk):
@@ -268,7 +268,7 @@ def test_many_files_are_synced_before_the_first_is_renamed(tmp_path):
 
 
 def test_a_disk_that_refuses_one_of_many_renames_none(tmp_path):
-    """One file that cannot be written leaves every old file in its place and nothing beside them, and is named."""
+    """When one file cannot be written, all old files stay, no temporary file is left, and the error names it."""
 
     class Full(Disk):
         def write(self, file, data):
@@ -295,14 +295,14 @@ TREES = st.recursive(
 
 @given(st.dictionaries(st.sampled_from(["ts", 'x "ts', "buckets"]), TREES), st.booleans())
 def test_times_of_an_episode_are_found_in_its_text(body, epoch_ms):
-    """Every integer under `ts`, and nothing else, is written as a time: as if the document had been taken apart."""
+    """Every integer under `ts`, and nothing else, is written as a time, as if the document had been parsed."""
     text = msgspec.json.encode({"symbol": '"ts": 7', "trade_id": " T", "x": _plain(body)}).decode()
     expected = json_file(times(msgspec.json.decode(text), epoch_ms=epoch_ms))
     assert next(iter(episode_files(text, epoch_ms=epoch_ms).values())) == expected
 
 
 def _plain(value):
-    """The same with what can stand under `ts`: a number, a text, nothing."""
+    """The same for every value of `ts`: a number, a text, null."""
     if isinstance(value, dict):
         return {k: _time(v) if k == "ts" else _plain(v) for k, v in value.items()}
     return [_plain(v) for v in value] if isinstance(value, list) else value
@@ -315,7 +315,7 @@ def _time(value):
 
 
 def test_symbols_cannot_leave_the_folder(day):
-    """An episode of a symbol with path characters lands below the date's folder, under a name of its own."""
+    """The episode file of a symbol with path characters is below the date's folder, with a unique name."""
     _, made = day
     body = json.loads(made.documents[0])
     names = {
@@ -328,7 +328,7 @@ def test_symbols_cannot_leave_the_folder(day):
 @pytest.mark.parametrize("epoch_ms", [False, True])
 @pytest.mark.parametrize("series_jsonl", [False, True])
 def test_files_under_other_toggles_are_no_difference(day, tmp_path, epoch_ms, series_jsonl):
-    """`hv eod` takes the episode files of any setting of the toggles for the date's own, and names an altered one."""
+    """`hv eod` accepts episode files of any toggle setting, and reports an altered one."""
     _, made = day
     home = Home(tmp_path)
     folder = home.on(made.trading_date).episodes

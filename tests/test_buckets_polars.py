@@ -1,4 +1,4 @@
-"""Buckets of whole real days against an independent computation in Polars: every column a tape can give."""
+"""Buckets of whole real days against an independent computation in Polars, for every column a tape supports."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def folded(batch: Batch) -> pl.DataFrame:
 
 
 def present(name: str) -> pl.Expr:
-    """0 and -1 mean that there is none."""
+    """0 and -1 mean absent."""
     return pl.when(pl.col(name) > 0).then(pl.col(name).cast(pl.Float64)).alias(name)
 
 

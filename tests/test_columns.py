@@ -1,4 +1,4 @@
-"""The page of columns says what the schemas say, and the schemas hold every column there has to be."""
+"""docs/columns.md matches the schemas, and the schemas have every required column."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_the_page_of_columns_is_current() -> None:
 
 
 def test_every_bucket_column_is_there_with_formula_and_unit() -> None:
-    """The columns of a second, in their order, each saying its formula; numbers also their unit."""
+    """The columns of a bucket are complete and in order; each has a formula, numbers also a unit."""
     assert " ".join(name for name in BUCKETS.names if name not in ("con_id", "decision_seq")) == WANTED
     for field in BUCKETS:
         assert field.metadata[b"formula"], field.name
@@ -42,7 +42,7 @@ def test_every_bucket_column_is_there_with_formula_and_unit() -> None:
 
 
 def test_every_column_of_every_table_says_what_it_is() -> None:
-    """Decisions, fills, episodes and the exported buckets too; numbers also their unit, but for ids and kinds."""
+    """Columns of decisions, fills, episodes and exported buckets have a formula; numbers, except ids, also a unit."""
     exported = with_gate_codes(BUCKETS.empty_table(), TABLES["decisions"].empty_table()).schema
     assert exported.names == [*BUCKETS.names, "gate_codes"]
     assert {name for name, _, _ in tool().TABLES} == {"buckets", "candles", "signals", *TABLES}

@@ -5,7 +5,7 @@ import re
 import shutil
 import subprocess
 import threading
-from datetime import date
+from datetime import UTC, date, datetime
 from pathlib import Path
 
 import msgspec
@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 
 from cli.app import app
 from harvester.artefacts.episode_files import WAY_OUT
+from harvester.endofday.datasets import episodes_of
 from harvester.endofday.eod import STEPS, EodOptions, eod, rebuild_memory
 from harvester.errors import CannotRun, DamagedLog, HarvesterError, LockHeld, LogWriteFailed, Mismatch, NoLog
 from harvester.eventlog.closed_runs import list_path
@@ -36,7 +37,7 @@ SECONDS = 200
 
 
 class Killed(BaseException):
-    """The process is gone: nothing catches this."""
+    """The process was killed; no code catches this."""
 
 
 @pytest.fixture(scope="session")
@@ -85,8 +86,45 @@ def test_fold_and_fold_again(home):
     assert (home.root / report.version).read_bytes() == home.memory_latest.read_bytes()
 
 
+def test_progress_stays_within_its_total(home):
+    """Each step that reads the log reports growing numbers, none of them beyond the total."""
+    seen: dict[str, list[tuple[int, int]]] = {}
+    options = EodOptions(delete_temp=True, progress=lambda step, *counts: seen.setdefault(step, []).append(counts))
+    report = eod(home.on(NEXT), options)
+    assert list(seen) == ["verify", "project", "delete"]
+    for counts in seen.values():
+        assert [done for done, _ in counts] == sorted(done for done, _ in counts)
+        assert counts[-1][1] == counts[0][1] >= counts[-1][0]
+    for step in ("project", "delete"):
+        assert seen[step][-1][0] == seen[step][-1][1]
+    assert seen["delete"][0][0] == 1
+    assert seen["delete"][-1][0] == report.deleted
+
+
+def test_a_version_is_named_by_its_last_second(home):
+    """memory/versions/memory_<date>_<UTC time of the last event>.json; another content of that second gets `_r2`."""
+    report = eod(home.on(NEXT))
+    last = fold_day(open_day(NEXT, home)).last_ts
+    stamp = datetime.fromtimestamp(last // 10**9, UTC).strftime("%Y%m%d_%H%M%S")
+    assert Path(report.version).name == f"memory_{NEXT}_{stamp}.json"
+    home.memory_latest.unlink()
+    (home.root / report.version).write_bytes(b"another content")
+    again = eod(home.on(NEXT))
+    assert Path(again.version).name == f"memory_{NEXT}_{stamp}_r2.json"
+
+
+def test_only_a_reopened_date_keeps_earlier_episodes(home):
+    """Kept episodes of a date stay when its log begins after seq 1; a log that begins with seq 1 replaces them all."""
+    eod(home.on(NEXT))
+    result = fold_day(open_day(NEXT, home))
+    table = result.tables["episodes"]
+    result.tables["episodes"] = table.slice(1)
+    assert episodes_of(result, home, 1).num_rows == table.num_rows - 1
+    assert episodes_of(result, home, 2).num_rows == table.num_rows
+
+
 def test_folding_an_earlier_day_again_changes_nothing(home):
-    """`hv eod` of a day that memory already holds leaves memory and its versions alone."""
+    """`hv eod` of a day that is already in memory does not change memory or its versions."""
     eod(home.on(NEXT))
     before = tree(home, home.memory)
     eod(home.on(DATE))
@@ -94,7 +132,7 @@ def test_folding_an_earlier_day_again_changes_nothing(home):
 
 
 def test_rebuilt_memory_has_the_same_bytes(home):
-    """From the kept episodes alone the same memory comes out, also after the logs are gone."""
+    """The kept episodes alone give the same memory, also after the logs are deleted."""
     for day in days(2):
         eod(home.on(day), EodOptions(delete_temp=True))
     assert not home.on(DATE).log.exists()
@@ -102,7 +140,7 @@ def test_rebuilt_memory_has_the_same_bytes(home):
 
 
 def test_order_of_days_does_not_matter(master, tmp_path):
-    """Folding the second day first ends in the same memory."""
+    """Folding the second day first gives the same memory."""
     other = Home(tmp_path / "other").prepare()
     shutil.copytree(master.events, other.events)
     for day in reversed(days(2)):
@@ -115,7 +153,7 @@ def test_order_of_days_does_not_matter(master, tmp_path):
 
 @pytest.fixture(scope="module")
 def finished(master, tmp_path_factory):
-    """What an undisturbed run leaves, without and with the archive."""
+    """The files after an uninterrupted run, without and with the archive."""
     made = {}
     for archive in (False, True):
         home = Home(tmp_path_factory.mktemp("finished") / "home")
@@ -128,7 +166,7 @@ def finished(master, tmp_path_factory):
 @pytest.mark.parametrize("archive", [False, True], ids=["plain", "archive"])
 @pytest.mark.parametrize("step", ["lock", *(name for name, _ in STEPS), "delete", "done"])
 def test_killed_before_any_step(home, finished, step, archive):
-    """Killed before any step, running it again leaves exactly what an undisturbed run leaves."""
+    """After a kill before any step, the next run leaves exactly the files of an uninterrupted run."""
     if step == "archive" and not archive:
         pytest.skip("there is no such step without --archive")
 
@@ -145,7 +183,7 @@ def test_killed_before_any_step(home, finished, step, archive):
 
 @pytest.mark.parametrize("many", range(0, 15, 3))
 def test_killed_while_deleting(home, finished, many):
-    """Killed after some files are gone, running it again deletes the rest and counts nothing twice."""
+    """After a kill in the middle of the deletion, the next run deletes the rest and counts nothing twice."""
     told = []
 
     def at(name):
@@ -157,14 +195,14 @@ def test_killed_while_deleting(home, finished, many):
     with pytest.raises(Killed):
         eod(home.on(NEXT), EodOptions(parquet=True, delete_temp=True, at=at))
     if many:
-        with pytest.raises(CannotRun, match="had begun; finish it with --delete-temp"):
+        with pytest.raises(CannotRun, match="is partly deleted; finish with --delete-temp"):
             eod(home.on(NEXT))
     eod(home.on(NEXT), EodOptions(parquet=True, delete_temp=True))
     assert tree(home) == finished[False]
 
 
 def calls_until(call, fails_at=None):
-    """A disk that counts its calls of one method, and refuses one of them."""
+    """A disk that counts the calls of one method and fails one of them."""
     real = getattr(Disk, call)
 
     def counted(self, *args, **kwargs):
@@ -181,9 +219,9 @@ def calls_until(call, fails_at=None):
 
 @pytest.mark.parametrize("call", ["make_folder", "create", "write", "fsync", "replace", "sync_folder"])
 def test_failing_disk(home, finished, call, tmp_path):
-    """Whichever of its calls the disk refuses, the run fails, the log stays, memory is the old or the new one, whole.
+    """When any disk call fails, the run fails, the log stays, and memory is the old or the new one, whole.
 
-    On a good disk the run then ends as if nothing had been.
+    On a working disk the next run gives the same result as without the failure.
     """
     before, old = tree(home, home.events), home.memory_latest.read_bytes()
     counting = calls_until(call)
@@ -204,7 +242,7 @@ def test_failing_disk(home, finished, call, tmp_path):
 
 
 def test_a_file_the_system_keeps(home, finished):
-    """A file that cannot be deleted, as on Windows while somebody reads it, is named; the next run deletes it."""
+    """A file that cannot be deleted (on Windows, while it is open) is reported; the next run deletes it."""
 
     class Busy(Disk):
         def remove(self, path):
@@ -227,7 +265,7 @@ def test_nothing_is_deleted_without_being_asked(home):
 
 
 def test_not_confirmed(home):
-    """Whoever says no to the plan keeps everything, and no list is left behind."""
+    """Without confirmation everything stays, and no deletion list is written."""
     before = tree(home, home.temp)
     report = eod(home.on(NEXT), EodOptions(delete_temp=True, confirm=lambda listed: False))
     assert report.stopped == "not confirmed"
@@ -236,7 +274,7 @@ def test_not_confirmed(home):
 
 
 def test_the_list_comes_first(home):
-    """The deletion list is on disk, complete, before the first file goes; it tells where the log stays."""
+    """The deletion list is complete on disk before the first file is deleted; it names where the log is kept."""
     seen = []
 
     def at(name):
@@ -261,14 +299,14 @@ def test_archive_is_read_like_the_log(home):
     kept = tree(home, home.memory)
     assert not eod(home.on(NEXT)).written
     assert tree(home, home.memory) == kept
-    project(home.on(NEXT))  # its episodes are back: to delete them once more costs no log
+    project(home.on(NEXT))  # its episode files exist again; deleting them again loses no log
     asked = []
     eod(home.on(NEXT), EodOptions(delete_temp=True, confirm=lambda plan: bool(asked.append(plan.log_kept))))
     assert asked == [f"memory/archive/{NEXT}"]
 
 
 def test_a_deleted_date_says_what_is_kept(home):
-    """After --delete-temp the commands say when the log went and what is kept where; `hv log ls` lists the date."""
+    """After --delete-temp the commands print when the log was deleted and what is kept; `hv log ls` lists the date."""
     eod(home.on(DATE), EodOptions(delete_temp=True))
     eod(home.on(NEXT), EodOptions(delete_temp=True, archive=True))
     words = ["--date", DATE.isoformat(), "--home", str(home.root)]
@@ -290,9 +328,9 @@ def test_a_deleted_date_says_what_is_kept(home):
 
 
 def test_deleted_date_is_done(home):
-    """Once the log is gone, running it again says so and changes nothing; a date never recorded is an error.
+    """After the log is deleted, another run says so and changes nothing; a date never recorded is an error.
 
-    Snapshots of the date go with it; those of other dates stay.
+    Snapshots of the date are deleted with it; those of other dates stay.
     """
     caches = [home.on(day).snapshots / "market-0" / "1.snap" for day in (NEXT, date(2025, 7, 1))]
     for cache in caches:
@@ -304,6 +342,7 @@ def test_deleted_date_is_done(home):
     before = tree(home)
     report = eod(home.on(NEXT), EodOptions(delete_temp=True))
     assert "nothing is left to do" in report.notes[0]
+    assert (report.pnl_usd, report.episodes, report.learned, report.deleted) == (0, 0, 0, 0)
     assert tree(home) == before
     with pytest.raises(NoLog):
         eod(home.on(date(2025, 7, 16)))
@@ -311,7 +350,7 @@ def test_deleted_date_is_done(home):
 
 @pytest.mark.parametrize("harm", ["altered", "unreadable", "unexpected", "link"])
 def test_differing_episode_files_stop_deletion(home, harm):
-    """An episode file that is not what the projection gives is reported and stops deletion; the fold goes on."""
+    """An episode file that differs from the projection is reported and prevents deletion; the fold completes."""
     files = sorted(home.on(NEXT).episodes.rglob("*.json"))
     assert files
     if harm == "altered":
@@ -325,16 +364,43 @@ def test_differing_episode_files_stop_deletion(home, harm):
     before = tree(home, home.temp)
     report = eod(home.on(NEXT), EodOptions(delete_temp=True))
     assert len(report.differences) == 1
-    assert report.stopped
+    assert report.stopped == f"{report.differences[0].path} is {report.differences[0].what}"
     assert report.deleted == 0
     assert tree(home, home.temp) == before
     assert (home.on(NEXT).dataset / "closed.json").exists()
 
 
+def test_several_differing_files_are_counted(home):
+    """The reason names the first file that differs and says how many more there are; a missing one is no reason."""
+    changed, gone = sorted(home.on(NEXT).episodes.rglob("*.json"))[:2]
+    changed.write_text("mine")
+    gone.unlink()
+    for name in ("a.txt", "b.txt"):
+        (changed.parent / name).write_text("mine")
+    report = eod(home.on(NEXT), EodOptions(delete_temp=True))
+    first = next(d for d in report.differences if d.what != "missing")
+    assert [d.what for d in report.differences].count("missing") == 1
+    assert report.stopped == f"{first.path} is {first.what}, 2 more"
+
+
+@pytest.mark.parametrize(
+    "toggles", [{"epoch_ms": True}, {"series_jsonl": True}, {"epoch_ms": True, "series_jsonl": True}]
+)
+def test_files_of_other_toggles_are_no_differences(home, toggles):
+    """Episode files as another setting of the toggles writes them are equal in content, and stop nothing."""
+    paths = home.on(NEXT)
+    shutil.rmtree(paths.episodes)
+    for path, data in fold_day(open_day(NEXT, home)).files(**toggles).items():
+        (paths.episodes / path).parent.mkdir(parents=True, exist_ok=True)
+        (paths.episodes / path).write_bytes(data)
+    report = eod(paths, EodOptions(delete_temp=True))
+    assert (report.differences, report.stopped) == ([], "")
+
+
 @pytest.mark.parametrize("more", [[], ["--delete-temp", "--yes"]])
 @pytest.mark.parametrize(("harm", "way"), [("different", "rewrites it"), ("unexpected", "move it away")])
 def test_differing_episode_files_end_with_11(home, harm, way, more):
-    """The date is folded; the exit code is 11 all the same, by verify too, and both name the way out, which works."""
+    """The date is folded, but the exit code is 11, as with verify; both name a remedy, and the remedy works."""
     path = min(home.on(NEXT).episodes.rglob("*.json"))
     path = path if harm == "different" else path.with_name("note.txt")
     path.write_text("mine")
@@ -358,7 +424,7 @@ def test_differing_episode_files_end_with_11(home, harm, way, more):
 
 
 def test_what_nothing_replaces_stays(home):
-    """A file beside the log stops deletion; torn bytes in quarantine and inputs of replays stay where they are."""
+    """A foreign file in the log's folder prevents deletion; torn bytes in quarantine and inputs of replays stay."""
     note = home.on(NEXT).log / "r001" / "note.txt"
     note.write_text("mine")
     report = eod(home.on(NEXT), EodOptions(delete_temp=True))
@@ -395,13 +461,13 @@ def test_damaged_log_touches_nothing(home):
 
 
 def test_date_being_recorded(home):
-    """While somebody holds the date, folding it is refused and names the holder."""
+    """While another process holds the date, folding is refused, and the error names the holder."""
     with DateLock(home.on(NEXT)), pytest.raises(LockHeld, match=r"held by process \d+"):
         eod(home.on(NEXT))
 
 
 def test_file_that_appears_after_the_list_stays(home):
-    """What changed or appeared after the list was written is not deleted, and is told."""
+    """Files that changed or appeared after the list was written are not deleted, and are reported."""
     victim = home.on(NEXT).log / "r001" / "quote.arrows"
     extra = home.on(NEXT).log / "r001" / "notes.txt"
 
@@ -413,11 +479,11 @@ def test_file_that_appears_after_the_list_stays(home):
     report = eod(home.on(NEXT), EodOptions(delete_temp=True, at=at))
     assert sorted(p.name for p in (home.on(NEXT).log / "r001").iterdir()) == ["notes.txt", "quote.arrows"]
     assert any("quote.arrows has changed" in line for line in report.stays)
-    assert any(line.endswith("r001 holds something that was not listed") for line in report.stays)
+    assert any(line.endswith("r001 contains a file that was not listed") for line in report.stays)
 
 
 def test_links_are_never_followed(home, tmp_path):
-    """A link below temp/, or one that replaces a folder on the way, stops deletion; what it points to stays."""
+    """A link below temp/, or one that replaces a parent folder, prevents deletion; its target stays."""
     outside = tmp_path / "outside"
     outside.mkdir()
     (outside / "precious").write_text("keep")
@@ -446,7 +512,7 @@ def test_links_are_never_followed(home, tmp_path):
     ],
 )
 def test_an_altered_list_cannot_reach_out(home, path):
-    """A deletion list that names something outside the date's folders is refused before it does harm."""
+    """A deletion list with a path outside the date's folders is refused before anything is deleted."""
     listed = list_files(home.root, found_in(home.root, [home.on(NEXT).log]), NEXT.isoformat(), "x", None)
     one = listed.files[0]
     forged = type(one)(path.format(date=NEXT), one.bytes, one.blake2b)
@@ -471,7 +537,7 @@ def test_reopened_after_deletion(home):
 
 
 def test_recorded_on_after_a_cut_at_the_end_of_a_deletion(home):
-    """A deletion whose last note a power cut lost does not keep the date from being recorded on and folded."""
+    """A date whose finished deletion lost its last note in a power cut can still be recorded and folded."""
     first = eod(home.on(NEXT), EodOptions(delete_temp=True))
     path = list_path(home.on(NEXT))
     write_list(path, msgspec.structs.replace(read_list(path), done=False), Disk())
@@ -498,7 +564,7 @@ def test_lost_memory_comes_back(home):
 
 
 def test_a_run_records_the_memory_it_was_given(home):
-    """What strategies are given of the days before goes into the run's parameters, and its hash into the episodes."""
+    """The memory given to strategies is part of the run's parameters, and its hash is in the episodes."""
     given = memory_given(home)
     assert given["hash"] == fold_days.decode(home.memory_latest.read_bytes(), "")["hash"]
     text = RunParams(memory=given).text()
@@ -507,7 +573,7 @@ def test_a_run_records_the_memory_it_was_given(home):
 
 
 def test_delayed_data_are_not_learned_from(tmp_path):
-    """A day of delayed data gives episodes but nothing learned, unless asked for; it can be rebuilt either way."""
+    """A day of delayed data gives episodes, not learned from unless requested; it can be rebuilt either way."""
     home = Home(tmp_path).prepare()
     record(home, seconds=SECONDS, data_type=3)
     report = eod(home.on(DATE))
@@ -519,7 +585,7 @@ def test_delayed_data_are_not_learned_from(tmp_path):
 
 
 def test_killed_recorder_is_recovered_first(home):
-    """A run that was killed in the middle of a write is mended before it is folded."""
+    """A run that was killed in the middle of a write is recovered before it is folded."""
     before = eod(home.on(NEXT)).through_seq
     with LogWriter.open(home.on(NEXT), run_start_row={"params": run_params(NEXT).text()}, reopen=True) as writer:
         writer.begin(0)
@@ -533,7 +599,7 @@ def test_killed_recorder_is_recovered_first(home):
 
 
 def test_command_line(home):
-    """The command prints what it did, says that the log is deleted for good, and is silent about nothing it deletes."""
+    """The command prints its results, and before it deletes, that the log is deleted for good."""
     code = (
         "import typer; from cli.cmd_eod import eod; app = typer.Typer(); app.command()(eod); "
         f"app(['--date', '{NEXT}', '--home', {str(home.root)!r}, '--delete-temp', '--yes'])"

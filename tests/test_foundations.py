@@ -1,4 +1,4 @@
-"""Paths, dates, settings, clocks and batches: what everything else stands on."""
+"""Paths, dates, settings, clocks and batches: the foundation of everything else."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def ns(text: str) -> int:
 
 @given(st.text(min_size=1, max_size=8))
 def test_any_symbol_is_one_safe_file_name(symbol: str) -> None:
-    """Whatever the symbol: one path component on every system, not reserved, not hidden, and it decodes back."""
+    """Any symbol gives one path component on every system, not reserved, not hidden, which decodes back."""
     name = file_name(symbol)
     assert len(PurePosixPath(name).parts) == len(PureWindowsPath(name).parts) == 1
     assert name.isascii()
@@ -43,13 +43,13 @@ def test_any_symbol_is_one_safe_file_name(symbol: str) -> None:
 
 @given(st.lists(st.text(min_size=1, max_size=5), min_size=2, max_size=5, unique=True))
 def test_two_symbols_never_share_a_file(symbols: list[str]) -> None:
-    """Not even on a file system that does not tell upper from lower case."""
+    """Names stay different on a file system that ignores case."""
     assert len({file_name(s).casefold() for s in symbols}) == len(symbols)
 
 
 @pytest.mark.parametrize("bad", ["", "x" * 200])
 def test_symbols_that_cannot_be_a_name_are_refused_in_one_line(bad: str) -> None:
-    """An empty or endless symbol is an error in one line, not a strange file."""
+    """An empty or far too long symbol is a one-line error."""
     with pytest.raises(BadSetting) as error:
         file_name(bad)
     assert "\n" not in str(error.value)
@@ -60,13 +60,13 @@ ARABIC_DIGITS = "\u0662\u0660\u0662\u0665-\u0660\u0667-\u0661\u0667"
 
 @pytest.mark.parametrize("bad", ["2025-02-30", "25-1-1", "../../etc", "2025-07-17\n", ARABIC_DIGITS, ""])
 def test_a_date_is_a_date_or_an_error(bad: str) -> None:
-    """A date from outside never becomes a path by accident."""
+    """Only a valid date becomes a path."""
     with pytest.raises(BadSetting, match="date 2025-02-30 does not exist" if bad == "2025-02-30" else "yyyy-MM-dd"):
         parse_date(bad)
 
 
 def test_home_prepares_folders_that_ignore_themselves(tmp_path: Path) -> None:
-    """temp/ and memory/ carry their own .gitignore, and an existing one is left alone."""
+    """temp/ and memory/ get their own .gitignore; an existing one is not changed."""
     home = Home(tmp_path).prepare()
     assert (home.temp / ".gitignore").read_text() == "*\n!.gitignore\n"
     (home.memory / ".gitignore").write_text("mine\n")
@@ -124,7 +124,7 @@ def test_times_without_a_zone_are_refused() -> None:
 
 
 def test_settings_say_where_they_come_from(tmp_path: Path) -> None:
-    """A flag beats the environment, that the file, that the default; each value knows its origin."""
+    """Precedence is flag, environment, file, default; each value has its origin."""
     file = tmp_path / "hv.toml"
     file.write_text('port = 4001\naccount = "F1"\ndepth-rows = 5\n')
     settings = Settings.load({"port": 7497, "client_id": None}, {"IBKR_ACCOUNT": "E1"}, file)
@@ -165,13 +165,13 @@ def test_bad_settings_are_one_clear_line(tmp_path: Path, flags: dict[str, object
 
 
 def test_an_absent_settings_file_is_named(tmp_path: Path) -> None:
-    """Not a traceback: the file and the reason."""
+    """The error is one line with file and reason, not a traceback."""
     with pytest.raises(BadSetting, match=r"absent\.toml cannot be read"):
         Settings.load({}, {}, tmp_path / "absent.toml")
 
 
 def test_lockstep_jumps_in_order_and_waits_for_bytes() -> None:
-    """Time jumps from sleeper to sleeper, equal instants in order, and never while a byte is under way."""
+    """Time jumps from sleeper to sleeper, in order at equal times, and never while a byte is in flight."""
 
     async def scenario() -> list[tuple[str, int]]:
         clock = LockstepClock(0)
@@ -224,7 +224,7 @@ def test_cutting_and_joining_a_batch_is_the_identity(count: int, data: st.DataOb
 
 
 def test_a_hole_in_seq_is_caught() -> None:
-    """`check` states what must be true before anything is written and after anything is read."""
+    """`check` asserts the invariants before writing and after reading."""
     rows = [(Kind.TICK, {"seq": 1, "ts_recv": 1}), (Kind.TICK, {"seq": 3, "ts_recv": 1})]
     with pytest.raises(AssertionError, match="holes"):
         Batch.of(rows).check()

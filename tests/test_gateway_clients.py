@@ -43,7 +43,7 @@ def test_ib_async_connects(version):
 
 
 def test_ib_async_asks_everything(caplog):
-    """Each request type of ib_async gets its answer, and nothing of it upsets ib_async's decoder."""
+    """Each request type of ib_async gets its answer, and ib_async decodes it without an error."""
 
     async def story():
         async with running(small_market(), speed=300, grace_s=0.3) as gateway:
@@ -197,7 +197,7 @@ def _ask_everything(port):
 
 
 def test_official_asks_everything(caplog):
-    """Each request type of the official client gets its answer, and nothing of it upsets its decoder or reader."""
+    """Each request type of the official client gets its answer, and the client decodes it without an error."""
 
     async def story():
         async with running(small_market(), speed=300, grace_s=0.3) as gateway:

@@ -17,7 +17,7 @@ OPEN = 1_752_759_000 * 10**9  # 2025-07-17 09:30 in New York
 
 
 def test_reading():
-    """A script is a table: comments, quotes, every form of time, every form of who."""
+    """A script is parsed with comments, quotes, every form of `at` and every form of `who`."""
     script = FaultScript.parse(
         """
         # at                  who          action   arguments
@@ -57,14 +57,14 @@ def test_reading():
     ],
 )
 def test_bad_lines(line, what):
-    """A line that makes no sense is one clear error that names the file, the line and the word."""
+    """An invalid line is one clear error that names the file, the line and the word."""
     with pytest.raises(BadSetting, match=what) as caught:
         FaultScript.parse(f"# one\n{line}\n", "faults.txt")
     assert str(caught.value).startswith("faults.txt, line 2: ")
 
 
 def test_missing_file(tmp_path):
-    """A script that is not there is one clear error."""
+    """A missing script is one clear error."""
     with pytest.raises(BadSetting, match=r"nothing\.txt cannot be read"):
         FaultScript.read(tmp_path / "nothing.txt")
 
@@ -76,7 +76,7 @@ def test_times():
 
 
 def troubled(script, story, rate=2000, client=None, **settings):
-    """Run a story with a client that has all streams of ACME; gives the report."""
+    """Run a scenario with a client that has all streams of ACME; returns the report."""
 
     async def run():
         faults = FaultScript.parse(script)
@@ -120,7 +120,7 @@ def test_reset_sends_the_book_again():
 
 @pytest.mark.parametrize("code", [354, 10197, 200, 321])
 def test_errors_that_end_a_stream(code):
-    """An error that means no data ends the stream it names and no other; 316 likewise for depth."""
+    """An error that means no data ends only the stream it names; 316 does the same for depth."""
 
     async def story(client, gateway):
         assert await client.error(3) == code
@@ -143,7 +143,7 @@ def test_delayed():
 
 
 def test_connection_lost_and_restored():
-    """After 1100 nothing streams; after 1102 everything goes on; after 1101 every subscription is gone."""
+    """After 1100 no data is sent; after 1102 all streams continue; after 1101 all subscriptions have ended."""
 
     async def story(client, gateway):
         await _until_fault(client, gateway, 3)
@@ -191,7 +191,7 @@ def test_refuse_requests():
 
 
 def test_drop_and_closed():
-    """A dropped client is disconnected; while the port is closed nobody gets in, afterwards anybody does."""
+    """A dropped client is disconnected; a closed port refuses connections, and accepts them after it reopens."""
 
     async def story(client, gateway):
         await client.until(lambda c: c.closed)
@@ -225,7 +225,7 @@ def test_silence():
 
 @pytest.mark.parametrize("line", ["+0 * split 3", "+0 * packets one", "+0 * coalesce 4"])
 def test_packets(line):
-    """However the bytes are packed, the same messages arrive whole."""
+    """The same messages arrive whole for every packing of the bytes."""
 
     async def story(client, gateway):
         await client.until(lambda c: len(c.of("99", 3)) > 30)

@@ -1,4 +1,4 @@
-"""Limits, refusals and bad clients, spoken to by a plain client."""
+"""Limits, refusals and bad clients, tested with a plain TCP client."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ HISTORY = (0, "", "1 min", "2 D", 1, "TRADES", 2, 0, "")
 
 
 def told(story, **settings):
-    """Run a story against a gateway with one client; gives the report."""
+    """Run a scenario against a gateway with one client; returns the report."""
 
     async def run():
         async with running(**{"limits": FREE, **settings}) as gateway:
@@ -218,7 +218,7 @@ def test_client_id_in_use():
     ],
 )
 def test_garbage_handshakes(garbage):
-    """What is no TWS client, or one of another age, is closed; the gateway serves the next one."""
+    """A client that is not TWS-compatible, or has another version, is closed; the gateway serves the next one."""
 
     async def story(client, gateway):
         reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
@@ -241,7 +241,7 @@ def test_garbage_handshakes(garbage):
     ],
 )
 def test_garbage_frames(garbage):
-    """Frames that are too long, empty, without an id or not UTF-8 close that client alone."""
+    """Frames that are too long, empty, without an id or not UTF-8 close only that client."""
 
     async def story(client, gateway):
         bad = await Client.connect(gateway.port, 2)
@@ -272,7 +272,7 @@ def test_unknown_and_broken_messages():
 
 
 def test_unknown_cancels():
-    """Cancelling what is not there gets IB's code for it."""
+    """Cancelling an unknown request gets IB's error code."""
 
     async def story(client, gateway):
         for msg, code in ((2, 300), (51, 300), (25, 366), (23, 365)):
@@ -289,7 +289,7 @@ def test_unknown_cancels():
     [{"server_version": 179}, {"port": 70000}, {"speed": -1.0}, {"accounts": ()}, {"start_ns": 2, "end_ns": 1}],
 )
 def test_bad_settings(settings):
-    """A setting no gateway could run with is one clear error before anything starts."""
+    """An unusable setting is one clear error before anything starts."""
     with pytest.raises(BadSetting):
         SimGateway(small_market(), GatewaySettings(**settings))
 

@@ -1,4 +1,4 @@
-"""Market time and the pump: nothing lost, order kept, clocks that agree, the report, the command."""
+"""Market time and the pump: no loss, order, agreeing clocks, the report, the command."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def subscribe_all(client, contracts=(ACME, BOLT)):
 
 
 def rows_of(got):
-    """What a recorder makes of the messages: its batch of events."""
+    """The batch of events a recorder decodes from the messages."""
     return MessageDecoder().decode(Arrivals.of([(i, 1, fields) for i, fields in enumerate(got)]), 1)
 
 
@@ -66,14 +66,14 @@ def compare(report, got):
 
 
 def numbers(table, column):
-    """A column as it stands in messages: times of ticks in seconds."""
+    """A column as sent in messages: times of ticks in seconds."""
     if column == "seconds":
         return [None if ns is None else ns // 10**9 for ns in table.column("ts_event").to_pylist()]
     return table.column(column).to_pylist()
 
 
 def test_a_sum_of_texts_misses_nothing():
-    """Any order gives the same; another text, one in another column, one row more or less do not; none is empty."""
+    """The sum is independent of row order, differs for any other text, column or row count, and is never empty."""
     rows = [("ARCA", ""), ("NASDAQ", " T I"), ("ARCA", ""), (None, None)]
     whole = text_sum(rows)
     assert whole == text_sum(reversed(rows)) == text_sum([*rows, ("", "")])
@@ -112,7 +112,7 @@ def test_nothing_is_lost_at_full_speed():
 
 
 def test_slow_client_gets_everything():
-    """A client who reads slowly holds the market back; nothing is dropped for it, nor for the fast one beside it."""
+    """A slow client delays the market; no data is dropped for it or for a fast client."""
 
     async def story():
         async with running(small_market(6000), limits=FREE) as gateway:
@@ -149,7 +149,7 @@ def test_slow_client_gets_everything():
 
 
 def test_lockstep_is_the_same_every_time():
-    """In lockstep two runs give the same messages, each at its own market time, however the machine is loaded."""
+    """In lockstep two runs give the same messages at the same market times, under any load of the machine."""
 
     async def story():
         market = small_market(1000)
@@ -180,7 +180,7 @@ def test_lockstep_is_the_same_every_time():
 
 
 def test_lockstep_time_stands_until_the_market_starts():
-    """Before the first stream and the grace of quiet, lockstep time does not move, whoever sleeps."""
+    """Before the first stream and the grace period, lockstep time does not move for any sleeper."""
 
     async def story():
         market = small_market(100)
@@ -203,7 +203,7 @@ def test_lockstep_time_stands_until_the_market_starts():
 
 
 def test_late_subscriber():
-    """Who subscribes in the middle gets the state first, then every later event once: the books are equal."""
+    """A late subscriber gets the state first, then every later event once; its book equals the source's."""
 
     async def story():
         market = small_market(3000)
@@ -250,7 +250,7 @@ def book(rows, depth):
 
 
 def test_generic_ticks():
-    """RTVolume and RTTrdVolume come only to who asked for 233 and 375."""
+    """RTVolume and RTTrdVolume are sent only to clients that requested 233 and 375."""
 
     async def story():
         async with running(small_market(2000), limits=FREE) as gateway:
@@ -362,7 +362,7 @@ def test_end_forms():
 
 
 def test_fixed_speed_clock_file(tmp_path):
-    """A follower of gateway.json shows the gateway's own time, standing at first, then at speed N."""
+    """A follower of gateway.json shows the gateway's time, constant at first, then at speed N."""
 
     async def story():
         path = tmp_path / "gateway.json"
@@ -389,7 +389,7 @@ def test_fixed_speed_clock_file(tmp_path):
 
 
 def test_followers_are_never_behind_at_full_speed(tmp_path):
-    """At speed max a follower's time is at no packet behind the events in it."""
+    """At speed max a follower's time is never behind the events of a received packet."""
 
     async def story():
         path = tmp_path / "gateway.json"
@@ -419,8 +419,8 @@ def test_followers_are_never_behind_at_full_speed(tmp_path):
 
 
 def test_a_packet_is_little_ahead_of_what_it_brings(tmp_path):
-    """At speed max only what the sockets hold is stamped late: between a packet's stamp and its last event lie no more
-    bytes than may be on their way."""
+    """At speed max only data in the sockets is stamped late: the bytes between a packet's stamp and its last event are
+    at most those that can be in flight."""
 
     async def story():
         path, stamps, moments, sent = tmp_path / "gateway.json", [], [], 0
@@ -509,7 +509,7 @@ def test_time_of_a_gateway_stopped_in_mid_market_stands(tmp_path):
 
 
 def test_a_dial_that_is_none(tmp_path):
-    """A file that holds no market time is refused with its name."""
+    """A file without a market time is refused, and the error names it."""
     (tmp_path / "x.dial").write_bytes(b"short")
     for name in ("x.dial", "gone.dial"):
         with pytest.raises(OSError, match=name):
@@ -517,7 +517,7 @@ def test_a_dial_that_is_none(tmp_path):
 
 
 def test_exact_sums():
-    """Sums are of the texts, exact: no order, no size of the numbers and no unset value disturbs them."""
+    """Sums are exact sums of the texts, for any order, any size of the numbers, and with unset values."""
     assert exact_sum([0.1] * 10) == "1"
     assert exact_sum([1.7976931348623157e308, 0.01, -1.7976931348623157e308]) == "0.01"
     assert exact_sum([None, "", 3, "nonsense"]) == "3"
@@ -560,7 +560,7 @@ def test_command(tmp_path, number):
 
 
 def test_who_came_and_went_is_told(tmp_path):
-    """The command says of each client that it connected, and that it went, with its id and its port."""
+    """The command logs when each client connects and disconnects, with its id and port."""
     process = _hv("gateway", "--port", "0", "--symbols", "ACME", "--home", str(tmp_path), "--json", cwd=PROJECT)
 
     async def story(port):
@@ -585,7 +585,7 @@ def test_who_came_and_went_is_told(tmp_path):
 
 
 def _refused(home, *args):
-    """How `hv gateway` ends that cannot write in its home: exit code and its one line."""
+    """Exit code and error line of `hv gateway` when it cannot write to its home."""
     process = _hv(*("gateway", "--port", "0", "--symbols", "ACME", "--home", str(home)), *args, cwd=PROJECT)
     try:
         out, err = process.communicate(timeout=60)
@@ -606,7 +606,7 @@ def test_a_home_that_takes_no_file(tmp_path, speed):
 
 @pytest.mark.parametrize("speed", ["1", "max"])
 def test_a_disk_that_takes_no_file(tmpfs, speed):
-    """Read-only it is exit code 2, full 10; no half of a gateway.json stays."""
+    """A read-only folder gives exit code 2, a full disk 10; no partial gateway.json is left."""
     with (tmpfs / "filler").open("wb", buffering=0) as filler, contextlib.suppress(OSError):
         while True:
             filler.write(bytes(4096))

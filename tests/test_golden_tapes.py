@@ -89,7 +89,7 @@ def test_golden_case_fails_when_its_rule_breaks(name, where, rule, mistake):
 
 def in_the_plain_market(name: str, rule: str, mistake: str) -> str:
     source = Path(reference.__file__).read_text(encoding="utf-8")
-    assert source.count(rule) >= 1, f"the plain market no longer says {rule!r}: choose the mistake anew"
+    assert source.count(rule) >= 1, f"the plain market no longer contains {rule!r}: choose another mistake"
     changed = ModuleType("broken")
     changed.__dict__["__name__"] = reference.__name__  # dataclasses look their module up
     exec(compile(source.replace(rule, mistake), "broken", "exec"), changed.__dict__)

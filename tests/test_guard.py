@@ -17,7 +17,7 @@ from harvester.wire.message_ids import Out
 
 
 class Listener:
-    """Notes everything it is told; is sink and listener in one."""
+    """Records every call; sink and listener in one."""
 
     def __init__(self) -> None:
         self.messages: list[list[str]] = []
@@ -153,7 +153,7 @@ def _known_order(ib: Any, stock: Any) -> Any:
 
 @pytest.mark.parametrize(("name", "call"), [pytest.param(n, c, id=n) for n, c in order_like_calls()])
 def test_no_order_like_call_of_ib_async_lets_a_byte_out(name: str, call: Any) -> None:
-    """Each call raises OrderRefused, is noted, and the socket's other end receives nothing of it."""
+    """Each call raises OrderRefused, is noted, and the socket's other end receives no byte."""
 
     async def scenario() -> None:
         listener = Listener()

@@ -1,4 +1,4 @@
-"""Incoming messages become events: nothing lost, nothing altered, nothing depending on how arrivals are grouped."""
+"""Incoming messages become events without loss or change, independent of how arrivals are grouped."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ REQUESTS: list[Item] = [
 
 
 def decode(items: list[Item], cuts: list[int] | None = None) -> list[tuple[Kind, dict[str, Any]]]:
-    """Rows of the items, decoded in the batches the cuts make; the n-th item is stamped n."""
+    """Rows of the items, decoded in the given batches; the n-th item is stamped n."""
     incoming, seq, rows = MessageDecoder(), 1, []
     entries = [(1000 + i, 1, item) for i, item in enumerate(items)]
     edges = sorted({0, len(items), *(c % (len(items) + 1) for c in cuts or [])})
@@ -199,7 +199,7 @@ UNDECODABLE = [
 
 @pytest.mark.parametrize("message", UNDECODABLE)
 def test_what_cannot_be_parsed_exactly_keeps_its_text(message: list[str]) -> None:
-    """Bad numbers, wrong field counts and numbers out of range stay as text at their place."""
+    """Messages with bad numbers, wrong field counts or numbers out of range are kept as text, in order."""
     good = ["2", "6", "5", "0", "100"]
     rows = decode([*REQUESTS, good, message, good])[len(REQUESTS) :]
     assert [kind for kind, _ in rows] == [Kind.TICK, Kind.RAW, Kind.TICK]
@@ -209,7 +209,7 @@ def test_what_cannot_be_parsed_exactly_keeps_its_text(message: list[str]) -> Non
 
 @pytest.mark.parametrize("rest", [["reset"], ["reset", "{}", "and more"]])
 def test_an_error_with_other_fields_still_says_what_it_says(rest: list[str]) -> None:
-    """With a field more or less than usual it is a notice like any other; the exact text stands beside it."""
+    """An error with an extra or missing field is still a notice; its exact text is kept as well."""
     message = ["4", "2", "5", "317", *rest]
     rows = decode([*REQUESTS, message])[len(REQUESTS) :]
     assert [kind for kind, _ in rows] == [Kind.RAW, Kind.NOTICE]
@@ -222,7 +222,7 @@ def test_an_error_with_other_fields_still_says_what_it_says(rest: list[str]) -> 
 
 
 def test_an_id_that_reads_like_a_layout_is_no_layout() -> None:
-    """`99/1` names a layout in here; a message with that text for an id is undecodable, not a trade."""
+    """`99/1` is an internal layout name; a message with that text as its id is undecodable, not a trade."""
     fields = ["99/1", "5", "1", "1700000000", "1.5", "100", "0", "X", ""]
     assert decode([fields]) == [
         (Kind.RAW, row) for _, row in decode([fields]) if row["reason"] == "undecodable" and row["fields"]
@@ -231,7 +231,7 @@ def test_an_id_that_reads_like_a_layout_is_no_layout() -> None:
 
 
 def test_an_empty_frame_is_an_event_too() -> None:
-    """A frame of length zero has no field at all: null, not the empty text."""
+    """A frame of length zero has no field: null, not the empty text."""
     kind, row = only([])
     assert (kind, row["fields"], row["reason"]) == (Kind.RAW, None, "undecodable")
 
@@ -267,7 +267,7 @@ def test_a_list_becomes_its_rows_and_an_end() -> None:
 
 
 def test_a_scanner_list_that_cannot_be_read_is_no_snapshot():
-    """Snapshots are numbered without holes: a list kept as mere text, between two others, has no number."""
+    """Snapshots are numbered without holes: a list kept as text, between two others, has no number."""
     row = ["0", "667434000", "ELAB", "STK", "", "0", "", "SMART", "USD", "ELAB", "SCM", "SCM", "", "", "", ""]
     good, nameless = ["20", "3", "7", "1", *row], ["20", "3", "7", "1", row[0], "no id", *row[2:]]
     rows = decode([*REQUESTS, good, nameless, ["20", "3", "7", "2", *row], good])[len(REQUESTS) :]
@@ -276,7 +276,7 @@ def test_a_scanner_list_that_cannot_be_read_is_no_snapshot():
 
 
 def test_a_new_version_field_is_kept_by_a_copy() -> None:
-    """The version has no column: a change of it is preceded by the message's full text, once."""
+    """The version has no column: a message with another version is preceded by its full text, once."""
     old, new = ["2", "6", "5", "0", "100"], ["2", "7", "5", "0", "100"]
     rows = decode([*REQUESTS, old, new, new, old])[len(REQUESTS) :]
     assert [kind.value for kind, _ in rows] == ["tick", "raw", "tick", "tick", "raw", "tick"]
@@ -284,7 +284,7 @@ def test_a_new_version_field_is_kept_by_a_copy() -> None:
 
 
 def test_a_notice_of_odd_length_and_version_is_copied_once() -> None:
-    """Both are reasons to keep the full text; it is kept once, and the version counts as known afterwards."""
+    """With both reasons to keep the full text, it is kept once, and the version is not copied again."""
     odd = ["4", "3", "1", "317", "reset"]
     rows = decode([*REQUESTS, odd, [*odd, "", ""], ["4", "3", "1", "317", "reset", ""]])[len(REQUESTS) :]
     assert [kind.value for kind, _ in rows] == ["raw", "notice", "raw", "notice", "notice"]
@@ -292,7 +292,7 @@ def test_a_notice_of_odd_length_and_version_is_copied_once() -> None:
 
 
 def test_facts_of_a_request_hold_from_its_place_on() -> None:
-    """A message that stands before its request knows no instrument, in one batch as in two."""
+    """A message before its request has no instrument, in one batch as in two."""
     tick = ["2", "6", "5", "0", "100"]
     for cuts in ([], [1], [2]):
         rows = decode([tick, REQUESTS[0], tick], cuts)
@@ -355,7 +355,7 @@ def same(a: list[tuple[Kind, dict[str, Any]]], b: list[tuple[Kind, dict[str, Any
 @settings(max_examples=budget(40, 150), deadline=None)
 @given(st.lists(messages, min_size=1, max_size=40), st.lists(st.integers(0, 40), max_size=6))
 def test_grouping_changes_nothing(items: list[Any], cuts: list[int]) -> None:
-    """Any cutting of the same arrivals into batches gives the same rows, numbers and all, one by one included."""
+    """Any split of the same arrivals into batches gives the same rows and seqs, one by one included."""
     whole = decode(items)
     assert same(whole, decode(items, cuts))
     assert same(whole, decode(items, list(range(len(items)))))
@@ -392,7 +392,7 @@ def test_every_field_can_be_found_again(items: list[Any]) -> None:
 @settings(max_examples=budget(80, 300), deadline=None)
 @given(st.lists(number, min_size=1, max_size=12))
 def test_a_column_parses_as_its_texts_one_by_one(texts: list[str]) -> None:
-    """The fast way over a column and the exact way over one text agree, on values and on refusals."""
+    """The fast parser of a column and the exact parser of a text agree on values and refusals."""
     for whole, single in (
         (parse_columns.floats, parse_columns.exact_float),
         (parse_columns.ints64, lambda t: parse_columns.exact_int(t, parse_columns.INT64)),
@@ -413,7 +413,7 @@ def test_a_column_parses_as_its_texts_one_by_one(texts: list[str]) -> None:
 
 @given(st.floats(allow_nan=False, allow_infinity=False))
 def test_every_float_written_shortest_is_exact(value: float) -> None:
-    """What a gateway writes as the shortest decimal of a double always parses to that double."""
+    """The shortest decimal of a double, as a gateway writes it, always parses to that double."""
     found = parse_columns.exact_float(repr(value))
     assert found == value
     assert math.copysign(1, found) == math.copysign(1, value)
@@ -440,5 +440,5 @@ def test_real_gateway_messages_parse(shared_data: Path) -> None:
 
 
 def test_an_empty_group_of_arrivals_is_an_empty_batch() -> None:
-    """No arrivals, no events."""
+    """Without arrivals there are no events."""
     assert MessageDecoder().decode(Arrivals.of([]), 1) == Batch()

@@ -1,4 +1,4 @@
-"""An edit of anything the compiled kernels are made of takes effect, wherever their cache lies."""
+"""An edit of any source of the compiled kernels takes effect, for every cache folder."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ NEEDLESS = (
     "                    _on_depth(s, f, j, ts)\n",
     "                if not _pass_time(s, now):\n                    g[_LAST_TS] = ts\n                    return at\n",
 )
-"""What the kernels do besides taking a quote: without it they compile in seconds."""
+"""The parts of the kernels besides quotes: without them they compile in seconds."""
 
 
 def run_time_imports(body: list[ast.stmt]) -> Iterator[str]:
@@ -68,7 +68,7 @@ def test_the_cache_knows_every_source_of_the_kernels() -> None:
 
 
 def folded(place: Path, home: Path) -> tuple[dict[str, Any], str]:
-    """What a fresh process makes of a tiny batch with the package at `place`, and its stderr."""
+    """The result of a fresh process for a tiny batch with the package at `place`, and its stderr."""
     homes = {name: str(home) for name in ("HOME", "XDG_CACHE_HOME", "LOCALAPPDATA")}
     env = {**os.environ, **homes, "PYTHONPATH": str(place), "NUMBA_BOUNDSCHECK": "0"}
     done = subprocess.run(
@@ -85,7 +85,7 @@ def edit(path: Path, old: str, new: str) -> None:
 
 
 def copied(place: Path) -> Path:
-    """The package at another place, its kernels cut down to what a quote needs."""
+    """A copy of the package whose kernels handle only quotes."""
     ignored = shutil.ignore_patterns("__pycache__")
     shutil.copytree(PROJECT / "harvester", place / "harvester", ignore=ignored)
     (place / "tests").mkdir()
@@ -97,11 +97,11 @@ def copied(place: Path) -> Path:
 
 
 def test_an_edit_of_a_leaf_or_of_a_constant_takes_effect(tmp_path: Path) -> None:
-    """An enum that is part of the machine code edited: the next process compiles, says so, and folds by it.
+    """After an edit of an enum that is part of the machine code, the next process recompiles, says so, and uses it.
 
-    Taken back, the kernels compiled before are used again. In the long run a leaf is edited too.
+    After the edit is reverted, the earlier kernels are used again. In the long run a leaf is edited too.
 
-    The kernels lie in the user's cache folder, since `__pycache__` cannot be written.
+    The kernels are in the user's cache folder, because `__pycache__` is not writable.
     """
     package, home = copied(tmp_path / "place"), tmp_path / "home"
     (package / "projections" / "__pycache__").write_text("a file in the way", encoding="utf-8")

@@ -31,7 +31,7 @@ def home(tmp_path) -> Home:
 
 @pytest.fixture
 def hv(home):
-    """Run `hv log …` on the test's home; gives the result, or raises what the command raised."""
+    """Run `hv log …` on the test's home; returns the result, or raises the command's error."""
 
     def run(*words: str, code: int = 0):
         result = CliRunner().invoke(log, [*words, "--home", str(home.root)], catch_exceptions=True)
@@ -85,7 +85,7 @@ def test_show_prints_events_in_order(home, hv):
 
 
 def test_tail_gives_the_last_events(home, hv):
-    """`hv log tail -n` gives the last events, of a rare kind too, though they lie far back."""
+    """`hv log tail -n` prints the last events, also of a rare kind whose rows are far back."""
     write_run(home, (100,), kinds=(Kind.TRADE, Kind.CLOCK))
     assert [row["seq"] for row in _objects(hv("tail", "--date", DAY, "-n", "3", "--json"))] == [98, 99, 100]
     clocks = _objects(hv("tail", "--date", DAY, "-n", "20", "--kind", "clock", "--json"))
@@ -135,7 +135,7 @@ def test_verify_tells_clean_from_damaged(home, hv):
 
 
 def test_nothing_good_offers_no_salvage(home, hv):
-    """Where a missing file leaves nothing readable, a backup is the way out, and --set-aside for recording on."""
+    """When a missing file leaves nothing readable, the error names a backup, and --set-aside to continue recording."""
     write_run(home, (10,), kinds=(Kind.TRADE,))
     (home.on(DATE).log / "r001" / "trade.arrows").unlink()
     with pytest.raises(DamagedLog, match=r"good seq: none; no part is readable: .*backup; .*--set-aside") as found:
@@ -149,7 +149,7 @@ def test_nothing_good_offers_no_salvage(home, hv):
 
 
 def test_recover_mends_a_killed_run(home, hv):
-    """`hv log recover` moves torn bytes aside and says so; a date being recorded is left alone."""
+    """`hv log recover` moves torn bytes to quarantine and reports it; a date being recorded is refused."""
     writer = LogWriter.open(home.on(DATE))
     writer.commit(batch(5, kinds=(Kind.TRADE,)))
     with pytest.raises(LockHeld):
@@ -181,7 +181,7 @@ def test_recover_mends_a_killed_run(home, hv):
 
 
 def test_json_tells_what_was_done(home, hv):
-    """`hv log compact --json` and `hv log recover --json` give one object, also when there was nothing to do."""
+    """`hv log compact --json` and `hv log recover --json` print one object, also when there is nothing to do."""
     write_run(home, (5, 5))
     (told,) = _objects(hv("compact", "--date", DAY, "--json"))
     assert [(run["run"], run["rows"], run["left"]) for run in told["compacted"]] == [("r001", 10, [])]
@@ -195,7 +195,7 @@ def test_json_tells_what_was_done(home, hv):
 @pytest.mark.skipif(sys.platform == "win32", reason="SIGINT of POSIX")
 @pytest.mark.parametrize("debug", [False, True])
 def test_ctrl_c_while_loading_is_one_line(tmp_path, debug):
-    """Ctrl-C before the command line is loaded is one line and what shells count as 130; --debug shows where."""
+    """Ctrl-C before the command line is loaded prints one line and gives exit code 130; --debug adds the traceback."""
     (tmp_path / "typer.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n")
     done = subprocess.run(
         [*PYTHON, "-m", "cli.app", "log", "ls", *(["--debug"] if debug else [])],

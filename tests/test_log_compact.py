@@ -57,7 +57,7 @@ def _two_runs(home: Home) -> Batch:
 
 
 def test_a_compacted_date_is_the_same_date(home):
-    """After compaction every reader gives what it gave: events, tables, digests, identity; the small files are gone."""
+    """After compaction every reader gives the same events, tables, digests, identity; the small files are deleted."""
     whole = _two_runs(home)
     before = harvester.open_day(DATE, home)
     identity, digests = before.identity(), before.live_digests()
@@ -76,11 +76,11 @@ def test_a_compacted_date_is_the_same_date(home):
     assert compact_day(home.on(DATE)) == []
     with LogWriter.open(home.on(DATE)) as after:
         assert (after.run_id, after.next_seq) == ("r003", 312)
-    assert compact_day(home.on(DATE)) == []  # a run without events stays as it is
+    assert compact_day(home.on(DATE)) == []  # a run without events is not changed
 
 
 def test_large_runs_become_several_commits(home, monkeypatch):
-    """Compacted commits hold as many events as set, whatever the commits they were made of."""
+    """Compacted commits have the configured number of events, for any original commits."""
     monkeypatch.setattr("harvester.eventlog.rewrite.COMMIT_ROWS", 64)
     whole = write_run(home, tuple([7] * 40))
     identity = harvester.open_day(DATE, home).identity()
@@ -91,7 +91,7 @@ def test_large_runs_become_several_commits(home, monkeypatch):
 
 
 def test_a_small_run_becomes_sixteen_commits(home, monkeypatch):
-    """So that one bad byte costs a sixteenth of it, and the rest can be salvaged; a tiny one is not cut."""
+    """A small run is split into sixteenths, so that one bad byte costs one of them; a tiny run is not split."""
     monkeypatch.setattr("harvester.eventlog.rewrite.COMMIT_ROWS_MIN", 8)
     write_run(home, tuple([7] * 40))
     compact_day(home.on(DATE))
@@ -105,7 +105,7 @@ def test_a_small_run_becomes_sixteen_commits(home, monkeypatch):
 
 
 class Stopping(Disk):
-    """A disk on which the n-th change of whatever kind fails, before it is made or half-way through it."""
+    """A disk on which the n-th change of any kind fails, before it or half-way through it."""
 
     CHANGES = ("make_folder", "create", "write", "fsync", "sync_folder", "replace", "remove", "write_new")
 
@@ -135,7 +135,7 @@ def _failure(home: Home, nth: int) -> str:
 
 
 def test_stopped_at_any_point_the_run_is_whole(tmp_path):
-    """Stopped before any change, half a write included: readers see the same date; doing it again leaves no trace."""
+    """Interrupted at any change, also inside a write, readers see the same date, and the next call completes."""
     first = Home(tmp_path / "first")
     write_run(first, (4, 3, 4), kinds=FEW)
     identity, shown = harvester.open_day(DATE, first).identity(), _shown(harvester.open_day(DATE, first))
@@ -157,11 +157,11 @@ def test_stopped_at_any_point_the_run_is_whole(tmp_path):
         assert verify_day(home.on(DATE)).identity == identity
         assert _names(home.on(DATE).log) <= {MANIFEST, *names_of("compacted")}
     assert stops > 25
-    assert notes == {"files of a compaction that was stopped; hv log compact finishes it"}
+    assert notes == {"files of an interrupted compaction; hv log compact finishes it"}
 
 
 def test_what_reads_back_otherwise_is_not_swapped_in(home, monkeypatch):
-    """When the new files do not read back equal the old ones stay, and the date reads as before."""
+    """When the new files do not read back equal, the old ones stay, and the date reads as before."""
     whole = write_run(home, (10, 10), kinds=FEW)
 
     class Lying(Disk):
@@ -203,7 +203,7 @@ def _one_run(root, rows: list, digest: str = "0" * 32, *, ended: bool = True, mo
     ids=["content", "digests", "unfinished", "torn", "damaged"],
 )
 def test_a_proof_compares_everything(tmp_path, other):
-    """A run that is equal to the source but for one thing is not taken for it."""
+    """A copy that differs from the source in one respect is rejected."""
     _one_run(tmp_path / "source", _rows())
     _one_run(tmp_path / "equal", _rows())
     _one_run(tmp_path / "other", **{"rows": _rows()} | other)
@@ -215,7 +215,7 @@ def test_a_proof_compares_everything(tmp_path, other):
 
 
 def test_rows_without_their_content_hash_are_not_stored_again(tmp_path, monkeypatch):
-    """A run whose journal names another content hash than its rows have is refused, and stays."""
+    """A run whose journal has a content hash different from that of its rows is refused and not changed."""
     with monkeypatch.context() as patch:
         patch.setattr("harvester.eventlog.writer.ContentHash.digest", lambda self: "0" * 64)
         _one_run(tmp_path, _rows())
@@ -227,7 +227,7 @@ def test_rows_without_their_content_hash_are_not_stored_again(tmp_path, monkeypa
 
 
 def test_rows_stored_wrong_are_not_swapped_in(home, monkeypatch):
-    """Rows that are encoded other than they are, with checksums that match, are found by reading them back."""
+    """Rows that were encoded wrongly under matching checksums are detected by the read-back."""
     _one_run(home.root, _rows())
 
     def altered(rows, compression):
@@ -243,7 +243,7 @@ def test_rows_stored_wrong_are_not_swapped_in(home, monkeypatch):
 
 @pytest.mark.parametrize("same_size", [False, True])
 def test_a_changed_file_is_not_deleted(home, same_size):
-    """What is no longer what the deletion list names stays, and is named; made right, the next call finishes."""
+    """A file changed since it was listed stays and is reported; once it is restored, the next call finishes."""
     write_run(home, (10, 10), kinds=FEW)
     path = home.on(DATE).log / "r001" / "trade.arrows"
     changed = path.read_bytes()[:-1] + b"?" if same_size else b"other"
@@ -266,7 +266,7 @@ def test_a_changed_file_is_not_deleted(home, same_size):
 
 
 def test_damage_is_not_compacted_away(home):
-    """A damaged run, or one with bytes behind its end, is refused and stays byte for byte."""
+    """A damaged run, or one with bytes past its end, is refused and not changed."""
     write_run(home, (10, 10), kinds=FEW)
     path = home.on(DATE).log / "r001" / "trade.arrows"
     good = path.read_bytes()
@@ -281,7 +281,7 @@ def test_damage_is_not_compacted_away(home):
 
 @pytest.mark.parametrize("storage", ["compacted", "parquet"])
 def test_a_flipped_byte_is_found_whatever_the_storage(home, monkeypatch, storage):
-    """A byte altered in a compacted or archived run: opening names file and place; salvage shows only what is right."""
+    """A byte altered in a compacted or archived run: opening names file and offset; salvage gives only good events."""
     monkeypatch.setattr("harvester.eventlog.rewrite.COMMIT_ROWS", 6)
     write_run(home, (4, 3, 4, 6), kinds=(Kind.TRADE, Kind.CLOCK))
     rows = _shown(harvester.open_day(DATE, home))
@@ -339,7 +339,7 @@ def test_the_archive_is_the_log(home):
 
 
 def test_req_ids_that_follow_from_con_ids_are_left_out_of_the_archive(home):
-    """One subscription per instrument: req_id lies in the journal and comes back; two of one: in the file."""
+    """With one subscription per instrument the journal stores req_id, with two the file does; both read back."""
     import pyarrow.parquet as pq
 
     rows = [
@@ -362,7 +362,7 @@ def test_req_ids_that_follow_from_con_ids_are_left_out_of_the_archive(home):
 
 
 def test_readers_live_through_a_compaction(home):
-    """A Day opened before, and a Follower half-way through, give the same events when the files under them go."""
+    """A Day opened before, and a Follower half-way through, give the same events after their files were replaced."""
     writer = LogWriter.open(home.on(DATE))
     whole = batch(40)
     for first in range(1, 31, 10):
@@ -387,7 +387,7 @@ def test_readers_live_through_a_compaction(home):
 
 
 def test_the_command(home):
-    """`hv log compact` says what it did, refuses a date being recorded with LockHeld, and does nothing twice."""
+    """`hv log compact` prints its results, refuses a date being recorded with LockHeld, and repeats nothing."""
 
     def hv(*words: str) -> str:
         result = CliRunner().invoke(hv_log, [*words, "--date", DAY, "--home", str(home.root)])

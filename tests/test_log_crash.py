@@ -26,7 +26,7 @@ from harvester.home import Home
 from tests.budget import budget
 
 CHILD = Path(__file__).with_name("log_writer_child.py")
-LIVES = budget(20, 50) if hasattr(os, "fork") else 5  # without fork every life pays for a new interpreter
+LIVES = budget(20, 50) if hasattr(os, "fork") else 5  # without fork every life starts a new interpreter
 FEW = (Kind.TRADE, Kind.END, Kind.CLOCK)
 
 
@@ -64,7 +64,7 @@ class Lives:
         return int(self._process.stdout.readline().removeprefix("open "))
 
     def last_words(self, opened: int = 0) -> tuple[int, int]:
-        """The seq the life began at (0 if it never came to that) and the last it reported durable."""
+        """The first seq of the life (0 if it never opened the log) and the last it reported durable."""
         durable = 0
         for line in self._process.stdout:
             if line.startswith("open "):
@@ -82,16 +82,16 @@ class Lives:
 
 
 def test_kill_at_random_moments_loses_nothing_durable(home):
-    """kill -9 at random moments: all reported durable is there, no hole in seq, the next run goes on from there."""
+    """After kill -9 at random moments all reported events are there, seq has no hole, and the next run continues."""
     rng, lives = random.Random(11), Lives(home)
     before = durable = 0
     for life in range(LIVES):
         pid = lives.begin()
-        # every fifth is killed while it opens and mends, the others while they commit, however slow the machine
+        # every fifth is killed while it opens and recovers, the others while they commit, on any machine
         opened = 0 if life % 5 == 0 else lives.opened()
         time.sleep(rng.uniform(0, 0.1))
         if before and life % 5 == 4:
-            # read while it is being written: whatever is shown is whole
+            # read while it is being written: only whole commits are shown
             day = harvester.open_day(DATE, home)
             assert sum(map(len, day.batches())) == day.last_seq
         os.kill(pid, getattr(signal, "SIGKILL", signal.SIGTERM))
@@ -135,7 +135,7 @@ class Failing(Disk):
 
 @pytest.mark.parametrize("method", ["write", "fsync", "create", "sync_folder", "free_bytes"])
 def test_a_failing_disk_stops_the_writer_for_good(tmp_path_factory, method):
-    """If any call fails, the error has the numbers, the writer accepts no more writes, earlier commits are intact."""
+    """If any call fails, the error has the numbers, the writer rejects further writes, earlier commits are intact."""
     whole = batch(40, kinds=FEW)
     failures = 0
     for nth in range(1, 60):
@@ -147,7 +147,7 @@ def test_a_failing_disk_stops_the_writer_for_good(tmp_path_factory, method):
         assert "No space left" in str(error)
         with LogWriter.open(home.on(DATE)) as after:
             last = after.next_seq - 1
-            # a commit whose journal line was written but could not be synced may be there, whole; never half of it
+            # a commit whose journal line was written but not synced may be there whole, never in part
             assert last in (done, done + 10)
         assert verify_day(home.on(DATE)).clean
         if last:
@@ -157,7 +157,7 @@ def test_a_failing_disk_stops_the_writer_for_good(tmp_path_factory, method):
 
 
 def _write_until_failure(home: Home, whole: Batch, disk: Disk) -> tuple[int, LogWriteFailed | None]:
-    """Write four commits; gives the last seq reported durable and what went wrong, after which all is refused."""
+    """Write four commits; returns the last seq reported durable and the error, after which writes are rejected."""
     done, writer, failure = 0, None, None
     try:
         writer = LogWriter.open(home.on(DATE), disk=disk)
@@ -191,7 +191,7 @@ def test_a_failed_end_is_recovered(home):
 
 
 def test_an_interrupted_commit_is_not_continued(home):
-    """A commit broken off by anything else, say Ctrl-C, leaves a writer that refuses and a log that is whole."""
+    """After a commit interrupted by any other exception, such as Ctrl-C, the writer refuses and the log is whole."""
 
     class Interrupted(Disk):
         def fsync(self, file) -> None:
@@ -230,7 +230,7 @@ def test_the_margin_stops_before_it_is_too_late(home):
 
 
 def test_the_forecast_speaks_of_days(home):
-    """The forecast tells free bytes and how long they last at a rate, the margin kept."""
+    """The forecast gives free bytes and how long they last at a rate, without the margin."""
     free = shutil.disk_usage(home.root).free
     forecast = disk_forecast(home.events, free / 86_400 / 3)
     assert 2.5 < forecast.seconds / 86_400 <= 3.0
@@ -246,7 +246,7 @@ def _fill(writer: LogWriter) -> None:
 
 
 def test_a_full_disk_stops_loudly_and_loses_nothing(tmpfs):
-    """On a disk that fills up the writer stops with the numbers; all committed is whole, and goes on given room."""
+    """On a full disk the writer stops with the numbers; all commits are whole, and recording continues given space."""
     home = Home(tmpfs)
     writer = LogWriter.open(home.on(DATE), margin_bytes=-(10**9))  # no margin: into the wall
     with pytest.raises(LogWriteFailed, match=r"No space left on device; .* free; everything up to seq") as caught:
@@ -260,7 +260,7 @@ def test_a_full_disk_stops_loudly_and_loses_nothing(tmpfs):
     assert sum(map(len, day.batches())) == done
     assert verify_day(home.on(DATE)).clean
     with pytest.raises(LogWriteFailed):
-        LogWriter.open(home.on(DATE))  # no room to mend either; nothing is lost by trying
+        LogWriter.open(home.on(DATE))  # no space to recover either; the attempt loses nothing
     assert verify_day(home.on(DATE)).rows == done
     subprocess.run(["mount", "-o", "remount,size=8m", str(tmpfs)], check=True)
     with LogWriter.open(home.on(DATE), margin_bytes=0) as after:

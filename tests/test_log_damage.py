@@ -4,20 +4,19 @@ import os
 import random
 import shutil
 import sys
-from hashlib import blake2b
 from pathlib import Path
 
 import msgspec
 import pyarrow as pa
 import pytest
-from log_samples import DATE, START_NS, batch, files_of, same, write_run
+from log_samples import DATE, START_NS, batch, files_of, forge, same, write_run
 
 import harvester
 from harvester.errors import DamagedLog, FutureFormat
 from harvester.eventlog.fold_reader import fold_batches
 from harvester.eventlog.storage.format import DIGESTS, FORMAT_VERSION, JOURNAL, MANIFEST
 from harvester.eventlog.storage.ipc_streams import HEADERS
-from harvester.eventlog.storage.sealed_lines import seal, sealed_hash, unseal
+from harvester.eventlog.storage.sealed_lines import seal, unseal
 from harvester.eventlog.verify_log import verify_day
 from harvester.eventlog.writer import LogWriter
 from harvester.events.batch import Batch
@@ -81,7 +80,7 @@ def test_every_flipped_byte_is_found(home):
 
 
 def test_verify_finds_and_salvage_never_shows_an_altered_byte(home):
-    """With a byte altered verify counts a problem, and salvage shows only events that are as they were written."""
+    """With a byte altered, verify counts a problem, and salvage gives only events as they were written."""
     whole = _small_log(home)
     rows = {row["seq"]: str((kind, row)) for kind, row in whole.events()}
     rng = random.Random(6)
@@ -103,7 +102,7 @@ def test_verify_finds_and_salvage_never_shows_an_altered_byte(home):
 
 
 def test_salvage_gives_all_but_the_damaged_commit(home):
-    """One bad body costs one commit; a bad journal line costs one commit; the ranges around them are given, marked."""
+    """A bad body or a bad journal line costs one commit; the readable ranges around it are reported."""
     whole = write_run(home, (10, 10, 10, 10), kinds=FEW)
     folder = home.on(DATE).log / "r001"
     lines = (folder / JOURNAL).read_bytes().splitlines(keepends=True)
@@ -131,7 +130,7 @@ def test_salvage_gives_all_but_the_damaged_commit(home):
 
 @pytest.mark.parametrize("name", [MANIFEST, JOURNAL, DIGESTS, "trade.arrows", "end.arrows"])
 def test_lost_and_shortened_files_are_damage(home, name):
-    """A file of an ended run that is gone, empty, or short by a byte or a line is damage that names it."""
+    """A file of an ended run that is missing, empty, or short by a byte or a line is damage that names the file."""
     write_run(home, (4, 3, 4), kinds=FEW)
     path = home.on(DATE).log / "r001" / name
     good = path.read_bytes()
@@ -147,7 +146,7 @@ def test_lost_and_shortened_files_are_damage(home, name):
 
 
 def test_a_missing_run_is_damage(home):
-    """A run's folder taken away leaves a hole in seq, which is named."""
+    """A missing run folder leaves a hole in seq, which is reported."""
     for seed in (1, 2, 3):
         write_run(home, (5,), seed)
     shutil.rmtree(home.on(DATE).log / "r002")
@@ -156,7 +155,7 @@ def test_a_missing_run_is_damage(home):
 
 
 def test_bytes_nobody_named(home):
-    """Bytes behind the end of an ended run are read over silently, and reported by verify."""
+    """Bytes past the end of an ended run are ignored by readers and reported by verify."""
     write_run(home, (5,), kinds=FEW)
     with (home.on(DATE).log / "r001" / "trade.arrows").open("ab") as file:
         file.write(bytes(64))
@@ -165,7 +164,7 @@ def test_bytes_nobody_named(home):
 
 
 class Recorder(Disk):
-    """A disk that remembers in which order bytes were appended to which file."""
+    """A disk that records the order in which bytes were appended to files."""
 
     def __init__(self) -> None:
         self.appended: list[tuple[Path, bytes]] = []
@@ -176,7 +175,7 @@ class Recorder(Disk):
 
 
 def test_cut_at_every_byte_of_the_last_commits(home, tmp_path_factory):
-    """A writer stopped after any byte of its last commits leaves a log that reads back quietly to the last commit."""
+    """A writer stopped after any byte of its last commits leaves a log that reads up to the last whole commit."""
     disk = Recorder()
     writer = LogWriter.open(home.on(DATE), disk=disk)
     whole = batch(14, 1, kinds=(Kind.TRADE, Kind.CLOCK)), batch(3, 15, 8, kinds=(Kind.END,), start_ns=START_NS + 10**10)
@@ -231,7 +230,7 @@ def _check_recovery(crashed: Home, copy: Home, expected: Batch) -> int:
 
 
 def test_a_zero_filled_tail_is_torn_not_an_end(home):
-    """Zeros behind the last commit, as a crashed file system leaves them, are read over and mended."""
+    """Zeros after the last commit, as left by a crashed file system, are ignored by readers and removed by recovery."""
     writer = LogWriter.open(home.on(DATE))
     writer.commit(batch(5, kinds=FEW))
     writer.abandon()
@@ -245,7 +244,7 @@ def test_a_zero_filled_tail_is_torn_not_an_end(home):
 
 
 def test_a_run_folder_that_was_never_finished_is_set_aside(home):
-    """A crash while a run's folder is made leaves a name nobody reads; the next writer moves it to quarantine."""
+    """A crash while a run's folder is created leaves a name no reader uses; the next writer moves it to quarantine."""
     left = home.on(DATE).log / ".r001.new"
     left.mkdir(parents=True)
     (left / JOURNAL).write_bytes(b"")
@@ -255,33 +254,7 @@ def test_a_run_folder_that_was_never_finished_is_set_aside(home):
     assert (home.on(DATE).log / "quarantine" / "r001.new" / JOURNAL).exists()
 
 
-# --- hostile files: every hash right, the content absurd ---
-
-
-def _forge(folder: Path, change, bodies=None) -> None:
-    """Rewrite a run's journal and manifest with right hashes after `change` has had its way with the lines."""
-    manifest = msgspec.json.decode((folder / MANIFEST).read_bytes())
-    manifest.pop("hash")
-    lines = [msgspec.json.decode(line) for line in (folder / JOURNAL).read_bytes().splitlines()]
-    for line in lines:
-        line.pop("hash")
-    for name, body in (bodies or {}).items():
-        (folder / name).write_bytes(body)
-        for line in lines:
-            for part in line["files"]:
-                if f"{part['kind']}.arrows" == name:
-                    part |= {"length": len(body), "checksum": blake2b(body, digest_size=16).hexdigest()}
-    change(lines, manifest)
-    out, chain = b"", lines[0]["prev"]
-    for line in lines:
-        line["prev"] = chain
-        sealed = seal(msgspec.json.encode(line))
-        chain = sealed_hash(sealed)
-        out += sealed
-    if manifest["final"]:
-        manifest["final"]["chain"] = chain
-    (folder / JOURNAL).write_bytes(out)
-    (folder / MANIFEST).write_bytes(seal(msgspec.json.encode(manifest)))
+# --- hostile files: valid hashes, absurd content ---
 
 
 def _set(line, key, value):
@@ -333,9 +306,9 @@ ABSURD = {
 
 @pytest.mark.parametrize("what", ABSURD)
 def test_absurd_numbers_with_right_hashes_are_damage(home, what):
-    """Absurd lengths, offsets, names, nesting and sizes under right hashes: DamagedLog, and no crash."""
+    """Absurd lengths, offsets, names, nesting and sizes under valid hashes give DamagedLog, never a crash."""
     write_run(home, (6, 6), kinds=FEW)
-    _forge(home.on(DATE).log / "r001", ABSURD[what])
+    forge(home.on(DATE).log / "r001", ABSURD[what])
     for check in (True, False):
         with pytest.raises(DamagedLog):
             list(harvester.open_day(DATE, home, check=check).batches())
@@ -380,9 +353,9 @@ def _bodies() -> dict[str, bytes]:
 
 @pytest.mark.parametrize("what", _bodies())
 def test_absurd_bodies_with_right_checksums_are_damage(home, what):
-    """A body that is no Arrow stream, or not these events, under a right checksum: DamagedLog, no crash."""
+    """A body that is not an Arrow stream, or has other events, under a valid checksum: DamagedLog, never a crash."""
     write_run(home, (6,), kinds=(Kind.TRADE,))
-    _forge(home.on(DATE).log / "r001", lambda lines, manifest: None, {"trade.arrows": _bodies()[what]})
+    forge(home.on(DATE).log / "r001", lambda lines, manifest: None, {"trade.arrows": _bodies()[what]})
     for check in (True, False):
         with pytest.raises(DamagedLog, match=r"trade\.arrows"):
             list(harvester.open_day(DATE, home, check=check).batches())
@@ -395,7 +368,7 @@ def test_absurd_bodies_with_right_checksums_are_damage(home, what):
 
 
 def test_every_byte_of_a_body_may_be_hostile(home):
-    """Any byte of a body altered under a right checksum: an error or events that pass every check, never a crash."""
+    """Any byte of a body altered under a valid checksum: an error or events that pass every check, never a crash."""
     write_run(home, (6,), kinds=(Kind.TRADE,))
     folder = home.on(DATE).log / "r001"
     good = (folder / "trade.arrows").read_bytes()
@@ -403,7 +376,7 @@ def test_every_byte_of_a_body_may_be_hostile(home):
     for at in rng.sample(range(len(good)), budget(120, 500)):
         body = bytearray(good)
         body[at] = rng.choice((0, 1, 0x7F, 0x80, 0xFF))
-        _forge(folder, lambda lines, manifest: None, {"trade.arrows": bytes(body)})
+        forge(folder, lambda lines, manifest: None, {"trade.arrows": bytes(body)})
         salvaged = harvester.open_day(DATE, home, salvage=True)
         for one in salvaged.batches():
             one.check()
@@ -414,7 +387,7 @@ def test_every_byte_of_a_body_may_be_hostile(home):
             continue
         [str(rows.to_pylist()) for one in folded for rows in one.tables.values()]
         assert [(one.first_seq, one.last_seq) for one in folded] == [(1, 6)]
-    _forge(folder, lambda lines, manifest: None, {"trade.arrows": good})
+    forge(folder, lambda lines, manifest: None, {"trade.arrows": good})
     assert verify_day(home.on(DATE)).clean
 
 
@@ -450,4 +423,4 @@ def test_a_future_version_says_so(home, member):
         with pytest.raises(FutureFormat, match="install a newer one"):
             call(DATE, home)
     with LogWriter.open(home.on(DATE.replace(day=20))):
-        pass  # the lock of the refused date was given back, others are free
+        pass  # the lock of the refused date was released, others are free

@@ -1,4 +1,4 @@
-"""Reading a day for a fold: the same events as any other reader gives, whatever the storage, and never a wrong one."""
+"""Reading a day for a fold gives the same events as any other reader, from every storage format, and no wrong one."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def home(tmp_path) -> Home:
 
 
 def _write(home: Home, storage: str, sizes: tuple[int, ...], **options) -> Batch:
-    """One ended run, stored as asked; the live copy is taken away when the archive's is meant."""
+    """One ended run in a given storage format; for the archive the live copy is deleted."""
     compression = storage if storage in ("lz4", "zstd") else None
     whole = write_run(home, sizes, compression=compression, **options)
     _store(home, storage)
@@ -64,7 +64,7 @@ def _store(home: Home, storage: str) -> None:
 
 
 def _chosen(whole: Batch, wanted) -> Batch:
-    """The columns a fold that wants these is given."""
+    """The columns that a fold gets when it asks for these."""
     tables = {}
     for kind, rows in whole.tables.items():
         names = SCHEMAS[kind].names
@@ -80,7 +80,7 @@ def _folded(day) -> list[Batch]:
 @pytest.mark.parametrize("check", [True, False])
 @pytest.mark.parametrize("storage", STORAGES)
 def test_a_fold_is_given_what_was_written(tmp_path_factory, storage, check, monkeypatch):
-    """Wanted columns of wanted kinds and other kinds whole, every value, for commits of any size in any storage."""
+    """Every value of the requested columns, and of whole other kinds, for any commit size and storage format."""
     monkeypatch.setattr("harvester.eventlog.rewrite.COMMIT_ROWS", 100)
     home = Home(tmp_path_factory.mktemp("home"))
     whole = _write(home, storage, (1, 300, *[3] * 60, 90, 2, 2, 1))
@@ -104,7 +104,7 @@ def test_a_fold_is_given_what_was_written(tmp_path_factory, storage, check, monk
 
 @pytest.mark.parametrize("rows", [1, 4000])
 def test_small_commits_are_joined_and_large_ones_left_where_they_lie(home, rows):
-    """Rows of large uncompressed commits are the mapped file's own bytes; small ones come joined."""
+    """Rows of large uncompressed commits are the mapped file's bytes, without a copy; small commits are joined."""
     write_run(home, (rows,) * 6, kinds=(Kind.DEPTH, Kind.CLOCK))
     got = list(fold_batches(harvester.open_day(DATE, home), {Kind.DEPTH: ("price",)}, 3000))
     assert [len(one) for one in got] == ([6] if rows == 1 else [rows] * 6)
@@ -148,7 +148,7 @@ def test_a_fold_lives_through_a_compaction(home, check):
 
 @pytest.mark.parametrize("storage", STORAGES)
 def test_a_flipped_byte_is_told_when_it_is_read(home, storage):
-    """Opened without looking at bodies, a day with an altered byte raises what opening it would have raised."""
+    """A day opened without checking bodies raises the same error for an altered byte as opening with the check."""
     _write(home, storage, (40, 40, 40), kinds=FOUR)
     rng = random.Random(2)
     for path in files_of(home.root):
@@ -176,7 +176,7 @@ def test_a_flipped_byte_is_told_when_it_is_read(home, storage):
 
 
 def _tampered(whole: Batch, how: str) -> Batch:
-    """Events no writer would take: what each kind holds is in order, what they hold together is not."""
+    """Events that a writer would reject: in order within each kind, out of order across kinds."""
     depth = whole.tables[Kind.DEPTH]
     columns_of = {name: depth.column(name).to_numpy(zero_copy_only=False).copy() for name in ("seq", "ts_recv")}
     trade = whole.tables[Kind.TRADE]
@@ -214,7 +214,7 @@ WRONG = ("seq twice", "seq beyond", "time back between kinds", "time back within
     ],
 )
 def test_wrong_events_under_right_checksums_are_damage(home, storage, check, how, monkeypatch):
-    """A log written wrong, every checksum right: no batch of the damaged commits, DamagedLog naming what is good."""
+    """Wrong content under valid checksums gives no batch of the damaged commits, and DamagedLog with the good seqs."""
     good = batch(60, 1, kinds=FOUR)
     with monkeypatch.context() as blind:
         times = np.concatenate([rows.column(1).to_numpy() for rows in good.tables.values()])
@@ -258,7 +258,7 @@ def _messages_of(rows: pa.RecordBatch, sizes: list[int], compression=None) -> tu
 )
 @settings(max_examples=budget(20, 60), deadline=None)
 def test_messages_read_by_their_layout_are_those_arrow_reads(seed, sizes, keep, large, skip):
-    """Any rows in any commits, from any commit on, come as Arrow's own reader gives them: nulls, texts, bits, NaN."""
+    """Any rows in any commits, from any commit on, are equal to those of Arrow's reader: nulls, texts, bits, NaN."""
     rows = batch(sum(sizes), 1, seed, kinds=(Kind.TICK,)).tables[Kind.TICK]
     parts, data = _messages_of(rows, sizes)
     whole = pa.ipc.open_stream(data).read_all()
@@ -277,7 +277,7 @@ def test_messages_read_by_their_layout_are_those_arrow_reads(seed, sizes, keep, 
 
 
 def test_messages_of_another_make_are_left_to_arrow(monkeypatch):
-    """Compressed messages, and such as bear metadata of their own, come out the same, by Arrow's reader."""
+    """Compressed messages, and messages with their own metadata, give the same rows, through Arrow's reader."""
     rows = batch(90, 1, kinds=(Kind.TICK,)).tables[Kind.TICK]
     parts, data = _messages_of(rows, [30, 30, 30], "lz4")
     strange = rows.serialize().to_pybytes()
@@ -312,7 +312,7 @@ def test_any_byte_of_a_message_may_be_hostile():
 
 
 def test_rows_that_are_dense_in_number_alone_are_not_in_order():
-    """The quick look at order agrees with the slow one on any few rows of other kinds among many."""
+    """The fast check of the order agrees with the slow one for a few rows of other kinds among many."""
     rng = np.random.default_rng(3)
     for _ in range(300):
         n = 200
@@ -347,7 +347,7 @@ def test_rows_that_are_dense_in_number_alone_are_not_in_order():
 
 
 def test_work_ahead_is_in_order_bounded_and_ends():
-    """Results come in order, only so many wait, an exception comes in its place, and closing early ends the threads."""
+    """Results come in order, few wait, an exception is raised at its result, and closing early ends the threads."""
     begun: list[int] = []
 
     def work(i: int) -> int:
@@ -371,7 +371,7 @@ def test_work_ahead_is_in_order_bounded_and_ends():
 
 
 def test_a_fold_left_half_way_ends_its_threads(home):
-    """Who stops reading leaves no thread behind."""
+    """A reader that stops early leaves no thread behind."""
     write_run(home, tuple([30] * 40), compression="lz4")
     reading = fold_batches(harvester.open_day(DATE, home), WANTED, 30)
     next(reading)

@@ -13,7 +13,7 @@ from harvester.home import Home
 
 FORMATS = Path(__file__).resolve().parent.parent / "golden" / "formats"
 
-# identity, events and lines of live digests of one invented log per format version; written once, read ever after
+# identity, events and live digests of one sample log per format version; written once and never changed
 KNOWN = {
     "v1": ("19674d9c4c865c29e12cc599e14ba9ad194a90bf13b7f2eb7d95c05ee76459df", 90, 2),
     "v2": ("e2b46e9b70cf34f0d22f3bdfd4be1181da643c40ce6a33c324ba09fc20d9b5f0", 2615, 3),
@@ -23,7 +23,7 @@ COMPRESSIONS = ["none", "lz4", "none", "zstd", "zstd"]
 
 
 def test_every_version_has_its_sample():
-    """The current format is among the kept ones."""
+    """The samples include the current format."""
     assert f"v{FORMAT_VERSION}" in KNOWN
     assert f"v{SCHEMA_VERSION}" in KNOWN
     assert {folder.name for folder in FORMATS.iterdir() if folder.is_dir()} == set(KNOWN)
@@ -31,7 +31,7 @@ def test_every_version_has_its_sample():
 
 @pytest.mark.parametrize("version", KNOWN)
 def test_a_kept_log_still_reads_and_verifies(version):
-    """A log of each version, plain, lz4, recovered, compacted, archived, verifies and gives the events it gave."""
+    """A log of each version (plain, lz4, recovered, compacted, archived) verifies and gives the same events as ever."""
     home = Home(FORMATS / version)
     identity, rows, digests = KNOWN[version]
     report = verify_day(home.on(DATE))

@@ -1,4 +1,4 @@
-"""The lock of a date: one writer, named; a note is a courtesy and never the lock."""
+"""The lock of a date allows one writer and names it; the note is for display only."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def note(home: Home) -> Path:
 
 
 def test_one_writer_per_date(home: Home) -> None:
-    """While a date is held nobody else takes it, and the error names the holder; afterwards anybody may."""
+    """While a date is locked, no other writer gets it, and the error names the holder; after release it is free."""
     with DateLock(home.on(DATE), "record", lambda: 0) as mine:
         assert mine.held
         with pytest.raises(
@@ -45,7 +45,7 @@ def test_one_writer_per_date(home: Home) -> None:
 
 
 def test_a_note_goes_with_its_lock(home: Home) -> None:
-    """The note says who holds the date and why, and is gone with the lock; giving back twice does nothing."""
+    """The note says who holds the date and why, and is removed with the lock; a second release has no effect."""
     lock = DateLock(home.on(DATE), "eod", lambda: 7)
     lock.acquire()
     holder = lock.holder()
@@ -57,7 +57,7 @@ def test_a_note_goes_with_its_lock(home: Home) -> None:
 
 
 def test_looking_takes_nothing(home: Home) -> None:
-    """Whether a date is held can be seen from outside; looking leaves neither a lock nor a file."""
+    """Another process can test whether a date is locked; the test leaves neither a lock nor a file."""
     looker = DateLock(home.on(DATE))
     assert looker.held_by() is None
     assert not home.on(DATE).lock.exists()
@@ -72,7 +72,7 @@ def test_looking_takes_nothing(home: Home) -> None:
 
 
 def test_a_lock_without_a_note_is_held(home: Home) -> None:
-    """What counts is the lock of the operating system: without a note the date is held by an unknown process."""
+    """The lock of the operating system decides: without a note the date is held by an unknown process."""
     home.on(DATE).lock.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(str(home.on(DATE).lock)):
         holder = DateLock(home.on(DATE)).held_by()
@@ -83,7 +83,7 @@ def test_a_lock_without_a_note_is_held(home: Home) -> None:
 
 
 def test_a_note_left_behind_stops_nobody(home: Home) -> None:
-    """A killed process leaves its note and no lock: the date is free, and the next holder writes its own note."""
+    """A killed process leaves its note but no lock: the date is free, and the next holder replaces the note."""
     with DateLock(home.on(DATE)):
         pass
     note(home).write_bytes(msgspec.json.encode(LockHolder(99999, "gone", "record", 0)))
@@ -96,7 +96,7 @@ def test_a_note_left_behind_stops_nobody(home: Home) -> None:
 
 @pytest.mark.parametrize("text", [b"", b"{", b"\xff\xfe", b'{"pid": "x"}', b'{"pid": 1, "host": "\xff"}'])
 def test_a_note_that_cannot_be_read_is_none(home: Home, text: bytes) -> None:
-    """A damaged note is no note; it never ends a command."""
+    """A damaged note counts as missing; it never ends a command."""
     note(home).parent.mkdir(parents=True, exist_ok=True)
     note(home).write_bytes(text)
     assert DateLock(home.on(DATE)).holder() is None
@@ -106,7 +106,7 @@ def test_a_note_that_cannot_be_read_is_none(home: Home, text: bytes) -> None:
 def test_a_lock_that_cannot_be_taken_says_why(
     home: Home, monkeypatch: pytest.MonkeyPatch, number: int, error: type[HarvesterError]
 ) -> None:
-    """A full disk is a failing log, a folder that may not be written is a command that cannot run."""
+    """A full disk gives LogWriteFailed, a folder without write permission CannotRun."""
 
     def refuse(*_: object, **__: object) -> None:
         raise OSError(number, os.strerror(number))

@@ -38,7 +38,7 @@ def _seqs(home: Home, **options) -> list[int]:
 @pytest.mark.parametrize("name", [MANIFEST, JOURNAL, "trade.arrows"])
 @pytest.mark.parametrize("damaged", ["r001", "r002", "r003"])
 def test_a_damaged_run_is_set_aside_and_recording_goes_on(home, name, damaged):
-    """The error names the next move; after it the next run numbers on; the hole is named and never called whole."""
+    """The error names the next move; after it the next run continues the numbering, and the hole is always reported."""
     for seed in (1, 2, 3):
         write_run(home, (5, 5), seed=seed, kinds=FEW)
     _flip(home.on(DATE).log / damaged / name)
@@ -66,7 +66,7 @@ def test_a_damaged_run_is_set_aside_and_recording_goes_on(home, name, damaged):
 
 
 def test_a_run_whose_folder_is_gone_is_noted(home):
-    """A run somebody deleted is a hole; set aside, it is noted, and recording goes on."""
+    """A deleted run is a hole; after set-aside it is noted, and recording continues."""
     for seed in (1, 2, 3):
         write_run(home, (5,), seed=seed, kinds=FEW)
     shutil.rmtree(home.on(DATE).log / "r002")
@@ -79,7 +79,7 @@ def test_a_run_whose_folder_is_gone_is_noted(home):
 
 
 def test_the_only_run_set_aside(home):
-    """With its only run set aside a date still says what is lost, and numbers on behind it."""
+    """With its only run set aside, a date still reports the loss, and numbering continues after it."""
     with pytest.raises(NoLog):
         set_aside_day(home.on(DATE))
     write_run(home, (5, 4), kinds=FEW)
@@ -118,7 +118,7 @@ def test_ls_and_verify_agree(home):
 
 
 def test_altered_notes_are_damage(home):
-    """A byte of the notes altered is damage that names them."""
+    """An altered byte of the notes is damage that names the file."""
     write_run(home, (5, 4), kinds=FEW)
     _flip(home.on(DATE).log / "r001" / JOURNAL)
     set_aside_day(home.on(DATE))

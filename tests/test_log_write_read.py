@@ -33,7 +33,7 @@ def home(tmp_path) -> Home:
 
 @pytest.mark.parametrize("compression", [None, "lz4"])
 def test_what_is_written_is_read(home, compression):
-    """Every column of every kind comes back as it went in, through batches, tables and frames."""
+    """Every column of every kind reads back as written, through batches, tables and frames."""
     whole = write_run(home, (1, 40, 200, 7, 3), compression=compression)
     day = harvester.open_day(DATE, home)
     assert same(Batch.concat(list(day.batches())), whole)
@@ -53,7 +53,7 @@ def test_what_is_written_is_read(home, compression):
 )
 @settings(max_examples=budget(6, 15), deadline=None)
 def test_content_hash_is_the_same_for_any_commit_interval(tmp_path_factory, sizes, other):
-    """The same events in other commits, compressed or not, give a day of the same identity."""
+    """The same events in other commits, compressed or not, have the same identity."""
     n = max(sum(sizes), sum(other))
     sizes, other = [*sizes, n - sum(sizes)], [*other, n - sum(other)]
     identities = set()
@@ -111,7 +111,7 @@ def test_windows_join_without_a_seam(home, monkeypatch):
 
 
 def test_polars_reads_a_live_stream_file(home):
-    """A kind's file is a plain Arrow IPC stream, readable whole while the run lives and after it was killed."""
+    """A kind's file is a plain Arrow IPC stream, readable during the run and after it was killed."""
     writer = LogWriter.open(home.on(DATE))
     for i in range(3):
         writer.commit(batch(30, writer.next_seq, i, kinds=(Kind.TRADE,), start_ns=START_NS + i * 10**9))
@@ -123,7 +123,7 @@ def test_polars_reads_a_live_stream_file(home):
 
 
 def test_runs_number_on(home):
-    """The next run goes on from the last seq, in a folder of its own, and the day's identity covers both in order."""
+    """The next run continues from the last seq in its own folder, and the day's identity covers both in order."""
     first = write_run(home, (10,))
     one = harvester.open_day(DATE, home).identity()
     with LogWriter.open(home.on(DATE)) as empty:
@@ -159,7 +159,7 @@ def test_begin_writes_the_run_start(home):
 
 
 def test_a_batch_that_does_not_follow_is_refused(home):
-    """A hole, a repeat, time running back, a null where none may be: refused by name, and the run lives on."""
+    """A hole, a repeat, decreasing time, or a null in a required column is refused by name, and the run continues."""
     with LogWriter.open(home.on(DATE)) as writer:
         writer.commit(batch(5))
         good = batch(3, 6, kinds=(Kind.TRADE,), start_ns=START_NS + 10**9)
@@ -214,7 +214,7 @@ LogWriter.open(Home(Path(sys.argv[1])).on(date(2025, 7, 17)))
 
 
 def test_a_note_of_a_dead_process_stops_nobody(home):
-    """The lock of the operating system counts, not the note that a killed holder left behind."""
+    """The lock of the operating system decides, not the note that a killed holder left."""
     note = home.on(DATE).lock.with_suffix(".holder.json")
     note.parent.mkdir(parents=True)
     note.write_text(json.dumps({"pid": 1, "host": "elsewhere", "purpose": "record", "since": 0}))
@@ -226,7 +226,7 @@ def test_a_note_of_a_dead_process_stops_nobody(home):
 
 
 def test_a_closed_date_needs_reopen_and_goes_on(home):
-    """A date with closed.json is refused; with reopen it numbers on, though its log is gone, in a new run."""
+    """A date with closed.json is refused; with reopen a new run continues the numbering, even without the old log."""
     write_run(home, (10, 10))
     day = harvester.open_day(DATE, home)
     before = day.identity()
@@ -250,7 +250,7 @@ def test_a_closed_date_needs_reopen_and_goes_on(home):
 
 
 def test_an_unreadable_closed_mark_is_damage(home):
-    """A closed.json that is no such mark is named, not ignored."""
+    """An invalid closed.json is reported, not ignored."""
     path = write_closed(home, EodMark(DATE.isoformat(), 3, "0"), DATE)
     assert read_closed(home.on(DATE)).last_seq == 3
     for text in ("{", "[]", '{"trading_date":"2020-01-01","last_seq":1,"content_hash":""}', "[" * 100_000):
@@ -260,7 +260,7 @@ def test_an_unreadable_closed_mark_is_damage(home):
 
 
 def test_a_damaged_mark_costs_no_event(home):
-    """A damaged closed.json says that the events are not affected and what to do; verify counts it, salvage reads."""
+    """A damaged closed.json: the error says that events are not affected and what to do; salvage reads them."""
     whole = write_run(home, (5, 5))
     path = write_closed(home, EodMark(DATE.isoformat(), 10, "0"), DATE)
     path.write_text("{")
@@ -294,7 +294,7 @@ def test_archived_runs_are_found(home):
 
 
 def test_a_date_without_a_log_is_named(home):
-    """NoLog names the date and what there is; a text that is no date is a bad setting."""
+    """NoLog names the date and the latest recorded dates; an invalid date is a bad setting."""
     with pytest.raises(NoLog, match=r"2025-07-17.*nothing is recorded"):
         harvester.open_day(DATE, home)
     write_run(home, (1,))

@@ -1,4 +1,4 @@
-"""What the reading commands take and show: no date, symbols in any case, ends of days, narrow screens."""
+"""Reading commands: default date, symbols in any case, ends of days, narrow screens."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ posix = pytest.mark.skipif(sys.platform == "win32", reason="pseudo-terminals are
 
 
 def hv(home: Home, *words: str, code: int = 0) -> tuple[str, str]:
-    """What a command says on stdout and on stderr."""
+    """The output of a command on stdout and stderr."""
     done = CliRunner().invoke(app, [*words, "--home", str(home.root)], catch_exceptions=True)
     if done.exception is not None and not isinstance(done.exception, SystemExit):
         raise done.exception
@@ -48,7 +48,7 @@ def hv(home: Home, *words: str, code: int = 0) -> tuple[str, str]:
 
 
 def on_terminal(home: Home, *words: str, columns: int = 60, keys: tuple[tuple[str, str], ...] = ()) -> str:
-    """Everything a command writes to a terminal of so many columns; `keys` are pressed once a text has been seen."""
+    """Everything a command writes to a terminal of `columns` columns; `keys` are pressed once a text has appeared."""
     import fcntl
     import pty
     import struct
@@ -76,7 +76,7 @@ def on_terminal(home: Home, *words: str, columns: int = 60, keys: tuple[tuple[st
 
 
 def shown_lines(seen: str) -> list[str]:
-    """What stays of each line: the text behind its last carriage return, without colours."""
+    """The visible part of each line: the text after its last carriage return, without colours."""
     plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", seen.replace("\r\n", "\n"))
     return [part for line in plain.split("\n") for part in line.split("\r")]
 
@@ -106,7 +106,7 @@ READING = (
 
 @pytest.mark.parametrize("words", READING, ids=" ".join)
 def test_the_newest_date_is_taken_and_said(home, tmp_path, words):
-    """Without --date every reading command takes the newest recorded date and says so beside what it prints."""
+    """Without --date every reading command uses the newest recorded date and names it on stderr."""
     ends = 12 if words == ("verify",) else 0  # written by hand: no live digests to compare
     done = CliRunner().invoke(app, [*words, "--home", str(home.root)])
     assert done.exit_code in (0, ends), done.output
@@ -120,7 +120,7 @@ def test_the_newest_date_is_taken_and_said(home, tmp_path, words):
 
 
 def test_symbols_are_found_in_any_case(home):
-    """What differs from one recorded symbol in case alone is that symbol; the output is that of its own name."""
+    """A text that differs from one recorded symbol only in case selects that symbol; the output is the same."""
     for words in (("buckets", "--symbol"), ("book", "--symbol"), ("replay", "--symbols"), ("health", "--symbol")):
         assert hv(home, *words, "brk b", "--date", str(DATE))[0] == hv(home, *words, "BRK B", "--date", str(DATE))[0]
         with pytest.raises(UnknownSymbol, match=rf"'zz' was not recorded on {DATE} \(recorded: AAA, BRK B\)"):
@@ -143,7 +143,7 @@ def ended(tmp_path_factory):
         log.clock(second + 1)
     log.cancel(1, at=120)
     log.cancel(2, at=120)
-    log.subscribe(3, "l1", at=120)  # asked for, silent
+    log.subscribe(3, "l1", at=120)  # subscribed, without data
     for second in range(121, 180):
         log.clock(second)
     with LogWriter.open(made.on(DATE), run_start_row={"params": "{}"}) as writer:
@@ -154,7 +154,7 @@ def ended(tmp_path_factory):
 
 
 def test_an_ended_day_shows_its_last_market(ended, tmp_path):
-    """Book and buckets without a time are of the last moment with one; the book says so, JSON has the same."""
+    """Book and buckets without a time show the last moment with one; the book names it, also in JSON."""
     text, _ = hv(ended, "book", "--symbol", "S7")
     head = " ".join(text.split())
     assert head.startswith(f"S7 {DATE} 09:31:59.5 New York, after seq "), head
@@ -175,7 +175,7 @@ def test_an_ended_day_shows_its_last_market(ended, tmp_path):
     assert json.loads(hv(ended, "buckets", "--symbol", "S7", "--limit", "0", "--json")[0])["rows"] == whole
     with pytest.raises(BadSetting, match=r"b\.csv: the output is JSON; give a file name that ends in \.json"):
         hv(ended, "buckets", "--symbol", "S7", "--out", str(tmp_path / "b.csv"))
-    assert until[1] == ""  # what was asked for by its time is shown as it is
+    assert until[1] == ""  # a requested time is shown as it is
 
 
 @pytest.mark.parametrize(
@@ -192,13 +192,13 @@ def test_an_ended_day_shows_its_last_market(ended, tmp_path):
     ],
 )
 def test_a_place_without_the_symbol_says_where_it_is(ended, words, said):
-    """A time of another date, before the day, after it, or before the first request: what is wrong, where to go."""
+    """A time of another date, outside the recording, or before the first request: the error gives the valid range."""
     with pytest.raises(BadSetting, match=said):
         hv(ended, "book", "--symbol", "s7", *words)
 
 
 def test_health_begins_with_the_whole_of_it(home):
-    """The first line counts symbols, runs, outages, refusals, missing seqs and what was compared, as verify does."""
+    """The first line counts symbols, runs, outages, refusals, missing seqs and comparisons, as verify does."""
     first, *_, last = hv(home, "health", "--date", str(DATE))[0].splitlines()
     streams = json.loads(hv(home, "verify", "--date", str(DATE), "--json")[0])["streams"]
     measured = streams["measured"]
@@ -210,7 +210,7 @@ def test_health_begins_with_the_whole_of_it(home):
 
 
 def test_log_show_cuts_long_texts_and_says_when_there_is_nothing(home):
-    """A run's start fits on a screen, JSON has all of it; where there is nothing to show, stderr says so."""
+    """A run's start is shortened to fit a screen, and complete in JSON; without events to show, stderr says so."""
     text, _ = hv(home, "log", "show", "--limit", "1")
     assert len(text) < 500
     assert re.search(r"… \([\d,]+ characters\)", text)
@@ -221,7 +221,7 @@ def test_log_show_cuts_long_texts_and_says_when_there_is_nothing(home):
 
 
 def test_schemas_are_listed_in_two_columns(home):
-    """Every description begins in the same column."""
+    """All descriptions start in the same column."""
     lines = CliRunner().invoke(app, ["schema"]).output.splitlines()
     widest = max(map(len, SCHEMAS))
     assert {(line[: widest + 2].rstrip() in SCHEMAS, line[widest + 2] != " ") for line in lines} == {(True, True)}
@@ -251,7 +251,7 @@ def test_buckets_on_a_terminal_are_in_new_york(home, ended):
 
 
 def test_the_live_screen_of_a_narrow_terminal(tmp_path):
-    """At 60 columns no line wraps: kinds go on in more rows, words that do not fit are cut."""
+    """At 60 columns no line wraps: kinds continue on more rows, words that do not fit are truncated."""
     drawn: dict[int, list[str]] = {}
 
     def look(recorder: Recorder) -> None:

@@ -93,7 +93,7 @@ def record_model(folder):
 
 
 def replayed(home, ids):
-    """Serve the day, decode what is sent as a second recorder would, and give all rows."""
+    """Serve the day, decode the messages as a second recorder would, and return all rows."""
     market = open_recorded(home, trading_date=DAY)
     incoming, entries = MessageDecoder(), []
     for (con_id, stream), req_id in ids.items():
@@ -125,7 +125,7 @@ def recorded(home):
 
 
 def test_a_served_day_recorded_once_more_has_equal_payloads_in_equal_order(tmp_path):
-    """Ticks, trades, quotes, depth, bars, notices and untyped messages come again, in order, at their times."""
+    """Ticks, trades, quotes, depth, bars, notices and untyped messages are replayed in order, at their times."""
     recording, ids, start = record_model(tmp_path)
     home = recording.write(start)
     rows = recorded(home)
@@ -170,11 +170,11 @@ def test_odd_messages_come_again_exactly(tmp_path):
     home = recording.write(t)
     first = [e for e in payloads(recorded(home), STREAMED) if e[2].get("code") != -7]
     assert payloads(replayed(home, ids), STREAMED) == first
-    assert len(first) == len(messages) + 2  # a change of version is told before the message, and back
+    assert len(first) == len(messages) + 2  # a copy row precedes the message with another version, and the one back
 
 
 def test_contract_details_are_the_recorded_text(tmp_path):
-    """Exactly the recorded fields, request id aside; the instrument is as the contract row has it."""
+    """Exactly the recorded fields, except the request id; the instrument matches the contract row."""
     recording, _, start = record_model(tmp_path)
     market = open_recorded(recording.write(start), trading_date=DAY)
     text = market.contract_text(700_001)
@@ -220,7 +220,7 @@ def record_depth(folder):
 
 @pytest.mark.parametrize("source", ["day", "model"])
 def test_a_contract_has_the_exchange_that_was_asked_for(tmp_path, source):
-    """Where it trades, by any name, also by con_id; and its depth is had with the contract so qualified."""
+    """Found on each of its exchanges, by any name, also by con_id; the qualified contract gets its depth."""
 
     async def story():
         async with asking(record_depth(tmp_path) if source == "day" else small_market()) as ib:
@@ -268,7 +268,7 @@ def test_depth_that_is_not_there_is_refused_with_what_is(tmp_path, source, smart
 
 
 def test_historical_answers_come_in_their_order(tmp_path):
-    """Bars with their own texts, the next recorded answer for each further ask, refusals as they were, else 162."""
+    """Bars with their own texts, the next recorded answer for each further request, refusals as recorded, else 162."""
     recording, t = Recording(tmp_path), 1_752_759_000_000_000_000
     texts = {"bar_size": "1 min", "what": "TRADES", "rth": False, "duration": "1 D", "format_date": 2}
     for i, n in enumerate((1, 2)):
@@ -316,7 +316,7 @@ def record_bars(folder):
 
 
 def test_bars_of_the_session_come_out_of_bars_of_the_whole_day(tmp_path):
-    """useRTH=1 where all was recorded with 0: the bars inside the session; where none can be, what was recorded."""
+    """useRTH=1 on bars recorded with 0 gives those inside the session, or an error that lists what was recorded."""
 
     async def story():
         async with asking(record_bars(tmp_path)) as ib:
@@ -365,7 +365,7 @@ def test_scanner_lists_come_at_their_times_with_all_columns(tmp_path):
 
 
 def test_who_comes_late_gets_the_state_first(tmp_path):
-    """L1 of a late subscriber is the last message of each field, its book the true one; a cancel forgets both."""
+    """A late subscriber gets the last message of each L1 field and the current book; a cancel clears both."""
     recording, con_id, t = Recording(tmp_path), 700_001, 1_752_759_000_000_000_000
     recording.add(
         t, request(Action.SUBSCRIBE, Stream.L1, con_id, 5), request(Action.SUBSCRIBE, Stream.DEPTH, con_id, 6)
@@ -388,7 +388,7 @@ def test_who_comes_late_gets_the_state_first(tmp_path):
 
 
 def test_a_day_nobody_recorded_is_refused(tmp_path):
-    """No log and no date are clear errors."""
+    """A missing log and a missing date are clear errors."""
     with pytest.raises(NoLog):
         open_market("day", [tmp_path], trading_date="2025-07-18")
     with pytest.raises(HarvesterError):

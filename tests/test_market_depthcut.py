@@ -31,7 +31,7 @@ def apply(sides, fields, rows):
     moves=st.lists(st.tuples(st.integers(0, 9), st.integers(0, 2), st.integers(0, 1)), max_size=120),
 )
 def test_fewer_rows_are_the_first_rows_of_the_source(rows, source, moves):
-    """After every possible operation a cut book is the head of the source's, by shift semantics alone."""
+    """After every valid operation the reduced book equals the first rows of the source's, by shift semantics alone."""
     cut = DepthCut(rows, source)
     full, small = {"0": [], "1": []}, {"0": [], "1": []}
     for i, (at, operation, side) in enumerate(moves):
@@ -44,7 +44,7 @@ def test_fewer_rows_are_the_first_rows_of_the_source(rows, source, moves):
             apply(small, message, rows)
         foot = {key: value[:rows] for key, value in full.items()}
         if operation == 2 and there == source:
-            continue  # the source's own foot comes with its next message
+            continue  # the source's last row is known with its next message
         assert small == foot
 
 
@@ -70,7 +70,7 @@ def test_other_messages_pass():
 
 
 def test_a_reset_clears_the_hidden_rows():
-    """After error 317 a delete makes no row of the old book visible."""
+    """After error 317 a delete does not make a row of the old book visible."""
     cut = DepthCut(1, 10)
     rows = [["12", "1", "", str(at), "0", "1", str(10 - at), "100"] for at in range(2)]
     delete = ["12", "1", "", "0", "2", "1", "0", "0"]

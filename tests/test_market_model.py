@@ -46,7 +46,7 @@ def one_flow(rate=3000, seed=3, shown=10, price=4820):
 
 
 def test_same_seed_gives_the_same_bytes_in_fresh_processes():
-    """Fresh processes and this one give the same digest for one seed, another for another; it is the golden one."""
+    """A seed gives the golden digest in fresh processes and in this one; another seed gives another digest."""
     code = (
         "import sys; sys.path.insert(0, 'tests')\n"
         "from test_market_model import digest, small\n"
@@ -62,7 +62,7 @@ def test_same_seed_gives_the_same_bytes_in_fresh_processes():
 
 
 def test_events_do_not_depend_on_how_far_one_advances_at_a_time():
-    """Any cutting of market time, and any limit of events, gives the same events."""
+    """Any split of market time, and any limit of events, gives the same events."""
     whole = list(drain(small()))
     for step, at_most in ((1, 1), (10**9, 3), (3600 * 10**9, 100)):
         market, got = small(), []
@@ -81,7 +81,7 @@ def test_events_do_not_depend_on_the_windows_they_are_made_in(monkeypatch):
 
 
 def test_deep_books_keep_within_their_arrays():
-    """Fifty rows a side and a hundred thousand orders: every operation is possible and its book the true one."""
+    """With fifty rows a side and a hundred thousand orders, every operation is valid and the book is the true one."""
     market = small(rate=100_000, depth_rows=50, symbols=("EMBR",))
     con_id = market.instruments[0].con_id
     sides = {"0": 0, "1": 0}
@@ -111,7 +111,7 @@ def test_time_never_runs_back():
 
 
 def test_row_operations_reproduce_the_models_own_book_after_every_arrival():
-    """Shift semantics, cut at the shown rows, give the first rows of the true book after each single order."""
+    """Shift semantics, limited to the shown rows, give the first rows of the true book after each order."""
     for shown in (3, 10):
         one, end = one_flow(shown=shown)
         tables = {RowKind.SMART: ([], []), RowKind.DEPTH: ([], [])}
@@ -163,7 +163,7 @@ def test_quotes_are_never_crossed_nor_locked_and_sizes_are_positive(price):
 
 
 def test_prints_stand_at_the_touch():
-    """More than 93 in 100 reported prints lie within the quote in force; some are odd lots, which are not reported."""
+    """More than 93 in 100 reported prints are within the quote in force; some are odd lots, which are not reported."""
     one, end = one_flow(rate=20_000)
     bid = ask = 0
     inside = total = odd = 0
@@ -264,7 +264,7 @@ def test_there_is_a_past():
 
 
 def test_snapshot_and_later_events_give_what_an_early_subscriber_has():
-    """Who subscribes in the middle ends with the same book and the same L1 values as one who was there first."""
+    """A late subscriber ends with the same book and L1 values as one from the start."""
     market = small(rate=3000)
     con_id = market.instruments[0].con_id
     early, late = {}, {}
@@ -308,7 +308,7 @@ def feed(book, fields):
 
 
 def test_a_stream_nobody_wanted_so_far_starts_with_the_values_in_force():
-    """L1 in force after an hour that nobody listened to is what a listener would have last heard."""
+    """After an hour without a subscriber, L1 has the values a subscriber would have received last."""
     heard, unheard = small(rate=3000), small(rate=3000)
     con_id, until = heard.instruments[0].con_id, heard.start_ns + 3600 * 10**9
     for market, wanted in ((heard, True), (unheard, False)):
@@ -337,7 +337,7 @@ def test_scanner_ranks_by_gain_and_by_volume():
 
 
 def test_bytes_of_the_generator_are_those_of_splitmix64():
-    """The compiled generator and the plain one give the same numbers; the first of seed 0 is the published one."""
+    """The compiled and the plain generator give the same numbers; the first of seed 0 is the published one."""
     from harvester.simgateway.markets.model_history import SplitMix64
 
     rng, plain = np.array([mixed_seed(5, "X")], np.uint64), SplitMix64(mixed_seed(5, "X"))
@@ -370,7 +370,7 @@ def test_sampled_l1_comes_at_multiples_of_its_interval():
     ],
 )
 def test_settings_that_make_no_sense_are_refused_in_one_line(settings, word):
-    """Each gives a BadSetting of one line that names the setting."""
+    """Each invalid setting gives a one-line BadSetting that names it."""
     with pytest.raises(BadSetting) as refused:
         open_market("model", **settings)
     assert word in str(refused.value)
@@ -378,13 +378,13 @@ def test_settings_that_make_no_sense_are_refused_in_one_line(settings, word):
 
 
 def test_unknown_market_is_refused():
-    """The kinds there are stand in the message."""
+    """The error lists the valid kinds."""
     with pytest.raises(BadSetting, match="model, tape, day"):
         open_market("dream")
 
 
 def test_wrong_historical_texts_are_refused_as_ib_does():
-    """Unknown bar sizes and durations get 321, data there is none of 162."""
+    """Unknown bar sizes and durations get 321, missing data 162."""
     market = small()
     con_id = market.instruments[0].con_id
     for duration, size, what, code in (
@@ -402,7 +402,7 @@ def test_wrong_historical_texts_are_refused_as_ib_does():
 
 
 def test_before_the_first_trade_a_day_of_history_is_the_session_before():
-    """As IB counts it: '1 D' asked for before the open gives the last session there was, all of it before this one."""
+    """As at IB, '1 D' requested before the open gives the whole previous session."""
     market = small()
     con_id = market.instruments[0].con_id
     bars = market.history(HistoryQuery(con_id, 0, "1 D", "1 min", "TRADES", rth=True)).bars

@@ -99,7 +99,7 @@ def test_ibm_quotes_equal_the_tape(ibm):
 
 
 def test_ibm_l1_has_every_change_of_a_quote(ibm):
-    """Prices of L1 bids and asks are the tape's runs of equal prices, in order; sizes likewise."""
+    """Prices of L1 bids and asks are the tape's runs of equal prices, in order, and so are the sizes."""
     folder, sent, _ = ibm
     tape = pl.read_parquet(folder / "quotes.parquet").sort("n")
     for field, column in (("1", "bid"), ("2", "ask")):
@@ -178,7 +178,7 @@ def test_ibm_has_no_depth(ibm):
 
 
 def test_history_comes_from_the_minutes_beside_the_tape_and_never_from_the_future(shared_data):
-    """At noon one sees the minutes that are over, those of earlier days, and none that are to come."""
+    """At noon a request gets the minutes that are over and those of earlier days, and no later ones."""
     market = open_tape([shared_data / "tapes" / "IBM-2013-10-08"])
     noon = session(date(2013, 10, 8)).open_ns + 9000 * 10**9
     while (ts := market.next_ts()) is not None and ts < noon:
@@ -267,7 +267,7 @@ def test_an_empty_side_is_zero_in_bid_ask_and_no_price_in_l1(tmp_path):
 
 
 def test_several_tapes_are_one_market_in_time_order(tmp_path):
-    """Two symbols and two days: every row is there once, times never run back, one instrument for each symbol."""
+    """Two symbols and two days: every row occurs once, times never decrease, one instrument for each symbol."""
     later = 24 * 3600 * 10**9
     paths = [
         write_tape(tmp_path, name="AAA-2025-07-17"),
@@ -336,7 +336,7 @@ def test_wrong_tables_give_one_clear_line(tmp_path_factory, data):
 @settings(max_examples=budget(25, 80), suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(st.data())
 def test_wrong_bytes_give_one_clear_line_or_the_same_tape(tmp_path_factory, data):
-    """A file cut or with bytes replaced is refused in one line, or it reads as a tape; nothing else ever happens."""
+    """A truncated file, or one with bytes replaced, is refused in one line or reads as a tape."""
     path = write_tape(tmp_path_factory.mktemp("tape"))
     file = path / data.draw(st.sampled_from(["quotes.parquet", "trades.parquet"]))
     raw = bytearray(file.read_bytes())

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import json
 import math
+import os
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -87,7 +89,7 @@ DAYS = st.lists(st.lists(EPISODE, max_size=6), min_size=1, max_size=5).map(
 @settings(max_examples=budget(20, 60), deadline=None)
 @given(DAYS, st.randoms())
 def test_memory_is_a_function_of_its_days(days, rng):
-    """In whatever order days are folded, and however often, memory has the same bytes."""
+    """Memory has the same bytes for any order of days, and when days are folded again."""
     expected = encode(rebuild(days))
     order = [*days, *days]
     rng.shuffle(order)
@@ -100,7 +102,7 @@ def test_memory_is_a_function_of_its_days(days, rng):
 
 @given(st.lists(EPISODE, max_size=8), st.randoms())
 def test_an_identity_counts_once(rows, rng):
-    """Rows that come twice, in any order, change nothing."""
+    """Duplicate rows, in any order, change nothing."""
     unique = list({(r["symbol"], r["mode"], r["decision_seq"]): r for r in rows}.values())
     twice = [*unique, *unique]
     rng.shuffle(twice)
@@ -108,7 +110,7 @@ def test_an_identity_counts_once(rows, rng):
 
 
 def test_fold_does_not_change_its_input():
-    """Folding leaves the memory it was given as it was."""
+    """Folding does not change the memory passed in."""
     memory = fold(None, day())
     before = encode(memory)
     fold(memory, day("2025-07-18"))
@@ -116,7 +118,7 @@ def test_fold_does_not_change_its_input():
 
 
 def test_a_revision_replaces_its_day():
-    """A day in another version takes the place of the first: its trades are not counted twice."""
+    """Another version of a day replaces the first: its trades are not counted twice."""
     one, other = day(), day(rows=[episode(pnl=-5.0), episode(2)], content="another")
     memory = fold(fold(fold(None, one), day("2025-07-18")), other)
     assert [d["content_hash"] for d in memory["days"]] == ["another", "hash of 2025-07-18"]
@@ -124,8 +126,15 @@ def test_a_revision_replaces_its_day():
     assert encode(memory) == encode(rebuild([day("2025-07-18"), other]))
 
 
+def test_a_revision_of_the_newest_day_replaces_it():
+    """The newest day in another version is not added beside the first."""
+    memory = fold(fold(None, day()), day("2025-07-18"))
+    memory = fold(memory, day("2025-07-18", content="another"))
+    assert [d["content_hash"] for d in memory["days"]] == ["hash of 2025-07-17", "another"]
+
+
 def test_parents_chain():
-    """Each memory names the hash of the one it grew from."""
+    """Each memory contains the hash of the previous one."""
     first = fold(None, day())
     second = fold(first, day("2025-07-18"))
     assert (first["parent"], second["parent"]) == (None, first["hash"])
@@ -149,7 +158,7 @@ def test_only_taken_closed_live_trades_are_money():
 
 
 def test_data_of_an_untold_type_does_not_train():
-    """An episode on data whose type the gateway never said is left out, under a reason of its own, unless allowed."""
+    """An episode on data of unannounced type is left out, with its own reason, unless allowed."""
     rows = [episode(1), episode(2, data_type=None), episode(3, data_type=3), episode(4, data_type=2)]
     made = day(rows=rows)
     assert (made.samples, made.symbols[0].trade_count) == ({"event": 1}, 1)
@@ -168,7 +177,7 @@ def with_values(row, exit_reason="TARGET", **values):
 
 
 def test_a_profile_by_hand():
-    """Counts, sums and means of a symbol over two days, as added up on paper; absent numbers count in no mean."""
+    """Counts, sums and means of a symbol over two days, as computed by hand; absent numbers are not in any mean."""
     first = [
         with_values(
             episode(1, pnl=30.0, move=0.01), quantity=100, r_multiple=3.0, mae=-2.0, mfe=40.0, hold_seconds=10.0
@@ -230,14 +239,51 @@ def test_a_profile_by_hand():
     assert [(setup["setup"], setup["n"]) for setup in made["setups"]] == [("s/BREAKOUT_UP", 3)]
 
 
+GOLDEN = Path(__file__).resolve().parent.parent / "golden" / "memory" / "three_days.json"
+
+
+def test_golden_memory():
+    """The file of a memory of three days, byte by byte: both modes, every reason to be left out, all structures."""
+    days = []
+    for n, date in enumerate(DATES[:3]):
+        rows = [
+            episode(1, date=date, pnl=12.5 + n, move=0.01 * n),
+            episode(2, date=date, pnl=-7.25, move=-0.004, symbol="BRK B", entry_reason="BREAKOUT_DOWN"),
+            episode(3, date=date, pnl=0.0, mode="bars", exit_reason="TIME"),
+            episode(4, date=date, taken=False, pnl=3.0),
+            episode(5, date=date, data_type=(3, None, 2)[n]),
+            episode(6, date=date, exit_reason="DATA_END"),
+            episode(7, date=date) | {"document": "{"},
+        ]
+        days.append(day(date, rows))
+    made = encode(rebuild(days))
+    if os.environ.get("HARVESTER_REWRITE_GOLDEN") == "1":
+        GOLDEN.write_bytes(made)
+    assert made == GOLDEN.read_bytes()
+
+
+def test_a_structure_nobody_traded_counts_nought():
+    """All three structures are named, those without a trade with 0."""
+    memory = fold(None, day(rows=[episode(1, move=0.01)]))
+    expected = {"UPTREND": 1, "DOWNTREND": 0, "RANGE": 0}
+    assert memory["chart_structure_counts"] == expected
+    assert memory["symbol_profiles"][0]["structure_counts"] == expected
+
+
+def test_a_memory_needs_a_day():
+    """Without a day there is no memory, and the error says how to get one."""
+    with pytest.raises(HarvesterError, match=r"cannot build a memory without any day; fold one with `hv eod --date`"):
+        rebuild([])
+
+
 def test_squares_of_multiples():
-    """The spread of R-multiples is that of the trades: the interval is the one of their sum and sum of squares."""
+    """The interval of the mean R is computed from the sum and the sum of squares of all trades."""
     made = day(rows=[episode(1, pnl=30.0), episode(2, pnl=-10.0)])
     assert (made.symbols[0].r_sum, made.symbols[0].r_squares) == (2.0, 10.0)
 
 
 def test_a_trade_that_breaks_even_is_no_win():
-    """A result of nothing counts as a trade and as neither a win nor a loss."""
+    """A result of zero counts as a trade, but not as a win or a loss."""
     made = day(rows=[episode(1, pnl=0.0), episode(2, pnl=10.0)])
     assert (made.symbols[0].wins, made.symbols[0].trade_count) == (1, 2)
     assert (made.sample_wins, made.outcomes) == ({"event": 1}, {"BREAKEVEN": 1, "WIN": 1})
@@ -252,7 +298,7 @@ def test_reasons_are_the_five_most_frequent():
 
 
 def test_other_episodes_of_the_same_log_are_another_day():
-    """A day whose log is the same and whose episodes are not is taken in anew: its episodes have their own hash."""
+    """A day with the same log but other episodes is folded again: its episodes have their own hash."""
     rows = [episode(1), episode(2)]
     changed = [rows[0], with_values(rows[1], tape_delta=51.0)]
     one, other = (day(rows=given, content="the log") for given in (rows, changed))
@@ -261,7 +307,7 @@ def test_other_episodes_of_the_same_log_are_another_day():
 
 
 def test_days_are_few_before_samples_are():
-    """Days still needed: twenty in any case, more where samples are rare; with enough of both none."""
+    """Days still needed: at least twenty, more when samples are rare, none when there are enough of both."""
     dates = [f"2025-{month:02d}-{n:02d}" for month in (7, 8) for n in range(1, 22)]
 
     def needed(count, samples):
@@ -291,13 +337,13 @@ def test_base_rate_scores_by_hand():
 
 
 def test_modes_stay_apart():
-    """An evaluation on bars never mixes with trades on events."""
+    """An evaluation on bars is never mixed with trades on events."""
     memory = fold(None, day(rows=[episode(1, pnl=10.0), episode(1, pnl=-7.0, mode="bars")]))
     assert [(p["mode"], p["pnl_usd"]) for p in memory["symbol_profiles"]] == [("bars", -7.0), ("event", 10.0)]
 
 
 def test_unreadable_document_is_counted():
-    """An episode whose document cannot be read is counted as such, and nothing else of the day is lost."""
+    """An episode with an unreadable document is counted as unreadable; the rest of the day is kept."""
     made = day(rows=[episode(1), episode(2) | {"document": "{"}, episode(3) | {"document": '{"mode": "event"}'}])
     assert (made.parse_failures, made.symbols[0].trade_count, made.episode_count) == (2, 1, 3)
 
@@ -315,6 +361,44 @@ def test_recommendations_follow_the_thresholds():
     assert made["focus_symbols"][0]["win_rate_interval"]["low"] < 0.55
 
 
+def twenty(symbol, wins, win=10.0, loss=-5.0):
+    return [episode(n, symbol=symbol, pnl=win if n <= wins else loss) for n in range(1, 21)]
+
+
+def test_recommendations_at_the_thresholds():
+    """Exactly 0.55 is focus, exactly 0.45 is not reduce; any profit is a profit, and a sum of 0 is none."""
+    rows = [*twenty("AT055", 11), *twenty("AT045", 9)]
+    rows += [*twenty("CENTS", 15, 0.02, -0.02), *twenty("ZERO", 15, 1.0, -3.0)]
+    made = fold(None, day(rows=rows))["recommendations"]
+    assert [(r["symbol"], r["win_rate"]) for r in made["focus_symbols"]] == [("AT055", 0.55), ("CENTS", 0.75)]
+    assert made["reduce_symbols"] == []
+
+
+def test_money_is_rounded_to_nine_digits():
+    """Sums of USD keep nine digits, means too, and no file says minus nought."""
+    memory = fold(None, day(rows=[with_values(episode(), pnl_usd=0.123456789, mae=0.123456789)]))
+    assert memory["symbol_profiles"][0]["pnl_usd"] == memory["symbol_profiles"][0]["avg_mae"] == 0.123456789
+    memory = fold(None, day(rows=[with_values(episode(), pnl_usd=-1e-12, mae=-1e-12)]))
+    profile = memory["symbol_profiles"][0]
+    assert [math.copysign(1, profile[name]) for name in ("pnl_usd", "avg_mae")] == [1, 1]
+
+
+@pytest.mark.parametrize(
+    "harm",
+    [
+        lambda text: "[]",
+        lambda text: text.replace('"price": 100.0', '"price": 0.0'),
+        lambda text: text.replace('"labels"', '"label"'),
+        lambda text: text.replace('"quantity": 100', '"quantity": "100"'),
+    ],
+)
+def test_every_kind_of_unreadable_document_is_counted(harm):
+    """A list, a price of 0, a missing field and a text for a number count as parse failures."""
+    row = episode()
+    assert harm(row["document"]) != row["document"]
+    assert day(rows=[row | {"document": harm(row["document"])}]).parse_failures == 1
+
+
 def test_level_one_says_what_it_does_not_know():
     """Without evidence: no model, no score, and the number of days still needed; the base rate's score is real."""
     model = fold(None, day())["model"]
@@ -329,7 +413,16 @@ def test_level_one_says_what_it_does_not_know():
 
 
 @pytest.mark.parametrize(
-    ("exit_", "name"), [(100.15, "RANGE"), (100.16, "UPTREND"), (99.85, "RANGE"), (99.84, "DOWNTREND")]
+    ("exit_", "name"),
+    [
+        (100.15, "RANGE"),
+        (100.15000004, "RANGE"),
+        (100.0000002, "RANGE"),
+        (100.1500002, "UPTREND"),
+        (100.16, "UPTREND"),
+        (99.85, "RANGE"),
+        (99.84, "DOWNTREND"),
+    ],
 )
 def test_structure(exit_, name):
     """More than 0.15 % up or down is a trend."""
@@ -345,6 +438,17 @@ def test_structure(exit_, name):
     ],
 )
 def test_altered_memory_is_refused(change, what):
-    """A memory that does not match its own hash or version is refused, with the way out."""
+    """A memory that does not match its own hash or version is refused, and the error names the remedy."""
     with pytest.raises(HarvesterError, match=what):
         decode(encode(change(fold(None, day()))), "memory_latest.json")
+
+
+@pytest.mark.parametrize(
+    "data", [b"", b"{", b"[]", b'{"schema_version": 1}', b"\xff\xfe", b'{"schema_version": 1, "hash": ""}']
+)
+def test_no_memory_is_refused(data):
+    """A file that is no memory at all is refused in one sentence that names it."""
+    with pytest.raises(
+        HarvesterError, match=r"^here (is damaged|does not have schema version 1); copy the newest file"
+    ):
+        decode(data, "here")

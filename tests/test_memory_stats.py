@@ -26,6 +26,11 @@ def test_incomplete_beta(x, a, b, value):
     assert beta_cdf(x, a, b) == pytest.approx(value, rel=1e-11)
 
 
+def test_incomplete_beta_at_its_ends():
+    """Nothing lies below 0 and all of it below 1."""
+    assert [beta_cdf(x, 2, 3) for x in (-0.5, 0, 1, 1.5)] == [0.0, 0.0, 1.0, 1.0]
+
+
 @pytest.mark.parametrize(
     ("p", "df", "t"),
     # The usual printed table; df 1 and 2 in closed form.
@@ -38,7 +43,7 @@ def test_incomplete_beta(x, a, b, value):
     ],
 )
 def test_student_t(p, df, t):
-    """Student's quantile equals closed forms and printed tables."""
+    """Student's t quantile equals closed forms and printed tables."""
     assert t_quantile(p, df) == pytest.approx(t, rel=2e-6)
 
 

@@ -42,7 +42,7 @@ def test_a_list_fits_the_source(path: Path) -> None:
 
 
 def test_a_mistake_names_only_what_exists(tmp_path: Path) -> None:
-    """No mistake rests on an undefined name: any test would notice that, and nothing would be proven of the rule."""
+    """No mistake uses an undefined name: any test would fail on that, which proves nothing about the rule."""
     for n, mistake in enumerate(MISTAKES):
         (tmp_path / f"mistake_{n}.py").write_text(mistake.apply(), encoding="utf-8")
     command = [
@@ -62,7 +62,7 @@ def test_a_mistake_names_only_what_exists(tmp_path: Path) -> None:
 
 
 def test_no_mistake_is_listed_twice() -> None:
-    """A mistake stands in one list, once."""
+    """Each mistake occurs once, in one list."""
     seen = [(m.file, m.rule, m.instead) for m in MISTAKES]
     assert len(seen) == len(set(seen))
 
@@ -78,7 +78,7 @@ def test_no_mistake_is_listed_twice() -> None:
     ],
 )
 def test_a_list_that_cannot_be_read_is_named(tmp_path: Path, block: str, says: str) -> None:
-    """What is wrong with a block is said with its list and line."""
+    """An error in a block names its list and line."""
     path = tmp_path / "bad.txt"
     path.write_text(f"# a comment\n\n{block}", encoding="utf-8")
     with pytest.raises(BadList, match=r"bad\.txt:3: .*" + says):
@@ -87,7 +87,7 @@ def test_a_list_that_cannot_be_read_is_named(tmp_path: Path, block: str, says: s
 
 @pytest.mark.parametrize("count", [0, 2])
 def test_a_rule_that_is_not_found_once_is_named(tmp_path: Path, count: int) -> None:
-    """A rule that is absent from its file, or ambiguous, is an error and no mistake."""
+    """A rule that occurs never or more than once in its file is an error."""
     (tmp_path / "a.py").write_text("x = 1\n" * count, encoding="utf-8")
     with pytest.raises(BadList, match=f"occurs {count} times"):
         Mistake("list:1", "a.py", "x = 1", "x = 2", ("t",)).apply(tmp_path)

@@ -48,7 +48,7 @@ def texts(svg: str) -> list[str]:
 
 
 def test_the_line_ends_wherever_nothing_is_known() -> None:
-    """A second without a quote and a time without rows look alike: the line ends, and one band fills its place."""
+    """A second without a quote and a time without rows look alike: the line ends and one band is drawn."""
     mids = [10.0] * 10 + [NAN] * 5 + [10.1] * 10 + [10.2] * 15 + [10.3] * 10
     svg = day_picture("IBM", [panel("IBM", mids, without=(range(25, 40),))])
     drawn, dark = lines(svg), bands(svg)
@@ -70,7 +70,7 @@ def test_a_single_second_of_a_whole_day_can_be_seen() -> None:
 
 
 def test_before_and_after_its_subscription_a_symbol_has_no_quote() -> None:
-    """Bands reach to the ends of the day's axis, and over all of it where a symbol stayed silent."""
+    """Bands reach the ends of the day's axis, and cover all of it for a silent symbol."""
     whole, short, silent = panel("A", [1.0] * 100), panel("B", [2.0] * 60), panel("C", [NAN] * 100)
     svg = day_picture("day", [whole, short._replace(ts=short.ts + 20 * SECOND), silent])
     ground = tags(svg, "rect", "panel")[0]
@@ -81,7 +81,7 @@ def test_before_and_after_its_subscription_a_symbol_has_no_quote() -> None:
 
 
 def test_the_grid_lies_beneath_the_line() -> None:
-    """Later lies above: ground, bands, grid, line, trades."""
+    """The drawing order is background, bands, grid, line, trades."""
     trade = Trade(BEGIN + SECOND, 10.1, BEGIN + 4 * SECOND, 10.0, "LOSS")
     svg = day_picture("IBM", [panel("IBM", [10.0, 10.1, NAN, 10.2, 10.0], (trade,))])
     body = svg[svg.index('class="panel"') :]
@@ -91,7 +91,7 @@ def test_the_grid_lies_beneath_the_line() -> None:
 
 
 def test_a_trade_shows_side_outcome_entry_and_exit() -> None:
-    """A triangle up for a long and down for a short, a dot at the exit, in the outcome's colour, and words for both."""
+    """A triangle up for a long, down for a short, and a dot at the exit, in the outcome's colour, with a tooltip."""
     long = Trade(BEGIN + SECOND, 10.1, BEGIN + 4 * SECOND, 10.0, "LOSS")
     short = Trade(BEGIN + SECOND, 10.1, BEGIN + 4 * SECOND, 10.0, "WIN", "SHORT")
     svg = day_picture("IBM", [panel("IBM", [10.0, 10.1, 10.0, 10.2, 10.0], (long, short))])
@@ -117,7 +117,7 @@ def test_both_axes_say_what_they_measure() -> None:
 
 
 def test_a_long_time_between_two_sessions_is_left_out_and_said() -> None:
-    """Ten minutes each in the morning and the evening share the width; what lies between is named, a restart not."""
+    """Ten minutes in the morning and ten in the evening share the width; the cut between is labelled, a restart not."""
     mids = [10.0] * 40_000
     svg = day_picture("IBM", [panel("IBM", mids, without=(range(600, 39_400),))])
     assert "10 h 46 min left out" in texts(svg)
@@ -145,7 +145,7 @@ def test_any_number_of_symbols_has_room_and_labels(count: int) -> None:
 
 
 def test_it_is_drawn_for_a_dark_page_too() -> None:
-    """Every colour of the light page has one for the dark page."""
+    """Every colour of the light mode has one for the dark mode."""
     (style,) = (tag.text or "" for tag in tags(day_picture("IBM", [panel("IBM", [1.0, 2.0])]), "style"))
     light, _, dark = style.partition("@media(prefers-color-scheme:dark)")
     assert re.findall(r"\.(\w+){", light) == re.findall(r"\.(\w+){", dark)
@@ -153,7 +153,7 @@ def test_it_is_drawn_for_a_dark_page_too() -> None:
 
 
 def test_a_day_with_an_outage_a_restart_and_a_silent_symbol() -> None:
-    """From the log itself: three stretches of one symbol, a band an absence, one band of the other, twice the same."""
+    """From a log: three stretches of one symbol with a band per gap, one band of the other; the same bytes twice."""
     log = Log().run_start().subscribe(1, "bid_ask", 7, at=0).subscribe(2, "bid_ask", 8)
 
     def quoted(begin: int, end: int) -> None:

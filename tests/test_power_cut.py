@@ -1,4 +1,4 @@
-"""The simulated power cut itself: what it lets arrive, and what not."""
+"""The simulated power cut itself: which changes may reach the medium and which may not."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def test_what_is_there_is_durable(tmp_path):
 
 
 def test_a_synced_file_without_its_name_is_lost(tmp_path):
-    """Contents arrive with `fsync`, the name with its folder's sync; before that one comes without the other."""
+    """Contents are durable after `fsync`, the name after its folder's sync; before that either may be lost alone."""
     disk = PowerCut(tmp_path)
     with disk.create(tmp_path / "one") as file:
         disk.write(file, b"abcd")
@@ -120,7 +120,7 @@ def test_everything_pending_is_what_the_process_sees(tmp_path):
 
 
 def test_a_killed_process_leaves_its_cache(tmp_path):
-    """The process dies at the operation named and does nothing more; the next one finds its cache, pending."""
+    """The process dies at the given operation and does nothing more; the next one sees its writes, still pending."""
     disk = PowerCut(tmp_path)
     disk.dies_at(3)
     with pytest.raises(Killed):

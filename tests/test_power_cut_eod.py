@@ -1,6 +1,6 @@
 """A power cut at every operation of the end of day, of `hv project` and of the caches.
 
-What lies below a home after a cut is judged by reading it: nobody has to fold the day for that. For a spread of cuts
+The files below a home after a cut are checked by reading them, without folding the day. For a spread of cuts
 `hv eod` is run again on what was left, with a second cut in it. `HARVESTER_TEST_LONG=1` runs it for all of them.
 """
 
@@ -48,7 +48,7 @@ DELETING: Fold = {"delete_temp": True}
 
 
 def at_rest(tree: Tree) -> Tree:
-    """The files of a tree that go by their own name: nothing that is still being written beside, no locks."""
+    """The files of a tree under their final names: no temporary files, no locks."""
     return {
         name: data
         for name, data in tree.items()
@@ -57,7 +57,7 @@ def at_rest(tree: Tree) -> Tree:
 
 
 def kept(home: Home) -> Tree:
-    """What is below `memory/` now."""
+    """The files below `memory/` now."""
     return {f"memory/{name}": data for name, data in at_rest(read(home.memory)).items()} if home.memory.is_dir() else {}
 
 
@@ -70,7 +70,7 @@ def disk_of(home: Home) -> PowerCut:
 
 
 def run_eod(home: Home, trading_date: Any, wishes: Fold, disk: PowerCut) -> None:
-    """`hv eod`: where a step begins, what the steps before it wrote is said to be durable."""
+    """`hv eod`, in which each step marks the files of the earlier steps as durable when it begins."""
     seen: set[str] = set()
 
     def at(step: str) -> None:
@@ -90,8 +90,8 @@ class Story:
     Attributes:
         base: the home before; everything in it is durable.
         day: the date that is folded.
-        wishes: with which `EodOptions`.
-        end: what an undisturbed run leaves.
+        wishes: the `EodOptions`.
+        end: the files after an uninterrupted run.
     """
 
     base: Home
@@ -112,7 +112,7 @@ class Story:
         return f"memory/datasets/{self.day}/deletion.json"
 
     def doomed(self) -> list[str]:
-        """Folders that are deleted in the end."""
+        """The folders deleted by the run."""
         return [f"temp/{what}/{self.day}/" for what in ("events", "episodes")]
 
 
@@ -133,7 +133,7 @@ def claim(story: Story, first: Tree, known: list[Tree], there: Tree) -> None:
 
 
 def _claim_deletion(story: Story, first: Tree, there: Tree) -> None:
-    """A log file goes when it is on a list that is on disk, and everything that replaces it is there."""
+    """A log file is deleted only when a list on disk names it and every replacement is durable."""
     gone = {name for name, data in first.items() if name.startswith("temp/") and there.get(name) != data}
     doomed = {name for name in gone if name.startswith(tuple(story.doomed()))}
     assert not gone - doomed, "a file of another date changed"
@@ -150,7 +150,7 @@ def _claim_deletion(story: Story, first: Tree, there: Tree) -> None:
 
 
 def least(disk: PowerCut, start: int) -> Iterator[tuple[int, str, Tree]]:
-    """After each operation from `start` on, what is on the medium for certain."""
+    """After each operation from `start` on, the files that are certainly on the medium."""
     cut = disk.at(start)
     for n in disk.cuts()[start:]:
         if n > start:
@@ -159,14 +159,14 @@ def least(disk: PowerCut, start: int) -> Iterator[tuple[int, str, Tree]]:
 
 
 def every(disk: PowerCut, start: int) -> Iterator[tuple[int, str, Tree]]:
-    """After each operation from `start` on, everything that may be on the medium."""
+    """After each operation from `start` on, every state the medium may be in."""
     for n in disk.cuts()[start:]:
         for called, tree in disk.trees(n):
             yield n, called, tree
 
 
 def all_cuts(story: Story, disk: PowerCut, first: Tree, start: int = 0, how: Any = every) -> list[Tree]:
-    """Judge every state after every cut from operation `start` on; gives those that differ by name or content."""
+    """Check every state after every cut from operation `start` on; returns those that differ by name or content."""
     marks = [(0, {n: d for n, d in first.items() if n.startswith("memory/")}), *disk.reported()]
     seen: dict[tuple[int, int], Tree] = {}
     for n, called, tree in how(disk, start):
@@ -183,7 +183,7 @@ def all_cuts(story: Story, disk: PowerCut, first: Tree, start: int = 0, how: Any
 
 
 def again(story: Story, tree: Tree, folder: Path, *, second_cuts: bool) -> None:
-    """`hv eod` once more on what a cut left: it finishes, with the same bytes; with a second cut in it."""
+    """Run `hv eod` again after a cut: it completes with the same bytes, also with a second cut in it."""
     write(tree, folder)
     home = Home(folder)
     disk = disk_of(home)
@@ -195,7 +195,7 @@ def again(story: Story, tree: Tree, folder: Path, *, second_cuts: bool) -> None:
 
 
 def spread(items: Any, few: int) -> list[Any]:
-    """All of them in a long run, else a few, evenly spaced, the last among them."""
+    """All of them in a long run, else a few, evenly spaced, including the last."""
     found = list(items)
     return found if LONG else found[:: -max(len(found) // few, 1)]
 
@@ -220,7 +220,7 @@ def whole(two_days, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def very_first(two_days, tmp_path_factory):
-    """The first fold of a home: there is no `memory/` yet; and no archive, so the log is gone when it is deleted."""
+    """The first fold of a home, without `memory/` and without an archive, so that the deleted log is gone."""
     home = copied(two_days, tmp_path_factory.mktemp("very_first") / "home")
     shutil.rmtree(home.memory)
     return Story.of(home, NEXT, DELETING, tmp_path_factory.mktemp("very_first"))
@@ -228,7 +228,7 @@ def very_first(two_days, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def reopened(two_days, tmp_path_factory):
-    """A date that was folded and deleted, and recorded on."""
+    """A date that was folded, deleted, and recorded again."""
     home = copied(two_days, tmp_path_factory.mktemp("reopened") / "home")
     eod(home.on(NEXT), EodOptions(**DELETING))
     record(home, NEXT, seconds=SECONDS, start=4000, seed=3)
@@ -246,9 +246,9 @@ def story(request):
 
 @pytest.mark.parametrize("story", STORIES, indirect=True)
 def test_end_of_day(story, tmp_path):
-    """A cut anywhere in `hv eod` leaves what was reported durable, and deletes nothing that could still be lost.
+    """A cut anywhere in `hv eod` keeps what was reported durable, and no file without a durable replacement is deleted.
 
-    Run again it finishes with the bytes of an undisturbed run, and a second cut in that run does no harm either.
+    The next run completes with the bytes of an uninterrupted run, also after a second cut.
     """
     home = copied(story.base, tmp_path / "home")
     disk = disk_of(home)
@@ -266,9 +266,9 @@ def test_end_of_day(story, tmp_path):
 
 @pytest.mark.parametrize("story", ["whole", "very_first"], indirect=True)
 def test_what_a_killed_run_left_in_the_cache(story, tmp_path):
-    """A run is killed before a sync; the next one syncs what it finds in place, and only then rests on it.
+    """A run is killed before a sync; the next one syncs the files it finds before it relies on them.
 
-    The second run writes nothing of what is right already, so a cut in it would lose what nobody had synced.
+    The second run does not rewrite files that are right, so without that sync a cut would lose them.
     """
     home = copied(story.base, tmp_path / "undisturbed")
     disk = disk_of(home)
@@ -288,7 +288,7 @@ def test_what_a_killed_run_left_in_the_cache(story, tmp_path):
 
 @pytest.fixture(scope="module")
 def delayed(tmp_path_factory):
-    """A folded day of delayed data, of which nothing was learned; now it is to be learned from all the same."""
+    """A folded day of delayed data that was not learned from, and is now folded with --allow-not-live."""
     home = Home(tmp_path_factory.mktemp("delayed") / "home").prepare()
     record(home, EARLIER, seconds=SECONDS, data_type=3)
     eod(home.on(EARLIER))
@@ -296,7 +296,7 @@ def delayed(tmp_path_factory):
 
 
 def test_a_version_keeps_its_content(delayed, tmp_path):
-    """A date folded again with another result, in the same second of its log, gets a version of another name."""
+    """A date folded again with another result, in the same second of its log, gets another version name."""
     home = copied(delayed.base, tmp_path / "home")
     before = {name: data for name, data in kept(home).items() if "/versions/" in name}
     disk = disk_of(home)
@@ -309,7 +309,7 @@ def test_a_version_keeps_its_content(delayed, tmp_path):
 
 
 class Rotten(Disk):
-    """Of files with a word in their name it keeps other bytes than it is given, as many."""
+    """A disk that stores other bytes of the same length for files with a word in their name."""
 
     def __init__(self, word: str) -> None:
         self.word, self.spoiled = word, 0
@@ -340,7 +340,7 @@ class Rotten(Disk):
     ],
 )
 def test_a_disk_that_keeps_other_bytes(whole, tmp_path, word):
-    """Whatever is read back different from what was written ends the run before anything is deleted."""
+    """Any read-back that differs from what was written ends the run before anything is deleted."""
     home = copied(whole.base, tmp_path / "home")
     disk = Rotten(word)
     before = {name: data for name, data in whole.first().items() if name.startswith("temp/")}
@@ -352,7 +352,7 @@ def test_a_disk_that_keeps_other_bytes(whole, tmp_path, word):
 
 @pytest.mark.parametrize("latest", [True, False], ids=["latest", "version"])
 def test_memory_is_read_back_before_anything_points_to_it(whole, tmp_path, latest):
-    """A version that reads back different is not what `memory_latest.json` becomes; a bad one leaves the date open."""
+    """A version whose read-back differs does not become `memory_latest.json`; a bad one leaves the date open."""
     home = copied(whole.base, tmp_path / "home")
     before = home.memory_latest.read_bytes()
     with pytest.raises(Mismatch, match="memory_latest" if latest else f"memory_{NEXT}"):
@@ -362,7 +362,7 @@ def test_memory_is_read_back_before_anything_points_to_it(whole, tmp_path, lates
 
 
 def test_kept_episodes_are_read_back(whole, tmp_path, monkeypatch):
-    """Kept episodes that are not those that were folded end the run, although the file is what was written."""
+    """Kept episodes that differ from the folded ones end the run, even if the file is what was written."""
     home = copied(whole.base, tmp_path / "home")
     real = table_files.parquet_file
 
@@ -378,7 +378,7 @@ def test_kept_episodes_are_read_back(whole, tmp_path, monkeypatch):
 
 
 def test_a_log_file_that_changed_but_kept_its_size_stays(whole, tmp_path):
-    """A file that is not what was listed is not deleted, were it only of other bytes; the run says which stays."""
+    """A file changed since it was listed is not deleted, even at equal size; the run reports it."""
     home = copied(whole.base, tmp_path / "home")
     victim = home.on(NEXT).log / "r001" / "quote.arrows"
     other = victim.read_bytes()[::-1]
@@ -397,7 +397,7 @@ def test_a_log_file_that_changed_but_kept_its_size_stays(whole, tmp_path):
 
 @pytest.fixture(scope="module")
 def foreign(tmp_path_factory):
-    """The same day by another market: as many events at the same times, other prices. Folded, with an archive."""
+    """The same day of another market: the same number of events at the same times, other prices; folded, archived."""
     home = Home(tmp_path_factory.mktemp("foreign") / "home").prepare()
     record(home, NEXT, seconds=SECONDS, seed=9)
     eod(home.on(NEXT), EodOptions(archive=True))
@@ -405,7 +405,7 @@ def foreign(tmp_path_factory):
 
 
 def test_an_archive_of_other_events_is_no_proof(whole, foreign, tmp_path):
-    """An archived run that is whole in itself, of as many events at the same times, does not replace the log."""
+    """A valid archived run with the same number of events at the same times does not replace the log."""
     home = copied(whole.base, tmp_path / "home")
     shutil.copytree(foreign.on(NEXT).archive, home.on(NEXT).archive)
     with pytest.raises(Mismatch, match="is not equal to"):
@@ -417,7 +417,7 @@ def test_an_archive_of_other_events_is_no_proof(whole, foreign, tmp_path):
 
 
 def test_an_archive_is_proved_by_its_rows(whole, tmp_path, monkeypatch):
-    """Rows stored with other values under checksums that match are found before the archive has its name."""
+    """Rows stored with other values under matching checksums are detected before the archive gets its name."""
     home = copied(whole.base, tmp_path / "home")
     real = pq.ParquetWriter.write_table
 
@@ -435,7 +435,7 @@ def test_an_archive_is_proved_by_its_rows(whole, tmp_path, monkeypatch):
 
 
 def test_a_run_without_events_is_archived_and_proved(whole, tmp_path):
-    """A run that recorded nothing is kept too; read back different it gets no name in the archive.
+    """A run without events is archived too; if its read-back differs, it gets no name in the archive.
 
     Before it a run of one event and its digest.
     """
@@ -458,7 +458,7 @@ def test_a_run_without_events_is_archived_and_proved(whole, tmp_path):
 
 
 def begun_to_delete(home: Home) -> None:
-    """`hv eod` that was killed when the first file of the log was gone."""
+    """`hv eod`, killed after the first file of the log was deleted."""
     told = []
 
     def at(step: str) -> None:
@@ -473,7 +473,7 @@ def begun_to_delete(home: Home) -> None:
 
 @pytest.mark.parametrize("harm", ["latest of the day before", "no latest", "all of another market"])
 def test_deleting_goes_on_only_with_proof(whole, foreign, tmp_path, harm):
-    """A deletion that had begun goes on when kept episodes, memory and the mark of the closed date agree, else not."""
+    """An interrupted deletion continues only when kept episodes, memory and the mark of the closed date agree."""
     home = copied(whole.base, tmp_path / "home")
     before = home.memory_latest.read_bytes()
     begun_to_delete(home)
@@ -512,7 +512,7 @@ def test_a_list_of_another_log_is_not_carried_out(whole, foreign, tmp_path):
 
 
 def test_a_new_home(tmp_path):
-    """A home that was just made is there after a cut, also where the lock of a date made its root before."""
+    """A home just created survives a cut, also when the lock of a date created its root."""
     for locked in (False, True):
         above = tmp_path / f"locked {locked}"
         above.mkdir()
@@ -526,7 +526,7 @@ def test_a_new_home(tmp_path):
 
 
 def test_equal_length_is_not_equal(tmp_path):
-    """A file of as many other bytes is written again; equal bytes are left alone."""
+    """A file with other bytes of the same length is rewritten; equal bytes are not."""
     assert [put(tmp_path / "x", data) for data in (b"one", b"two", b"two")] == [True, True, False]
     assert (tmp_path / "x").read_bytes() == b"two"
 
@@ -536,7 +536,7 @@ def test_equal_length_is_not_equal(tmp_path):
 
 @pytest.fixture
 def early(tmp_path):
-    """A day that was projected when it was not over, and recorded on: its early episode is to be replaced."""
+    """A day that was projected unfinished, then recorded further: its early episode must be replaced."""
     home = Home(tmp_path / "early").prepare()
     record(home, DATE, seconds=125)
     rebuilt(home, Disk())
@@ -549,9 +549,9 @@ def rebuilt(home: Home, disk: Disk) -> Any:
 
 
 def test_project(early, tmp_path):
-    """A cut anywhere in `hv project` leaves of each file the old bytes or the new ones; what was reported is there.
+    """A cut anywhere in `hv project` leaves each file with its old or its new bytes; reported files are there.
 
-    An early episode goes when what replaces it is there, and does not come back. Run again it ends with the same files.
+    An early episode is deleted only after its replacement is durable. The next run gives the same files.
     """
     first = at_rest(read(early.root))
     home = copied(early, tmp_path / "home")
@@ -583,7 +583,7 @@ def test_project(early, tmp_path):
 
 
 def test_an_early_episode_stays_until_its_replacement_is_there(early):
-    """A replacement that is not on disk as it was written keeps the early episode where it is."""
+    """A replacement whose bytes on disk differ keeps the early episode in place."""
     before = {path.name for path in early.on(DATE).episodes.rglob("*.json")}
     summary = rebuilt(copied(early, early.root.with_name("good")), Disk())
     (later, *_) = {Path(name).name for name in summary.files if "/episodes/" in name} - before
@@ -595,7 +595,7 @@ def test_an_early_episode_stays_until_its_replacement_is_there(early):
 
 
 def test_a_memo_never_lies(early, tmp_path):
-    """After any cut the memo of a projection is gone, or it speaks of exactly the files that are there."""
+    """After any cut the memo of a projection is missing, or describes exactly the files on disk."""
     home, disk = early, disk_of(early)
     summary = rebuilt(home, disk)
     end = at_rest(read(home.root))
@@ -619,7 +619,7 @@ def test_a_memo_never_lies(early, tmp_path):
 
 
 def test_a_snapshot_never_lies(early, tmp_path):
-    """After any cut a snapshot is gone, or gives the state that was kept; one that is torn is taken away."""
+    """After any cut a snapshot is missing, or gives the stored state; a torn one is deleted."""
     home = copied(early, tmp_path / "home")
     disk = disk_of(home)
     day = open_day(DATE, home)

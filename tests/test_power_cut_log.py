@@ -1,4 +1,4 @@
-"""Power fails after every operation of the log: what was reported durable is there, verifies, and is gone on with."""
+"""Power fails after every operation of the log: data reported durable is there, verifies, and can be continued."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ class Recorder:
     def every_cut(
         self, folder: Path, cuts: Iterable[int] | None = None, claim: Callable[[Home], None] = lambda _: None
     ) -> int:
-        """Prove `claim`, then that all survives, for every tree of every cut, or of these; counts the trees."""
+        """Assert `claim`, then that all survives, for every tree of every cut or of these; returns their number."""
         proven = set[tuple[int, int]]()
         for n in self.disk.cuts() if cuts is None else cuts:
             for called, tree in self.disk.trees(n, NAMES_MAX):
@@ -108,7 +108,7 @@ class Recorder:
         folder: Path,
         claim: Callable[[Home], None] = lambda _: None,
     ) -> None:
-        """After a cut the next writer opens every date, goes on with the next seq, and all that was marked is there."""
+        """After a cut the next writer opens every date, continues with the next seq, and everything marked is there."""
         write(tree, folder)
         home = Home(folder)
         try:
@@ -160,7 +160,7 @@ def recorder(medium) -> Recorder:
 
 
 def test_the_first_commit_of_every_kind(recorder, medium):
-    """The first commit makes a file per kind: all are there, or none is named."""
+    """The first commit creates a file per kind: all of them exist, or the journal names none."""
     writer = recorder.open()
     recorder.commit(writer, 40, tuple(Kind))
     recorder.close(writer)
@@ -226,9 +226,9 @@ def _operations(medium: Path, work: Callable[[Recorder], None]) -> int:
 
 
 def test_a_killed_process_and_then_a_power_cut(medium):
-    """Killed at any operation, its log gone on with by the next process, then power fails: nothing reported is lost.
+    """A writer is killed at any operation, the next one continues its log, then power fails: nothing reported is lost.
 
-    What the next process found whole in the cache it has folded and gone on from, so that must be durable too.
+    The next process folded and continued what it found in the cache, so that must be durable too.
     """
     proven = 0
     for at in range(1, _operations(medium, _record_twice) + 1):
@@ -295,7 +295,7 @@ def test_recovery(medium):
 
 
 def _compacted(home: Home, identity: str) -> None:
-    """The date is the same date; compacting again leaves nothing but the new files."""
+    """The date has the same events; compacting again leaves only the new files."""
     recover_day(home.on(DATE))
     assert harvester.open_day(DATE, home).identity() == identity
     compact_day(home.on(DATE), QuickDisk())
@@ -371,7 +371,7 @@ def test_setting_aside(recorder, medium):
 
 
 def test_archiving(recorder, medium):
-    """An archived run is whole after any cut that leaves its folder; once all is archived the log is not needed."""
+    """An archived run is whole after any cut that leaves its folder; with all runs archived the log is not needed."""
     write_run(recorder.home, (3, 2), kinds=FEW)
     write_run(recorder.home, (2,), kinds=(Kind.RAW,), seed=2)
     identity = harvester.open_day(DATE, recorder.home).identity()
@@ -400,9 +400,9 @@ def test_archiving(recorder, medium):
 
 
 def test_the_mark_of_a_closed_date(medium):
-    """Once `write_closed` has returned the date is closed after any cut, and before that whole, open or closed.
+    """After `write_closed` returned, the date is closed after any cut; before, it is whole, and open or closed.
 
-    So too when a process was killed while it closed the date, its folders still in the cache alone.
+    The same holds when a process was killed while it closed the date, with its folders only in the cache.
     """
     closed = EodMark(DATE.isoformat(), 7, "0", START_NS)
     for at in range(1, 20):
@@ -484,7 +484,7 @@ def _act(recorder: Recorder, writer: LogWriter | None, what: int, size: int) -> 
     cuts=st.lists(st.tuples(st.floats(0, 1), st.integers(0, 2**32)), min_size=3, max_size=6),
 )
 def test_any_day(acts, kills, cuts):
-    """Whatever a recorder does, however often it is killed, whenever the power fails: nothing reported is lost."""
+    """For random actions of a recorder, kills and power cuts, nothing reported durable is lost."""
     with tempfile.TemporaryDirectory(dir="/dev/shm" if Path("/dev/shm").is_dir() else None) as folder:
         recorder = Recorder.at(Path(folder) / "home")
         writer, left = None, sorted(kills)

@@ -25,7 +25,7 @@ NAMES = ("decisions", "fills", "episodes")
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory):
-    """Two runs on one date, the second beginning in the middle of a trade."""
+    """Two runs on one date; the second begins in the middle of a trade."""
     made = Home(tmp_path_factory.mktemp("home")).prepare()
     record(made, runs=2, seconds=650)
     return made
@@ -52,7 +52,7 @@ def whole(home):
 
 
 def test_trades_happen(home):
-    """The sample day is worth folding: entries long and short, targets, and one trade carried over the restart."""
+    """The sample day has entries long and short, targets, and one trade carried over the restart."""
     made = fold_day(open_day(DATE, home))
     episodes = made.tables["episodes"].to_pylist()
     assert {row["side"] for row in episodes} == {"LONG", "SHORT"}
@@ -70,12 +70,12 @@ def test_batch_size_changes_nothing(home, whole, rows_max):
 @settings(max_examples=budget(4, 12), deadline=None)
 @given(st.sets(st.integers(1, 5800), max_size=8), st.sampled_from([0, 1, 3]))
 def test_cuts_and_restores_change_nothing(home, whole, cuts, restore_every):
-    """Wherever the day is cut, and saved and restored between the pieces, the outcome is the same."""
+    """The result is the same for any split of the day, and with snapshots restored between the parts."""
     assert folded(open_day(DATE, home), cuts=sorted(cuts), restore_every=restore_every) == whole
 
 
 def test_projecting_twice_writes_the_same_bytes(home, tmp_path):
-    """Two projections of one log leave equal files, whatever folder they go to."""
+    """Two projections of one log write equal files, into any folder."""
     made = fold_day(open_day(DATE, home))
     one, two = write_artefacts(made, home, tmp_path / "one"), write_artefacts(made, home, tmp_path / "two")
     assert [p.read_bytes() for p in one.files] == [p.read_bytes() for p in two.files]
@@ -118,7 +118,7 @@ def test_features_before_the_decision(home):
 
 
 def test_features_need_nothing_later(home):
-    """The log cut at decision_seq gives the same features and decision: nothing was known from later."""
+    """The log cut at decision_seq gives the same features and decision: no later event was used."""
     made = fold_day(open_day(DATE, home))
     for row in made.tables["episodes"].to_pylist()[:3]:
         engine, decisions = Engine(), []
@@ -133,7 +133,7 @@ def test_features_need_nothing_later(home):
 
 
 def test_gate_codes_join_the_buckets(home, tmp_path):
-    """The bucket file says for every second what the strategy was refused, and when it was holding."""
+    """The bucket file has the gates that refused the strategy in every second, and when it was holding."""
     made = fold_day(open_day(DATE, home))
     write_artefacts(made, home, tmp_path)
     rows = pq.read_table(tmp_path / f"buckets_{DATE}.parquet").to_pylist()
@@ -175,7 +175,7 @@ def test_buckets_of_a_time_range(home):
 
 
 def test_unfinished_day_is_superseded(tmp_path):
-    """A trade still open at one look is DATA_END; when the day goes on, its file gives way to the real end."""
+    """A trade still open at a projection is DATA_END; when the day continues, its file is replaced by the real end."""
     home = Home(tmp_path).prepare()
     record(home, seconds=125)
     _, first = project(home.on(DATE))
@@ -189,6 +189,6 @@ def test_unfinished_day_is_superseded(tmp_path):
 
 
 def test_date_without_a_log(tmp_path):
-    """A date nobody recorded is one clear error."""
+    """A date that was not recorded is one clear error."""
     with pytest.raises(NoLog, match="no log of 2025-07-17"):
         project(Home(tmp_path).on(DATE))

@@ -1,4 +1,4 @@
-"""`hv project` over dates: jobs change nothing, unchanged dates are skipped, and only those."""
+"""`hv project` over dates: jobs change no output, and exactly the unchanged dates are skipped."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def hv(home: Home, *words: str) -> str:
 
 
 def files(home: Home) -> dict[str, bytes]:
-    """Everything the projection made, caches apart."""
+    """All files of the projection, except caches."""
     found = [path for path in home.root.rglob("*") if path.is_file() and home.cache not in path.parents]
     return {path.relative_to(home.root).as_posix(): path.read_bytes() for path in found}
 
@@ -66,7 +66,7 @@ def test_jobs_change_no_byte(recorded, tmp_path):
 
 
 def test_an_unchanged_date_is_skipped_in_one_line(home):
-    """The second time nothing is folded or written, one line says so; --json gives the same summary, --force folds."""
+    """The second run folds and writes nothing and prints one line; --json gives the same summary, --force folds."""
     first = json.loads(hv(home, "--date", DAYS[0], "--json"))
     before = files(home)
     text = hv(home, "--date", DAYS[0])
@@ -81,7 +81,7 @@ def test_an_unchanged_date_is_skipped_in_one_line(home):
 
 
 def test_a_disk_without_room_for_the_memo_costs_the_memo_alone(home, monkeypatch):
-    """The files are there, the command succeeds, and the next one folds again."""
+    """On a full disk for the memo the files are written, the command succeeds, and the next one folds again."""
     real = Disk.write_cache
 
     def full(self, path, data):
@@ -98,7 +98,7 @@ def test_a_disk_without_room_for_the_memo_costs_the_memo_alone(home, monkeypatch
 
 
 def test_the_journal_of_an_unchanged_date_is_read_once(home, monkeypatch):
-    """It is most of what an unchanged date costs: bytes are compared by the journal that was read for the memo."""
+    """An unchanged date reads its journal once, for the memo and for the comparison of bytes: most of its cost."""
     task = ParallelTask(str(home.root), DAYS[0], None, None, force=False)
     project_date(task)
     read, journals = RunLog._read_journal, []
@@ -113,7 +113,7 @@ def test_the_journal_of_an_unchanged_date_is_read_once(home, monkeypatch):
 
 
 def changed(home: Home, what: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Change one thing a projection rests on."""
+    """Change one input or output of a projection."""
     export = home.exports() / f"buckets_{DAYS[0]}.parquet"
     episode = next(home.root.glob(f"temp/episodes/{DAYS[0]}/*/*.json"))
     if what == "the log":
@@ -161,7 +161,7 @@ def test_anything_that_changed_is_folded(home, what, monkeypatch):
 
 
 def test_wishes_are_targets_of_their_own(home, tmp_path):
-    """Another --out or --symbols is another target: it is folded, and the first one stays unchanged."""
+    """Another --out or --symbols is another target: it is folded, and the first one remains unchanged."""
     hv(home, "--date", DAYS[0])
     assert "events through" in hv(home, "--date", DAYS[0], "--out", str(tmp_path / "out"))
     assert "events through" in hv(home, "--date", DAYS[0], "--out", str(tmp_path / "out"), "--symbols", "AAA")
@@ -180,7 +180,7 @@ def test_one_failing_date_stops_no_other(home):
 
 @pytest.mark.parametrize("name", ["quote.arrows", "request.arrows", "commits.jsonl", "manifest.json"])
 def test_the_good_part_of_a_damaged_date(home, name):
-    """--salvage folds what is good into a folder of its own and names what is lost; the date's artefacts stay."""
+    """--salvage folds the good part into a separate folder and names the losses; the date's artefacts stay."""
     hv(home, "--date", DAYS[0])
     whole = hv(home, "--date", DAYS[0], "--salvage")
     assert "unchanged" in whole
@@ -207,7 +207,7 @@ def test_the_good_part_of_a_damaged_date(home, name):
 
 
 def test_nothing_good_is_nothing_to_salvage(home):
-    """Of a date whose every commit is lost --salvage says so."""
+    """--salvage of a date without any readable commit says so."""
     (home.on(days(3)[0]).log / "r001" / "commits.jsonl").write_bytes(b"garbage\n")
     (found,) = project_dates([ParallelTask(str(home.root), DAYS[0], None, None, force=False, salvage=True)])
     assert "good seq: none" in found.what
@@ -215,7 +215,7 @@ def test_nothing_good_is_nothing_to_salvage(home):
 
 @pytest.mark.parametrize("jobs", [1, 2])
 def test_progress_adds_up(home, jobs):
-    """What is told rises to all events of all dates, which are told from the first: a bar never runs back."""
+    """Progress rises to the events of all dates, a total known from the start: the bar never runs backwards."""
     tasks = [ParallelTask(str(home.root), day, None, None, force=True) for day in DAYS]
     told = []
     results = list(project_dates(tasks, jobs, lambda done, total: told.append((done, total))))
@@ -226,7 +226,7 @@ def test_progress_adds_up(home, jobs):
 
 
 def test_progress_counts_what_need_not_be_folded(home):
-    """Dates of which nothing has changed, and one that is damaged, are behind the bar once that is known."""
+    """Unchanged dates and a damaged one count as done as soon as they are known."""
     for day in DAYS:
         hv(home, "--date", day)
     (home.on(days(3)[1]).log / "r001" / "commits.jsonl").write_bytes(b"garbage\n")
@@ -238,7 +238,7 @@ def test_progress_counts_what_need_not_be_folded(home):
 
 
 def test_which_dates(home):
-    """No date is the newest; one nobody recorded, a range without one and no jobs are refused with the next move."""
+    """The default is the newest date; an unrecorded date, an empty range and --jobs 0 are refused with a hint."""
     assert f"hv: {DAYS[-1]}, the newest recorded date" in hv(home)
     with pytest.raises(BadSetting, match="no date is recorded from 2031-01-01"):
         hv(home, "--from", "2031-01-01")
@@ -251,7 +251,7 @@ def test_which_dates(home):
 
 @pytest.mark.parametrize("known", [False, True], ids=["folded", "unchanged"])
 def test_a_flipped_byte_of_the_log_is_told(home, known):
-    """Whether the date is folded or skipped: every byte is compared, nothing is written, the exit code says so."""
+    """A flipped byte is detected whether the date is folded or skipped; nothing is written, the exit code is 1."""
     if known:
         hv(home, "--date", DAYS[0])
     path = max((home.on(days(3)[0]).log / "r001").glob("*.*"), key=lambda path: path.stat().st_size)
@@ -274,13 +274,13 @@ READING = (
 
 
 def test_every_reading_command_is_named():
-    """The list below has every command that the program runs without pandas, but the one that reads no log."""
+    """The list below has every command that runs without pandas, except the one that reads no log."""
     assert {words.split()[0] for words in READING} == READERS - {"schema"}
 
 
 @pytest.mark.parametrize("words", budget(("project --force", "verify", "replay --speed max"), READING))
 def test_reading_commands_do_without_pandas(home, words):
-    """pyarrow would import it, a third of a second, to make a column an array."""
+    """No reading command imports pandas, which pyarrow would do to convert a column, for a third of a second."""
     code = (
         "import sys\nfrom cli.app import app\n"
         "try:\n    app()\nexcept SystemExit as end:\n    assert end.code in (0, 1, None), end.code\n"

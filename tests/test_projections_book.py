@@ -58,7 +58,7 @@ BIDS = [(10.0, 300.0), (9.99, 200.0), (9.98, 100.0)]
     ],
 )
 def test_rows_shift_as_ib_shifts_them(row: str, expected: list[tuple[float, float]]) -> None:
-    """Insert moves the rows below down and cuts at the subscribed rows, delete moves them up, update replaces."""
+    """Insert moves the rows below down, within the subscribed rows; delete moves them up; update replaces."""
     log = book()
     log.depth(1, row)
     log.fold()
@@ -83,7 +83,7 @@ def test_rows_shift_as_ib_shifts_them(row: str, expected: list[tuple[float, floa
     ],
 )
 def test_impossible_rows_are_counted_and_change_nothing(row: str) -> None:
-    """An impossible row leaves the rows as they are, is counted, and the book is bad until the next reset."""
+    """An impossible row does not change the rows, is counted, and the book is bad until the next reset."""
     log = book()
     log.depth(1, row)
     log.clock(1)
@@ -109,7 +109,7 @@ def test_a_gap_is_never_padded() -> None:
 
 @pytest.mark.parametrize("end", ["317", "1100", "1101", "lost", "cancel", "run", "epoch"])
 def test_what_makes_a_book_unknown(end: str) -> None:
-    """317, a lost connection, a cancel, another run and another connection leave no row and no size, and not zero."""
+    """After 317, a lost connection, a cancel, another run or connection, rows and sizes are absent, not zero."""
     log = book()
     log.clock(1)
     if end == "cancel":
@@ -147,7 +147,7 @@ def test_a_reset_book_is_known_again_when_both_sides_are_refilled() -> None:
 
 
 def test_rows_under_a_dead_key_are_counted_and_ignored() -> None:
-    """Rows after the cancel, rows of the connection before and rows nobody asked for touch no book."""
+    """Rows after the cancel, rows of the previous connection and rows without a request change no book."""
     log = book()
     log.cancel(1)
     log.depth(1, "insert 0 bid 10 100")
@@ -163,7 +163,7 @@ def test_rows_under_a_dead_key_are_counted_and_ignored() -> None:
 
 
 def test_the_ladder_adds_up_market_makers() -> None:
-    """Rows of one price become one level, best first, with what each market maker shows."""
+    """Rows of one price become one level, best first, with the size of each market maker."""
     log = Log().run_start().subscribe(1, "smart_depth", params='{"rows":9,"smart":true}')
     log.depth(
         1,
@@ -192,7 +192,7 @@ def test_check_shows_the_insides_of_a_broken_book() -> None:
 
 
 def test_a_wide_book_beside_a_narrow_one() -> None:
-    """Each book is cut at its own rows; growing the arrays for a wide one keeps the narrow one's rows."""
+    """Each book is limited to its own rows; growing the arrays for a wide one keeps the narrow one's rows."""
     log = book(rows=3)
     log.subscribe(2, "depth", con_id=8, params='{"rows":40}')
     log.depth(
@@ -320,7 +320,7 @@ def test_updates_past_the_end_wait_behind_the_hole() -> None:
 def test_inserts_and_deletes_shift_holes_with_the_rows(
     row: str, expected: list[tuple[int, float]], impossible: int
 ) -> None:
-    """A hole is a row that exists and is not known: it moves as rows move; to delete it is impossible."""
+    """A hole is an existing, unknown row: it moves like other rows, and deleting it is impossible."""
     log = updated("update 0 bid 10 1\nupdate 2 bid 9.98 1\nupdate 4 bid 9.96 1", rows=6)
     log.depth(1, row)
     log.fold()
@@ -330,12 +330,12 @@ def test_inserts_and_deletes_shift_holes_with_the_rows(
 
 
 def test_a_full_side_with_holes_loses_its_last_row() -> None:
-    """An insert pushes the row at the last position out, whether it was shown or waiting; the hole can be filled."""
+    """An insert pushes out the row at the last position, shown or waiting; the hole can be filled."""
     log = updated("update 2 bid 9.98 1\nupdate 0 bid 10 1", rows=3)
     log.depth(1, "insert 0 bid 10.5 1")
     log.fold()
     assert told(log) == [(0, 10.5), (1, 10.0)]
-    assert not log.engine.book.state(7).good, "row 2 exists at the venue and nobody told us of it"
+    assert not log.engine.book.state(7).good, "row 2 exists at the venue and was never sent"
     log.depth(1, "update 2 bid 9.99 1")
     log.fold()
     assert side(log, Side.BID) == [(10.5, 1.0), (10.0, 1.0), (9.99, 1.0)]
@@ -344,7 +344,7 @@ def test_a_full_side_with_holes_loses_its_last_row() -> None:
 
 @pytest.mark.parametrize("between", ["", "317", "1100"])
 def test_a_side_that_had_an_insert_takes_no_update_past_its_end(between: str) -> None:
-    """One insert on a side is enough, for good: a reset does not turn its venue into one that only updates."""
+    """One insert on a side is enough for the subscription: a reset does not make it a side of updates only."""
     log = updated("insert 0 bid 10 1", ask="update 1 ask 11.01 1\nupdate 0 ask 11 1")
     if between:
         log.notice(int(between), req_id=1)
@@ -358,12 +358,12 @@ def test_a_side_that_had_an_insert_takes_no_update_past_its_end(between: str) ->
     log.subscribe(2, "depth", params='{"rows":5}')
     log.depth(2, "update 0 bid 10 1\nupdate 0 ask 11 1")
     log.fold()
-    assert log.engine.book.state(7).good, "another subscription starts without a habit"
+    assert log.engine.book.state(7).good, "another subscription starts without the insert flag"
 
 
 @pytest.mark.parametrize("late", ["update 1 bid 9.99 70", "update 0 bid 10 1", "delete 0 bid 10 0", "delete 2 bid 0 0"])
 def test_late_rows_after_a_reset_leave_the_book_unknown_until_it_is_refilled(late: str) -> None:
-    """After 317 a row of the book before is counted and dropped; the refill that follows is good."""
+    """After 317 a row of the old book is counted and dropped; the refill that follows is good."""
     log = book()
     log.notice(317, req_id=1)
     log.depth(1, f"{late}\n{late}")
@@ -378,11 +378,11 @@ def test_late_rows_after_a_reset_leave_the_book_unknown_until_it_is_refilled(lat
     assert side(log, Side.BID) == BIDS
     log.depth(1, "delete 3 bid 0 0")
     log.fold()
-    assert log.engine.book.state(7).bad, "a side that is known again tolerates nothing"
+    assert log.engine.book.state(7).bad, "a side that is known again tolerates no impossible row"
 
 
 def test_after_a_lost_connection_no_refill_is_promised() -> None:
-    """After 1100 and 1102 rows that miss what they speak of make the book bad: the venue goes on where it was."""
+    """After 1100 and 1102 an operation on a missing row makes the book bad: the venue continues its old book."""
     log = book()
     log.notice(1100)
     log.notice(1102)
@@ -404,7 +404,7 @@ def test_after_a_lost_connection_no_refill_is_promised() -> None:
 @pytest.mark.parametrize("operation", [0, 1])
 @pytest.mark.parametrize(("price", "size"), [(None, 1.0), (float("nan"), 1.0), (0.0, 1.0), (10.0, None), (10.0, -1.0)])
 def test_absent_numbers_are_impossible(operation: int, price: float | None, size: float | None) -> None:
-    """A row without a price or with no or a negative size is never put into the book, on a fresh side neither."""
+    """A row without a price, or without a valid size, is never put into the book, not even on a fresh side."""
     for log in (book(), updated("")):
         before = log.engine.book.rows(7, Side.BID)
         log.hot(Kind.DEPTH, 1, position=0, operation=operation, side=1, price=price, size=size)
@@ -415,7 +415,7 @@ def test_absent_numbers_are_impossible(operation: int, price: float | None, size
 
 @pytest.mark.parametrize("price", [None, 0.0, -1.0, 10.0, 1.7976931348623157e308])
 def test_a_delete_may_carry_any_price_and_size(price: float | None) -> None:
-    """0, the old price, the unset marker or nothing: a delete goes by its position."""
+    """A delete uses only its position; its price may be 0, the old one, the unset marker or null."""
     log = book()
     log.hot(Kind.DEPTH, 1, position=0, operation=2, side=1, price=price, size=None)
     log.fold()
@@ -424,7 +424,7 @@ def test_a_delete_may_carry_any_price_and_size(price: float | None) -> None:
 
 
 def test_a_row_of_size_zero_keeps_its_position_and_shows_nothing() -> None:
-    """An update to size 0 moves no row; the ladder, the best price and the comparison with quotes pass it over."""
+    """An update to size 0 moves no row; the ladder, the best price and the comparison with quotes skip it."""
     log = book()
     log.subscribe(2, "bid_ask")
     log.quote(2, 9.99, 10.01, at=0.5)
@@ -456,7 +456,7 @@ def test_one_venue_and_smart_at_once() -> None:
 
 
 def test_sixty_rows_by_updates_from_the_far_end() -> None:
-    """Sixty rows a side that arrive backwards are good with the last of them, and not before."""
+    """A book whose sixty rows a side arrive backwards is good with the last of them, and not before."""
     log = Log().run_start().subscribe(1, "depth", params='{"rows":60}')
     lines = [
         f"update {i} {s} {20 + (i if s == 'ask' else -i) / 100} 1" for i in range(59, -1, -1) for s in ("bid", "ask")
@@ -474,7 +474,7 @@ def test_sixty_rows_by_updates_from_the_far_end() -> None:
 
 
 def test_a_snapshot_keeps_waiting_rows_and_habits() -> None:
-    """Restored in the middle of a hole, a book goes on as if nothing had happened; digests tell waiting rows apart."""
+    """A book with a hole continues after a restore without a difference; digests cover waiting rows."""
     log = updated("update 2 bid 9.98 1")
     other = updated("update 2 bid 9.97 1")
     assert log.engine.digests()["book"] != other.engine.digests()["book"]
@@ -531,7 +531,7 @@ def test_a_named_stream_without_a_book_shows_no_other_books_rows() -> None:
 
 @pytest.mark.parametrize(("req", "good"), [(1, (False, True)), (-1, (False, False)), (99, (False, False))])
 def test_a_depth_message_nobody_can_read_makes_its_book_bad(req, good):
-    """Until the next reset; one that names no book makes every book of the connection bad. Other raw rows do not."""
+    """An undecodable depth row makes its book bad until the next reset; without a request id, every book."""
     log = Log().run_start()
     for n, con_id in ((1, 7), (2, 8)):
         log.subscribe(n, "smart_depth", con_id)

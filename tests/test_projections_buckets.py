@@ -26,7 +26,7 @@ def quoted(*streams: str) -> Log:
 
 
 def test_a_bucket_closes_at_the_first_clock_at_or_after_its_end() -> None:
-    """No clock, no row; the clock's seq is the decision_seq; an early clock closes nothing; a late one several."""
+    """Only a clock closes buckets; its seq is the decision_seq; an early clock closes none, a late one several."""
     log = quoted()
     log.clock(0.999)
     assert log.fold() == []
@@ -49,7 +49,7 @@ def test_an_event_after_the_clocks_second_belongs_to_its_own() -> None:
 
 
 def test_silent_seconds_give_stale_rows_while_subscribed() -> None:
-    """Rows go on with the quote in force and stale true; they end with the subscription."""
+    """In silence rows continue with the quote in force and stale true; they end with the subscription."""
     log = quoted()
     for second in range(1, 4):
         log.clock(second)
@@ -84,7 +84,7 @@ def test_a_restart_leaves_no_rows_for_the_time_between() -> None:
 
 
 def test_nobody_was_there_for_a_day_and_more() -> None:
-    """A jump of time beyond a day closes the second under way and starts anew instead of writing a year of rows."""
+    """A jump of time beyond a day closes the current second and restarts, instead of writing a year of rows."""
     log = quoted()
     log.clock(400 * 86_400)
     assert len(log.fold()) == 1
@@ -141,7 +141,7 @@ def test_order_flow_after_cont_kukanov_stoikov(change: tuple[float, ...], flow: 
 def test_aggressor_by_quote_then_tick_rule() -> None:
     """Above mid buys, below mid sells; at mid and without a quote the last move decides; at first nothing does."""
     log = Log().run_start().subscribe(1, "bid_ask", at=0).subscribe(2, "all_last")
-    log.trade(2, 10.0, 1)  # nothing to go by
+    log.trade(2, 10.0, 1)  # no quote and no earlier price
     log.trade(2, 10.0, 2)
     log.trade(2, 10.1, 4)  # up
     log.trade(2, 10.1, 8)  # still up

@@ -79,7 +79,7 @@ def fold(batch: Batch, *cuts: int) -> tuple[Engine, dict[str, list[dict[str, Any
 
 
 def expected(buckets: list[dict[str, Any]], timeframe: str, until: int) -> list[dict[str, Any]]:
-    """Candles of one timeframe that end by `until`, one bucket after the other."""
+    """Candles of one timeframe that end by `until`, computed bucket by bucket."""
     width, made = LENGTHS[timeframe] * SECOND, {}
     for row in buckets:
         if row["mid"] is not None:
@@ -94,7 +94,7 @@ def expected(buckets: list[dict[str, Any]], timeframe: str, until: int) -> list[
 
 
 def wandering(minutes: int) -> Day:
-    """Two instruments that wander, one of them silent and unquoted for a while."""
+    """Two instruments with random prices, one of them silent and unquoted for a while."""
     day = Day(con_ids=(7, 3))
     for second in range(60 * minutes):
         day.quote(second + 0.2, 50 + (second * 7919 % 101) / 100, con_id=7)
@@ -124,7 +124,7 @@ def test_candles_equal_a_plain_computation() -> None:
 
 
 def test_a_candle_completes_at_the_first_clock_at_or_after_its_end() -> None:
-    """Not a clock earlier; after a silence at the clock that comes; its decision_seq is that clock's seq."""
+    """The first clock at or after its end completes a candle, none earlier; decision_seq is that clock's seq."""
     day = Day()
     day.quote(0.1, 50.0)
     day.clock(29.9)
@@ -157,7 +157,7 @@ def test_candles_and_signals_do_not_depend_on_cuts() -> None:
 
 
 def test_the_daily_candle_is_the_session_half_days_included() -> None:
-    """2025-11-28 in New York: 09:30 to 13:00, whatever is quoted before and after."""
+    """The daily candle of 2025-11-28 is 09:30 to 13:00 in New York, whatever is quoted before and after."""
     day = Day(HALF_DAY - 600 * SECOND, "2025-11-28")
     for minute in range(10 + 210 + 10):
         day.quote(60 * minute + 0.5, 50 + minute / 100)
@@ -169,7 +169,7 @@ def test_the_daily_candle_is_the_session_half_days_included() -> None:
 
 
 def test_sessions_that_open_together_are_not_mixed() -> None:
-    """Runs know 600, 900 and again 600 seconds of session: two daily candles, of what each run of theirs completed."""
+    """Runs with sessions of 600, 900 and again 600 seconds give two daily candles, of the seconds of their own runs."""
     day = Day()
     for second, length in ((0, 600), (210, 900), (420, 600)):
         hours = ExchangeSession(START, START + length * SECOND, START, START + length * SECOND, half_day=False)
@@ -243,17 +243,17 @@ def test_the_source_names_what_each_timeframe_was_made_of() -> None:
     ],
 )
 def test_one_thing_missing_and_there_is_none(change: dict[str, Any]) -> None:
-    """No bar, a flat one, one that closed the other way, or a spread above 12 bps: no signal."""
+    """A missing bar, a flat one, one that closed the other way, or a spread above 12 bps gives no signal."""
     assert signals(aligned(**change)) == []
 
 
 def test_a_wide_but_allowed_spread_signals() -> None:
-    """11.8 bps is within 12."""
+    """A spread of 11.8 bps is within the limit of 12."""
     assert len(signals(aligned(spread=0.06))) == 2
 
 
 def test_the_triggering_half_minute_must_agree() -> None:
-    """Minute and all above up, the last thirty seconds down: no signal then, one a minute later."""
+    """With all timeframes up but the last thirty seconds down there is no signal, and one a minute later."""
     day = aligned(seconds=870)
     for second in range(870, 900):
         day.quote(second + 0.5, 50.9 - 0.0005 * (second - 870))
@@ -263,7 +263,7 @@ def test_the_triggering_half_minute_must_agree() -> None:
 
 
 def test_a_bar_that_arrived_before_its_end_is_not_complete() -> None:
-    """The hour under way stands in a backfill with what it is so far; it does not count, the one before does."""
+    """A backfill contains the unfinished current hour; it does not count, the hour before does."""
     day = Day()
     day.bar("1 day", "20250716", 48.0, 49.0)
     day.bar("1 day", "20250717", 50.0, 40.0)
@@ -284,7 +284,7 @@ def test_a_bar_without_a_price_is_none(prices: tuple[float, float]) -> None:
 
 
 def test_a_later_own_hour_takes_over_from_the_bar() -> None:
-    """Two hours on, the newest completed hour is our own candle, and the row says so."""
+    """After two hours the newest completed hour is our own candle, and the row says so."""
     rows = signals(aligned(seconds=5400 + 60, slope=0.0005))
     assert "candle of the mid, ended 2025-07-17T15:00:00Z" in json.loads(rows[-1]["source"])["1h"]
     assert rows[-1]["ts"] == START + 5460 * SECOND
@@ -293,7 +293,7 @@ def test_a_later_own_hour_takes_over_from_the_bar() -> None:
 
 
 def test_a_candle_seen_in_part_gives_no_signal() -> None:
-    """Recording began at minute four: the first 15m candle is not whole, so nothing is said on it."""
+    """Recording began at minute four: the first 15m candle is not whole, so it gives no signal."""
     day = Day()
     day.bar("1 hour", str((PRIOR_CLOSE - HOUR) // SECOND), 49.0, 50.0)
     day.bar("1 day", "20250716", 48.0, 49.0)

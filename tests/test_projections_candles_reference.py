@@ -47,7 +47,7 @@ BUCKET_COLUMNS = ("ts", "con_id", "symbol", "decision_seq", "mid", "spread_bps")
 
 
 class Alignments:
-    """A trading side that writes down which symbols it is told are aligned."""
+    """A trading side that records the alignments it receives."""
 
     def __init__(self) -> None:
         self.told: list[tuple[int, int, int, int]] = []
@@ -62,7 +62,7 @@ class Alignments:
 
 
 def fold(batch: Batch, marks: list[int]) -> tuple[dict[str, list[dict[str, Any]]], list[tuple[int, int, int, int]]]:
-    """Buckets, candles and signals of the batch cut after these seqs, and the alignments trading was told."""
+    """Buckets, candles and signals of the batch cut after these seqs, and the alignments passed to trading."""
     trading = Alignments()
     engine = Engine(trading=trading)  # type: ignore[arg-type]
     tables: dict[str, list[dict[str, Any]]] = {"buckets": [], "candles": [], "signals": []}
@@ -75,7 +75,7 @@ def fold(batch: Batch, marks: list[int]) -> tuple[dict[str, list[dict[str, Any]]
 
 
 def check(events: list[tuple[Kind, dict[str, Any]]], marks: list[int]) -> tuple[list[Completed], list[Judged]]:
-    """Assert that the engine says what the reference says; gives what that is."""
+    """Assert that the engine equals the reference; returns the reference's results."""
     batch = Batch.of(events).check()
     tables, aligned = fold(batch, marks)
     full = [event for kind in (Kind.REQUEST, Kind.CLOCK, Kind.BAR) for event in rows_of(batch, kind)]
@@ -101,7 +101,7 @@ def same(mine: list[dict[str, Any]], theirs: list[dict[str, Any]]) -> None:
 @settings(max_examples=budget(8, 25))
 @given(seeds, begins, edges)
 def test_candles_and_signals_say_what_the_reference_says(seed: int, at: Begin, marks: list[int]) -> None:
-    """Every column of every candle and signal to the bit, their order, and every alignment trading is told."""
+    """Every column of every candle and signal is equal to the bit, in order, and so is every alignment."""
     check(RandomDay(seed, at).events(), marks)
 
 
@@ -148,7 +148,7 @@ def uses(minute: Judged) -> list[str]:
 
 
 def lacks(completed: Completed) -> list[str]:
-    """Where a candle misses a tenth, or a second more; whether a minute was just news or just no more."""
+    """Cases at the limits: candles that miss a tenth, or a second more; minutes just in time or just too late."""
     candle, late = completed.candle, completed.ts - completed.candle.end
     seconds = (candle.end - candle.start) // SECOND
     missed = 10 * (seconds - candle.samples)

@@ -57,12 +57,12 @@ def test_the_list_is_what_runs() -> None:
 
 
 def test_digests_keep_their_names_and_order() -> None:
-    """What was recorded stays comparable: one digest a projection, under these names, in this order."""
+    """Recorded digests stay comparable: one per projection, under these names, in this order."""
     assert list(Engine().digests()) == ["book", "quotes", "buckets", "health", "candles", "signals", "trading"]
 
 
 class Counted(Projection):
-    """A projection as small as it can be: which happenings and how many candles those before it derived."""
+    """A minimal projection that records the happenings and the number of candles derived before it."""
 
     def __init__(self, market: Market) -> None:
         super().__init__(market)
@@ -87,7 +87,7 @@ class Late(Counted):
 
 
 def test_a_new_projection_is_one_entry(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One more class in the list is folded, digested, kept in snapshots, and reads what those before it derived."""
+    """A class added to the list is folded, digested, part of snapshots, and reads what earlier projections derived."""
     at = {"ts_recv": EVENTS[-1][1]["ts_recv"], "epoch": 1}
     outage = [(Kind.NOTICE, at | {"code": int(code)}) for code in (Own.DISCONNECTED, Own.CONNECTED)]
     parts = [DAY, Batch.of(outage, DAY.last_seq + 1)]
@@ -104,7 +104,7 @@ def test_a_new_projection_is_one_entry(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_projection_that_is_left_out_is_named() -> None:
-    """Asking a market-only engine for trading is an error that names the class, not None."""
+    """Reading trading from a market-only engine is an error that names the class, not None."""
     with pytest.raises(KeyError, match="TradingFeed"):
         Engine(market_only=True)[TradingFeed]
 
@@ -118,7 +118,7 @@ class TestEveryProjection:
         assert rows == again
 
     def test_does_not_depend_on_cuts(self, name: str) -> None:
-        """The digest after each cut equals that of an engine which got everything before it at once."""
+        """The digest after each cut equals that of an engine that got everything before it in one batch."""
         engine = Engine()
         for part in cuts():
             engine.fold(part)
@@ -126,7 +126,7 @@ class TestEveryProjection:
             assert engine.digests()[name] == whole.digests()[name], part.last_seq
 
     def test_goes_on_from_a_snapshot(self, name: str) -> None:
-        """Restored after any cut it ends with the digest and rows of one that never stopped."""
+        """An engine restored after any cut ends with the digest and rows of one that never stopped."""
         whole, _ = run([DAY])
         for edge in EDGES:
             before, _ = run([DAY.slice(1, edge)])
@@ -163,7 +163,7 @@ class TestEveryProjection:
         assert with_foreign.digests()[name] == without.digests()[name]
 
     def test_leaves_its_input_alone(self, name: str) -> None:
-        """The batch is byte for byte what it was."""
+        """A fold does not change a byte of its batch."""
         before = {kind: table.to_pylist() for kind, table in DAY.tables.items()}
         engine, _ = run([DAY])
         assert engine.digests()[name]
@@ -227,7 +227,7 @@ def test_run_params_hold_everything_a_fold_needs() -> None:
 
 
 def test_run_params_of_an_earlier_version_are_read_whole() -> None:
-    """Settings and keys that no longer exist are kept as the log holds them; what a fold needs is where it was."""
+    """Settings and keys that no longer exist are kept as recorded; the parameters of a fold are still read."""
     now = RunParams.build(Settings.load({"symbols": ("IBM",)}), date(2025, 11, 28))
     gone = {"batch_size": 20, "fallback_symbol": "SIRI", "skip_strategy_replay": False}
     written = msgspec.json.encode({**msgspec.to_builtins(now), "config": now.config | gone, "cycle": {"n": 1}}).decode()
@@ -240,7 +240,7 @@ def test_run_params_of_an_earlier_version_are_read_whole() -> None:
 
 
 def test_unreadable_run_params_are_damage() -> None:
-    """A run start whose parameters are no JSON names its seq."""
+    """The error for a run start with invalid JSON parameters names its seq."""
     with pytest.raises(DamagedLog, match="run_start at seq 17"):
         RunParams.parse("{", 17)
 
@@ -286,14 +286,14 @@ def test_only_code_that_folds_is_in_the_package_digest(package: Path, path: str,
 
 
 def test_a_part_that_has_moved_is_an_error(package: Path) -> None:
-    """A folder or module the list names and the package lacks is never left out in silence."""
+    """A folder or module of the list that the package lacks is an error."""
     for part in FOLD:
         with pytest.raises(FileNotFoundError, match="nowhere"):
             package_digest((*FOLD, f"nowhere/{part}"), package)
 
 
 def test_everything_a_fold_imports_is_in_the_package_digest() -> None:
-    """A process that has folded with every projection has loaded nothing outside the list but errors and version."""
+    """A process that folded with every projection has loaded only modules of the list, errors and version."""
     code = (
         "import sys\n"
         "import harvester.projections.engine, harvester.projections.market.kernels\n"
@@ -322,7 +322,7 @@ def test_an_edit_of_a_leaf_is_another_cache() -> None:
 
 
 def test_a_read_only_install_uses_the_users_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where nothing can be written beside the source, kernels go to the user's cache; where nowhere, nowhere."""
+    """When the source folder is read-only, kernels are cached in the user's cache; when that is too, not at all."""
     blocked = tmp_path / "file"
     blocked.write_text("a file, so no folder can be made in it", encoding="utf-8")
     monkeypatch.setattr(kernel_cache, "user_cache", lambda: tmp_path / "cache")
@@ -333,7 +333,7 @@ def test_a_read_only_install_uses_the_users_cache(tmp_path: Path, monkeypatch: p
 
 
 def test_a_bad_index_in_a_kernel_is_an_error() -> None:
-    """The tests run with Numba's bounds checks on: what points outside an array is an error, not a number."""
+    """The tests run with Numba's bounds checks: an index outside an array is an error, not a number."""
     log = Log().run_start().subscribe(1, "depth", at=1)
     log.fold()
     vals = log.engine.market.state.vals
@@ -344,7 +344,7 @@ def test_a_bad_index_in_a_kernel_is_an_error() -> None:
 
 
 def test_numba_is_imported_when_folding() -> None:
-    """Making an engine imports no compiler; only the first fold does."""
+    """Creating an engine imports no compiler; only the first fold does."""
     code = (
         "import sys\nfrom harvester.projections.engine import Engine\n"
         "e = Engine(market_only=True)\nassert 'numba' not in sys.modules\n"

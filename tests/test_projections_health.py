@@ -1,4 +1,4 @@
-"""Health: outages, refusals, silences, checks of the tape and of the book against what else is known."""
+"""Health: outages, refusals, silences, checks of the tape and of the book against other streams."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def test_the_book_is_checked_against_the_quote() -> None:
 
 
 def test_coverage_gaps_and_silences_per_stream() -> None:
-    """Rows, the longest gap between two, how long the stream was asked for, and how often it was found silent."""
+    """Counts rows, the longest gap, the time subscribed, and how often the stream was found silent."""
     log = Log().run_start().subscribe(1, "l1", at=0)
     for at in (1, 2, 7, 7.5):
         log.tick(1, 1, 10, 100, at=at)
@@ -123,7 +123,7 @@ def test_missing_seqs_are_counted() -> None:
 
 
 def test_the_health_table_comes_when_the_date_ends() -> None:
-    """`finish` hands over the table, once, in its schema; the summary is what artefacts carry."""
+    """`finish` returns the table once, in its schema; the summary is the one in artefacts."""
     log = Log().run_start().subscribe(1, "l1", at=0)
     log.notice(10197, req_id=1)
     log.clock(1)

@@ -19,7 +19,7 @@ def force(log: Log) -> tuple[Any, ...]:
 
 
 def test_bid_ask_beats_l1_beats_smart_depth() -> None:
-    """Tick-by-tick BidAsk is in force as soon as it speaks, L1 before that, SMART depth before both."""
+    """Tick-by-tick BidAsk is in force from its first row, L1 before that, SMART depth before both."""
     log = Log().run_start().subscribe(1, "smart_depth", params=SMART).subscribe(2, "l1").subscribe(3, "bid_ask")
     log.depth(1, "insert 0 bid 10.00 100 ARCA")
     assert force(log) == (None,) * 5
@@ -85,7 +85,7 @@ def test_a_change_of_source_restarts_returns_and_flow() -> None:
 
 
 def test_a_lost_connection_leaves_no_quote() -> None:
-    """After 1100 nothing is in force until both sides speak again, and the return across the outage does not count."""
+    """After 1100 no quote is in force until both sides arrive again; the return across the outage does not count."""
     log = Log().run_start().subscribe(1, "l1")
     log.tick(1, 1, 9.99, 100)
     log.tick(1, 2, 10.01, 100)
@@ -113,7 +113,7 @@ def test_delayed_ticks_are_quotes_too() -> None:
 
 
 def test_a_new_subscription_starts_from_nothing() -> None:
-    """A second L1 request of the same contract takes over; what the first said no longer counts."""
+    """A second L1 request of the same contract replaces the first, whose values no longer count."""
     log = Log().run_start().subscribe(1, "l1")
     log.tick(1, 1, 9.99, 100)
     log.tick(1, 2, 10.01, 100)
@@ -131,6 +131,6 @@ def test_a_refused_subscription_is_dead() -> None:
     log.notice(354, at=0.1, req_id=1)
     log.clock(1)
     log.clock(2)
-    assert len(log.fold()) == 1  # the second in which it was asked for
+    assert len(log.fold()) == 1  # the second of its request
     assert log.engine.health_summary().refused == 1
     assert log.engine.health._refusals[0][1:4] == (7, 1, 354)

@@ -1,4 +1,4 @@
-"""The compiled kernels against the plain-Python reference, and against themselves under every cut."""
+"""The compiled kernels against the plain-Python reference, and against themselves for every split into batches."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ quick = settings(deadline=None, max_examples=budget(20, 60), suppress_health_che
 
 
 class Seen:
-    """A trading side that writes down what it is told."""
+    """A trading side that records its inputs."""
 
     def __init__(self) -> None:
         self.told: list[Any] = []
@@ -152,7 +152,7 @@ def side_of(engine: Engine, slot: int, side: Side) -> list[tuple[float, float, s
 @quick
 @given(seeds, st.integers(40, 260))
 def test_update_only_venues(seed: int, length: int) -> None:
-    """The same where no venue begins with an insert; and such books get holes, and fill them."""
+    """The same for venues that never insert first; their books get holes and fill them."""
     events = stream(seed, length, STARTS[0], updaters=1.0)
     reference = Market()
     for kind, row in events:
@@ -212,7 +212,7 @@ def test_cutting_a_long_stream_changes_nothing(seed: int, start: int, edges: lis
 
 
 def check_cuts(batch: Batch, *cuts: list[int]) -> None:
-    """Assert that an engine fed the batch cut after these seqs ends as one that gets it whole."""
+    """Assert that an engine fed the batch split after these seqs ends like one that gets it whole."""
     whole, told, tables = fold([batch])
     for marks in cuts:
         engine, seen, rows = fold(cut(batch, marks))
@@ -224,7 +224,7 @@ def check_cuts(batch: Batch, *cuts: list[int]) -> None:
 
 @pytest.mark.parametrize("start", STARTS)
 def test_one_event_at_a_time(start: int) -> None:
-    """A batch of one event each gives what the whole gives."""
+    """Batches of one event give the same result as the whole."""
     batch = Batch.of(stream(5, budget(250, 700), start))
     whole, told, tables = fold([batch])
     engine, seen, rows = fold(cut(batch, list(range(1, batch.last_seq))))

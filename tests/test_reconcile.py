@@ -1,4 +1,4 @@
-"""Streams against each other: numbers made by hand, a modelled market that agrees with itself, and the command."""
+"""Streams against each other: hand-made numbers, a consistent modelled market, and the command."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def test_each_check_by_hand() -> None:
 
 
 def test_volume_in_round_lots_is_understood() -> None:
-    """Where tick 8 counts hundreds, it is taken by the hundred."""
+    """A tick 8 in round lots is converted to shares."""
     day = by_hand()
     rows = [(kind, dict(row)) for kind, row in day.batch.events()]
     for kind, row in rows:
@@ -111,7 +111,7 @@ def test_volume_in_round_lots_is_understood() -> None:
 
 @st.composite
 def days(draw: st.DrawFn) -> Written:
-    """Hours of prints and tick 8 in either order, in shares or round lots, some prints lost, L1 and tape anew."""
+    """Hours of prints and tick 8 in either order, in shares or round lots, some prints lost, L1 and tape restarted."""
     log, total, lots = Log(), 0, draw(st.sampled_from((1, 100)))
     log.now = START + SECOND // 2  # so that nothing happens between two hours
     log.run_start().subscribe(1, "l1").subscribe(2, "all_last")
@@ -164,7 +164,7 @@ def test_volume_equals_the_plain_computation_under_every_cut(written: Written, e
 
 
 def test_volume_without_a_tape_is_not_measured() -> None:
-    """A symbol with L1 alone has nothing to compare: its tick 8 is no missing tape."""
+    """A symbol with only L1 has no volume check: its tick 8 does not count as a missing tape."""
     rows = [(kind, dict(row)) for kind, row in by_hand().batch.events() if row["req_id"] != 2]
     found = reconcile(Written([(k, {n: v for n, v in r.items() if n != "seq"}) for k, r in rows]).day())
     assert [c.verdict for c in of(found.checks, "volume")] == ["not measured", "not measured"]
@@ -243,6 +243,6 @@ def told(args: list[str], capsys: pytest.CaptureFixture[str]) -> str:
 
 @pytest.mark.parametrize("theirs", [5e-324, float("inf")])
 def test_a_volume_no_market_has_is_not_measured(theirs: float) -> None:
-    """A share of next to nothing is no number JSON knows."""
+    """An absurd volume, almost zero or infinite, is not measured."""
     found = _check(("AAA", 1, 0), "bars_5s", 36_900.0, theirs, "shares")
     assert (found.verdict, found.difference) == ("not measured", None)

@@ -47,7 +47,7 @@ def test_nothing_of_a_model_is_lost(morning: Recorded) -> None:
 
 
 def test_live_equals_replay_in_any_batches(morning: Recorded) -> None:
-    """Every live digest is that of a replay which stops there; batches of 1, 7, 1,000 and all end with the same."""
+    """Every live digest equals that of a replay up to its seq; batches of 1, 7, 1,000 and all end with the same."""
     day = morning.day()
     assert check_live_equals_replay(day) >= 5
     last = max(day.live_digests(), key=lambda line: line[1])
@@ -57,7 +57,7 @@ def test_live_equals_replay_in_any_batches(morning: Recorded) -> None:
 
 
 def test_a_request_stands_before_its_message_and_its_answers(morning: Recorded) -> None:
-    """Law 1: request row, then the exact text that was sent, then whatever comes back."""
+    """Law 1: the log has the request row, then the exact text sent, then the answer."""
     day = morning.day()
     requests = {r["req_id"]: r for r in day.table(Kind.REQUEST).to_pylist() if r["action"] == Action.SUBSCRIBE}
     sent: dict[int, Any] = {}
@@ -84,7 +84,7 @@ def test_a_clock_event_each_second(morning: Recorded) -> None:
 
 
 def test_grants_are_recorded_and_shown(morning: Recorded) -> None:
-    """The first row of each stream is a notice, and the coverage table says the same."""
+    """The first row of each stream gives a notice, and the coverage table agrees."""
     notices = morning.day().table(Kind.NOTICE).to_pylist()
     granted = {(n["con_id"], n["detail"]) for n in notices if n["code"] == Own.STREAM_GRANTED}
     assert len(granted) == len([c for row in morning.summary.coverage.values() for c in row.values() if c == "granted"])
@@ -95,7 +95,7 @@ def test_grants_are_recorded_and_shown(morning: Recorded) -> None:
 
 
 def test_episode_files_are_written_while_recording(morning: Recorded) -> None:
-    """Each finished episode of the live engine stands as a file, equal to what a replay hands out."""
+    """Each finished episode of the live engine has a file, equal to a replay's."""
     engine, documents = Engine(), []
     for batch in morning.day().batches():
         outputs = engine.fold(batch)
@@ -107,7 +107,7 @@ def test_episode_files_are_written_while_recording(morning: Recorded) -> None:
 
 
 def test_the_same_market_gives_the_same_log(tmp_path: Path, morning: Recorded) -> None:
-    """Lockstep leaves nothing to chance: a second recording is equal in every value but the port it connected to."""
+    """Lockstep is deterministic: a second recording is equal in every value except the port it connected to."""
     again: Recorded = run(lockstep(model(), Home(tmp_path), minutes=12, tick_by_tick_lines=6))
     for kind in Kind:
         first, second = (_without_params(r.day().frame(kind)) for r in (morning, again))
@@ -115,12 +115,12 @@ def test_the_same_market_gives_the_same_log(tmp_path: Path, morning: Recorded) -
 
 
 def _without_params(frame: pl.DataFrame) -> pl.DataFrame:
-    """Leave out what the run start says of the settings."""
+    """Leave out the settings in the run start."""
     return frame.filter(pl.col("action") != Action.RUN_START) if "action" in frame.columns else frame
 
 
 def test_ibm_at_full_speed_loses_nothing(tmp_path: Path, shared_data: Path) -> None:
-    """Twenty minutes of the real tape around the open, through a commit of every size the stream makes."""
+    """Twenty minutes of the real tape around the open, in commits of all sizes that occur."""
     market = open_market("tape", [shared_data / "tapes" / "IBM-2013-10-08"])
     start = 1_381_238_400 * 10**9 + 85 * 60 * 10**9  # 09:25 New York
     recorded: Recorded = run(lockstep(market, Home(tmp_path), minutes=20, start_ns=start, commit_events=997))
@@ -130,7 +130,7 @@ def test_ibm_at_full_speed_loses_nothing(tmp_path: Path, shared_data: Path) -> N
 
 
 def test_arl_book_is_the_truth_live(tmp_path: Path, shared_data: Path) -> None:
-    """After every source message of the depth tape the live book equals the true ten levels, all of them."""
+    """After every source message of the depth tape the live book equals all ten true levels."""
     folder = shared_data / "tapes" / "ARL-2025-07-17"
     rows = pl.read_parquet(folder / "depth.parquet").sort("n")
     truth = pl.read_parquet(folder / "truth.parquet").sort("after_n")

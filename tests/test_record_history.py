@@ -1,4 +1,4 @@
-"""History at the start of a run: what is asked, what the log holds of it, and that nothing waits for it."""
+"""History at the start of a run: the requests, the answers in the log, and that nothing waits for them."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ def histories(day: Day) -> list[dict[str, Any]]:
 def morning(tmp_path_factory: pytest.TempPathFactory) -> Recorded:
     """Seventeen minutes of three symbols, two of them in focus, from the open."""
     market = model()
-    start = market.start_ns + 3 * 60 * 10**9  # a minute after the open: the day has minutes of its own
+    start = market.start_ns + 3 * 60 * 10**9  # a minute after the open: the day itself has minute bars
     given = {"minutes": 17, "start_ns": start, "skip_historical_backfill": False, "focus_size": 2}
     recorded: Recorded = run(lockstep(market, Home(tmp_path_factory.mktemp("history")), **given))
     return recorded
 
 
 def test_every_focus_symbol_is_backfilled(morning: Recorded) -> None:
-    """'1 M' of days, '5 D' of hours and '1 D' of minutes each, after the streams that wait for nothing, with rows."""
+    """'1 M' of days, '5 D' of hours and '1 D' of minutes each, requested after the streams, with rows."""
     day = morning.day()
     asked = histories(day)
     assert [(r["symbol"], r["bar_size"]) for r in asked] == [(s, size) for s in ("ACME", "BOLT") for size in SIZES]
@@ -63,7 +63,7 @@ def test_every_focus_symbol_is_backfilled(morning: Recorded) -> None:
 
 
 def test_the_backfill_makes_signals_possible_on_the_first_day(morning: Recorded) -> None:
-    """Days and hours before are known to the signals within the first minute, by bars that ended before the start."""
+    """Signals of the first minute use daily and hourly bars that ended before the start."""
     engine = Engine(market_only=True)
     for batch in morning.day().batches():
         engine.fold(batch)
@@ -84,7 +84,7 @@ def test_it_can_be_skipped(tmp_path: Path) -> None:
 
 
 def test_a_refused_history_holds_up_nothing(tmp_path: Path) -> None:
-    """A gateway that allows one history in ten minutes refuses the rest with 162; every stream flows all the same."""
+    """A gateway that allows one history in ten minutes refuses the rest with 162; all streams still flow."""
     limits = Limits(historical_per_10_minutes=1)
     given = {"minutes": 3, "skip_historical_backfill": False, "five_second_bars": False, "limits": limits}
     recorded: Recorded = run(lockstep(model(), Home(tmp_path), **given))
@@ -111,7 +111,7 @@ def test_an_unanswered_history_holds_up_nothing(tmp_path: Path, monkeypatch: pyt
 
 
 def test_the_next_run_asks_again(tmp_path: Path) -> None:
-    """Over the end of the trading date the new run asks for its own history on the same connection."""
+    """At the end of the trading date the new run requests its own history on the same connection."""
     market = model()
     edge = "09:33"
     given = {"minutes": 6, "skip_historical_backfill": False, "focus_size": 1, "day_start": edge}

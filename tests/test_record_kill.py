@@ -27,7 +27,7 @@ SILENT_S, COMPILE_S = 60.0, 300.0
 
 
 class Child:
-    """A recorder in a process of its own; `durable` is the last seq of a commit it reported durable, 0 = none yet."""
+    """A recorder in its own process; `durable` is the last seq of a commit it reported durable, 0 = none yet."""
 
     def __init__(self, process: asyncio.subprocess.Process, errors: Path) -> None:
         self.process, self.errors, self.durable = process, errors, 0
@@ -67,7 +67,7 @@ class Child:
         self.process.stdin.write(b"go\n")
 
     async def kill(self) -> None:
-        """End it by SIGKILL and hear its last reports."""
+        """Kill it with SIGKILL and read its last reports."""
         assert self.process.stdout is not None
         assert self.process.returncode is None, f"ended by itself: {self.errors.read_text()[-4000:]}"
         self.process.kill()
@@ -79,9 +79,9 @@ class Child:
 @pytest.mark.slow
 @pytest.mark.timeout(1800)  # a busy machine takes long to start fifty recorders; that is not a failure
 def test_killed_recorders_lose_nothing_durable(tmp_path: Path) -> None:
-    """After each kill every commit reported durable is there, without a hole in seq, and the next run goes on.
+    """After each kill every commit reported durable is there, without a hole in seq, and the next run continues.
 
-    One in five dies while it opens. At the end every byte is proven, and live digests of killed runs are a replay's.
+    One in five dies while it opens. At the end every byte is verified, and live digests of killed runs equal replay.
     """
 
     async def scenario() -> None:

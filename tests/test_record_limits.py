@@ -1,4 +1,4 @@
-"""A recorder among IB's limits: message pace, historical pace, few lines, streams that end or never answer."""
+"""A recorder within IB's limits: message rate, historical pacing, few lines, streams that end or never answer."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def sent_at(day: Day) -> list[int]:
 
 
 def busiest(stamps: list[int], span_ns: int) -> int:
-    """How many stamps lie in the fullest stretch of that length."""
+    """The largest number of stamps in any span of that length."""
     return max((sum(at <= ts < at + span_ns for ts in stamps) for at in stamps), default=0)
 
 
@@ -83,7 +83,7 @@ def test_what_a_gateway_drops_is_asked_again(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("faults", ["+100 * error 1100\n+110 * error 1102", "+100 ACME:depth error 316"])
 def test_a_granted_line_is_kept_though_others_were_refused(tmp_path: Path, faults: str) -> None:
-    """Two depth lines for three symbols: after 1102, or a halt, both are there again under new ids."""
+    """Two depth lines for three symbols: after 1102, or a halt, both are subscribed again under new ids."""
     limits = Limits(depth_lines=2, tick_by_tick_lines=2)
     day = sound(run(lockstep(model(), Home(tmp_path), minutes=6, limits=limits, faults=faults)))
     assert {309, 10190} <= set(codes(day))
@@ -97,7 +97,7 @@ def test_a_granted_line_is_kept_though_others_were_refused(tmp_path: Path, fault
 
 
 def test_halts_are_no_storm(tmp_path: Path) -> None:
-    """A venue that answers every request for depth with 316 is asked again with growing pauses."""
+    """Depth of a venue that answers every request with 316 is requested again with growing pauses."""
     faults = "+60 ACME:depth refuse 316\n+61 ACME:depth error 316"
     day = sound(run(lockstep(model(symbols=("ACME",)), Home(tmp_path), minutes=5, faults=faults)))
     assert codes(day).count(316) >= 3
@@ -106,7 +106,7 @@ def test_halts_are_no_storm(tmp_path: Path) -> None:
 
 
 def test_a_stream_that_ended_without_a_word_is_asked_again(tmp_path: Path) -> None:
-    """10197 takes L1 away: a minute of silence later it is asked for anew, and flows."""
+    """After 10197 ended L1, it is requested again after a minute of silence, and flows."""
     day = sound(run(lockstep(model(), Home(tmp_path), minutes=11, faults="+400 ACME:l1 error 10197")))
     asked = [r["req_id"] for r in subscribed(day, Stream.L1) if r["symbol"] == "ACME"]
     assert len(asked) >= 2
@@ -136,7 +136,7 @@ def test_depth_lines_go_round(tmp_path: Path) -> None:
 
 
 def test_a_planned_restart_is_called_so(tmp_path: Path) -> None:
-    """An outage at the time the user's TWS restarts itself says so in the log; another does not."""
+    """An outage at the restart time of the user's TWS is marked as planned in the log; another is not."""
     market = model(symbols=("ACME",))
     at = market.start_ns + 100 * SECOND
     restart = f"{(at // SECOND - 4 * 3600) // 3600 % 24:02d}:{at // SECOND // 60 % 60:02d}"  # New York in July
@@ -149,7 +149,7 @@ def test_a_planned_restart_is_called_so(tmp_path: Path) -> None:
 
 
 def test_a_new_date_describes_its_instruments_itself(tmp_path: Path) -> None:
-    """After the boundary the new date's log holds the contracts and the data types that were told before it."""
+    """The new date's log repeats the contracts and data types received before the boundary."""
     market = model(symbols=("ACME", "BOLT"))
     boundary = market.start_ns + 90 * SECOND
     local = boundary // SECOND - 4 * 3600  # New York in July

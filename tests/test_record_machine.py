@@ -1,4 +1,4 @@
-"""What the machine does to a recorder: its disk fills up, its wall clock is set."""
+"""A recorder on a machine whose disk fills up or whose wall clock is set."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ DATE = "2025-07-17"
 
 @pytest.mark.parametrize(("margin", "words"), [(-(10**9), "No space left on device"), (300_000, "left, the margin is")])
 def test_a_full_disk_stops_the_recorder_loudly(tmpfs: Path, margin: int, words: str) -> None:
-    """Into the wall, or at the margin before it: exit code 10, everything committed is whole, given room it goes on."""
+    """On a full disk, or at its margin: exit code 10, all commits are whole, and recording continues given space."""
     home = Home(tmpfs)
     small: dict[str, Any] = {"disk": Disk(), "disk_margin_bytes": margin, "commit_seconds": 1}
     with pytest.raises(LogWriteFailed, match=words) as caught:
@@ -54,7 +54,7 @@ def test_a_full_disk_stops_the_recorder_loudly(tmpfs: Path, margin: int, words: 
 
 
 def test_a_disk_that_fills_up_is_a_notice_before_it_is_too_late(tmp_path: Path) -> None:
-    """Free space below four margins is said in the log, with the bytes left; recording goes on."""
+    """Free space below four margins gives a notice with the bytes left; recording continues."""
     free = shutil.disk_usage(tmp_path).free
     recorded = run(lockstep(model(), Home(tmp_path), minutes=8, disk_margin_bytes=free // 3))
     notices = recorded.day().table(Kind.NOTICE).to_pylist()
@@ -65,7 +65,7 @@ def test_a_disk_that_fills_up_is_a_notice_before_it_is_too_late(tmp_path: Path) 
 
 
 class SetClock(MachineClock):
-    """The machine's, with a wall clock that somebody sets: `off` is by how much, after so many seconds."""
+    """The machine's clock, with a wall clock that is set by `off` after some seconds."""
 
     def __init__(self, off: Callable[[float], float]) -> None:
         super().__init__()
@@ -85,7 +85,7 @@ class SetClock(MachineClock):
     ids=["forward", "back", "drift"],
 )
 def test_a_wall_clock_that_is_set_is_a_notice(tmp_path: Path, off: Callable[[float], float], seconds: float) -> None:
-    """One notice with the step; stamps go on by the monotonic clock, and `clock` events keep what the wall showed."""
+    """One notice with the step; stamps continue by the monotonic clock, and `clock` events have the wall time."""
 
     async def scenario() -> date:
         gateway = SimGateway(model(symbols=("ACME",)), GatewaySettings(port=0, grace_s=0.0))

@@ -1,4 +1,4 @@
-"""The parts of a recorder one by one: pacing, silence, subscriptions, the inbox, heartbeats, ends. No socket."""
+"""The parts of a recorder without a socket: pacing, silence, subscriptions, the inbox, heartbeats, ends."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ DATE = date(2025, 7, 17)
 
 
 class StillClock:
-    """Market time that moves when a test says so."""
+    """Market time moved by the test."""
 
     def __init__(self, now_ns: int = 1000 * SECOND) -> None:
         self.now_ns = now_ns
@@ -79,7 +79,7 @@ class StillClock:
     ],
 )
 def test_a_control_message_is_read_as_the_log_reads_it(text: str, value: int) -> None:
-    """The session takes for a number only what the log keeps as one: no leading zero, sign, blank or other digit."""
+    """The session parses the same numbers as the log: no leading zero, sign, blank or non-ASCII digit."""
     assert number(text) == value
 
 
@@ -100,7 +100,7 @@ def silent(silence: SilenceWatch) -> list[tuple[Stream, int]]:
 
 
 def test_silence_is_noted_in_its_second_and_once() -> None:
-    """A stream is silent in the first second in which others flow for longer than the limit without it, and once."""
+    """A stream is reported silent once, in the first second in which others have had rows for longer than the limit."""
     made, (l1, prints) = registry((Stream.L1, ACME), (Stream.ALL_LAST, ACME))
     silence = SilenceWatch(made, 10.0)
     made.received({l1.req_id: 1, prints.req_id: 1}, 100 * SECOND)
@@ -116,7 +116,7 @@ def test_silence_is_noted_in_its_second_and_once() -> None:
 
 
 def test_silence_counts_from_the_request() -> None:
-    """A stream that never answered is silent by the time since it was asked for, a depth too; a book may rest."""
+    """Silence of a stream without any row, also depth, counts from its request; a book with rows may be quiet."""
     made, (l1, depth, prints) = registry(
         (Stream.L1, ACME), (Stream.DEPTH, ACME), (Stream.ALL_LAST, ACME), asked_ts=100 * SECOND
     )
@@ -131,14 +131,14 @@ def test_silence_counts_from_the_request() -> None:
 
 
 def test_nothing_is_silent_while_nothing_flows() -> None:
-    """When all streams stop together none of them is called silent: that is a quiet market, or a lost line."""
+    """When all streams stop together, none is silent: the market is quiet, or the line is lost."""
     made, found = registry((Stream.L1, ACME), (Stream.ALL_LAST, BOLT), asked_ts=100 * SECOND)
     made.received({one.req_id: 1 for one in found}, 100 * SECOND)
     assert silent(SilenceWatch(made, 10.0)) == []
 
 
 def test_five_second_bars_are_given_fifteen_seconds() -> None:
-    """Bars are silent when three did not come, however short the limit of the others."""
+    """Bars are silent when three are missing, however short the limit of other streams."""
     made, (bars, l1) = registry((Stream.BARS_5S, ACME), (Stream.L1, ACME))
     made.received({bars.req_id: 1, l1.req_id: 1}, 100 * SECOND)
     silence = SilenceWatch(made, 10.0)
@@ -168,7 +168,7 @@ def test_a_silent_stream_seems_gone_when_its_like_flow() -> None:
 def test_what_died_with_a_connection_is_found_five_seconds_later() -> None:
     """After 1102, once others flow for longer than 5 s, a stream without a row since is dead; bars have 15 s.
 
-    A row noted in the very second of the message may be from before it: it proves nothing.
+    A row noted in the same second as the message may be from before it, so it proves nothing.
     """
     made, (dead, alive, bars, depth, never) = registry(
         (Stream.L1, ACME), (Stream.L1, BOLT), (Stream.BARS_5S, ACME), (Stream.DEPTH, ACME), (Stream.ALL_LAST, ACME)
@@ -188,7 +188,7 @@ def test_what_died_with_a_connection_is_found_five_seconds_later() -> None:
 
 
 def test_a_row_after_the_connection_came_back_is_life() -> None:
-    """A stream with a row later than the second of the message is not dead; asking for all anew forgets suspicions."""
+    """A stream with a row after the second of the message is not dead; a new subscription of all clears suspicions."""
     made, (one, other) = registry((Stream.L1, ACME), (Stream.L1, BOLT))
     silence = SilenceWatch(made, 60.0)
     made.received({one.req_id: 1, other.req_id: 1}, 99 * SECOND)
@@ -206,7 +206,7 @@ def test_a_row_after_the_connection_came_back_is_life() -> None:
 
 
 def test_a_refusal_ends_a_subscription_and_a_row_brings_it_back() -> None:
-    """A refused stream is off the list, counts as refused, and is live again when it flows all the same."""
+    """A refused stream is not live, counts as refused, and is live again when it has rows."""
     made, (l1, prints) = registry((Stream.L1, ACME), (Stream.ALL_LAST, ACME))
     assert made.refuse(l1.req_id, 354) is l1
     assert made.refuse(l1.req_id, 354) is None
@@ -217,7 +217,7 @@ def test_a_refusal_ends_a_subscription_and_a_row_brings_it_back() -> None:
 
 
 def test_asking_again_forgets_the_refusal_of_the_same_and_no_other() -> None:
-    """The table shows the newest request: an earlier refusal of the same stream and symbol is gone."""
+    """The table shows the newest request, without an earlier refusal of the same stream and symbol."""
     made, (mine, other, prints) = registry((Stream.L1, ACME), (Stream.L1, BOLT), (Stream.ALL_LAST, ACME))
     for found in (mine, other, prints):
         made.refuse(found.req_id, 10190)
@@ -247,7 +247,7 @@ def test_the_first_rows_grant_a_stream_once() -> None:
     ],
 )
 def test_which_errors_end_a_subscription(code: int, refusal: bool) -> None:
-    """Warnings and the system messages 2100 to 2199 end nothing; every other error about a subscription does."""
+    """Warnings and the system messages 2100 to 2199 do not end a subscription; every other error about it does."""
     assert subs.is_refusal(code) is refusal
 
 
@@ -277,7 +277,7 @@ def test_streams_are_asked_for_in_order_of_priority() -> None:
 
 
 def test_depth_lines_take_turns_and_leave_nobody_out() -> None:
-    """With fewer lines than focus symbols each turn goes on where the one before ended; with enough all have one."""
+    """With fewer lines than focus symbols each turn continues where the last one ended; with enough, all have one."""
     turns = [plan(turn, focus_size=3, depth_lines=2).depth() for turn in range(3)]
     assert turns == [[ACME, BOLT], [CRUX, ACME], [BOLT, CRUX]]
     assert list(plan(1, focus_size=3, depth_lines=3).depth()) == [ACME, BOLT, CRUX]
@@ -289,7 +289,7 @@ def test_depth_lines_take_turns_and_leave_nobody_out() -> None:
 
 
 def paced(scenario: Any) -> Any:
-    """Run a scenario on a lockstep clock that jumps over every wait; gives market seconds since its start."""
+    """Run a scenario on a lockstep clock that jumps over every wait; returns market seconds since its start."""
 
     async def main() -> Any:
         clock = LockstepClock(0)
@@ -303,7 +303,7 @@ def paced(scenario: Any) -> Any:
 
 
 def test_a_token_bucket_gives_a_burst_and_then_its_rate() -> None:
-    """Three at once, then two a second; what was not taken meanwhile is a burst again, and never more."""
+    """Three at once, then two a second; unused requests add up to the burst, and never more."""
 
     async def scenario(pace: Timing) -> list[float]:
         bucket, times = TokenBucket(pace, 2.0, 3), []
@@ -349,7 +349,7 @@ def test_spacing_is_by_thing() -> None:
 
 
 def test_waiting_for_an_answer_ends_with_it_or_with_patience() -> None:
-    """`within` says whether the event came, and waits no longer than it was told."""
+    """`within` returns whether the event came, and waits no longer than its limit."""
 
     async def scenario(pace: Timing) -> tuple[bool, float, bool, float]:
         never, soon = asyncio.Event(), asyncio.Event()
@@ -365,7 +365,7 @@ def test_waiting_for_an_answer_ends_with_it_or_with_patience() -> None:
 
 
 def test_reading_stops_late_and_goes_on_early() -> None:
-    """More than twenty commits' worth stops the reading, less than ten lets it go on; between them nothing changes."""
+    """More than twenty full commits pause reading, fewer than ten resume it; between them nothing changes."""
     inbox = Inbox(StillClock(), 10)
     states = []
     for waiting in (99, 100, 200, 201):
@@ -376,7 +376,7 @@ def test_reading_stops_late_and_goes_on_early() -> None:
 
 
 def test_a_paused_connection_reads_on_only_when_there_is_room() -> None:
-    """The recorder lets its connection read on at the lower mark, not as soon as it is below the upper one."""
+    """The recorder resumes reading at the lower mark, not as soon as it is below the upper one."""
     inbox, done = Inbox(StillClock(), 10), list[str]()
     connection: Any = SimpleNamespace(pause=lambda: done.append("pause"), resume=lambda: done.append("resume"))
     pressure = BackPressure(inbox, connection)
@@ -400,7 +400,7 @@ def test_a_paused_connection_reads_on_only_when_there_is_room() -> None:
 
 
 def test_a_cut_divides_two_commits() -> None:
-    """No commit holds items of both sides of a cut, and only the one that ends there says so."""
+    """No commit spans a cut, and only the commit that ends at it is marked `at_cut`."""
     inbox = Inbox(StillClock(), 2)
     inbox.packet()
     for n in range(6):
@@ -413,7 +413,7 @@ def test_a_cut_divides_two_commits() -> None:
 
 
 def test_a_cut_at_the_end_of_a_commit() -> None:
-    """A cut that falls exactly on the end of a full commit ends that commit, not the next."""
+    """A cut exactly at the end of a full commit marks that commit, not the next."""
     inbox = Inbox(StillClock(), 3)
     inbox.packet()
     for n in range(4):
@@ -425,7 +425,7 @@ def test_a_cut_at_the_end_of_a_commit() -> None:
 
 
 def test_a_cut_wakes_the_writer() -> None:
-    """`filled` is set while a commit's worth waits, or a cut does, however little waits before it."""
+    """`filled` is set while a full commit waits, or a cut, however few items wait before it."""
     inbox = Inbox(StillClock(), 10)
     inbox.packet()
     inbox.message(["1"])
@@ -441,7 +441,7 @@ def test_a_cut_wakes_the_writer() -> None:
 
 
 def test_a_date_ends_by_the_stamp() -> None:
-    """`on_boundary` comes before the first stamp at or after the boundary; a clock set back moves no stamp back."""
+    """`on_boundary` is called before the first stamp at or after the boundary; a clock set back moves no stamp back."""
     clock, ends = StillClock(10), list[int]()
     inbox = Inbox(clock, 10)
     inbox.boundary_ns, inbox.on_boundary = 20, lambda: ends.append(len(inbox))
@@ -453,7 +453,7 @@ def test_a_date_ends_by_the_stamp() -> None:
 
 
 def test_a_row_of_an_earlier_instant_is_stamped_like_the_last() -> None:
-    """A row of our own `at` an instant that is past bears the last stamp."""
+    """A row of Harvester's own `at` a past time gets the last stamp."""
     clock = StillClock(30)
     inbox = Inbox(clock, 10)
     inbox.packet()
@@ -464,7 +464,7 @@ def test_a_row_of_an_earlier_instant_is_stamped_like_the_last() -> None:
 
 
 def test_an_epoch_begins_with_its_first_packet() -> None:
-    """What is put between the request to connect and the first packet belongs to the connection before."""
+    """Items added between the request to connect and the first packet belong to the previous connection."""
     inbox = Inbox(StillClock(10), 10)
     inbox.expect_connection()
     inbox.put(Kind.CLOCK, {})
@@ -474,7 +474,7 @@ def test_an_epoch_begins_with_its_first_packet() -> None:
 
 
 def test_stamps_are_those_of_the_packets() -> None:
-    """Each item bears its packet's stamp and epoch through any number of takes; stamps never run back."""
+    """Each item keeps its packet's stamp and epoch through any number of takes; stamps never decrease."""
     clock = StillClock(10)
     inbox = Inbox(clock, 2)
     inbox.expect_connection()
@@ -491,7 +491,7 @@ def test_stamps_are_those_of_the_packets() -> None:
 
 
 def test_heard_messages_are_counted_by_request_once() -> None:
-    """What flows is counted by request id when it arrives, whether or not it was committed meanwhile."""
+    """Messages are counted by request id on arrival, committed or not."""
     inbox = Inbox(StillClock(), 2)
     inbox.packet()
     for fields in (["4", "2", "7", "200", "no"], ["1"], ["1", "6", "7", "1", "2", "3", "0"], ["99", "8", "1"]):
@@ -510,7 +510,7 @@ def test_heard_messages_are_counted_by_request_once() -> None:
 
 
 class Line:
-    """A session on a line of the test's own: its bytes, whether it is paused, and what is asked on it."""
+    """A session on a fake line, with its bytes received, whether it is paused, and the requests sent."""
 
     def __init__(self, **settings: Any) -> None:
         self.clock, self.asked = StillClock(), 0
@@ -535,7 +535,7 @@ class Line:
         self.asked += 1
 
     async def quiet(self, seconds: float) -> None:
-        """Let market time pass, a row of the clock with it, and look."""
+        """Advance market time, add a clock row, and check."""
         self.clock.now_ns += round(seconds * SECOND)
         self.inbox.put(Kind.CLOCK, {})
         self.session._heartbeat.check()
@@ -544,7 +544,7 @@ class Line:
 
 
 def test_a_line_is_asked_whether_it_lives_when_nothing_arrives() -> None:
-    """A heartbeat leaves when no byte came for longer than the limit; any byte begins the time anew."""
+    """A heartbeat is sent when no byte arrived for longer than the limit; any byte restarts the time."""
 
     async def scenario() -> None:
         line = Line()
@@ -556,13 +556,13 @@ def test_a_line_is_asked_whether_it_lives_when_nothing_arrives() -> None:
         await line.quiet(1)
         assert line.asked == 1
         await line.quiet(1)
-        assert line.asked == 1, "one heartbeat in its time, however fast a market is"
+        assert line.asked == 1, "one heartbeat per interval, at any market speed"
 
     asyncio.run(scenario())
 
 
 def test_no_heartbeat_while_we_ourselves_do_not_read() -> None:
-    """While reading is paused silence is ours: no heartbeat, and the time begins when reading goes on."""
+    """While reading is paused no heartbeat is sent; the time restarts when reading resumes."""
 
     async def scenario() -> None:
         line = Line()
@@ -581,7 +581,7 @@ def test_no_heartbeat_while_we_ourselves_do_not_read() -> None:
 
 @pytest.mark.parametrize("what", ["silent", "answered", "a byte", "paused", "another connection"])
 def test_only_an_unanswered_heartbeat_ends_a_line(monkeypatch: pytest.MonkeyPatch, what: str) -> None:
-    """An answer, any byte, a pause of our own or a new connection meanwhile: the line lives."""
+    """After an answer, any byte, a pause of reading or a new connection, the line counts as alive."""
 
     async def scenario() -> bool:
         line = Line()
@@ -623,7 +623,7 @@ def ns(text: str) -> int:
 
 
 def test_a_time_that_is_now_is_past() -> None:
-    """`--until` must lie ahead: this very instant does not."""
+    """`--until` must be in the future; the present time is refused."""
     now = ns("2025-07-17T20:00:00")
     assert parse_until("16:00", now - 1, Settings()) == now
     with pytest.raises(BadSetting, match="is in the past"):
@@ -631,7 +631,7 @@ def test_a_time_that_is_now_is_past() -> None:
 
 
 def test_a_recording_ends_with_extended_trading_or_with_the_date() -> None:
-    """Up to the last instant before the end of extended trading that is the end; from it on the date's own."""
+    """Before the end of extended trading the default end is that; from then on it is the end of the date."""
     hours, bounds = session(DATE), day_bounds(DATE)
     assert hours is not None
     close = hours.extended_close_ns
@@ -641,7 +641,7 @@ def test_a_recording_ends_with_extended_trading_or_with_the_date() -> None:
 
 
 def test_the_market_opens_and_closes_to_the_instant() -> None:
-    """Extended trading is under way from its first instant on, and over at its last."""
+    """Extended trading includes its first instant and excludes its last."""
     hours = session(DATE)
     assert hours is not None
     assert closed_until(hours.extended_open_ns - 1, Settings()) == "Thu 2025-07-17 04:00 New York"
@@ -651,7 +651,7 @@ def test_the_market_opens_and_closes_to_the_instant() -> None:
 
 
 def recorded(day: date, last_ts: int, reason: str | None, runs: int = 1) -> Any:
-    """What `must_be_over` reads of a date whose last run ended at an instant; no reason: it was killed."""
+    """The fields `must_be_over` reads, of a date whose last run ended at an instant; without a reason it was killed."""
     start = {"action": "run_start", "params": RunParams(calendar=calendar_of(day, Settings())).text()}
     end = {"action": "run_end", "params": msgspec.json.encode({"reason": reason}).decode()}
     rows = [{"seq": 10 * n + i} | row for n in range(runs) for i, row in enumerate([start, end])]
@@ -664,7 +664,7 @@ def recorded(day: date, last_ts: int, reason: str | None, runs: int = 1) -> Any:
     ("reason", "needed"), [("stopped", "close_ns"), ("error", "extended_close_ns"), (None, "extended_close_ns")]
 )
 def test_a_date_is_over_at_the_end_of_its_session(reason: str | None, needed: str) -> None:
-    """The close ends a date that was stopped, the end of extended trading one that failed; to the instant."""
+    """A stopped date is over at the close, a failed one at the end of extended trading, to the instant."""
     end = getattr(session(DATE), needed)
     must_be_over(recorded(DATE, end, reason))
     with pytest.raises(CannotRun, match="is not over"):
@@ -675,7 +675,7 @@ def test_a_date_is_over_at_the_end_of_its_session(reason: str | None, needed: st
 
 @pytest.mark.parametrize("reason", ["stopped", "error", None])
 def test_a_date_without_a_session_is_over_at_its_end(reason: str | None) -> None:
-    """On a day on which the exchange is closed a recording that broke off is not over before the date is."""
+    """On a day without a session, a recording that was killed is over at the end of the date."""
     saturday = date(2025, 7, 19)
     end = day_bounds(saturday)[1]
     must_be_over(recorded(saturday, end, reason))
@@ -684,7 +684,7 @@ def test_a_date_without_a_session_is_over_at_its_end(reason: str | None) -> None
 
 
 def test_the_last_run_decides_whether_a_date_is_over() -> None:
-    """A run that was killed is not excused by an earlier one that ended in order."""
+    """A killed run counts as killed even if an earlier run ended in order."""
     with pytest.raises(CannotRun, match="was killed"):
         must_be_over(recorded(DATE, session(DATE).open_ns, None, runs=1))  # type: ignore[union-attr]
     killed = recorded(DATE, session(DATE).open_ns, "end of recording", runs=2)  # type: ignore[union-attr]
@@ -695,7 +695,7 @@ def test_the_last_run_decides_whether_a_date_is_over() -> None:
 
 
 def test_a_silent_stream_is_a_notice() -> None:
-    """A session notes which streams flow and which is silent, with its silence in ns; one that seems gone it renews."""
+    """A session notes grants and the silent stream with its silence in ns, and renews a stream that seems gone."""
 
     async def scenario() -> list[Any]:
         line = Line()

@@ -1,4 +1,4 @@
-"""`hv record` as a process of its own: signals, kill -9, the command's exit codes."""
+"""`hv record` in its own process: signals, kill -9, the command's exit codes."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="SIGTERM and SIG
 
 
 class Served:
-    """A gateway of its own clock at some speed, and recorders in processes."""
+    """A gateway with its own clock at some speed, and recorders in processes."""
 
     def __init__(self, home: Home, speed: float, **settings: Any) -> None:
         self.home = home
@@ -90,7 +90,7 @@ class Served:
         )
 
     async def until_events(self, at_least: int) -> int:
-        """Wait until so many events are committed."""
+        """Wait until this many events are committed."""
         while True:
             try:
                 last = open_day(DATE, self.home).last_seq
@@ -128,7 +128,7 @@ def test_a_signal_ends_the_recording_in_order(tmp_path: Path, number: signal.Sig
 
 
 def test_sigterm_while_it_still_loads(tmp_path: Path) -> None:
-    """In its first seconds, here while it reads its settings, one line says that nothing was recorded."""
+    """A signal in the first seconds, here while it reads its settings, gives one line that nothing was recorded."""
     pipe = tmp_path / "settings.toml"
     os.mkfifo(pipe)
     words = ["record", "--config", str(pipe), "--symbols", "ACME", "--home", str(tmp_path)]
@@ -151,7 +151,7 @@ def test_sigterm_while_it_still_loads(tmp_path: Path) -> None:
     ],
 )
 def test_settings_of_a_file(tmp_path: Path, toml: str, code: int, lines: list[str]) -> None:
-    """A setting, calendar or strategy that does not exist is refused before anything is connected."""
+    """An unknown setting, calendar or strategy is refused before the recorder connects."""
     (tmp_path / "hv.toml").write_text(toml, encoding="utf-8")
     options = ["--config", str(tmp_path / "hv.toml"), "--symbols", "ACME", "--port", "1", "--home", str(tmp_path)]
     environment = {**os.environ, "PYTHONPATH": str(PROJECT)}
@@ -164,7 +164,7 @@ def test_settings_of_a_file(tmp_path: Path, toml: str, code: int, lines: list[st
 
 
 def test_the_fastest_market_over_processes_loses_nothing(tmp_path: Path) -> None:
-    """A gateway as fast as it can go, a recorder that follows its clock: every row and value arrives."""
+    """From a gateway at speed max a recorder that follows its clock gets every row and value."""
 
     async def scenario() -> None:
         home = Home(tmp_path)
@@ -190,7 +190,7 @@ def test_the_fastest_market_over_processes_loses_nothing(tmp_path: Path) -> None
 
 
 def test_a_killed_recorder_leaves_whole_commits(tmp_path: Path) -> None:
-    """kill -9 at random moments: what was committed is there, seq has no hole, the next run goes on from it."""
+    """After kill -9 at random moments committed data is there, seq has no hole, and the next run continues."""
 
     async def scenario() -> None:
         moments, home = random.Random(7), Home(tmp_path)
@@ -224,7 +224,7 @@ def test_a_killed_recorder_leaves_whole_commits(tmp_path: Path) -> None:
 def test_a_kill_and_a_restart_across_the_date_boundary(tmp_path: Path, killed: str) -> None:
     """kill -9 before the boundary and restarted after it, or killed right after it: two dates, each whole by itself.
 
-    Both number from 1 without a hole, nothing of a date is stamped outside of it, and live equals replay on both.
+    Both are numbered from 1 without a hole, no event is stamped outside its date, and live equals replay on both.
     """
 
     async def scenario() -> None:
@@ -282,7 +282,7 @@ def committed_seq(home: Home, trading_date: date) -> int:
 
 
 async def committed(home: Home, trading_date: date, at_least: int) -> None:
-    """Wait until so many events of a date are committed."""
+    """Wait until this many events of a date are committed."""
     while committed_seq(home, trading_date) < at_least:
         await asyncio.sleep(0.05)
 
@@ -318,9 +318,9 @@ def test_errors_are_one_line_and_a_code(tmp_path: Path, options: list[str], code
 
 
 def test_a_served_day_is_not_recorded_onto_itself(tmp_path: Path) -> None:
-    """`hv gateway --market day` tells where the day lies; a recorder of that home refuses and leaves every byte alone.
+    """`hv gateway --market day` publishes its log folder; a recorder of that home refuses and changes no byte.
 
-    On any clock of that gateway, and whether it follows the home's `gateway.json` or a named one.
+    For any clock of that gateway, and following the home's `gateway.json` or a named one.
     """
     home = Home(tmp_path / "home")
     asyncio.run(lockstep(model(), home, minutes=2))
@@ -358,7 +358,7 @@ def tree(folder: Path) -> dict[str, bytes]:
     ],
 )
 def test_the_port_of_the_homes_own_gateway_is_named(tmp_path: Path, options: list[str], code: int, words: str) -> None:
-    """Who meets nobody on a port is told where the `hv gateway` of his folder listens; it is not taken unasked."""
+    """The error for an unreachable port names the port of the folder's `hv gateway`, which is not used unasked."""
 
     async def scenario() -> None:
         async with Served(Home(tmp_path), 10.0) as served:
@@ -376,7 +376,7 @@ def test_the_port_of_the_homes_own_gateway_is_named(tmp_path: Path, options: lis
 
 
 def test_a_signal_is_told_above_the_live_screen() -> None:
-    """The line goes through the screen's own stderr: past it, the next drawing would begin a line too low."""
+    """The line is written through the screen's stderr; otherwise the next drawing would start a line too low."""
     terminal = io.StringIO()
     with Live("headline", console=Console(file=terminal, force_terminal=True, width=80), auto_refresh=False):
         cmd_record._print_signal("SIGINT")

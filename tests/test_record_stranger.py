@@ -1,4 +1,4 @@
-"""Faults of a real line, played by a stranger's server in real time: nothing is lost, and recording goes on."""
+"""Faults of a real line, played by an independent server in real time: nothing is lost, and recording continues."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
     from harvester.eventlog.reader import Day
 
-LIMIT_S = 25.0  # of real time for any recording here
+LIMIT_S = 25.0  # of real time, limit for any recording here
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -51,7 +51,7 @@ def compiled() -> None:
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Back-off and patience a hundredth of what they are; the order of things stays."""
+    """Divide back-off and patience by a hundred; their order stays."""
     monkeypatch.setattr(line, "BACK_OFF_S", (0.05, 0.1, 0.2))
     monkeypatch.setattr(stream_errors, "BACK_OFF_S", (0.05, 0.1, 0.2))
     monkeypatch.setattr(subscriptions, "PACING_S", (0.3, 0.6))
@@ -93,7 +93,7 @@ async def listen(
     stop_after_s: float | None = None,
     **settings: Any,
 ) -> Outcome:
-    """Record until the stranger has seen `enough`, and a little longer."""
+    """Record until the stranger has received `enough`, and a little longer."""
     given = {
         "symbols": [SYMBOL], "timeout_seconds": 3.0, "disk_margin_bytes": 1, "skip_historical_backfill": True,
         "commit_seconds": 0.2, "tick_by_tick_lines": 1,
@@ -140,7 +140,7 @@ def subscribed_on(number: int) -> Callable[[Stranger], bool]:
 
 
 def test_a_gateway_that_greets_and_hangs_up_at_once_is_tried_again(tmp_path: Path) -> None:
-    """Dropped, then greeted in full and closed in the same breath, twice: the fourth connection records on."""
+    """After a drop and two connections closed right after the greeting, the fourth connection continues recording."""
 
     def hello(client: Client) -> None:
         stranger.greet(client)
@@ -156,7 +156,7 @@ def test_a_gateway_that_greets_and_hangs_up_at_once_is_tried_again(tmp_path: Pat
 
 
 def test_the_first_connection_closed_at_once_is_a_gateway_error(tmp_path: Path) -> None:
-    """On the first connect there is nothing to save: one line, exit 6."""
+    """A failure of the first connection is one line and exit code 6."""
 
     def hello(client: Client) -> None:
         stranger.greet(client)
@@ -170,7 +170,7 @@ def test_the_first_connection_closed_at_once_is_a_gateway_error(tmp_path: Path) 
 
 
 def test_a_line_lost_while_contracts_are_looked_up_is_made_anew(tmp_path: Path) -> None:
-    """The look-up is asked again on the next connection."""
+    """The look-up is repeated on the next connection."""
     stranger = Stranger()
     stranger.details = lambda c, req_id, symbol: c.close() if c.number == 1 else stranger.describe(c, req_id, symbol)
     found = played(stranger, tmp_path, subscribed_on(2))
@@ -179,7 +179,7 @@ def test_a_line_lost_while_contracts_are_looked_up_is_made_anew(tmp_path: Path) 
 
 
 def test_a_gateway_that_always_hangs_up_at_look_ups_is_named(tmp_path: Path) -> None:
-    """Bounded by the time-out, one line, exit 6."""
+    """Repeated disconnects during look-ups end at the time-out with one line and exit code 6."""
     stranger = Stranger(details=lambda client, *_: client.close())
     with pytest.raises(GatewayError, match="hung up while contracts were looked up") as caught:
         played(stranger, tmp_path, lambda _: False, timeout_seconds=1.0)
@@ -188,7 +188,7 @@ def test_a_gateway_that_always_hangs_up_at_look_ups_is_named(tmp_path: Path) -> 
 
 
 def test_total_silence_is_an_outage(tmp_path: Path) -> None:
-    """Nothing at all arrives and a heartbeat stays unanswered: notice, outage, a new connection."""
+    """Silence and an unanswered heartbeat give a notice, an outage and a new connection."""
     stranger = Stranger(time_answered=False)
     stranger.script = on(1, lambda _: stranger.dead.update({"l1", "AllLast", "depth", "bars"}), 0.6)
     hello = stranger.hello
@@ -207,7 +207,7 @@ def test_total_silence_is_an_outage(tmp_path: Path) -> None:
 
 
 def test_a_quiet_market_answers_the_heartbeat(tmp_path: Path) -> None:
-    """Silence with a gateway that answers is no outage."""
+    """Silence of a gateway that answers heartbeats is not an outage."""
     stranger = Stranger(dead={"l1", "AllLast", "depth", "bars"})
     found = played(stranger, tmp_path, lambda s: len(s.of("49")) >= 2, silence_seconds=1.0, more_s=1.5)
     assert len(stranger.clients) == 1
@@ -227,7 +227,7 @@ def test_a_quiet_market_answers_the_heartbeat(tmp_path: Path) -> None:
 def test_a_gateway_in_another_time_is_told_of(tmp_path: Path, behind: dict[str, int], by: str, told_s: int) -> None:
     """One notice in the run, with the difference, which `hv status` repeats; none for two minutes or less.
 
-    The log line of more than a day says how a simulated gateway's clock is followed.
+    The log line for a difference of more than a day says how to follow a simulated gateway's clock.
     """
     with structlog.testing.capture_logs() as lines:
         found = played(Stranger(**behind), tmp_path, subscribed_on(1), more_s=3.0)
@@ -242,13 +242,13 @@ def test_a_gateway_in_another_time_is_told_of(tmp_path: Path, behind: dict[str, 
 
 
 def test_a_gateway_whose_clock_no_number_of_ours_holds(tmp_path: Path) -> None:
-    """Eleven digits of seconds are more nanoseconds than the log has room for: told as far as it goes, nothing ends."""
+    """Eleven digits of seconds overflow the log's ns: the notice has the largest value, and recording continues."""
     found = played(Stranger(time_behind_s=-90_000_000_000), tmp_path, subscribed_on(1), more_s=3.0)
     assert [n["value"] for n in found.notices if n["code"] == Own.CLOCKS_DIFFER] == [2**63 - 1]
 
 
 def test_an_account_missing_after_a_reconnect_is_an_outage(tmp_path: Path) -> None:
-    """Another login answers for a while; names may have spaces around them."""
+    """A login without the account is an outage until the account is back; names may have spaces around them."""
 
     def hello(client: Client) -> None:
         stranger.accounts = {1: "DU1,DU2", 2: "U7"}.get(client.number, "DU2, DU1")
@@ -271,7 +271,7 @@ def test_an_account_missing_at_first_ends(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("claimed", [0xA00000, 0x7FFFFFFF])
 def test_a_wrong_length_is_noticed_and_the_bytes_are_kept(tmp_path: Path, claimed: int) -> None:
-    """Whether the length is impossible or only wrong: notice, text, a new connection."""
+    """An impossible length and a wrong one give a notice, the bytes as text, and a new connection."""
     junk = struct.pack(">I", claimed) + b"1\x006\x00JUNK\xff"
     stranger = Stranger(script=on(1, lambda client: client.raw(junk)))
     found = played(stranger, tmp_path, subscribed_on(2))
@@ -283,7 +283,7 @@ def test_a_wrong_length_is_noticed_and_the_bytes_are_kept(tmp_path: Path, claime
 
 
 def test_half_a_message_at_a_hang_up_is_kept(tmp_path: Path) -> None:
-    """What was cut off stands in the log as text, with a notice."""
+    """An incomplete message at a disconnect is kept as text, with a notice."""
 
     def cut(client: Client) -> None:
         client.raw(framed(message(46, 6, 1, 48, "PARTIAL"))[:-3])
@@ -295,7 +295,7 @@ def test_half_a_message_at_a_hang_up_is_kept(tmp_path: Path) -> None:
 
 
 def test_half_a_message_at_the_end_is_kept(tmp_path: Path) -> None:
-    """A recording that ends amid a message keeps what came of it."""
+    """A recording that ends inside a message keeps its bytes."""
 
     def half(client: Client) -> None:
         stranger.dead.update({"l1", "AllLast", "depth", "bars"})
@@ -309,7 +309,7 @@ def test_half_a_message_at_the_end_is_kept(tmp_path: Path) -> None:
 
 
 def test_a_last_field_without_its_end_is_not_lost(tmp_path: Path) -> None:
-    """A message that does not end in NUL keeps its last field."""
+    """A message without a final NUL keeps its last field."""
 
     def odd(client: Client) -> None:
         client.raw(framed(message(46, 6, client.id_of("l1"), 48, "WHOLE")[:-1]))
@@ -321,7 +321,7 @@ def test_a_last_field_without_its_end_is_not_lost(tmp_path: Path) -> None:
 
 
 def test_odd_messages_before_readiness_disturb_nothing(tmp_path: Path) -> None:
-    """An empty frame, an id that is no number, a 9 with a field too many: kept as raw, the connection gets ready."""
+    """An empty frame, an id that is not a number, a 9 with an extra field: kept as raw, the connection gets ready."""
 
     def hello(client: Client) -> None:
         odd = [b"", message("x", 1), message(9, 1, 5, "extra"), message(15, 1, "DU1"), message(9, 1, 5)]
@@ -338,7 +338,7 @@ def test_odd_messages_before_readiness_disturb_nothing(tmp_path: Path) -> None:
 def test_streams_that_died_are_renewed_while_only_depth_and_bars_flow(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """After 1102 L1 and tick-by-tick give nothing: every other stream counts as a sign that they should."""
+    """After 1102, L1 and tick-by-tick without rows are renewed, because other streams have rows."""
     monkeypatch.setattr("harvester.recorder.silent_streams._SUSPECT_NS", 1_500_000_000)
     stranger = Stranger()
 
@@ -353,7 +353,7 @@ def test_streams_that_died_are_renewed_while_only_depth_and_bars_flow(
 
 
 def test_dead_five_second_bars_are_renewed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """After a farm's return bars that stay away are asked for again."""
+    """After a farm's return, bars without rows are requested again."""
     monkeypatch.setattr("harvester.recorder.silent_streams._SUSPECT_BARS_NS", 1_500_000_000)
     stranger = Stranger()
 
@@ -398,7 +398,7 @@ def test_a_refusal_for_its_pace_is_repeated(tmp_path: Path, stream: str, code: i
 
 
 def test_a_refusal_for_good_is_not_repeated(tmp_path: Path) -> None:
-    """354, no market data subscription: refused once, the other streams flow."""
+    """354 (no market data subscription) is refused once; the other streams flow."""
 
     def granted(client: Client, req_id: str, name: str) -> bool:
         if name == "l1":
@@ -413,7 +413,7 @@ def test_a_refusal_for_good_is_not_repeated(tmp_path: Path) -> None:
 
 
 def test_smart_depth_stands_in_for_an_exchange_that_is_refused(tmp_path: Path) -> None:
-    """10092 for the exchange's own book: SMART depth is asked for with its flag, and granted."""
+    """After 10092 for the exchange's own book, SMART depth is requested with its flag, and granted."""
 
     def granted(client: Client, req_id: str, name: str) -> bool:
         if name == "depth" and not any(f[16] == "1" for f in stranger.of("10")):
@@ -429,7 +429,7 @@ def test_smart_depth_stands_in_for_an_exchange_that_is_refused(tmp_path: Path) -
 
 @pytest.mark.parametrize("name", ["NASDAQ", "ISLAND"])
 def test_an_exchange_is_asked_by_its_other_name_before_smart(tmp_path: Path, name: str) -> None:
-    """A gateway that knows only the other name of the exchange answers 200: its own book is recorded all the same."""
+    """A gateway that knows only the other name of the exchange answers 200: its own book is still recorded."""
 
     def granted(client: Client, req_id: str, stream: str) -> bool:
         asked = [f for f in stranger.of("10") if req_id in f[:4]]
@@ -445,7 +445,7 @@ def test_an_exchange_is_asked_by_its_other_name_before_smart(tmp_path: Path, nam
 
 
 def test_an_answer_in_the_same_breath_is_no_failure(tmp_path: Path) -> None:
-    """Histories answered at once, an id of five thousand digits, 322 for L1, hours nobody can place: it goes on."""
+    """Immediate histories, an id of five thousand digits, 322 for L1, hours out of range: recording continues."""
 
     def script(client: Client) -> None:
         client.send(2, 6, "9" * 5000, 0, 300)
@@ -460,22 +460,22 @@ def test_an_answer_in_the_same_breath_is_no_failure(tmp_path: Path) -> None:
 
     stranger = Stranger(script=on(1, script, 0.5), details=details)
     found = played(stranger, tmp_path, subscribed_on(1), more_s=2.0, tick_by_tick_lines=2)
-    assert found.summary.coverage[SYMBOL]["bid_ask"] == "granted", "322 of L1 says nothing of tick-by-tick lines"
+    assert found.summary.coverage[SYMBOL]["bid_ask"] == "granted", "322 of L1 does not concern tick-by-tick lines"
     assert "9" * 5000 in "".join(text or "" for text in found.raw("undecodable"))
 
 
 def test_what_flows_although_refused_is_taken_back(tmp_path: Path) -> None:
-    """A code nobody knows, for L1, and ticks behind it: coverage, log and folds agree that it is there."""
+    """An unknown error code for L1, followed by ticks: coverage, log and folds agree that L1 is live."""
     stranger = Stranger(script=on(1, lambda client: client.error(client.id_of("l1"), 10999, "part of it"), 0.5))
     found = played(stranger, tmp_path, subscribed_on(1), more_s=2.5)
     assert found.summary.coverage[SYMBOL]["l1"] == "granted"
     asked = found.subscribed(Stream.L1)
-    assert asked == asked[:1] * 2, "stated again under its own id"
+    assert asked == asked[:1] * 2, "repeated under its own id"
     assert len(stranger.of("1")) == 1
 
 
 def test_a_recording_that_asked_for_nothing_is_no_success(tmp_path: Path) -> None:
-    """Its time is over before the gateway has told what the symbol is: an error that names the symbol."""
+    """A recording that ends before the contract look-up is answered is an error that names the symbol."""
 
     async def scenario() -> None:
         async with Stranger(details=lambda *_: None) as stranger:
@@ -487,7 +487,7 @@ def test_a_recording_that_asked_for_nothing_is_no_success(tmp_path: Path) -> Non
 
 
 def test_tick_by_tick_keeps_its_spacing_over_a_reconnect(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """AllLast of an instrument waits for its turn; nothing else waits for it."""
+    """AllLast of an instrument waits for its spacing; no other request waits for it."""
     monkeypatch.setattr(request_limits, "TICK_BY_TICK_SPACING_S", 3.0)
     stranger = Stranger(script=on(1, Client.close, 0.5))
     found = played(stranger, tmp_path, lambda s: len(s.of("97")) == 2)
@@ -501,7 +501,7 @@ def test_tick_by_tick_keeps_its_spacing_over_a_reconnect(tmp_path: Path, monkeyp
 
 
 def test_contract_details_that_never_come_end_in_one_line(tmp_path: Path) -> None:
-    """The time-out names the symbol; the log of what was heard is whole."""
+    """The time-out names the symbol; the log of the received data is whole."""
     with pytest.raises(GatewayError, match="no answer about ACME within 1 s") as caught:
         played(Stranger(details=lambda *_: None), tmp_path, lambda _: False, timeout_seconds=1.0)
     assert caught.value.exit_code == 6
@@ -511,7 +511,7 @@ def test_contract_details_that_never_come_end_in_one_line(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("version", ["20", "157", "175"])
 def test_a_gateway_too_old_is_refused_at_once(tmp_path: Path, version: str) -> None:
-    """Its messages have other layouts; the line says so without waiting for the time-out."""
+    """A server version that is too old is refused in one line, without waiting for the time-out."""
     began = time.monotonic()
     with pytest.raises(GatewayError, match=f"server version {version} is too old; 176 or newer is required"):
         played(Stranger(version=version), tmp_path, lambda _: False, timeout_seconds=20.0)
@@ -520,14 +520,14 @@ def test_a_gateway_too_old_is_refused_at_once(tmp_path: Path, version: str) -> N
 
 @pytest.mark.parametrize("version", ["176", "178"])
 def test_the_versions_that_can_be_recorded(tmp_path: Path, version: str) -> None:
-    """The oldest and the newest one."""
+    """The oldest and the newest version are recorded."""
     found = played(Stranger(version=version), tmp_path, subscribed_on(1))
     connected = next(row for row in found.notices if row["code"] == Own.CONNECTED)
     assert connected["value"] == int(version)
 
 
 def test_a_stop_while_connecting_ends_at_once(tmp_path: Path) -> None:
-    """A gateway that says nothing does not keep a recorder that was told to stop."""
+    """A silent gateway does not delay a recorder that was stopped."""
 
     async def scenario() -> float:
         stop = asyncio.Event()
@@ -547,7 +547,7 @@ def test_a_stop_while_connecting_ends_at_once(tmp_path: Path) -> None:
 
 
 def test_a_compilation_ends_when_it_is_cancelled() -> None:
-    """The compiling process is not waited for, and not left behind."""
+    """A stopped recorder does not wait for the compiling process, and leaves none behind."""
 
     async def scenario() -> float:
         work = asyncio.ensure_future(compile_in_subprocess("import time; time.sleep(60)"))
@@ -561,7 +561,7 @@ def test_a_compilation_ends_when_it_is_cancelled() -> None:
 
 
 def test_a_symbol_refused_late_does_not_hide_the_day(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A run that began before the refusal came says why it asked for nothing; status tells of the run before it."""
+    """A run that began before the refusal says why it requested nothing; status shows the streams of the run before."""
     monkeypatch.setattr(recording, "LOOK_UP_S", 0.2)
     stranger = Stranger()
 
@@ -585,7 +585,7 @@ def test_a_symbol_refused_late_does_not_hide_the_day(tmp_path: Path, monkeypatch
 
 
 def test_an_outage_is_told_in_lines_that_do_not_grow_with_its_attempts(tmp_path: Path) -> None:
-    """A port closed for many attempts: one line says that nobody is there, the last how often it was tried."""
+    """A port closed for many attempts is one log line with the reason, and a last one with the attempts."""
 
     async def script(client: Client) -> None:
         if client.number == 1:

@@ -1,4 +1,4 @@
-"""What a recorder meets on a bad day: resets, outages, drops, silence, garbage, restarts, a failing disk."""
+"""A recorder on a bad day: resets, outages, drops, silence, garbage, restarts, a failing disk."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def cancelled(day: Day, *streams: Stream) -> list[int]:
 
 
 def silent(day: Day) -> set[int]:
-    """Request ids of streams that were silent for too long, which may be asked for again."""
+    """Request ids of streams that were silent for too long and may be requested again."""
     return {n["req_id"] for n in day.table(Kind.NOTICE).to_pylist() if n["code"] == Own.STREAM_SILENT}
 
 
@@ -94,7 +94,7 @@ def test_after_1101_everything_is_asked_for_again(tmp_path: Path) -> None:
 
 
 def test_after_1102_depth_is_asked_for_anew(tmp_path: Path) -> None:
-    """After 1102 depth is cancelled and requested under a new id; streams that flow on are left alone."""
+    """After 1102 depth is cancelled and requested under a new id; streams that continue are not touched."""
     day = sound(run(lockstep(one(), Home(tmp_path), minutes=6, faults="+240 * error 1100\n+250 * error 1102")))
     depth = [r["req_id"] for r in subscribed(day, Stream.DEPTH)]
     assert set(cancelled(day, *Stream)) - silent(day) == set(depth[:1])
@@ -103,7 +103,7 @@ def test_after_1102_depth_is_asked_for_anew(tmp_path: Path) -> None:
 
 
 def test_317_and_316_are_recorded_and_316_brings_a_new_request(tmp_path: Path) -> None:
-    """A reset is a notice; a halt ends the stream, so it is asked for again."""
+    """A reset is a notice; a halt ends the stream, so it is requested again."""
     faults = "+60 ACME:depth error 317\n+90 ACME:depth error 316"
     day = sound(run(lockstep(one(), Home(tmp_path), minutes=3, faults=faults)))
     assert {316, 317} <= set(codes(day))
@@ -111,7 +111,7 @@ def test_317_and_316_are_recorded_and_316_brings_a_new_request(tmp_path: Path) -
 
 
 def test_a_dropped_connection_is_an_outage_and_a_new_epoch(tmp_path: Path) -> None:
-    """The socket closes and the port refuses for 20 s: back-off, reconnect, epoch 2, all streams again."""
+    """After a closed socket and a port that refuses for 20 s: back-off, reconnect, epoch 2, all streams again."""
     recorded = run(lockstep(one(), Home(tmp_path), minutes=6, faults="+100 * drop\n+100 * closed 20"))
     day = sound(recorded)
     found = codes(day)
@@ -125,7 +125,7 @@ def test_a_dropped_connection_is_an_outage_and_a_new_epoch(tmp_path: Path) -> No
 
 
 def test_a_feed_that_was_down_at_the_end(tmp_path: Path) -> None:
-    """`hv status` of a recording that ended within an outage speaks of the past."""
+    """`hv status` of a recording that ended within an outage uses the past tense."""
     recorded = run(lockstep(one(), Home(tmp_path), minutes=3, faults="+150 * drop\n+150 * closed 600"))
     assert status(recorded.home.on(DATE)).outage
     said = CliRunner().invoke(app, ["status", "--date", str(DATE), "--home", str(tmp_path)]).output
@@ -143,7 +143,7 @@ def test_a_silent_stream_is_noticed_while_others_flow(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("what", ["zero", "text"])
 def test_garbage_frames_are_kept_as_they_came(tmp_path: Path, what: str) -> None:
-    """An empty frame and one that is no UTF-8 are raw events; everything around them goes on."""
+    """An empty frame and one that is not UTF-8 are raw events; all other data continues."""
     day = sound(run(lockstep(one(), Home(tmp_path), minutes=2, faults=f"+40 * garbage {what}")))
     raw = [r for r in day.table(Kind.RAW).to_pylist() if r["reason"] in {"undecodable", "untyped"}]
     assert raw
@@ -152,7 +152,7 @@ def test_garbage_frames_are_kept_as_they_came(tmp_path: Path, what: str) -> None
 
 @pytest.mark.parametrize("what", ["length", "noise"])
 def test_a_stream_without_frames_is_left_and_begun_anew(tmp_path: Path, what: str) -> None:
-    """A length no message can have is noticed at once; what came is kept as text, and the connection is made anew."""
+    """An impossible length is detected at once; the bytes are kept as text, and the recorder reconnects."""
     day = sound(run(lockstep(one(), Home(tmp_path), minutes=4, faults=f"+60 * garbage {what}")))
     if what == "length":
         assert Own.BYTES_WITHOUT_MESSAGES in codes(day)
@@ -170,7 +170,7 @@ def test_impossible_and_unset_values_are_recorded_as_sent(tmp_path: Path) -> Non
 
 
 def test_refused_streams_are_degraded_and_recorded(tmp_path: Path) -> None:
-    """One tick-by-tick line and one depth line: refusals are notices with IB's code, L1 goes on with RTVolume."""
+    """With one tick-by-tick and one depth line, refusals are notices with IB's code, and L1 gives RTVolume."""
     recorded = run(lockstep(model(), Home(tmp_path), minutes=2, limits=Limits(tick_by_tick_lines=1, depth_lines=1)))
     day = sound(recorded)
     refused = [n["value"] for n in day.table(Kind.NOTICE).to_pylist() if n["code"] == Own.STREAM_REFUSED]
@@ -183,9 +183,9 @@ def test_refused_streams_are_degraded_and_recorded(tmp_path: Path) -> None:
 
 
 def test_a_restart_goes_on_where_the_day_was(tmp_path: Path) -> None:
-    """Two runs of a date: seq goes on without a hole, and positions open at the first's end are closed by the second.
+    """Two runs of a date: seq continues without a hole, and positions open at the first's end are closed in the second.
 
-    The second's live digests are those of a replay of both, and the episode's file says what the replay says.
+    The second's live digests equal a replay of both, and so does the episode's file.
     """
     home = Home(tmp_path)
     first = run(lockstep(model(), home, minutes=5, tick_by_tick_lines=6))
@@ -205,13 +205,13 @@ def test_a_restart_goes_on_where_the_day_was(tmp_path: Path) -> None:
 
 
 def decision_of(document: str) -> tuple[str, int]:
-    """Symbol and seq of the decision: what an episode is known by within a date and strategy."""
+    """Symbol and seq of the decision: the identity of an episode within a date and strategy."""
     made = msgspec.json.decode(document)
     return made["symbol"], made["decision"]["seq"]
 
 
 def test_a_clock_set_back_between_runs_is_a_notice(tmp_path: Path) -> None:
-    """A second run whose market time lies before the log's end stamps no event earlier, and says so."""
+    """A second run whose market time is before the log's end stamps no event earlier, and notes it."""
     home = Home(tmp_path)
     first = run(lockstep(one(), home, minutes=3))
     last = first.day().last_ts
@@ -222,7 +222,7 @@ def test_a_clock_set_back_between_runs_is_a_notice(tmp_path: Path) -> None:
 
 
 def test_a_clock_hours_behind_the_log_is_refused(tmp_path: Path) -> None:
-    """Six minutes behind is more than a correction: refused with both times before a byte is written."""
+    """A clock six minutes behind the log is refused with both times before a byte is written."""
     home = Home(tmp_path)
     last = run(lockstep(one(), home, minutes=6)).day().last_ts
     files = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
@@ -248,7 +248,7 @@ class FailingDisk(QuickDisk):
 
 
 def test_a_failing_sync_stops_the_recording_loudly(tmp_path: Path) -> None:
-    """LogWriteFailed with its code; what was committed before is whole, and the date can be recorded on again."""
+    """LogWriteFailed with its code; earlier commits are whole, and the date can be recorded again."""
     home = Home(tmp_path)
     with pytest.raises(LogWriteFailed, match="Input/output error") as caught:
         run(lockstep(one(), home, minutes=5, disk=FailingDisk(30)))
@@ -261,7 +261,7 @@ def test_a_failing_sync_stops_the_recording_loudly(tmp_path: Path) -> None:
 
 
 def test_a_failure_inside_the_tap_ends_the_recording_with_everything_before_it(tmp_path: Path) -> None:
-    """An error where ib_async would swallow it reaches the caller; what had arrived is committed."""
+    """An error that ib_async would swallow reaches the caller; received data is committed."""
     home = Home(tmp_path)
 
     def watch(recorder: Any) -> None:
@@ -288,7 +288,7 @@ def test_a_failure_inside_the_tap_ends_the_recording_with_everything_before_it(t
 
 
 async def alone(home: Home, **settings: Any) -> Any:
-    """Record in real time from whatever listens on a port."""
+    """Record in real time from the server on a port."""
     made = Settings.load({"symbols": ["ACME"], "timeout_seconds": 1.0, "disk_margin_bytes": 1} | settings)
     return await record(made, home, MachineClock(), until_ns=MachineClock().now() + 5 * 10**9, disk=QuickDisk())
 
@@ -349,7 +349,7 @@ def test_what_cannot_work_is_refused_in_one_line(
 
 @pytest.mark.parametrize("symbol", ["NOSUCH", "../x", "BRK B", "Ä", "CON", "a/b\\c"])
 def test_an_unknown_symbol_ends_the_recording_in_order(tmp_path: Path, symbol: str) -> None:
-    """Whatever its letters: UnknownSymbol with its code, no run in the day, nothing written outside the home."""
+    """Any unknown symbol gives UnknownSymbol with its code, no run in the day, and no file outside the home."""
     home = Home(tmp_path / "home")
     with pytest.raises(UnknownSymbol, match="200") as caught:
         run(lockstep(one(), home, minutes=1, symbols=[symbol]))
@@ -359,13 +359,13 @@ def test_an_unknown_symbol_ends_the_recording_in_order(tmp_path: Path, symbol: s
 
 
 def test_an_account_the_gateway_does_not_manage(tmp_path: Path) -> None:
-    """A wrong account is named with those there are."""
+    """The error for a wrong account lists the gateway's accounts."""
     with pytest.raises(BadSetting, match="it manages DU1234567"):
         run(lockstep(one(), Home(tmp_path), minutes=1, account="U999"))
 
 
 def test_a_client_id_in_use(tmp_path: Path) -> None:
-    """Error 326 ends with its own code."""
+    """Error 326 ends with exit code 7."""
 
     async def scenario() -> None:
         market = one()
@@ -395,7 +395,7 @@ def rolling(boundary: int) -> str:
 
 
 def test_the_trading_date_rolls_over_on_the_same_connection(tmp_path: Path) -> None:
-    """At the boundary the run ends and the next begins in the new folder; streams are restated, depth is new."""
+    """At the boundary the run ends and the next begins in the new folder; streams are repeated, depth is renewed."""
     market = one()
     start_of_day = rolling(market.start_ns + 90 * 10**9)
     recorded = run(lockstep(market, Home(tmp_path), minutes=4, day_start=start_of_day))

@@ -54,7 +54,7 @@ def whole(home):
 
 
 def test_steps_and_stream_give_the_same_rows(home, whole):
-    """A step a second, or all at once: equal rows in equal order."""
+    """Step by step or all at once: equal rows in equal order."""
     assert stepped(replay(home)) == whole
     assert {row.table for row in whole} == set(SHOW)
 
@@ -96,7 +96,7 @@ def test_seeking_gives_what_came_then(home, whole):
 
 
 class Script:
-    """Hands that press keys by a script and keep a clock of their own."""
+    """A fake user interface that presses keys by a script, with its own clock."""
 
     def __init__(self, *keys: str, at: int | None = None) -> None:
         self.keys, self.now, self.shown, self.states, self.at = list(keys), 0, [], [], at
@@ -173,7 +173,7 @@ def hv(home: Home, *words: str) -> str:
 
 
 def test_lines_in_a_pipe(home, whole):
-    """Plain lines or JSON objects, the same rows at every speed; wrong wishes name the right ones."""
+    """Plain lines or JSON objects, the same rows at every speed; errors list the valid choices."""
     lines = [json.loads(line) for line in hv(home, "--json", "--show", ",".join(SHOW)).splitlines()]
     assert [line["table"] for line in lines] == [row.table for row in whole]
     plain = hv(home, "--to", "10:01")
@@ -254,7 +254,7 @@ def test_mistakes_are_told(home, options, code, said):
 
 
 def test_a_demo_that_cannot_be_leaves_the_one_before(tmp_path):
-    """What is wrong with a wish is said before an earlier demo goes."""
+    """Invalid options are refused before an earlier demo is deleted."""
     with pytest.raises(BadSetting, match="rate is 0"):
         check_day(DemoDay(DATE, ("ACME",), seed=1, rate=0))
     root = tmp_path / "demo"

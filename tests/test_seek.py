@@ -1,4 +1,4 @@
-"""Any place of a day through snapshots: the state is what folding from the start gives, whatever the cache holds."""
+"""Any point of a day through snapshots: the state equals a fold from the start, whatever the cache contains."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ quick = settings(deadline=None, max_examples=budget(12, 40), suppress_health_che
 
 
 def write(home: Home, events: list, size: int = 40) -> Batch:
-    """One ended run of small commits; gives all events of it."""
+    """One ended run of small commits; returns all its events."""
     with LogWriter.open(home.on(DATE)) as writer:
         whole = Batch.of(
             [(kind, {k: v for k, v in row.items() if k != "seq"}) for kind, row in events], writer.next_seq
@@ -77,7 +77,7 @@ def test_a_place_is_what_folding_from_the_start_gives(day, data):
 @quick
 @given(st.data())
 def test_the_ladder_equals_the_row_table_at_any_seq(day, data):
-    """By price, over market makers: total and parts of every level are those of the rows that show something."""
+    """The ladder's totals and parts, by price over market makers, are those of the rows with a size."""
     _, whole, seeker = day
     engine = seeker.at_seq(data.draw(st.integers(1, whole.last_seq)))
     for con_id in [int(engine.market.state.inst[k]["con_id"]) for k in range(len(engine.market.symbols))]:
@@ -95,7 +95,7 @@ def test_the_ladder_equals_the_row_table_at_any_seq(day, data):
 @quick
 @given(st.data())
 def test_a_time_is_the_last_event_not_after_it(day, data):
-    """Of random times, event times among them, the place is the last event with ts_recv at or before."""
+    """For random times, event times included, the position is the last event with ts_recv at or before it."""
     _, whole, seeker = day
     stamps = [row["ts_recv"] for _, row in whole.events()]
     ts = data.draw(st.sampled_from(stamps) | st.integers(stamps[0] - SECOND, stamps[-1] + SECOND))
@@ -105,7 +105,7 @@ def test_a_time_is_the_last_event_not_after_it(day, data):
 
 
 def test_arl_equals_the_truth_at_any_seq(shared_data, tmp_path):
-    """Real depth through log, snapshots and ladder: at 60 random places all ten levels a side are the venue's own."""
+    """Real depth through log, snapshots and ladder: at 60 random points all ten levels a side are the venue's own."""
     import polars as pl
 
     folder = shared_data / "tapes" / "ARL-2025-07-17"
@@ -129,7 +129,7 @@ def test_arl_equals_the_truth_at_any_seq(shared_data, tmp_path):
 
 
 def test_work_to_any_place_is_bounded(day, monkeypatch):
-    """After one pass no place is further than the chosen number of events from a snapshot."""
+    """After one pass no point is further than the chosen number of events from a snapshot."""
     home, whole, _ = day
     seeker = Seeker(home, open_day(DATE, home), every_events=100)
     seeker.prepare()
@@ -143,7 +143,7 @@ def test_work_to_any_place_is_bounded(day, monkeypatch):
 
 
 def test_no_way_leads_through_two_large_commits(tmp_path, monkeypatch):
-    """In a log of commits larger than the distance of snapshots, no place needs rows of two of them."""
+    """In a log of commits larger than the distance of snapshots, no point needs rows of two commits."""
     home = Home(tmp_path)
     whole = write(home, stream(SEED, 900, START), size=150)
     seeker = Seeker(home, open_day(DATE, home), every_events=100)
@@ -173,7 +173,7 @@ def spoil(path, how: str, other: bytes) -> None:
 
 @pytest.mark.parametrize("how", ["flipped", "short", "empty", "gone", "of another place"])
 def test_a_damaged_snapshot_is_folded_anew(tmp_path, how):
-    """Whatever happens to the cache's files, the state is right and the file is made again."""
+    """With missing or damaged cache files the state is right, and the file is written again."""
     home = Home(tmp_path)
     whole = write(home, stream(SEED, 500, START))
     seeker = Seeker(home, open_day(DATE, home), every_events=100)
@@ -188,7 +188,7 @@ def test_a_damaged_snapshot_is_folded_anew(tmp_path, how):
 
 
 def test_snapshots_outlive_growth_and_nothing_else(tmp_path, monkeypatch):
-    """A day that goes on keeps them; another log of the same date, or other code, does not see them."""
+    """A day that continues keeps its snapshots; another log of the same date, or other code, does not see them."""
     home = Home(tmp_path)
     write(home, stream(SEED, 400, START))
     Seeker(home, open_day(DATE, home), every_events=100).prepare()
@@ -204,14 +204,14 @@ def test_snapshots_outlive_growth_and_nothing_else(tmp_path, monkeypatch):
     other = Seeker(home, open_day(DATE, home), every_events=100)
     assert len(other.snapshots) == 0
     other.prepare()
-    assert len(list((home.cache / "snapshots" / DATE.isoformat()).iterdir())) == 1  # those of the old code are gone
+    assert len(list((home.cache / "snapshots" / DATE.isoformat()).iterdir())) == 1  # those of the old code are deleted
     shutil.rmtree(home.on(DATE).log)
     write(home, stream(SEED + 1, 400, START))
     assert len(Seeker(home, open_day(DATE, home)).snapshots) == 0
 
 
 def test_a_cache_nobody_can_write_costs_only_time(tmp_path):
-    """Where the cache's folder cannot be made, states are right and nothing is kept."""
+    """When the cache folder cannot be created, states are right and nothing is stored."""
     home = Home(tmp_path)
     whole = write(home, stream(SEED, 300, START))
     home.cache.mkdir(parents=True)
@@ -222,7 +222,7 @@ def test_a_cache_nobody_can_write_costs_only_time(tmp_path):
 
 
 def test_a_seq_outside_the_log(day):
-    """A seq the log does not hold is refused with those it holds."""
+    """A seq that is not in the log is refused with the valid range."""
     _, whole, seeker = day
     with pytest.raises(CannotRun, match=f"it has 1 to {whole.last_seq}"):
         seeker.at_seq(whole.last_seq + 1)
@@ -262,7 +262,7 @@ def test_every_option_reads_a_time_alike(text):
 
 @pytest.mark.parametrize("text", ["", "noon", "25:00", "10:61", "10", "2025-02-30T10:00", "10:31:05.1234567890"])
 def test_what_is_no_moment(text):
-    """Anything else is refused with two examples."""
+    """Any other text is refused with two examples."""
     with pytest.raises(BadSetting, match=r"is not understood; write 10:31:05\.2"):
         moment(text, DATE)
 
@@ -303,7 +303,7 @@ def _levels(engine: Engine) -> int | None:
 
 
 def test_hv_book_says_where_there_are_books(tmp_path):
-    """Where none is subscribed: the time asked for, and every stream with the times between which it had a book."""
+    """Without a book, the error has the requested time, and every stream with the times between which it had one."""
     home, log = Home(tmp_path), Log()
     log.run_start().subscribe(1, "l1", at=0).tick(1, 1, 10.0, 100)
     log.subscribe(2, "depth", at=60)

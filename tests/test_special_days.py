@@ -1,4 +1,4 @@
-"""The whole engine, trading included, on days on which clocks and sessions are odd: cut and restarted anywhere.
+"""The whole engine, trading included, on days with unusual clocks and sessions: split and restarted anywhere.
 
 Around both Sundays on which New York changes its clocks, on a half day up to its close, and late in winter, when the
 evening passes midnight UTC. Days on which the exchange is closed record a session of their own, as a run on a product
@@ -38,7 +38,7 @@ SECONDS = 330  # two pushes of the market: one enters, and the first has ended b
 
 
 class Odd(NamedTuple):
-    """A date and where on it the market begins, UTC."""
+    """A date and the time at which its market begins, UTC."""
 
     day: date
     begins: datetime
@@ -62,7 +62,7 @@ days = pytest.mark.parametrize("name", DAYS)
 
 
 def params_of(odd: Odd) -> str:
-    """A run's start on that day; its session is the exchange's where the market lies in it, else the date itself."""
+    """A run's start on that day; its session is the exchange's if the market is within it, else the whole date."""
     made = run_params(odd.day, close_wait_seconds=90, flat_before_close_seconds=20, cooldown_seconds=10)
     hours, begins = session(odd.day), to_ns(odd.begins)
     if hours is None or not hours.open_ns <= begins < hours.close_ns:
@@ -74,7 +74,7 @@ def params_of(odd: Odd) -> str:
 
 @cache
 def rows_of(name: str) -> tuple[tuple[Kind, dict[str, Any]], ...]:
-    """The day's market from where it begins; in every third second the clock comes late, behind a row of the next."""
+    """The day's market; in every third second the clock is late, after a row of the next second."""
     odd = DAYS[name]
     shift = to_ns(odd.begins) - session(date(2025, 7, 17)).open_ns  # type: ignore[union-attr]
     rows: Rows = [(k, moved(row, shift)) for k, row in market(seconds=SECONDS, seed=1, start=0)]
@@ -122,7 +122,7 @@ def fold(batch: Batch, edges: list[int]) -> tuple[dict[str, pa.Table], dict[str,
 
 @cache
 def open_places(name: str) -> tuple[int, ...]:
-    """After how many rows of the market a position is open."""
+    """The number of market rows after which a position is open."""
     found: set[int] = set()
     for text in fold(events(name), [])[0]["episodes"]["document"].to_pylist():
         made = msgspec.json.decode(text)
@@ -140,7 +140,7 @@ def carried(tables: dict[str, pa.Table], batch: Batch) -> int:
 
 @days
 def test_the_day_trades_on_its_own_date(name: str) -> None:
-    """The market lies on that date alone, a position opens in it, and on the half day it is flat before the close."""
+    """The market is within that date, a position opens in it, and on the half day it is flat before the close."""
     odd, batch = DAYS[name], events(name)
     stamps = [row["ts_recv"] for row in batch.tables[Kind.CLOCK].to_pylist()]
     assert {date_of(ts) for ts in (stamps[0], stamps[-1])} == {odd.day}
@@ -173,7 +173,7 @@ def test_batches_of_any_size_after_a_restart_in_a_trade(name: str) -> None:
 @settings(max_examples=budget(8, 25))
 @given(st.data())
 def test_cuts_and_restarts_anywhere_change_nothing(data: st.DataObject) -> None:
-    """Hypothesis chooses the day, the place of the restart in a trade, what it missed, how the run ended, the cuts."""
+    """For any day, restart during a trade, missed rows, end of the run and cuts, chosen by Hypothesis."""
     name = data.draw(st.sampled_from(list(DAYS)))
     restart = data.draw(st.sampled_from(open_places(name)))
     batch = events(name, restart, data.draw(st.integers(0, 180)), killed=data.draw(st.booleans()))

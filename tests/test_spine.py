@@ -1,4 +1,4 @@
-"""The chain as a whole: over a real socket, through ib_async, with every projection folding."""
+"""The whole chain: over a real socket, through ib_async, with every projection."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ STREAMED = (Kind.TICK, Kind.TRADE, Kind.QUOTE, Kind.DEPTH, Kind.BAR)
 
 
 def payloads(day: Day, kind: Kind) -> pl.DataFrame:
-    """A kind's rows without what two recordings of one day may differ in: numbering, stamps, ids of requests."""
+    """A kind's rows without the columns in which two recordings of a day may differ: seq, stamps, request ids."""
     return day.frame(kind).drop("seq", "ts_recv", "req_id", "epoch")
 
 
@@ -102,7 +102,7 @@ class Watched:
 
 
 async def at_full_speed(market: MarketSource, home: Home, symbols: list[str], watch: Watched) -> Recorded:
-    """Serve a whole market as fast as the machine takes it; the recorder follows the gateway's clock."""
+    """Serve a whole market at speed max; the recorder follows the gateway's clock."""
     limits = Limits(messages_per_s=0)
     settings = GatewaySettings(port=0, speed=0, grace_s=1.0, gateway_file=home.gateway_file, limits=limits)
     home.root.mkdir(parents=True, exist_ok=True)
@@ -139,7 +139,7 @@ def test_the_fastest_tape_loses_nothing_with_the_screen_drawn(tmp_path: Path, sh
 
 @pytest.mark.slow
 def test_the_fastest_model_loses_nothing_with_the_screen_drawn(tmp_path: Path) -> None:
-    """A busy modelled day of three symbols likewise: texts and flags too."""
+    """The same for a busy modelled day of three symbols, texts and flags included."""
     watch, home, symbols = Watched(), Home(tmp_path), ["ACME", "BOLT", "CRUX"]
     recorded = asyncio.run(at_full_speed(model(rate=budget(4000, 8000)), home, symbols, watch))
     log = open_day("2025-07-17", home)
@@ -197,7 +197,7 @@ def test_a_gateway_killed_in_mid_market_moves_no_date(tmp_path: Path) -> None:
 
 
 def test_a_gateway_started_anew_in_the_past_ends_the_recording(tmp_path: Path) -> None:
-    """Its whole market would bear one stamp: the recorder ends in order, and says both times."""
+    """When its gateway restarts in the past, all events would get one stamp: the recorder ends, naming both times."""
 
     async def scenario() -> None:
         home = Home(tmp_path)

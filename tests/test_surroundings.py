@@ -1,4 +1,4 @@
-"""What a log gives does not depend on where it is folded: time zone, locale, encoding, order of hashes."""
+"""The result of a fold does not depend on time zone, locale, encoding or hash order."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ ELSEWHERE = {
 
 
 def projected(home: Home, out: Path, **surroundings: str) -> list[object]:
-    """Identity, digests and the hash of every file, made by a process of its own."""
+    """Identity, digests and the hash of every file, from a new process."""
     there = {"TZ": "UTC", "LC_ALL": "C.UTF-8", "PYTHONHASHSEED": "0", "PYTHONPATH": str(PROJECT)}
     done = subprocess.run(
         [sys.executable, "-c", PROJECT_DATE, str(home.root), DATE.isoformat(), str(out)],
@@ -62,7 +62,7 @@ def here(home: Home, tmp_path_factory: pytest.TempPathFactory) -> list[object]:
 
 @pytest.mark.parametrize("name", budget(["no encoding but ASCII", "all of it"], list(ELSEWHERE)))
 def test_the_same_bytes_elsewhere(home: Home, here: list[object], tmp_path: Path, name: str) -> None:
-    """Digests and every exported file, picture and episodes too, are the same bytes under other surroundings."""
+    """Digests and every exported file, picture and episodes included, have the same bytes in any environment."""
     assert projected(home, tmp_path, **ELSEWHERE[name]) == here
     files = here[2]
     assert isinstance(files, dict)

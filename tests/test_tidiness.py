@@ -24,7 +24,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("recorder", "rebuild", "endofday", "replay"),
     ("status", "demo"),
 )
-"""What may import what: a layer only those above it in this list; the first layer's modules also each other."""
+"""Allowed imports: a layer imports only those above it in this list; modules of the first layer also each other."""
 SIBLINGS = {("endofday", "rebuild")}  # the end of a day starts from the day's projection
 ROOMS = (
     ("eventlog/storage", "eventlog"),  # the bytes of a log know nothing of runs, dates and writers
@@ -69,7 +69,7 @@ def test_imports_point_up_the_list(path: Path) -> None:
 
 @pytest.mark.parametrize(("room", "outside"), ROOMS)
 def test_rooms_within_a_folder(room: str, outside: str) -> None:
-    """A folder that is a floor below its neighbours imports none of them."""
+    """A lower folder of a package imports none of its other folders."""
     below, beside = f"harvester.{room.replace('/', '.')}", f"harvester.{outside.replace('/', '.')}"
     for path in (PROJECT / "harvester" / room).rglob("*.py"):
         for name in modules_imported(path):
@@ -85,14 +85,14 @@ MODULES = {module_of(path): path for path in SOURCES}
 
 
 def modules_imported(path: Path) -> set[str]:
-    """The package's modules a file imports, wherever in it the import stands."""
+    """The package's modules that a file imports, anywhere in it."""
     names = imported(ast.parse(path.read_text(encoding="utf-8")))
     packages = {module_of(p) for p in SOURCES if p.name == "__init__.py"}
     return {name for name in names if name in MODULES and name not in packages}
 
 
 def test_no_circle_of_imports() -> None:
-    """No module imports itself over others, not even for annotations: every module can be read after those it names."""
+    """There is no circle of imports, annotations included: every module can be read after those it imports."""
     graph = {name: modules_imported(path) - {name} for name, path in MODULES.items()}
     while leaves := {name for name, targets in graph.items() if not targets}:
         graph = {name: targets - leaves for name, targets in graph.items() if name not in leaves}
@@ -100,7 +100,7 @@ def test_no_circle_of_imports() -> None:
 
 
 def test_each_name_has_one_owner() -> None:
-    """No two modules share a file name, no two classes a name: a word found by search is the word that was meant."""
+    """No two modules share a file name, no two classes a name, so a search finds one."""
     modules: dict[str, list[str]] = {}
     classes: dict[str, list[str]] = {}
     for path in SOURCES + COMMANDS:
@@ -115,7 +115,7 @@ def test_each_name_has_one_owner() -> None:
 
 
 def test_every_source_has_a_layer() -> None:
-    """No file stands outside the layers, so none escapes the import rule."""
+    """Every file belongs to a layer, so none escapes the import rule."""
     assert {part(p) for p in SOURCES} - set(RANK) == {"__init__"}
 
 
@@ -136,7 +136,7 @@ FORBIDDEN_CALLS = {"now", "utcnow", "today", "time_ns", "monotonic_ns", "perf_co
     "path", [p for p in SOURCES if part(p) in DETERMINISTIC], ids=lambda p: str(p.relative_to(PROJECT))
 )
 def test_the_deterministic_path_reads_no_clock_and_no_chance(path: Path) -> None:
-    """What folds, writes and remembers takes time, chance and place from the log alone."""
+    """Code that folds, writes or learns reads no clock, no randomness and no environment."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
     found = {name.split(".")[0] for name in imported(tree)} & FORBIDDEN_IMPORTS
     assert not found, f"{path.relative_to(PROJECT)} imports {found}"
@@ -150,7 +150,7 @@ def test_the_deterministic_path_reads_no_clock_and_no_chance(path: Path) -> None
 PAST_THE_DISK = {
     "files.py": "it is the disk",
     "clock.py": "the dial the simulated gateway turns: shared memory, not data",
-    "projections/market/kernel_cache.py": "compiled code beside the package, made again when it is gone",
+    "projections/market/kernel_cache.py": "compiled code beside the package, rebuilt when it is missing",
     "simgateway/gateway_report.py": "the simulated gateway's report, outside the home's data",
     "simgateway/clock_file.py": "the simulated gateway's clock, gone with its process",
 }
@@ -194,7 +194,7 @@ def test_one_module_reads_the_machine_clock() -> None:
 
 
 def test_every_exception_has_a_reason() -> None:
-    """A silenced lint says why behind its code; where a whole file is exempt, the comment above may."""
+    """Every `noqa` gives a reason after its code; for a whole file the comment above may give it."""
     others = [p for name in ("tests", "bench", "tools") for p in (PROJECT / name).rglob("*.py")]
     for path in {*SOURCES, *COMMANDS, *others} - {Path(__file__)}:
         for above, line in pairwise(["", *path.read_text(encoding="utf-8").splitlines()]):

@@ -1,4 +1,4 @@
-"""--require-mtf-alignment: entries only the way the symbol's signal points."""
+"""--require-mtf-alignment: entries only in the direction of the symbol's signal."""
 
 from __future__ import annotations
 
@@ -44,13 +44,13 @@ def entries(rows: list[dict[str, Any]]) -> list[str]:
 
 
 def test_without_the_setting_signals_bind_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The sample day trades both ways."""
+    """Without the option the sample day trades both ways."""
     rows = decisions(required=False, way=None, monkeypatch=monkeypatch)
     assert set(entries(rows)) == {"BREAKOUT_UP", "BREAKOUT_DOWN"}
 
 
 def test_without_a_signal_nothing_is_entered(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every breakout is refused with MTF_ALIGNMENT, and the refusal is on record."""
+    """Every breakout is refused with MTF_ALIGNMENT, and the refusal is recorded."""
     rows = decisions(required=True, way=None, monkeypatch=monkeypatch)
     assert entries(rows) == []
     assert any("MTF_ALIGNMENT" in (row["gate_codes"] or "") for row in rows)
@@ -58,5 +58,5 @@ def test_without_a_signal_nothing_is_entered(monkeypatch: pytest.MonkeyPatch) ->
 
 @pytest.mark.parametrize(("way", "reason"), [(1, "BREAKOUT_UP"), (-1, "BREAKOUT_DOWN")])
 def test_only_the_way_of_the_signal(way: int, reason: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With all timeframes up only breakouts upwards are entered, and the mirror image."""
+    """With all timeframes up only upward breakouts are entered, with all down only downward ones."""
     assert set(entries(decisions(required=True, way=way, monkeypatch=monkeypatch))) == {reason}

@@ -1,4 +1,4 @@
-"""The desk asks fewer than all, and nobody can tell."""
+"""Deciding with screens calls fewer strategies and changes no result."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ OPEN, CLOSE = 1_752_759_000 * SECOND, 1_752_782_400 * SECOND
 
 
 def troubled(seed: int = 3, seconds: int = 1500) -> Batch:
-    """A day with late clocks, silent symbols, lost connections, a book that turns bad and a restart in mid-trade."""
+    """A day with late clocks, silent symbols, lost connections, a book that turns bad and a restart during a trade."""
     chance = random.Random(seed)
     rows = market(seconds=seconds, seed=seed)
     start = rows[0][1]["ts_recv"]
@@ -86,7 +86,7 @@ def folded(batch: Batch, cuts: list[int]) -> tuple[list[str], dict[str, list[Any
 
 @pytest.fixture(scope="module")
 def asked_always() -> tuple[Batch, list[int], Any]:
-    """A troubled day with everybody asked at every slot, one clock a stretch."""
+    """A troubled day with every strategy called at every slot, one clock a stretch."""
     batch = troubled()
     cuts = [batch.last_seq // 3, batch.last_seq // 2]
     with pytest.MonkeyPatch.context() as patch:
@@ -101,7 +101,7 @@ def asked_always() -> tuple[Batch, list[int], Any]:
 def test_who_is_asked_changes_nothing(
     screened_min: int, clocks_max: int, asked_always: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Rows and digests are those of asking everybody, wherever screens are used and however long the stretches are."""
+    """Rows and digests equal those without screens, for any use of screens and any length of the stretches."""
     batch, cuts, expected = asked_always
     monkeypatch.setattr(deciding, "SCREENED_MIN", screened_min)
     monkeypatch.setattr(trading_feed, "CLOCKS_MAX", clocks_max)
@@ -115,7 +115,7 @@ def test_who_is_asked_changes_nothing(
 
 
 def test_few_are_asked(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of a quiet walk's seconds the strategy is asked about the breakouts alone."""
+    """In a quiet market the strategy is called only at the breakouts."""
     asked = []
     strategy = type(make("imbalance_breakout", {}))
     decide = strategy.decide
@@ -125,7 +125,7 @@ def test_few_are_asked(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_strategies_side_by_side() -> None:
-    """A strategy without a screen beside one that has one: each decides as it would alone, symbol by symbol."""
+    """A strategy without a screen next to one with a screen: each decides as it would alone, symbol by symbol."""
     alone = {name: by_two(name) for name in ("imbalance_breakout", "scripted")}
     both = by_two("imbalance_breakout", "scripted")
     for name, rows in alone.items():
@@ -145,7 +145,7 @@ def by_two(*names: str) -> dict[str, list[Any]]:
 
 
 def test_a_strategy_without_a_screen_sees_every_second(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It observes each bucket once, in order, and is asked at each slot."""
+    """A strategy without a screen observes each bucket once, in order, and is called at each slot."""
     seen: list[tuple[int, int]] = []
     monkeypatch.setattr(Scripted, "observe", lambda _, con_id, bucket: seen.append((bucket["ts"], con_id)))
     rows = by_two("scripted")
@@ -177,7 +177,7 @@ cases = st.fixed_dictionaries(
     {
         "rows": st.lists(buckets, min_size=1, max_size=40),
         "known": st.integers(0, 40),  # rows from before the screen was made
-        "since": st.integers(0, 40),  # the row it is asked from
+        "since": st.integers(0, 40),  # the first row to screen
         "edge": st.sampled_from([OPEN, OPEN + 60 * SECOND, CLOSE - 900 * SECOND, CLOSE, OPEN + 3600 * SECOND]),
         "late": st.sampled_from([0, SECOND // 2, SECOND - 1]),
         "holding": st.booleans(),
@@ -192,7 +192,7 @@ cases = st.fixed_dictionaries(
 @settings(deadline=None, max_examples=budget(80, 300))
 @given(cases)
 def test_a_screen_says_what_decide_says(case: dict[str, Any]) -> None:
-    """Equal gates at every second, and no plan at a second the screen would not ask about."""
+    """Screen and strategy give equal gates at every second, and no plan at a second the screen rules out."""
     words = {"lookback_seconds": case["lookback"], "momentum_seconds": 1, "cooldown_seconds": float(case["rest"])}
     words |= {"momentum_bps_min": 0.0, "range_spreads_min": 0.0, "open_wait_seconds": 60.000000001}
     made, hours, holding, outage = (case[name] for name in ("rows", "hours", "holding", "outage"))
@@ -229,7 +229,7 @@ def test_a_screen_says_what_decide_says(case: dict[str, Any]) -> None:
 
 
 def told(kinds: list[Any], rows: list[tuple[int, ...]], *cuts: int) -> tuple[list[Any], tuple[bytes, bytes]]:
-    """Rows (clock's seq, bucket's ts, kind) told in pieces: those of the table, and the chains."""
+    """Write rows (clock's seq, bucket's ts, kind) in pieces; returns the table's rows and the chains."""
     blotter, made = TradeRows(), []
     for begin, end in pairwise([0, *cuts, len(rows)]):
         seq, bucket_ts, kind = np.array(rows[begin:end]).T
@@ -239,7 +239,7 @@ def told(kinds: list[Any], rows: list[tuple[int, ...]], *cuts: int) -> tuple[lis
 
 
 def test_the_digest_knows_every_decision_to_do_nothing_and_no_cut() -> None:
-    """Neither cuts between clocks nor the numbers of kinds change the chain; one other gate, bucket or clock does."""
+    """Splits between clocks and the numbers of kinds do not change the chain; another gate, bucket or clock does."""
     calm, hold = (7, "A", "s", "d", "none", ""), (7, "A", "s", "d", "none", "HOLDING")
     rows = [(3, 1, 0), (3, 2, 1), (5, 3, 0), (8, 4, 1)]
     whole = told([calm, hold], rows)
@@ -255,7 +255,7 @@ def test_the_digest_knows_every_decision_to_do_nothing_and_no_cut() -> None:
 
 @given(st.lists(buckets, max_size=10))
 def test_rows_read_back(made: Any) -> None:
-    """Columns to dictionaries and back; one row reads as it does among many."""
+    """Columns convert to dictionaries and back; a single row converts like many."""
     rows = columns(made)
     rows["quote_source"] = np.arange(len(rows)) % 4
     found = rows_of(rows)
@@ -265,7 +265,7 @@ def test_rows_read_back(made: Any) -> None:
 
 
 def test_a_late_clock_decides_once_a_symbol() -> None:
-    """A clock that closes several seconds of a symbol has one slot for it, at the place of its first bucket."""
+    """A clock that closes several seconds of a symbol has one slot for it, in the position of its first bucket."""
     rows = np.zeros(6, SECONDS)
     rows["ts"] = [1, 2, 2, 3, 3, 4]
     con_ids = np.array([8, 7, 8, 7, 9, 8])

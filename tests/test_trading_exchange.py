@@ -53,7 +53,7 @@ def walk(order: Order, tape: list, costs: CostTable = FREE):
 @settings(max_examples=budget(80, 300), deadline=None)
 @given(orders(), TAPE)
 def test_fill_rules(order, tape):
-    """No fill before its time, without a good quote, worse than the rules allow, or larger than what was shown."""
+    """No fill is too early, without a good quote, worse than the rules allow, or larger than the size shown."""
     for seen, before, quote, fill, _ in walk(order, tape):
         if fill is None:
             continue
@@ -77,7 +77,7 @@ def test_fill_rules(order, tape):
 @settings(max_examples=budget(80, 300), deadline=None)
 @given(st.booleans(), TAPE)
 def test_never_more_than_shown(buy, tape):
-    """While one side's price stands, all fills together take no more than the largest size it showed."""
+    """While one side's price is unchanged, all fills together take at most the largest size it showed."""
     order = Order(OrderType.MARKET, buy, 10_000, 0, 0, "test", None)
     price, taken, most = None, 0, 0.0
     for _, _, _, fill, shown in walk(order, tape):
@@ -124,7 +124,7 @@ def test_a_print_fills_our_orders_no_more_than_once():
 
 @given(st.lists(st.tuples(st.integers(1, 500), PRICES), min_size=1, max_size=10))
 def test_commission_is_by_the_order(parts):
-    """However an order is cut into fills, what they are charged adds up to the table's price of the whole order."""
+    """For any split into fills, commissions add up to the table's price of the whole order."""
     table = cost_table("ibkr_fixed")
     order = Order(OrderType.MARKET, True, sum(n for n, _ in parts), 0, 0, "test", None)
     total = 0.0
@@ -141,12 +141,12 @@ def test_commission_is_by_the_order(parts):
     [(100, 25.0, 1.0), (1000, 25.0, 5.0), (1000, 0.25, 2.5), (10, 0.2, 0.02), (0, 25.0, 0.0)],
 )
 def test_ibkr_fixed(shares, price, usd):
-    """The published examples: a dollar at least, half a cent a share, never above one percent of the value."""
+    """The published examples: at least a dollar, half a cent a share, at most one percent of the value."""
     assert cost_table("ibkr_fixed").commission(shares, shares * price) == pytest.approx(usd)
 
 
 def test_unknown_table():
-    """An unknown cost table is named, with those there are."""
+    """The error for an unknown cost table lists the valid ones."""
     with pytest.raises(BadSetting, match="'bribes'; use one of ibkr_fixed, none"):
         cost_table("bribes")
 
@@ -181,7 +181,7 @@ def written(lines: list) -> str:
 @settings(max_examples=budget(40, 150), deadline=None)
 @given(st.lists(LINE, max_size=60))
 def test_books_balance(lines):
-    """Whatever happens: every decision ends, money adds up, MAE ≤ 0 ≤ MFE, and state restores."""
+    """In any scenario every decision ends, money adds up, MAE ≤ 0 ≤ MFE, and state restores."""
     rows = play(written(lines), costs="ibkr_fixed")
     assert rows == play(written(lines), costs="ibkr_fixed", through_snapshots=True)
     entered = {row["decision_seq"] for row in rows["decisions"] if row["action"] == "enter"}

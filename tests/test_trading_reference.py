@@ -1,4 +1,4 @@
-"""The simulated trading against the plain-Python reference, on random small days cut anywhere."""
+"""The simulated trading against the plain-Python reference, on random small days split anywhere."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ STRATEGIES = {"drawn": Plans, "drawn_beside": Plans, "imbalance_breakout": Break
 
 
 def check(day: TradingDay, marks: list[int], restored: int = 0) -> tuple[Tables, plain.Trading]:
-    """Assert that the engine says what the reference says; gives what both say."""
+    """Assert that the engine equals the reference; returns the common results."""
     batch = Batch.of(day.events).check()
     tables = fold(batch, marks, restored)
     reference = plain.Trading(STRATEGIES)
@@ -98,7 +98,7 @@ def differs(got: Any, expected: Any) -> Any:
 
 
 def equal(got: Any, expected: Any) -> bool:
-    """Numbers to nine decimals: below lies the noise of another order of summing."""
+    """Numbers to nine decimals: smaller digits depend on the order of summing."""
     if isinstance(expected, list):
         return len(got) == len(expected) and all(map(equal, got, expected))
     if isinstance(expected, dict):
@@ -109,7 +109,7 @@ def equal(got: Any, expected: Any) -> bool:
 
 
 def whole(row: dict[str, Any]) -> dict[str, Any]:
-    """An episode's row with what only its document says."""
+    """An episode's row with the fields that only its document has."""
     document = json.loads(row["document"])
     labels = {name: document["labels"][name] for name in ("time_to_mae", "time_to_mfe")}
     risk = {name: document["decision_trace"]["risk"][name] for name in ("initial_risk_usd", "target")}
@@ -121,21 +121,21 @@ def whole(row: dict[str, Any]) -> dict[str, Any]:
 @settings(max_examples=budget(70, 250), derandomize=True)
 @given(seeds, edges, st.integers(0, 3))
 def test_trading_says_what_the_reference_says(seed: int, marks: list[int], restored: int) -> None:
-    """Every fill, every decision and every episode with its features and series, whatever the market does."""
+    """Every fill, every decision and every episode with its features and series, in any market."""
     check(TradingDay(seed), marks, restored)
 
 
 @settings(max_examples=budget(20, 60), derandomize=True)
 @given(seeds, edges, st.integers(0, 3))
 def test_the_first_strategy_decides_as_the_reference_says(seed: int, marks: list[int], restored: int) -> None:
-    """What it is refused in every second, its plans with their features, and all that comes of them."""
+    """The first strategy's gates in every second, its plans with features, and the resulting trades."""
     check(BreakoutDay(seed, 90), marks, restored)
 
 
 @settings(max_examples=budget(10, 30), derandomize=True)
 @given(seeds, st.booleans())
 def test_a_decision_rests_on_the_log_cut_there(seed: int, breakout: bool) -> None:
-    """What is stored of a decision, and the features of its episode, are those of a log that ends at `decision_seq`."""
+    """A decision's row, and the features of its episode, equal those of a log that ends at `decision_seq`."""
     day = BreakoutDay(seed, 90) if breakout else TradingDay(seed)
     batch = Batch.of(day.events).check()
     tables = fold(batch, [])
@@ -154,7 +154,7 @@ def test_a_decision_rests_on_the_log_cut_there(seed: int, breakout: bool) -> Non
 @settings(max_examples=budget(50, 150), derandomize=True)
 @given(st.lists(orders(), min_size=1, max_size=3), TAPE)
 def test_orders_fill_as_the_reference_says(working: list[simulated_exchange.Order], tape: list[Any]) -> None:
-    """Orders of every type beside each other, limits that arrive before they rest among them."""
+    """Orders of every type at the same time, including limits that are marketable on arrival."""
     shown, quote, costs = simulated_exchange.ShownQuote(), plain.Quote(), cost_table("ibkr_fixed")
     theirs = [told_order(order) for order in working]
     for seq, item in enumerate(tape, start=1):
@@ -196,7 +196,7 @@ WANTED = (
 
 
 def test_the_days_reach_what_they_are_for() -> None:
-    """Over 60 days, or three that suffice: every reason to end, and what is rare and easily wrong."""
+    """Over 60 days, or three that suffice: every reason to end, and rare cases that are easily wrong."""
     seen: Counter[str] = Counter()
     for seed in budget((10, 17, 20), range(60)):
         day = TradingDay(seed)

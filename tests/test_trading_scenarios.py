@@ -137,7 +137,7 @@ SCENARIOS = {
         1    long 100 9.90 10.20
         1    clock
         1.2  quote 10.00 10.02 500 500
-        1.3  print 10.20 500               # at the limit: others stood before us
+        1.3  print 10.20 500               # at the limit: others are ahead in the queue
         1.4  print 10.21 40
         1.5  print 10.21 500
         2    clock
@@ -232,7 +232,7 @@ SCENARIOS = {
 
 @pytest.mark.parametrize("name", SCENARIOS)
 def test_scenario(name):
-    """The table's events give exactly the fills and the episode written under it."""
+    """The table's events give exactly the listed fills and episode."""
     events, fills, episode = SCENARIOS[name]
     rows = play(events)
     assert shown(rows["fills"], FILLS) == dedent(fills).strip()
@@ -246,7 +246,7 @@ def test_snapshot_anywhere(name):
 
 
 def test_unfilled_decision_is_recorded():
-    """An entry that meets no quote in time leaves a row, not an episode."""
+    """An entry without a quote in time gives a row, not an episode."""
     rows = play("""
         0    run
         0.1  quote 10.00 10.02 500 500
@@ -280,7 +280,7 @@ def test_nothing_fills_at_the_decision_itself():
 
 
 def test_a_decision_without_a_good_quote_has_no_reference():
-    """Decided on a crossed quote: nothing to measure the entry's slippage by, be it that prices were known before."""
+    """A decision on a crossed quote has no reference for the entry's slippage, even if prices were known before."""
     rows = play("""
         0    run
         0.1  quote 10.00 10.02 500 500

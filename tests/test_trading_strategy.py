@@ -51,7 +51,7 @@ def test_breakout_down():
 
 
 def test_risk_binds():
-    """With a wide range the quantity is what loses `risk_usd` at the stop."""
+    """With a wide range the quantity loses `risk_usd` at the stop."""
     wide = [50 + (m - 50) * 20 for m in UP]
     _, verdict = seen(wide)
     plan = verdict.plan
@@ -64,7 +64,7 @@ def test_risk_binds():
     ids=["sizes against", "sizes even", "down against", "inside the range", "range within the spread"],
 )
 def test_no_signal(mids, lean):
-    """Allowed, and yet no reason to trade."""
+    """No gate refuses, and there is no breakout: no trade."""
     _, verdict = seen(mids, lean=lean)
     assert (verdict.gates, verdict.plan) == ((), None)
 
@@ -91,13 +91,13 @@ def test_gates(change, code):
 
 
 def test_no_book_is_not_a_bad_book():
-    """Where no book is recorded the sizes of the quote itself decide."""
+    """Without a recorded book the sizes of the quote decide."""
     _, verdict = seen(UP, lean=None, row={"book_good": None})
     assert verdict.plan.features["imbalance"] == pytest.approx(400 / 600)
 
 
 def test_warm_up_and_holes():
-    """It waits for a whole minute of mids, and again after a second without a quote."""
+    """The strategy waits for a whole minute of mids, and again after a second without a quote."""
     _, verdict = seen(UP[1:])
     assert verdict.gates == ("WARMUP",)
     strategy, _ = seen(UP)
@@ -106,7 +106,7 @@ def test_warm_up_and_holes():
 
 
 def test_cooldown():
-    """After a trade it rests for a minute."""
+    """After a trade the strategy rests for a minute."""
     strategy, _ = seen(UP)
     strategy.finished(7, at(10))
     row, shown = bucket(60, mid=50.08, spread_bps=2.0, imbalance=0.5), ShownQuote(True, 50.07, 50.09, 1.0, 1.0)
@@ -130,7 +130,7 @@ def test_digest_covers_source_and_settings(monkeypatch, tmp_path):
 
 
 def test_wrong_names():
-    """An unknown strategy, or a setting it does not have, is named."""
+    """The error names an unknown strategy or setting."""
     with pytest.raises(BadSetting, match="unknown strategy 'moon'; use one of imbalance_breakout"):
         make("moon", {})
     with pytest.raises(BadSetting, match=r"imbalance_breakout: .*leverage"):

@@ -1,4 +1,4 @@
-"""Days that are not over: what `hv project`, `hv verify` and `hv eod` make of them, and what they refuse."""
+"""Unfinished days in `hv project`, `hv verify` and `hv eod`."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def tree(home: Home) -> dict[str, bytes]:
 
 
 def begun(home: Home, seconds: int = 125, start: int = 1800) -> LogWriter:
-    """A recorder in the middle of its run: the lock held, everything committed."""
+    """A recorder in the middle of its run, with the lock held and everything committed."""
     rows = market(DATE, seconds=seconds, start=start)
     writer = LogWriter.open(home.on(DATE), run_start_row={"params": run_params(DATE).text()})
     writer.begin(rows[0][1]["ts_recv"])
@@ -70,7 +70,7 @@ def ends(home: Home) -> list[str]:
 
 
 def hv(*words: str) -> tuple[int, str]:
-    """Exit code and everything said by a command, as in a shell without a terminal."""
+    """Exit code and all output of a command, as in a shell without a terminal."""
     done = subprocess.run(
         [*python(), "-m", "cli.app", *words],
         capture_output=True,
@@ -94,7 +94,7 @@ def hv(*words: str) -> tuple[int, str]:
     ],
 )
 def test_when_a_day_is_over(tmp_path, reason, start, over):
-    """Ended at its end: always; stopped: after the close; failed: at the end of extended trading. Else by a flag."""
+    """May be folded: ended as configured, always; stopped, from the close; failed, from the end of extended trading."""
     home = Home(tmp_path).prepare()
     record(home, seconds=30, start=start, reason=reason)
     if over:
@@ -110,7 +110,7 @@ def test_when_a_day_is_over(tmp_path, reason, start, over):
 
 
 def test_a_killed_recorder_has_not_finished_its_day(tmp_path):
-    """A run that never ended counts to the end of extended trading, whatever the run before it came to."""
+    """A run that never ended needs events to the end of extended trading, however earlier runs ended."""
     home = Home(tmp_path).prepare()
     record(home, seconds=30)
     begun(home, seconds=30, start=1900).abandon()
@@ -125,7 +125,7 @@ def test_a_killed_recorder_has_not_finished_its_day(tmp_path):
 
 @pytest.mark.parametrize("more", [(), ("--json",)])
 def test_deleting_without_a_terminal_needs_yes(tmp_path, more):
-    """Where it cannot ask, --delete-temp is refused before anything is done; with --yes it deletes."""
+    """Without a terminal, --delete-temp is refused before anything is done; with --yes it deletes."""
     home = Home(tmp_path).prepare()
     record(home, seconds=30)
     before = tree(home)
@@ -142,7 +142,7 @@ def test_deleting_without_a_terminal_needs_yes(tmp_path, more):
 @pytest.mark.skipif(sys.platform == "win32", reason="a pseudo-terminal of POSIX")
 @pytest.mark.parametrize(("answer", "gone"), [("n", False), ("y", True)])
 def test_a_terminal_is_asked(tmp_path, answer, gone):
-    """On a terminal it asks; after `n` it says what is still there, and it is."""
+    """On a terminal it asks; after `n` it prints what stays, and nothing is deleted."""
     import pty
 
     home = Home(tmp_path).prepare()
@@ -170,7 +170,7 @@ def test_a_terminal_is_asked(tmp_path, answer, gone):
 
 
 def test_projecting_while_recording(tmp_path):
-    """A look at a day being recorded writes no DATA_END; killed, recorded on and ended, the day verifies."""
+    """A projection of a day being recorded writes no DATA_END; killed, continued and ended, the day verifies."""
     home = Home(tmp_path).prepare()
     writer = begun(home)
     live_episodes(home)
@@ -191,7 +191,7 @@ def test_projecting_while_recording(tmp_path):
 
 
 def test_what_the_recorder_wrote_meanwhile_is_not_unexpected(tmp_path):
-    """Episodes that ended after the look began are the recorder's, and stay."""
+    """Episodes that ended after the projection began are the recorder's, and stay."""
     home = Home(tmp_path).prepare()
     writer = begun(home)
     made = fold_day(open_day(DATE, home))
@@ -206,7 +206,7 @@ def test_what_the_recorder_wrote_meanwhile_is_not_unexpected(tmp_path):
 
 
 def test_a_look_between_two_runs_is_no_difference(tmp_path):
-    """DATA_END of a look between two runs is told by verify, taken away by project, and does not stop a deletion."""
+    """DATA_END of a projection between two runs is listed by verify, removed by project, and stops no deletion."""
     home = Home(tmp_path / "one").prepare()
     record(home, seconds=125)
     project(home.on(DATE))
@@ -248,7 +248,7 @@ def killed(tmp_path_factory):
 
 
 def test_a_killed_run_is_compared(killed, tmp_path):
-    """Nobody records: live digests, episodes and exports of what the killed run left are compared, and it is named."""
+    """After a kill, live digests, episodes and exports of the run are compared, and the report names it."""
     home = Home(shutil.copytree(killed[0].root, tmp_path / "home"))
     project(home.on(DATE))
     words = ["verify", "--date", str(DATE), "--home", str(home.root)]
@@ -267,7 +267,7 @@ def test_a_killed_run_is_compared(killed, tmp_path):
 
 
 def test_what_a_killed_recorder_did_not_come_to_write(killed, tmp_path):
-    """An episode of the last commit may be missing or half written, the recorder was killed; one before it may not."""
+    """After a kill, an episode of the last commit may be missing or half written; an earlier one may not."""
     home, last = Home(shutil.copytree(killed[0].root, tmp_path / "home")), killed[1]
     path = home.root / last[0]
     half = path.with_name(f".{path.name}.new")
@@ -286,7 +286,7 @@ def test_what_a_killed_recorder_did_not_come_to_write(killed, tmp_path):
 
 
 def test_a_memo_of_a_look_ends_with_the_recording(tmp_path):
-    """A projection made while recording is not `unchanged` once the same log is over: the open trades are written."""
+    """A projection made while recording is not `unchanged` after the recording ended: the open trades are written."""
     home = Home(tmp_path).prepare()
     begun(home).abandon()
     words = ["project", "--date", str(DATE), "--home", str(home.root)]
@@ -306,7 +306,7 @@ def projected(tmp_path_factory):
 
 
 def test_some_symbols_leave_the_whole_day_alone(projected, tmp_path):
-    """--symbols writes files of its own, whatever the order of the symbols, and counts what it wrote."""
+    """--symbols writes separate files, for any order of the symbols, and counts the rows written."""
     shutil.copytree(projected.root, tmp_path / "home")
     home = Home(tmp_path / "home")
     before = tree(home)
@@ -349,7 +349,7 @@ def test_unknown_symbols_are_an_error(projected, symbols, ends, says):
 
 
 def test_verify_compares_exports(projected, tmp_path):
-    """Exports are compared too: an altered or missing one is named and ends with 11; without any there is no ok."""
+    """Exports are compared too: an altered or missing one is named and gives 11; without any it does not print ok."""
     shutil.copytree(projected.root, tmp_path / "home")
     home = Home(tmp_path / "home")
     words = ["verify", "--date", str(DATE), "--home", str(home.root)]
@@ -388,7 +388,7 @@ def test_verify_compares_exports(projected, tmp_path):
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="SIGKILL and SIGTERM of POSIX")
 def test_projected_killed_recorded_on_and_verified(tmp_path):
-    """With real recorders: projected in the middle, kill -9, recorded on, ended, verified clean."""
+    """With real recorders: projected in the middle, kill -9, continued, ended, verified clean."""
 
     async def scenario() -> None:
         home = Home(tmp_path)

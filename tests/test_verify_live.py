@@ -1,4 +1,4 @@
-"""`hv verify` on live digests: equal, written by other code, or wrong; each has its exit code and names its place."""
+"""`hv verify` on live digests: equal, written by other code, or wrong; each has its exit code and position."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ OTHER = {"version": "0.0.1", "digest": "0" * 32}
 
 
 def recorded(home: Home, start: int, *, package: dict[str, str] | None = None, wrong: tuple[str, ...] = ()) -> int:
-    """A run of two commits with live digests after each, those of `wrong` false after the second; gives its seq."""
+    """A run of two commits with live digests after each, those of `wrong` false after the second; returns its seq."""
     rows = market(DATE, seconds=60, start=start)
     params = run_params(DATE)
     params = msgspec.structs.replace(params, package=package) if package else params
@@ -36,7 +36,7 @@ def recorded(home: Home, start: int, *, package: dict[str, str] | None = None, w
 
 
 def digests(home: Home) -> dict[str, str]:
-    """Those of a replay of everything recorded so far."""
+    """The digests of a replay of everything recorded so far."""
     engine = Engine()
     for batch in open_day(DATE, home).batches():
         engine.fold(batch)
@@ -49,7 +49,7 @@ def hv(home: Home) -> tuple[int, str]:
 
 
 def test_digests_of_other_code_are_not_compared(tmp_path):
-    """12 and no mismatch: what other code wrote is counted apart, what this code wrote in another run is compared."""
+    """Exit code 12, no mismatch: digests of other code are counted separately, those of this code are compared."""
     home = Home(tmp_path).prepare()
     recorded(home, 1800)
     recorded(home, 1900, package=OTHER, wrong=("book", "trading"))
@@ -64,7 +64,7 @@ def test_digests_of_other_code_are_not_compared(tmp_path):
 
 @pytest.mark.parametrize("package", [None, OTHER])
 def test_a_wrong_live_digest_is_named(tmp_path, package):
-    """11, with run, seq and projection, and only these; code changed in another run does not hide it."""
+    """Exit code 11 with run, seq and projection; changed code in another run does not hide it."""
     home = Home(tmp_path).prepare()
     recorded(home, 1800, package=package)
     seq = recorded(home, 1900, wrong=("book", "trading"))
@@ -76,7 +76,7 @@ def test_a_wrong_live_digest_is_named(tmp_path, package):
 
 
 def test_a_damaged_log_is_not_compared(tmp_path):
-    """1 and no comparison: what replay makes of a damaged log says nothing about the files beside it."""
+    """Exit code 1 and no comparison: the replay of a damaged log proves nothing about the files."""
     home = Home(tmp_path).prepare()
     recorded(home, 1800)
     path = home.on(DATE).log / "r001" / "quote.arrows"
@@ -89,7 +89,7 @@ def test_a_damaged_log_is_not_compared(tmp_path):
 
 
 def test_books_are_compared_while_they_live(tmp_path):
-    """Of the digests those of live books are counted apart: after the last cancel there is no book, and it says so."""
+    """Digests with live books are counted separately; after the last cancel there is no book, and project says so."""
     home = Home(tmp_path).prepare()
     rows = market(DATE, seconds=60)
     ts = rows[0][1]["ts_recv"]

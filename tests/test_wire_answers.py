@@ -44,7 +44,7 @@ whole = st.integers(0, 10**9)
 
 @given(st.one_of(st.floats(allow_nan=False), st.integers(-(10**14), 10**14).map(float)))
 def test_number_reads_back(value):
-    """A number's text reads back to the same float64, and is never longer than it need be."""
+    """A number's text parses to the same float64, and is the shortest that does."""
     text = encode_messages.number(value)
     assert float(text) == value
     assert math.copysign(1, float(text)) == math.copysign(1, value)
@@ -52,7 +52,7 @@ def test_number_reads_back(value):
 
 
 def test_number_texts():
-    """Whole numbers have no point, None is the empty field, text is left alone."""
+    """Whole numbers have no point, None is the empty field, text is unchanged."""
     got = [encode_messages.number(v) for v in (100.0, 184.32, 7, None, "0.0100", True, -1.0, 1e15, -0.0)]
     assert got == ["100", "184.32", "7", "", "0.0100", "1", "-1", "1000000000000000.0", "-0.0"]
 
@@ -60,7 +60,7 @@ def test_number_texts():
 @pytest.mark.parametrize("version", [176, 177, 178])
 @given(price, price, whole, whole, st.integers(0, 3))
 def test_quote(version, bid, ask, bid_size, ask_size, attribs):  # noqa: PLR0917 - as many values as the tick has
-    """A BidAsk tick gives both clients the values put in."""
+    """Both clients decode a BidAsk tick to the encoded values."""
     fields = encode_messages.quote(7, 1_381_219_200, bid, ask, bid_size, ask_size, attribs)
     [(name, args)] = by_ib_async(fields, version)
     assert (name, args[:6]) == ("tickByTickBidAsk", (7, 1_381_219_200, bid, ask, bid_size, ask_size))
@@ -72,7 +72,7 @@ def test_quote(version, bid, ask, bid_size, ask_size, attribs):  # noqa: PLR0917
 
 @given(st.sampled_from([1, 2]), price, whole, st.integers(0, 3))
 def test_trade(stream, value, size, attribs):
-    """A Last or AllLast tick gives both clients the values put in, flags and conditions included."""
+    """Both clients decode a Last or AllLast tick to the encoded values, flags and conditions included."""
     fields = encode_messages.trade(7, stream, 5, value, size, attribs, "ISLAND", " O X")
     for decode in (by_ib_async, by_official):
         [(name, args)] = decode(fields)
@@ -83,7 +83,7 @@ def test_trade(stream, value, size, attribs):
 
 @given(st.integers(0, 20), st.integers(0, 2), st.integers(0, 1), price, whole)
 def test_depth(position, operation, side, value, size):
-    """Both kinds of depth row give both clients the values put in."""
+    """Both clients decode both kinds of depth row to the encoded values."""
     for decode in (by_ib_async, by_official):
         row = encode_messages.depth(7, position, operation, side, value, size)
         assert decode(row) == [("updateMktDepth", (7, position, operation, side, value, size))]
@@ -93,7 +93,7 @@ def test_depth(position, operation, side, value, size):
 
 @given(price, whole)
 def test_ticks(value, size):
-    """L1 messages give both clients the values put in."""
+    """Both clients decode L1 messages to the encoded values."""
     assert by_ib_async(encode_messages.tick_price(7, 1, value, size, 1)) == [("priceSizeTick", (7, 1, value, size))]
     official = by_official(encode_messages.tick_price(7, 1, value, size, 3))
     assert [(n, a[:3]) for n, a in official] == [("tickPrice", (7, 1, value)), ("tickSize", (7, 0, size))]
@@ -110,7 +110,7 @@ BAR = (10.5, 11.25, 10.0, 11.0, 1200.0, 10.7345, 33)
 
 
 def test_bars():
-    """5-second, historical and kept-up-to-date bars give both clients the values put in, in their places."""
+    """Both clients decode 5-second, historical and kept-up-to-date bars to the encoded values."""
     for decode in (by_ib_async, by_official):
         [(name, args)] = decode(encode_messages.realtime_bar(7, 1_381_219_200, BAR))
         assert (name, [float(a) for a in args]) == ("realtimeBar", [7, 1_381_219_200, *BAR])
@@ -129,7 +129,7 @@ def _bar(bar):
 
 
 def test_scanner():
-    """A rank list gives both clients its rows in order."""
+    """Both clients decode a scanner list to its rows in order."""
     rows = [{"rank": i, "con_id": 10 + i, "symbol": s, "sec_type": "STK", "strike": 0} for i, s in enumerate("AB")]
     for decode in (by_ib_async, by_official):
         *found, (last, _) = decode(encode_messages.scanner_data(7, rows))
@@ -140,7 +140,7 @@ def test_scanner():
 
 @pytest.mark.parametrize("version", [176, 177, 178])
 def test_contract(version):
-    """Contract details give both clients every field, letters outside ASCII too."""
+    """Both clients decode every field of contract details, non-ASCII letters included."""
     values = {"symbol": "BRK B", "con_id": 72063691, "long_name": "Société Générale", "min_tick": "0.01"}
     hours = {"trading_hours": "20250717:0400-20250717:2000", "time_zone": "US/Eastern", "primary_exchange": "NYSE"}
     fields = encode_messages.contract(7, {**values, **hours})
@@ -156,7 +156,7 @@ def test_contract(version):
 
 
 def test_statuses():
-    """Errors, accounts, ids, data types and closing messages give both clients the values put in."""
+    """Both clients decode errors, accounts, ids, data types and closing messages to the encoded values."""
     [(name, args)] = by_ib_async(encode_messages.error(7, 317, "reset", "{}"))
     assert (name, args) == ("error", (7, 317, "reset", "{}"))
     [(name, args)] = by_official(encode_messages.error(7, 317, "reset", "{}"))
@@ -190,7 +190,7 @@ def test_statuses():
     ],
 )
 def test_ends(fields, name, args):
-    """Every closing message is one to both clients."""
+    """Both clients recognise every closing message."""
     assert by_ib_async(fields) == [(name, args)]
     assert by_official(fields) == [(name, args)]
 
@@ -224,7 +224,7 @@ MESSAGES = [
 
 @pytest.mark.parametrize("fields", MESSAGES, ids=lambda f: f"{f[0]}-{f[3] if len(f) > 3 else ''}")
 def test_inverse(fields):
-    """A message, recorded as a row and turned back, has the same fields, with the id of whoever asks now."""
+    """A message recorded as a row and encoded again has the same fields, with the new request id."""
     (kind, row), *more = _recorded(fields)
     assert not more
     req_id = row["req_id"]
@@ -235,7 +235,7 @@ def test_inverse(fields):
 
 
 def test_inverse_of_contract():
-    """Contract details come back from their raw copy, word for word; the contract row itself is no message."""
+    """Contract details are restored exactly from their raw copy; the contract row itself gives no message."""
     fields = encode_messages.contract(7, {"symbol": "IBM", "con_id": 8314})
     (kind, raw), (kind2, row) = _recorded(fields)
     assert (kind, kind2) == (Kind.RAW, Kind.CONTRACT)
@@ -244,7 +244,7 @@ def test_inverse_of_contract():
 
 
 def test_inverse_of_lists():
-    """A historical answer and a scanner list come back from their rows."""
+    """A historical answer and a scanner list are restored from their rows."""
     history = encode_messages.historical_data(7, "20131008 04:00:00 US/Eastern", "20131009", [["20131008", *BAR]])
     *bars, (kind, end) = _recorded(history)
     assert kind == Kind.END

@@ -14,7 +14,7 @@ messages = st.lists(st.lists(field, min_size=1, max_size=6), max_size=8)
 
 @given(messages, st.lists(st.integers(1, 50), max_size=60))
 def test_any_split(sent, steps):
-    """Messages come out whole and in order however the bytes are cut."""
+    """Messages come out whole and in order for any split of the bytes."""
     data = b"".join(frame(fields) for fields in sent)
     deframer, got, at = Deframer(), [], 0
     for step in [*steps, len(data)]:
@@ -44,14 +44,14 @@ def test_bytes_that_are_not_text():
 
 
 def test_nul_in_field():
-    """A field with a NUL is refused, it would shift every field after it."""
+    """A field with a NUL is refused, because it would shift every field after it."""
     with pytest.raises(ValueError, match="NUL"):
         frame(["1", "a\0b"])
 
 
 @pytest.mark.parametrize("length", [0xFFFFFFFF, 101])
 def test_oversized(length):
-    """A length prefix over the maximum stops the stream with one clear error, it does not buffer for ever."""
+    """A length prefix over the maximum stops the stream with one clear error instead of buffering for ever."""
     with pytest.raises(BadFrame, match=rf"claims {length} bytes, at most 100"):
         Deframer(100).feed(struct.pack(">I", length))
 

@@ -49,7 +49,7 @@ def contract(kind):
 
 @pytest.fixture(params=["ib_async", "ibapi"])
 def client(request):
-    """A client of each library whose bytes go nowhere; `asked()` gives its last message as a request."""
+    """A client of each library without a socket; `asked()` returns its last message as a request."""
     recorder = Recorder()
     if request.param == "ib_async":
         made = Client(wrapper=None)
@@ -76,7 +76,7 @@ def check_contract(ask):
 
 
 def test_streams(client):
-    """Requests for streams of both clients are read with every field in its place."""
+    """Requests for streams of both clients are decoded with every field in its place."""
     client.reqMktData(7, client.contract, "233,375", True, False, [])
     ask = client.asked()
     check_contract(ask)
@@ -98,7 +98,7 @@ def test_streams(client):
 
 
 def test_answers_of_many_rows(client):
-    """Requests for contracts, history and scanners of both clients are read with every field in its place."""
+    """Requests for contracts, history and scanners of both clients are decoded with every field in its place."""
     client.reqContractDetails(7, client.contract)
     check_contract(client.asked())
     assert client.asked().req_id == 7
@@ -192,12 +192,12 @@ def test_known_ids_with_nonsense(msg, rest):
     ],
 )
 def test_version_ranges(text, low, high, options):
-    """Both clients' version ranges are read."""
+    """Both clients' version ranges are parsed."""
     assert VersionRange.parse(text.encode()) == VersionRange(low, high, options)
 
 
 @pytest.mark.parametrize("text", ["", "157..178", "v", "GET / HTTP/1.1", "v1..2..3", "v99999999"])
 def test_bad_version_ranges(text):
-    """Anything else is refused."""
+    """Any other version range is refused."""
     with pytest.raises(BadRequest, match="not a version range"):
         VersionRange.parse(text.encode())

@@ -28,7 +28,7 @@ def run_params(day: date = DATE, **strategy: Any) -> RunParams:
 
 
 def market(day: date = DATE, seconds: int = 900, seed: int = 1, start: int = 1800) -> Rows:
-    """Quotes, prints and clocks from `start` seconds after the open; a quiet walk with pushes that lean one way."""
+    """Quotes, prints and clocks from `start` seconds after the open: a quiet market with pushes in one direction."""
     opens = session(day).open_ns + start * SECOND
     rng = random.Random(f"{seed}-{day}")
     prices = {con_id: 5000 + 1000 * k for k, con_id in enumerate(SYMBOLS.values())}

@@ -1,4 +1,4 @@
-"""A trading scenario reads as a table: one line per event, seconds after the start, then what happened.
+"""A trading scenario is a text table: one line per event, seconds after the start, then the event.
 
     0.0  run                                   a run starts
     0.5  quote 10.00 10.02 500 500 [bad]       bid, ask, sizes
@@ -46,7 +46,7 @@ class ScriptSettings(msgspec.Struct, frozen=True):
 
 
 class Scripted:
-    """Enters where its script says, whatever the market does."""
+    """Enters as its script says, independent of the market."""
 
     name = "scripted"
 
@@ -159,7 +159,7 @@ def _plan(long: bool, args: list[str]) -> EntryPlan:
 
 
 def play(table: str, *, through_snapshots: bool = False, **terms: Any) -> dict[str, list[dict[str, Any]]]:
-    """Run a scenario; gives the rows of every table. `through_snapshots` saves and restores after every call."""
+    """Run a scenario; returns the rows of every table. `through_snapshots` saves and restores after every call."""
     calls, plans = steps(table)
     trading = Trading()
     rows: dict[str, list[dict[str, Any]]] = {"decisions": [], "fills": [], "episodes": []}

@@ -1,8 +1,8 @@
-"""Print a random sample of the mutations cosmic-ray makes in files, one JSON object a line. Needs a Python that has it.
+"""Print a random sample of cosmic-ray's mutations of files, one JSON object a line. Needs a Python with cosmic-ray.
 
 Usage: cosmic_mutations.py PROJECT SEED COUNT OPERATOR... -- FILE...; an operator is a prefix of names.
 
-Drawn are places, and one mutation of each: a place is (file, line, column, family of operators), so that the twelve
+It draws places, and one mutation of each: a place is (file, line, column, family of operators), so that the twelve
 replacements of one `+` weigh as much as the one of a `not`. Left out: annotations and `if TYPE_CHECKING`, which no run
 reads.
 """
@@ -22,7 +22,7 @@ from cosmic_ray.mutating import mutate_code
 
 
 class _Running(ast.NodeTransformer):
-    """Keeps of a module what a run reads: no annotations, nothing under `if TYPE_CHECKING`."""
+    """Removes from a module what no run reads: annotations, and code under `if TYPE_CHECKING`."""
 
     def visit_If(self, node: ast.If) -> ast.AST | None:
         return None if "TYPE_CHECKING" in ast.dump(node.test) else self.generic_visit(node)
@@ -41,7 +41,7 @@ class _Running(ast.NodeTransformer):
 
 
 def running(source: str) -> str | None:
-    """What a run reads of a source, None when it does not parse."""
+    """The source as a run reads it, None when it does not parse."""
     try:
         return ast.dump(_Running().visit(ast.parse(source)))
     except SyntaxError:

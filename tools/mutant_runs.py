@@ -31,7 +31,7 @@ HEAVY = (
     "numba", "polars", "pandas", "msgspec", "structlog", "typer", "rich.console", "filelock", "sortedcontainers",
     "ib_async", "jsonschema", "psutil",
 )  # fmt: skip
-"""Imported once, before the first fork; none of them starts a thread by being imported."""
+"""Imported once, before the first fork; importing them starts no thread."""
 
 Ended = Literal["failed", "passed", "timed out", "broken"]
 
@@ -89,7 +89,7 @@ class Scratch:
                 shutil.copytree(found, self.root / cache.relative_to(self._source) / name)
 
     def copy_bytecode(self, other: Scratch) -> None:
-        """Take over what another copy has compiled to bytecode."""
+        """Copy the bytecode of another copy."""
         for path in other.root.rglob("*.pyc"):
             target = self.root / path.relative_to(other.root)
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -97,7 +97,7 @@ class Scratch:
 
     @contextlib.contextmanager
     def changed(self, file: str, text: str) -> Iterator[None]:
-        """Give a file other text for a while, and a time no bytecode of it bears."""
+        """Change a file's text for a while, with a time that matches no bytecode of it."""
         path = self.root / file
         before, stat = path.read_bytes(), path.stat()
         try:
@@ -201,7 +201,7 @@ class Runner:
         pid = os.fork()
         if pid == 0:
             _child(scratch.root, change, paths)
-        with contextlib.suppress(OSError):  # the child does the same: whoever is first
+        with contextlib.suppress(OSError):  # the child does the same; either may be first
             os.setpgid(pid, pid)
         return _Child(pid, change, key, time.monotonic(), undo, scratch, paths)
 
@@ -211,13 +211,13 @@ class Runner:
         return outcome
 
     def _look(self, child: _Child) -> Outcome | None:
-        """How the child ended, None while it runs; one over its limit is killed with all it started."""
+        """How the child ended, None while it runs; one over its limit is killed with its subprocesses."""
         pid, _, usage = os.wait4(child.pid, os.WNOHANG)
         wall = time.monotonic() - child.began
         timed_out = not pid and wall > child.change.limit_s
         if not pid and not timed_out:
             return None
-        _kill(child.pid)  # also what a finished child left running
+        _kill(child.pid)  # also processes that a finished child left running
         if timed_out:
             _, _, usage = os.wait4(child.pid, 0)
         child.undo.close()
@@ -241,7 +241,7 @@ def _result(path: Path) -> tuple[Ended, str]:
 
 
 class _Watch:
-    """A pytest plugin that writes down the first failure as soon as there is one."""
+    """A pytest plugin that writes the first failure to a file at once."""
 
     def __init__(self, path: Path) -> None:
         self._path, self.failed, self.passed, self.error = path, "", 0, ""

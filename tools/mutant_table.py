@@ -1,4 +1,4 @@
-"""What the sampled mutation run covers: cosmic-ray's operators, and the tests per source module, quickest first."""
+"""The scope of the sampled mutation run: cosmic-ray's operators, and the tests per source module, quickest first."""
 
 from __future__ import annotations
 
@@ -26,15 +26,30 @@ OPERATORS = (
 """Prefixes of operator names: all of cosmic-ray's that need no arguments."""
 
 _GOLDEN, _CONTENT, _WRITE, _CLI = ("test_log_golden", "test_log_content", "test_log_write_read", "test_log_cli")
+_UNITS, _STORAGE, _MESSAGES = "test_log_units", "test_log_storage", "test_log_messages"
+_FOLD = tuple(
+    f"test_log_fold::{name}"
+    for name in (
+        "test_small_commits_are_joined_and_large_ones_left_where_they_lie",
+        "test_a_fold_lives_through_a_compaction",
+        "test_runs_follow_each_other_and_stay_apart",
+        "test_a_fold_is_given_what_was_written",
+    )
+)
 _EOD = tuple(
     f"test_eod_steps::{name}"
     for name in (
         "test_fold_and_fold_again",
+        "test_progress_stays_within_its_total",
+        "test_a_version_is_named_by_its_last_second",
+        "test_only_a_reopened_date_keeps_earlier_episodes",
         "test_nothing_is_deleted_without_being_asked",
         "test_not_confirmed",
         "test_the_list_comes_first",
         "test_deleted_date_is_done",
         "test_differing_episode_files_stop_deletion",
+        "test_several_differing_files_are_counted",
+        "test_files_of_other_toggles_are_no_differences",
         "test_what_nothing_replaces_stays",
         "test_file_that_appears_after_the_list_stays",
         "test_links_are_never_followed",
@@ -43,48 +58,65 @@ _EOD = tuple(
         "test_lost_memory_comes_back",
     )
 )
-_DELETION = tuple(name for name in _EOD if "fold" not in name)
+_READ_BACK = tuple(
+    f"test_power_cut_eod::{name}"
+    for name in (
+        "test_a_version_keeps_its_content",
+        "test_a_disk_that_keeps_other_bytes",
+        "test_memory_is_read_back_before_anything_points_to_it",
+        "test_kept_episodes_are_read_back",
+        "test_a_list_of_another_log_is_not_carried_out",
+        "test_deleting_goes_on_only_with_proof",
+    )
+)
 TESTS: dict[str, tuple[str, ...]] = {
+    "files": ("test_files", _GOLDEN, _CLI),
     **dict.fromkeys(
         (
             "eventlog/storage/prefetch",
-            "eventlog/storage/checked_reads",
-            "eventlog/fold_reader",
-            "eventlog/storage/content_hash",
-            "eventlog/rebatch",
-            "files",
             "eventlog/storage/format",
-            "eventlog/storage/message_layout",
             "eventlog/storage/sealed_lines",
-            "eventlog/storage/batch_messages",
             "eventlog/storage/sequence_checks",
-            "eventlog/run",
-            "eventlog/storage/ipc_streams",
-            "eventlog/writer",
+            "eventlog/storage/damage",
         ),
-        (_GOLDEN, _CLI, _CONTENT, _WRITE),
+        (_STORAGE, _GOLDEN, _CLI, _WRITE),
     ),
     **dict.fromkeys(
-        ("eventlog/storage/damage", "eventlog/runs_of_day", "eventlog/follow", "eventlog/reader"),
-        (_GOLDEN, _CLI, _WRITE),
+        ("eventlog/storage/message_layout", "eventlog/storage/batch_messages", "eventlog/storage/ipc_streams"),
+        (_MESSAGES, _GOLDEN, _CLI, _WRITE),
     ),
+    "eventlog/storage/content_hash": (
+        f"{_CONTENT}::test_content_hash_is_what_it_was",
+        f"{_CONTENT}::test_content_hashes_of_every_type_are_what_they_were",
+        _CONTENT,
+        _GOLDEN,
+    ),
+    "eventlog/storage/checked_reads": (_STORAGE, _MESSAGES, _GOLDEN, _CLI, _WRITE),
+    "eventlog/storage/parquet_files": (_STORAGE, _GOLDEN, "test_log_compact"),
+    **dict.fromkeys(("eventlog/rebatch", "eventlog/run", "eventlog/writer"), (_UNITS, _GOLDEN, _CLI, _WRITE)),
+    "eventlog/fold_reader": (_UNITS, *_FOLD),
     **dict.fromkeys(
-        ("eventlog/compact", "eventlog/storage/parquet_files", "eventlog/rewrite"), (_GOLDEN, "test_log_compact")
+        ("eventlog/runs_of_day", "eventlog/follow", "eventlog/reader"),
+        (_UNITS, _GOLDEN, _CLI, _WRITE, "test_log_compact::test_readers_live_through_a_compaction", "test_read_once"),
     ),
-    **dict.fromkeys(("eventlog/quarantine", "eventlog/recover"), ("test_log_set_aside", _CLI, "test_log_crash")),
-    "eventlog/verify_log": (_CLI, "test_log_set_aside", _WRITE),
-    "eventlog/lock": ("test_log_lock",),
-    "eventlog/eod_mark": _EOD,
-    **dict.fromkeys(("memory/day_summary", "memory/fold_days", "memory/model"), ("test_memory_fold",)),
-    "memory/stats": ("test_memory_stats", "test_memory_fold"),
-    "endofday/finished": ("test_record_parts",),
-    "endofday/eod": _EOD,
-    "endofday/datasets": ("test_eod_steps::test_fold_and_fold_again", *_EOD),
-    "eventlog/deletion": _DELETION,
+    **dict.fromkeys(("eventlog/compact", "eventlog/rewrite"), (_UNITS, _GOLDEN, "test_log_compact")),
+    **dict.fromkeys(
+        ("eventlog/quarantine", "eventlog/recover"), (_UNITS, "test_log_set_aside", _CLI, "test_log_crash")
+    ),
+    "eventlog/verify_log": (_UNITS, _CLI, "test_log_set_aside", _WRITE),
+    "eventlog/lock": ("test_log_lock", _UNITS),
+    "eventlog/eod_mark": (_UNITS, *_EOD),
+    "eventlog/deletion": ("test_deletion", *_EOD),
     "eventlog/archive": (
+        _UNITS,
         "test_eod_steps::test_archive_is_read_like_the_log",
         "test_eod_steps::test_a_deleted_date_says_what_is_kept",
     ),
+    **dict.fromkeys(("memory/day_summary", "memory/fold_days", "memory/model"), ("test_memory_fold",)),
+    "memory/stats": ("test_memory_stats", "test_memory_fold"),
+    "endofday/finished": ("test_record_parts",),
+    "endofday/eod": (*_EOD, "test_read_once", *_READ_BACK),
+    "endofday/datasets": ("test_eod_steps::test_fold_and_fold_again", *_EOD),
 }
 """Per source module, below `harvester/`: test files or tests; a survivor costs about ten CPU seconds at most."""
 
@@ -103,7 +135,7 @@ def modules_of(project: Path) -> list[str]:
 
 
 def tried_by(file: str, wide: bool = False) -> tuple[str, ...]:
-    """What a mutant of a source file is run against, quickest first: test files, or node ids. `wide`: slow ones too."""
+    """The tests for a mutant of a source file, quickest first: files or node ids. `wide`: slow ones too."""
     name = file.removeprefix("harvester/").removesuffix(".py")
     tests = TESTS.get(name, ())
     if wide and tests:

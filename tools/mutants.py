@@ -47,7 +47,7 @@ class Mistake:
         where: list and line, for messages.
         file: path below the project.
         rule: text that occurs exactly once in the file.
-        instead: what the mistake puts there.
+        instead: the text of the mistake.
         tests: node ids of pytest.
     """
 
@@ -66,7 +66,7 @@ class Mistake:
         path = root / self.file
         text = path.read_text(encoding="utf-8") if path.is_file() else ""
         if (found := text.count(self.rule)) != 1:
-            raise BadList(f"{self.where}: {self.rule!r} occurs {found} times in {self.file}, needed is once")
+            raise BadList(f"{self.where}: {self.rule!r} occurs {found} times in {self.file}; it must occur once")
         return text.replace(self.rule, self.instead)
 
 
@@ -121,7 +121,7 @@ def say(text: str = "") -> None:
 
 
 def run_lists(options: argparse.Namespace) -> int:
-    """Apply the mistakes one by one; 0 when every one is noticed."""
+    """Apply the mistakes one by one; returns 0 when a test fails for each."""
     mistakes = read_lists(options.file, options.only)
     if not mistakes:
         say(f"no mistake in {LISTS} matches")
@@ -168,7 +168,7 @@ def _short(text: str, length: int = 40) -> str:
 
 @contextlib.contextmanager
 def _ready(tests: Sequence[str], jobs: int) -> Iterator[Runner]:
-    """A runner whose named tests pass as long as nothing is broken.
+    """A runner whose named tests pass on the unchanged source.
 
     Raises:
         SystemExit: they do not.
@@ -178,7 +178,7 @@ def _ready(tests: Sequence[str], jobs: int) -> Iterator[Runner]:
         runner = Runner(Path(folder).resolve(), jobs)
         outcome = runner.unbroken(tests, BASELINE_LIMIT_S)
         if outcome.ended != "passed":
-            sys.exit(f"{runner.log()}\nnothing is broken, and yet: {outcome.ended} {outcome.by}")
+            sys.exit(f"{runner.log()}\nthe unchanged source fails: {outcome.ended} {outcome.by}")
         say(f"unbroken: {len(tests)} named tests or files pass, {outcome.cpu_s:.0f} CPU s, {outcome.wall_s:.0f} s\n")
         yield runner
 
@@ -222,7 +222,7 @@ def _mutant(row: dict[str, Any]) -> Mutant:
 
 
 def run_sample(options: argparse.Namespace) -> int:
-    """Run the sample, going on where an earlier run with the same results file ended."""
+    """Run the sample, continuing where an earlier run with the same results file ended."""
     results = Path(options.results or Path(tempfile.gettempdir()) / f"harvester-mutants-{options.seed}.jsonl")
     mutants = draw(options.generator, options.seed, options.count, options.only)
     known = _known(results)
@@ -266,7 +266,7 @@ def _summary(rows: Sequence[dict[str, Any]]) -> int:
 
 
 def _end(*_: object) -> None:
-    """End as by Ctrl-C, so that children and scratch copies go; a second signal does not disturb that."""
+    """End as by Ctrl-C, so that children and scratch copies are removed; a second signal has no effect."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     sys.exit(143)
 
@@ -276,14 +276,14 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", nargs="?", choices=("lists", "sample"), default="lists")
     parser.add_argument("--file", default="", help="run one list of tests/mistakes by its name")
-    parser.add_argument("--only", default="", help="run what holds this text (sample: files whose path does)")
+    parser.add_argument("--only", default="", help="run changes that contain this text (sample: files whose path does)")
     parser.add_argument("--jobs", type=int, default=2, help="run this many changes at a time (default 2)")
     parser.add_argument("--limit", type=float, default=LIMIT_S, help="seconds per change (default 120)")
     parser.add_argument("--seed", type=int, default=1, help="seed of the sample (default 1)")
     parser.add_argument("--count", type=int, default=300, help="size of the sample (default 300)")
-    parser.add_argument("--results", default="", help="JSON-lines file of the sample, to go on with")
+    parser.add_argument("--results", default="", help="JSON-lines file of the sample, to continue")
     parser.add_argument("--wide", action="store_true", help="sample: run the survivors again, against slower tests too")
-    parser.add_argument("--generator", default=sys.executable, help="a Python that has cosmic-ray")
+    parser.add_argument("--generator", default=sys.executable, help="a Python with cosmic-ray installed")
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, _end)
     return run_sample(options) if options.what == "sample" else run_lists(options)

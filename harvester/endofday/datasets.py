@@ -1,4 +1,4 @@
-"""What stays of a date under `memory/`: its episodes as Parquet, the journal, and the day as memory takes it in."""
+"""The files kept of a date under `memory/`: its episodes as Parquet, the journal, and the day's summary for memory."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ SERIES = pa.schema(
 
 
 def episodes_of(made: ProjectResult, home: Home, first_seq: int) -> pa.Table:
-    """The date's episodes: of the log, and of the part that was folded and deleted before the date was reopened."""
+    """The date's episodes: those of the log, and those folded and deleted before the date was reopened."""
     rows = made.tables["episodes"].to_pylist()
     path = home.on(made.trading_date).dataset / EPISODES_FILE
     if first_seq > 1 and path.exists():
@@ -118,7 +118,7 @@ def _enveloped(schema: str, made: ProjectResult, rows: list[dict[str, Any]]) -> 
 
 
 def day_of(episodes: pa.Table, about: dict[str, str]) -> DaySummary:
-    """A date as memory takes it in, from its kept episodes."""
+    """The summary of a date for memory, from its kept episodes."""
     return digest_day(
         about["trading_date"],
         about["content_hash"],
@@ -129,17 +129,17 @@ def day_of(episodes: pa.Table, about: dict[str, str]) -> DaySummary:
 
 
 def kept_day(paths: DatePaths) -> DaySummary:
-    """The same, read back from `memory/datasets/<date>/episodes.parquet`.
+    """The summary of a date, read back from `memory/datasets/<date>/episodes.parquet`.
 
     Raises:
-        DamagedFile: it cannot be read, or is not one of ours.
+        DamagedFile: the file cannot be read, or `hv eod` did not write it.
     """
     path = paths.dataset / EPISODES_FILE
     table = table_files.read_parquet(path)
     try:
         return day_of(table, table_files.about(table))
     except KeyError as error:
-        raise DamagedFile(str(path), f"does not say its {error.args[0]}", table_files.KEPT_MOVE) from None
+        raise DamagedFile(str(path), f"lacks its {error.args[0]}", table_files.KEPT_MOVE) from None
     except (msgspec.MsgspecError, TypeError, ValueError) as error:
         raise DamagedFile(str(path), f"not the episodes of a date: {error}", table_files.KEPT_MOVE) from None
 

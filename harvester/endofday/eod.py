@@ -1,10 +1,10 @@
 """`hv eod`: fold a finished date into memory, and delete what is proven to be kept elsewhere.
 
-`STEPS` at the end of this file is the order, and the order is the point: memory points to nothing unproven, and nothing
-is deleted before the list of what goes has been written.
+`STEPS` at the end of this file is the order of the steps. It ensures that memory refers only to files that were proven,
+and that nothing is deleted before the deletion list has been written.
 
-A process may be killed in any step: running it again finishes the job and counts nothing twice, because every file is a
-function of the log and of the days before, and files that are already right are not written again.
+The process may be killed in any step: the next call finishes the job and counts nothing twice, because every file is a
+function of the log and of the days before, and files that are already right are not rewritten.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ from harvester.eventlog.verify_log import verify_day
 from harvester.files import Disk, naming, put
 from harvester.memory import fold_days as memory_fold
 from harvester.rebuild.project import fold_day
+from harvester.units import SECOND_NS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -56,7 +57,7 @@ class EodOptions:
     """The options of `hv eod`, and its observers.
 
     Attributes:
-        unfinished: fold a date whose last run broke off before the end of the session.
+        unfinished: fold a date whose last run ended before the end of the session.
         replace_closed: fold a closed date again although runs it was closed with are missing or differ.
         at: called with the name of each step before it begins, `lock`, `delete` (each file) and `done` among them.
         progress: called with (step, done, total) while a step reads the log.
@@ -77,9 +78,9 @@ class EodOptions:
 
 @dataclass
 class EodReport:
-    """What was done.
+    """The result of `hv eod`.
 
-    `stopped` says why nothing was deleted although it was asked for; `damaged` lists damaged files of memory/versions.
+    `stopped` is why a requested deletion did not happen; `damaged` lists damaged files of memory/versions.
     """
 
     trading_date: str
@@ -109,14 +110,14 @@ class EodReport:
 
 @dataclass
 class Folding:
-    """A date on its way into memory: what each step leaves to the next.
+    """The state of folding one date: each step reads the results of the earlier ones.
 
     Attributes:
         log_bytes: size of the log, for progress.
-        day, result: the log, and what it folds to.
+        day, result: the log, and the result of its fold.
         episodes, datasets, journal: the kept episodes; bytes of the files that replace the log, by path.
         before, memory: memory without and with the date.
-        learned: the date as memory holds it.
+        learned: the summary of the date in memory.
         version: path and bytes of the memory's version.
     """
 
@@ -135,14 +136,14 @@ class Folding:
     version: tuple[Path, bytes] = field(init=False)
 
     def put(self, files: Mapping[Path, bytes]) -> None:
-        """Write files durably; those that hold these bytes already stay."""
+        """Write files durably; files that already have these bytes are not rewritten."""
         for path, data in files.items():
             if put(path, data, self.options.disk):
                 self.report.written.append(path.relative_to(self.paths.home.root).as_posix())
 
 
 def eod(paths: DatePaths, options: EodOptions | None = None) -> EodReport:
-    """Fold a date: `STEPS`, one after the other, under the date's lock.
+    """Fold a date: carry out `STEPS` in order, under the date's lock.
 
     Raises:
         LockHeld: another process records or folds the date.
@@ -170,9 +171,9 @@ def eod(paths: DatePaths, options: EodOptions | None = None) -> EodReport:
 
 
 def _settle(paths: DatePaths, disk: Disk) -> None:
-    """Make durable what a killed `hv eod` renamed or made without syncing its folder.
+    """Sync the folders in which a killed `hv eod` may have created or renamed files without a sync.
 
-    What is already right is not written again, so nothing later would sync it before the log is deleted.
+    Files that are already right are not rewritten, so nothing else would sync their names before the log is deleted.
     """
     kept_in = (paths.archive, paths.dataset, paths.home.journal, paths.home.memory_versions)
     for folder in kept_in:
@@ -182,7 +183,7 @@ def _settle(paths: DatePaths, disk: Disk) -> None:
 
 
 def _admit(paths: DatePaths, options: EodOptions) -> int:
-    """The bytes of a log that may be folded; the next step compares them with their checksums."""
+    """Check that the date may be folded; returns the size of its log in bytes. The next step compares checksums."""
     day = open_day(paths.trading_date, paths.home, check=False)
     if not options.replace_closed:
         _must_hold_what_was_closed(paths, day)
@@ -231,7 +232,7 @@ def _project(folding: Folding) -> None:
 
 
 def _versions(made: ProjectResult) -> list[dict[str, bytes]]:
-    """The episode files under the recorded toggles first, then under every other setting of them."""
+    """The episode files with the recorded toggles, then with every other setting of the toggles."""
     others = [made.files(epoch_ms=ms, series_jsonl=True) for ms in (False, True)]
     return [made.files(), *others]
 
@@ -241,7 +242,7 @@ def _compare(folding: Folding) -> None:
 
 
 def episode_differences(paths: DatePaths, result: ProjectResult) -> list[Difference]:
-    """Episode files that differ from the projection; those projected while the day was unfinished do not count."""
+    """Episode files that differ from the projection, except files written while the day was unfinished."""
     versions = _versions(result)
     found = compare_day(paths.episodes, *versions)
     early = superseded(compare_day(paths.episodes, versions[0]) if found else [], result.documents)
@@ -273,7 +274,7 @@ def _put_version(folding: Folding) -> None:
 
 
 def _prove(folding: Folding) -> None:
-    """Read back what replaces the log, before memory points to it."""
+    """Read back the files that replace the log, before memory refers to them."""
     _read_back(folding.datasets | folding.journal | dict([folding.version]))
     if kept.kept_day(folding.paths) != folding.learned:
         raise Mismatch(f"{folding.paths.dataset}: the kept episodes read back differ from those folded; check the disk")
@@ -292,7 +293,7 @@ def _read_back(files: dict[Path, bytes]) -> None:
 
 
 def _latest(paths: DatePaths) -> memory_fold.Memory | None:
-    """Memory before this date's turn; when its file is gone, of the other kept days."""
+    """Memory without this date; when its file is missing, rebuilt from the other kept days."""
     try:
         return memory_fold.decode(paths.home.memory_latest.read_bytes(), str(paths.home.memory_latest))
     except FileNotFoundError:
@@ -301,7 +302,7 @@ def _latest(paths: DatePaths) -> memory_fold.Memory | None:
 
 
 def rebuild_memory(home: Home) -> memory_fold.Memory:
-    """Memory of every kept day, from nothing.
+    """Rebuild memory from every kept day.
 
     Raises:
         HarvesterError: no day is kept.
@@ -310,9 +311,9 @@ def rebuild_memory(home: Home) -> memory_fold.Memory:
 
 
 def _version(home: Home, memory: memory_fold.Memory, made: ProjectResult, *, unchanged: bool) -> tuple[Path, bytes]:
-    """Find this memory's version: a name never changes content, other content gets `_r2`, `_r3` and so on."""
+    """Path and bytes of this memory's version; a file never changes, so other content gets `_r2`, `_r3` and so on."""
     text = memory_fold.encode(memory)
-    stamp = iso(made.last_ts // 1_000_000_000 * 1_000_000_000).translate(str.maketrans("T", "_", "-:Z"))
+    stamp = iso(made.last_ts // SECOND_NS * SECOND_NS).translate(str.maketrans("T", "_", "-:Z"))
     base = f"memory_{made.trading_date.isoformat()}_{stamp}"
     if unchanged:
         for path in sorted(home.memory_versions.glob("memory_*.json")):
@@ -367,7 +368,7 @@ _LOG_FILES = frozenset((MANIFEST, CANDIDATE, DELETION, *names_of("stream"), *nam
 
 
 def strangers(paths: DatePaths) -> list[Path]:
-    """Files beside the log that nothing replaces, so that nothing may delete them; torn bytes in quarantine aside."""
+    """Files in the log's folder that are not part of it, so they must not be deleted; quarantine is left out."""
     day = paths.log
     runs = archiving.runs_in(day)
     files = [p for p in sorted(day.rglob("*")) if p.is_file() and day / QUARANTINE not in p.parents]
@@ -383,7 +384,7 @@ def _to_delete(paths: DatePaths, report: EodReport) -> list[Path]:
 
 
 def _delete(folding: Folding) -> None:
-    """Write the deletion list down, then delete what it names."""
+    """Write the deletion list, then delete the listed files."""
     paths, options, report = folding.paths, folding.options, folding.report
     wrong = [d for d in report.differences if d.what != "missing"]
     if wrong:
@@ -399,7 +400,7 @@ def _delete(folding: Folding) -> None:
         report.stopped = f"{others[0]} is not part of the log"
         return
     if not listed.files and not listed.folders:
-        return  # an earlier list, if there is one, stays as the record of what went
+        return  # an earlier list stays as the record of the deleted files
     if not options.confirm(listed):
         report.stopped = NOT_CONFIRMED
         report.stays = [p.relative_to(paths.home.root).as_posix() for p in doomed_folders(paths) if p.exists()]
@@ -428,7 +429,7 @@ def _write_list(paths: DatePaths, listed: deletion.DeletionList, disk: Disk) -> 
 
 
 def _finished_before(paths: DatePaths, options: EodOptions, report: EodReport) -> bool:
-    """Whether an earlier `hv eod` got so far that its deletion only has to be finished, or was finished."""
+    """Whether an earlier `hv eod` folded the date and began to delete it; finishes that deletion."""
     listed = deletion.read_list(list_path(paths))
     closed = read_closed(paths)
     if listed is None or closed is None or listed.content_hash != closed.content_hash:
@@ -440,7 +441,7 @@ def _finished_before(paths: DatePaths, options: EodOptions, report: EodReport) -
         return _nothing_left(paths, closed, report)
     _prove_kept(paths, closed)
     if not options.delete_temp:
-        raise CannotRun(f"deleting the log of {paths.trading_date} had begun; finish it with --delete-temp")
+        raise CannotRun(f"the log of {paths.trading_date} is partly deleted; finish with --delete-temp")
     _carry_out(paths, listed, options, report)
     report.content_hash, report.through_seq = closed.content_hash, closed.last_seq
     report.notes.append("an earlier run had folded the date; its deletion was finished")
@@ -448,7 +449,7 @@ def _finished_before(paths: DatePaths, options: EodOptions, report: EodReport) -
 
 
 def _recorded_on(paths: DatePaths, listed: deletion.DeletionList) -> bool:
-    """Whether a run began after the list: every listed one is gone then, though a cut lost the note that says so."""
+    """Whether a run began after the list was written. Then every listed run is gone, even if `done` was lost."""
     return any(
         run.relative_to(paths.home.root).as_posix() not in listed.folders for run in archiving.runs_in(paths.log)
     )
@@ -465,10 +466,10 @@ def _nothing_left(paths: DatePaths, closed: EodMark, report: EodReport) -> bool:
 
 
 def _prove_kept(paths: DatePaths, closed: EodMark) -> None:
-    """Before going on deleting: what replaces the log is there and says so.
+    """Check, before a deletion continues, that the files that replace the log exist and agree.
 
     Raises:
-        Mismatch: it does not.
+        Mismatch: they do not.
     """
     learned = kept.kept_day(paths)
     try:

@@ -1,7 +1,7 @@
 """The archive of a date's log: its runs as Parquet under `memory/archive/<date>/`, with all guarantees of the log.
 
-`hv project`, `open_day` and `hv log` find and read it like the log it was made of: same events, same content hash. Any
-other tool reads the Parquet files.
+`hv project`, `open_day` and `hv log` find and read it like the original log: same events, same content hash. Other
+tools can read the Parquet files.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def runs_in(folder: Path) -> list[Path]:
 
 
 def archive(paths: DatePaths, disk: Disk, logs: Sequence[RunLog] = ()) -> list[str]:
-    """Store every run that is in `temp/` and prove it; a run appears under its name when it is whole.
+    """Store every run in `temp/` and prove the copy; a run gets its final name only when it is whole.
 
     Args:
         paths: the date.
@@ -39,10 +39,10 @@ def archive(paths: DatePaths, disk: Disk, logs: Sequence[RunLog] = ()) -> list[s
         logs: runs of the date that were read already; bytes they have compared with checksums are not compared again.
 
     Returns:
-        The folders made, below the home.
+        The folders created, below the home.
 
     Raises:
-        DamagedLog: a run is not what was written.
+        DamagedLog: a run is damaged.
         Mismatch: the read-back differs from what was stored, or another run of that name is archived already.
         LogWriteFailed: the disk is full or failing.
     """
@@ -55,7 +55,7 @@ def archive(paths: DatePaths, disk: Disk, logs: Sequence[RunLog] = ()) -> list[s
             beside = target.with_name(f".{run.name}.new")
             with naming(target):
                 make_folders(target.parent, disk)
-                disk.remove_tree(beside)  # left by one that was stopped; never read by anybody
+                disk.remove_tree(beside)  # left by an interrupted call; never read
                 disk.make_folder(beside)
                 if log.commits:
                     rewrite(log, RewriteTarget(beside, "parquet", disk))
@@ -71,7 +71,7 @@ def archive(paths: DatePaths, disk: Disk, logs: Sequence[RunLog] = ()) -> list[s
 
 
 def holds(paths: DatePaths) -> bool:
-    """Whether every run in `temp/` is archived: the same events, re-read and proven now; or only there."""
+    """Whether the date is archived: every run in `temp/` re-reads from the archive as the same events."""
     runs = runs_in(paths.log)
     try:
         for run in runs:
@@ -100,7 +100,7 @@ def _same(log: RunLog, made: RunLog) -> None:
 
 
 def _copy(run: Path, beside: Path, disk: Disk) -> None:
-    """A run without events stays as it is."""
+    """Copy the files of a run without events unchanged."""
     for path in sorted(run.iterdir()):
         if path.is_file():
             disk.write_new(beside / path.name, path.read_bytes())

@@ -1,9 +1,9 @@
-"""Compaction: a finished run's many small commits become few large ones, and the small files go.
+"""Compaction: rewrite a finished run's many small commits as few large ones, and delete the small files.
 
-The new files are written beside the old ones under names of their own, synced, read back and found equal; the deletion
-list is written; then the manifest is replaced, and from that one rename on the run is the new files; then what the list
-names is deleted, if it is still what was listed. Stopped at any point, the run is whole, old or new, and doing it again
-finishes the job.
+The new files are written next to the old ones under other names, synced, read back and compared; the deletion list is
+written; then the manifest is replaced, and this one rename switches the run to the new files; then the listed files are
+deleted, unless they changed since they were listed. Interrupted at any point, the run is whole, old or new, and the
+next call finishes the job.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ CANDIDATE = "manifest.compacted.json"
 
 @dataclass(frozen=True)
 class Compaction:
-    """What was done to one run. `left`: files that could not be deleted, with the reason."""
+    """The result for one run. `left`: files that could not be deleted, with the reason."""
 
     run: str
     rows: int
@@ -51,20 +51,20 @@ class Compaction:
 def compact_day(
     paths: DatePaths, disk: Disk | None = None, progress: Callable[[str, int], None] = lambda *_: None
 ) -> list[Compaction]:
-    """Take the writer lock, mend killed runs, and compact every run of the date that lies in `temp/`.
+    """Take the writer lock, recover killed runs, and compact every run of the date in `temp/`.
 
     Args:
         paths: the date.
         disk: the file layer, for tests.
-        progress: told the run and the events of each step; each event is told twice, written and read back.
+        progress: called with the run and the events of each step; each event counts twice, written and read back.
 
     Returns:
-        What was done; nothing for runs that were compacted before or hold no event.
+        One result per compacted run; none for runs that were compacted before or hold no event.
 
     Raises:
         LockHeld: the date is being recorded.
         NoLog: the date has no log.
-        DamagedLog: the log is not what was written; nothing is changed.
+        DamagedLog: the log is damaged; nothing is changed.
         Mismatch: the read-back differs from what was written; the old files stay.
         LogWriteFailed: the disk is full or failing; the run is whole.
     """
@@ -79,7 +79,7 @@ def compact_day(
 
 
 def compact_run(folder: Path, disk: Disk, progress: Callable[[str, int], None] = lambda *_: None) -> Compaction | None:
-    """Compact one finished run, or finish what an earlier compaction began; None when there is nothing to do."""
+    """Compact one finished run, or complete an interrupted compaction; None when there is nothing to do."""
     log = RunLog(folder)
     log.refresh()
     if log.damages:
@@ -112,9 +112,9 @@ def _bytes(log: RunLog) -> int:
 
 
 def _switch(log: RunLog, disk: Disk, progress: Callable[[str, int], None]) -> None:
-    """Write the new files, prove them, write down which old ones go, and let the manifest name the new."""
+    """Write the new files, prove them, list the old ones to delete, and switch the manifest to the new ones."""
     folder = log.folder
-    for name in (DELETION, CANDIDATE, *names_of("compacted")):  # left by one that was stopped; never read by anybody
+    for name in (DELETION, CANDIDATE, *names_of("compacted")):  # left by an interrupted compaction; never read
         disk.remove(folder / name)
     rewrite(log, RewriteTarget(folder, "compacted", disk, CANDIDATE), lambda rows: progress(log.run, rows))
     made = RunLog(folder, log.run, CANDIDATE)
@@ -135,5 +135,7 @@ def _delete(folder: Path, listed: DeletionList, disk: Disk) -> list[str]:
     """Delete what the list names and is unchanged, then the list. What stays, with the reason."""
     left = carry_out(folder, listed, disk, _stream_files(folder))
     if not left:
-        disk.remove(folder / DELETION)  # not synced: should it come back, the next call finds nothing left to delete
+        disk.remove(
+            folder / DELETION
+        )  # not synced: if the list reappears after a crash, the next call finds nothing left to delete
     return left

@@ -90,7 +90,7 @@ class _File:
 
 
 def _uncompressed(log: RunLog) -> bool:
-    return log.storage == "stream" and log.manifest is not None and log.manifest.compression is None
+    return log.manifest is not None and log.manifest.compression is None
 
 
 def run_batches(log: RunLog, wanted: Mapping[Kind, Sequence[str]], rows_min: int) -> Iterator[Batch]:

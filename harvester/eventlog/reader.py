@@ -11,7 +11,6 @@ read. A `Day` is the date as of its opening; `follow.Follower` follows a live on
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 import pyarrow as pa
@@ -26,6 +25,7 @@ from harvester.eventlog.storage.content_hash import ContentHash, combined
 from harvester.eventlog.storage.damage import BadBytes, Damage, damaged_log
 from harvester.events.kinds import SCHEMAS, Kind
 from harvester.home import Home, parse_date
+from harvester.units import NEVER
 
 if TYPE_CHECKING:
     import os
@@ -50,8 +50,7 @@ class Mark(NamedTuple):
     content: str
 
 
-@dataclass(frozen=True)
-class RunView:
+class RunView(NamedTuple):
     """One run of a date. Times are ns UTC, 0 when it holds no event; `n_bytes` includes journal and live digests."""
 
     run: str
@@ -221,7 +220,7 @@ class Day:
         except BadBytes:
             self._refuse_damage()
             for i in range(first, last):
-                if i not in log.bad and last - first > 1:
+                if i not in log.bad:  # at least one is, now
                     yield from self._read(log, i, i + 1)
 
     def table(self, kind: Kind | str) -> pa.Table:
@@ -303,7 +302,7 @@ def _kind(kind: Kind | str) -> Kind:
 
 
 def run_spans(
-    log: RunLog, from_seq: int = 1, rows_max: int = WINDOW_ROWS, to_seq: int = 2**63
+    log: RunLog, from_seq: int = 1, rows_max: int = WINDOW_ROWS, to_seq: int = NEVER
 ) -> Iterator[tuple[int, int]]:
     """Group a run's undamaged, adjacent commits into index ranges that are read together."""
     start, rows, n_bytes, next_seq = 0, 0, 0, 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -21,17 +22,18 @@ def rebatch(batches: Iterable[Batch], rows_max: int | None, cuts: Sequence[int])
     With `rows_max`, consecutive batches are joined up to that many rows; without it, batches are only split. A batch
     ends where seq has a gap.
     """
-    wanted = np.unique(np.array([cut for cut in cuts if cut > 0], np.uint64))
-    if rows_max is None and not len(wanted):
+    wanted = set(cuts)
+    if rows_max is None and not wanted:
         yield from batches
         return
+    in_order = sorted(wanted)
     carry: Batch | None = None
     for batch in batches:
         if carry is not None and carry.last_seq + 1 != batch.first_seq:
             yield carry
             carry = None
         joined = batch if carry is None else Batch.concat([carry, batch])
-        pieces = list(_pieces(joined, rows_max, wanted))
+        pieces = list(_pieces(joined, rows_max, in_order))
         carry = pieces.pop()
         yield from pieces
         full = rows_max is None or len(carry) >= rows_max or carry.last_seq in wanted
@@ -42,12 +44,11 @@ def rebatch(batches: Iterable[Batch], rows_max: int | None, cuts: Sequence[int])
         yield carry
 
 
-def _pieces(batch: Batch, rows_max: int | None, wanted: np.ndarray[tuple[int], np.dtype[np.uint64]]) -> Iterator[Batch]:
+def _pieces(batch: Batch, rows_max: int | None, cuts: Sequence[int]) -> Iterator[Batch]:
     first, last = batch.first_seq, batch.last_seq
     ends: list[int] = []
-    forced = wanted[(wanted >= first) & (wanted < last)].tolist()
     start = first
-    for stop in [*forced, last]:
+    for stop in [*cuts[bisect_left(cuts, first) : bisect_left(cuts, last)], last]:
         if rows_max is not None:
             ends.extend(range(start + rows_max - 1, stop, rows_max))
         ends.append(stop)

@@ -7,7 +7,7 @@ completed by the next one.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
@@ -23,11 +23,12 @@ from harvester.eventlog.quarantine import (
 )
 from harvester.eventlog.runs_of_day import between_runs, good_ranges, read_runs, run_folders
 from harvester.eventlog.storage.content_hash import ContentHash
-from harvester.eventlog.storage.damage import damaged_log
+from harvester.eventlog.storage.damage import Damage, damaged_log
 from harvester.eventlog.storage.format import DIGESTS, JOURNAL, MANIFEST, QUARANTINE, Final, file_of, run_number
 from harvester.eventlog.storage.sealed_lines import seal
 from harvester.events.kinds import Kind
 from harvester.files import Disk
+from harvester.units import BEFORE_ALL
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -36,8 +37,7 @@ if TYPE_CHECKING:
     from harvester.home import DatePaths
 
 
-@dataclass(frozen=True)
-class Recovery:
+class Recovery(NamedTuple):
     """The recovery of one run: its last durable seq, torn bytes moved per file name, and where they were moved."""
 
     run: str
@@ -58,7 +58,7 @@ class RecoveredDay:
     recovered: list[Recovery] = field(default_factory=list)
     last_run: int = 0
     last_seq: int = 0
-    last_ts: int = -(2**63)
+    last_ts: int = BEFORE_ALL
 
 
 def recover_day(paths: DatePaths, disk: Disk | None = None) -> list[Recovery]:
@@ -94,9 +94,12 @@ def set_aside_day(paths: DatePaths, disk: Disk | None = None) -> list[Quarantine
             runs = [run for run in read_runs(paths) if run.folder.parent == day]
             for i, run in enumerate(runs):
                 run.check_bodies()
+                before = max((r.last_seq for r in runs[:i]), default=0)
+                if run.manifest is not None and run.first_seq <= before:
+                    what = f"the run begins at seq {run.first_seq}, expected {before + 1}"
+                    run.damages.append(Damage(run.folder / MANIFEST, 0, what))
                 if run.damages:
                     after = next((later.first_seq for later in runs[i + 1 :] if later.manifest), 0)
-                    before = max((r.last_seq for r in runs[:i]), default=0)
                     quarantined.append(quarantine_run(run, before + 1, after, paths.home, disk))
             remaining, notes = read_runs(paths), read_quarantine_notes(paths)
             for gap in between_runs(remaining, read_closed(paths), day, notes):
@@ -117,7 +120,7 @@ def recover_held(paths: DatePaths, disk: Disk) -> RecoveredDay:
             _move_whole(unfinished, day / QUARANTINE, unfinished.name.strip("."), disk)
         notes = read_quarantine_notes(paths)
         for note in notes:
-            held.last_run = max(held.last_run, run_number(note.run) or 0)
+            held.last_run = _higher(held.last_run, note.run)
             held.last_seq, held.last_ts = max(held.last_seq, note.last_seq), max(held.last_ts, note.last_ts)
         if not run_folders(paths):
             return held
@@ -128,7 +131,7 @@ def recover_held(paths: DatePaths, disk: Disk) -> RecoveredDay:
         if damages:
             raise damaged_log(damages, good_ranges(runs))
         for run in runs:
-            held.last_run = max(held.last_run, run_number(run.run) or 0)
+            held.last_run = _higher(held.last_run, run.run)
             held.last_seq = max(held.last_seq, run.last_seq)
             held.last_ts = max(held.last_ts, run.commits[-1].last_ts if run.commits else held.last_ts)
             if not run.finished:
@@ -136,6 +139,12 @@ def recover_held(paths: DatePaths, disk: Disk) -> RecoveredDay:
     except OSError as error:
         raise LogWriteFailed(f"cannot recover {day}: {error.strerror or error}; free space and try again") from error
     return held
+
+
+def _higher(number: int, run: str) -> int:
+    """The number, or that of a run if it is higher; a note may name no run."""
+    other = run_number(run)
+    return number if other is None else max(number, other)
 
 
 def _recover_run(run: RunLog, quarantine: Path, disk: Disk) -> Recovery:

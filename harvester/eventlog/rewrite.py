@@ -129,10 +129,15 @@ def rewrite(source: RunLog, target: RewriteTarget, progress: Callable[[int], Non
         ) from error
 
 
+def commit_rows(rows: int) -> int:
+    """Events per commit, at most, for a run of `rows` events."""
+    return min(COMMIT_ROWS, max(COMMIT_ROWS_MIN, -(-rows // COMMITS)))
+
+
 def _bodies(source: RunLog, target: RewriteTarget, progress: Callable[[int], None]) -> tuple[list[_Cut], list[Part]]:
     folder, storage, disk, _ = target
     content, cuts = ContentHash(), []
-    rows_max = min(COMMIT_ROWS, max(COMMIT_ROWS_MIN, -(-sum(line.rows for line in source.commits) // COMMITS)))
+    rows_max = commit_rows(sum(line.rows for line in source.commits))
     bodies = ParquetBodies(folder, disk) if storage == "parquet" else _StreamBodies(folder, disk)
     try:
         for batch in rebatch(_batches(source), rows_max, ()):

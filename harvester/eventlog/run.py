@@ -55,9 +55,7 @@ class KindParts(NamedTuple):
     commits: list[int]
     parts: list[Part]
 
-    def some(self, places: Sequence[int] | slice) -> KindParts:
-        if isinstance(places, slice):
-            return KindParts(self.commits[places], self.parts[places])
+    def some(self, places: Sequence[int]) -> KindParts:
         return KindParts([self.commits[n] for n in places], [self.parts[n] for n in places])
 
 
@@ -104,7 +102,7 @@ class RunLog:
         self.chain = self.digests_chain = ""
         self._gap = False  # lines are missing before the next one
         self._proved = 0  # number of commits whose bodies matched their checksums …
-        self._prints: dict[Kind, tuple[int, int, int]] = {}  # … when the files had these inodes, sizes and times
+        self._prints: dict[Kind, tuple[int, int, int] | None] = {}  # … when the files had these inodes, sizes and times
 
     @property
     def journal_path(self) -> Path:
@@ -173,8 +171,6 @@ class RunLog:
 
         A deletion list is written only after the compacted files were verified.
         """
-        if self.commits:
-            return self.storage
         compacted, stream = ((self.folder / journal_of(storage)).exists() for storage in ("compacted", "stream"))
         if compacted and (not stream or (self.folder / DELETION).exists()):
             return "compacted"
@@ -255,8 +251,8 @@ class RunLog:
             clock_file, size = clock_file or part.kind is Kind.CLOCK, size + part.length
         if again:
             raise Malformed(f"commit {line.commit} names seq {line.first_seq} or bytes that an earlier commit names")
-        if clock_file if self.storage == "stream" else line.clock:
-            where = "a file" if self.storage == "stream" else "the journal"
+        where, misplaced = ("a file", clock_file) if self.storage == "stream" else ("the journal", bool(line.clock))
+        if misplaced:
             raise Malformed(f"commit {line.commit} has clock events in {where}; a {self.storage} run has none there")
         if line.first_ts < last_ts or line.last_ts < line.first_ts:
             raise Malformed(f"commit {line.commit}: ts_recv decreases: {last_ts}, {line.first_ts}, {line.last_ts}")
@@ -327,7 +323,7 @@ class RunLog:
         """Compare every byte the journal names with its checksum; `progress` is called with the bytes of each step."""
         prints = {kind: self._print(kind) for kind in self.ends}
         for kind, of_kind in self._files.items():
-            good = [n for n, i in enumerate(of_kind.commits) if i not in self.bad] if self.bad else slice(None)
+            good = [n for n, i in enumerate(of_kind.commits) if i not in self.bad]
             self._check_parts(kind, of_kind.some(good), progress)
         self._proved, self._prints = len(self.commits), prints
 
@@ -371,11 +367,11 @@ class RunLog:
         self.bad.add(i)
         self.damages.append(Damage(path, part.offset, what, line.first_seq, line.last_seq))
 
-    def _print(self, kind: Kind) -> tuple[int, int, int]:
+    def _print(self, kind: Kind) -> tuple[int, int, int] | None:
         try:
             status = self.path_of(kind).stat()
         except OSError:
-            return (-1, -1, -1)
+            return None
         return (status.st_ino, status.st_size, status.st_mtime_ns)
 
     def load(self, first: int, last: int) -> Batch:

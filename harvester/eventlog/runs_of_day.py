@@ -13,6 +13,7 @@ from harvester.eventlog.run import RunLog
 from harvester.eventlog.storage.damage import Damage, damaged_log, joined
 from harvester.eventlog.storage.format import MANIFEST, run_number
 from harvester.home import parse_date
+from harvester.units import BEFORE_ALL
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -117,7 +118,7 @@ def between_runs(
         notes: the quarantine notes.
     """
     damages = quarantine_damages(day, notes)
-    expected, last_ts = 1, -(2**63)
+    expected, last_ts = 1, BEFORE_ALL
     if closed is not None and runs and runs[0].first_seq == closed.last_seq + 1:
         expected, last_ts = closed.last_seq + 1, closed.last_ts or last_ts
     elif closed is not None and runs and runs[0].first_seq - 1 in [run.last_seq for run in closed.runs]:
@@ -127,7 +128,8 @@ def between_runs(
         if run.manifest is None:  # its first seq is unknown; that damage is listed already
             expected = run.last_seq + 1 if run.commits else 0
             continue
-        if expected and run.first_seq != expected and not covered(expected, run.first_seq - 1, notes):
+        wrong = run.first_seq < expected or not covered(expected, run.first_seq - 1, notes)
+        if expected and wrong:
             what = f"the run begins at seq {run.first_seq}, expected {expected}"
             damages.append(Damage(run.folder / MANIFEST, 0, what, min(expected, run.first_seq), run.first_seq - 1))
         if run.commits:

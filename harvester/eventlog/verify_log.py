@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from harvester.errors import CannotRun
 from harvester.eventlog.closed_runs import differences_from_mark
@@ -23,15 +22,14 @@ if TYPE_CHECKING:
     from harvester.home import DatePaths
 
 
-@dataclass(frozen=True)
-class LogReport:
-    """What `verify_day` found.
+class LogReport(NamedTuple):
+    """The result of `verify_day`.
 
     Attributes:
-        problems: damage, in the order found; none means the log is what was written.
+        problems: damage, in the order found; empty for an undamaged log.
         notes: harmless oddities, such as torn bytes of a run that was killed or is being written.
         runs: the date's runs.
-        rows: events decoded and found right.
+        rows: events decoded without a problem.
         n_bytes: bytes the journals name, and the journals.
         identity: the date's content hash; empty when it is damaged.
         good: closed ranges of seq that can be read.
@@ -40,15 +38,15 @@ class LogReport:
     """
 
     trading_date: date
-    problems: list[Damage] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-    runs: list[RunView] = field(default_factory=list)
-    rows: int = 0
-    n_bytes: int = 0
-    identity: str = ""
-    good: tuple[tuple[int, int], ...] = ()
-    logs: list[RunLog] = field(default_factory=list)
-    closed: EodMark | None = None
+    problems: list[Damage]
+    notes: list[str]
+    runs: list[RunView]
+    rows: int
+    n_bytes: int
+    identity: str
+    good: tuple[tuple[int, int], ...]
+    logs: list[RunLog]
+    closed: EodMark | None
 
     def day(self) -> Day:
         """The verified date for reading: no byte is compared with its checksum again unless its file changed.
@@ -75,7 +73,7 @@ def verify_day(paths: DatePaths, progress: Callable[[int], None] | None = None, 
 
     Args:
         paths: the date.
-        progress: called with the bytes of each step, which sum up to twice the log's size.
+        progress: called with the bytes of each step, in total twice the log's size.
         with_mark: compare a closed date with its end-of-day mark: its runs must be those it was closed with.
 
     Raises:
@@ -114,14 +112,14 @@ def verify_day(paths: DatePaths, progress: Callable[[int], None] | None = None, 
 
 
 def verify_rows(log: RunLog, progress: Callable[[int], None] | None) -> int:
-    """Decode all rows, and recompute the content hash while nothing is missing."""
+    """Decode all rows, and recompute the content hash up to the first missing row."""
     content: ContentHash | None = ContentHash() if not log.damages else None
     rows = 0
     for first, last in list(run_spans(log)):
         try:
             batch = log.load(first, last)
         except BadBytes:
-            content = None  # what follows cannot be compared; its checksums and order still are
+            content = None  # later content hashes cannot be compared; checksums and order still are
             rows += sum(_rows_alone(log, i) for i in range(first, last) if i not in log.bad)
             continue
         rows += len(batch)
@@ -143,7 +141,7 @@ def _rows_alone(log: RunLog, i: int) -> int:
 
 
 def _loose_bytes(log: RunLog) -> list[str]:
-    """Bytes nobody named: torn in a run that has not ended, damage in one that has."""
+    """Bytes that no commit names: torn in a run that has not ended, damage in one that has."""
     loose = {name: n for name, n in log.torn.items() if n}
     if log.finished:
         for name, n in loose.items():
@@ -154,9 +152,7 @@ def _loose_bytes(log: RunLog) -> list[str]:
 
 
 def _half_compacted(log: RunLog) -> list[str]:
-    """Files a compaction that was stopped left beside those in use."""
+    """Files that an interrupted compaction left next to those in use."""
     other: Storage = "compacted" if log.storage == "stream" else "stream"
     left = [name for name in names_of(other) if log.storage != "parquet" and (log.folder / name).exists()]
-    return (
-        [f"{log.run}: {len(left)} files of a compaction that was stopped; hv log compact finishes it"] if left else []
-    )
+    return [f"{log.run}: {len(left)} files of an interrupted compaction; hv log compact finishes it"] if left else []

@@ -14,8 +14,7 @@ and the next writer of the date moves the torn bytes to quarantine.
 from __future__ import annotations
 
 from contextlib import suppress
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import msgspec
 
@@ -45,6 +44,7 @@ from harvester.eventlog.storage.sequence_checks import order_problem, rows_probl
 from harvester.events.batch import Batch
 from harvester.events.kinds import SCHEMA_VERSION, Action, Kind, Stream
 from harvester.files import Disk
+from harvester.units import BEFORE_ALL
 from harvester.version import __version__
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ def _open_again(paths: DatePaths, *, reopen: bool) -> EodMark:
         raise DateClosed(
             f"{paths.trading_date} was closed at seq {closed.last_seq}; give --reopen to record on it again"
         )
-    return closed or EodMark(paths.trading_date.isoformat(), 0, "", last_ts=-(2**63))
+    return closed or EodMark(paths.trading_date.isoformat(), 0, "", last_ts=BEFORE_ALL)
 
 
 def _recovered(paths: DatePaths, disk: Disk) -> RecoveredDay:
@@ -77,8 +77,7 @@ def _recovered(paths: DatePaths, disk: Disk) -> RecoveredDay:
         raise error.for_writers(paths.trading_date) from None
 
 
-@dataclass(frozen=True)
-class Commit:
+class Commit(NamedTuple):
     """The result of one commit: seq range, ts_recv range (ns UTC), rows, bytes, the run's content hash so far."""
 
     first_seq: int
@@ -103,7 +102,7 @@ class LogWriter:
 
     def __init__(self, folder: Path, manifest: Manifest, lock: DateLock, disk: Disk, margin_bytes: int) -> None:
         self.folder, self.run_id = folder, manifest.run
-        self.next_seq, self.last_ts = manifest.first_seq, -(2**63)
+        self.next_seq, self.last_ts = manifest.first_seq, BEFORE_ALL
         self.recovered: list[Recovery] = []
         self.bytes_written = 0
         self._manifest, self._lock, self._disk, self._margin_bytes = manifest, lock, disk, margin_bytes
@@ -113,7 +112,7 @@ class LogWriter:
         self._commits, self._chain = 0, manifest.genesis()
         self._digests, self._digests_chain = 0, manifest.genesis()
         self._failure: LogWriteFailed | None = None
-        self._run_start: dict[str, Any] | None = None
+        self._run_start: dict[str, Any] = {}
 
     @classmethod
     def open(
@@ -198,7 +197,7 @@ class LogWriter:
         Returns:
             The committed batch, for the engine to fold.
         """
-        if self._run_start is None or self._commits:
+        if self._commits:
             raise HarvesterError(f"run {self.run_id} has begun already")
         row = {**self._run_start, "ts_recv": max(ts_recv, self.last_ts)}
         batch = Batch.of([(Kind.REQUEST, row)], self.next_seq)

@@ -29,21 +29,21 @@ class TradeGroup(msgspec.Struct, kw_only=True):
 
     mode: str
     name: str
-    trade_count: int = 0
-    wins: int = 0
-    pnl_usd: float = 0.0
-    volume: int = 0
-    r_n: int = 0
-    r_sum: float = 0.0
-    r_squares: float = 0.0
-    mae_sum: float = 0.0
-    mfe_sum: float = 0.0
-    hold_sum: float = 0.0
-    imbalance_n: int = 0
-    imbalance_sum: float = 0.0
-    spread_n: int = 0
-    spread_sum: float = 0.0
-    tape_delta_sum: float = 0.0
+    trade_count: int
+    wins: int
+    pnl_usd: float
+    volume: int
+    r_n: int
+    r_sum: float
+    r_squares: float
+    mae_sum: float
+    mfe_sum: float
+    hold_sum: float
+    imbalance_n: int
+    imbalance_sum: float
+    spread_n: int
+    spread_sum: float
+    tape_delta_sum: float
     structures: dict[str, int] = {}
     entry_reasons: dict[str, int] = {}
     exit_reasons: dict[str, int] = {}
@@ -120,7 +120,7 @@ def digest_day(
     return made
 
 
-class _Trade(msgspec.Struct, kw_only=True):
+class _Trade(msgspec.Struct):
     mode: str
     symbol: str
     setup: str
@@ -165,7 +165,7 @@ def _trade(row: Mapping[str, Any]) -> _Trade | None:
             "exit_reason": labels["exit_reason"],
         }
         return msgspec.convert(values, _Trade)
-    except (msgspec.MsgspecError, KeyError, TypeError, ValueError, ZeroDivisionError):
+    except (msgspec.MsgspecError, KeyError, TypeError, ZeroDivisionError):
         return None
 
 
@@ -224,18 +224,18 @@ def _group(mode: str, name: str, trades: Sequence[_Trade]) -> TradeGroup:
     return made
 
 
-def merged(groups: Sequence[TradeGroup]) -> TradeGroup:
-    """The groups of several days as one; all of one mode and name."""
-    made = TradeGroup(mode=groups[0].mode, name=groups[0].name)
+def merged(mode: str, name: str, groups: Sequence[TradeGroup]) -> TradeGroup:
+    """The groups of several days as one; all of them have this mode and name."""
+    made: dict[str, Any] = {}
     for field in msgspec.structs.fields(TradeGroup):
         values = [getattr(group, field.name) for group in groups]
         if field.type is float:
-            setattr(made, field.name, math.fsum(values))
+            made[field.name] = math.fsum(values)
         elif field.type is int:
-            setattr(made, field.name, sum(values))
+            made[field.name] = sum(values)
         elif field.type is not str:
-            setattr(made, field.name, added(values))
-    return made
+            made[field.name] = added(values)
+    return TradeGroup(mode=mode, name=name, **made)
 
 
 def added(counts: Iterable[Mapping[str, int]]) -> dict[str, int]:

@@ -74,7 +74,7 @@ def decode(data: bytes, where: str) -> Memory:
         memory = json_value(data, dict[str, Any])
         known = memory["schema_version"] == SCHEMA_VERSION
         sound = known and memory["hash"] == _hash(memory) and bool(days_of(memory))
-    except (msgspec.MsgspecError, KeyError, TypeError):
+    except (msgspec.MsgspecError, KeyError):
         known = sound = False
     if not sound:
         what = "is damaged" if known else f"does not have schema version {SCHEMA_VERSION}"
@@ -138,7 +138,7 @@ def _over_days(days: list[DaySummary], what: str) -> list[TradeGroup]:
     for day in days:
         for group in getattr(day, what):
             by_key.setdefault((group.name, group.mode), []).append(group)
-    return [merged(by_key[key]) for key in sorted(by_key)]
+    return [merged(mode, name, by_key[name, mode]) for name, mode in sorted(by_key)]
 
 
 def _setup(group: TradeGroup) -> dict[str, Any]:
@@ -219,7 +219,7 @@ def _recommended(group: TradeGroup) -> dict[str, Any]:
 
 
 def memory_given(home: Home) -> dict[str, Any] | None:
-    """What a run tells strategies about earlier days, for `RunParams.build(memory=...)`; None without memory.
+    """The memory of earlier days passed to strategies, for `RunParams.build(memory=...)`; None without memory.
 
     Raises:
         HarvesterError: memory_latest.json is damaged.

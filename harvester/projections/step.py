@@ -1,4 +1,4 @@
-"""What the market gives the projections for one batch, and what they add to it for those after them."""
+"""The result of the market for one batch, with what each projection adds for the later ones."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ class Step:
         controls: every request and notice of the batch.
         runs: the run starts among them, parsed.
         clocks: shape (n, 2) int64: seq and ts of each clock event.
-        closed: bucket rows handed out, dtype `tables.ROW`; `decision_seq` is the clock that closed them.
+        closed: bucket rows handed out, dtype `state_arrays.ROW`; `decision_seq` is the clock that closed them.
         quotes, trades: dtypes `interval.QUOTES` and `interval.TRADES`.
         happenings: what the projections before this one derived, in seq order.
         candles: completed candles, dtype `candles.CANDLE`; None before `Candles` has folded the step.

@@ -1,4 +1,4 @@
-"""Many dates at once: each in a process of its own, the same files and the same answers as one after the other."""
+"""Project several dates in parallel, one process per date; files and results are the same as one after the other."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 SALVAGED = "salvaged"  # below the folder written into
 _LOOK_S = 0.1
-_told: Any = None  # a worker's queue of (date, events folded, events there are)
+_progress_queue: Any = None  # of a worker process: (date, events folded, total events)
 
 
 @dataclass(frozen=True)
@@ -52,17 +52,17 @@ class TaskFailure:
     exit_code: int
 
     def error(self) -> HarvesterError:
-        """The error to end with."""
+        """The error to raise in the parent process."""
         error = HarvesterError(self.what)
         error.exit_code = self.exit_code  # of the error in the other process
         return error
 
 
 def dates_of(home: Home, named: Sequence[str], first: str | None, last: str | None) -> list[date]:
-    """The dates asked for: those named, and every recorded one from `first` to `last`, in order, each once.
+    """The requested dates: those named, and every recorded one from `first` to `last`, in order, each once.
 
     Raises:
-        BadSetting: none was named, or nothing was recorded between the two.
+        BadSetting: no date was given, or nothing was recorded between the two.
     """
     found = {parse_date(text) for text in named}
     if first is not None or last is not None:
@@ -72,15 +72,15 @@ def dates_of(home: Home, named: Sequence[str], first: str | None, last: str | No
             raise BadSetting(f"no date is recorded from {begin} to {end} under {home.root}; see `hv log ls`")
         found |= between
     if not found:
-        raise BadSetting("which date? name it with --date, or a range with --from and --to")
+        raise BadSetting("no date given; use --date, or --from and --to for a range")
     return sorted(found)
 
 
 def project_date(task: ParallelTask, progress: Progress | None = None, disk: Disk | None = None) -> ProjectedSummary:
-    """Project one date, unless its log, the code, the wishes and the files are those of the last time."""
+    """Project one date, unless its log, the code, the options and the files are unchanged since the last time."""
     home, day = Home(Path(task.root)), parse_date(task.trading_date)
     out = None if task.out is None else Path(task.out)
-    # Without --salvage the fold compares what it reads, on the other processors.
+    # Without --salvage the fold compares checksums while it reads, in other threads.
     log = open_day(day, home, check=task.salvage, salvage=task.salvage)
     if log.damages:
         return _salvaged(log, home, out, task.symbols, progress, disk=disk)
@@ -88,9 +88,9 @@ def project_date(task: ParallelTask, progress: Progress | None = None, disk: Dis
     memo = ProjectMemo(home, log, out, task.symbols, live=live, disk=disk)
     if not task.force and (before := memo.unchanged()) is not None:
         try:
-            log.check()  # nothing is read: compare every byte all the same
+            log.check()  # nothing else reads the log: compare every byte here
         except DamagedLog:
-            open_day(day, home)  # says so again, unless the log was compacted in this moment
+            open_day(day, home)  # raises the same error, unless the log was compacted meanwhile
         return before
     made = fold_day(log, progress)
     summary = summary_of(made, write_artefacts(made, home, out, task.symbols, disk, live=live))
@@ -107,7 +107,7 @@ def _salvaged(
     *,
     disk: Disk | None,
 ) -> ProjectedSummary:
-    """Project what is good of a damaged date, into a folder of its own that nobody takes for the date's artefacts."""
+    """Project the good part of a damaged date into a separate folder, apart from the date's artefacts."""
     if not log.good:
         raise damaged_log(log.damages, log.good)
     made = fold_day(log, progress)
@@ -121,13 +121,13 @@ def _salvaged(
 def project_dates(
     tasks: Sequence[ParallelTask], jobs: int = 1, progress: Progress | None = None
 ) -> Iterator[ProjectedSummary | TaskFailure]:
-    """Project dates, `jobs` at a time; results come in the order of the tasks. One failing date stops no other.
+    """Project dates, `jobs` at a time; results are in the order of the tasks. A failing date does not stop the others.
 
-    `progress` is told (events folded, events there are) over all dates, begun or not; a date that need not be folded,
-    or cannot be, counts as folded once that is known.
+    `progress` is called with (events folded, total events) over all dates; a date that is skipped or fails counts as
+    folded from then on.
     """
     if jobs < 1:
-        raise BadSetting(f"--jobs {jobs}: at least one process has to do the work")
+        raise BadSetting(f"--jobs {jobs} is too small; it must be 1 or more")
     many = progress is not None and len(tasks) > 1
     seen = {task.trading_date: (0, _events(task)) for task in tasks} if many else {}
     for task, result in zip(tasks, _results(tasks, jobs, seen, progress), strict=True):
@@ -138,7 +138,7 @@ def project_dates(
 
 
 def _events(task: ParallelTask) -> int:
-    """How many events a date has by its journals; 0 when it cannot be opened, which is told in its turn."""
+    """Number of events of a date according to its journals; 0 when it cannot be opened, which is reported later."""
     try:
         return open_day(task.trading_date, Home(Path(task.root)), check=False).rows
     except HarvesterError:
@@ -176,7 +176,7 @@ def _cancel(futures: Sequence[Future[Any]]) -> None:
 
 
 def _hear(seen: dict[str, tuple[int, int]], progress: Progress | None, name: str, done: int, total: int) -> None:
-    """A date has got so far, or has got further by now: tell the sum over all dates."""
+    """Note the progress of one date, which never decreases, and report the sum over all dates."""
     before = seen.get(name, (0, 0))
     seen[name] = (max(done, before[0]), max(total, before[1]))
     if progress:
@@ -184,12 +184,12 @@ def _hear(seen: dict[str, tuple[int, int]], progress: Progress | None, name: str
 
 
 def _begin(queue: Any) -> None:
-    global _told  # noqa: PLW0603 - a worker process has one parent to tell
-    _told = queue
+    global _progress_queue  # noqa: PLW0603 - one per worker process
+    _progress_queue = queue
 
 
 def _work(task: ParallelTask) -> ProjectedSummary | TaskFailure:
-    return _attempt(task, lambda done, total: _told.put((task.trading_date, done, total)))
+    return _attempt(task, lambda done, total: _progress_queue.put((task.trading_date, done, total)))
 
 
 def _attempt(task: ParallelTask, progress: Progress | None) -> ProjectedSummary | TaskFailure:

@@ -1,4 +1,4 @@
-"""`hv project`: rebuild a date from its log, through the engine's one verb, and write the artefacts."""
+"""`hv project`: rebuild a date by folding its log, and write the artefacts."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ SCHEMAS: dict[str, pa.Schema] = {
     **TABLES,
     "health": HEALTH,
 }
-ROWS_A_STEP = 100_000  # how often progress is told
+ROWS_A_STEP = 100_000  # events between two progress reports
 
 
 def fold_day(
@@ -120,12 +120,12 @@ def _toggles(day: Day) -> dict[str, bool]:
 
 @dataclass
 class WrittenArtefacts:
-    """What `write_artefacts` put where.
+    """The result of `write_artefacts`.
 
     Attributes:
-        rows: by table, of what was written.
-        superseded: files of an unfinished day that were taken away.
-        open: positions still open on a day that is being recorded: they have no episode yet.
+        rows: number of rows written, by table.
+        superseded: files of the unfinished day that were deleted.
+        open: positions still open on a day that is being recorded; they have no episode yet.
     """
 
     files: list[Path] = field(default_factory=list)
@@ -146,12 +146,12 @@ def write_artefacts(
 ) -> WrittenArtefacts:
     """Write episodes, buckets, candles, signals, decisions, fills, health; below `out`, else in their usual places.
 
-    With `symbols` only of these, in files that carry them in their names. While the date is being recorded (`live`) a
-    position that is open is no episode yet.
+    With `symbols`, only theirs, in files with the symbols in their names. While the date is being recorded (`live`), an
+    open position is not an episode yet.
 
     Raises:
-        UnknownSymbol: the date holds no such symbol.
-        CannotRun: the disk refuses.
+        UnknownSymbol: a symbol was not recorded on the date.
+        CannotRun: a file cannot be written.
     """
     disk = disk or Disk()
     tables = tables_of(made, symbols)
@@ -175,18 +175,18 @@ def write_artefacts(
     written.files += [below / name for name in sorted(files)]
     if symbols is None:
         _supersede(below, files, made, disk, written)
-        if live:  # the recorder has gone on writing meanwhile: only what was written here can be judged
+        if live:  # the recorder goes on writing files: judge only those written here
             written.differences = [d for d in written.differences if d.what != "unexpected"]
     return written
 
 
 def being_recorded(home: Home, day: Day) -> bool:
-    """Whether the date goes on: a run has not ended, or a recorder holds the date."""
+    """Whether events may still be added: a run has not ended, or a recorder holds the date."""
     return not day.complete or recorder_holds(home.on(day.trading_date))
 
 
 def recorder_holds(paths: DatePaths) -> bool:
-    """Whether somebody who may add to the date holds its lock; `hv eod` adds nothing."""
+    """Whether a process that may add events holds the date's lock; `hv eod` does not add any."""
     holder = DateLock(paths).held_by()
     return holder is not None and holder.purpose != "eod"
 
@@ -194,7 +194,7 @@ def recorder_holds(paths: DatePaths) -> bool:
 def _supersede(
     below: Path, files: dict[str, bytes], made: ProjectResult, disk: Disk, written: WrittenArtefacts
 ) -> None:
-    """Take away what an earlier look at the unfinished day wrote, once its replacement is proven to be on disk."""
+    """Delete files of an earlier projection of the unfinished day, once their replacements are proven on disk."""
     found = episode_files.compare_day(below, files)
     stale = episode_files.superseded(found, made.documents)
     if not any(difference.path.relative_to(below).as_posix() in files for difference in found):
@@ -214,12 +214,12 @@ def project(
     progress: Callable[[int, int], None] | None = None,
     disk: Disk | None = None,
 ) -> tuple[ProjectResult, WrittenArtefacts]:
-    """Fold a date and write its artefacts, through `disk`.
+    """Fold a date and write its artefacts.
 
     Raises:
-        NoLog: nothing was recorded on it.
-        DamagedLog: its log is not what was written.
-        UnknownSymbol: it holds no such symbol.
+        NoLog: nothing was recorded on the date.
+        DamagedLog: its log is damaged.
+        UnknownSymbol: a symbol was not recorded on the date.
     """
     day = open_day(paths.trading_date, paths.home)
     live = being_recorded(paths.home, day)
@@ -230,10 +230,10 @@ def project(
 def bucket_artefact(
     made: ProjectResult, symbol: str, begin: int | None = None, end: int | None = None
 ) -> dict[str, Any]:
-    """The JSON artefact of one symbol's buckets, of the seconds that begin in [begin, end) (ns UTC, None = open).
+    """The JSON artefact of one symbol's buckets that begin in [begin, end) (ns UTC, None = open).
 
     Raises:
-        UnknownSymbol: the date holds no such symbol.
+        UnknownSymbol: the symbol was not recorded on the date.
     """
     check_symbols(made, [symbol])
     rows = of_symbols(with_gate_codes(made.tables["buckets"], made.tables["decisions"]), [symbol])

@@ -1,9 +1,9 @@
-"""What a projection of a date came to, and whether doing it again could give anything else.
+"""Remember the projection of a date, so that it is not repeated when its inputs and outputs are unchanged.
 
     temp/cache/projected/<date>-<target>.json
 
-The key covers the log's content, the code, the libraries that write the files, and what was asked for; the outputs
-are compared byte for byte through their BLAKE2b. A cache: without it, or when it is damaged, the date is folded.
+The key covers the log's content, the code, the libraries that write the files, and the options; the outputs are
+compared by their BLAKE2b. This is a cache: when it is missing or damaged, the date is folded.
 """
 
 from __future__ import annotations
@@ -28,19 +28,19 @@ if TYPE_CHECKING:
     from harvester.rebuild.project import WrittenArtefacts
     from harvester.rebuild.project_result import ProjectResult
 
-_CODE = (*FOLD, "artefacts", "rebuild")  # what folds, and what writes the files
+_CODE = (*FOLD, "artefacts", "rebuild")  # the code that folds, and the code that writes the files
 _LIBRARIES = ("numpy", "numba", "pyarrow", "polars", "msgspec")
 
 
 class ProjectedSummary(msgspec.Struct, kw_only=True):
-    """One date, projected.
+    """The summary of one projected date.
 
     Attributes:
-        rows: by table, of what was written.
-        open: positions still open on a day that is being recorded, which have no episode yet.
-        skipped: nothing had changed, so nothing was folded.
-        good: of a damaged date that was salvaged, the ranges of seq that were folded.
-        lost: and what is damaged; empty for a whole date.
+        rows: number of rows written, by table.
+        open: positions still open on a day that is being recorded; they have no episode yet.
+        skipped: whether nothing had changed, so that nothing was folded.
+        good: of a salvaged date, the ranges of seq that were folded.
+        lost: of a salvaged date, its damage; empty for an undamaged one.
     """
 
     trading_date: str
@@ -60,7 +60,7 @@ class ProjectedSummary(msgspec.Struct, kw_only=True):
 
 
 class MemoEntry(msgspec.Struct):
-    """The file: `outputs` are (path, BLAKE2b) of everything that was written, `check` the hash of all before it."""
+    """The file: `outputs` are (path, BLAKE2b) of every file written, `check` is the hash of all other fields."""
 
     key: str
     outputs: list[tuple[str, str]]
@@ -68,12 +68,12 @@ class MemoEntry(msgspec.Struct):
     check: str = ""
 
     def hash(self) -> str:
-        """Over everything but `check`."""
+        """Hash of all fields but `check`."""
         return _hash(msgspec.json.encode((self.key, self.outputs, self.summary)))
 
 
 def summary_of(made: ProjectResult, written: WrittenArtefacts) -> ProjectedSummary:
-    """What a script wants to know of a projection."""
+    """The summary of a projection and the files written."""
     return ProjectedSummary(
         trading_date=made.trading_date.isoformat(),
         content_hash=made.identity,
@@ -93,9 +93,9 @@ class ProjectMemo:
     """The last projection of one date to one target.
 
     Args:
-        out, symbols: as `project` takes them; each combination is a target of its own.
+        out, symbols: as for `project`; each combination is a separate target.
         live: whether the day is being recorded; the same log gives more episodes when it is over.
-        disk: what to write through.
+        disk: the file layer.
     """
 
     def __init__(
@@ -119,7 +119,7 @@ class ProjectMemo:
         self._key = _hash(msgspec.json.encode(parts))
 
     def unchanged(self) -> ProjectedSummary | None:
-        """The summary, when the same log, code and wishes gave exactly the files that are there now."""
+        """The last summary, if log, code, options and files are unchanged since; else None."""
         try:
             kept = json_value(self._path.read_bytes(), MemoEntry)
             same = kept.check == kept.hash() and kept.key == self._key and kept.outputs == self._outputs(kept.summary)
@@ -131,7 +131,7 @@ class ProjectMemo:
         return kept.summary
 
     def keep(self, summary: ProjectedSummary) -> None:
-        """Remember a projection that has just been written; a disk that refuses costs only the memo."""
+        """Store the summary of a projection; a disk error is ignored, because this is a cache."""
         try:
             kept = MemoEntry(self._key, self._outputs(summary), summary)
             kept.check = kept.hash()
@@ -141,7 +141,7 @@ class ProjectMemo:
             return
 
     def _outputs(self, summary: ProjectedSummary) -> list[tuple[str, str]]:
-        """Every file written, and whatever else lies among the date's episodes."""
+        """Path and hash of every file written, and of every other file among the date's episodes."""
         found = {str(path) for path in self._episodes.rglob("*") if path.is_file()}
         return [(name, _file_hash(name)) for name in sorted(found | set(summary.files))]
 

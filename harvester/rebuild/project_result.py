@@ -1,4 +1,4 @@
-"""What the fold of a whole date gives."""
+"""The result of folding a whole date."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ProjectResult:
-    """A date, folded.
+    """The result of folding a date.
 
     Attributes:
-        identity: content hash of the log; of a salvaged date, which has none, the seqs that were folded.
-        run: the last one.
+        identity: content hash of the log; for a salvaged date, which has none, the seqs that were folded.
+        run: name of the last run.
         last_ts: ts_recv of the last event, ns UTC.
-        digests: one per projection, after the last event and before `finish`, as the live recorder's last ones.
+        digests: one per projection, after the last event and before `finish`, like the recorder's last ones.
         tables: every finished row, by table name.
-        health: the summary every artefact carries.
-        toggles: those recorded with the last run.
+        health: the health summary that every artefact contains.
+        toggles: the toggles recorded with the last run.
         runs: the date's runs, in order.
     """
 
@@ -59,11 +59,11 @@ class ProjectResult:
         return texts
 
     def files(self, documents: Sequence[str] | None = None, **toggles: bool) -> dict[str, bytes]:
-        """The episode files, all or those of some documents, under the recorded toggles or under these."""
+        """The episode files of all or some documents; `toggles` override the recorded ones."""
         return dict(self.each_file(self.documents if documents is None else documents, **toggles))
 
     def each_file(self, documents: Sequence[str], **toggles: bool) -> Iterator[tuple[str, bytes]]:
-        """The same, one after the other."""
+        """Yield the same files one by one."""
         chosen = self.toggles | {f"episode_{name}": value for name, value in toggles.items()}
         return episode_files.each_file(
             documents,
@@ -73,5 +73,5 @@ class ProjectResult:
 
 
 def open_at_end(episodes: pa.Table) -> pa.ChunkedArray:
-    """Which episodes are positions that were open when the log ended."""
+    """By episode, whether the position was open when the log ended; shape (rows,), bool."""
     return pc.fill_null(pc.equal(episodes["exit_reason"], DATA_END), False)

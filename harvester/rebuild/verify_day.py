@@ -1,4 +1,4 @@
-"""`hv verify`: is the log what was written, did live equal replay, and are the files on disk what the log gives?"""
+"""`hv verify`: compare the log with its checksums, live digests with replay, and the files on disk with the log."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 class LogPart(msgspec.Struct, kw_only=True):
-    """What re-reading every byte found."""
+    """The result of re-reading every byte of the log."""
 
     events: int
     bytes: int
@@ -40,14 +40,14 @@ class LogPart(msgspec.Struct, kw_only=True):
 
 
 class LivePart(msgspec.Struct, kw_only=True):
-    """Live digests against replay.
+    """The comparison of live digests with replay.
 
     Attributes:
-        points: digests the recorder wrote while it ran.
-        equal: those replay gives too.
-        books: of these the ones at which books were live; a day ends without any, once all is cancelled.
-        changed: those written by other code than this, which cannot be compared.
-        mismatches: (run, seq, projections) where the same code gave something else.
+        points: number of live digests in the log.
+        equal: how many of them replay gives too.
+        books: of the equal ones, how many cover live books; at the end of a day no book is live.
+        changed: how many were written by different code and cannot be compared.
+        mismatches: (run, seq, projections) where the same code gave another digest.
     """
 
     points: int = 0
@@ -58,11 +58,11 @@ class LivePart(msgspec.Struct, kw_only=True):
 
 
 class StreamsPart(msgspec.Struct, kw_only=True):
-    """The streams against each other, as `hv health` compares them: information, never a failure.
+    """The comparison of the streams with each other, as in `hv health`: information, never a failure.
 
     Attributes:
-        checks: comparisons by symbol and hour; `measured` of them had something to compare.
-        outside: those beyond their tolerance, as `reconcile.check_rows` gives them.
+        checks: number of comparisons by symbol and hour; `measured` of them had data to compare.
+        outside: those outside their tolerance, as returned by `check_rows`.
     """
 
     checks: int = 0
@@ -73,8 +73,8 @@ class StreamsPart(msgspec.Struct, kw_only=True):
 class VerifyResult(msgspec.Struct, kw_only=True):
     """The whole report; `files` are the episodes; `exit_code` is 0 clean, 1 damaged, 11 not equal, 12 other code.
 
-    `memory` lists damaged files of memory/versions, of any date. `broken_off` names the run that was killed last, when
-    nobody records on: what it left is compared all the same.
+    `memory` lists damaged files of memory/versions, of any date. `broken_off` names the last run if it was killed and
+    no recorder has continued it; its files are still compared.
     """
 
     trading_date: str
@@ -90,7 +90,7 @@ class VerifyResult(msgspec.Struct, kw_only=True):
 
 
 def verify(paths: DatePaths, progress: Callable[[str, int, int], None] | None = None) -> VerifyResult:
-    """Check a date; `progress` is told (what, done, total).
+    """Check a date; `progress` is called with (step, done, total).
 
     Raises:
         NoLog: nothing was recorded on that date.
@@ -171,7 +171,7 @@ def _code_of_runs(day: Day) -> dict[str, str]:
 
 
 def _broken_off(day: Day) -> str:
-    """Which run was killed, and where its log ends; "" when all have ended."""
+    """The run that was killed, and where its log ends; "" when all runs have ended."""
     if day.complete:
         return ""
     run = next(run for run in reversed(day.runs) if run.status == "running")
@@ -179,7 +179,7 @@ def _broken_off(day: Day) -> str:
 
 
 class _Remaining:
-    """What a killed recorder may have left undone: it writes an episode's file after the commit that ended it."""
+    """Files a killed recorder may not have finished: it writes an episode's file after the commit that ends it."""
 
     def __init__(self, made: ProjectResult, marks: Sequence[Mark]) -> None:
         last_commit = marks[-2].last_seq if len(marks) > 1 else 0
@@ -188,11 +188,11 @@ class _Remaining:
         self._half = {f"{folder}/.{name}.new" for folder, _, name in (n.rpartition("/") for n in self._files)}
 
     def undone(self, name: str, what: str) -> str:
-        """Why a file is missing or half there, "" when that is no consequence of the kill."""
+        """Why a file is missing or incomplete; "" when the kill does not explain it."""
         if what == "missing" and name in self._files:
-            return "the recorder was killed before it wrote it; the next `hv record`, or `hv project`, does"
+            return "not written before the recorder was killed; the next `hv record` or `hv project` writes it"
         if what == "unexpected" and name in self._half:
-            return "half written when the recorder was killed; the next `hv record`, or `hv project`, replaces it"
+            return "half written when the recorder was killed; the next `hv record` or `hv project` replaces it"
         return ""
 
 
@@ -201,13 +201,13 @@ def _through(document: str) -> int:
 
 
 class _Findings(msgspec.Struct):
-    """What of an episode says by which event it was known."""
+    """The seq through which an episode's document was derived."""
 
     through_seq: int
 
 
 def _episodes(home: Home, made: ProjectResult, left: _Remaining | None) -> FilesPart:
-    """The episode files; what only `hv project` writes or takes away at a day's end may still be to do."""
+    """Compare the episode files; files that only `hv project` writes or deletes after the day are not differences."""
     folder = home.on(made.trading_date).episodes
     if not folder.is_dir() and made.documents:
         return FilesPart(note=f"not compared: no files; `hv project` writes the {len(made.documents)} episodes")

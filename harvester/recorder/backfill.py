@@ -76,13 +76,13 @@ class HistoryBackfill:
         self._continue()
 
     def new_run(self, focus: Sequence[RequestTarget]) -> None:
-        """A new run begins: request everything again."""
+        """Request everything again, for a new run."""
         self._settled.clear()
         self._in_flight.clear()
         self.start(focus)
 
     def connection_lost(self) -> None:
-        """No request in flight will be answered; `start` repeats them on the next connection."""
+        """Forget requests in flight, which will not be answered; `start` repeats them on the next connection."""
         self._stop_requests()
         self._in_flight.clear()
 

@@ -37,11 +37,11 @@ class ClockEvents:
             await asyncio.sleep(0)
 
     def tick(self) -> None:
-        """Write one event now, and let the session see what has arrived since the last."""
+        """Write one event now, and pass the session the message counts since the last one."""
         wall, now = self._clock.wall(), self._clock.now()
         self._inbox.put_clock()
         self._session.received(self._inbox.take_counts())
-        if isinstance(self._clock, MachineClock):  # every other clock is its own wall
+        if isinstance(self._clock, MachineClock):  # other clocks have no separate wall clock
             self._check_wall(wall - now)
 
     def _check_wall(self, offset: int) -> None:

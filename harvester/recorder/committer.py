@@ -39,7 +39,7 @@ class Committer:
     """Commits the inbox of a session.
 
     Attributes:
-        run: the run under way, or the last one; None before `begin`.
+        run: the current run, or the last one; None before `begin`.
         runs: the runs that have ended.
         last_commit: the newest commit; `last_commit_real_ns` is when it ended, monotonic real time.
         end_ns: market time at which the recording ends, ns UTC; None for never, and before it is decided.
@@ -94,7 +94,7 @@ class Committer:
         return RecordingRun.open(self._home.on(day), self._settings, reopen=self._reopen, disk=self._disk)
 
     def _boundary(self) -> None:
-        """Market time has reached the end of the trading date: cut here, go on in the next run.
+        """End the run here, because market time has reached the end of the trading date, and begin the next.
 
         A clock event at the boundary closes the date's last bucket, and all that a leaping clock has skipped.
         """
@@ -122,7 +122,7 @@ class Committer:
         """Commit every `commit_seconds`, or sooner when a commit is full, until cancelled."""
         while True:
             await self._pace.within(self._inbox.filled, self._settings.commit_seconds)
-            # Shielded: what has been taken from the inbox must reach the log however this task ends.
+            # Shielded: items taken from the inbox must reach the log even if this task is cancelled.
             self._committing = asyncio.ensure_future(self._commit())
             await asyncio.shield(self._committing)
 

@@ -91,7 +91,7 @@ class Contracts:
             lookup.lost = True
             lookup.finish()
 
-    # called by the session, to ask
+    # called by the session, for requests
 
     async def resolve(self, symbols: Iterable[str]) -> list[RequestTarget]:
         """Look up every symbol, in order. If the line is lost, wait for the next connection and go on.
@@ -139,12 +139,12 @@ class Contracts:
             raise GatewayError(f"the gateway refused to look up {symbol!r} ({code}: {text})")
         wanted = EXCHANGE_NAMES.get(settings.primary_exchange, settings.primary_exchange)
         listed = [t for t in lookup.matches if EXCHANGE_NAMES.get(t.primary_exchange, t.primary_exchange) == wanted]
-        chosen = (listed or lookup.matches)[0]  # of several, the one on the preferred exchange, else the first
+        chosen = (listed or lookup.matches)[0]  # if several match: the one on the preferred exchange, else the first
         self._check_hours(chosen, *lookup.hours[chosen.con_id])
         return chosen
 
     async def _answer(self, symbol: str) -> ContractLookup:
-        """Ask until the answer is not a pacing refusal or a dropped message, with growing pauses."""
+        """Repeat the request, with growing pauses, while the answer is a pacing refusal or it was dropped."""
         line, pauses = self._line, iter(subs.PACING_S)
         until = line.pace.patience() + round(line.settings.timeout_seconds * SECOND_NS)
         while True:

@@ -13,12 +13,12 @@ if TYPE_CHECKING:
     from harvester.gateway.connection import Connection
     from harvester.recorder.back_pressure import BackPressure
 
-DRAIN_S, DRAIN_TURNS = 0.1, 600  # real seconds between two looks, and how many
-QUIET_TURNS = 10  # as many looks without a byte: nothing is in flight
+DRAIN_S, DRAIN_TURNS = 0.1, 600  # real seconds between two checks, and their number
+QUIET_TURNS = 10  # after this many checks without a byte nothing is in flight
 
 
 class Ending:
-    """Waits for an end. In lockstep market time stands still from then on until `release`."""
+    """Waits for the end. In lockstep, market time is then constant until `release`."""
 
     def __init__(self, clock: Clock, connection: Connection, pressure: BackPressure) -> None:
         self._clock, self._connection, self._pressure = clock, connection, pressure
@@ -32,7 +32,7 @@ class Ending:
     async def due(self, until_ns: int) -> None:
         """Wait for a market time, ns UTC, or for the last one of a clock that ends earlier.
 
-        A clock that leaps has left data behind in flight; that is waited for.
+        With a clock that jumps, earlier data may still be in flight; it is waited for.
         """
         await self._clock.sleep_until(min(until_ns, getattr(self._clock, "final_ns", until_ns)))
         if getattr(self._clock, "leaps", False):
@@ -40,7 +40,7 @@ class Ending:
         self._hold()
 
     def release(self) -> None:
-        """Let a lockstep clock go on."""
+        """Let a lockstep clock continue."""
         self._held.close()
 
     def _hold(self) -> None:

@@ -36,7 +36,7 @@ RAW_CHARACTERS_MAX = 65_536  # of one `raw` row that keeps undecodable bytes
 
 
 class LinkListener(Protocol):
-    """Hears what happens on a line; every call comes from the event loop."""
+    """Receives the events of a line; every call comes from the event loop."""
 
     def message(self, fields: list[str]) -> None:
         """A control message has arrived; it is in the inbox already."""

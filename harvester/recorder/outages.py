@@ -1,4 +1,4 @@
-"""Outages of the feed: their begin and end as notices, and how many there were."""
+"""Outages of the feed: a notice at the begin and the end of each, and their number."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Outages:
         self.count = 0
 
     def begin(self, cause: str) -> None:
-        """The feed is gone."""
+        """Begin an outage."""
         if not self._under_way:
             self._under_way = True
             self.count += 1
@@ -35,7 +35,7 @@ class Outages:
             logger.warning("outage begins", cause=cause, planned=planned or "no")
 
     def end(self, cause: str) -> None:
-        """The feed is back."""
+        """End the outage."""
         if self._under_way:
             self._under_way = False
             self._inbox.notice(Own.OUTAGE_END, f"feed back: {cause}")

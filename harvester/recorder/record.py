@@ -1,12 +1,12 @@
-"""`record`: one gateway's market data into the log of each trading date, until it ends.
+"""`record`: write one gateway's market data to the log of each trading date, until the recording ends.
 
-inbox        inbox.py           everything in arrival order
-session      session.py         the conversation with the gateway
-committer    committer.py       the run of each trading date: commits and folds, in a worker thread
-clock        clock_events.py    one `clock` event each market second
-watchdogs    watchdogs.py       disk, back pressure, a market clock that goes back
-ending       ending.py          when it ends
-screen       screen.py          what a person sees of it
+inbox        inbox.py           queues everything in arrival order
+session      session.py         sends requests to the gateway, reacts to messages
+committer    committer.py       commits and folds the run of each trading date, in a worker thread
+clock        clock_events.py    writes one `clock` event each market second
+watchdogs    watchdogs.py       check the disk, back pressure, the market clock
+ending       ending.py          waits for the end: a signal or a market time
+screen       live_screen.py     shows the recording
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ LOOK_UP_S = 10.0  # real seconds the gateway gets to answer about contracts befo
 
 
 class Recorder:
-    """Wires the parts of one recording; screens read its attributes."""
+    """Connects the parts of one recording; screens read its attributes."""
 
     def __init__(
         self, settings: Settings, home: Home, clock: Clock, *, disk: Disk | None = None, reopen: bool = False
@@ -136,7 +136,7 @@ class Recorder:
         return looking_up
 
     async def _until_done(self, looking_up: asyncio.Future[None], stop: asyncio.Event, until_ns: int | None) -> None:
-        """Run all parts until an end is due or one of them fails."""
+        """Run all parts until the recording should end or one of them fails."""
         watchdogs = run_watchdogs(self.settings, self.home, self.clock, self.inbox, self._pressure)
         work = (*self._early, self.committer.commits(), watchdogs, self._subscribe(looking_up))
         tasks = [asyncio.ensure_future(w) for w in work]

@@ -1,15 +1,15 @@
 """The session with the gateway: look up contracts, subscribe, react to messages, subscribe again after a loss.
 
-    line         line.py            the connection, over all its losses
-    contracts    contracts.py       which contract a symbol is
-    subscriber   subscriber.py      asks for streams, within IB's limits
-    backfill     backfill.py        asks for histories
+    line         link.py            the connection, across reconnects
+    contracts    contracts.py       looks up the contract of each symbol
+    subscriber   subscriber.py      subscribes to streams, within IB's limits
+    backfill     backfill.py        requests histories
     errors       stream_errors.py   reacts to an error about one stream
-    heartbeat    heartbeat.py       asks a silent line whether it is alive
+    heartbeat    heartbeat.py       tests a silent line
 
 Every message is in the inbox before the session reacts to it, every request before it is sent. The session reacts
 before they are committed (law 1 allows it): its reactions are requests and notices, which are logged as well. Nothing
-that a replay could see, no fold, decision or figure, rests on an uncommitted event.
+that a replay could see (a fold, a decision, a figure) depends on an uncommitted event.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Silent streams: those without rows while others have some, and those that ended in an outage of the gateway."""
+"""Silent streams: those without rows while others have some, and those lost in an outage of the gateway."""
 
 from __future__ import annotations
 

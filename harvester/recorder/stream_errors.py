@@ -1,4 +1,4 @@
-"""Reactions to the gateway's errors about one subscription: note a refusal, ask again, or ask for something else."""
+"""React to the gateway's errors about one subscription: note a refusal, or request the same or another stream."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class StreamErrors:
             self._ask_other_depth(sub, code)
 
     def _ask_other_depth(self, sub: StreamSubscription, code: int) -> None:
-        """Ask under the exchange's other name, else for SMART depth, which needs another permission."""
+        """Request the exchange's other name, else SMART depth, which needs another permission."""
         other = OTHER_NAMES.get(sub.params["exchange"])
         if code == codes.UNKNOWN_CONTRACT and other and sub.params["exchange"] == sub.target.primary_exchange:
             stream, params = Stream.DEPTH, {**sub.params, "exchange": other}

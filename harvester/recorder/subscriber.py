@@ -1,4 +1,4 @@
-"""Subscribing: ask for the streams of every symbol within IB's limits, and ask again for those that ended."""
+"""Subscribe to the streams of every symbol within IB's limits, and again to those that ended."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ if TYPE_CHECKING:
 
 
 class RetryPauses:
-    """How long to wait before the next try: longer with every try in a row, short again after a steady stream."""
+    """The pause before the next try: longer with every try in a row, short again after a steady stream."""
 
     def __init__(self) -> None:
         self._tries: dict[tuple[int, Stream], int] = {}
 
     def next(self, sub: StreamSubscription, pauses: Sequence[float]) -> float:
-        """The pause of one more try, one of `pauses`."""
+        """Count one more try and return its pause, one of `pauses`."""
         tries = 0 if sub.was_steady else self._tries.get(sub.key, 0)
         self._tries[sub.key] = tries + 1
         return pauses[min(tries, len(pauses) - 1)]
 
 
 class Subscriber:
-    """Keeps the streams of `targets` subscribed on a line. What is subscribed is in the registry."""
+    """Keeps the streams of `targets` subscribed on a line. The registry lists the subscriptions."""
 
     def __init__(self, line: GatewayLink, registry: SubscriptionRegistry, backfill: HistoryBackfill) -> None:
         self.targets: Sequence[RequestTarget] = ()
@@ -40,12 +40,12 @@ class Subscriber:
         self._pauses = RetryPauses()
         self._tasks: list[asyncio.Task[None]] = []
         self._exhausted: set[Stream] = set()  # IB grants no more lines of these
-        self._round = 0  # rises with every `start`: what an earlier round still waits to ask is dropped
+        self._round = 0  # increases with every `start`: waiting requests of an earlier round are dropped
         self._turn = 0  # of the depth lines
 
     @property
     def plan(self) -> SubscriptionPlan:
-        """What is to be subscribed now."""
+        """The streams to subscribe now."""
         return SubscriptionPlan(self._line.settings, self.targets, self._turn)
 
     def start(self) -> None:
@@ -57,18 +57,18 @@ class Subscriber:
         self._tasks = [self._line.tasks.spawn(work) for work in (self._subscribe_all(), self._rotate_depth())]
 
     def restate(self, sub: StreamSubscription) -> None:
-        """Write the request of a subscription into the log once more; nothing is sent."""
+        """Write the request of a subscription into the log again; nothing is sent."""
         row = request_row(Action.SUBSCRIBE, sub.stream, sub.target, sub.req_id, sub.params)
         self._line.inbox.put(Kind.REQUEST, row)
 
     def exhaust(self, streams: Iterable[Stream]) -> None:
-        """Ask for no further lines of these streams until the next `start`."""
+        """Request no further lines of these streams until the next `start`."""
         self._exhausted.update(streams)
 
     async def subscribe(
         self, stream: Stream, target: RequestTarget, params: Mapping[str, Any], *, again: bool = False
     ) -> None:
-        """Ask as soon as every limit allows it; `again`: for a line that was ours until now, so one is free."""
+        """Subscribe as soon as every limit allows it; `again`: it replaces a line that was granted, so one is free."""
         asked_in = self._round
         if stream in self._exhausted and not again:
             return
@@ -77,18 +77,18 @@ class Subscriber:
             self._ask(stream, target, params)
 
     async def renew(self, subs: Sequence[StreamSubscription]) -> None:
-        """Cancel subscriptions and ask for the same under new ids."""
+        """Cancel subscriptions and request the same under new ids."""
         for sub in subs:
             if await self._cancel(sub):
                 await self.subscribe(sub.stream, sub.target, sub.params, again=True)
 
     async def renew_later(self, sub: StreamSubscription, pauses: Sequence[float]) -> None:
-        """Cancel a subscription, and ask for the same after a pause that grows with every try in a row."""
+        """Cancel a subscription, and request the same after a pause that grows with every try in a row."""
         if await self._cancel(sub):
             await self.ask_again(sub, pauses)
 
     async def ask_again(self, sub: StreamSubscription, pauses: Sequence[float]) -> None:
-        """Ask for the same as a subscription that ended, under a new id, after such a pause."""
+        """Request the same as a subscription that ended, under a new id, after such a pause."""
         asked_in = self._round
         await self._line.pace.pause(self._pauses.next(sub, pauses))
         if asked_in == self._round:
@@ -105,7 +105,7 @@ class Subscriber:
         later = []
         for stream, target in plan.first():
             if self._line.limits.spaced(stream, target.con_id):
-                later.append((stream, target))  # what has to wait keeps nothing else waiting
+                later.append((stream, target))  # requests that must wait do not delay the others
             else:
                 await self.subscribe(stream, target, plan.params(stream, target))
         self._backfill.start(plan.focus)
@@ -138,7 +138,7 @@ class Subscriber:
     def _ask(self, stream: Stream, target: RequestTarget, params: Mapping[str, Any]) -> None:
         line = self._line
         if not line.connected:
-            return  # the next connection asks for everything again
+            return  # the next connection requests everything again
         req_id = line.new_req_id()
         self._registry.add(StreamSubscription(req_id, target, stream, params, line.inbox.last_ts, line.pace.now()))
         line.requester.subscribe(stream, target, req_id, params)

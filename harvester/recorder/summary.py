@@ -1,4 +1,4 @@
-"""What a recording recorded: its runs, what was granted, and why it ended."""
+"""The summary of a recording: its runs, granted streams, and the reason of its end."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class RecordedRun:
-    """What one run recorded."""
+    """The summary of one run."""
 
     trading_date: date
     run_id: str
@@ -23,7 +23,7 @@ class RecordedRun:
 
 @dataclass
 class RecordingSummary:
-    """What a recording recorded. `coverage` per symbol and stream; `reason` why it ended."""
+    """The summary of a recording. `coverage`: state per symbol and stream; `reason`: why it ended."""
 
     runs: list[RecordedRun] = field(default_factory=list)
     coverage: dict[str, dict[str, str]] = field(default_factory=dict)

@@ -26,6 +26,7 @@ from harvester.events.kinds import Kind
 from harvester.projections.engine import Engine
 from harvester.projections.run_params import package_digest
 from harvester.replay.snapshots import Snapshots
+from harvester.units import SECOND_NS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
     from harvester.home import Home
 
 EVERY_EVENTS = 50_000
-EVERY_NS = 60 * 1_000_000_000
+EVERY_NS = 60 * SECOND_NS
 _ROWS_A_STEP = 50_000
 
 

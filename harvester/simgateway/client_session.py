@@ -35,7 +35,7 @@ _RATE_CODE, _RATE_TEXT = 100, "Max rate of messages per second has been exceeded
 
 
 class SessionOwner(Protocol):
-    """What a session needs from its owner."""
+    """The interface a session needs from its owner."""
 
     settings: GatewaySettings
     elapsed: Callable[[], int]  # time for the limits, ns

@@ -1,4 +1,4 @@
-"""The first strategy in plain Python: what it is refused, and when it enters, from the symbol's buckets alone."""
+"""The first strategy in plain Python: its gates and entries, from the symbol's buckets alone."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from tests.reference.market import SECOND
 
 
 class Breakout:
-    """Keeps every mid since the last second without one, and looks back from the newest."""
+    """Keeps every mid since the last second without one."""
 
     def __init__(self, settings):
         self.settings = settings
-        self.mids = {}  # con_id → mids of the seconds behind each other
+        self.mids = {}  # con_id → mids of consecutive seconds
         self.rests = {}  # con_id → until when, ns UTC
 
     @property
     def flat_before(self):
-        """How long before the session's close it holds nothing any more, ns."""
+        """Time before the session's close from which it holds no position, ns."""
         return int(self.settings["flat_before_close_seconds"] * SECOND)
 
     def observe(self, bucket):
@@ -85,5 +85,5 @@ class Breakout:
 
 
 def tick(price):
-    """A cent, below a dollar a hundredth of it."""
+    """Price increment: a cent, below one dollar a hundredth of a cent."""
     return round(price, 2) if price >= 1 else round(price, 4)

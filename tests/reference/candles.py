@@ -1,8 +1,8 @@
-"""Candles in plain Python: a day as one list of samples, a candle as those of them that lie in its time.
+"""Candles in plain Python: a day is one list of samples, a candle the samples within its time.
 
-It shares no code with `harvester.projections`, and nothing is carried from one event to the next: whatever a candle
-needs is looked up in the whole day. Sums run from left to right, those of longer candles over thirty-second candles,
-which is what they are built of, so results compare bit for bit.
+It shares no code with `harvester.projections`, and keeps no state between events: every input of a candle is looked up
+in the whole day. Sums run from left to right, for longer candles over thirty-second candles, of which they are built,
+so results compare bit for bit.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ TIMEFRAMES = (*GRID, "1D")
 
 
 class Candle(NamedTuple):
-    """What happened to one symbol in [start, end), ns UTC; a bucket with a mid is a candle of one second."""
+    """The samples of one symbol in [start, end), ns UTC; a bucket with a mid is a candle of one second."""
 
     con_id: int
     symbol: str
@@ -40,7 +40,7 @@ class Candle(NamedTuple):
 
     @property
     def whole(self):
-        """It misses no more than a tenth of its seconds."""
+        """Whether it misses at most a tenth of its seconds."""
         seconds = (self.end - self.start) // SECOND
         return 10 * (seconds - self.samples) <= seconds
 
@@ -54,7 +54,7 @@ class Completed(NamedTuple):
 
     @property
     def row(self):
-        """As the table of candles has it."""
+        """As a row of the table of candles."""
         candle = self.candle
         return {
             "symbol": candle.symbol,
@@ -92,7 +92,7 @@ def grouped(parts, place):
 
 
 def joined(timeframe, parts, place):
-    """One candle of each group; the place of a part is the (start, end) of the candle it belongs to."""
+    """One candle per group; the place of a part is the (start, end) of its candle."""
     return [
         Candle(
             con_id, parts[0].symbol, timeframe, start, end,
@@ -105,7 +105,7 @@ def joined(timeframe, parts, place):
 
 
 def multiple(length):
-    """The place on a grid of so many seconds."""
+    """The place on a grid of this many seconds."""
 
     def place(part):
         start = part.start - part.start % (length * SECOND)
@@ -115,7 +115,7 @@ def multiple(length):
 
 
 class Day:
-    """What a day's events say beside its market: when its clocks are and what calendar is in force.
+    """The clocks of a day's events, and the calendar in force at each seq.
 
     `events` are kinds and rows, with their seqs.
     """
@@ -126,7 +126,7 @@ class Day:
         self.calendars = [(row["seq"], json.loads(row["params"]).get("calendar")) for row in starts]
 
     def completed(self, candles):
-        """Those behind whose end there is a clock, each with the first one."""
+        """The candles with a clock at or after their end, each with the first such clock."""
         found = []
         for candle in candles:
             at = bisect_left(self.clocks, (candle.end, 0))
@@ -136,7 +136,7 @@ class Day:
         return found
 
     def calendar(self, seq):
-        """That of the newest run before `seq`; a run that brings none goes on with the one before."""
+        """The calendar of the newest run before `seq`; a run without one keeps the previous calendar."""
         known = [calendar for start, calendar in self.calendars if calendar and start < seq]
         return known[-1] if known else None
 
@@ -147,7 +147,7 @@ class Day:
         return (hours["open_ns"], hours["close_ns"]) if hours else None
 
     def session_on(self, date, seq):
-        """(open, close) of a date (yyyy-mm-dd), as the calendar in force at `seq` knows it, or None."""
+        """(open, close) of a date (yyyy-mm-dd) in the calendar in force at `seq`, or None."""
         calendar = self.calendar(seq)
         if calendar is None:
             return None
@@ -164,7 +164,7 @@ def candles(buckets, day):
     seqs = {(half.candle.con_id, half.candle.start): half.seq for half in halves}
 
     def session(part):
-        """The session in force when this half minute completed, if it lies within."""
+        """The session in force when this half minute completed, if the half minute is within it."""
         hours = day.session(seqs[part.con_id, part.start])
         return hours if hours and hours[0] <= part.start and part.end <= hours[1] else None
 
@@ -176,6 +176,6 @@ def candles(buckets, day):
 
 
 def order(completed):
-    """By clock, end, timeframe, symbol; and two sessions that close together by their opens."""
+    """Order by clock, end, timeframe, symbol; two sessions with one close by their opens."""
     candle = completed.candle
     return completed.seq, candle.end, TIMEFRAMES.index(candle.timeframe), candle.con_id, candle.start

@@ -1,8 +1,8 @@
-"""Random days for candles and signals, from one seed: prices that keep a way, and what spoils candles.
+"""Random days for candles and signals, from one seed: prices with a trend, and everything that spoils candles.
 
-Symbols whose backfilled bars mostly went the way their price goes, so that signals are common; spreads around the
+Symbols whose backfilled bars mostly have the direction of their price, so that signals are common; spreads around the
 limit; numbers that are missing for about a tenth of some timeframe; clocks that are late, seldom or gone for a minute;
-bars around their end, corrected, senseless; feeds that change; runs that begin anew with another calendar.
+bars around their end, corrected, invalid; feeds that change; runs that restart with another calendar.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Begin(NamedTuple):
 @dataclass
 class Stock:
     con_id: int
-    way: int  # of most of its bars, and of its price to begin with
+    way: int  # direction of most of its bars, and of its price at first
     price: float = 50.0
     slope: float = 0.0  # a second
     noise: float = 0.0
@@ -58,7 +58,7 @@ def calendar(day: date) -> Calendar:
 class RandomDay:
     """Draws a day second by second; `events` gives it in order.
 
-    One of so many `seconds` misses nothing of its beginning, is calm, and keeps the exchange's session.
+    With `seconds` the day has that length, is calm, misses nothing at its beginning, and has the exchange's session.
     """
 
     def __init__(self, seed: int, begin: Begin, seconds: int = 0) -> None:
@@ -91,7 +91,7 @@ class RandomDay:
         return ts + missed * SECOND, ts + seconds * SECOND
 
     def own_session(self) -> ExchangeSession:
-        """A short one, as a product that trades around the clock would have a long one."""
+        """A short session, like the long one of a product that trades around the clock."""
         opens = self.now - self.now % (5 * MINUTE) + self.chance.choice((0, 0, 300)) * SECOND
         closes = opens + self.chance.choice((600, 900, 900, 1800)) * SECOND
         return ExchangeSession(opens, closes, opens, closes, half_day=False)
@@ -200,7 +200,7 @@ class RandomDay:
         self.add(Kind.QUOTE, ts, stream=3, bid=bid, ask=ask, bid_size=100.0, ask_size=100.0, **ids)
 
     def no_quote(self, stock: Stock) -> None:
-        """One side is gone, on whatever feed is in force."""
+        """Remove one side of the quote, on the feed in force."""
         if "bid_ask" in stock.requests:
             self.bid_ask(stock, self.now, *self.chance.choice(((None, stock.price), (stock.price, -1.0), (0.0, 0.0))))
         elif "l1" in stock.requests:
@@ -208,7 +208,7 @@ class RandomDay:
             self.add(Kind.TICK, self.now, msg=1, field=1, price=-1.0, size=0.0, **ids)
 
     def sides(self, stock: Stock) -> tuple[float, float]:
-        """Bid and ask: in cents; or in binary fractions 12 bps of the mid or a little more.
+        """Bid and ask in cents, or with a spread of 12 bps of the mid, or a little more, in binary fractions.
 
         At the limit the last bit of the ask is one too many in one second and one too few in the next: no spread of a
         second is 12 bps exactly, but then their average is. Now and then there are more bits, or fewer.
@@ -254,7 +254,7 @@ class RandomDay:
         self.add(Kind.BAR, ts, chance.choice((-1, 0, 1)), con_id=stock.con_id, req_id=90, **row)
 
     def late_bars(self) -> None:
-        """Bars around their end, and some once more with other prices."""
+        """Bars around their end, and some again with other prices."""
         session = self.calendar.session
         if self.now % HOUR == 0:
             self.around("1 hour", self.now - HOUR)
@@ -277,7 +277,7 @@ class RandomDay:
         getattr(self, f"trouble_{what}")()
 
     def trouble_source(self) -> None:
-        """A symbol loses one of its feeds, or has it again."""
+        """End one of a symbol's feeds, or subscribe it again."""
         stock = self.chance.choice(self.stocks)
         stream = self.chance.choice(("bid_ask", "bid_ask", "l1"))
         if stream in stock.requests:
@@ -298,7 +298,7 @@ class RandomDay:
         self.connect()
 
     def trouble_gap(self) -> None:
-        """Nothing is heard, not even a clock."""
+        """A gap without any event, not even a clock."""
         self.now += self.chance.choice((25, 95, 240)) * SECOND
 
     def trouble_restart(self) -> None:
@@ -317,7 +317,7 @@ class RandomDay:
         self.run_start()
 
     def other(self, hours: ExchangeSession) -> ExchangeSession:
-        """The session with another close, and now and then another open."""
+        """The session with another close, and sometimes another open."""
         closes = hours.close_ns + self.chance.choice((-330, -60, 60, 330)) * SECOND
         opens = hours.open_ns - self.chance.choice((0, 0, 0, 60)) * SECOND
         return msgspec.structs.replace(hours, open_ns=opens, close_ns=closes)

@@ -16,7 +16,7 @@ REFUSED = {101, 200, 309, 310, 316, 321, 322, 354, 10089, 10092, 10168, 10186, 1
 
 
 def present(x):
-    """The number, or None when IB means that there is none."""
+    """The number, or None for IB's marks of an absent one."""
     return x if x is not None and 0 < x < 1e300 else None
 
 
@@ -35,7 +35,7 @@ class Book:
     limit: int
     sides: tuple = field(default_factory=lambda: ([], []))
     known: set = field(default_factory=set)
-    inserted: set = field(default_factory=set)  # sides that ever had an insert; a reset does not forget it
+    inserted: set = field(default_factory=set)  # sides that ever had an insert, also before a reset
     bad: bool = False
     refill: bool = False  # emptied by a 317
     impossible: int = 0
@@ -85,7 +85,7 @@ class Book:
         self.known.add(side)
 
     def best(self, side):
-        """(price, size) over all visible rows that show something."""
+        """(price, size) over all visible rows with a size."""
         shown = [(price, size) for price, size, _ in self.visible(side) if size > 0]
         if not shown:
             return None, None
@@ -106,7 +106,7 @@ class Subscription:
 
 @dataclass
 class Second:
-    """What accumulates within one second."""
+    """The sums of one second."""
 
     touched: bool = False
     rows: int = 0
@@ -245,7 +245,7 @@ class Market:
         self.choose(sorted({s.con_id for s in subs}), seq, ts)
 
     def forget(self, row):
-        """1100: everything is unknown, the subscriptions stay."""
+        """1100: books and quotes are unknown, the subscriptions stay."""
         for sub in self.live:
             if sub.book:
                 sub.book.clear(refill=False)
@@ -255,7 +255,7 @@ class Market:
         self.choose(con_ids, row["seq"], row["ts_recv"])
 
     def choose(self, con_ids, seq, ts):
-        """Pick what each instrument uses from here on; a role that changes hands starts from nothing."""
+        """Choose the subscriptions each instrument uses from here on; a changed role starts empty."""
         for con_id in con_ids:
             inst = self.instruments[con_id]
             inst.now.touched = True
@@ -285,7 +285,7 @@ class Market:
     def on_hot(self, kind, row):
         held = self.held(row)
         if not held:
-            return  # dead or never asked for
+            return  # dead or never requested
         sub = held[0]
         inst = self.instruments[sub.con_id]
         inst.now.rows += 1

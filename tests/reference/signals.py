@@ -1,8 +1,8 @@
-"""Signals in plain Python: every minute of a day is judged by what had completed by then, looked up in the whole day.
+"""Signals in plain Python: every minute is judged by the candles completed by then, looked up in the whole day.
 
-It shares no code with `harvester.projections`. A minute that completes a minute or more after its end is no news and is
-not judged. 5m and 15m are the five and the fifteen minutes that ended last; 1h and 1D whatever ended last, be it of the
-day before, a bar before a candle of the same end, and of several bars of the same end the one that arrived last.
+It shares no code with `harvester.projections`. A minute that completes a minute or more after its end is too old and is
+not judged. 5m and 15m are the newest that ended; 1h and 1D the newest of any day, a bar before a candle with the same
+end, and of several bars with the same end the last to arrive.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ BARS = {"1 hour": "1h", "1 day": "1D"}
 
 
 class Part(NamedTuple):
-    """What one timeframe has to say: its way (1 up, -1 down), what it was made of, and when that ended (ns UTC)."""
+    """One timeframe's part of a signal: direction (1 up, -1 down), source, and the end of that source (ns UTC)."""
 
     end: int
     bar: bool
@@ -62,7 +62,7 @@ def end_of(bar, day):
 
 
 class Judged(NamedTuple):
-    """A minute that was news: its symbol, its clock, its way (1 BUY, -1 SELL, 0 neither), the signal if it is one."""
+    """A judged minute: its symbol, its clock, its direction (1 BUY, -1 SELL, 0 neither), and the signal, if any."""
 
     con_id: int
     seq: int
@@ -72,7 +72,7 @@ class Judged(NamedTuple):
 
 
 def judged(completed, events, day):
-    """Every minute that was news, in the order in which they completed. `completed` are the day's candles in order."""
+    """Every judged minute, in order of completion. `completed` are the day's candles in order."""
     whole = [c for c in completed if c.candle.whole]
     by_end = {(c.candle.con_id, c.candle.timeframe, c.candle.end): of_candle(c) for c in whole}
     known = parts_of_bars(events, day)
@@ -85,10 +85,10 @@ def judged(completed, events, day):
 
 
 def judge(minute, half, by_end, known):
-    """One minute; the 30s candle that ended with it, if any; whole candles by end; all there ever was of 1h and 1D."""
+    """Judge one minute, with the 30s candle that ended with it, whole candles by end, and all 1h and 1D sources."""
     con_id, end = minute.candle.con_id, minute.candle.end
     parts = {}
-    for name in ("1D", "1h"):  # of many minutes that a late clock completes, the first do not know what ended after
+    for name in ("1D", "1h"):  # a minute completed by a late clock must not use candles that ended after it
         before = [p for p in known.get((con_id, name), []) if p.seq <= minute.seq and (p.bar or p.end <= end)]
         parts[name] = max(before, default=None)
     for name in ("15m", "5m", "1m", "30s"):
@@ -119,7 +119,7 @@ def told(minute, half, parts, way):
 
 
 def alignments(minutes):
-    """(seq, ts, con_id, way) of every judged minute whose way is not that of its symbol's judged minute before."""
+    """(seq, ts, con_id, direction) of every judged minute whose direction changed for its symbol."""
     last, found = {}, []
     for minute in minutes:
         if minute.way != last.get(minute.con_id, 0):

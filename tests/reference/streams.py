@@ -1,4 +1,4 @@
-"""Random event streams: everything a gateway can get wrong, from one seed."""
+"""Random event streams with every fault of a gateway, from one seed."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Stream:
         self.asked: list[tuple[int, int, int, str]] = []  # con_id, epoch, request id, stream
         self.updaters = updaters  # share of the venues that hardly ever send anything but updates
         self.update_only: set[tuple[int, int]] = set()  # epoch, request id
-        self.calm = self.chance.random() < 0.6  # few impossible depth rows and notices, so that books stay good
+        self.calm = self.chance.random() < 0.6  # few impossible depth rows and notices, so that books remain good
         self.count: dict[tuple[int, int, int], int] = {}  # rows a calm book should have
         self.run_start()
 
@@ -85,7 +85,7 @@ class Stream:
             con_id, epoch, req, stream = self.chance.choice(self.asked)
         key = {"con_id": con_id, "epoch": epoch, "req_id": req}
         if self.chance.random() < 0.02:
-            stream = self.chance.choice(STREAMS)  # a row that does not belong under its request id
+            stream = self.chance.choice(STREAMS)  # a row of a kind that does not fit its request id
         getattr(self, f"row_{stream}")(key)
 
     def row_l1(self, key: dict[str, int]) -> None:
@@ -127,7 +127,7 @@ class Stream:
         )  # fmt: skip
 
     def reset(self) -> None:
-        """A 317; the calm venue begins anew, and now and then rows of the book before come late."""
+        """A 317; the calm venue sends its book again, sometimes with late rows of the old book."""
         depths = [asked for asked in self.asked if asked[1] == self.epoch and "depth" in asked[3]]
         if not depths:
             return

@@ -1,8 +1,8 @@
 """Simulated trading in plain Python, one event at a time: an order is a small record, a trade a list of fills.
 
-It shares no code with `harvester.projections`: it sees the day's events, asks the plain market of `market` for the
-quote in force and the prints, and walks every position through every one of them. Nothing is skipped, looked up ahead
-or carried in columns. Money is float with nine decimals, as the contract has it, so results compare as numbers.
+It shares no code with `harvester.projections`: it reads the day's events, takes the quote in force and the prints from
+the plain market of `market`, and applies every one to every position. Nothing is skipped, looked up ahead or stored in
+columns. Money is float with nine decimals, as specified, so results compare as numbers.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from typing import Any
 
 from tests.reference.market import MARKET_STREAMS, SECOND, Market, total
 
-LOST, BACK = (1100, -2), (1101, 1102, -1)  # the whole feed, as IB and the connection tell
-BEGINS, ENDS = -7, -8  # an outage in our own words, of the whole feed or of one symbol
+LOST, BACK = (1100, -2), (1101, 1102, -1)  # of the whole feed, from IB and the connection
+BEGINS, ENDS = -7, -8  # Harvester's own notices of an outage, of the whole feed or of one symbol
 SERIES = ("ts", "mark", "bid", "ask", "mid", "spread", "imbalance", "tape_buy", "tape_sell", "volatility_proxy")
 MINUTE = 60 * SECOND
 
@@ -26,7 +26,7 @@ def money(number):
 
 @dataclass
 class Order:
-    """`limit` None: at the market. A stop is at the market from when it is `triggered`."""
+    """An order; `limit` None is a market order, and so is a stop once `triggered`."""
 
     buy: bool
     quantity: int
@@ -50,7 +50,7 @@ class Order:
 
 @dataclass
 class Side:
-    """One side of the quote in force: its price, what it shows, and what of it we have taken at that price."""
+    """One side of the quote in force: price, size shown, and the size we have taken at that price."""
 
     price: float | None = None
     size: float = 0.0
@@ -68,7 +68,7 @@ class Side:
 
 @dataclass
 class Quote:
-    """The quote in force as trading knows it: an unknown or crossed one is not good, and leaves the sides alone."""
+    """The quote in force for trading: an unknown or crossed one is not good, and does not change the sides."""
 
     good: bool = False
     bid: Side = field(default_factory=Side)
@@ -86,7 +86,7 @@ class Quote:
 
 @dataclass
 class Seen:
-    """What happens now: a quote (`price` None) or a print; `size` is what of it is left for us."""
+    """The current observation: a quote (`price` None) or a print; `size` is what our orders may still take."""
 
     seq: int
     ts: int
@@ -97,7 +97,7 @@ class Seen:
 
 @dataclass
 class Trade:
-    """A decision and what comes of it."""
+    """A decision with its orders, fills and results."""
 
     con_id: int
     symbol: str
@@ -123,7 +123,7 @@ class Trade:
 
     @property
     def bought(self):
-        """Shares that came in, whichever way."""
+        """Shares of the entry, long or short."""
         return int(self.sum(("entry",)))
 
     @property
@@ -135,7 +135,7 @@ class Trade:
         return self.bought > 0 and self.open == 0
 
     def profit(self, price):
-        """USD before commission, what is open at `price`."""
+        """USD before commission, with the open quantity at `price`."""
         sign = 1 if self.plan.long else -1
         paid = self.sum(("entry",), lambda fill: fill["price"] * fill["quantity"])
         got = self.sum(("stop", "target", "exit"), lambda fill: fill["price"] * fill["quantity"])
@@ -143,7 +143,7 @@ class Trade:
 
 
 class Exchange:
-    """What one order does at one moment."""
+    """Match one order against one observation."""
 
     def __init__(self, quote, seen, costs):
         self.quote, self.seen, self.costs = quote, seen, costs
@@ -214,8 +214,8 @@ def commission(table, shares, value):
 class Trading:
     """Feed it a day with `on`, then `finish`; read `fills`, `decisions` and `episodes`, rows by column.
 
-    `strategies` makes them, by name from their settings. They observe closed buckets, decide (what they are refused
-    for, and a plan), are told when a trade is over, and say how long before the session's close they hold nothing.
+    `strategies` creates them by name from their settings. They observe closed buckets, return gates and a plan, are
+    called when a trade is over, and give the time before the session's close from which they hold no position.
     """
 
     def __init__(self, strategies):
@@ -224,17 +224,17 @@ class Trading:
         self.market = Market()
         self.quotes = {}
         self.terms = None
-        self.trades = []  # not over yet, oldest first
+        self.trades = []  # open trades, oldest first
         self.fills, self.decisions, self.episodes = [], [], []
         self.counts = {}
-        self.read = [0, 0, 0]  # quotes, prints and buckets of the market that are dealt with
+        self.read = [0, 0, 0]  # counts of the market's quotes, prints and buckets already processed
         self.buckets = []  # closed ones, as strategies see them
         self.depth_ts = {}  # start of the last second with a depth row
-        self.gates = {}  # (clock's seq, con_id, strategy) → what it was refused for
-        self.ended = []  # trades whose last second is not closed yet, with what is known of their episodes
+        self.gates = {}  # (clock's seq, con_id, strategy) → gates
+        self.ended = []  # trades whose last second is not closed yet, with their episodes so far
         self.dark = False  # the whole feed is gone
         self.outages = set()  # con_ids whose feed is gone, 0 = all
-        self.waiting = []  # what happened since the last clock, in order
+        self.waiting = []  # observations since the last clock, in order
         self.last = (0, 0)
 
     # ---- events --------------------------------------------------------------------------------------------------
@@ -262,7 +262,7 @@ class Trading:
         return new
 
     def outage(self, code, con_id):
-        """The quote is unknown until it changes next; the whole feed goes once until it is back."""
+        """Mark the quote unknown until its next change; a feed outage counts once until the feed is back."""
         if code == BEGINS and con_id:
             self.lose(con_id)
             self.outages.add(con_id)
@@ -277,7 +277,7 @@ class Trading:
             self.dark = False
 
     def finish(self):
-        """The date is over; what no clock has ended has not happened."""
+        """End the date; observations after the last clock are ignored."""
         seq, ts = self.last
         for happen, what in self.waiting:
             if happen == self.run_start:
@@ -347,7 +347,7 @@ class Trading:
             trade.best = (profit, ts)
 
     def lay_bracket(self, trade, fill):
-        """Stop and target for all that is held, from the next event on."""
+        """Stop and target for the whole position, from the next event on."""
         plan = trade.plan
         if trade.stop is None:
             terms = {"buy": not plan.long, "quantity": 0, "after": fill["seq"], "not_before": 0}
@@ -369,7 +369,7 @@ class Trading:
     # ---- runs and clocks -----------------------------------------------------------------------------------------
 
     def run_start(self, seq, ts, params):
-        """Nobody listened since the run before, so the feed is gone until something is subscribed."""
+        """Start a run: the feed counts as interrupted since the previous run, until a subscription."""
         self.dark = self.terms is not None
         self.lose(0)
         self.outages = set()
@@ -396,7 +396,7 @@ class Trading:
         self.hand_out(seq, ts)
 
     def judged(self, bucket):
-        """A bad book is told from none: without a depth row for a minute `book_good` is None."""
+        """Distinguish a bad book from none: without a depth row for a minute `book_good` is None."""
         con_id = bucket["con_id"]
         if bucket["depth_count"]:
             self.depth_ts[con_id] = bucket["ts"]
@@ -419,7 +419,7 @@ class Trading:
             self.leave(trade, "TIME_STOP", seq, ts)
 
     def leave(self, trade, reason, seq, ts):
-        """At the market instead of by the bracket; a trade on its way out stays on it."""
+        """Exit at the market instead of by the bracket, unless an exit already works."""
         trade.entry = None
         if not trade.bought:
             self.unfilled(trade, reason, seq, ts)
@@ -476,7 +476,7 @@ class Trading:
         self.tell(trade, ts)
 
     def tell(self, trade, ts):
-        """The strategy that took the decision learns that it is over, if it is still at work."""
+        """Notify the strategy of the decision that its trade is over, if it still runs."""
         if seat := self.seats.get((trade.strategy, trade.digest)):
             seat.finished(trade.con_id, ts)
 
@@ -492,7 +492,7 @@ class Trading:
     # ---- episodes ------------------------------------------------------------------------------------------------
 
     def over(self, trade, seq, ts, price):
-        """An episode; `price` is that of the quote it would have closed at, when the data ended before it did."""
+        """An episode; `price` is the closing quote when the data ended before the trade."""
         self.trades.remove(trade)
         nth = self.counts[trade.symbol] = self.counts.get(trade.symbol, 0) + 1
         entered = trade.sum(("entry",), lambda fill: fill["price"] * fill["quantity"])
@@ -524,7 +524,7 @@ class Trading:
         self.tell(trade, ts)
 
     def hand_out(self, seq, ts):
-        """Episodes whose last second is closed, with their series: from the second of the first fill to the exit's."""
+        """Episodes whose last second is closed, with series from the second of the first fill to that of the exit."""
         for trade, row in list(self.ended):
             begin, end = (row[name] - row[name] % SECOND for name in ("entry_ts", "exit_ts"))
             if ts < end + SECOND:

@@ -1,9 +1,9 @@
 """Random small days for the simulated trading, from one seed: thin markets around the brackets of the plans.
 
-Books that show nothing or a few shares; quotes that lock, cross and lose a side; numbers that are none; prints at, in
+Books that show nothing or a few shares; quotes that lock, cross and lose a side; absent numbers; prints at, in
 and beyond the quote that form the price or do not; sources that come and go; outages of the feed and of one symbol;
 gaps; restarts with the same and with other strategies, costs and latencies; clocks that are missing; sessions that end;
-and plans whose stop and target lie within a few cents.
+and plans whose stop and target are within a few cents.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ UNSET = 1.7976931348623157e308
 ODD = (None, -1.0, 0.0, UNSET)
 SIZES = (0.0, 1.0, 7.0, 30.0, 40.5, 100.0, 100.0, 500.0)
 PRINTED = (0.5, 1.0, 10.0, 40.0, 99.5, 300.0)
-LIVELY = (0.5, (1, 1, 1, 2, 2, 4, 9, 0, -1))  # how often a price moves, and how many cents bid and ask lie apart
+LIVELY = (0.5, (1, 1, 1, 2, 2, 4, 9, 0, -1))  # how often a price moves, and the spread in cents
 STILL = (0.02, (1, 1, -1))
 LATENCIES = (0.0, 0.0, 100.0, 250.5, 1500.0)
 
@@ -39,7 +39,7 @@ class DrawnSettings(msgspec.Struct, frozen=True):
 
 
 class Drawn:
-    """Enters where it was drawn, whatever the market does: its plans are by clock (ns UTC) and symbol."""
+    """Enters at drawn clocks, independent of the market: its plans are by clock (ns UTC) and symbol."""
 
     name = "drawn"
 
@@ -65,7 +65,7 @@ class Drawn:
 
 
 class DrawnBeside(Drawn):
-    """Another one in the same symbols."""
+    """Another such strategy in the same symbols."""
 
     name = "drawn_beside"
 
@@ -75,7 +75,7 @@ for one in (Drawn, DrawnBeside):
 
 
 class Stock:
-    """A symbol: where its price is, in cents, and what it is subscribed to."""
+    """A symbol: its price in cents, and its subscriptions."""
 
     def __init__(self, con_id: int, cents: int) -> None:
         self.con_id, self.cents = con_id, cents
@@ -98,7 +98,7 @@ class TradingDay:
         self.busy = chance.choice(self.BUSY)
         self.restless, self.widths = chance.choice((LIVELY, LIVELY, STILL))
         self.plans = {name: dict(self.draw(seconds)) for name in self.names}
-        if chance.random() < 0.5:  # both want the same
+        if chance.random() < 0.5:  # both strategies enter
             self.plans = dict.fromkeys(self.names, self.plans["drawn"])
         self.closes = START + chance.choice((seconds // 2, seconds * 3, seconds * 3)) * SECOND
         self.version, self.costs, self.latency = 1, "none", 100.0
@@ -106,7 +106,7 @@ class TradingDay:
         self.run_start()
         while self.now < self.end:
             self.second()
-        for _ in range(chance.choice((0, 0, 3))):  # behind the last clock
+        for _ in range(chance.choice((0, 0, 3))):  # after the last clock
             self.now += chance.choice((1, SECOND // 10))
             self.market()
 
@@ -266,7 +266,7 @@ class TradingDay:
             self.notice(-8, stock.con_id)
 
     def on_source(self) -> None:
-        """A stream goes, or one comes."""
+        """End a stream, or subscribe one."""
         stock = self.chance.choice(self.stocks)
         stream = self.chance.choice(("bid_ask", "bid_ask", "l1", "smart_depth", "all_last"))
         if stream in stock.requests:
@@ -283,7 +283,7 @@ class TradingDay:
 
     def on_connection(self) -> None:
         self.notice(-2)
-        self.market()  # of the connection that is gone
+        self.market()  # of the lost connection
         self.now += self.chance.choice((1, SECOND))
         self.epoch += 1
         self.notice(-1)
@@ -309,7 +309,7 @@ class TradingDay:
 
 
 class BreakoutDay(TradingDay):
-    """One on which the first strategy trades, which its settings allow often."""
+    """A market in which the first strategy trades often, with loose settings."""
 
     BUSY = (9, 20)
 

@@ -1,4 +1,4 @@
-"""Tick 8 against the tape in plain Python: every stretch as the list of what it was, judged when it is over."""
+"""Tick 8 against the tape in plain Python: every stretch is a list, evaluated when it is over."""
 
 from __future__ import annotations
 
@@ -44,12 +44,12 @@ class Stretch:
 
     @staticmethod
     def order(rises, place):
-        """(shares missed, what belongs to each hour) when prints come before (2) or after (3) their tick 8."""
+        """(shares missed, rows per hour) when prints come before (2) or after (3) their tick 8."""
         total = sum(rise for _, rise, *_ in rises)
         tape = sum(size for one in rises for _, size in one[place])
         lot = 100 if tape > 50 * total > 0 else 1
         found = [(hour, 0, rise * lot) for hour, rise, *_ in rises]
-        if place == 2:  # what was printed counts when its tick 8 comes
+        if place == 2:  # prints count at the time of their tick 8
             found += [(one[0], sum(size for _, size in one[2]), 0) for one in rises]
         else:
             found += [(hour, size, 0) for one in rises for hour, size in one[3]]

@@ -51,7 +51,7 @@ def _numbers(kind: Kind, data: pa.Buffer, places: Array) -> _Numbers | None:
     head = bytes(held[starts[0] : starts[0] + PREFIX_BYTES])
     size = PREFIX_BYTES + int.from_bytes(head[4:], "little")
     whole = size <= int(lengths.min()) and int((starts + lengths).max()) <= len(held)
-    if not whole or head[:4] != CONTINUATION or (starts % WORD).any():
+    if not whole or not head.startswith(CONTINUATION) or (starts % WORD).any():
         return None
     layout = layout_of(bytes(held[starts[0] : starts[0] + size]), n_columns, buffers.count)
     if layout is None:
@@ -65,15 +65,15 @@ def _numbers(kind: Kind, data: pa.Buffer, places: Array) -> _Numbers | None:
     of_columns = numbers[:, layout.nodes : layout.nodes + 2 * n_columns]
     of_buffers = numbers[:, layout.buffers : layout.buffers + 2 * buffers.count]
     nulls, offsets, sizes = of_columns[:, 1::2], of_buffers[:, ::2], of_buffers[:, 1::2]
-    body, each = numbers[:, layout.body, None], rows[:, None]
+    body, each = numbers[:, layout.body], rows[:, None]
     sound = (
         (numbers[:, layout.rows] == rows).all()
         and (of_columns[:, ::2] == each).all()
         and _within(nulls, each)
-        and (body[:, 0] == lengths - size).all()
-        and _within(each, body)
-        and _within(offsets, body)
-        and _within(sizes, body - offsets)
+        and (body == lengths - size).all()
+        and _within(rows, body)
+        and _within(offsets, body[:, None])
+        and _within(sizes, body[:, None] - offsets)
         and not (offsets % WORD).any()
         and (sizes >= buffers.needed(rows, nulls)).all()
     )
@@ -130,18 +130,19 @@ class Messages:
     def _one(self, place: tuple[int, int], kind: pa.DataType) -> pa.Array:
         """A column of the only message, not copied. `place`: index of the column and of its first buffer."""
         column, buffer = place
-        nulls = int(self._nulls[0, column])
+        (nulls,) = self._nulls[:, column].tolist()
         if nulls == self._total and self._no_bits(buffer):
             return _nulls(nulls, kind)
-        some = range(buffer, buffer + (3 if kind == pa.string() else 2))
-        held = [self._data.slice(int(self._begins[0, b]), int(self._sizes[0, b])) for b in some]
-        array = pa.Array.from_buffers(kind, self._total, [held[0] if nulls else None, *held[1:]], nulls)
+        some = slice(buffer, buffer + (3 if kind == pa.string() else 2))
+        (begins,), (sizes,) = self._begins[:, some].tolist(), self._sizes[:, some].tolist()
+        bits, *values = (self._data.slice(begin, size) for begin, size in zip(begins, sizes, strict=True))
+        array = pa.Array.from_buffers(kind, self._total, [bits if nulls else None, *values], nulls)
         array.validate(full=True)
         return array
 
     def _no_bits(self, buffer: int) -> bool:
         """Whether the validity bits mark every row of the only message as null."""
-        begin, (whole, rest) = int(self._begins[0, buffer]), divmod(self._total, 8)
+        (begin,), (whole, rest) = self._begins[:, buffer].tolist(), divmod(self._total, 8)
         bits = self._bytes[begin : begin + whole + 1]
         return not bits[:whole].any() and not (rest and bits[whole] & (1 << rest) - 1)
 
@@ -207,9 +208,8 @@ class Messages:
         if (begin < 0).any() or (end < begin).any() or (end > self._sizes[self._message, buffer + 2]).any():
             return None
         lengths = end - begin
-        first = (
-            self._begins[self._message, buffer + 2] + end - np.cumsum(lengths)
-        )  # offset of each text minus its offset in the output
+        # Offset of each text minus its offset in the output.
+        first = self._begins[self._message, buffer + 2] + end - np.cumsum(lengths)
         return lengths, self._bytes[np.repeat(first, lengths) + np.arange(lengths.sum())]
 
     def _texts_sliced(self, buffer: int) -> tuple[Array, Array] | None:

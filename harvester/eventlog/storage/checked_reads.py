@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from harvester.eventlog.storage.batch_messages import Messages
+from harvester.eventlog.storage.damage import in_short
 from harvester.eventlog.storage.ipc_streams import HEADER_BYTES_MAX, HEADERS, check_header, decode
 from harvester.eventlog.storage.prefetch import prefetch
 from harvester.eventlog.storage.sealed_lines import CHECK_BYTES
@@ -102,7 +103,7 @@ def rows_in(kind: Kind, messages: Messages, columns: Sequence[int]) -> pa.Record
     try:
         rows = messages.read(columns)
     except pa.ArrowException as error:
-        raise ValueError(f"not rows of {kind}: {' '.join(str(error).split())[:200]}") from None
+        raise ValueError(f"not rows of {kind}: {in_short(error)}") from None
     return None if rows is None else _sound(kind, rows, columns)
 
 

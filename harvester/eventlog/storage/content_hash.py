@@ -96,8 +96,7 @@ class _Fixed(_Column):
                 values = np.where(_present(array), values, self._dtype.type(0))
         if self._float and np.isnan(values).any():
             values = np.where(np.isnan(values), self._dtype.type(np.nan), values)
-        little = values.astype(self._dtype.newbyteorder("<"), copy=False)
-        self._stream.update(np.ascontiguousarray(little))
+        self._stream.update(np.ascontiguousarray(values, self._dtype.newbyteorder("<")))
 
     def _parts(self) -> Iterable[bytes]:
         return (self._label, self._stream.digest())
@@ -120,7 +119,7 @@ class _Text(_Column):
             array = array.cast(pa.large_binary())
         wide = array.type == pa.large_binary()
         if array.null_count:
-            array = array.fill_null(b"" if wide or array.type == pa.binary() else "")
+            array = array.fill_null("")
         _, offset_buffer, data = array.buffers()
         offsets = np.frombuffer(offset_buffer, np.int64 if wide else np.int32)[array.offset :][: len(array) + 1]
         self._lengths.update(np.diff(offsets).astype("<u4"))

@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from pathlib import Path
 
+    from harvester.events.kinds import Kind
+
 
 @dataclass(frozen=True)
 class Damage:
@@ -30,6 +32,16 @@ class Damage:
     def __str__(self) -> str:
         cost = f" (seq {self.first_seq}-{self.last_seq})" if self.last_seq else ""
         return f"{self.file} at byte {self.offset}: {self.what}{cost}"
+
+
+def in_short(error: Exception) -> str:
+    """The text of an Arrow error: one line of at most 200 characters."""
+    return " ".join(str(error).split())[:200]
+
+
+def other_columns(names: Sequence[str], kind: Kind) -> str:
+    """The text for a file whose columns are not those of its kind; it shows at most 40 names."""
+    return f"columns {names[:40]} are not those of kind {kind}"
 
 
 class BadBytes(Exception):

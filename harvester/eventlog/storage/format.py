@@ -153,7 +153,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def __post_init__(self) -> None:
         if (self.final is None) != (self.status == "running"):
             raise ValueError(f"status {self.status} contradicts final {self.final}")
-        if (self.storage == "stream") == (self.status == "compacted"):
+        if self.storage not in (("compacted", "parquet") if self.status == "compacted" else ("stream",)):
             raise ValueError(f"status {self.status} contradicts storage {self.storage}")
         kinds = [part.kind for part in self.tails]
         if (self.storage != "parquet" and kinds) or len(set(kinds)) != len(kinds):

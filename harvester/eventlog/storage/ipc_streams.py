@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
+from harvester.eventlog.storage.damage import in_short, other_columns
 from harvester.eventlog.storage.message_layout import CONTINUATION, PREFIX_BYTES
 from harvester.eventlog.storage.sequence_checks import schema_of
 from harvester.events.kinds import SCHEMAS, Kind
@@ -48,7 +49,7 @@ def header_length(data: bytes | memoryview) -> int:
         ValueError: `data` does not begin with a schema message.
     """
     length = PREFIX_BYTES + int.from_bytes(data[4:8], "little", signed=True)
-    if bytes(data[:4]) != CONTINUATION or not PREFIX_BYTES < length <= min(len(data), HEADER_BYTES_MAX):
+    if not bytes(data[:4]).startswith(CONTINUATION) or not PREFIX_BYTES < length <= min(len(data), HEADER_BYTES_MAX):
         raise ValueError("the stream does not begin with a schema")
     return length
 
@@ -68,7 +69,7 @@ def check_header(kind: Kind, data: bytes | memoryview) -> int:
     except (pa.ArrowException, OSError) as error:
         raise ValueError(f"the stream's schema cannot be read: {error}") from None
     if not schema.equals(SCHEMAS[kind]):
-        raise ValueError(f"the stream's columns {schema.names[:40]} are not those of kind {kind}")
+        raise ValueError(f"the stream's {other_columns(schema.names, kind)}")
     return length
 
 
@@ -86,13 +87,13 @@ def decode(kind: Kind, data: bytes, rows: int, columns: Sequence[int]) -> pa.Rec
         if sum(batch.num_rows for batch in joined) != rows:
             raise ValueError(f"{sum(batch.num_rows for batch in joined)} rows, the journal says {rows}")
     except (pa.ArrowException, OSError, OverflowError, MemoryError) as error:
-        raise ValueError(f"not an Arrow stream: {' '.join(str(error).split())[:200]}") from None
+        raise ValueError(f"not an Arrow stream: {in_short(error)}") from None
     if len(joined) != 1:
         raise ValueError(f"{len(joined)} chunks, expected 1")
     # Field metadata (units) may differ between versions; the returned schema is always this version's.
     schema = schema_of(kind, columns)
     if not joined[0].schema.equals(schema):
-        raise ValueError(f"columns {joined[0].schema.names[:40]} are not those of kind {kind}")
+        raise ValueError(other_columns(joined[0].schema.names, kind))
     return pa.RecordBatch.from_arrays(joined[0].columns, schema=schema)
 
 

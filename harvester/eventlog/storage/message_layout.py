@@ -37,35 +37,40 @@ class Layout(NamedTuple):
     buffers: int  # two words per buffer: offset within the body, length in bytes
 
 
+def _number(form: str, data: bytes, at: int) -> int:
+    """The only number of a `struct` format."""
+    (number,) = struct.unpack_from(form, data, at)
+    return int(number)
+
+
 class _Table:
     """A table of a flatbuffer: `field` returns the position of a field, 0 when it is omitted."""
 
     def __init__(self, data: bytes, at: int) -> None:
         self._data, self._at = data, at
-        self._fields = at - struct.unpack_from("<i", data, at)[0]
+        self._fields = at - _number("<i", data, at)
 
     def field(self, i: int) -> int:
-        (size,) = struct.unpack_from("<H", self._data, self._fields)
-        place = 4 + 2 * i
-        offset = struct.unpack_from("<H", self._data, self._fields + place)[0] if place < size else 0
-        return self._at + int(offset) if offset else 0
+        size, place = _number("<H", self._data, self._fields), 4 + 2 * i
+        offset = _number("<H", self._data, self._fields + place) if place < size else 0
+        return self._at + offset if offset else 0
 
     def pointed(self, i: int) -> int:
         """The position that field `i` points to, 0 when it is omitted."""
         at = self.field(i)
-        return at + int(struct.unpack_from("<I", self._data, at)[0]) if at else 0
+        return at + _number("<I", self._data, at) if at else 0
 
 
 def layout_of(metadata: bytes, n_columns: int, n_buffers: int) -> Layout | None:
     """The layout of a message with this metadata, prefix included; None if it is not a plain record batch."""
     try:
-        message = _Table(metadata, PREFIX_BYTES + struct.unpack_from("<I", metadata, PREFIX_BYTES)[0])
+        message = _Table(metadata, PREFIX_BYTES + _number("<I", metadata, PREFIX_BYTES))
         version, kind = message.field(0), message.field(1)
-        if struct.unpack_from("<h", metadata, version) != (_METADATA_V5,) or metadata[kind] != _RECORD_BATCH:
+        if _number("<h", metadata, version) != _METADATA_V5 or metadata[kind] != _RECORD_BATCH:
             return None
         batch = _Table(metadata, message.pointed(2))
         nodes, buffers = batch.pointed(1), batch.pointed(2)
-        counts = struct.unpack_from("<I", metadata, nodes) + struct.unpack_from("<I", metadata, buffers)
+        counts = _number("<I", metadata, nodes), _number("<I", metadata, buffers)
         places = (message.field(3), batch.field(0), nodes + 4, buffers + 4)
         compression, variadic, custom = batch.field(3), batch.field(4), message.field(4)
     except (struct.error, IndexError):

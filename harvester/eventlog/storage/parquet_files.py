@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from harvester.eventlog.storage.checked_reads import check_parts
+from harvester.eventlog.storage.damage import in_short, other_columns
 from harvester.eventlog.storage.format import Part, file_of
 from harvester.eventlog.storage.sealed_lines import checksum
 from harvester.eventlog.storage.sequence_checks import rows_problem, schema_of
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
 Pairs = list[tuple[int, int]]
 
 _LEVEL = 9
-_MAGIC_BYTES = 4
 _TRAILER_BYTES = 8  # length of the footer, uint32 little-endian, and PAR1
 _PAIRS_ROWS_MIN, _PAIRS_MAX = 1_000, 1_000
 _CON_ID, _REQ_ID = 2, 3
@@ -143,7 +143,7 @@ def _pairs(rows: pa.RecordBatch) -> Pairs:
     """The (con_id, req_id) pairs if con_id determines req_id; empty if not, or if it saves too little."""
     if rows.num_rows < _PAIRS_ROWS_MIN:
         return []
-    con_id, req_id = (rows.column(i).to_numpy(zero_copy_only=False) for i in (2, _REQ_ID))
+    con_id, req_id = (rows.column(i).to_numpy(zero_copy_only=False) for i in (_CON_ID, _REQ_ID))
     known, first, place = np.unique(con_id, return_index=True, return_inverse=True)
     if len(known) > _PAIRS_MAX or (req_id[first][place] != req_id).any():
         return []
@@ -198,9 +198,9 @@ def _footer_problem(path: Path, kind: Kind, offsets: Sequence[int]) -> str:
         metadata, schema = pq.read_metadata(path), pq.read_schema(path)
         starts = _starts(metadata)
     except (pa.ArrowException, OSError, ValueError) as error:
-        return f"the footer cannot be read: {' '.join(str(error).split())[:200]}"
+        return f"the footer cannot be read: {in_short(error)}"
     if not schema.equals(_stored(kind)):
-        return f"the columns {schema.names[:40]} are not those of kind {kind}"
+        return f"the {other_columns(schema.names, kind)}"
     return "" if starts == list(offsets) else "the footer's row groups differ from the journal's"
 
 
@@ -223,7 +223,7 @@ class Groups:
             schema = pq.read_schema(path)
             self._at = {start: i for i, start in enumerate(_starts(self._metadata))}
         if not schema.equals(_stored(kind)):
-            raise ValueError(f"columns {schema.names[:40]} are not those of kind {kind}")
+            raise ValueError(other_columns(schema.names, kind))
 
     def read(self, parts: Sequence[Part], *, check: bool, columns: Sequence[int] | None = None) -> pa.RecordBatch:
         """Read row groups as one record batch.
@@ -258,7 +258,7 @@ class Groups:
         if table.num_rows != part.rows:
             raise ValueError(f"{table.num_rows} rows, the journal says {part.rows}")
         if not table.schema.equals(stored):
-            raise ValueError(f"columns {table.schema.names[:40]} are not those of kind {kind}")
+            raise ValueError(other_columns(table.schema.names, kind))
         if left_out:
             table = table.set_column(taken.index(_REQ_ID), stored.field("req_id"), _req_ids(table["con_id"], left_out))
         return table.select([taken.index(i) for i in columns]).cast(schema_of(kind, columns))
@@ -270,7 +270,7 @@ def _readable(kind: Kind) -> Iterator[None]:
     try:
         yield
     except (pa.ArrowException, OverflowError, MemoryError, KeyError, IndexError, TypeError) as error:
-        raise ValueError(f"not a Parquet file of {kind}: {' '.join(str(error).split())[:200]}") from None
+        raise ValueError(f"not a Parquet file of {kind}: {in_short(error)}") from None
 
 
 def _req_ids(con_ids: pa.ChunkedArray, pairs: Pairs) -> pa.Array:

@@ -17,7 +17,13 @@ if TYPE_CHECKING:
     Item = TypeVar("Item")
     Result = TypeVar("Result")
 
-WORKERS = min(os.cpu_count() or 1, 4)
+
+def workers(cores: int | None) -> int:
+    """Threads for a machine: one per core, at most four; one when the count of cores is not known."""
+    return min(cores or 1, 4)
+
+
+WORKERS = workers(os.cpu_count())
 STEPS_AHEAD = 2 * WORKERS  # most results that wait; limits memory
 
 

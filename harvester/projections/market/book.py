@@ -20,7 +20,7 @@ from harvester.projections.market.market import DEPTH_STREAMS, STREAMS
 from harvester.projections.market.state_arrays import Role, cells_of
 
 NO_BOOKS = hashlib.blake2b(digest_size=16).hexdigest()
-"""The digest when no book is live (all subscriptions cancelled): it says nothing about the day's books."""
+"""The digest when no book is live (all subscriptions cancelled); it does not cover the day's books."""
 
 
 class Row(NamedTuple):

@@ -1,4 +1,4 @@
-"""One-second buckets: the kernels build them, the clock that closes them hands them out. Columns: `tables.BUCKETS`."""
+"""One-second buckets: built by the kernels, handed out at the clock that closes them. Columns: `BUCKETS`."""
 
 from __future__ import annotations
 

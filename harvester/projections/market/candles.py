@@ -1,7 +1,7 @@
 """Candles of the mid per symbol: 30s, 1m, 5m, 15m, 1h and 1D, each handed out at the clock that completes it.
 
 A sample is the mid at the end of a bucket. 30-second candles are built from samples, longer ones from 30-second
-candles, which makes them cheap. A candle is complete at the first clock with `ts_recv` at or after its end; one that no
+candles, which is cheaper. A candle is complete at the first clock with `ts_recv` at or after its end; one that no
 clock completes is not handed out. The 1D candle covers the regular session of the run's calendar, half days included.
 There is no candle without a sample.
 """

@@ -43,7 +43,7 @@ DAY = {  # measures of the whole date: unit
     "notices": "notices",
     "dead_rows": "rows under a request id nobody held",
 }
-SYMBOL = {  # measures of a symbol: field of tables.INSTRUMENT or of `volume.checked`, unit
+SYMBOL = {  # measures of a symbol: field of `state_arrays.INSTRUMENT` or of `volume.checked`, unit
     "seconds": ("seconds", "s subscribed"),
     "stale_seconds": ("stale_seconds", "s without a row"),
     "depth_seconds": ("depth_seconds", "s with a book subscribed"),

@@ -1,12 +1,12 @@
-"""The compiled market: one pass over the events of a batch, all state in the arrays of `tables.State`.
+"""The compiled market: one pass over the events of a batch, all state in the arrays of `state_arrays.MarketState`.
 
-Importing this module imports Numba and, the first time on a machine, compiles (see `kernel_cache`); so nobody imports
-it before the first fold. The only implementation there is: live commits and replays run `run`. `tests/reference` says
-the same in plain Python. Sums are accumulated event by event and the kernels know nothing of batches, so the result
-does not depend on how events are cut. Only + - * / and comparisons are used: the same bits on every machine.
+Importing this module imports Numba and, the first time on a machine, compiles (see `kernel_cache`), so it is imported
+only at the first fold. Live commits and replays both call `run`; there is no second implementation. `tests/reference`
+has the same rules in plain Python. Sums are accumulated event by event, independent of batches, so the result does not
+depend on how events are split. Only + - * / and comparisons are used: the same bits on every machine.
 """
 
-# Compiled code compares one by one (a set would be built per event) and takes its numbers as they come.
+# Compiled code compares values one by one: a set would be built for every event.
 # ruff: noqa: PLR1714, SIM109, PLR0917, PLR0124
 # Numba's decorators and array elements carry no types.
 # mypy: disable-error-code="untyped-decorator, no-any-return, return-value, no-untyped-call"
@@ -65,15 +65,15 @@ _cached = kernel_cache.decorator(numba, __file__)
 _apart = kernel_cache.decorator(numba, __file__, apart=True)
 
 
-_WAY = np.array([-1.0, 1.0])  # by side: times this, a better price is a higher one
+_WAY = np.array([-1.0, 1.0])  # by side: a price times this is higher when it is better
 _PART = (1 << HELD_BITS) - 1
 _at = np.uint64
-"""An index that is not negative: the compiled code then need not ask whether to count from the end."""
+"""An index that is not negative, so that the compiled code skips the test for counting from the end."""
 
 
 @_cached
 def _price(x: float) -> float:
-    """A price, or NaN when IB means that there is none: null, 0, -1 or the unset marker."""
+    """A price, or NaN for IB's marks of an absent one: null, 0, -1 or the unset marker."""
     return x if 0.0 < x < ABSENT_FROM else NAN
 
 
@@ -84,9 +84,9 @@ def _same(a: float, b: float) -> bool:
 
 @_cached
 def _held(s: MarketState, epoch: int, req: int) -> int:
-    """What (epoch, request id) of the run under way is, see `tables.held`; -1 when the row is to be ignored.
+    """Look up (epoch, request id) of the current run, see `state_arrays.held`; -1 when the row must be ignored.
 
-    Such a row is counted: nobody holds the key, or the slot that did is dead.
+    An ignored row is counted: its key is unknown, or the slot of the key is dead.
     """
     mask = _at(len(s.keys) - 1)
     key = (np.int64(epoch) << 32) | (np.int64(req) & 0xFFFFFFFF)
@@ -106,7 +106,7 @@ def _held(s: MarketState, epoch: int, req: int) -> int:
 
 @_cached
 def _count(slot: Any, ts: int) -> None:
-    """A row has arrived for a slot."""
+    """Count a row of a slot, and the time since the last one."""
     rows, last = slot.rows, slot.last_ts
     slot.rows, slot.last_ts = rows + 1, ts
     if rows == 0:
@@ -117,7 +117,7 @@ def _count(slot: Any, ts: int) -> None:
 
 @_cached
 def _arrive(s: MarketState, epoch: int, req: int, ts: int) -> int:
-    """Count a row and give its slot; -1 when it is to be ignored."""
+    """Count a row and return its slot; -1 when it must be ignored."""
     of = _held(s, epoch, req)
     if of < 0:
         return of
@@ -131,23 +131,23 @@ def _arrive(s: MarketState, epoch: int, req: int, ts: int) -> int:
 
 @_cached
 def _number(price: float, size: float) -> bool:
-    """Whether price and size are a row's: IB's unset marker, infinities and NaN are none."""
+    """Whether price and size are valid: not IB's unset marker, infinite or NaN."""
     return price > 0.0 and price < ABSENT_FROM and size >= 0.0 and size < ABSENT_FROM
 
 
 @_cached
 def _reject(book: Any, known: int, operation: int) -> bool:
-    """Count a row no book can follow; `known`: its place and operation exist, on a side heard of. Gives False."""
+    """Count an impossible row; returns False. `known` is 0 while its side has had no row since the last reset."""
     book.impossible += 1
     late = known == 0 and book.refill == 1 and operation != _INSERT
-    if not late:  # a late row is of the book before the 317: nothing in the new one contradicts it
+    if not late:  # a late row belongs to the book before the 317 and says nothing about the new one
         book.bad = 1
     return False
 
 
 @_cached
 def _cell(half: Any, narrow: bool, position: int) -> int:
-    """Which of the cells holds the row of a position, see `tables.NARROW`."""
+    """The cell that holds the row of a position, see `state_arrays.NARROW`."""
     return _at(half.base) + (((half.order >> (_at(position) << _at(2))) & _at(15)) if narrow else _at(position))
 
 
@@ -163,7 +163,7 @@ def _copy(cell: Any, other: Any) -> None:
 
 @_cached
 def _settle(s: MarketState, half: Any, narrow: bool, visible: int) -> None:
-    """Rows in force after a row was put at or behind a hole: `visible` of them at least."""
+    """Recount the rows in force after a row was put at or behind a hole; at least `visible`."""
     while visible < half.length and s.cells[_cell(half, narrow, visible)].price > 0.0:
         visible += 1
     half.filled = visible
@@ -171,14 +171,14 @@ def _settle(s: MarketState, half: Any, narrow: bool, visible: int) -> None:
 
 @_cached
 def _look_again(half: Any) -> bool:
-    """Which price is best must be found out anew. Gives False: it may have changed."""
+    """Mark the best price as unknown, to be searched again. Returns False: it may have changed."""
     half.ties = 0
     return False
 
 
 @_cached
 def _leads(half: Any, known: bool, lead: float, way: float, price: float, size: float) -> bool:
-    """A row was put that is not worse than the best, if that was known: often it is the best one now. Gives False."""
+    """Note a row that may be the best: if the best was known and this one beats it, it is. Returns False."""
     half.lead, half.shown = price * way, size
     half.ties = np.int64(known and price * way > lead and size > 0.0)
     return False
@@ -199,7 +199,7 @@ def _update(
     if whole:
         if ties != 0 and price * way < lead and was * way < lead:
             return True
-        if price == was and ties == 1 and had > 0.0 and size > 0.0:  # it is the only one at the best price
+        if price == was and ties == 1 and had > 0.0 and size > 0.0:  # the only row at the best price
             half.shown = size
             return False
         return _leads(half, ties != 0, lead, way, price, size)
@@ -219,7 +219,7 @@ def _insert(
         return _reject(book, half.known, _INSERT)
     narrow, last = rows <= NARROW, min(end, rows - 1)
     falls = end > last and s.cells[_cell(half, narrow, last)].price * way >= lead  # a full side: its last row drops out
-    if narrow:  # the free cell of `last` comes to `position`; those between move on by one
+    if narrow:  # the free cell of `last` moves to `position`; those between move down by one
         low, high, order = _at(position) << _at(2), _at(last) << _at(2), half.order
         window = ((_at(16) << high) - _at(1)) & ~((_at(1) << low) - _at(1))
         free = (order >> high) & _at(15)
@@ -242,14 +242,14 @@ def _insert(
 
 @_cached
 def _delete(s: MarketState, book: Any, half: Any, position: int, way: float) -> bool:
-    """Price and size of a delete are whatever the venue sends: 0, or the old ones."""
+    """Remove a row. The price and size of a delete are ignored: venues send 0, or the old ones."""
     end, visible, ties, lead, narrow = half.length, half.filled, half.ties, half.lead, book.rows <= NARROW
     gone = s.cells[_cell(half, narrow, position)]
     was = gone.price
     if not (position < end and was > 0.0):
         return _reject(book, half.known, _DELETE)
     last = end - 1
-    if narrow:  # its cell goes behind the last row; those between move up by one
+    if narrow:  # its cell moves behind the last row; those between move up by one
         _put(gone, NAN, NAN, 0)
         low, high, order = _at(position) << _at(2), _at(last) << _at(2), half.order
         window = ((_at(16) << high) - _at(1)) & ~((_at(1) << low) - _at(1))
@@ -272,9 +272,9 @@ def _delete(s: MarketState, book: Any, half: Any, position: int, way: float) -> 
 def _apply(
     s: MarketState, b: int, position: int, operation: int, side: int, price: float, size: float, maker: int
 ) -> bool:
-    """Apply one depth row, or count that it is impossible. Rows nobody told us of are holes: price NaN.
+    """Apply one depth row, or count it as impossible. Positions that were skipped are holes: price NaN.
 
-    Gives whether every price that the row put, moved out or replaced is worse than the best of its side: then neither
+    Returns whether every price that the row put, moved out or replaced is worse than the best of its side: then neither
     the best price of a good book nor the size shown there has changed.
     """
     book = s.books[_at(b)]
@@ -293,7 +293,7 @@ def _apply(
 
 @_cached
 def _good(s: MarketState, b: int) -> bool:
-    """Both sides heard of, no impossible row, and no hole: what is visible is all there is."""
+    """Whether both sides have had a row, none was impossible, and no hole hides rows."""
     ask, bid = s.side[_at(2 * b)], s.side[_at(2 * b + 1)]
     whole = ask.filled == ask.length and bid.filled == bid.length
     return whole and ask.known == 1 and bid.known == 1 and s.books[_at(b)].bad == 0
@@ -335,7 +335,7 @@ def _first(s: MarketState, b: int, side: int) -> float:
 
 @_cached
 def _book_of(s: MarketState, k: int, role: int) -> int:
-    """Book an instrument uses for a role, -1 = none."""
+    """The book an instrument uses for a role, -1 = none."""
     slot = s.current[_at(k), role]
     return s.slots[_at(slot)].book if slot >= 0 else np.int64(-1)
 
@@ -392,7 +392,7 @@ def _requote(s: MarketState, k: int, seq: int, ts: int) -> None:
 
 @_cached
 def _requote_side(s: MarketState, k: int, seq: int, ts: int, b: int, side: int) -> None:
-    """The same when one side of the SMART book that gives the quote has moved, and nothing else."""
+    """The same as `_requote` when only one side of the SMART book that gives the quote has changed."""
     q = s.inst[_at(k)]
     price, size = _best(s, b, side)
     if side == 1:
@@ -454,7 +454,7 @@ def _aggressor(q: Any, price: float) -> tuple[int, int]:
 
 @_cached
 def _check_print(q: Any, price: float) -> None:
-    """Health: is a price-forming print inside the quote in force?"""
+    """Count, for health, whether a price-forming print is inside the quote in force."""
     q.prints += 1
     if q.bid <= q.ask:
         q.prints_quoted += 1
@@ -464,7 +464,7 @@ def _check_print(q: Any, price: float) -> None:
 
 @_cached
 def _print(s: MarketState, k: int, seq: int, ts: int, price: float, size: float, forms: bool) -> None:
-    """One reported print of the tape in use."""
+    """Take in one print of the tape in use; `forms`: it is price-forming."""
     q = s.inst[_at(k)]
     price, size = _price(price), _price(size)
     if price != price or size != size:
@@ -496,13 +496,13 @@ def _print(s: MarketState, k: int, seq: int, ts: int, price: float, size: float,
 
 @_cached
 def _alike(rise: float, printed: float) -> bool:
-    """Whether tick 8 rose by what was printed, in shares or in round lots."""
+    """Whether tick 8 rose by the printed size, in shares or in round lots."""
     return rise > 0.0 and printed > 0.0 and (rise == printed or abs(LOTS * rise - printed) < LOTS)
 
 
 @_cached
 def _volume(q: Any, size: float) -> None:
-    """Cumulative volume (tick 8) while a tape is on: what was printed belongs to this rise, or to the one before."""
+    """Take in cumulative volume (tick 8) while a tape is on: prints belong to this rise, or to the one before."""
     if q.volume_base == q.volume_base:
         rise = size - q.volume_base
         if q.rises == 0:
@@ -521,14 +521,14 @@ def _volume(q: Any, size: float) -> None:
 
 
 @_cached
-def _told(x: float) -> float:
-    """The number, or the one NaN there is: a processor's has any sign, and what overflows is no number."""
+def _finite(x: float) -> float:
+    """The number if it is finite, else the same NaN on every machine (a processor's NaN may have either sign)."""
     return x if abs(x) < np.inf else NAN
 
 
 @_cached
 def _close_book(s: MarketState, k: int, row: Any) -> None:
-    """Book columns of one bucket row, and what health counts of them."""
+    """Fill the book columns of one bucket row, and update the health counters for them."""
     q = s.inst[_at(k)]
     bid_top, ask_top = q.bid_size, q.ask_size
     row.imbalance, row.bid_size_top_n, row.ask_size_top_n, row.book_good = NAN, NAN, NAN, 0
@@ -538,9 +538,9 @@ def _close_book(s: MarketState, k: int, row: Any) -> None:
         if _good(s, b):
             row.book_good = 1
             bids, asks = _top(s, b, 1), _top(s, b, 0)
-            row.bid_size_top_n, row.ask_size_top_n = _told(bids), _told(asks)
+            row.bid_size_top_n, row.ask_size_top_n = _finite(bids), _finite(asks)
             if bids + asks > 0.0:
-                row.imbalance = _told((bids - asks) / (bids + asks))
+                row.imbalance = _finite((bids - asks) / (bids + asks))
             if q.source == _S_NONE:
                 bid_top, ask_top = _first(s, b, 1), _first(s, b, 0)
             elif q.source != _S_SMART and s.side[_at(2 * b)].filled > 0 and s.side[_at(2 * b + 1)].filled > 0:
@@ -557,7 +557,7 @@ def _close_book(s: MarketState, k: int, row: Any) -> None:
                 q.top_agree += equal if smart else bid <= q.bid and ask >= q.ask
         else:
             q.bad_book_seconds += 1
-    row.bid_top_size, row.ask_top_size = _told(bid_top), _told(ask_top)
+    row.bid_top_size, row.ask_top_size = _finite(bid_top), _finite(ask_top)
 
 
 @_cached
@@ -571,16 +571,16 @@ def _close(s: MarketState, k: int, start: int) -> None:
     bid, ask, bid_size, ask_size = q.bid, q.ask, q.bid_size, q.ask_size
     mid, spread = (bid + ask) / 2.0, ask - bid
     row.ts, row.con_id, row.inst, row.decision_seq = start, q.con_id, k, 0
-    row.mark = _told(q.mark if q.mark == q.mark else mid)
-    row.bid, row.ask, row.mid, row.spread = _told(bid), _told(ask), _told(mid), _told(spread)
-    row.spread_bps = _told(spread / mid * 10_000.0)
-    row.spread_twa = _told(q.spread_sum / q.spread_ns if q.spread_ns > 0 else NAN)
-    row.microprice = _told((ask * bid_size + bid * ask_size) / (bid_size + ask_size))
+    row.mark = _finite(q.mark if q.mark == q.mark else mid)
+    row.bid, row.ask, row.mid, row.spread = _finite(bid), _finite(ask), _finite(mid), _finite(spread)
+    row.spread_bps = _finite(spread / mid * 10_000.0)
+    row.spread_twa = _finite(q.spread_sum / q.spread_ns if q.spread_ns > 0 else NAN)
+    row.microprice = _finite((ask * bid_size + bid * ask_size) / (bid_size + ask_size))
     _close_book(s, k, row)
     seen = q.mid_seen == 1
-    row.ofi = _told(q.ofi) if seen else NAN
-    row.volatility_proxy = _told(q.volatility) if seen else NAN
-    row.realised_variance = _told(q.variance) if seen else NAN
+    row.ofi = _finite(q.ofi) if seen else NAN
+    row.volatility_proxy = _finite(q.volatility) if seen else NAN
+    row.realised_variance = _finite(q.variance) if seen else NAN
     row.tape_buy, row.tape_sell, row.tape_unknown = q.tape_buy, q.tape_sell, q.tape_unknown
     row.trade_count, row.quote_count, row.depth_count = q.trade_count, q.quote_count, q.depth_count
     row.quote_source, row.stale = q.source, np.int64(q.events == 0 and q.depth_count == 0)
@@ -600,7 +600,7 @@ def _begin(q: Any) -> None:
 
 @_apart
 def _pass_time(s: MarketState, ts: int) -> bool:
-    """Close every second that ends at or before `ts`; False = no room for the rows, call again after draining."""
+    """Close every second that ends at or before `ts`; False = no room for the rows: drain them and call again."""
     g = s.glob
     while g[_BUCKET_END] <= ts:
         start = g[_BUCKET_END] - SECOND_NS
@@ -641,7 +641,7 @@ def _on_tick(s: MarketState, f: Frame, j: int) -> None:
     if field == slot.rt_field and field != 0:
         if s.current[_at(i), _R_TAPE] == k and slot.warm == 1:
             _print(s, i, f.tick_seq[j], f.tick_ts[j], price, size, True)
-        slot.warm = 1  # the first one repeats the last print before the subscription
+        slot.warm = 1  # the first row repeats the last print before the subscription
         return
     if field == 8 or field == 74:
         if s.current[_at(i), _R_L1] == k and size >= 0.0 and size < ABSENT_FROM:
@@ -661,7 +661,7 @@ def _on_tick(s: MarketState, f: Frame, j: int) -> None:
     if is_price:
         feed[side] = _price(price)
         s.heard[_at(i), _S_L1 - 1, side] = 1
-    if size == size:  # a price message of an old server brings no size
+    if size == size:  # price messages of old servers have no size
         feed[2 + side] = _price(size)
     _requote(s, i, f.tick_seq[j], f.tick_ts[j])
 
@@ -729,7 +729,7 @@ def _on_clock(s: MarketState, seq: int) -> None:
 
 @_cached
 def _on_other(s: MarketState, f: Frame, kind: int, j: int) -> None:
-    """A row that is no depth row; a control row is time that passes."""
+    """Take in a row other than depth; a control row only advances time."""
     if kind == _TICK:
         _on_tick(s, f, j)
     elif kind == _TRADE:
@@ -742,7 +742,7 @@ def _on_other(s: MarketState, f: Frame, kind: int, j: int) -> None:
 
 @_cached
 def _on_change(s: MarketState, ops: Array) -> None:
-    """Carry out what control rows changed: columns seq, ts, instrument, role, slot. Time has passed up to ts."""
+    """Apply the changes of control rows: columns seq, ts, instrument, role, slot. Time is already at ts."""
     for n in range(len(ops)):
         k, role, slot = ops[n, 2], ops[n, 3], ops[n, 4]
         q = s.inst[_at(k)]
@@ -773,13 +773,13 @@ def _next_ts(f: Frame, kind: int, j: int) -> int:
 
 
 def _run(s: MarketState, f: Frame, cursor: Array, start: int, stop: int, ops: Array) -> int:
-    """Fold the changes `ops`, then events [start, stop) of a frame; gives `stop`, or where an output was full."""
+    """Fold the changes `ops`, then events [start, stop) of a frame; returns `stop`, or where an output was full."""
     _on_change(s, ops)
     g = s.glob
     at, ts, end = start, g[_LAST_TS], g[_BUCKET_END]
     while at < stop:
         upto = stop
-        if g[_EMIT] == 1:  # an event writes one quote and one print at most
+        if g[_EMIT] == 1:  # an event writes at most one quote and one print
             upto = min(stop, at + len(s.quotes) - g[_QUOTES], at + len(s.trades) - g[_TRADES])
             if upto == at:
                 break
@@ -793,7 +793,7 @@ def _run(s: MarketState, f: Frame, cursor: Array, start: int, stop: int, ops: Ar
                     return at
                 end = g[_BUCKET_END]
             ts = now
-            if kind == _DEPTH:  # they come in stretches
+            if kind == _DEPTH:  # depth rows usually come many in a row
                 while True:
                     _on_depth(s, f, j, ts)
                     at += 1
@@ -813,7 +813,7 @@ def _run(s: MarketState, f: Frame, cursor: Array, start: int, stop: int, ops: Ar
     return at
 
 
-# ---- types: explicit, so that there is one compiled form and no guessing at the first call ------------------------
+# ---- types: explicit, so that there is one compiled form and none is inferred at the first call -------------------
 
 
 def _kind_of(name: str) -> Any:

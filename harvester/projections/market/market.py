@@ -1,7 +1,7 @@
-"""The market under the projections: subscriptions, instruments, books and quotes as arrays, moved by the kernels.
+"""The market under the projections: subscriptions, instruments, books and quotes as arrays, updated by the kernels.
 
-`fold` cuts a batch at its control rows. Between two of them the kernels run; at a control row plain Python decides what
-it means (what is subscribed, dead or unknown) and gives the kernels a list of changes. The key of a subscription is
+`fold` splits a batch at its control rows. The kernels run between two of them; at a control row plain Python decides
+what becomes subscribed, dead or unknown, and passes the kernels a list of changes. The key of a subscription is
 (run, epoch, request id); the newest live one of a stream is in use.
 """
 
@@ -50,7 +50,7 @@ MARKET_STREAMS = (
     Stream.L1, Stream.DEPTH, Stream.SMART_DEPTH, Stream.LAST, Stream.ALL_LAST, Stream.BID_ASK, Stream.MID_POINT,
 )  # fmt: skip
 DEPTH_STREAMS = (Stream.DEPTH, Stream.SMART_DEPTH)
-ROLE_STREAMS: dict[Role, tuple[Stream, ...]] = {  # a stream further left wins
+ROLE_STREAMS: dict[Role, tuple[Stream, ...]] = {  # earlier streams take precedence
     Role.BID_ASK: (Stream.BID_ASK,),
     Role.L1: (Stream.L1,),
     Role.BOOK: (Stream.SMART_DEPTH, Stream.DEPTH),
@@ -88,7 +88,7 @@ class Market:
     # ---- the fold ----------------------------------------------------------------------------------------------
 
     def fold(self, batch: Batch) -> Step:
-        """Move the market through a batch.
+        """Fold a batch.
 
         Raises:
             KernelFault: an index past an array, an overflow, or a `ts_recv` past `TS_MAX`.

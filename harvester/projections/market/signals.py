@@ -104,7 +104,7 @@ def bars_of(batch: Batch) -> list[Mapping[str, Any]]:
 
 
 class Signals(Projection):
-    """Reads completed candles and backfilled bars; stands after `Candles`."""
+    """Reads completed candles and backfilled bars; must come after `Candles` in the list."""
 
     name = "signals"
 
@@ -120,7 +120,7 @@ class Signals(Projection):
     # ---- the fold --------------------------------------------------------------------------------------------------
 
     def fold(self, step: Step) -> Derived:
-        assert step.candles is not None, "Signals must stand after Candles in PROJECTIONS"
+        assert step.candles is not None, "Signals must come after Candles in PROJECTIONS"
         happenings: list[Occurrence] = []
         others: list[tuple[int, RunStart | Mapping[str, Any]]] = [(run.seq, run) for run in step.runs]
         others = sorted([*others, *((row["seq"], row) for row in step.bars)], key=lambda item: item[0])
@@ -162,7 +162,7 @@ class Signals(Projection):
         return None if start is None else (start, (start // HOUR_NS + 1) * HOUR_NS)  # 09:30 … 10:00 is an hour's bar
 
     def _close(self, seq: int, ts: int, end: int, candles: list[tuple[Any, ...]]) -> list[Occurrence]:
-        """Take in candles with one end, then evaluate the symbols whose minute ended."""
+        """Add candles with one end, then evaluate the symbols whose minute ended."""
         minutes: list[Minute] = []
         for _, _, _, frame, start, con_id, inst, samples, opened, closed, bps_sum in candles:
             whole = 10 * samples * SECOND_NS >= 9 * (end - start)
@@ -175,7 +175,7 @@ class Signals(Projection):
                 known = self._newest.get((con_id, NAMES[frame]))
                 if known is None or end > known.end:
                     self._newest[con_id, NAMES[frame]] = CandleDirection(end, way, OWN)
-        if ts - end < MINUTE_NS:  # minutes completed later than that are old news
+        if ts - end < MINUTE_NS:  # minutes completed later than this give no signal
             return [happening for minute in minutes for happening in self._look(minute)]
         return []
 

@@ -1,6 +1,6 @@
-"""The market's state as arrays, and the bucket table it gives.
+"""The market's state as arrays, and the bucket table made from it.
 
-The compiled kernels see nothing but these arrays. Every field is 8 bytes wide, so that the bytes of a snapshot are the
+The compiled kernels use only these arrays. Every field is 8 bytes wide, so that the bytes of a snapshot are the
 same on every machine. Absent numbers are NaN inside and null in Arrow.
 """
 
@@ -66,23 +66,23 @@ def _record(ints: str, floats: str, words: str = "") -> np.dtype[Any]:
 
 
 INSTRUMENT = _record(
-    # identity; live subscriptions; was subscribed in the second under way; source of the quote in force
+    # identity; live subscriptions; was subscribed in the current second; source of the quote in force
     "con_id subs touched source "
-    # the second under way
+    # the current second
     "events trade_count quote_count depth_count mid_seen spread_since spread_ns tick_rule "
     # health, since the date began
     "dead seconds stale_seconds depth_seconds bad_book_seconds crossed_seconds source_changes data_type "
     "top_seconds top_smart top_bid_equal top_ask_equal top_equal top_beyond top_agree "
     "prints prints_outside prints_quoted "
-    # the stretch of tick 8 and tape under way, see `volume.Stretch`
+    # the current stretch of tick 8 and tape, see `volume.Stretch`
     "rises print_first tick_first",
     # quote in force
     "bid ask bid_size ask_size "
-    # the second under way
+    # the current second
     "mark spread_sum ofi tape_buy tape_sell tape_unknown volatility variance "
     # tape: last price-forming price, shares; tick 8 as sent
     "last_price tape_volume volume "
-    # the stretch under way: the last tick 8 and what it rose by
+    # the current stretch: the last tick 8 and its rise
     "volume_base last_rise volume_rise tape_matched tape_first tape_since",
 )
 SLOT = _record(
@@ -91,16 +91,16 @@ SLOT = _record(
     "",
 )
 BOOK = _record(
-    # placed: updates past the end that were kept; refill: a 317 emptied the book, what it holds is sent anew
+    # placed: updates past the end that were kept; refill: a 317 emptied the book, and IB sends its rows again
     "slot rows bad impossible applied placed resets refill",
     "",
 )
 SIDE = _record(
     # length: one past the last row, holes included; filled: rows in force, down to the first hole; known: a row arrived
-    # since the last reset; inserts: an insert was applied since the subscription began, resets notwithstanding
-    # base: index of its first cell in `MarketState.cells`; ties: rows that show the best price, 0 = look for it anew
+    # since the last reset; inserts: an insert was applied since the subscription began, across resets
+    # base: index of its first cell in `MarketState.cells`; ties: rows that show the best price, 0 = search for it
     "length filled known inserts base ties",
-    # while there are ties: their price, negative on the ask side so that higher is better, and what they show together
+    # while ties > 0: their price, negative on the ask side so that higher is better, and their total size
     "lead shown",
     # cells by position, see NARROW
     "order",
@@ -131,7 +131,7 @@ class MarketState(NamedTuple):
     vals: Array  # int64: slot, instrument and book of the key, see `held`; inverted once the slot is dead
     books: Array  # BOOK
     side: Array  # SIDE, at 2 * book + side
-    cells: Array  # CELL, every side as many
+    cells: Array  # CELL, the same number for every side
     rows: Array  # ROW
     quotes: Array  # QUOTE_OUT
     trades: Array  # TRADE_OUT
@@ -181,7 +181,7 @@ class Frame(NamedTuple):
 
 
 HELD_BITS = 21
-"""Bits each of slot, instrument and book of a request id, packed into one number."""
+"""Bits for each of slot, instrument and book of a request id, packed into one number."""
 
 
 def held(slot: int, instrument: int, book: int) -> int:
@@ -245,7 +245,7 @@ def new_state() -> MarketState:
 
 
 FIRST_ORDER = sum(cell << 4 * cell for cell in range(NARROW))
-"""Each position in the cell of its number."""
+"""`SIDE.order` of an empty side: position i is in cell i."""
 
 
 def _sides(old: Array, count: int, wide: int) -> Array:

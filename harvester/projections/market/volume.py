@@ -1,6 +1,6 @@
 """The tape against tick 8, IB's cumulative volume: the shares printed while it rose.
 
-A stretch is a time with one L1 and one tape in use, from its first tick 8 on. Some gateways send a print before its
+A stretch is a period with one L1 and one tape in use, from its first tick 8 on. Some gateways send a print before its
 tick 8, some after it: then the first value already contains a print that is still to come, and the last print of the
 stretch comes after its last tick 8. The order is decided once for the whole stretch, by the shares printed between two
 rises: they equal the later rise (print first) or the earlier one (tick first).
@@ -17,12 +17,12 @@ LOTS = 100.0  # some gateways count tick 8 of US stocks in round lots
 
 
 class Stretch(NamedTuple):
-    """One stretch of an instrument so far; the kernels update the same fields in `tables.INSTRUMENT`.
+    """One stretch of an instrument so far; the kernels update the same fields in `state_arrays.INSTRUMENT`.
 
     Attributes:
-        rises: values of tick 8 after the first.
+        rises: number of values of tick 8 after the first.
         print_first, tick_first: how often the shares printed between two rises equalled the later, the earlier one.
-        volume_rise: of tick 8, as sent.
+        volume_rise: increase of tick 8, as sent.
         tape_matched: shares printed from the first tick 8 to the last.
         tape_first: of these, before the second.
         tape_since: shares printed since the last.
@@ -38,7 +38,7 @@ class Stretch(NamedTuple):
 
     @staticmethod
     def of(inst: Any) -> Stretch:
-        """The current stretch, from a record of `tables.INSTRUMENT`."""
+        """The current stretch, from a record of `state_arrays.INSTRUMENT`."""
         return Stretch(*(inst[name].item() for name in Stretch._fields))
 
     @property
@@ -56,11 +56,11 @@ class Stretch(NamedTuple):
         return self.tape_matched
 
     def lot(self, tick_leads: bool) -> float:
-        """Shares that tick 8 counts as one."""
+        """The shares in one unit of tick 8: 1, or a round lot."""
         return LOTS if self.printed(tick_leads) > LOTS / 2 * self.volume_rise > 0 else 1.0
 
     def rise(self, tick_leads: bool) -> float:
-        """Of tick 8, in shares."""
+        """The increase of tick 8, in shares."""
         return self.volume_rise * self.lot(tick_leads)
 
 

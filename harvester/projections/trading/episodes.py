@@ -86,7 +86,7 @@ class Tracked(msgspec.Struct):
 
 
 def window_before(newest: Array, decision_ts: int) -> tuple[str, Array]:
-    """The name of the `features_pre` window, and its rows of the newest ones (dtype `seconds.SECONDS`)."""
+    """The name of the `features_pre` window, and its rows among the newest ones (dtype `bucket_columns.SECONDS`)."""
     ts = newest["ts"]
     first, last = decision_ts - PRE_FAR_S * SECOND_NS, decision_ts - (PRE_NEAR_S + 1) * SECOND_NS
     far = (first <= ts) & (ts <= last)
@@ -215,7 +215,7 @@ def _trace(position: Position) -> dict[str, Any]:
 
 
 def episode_row(tracked: Tracked, health: SymbolHealth, through_seq: int) -> tuple[Any, ...]:
-    """One row of `blotter.EPISODES`."""
+    """One row of `trade_rows.EPISODES`."""
     made = document(tracked, health, through_seq)
     labelled, position = made["labels"], tracked.position
     return (

@@ -92,7 +92,7 @@ class Ahead(NamedTuple):
 
     Attributes:
         con_id: the symbol.
-        rows: its closed buckets, dtype `seconds.SECONDS`, shape (seconds,).
+        rows: its closed buckets, dtype `bucket_columns.SECONDS`, shape (seconds,).
         ts: of the clock that closed each, ns UTC, int64.
         shown: whether the quote in force at that clock is good, bool.
         session: as in `View`.

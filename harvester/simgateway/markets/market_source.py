@@ -10,7 +10,7 @@ Order of the calls in the gateway's pump:
 `next_ts` changes nothing. `advance` moves the market and returns its events. A new subscriber between two calls gets
 `snapshot`, the state after all events returned so far, and then each later event exactly once.
 
-Messages are lists of TWS fields with "" in place of the request id (`wire.ids.REQ_ID_INDEX`). L1 messages contain all
+Messages are lists of TWS fields with "" as the request id (`message_ids.REQ_ID_INDEX`). L1 messages contain all
 tick fields; the gateway sends fields of `GENERIC_OF_FIELD` only to subscribers that requested the generic tick.
 Prices are USD, sizes shares, times int64 ns UTC.
 """
@@ -104,7 +104,7 @@ class HistoricalBar:
 class ScanRow(NamedTuple):
     """One row of a scanner list; the rank is its index, from 0.
 
-    `columns` are all columns as recorded (`wire.answers.SCAN_COLUMNS`), if the source has them.
+    `columns` are all columns as recorded (`encode_messages.SCAN_COLUMNS`), if the source has them.
     """
 
     con_id: int
@@ -165,7 +165,7 @@ class MarketSource(Protocol):
 
     @property
     def depth_rows(self) -> int:
-        """Rows per side of the depth streams; `depthcut.DepthCut` reduces them."""
+        """Rows per side of the depth streams; `fewer_depth_rows.DepthCut` reduces them."""
         ...
 
     @property

@@ -2,7 +2,7 @@
 
 Prices range from 5 to 200 USD, with spreads and sizes to match. Each symbol has its own random stream from seed and
 name, so removing a symbol does not change the others. Rows are generated in windows of market time, so memory does not
-grow with the length of the day. Order flow: `orderflow.py`; earlier days: `past.py`.
+grow with the length of the day. Order flow: `order_flow.py`; earlier days: `model_history.py`.
 """
 
 from __future__ import annotations

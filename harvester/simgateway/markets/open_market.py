@@ -21,7 +21,7 @@ def open_market(kind: str, paths: Sequence[Path] = (), **settings: Any) -> Marke
     Args:
         kind: one of `KINDS`.
         paths: tape folders (tape), or the data root of the recorded day (day; default: the working folder).
-        settings: the fields of `model.ModelSettings` (model), the options of `tape.open_tape` (tape), or
+        settings: the fields of `model_market.ModelSettings` (model), the options of `tape_market.open_tape` (tape), or
             `trading_date`, a date or yyyy-MM-dd (day).
 
     Raises:

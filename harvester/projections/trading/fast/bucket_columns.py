@@ -30,7 +30,7 @@ _SOURCE, _GOOD, _STALE = (BUCKET_FIELDS.index(name) for name in ("quote_source",
 
 
 def seconds_of(closed: Array) -> Array:
-    """Bucket rows (dtype `tables.ROW`) as `SECONDS`."""
+    """Bucket rows (dtype `state_arrays.ROW`) as `SECONDS`."""
     rows = np.empty(len(closed), SECONDS)
     for name in BUCKET_FIELDS:
         rows[name] = closed[name]

@@ -92,7 +92,7 @@ class MarketNow:
         return found
 
     def newest(self, con_id: int) -> Array:
-        """The newest buckets of a symbol that are closed, at most `PRE_COUNT`, dtype `seconds.SECONDS`."""
+        """The newest closed buckets of a symbol, at most `PRE_COUNT`, dtype `bucket_columns.SECONDS`."""
         history = self.history(con_id)
         upto = history.upto(self.closed)
         return history.rows[max(0, upto - PRE_COUNT) : upto]
