@@ -241,7 +241,7 @@ def _delete_folder(root: Path, name: str, disk: Disk, allowed: list[Path], progr
     if not path.is_dir():
         return ""
     if any(path.iterdir()):
-        return f"{name} holds something that was not listed"
+        return f"{name} contains a file that was not listed"
     progress(name)
     refused = _refused(disk.remove_folder, path)
     return refused and f"{name}: {refused}"
