@@ -108,6 +108,14 @@ def record(
         str | None,
         typer.Option(help="Stop after this much market time: 90s, 15m, 1h30m.", rich_help_panel=_WHEN),
     ] = None,
+    wait: Annotated[
+        str | None,
+        typer.Option(
+            help="Keep trying for this much real time while the gateway refuses, resets or closes the first "
+            "connection: 10m [0s].",
+            rich_help_panel=_WHEN,
+        ),
+    ] = None,
     clock: Annotated[
         str,
         typer.Option(
@@ -202,7 +210,7 @@ def record(
         "symbols": None if symbols is None else words_of(symbols),
     }
     settings = Settings.load(flags, env=os.environ, file=config)
-    summary = asyncio.run(_record(settings, Home.find(home), clock, until, duration, reopen=reopen))
+    summary = asyncio.run(_record(settings, Home.find(home), clock, until, duration, reopen=reopen, wait=wait))
     _show(summary, as_json=as_json)
 
 
@@ -222,7 +230,14 @@ def _end_early_at_sigterm() -> None:
 
 
 async def _record(
-    settings: Settings, home: Home, clock_choice: str, until: str | None, duration: str | None, *, reopen: bool
+    settings: Settings,
+    home: Home,
+    clock_choice: str,
+    until: str | None,
+    duration: str | None,
+    *,
+    reopen: bool,
+    wait: str | None,
 ) -> RecordingSummary:
     import asyncio
 
@@ -236,6 +251,7 @@ async def _record(
     check_settings(settings, home)
     clock: Clock = find_clock(clock_choice, settings, home)
     duration_ns = None if duration is None else parse_duration(duration)
+    wait_ns = 0 if wait is None else parse_duration(wait, "--wait")
     until_ns = None if duration and until is None else end_of_recording(until, clock.now(), settings)
     if opens := closed_until(clock.now(), settings):
         typer.echo(f"the market is closed until {opens}; what the gateway sends is recorded anyway", err=True)
@@ -254,6 +270,7 @@ async def _record(
                 until_ns=until_ns,
                 duration_ns=duration_ns,
                 reopen=reopen,
+                wait_ns=wait_ns,
                 watch=watch,
             )
         finally:

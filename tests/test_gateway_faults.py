@@ -53,6 +53,12 @@ def test_reading():
         ("+60 * packets two", "one or any"),
         ("+60 * garbage more", "length, zero, text, noise"),
         ("+60 ACME depth 1 2 3", "3 arguments"),
+        ("+60 * refuse 354:many", "'many' is not a count"),
+        ("+60 * error 354:2", "error takes no count"),
+        ("+60 * advise during 10089", "before or after, not 'during'"),
+        ("+60 * advise after 12345", "no default text"),
+        ("+60 * swallow all", "'all' is not a count"),
+        ("+60 * port 70000", "not a port"),
         ('+60 * error 317 "unclosed', "No closing quotation"),
     ],
 )
@@ -284,3 +290,96 @@ def test_garbage():
     report = troubled("+2 * garbage zero\n+2 * garbage text\n+4 * garbage length\n+5 * garbage noise", story)
     assert report["raw_bytes"] > 0
     assert all(len(meaning) for _, _, meaning in ACTIONS.values())
+
+
+def test_refusals_advice_and_silence_for_a_number_of_requests():
+    """`refuse`, `advise` and `swallow` at +0 are in force for the first client, and end after their count."""
+    script = """
+        +0 ACME:last refuse 10189:1 "not now"
+        +0 BOLT:l1 advise before 10089:1
+        +0 BOLT:l1 advise after 10091:1
+        +0 ACME:history swallow 1
+        +0 ACME:contract swallow 1
+        +0 * swallow 0
+    """
+    bolt = ("0", "BOLT", *ACME[2:])
+    history = (*ACME, 0, "", "1 min", "2 D", 1, "TRADES", 2, 0, "")
+
+    async def story(client, _gateway):
+        for req_id in (20, 21):
+            client.send(97, req_id, *ACME, "Last", 0, 0)
+            client.send(1, 11, req_id + 10, *bolt, 0, "", 0, 0, "")
+            client.send(9, 8, req_id + 20, *ACME, 0, "", "", "")
+            client.send(20, req_id + 30, *history)
+        await client.until(lambda c: c.of("52", 41) and c.of("17", 51) and c.of("58", 31))
+        assert client.errors(20) == [10189]
+        assert not client.errors(21)
+        of_bolt = [m for m in client.got if m[0] in {"4", "58", "1"} and m[2] == "30"]
+        assert [m[0] + ":" + m[3] for m in of_bolt[:3]] == ["4:10089", "58:1", "4:10091"]
+        assert not client.errors(31)
+        assert not client.of("52", 40)
+        assert not client.of("17", 50)
+
+    troubled(script, story)
+
+
+def test_an_outage_swallows_look_ups_and_histories():
+    """Between 1100 and 1102 a look-up gets no answer, the time does; afterwards both do."""
+
+    async def story(client, _gateway):
+        await client.until(lambda c: 1100 in c.errors())
+        client.send(9, 8, 40, *ACME, 0, "", "", "")
+        client.send(49, 1)
+        await client.until(lambda c: c.of("49") and 1102 in c.errors())
+        client.send(9, 8, 41, *ACME, 0, "", "", "")
+        await client.until(lambda c: c.of("52", 41))
+        assert not client.of("52", 40)
+
+    troubled("+5 * error 1100\n+30 * error 1102", story)
+
+
+def test_a_held_stream_flows_beside_its_successor_until_it_is_cancelled():
+    """After 10225 the bars rest; subscribed again without a cancel both flow, and the cancelled one no more."""
+
+    async def story(client, _gateway):
+        await client.until(lambda c: c.errors(5))
+        count = len(client.of("50", 5))
+        client.send(50, 3, 6, *ACME, 5, "TRADES", 0, "")
+        await client.until(lambda c: len(c.of("50", 6)) > 1 and len(c.of("50", 5)) > count)
+        client.send(51, 1, 5)
+        count = len(client.of("50", 6))
+        await client.until(lambda c: len(c.of("50", 6)) > count + 2)
+        assert client.of("50")[-1][2] == "6"
+
+    troubled("+20 ACME:bars_5s error 10225", story, rate=20000)
+
+
+def test_a_port_that_moves():
+    """1300 names the new port and the connection is closed; the old port refuses, the new one serves."""
+
+    async def story(client, gateway):
+        old = client.writer.get_extra_info("peername")[1]
+        await client.until(lambda c: c.closed)
+        (said,) = [m[4] for m in client.of("4") if m[3] == "1300"]
+        assert said.endswith(f"new port - {gateway.port}")
+        assert gateway.port != old
+        with pytest.raises(ConnectionError):
+            await Client.connect(old)
+        again = await Client.connect(gateway.port)
+        assert again.of("9")
+        await again.close()
+
+    troubled("+5 * port", story)
+
+
+def test_generic_ticks_that_are_not_legal():
+    """321 in IB's words, with the list of legal ones; the stream is not granted."""
+
+    async def story(client, _gateway):
+        client.send(1, 11, 20, *ACME, 0, "233,999", 0, 0, "")
+        await client.until(lambda c: c.errors(20))
+        said = client.of("4", 20)[0][4]
+        assert "Incorrect generic tick list of 233,999." in said
+        assert "233(RTVolume)" in said
+
+    troubled("", story)

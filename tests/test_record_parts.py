@@ -228,6 +228,15 @@ def test_asking_again_forgets_the_refusal_of_the_same_and_no_other() -> None:
     assert (made.live, made.refusals) == ({}, [])
 
 
+def test_rows_of_a_cancelled_request_are_nobodys() -> None:
+    """A refused stream that was cancelled is not brought back by rows that were under way."""
+    made, (l1,) = registry((Stream.L1, ACME))
+    made.refuse(l1.req_id, codes.RESUBSCRIBE)
+    l1.cancelled = True
+    assert made.reinstate({l1.req_id: 2}) == []
+    assert (made.live, made.refusals) == ({}, [l1])
+
+
 def test_the_first_rows_grant_a_stream_once() -> None:
     """A subscription is granted by its first rows and not again; rows of an unknown request grant nothing."""
     made, (l1, _) = registry((Stream.L1, ACME), (Stream.ALL_LAST, ACME))
@@ -237,26 +246,6 @@ def test_the_first_rows_grant_a_stream_once() -> None:
     assert l1.was_steady
     l1.last_ts -= 1
     assert not l1.was_steady
-
-
-@pytest.mark.parametrize(
-    ("code", "refusal"),
-    [
-        *((code, False) for code in (316, 317, 10090, 10167, 10197, 2100, 2104, 2199)),
-        *((code, True) for code in (200, 309, 354, 2099, 2200, 10225)),
-    ],
-)
-def test_which_errors_end_a_subscription(code: int, refusal: bool) -> None:
-    """Warnings and the system messages 2100 to 2199 do not end a subscription; every other error about it does."""
-    assert subs.is_refusal(code) is refusal
-
-
-def test_refusals_of_pace_are_for_now() -> None:
-    """A pacing text under any code, 100 and 10225 may be granted later; a missing permission is final."""
-    assert subs.is_temporary(162, "Historical data request PACING violation")
-    assert subs.is_temporary(codes.TOO_FAST, "Max rate exceeded")
-    assert subs.is_temporary(codes.RESUBSCRIBE, "Bust event")
-    assert not subs.is_temporary(354, "Requested market data is not subscribed")
 
 
 def plan(turn: int = 0, **settings: Any) -> SubscriptionPlan:
@@ -334,6 +323,34 @@ def test_a_token_bucket_slows_down_to_one_a_second() -> None:
     assert paced(scenario) == [0, 1, 2]
 
 
+def test_a_held_bucket_gives_one_and_then_its_rate() -> None:
+    """After a refusal for pace nothing for so long, then one, then the rate; the burst is gone."""
+
+    async def scenario(pace: Timing) -> list[float]:
+        bucket, times = TokenBucket(pace, 0.5, 5), []
+        await bucket.take()
+        bucket.hold(15.0)
+        bucket.hold(10.0)
+        for _ in range(3):
+            await bucket.take()
+            times.append(pace.now() / SECOND)
+        return times
+
+    assert paced(scenario) == [15, 17, 19]
+
+
+def test_a_pause_ends_with_its_event_or_its_time() -> None:
+    """`pause_or` says which came first, and waits in pace time."""
+
+    async def scenario(pace: Timing) -> list[tuple[bool, float]]:
+        never, soon = asyncio.Event(), asyncio.Event()
+        first = (await pace.pause_or(never, 10.0), pace.now() / SECOND)
+        soon.set()
+        return [first, (await pace.pause_or(soon, 10.0), pace.now() / SECOND)]
+
+    assert paced(scenario) == [(False, 10), (True, 10)]
+
+
 def test_spacing_is_by_thing() -> None:
     """Fifteen seconds between two requests about one instrument; another's does not wait for them."""
 
@@ -397,6 +414,19 @@ def test_a_paused_connection_reads_on_only_when_there_is_room() -> None:
     assert (done, pressure.paused) == (["pause", "resume"], False)
     pressure.release()
     assert done == ["pause", "resume"]
+
+
+def test_rows_of_one_request_are_counted_up_to_an_error_and_once() -> None:
+    """Rows before an error count for what it means, rows after it do not, and none counts twice."""
+    inbox = Inbox(StillClock(), 10)
+    inbox.packet()
+    for fields in (["1", "6", "7"], ["1", "6", "8"], ["1", "6", "7"], ["4", "2", "7"]):
+        inbox.message(fields)
+    assert inbox.take_count_of(7) == 2
+    inbox.take()
+    inbox.message(["1", "6", "7"])
+    assert inbox.take_counts() == {7: 1, 8: 1}
+    assert inbox.take_count_of(7) == 0
 
 
 def test_a_cut_divides_two_commits() -> None:

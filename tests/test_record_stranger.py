@@ -465,8 +465,14 @@ def test_an_answer_in_the_same_breath_is_no_failure(tmp_path: Path) -> None:
 
 
 def test_what_flows_although_refused_is_taken_back(tmp_path: Path) -> None:
-    """An unknown error code for L1, followed by ticks: coverage, log and folds agree that L1 is live."""
-    stranger = Stranger(script=on(1, lambda client: client.error(client.id_of("l1"), 10999, "part of it"), 0.5))
+    """An unknown error code for L1, followed by its first ticks: coverage, log and folds agree that L1 is live."""
+
+    def granted(client: Client, req_id: str, stream: str) -> bool:
+        if stream == "l1":
+            client.error(req_id, 10999, "part of it")
+        return True
+
+    stranger = Stranger(granted=granted)
     found = played(stranger, tmp_path, subscribed_on(1), more_s=2.5)
     assert found.summary.coverage[SYMBOL]["l1"] == "granted"
     asked = found.subscribed(Stream.L1)

@@ -99,7 +99,7 @@ def found_in(root: Path, folders: Sequence[Path]) -> Found:
             elif stat.S_ISREG(mode):
                 found.files.append(path)
             else:
-                raise Mismatch(f"{path} is a link or not a plain file; nothing is deleted until it is gone")
+                raise Mismatch(f"{path} is a link or not a plain file; nothing was deleted; move it away")
     return found
 
 
@@ -135,7 +135,7 @@ def _must_be_inside(root: Path, path: Path) -> None:
     try:
         steps = path.relative_to(root).parts
     except ValueError:
-        raise Mismatch(f"{path} is outside {root}; nothing there is ever deleted") from None
+        raise Mismatch(f"{path} is outside {root}; only files below it are deleted") from None
     at = root
     for step in steps:
         at /= step

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import socket
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
@@ -29,6 +30,10 @@ _LEAPING_BUFFER_BYTES = 8192  # data queued in the socket is stamped late: keep 
 
 class ConnectionLost(GatewayError):
     """The connection is lost: the request was not sent."""
+
+
+class GatewayNotReady(GatewayError):
+    """The first connection was refused, reset, closed or not answered: the gateway may still be starting."""
 
 
 class GatewayInfo(NamedTuple):
@@ -87,7 +92,7 @@ class Connection:
         wire.disconnected += self._disconnected
         self._port = 0
         self._in_use = False
-        self._refusal = ""
+        self._refusal = self._end = ""
         self._closed: asyncio.Future[None] | None = None
 
     @property
@@ -111,12 +116,13 @@ class Connection:
         Raises:
             BadSetting: client id 0, which TWS binds to manual orders.
             ClientIdInUse: the gateway answers with error 326.
+            GatewayNotReady: the connection was refused, reset or closed, or nothing was sent within `timeout_s`.
             GatewayError: the gateway is unreachable, or the peer is not TWS / IB Gateway.
         """
         if client_id == 0:
             raise BadSetting("client id 0 is not allowed: TWS binds it to manual orders; use another, for example 9960")
         where = f"{host}:{port}"
-        self._in_use, self._refusal = False, ""
+        self._in_use, self._refusal, self._end = False, "", ""
         self._tap.begin()
         self._closed = asyncio.get_running_loop().create_future()
         ready = asyncio.ensure_future(self.client.connectAsync(host, port, client_id, timeout=timeout_s))
@@ -171,21 +177,32 @@ class Connection:
         if self._refusal:
             return GatewayError(f"{where} {self._refusal}")
         if isinstance(outcome, TimeoutError):
-            return GatewayError(f"{where} {self._not_ready(timeout_s)}")
+            return GatewayNotReady(f"{where} {self._not_ready(timeout_s)}")
         if isinstance(outcome, OSError) and not isinstance(outcome, asyncio.CancelledError):
-            reason = outcome.strerror or str(outcome) or type(outcome).__name__
-            return GatewayError(
+            reason = (
+                os.strerror(outcome.errno)
+                if outcome.errno
+                else outcome.strerror or str(outcome) or type(outcome).__name__
+            )
+            return GatewayNotReady(
                 f"cannot connect to {where}: {reason}; start TWS or IB Gateway (or `hv gateway`) and check the port"
             )
         if self._tap.handshake.version:
-            return GatewayError(
-                f"{where} reported version {self._tap.handshake.version} and disconnected "
+            why = (
+                f"reported version {self._tap.handshake.version} and disconnected "
                 f"{'as soon as' if outcome is None else 'before'} it was ready; check its window and log"
             )
-        return GatewayError(
-            f"{where} disconnected before it was ready: it is not TWS / IB Gateway, or it does not trust this machine; "
-            "check the port and the trusted IPs in its API settings"
-        )
+        elif self._end:
+            why = (
+                f"reset the connection before it was ready ({self._end}): TWS / IB Gateway may still be starting "
+                "(--wait 10m keeps trying), or does not accept this machine (trusted IPs in its API settings)"
+            )
+        else:
+            why = (
+                "disconnected before it was ready: TWS / IB Gateway may still be starting (--wait 10m keeps trying), "
+                "does not trust this machine (trusted IPs in its API settings), or is not what listens there"
+            )
+        return GatewayNotReady(f"{where} {why}")
 
     def _not_ready(self, timeout_s: float) -> str:
         """How far a connection came that never became ready."""
@@ -244,6 +261,7 @@ class Connection:
             self._lockstep.closed((self._port, "up"))
             self._lockstep.closed((self._port, "down"))
         self._port = 0
+        self._end = reason
         if self._closed is not None and not self._closed.done():
             self._closed.set_result(None)
         self._listener.lost(reason)

@@ -1,6 +1,7 @@
 """Contract look-ups: the contract of each symbol, and a comparison of its trading hours with the calendar.
 
-A look-up that the gateway dropped (error 100) or that a lost line interrupted is repeated, within `timeout_seconds`.
+A look-up is repeated within `timeout_seconds` if the gateway dropped it (error 100), refused it for now or lost it in
+an outage, or if the line was lost. An outage that the gateway has announced (1100) does not count as waiting.
 """
 
 from __future__ import annotations
@@ -13,11 +14,12 @@ import structlog
 from harvester.calendar import trading_date
 from harvester.errors import GatewayError, UnknownSymbol
 from harvester.events import codes
+from harvester.events.codes import Effect
 from harvester.events.kinds import Own
 from harvester.gateway.connection import ConnectionLost
 from harvester.gateway.data_requests import EXCHANGE_NAMES, RequestTarget
 from harvester.recorder import subscriptions as subs
-from harvester.recorder.link import number
+from harvester.recorder.link import BACK_OFF_S, number
 from harvester.recorder.trading_hours import hours_difference
 from harvester.units import SECOND_NS
 
@@ -38,7 +40,8 @@ class ContractLookup:
         self.matches: list[RequestTarget] = []
         self.hours: dict[int, tuple[str, str]] = {}  # by con_id: liquid hours, their time zone
         self.error: tuple[int, str] | None = None
-        self.lost = self.dropped = False
+        self.lost = self.dropped = self.in_outage = False
+        self.pauses: tuple[float, ...] = subs.PACING_S  # before it is repeated, when it was dropped
         self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     def finish(self) -> None:
@@ -53,6 +56,8 @@ class Contracts:
     def __init__(self, line: GatewayLink) -> None:
         self._line = line
         self._flying: dict[int, ContractLookup] = {}
+        self._restated: dict[int, tuple[RequestTarget, int]] = {}  # look-ups nobody waits for, and when they were sent
+        self._back = asyncio.Event()  # set when a farm or the connection to IB returns
 
     # called by the session, for messages
 
@@ -66,17 +71,22 @@ class Contracts:
 
     def completed(self, req_id: int) -> None:
         """Message 52: the look-up has no more contracts."""
+        self._restated.pop(req_id, None)
         if (lookup := self._flying.get(req_id)) is not None:
             lookup.finish()
 
     def refused(self, req_id: int, code: int, text: str) -> bool:
         """An error; returns whether its request id is a look-up's."""
         lookup = self._flying.get(req_id)
-        if lookup is not None and subs.is_refusal(code):
+        effect = codes.meaning(code, text).effect
+        if lookup is not None and effect not in {Effect.ADVICE, Effect.STATUS}:
             lookup.error = (code, text)
-            lookup.dropped = subs.is_temporary(code, text)
+            # Without its servers a gateway may not find a contract that exists (ib_insync issue 330).
+            blind = code == codes.UNKNOWN_CONTRACT and self._line.outages.under_way
+            lookup.dropped = blind or effect in {Effect.PACING, Effect.FOR_NOW, Effect.NEW_ID}
+            lookup.pauses = subs.PACING_S if effect is Effect.PACING else BACK_OFF_S
             lookup.finish()
-        return lookup is not None
+        return lookup is not None or self._restated.pop(req_id, None) is not None
 
     def dropped(self, since: int) -> None:
         """The gateway has dropped messages: repeat the look-ups sent since `since` (pace time)."""
@@ -85,8 +95,27 @@ class Contracts:
                 lookup.dropped = True
                 lookup.finish()
 
+    def lost(self, before: int) -> None:
+        """IB's servers are back: repeat what was sent before `before` (pace time) and has no answer or was refused."""
+        self._back.set()
+        self._back = asyncio.Event()
+        for lookup in self._flying.values():
+            if lookup.asked_at < before:
+                lookup.in_outage = True
+                lookup.finish()
+        unanswered = [target for target, asked_at in self._restated.values() if asked_at < before]
+        self._restated = {n: (target, at) for n, (target, at) in self._restated.items() if at >= before}
+        if unanswered:
+            self._line.tasks.spawn(self.restate(unanswered))
+
+    @property
+    def in_flight(self) -> bool:
+        """Whether a look-up waits for its answer."""
+        return bool(self._flying or self._restated)
+
     def connection_lost(self) -> None:
         """No look-up on this connection will be answered."""
+        self._restated.clear()
         for lookup in self._flying.values():
             lookup.lost = True
             lookup.finish()
@@ -127,7 +156,9 @@ class Contracts:
             await self._line.limits.message()
             if not self._line.connected:
                 return
-            self._line.requester.contract_details(self._line.new_req_id(), target)
+            req_id = self._line.new_req_id()
+            self._restated[req_id] = (target, self._line.pace.now())
+            self._line.requester.contract_details(req_id, target)
 
     async def _look_up(self, symbol: str) -> RequestTarget:
         settings = self._line.settings
@@ -144,15 +175,21 @@ class Contracts:
         return chosen
 
     async def _answer(self, symbol: str) -> ContractLookup:
-        """Repeat the request, with growing pauses, while the answer is a pacing refusal or it was dropped."""
-        line, pauses = self._line, iter(subs.PACING_S)
-        until = line.pace.patience() + round(line.settings.timeout_seconds * SECOND_NS)
+        """Repeat until the answer is final, with growing pauses. The time limit starts again after an outage."""
+        line, tries = self._line, 0
+        limit_ns = round(line.settings.timeout_seconds * SECOND_NS)
+        until = line.pace.patience() + limit_ns
         while True:
             lookup = await self._ask(symbol, (until - line.pace.patience()) / SECOND_NS)
-            pause = next(pauses, None)
-            if not lookup.dropped or pause is None:
+            if lookup.in_outage:
+                logger.info("contract look-up repeated after an outage", symbol=symbol)
+                until = line.pace.patience() + limit_ns
+                continue
+            if not lookup.dropped or tries == len(lookup.pauses):
                 return lookup
-            await line.pace.pause(pause, pacing=True)
+            if await line.pace.pause_or(self._back, lookup.pauses[tries], pacing=True):
+                until = line.pace.patience() + limit_ns
+            tries += 1
 
     async def _ask(self, symbol: str, seconds: float) -> ContractLookup:
         line = self._line
@@ -162,6 +199,8 @@ class Contracts:
         try:
             line.requester.contract_details(req_id, RequestTarget(symbol))
             answered = await line.pace.within(lookup.done, max(seconds, 0.0))
+            while not answered and line.outages.under_way and line.connected:
+                answered = await line.pace.within(lookup.done, line.settings.timeout_seconds)
         finally:
             del self._flying[req_id]
         if lookup.lost:

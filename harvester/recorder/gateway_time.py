@@ -25,6 +25,7 @@ SIMULATED = "for a simulated gateway use --clock PATH/gateway.json"
 class GatewayTime:
     """`ahead_ns` is by how much the gateway's clock is ahead of ours, as reported: 0 while the two agree.
 
+    `unanswered`: the gateway was asked for its time and has not answered.
     Only this machine's clock can differ from the gateway's; every other clock is the gateway's own.
     """
 
@@ -32,15 +33,23 @@ class GatewayTime:
         self._line = line
         self.ahead_ns = 0
         self._rows_apart = 0
+        self.unanswered = False
 
     async def ask(self) -> None:
         """Ask the gateway for its time."""
         if isinstance(self._line.pace.clock, MachineClock):
             await self._line.limits.message()
+            self.unanswered = True
             self._line.requester.current_time()
+
+    async def lost(self) -> None:
+        """IB's servers are back: repeat the question if it has no answer."""
+        if self.unanswered and self._line.connected:
+            await self.ask()
 
     def answered(self, seconds: int) -> None:
         """Compare with the gateway's time, Unix seconds."""
+        self.unanswered = False
         if seconds > 0:
             self._compare(seconds * SECOND_NS - self._line.inbox.last_ts, "current time")
 

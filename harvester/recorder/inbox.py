@@ -135,6 +135,11 @@ class Inbox:
         extra = msgspec.json.encode(dict(sorted(detail.items()))).decode() if detail else None
         self.put(Kind.NOTICE, {"code": int(code), "text": text, "detail": extra, **row})
 
+    def take_count_of(self, req_id: int) -> int:
+        """Messages of one request since `take_counts`, and no later ones: they are not counted again."""
+        self._count()
+        return self._counts.pop(str(req_id), 0)
+
     def take_counts(self) -> dict[int, int]:
         """Messages of streams since the last call, by request id, committed or not.
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Protocol
 import structlog
 
 from harvester.errors import BadSetting, ClientIdInUse, GatewayError
+from harvester.events import codes
 from harvester.events.kinds import Kind, Own
 from harvester.gateway.connection import Connection
 from harvester.gateway.data_requests import Requester
@@ -67,6 +68,8 @@ class GatewayLink:
         self._attempts, self._up_since = 0, 0
         self._back = asyncio.Event()
         self._closing = self.up = False
+        self.port = settings.port  # of the connection: another one after a 1300
+        self._announced: int | None = None  # a port to be tried once
 
     # called by the connection
 
@@ -141,6 +144,18 @@ class GatewayLink:
         await self.limits.message()
         self.requester.market_data_type(self.settings.market_data_type)
 
+    def port_announced(self, text: str) -> None:
+        """A 1300: the gateway drops this connection and names a new port. Show it; try it once on the same host."""
+        named = codes.new_port(text)
+        if named is None:
+            logger.warning("the gateway changes its port and names none", text=text)
+            return
+        ours = named.host in {"", "localhost", "127.0.0.1", self.settings.gateway_host}
+        what = "the gateway changes its port" if ours else "the gateway names another host; it is not tried"
+        move = f"if it does not come back, stop and use --port {named.port}"
+        logger.warning(what, host=named.host or self.settings.gateway_host, port=named.port, next=move)
+        self._announced = named.port if ours else None
+
     async def wait_until_back(self, seconds: float) -> bool:
         """Wait up to `seconds` of patience for a connection; returns whether it came."""
         return self.up or await self.pace.within(self._back, seconds)
@@ -156,7 +171,8 @@ class GatewayLink:
         settings = self.settings
         patience = min(settings.timeout_seconds, CONNECT_S_MAX)
         self.inbox.expect_connection()
-        hello = await self.connection.connect(settings.gateway_host, settings.port, settings.client_id, patience)
+        port, self._announced = self._announced or self.port, None
+        hello = await self.connection.connect(settings.gateway_host, port, settings.client_id, patience)
         self.up, self._up_since = True, self.pace.now()
         detail = {"accounts": len(hello.accounts), "connection_time": hello.connection_time}
         text = f"server version {hello.server_version}, {hello.connection_time}"
@@ -164,9 +180,10 @@ class GatewayLink:
         if settings.account and settings.account not in hello.accounts:
             managed = ", ".join(hello.accounts) or "none"
             raise BadSetting(
-                f"account {settings.account} is not managed by the gateway at {settings.gateway_host}:{settings.port}; "
+                f"account {settings.account} is not managed by the gateway at {settings.gateway_host}:{port}; "
                 f"it manages {managed}; correct --account"
             )
+        self.port = port
 
     async def _reconnect(self) -> None:
         """Try with back-off until the line is up and the data type is set."""

@@ -108,6 +108,8 @@ def _head(recorder: Recorder, bytes_per_second: float) -> Text:
 
     run, commit = recorder.committer.run, recorder.committer.last_commit
     name = f"{run.trading_date} {run.writer.run_id}" if run else "connecting"
+    if recorder.waiting_for:
+        name = f"waiting for the gateway: {recorder.waiting_for}"
     where = f"seq {commit.last_seq:,} at {of_day(commit.last_ts)[:8]}" if commit else "nothing committed yet"
     lines = (
         f" {name}  {local(recorder.clock.now())[:19]} New York",

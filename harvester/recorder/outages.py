@@ -25,6 +25,11 @@ class Outages:
         self._under_way = False
         self.count = 0
 
+    @property
+    def under_way(self) -> bool:
+        """Whether the feed is down."""
+        return self._under_way
+
     def begin(self, cause: str) -> None:
         """Begin an outage."""
         if not self._under_way:

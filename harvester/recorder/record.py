@@ -12,16 +12,22 @@ screen       live_screen.py     shows the recording
 from __future__ import annotations
 
 import asyncio
+from itertools import chain, repeat
 from typing import TYPE_CHECKING, Any
 
+import structlog
+
+from harvester.clock import real_monotonic_ns
 from harvester.errors import ClientIdInUse, GatewayError, UnknownSymbol
 from harvester.eventlog.lock import DateLock
+from harvester.gateway.connection import GatewayNotReady
 from harvester.recorder.back_pressure import BackPressure
 from harvester.recorder.clock_events import ClockEvents
 from harvester.recorder.committer import Committer
 from harvester.recorder.compact_after_run import compact_recorded
 from harvester.recorder.ending import Ending
 from harvester.recorder.inbox import Inbox
+from harvester.recorder.link import BACK_OFF_S
 from harvester.recorder.load_kernels import load_kernels
 from harvester.recorder.pacing import Timing
 from harvester.recorder.session import RecorderSession
@@ -30,6 +36,7 @@ from harvester.recorder.subscriptions import coverage
 from harvester.recorder.summary import RecordingSummary
 from harvester.recorder.tasks import BackgroundTasks
 from harvester.recorder.watchdogs import run_watchdogs
+from harvester.units import SECOND_NS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -38,6 +45,8 @@ if TYPE_CHECKING:
     from harvester.config import Settings
     from harvester.files import Disk
     from harvester.home import Home
+
+logger = structlog.get_logger()
 
 LOOK_UP_S = 10.0  # real seconds the gateway gets to answer about contracts before the run begins
 
@@ -58,12 +67,13 @@ class Recorder:
         self._clock_events = ClockEvents(self.session, self._pressure)
         self._ending = Ending(clock, connection, self._pressure)
         self._summary = RecordingSummary(self.committer.runs)
+        self.waiting_for = ""  # why the first connection is tried again
         self._early: list[asyncio.Future[None]] = []  # started before the run: clock events, look-ups
         self._date = self.committer.date_now()
         check_day(settings, home, clock, self._date)
 
     async def record(
-        self, stop: asyncio.Event, until_ns: int | None, duration_ns: int | None = None
+        self, stop: asyncio.Event, until_ns: int | None, duration_ns: int | None = None, wait_ns: int = 0
     ) -> RecordingSummary:
         """Record until `stop` is set, market time reaches `until_ns` (None: never) or `duration_ns` are recorded.
 
@@ -75,7 +85,7 @@ class Recorder:
             DateLock(self.home.on(self._date)).acquire().release()
             self.home.prepare(self._disk)
             await self._unless_stopped(load_kernels(), stop)
-            await self._unless_stopped(self._open(), stop)
+            await self._unless_stopped(self._open(wait_ns), stop)
             looking_up = await self._look_up(stop)
             await self.committer.begin(self._date)
             ends = [until_ns, None if duration_ns is None else self.clock.now() + duration_ns]
@@ -108,13 +118,30 @@ class Recorder:
             stopped.cancel()
             await asyncio.gather(work, stopped, return_exceptions=True)
 
-    async def _open(self) -> None:
-        try:
-            await self.session.line.open()
-        except ClientIdInUse:
-            raise
-        except GatewayError as error:
-            raise GatewayError(f"{error}{other_port_hint(self.settings, self.home)}") from None
+    async def _open(self, wait_ns: int) -> None:
+        """Connect. A gateway that is not ready is tried again for `wait_ns` of real time, with the reason shown."""
+        until = real_monotonic_ns() + wait_ns
+        pauses = chain(BACK_OFF_S[:4], repeat(BACK_OFF_S[4]))
+        while True:
+            try:
+                await self.session.line.open()
+            except ClientIdInUse:
+                raise
+            except GatewayError as error:
+                left_s = (until - real_monotonic_ns()) / SECOND_NS
+                if not isinstance(error, GatewayNotReady) or left_s <= 0:
+                    raise GatewayError(f"{error}{other_port_hint(self.settings, self.home)}") from None
+                self._show_wait(str(error), left_s)
+                await asyncio.sleep(min(next(pauses), left_s))
+            else:
+                self.waiting_for = ""
+                self._date = self.committer.date_now()
+                return
+
+    def _show_wait(self, why: str, left_s: float) -> None:
+        if why != self.waiting_for:
+            logger.warning("waiting for the gateway", seconds_left=round(left_s), why=why)
+        self.waiting_for = why
 
     async def _look_up(self, stop: asyncio.Event) -> asyncio.Future[None]:
         """Start the contract look-ups, and wait `LOOK_UP_S` at most for their answers before the run begins.
@@ -191,6 +218,7 @@ async def record(
     duration_ns: int | None = None,
     disk: Disk | None = None,
     reopen: bool = False,
+    wait_ns: int = 0,
     watch: Callable[[Recorder], None] | None = None,
 ) -> RecordingSummary:
     """Record until `stop` is set, `until_ns` or `duration_ns` (market time) is reached, or something fails.
@@ -204,6 +232,7 @@ async def record(
         duration_ns: market time to record, from the start of the run.
         disk: the log's file layer, for tests.
         reopen: record a date that `hv eod` has closed.
+        wait_ns: real time in which a first connection that is refused, reset or closed is tried again.
         watch: called once with the recorder before it starts, for a screen.
 
     Raises:
@@ -212,7 +241,7 @@ async def record(
     recorder = Recorder(settings, home, clock, disk=disk, reopen=reopen)
     if watch is not None:
         watch(recorder)
-    summary = await recorder.record(stop or asyncio.Event(), until_ns, duration_ns)
+    summary = await recorder.record(stop or asyncio.Event(), until_ns, duration_ns, wait_ns)
     if settings.compact:
         await asyncio.to_thread(compact_recorded, home, [run.trading_date for run in summary.runs], disk)
     return summary

@@ -30,13 +30,19 @@ class RequestLimits:
 
     async def history(self) -> None:
         """Wait for a history request."""
+        await self._history_and_message()
+
+    async def _history_and_message(self) -> None:
         await self._history.take()
         await self._messages.take()
+        while self._history.held:  # IB has refused another one meanwhile
+            await self._history.take()
 
     async def subscription(self, stream: Stream, con_id: int) -> None:
         """Wait for a subscription."""
         if stream is Stream.BARS_5S:
-            await self._history.take()
+            await self._history_and_message()
+            return
         if stream in TICK_BY_TICK:
             await self._tick_by_tick.take(con_id)
         await self._messages.take()
@@ -44,6 +50,10 @@ class RequestLimits:
     def spaced(self, stream: Stream, con_id: int) -> bool:
         """Whether a tick-by-tick subscription would have to wait for the spacing of its instrument."""
         return stream in TICK_BY_TICK and self._tick_by_tick.left(con_id) > 0
+
+    def hold_histories(self, seconds: float) -> None:
+        """Send no history and no request for 5-second bars for so long: IB has refused one for its pace."""
+        self._history.hold(seconds)
 
     def slow_down(self) -> None:
         """Halve the message rate: the gateway drops messages."""

@@ -28,7 +28,7 @@ from harvester.recorder.heartbeat import Heartbeat
 from harvester.recorder.link import GatewayLink, number
 from harvester.recorder.market_data_types import DataTypes
 from harvester.recorder.silent_streams import SilenceWatch
-from harvester.recorder.stream_errors import StreamErrors, stream_notice
+from harvester.recorder.stream_errors import StreamErrors, note_rows, stream_notice
 from harvester.recorder.subscriber import Subscriber
 from harvester.recorder.subscriptions import SubscriptionRegistry
 from harvester.units import SECOND_NS
@@ -45,6 +45,7 @@ if TYPE_CHECKING:
 
 logger = structlog.get_logger()
 
+LOST_S = 2.0  # pace time after IB's servers are back in which answers still arrive; later a request counts as lost
 DROPPED_S = 3.0  # pace time: an error 100 is about messages of the second before it; answers come within the next
 
 _OF_PRINTS = (Stream.ALL_LAST, Stream.LAST, Stream.BARS_5S)
@@ -66,6 +67,9 @@ class RecorderSession:
         self._data_types = DataTypes(inbox, self.registry)
         self._silence = SilenceWatch(self.registry, settings.silence_seconds)
         self._dropping: asyncio.Task[None] | None = None
+        self._repeating: asyncio.Task[None] | None = None
+        self._back_at = 0  # pace time when IB's servers were back last
+        self._has_data = False
 
     # called by the line
 
@@ -90,6 +94,7 @@ class RecorderSession:
     def line_lost(self) -> None:
         """The gateway has forgotten all requests."""
         self.registry.forget_all()
+        self._has_data = False
         self._data_types.clear()
         self._backfill.connection_lost()
         self._contracts.connection_lost()
@@ -134,8 +139,9 @@ class RecorderSession:
         for sub in self.registry.reinstate(counts):
             self._subscriber.restate(sub)  # the folds still count it as refused
             logger.warning("refused stream sends data", stream=str(sub.stream), symbol=sub.target.symbol)
-        for sub in self.registry.received(counts, self._inbox.last_ts):
-            stream_notice(self._inbox, sub, Own.STREAM_GRANTED, " is granted")
+        if note_rows(self._inbox, self.registry, dict(counts)) and not self._has_data:
+            self._has_data = True
+            logger.info("recording", streams=sum(bool(sub.rows) for sub in self.registry.live.values()))
         self._look_for_silence()
         self._heartbeat.check()
 
@@ -156,12 +162,37 @@ class RecorderSession:
             self.line.outages.end("1101")
             self.registry.forget_all()
             self.start()
+            self._back()
         elif code == codes.RESTORED_DATA_KEPT:
             self.line.outages.end("1102")
             self._silence.suspect(self._inbox.last_ts)
             self._renew(self.registry.of(*subs.DEPTHS))
+            self._back()
         elif code in codes.FARM_OK:
             self._silence.suspect(self._inbox.last_ts)
+            self._back()
+        elif code == codes.PORT_CHANGED:
+            self.line.port_announced(text)
+
+    def _back(self) -> None:
+        """IB's servers, or some of them, are back: repeat what they refused for now or never answered."""
+        self._back_at = self.line.pace.now()
+        self._subscriber.farm_is_back()
+        waiting = self._contracts.in_flight or self._backfill.in_flight or self.gateway_time.unanswered
+        if waiting and (self._repeating is None or self._repeating.done()):
+            self._repeating = self.line.tasks.spawn(self._repeat_lost())
+        elif not waiting:
+            self._lost_before(self._back_at)
+
+    async def _repeat_lost(self) -> None:
+        """Repeat the one-shot requests without an answer, once for any number of farms that return together."""
+        await self.line.pace.pause(LOST_S, pacing=True)
+        self._lost_before(self._back_at)
+        await self.gateway_time.lost()
+
+    def _lost_before(self, back_at: int) -> None:
+        self._contracts.lost(back_at)
+        self._backfill.lost(back_at)
 
     async def _ask_dropped(self) -> None:
         """Repeat the unanswered requests of the last seconds: an error 100 does not name the dropped one."""
@@ -178,6 +209,8 @@ class RecorderSession:
         for sub, quiet_ns in list(self._silence.fallen_silent()):
             stream_notice(self._inbox, sub, Own.STREAM_SILENT, " is silent while other streams are not", value=quiet_ns)
             if not self._silence.seems_gone(sub):
+                continue
+            if self._errors.stopped(sub):
                 continue
             if sub.stream not in _OF_PRINTS:
                 seconds = quiet_ns // SECOND_NS

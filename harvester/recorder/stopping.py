@@ -23,8 +23,8 @@ _DURATION = re.compile(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\
 NEVER = "never"
 
 
-def parse_duration(text: str) -> int:
-    """Parse `90`, `90s`, `15m` or `1h30m` to ns of market time.
+def parse_duration(text: str, option: str = "--duration") -> int:
+    """Parse `90`, `90s`, `15m` or `1h30m` to ns; `option` names it in the error.
 
     Raises:
         BadSetting: the text has another form, or the duration is zero.
@@ -33,7 +33,7 @@ def parse_duration(text: str) -> int:
     parts = [float(part or 0) for part in match.groups()] if match else [0.0]
     seconds = sum(part * unit for part, unit in zip(parts, (3600, 60, 1), strict=False))
     if seconds <= 0:
-        raise BadSetting(f"--duration {text!r} is not a duration; write for example 90s, 15m or 1h30m")
+        raise BadSetting(f"{option} {text!r} is not a duration; write for example 90s, 15m or 1h30m")
     return round(seconds * SECOND_NS)
 
 

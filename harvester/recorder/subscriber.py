@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING, Any
 
 from harvester.events.kinds import Action, Kind, Stream
 from harvester.gateway.data_requests import request_row
 from harvester.recorder.subscriptions import DEPTHS, REVIVAL_S, StreamSubscription, SubscriptionPlan
+from harvester.units import SECOND_NS
 
 if TYPE_CHECKING:
-    import asyncio
     from collections.abc import Iterable, Mapping, Sequence
 
     from harvester.gateway.data_requests import RequestTarget
     from harvester.recorder.backfill import HistoryBackfill
     from harvester.recorder.link import GatewayLink
     from harvester.recorder.subscriptions import SubscriptionRegistry
+
+
+FARM_SPACING_S = 5.0  # pace time between two requests for the same stream, however often farms return
 
 
 class RetryPauses:
@@ -42,11 +46,13 @@ class Subscriber:
         self._exhausted: set[Stream] = set()  # IB grants no more lines of these
         self._round = 0  # increases with every `start`: waiting requests of an earlier round are dropped
         self._turn = 0  # of the depth lines
+        self._generic: str | None = None  # generic ticks of L1, when the gateway has refused those of the settings
+        self._farm_back = asyncio.Event()
 
     @property
     def plan(self) -> SubscriptionPlan:
         """The streams to subscribe now."""
-        return SubscriptionPlan(self._line.settings, self.targets, self._turn)
+        return SubscriptionPlan(self._line.settings, self.targets, self._turn, self._generic)
 
     def start(self) -> None:
         """Subscribe everything, in the background."""
@@ -60,6 +66,19 @@ class Subscriber:
         """Write the request of a subscription into the log again; nothing is sent."""
         row = request_row(Action.SUBSCRIBE, sub.stream, sub.target, sub.req_id, sub.params)
         self._line.inbox.put(Kind.REQUEST, row)
+
+    def farm_is_back(self) -> None:
+        """A farm or the connection to IB is back: repeat what waits for a permission, a line or live updates."""
+        self._farm_back.set()
+        self._farm_back = asyncio.Event()
+
+    def use_generic_ticks(self, generic: str) -> None:
+        """Request L1 with these generic ticks from now on."""
+        self._generic = generic
+
+    def pause_before(self, sub: StreamSubscription, pauses: Sequence[float]) -> float:
+        """Pace time before the next try of a subscription, s: one of `pauses`, longer with every try in a row."""
+        return self._pauses.next(sub, pauses)
 
     def exhaust(self, streams: Iterable[Stream]) -> None:
         """Request no further lines of these streams until the next `start`."""
@@ -85,14 +104,40 @@ class Subscriber:
     async def renew_later(self, sub: StreamSubscription, pauses: Sequence[float]) -> None:
         """Cancel a subscription, and request the same after a pause that grows with every try in a row."""
         if await self._cancel(sub):
-            await self.ask_again(sub, pauses)
+            await self.ask_again(sub, self.pause_before(sub, pauses))
 
-    async def ask_again(self, sub: StreamSubscription, pauses: Sequence[float]) -> None:
-        """Request the same as a subscription that ended, under a new id, after such a pause."""
-        asked_in = self._round
-        await self._line.pace.pause(self._pauses.next(sub, pauses))
-        if asked_in == self._round:
+    async def ask_again(
+        self, sub: StreamSubscription, seconds: float, *, held: bool = False, with_farm: bool = False
+    ) -> None:
+        """Request the same as a subscription that was refused or cancelled, under a new id, after a pause.
+
+        Args:
+            sub: the subscription that ended.
+            seconds: pause in pace time.
+            held: the gateway may still hold it: cancel it first.
+            with_farm: request earlier when a farm returns, but not within `FARM_SPACING_S` of the request before.
+        """
+        asked_in, pace = self._round, self._line.pace
+        if not with_farm:
+            await pace.pause(seconds)
+        elif await pace.pause_or(self._farm_back, seconds):
+            await pace.pause(max(0.0, FARM_SPACING_S - (pace.now() - sub.asked_at) / SECOND_NS))
+        has_line = sub.stream not in DEPTHS or sub.target in self.plan.depth()
+        if asked_in != self._round or sub.req_id in self._registry.live or not has_line:
+            return  # everything was asked for again, the stream flows after all, or its line has gone to another
+        if held:
+            await self.disown(sub)
+        if asked_in == self._round and sub.req_id not in self._registry.live:
             await self.subscribe(sub.stream, sub.target, sub.params, again=True)
+
+    async def disown(self, sub: StreamSubscription) -> None:
+        """Cancel a refused subscription that the gateway may hold: later rows under its id belong to no stream."""
+        if sub.cancelled:
+            return
+        sub.cancelled = True
+        await self._line.limits.message()
+        if self._line.connected:
+            self._line.requester.cancel(sub.stream, sub.target, sub.req_id, sub.params)
 
     async def revive(self, sub: StreamSubscription) -> None:
         """Renew a silent stream after such a pause, unless rows arrive meanwhile."""

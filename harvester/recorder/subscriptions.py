@@ -8,7 +8,7 @@ with the remaining tick-by-tick lines. 5-second bars wait for IB's pacing and de
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from harvester.events import codes
 from harvester.events.kinds import Stream
@@ -24,36 +24,30 @@ if TYPE_CHECKING:
 TICK_BY_TICK = (Stream.LAST, Stream.ALL_LAST, Stream.BID_ASK, Stream.MID_POINT)
 DEPTHS = (Stream.DEPTH, Stream.SMART_DEPTH)
 
-WARNINGS = frozenset({
-    165, codes.DEPTH_HALTED, codes.DEPTH_RESET, 399, 10090, 10091, codes.DELAYED_DATA, codes.COMPETING_SESSION,
-})  # fmt: skip
-"""Errors with a subscription's id that do not end it (10197: a competing session pauses the data)."""
 NOT_LIVE = {
     codes.DELAYED_DATA: "delayed data instead of live",
     codes.COMPETING_SESSION: "another session has the live data",
 }
-_SYSTEM_MESSAGES = range(2100, 2200)
 PACING_S = (15.0, 30.0, 60.0, 120.0, 300.0, 600.0)  # pace time before a request refused for pacing is repeated
+NOW_AND_THEN_S = (60.0, 300.0, 900.0, 1800.0, 3600.0)  # pace time before a missing permission or line is tried again
 REVIVAL_S = (0.0, 60.0, 180.0, 420.0, 900.0, 1800.0)  # pace time before a silent stream is renewed
 STEADY_NS = 60 * SECOND_NS  # a stream with rows for this long is steady: the next pause is short again
 
 
-def is_refusal(code: int) -> bool:
-    """Whether an error about a subscription ends it."""
-    return code not in WARNINGS and code not in _SYSTEM_MESSAGES
+class Doubt(NamedTuple):
+    """An error that did not end a stream but may have: if the stream stops soon after, it did. `ts` in ns UTC."""
 
-
-def is_temporary(code: int, text: str) -> bool:
-    """Whether a refusal is temporary: the same request may be granted later.
-
-    IB reports pacing violations under several codes (162, 420, 10190 …) with other meanings too; the text decides.
-    """
-    return code in {codes.RESUBSCRIBE, codes.TOO_FAST} or "pacing" in text.lower()
+    code: int
+    text: str
+    ts: int
 
 
 @dataclass
 class StreamSubscription:
-    """One subscription. `first_ts`, `last_ts`: when rows were noted first and last, ns UTC to the second; 0 = never."""
+    """One subscription. `first_ts`, `last_ts`: when rows were noted first and last, ns UTC to the second; 0 = never.
+
+    `cancelled`: refused, and cancelled since: later rows under its id belong to no stream.
+    """
 
     req_id: int
     target: RequestTarget
@@ -67,6 +61,8 @@ class StreamSubscription:
     refused: int = 0
     silent: bool = False
     paused: bool = False  # the gateway has announced a pause of the data
+    cancelled: bool = False
+    doubt: Doubt | None = None
 
     @property
     def key(self) -> tuple[int, Stream]:
@@ -102,7 +98,7 @@ class SubscriptionRegistry:
 
     def reinstate(self, counts: Mapping[int, int]) -> list[StreamSubscription]:
         """Make refused subscriptions that have rows live again, and return them."""
-        back = [sub for sub in self.refusals if sub.req_id in counts]
+        back = [sub for sub in self.refusals if sub.req_id in counts and not sub.cancelled]
         for sub in back:
             self.refusals.remove(sub)
             sub.refused = 0
@@ -140,6 +136,7 @@ class SubscriptionPlan:
     settings: Settings
     targets: Sequence[RequestTarget]
     turn: int = 0  # of the depth lines
+    generic_ticks: str | None = None  # instead of those of the settings
 
     @property
     def focus(self) -> Sequence[RequestTarget]:
@@ -180,7 +177,8 @@ class SubscriptionPlan:
 
     def params(self, stream: Stream, target: RequestTarget) -> dict[str, Any]:
         """Parameters of a subscription, by the settings."""
-        return default_params(stream, target, generic=self.settings.generic_ticks, rows=self.settings.depth_rows)
+        generic = self.settings.generic_ticks if self.generic_ticks is None else self.generic_ticks
+        return default_params(stream, target, generic=generic, rows=self.settings.depth_rows)
 
 
 WANTED = (Stream.L1, Stream.ALL_LAST, Stream.BID_ASK, Stream.DEPTH, Stream.BARS_5S)

@@ -40,7 +40,8 @@ class ClientSubscription:
     """One subscription of one client.
 
     `reshape` maps a message of the market to the messages for this client (fewer depth rows, another date format); None
-    passes all. `key` is `MarketEvent.key`, "" if (con_id, stream) is unique.
+    passes all. `key` is `MarketEvent.key`, "" if (con_id, stream) is unique. `held`: deactivated by
+    an error 10225, until the client subscribes to the same again.
     """
 
     session: ClientSession
@@ -51,6 +52,7 @@ class ClientSubscription:
     key: str = ""
     reshape: Callable[[list[str]], Iterable[list[str]]] | None = None
     silent_until: int = 0
+    held: bool = False
     _tallies: dict[str, MessageTally] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

@@ -35,6 +35,7 @@ class GatewayFile:
 
     def __init__(self, path: Path | None, facts: dict[str, Any]) -> None:
         self._path, self._facts = path, facts
+        self._written: tuple[SpeedAnchor, str] | None = None
         self._dial: Dial | None = None
         self._dial_path: Path | None = None
 
@@ -59,7 +60,14 @@ class GatewayFile:
             with contextlib.suppress(OSError):
                 old.unlink()
 
+    def publish_port(self, port: int) -> None:
+        """The gateway listens on another port."""
+        self._facts = {**self._facts, "port": port}
+        if self._written is not None:
+            self.write(*self._written)
+
     def write(self, anchor: SpeedAnchor, state: str) -> None:
+        self._written = (anchor, state)
         if self._path is None:
             return
         clock = {

@@ -10,9 +10,9 @@ import structlog
 
 from harvester.events import codes
 from harvester.events.kinds import Stream
-from harvester.simgateway.fault_script import TEXTS, Fault
+from harvester.simgateway.fault_script import AT_ONCE, TEXTS, Fault
 from harvester.simgateway.ib_time_text import parse_seconds
-from harvester.simgateway.limits import Refusal
+from harvester.simgateway.limits import Refusal, ScriptedError
 from harvester.simgateway.markets.market_source import DEPTH_STREAMS
 from harvester.units import SECOND_NS
 from harvester.wire import encode_messages
@@ -31,7 +31,8 @@ logger = structlog.get_logger()
 
 _ENDS_STREAM = frozenset({
     codes.UNKNOWN_CONTRACT, codes.BAD_REQUEST, codes.DEPTH_HALTED, codes.NOT_SUBSCRIBED, codes.NO_DELAYED_DATA,
-    codes.COMPETING_SESSION,
+    codes.COMPETING_SESSION, codes.LIVE_UPDATES_FAILED, codes.NO_MORE_MARKET_DATA, codes.NOT_PROCESSED,
+    codes.BAD_BARS_REQUEST, codes.NO_TICK_BY_TICK, codes.NO_MORE_TICK_BY_TICK,
 })  # fmt: skip
 _DELAYED_TYPE = 3
 
@@ -53,16 +54,26 @@ IMPOSSIBLE: tuple[tuple[encode_messages.Number, ...], ...] = (
 
 
 class FaultActions:
-    """The script's actions. `close_port(seconds)` closes the listening socket for that market time."""
+    """The script's actions.
 
-    def __init__(self, state: GatewayState, timers: Timers, close_port: Callable[[float], None]) -> None:
-        self._state, self._timers, self._close_port = state, timers, close_port
+    `close_port(seconds)` closes the listening socket for that market time; `move_port(port)` listens on another port,
+    0 for a free one, and returns it.
+    """
+
+    def __init__(
+        self, state: GatewayState, timers: Timers, close_port: Callable[[float], None], move_port: Callable[[int], int]
+    ) -> None:
+        self._state, self._timers, self._close_port, self._move_port = state, timers, close_port, move_port
         self._random = random.Random(state.settings.seed)  # noqa: S311 - test noise, reproducible by seed
 
     def arm(self, start_ns: int) -> None:
-        """Schedule all faults."""
+        """Schedule all faults. What is about later requests is in force at once when its time has come."""
         for fault in self._state.settings.faults.faults:
-            self._timers.at(fault.at_ns(start_ns), self._action(fault))
+            at_ns = fault.at_ns(start_ns)
+            if fault.action in AT_ONCE and at_ns <= start_ns:
+                self._action(fault)(at_ns)
+            else:
+                self._timers.at(at_ns, self._action(fault))
 
     def _action(self, fault: Fault) -> Callable[[int], None]:
         def do(ts: int) -> None:
@@ -78,8 +89,10 @@ class FaultActions:
         if fault.action == "closed":
             self._close_port(parse_seconds(fault.args[0]))
             return 1
-        if fault.action == "refuse":
-            return self._refuse(fault)
+        if fault.action in AT_ONCE:
+            return self._later_requests(fault)
+        if fault.action == "port":
+            return self._port(fault)
         on_subs: dict[str, Callable[[Fault, ClientSubscription], None]] = {
             "error": self._error_sub,
             "silence": self._silence_sub,
@@ -152,20 +165,37 @@ class FaultActions:
         self._state.report.raw_bytes += len(data)
         session.queue(data)
 
-    def _refuse(self, fault: Fault) -> int:
-        """Set the refusal for later requests; code 0 removes it."""
-        code, text = _code_text(fault)
+    def _port(self, fault: Fault) -> int:
+        """Listen on another port, announce it and close every connection."""
+        port = self._move_port(int(fault.args[0]) if fault.args else 0)
+        sessions = self._sessions(fault)
+        for session in sessions:
+            session.error(-1, codes.PORT_CHANGED, TEXTS[codes.PORT_CHANGED].format(port=port))
+            session.close("the port has changed")
+        return len(sessions)
+
+    def _later_requests(self, fault: Fault) -> int:
+        """Set what later requests get: a refusal, advice, or no answer; code or count 0 ends it."""
         place = (fault.client_id, fault.symbol or "", fault.stream)
+        if fault.action == "swallow":
+            self._state.swallowed[place] = int(fault.args[0])
+            return 1
+        errors = self._state.refusals if fault.action == "refuse" else self._state.advice[fault.args[0]]
+        code, text = _code_text(fault)
         if code:
-            self._state.refusals[place] = Refusal(code, text)
+            count = fault.error_args[0].partition(":")[2]
+            errors[place] = ScriptedError(Refusal(code, text), int(count) if count else None)
         else:
-            self._state.refusals.pop(place, None)
+            errors.pop(place, None)
         return 1
 
     # ---- to subscriptions ----
 
     def _error_sub(self, fault: Fault, sub: ClientSubscription) -> None:
-        """316 and 317 apply only to depth; after 317 the book is sent again, after 10167 the delayed data type."""
+        """316 and 317 apply only to depth; after 317 the book is sent again, after 10167 the delayed data type.
+
+        After 10225 the gateway holds the stream: without a cancel it goes on beside the next subscription to the same.
+        """
         code, text = _code_text(fault)
         if code in {codes.DEPTH_HALTED, codes.DEPTH_RESET} and sub.stream not in DEPTH_STREAMS:
             return
@@ -174,6 +204,8 @@ class FaultActions:
             sub.deliver(self._state.market.snapshot(sub.con_id, sub.stream))
         elif code == codes.DELAYED_DATA:
             sub.session.send(encode_messages.market_data_type(sub.req_id, _DELAYED_TYPE), sub.symbol)
+        elif code == codes.RESUBSCRIBE:
+            sub.held = sub.session.may_be_muted = True
         elif code in _ENDS_STREAM:
             self._state.registry.remove(sub)
 
@@ -219,8 +251,9 @@ _SUBS_ALWAYS = frozenset({"impossible", "unset", "tick"})
 
 
 def _code_text(fault: Fault) -> tuple[int, str]:
-    code = int(fault.args[0])
-    return code, " ".join(fault.args[1:]) or TEXTS.get(code, "")
+    first, *text = fault.error_args
+    code = int(first.partition(":")[0])
+    return code, " ".join(text) or TEXTS.get(code, "")
 
 
 _UNSET: dict[Stream, Callable[[int], list[list[str]]]] = {

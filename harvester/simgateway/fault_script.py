@@ -31,12 +31,18 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 TEXTS: dict[int, str] = {
+    101: "Max number of tickers has been reached",
+    162: "Historical Market Data Service error message:Historical data request pacing violation",
     200: "No security definition has been found for the request",
     316: "Market depth data has been HALTED. Please re-subscribe.",
     317: "Market depth data has been RESET. Please empty deep book contents before applying any new entries.",
     321: "Error validating request.-'bW' : cause - The request is not valid",
+    322: "Error processing request.-'bR' : cause - Duplicate ticker id",
     354: "Requested market data is not subscribed. Check API status by selecting the Account menu then under "
     "Management choose Market Data Subscription Manager",
+    420: "Invalid Real-time Query:Historical data request pacing violation",
+    1300: "TWS socket port has been reset and this connection is being dropped. "
+    "Please reconnect on the new port - {port}",
     1100: "Connectivity between IBKR and Trader Workstation has been lost.",
     1101: "Connectivity between IBKR and Trader Workstation has been restored - data lost.",
     1102: "Connectivity between IBKR and Trader Workstation has been restored - data maintained.",
@@ -49,15 +55,35 @@ TEXTS: dict[int, str] = {
     2119: "Market data farm is connecting:usfarm",
     2157: "Sec-def data farm connection is broken:secdefnj",
     2158: "Sec-def data farm connection is OK:secdefnj",
+    10089: "Requested market data requires additional subscription for API. See link in 'Market Data Connections' "
+    "dialog for more details.Delayed market data is available.",
+    10090: "Part of requested market data is not subscribed. Subscription-independent ticks are still active.",
+    10091: "Part of requested market data requires additional subscription for API. See link in 'Market Data "
+    "Connections' dialog for more details.",
     10167: "Requested market data is not subscribed. Displaying delayed market data.",
     10168: "Requested market data is not subscribed. Delayed market data is not enabled.",
+    10182: "Failed to request live updates (disconnected).",
+    10189: "Failed to request tick-by-tick data.No market data permissions for ISLAND STK.",
+    10190: "Max number of tick-by-tick requests has been reached.",
     10197: "No market data during competing live session",
+    10225: "Bust event occurred, current subscription is deactivated. Please resubscribe real-time bars immediately.",
 }
 """IB's default texts of error codes."""
 
 ACTIONS: dict[str, tuple[int, int, str]] = {
     "error": (1, 99, "CODE [TEXT]: send an error or status; 316 ends depth, 317 resets it, 1100 to 1102 act as at IB"),
-    "refuse": (1, 99, "CODE [TEXT]: answer all later requests with that error; code 0 ends this"),
+    "refuse": (1, 99, "CODE[:COUNT] [TEXT]: answer all later requests, or so many, with that error; code 0 ends this"),
+    "advise": (
+        2,
+        99,
+        "before | after CODE[:COUNT] [TEXT]: grant later requests, or so many, with that error around the data type",
+    ),
+    "swallow": (
+        1,
+        1,
+        "COUNT: do not answer the next look-ups, histories and questions for the time; 0 ends this",
+    ),
+    "port": (0, 1, "[PORT]: move to another port, or to a free one: announce it (1300) and close every connection"),
     "drop": (0, 0, "close the connection"),
     "closed": (1, 1, "SECONDS: close the port to new connections"),
     "silence": (1, 1, "SECONDS: send nothing; the messages of this time are lost"),
@@ -72,6 +98,9 @@ ACTIONS: dict[str, tuple[int, int, str]] = {
     "garbage": (1, 1, "length | zero | text | noise: send a 4 GB frame, an empty frame, non-UTF-8 text, random bytes"),
 }
 """Action → minimum and maximum number of arguments, and its help text."""
+
+AT_ONCE = frozenset({"refuse", "advise", "swallow"})
+"""Actions about later requests: at `+0` they are in force before the first client connects."""
 
 _GARBAGE = ("length", "zero", "text", "noise")
 
@@ -107,6 +136,11 @@ class Fault:
         if symbol and stream in set(Stream):
             return symbol, Stream(stream)
         return self.who, None
+
+    @property
+    def error_args(self) -> tuple[str, ...]:
+        """The code, with its count, and the text of an action that sends an error."""
+        return self.args[1:] if self.action == "advise" else self.args
 
     def at_ns(self, start_ns: int) -> int:
         """Market time of the fault, ns UTC."""
@@ -172,20 +206,33 @@ def _check_who(fault: Fault) -> None:
 
 def _check_args(fault: Fault) -> None:
     first = fault.args[0] if fault.args else ""
-    if fault.action in {"error", "refuse"}:
-        _number(first, "an error code")
-        if len(fault.args) == 1 and int(first) not in TEXTS and int(first) != 0:
-            raise ValueError(f"code {first} has no default text; add one after it")
+    if fault.action in {"error", "refuse", "advise"}:
+        _check_error(fault)
     elif fault.action in {"closed", "silence"}:
         parse_seconds(first)
-    elif fault.action in {"split", "coalesce"}:
+    elif fault.action in {"split", "coalesce", "swallow"}:
         _number(first, "a count")
+    elif fault.action == "port" and first and not 0 < _number(first, "a port") < 1 << 16:
+        raise ValueError(f"{first!r} is not a port")
     elif fault.action == "tick":
         _number(first, "a tick type")
     elif fault.action == "packets" and first not in {"one", "any"}:
         raise ValueError(f"packets takes one or any, not {first!r}")
     elif fault.action == "garbage" and first not in _GARBAGE:
         raise ValueError(f"garbage takes {', '.join(_GARBAGE)}, not {first!r}")
+
+
+def _check_error(fault: Fault) -> None:
+    if fault.action == "advise" and fault.args[0] not in {"before", "after"}:
+        raise ValueError(f"advise takes before or after, not {fault.args[0]!r}")
+    code, colon, count = fault.error_args[0].partition(":")
+    _number(code, "an error code")
+    if colon:
+        _number(count, "a count")
+    if colon and fault.action == "error":
+        raise ValueError("error takes no count: it is sent once")
+    if len(fault.error_args) == 1 and int(code) not in TEXTS and int(code) != 0:
+        raise ValueError(f"code {code} has no default text; add one after it")
 
 
 def _number(text: str, what: str) -> int:

@@ -5,20 +5,24 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 from harvester.clock import Elapsed
+from harvester.events.kinds import Stream
 from harvester.simgateway.client_subscriptions import ClientSubscriptions
 from harvester.simgateway.fewer_depth_rows import DepthCut
-from harvester.simgateway.limits import Pacing, Refusal
+from harvester.simgateway.limits import Pacing, Refusal, ScriptedError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Mapping
 
     from harvester.clock import Clock
-    from harvester.events.kinds import Stream
     from harvester.simgateway.client_session import ClientSession
     from harvester.simgateway.client_subscriptions import ClientSubscription
     from harvester.simgateway.gateway_report import GatewayReport
     from harvester.simgateway.gateway_settings import GatewaySettings
     from harvester.simgateway.markets.market_source import MarketSource
+
+
+Place = tuple[int | None, str, Stream | None]
+"""Client, symbol and stream of a fault about later requests; None or "" for all."""
 
 
 class Timeline(Protocol):
@@ -47,26 +51,47 @@ class GatewayState:
         self.elapsed = Elapsed(clock).now
         self.pacing = Pacing(settings.limits, self.elapsed)
         self.sessions: list[ClientSession] = []
-        self.refusals: dict[tuple[int | None, str, Stream | None], Refusal] = {}
+        self.refusals: dict[Place, ScriptedError] = {}
+        self.advice: dict[str, dict[Place, ScriptedError]] = {"before": {}, "after": {}}
+        self.swallowed: dict[Place, int] = {}
         self.on_subscribed: Callable[[], None] = lambda: None
         self.on_request: Callable[[], None] = lambda: None
 
     def muted(self, sub: ClientSubscription) -> bool:
         """Whether a fault mutes this stream."""
-        return sub.session.muted or sub.silent_until > self.clock.now()
+        return sub.session.muted or sub.held or sub.silent_until > self.clock.now()
 
     def scripted_refusal(self, session: ClientSession, symbol: str, stream: Stream) -> Refusal | None:
         """The error a fault script sets for this request, None without one."""
-        if not self.refusals:
-            return None
-        for client in (session.client_id, None):
-            for place in ((client, symbol, stream), (client, symbol, None), (client, "", None)):
-                if place in self.refusals:
-                    return self.refusals[place]
-        return None
+        found = _place(self.refusals, session, symbol, stream)
+        return None if found is None else self.refusals[found].take()
+
+    def scripted_advice(self, when: str, session: ClientSession, symbol: str, stream: Stream) -> Refusal | None:
+        """The error a fault script sends with a granted subscription, `before` or `after` its data type."""
+        found = _place(self.advice[when], session, symbol, stream)
+        return None if found is None else self.advice[when][found].take()
+
+    def swallows(self, session: ClientSession, symbol: str, stream: Stream) -> bool:
+        """Whether a one-shot request gets no answer: the client has lost IB's servers (1100), or by a fault script."""
+        if session.offline and stream != Stream.OTHER:
+            return True
+        place = _place(self.swallowed, session, symbol, stream)
+        if place is None or not self.swallowed[place]:
+            return False
+        self.swallowed[place] -= 1
+        return True
 
     def depth_cut(self, rows: int) -> Callable[[list[str]], Iterable[list[str]]] | None:
         """A reduction of the market's depth to `rows` rows, None if the market has no more."""
         if rows >= self.market.depth_rows:
             return None
         return DepthCut(rows, self.market.depth_rows)
+
+
+def _place(faults: Mapping[Place, object], session: ClientSession, symbol: str, stream: Stream) -> Place | None:
+    """The most particular fault about a request, None without one."""
+    for client in (session.client_id, None):
+        for place in ((client, symbol, stream), (client, symbol, None), (client, "", None)):
+            if place in faults:
+                return place
+    return None

@@ -70,6 +70,8 @@ class HistoryAndScanner:
         instrument = self._streams.instrument(session, request.req_id, request.contract, Stream.HISTORY)
         if instrument is None:
             return
+        if self._state.swallows(session, instrument.symbol, Stream.HISTORY):
+            return
         identical = (instrument.con_id, *request.fields[13:], session.client_id)
         refused = self._state.pacing.historical(instrument.con_id, request.what, identical)
         if refused is not None:

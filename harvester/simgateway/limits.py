@@ -44,6 +44,22 @@ class Refusal(NamedTuple):
     text: str
 
 
+@dataclass
+class ScriptedError:
+    """An error that a fault script sends with later requests: `left` more times, None for ever."""
+
+    refusal: Refusal
+    left: int | None = None
+
+    def take(self) -> Refusal | None:
+        """The error of one more request, None when all have been sent."""
+        if self.left == 0:
+            return None
+        if self.left is not None:
+            self.left -= 1
+        return self.refusal
+
+
 class Window:
     """Sliding window of at most `count` requests per `period_s`; `take` counts one, returns whether it is allowed."""
 

@@ -71,6 +71,8 @@ def _managed_accounts(state: GatewayState, session: ClientSession, _request: Pla
 
 
 def _current_time(state: GatewayState, session: ClientSession, _request: PlainRequest) -> None:
+    if state.swallows(session, "", Stream.OTHER):
+        return
     session.send(encode_messages.current_time(state.clock.wall() // SECOND_NS))
 
 
@@ -87,6 +89,8 @@ def _account_updates(state: GatewayState, session: ClientSession, request: Plain
 def _contract(state: GatewayState, session: ClientSession, request: ContractDetailsRequest) -> None:
     found = find_contracts(state.market, request.contract)
     symbol = found[0].symbol if found else request.contract.symbol
+    if state.swallows(session, symbol, Stream.CONTRACT):
+        return
     refused = state.scripted_refusal(session, symbol, Stream.CONTRACT)
     if refused is not None or not found:
         session.error(request.req_id, *(refused or NO_DEFINITION))

@@ -80,7 +80,7 @@ class SimGateway:
         if self.pump.start_ns >= self.pump.end_ns:
             await self._close_server()
             raise CannotRun("the window --start to --end is outside this market's day; choose another window")
-        FaultActions(self.state, timers, self._close_port).arm(self.pump.start_ns)
+        FaultActions(self.state, timers, self._close_port, self._move_port).arm(self.pump.start_ns)
         self.pump.prepare()
         self._pump_task = asyncio.create_task(self.pump.run(), name="market pump")
         self._pump_task.add_done_callback(self._pump_done)
@@ -150,6 +150,20 @@ class SimGateway:
 
     def _reopen(self, _now: int) -> None:
         self._reopening = asyncio.create_task(self._listen(self.port), name="reopen the port")
+
+    def _move_port(self, port: int) -> int:
+        """Listen on another port, 0 for a free one; returns it. A port in use ends the market with an error."""
+        listening = socket.create_server((self.settings.host, port))
+        listening.setblocking(False)
+        if self._server is not None:
+            self._server.close()
+        self.port = int(listening.getsockname()[1])
+        self._file.publish_port(self.port)
+        self._reopening = asyncio.create_task(self._listen_on(listening), name="move the port")
+        return self.port
+
+    async def _listen_on(self, listening: socket.socket) -> None:
+        self._server = await asyncio.start_server(self._accept, sock=listening)
 
     async def _close_server(self) -> None:
         if self._server is not None:

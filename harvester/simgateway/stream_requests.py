@@ -29,6 +29,17 @@ if TYPE_CHECKING:
 
 DUPLICATE_ID = Refusal(322, "Error processing request.-'bR' : cause - Duplicate ticker id")
 NO_DEPTH = Refusal(10092, "Deep market data is not supported for this combination of security type/exchange")
+LEGAL_GENERIC_TICKS = {
+    "100": "Option Volume", "101": "Option Open Interest", "105": "Average Opt Volume", "106": "impvolat",
+    "165": "Misc. Stats", "221": "Creditman Mark Price", "225": "Auction", "232": "Pl Price", "233": "RTVolume",
+    "236": "inventory", "258": "Fundamentals", "292": "Wide_news", "293": "TradeCount", "294": "TradeRate",
+    "295": "VolumeRate", "318": "LastRTHTrade", "375": "RTTrdVolume", "411": "rthistvol", "456": "IBDividends",
+    "460": "Bond Factor Multiplier", "577": "EtfNavLast(navlast)", "586": "IPOHLMPRC", "587": "Pl Price Delayed",
+    "588": "Futures Open Interest", "595": "Short-Term Volume X Mins", "614": "EtfNavMisc(high/low)",
+    "619": "Creditman Slow Mark Price", "623": "EtfFrozenNavLast(fznavlast)", "mdoff": "",
+}  # fmt: skip
+"""The generic ticks IB accepts for a stock, with its names, as a real gateway's error 321 lists them."""
+
 _BBO_EXCHANGE, _SNAPSHOT_PERMISSIONS = "9c0001", 3
 
 TICK_STREAMS = {
@@ -73,10 +84,20 @@ class StreamRequests:
     def subscribe(self, sub: ClientSubscription) -> None:
         """Start a stream with the current state of the market."""
         session = sub.session
+        for other in self._state.registry.subscribers(sub.con_id, sub.stream):
+            other.held = other.held and other.session is not session
         self._state.registry.add(sub)
+        for when in ("after",) if sub.stream is Stream.L1 else ("before", "after"):
+            self.advise(when, sub)
         if not session.muted:
             sub.deliver(self._state.market.snapshot(sub.con_id, sub.stream))
         self._state.on_subscribed()
+
+    def advise(self, when: str, sub: ClientSubscription) -> None:
+        """Send the advice that a fault script has for a granted subscription."""
+        advice = self._state.scripted_advice(when, sub.session, sub.symbol, sub.stream)
+        if advice is not None:
+            sub.session.error(sub.req_id, *advice)
 
     # ---- the requests ----
 
@@ -85,14 +106,18 @@ class StreamRequests:
         instrument = self.instrument(session, request.req_id, request.contract, Stream.L1)
         if instrument is None:
             return
+        if not all(tick.split(":")[0] in LEGAL_GENERIC_TICKS for tick in request.generic):
+            session.invalid(request.req_id, _bad_generic_ticks(request.generic), "bQ")
+            return
         if not (request.snapshot or request.regulatory) and not self.line(session, request.req_id, Stream.L1):
             return
+        sub = _subscription(session, request.req_id, instrument, Stream.L1)
+        self.advise("before", sub)
         if not self._state.recorded:
             facts = (instrument.min_tick, _BBO_EXCHANGE, _SNAPSHOT_PERMISSIONS)
             session.send(encode_messages.tick_req_params(request.req_id, *facts), instrument.symbol)
             kind = self._state.settings.market_data_type
             session.send(encode_messages.market_data_type(request.req_id, kind), instrument.symbol)
-        sub = _subscription(session, request.req_id, instrument, Stream.L1)
         sub.wanted_generic |= {tick.split(":")[0] for tick in request.generic}
         if request.snapshot or request.regulatory:
             sub.deliver(self._state.market.snapshot(instrument.con_id, Stream.L1))
@@ -168,6 +193,11 @@ class StreamRequests:
 
 def _subscription(session: ClientSession, req_id: int, instrument: Instrument, stream: Stream) -> ClientSubscription:
     return ClientSubscription(session, req_id, instrument.con_id, instrument.symbol, stream)
+
+
+def _bad_generic_ticks(asked: tuple[str, ...]) -> str:
+    legal = ",".join(f"{tick}({name})" for tick, name in LEGAL_GENERIC_TICKS.items() if name)
+    return f"Incorrect generic tick list of {','.join(asked)}.  Legal ones for (STK) are: {legal}"
 
 
 def _has_depth(instrument: Instrument, request: DepthRequest) -> bool:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 SECOND = 1_000_000_000
 MARKET_STREAMS = ("l1", "depth", "smart_depth", "last", "all_last", "bid_ask", "mid_point")
-REFUSED = {101, 200, 309, 310, 316, 321, 322, 354, 10089, 10092, 10168, 10186, 10189, 10190}
+REFUSED = {101, 200, 309, 310, 316, 321, 322, 354, 10092, 10168, 10186, 10189, 10190}
 
 
 def present(x):
