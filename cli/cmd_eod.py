@@ -32,6 +32,10 @@ def eod(
     unfinished: Annotated[
         bool, typer.Option("--unfinished", help="Fold a date whose recording stopped before the end of its session.")
     ] = False,
+    replace_closed: Annotated[
+        bool,
+        typer.Option("--replace-closed", help="Fold a closed date again although it lost runs or holds other ones."),
+    ] = False,
     home: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -44,6 +48,9 @@ def eod(
     stopped after the regular close, or has events up to the end of extended trading. Any other date is refused, because
     folding closes a date; --unfinished folds it anyway.
 
+    A closed date that lost a run, or holds another recording than it was closed with, is refused with exit code 1: what
+    is kept of it would shrink. --replace-closed folds what is there.
+
     Memory learns from the log only. Episode files that differ from the log prevent deletion: exit code 11.
 
     Example: hv eod --date 2025-07-17 --archive --delete-temp
@@ -52,7 +59,7 @@ def eod(
     from harvester.artefacts.episode_files import WAY_OUT
     from harvester.endofday.eod import NOT_CONFIRMED, EodOptions
     from harvester.endofday.eod import eod as run
-    from harvester.errors import BadSetting, Mismatch
+    from harvester.errors import BadSetting, HarvesterError, Mismatch
     from harvester.home import Home, parse_date
 
     if delete_temp and not yes and (as_json or not sys.stdin.isatty()):
@@ -70,6 +77,7 @@ def eod(
             archive=archive,
             allow_not_live=allow_not_live,
             unfinished=unfinished,
+            replace_closed=replace_closed,
             progress=bar.step,
             confirm=confirm,
         )
@@ -78,6 +86,8 @@ def eod(
         typer.echo(json_text.dumps(report.plain()))
     else:
         _show(report)
+    if report.damaged:
+        raise HarvesterError(f"{date} is folded, but a version of memory is a {report.damaged[0]}")
     if wrong := [difference for difference in report.differences if difference.what != "missing"]:
         first, more = wrong[0], f", {len(wrong) - 1} more" if len(wrong) > 1 else ""
         kept = "; deletion stopped" if delete_temp else ""

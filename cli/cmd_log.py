@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from harvester.eventlog.compact import Compaction
+    from harvester.eventlog.deletion import DeletionList
     from harvester.eventlog.reader import Day, RunView
     from harvester.eventlog.verify_log import LogReport
     from harvester.events.batch import Batch
@@ -160,6 +161,8 @@ def tail(
 def verify(*, date: DateOption = None, home: HomeOption = None, as_json: JsonOption = False) -> None:
     """Verify every byte: checksums, hash chain, content hash, schemas, seq without holes, ts_recv never decreasing.
 
+    A closed date must also hold the runs that `hv eod` closed it with, except those that `hv eod` deleted.
+
     Exit code 0: clean. 1: damaged. Other codes: it could not run (2; no log 3; a newer format 4).
 
     Example: hv log verify --date 2025-07-17
@@ -248,20 +251,55 @@ def compact(*, date: NamedDateOption, home: HomeOption = None, as_json: JsonOpti
         typer.echo(f"nothing to compact: every run of {date} is compacted or empty")
 
 
+@log.command()
+def remove(
+    *,
+    date: NamedDateOption,
+    yes: Annotated[
+        bool, typer.Option("--yes", help="Delete without asking (required with --json or without a terminal).")
+    ] = False,
+    home: HomeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Remove a date without market events: a recording that was started when the market had ended.
+
+    A date with a single tick, trade, quote, book row, bar or scanner row is refused (exit code 2), and so is a closed,
+    archived or damaged one. It deletes as `hv eod --delete-temp` does: by a list, and only files that are as listed. If
+    it is interrupted, run it again: it continues where it stopped.
+
+    Example: hv log remove --date 2025-07-19
+    """
+    from harvester.endofday.remove import remove as run
+    from harvester.errors import BadSetting
+    from harvester.home import parse_date
+
+    if not yes and (as_json or not sys.stdin.isatty()):
+        why = "--json cannot ask" if as_json else "there is no terminal"
+        raise BadSetting(f"hv log remove asks before it deletes, but {why}; give --yes to delete without asking")
+
+    def confirm(listed: DeletionList) -> bool:
+        size = sum(file.bytes for file in listed.files)
+        if not as_json:
+            typer.echo(f"to delete: {len(listed.files)} files, {size:,} bytes below temp/; {date} has no market event")
+        return yes or typer.confirm("delete them?")
+
+    deleted = run(_home(home).on(parse_date(date)), confirm)
+    if as_json:
+        _lines([{"trading_date": date, "deleted": deleted or 0}])
+    else:
+        typer.echo("nothing was deleted" if deleted is None else f"deleted {deleted} files of {date}")
+
+
 def _runs_of(paths: DatePaths) -> list[list[Any]]:
     """Name, status, events, first and last ts_recv (ISO), bytes of each run of a date, deleted runs included."""
-    from harvester.errors import NoLog
+    from harvester.eventlog.closed_runs import differences_from_mark
     from harvester.eventlog.lock import DateLock
     from harvester.eventlog.reader import run_view
     from harvester.eventlog.runs_of_day import between_runs, read_marks, read_runs
 
     closed, asides, _ = read_marks(paths)
-    try:
-        runs = read_runs(paths)
-    except NoLog:
-        if closed is None:
-            raise
-        runs = []
+    runs = read_runs(paths, none_allowed=closed is not None)
+    lost = {damage.last_seq for damage in differences_from_mark(paths, runs, closed, asides)}
     misplaced = {hole.file.parent for hole in between_runs(runs, closed, paths.log, asides)}
     rows: list[list[Any]] = [[note.run, "set aside", 0, "", _iso(note.last_ts), 0] for note in asides]
     for run in runs:
@@ -275,10 +313,11 @@ def _runs_of(paths: DatePaths) -> list[list[Any]]:
     known, before = {row[0] for row in rows}, 0
     for one in closed.runs if closed else ():
         if one.run not in known:
-            rows.append([one.run, "deleted", one.last_seq - before, "", "", 0])
+            status = "lost" if one.last_seq in lost else "deleted"
+            rows.append([one.run, status, one.last_seq - before, "", "", 0])
         before = one.last_seq
     if closed and not closed.runs and not rows:
-        rows.append(["", "deleted", closed.last_seq, "", _iso(closed.last_ts), 0])
+        rows.append(["", "lost" if lost else "deleted", closed.last_seq, "", _iso(closed.last_ts), 0])
     return sorted(rows, key=lambda row: str(row[0]))
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -15,26 +15,44 @@ if TYPE_CHECKING:
 def status(
     *,
     date: DateOption = None,
+    check: Annotated[
+        bool, typer.Option("--check", help="Exit with 1 unless a day is being recorded, all of it.")
+    ] = False,
     home: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Show whether a day is being recorded, since when, and which streams are missing for which symbol.
 
-    Example: hv status --json
+    A stream is missing if the recorder's settings ask for it and it does not flow: refused, silent since it was
+    requested, or not requested yet.
+
+    With --check, for cron: exit code 0 while a day is being recorded, the feed is up and no stream is missing; else 1,
+    with one line for each reason on stderr. Other codes: it could not look (3 no log).
+
+    Example: hv status --check
     """
     import msgspec
 
-    from harvester.clock import clocks_apart
     from harvester.eventlog.runs_of_day import newest_date
     from harvester.home import Home, parse_date
     from harvester.status import status as status_of
-    from harvester.units import SECOND_NS
 
     root = Home.find(home)
     report = status_of(root.on(newest_date(root) if date is None else parse_date(date)))
     if as_json:
         typer.echo(msgspec.json.encode(report).decode())
-        return
+    else:
+        _show(report)
+    if check and (wrong := report.wrong()):
+        for reason in wrong:
+            typer.echo(f"hv: {reason}", err=True)
+        raise typer.Exit(1)
+
+
+def _show(report: RecordingStatus) -> None:
+    from harvester.clock import clocks_apart
+    from harvester.units import SECOND_NS
+
     typer.echo(f"{report.trading_date} is {_doing(report)}")
     typer.echo(f"run {report.run} since {_local(report.since)}, last commit {_local(report.last_commit)}, in New York")
     typer.echo(f"seq {report.last_seq:,}, {report.events:,} events")
@@ -65,4 +83,6 @@ def _doing(report: RecordingStatus) -> str:
         return f"being recorded by {report.holder}"
     if report.run_status == "running":
         return "not being recorded: the last run broke off; the next `hv record` or `hv log recover` recovers it"
-    return f"not being recorded (last run: {report.run_status})"
+    if report.closed:
+        return "closed: hv eod folded it into memory"
+    return "not being recorded (the last run has ended)"

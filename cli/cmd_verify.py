@@ -35,8 +35,10 @@ def verify(
     A live digest covers the state at its seq. Books are compared by the digests written during the recording: at the
     end every subscription is cancelled, and no book is left to compare.
 
-    Exit code 0: all equal. 1: the log is damaged. 11: live and replay, or files and log, differ. 12: recorded by other
-    code, so live and replay cannot be compared; everything else is equal.
+    Of memory/ it checks every file of versions/ against its own hash.
+
+    Exit code 0: all equal. 1: the log, or a file of memory/versions/, is damaged. 11: live and replay, or files and
+    log, differ. 12: recorded by other code, so live and replay cannot be compared; everything else is equal.
 
     Example: hv verify --date 2025-07-17
     """
@@ -59,6 +61,7 @@ def _lines(result: VerifyResult) -> list[str]:
     out = [f"log      {_word(not log.problems)}  {log.events:,} events in {log.runs} runs, {log.bytes:,} bytes re-read"]
     out += [f"         identity {log.identity}"] if log.identity else []
     out += [f"         {text}" for text in (*log.problems, *log.notes)]
+    out += [f"memory   BAD  {text}" for text in result.memory]
     if log.problems:
         return [*out, "live     --   not compared: the log is damaged"]
     if result.broken_off:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Protocol, Self
 
 import msgspec
 
+from harvester.files import json_value
 from harvester.units import NEVER, SECOND_NS
 
 if TYPE_CHECKING:
@@ -178,7 +179,7 @@ class FileClock:
 
     def _read(self) -> None:
         self._looked = real_monotonic_ns()
-        anchor = msgspec.json.decode(self.path.read_bytes(), type=PublishedAnchor)
+        anchor = json_value(self.path.read_bytes(), PublishedAnchor)
         if anchor.dial != self._anchor.dial:
             self._dial = Dial.open(self.path.with_name(PurePath(anchor.dial).name)) if anchor.dial else None
         self._anchor = anchor

@@ -12,7 +12,9 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
+
+import msgspec
 
 from harvester.errors import DISK_ERRNOS, CannotRun, LogWriteFailed
 
@@ -42,6 +44,7 @@ def _full_sync() -> Callable[[int], object]:
 _FULL_SYNC = _full_sync()
 
 
+T = TypeVar("T")
 Content = bytes | Callable[[], bytes]
 _SYNCS_AT_ONCE = 8
 
@@ -190,6 +193,21 @@ class Disk:
             with suppress(OSError):
                 self.remove(temporary)
             raise
+
+
+def json_value(data: bytes | str, kind: type[T]) -> T:
+    """Decode the JSON of a file. Every JSON file is read through this: msgspec alone has three kinds of errors.
+
+    Raises:
+        msgspec.MsgspecError: it is not JSON, not UTF-8, nested too deeply, or not of that type.
+    """
+    try:
+        return msgspec.json.decode(data, type=kind)
+    except UnicodeDecodeError as error:
+        byte = error.object[error.start]
+        raise msgspec.DecodeError(f"it is not UTF-8 text: byte {byte:#04x} at {error.start} of a text") from None
+    except RecursionError:
+        raise msgspec.DecodeError("it is nested too deeply") from None
 
 
 def regular_file_size(path: Path) -> int:

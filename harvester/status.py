@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 import msgspec
 
 from harvester.calendar import iso
+from harvester.config import Settings
+from harvester.eventlog.eod_mark import read_closed
 from harvester.eventlog.lock import DateLock
 from harvester.eventlog.reader import open_day
 from harvester.events.codes import UNKNOWN_CONTRACT
 from harvester.events.kinds import Action, Kind, Own, Stream
-from harvester.recorder.subscriptions import WANTED
+from harvester.projections.run_params import RunParams
+from harvester.recorder.subscriptions import WANTED, SubscriptionPlan
 from harvester.units import SECOND_NS
 
 if TYPE_CHECKING:
@@ -22,12 +25,21 @@ if TYPE_CHECKING:
     from harvester.eventlog.reader import RunView
     from harvester.home import DatePaths
 
+WANTED_NAMES = tuple(map(str, WANTED))
+_OF_THE_PLAN = ("focus_size", "tick_by_tick_lines", "depth_lines", "five_second_bars")
 _STREAMED = (Kind.TICK, Kind.TRADE, Kind.QUOTE, Kind.DEPTH, Kind.BAR)
 
 
 NOT_ASKED = "not requested: no market data line free, or still queued"  # IB limits lines and paces requests
+NO_DATA = "no data yet"
 NOTHING_ASKED = "not requested: contracts were still being looked up"
 UNKNOWN = f"not requested: symbol unknown to the gateway ({UNKNOWN_CONTRACT})"
+
+
+class _Named(NamedTuple):
+    """A symbol in the place of a contract: the plan of subscriptions needs no more."""
+
+    symbol: str
 
 
 class RecordingStatus(msgspec.Struct, frozen=True):
@@ -40,8 +52,10 @@ class RecordingStatus(msgspec.Struct, frozen=True):
         last_commit: ts_recv of the last committed event.
         streams_of: the run that `symbols` and `lacking` describe: the latest, or if that ended without a request for a
             stream, the latest that made one.
-        lacking: symbol → missing streams, each with the reason (`refused 309`, `no data yet`, `not requested`).
+        lacking: symbol → missing streams, each with the reason (`refused 309`, `no data yet`, `not requested`). What
+            the settings of the run do not ask for is not missing: BidAsk without lines left, depth between turns.
         outage: whether the feed is down according to the last notice in the log.
+        closed: whether `hv eod` folded the date into memory, and nothing was recorded since.
         archived: folder of the log below the home, when `hv eod` archived it and deleted it from temp/.
         ahead_s: seconds by which the gateway's clock is ahead of the latest run's ts_recv, 0 if below two minutes.
     """
@@ -59,8 +73,23 @@ class RecordingStatus(msgspec.Struct, frozen=True):
     symbols: list[str]
     lacking: dict[str, dict[str, str]]
     outage: bool
+    closed: bool = False
     archived: str = ""
     ahead_s: float = 0.0
+
+    def wrong(self) -> list[str]:
+        """What a watch over a recording should report; empty while all that was asked for is recorded.
+
+        A stream of trades without a row yet is not wrong: nobody may have traded.
+        """
+        found = [] if self.recording else [f"{self.trading_date} is not being recorded"]
+        found += ["the feed is down"] if self.recording and self.outage else []
+        found += ["no stream was subscribed yet"] if self.recording and not self.symbols else []
+        missing = [(symbol, stream, why) for symbol, lacks in self.lacking.items() for stream, why in lacks.items()]
+        quiet = [(stream, NO_DATA) for stream in (Stream.ALL_LAST.value, Stream.LAST.value, Stream.BARS_5S.value)]
+        return found + [
+            f"{symbol} lacks {stream} ({why})" for symbol, stream, why in missing if (stream, why) not in quiet
+        ]
 
 
 def status(paths: DatePaths) -> RecordingStatus:
@@ -79,9 +108,12 @@ def status(paths: DatePaths) -> RecordingStatus:
     first, last = described.first_seq, described.last_seq
     requests = [row for row in asked if first <= row["seq"] <= last]
     ours = [n for n in notices if first <= n["seq"] <= last]
-    keys = [key for kind in _STREAMED for key in _streams(day.table(kind), first, last)]
-    flowing = {(int(epoch), int(req_id)) for epoch, req_id in keys}
-    symbols, lacking = _lacking(requests, ours, flowing)
+    flowing: dict[tuple[int, int], int] = {}
+    for kind in _STREAMED:
+        for epoch, req_id, seq in _streams(day.table(kind), first, last):
+            flowing[epoch, req_id] = max(seq, flowing.get((epoch, req_id), 0))
+    symbols, lacking = _lacking(requests, ours, flowing, *_planned(asked, first))
+    closed = read_closed(paths)
     return RecordingStatus(
         trading_date=paths.trading_date.isoformat(),
         recording=recording,
@@ -96,6 +128,7 @@ def status(paths: DatePaths) -> RecordingStatus:
         symbols=symbols,
         lacking=lacking,
         outage=_outage(notices),
+        closed=closed is not None and closed.last_seq == day.last_seq,
         archived=_archived(paths, run.folder),
         ahead_s=next((n["value"] / SECOND_NS for n in ours if n["code"] == Own.CLOCKS_DIFFER), 0.0),
     )
@@ -112,34 +145,61 @@ def _last_with_streams(runs: Sequence[RunView], asked: list[dict[str, Any]]) -> 
     return next((run for run in runs if run.first_seq <= last <= run.last_seq), runs[-1])
 
 
-def _streams(table: Any, first_seq: int, last_seq: int) -> Iterable[tuple[int, int]]:
-    """Distinct (epoch, request id) of a kind's rows between two seqs."""
+def _streams(table: Any, first_seq: int, last_seq: int) -> Iterable[tuple[int, int, int]]:
+    """Each (epoch, request id) of a kind's rows between two seqs, with the seq of its last row."""
     import polars as pl
 
     frame = pl.from_arrow(table.select(["seq", "epoch", "req_id"]))
     assert isinstance(frame, pl.DataFrame)
-    return frame.filter(pl.col("seq").is_between(first_seq, last_seq)).select("epoch", "req_id").unique().rows()
+    inside = frame.filter(pl.col("seq").is_between(first_seq, last_seq))
+    return inside.group_by("epoch", "req_id").agg(pl.col("seq").max()).rows()
+
+
+def _planned(asked: list[dict[str, Any]], first_seq: int) -> tuple[dict[str, list[str]], bool]:
+    """The streams that a run's recorded settings ask for, by symbol, and whether its depth lines take turns."""
+    start = next((row for row in asked if row["seq"] == first_seq and row["action"] == Action.RUN_START), None)
+    config = RunParams.parse(start["params"] if start else None, first_seq).config
+    known = {name: config[name] for name in _OF_THE_PLAN if name in config}
+    plan = SubscriptionPlan(Settings.load(known), cast("Any", [_Named(symbol) for symbol in config.get("symbols", ())]))
+    wanted: dict[str, list[str]] = {target.symbol: [] for target in plan.targets}
+    for stream, target in (*plan.first(), *((Stream.BID_ASK, t) for t in plan.bid_ask())):
+        wanted[target.symbol].append(stream.value)
+    for target in plan.bars():
+        wanted[target.symbol].append(Stream.BARS_5S.value)
+    return wanted, len(plan.depth_pool) > plan.settings.depth_lines
 
 
 def _lacking(
-    requests: list[dict[str, Any]], notices: list[dict[str, Any]], flowing: set[tuple[int, int]]
+    requests: list[dict[str, Any]],
+    notices: list[dict[str, Any]],
+    flowing: dict[tuple[int, int], int],
+    planned: dict[str, list[str]],
+    turns: bool,
 ) -> tuple[list[str], dict[str, dict[str, str]]]:
-    refused = {(n["epoch"], n["req_id"]): n["value"] for n in notices if n["code"] == Own.STREAM_REFUSED}
+    refusals = [n for n in notices if n["code"] == Own.STREAM_REFUSED]
+    # Rows after the refusal take it back.
+    refused = {
+        key: n["value"] for n in refusals if (key := (n["epoch"], n["req_id"])) and flowing.get(key, 0) < n["seq"]
+    }
     unknown = {(n["epoch"], n["req_id"]) for n in notices if n["code"] == UNKNOWN_CONTRACT}
     state: dict[str, dict[str, str]] = {}
+    between_turns = "" if turns else "cancelled, not requested again"
     none_asked = all(row["action"] != Action.SUBSCRIBE for row in requests)
     for row in requests:
         if row["action"] == Action.ASK and row["stream"] == Stream.CONTRACT:
             why = UNKNOWN if (row["epoch"], row["req_id"]) in unknown else NOTHING_ASKED if none_asked else NOT_ASKED
-            state.setdefault(row["symbol"], dict.fromkeys(map(str, WANTED), why))
+            state.setdefault(row["symbol"], dict.fromkeys(planned.get(row["symbol"], WANTED_NAMES), why))
         elif row["action"] == Action.SUBSCRIBE and row["symbol"]:
-            streams = state.setdefault(row["symbol"], dict.fromkeys(map(str, WANTED), NOT_ASKED))
+            streams = state.setdefault(
+                row["symbol"], dict.fromkeys(planned.get(row["symbol"], WANTED_NAMES), NOT_ASKED)
+            )
             key = (row["epoch"], row["req_id"])
             stream = Stream.DEPTH.value if row["stream"] == Stream.SMART_DEPTH else row["stream"]
-            streams[stream] = "" if key in flowing else f"refused {refused[key]}" if key in refused else "no data yet"
+            streams[stream] = f"refused {refused[key]}" if key in refused else "" if key in flowing else NO_DATA
         elif row["action"] == Action.CANCEL and row["symbol"] in state:
             stream = Stream.DEPTH.value if row["stream"] == Stream.SMART_DEPTH else row["stream"]
-            state[row["symbol"]][stream] = "cancelled, not requested again"
+            depth = stream == Stream.DEPTH.value
+            state[row["symbol"]][stream] = between_turns if depth else "cancelled, not requested again"
     lacking = {symbol: {s: why for s, why in streams.items() if why} for symbol, streams in state.items()}
     return sorted(state), {symbol: streams for symbol, streams in sorted(lacking.items()) if streams}
 

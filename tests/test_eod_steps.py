@@ -16,8 +16,9 @@ from typer.testing import CliRunner
 from cli.app import app
 from harvester.artefacts.episode_files import WAY_OUT
 from harvester.endofday.datasets import episodes_of
-from harvester.endofday.eod import STEPS, EodOptions, eod, list_path, rebuild_memory
+from harvester.endofday.eod import STEPS, EodOptions, eod, rebuild_memory
 from harvester.errors import CannotRun, DamagedLog, HarvesterError, LockHeld, LogWriteFailed, Mismatch, NoLog
+from harvester.eventlog.closed_runs import list_path
 from harvester.eventlog.deletion import carry_out, found_in, list_files, read_list, write_list
 from harvester.eventlog.lock import DateLock
 from harvester.eventlog.reader import open_day

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import ast
+import errno
 import json
 import os
+import platform
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+
+import numba
+import numba.core.caching
+import pytest
 
 from harvester.projections.market import kernel_cache
 from tests.budget import budget
@@ -124,3 +130,138 @@ def test_an_edit_of_a_leaf_or_of_a_constant_takes_effect(tmp_path: Path) -> None
     assert len(kept) == sum(compiled)
     assert all(folder.is_relative_to(home) and folder.name.startswith("kernels-") for folder in kept), kept
     assert not list(package.rglob("*.nbi"))
+
+
+SMALL = "def double(x):\n    return x + x\n"
+
+
+def small_package(place: Path) -> tuple[Path, Any]:
+    """A package of empty kernel sources, and one tiny function in the place of the kernels."""
+    for name in kernel_cache.SOURCES:
+        (place / name).parent.mkdir(parents=True, exist_ok=True)
+        (place / name).touch()
+    source = place / "projections" / "market" / "kernels.py"
+    source.write_text(SMALL, encoding="utf-8")
+    names: dict[str, Any] = {"__name__": __name__}
+    exec(compile(SMALL, str(source), "exec"), names)
+    return source, names["double"]
+
+
+@pytest.fixture
+def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], tuple[int, list[str]]]:
+    """A function that does what a start of `hv` does with the tiny package: 21 doubled, and the lines printed."""
+    source, double = small_package(tmp_path / "package")
+    monkeypatch.setattr(kernel_cache, "user_cache", lambda: tmp_path / "user")
+    lines: list[str] = []
+    monkeypatch.setattr(kernel_cache, "on_compile", [lines.append])
+
+    def begin() -> tuple[int, list[str]]:
+        lines.clear()
+        monkeypatch.setattr(kernel_cache, "_reported", set())
+        made = kernel_cache.decorator(numba, str(source), numba.int64(numba.int64))(double)
+        return made(21), list(lines)
+
+    return begin
+
+
+def cache_files(tmp_path: Path, pattern: str = "*") -> list[Path]:
+    return sorted(path for path in tmp_path.rglob(f"kernels-*/**/{pattern}") if path.is_file())
+
+
+DAMAGE: dict[str, Callable[[bytes], bytes]] = {
+    "emptied": lambda _: b"",
+    "halved": lambda data: data[: len(data) // 2],
+    "zeroed": lambda data: bytes(len(data)),
+    "a flipped bit": lambda data: data[:-9] + bytes([data[-9] ^ 64]) + data[-8:],
+    "longer": lambda data: data + b"\0",
+}
+
+
+@pytest.mark.parametrize("pattern", ["*.nbi", "*.nbc", kernel_cache.CHECKSUMS])
+def test_a_damaged_cache_counts_as_absent(
+    tmp_path: Path, start: Callable[[], tuple[int, list[str]]], pattern: str
+) -> None:
+    """Any of its files emptied, cut, zeroed, longer, gone or with one flipped bit: one warning, compiled again.
+
+    The warning names the folder; the next start loads and prints nothing.
+    """
+    result, lines = start()
+    assert (result, len(lines)) == (42, 1)
+    assert "once for this version" in lines[0]
+    assert start() == (42, [])
+    for what in ("gone", *DAMAGE):
+        (path,) = cache_files(tmp_path, pattern)
+        if what == "gone":
+            path.unlink()
+        else:
+            path.write_bytes(DAMAGE[what](path.read_bytes()))
+        result, lines = start()
+        assert (result, len(lines)) == (42, 1), what
+        assert "compiling them again" in lines[0], what
+        assert str(next((tmp_path / "package" / "projections" / "__pycache__").glob("kernels-*"))) in lines[0]
+        assert start() == (42, []), what
+    assert [path.name for path in (tmp_path / "package" / "projections" / "__pycache__").iterdir()] == [
+        next(path for path in cache_files(tmp_path, "*.nbi")).parents[1].name
+    ]
+
+
+def test_a_cache_of_another_machine_counts_as_absent(
+    start: Callable[[], tuple[int, list[str]]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Kernels compiled for another processor, put under this one's name with valid checksums, are compiled again."""
+    with monkeypatch.context() as other:
+        other.setattr(numba.config, "CPU_NAME", "x86-64" if platform.machine() == "x86_64" else "generic")
+        other.setattr(numba.config, "CPU_FEATURES", "")
+        assert start()[0] == 42
+    result, lines = start()
+    assert (result, len(lines)) == (42, 1)
+    assert "of another machine: compiling them again" in lines[0]
+    assert start() == (42, [])
+
+
+def test_an_intact_cache_that_cannot_be_written_is_used(
+    start: Callable[[], tuple[int, list[str]]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A read-only install whose cache is complete loads from it: nothing is compiled, nothing printed."""
+    start()
+    monkeypatch.setattr(kernel_cache, "writable", lambda _: False)
+    assert start() == (42, [])
+
+
+def test_where_nothing_can_be_written_the_kernels_are_compiled_in_memory(
+    tmp_path: Path, start: Callable[[], tuple[int, list[str]]]
+) -> None:
+    """Neither `__pycache__` nor the user's folder can be a folder: one warning names both, and the kernels work."""
+    (tmp_path / "package" / "projections" / "__pycache__").write_text("in the way", encoding="utf-8")
+    (tmp_path / "user").write_text("in the way", encoding="utf-8")
+    for _ in range(2):
+        result, lines = start()
+        assert (result, len(lines)) == (42, 1)
+        assert "compiling the market kernels in memory" in lines[0]
+        assert str(tmp_path / "user") in lines[0]
+
+
+def full(*_: object, **__: object) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+@pytest.mark.parametrize("place", ["mkdir", "write_bytes", "pickle"])
+def test_a_full_disk_costs_the_saving_not_the_start(
+    tmp_path: Path, start: Callable[[], tuple[int, list[str]]], monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    """The disk is full when the folder, Numba's files or the checksums are written: the kernels work from memory."""
+    folder = tmp_path / "package" / "projections" / "__pycache__"
+    with monkeypatch.context() as disk:
+        disk.setattr(kernel_cache, "choose", lambda _, name: folder / f"kernels-{name}")
+        folder.mkdir()
+        if place == "pickle":
+            disk.setattr(numba.core.caching.IndexDataCacheFile, "_open_for_write", full)
+        else:
+            disk.setattr(Path, place, full)
+        result, lines = start()
+    assert (result, len(lines)) == (42, 2)
+    assert f"cannot save the market kernels compiled in {folder}" in lines[1]
+    assert os.strerror(errno.ENOSPC) in lines[1]
+    assert list(folder.iterdir()) == []
+    assert len(start()[1]) == 1
+    assert start() == (42, [])

@@ -230,7 +230,7 @@ def test_a_closed_date_needs_reopen_and_goes_on(home):
     write_run(home, (10, 10))
     day = harvester.open_day(DATE, home)
     before = day.identity()
-    runs = [ClosedRun(run.run, run.last_seq, run.content_hash) for run in day.runs]
+    runs = [ClosedRun(run.run, run.last_seq, run.content_hash, deleted=True) for run in day.runs]
     write_closed(home, EodMark(DATE.isoformat(), day.last_seq, before, day.last_ts, runs), DATE)
     with pytest.raises(DateClosed, match=r"seq 20.*--reopen"):
         LogWriter.open(home.on(DATE))

@@ -22,8 +22,9 @@ from power_cut import NONE, Killed, PowerCut, Tree, read, write
 from trading_log import DATE, days, record, run_params
 
 from harvester.artefacts import table_files
-from harvester.endofday.eod import EodOptions, eod, list_path
+from harvester.endofday.eod import EodOptions, eod
 from harvester.errors import HarvesterError, Mismatch
+from harvester.eventlog.closed_runs import list_path
 from harvester.eventlog.deletion import read_list
 from harvester.eventlog.eod_mark import read_closed
 from harvester.eventlog.reader import open_day
@@ -501,7 +502,7 @@ def test_a_list_of_another_log_is_not_carried_out(whole, foreign, tmp_path):
         eod(home.on(NEXT), EodOptions(at=at, **DELETING))
     shutil.rmtree(home.on(NEXT).log)
     shutil.copytree(foreign.on(NEXT).log, home.on(NEXT).log)
-    eod(home.on(NEXT))
+    eod(home.on(NEXT), EodOptions(replace_closed=True))
     shutil.rmtree(home.on(NEXT).episodes)  # listed, and gone
     confirmed = []
     options = EodOptions(confirm=lambda listed: not confirmed.append(listed.content_hash), **DELETING)

@@ -20,6 +20,7 @@ from power_cut import Killed, PowerCut, Tree, read, write
 from recording import QuickDisk
 
 import harvester
+from harvester.endofday.remove import removal_list_path, remove
 from harvester.errors import DamagedLog
 from harvester.eventlog.archive import archive
 from harvester.eventlog.compact import compact_day
@@ -418,6 +419,31 @@ def test_the_mark_of_a_closed_date(medium):
                 write(tree, medium)
                 allowed = [closed] if disk.marks(n) else [closed, None]
                 assert read_closed(Home(medium).on(DATE)) in allowed, called
+
+
+def test_removing_a_date(medium):
+    """Whatever a cut leaves of a removal, another one finishes it, and once it has returned nothing comes back."""
+    home = Home(medium.with_name("home")).prepare()
+    with LogWriter.open(home.on(DATE), disk=QuickDisk(), margin_bytes=0) as writer:
+        writer.commit(batch(6, 1, kinds=(Kind.CLOCK, Kind.NOTICE)))
+    disk = PowerCut(home.root)
+    remove(home.on(DATE), disk=disk)
+    disk.mark("removed")
+    seen = set()
+    for n in disk.cuts():
+        for called, tree in disk.trees(n, NAMES_MAX):
+            write(tree, medium)
+            left = Home(medium).on(DATE)
+            if left.log.exists() or removal_list_path(left).exists():
+                assert not disk.marks(n), called
+                seen.add(removal_list_path(left).exists())
+                try:
+                    remove(left, disk=QuickDisk())
+                except Exception as error:
+                    raise AssertionError(f"{called}: {error!r}") from error
+            assert not left.log.exists(), called
+            assert not removal_list_path(left).exists(), called
+    assert seen == {False, True}
 
 
 def test_folders_left_by_a_dead_process(medium):

@@ -14,6 +14,7 @@ from cli.app import app
 from harvester.calendar import day_bounds, iso
 from harvester.clock import LockstepClock, MachineClock
 from harvester.config import Settings
+from harvester.endofday.eod import EodOptions, eod
 from harvester.errors import (
     BadSetting,
     CannotRun,
@@ -23,12 +24,14 @@ from harvester.errors import (
     LogWriteFailed,
     UnknownSymbol,
 )
+from harvester.eventlog.lock import DateLock
 from harvester.eventlog.reader import open_day
 from harvester.eventlog.verify_log import verify_day
 from harvester.events.kinds import Action, Kind, Own, Stream
 from harvester.files import Disk
 from harvester.home import Home
 from harvester.rebuild.project import fold_day
+from harvester.recorder.clock_events import ClockEvents
 from harvester.recorder.record import record
 from harvester.simgateway.gateway_settings import GatewaySettings
 from harvester.simgateway.limits import Limits
@@ -384,20 +387,24 @@ def test_a_client_id_in_use(tmp_path: Path) -> None:
     run(scenario())
 
 
+def rolling(boundary: int) -> str:
+    """The `day_start` setting that puts a date boundary at this time of a morning in July, ns UTC."""
+    local = boundary // 10**9 - 4 * 3600  # New York in July
+    assert local % 60 in (0, 30)
+    return f"{local % 86400 // 3600:02d}:{local % 3600 // 60:02d}" + (":30" if local % 60 else "")
+
+
 def test_the_trading_date_rolls_over_on_the_same_connection(tmp_path: Path) -> None:
     """At the boundary the run ends and the next begins in the new folder; streams are repeated, depth is renewed."""
     market = one()
-    boundary = market.start_ns + 90 * 10**9
-    local = boundary // 10**9 - 4 * 3600  # New York in July
-    day_start = f"{local % 86400 // 3600:02d}:{local % 3600 // 60:02d}"
-    assert local % 60 == 30 or local % 60 == 0
-    start_of_day = day_start if local % 60 == 0 else f"{day_start}:{local % 60:02d}"
+    start_of_day = rolling(market.start_ns + 90 * 10**9)
     recorded = run(lockstep(market, Home(tmp_path), minutes=4, day_start=start_of_day))
     first, second = (run_.trading_date for run_ in recorded.summary.runs)
     assert (second - first).days == 1
     before, after = open_day(first, recorded.home), open_day(second, recorded.home)
     edge = day_bounds(second, "America/New_York", start_of_day)[0]
-    assert before.last_ts < edge <= after.runs[0].first_ts
+    assert before.last_ts == edge <= after.runs[0].first_ts
+    assert all(before.frame(kind)["ts_recv"].max() < edge for kind in (Kind.TICK, Kind.DEPTH))
     assert before.table(Kind.REQUEST).to_pylist()[-1]["action"] == Action.RUN_END
     old, new = subscribed(before, Stream.L1), subscribed(after, Stream.L1)
     assert [r["req_id"] for r in new] == [r["req_id"] for r in old]
@@ -413,6 +420,106 @@ def test_the_trading_date_rolls_over_on_the_same_connection(tmp_path: Path) -> N
     assert sum(frames) == sum(entry["rows"] for k in ("tick", "trade", "depth") for entry in sent[k].values())
 
 
+def bucketed(day: Day) -> tuple[list[int], float]:
+    """Starts of a date's buckets in ns, and the shares traded in them."""
+    buckets = fold_day(day).tables["buckets"]
+    shares = sum(sum(buckets[f"tape_{side}"].to_pylist()) for side in ("buy", "sell", "unknown"))
+    return buckets["ts"].to_pylist(), shares
+
+
+@pytest.mark.parametrize("skipped", [0, 40])
+def test_the_last_second_of_a_date_is_in_a_bucket(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, skipped: int
+) -> None:
+    """When a run rolls over, all that was traded before the boundary is in the date's buckets, up to its last second.
+
+    It holds too when a clock that leaps, as at full speed, gave no clock event for the last 40 seconds.
+    """
+    market = one(extended_minutes=1, rate=20_000)
+    boundary, tick = market.start_ns + 180 * 10**9, ClockEvents.tick
+
+    def leaping(events: ClockEvents) -> None:
+        if not boundary - skipped * 10**9 < events._clock.now() < boundary:
+            tick(events)
+
+    monkeypatch.setattr(ClockEvents, "tick", leaping)
+    recorded = run(lockstep(market, Home(tmp_path), minutes=3.2, day_start=rolling(boundary)))
+    day = open_day(recorded.summary.runs[0].trading_date, recorded.home)
+    starts, shares = bucketed(day)
+    assert starts[-1] == boundary - 10**9
+    assert starts == list(range(starts[0], boundary, 10**9))
+    traded = day.frame(Kind.TRADE)
+    assert traded["ts_recv"].max() > boundary - 30 * 10**9, "choose a market that trades before the boundary"
+    assert shares == traded["size"].sum() > 0
+    ends = fold_day(day).tables["candles"].to_pydict()["bucket_end"]
+    assert boundary in ends
+
+
+def test_a_recording_that_ends_at_the_boundary_begins_no_other_date(tmp_path: Path) -> None:
+    """`--until` the very end of a date: one run, on that date, with its last second in a bucket."""
+    market = one()
+    boundary = market.start_ns + 120 * 10**9
+    recorded = run(lockstep(market, Home(tmp_path), minutes=118 / 60, day_start=rolling(boundary)))
+    (only,) = recorded.summary.runs
+    day = open_day(only.trading_date, recorded.home)
+    assert day.last_ts == boundary
+    assert bucketed(day)[0][-1] == boundary - 10**9
+
+
 def test_the_real_disk_is_the_default(tmp_path: Path) -> None:
     """A short recording with real syncs verifies."""
     sound(run(lockstep(one(), Home(tmp_path), minutes=1, disk=Disk())))
+
+
+def hv_status(home: Home, *words: str) -> tuple[int, str]:
+    done = CliRunner().invoke(app, ["status", "--date", str(DATE), "--home", str(home.root), *words])
+    return done.exit_code, done.output
+
+
+def test_status_lacks_only_what_was_asked_for(tmp_path: Path) -> None:
+    """Five symbols use all five tick-by-tick lines for AllLast: no BidAsk is planned, and none is called missing.
+
+    Depth lines that take turns are not missing between their turns either; a refused stream is.
+    """
+    market = model(symbols=("ACME", "BOLT", "CRUX", "DYNE", "EMBR"))
+    given = {"depth_rotation_minutes": 1, "minutes": 3.5}
+    recorded = run(lockstep(market, Home(tmp_path), faults="+60 BOLT:l1 refuse 354\n+61 BOLT:l1 error 354", **given))
+    found = status(recorded.home.on(DATE))
+    assert found.symbols == ["ACME", "BOLT", "CRUX", "DYNE", "EMBR"]
+    assert {symbol: set(lacks) for symbol, lacks in found.lacking.items()} == {"BOLT": {"l1"}}
+    assert "ACME: complete" in hv_status(recorded.home)[1]
+    one_symbol = status(run(lockstep(one(), Home(tmp_path / "one"), minutes=1)).home.on(DATE))
+    assert one_symbol.lacking == {"ACME": dict.fromkeys(("all_last", "bars_5s"), "no data yet")}  # before the open
+
+
+def test_status_check_is_for_cron(tmp_path: Path) -> None:
+    """`--check` is 0 while all is recorded, 1 if nobody records, the feed is down or a stream is missing."""
+    recorded = run(lockstep(one(), Home(tmp_path), minutes=1))
+    assert hv_status(recorded.home)[0] == 0
+    code, said = hv_status(recorded.home, "--check")
+    assert (code, f"{DATE} is not being recorded" in said) == (1, True)
+    found = status(recorded.home.on(DATE))
+    with DateLock(recorded.home.on(DATE)):
+        assert hv_status(recorded.home, "--check") == (0, hv_status(recorded.home)[1])
+        assert status(recorded.home.on(DATE)).wrong() == []
+    at_work = msgspec.structs.replace(found, recording=True)
+    assert at_work.wrong() == []
+    no_quotes = {"ACME": {"all_last": "no data yet", "l1": "no data yet"}}
+    assert msgspec.structs.replace(at_work, lacking=no_quotes).wrong() == ["ACME lacks l1 (no data yet)"]
+    assert msgspec.structs.replace(at_work, outage=True).wrong() == ["the feed is down"]
+    lacking = {"ACME": {"l1": "refused 354"}}
+    assert msgspec.structs.replace(at_work, lacking=lacking).wrong() == ["ACME lacks l1 (refused 354)"]
+    assert msgspec.structs.replace(at_work, symbols=[]).wrong() == ["no stream was subscribed yet"]
+
+
+def test_status_tells_closed_from_ended_and_archived(tmp_path: Path) -> None:
+    """Ended, then folded, then archived: three things to say, never "last run: compacted"."""
+    recorded = run(lockstep(one(), Home(tmp_path), minutes=1))
+    paths = recorded.home.on(DATE)
+    said = [hv_status(recorded.home)[1]]
+    for options in (EodOptions(), EodOptions(archive=True, delete_temp=True)):
+        eod(paths, options)
+        said.append(hv_status(recorded.home)[1])
+    assert ["closed: hv eod folded it" in text for text in said] == [False, True, True]
+    assert ["its log is archived in" in text for text in said] == [False, False, True]
+    assert not any("compacted" in text for text in said)

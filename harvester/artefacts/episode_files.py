@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from harvester.artefacts.json_files import json_lines, times, times_file
-from harvester.files import put_all
+from harvester.files import json_value, put_all
 from harvester.home import file_name
 from harvester.projections.trading.position import DATA_END
 
@@ -140,7 +140,7 @@ def _decision(made: Mapping[str, Any]) -> tuple[Any, ...]:
 
 def _read(path: Path) -> dict[str, Any] | None:
     try:
-        made = msgspec.json.decode(path.read_bytes())
+        made = json_value(path.read_bytes(), dict[str, Any])
         return made if _decision(made) and made["labels"]["exit_reason"] else None
-    except (OSError, msgspec.DecodeError, KeyError, TypeError):
+    except (OSError, msgspec.MsgspecError, KeyError, TypeError):
         return None

@@ -41,9 +41,10 @@ def listed(items: Schema) -> Schema:
     return {"type": "array", "items": items}
 
 
-def record(fields: dict[str, Schema]) -> Schema:
-    """An object with exactly these keys."""
-    return {"type": "object", "properties": fields, "required": list(fields), "additionalProperties": False}
+def record(fields: dict[str, Schema], optional: dict[str, Schema] | None = None) -> Schema:
+    """An object with exactly these keys, and possibly the optional ones."""
+    known = fields | (optional or {})
+    return {"type": "object", "properties": known, "required": list(fields), "additionalProperties": False}
 
 
 def _all(names: str, schema: Schema) -> dict[str, Schema]:
@@ -226,7 +227,7 @@ MEMORY = record(
 )
 CLOSED = record(
     {"trading_date": DATE, "last_seq": COUNT, "content_hash": HASH, "last_ts": INTEGER}
-    | {"runs": listed(record({"run": TEXT, "last_seq": COUNT, "content_hash": HASH}))}
+    | {"runs": listed(record({"run": TEXT, "last_seq": COUNT, "content_hash": HASH}, {"deleted": FLAG}))}
 )
 _NAMED: dict[str, Schema] = {"schema": {"const": "harvester.deletion"}, "schema_version": {"const": 2}}
 DELETION = record(

@@ -34,9 +34,11 @@ def read_parquet(path: Path) -> pa.Table:
         DamagedFile: it cannot be read.
     """
     try:
-        return parquet_table(path.read_bytes())
+        table = parquet_table(path.read_bytes())
+        table.validate(full=True)  # its texts are UTF-8
     except (OSError, pa.ArrowException) as error:
         raise DamagedFile(str(path), f"not a readable Parquet file: {error}", KEPT_MOVE) from None
+    return table
 
 
 def parquet_table(data: bytes) -> pa.Table:
@@ -54,7 +56,8 @@ def parquet_table(data: bytes) -> pa.Table:
 
 def about(table: pa.Table) -> dict[str, str]:
     """The metadata given to `parquet_file`."""
-    return {key.decode(): value.decode() for key, value in (table.schema.metadata or {}).items()}
+    pairs = (table.schema.metadata or {}).items()
+    return {key.decode(errors="replace"): value.decode(errors="replace") for key, value in pairs}
 
 
 def csv_file(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> bytes:

@@ -140,6 +140,8 @@ def kept_day(paths: DatePaths) -> DaySummary:
         return day_of(table, table_files.about(table))
     except KeyError as error:
         raise DamagedFile(str(path), f"lacks its {error.args[0]}", table_files.KEPT_MOVE) from None
+    except (msgspec.MsgspecError, TypeError, ValueError) as error:
+        raise DamagedFile(str(path), f"not the episodes of a date: {error}", table_files.KEPT_MOVE) from None
 
 
 def kept_dates(home: Home) -> Sequence[date]:

@@ -20,13 +20,14 @@ from harvester.artefacts.table_files import read_parquet
 from harvester.calendar import iso
 from harvester.endofday import datasets as kept
 from harvester.endofday.finished import must_be_over
-from harvester.errors import CannotRun, HarvesterError, Mismatch, NoLog
+from harvester.errors import CannotRun, DamagedLog, HarvesterError, Mismatch, NoLog
 from harvester.eventlog import archive as archiving
 from harvester.eventlog import deletion
+from harvester.eventlog.closed_runs import differences_from_mark, list_path
 from harvester.eventlog.compact import CANDIDATE
 from harvester.eventlog.eod_mark import ClosedRun, EodMark, closed_path, read_closed, write_closed
 from harvester.eventlog.lock import DateLock
-from harvester.eventlog.quarantine import NOTES
+from harvester.eventlog.quarantine import NOTES, read_quarantine_notes
 from harvester.eventlog.reader import open_day
 from harvester.eventlog.recover import recover_held
 from harvester.eventlog.storage.damage import damaged_log
@@ -57,6 +58,7 @@ class EodOptions:
 
     Attributes:
         unfinished: fold a date whose last run ended before the end of the session.
+        replace_closed: fold a closed date again although runs it was closed with are missing or differ.
         at: called with the name of each step before it begins, `lock`, `delete` (each file) and `done` among them.
         progress: called with (step, done, total) while a step reads the log.
         confirm: called with the deletion list; False leaves everything in place.
@@ -67,6 +69,7 @@ class EodOptions:
     archive: bool = False
     allow_not_live: bool = False
     unfinished: bool = False
+    replace_closed: bool = False
     disk: Disk = field(default_factory=Disk)
     at: Callable[[str], None] = lambda _: None
     progress: Callable[[str, int, int], None] = lambda *_: None
@@ -75,7 +78,10 @@ class EodOptions:
 
 @dataclass
 class EodReport:
-    """The result of `hv eod`. `stopped` is why a requested deletion did not happen."""
+    """The result of `hv eod`.
+
+    `stopped` is why a requested deletion did not happen; `damaged` lists damaged files of memory/versions.
+    """
 
     trading_date: str
     content_hash: str = ""
@@ -93,6 +99,7 @@ class EodReport:
     deleted: int = 0
     stays: list[str] = field(default_factory=list)
     stopped: str = ""
+    damaged: list[str] = field(default_factory=list)
 
     def plain(self) -> dict[str, Any]:
         """For `--json`."""
@@ -142,7 +149,7 @@ def eod(paths: DatePaths, options: EodOptions | None = None) -> EodReport:
         LockHeld: another process records or folds the date.
         CannotRun: its session is not over; nothing is changed.
         NoLog: nothing was recorded on it.
-        DamagedLog: its log is damaged; nothing is changed.
+        DamagedLog: its log is damaged, or lacks what it was closed with; nothing is changed.
         Mismatch: the read-back of a file differs from what was written.
     """
     options = options or EodOptions()
@@ -158,6 +165,7 @@ def eod(paths: DatePaths, options: EodOptions | None = None) -> EodReport:
             if not skipped.get(name):
                 options.at(name)
                 step(folding)
+        report.damaged = [str(damaged) for damaged in memory_fold.damaged_versions(paths.home)]
         options.at("done")
     return report
 
@@ -177,9 +185,23 @@ def _settle(paths: DatePaths, disk: Disk) -> None:
 def _admit(paths: DatePaths, options: EodOptions) -> int:
     """Check that the date may be folded; returns the size of its log in bytes. The next step compares checksums."""
     day = open_day(paths.trading_date, paths.home, check=False)
+    if not options.replace_closed:
+        _must_hold_what_was_closed(paths, day)
     if not options.unfinished:
         must_be_over(day)
     return sum(run.n_bytes for run in day.runs)
+
+
+def _must_hold_what_was_closed(paths: DatePaths, day: Day) -> None:
+    """Reject a closed date that lost a run or holds another recording: folding it would shrink what is kept of it.
+
+    Raises:
+        DamagedLog: a run it was closed with is missing, or differs.
+    """
+    if lost := differences_from_mark(paths, day.logs, read_closed(paths), read_quarantine_notes(paths)):
+        error = damaged_log(lost, day.good)
+        move = "nothing was changed; restore it from a backup, or fold what is there with --replace-closed"
+        raise DamagedLog(error.file, error.offset, error.what, error.good, move)
 
 
 def _verify(folding: Folding) -> None:
@@ -190,7 +212,7 @@ def _verify(folding: Folding) -> None:
         done += n_bytes
         folding.options.progress("verify", done, 2 * folding.log_bytes)
 
-    report = verify_day(folding.paths, step)
+    report = verify_day(folding.paths, step, with_mark=False)
     if not report.clean:
         raise damaged_log(report.problems, report.good)
     folding.day = report.day()
@@ -310,7 +332,8 @@ def _close(folding: Folding) -> None:
     runs = [ClosedRun(run.run, run.last_seq, run.content_hash) for run in day.runs if run.rows]
     earlier = read_closed(paths)
     if earlier is not None and day.first_seq > 1:
-        runs = [run for run in earlier.runs if run.last_seq < day.first_seq] + runs
+        gone = [run for run in earlier.runs if run.last_seq < day.first_seq]
+        runs = [msgspec.structs.replace(run, deleted=True) for run in gone] + runs
     closed = EodMark(report.trading_date, result.last_seq, result.identity, result.last_ts, runs)
     if closed != earlier:
         _put_mark(folding, closed)
@@ -336,14 +359,15 @@ def _archive(folding: Folding) -> None:
     folding.report.written += archiving.archive(folding.paths, folding.options.disk, folding.day.logs)
 
 
-def _doomed_folders(paths: DatePaths) -> list[Path]:
+def doomed_folders(paths: DatePaths) -> list[Path]:
+    """Folders below `temp/` that are deleted with a date."""
     return [paths.log, paths.episodes, paths.snapshots]
 
 
 _LOG_FILES = frozenset((MANIFEST, CANDIDATE, DELETION, *names_of("stream"), *names_of("compacted")))
 
 
-def _strangers(paths: DatePaths) -> list[Path]:
+def strangers(paths: DatePaths) -> list[Path]:
     """Files in the log's folder that are not part of it, so they must not be deleted; quarantine is left out."""
     day = paths.log
     runs = archiving.runs_in(day)
@@ -354,14 +378,9 @@ def _strangers(paths: DatePaths) -> list[Path]:
 def _to_delete(paths: DatePaths, report: EodReport) -> list[Path]:
     day = paths.log
     if not (day / QUARANTINE).exists():
-        return _doomed_folders(paths)
+        return doomed_folders(paths)
     report.notes.append(f"{day / QUARANTINE} stays: torn bytes of a killed run, kept nowhere else")
-    return [*archiving.runs_in(day), *_doomed_folders(paths)[1:]]
-
-
-def list_path(paths: DatePaths) -> Path:
-    """Path of a date's deletion list: in the folder of the files that replace the log."""
-    return paths.dataset / DELETION
+    return [*archiving.runs_in(day), *doomed_folders(paths)[1:]]
 
 
 def _delete(folding: Folding) -> None:
@@ -377,14 +396,14 @@ def _delete(folding: Folding) -> None:
     found = deletion.found_in(root, _to_delete(paths, report))
     with naming(paths.log):
         listed = deletion.list_files(root, found, date, identity, log_kept)
-    if strangers := _strangers(paths):
-        report.stopped = f"{strangers[0]} is not part of the log"
+    if others := strangers(paths):
+        report.stopped = f"{others[0]} is not part of the log"
         return
     if not listed.files and not listed.folders:
         return  # an earlier list stays as the record of the deleted files
     if not options.confirm(listed):
         report.stopped = NOT_CONFIRMED
-        report.stays = [p.relative_to(paths.home.root).as_posix() for p in _doomed_folders(paths) if p.exists()]
+        report.stays = [p.relative_to(paths.home.root).as_posix() for p in doomed_folders(paths) if p.exists()]
         return
     _write_list(paths, listed, options.disk)
     _carry_out(paths, listed, options, report)
@@ -396,7 +415,7 @@ def _carry_out(paths: DatePaths, listed: deletion.DeletionList, options: EodOpti
         report.deleted += 1
         options.progress("delete", report.deleted, len(listed.files) + len(listed.folders))
 
-    report.stays = deletion.carry_out(paths.home.root, listed, options.disk, _doomed_folders(paths), progress)
+    report.stays = deletion.carry_out(paths.home.root, listed, options.disk, doomed_folders(paths), progress)
     if report.stays:
         report.stopped = report.stays[0]
         return

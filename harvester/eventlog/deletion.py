@@ -20,7 +20,7 @@ import msgspec
 
 from harvester.errors import DISK_ERRNOS, DamagedFile, LogWriteFailed, Mismatch
 from harvester.eventlog.storage.sealed_lines import CHECK_BYTES, seal, unseal
-from harvester.files import regular_file_size
+from harvester.files import json_value, regular_file_size
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -166,22 +166,23 @@ def read_list(path: Path) -> DeletionList | None:
         return _decoded(path.read_bytes(), path)
     except FileNotFoundError:
         return None
-    except (OSError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+    except (OSError, msgspec.MsgspecError) as error:
         move = "nothing is deleted by it; move it away and run the command again"
         raise DamagedFile(str(path), f"not a deletion list: {error}", move) from None
 
 
 def _decoded(data: bytes, path: Path) -> DeletionList:
+    json_value(data, object)  # `format` checks neither UTF-8 nor depth
     sealed = unseal(msgspec.json.format(data, indent=-1).rstrip(b"\n"))
     if sealed is None:
-        listed = msgspec.json.decode(data, type=DeletionList)
+        listed = json_value(data, DeletionList)
         if listed.schema_version != _UNSEALED_VERSION:
             raise msgspec.ValidationError("it does not match its hash")
         return msgspec.structs.replace(listed, schema_version=SCHEMA_VERSION)
     try:
-        return msgspec.json.decode(sealed, type=DeletionList)
+        return json_value(sealed, DeletionList)
     except msgspec.ValidationError:
-        old = msgspec.json.decode(sealed, type=_OldCompaction)
+        old = json_value(sealed, _OldCompaction)
     files = [ListedFile(one.name, one.bytes, one.blake2b) for one in old.files]
     return DeletionList(SCHEMA, SCHEMA_VERSION, path.parent.parent.name, old.content_hash, ".", files, [])
 

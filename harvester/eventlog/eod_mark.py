@@ -10,7 +10,7 @@ import msgspec
 from harvester.calendar import iso
 from harvester.errors import DamagedFile
 from harvester.eventlog.storage.format import DELETION
-from harvester.files import Disk
+from harvester.files import Disk, json_value
 from harvester.units import SECOND_NS
 
 if TYPE_CHECKING:
@@ -21,12 +21,13 @@ if TYPE_CHECKING:
 _BYTES_MAX = 16 * 1024 * 1024
 
 
-class ClosedRun(msgspec.Struct, frozen=True):
-    """A run of a closed date: its name, last seq and content hash."""
+class ClosedRun(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A run of a closed date: its name, last seq and content hash, and whether an earlier deletion took it for good."""
 
     run: str
     last_seq: int
     content_hash: str
+    deleted: bool = False
 
 
 class EodMark(msgspec.Struct, frozen=True):
@@ -64,10 +65,10 @@ def read_closed(paths: DatePaths) -> EodMark | None:
     )
     try:
         with path.open("rb") as file:
-            closed = msgspec.json.decode(file.read(_BYTES_MAX), type=EodMark)
+            closed = json_value(file.read(_BYTES_MAX), EodMark)
     except FileNotFoundError:
         return None
-    except (OSError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+    except (OSError, msgspec.MsgspecError) as error:
         raise DamagedFile(str(path), f"not the mark of a closed date: {error}", move) from None
     if closed.trading_date != paths.trading_date.isoformat() or closed.last_seq < 0:
         raise DamagedFile(str(path), f"it is for {closed.trading_date}, seq {closed.last_seq}", move)

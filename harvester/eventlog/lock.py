@@ -16,7 +16,7 @@ from filelock import FileLock, Timeout
 
 from harvester.clock import real_wall_ns
 from harvester.errors import DISK_ERRNOS, CannotRun, LockHeld, LogWriteFailed
-from harvester.files import Disk
+from harvester.files import Disk, json_value
 from harvester.units import SECOND_NS
 
 if TYPE_CHECKING:
@@ -94,8 +94,8 @@ class DateLock:
         """The holder named in the note, whether or not the lock is still held."""
         try:
             with self._note.open("rb") as file:
-                return msgspec.json.decode(file.read(_NOTE_BYTES_MAX), type=LockHolder)
-        except (OSError, msgspec.MsgspecError, UnicodeDecodeError):
+                return json_value(file.read(_NOTE_BYTES_MAX), LockHolder)
+        except (OSError, msgspec.MsgspecError):
             return None
 
     def held_by(self) -> LockHolder | None:

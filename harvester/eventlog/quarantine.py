@@ -14,6 +14,7 @@ from harvester.errors import DamagedFile
 from harvester.eventlog.storage.damage import Damage
 from harvester.eventlog.storage.format import QUARANTINE
 from harvester.eventlog.storage.sealed_lines import scan, seal
+from harvester.files import json_value
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -64,7 +65,7 @@ def read_quarantine_notes(paths: DatePaths) -> list[QuarantineNote]:
         what = f"the quarantine notes do not match their hashes from byte {scanned.end} on"
         raise DamagedFile(str(path), what, move, scanned.end)
     try:
-        notes = [msgspec.json.decode(body, type=QuarantineNote) for _, body, _ in scanned.lines]
+        notes = [json_value(body, QuarantineNote) for _, body, _ in scanned.lines]
     except msgspec.MsgspecError as error:
         raise DamagedFile(str(path), f"not quarantine notes: {error}", move) from None
     return sorted(notes, key=lambda note: (note.first_seq, note.last_seq, note.run))
@@ -124,7 +125,5 @@ def add_note(day: Path, note: QuarantineNote, disk: Disk) -> None:
     path, kept = day / NOTES, b""
     if path.exists():
         lines = path.read_bytes().splitlines(keepends=True)
-        kept = b"".join(
-            line for line in lines if not note.run or msgspec.json.decode(line, type=QuarantineNote).run != note.run
-        )
+        kept = b"".join(line for line in lines if not note.run or json_value(line, QuarantineNote).run != note.run)
     disk.write_atomic(path, kept + seal(msgspec.json.encode(note)))

@@ -5,11 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from harvester.errors import DamagedFile, NoLog
+from harvester.errors import DamagedFile, DamagedLog, NoLog
+from harvester.eventlog.closed_runs import differences_from_mark
 from harvester.eventlog.eod_mark import closed_dates, gone_text, read_closed
 from harvester.eventlog.quarantine import NOTES, covered, quarantine_damages, read_quarantine_notes
 from harvester.eventlog.run import RunLog
-from harvester.eventlog.storage.damage import Damage, joined
+from harvester.eventlog.storage.damage import Damage, damaged_log, joined
 from harvester.eventlog.storage.format import MANIFEST, run_number
 from harvester.home import parse_date
 from harvester.units import BEFORE_ALL
@@ -58,16 +59,19 @@ def run_folders(paths: DatePaths) -> list[Path]:
     return [folders[number] for number in sorted(folders)]
 
 
-def read_runs(paths: DatePaths) -> list[RunLog]:
-    """Read manifests and journals of a date.
+def read_runs(paths: DatePaths, *, none_allowed: bool = False) -> list[RunLog]:
+    """Read manifests and journals of a date; with `none_allowed`, a date without runs is not an error.
 
     Raises:
         NoLog: there is no run.
+        DamagedLog: there is no run, and `hv eod` has not deleted those it closed the date with.
         FutureFormat: a newer version wrote one.
     """
     folders = run_folders(paths)
-    if not folders and not (paths.log / NOTES).exists():
+    if not folders and not none_allowed and not (paths.log / NOTES).exists():
         if (closed := read_closed(paths)) is not None:
+            if lost := differences_from_mark(paths, [], closed):
+                raise _lost(lost)
             raise NoLog(gone_text(paths.home, closed))
         known = recorded_dates(paths.home)
         hint = (
@@ -80,6 +84,12 @@ def read_runs(paths: DatePaths) -> list[RunLog]:
     for run in runs:
         run.refresh()
     return runs
+
+
+def _lost(lost: list[Damage]) -> DamagedLog:
+    error = damaged_log(lost, ())
+    again = f"or move {error.file} away to record the date again from seq 1"
+    return DamagedLog(error.file, error.offset, error.what, (), f"restore the date from a backup, {again}")
 
 
 def read_marks(paths: DatePaths) -> tuple[EodMark | None, list[QuarantineNote], list[Damage]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from harvester.errors import CannotRun
+from harvester.eventlog.closed_runs import differences_from_mark
 from harvester.eventlog.reader import Day, RunView, day_identity, run_spans, run_view
 from harvester.eventlog.runs_of_day import between_runs, good_ranges, read_marks, read_runs
 from harvester.eventlog.storage.content_hash import ContentHash
@@ -67,11 +68,17 @@ class LogReport(NamedTuple):
         return 0 if self.clean else 1
 
 
-def verify_day(paths: DatePaths, progress: Callable[[int], None] | None = None) -> LogReport:
-    """Verify a date. `progress` is called with the bytes of each step, in total twice the log's size.
+def verify_day(paths: DatePaths, progress: Callable[[int], None] | None = None, *, with_mark: bool = True) -> LogReport:
+    """Verify a date.
+
+    Args:
+        paths: the date.
+        progress: called with the bytes of each step, in total twice the log's size.
+        with_mark: compare a closed date with its end-of-day mark: its runs must be those it was closed with.
 
     Raises:
         NoLog: nothing was recorded on that date.
+        DamagedLog: the date was closed, and all its runs are missing.
         FutureFormat: a newer Harvester wrote it.
         CannotRun: the folder cannot be read.
     """
@@ -88,6 +95,7 @@ def verify_day(paths: DatePaths, progress: Callable[[int], None] | None = None) 
         notes += _loose_bytes(log)
     problems = [damage for log in logs for damage in log.damages] + marks
     problems += between_runs(logs, closed, paths.log, asides)
+    problems += differences_from_mark(paths, logs, closed, asides) if with_mark else []
     views = [run_view(log) for log in logs]
     return LogReport(
         trading_date=paths.trading_date,

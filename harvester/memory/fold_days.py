@@ -11,13 +11,15 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from harvester.errors import HarvesterError
+from harvester.errors import DamagedFile, HarvesterError
+from harvester.files import json_value
 from harvester.memory import stats
 from harvester.memory.day_summary import STRUCTURES, DaySummary, TradeGroup, added, merged
 from harvester.memory.model import level_one
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
+    from pathlib import Path
 
     from harvester.home import Home
 
@@ -69,7 +71,7 @@ def decode(data: bytes, where: str) -> Memory:
         HarvesterError: not a memory of this version, or altered.
     """
     try:
-        memory = msgspec.json.decode(data, type=dict[str, Any])
+        memory = json_value(data, dict[str, Any])
         known = memory["schema_version"] == SCHEMA_VERSION
         sound = known and memory["hash"] == _hash(memory) and bool(days_of(memory))
     except (msgspec.MsgspecError, KeyError):
@@ -82,6 +84,24 @@ def decode(data: bytes, where: str) -> Memory:
         )
         raise HarvesterError(f"{where} {what}; {move}")
     return memory
+
+
+def damaged_versions(home: Home) -> list[DamagedFile]:
+    """The files of `memory/versions/` that differ from what was written; a damaged memory is restored from them."""
+    found = []
+    for path in sorted(home.memory_versions.glob("memory_*.json")):
+        try:
+            decode(path.read_bytes(), path.name)
+        except OSError as error:
+            found.append(_damaged_version(path, f"cannot be read: {error.strerror or error}"))
+        except HarvesterError:
+            found.append(_damaged_version(path, "it does not match its hash"))
+    return found
+
+
+def _damaged_version(path: Path, what: str) -> DamagedFile:
+    move = "restore it from a backup, or move it away: nothing but a damaged memory_latest.json needs it"
+    return DamagedFile(str(path), what, move)
 
 
 def _hash(memory: Mapping[str, Any]) -> str:

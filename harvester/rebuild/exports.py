@@ -17,6 +17,7 @@ from harvester.artefacts.json_files import envelope, json_file, times
 from harvester.artefacts.table_files import about as about_of
 from harvester.artefacts.table_files import parquet_file, parquet_table
 from harvester.errors import CannotRun, DamagedLog, UnknownSymbol
+from harvester.files import json_value
 from harvester.home import file_name
 
 if TYPE_CHECKING:
@@ -227,7 +228,7 @@ def _parse(data: bytes, suffix: str) -> _ReadFile:
     if suffix == ".parquet":
         table = parquet_table(data)
         return _ReadFile(int(about_of(table).get("through_seq", 0)), table)
-    head = msgspec.json.decode(data, type=_Head)
+    head = json_value(data, _Head)
     return _ReadFile(head.through_seq, data.replace(bytes(head.health), b"", 1), bytes(head.health))
 
 

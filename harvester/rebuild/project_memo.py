@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from harvester.files import Disk
+from harvester.files import Disk, json_value
 from harvester.projections.run_params import FOLD, package_digest
 
 if TYPE_CHECKING:
@@ -121,7 +121,7 @@ class ProjectMemo:
     def unchanged(self) -> ProjectedSummary | None:
         """The last summary, if log, code, options and files are unchanged since; else None."""
         try:
-            kept = msgspec.json.decode(self._path.read_bytes(), type=MemoEntry)
+            kept = json_value(self._path.read_bytes(), MemoEntry)
             same = kept.check == kept.hash() and kept.key == self._key and kept.outputs == self._outputs(kept.summary)
         except (OSError, msgspec.MsgspecError):
             return None

@@ -11,6 +11,7 @@ from harvester.calendar import iso
 from harvester.errors import CodeChanged, DamagedLog, Mismatch
 from harvester.eventlog.verify_log import verify_day
 from harvester.events.kinds import Action, Kind
+from harvester.memory.fold_days import damaged_versions
 from harvester.projections.market.book import NO_BOOKS
 from harvester.projections.reconcile_streams import Reconciler, check_rows
 from harvester.projections.run_params import RunParams, package_digest
@@ -72,7 +73,8 @@ class StreamsPart(msgspec.Struct, kw_only=True):
 class VerifyResult(msgspec.Struct, kw_only=True):
     """The whole report; `files` are the episodes; `exit_code` is 0 clean, 1 damaged, 11 not equal, 12 other code.
 
-    `broken_off` names the last run if it was killed and no recorder has continued it; its files are still compared.
+    `memory` lists damaged files of memory/versions, of any date. `broken_off` names the last run if it was killed and
+    no recorder has continued it; its files are still compared.
     """
 
     trading_date: str
@@ -82,6 +84,7 @@ class VerifyResult(msgspec.Struct, kw_only=True):
     exports: FilesPart = msgspec.field(default_factory=FilesPart)
     streams: StreamsPart = msgspec.field(default_factory=StreamsPart)
     broken_off: str = ""
+    memory: list[str] = []
     digests: dict[str, str] = {}
     exit_code: int = 0
 
@@ -104,6 +107,7 @@ def verify(paths: DatePaths, progress: Callable[[str, int, int], None] | None = 
         notes=list(report.notes),
     )
     found = VerifyResult(trading_date=paths.trading_date.isoformat(), log=log, live=LivePart())
+    found.memory = [str(damaged) for damaged in damaged_versions(paths.home)]
     if not report.clean:
         found.exit_code = DamagedLog.exit_code
         found.files.note = found.exports.note = "not compared: the log is damaged"
@@ -117,7 +121,9 @@ def verify(paths: DatePaths, progress: Callable[[str, int, int], None] | None = 
         found.broken_off = _broken_off(day)
         left = _Remaining(made, day.marks()) if found.broken_off else None
         found.files, found.exports = _episodes(paths.home, made, left), compare_exports(paths.home, made)
-    if found.live.mismatches or found.files.differences or found.exports.differences:
+    if found.memory:
+        found.exit_code = DamagedLog.exit_code
+    elif found.live.mismatches or found.files.differences or found.exports.differences:
         found.exit_code = Mismatch.exit_code
     elif found.live.changed:
         found.exit_code = CodeChanged.exit_code

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from harvester.clock import MachineClock, real_monotonic_ns
-from harvester.events.kinds import Kind, Own
+from harvester.clock import MachineClock
+from harvester.events.kinds import Own
 from harvester.units import SECOND_NS
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ class ClockEvents:
 
     def __init__(self, session: RecorderSession, pressure: BackPressure) -> None:
         self._session, self._pressure = session, pressure
-        self._inbox, self._pace, self._clock = session.line.inbox, session.line.pace, session.line.pace.clock
+        self._inbox, self._clock = session.line.inbox, session.line.pace.clock
         self._wall_offset: int | None = None
 
     async def run(self) -> None:
@@ -39,8 +39,7 @@ class ClockEvents:
     def tick(self) -> None:
         """Write one event now, and pass the session the message counts since the last one."""
         wall, now = self._clock.wall(), self._clock.now()
-        mono = now if self._pace.lockstep else real_monotonic_ns()
-        self._inbox.put(Kind.CLOCK, {"wall_ns": wall, "mono_ns": mono})
+        self._inbox.put_clock()
         self._session.received(self._inbox.take_counts(), self._inbox.take_ticks())
         if isinstance(self._clock, MachineClock):  # other clocks have no separate wall clock
             self._check_wall(wall - now)

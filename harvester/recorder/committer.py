@@ -42,6 +42,7 @@ class Committer:
         run: the current run, or the last one; None before `begin`.
         runs: the runs that have ended.
         last_commit: the newest commit; `last_commit_real_ns` is when it ended, monotonic real time.
+        end_ns: market time at which the recording ends, ns UTC; None for never, and before it is decided.
         samples_quotes: if set, each commit puts the quotes of all symbols into `quotes`, for a screen.
     """
 
@@ -53,6 +54,7 @@ class Committer:
         self._worker = ThreadPoolExecutor(1, "commit")
         self._committing: asyncio.Future[None] | None = None
         self._digests_at = 0
+        self.end_ns: int | None = None
         self.run: RecordingRun | None = None
         self.runs: list[RecordedRun] = []
         self.last_commit: CommitResult | None = None
@@ -67,9 +69,15 @@ class Committer:
     # runs
 
     def set_boundary(self, day: date) -> None:
-        """Keep events after a trading date out of its run."""
+        """Keep events after a trading date out of its run; the stamp of its last clock event is the boundary itself."""
         end = day_bounds(day, self._settings.time_zone, self._settings.day_start)[1]
         self._inbox.boundary_ns, self._inbox.on_boundary = end, self._boundary
+
+    def end_before_boundary(self, end_ns: int | None) -> None:
+        """Begin no run after `end_ns` (ns UTC): what arrives while a recording ends belongs to the date that ends."""
+        self.end_ns, boundary = end_ns, self._inbox.boundary_ns
+        if end_ns is not None and boundary is not None and end_ns <= boundary:
+            self._inbox.boundary_ns, self._inbox.last_stamp_ns = None, boundary
 
     async def begin(self, day: date) -> None:
         """Open the run of a trading date and commit its start."""
@@ -86,10 +94,14 @@ class Committer:
         return RecordingRun.open(self._home.on(day), self._settings, reopen=self._reopen, disk=self._disk)
 
     def _boundary(self) -> None:
-        """End the run here, because market time has reached the end of the trading date, and begin the next."""
-        assert self._inbox.boundary_ns is not None
-        before, self._inbox.boundary_ns = self._inbox.boundary_ns - 1, None
-        self._put_run_end("boundary", before)
+        """End the run here, because market time has reached the end of the trading date, and begin the next.
+
+        A clock event at the boundary closes the date's last bucket, and all that a leaping clock has skipped.
+        """
+        end, self._inbox.boundary_ns = self._inbox.boundary_ns, None
+        assert end is not None
+        self._inbox.put_clock(end)
+        self._put_run_end("boundary", end)
         self._inbox.cut()
         self._session.restate()
 
@@ -160,6 +172,7 @@ class Committer:
             day = self.date_now()
             await self.begin(day)
             self.set_boundary(day)
+            self.end_before_boundary(self.end_ns)
 
     async def _in_worker(self, work: Callable[..., _T], *args: Any) -> _T:
         clock = self._pace.clock

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import msgspec
 import numpy as np
 
+from harvester.clock import LockstepClock, real_monotonic_ns
 from harvester.events.kinds import Kind
 from harvester.wire.decode_messages import Arrivals
 from harvester.wire.message_ids import REQ_ID_INDEX
@@ -56,6 +57,7 @@ class Inbox:
         epoch: number of the connection, given to what is appended.
         last_ts: stamp of the last item, ns UTC; stamps never run back.
         boundary_ns: market time at which the trading date ends; `on_boundary` is called before a later stamp.
+        last_stamp_ns: no stamp is later; None for no such limit.
         filled: set while a full commit of items waits, or a cut.
     """
 
@@ -72,6 +74,7 @@ class Inbox:
         self.epoch, self.last_ts = 0, 0
         self._expecting = False
         self.boundary_ns: int | None = None
+        self.last_stamp_ns: int | None = None
         self.on_boundary: Callable[[], None] | None = None
         self.filled = asyncio.Event()
 
@@ -94,7 +97,8 @@ class Inbox:
         return self._stretches[0].ts_recv if self._items else self._stamp_now()
 
     def _stamp_now(self) -> int:
-        return max(self.last_ts, self._clock.now())
+        now = max(self.last_ts, self._clock.now())
+        return now if self.last_stamp_ns is None else min(now, self.last_stamp_ns)
 
     def expect_connection(self) -> None:
         """The next packet is the first of a new connection: it increments the epoch."""
@@ -133,6 +137,11 @@ class Inbox:
         else:
             self._stamp(at)
         self._items.append((kind, row))
+
+    def put_clock(self, at: int | None = None) -> None:
+        """Append a clock event, stamped now or `at` (ns UTC)."""
+        mono = self._clock.now() if isinstance(self._clock, LockstepClock) else real_monotonic_ns()
+        self.put(Kind.CLOCK, {"wall_ns": self._clock.wall(), "mono_ns": mono}, at)
 
     def notice(self, code: Own, text: str, detail: Mapping[str, Any] | None = None, **row: Any) -> None:
         """Append a notice of Harvester's own; `detail` becomes a JSON object, `row` further columns."""

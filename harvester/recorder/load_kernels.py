@@ -29,8 +29,7 @@ async def load_kernels() -> None:
     try:
         await asyncio.to_thread(_load_compiled)
     except _MustCompileError as missing:
-        for report in kernel_cache.on_compile:
-            report(str(missing))
+        kernel_cache.report(str(missing))
         await compile_in_subprocess()
         await asyncio.to_thread(importlib.import_module, _KERNELS)
 

@@ -90,7 +90,9 @@ class Recorder:
             looking_up = await self._look_up(stop)
             await self.committer.begin(self._date)
             ends = [until_ns, None if duration_ns is None else self.clock.now() + duration_ns]
-            await self._until_done(looking_up, stop, min((end for end in ends if end is not None), default=None))
+            end_ns = min((end for end in ends if end is not None), default=None)
+            self.committer.end_before_boundary(end_ns)
+            await self._until_done(looking_up, stop, end_ns)
         finally:
             await self._finish()
         if self.committer.run is not None:

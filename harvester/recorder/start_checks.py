@@ -11,6 +11,7 @@ from harvester.calendar import check_exchange, iso
 from harvester.clock import FileClock, MachineClock
 from harvester.errors import BadSetting, CannotRun, NoLog
 from harvester.eventlog.runs_of_day import read_runs
+from harvester.files import json_value
 from harvester.home import file_name
 from harvester.projections.trading.costs import cost_table
 from harvester.projections.trading.strategies import describe
@@ -89,14 +90,20 @@ def check_symbol(symbol: str) -> None:
 
 
 def check_day(settings: Settings, home: Home, clock: Clock, trading_date: date) -> None:
-    """Refuse to append to a date's log what does not continue it. Reads only.
+    """Refuse to append to a date's log what does not continue it, or to begin a date of nothing. Reads only.
 
     Raises:
-        CannotRun: the gateway replays this very log, or market time is far behind the log's last event.
+        CannotRun: the gateway replays this very log, its market has ended, or market time is far behind the log's last
+            event.
     """
     followed = clock.path if isinstance(clock, FileClock) else home.gateway_file
     for file in dict.fromkeys((followed, home.gateway_file)):
         facts = running_gateway(file) or {}
+        if (facts.get("port"), facts.get("state")) == (settings.port, "ended"):
+            raise CannotRun(
+                f"the market of the simulated gateway at {settings.gateway_host}:{settings.port} has ended: it sends "
+                f"nothing more, and {trading_date} would be a date without data; start hv gateway again"
+            )
         if (facts.get("port"), facts.get("log")) == (settings.port, str(home.on(trading_date).log)):
             raise CannotRun(
                 f"the gateway at {settings.gateway_host}:{settings.port} replays {trading_date} from the log under "
@@ -149,7 +156,7 @@ def other_port_hint(settings: Settings, home: Home) -> str:
 def running_gateway(file: Path) -> dict[str, Any] | None:
     """A `gateway.json`, if it is readable and its gateway is alive; else None."""
     try:
-        facts = msgspec.json.decode(file.read_bytes(), type=dict)
+        facts = json_value(file.read_bytes(), dict[str, Any])
         facts["port"], pid = int(facts["port"]), int(facts["pid"])
     except (OSError, msgspec.MsgspecError, KeyError, TypeError, ValueError):
         return None

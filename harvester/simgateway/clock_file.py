@@ -14,13 +14,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import os
 from typing import TYPE_CHECKING, Any
 
 from harvester.calendar import NEW_YORK, day_bounds, trading_date
 from harvester.clock import LOOK_S, Dial, SpeedAnchor, real_monotonic_ns
-from harvester.files import naming
+from harvester.files import json_value, naming
 from harvester.simgateway.gateway_report import write_json
 from harvester.units import SECOND_NS
 
@@ -84,8 +83,8 @@ class GatewayFile:
             self._dial.detach()
         if self._path is None:
             return
-        with contextlib.suppress(OSError, ValueError):
-            if json.loads(self._path.read_bytes())["pid"] == os.getpid():
+        with contextlib.suppress(OSError, ValueError, KeyError):
+            if json_value(self._path.read_bytes(), dict[str, Any])["pid"] == os.getpid():
                 self._path.unlink()
         if self._dial_path is not None:
             with contextlib.suppress(OSError):  # Windows: a follower still maps it; the next gateway deletes it

@@ -1,8 +1,13 @@
 """The cache of compiled kernels, and the decorator that uses it.
 
 Numba keys its cache by a file's time and size and misses edits of callees; so the folder is named by the digest of the
-kernel sources, Numba's version, the processor and the bounds-check switch: other sources have another folder. It is in
-`projections/__pycache__`, or in the user's cache folder when the install is read-only.
+kernel sources, place and time of the kernels' file, Numba's version, the processor and the bounds-check switch: other
+sources have another folder. It is in `projections/__pycache__`, or in the user's cache folder when the install is
+read-only.
+
+Numba unpickles and runs whatever the files hold, and LLVM aborts the process on a damaged one. So a folder is complete
+from the start (compiled beside it, then renamed) and holds the checksums of its files; a folder that differs from its
+checksums counts as absent.
 """
 
 from __future__ import annotations
@@ -10,14 +15,15 @@ from __future__ import annotations
 import hashlib
 import os
 import platform
+import shutil
 import sys
 import tempfile
-from functools import lru_cache
+from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
 SOURCES = (
     "projections/market/kernels.py",
@@ -31,12 +37,26 @@ SOURCES = (
 """The kernels and everything they import from this package: its constants are part of the machine code."""
 
 
+CHECKSUMS = "checksums"
+"""The file in a cache folder that lists digest and name of every other file in it."""
+HALF_A_MINUTE = "about half a minute"
+
+
 def _print(text: str) -> None:
     sys.stderr.write(text + "\n")
 
 
 on_compile: list[Callable[[str], None]] = [_print]
-"""Called with one line when the kernels must be compiled; a screen may replace the function."""
+"""Called with one line when the kernels must be compiled or cannot be saved; a screen may replace the function."""
+_reported: set[str] = set()
+
+
+def report(text: str) -> None:
+    """Pass a line to `on_compile`, once per process."""
+    if text not in _reported:
+        for call in on_compile:
+            call(text)
+        _reported.add(text)
 
 
 def key(numba_version: str, processor: str, bounds_check: str, sources: list[bytes]) -> str:
@@ -67,23 +87,152 @@ def writable(folder: Path) -> bool:
         return False
 
 
+def bases(source_folder: Path) -> tuple[Path, Path]:
+    """The folders that may hold the cache, first choice first."""
+    return source_folder / "__pycache__", user_cache()
+
+
 def choose(source_folder: Path, name: str) -> Path | None:
     """Folder for the compiled kernels, or None when none is writable (then each process compiles)."""
-    for base in (source_folder / "__pycache__", user_cache()):
+    for base in bases(source_folder):
         folder = base / f"kernels-{name}"
         if writable(folder):
             return folder
     return None
 
 
-@lru_cache
-def _folder(source_folder: Path, numba_version: str, processor: str, bounds_check: str) -> Path | None:
-    sources = [(source_folder.parent / name).read_bytes() for name in SOURCES]
-    folder = choose(source_folder, key(numba_version, processor, bounds_check, sources))
-    if folder is None or not any(folder.rglob("*.nbi")):
-        for report in on_compile:
-            report("compiling the market kernels, once for this version and machine: about half a minute")
-    return folder
+def _digests(folder: Path) -> str:
+    """One line for each file of a cache folder: digest and name."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != CHECKSUMS)
+    lines = ((hashlib.blake2b(path.read_bytes()).hexdigest(), path.relative_to(folder).as_posix()) for path in files)
+    return "".join(f"{digest} {name}\n" for digest, name in lines)
+
+
+def intact(folder: Path) -> bool:
+    """Whether a folder holds compiled kernels exactly as they were saved."""
+    try:
+        listed = _digests(folder)
+        return bool(listed) and (folder / CHECKSUMS).read_bytes() == listed.encode()
+    except OSError:
+        return False
+
+
+def _publish(made: Path, folder: Path) -> None:
+    """Make `made` the cache folder, unless another process was faster.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    (made / CHECKSUMS).write_bytes(_digests(made).encode())
+    if intact(folder):
+        return
+    shutil.rmtree(folder, ignore_errors=True)
+    try:
+        made.rename(folder)
+    except OSError:
+        if not intact(folder):
+            raise
+
+
+class Kernel(NamedTuple):
+    """A function to compile: for which types, with which Numba options, and what messages call it."""
+
+    numba: Any
+    function: Any
+    signature: Any
+    options: dict[str, Any]
+    what: str
+
+    def dispatcher(self, cache: Path | None) -> Any:
+        """Numba's dispatcher, not compiled yet; it reads and writes its files in `cache`."""
+        config = self.numba.config
+        before = config.CACHE_DIR
+        config.CACHE_DIR = "" if cache is None else str(cache)
+        try:
+            return self.numba.njit(cache=cache is not None, **self.options)(self.function)
+        finally:
+            config.CACHE_DIR = before
+
+
+def _load(kernel: Kernel, folder: Path) -> Any:
+    """The function from an intact cache folder, or None when Numba cannot use it."""
+    with tempfile.TemporaryDirectory(prefix="hv-kernels-", ignore_cleanup_errors=True) as scratch:
+        copy = Path(scratch) / "cache"  # Numba reads only where it may write, and saves there what it did not find
+        try:
+            shutil.copytree(folder, copy)
+        except OSError:  # a full disk
+            copy = folder
+        made = kernel.dispatcher(copy)
+        made.compile(kernel.signature)
+        return made if made.stats.cache_hits else None
+
+
+def _compile(kernel: Kernel, folder: Path | None) -> Any:
+    """Compile the function and save it; what cannot be saved is used from memory."""
+    if folder is None:
+        made = kernel.dispatcher(None)
+        made.compile(kernel.signature)
+        return made
+    scratch = folder.with_name(f"{folder.name}.{os.getpid()}.new")
+    made = None
+    try:
+        shutil.rmtree(scratch, ignore_errors=True)
+        scratch.mkdir()
+        made = kernel.dispatcher(scratch)
+        made.compile(kernel.signature)
+        _publish(scratch, folder)
+    except OSError as error:
+        report(f"cannot save {kernel.what} compiled in {folder}: {error.strerror or error}; free or change that folder")
+        if made is None or not made.signatures:
+            return _compile(kernel, None)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    return made
+
+
+def _why_compile(what: str, source_folder: Path, folder: Path | None) -> str:
+    if folder is None:
+        places = " or ".join(map(str, bases(source_folder)))
+        return f"compiling {what} in memory, at each start {HALF_A_MINUTE}: cannot write to {places}"
+    if any(path.is_file() for path in folder.rglob("*")):
+        found = f"{what} compiled in {folder} are damaged or of another machine"
+        return f"{found}: compiling them again, {HALF_A_MINUTE}"
+    return f"compiling {what}, once for this version and machine: {HALF_A_MINUTE}"
+
+
+def _load_or_compile(kernel: Kernel, source_folder: Path, name: str) -> Any:
+    for base in bases(source_folder):
+        found = base / f"kernels-{name}"
+        if intact(found):
+            with suppress(Exception):  # whatever Numba or pickle raise on such files: they are no use
+                if (made := _load(kernel, found)) is not None:
+                    return made
+            with suppress(OSError):
+                (found / CHECKSUMS).unlink()
+    folder = choose(source_folder, name)
+    report(_why_compile(kernel.what, source_folder, folder))
+    return _compile(kernel, folder)
+
+
+def cached(source: str, kernel: Kernel, sources: Sequence[str] = SOURCES) -> Any:
+    """Compile a function, or load it from the cache.
+
+    Args:
+        source: the file of the function, `harvester/<folder>/<folder>/<name>.py`; the cache is in the upper folder.
+        kernel: the function; one for each list of sources.
+        sources: files of the package that are part of its machine code.
+    """
+    from llvmlite import binding  # type: ignore[import-untyped]
+
+    numba = kernel.numba
+    processor = f"{platform.machine()} {binding.get_host_cpu_name()} {binding.get_host_cpu_features().flatten()}"
+    file = Path(source).resolve()
+    place, stamp = file.parents[1], file.stat()
+    parts = [(place.parent / name).read_bytes() for name in sources]
+    parts.append(f"{file} {stamp.st_mtime_ns} {stamp.st_size}".encode())  # Numba's files are tied to them
+    made = _load_or_compile(kernel, place, key(numba.__version__, processor, str(numba.config.BOUNDSCHECK), parts))
+    made.disable_compile()
+    return made
 
 
 def decorator(numba: Any, source: str, *signature: Any, apart: bool = False) -> Any:
@@ -94,21 +243,8 @@ def decorator(numba: Any, source: str, *signature: Any, apart: bool = False) -> 
     The kernels allocate nothing and every array outlives the call, so Numba's reference counting is off (`_nrt`):
     counting fifty arrays at each inner call made the kernel ten times slower. No divisor is zero: prices are positive.
     """
+    options = {"nogil": True, "_nrt": False, "error_model": "numpy"}
     if not signature:
-        return numba.njit(nogil=True, _nrt=False, forceinline=not apart, error_model="numpy")
-    from llvmlite import binding  # type: ignore[import-untyped]
-
-    processor = f"{platform.machine()} {binding.get_host_cpu_name()} {binding.get_host_cpu_features().flatten()}"
-    folder = _folder(Path(source).resolve().parents[1], numba.__version__, processor, str(numba.config.BOUNDSCHECK))
-    if folder is None:
-        return numba.njit(*signature, nogil=True, _nrt=False, error_model="numpy")
-
-    def compiled(function: Any) -> Any:
-        before = numba.config.CACHE_DIR
-        numba.config.CACHE_DIR = str(folder)
-        try:
-            return numba.njit(*signature, nogil=True, _nrt=False, cache=True, error_model="numpy")(function)
-        finally:
-            numba.config.CACHE_DIR = before
-
-    return compiled
+        return numba.njit(forceinline=not apart, **options)
+    what = "the market kernels"
+    return lambda function: cached(source, Kernel(numba, function, signature[0], options, what))

@@ -18,9 +18,10 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
+import numba
 import numpy as np
-from numba import njit
 
+from harvester.projections.market import kernel_cache
 from harvester.simgateway.markets.base_rows import PAST_LIMIT, UNREPORTED, RowKind
 
 if TYPE_CHECKING:
@@ -53,8 +54,12 @@ _ONE = 1 << 16  # fixed point: 1.0
 _BURST_MAX = 12 * _ONE
 
 
+_SOURCES = ("simgateway/markets/order_flow.py", "simgateway/markets/base_rows.py", "projections/market/kernel_cache.py")
+
+
 def _compiled(function: F) -> F:
-    return cast("F", njit(cache=True)(function))
+    """A leaf, compiled into its callers."""
+    return cast("F", numba.njit(function))
 
 
 @lru_cache
@@ -357,8 +362,7 @@ def _gap(s: Ints, rng: Words, means: Ints, table: Ints, slot_ns: int, start: int
     return wait
 
 
-@_compiled
-def run(
+def _run(
     s: Ints, p: Ints, book: Ints, rng: Words, means: Ints, table: Ints, out: Ints, pending: Ints, until: int
 ) -> bool:
     """Generate rows up to `until` (exclusive) or until `out` is full; True when `until` was reached.
@@ -403,3 +407,23 @@ def run(
         _quote(s, book, out)
         pending[0] = ts + _gap(s, rng, means, table, p[P_SLOT], p[P_START])
     return False
+
+
+@lru_cache
+def _compiled_run() -> Callable[..., bool]:
+    """`_run`, compiled at the first call or loaded from the cache."""
+    ints, table, book = (numba.types.Array(numba.types.int64, n, "C") for n in (1, 2, 3))
+    words = numba.types.Array(numba.types.uint64, 1, "C")
+    signature = numba.types.boolean(ints, ints, book, words, ints, ints, table, ints, numba.types.int64)
+    kernel = kernel_cache.Kernel(numba, _run, signature, {}, "the model's kernels")
+    return cast("Callable[..., bool]", kernel_cache.cached(__file__, kernel, _SOURCES))
+
+
+def run(
+    s: Ints, p: Ints, book: Ints, rng: Words, means: Ints, table: Ints, out: Ints, pending: Ints, until: int
+) -> bool:
+    """Generate rows up to `until` (exclusive) or until `out` is full; True when `until` was reached.
+
+    Args: as `_run`.
+    """
+    return _compiled_run()(s, p, book, rng, means, table, out, pending, until)

@@ -1,0 +1,104 @@
+"""Remove the log of a date without market events, such as a recording that was started after the market had ended.
+
+It deletes as `hv eod --delete-temp` does: by a list that is durable before the first file goes, and only files that are
+as listed. The list is beside the date's folder until everything is gone; a removal that was stopped goes on from it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from harvester.endofday.eod import doomed_folders, strangers
+from harvester.errors import CannotRun, Mismatch
+from harvester.eventlog import deletion
+from harvester.eventlog.eod_mark import closed_path, read_closed
+from harvester.eventlog.lock import DateLock
+from harvester.eventlog.reader import open_day
+from harvester.eventlog.recover import recover_held
+from harvester.eventlog.runs_of_day import run_folders
+from harvester.eventlog.storage.format import QUARANTINE
+from harvester.events.kinds import Kind
+from harvester.files import Disk, naming
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from harvester.home import DatePaths
+
+MARKET = (Kind.TICK, Kind.TRADE, Kind.QUOTE, Kind.DEPTH, Kind.BAR, Kind.SCAN)
+"""Kinds of events that a market sends: a date with one of them is not removed."""
+
+
+def removal_list_path(paths: DatePaths) -> Path:
+    """Where the deletion list is stored while a date is being removed."""
+    return paths.log.parent / f".{paths.trading_date}.deletion.json"
+
+
+def remove(
+    paths: DatePaths, confirm: Callable[[deletion.DeletionList], bool] = lambda _: True, disk: Disk | None = None
+) -> int | None:
+    """Delete everything of the date below `temp/`.
+
+    Args:
+        paths: the date.
+        confirm: called with the list before it is written; False leaves everything in place.
+        disk: the file layer.
+
+    Returns:
+        How many files were deleted; None when it was not confirmed.
+
+    Raises:
+        LockHeld: another process holds the date.
+        NoLog: there is nothing to remove.
+        CannotRun: the date has market events, is closed, archived or has quarantined bytes; nothing is changed.
+        DamagedLog: its log is damaged, so it is unknown what it held; nothing is changed.
+        Mismatch: a file is not part of the log, or changed after it was listed, and stays.
+        LogWriteFailed: the disk is failing.
+    """
+    disk = disk or Disk()
+    with DateLock(paths, "remove"):
+        listed = _begun(paths)
+        if listed is None:
+            recover_held(paths, disk)
+            _must_hold_nothing(paths)
+            found = deletion.found_in(paths.home.root, doomed_folders(paths))
+            identity = open_day(paths.trading_date, paths.home).identity()
+            with naming(paths.log):
+                listed = deletion.list_files(paths.home.root, found, str(paths.trading_date), identity, None)
+            if not confirm(listed):
+                return None
+            with naming(removal_list_path(paths)):
+                deletion.write_list(removal_list_path(paths), listed, disk)
+        if left := deletion.carry_out(paths.home.root, listed, disk, doomed_folders(paths)):
+            raise Mismatch(f"removing {paths.trading_date} stopped: {left[0]}; check it, then run this again")
+        with naming(removal_list_path(paths)):
+            disk.remove(removal_list_path(paths))
+            disk.sync_folder(removal_list_path(paths).parent)
+        return len(listed.files)
+
+
+def _begun(paths: DatePaths) -> deletion.DeletionList | None:
+    """The list of a removal that was stopped, if all that is there now is on it; what was recorded since is not."""
+    listed = deletion.read_list(removal_list_path(paths))
+    if listed is None:
+        return None
+    root = paths.home.root
+    now = deletion.list_files(root, deletion.found_in(root, doomed_folders(paths)), listed.trading_date, "", None)
+    return listed if set(now.files) <= set(listed.files) else None
+
+
+def _must_hold_nothing(paths: DatePaths) -> None:
+    """Reject a date that holds more than the traces of a recording without data."""
+    day = open_day(paths.trading_date, paths.home)
+    name = f"{paths.trading_date} is not removed"
+    if market := sum(day.table(kind).num_rows for kind in MARKET):
+        raise CannotRun(f"{name}: it has {market:,} market events; hv eod --delete-temp deletes what it has kept")
+    if read_closed(paths) is not None:
+        raise CannotRun(f"{name}: {closed_path(paths)} says that it was folded into memory")
+    if archived := [folder for folder in run_folders(paths) if folder.parent == paths.archive]:
+        raise CannotRun(f"{name}: {archived[0]} is an archive")
+    if (paths.log / QUARANTINE).exists():
+        raise CannotRun(f"{name}: {paths.log / QUARANTINE} holds bytes that are kept nowhere else; move it away first")
+    if others := strangers(paths):
+        raise Mismatch(f"{name}: {others[0]} is not part of the log; move it away first")

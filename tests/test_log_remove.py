@@ -1,0 +1,147 @@
+"""`hv log remove` takes away a date of nothing, and nothing else; `hv record` does not begin one."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from datetime import date
+from typing import TYPE_CHECKING
+
+import pytest
+from typer.testing import CliRunner
+
+from cli.app import app
+from harvester.clock import FileClock, MachineClock
+from harvester.config import Settings
+from harvester.endofday.eod import EodOptions, eod
+from harvester.endofday.remove import removal_list_path, remove
+from harvester.errors import CannotRun, LockHeld, Mismatch, NoLog
+from harvester.eventlog.lock import DateLock
+from harvester.eventlog.reader import open_day
+from harvester.eventlog.runs_of_day import newest_date
+from harvester.eventlog.writer import LogWriter
+from harvester.events.kinds import Kind
+from harvester.files import Disk
+from harvester.home import Home
+from harvester.recorder.start_checks import check_day
+from tests.log_samples import DATE, START_NS, batch
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+OWN = (Kind.CLOCK, Kind.NOTICE, Kind.REQUEST, Kind.RAW, Kind.END, Kind.CONTRACT)
+NEXT = date(2025, 7, 18)
+
+
+class Killed(BaseException):
+    """The process is gone: nothing catches this."""
+
+
+def record(home: Home, day: date, rows: int, kinds: tuple[Kind, ...] = tuple(Kind)) -> None:
+    with LogWriter.open(home.on(day)) as writer:
+        writer.commit(batch(rows, writer.next_seq, kinds=kinds, start_ns=max(START_NS, writer.last_ts)))
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Home:
+    """A date with data, and after it a date of nothing: two runs of clocks, notices and requests."""
+    home = Home(tmp_path / "home").prepare()
+    record(home, DATE, 20)
+    record(home, NEXT, 20, OWN)
+    record(home, NEXT, 9, OWN)
+    return home
+
+
+def test_a_date_of_nothing_is_removed(home: Home) -> None:
+    """Afterwards the newest date is the one with data, and nothing of the other is left, the list included."""
+    assert newest_date(home) == NEXT
+    done = CliRunner().invoke(app, ["log", "remove", "--date", str(NEXT), "--home", str(home.root), "--yes"])
+    assert (done.exit_code, done.stdout.count("has no market event")) == (0, 1), done.output
+    assert newest_date(home) == DATE
+    assert not home.on(NEXT).log.exists()
+    assert sorted(path.name for path in home.events.iterdir()) == [DATE.isoformat()]
+    with pytest.raises(NoLog):
+        remove(home.on(NEXT))
+
+
+def test_what_holds_more_is_refused(home: Home) -> None:
+    """A market event of any kind, a folded date, foreign files, a date that is held: nothing is changed."""
+    with pytest.raises(CannotRun, match=r"has \d+ market events"):
+        remove(home.on(DATE))
+    stranger = home.on(NEXT).log / "notes.txt"
+    stranger.write_text("mine", encoding="utf-8")
+    with pytest.raises(Mismatch, match=r"notes\.txt is not part of the log"):
+        remove(home.on(NEXT))
+    stranger.unlink()
+    with DateLock(home.on(NEXT)), pytest.raises(LockHeld):
+        remove(home.on(NEXT))
+    assert remove(home.on(NEXT), confirm=lambda _: False) is None
+    eod(home.on(NEXT), EodOptions(unfinished=True))
+    with pytest.raises(CannotRun, match="folded into memory"):
+        remove(home.on(NEXT))
+    assert open_day(NEXT, home).rows == 29
+
+
+@pytest.mark.parametrize("kind", [Kind.TICK, Kind.TRADE, Kind.QUOTE, Kind.DEPTH, Kind.BAR, Kind.SCAN])
+def test_one_market_event_is_enough(tmp_path: Path, kind: Kind) -> None:
+    """A single row of what a market sends keeps a date."""
+    home = Home(tmp_path)
+    record(home, DATE, 5, OWN)
+    record(home, DATE, 1, (kind,))
+    with pytest.raises(CannotRun, match="has 1 market events"):
+        remove(home.on(DATE))
+
+
+def test_without_a_terminal_it_needs_yes(home: Home) -> None:
+    """Where it cannot ask, `--yes` is required: exit code 2."""
+    done = CliRunner().invoke(app, ["log", "remove", "--date", str(NEXT), "--home", str(home.root)])
+    assert isinstance(done.exception, CannotRun)
+    assert home.on(NEXT).log.exists()
+
+
+class Dying(Disk):
+    """Dies at the n-th deletion."""
+
+    def __init__(self, at: int) -> None:
+        self.left = at
+
+    def remove(self, path: Path) -> None:
+        if path.suffix != ".new" and "events" in path.parts:
+            self.left -= 1
+            if self.left == 0:
+                raise Killed
+        super().remove(path)
+
+
+@pytest.mark.parametrize("at", [1, 2, 4, 8])
+def test_a_removal_that_was_stopped_goes_on(home: Home, at: int) -> None:
+    """Killed between two files, the next call finishes it without asking; a recording made since is not touched."""
+    with pytest.raises(Killed):
+        remove(home.on(NEXT), disk=Dying(at))
+    if at == 4:
+        shutil.rmtree(home.on(NEXT).log)
+        record(home, NEXT, 20)
+        with pytest.raises(CannotRun, match="market events"):
+            remove(home.on(NEXT))
+        return
+    assert removal_list_path(home.on(NEXT)).exists()
+    remove(home.on(NEXT), confirm=lambda _: pytest.fail("asked twice"))
+    assert sorted(path.name for path in home.events.iterdir()) == [DATE.isoformat()]
+
+
+@pytest.mark.parametrize("state", ["running", "ended"])
+def test_a_market_that_has_ended_is_not_recorded(tmp_path: Path, state: str) -> None:
+    """`hv record` against a simulated gateway whose market has ended: exit code 2, and no date is begun."""
+    home = Home(tmp_path)
+    clock = {"market_anchor_ns": 1_752_871_000 * 10**9, "monotonic_anchor_ns": 0, "speed": 1e-9}
+    facts = {"host": "127.0.0.1", "port": 7496, "pid": os.getpid(), "symbols": ["ACME"], "state": state} | clock
+    home.gateway_file.write_text(json.dumps(facts), encoding="utf-8")
+    settings = Settings.load({"symbols": ("ACME",), "port": 7496})
+    for found in (MachineClock(), FileClock(home.gateway_file)):
+        if state == "running":
+            check_day(settings, home, found, NEXT)
+        else:
+            with pytest.raises(CannotRun, match=r"market .* has ended"):
+                check_day(settings, home, found, NEXT)
+    assert not home.events.exists()
