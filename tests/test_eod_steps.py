@@ -264,6 +264,15 @@ def test_nothing_is_deleted_without_being_asked(home):
     assert tree(home, home.temp) == before
 
 
+def test_large_tables_are_kept_on_demand(home):
+    """Buckets and series are among the kept files with --parquet only; P&L is reported in cents."""
+    report = eod(home.on(NEXT))
+    plain = {path.name for path in home.on(NEXT).dataset.iterdir()}
+    assert report.pnl_usd == round(report.pnl_usd, 2) != 0
+    eod(home.on(NEXT), EodOptions(parquet=True))
+    assert {path.name for path in home.on(NEXT).dataset.iterdir()} > plain
+
+
 def test_not_confirmed(home):
     """Without confirmation everything stays, and no deletion list is written."""
     before = tree(home, home.temp)

@@ -20,6 +20,7 @@ from harvester.errors import CannotRun, DamagedFile, DamagedLog, HarvesterError,
 from harvester.eventlog import lock as locks
 from harvester.eventlog.archive import archive, holds, runs_in
 from harvester.eventlog.compact import compact_run
+from harvester.eventlog.deletion import DeletionList
 from harvester.eventlog.eod_mark import (
     ClosedRun,
     EodMark,
@@ -40,11 +41,11 @@ from harvester.eventlog.rewrite import RewriteTarget, commit_rows, rewrite
 from harvester.eventlog.run import KindParts, RunLog
 from harvester.eventlog.runs_of_day import between_runs, good_ranges, newest_date, recorded_dates, run_folders
 from harvester.eventlog.storage.content_hash import ContentHash, combined
-from harvester.eventlog.storage.damage import BadBytes
+from harvester.eventlog.storage.damage import BadBytes, Damage
 from harvester.eventlog.storage.format import DELETION, DIGESTS, JOURNAL, MANIFEST
 from harvester.eventlog.storage.ipc_streams import HEADERS
 from harvester.eventlog.storage.parquet_files import ParquetBodies
-from harvester.eventlog.storage.sealed_lines import checksum, seal
+from harvester.eventlog.storage.sealed_lines import checksum, scan, seal
 from harvester.eventlog.verify_log import verify_day, verify_rows
 from harvester.eventlog.writer import LogWriter
 from harvester.events.batch import Batch
@@ -1093,3 +1094,11 @@ def test_the_archive_holds_a_date_or_not(home):
     assert holds(paths)
     _flip(paths.archive / "r001" / MANIFEST, 9)
     assert holds(paths), "only what is in `temp/` too is compared"
+
+
+def test_what_is_not_said_is_the_harmless_case(tmp_path):
+    """Damage is a present loss, a scan has found no torn byte, a deletion list is not done, unless it is said."""
+    assert not Damage(tmp_path / "file", 0, "altered").set_aside
+    (tmp_path / "lines").write_bytes(seal(b'{"a":1}'))
+    assert (scan(tmp_path / "lines").torn_bytes, scan(tmp_path / "absent").torn_bytes) == (0, 0)
+    assert not DeletionList("", 2, DATE.isoformat(), "", None, [], []).done
