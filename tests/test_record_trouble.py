@@ -492,6 +492,13 @@ def test_status_lacks_only_what_was_asked_for(tmp_path: Path) -> None:
     assert one_symbol.lacking == {"ACME": dict.fromkeys(("all_last", "bars_5s"), "no data yet")}  # before the open
 
 
+def test_status_shows_a_refusal_after_rows(tmp_path: Path) -> None:
+    """A stream that flowed and was then refused for good is lacking, with its code."""
+    faults = "+60 ACME:bid_ask error 10189 BidAsk tick-by-tick requests are not supported for this instrument"
+    recorded = run(lockstep(one(), Home(tmp_path), faults=faults, minutes=3))
+    assert "refused 10189" in status(recorded.home.on(DATE)).lacking["ACME"].values()
+
+
 def test_status_check_is_for_cron(tmp_path: Path) -> None:
     """`--check` is 0 while all is recorded, 1 if nobody records, the feed is down or a stream is missing."""
     recorded = run(lockstep(one(), Home(tmp_path), minutes=1))
