@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import gc
 import re
 import subprocess
 import sys
@@ -13,6 +14,17 @@ import pytest
 from typer.testing import CliRunner
 
 PROJECT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(autouse=True)
+def _parse_undisturbed():
+    """Python before 3.11.5 fails in `ast.parse` when garbage of other tests runs code meanwhile (CPython gh-106905)."""
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
+
+
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("errors", "version", "units", "clock", "calendar", "config", "home", "files", "disk_space"),
     ("events",),
