@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 from typing import Any, Self
 
 import pytest
@@ -264,6 +265,29 @@ def test_a_closed_port_is_named() -> None:
             await Connection(listener, listener, MachineClock()).connect("127.0.0.1", port, 7, 5.0)
 
     asyncio.run(scenario())
+
+
+def test_a_connect_that_is_cancelled_leaves_no_exception_behind() -> None:
+    """Cancelled at any step of a refused connection: no "Task exception was never retrieved" on the screen."""
+
+    async def cancelled(after: int) -> list[str]:
+        said: list[str] = []
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: said.append(context["message"]))
+        async with HandMade() as server:
+            port = server.port
+        work = asyncio.ensure_future(Connection(listener, listener, MachineClock()).connect("127.0.0.1", port, 7, 5.0))
+        for _ in range(after):
+            await asyncio.sleep(0)
+        work.cancel()
+        await asyncio.gather(work, return_exceptions=True)
+        for _ in range(10):
+            await asyncio.sleep(0)
+        del work
+        gc.collect()
+        return said
+
+    listener = Listener()
+    assert [asyncio.run(cancelled(steps)) for steps in range(15)] == [[]] * 15
 
 
 def test_a_client_id_in_use_has_its_own_error() -> None:

@@ -129,11 +129,10 @@ class Connection:
         # ib_async waits only for readiness: if the gateway disconnects first, do not wait for the time-out.
         try:
             await asyncio.wait({ready, self._closed}, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            if not ready.done():
-                ready.cancel()
-        outcome: BaseException | None = (await asyncio.gather(ready, return_exceptions=True))[0]
-        self._closed = None
+        finally:  # when we are cancelled too: asyncio reports an exception that nobody retrieves
+            ready.cancel()
+            outcome: BaseException | None = (await asyncio.gather(ready, return_exceptions=True))[0]
+            self._closed = None
         handshake = self._tap.handshake
         if outcome is not None or not self.connected:
             raise self._connect_error(where, client_id, timeout_s, outcome)
