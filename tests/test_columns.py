@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.util
-from pathlib import Path
-from typing import Any
-
 from harvester.artefacts.bucket_files import with_gate_codes
 from harvester.projections.market.state_arrays import BUCKETS
 from harvester.projections.trading.trade_rows import TABLES
+from tests.tools import PROJECT, tool
 
-PROJECT = Path(__file__).resolve().parent.parent
 WANTED = (  # one second of one symbol, in this order; `con_id` and `decision_seq` join tables and stay out of JSON
     "ts symbol mark bid ask spread spread_bps spread_twa mid microprice imbalance bid_size_top_n ask_size_top_n "
     "bid_top_size ask_top_size ofi tape_buy tape_sell tape_unknown trade_count quote_count depth_count "
@@ -18,18 +14,9 @@ WANTED = (  # one second of one symbol, in this order; `con_id` and `decision_se
 )
 
 
-def tool() -> Any:
-    spec = importlib.util.spec_from_file_location("columns", PROJECT / "tools" / "columns.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 def test_the_page_of_columns_is_current() -> None:
     """docs/columns.md is what `python tools/columns.py` writes."""
-    assert (PROJECT / "docs" / "columns.md").read_text(encoding="utf-8") == tool().page()
+    assert (PROJECT / "docs" / "columns.md").read_text(encoding="utf-8") == tool("columns").page()
 
 
 def test_every_bucket_column_is_there_with_formula_and_unit() -> None:
@@ -45,7 +32,7 @@ def test_every_column_of_every_table_says_what_it_is() -> None:
     """Columns of decisions, fills, episodes and exported buckets have a formula; numbers, except ids, also a unit."""
     exported = with_gate_codes(BUCKETS.empty_table(), TABLES["decisions"].empty_table()).schema
     assert exported.names == [*BUCKETS.names, "gate_codes"]
-    assert {name for name, _, _ in tool().TABLES} == {"buckets", "candles", "signals", *TABLES}
+    assert {name for name, _, _ in tool("columns").TABLES} == {"buckets", "candles", "signals", *TABLES}
     for schema in (exported, *TABLES.values()):
         for field in schema:
             assert field.metadata[b"formula"], field.name
@@ -56,5 +43,5 @@ def test_every_column_of_every_table_says_what_it_is() -> None:
 def test_the_page_names_every_column() -> None:
     """No column of any table is missing from the page."""
     text = (PROJECT / "docs" / "columns.md").read_text(encoding="utf-8")
-    for _, _, schema in tool().TABLES:
+    for _, _, schema in tool("columns").TABLES:
         assert all(f"| `{name}` |" in text for name in schema.names)

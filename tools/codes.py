@@ -10,12 +10,15 @@ PAGE = Path(__file__).resolve().parent.parent / "docs" / "codes.md"
 HEAD = """# IB's codes
 
 Every error and status code of IB that `hv record` acts on. Generated from `harvester/events/codes.py` by `python
-tools/codes.py`; a test checks that it is current. Every message is recorded, whatever its code.
+tools/codes.py`; a test checks that it is current. Every message is recorded, those of all other codes too.
 
 Of several rows of one code the first whose pattern occurs in the text applies, in any case. The last row of a
 code has no pattern, so a gateway in another language gets it. After a refusal, what the gateway may still hold (*held*)
 is cancelled before it is requested again, and rows that arrive later under the old id do not bring it back. Rows that
-arrive after a refusal without a cancel do: the stream is stated again in the log.
+arrive after a refusal without a cancel do: the log repeats the subscription.
+
+A refused depth of one exchange is replaced by SMART depth, unless the effect is *no line*, *pacing*, *for now* or
+*new id*.
 
 ## Effects
 

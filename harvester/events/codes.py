@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import re
 from enum import StrEnum
-from functools import lru_cache
 from typing import NamedTuple
 
 TOO_FAST = 100  # more than 50 messages a second
@@ -47,7 +46,7 @@ REFUSALS = frozenset((
     NO_MORE_MARKET_DATA, UNKNOWN_CONTRACT, NO_MORE_DEPTH, 310, DEPTH_HALTED, BAD_REQUEST, NOT_PROCESSED, NOT_SUBSCRIBED,
     10092, NO_DELAYED_DATA, 10186, NO_TICK_BY_TICK, NO_MORE_TICK_BY_TICK,
 ))  # fmt: skip
-"""Errors that end a subscription in every fold, whatever their text. The recorder's `STREAM_REFUSED` ends it too."""
+"""Errors that end a subscription in every fold, by any text. The recorder's `STREAM_REFUSED` ends it too."""
 
 
 class Effect(StrEnum):
@@ -65,7 +64,7 @@ class Effect(StrEnum):
 
 
 EFFECTS: dict[Effect, str] = {
-    Effect.FINAL: "The request is not repeated on this connection. An exchange's depth is replaced by SMART depth.",
+    Effect.FINAL: "The request is not repeated on this connection.",
     Effect.NO_LINE: "IB has no free line. No other of this kind is requested until everything is requested again.",
     Effect.PACING: "Too many requests: repeated after 15 s, 30 s, 1, 2, 5, 10 min; other histories and 5-second bars "
     "wait meanwhile.",
@@ -84,8 +83,7 @@ class Meaning(NamedTuple):
     """One row of the table. `text` is a pattern searched in the message, ignoring case; "" matches any text.
 
     `held`: the gateway may still hold the request: it is cancelled before it is repeated, and advice may turn out to
-    be its end. `said`: IB's words;
-    `does`: what we do besides; `tests`: where it is tested.
+    be its end. `said`: IB's words; `does`: what we do besides; `tests`: where it is tested.
     """
 
     code: int
@@ -283,15 +281,16 @@ _BY_CODE: dict[int, tuple[Meaning, ...]] = {
 }
 _SYSTEM_MESSAGES = range(2100, 2200)  # warnings about farms and settings, never about one subscription
 _SYSTEM = Meaning(0, "", Effect.ADVICE, "")
+_READ_CHARACTERS = 1000  # of a text; IB's are shorter, and a gateway may send 16 MB
 
 
-@lru_cache(maxsize=256)
 def meaning(code: int, text: str) -> Meaning:
     """What an error about a request means, by its code and, where that is not enough, its text.
 
     A code outside the table is `UNKNOWN`; "pacing" in its text makes it a pacing refusal, as IB reports pacing
     violations under several codes.
     """
+    text = text[:_READ_CHARACTERS]
     for row in _BY_CODE.get(code, ()):
         if re.search(row.text, text, re.IGNORECASE):
             return row
@@ -309,7 +308,7 @@ class NewPort(NamedTuple):
 
 def new_port(text: str) -> NewPort | None:
     """Read the text of a 1300: its last number is the port; None when that is not one."""
-    found = re.search(r"(?:([\w.-]*[\w]):)?(\d{1,5})\D*$", text)
+    found = re.search(r"(?:([\w.-]*\w):)?(?<!\d)(\d{1,5})\D*$", text[:_READ_CHARACTERS], re.ASCII)
     if found is None or not 0 < int(found[2]) < 1 << 16:
         return None
     host = found[1] or ""
