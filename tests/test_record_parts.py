@@ -210,6 +210,22 @@ def test_what_a_stream_missed_alive_raises_its_limit() -> None:
     assert silence.is_news(bid_ask)
 
 
+def test_what_a_stream_missed_until_it_was_renewed_does_not_raise_its_limit() -> None:
+    """A stream that dies again after each new request is as soon silent each time."""
+    made, (bid_ask, l1) = registry((Stream.BID_ASK, ACME), (Stream.L1, ACME))
+    silence = SilenceWatch(made, 2.0)
+    rows(made, silence, 100, bid_ask, l1)
+    for at in (100, 120, 140):
+        rows(made, silence, at + 1, bid_ask)
+        for missed in range(4, 11):
+            assert silent(silence) == []
+            rows(made, silence, at + missed, ticks=((l1, BID),))
+        assert silent(silence) == [(Stream.BID_ASK, 9)]
+        del made.live[bid_ask.req_id]
+        bid_ask = StreamSubscription(bid_ask.req_id + 2, ACME, Stream.BID_ASK, {}, (at + 11) * SECOND)
+        made.add(bid_ask)
+
+
 def test_a_stream_alone_is_judged_by_its_own_pace_in_the_session() -> None:
     """L1 alone that spoke every second is silent after a minute; not outside the session, and not when halted."""
     for in_session, field, gone in ((True, BID, True), (False, BID, False), (True, HALTED, False)):
@@ -685,6 +701,19 @@ def test_heard_messages_are_counted_by_request_once() -> None:
     inbox.take()
     assert inbox.take_counts() == {7: 1}
     assert inbox.take_counts() == {}
+
+
+def test_of_each_l1_field_the_last_value_counts() -> None:
+    """A halt that begins and ends within one second has ended, whichever order the texts of its values have."""
+    inbox = Inbox(StillClock(), 2)
+    inbox.packet()
+    for value in ("1", "2", "0"):
+        inbox.message(["45", "6", "7", "49", value])
+        if value == "2":
+            inbox.take()
+    inbox.message(["46", "6", "x", "49", "1"])
+    assert inbox.take_ticks() == [(7, 49, "0")]
+    assert inbox.take_ticks() == []
 
 
 # heartbeats

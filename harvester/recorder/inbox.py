@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 
 _REQ_ID_AT = {str(msg): REQ_ID_INDEX[msg] for msg in (1, 2, 45, 46, 12, 13, 99, 50, 90, 17)}  # messages of streams
 _L1_MESSAGES = frozenset({"1", "2", "45", "46"})
-_HALTED = "49"
 _CROWDED_COMMITS = 20  # reading stops at this many full commits of waiting items
 COMMIT_BYTES = 32 * 1024 * 1024
 """Bytes of messages in a full commit; a commit ends with the message that reaches them."""
@@ -70,7 +69,7 @@ class Inbox:
         self._stretches: list[_Stretch] = []
         self._cuts: list[int] = []
         self._counted, self._counts = 0, Counter[str]()
-        self._ticks: set[tuple[str, ...]] = set()  # of L1: request id, tick field, and of a halt its value
+        self._ticks: dict[tuple[str, str], str] = {}  # of L1: last value by request id and tick field
         self.epoch, self.last_ts = 0, 0
         self._expecting = False
         self.boundary_ns: int | None = None
@@ -163,10 +162,10 @@ class Inbox:
         return {int(req_id): count for req_id, count in counts.items() if req_id.isdecimal() and len(req_id) < 12}
 
     def take_ticks(self) -> list[tuple[int, int, str]]:
-        """L1 fields that have arrived since the last call: request id, field, and of a halt (field 49) its value."""
+        """L1 fields that have arrived since the last call: request id, field, and its last value."""
         self._count()
-        ticks, self._ticks = self._ticks, set()
-        return [(int(t[0]), int(t[1]), t[2]) for t in ticks if all(n.isdecimal() and len(n) < 12 for n in t[:2])]
+        ticks, self._ticks = self._ticks, {}
+        return [(int(t[0]), int(t[1]), v) for t, v in ticks.items() if all(n.isdecimal() and len(n) < 12 for n in t)]
 
     def _count(self) -> None:
         fresh = self._items[self._counted :]
@@ -179,9 +178,9 @@ class Inbox:
 
     def _count_messages(self, messages: list[list[str]]) -> None:
         counts = [f[_REQ_ID_AT[f[0]]] for f in messages]
-        ticks = {(f[2], f[3], f[4] if f[3] == _HALTED else "") for f in messages if f[0] in _L1_MESSAGES and len(f) > 4}
+        ticks = {(f[2], f[3]): f[4] for f in messages if f[0] in _L1_MESSAGES and len(f) > 4}
         self._counts.update(counts)
-        self._ticks |= ticks
+        self._ticks.update(ticks)
 
     def cut(self) -> None:
         """End the run here: no commit spans the cut."""

@@ -38,7 +38,9 @@ class _Record:
     """What is known of a stream over all its request ids."""
 
     def __init__(self, now: int) -> None:
-        self.missed = self.missed_before = 0  # seconds with related rows since its last row; the most before a row
+        self.missed = 0  # seconds with related rows since its last row
+        self.missed_before = 0  # the most of them before a row that came without a new request
+        self.req_id = 0  # of its last row
         self.missing_since = 0  # ns UTC, the first of them
         self.noticed_ts = 0
         self.pace = Pace(now)
@@ -99,7 +101,9 @@ class SilenceWatch:
         for sub in live.values():
             record = self._record(sub, now_ns)
             if sub.req_id in counts:
-                record.missed_before, record.missed = max(record.missed_before, record.missed), 0
+                if sub.req_id == record.req_id:
+                    record.missed_before = max(record.missed_before, record.missed)
+                record.missed, record.req_id = 0, sub.req_id
                 if sub.stream is Stream.L1:
                     record.pace.heard(now_ns // SECOND_NS)
             elif sub.target.con_id in related.get(sub.stream, ()) and now_ns - sub.last_ts > _GRACE_NS:
