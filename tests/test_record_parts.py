@@ -312,6 +312,27 @@ def test_a_feed_is_not_judged_outside_the_session_or_by_our_own_pauses() -> None
     assert not any(heard(feed, at, bars=False, market=False, real=1300) for at in range(1300, 1400))
 
 
+def test_a_new_connection_has_five_real_seconds_to_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A minute of a fast market without a row is an outage after five real seconds, those before it not counted."""
+
+    async def scenario() -> list[bool]:
+        line, real = Line(), [0]
+        feed, outages = line.session._feed, line.session.line.outages
+        monkeypatch.setattr(line.session.line.pace, "patience", lambda: real[0] * SECOND)
+        found = []
+        for down, market_s, real_s in ((True, 0, 100), (False, 1, 100), (False, 62, 101), (False, 70, 105)):
+            (outages.begin if down else outages.end)("socket")
+            line.clock.now_ns, real[0] = OPEN + market_s * SECOND, real_s
+            line.inbox.put(Kind.CLOCK, {})
+            feed.look({}, excused=False)
+            found.append(outages.under_way)
+            if not line.session.registry.live:
+                line.session.registry.add(StreamSubscription(1, ACME, Stream.L1, {}, OPEN))
+        return found
+
+    assert asyncio.run(scenario()) == [True, False, False, True]
+
+
 def test_what_died_with_a_connection_is_found_five_seconds_later() -> None:
     """After 1102, once others flow for longer than 5 s, a stream without a row since is dead; bars have 15 s.
 

@@ -28,6 +28,7 @@ LOST_SECONDS = 30  # … and in its time this many seconds with rows were to be 
 THIN, THIN_SECONDS = 0.1, 1800  # rows in fewer than one second of ten: pauses have no measure, so half an hour at least
 _SUSPECT_SECONDS, _SUSPECT_PAUSES, _SUSPECT_LOST = 15, 2, 8  # the same once the gateway has announced trouble
 _SUSPECT_FOR = 300 * SECOND_NS
+_HOUR_NS = 3600 * SECOND_NS
 _LOOK_SECONDS_MAX = 30  # more time between two looks is our own pause, not the feed's
 _REAL_NS_MIN = 2 * SECOND_NS  # real time: at sixty times real time a busy machine is silent for a second now and then
 
@@ -88,8 +89,7 @@ class FeedSilence:
         self._floor, self._exchange, self._zone = max(1, round(silence_seconds)), exchange, time_zone
         self._paces: tuple[Pace, Pace] | None = None
         self._looked = 0
-        self._session = (0, 0)  # ns UTC, of the date whose end is `_known_until`
-        self._known_until = 0
+        self._session, self._hour = (0, 0), -1  # open and close, ns UTC, looked up in each hour of market time
         self._suspect_until = 0
         self._heard_real_ns = [0, 0]
 
@@ -99,13 +99,12 @@ class FeedSilence:
 
     def in_session(self, now_ns: int) -> bool:
         """Whether the exchange's regular session is on."""
-        if now_ns >= self._known_until or now_ns < self._known_until - 86_400 * SECOND_NS:
+        if self._hour != (hour := now_ns // _HOUR_NS):
             try:
                 hours = session(trading_date(now_ns, self._zone), self._exchange)
             except BadSetting:
                 hours = None
-            self._session = (0, 0) if hours is None else (hours.open_ns, hours.close_ns)
-            self._known_until = (now_ns // (3600 * SECOND_NS) + 1) * 3600 * SECOND_NS
+            self._session, self._hour = (0, 0) if hours is None else (hours.open_ns, hours.close_ns), hour
         return self._session[0] <= now_ns < self._session[1]
 
     def heard_again(self, now_ns: int) -> None:
@@ -116,7 +115,7 @@ class FeedSilence:
                 pace.heard(self._looked)
 
     def begin_again(self) -> None:
-        """Forget every pace: the feed was down, or begins anew."""
+        """Forget every pace: the feed was down, or starts."""
         self._paces = None
 
     def look(self, now_ns: int, real_ns: int, *, every: bool, market: bool) -> int:
@@ -196,6 +195,7 @@ class FeedWatch:
             return
         if outages.under_way or excused or not self._line.up:
             self._judge.begin_again()
+            self._unanswered_real_ns = self._line.pace.patience()
             return
         quiet = self._judge.look(now, self._line.pace.patience(), every=bool(heard), market=market)
         quiet = quiet or self._unanswered(now)
