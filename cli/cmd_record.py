@@ -50,7 +50,9 @@ def record(
     ] = None,
     primary_exchange: Annotated[
         str | None,
-        typer.Option(help="Prefer this listing exchange for ambiguous symbols [NSDQ].", rich_help_panel=_WHAT),
+        typer.Option(
+            help="Prefer this listing exchange if a symbol has several contracts [NSDQ].", rich_help_panel=_WHAT
+        ),
     ] = None,
     depth_rows: Annotated[
         int | None, typer.Option(help="Request N rows of market depth per side [10].", rich_help_panel=_WHAT)
@@ -170,9 +172,9 @@ def record(
 ) -> None:
     """Record everything a gateway sends about some US stocks, until the session ends.
 
-    Stocks in US dollars alone are recorded for now: no futures, options, currencies or other markets. Symbols match in
-    upper or lower case; a class of shares has a space ('BRK B'). Give an ambiguous symbol its listing exchange or its
-    con_id: BAC@NYSE, BAC@10098.
+    Only stocks in US dollars are recorded for now: no futures, options, currencies or other markets. Symbols match in
+    upper or lower case; a class of shares has a space ('BRK B'). Give a symbol with several contracts its listing
+    exchange or its con_id: BAC@NYSE, BAC@10098.
 
     Ctrl-C and SIGTERM end the recording cleanly; the last commit is complete after any end. No order is ever sent.
 

@@ -632,7 +632,7 @@ PINK_FIRST = listing(("ACME", 11, "PINK"), ("ACME", 12, "NYSE"), ("BRK B", 13, "
 
 
 @pytest.mark.parametrize(
-    ("symbol", "words"),
+    ("symbols", "words"),
     [
         ("ACME", r"'ACME' is ambiguous: ACME@11 on PINK, ACME@12 on NYSE; give one, for example --symbols 'ACME@NYSE'"),
         ("acme@arca", r"'ACME@ARCA' is none of the gateway's contracts: ACME@11 on PINK"),
@@ -640,13 +640,15 @@ PINK_FIRST = listing(("ACME", 11, "PINK"), ("ACME", 12, "NYSE"), ("BRK B", 13, "
         ("BRK.B", r"no US stock 'BRK.B' .*IB writes classes of shares with a space: 'BRK B'"),
         ("brk/b", r"IB writes classes of shares with a space: 'BRK B'"),
         ("NOSUCH", r"no US stock 'NOSUCH' .*check --symbols$"),
+        ("ACME@NYSE,acme@pink", r"'ACME' is given for two contracts, 12 on NYSE and 11 on PINK: record one of them"),
     ],
 )
-def test_a_symbol_that_names_no_one_contract_names_the_candidates(tmp_path: Path, symbol: str, words: str) -> None:
-    """Ambiguous, on another exchange, with another con_id, or written otherwise: exit code 8 and the next move."""
+def test_a_symbol_that_names_no_one_contract_names_the_candidates(tmp_path: Path, symbols: str, words: str) -> None:
+    """Ambiguous, on another exchange, with another con_id, misspelt, two contracts: exit code 8, next move, no day."""
     with pytest.raises(UnknownSymbol, match=words) as caught:
-        played(Stranger(details=PINK_FIRST), tmp_path, lambda _: False, symbols=[symbol])
+        played(Stranger(details=PINK_FIRST), tmp_path, lambda _: False, symbols=symbols.split(","))
     assert caught.value.exit_code == 8
+    assert not list(Home(tmp_path).events.glob("*/*"))
 
 
 @pytest.mark.parametrize(
@@ -661,7 +663,19 @@ def test_exchange_con_id_and_letters_of_a_symbol(
     tmp_path: Path, symbols: list[str], given: dict[str, Any], con_ids: set[int]
 ) -> None:
     """A listing exchange or con_id per symbol, the preferred exchange of the settings, upper and lower case."""
-    found = played(Stranger(details=PINK_FIRST), tmp_path, subscribed_on(1), symbols=symbols, more_s=0.3, **given)
+    with structlog.testing.capture_logs() as lines:
+        found = played(Stranger(details=PINK_FIRST), tmp_path, subscribed_on(1), symbols=symbols, more_s=0.3, **given)
     rows = found.day.table(Kind.REQUEST).to_pylist()
     assert {row["con_id"] for row in rows if row["stream"] == "l1"} == con_ids
-    assert set(found.summary.coverage) == {"ACME"} if len(con_ids) == 1 else {"ACME", "BRK B"}
+    assert set(found.summary.coverage) == ({"ACME"} if len(con_ids) == 1 else {"ACME", "BRK B"})
+    chosen = [line["candidates"] for line in lines if line["event"] == "contract chosen"]
+    assert set(chosen) == {"ACME@11 on PINK, ACME@12 on NYSE"}, "never silently"
+
+
+def test_a_symbol_has_the_letters_of_the_gateway(tmp_path: Path) -> None:
+    """A gateway that finds `acme` too: what is recorded is called ACME."""
+    stranger = Stranger(details=lambda client, req_id, symbol: PINK_FIRST(client, req_id, symbol.upper()))
+    found = played(stranger, tmp_path, subscribed_on(1), symbols=["acme@nyse"], more_s=0.3)
+    assert set(found.summary.coverage) == {"ACME"}
+    rows = found.day.table(Kind.REQUEST).to_pylist()
+    assert [row["symbol"] for row in rows if row["stream"] == "l1"] == ["ACME"]

@@ -61,7 +61,7 @@ class Own(IntEnum):
     CONNECTED = -1  # detail: server version, connection time
     DISCONNECTED = -2  # text: why
     CLOCK_STEP = -3  # value: ns by which the wall clock jumped against market time
-    STREAM_SILENT = -4  # a subscription had no rows for longer than its limit while others flowed
+    STREAM_SILENT = -4  # a subscription seems dead and is requested again; text: why; value: ns since its last row
     STREAM_GRANTED = -5  # first row of a subscription arrived
     STREAM_REFUSED = -6  # value: IB's code
     OUTAGE_BEGIN = -7

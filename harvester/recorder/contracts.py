@@ -81,6 +81,24 @@ class ContractLookup:
             self.done.set_result(None)
 
 
+def _without_repeats(targets: Iterable[RequestTarget]) -> list[RequestTarget]:
+    """Each contract once, in order.
+
+    Raises:
+        UnknownSymbol: two contracts have one symbol: files and episodes of a date are told apart by it.
+    """
+    once = list({target.con_id: target for target in targets}.values())
+    first: dict[str, RequestTarget] = {}
+    for target in once:
+        other = first.setdefault(target.symbol, target)
+        if other is not target:
+            raise UnknownSymbol(
+                f"symbol {target.symbol!r} is given for two contracts, {other.con_id} on {other.primary_exchange} and "
+                f"{target.con_id} on {target.primary_exchange}: record one of them, the other into another --home"
+            )
+    return once
+
+
 class Contracts:
     """The look-ups on one line."""
 
@@ -96,8 +114,9 @@ class Contracts:
         """Message 10: one matching contract."""
         lookup = self._flying.get(number(fields[1])) if len(fields) >= _FIELDS_MIN else None
         if lookup is not None and number(fields[12]) > 0:
-            con_id = number(fields[12])
-            lookup.matches.append(RequestTarget(lookup.symbol, con_id, fields[3], "SMART", fields[20], fields[8]))
+            con_id, symbol = number(fields[12]), lookup.symbol
+            symbol = fields[2] if fields[2].upper() == symbol.upper() else symbol  # in the gateway's letters
+            lookup.matches.append(RequestTarget(symbol, con_id, fields[3], "SMART", fields[20], fields[8]))
             lookup.hours[con_id] = (fields[27], fields[25])
 
     def completed(self, req_id: int) -> None:
@@ -157,7 +176,8 @@ class Contracts:
         """Look up every symbol, in order. If the line is lost, wait for the next connection and go on.
 
         Raises:
-            UnknownSymbol: the gateway has no such contract.
+            UnknownSymbol: the gateway has no such contract, or several for one symbol; or two contracts of one symbol
+                are given.
             GatewayError: no answer, or no new connection, within `timeout_seconds`.
         """
         line, targets = self._line, dict[str, RequestTarget]()
@@ -179,7 +199,7 @@ class Contracts:
                         f"{limit:g} s; check its window and log"
                     ) from None
             else:
-                return list({target.con_id: target for target in targets.values()}.values())
+                return _without_repeats(targets.values())
 
     async def restate(self, targets: Iterable[RequestTarget]) -> None:
         """Look up known contracts again, so that the log of a new date describes them. Nothing waits for it."""
@@ -217,6 +237,7 @@ class Contracts:
             UnknownSymbol: none or several fit; the text names the candidates.
         """
         fitting = [target for target in matches if wanted.fits(target)]
+        found = ", ".join(f"{t.symbol}@{t.con_id} on {t.primary_exchange or 'no exchange'}" for t in matches)
         if len(fitting) > 1:
             preferred = self._line.settings.primary_exchange
             listed = [t for t in fitting if _same_exchange(t.primary_exchange, preferred)]
@@ -224,11 +245,8 @@ class Contracts:
         if len(fitting) == 1:
             if len(matches) > 1:
                 chosen = fitting[0]
-                logger.info(
-                    "contract chosen", symbol=chosen.symbol, exchange=chosen.primary_exchange, con_id=chosen.con_id
-                )
+                logger.info("contract chosen", symbol=chosen.symbol, con_id=chosen.con_id, candidates=found)
             return fitting[0]
-        found = ", ".join(f"{t.symbol}@{t.con_id} on {t.primary_exchange or 'no exchange'}" for t in matches)
         given = f"{wanted.symbol}@{wanted.con_id or wanted.exchange}" if wanted[1:] != ("", 0) else wanted.symbol
         what = "is ambiguous" if fitting else "is none of the gateway's contracts"
         example = f"{matches[-1].symbol}@{matches[-1].primary_exchange or matches[-1].con_id}"

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import msgspec
 import structlog
 
-from harvester.events.kinds import Own
+from harvester.events.kinds import SILENCE_DETAIL, Own
 from harvester.recorder.trading_hours import planned_outage
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ class Outages:
             self.count += 1
             planned = planned_outage(self._clock.now(), self._settings.daily_restart, self._settings.time_zone)
             text = f"no feed: {cause}" + (f"; planned: {planned}" if planned else "")
-            self._inbox.notice(Own.OUTAGE_BEGIN, text, {"cause": "silence"} if silent else None)
+            self._inbox.notice(Own.OUTAGE_BEGIN, text, msgspec.json.decode(SILENCE_DETAIL) if silent else None)
             logger.warning("outage begins", cause=cause, planned=planned or "no")
 
     def end(self, cause: str) -> None:

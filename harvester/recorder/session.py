@@ -140,9 +140,10 @@ class RecorderSession:
         for sub in self.registry.reinstate(counts):
             self._subscriber.restate(sub)  # the folds still count it as refused
             logger.warning("refused stream sends data", stream=str(sub.stream), symbol=sub.target.symbol)
-        if note_rows(self._inbox, self.registry, dict(counts)) and not self._has_data:
+        note_rows(self._inbox, self.registry, counts)
+        if not self._has_data and (flowing := sum(bool(sub.rows) for sub in self.registry.live.values())):
             self._has_data = True
-            logger.info("recording", streams=sum(bool(sub.rows) for sub in self.registry.live.values()))
+            logger.info("recording", streams=flowing)
         self._silence.noted(counts, ticks, self._inbox.last_ts)
         self._look_for_silence()
         self._feed.look(counts, excused=self._silence.all_halted or self.line.connection.paused)

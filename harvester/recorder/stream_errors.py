@@ -19,6 +19,8 @@ from harvester.recorder.link import BACK_OFF_S
 from harvester.recorder.subscriptions import STEADY_NS, Doubt
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from harvester.recorder.inbox import Inbox
     from harvester.recorder.link import GatewayLink
     from harvester.recorder.subscriber import Subscriber
@@ -128,12 +130,10 @@ class StreamErrors:
         return f"{stream} of {params['exchange']}"
 
 
-def note_rows(inbox: Inbox, registry: SubscriptionRegistry, counts: dict[int, int]) -> int:
-    """Note rows that have arrived, by request id; returns how many streams they grant, each with a notice."""
-    granted = registry.received({req_id: rows for req_id, rows in counts.items() if rows}, inbox.last_ts)
-    for sub in granted:
+def note_rows(inbox: Inbox, registry: SubscriptionRegistry, counts: Mapping[int, int]) -> None:
+    """Note rows that have arrived, by request id, and each stream they grant."""
+    for sub in registry.received({req_id: rows for req_id, rows in counts.items() if rows}, inbox.last_ts):
         stream_notice(inbox, sub, Own.STREAM_GRANTED, " is granted")
-    return len(granted)
 
 
 def stream_notice(inbox: Inbox, sub: StreamSubscription, code: Own, text: str, **row: Any) -> None:
