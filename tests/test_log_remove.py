@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import shutil
@@ -24,8 +25,12 @@ from harvester.eventlog.writer import LogWriter
 from harvester.events.kinds import Kind
 from harvester.files import Disk
 from harvester.home import Home
+from harvester.recorder.record import record as recording
 from harvester.recorder.start_checks import check_day
+from harvester.simgateway.gateway_settings import GatewaySettings
+from harvester.simgateway.server import SimGateway
 from tests.log_samples import DATE, START_NS, batch
+from tests.recording import model
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -145,3 +150,28 @@ def test_a_market_that_has_ended_is_not_recorded(tmp_path: Path, state: str) -> 
             with pytest.raises(CannotRun, match=r"market .* has ended"):
                 check_day(settings, home, found, NEXT)
     assert not home.events.exists()
+
+
+def test_a_gateway_that_has_ended_its_market_is_not_recorded_again(tmp_path: Path) -> None:
+    """A real gateway, recorded to its end: on its clock or the machine's, the next recorder is refused at once."""
+
+    async def scenario() -> None:
+        home, market = Home(tmp_path), model(symbols=("ACME",))
+        end = market.start_ns + 60 * 10**9
+        served = {"port": 0, "speed": 600.0, "grace_s": 0.1, "end_ns": end, "gateway_file": home.gateway_file}
+        gateway = SimGateway(market, GatewaySettings(**served))  # type: ignore[arg-type]
+        port = await gateway.start()
+        try:
+            given = {"symbols": ["ACME"], "port": port, "disk_margin_bytes": 1, "skip_historical_backfill": True}
+            settings = Settings.load(given)
+            first = await recording(settings, home, FileClock(home.gateway_file), until_ns=end + 10**10)
+            await gateway.wait_over()
+            assert first.rows["tick"]
+            for clock, into in ((FileClock(home.gateway_file), Home(tmp_path / "other")), (MachineClock(), home)):
+                with pytest.raises(CannotRun, match=r"market .* has ended"):
+                    await recording(settings, into, clock, duration_ns=10**9)
+        finally:
+            await gateway.stop()
+
+    asyncio.run(scenario())
+    assert [path.name for path in tmp_path.rglob("r0*")] == ["r001"]

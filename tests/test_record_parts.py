@@ -459,34 +459,35 @@ def paced(scenario: Any) -> Any:
     return asyncio.run(main())
 
 
+async def times_of(pace: Timing, bucket: TokenBucket, requests: int) -> list[float]:
+    """When each of some requests is allowed, in s."""
+    times = []
+    for _ in range(requests):
+        await bucket.take()
+        times.append(pace.now() / SECOND)
+    return times
+
+
 def test_a_token_bucket_gives_a_burst_and_then_its_rate() -> None:
     """Three at once, then two a second; unused requests add up to the burst, and never more."""
 
     async def scenario(pace: Timing) -> list[float]:
-        bucket, times = TokenBucket(pace, 2.0, 3), []
-        for _ in range(5):
-            await bucket.take()
-            times.append(pace.now() / SECOND)
+        bucket = TokenBucket(pace, 2.0, 3)
+        first = await times_of(pace, bucket, 5)
         await pace.pause(100)
-        for _ in range(4):
-            await bucket.take()
-            times.append(pace.now() / SECOND - 101)
-        return times
+        return first + await times_of(pace, bucket, 4)
 
-    assert paced(scenario) == [0, 0, 0, 0.5, 1, 0, 0, 0, 0.5]
+    assert paced(scenario) == [0, 0, 0, 0.5, 1, 101, 101, 101, 101.5]
 
 
 def test_a_token_bucket_slows_down_to_one_a_second() -> None:
     """Each complaint halves rate and burst; neither falls below one."""
 
     async def scenario(pace: Timing) -> list[float]:
-        bucket, times = TokenBucket(pace, 3.0, 2), []
+        bucket = TokenBucket(pace, 3.0, 2)
         for _ in range(4):
             bucket.slow_down()
-        for _ in range(3):
-            await bucket.take()
-            times.append(pace.now() / SECOND)
-        return times
+        return await times_of(pace, bucket, 3)
 
     assert paced(scenario) == [0, 1, 2]
 
@@ -495,14 +496,11 @@ def test_a_held_bucket_gives_one_and_then_its_rate() -> None:
     """After a refusal for pace nothing for so long, then one, then the rate; the burst is gone."""
 
     async def scenario(pace: Timing) -> list[float]:
-        bucket, times = TokenBucket(pace, 0.5, 5), []
+        bucket = TokenBucket(pace, 0.5, 5)
         await bucket.take()
         bucket.hold(15.0)
         bucket.hold(10.0)
-        for _ in range(3):
-            await bucket.take()
-            times.append(pace.now() / SECOND)
-        return times
+        return await times_of(pace, bucket, 3)
 
     assert paced(scenario) == [15, 17, 19]
 

@@ -109,7 +109,7 @@ def test_a_missing_permission_is_asked_again_when_a_farm_returns(tmp_path: Path)
 
 
 def test_farms_that_return_again_and_again_are_no_storm(tmp_path: Path) -> None:
-    """Twenty 2104 within two seconds repeat a refused stream once."""
+    """Twenty 2104 within two seconds repeat a refused stream at once and five seconds later, no more."""
     farms = "\n".join(f"+{100 + n / 10} * error 2104" for n in range(20))
     day = sound(run(lockstep(one(), Home(tmp_path), minutes=2.5, faults=f"+0 ACME:l1 refuse 354\n{farms}")))
     assert len([at for at in asked(day, Stream.L1) if 99 < at < 106]) == 2
