@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import socket
 from typing import Any, Self
 
 import pytest
@@ -265,6 +266,22 @@ def test_a_closed_port_is_named() -> None:
             await Connection(listener, listener, MachineClock()).connect("127.0.0.1", port, 7, 5.0)
 
     asyncio.run(scenario())
+
+
+def test_a_host_that_does_not_resolve_is_named() -> None:
+    """The reason of a failed look-up of the host's name is the resolver's, not "Unknown error -2"."""
+
+    async def scenario() -> str:
+        async def no_such_host(*_: object, **__: object) -> None:
+            raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+        asyncio.get_running_loop().getaddrinfo = no_such_host  # type: ignore[assignment, method-assign]
+        listener = Listener()
+        with pytest.raises(GatewayError) as caught:
+            await Connection(listener, listener, MachineClock()).connect("tws.example.com", 7496, 7, 5.0)
+        return str(caught.value)
+
+    assert "cannot connect to tws.example.com:7496: Name or service not known; start" in asyncio.run(scenario())
 
 
 def test_a_connect_that_is_cancelled_leaves_no_exception_behind() -> None:

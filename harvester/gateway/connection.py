@@ -177,12 +177,10 @@ class Connection:
             return GatewayError(f"{where} {self._refusal}")
         if isinstance(outcome, TimeoutError):
             return GatewayNotReady(f"{where} {self._not_ready(timeout_s)}")
-        if isinstance(outcome, OSError) and not isinstance(outcome, asyncio.CancelledError):
-            reason = (
-                os.strerror(outcome.errno)
-                if outcome.errno
-                else outcome.strerror or str(outcome) or type(outcome).__name__
-            )
+        if isinstance(outcome, OSError):
+            # The text of asyncio names the address instead of the reason; the number of a gaierror is not an errno.
+            number = None if isinstance(outcome, socket.gaierror) else outcome.errno
+            reason = os.strerror(number) if number else outcome.strerror or str(outcome) or type(outcome).__name__
             return GatewayNotReady(
                 f"cannot connect to {where}: {reason}; start TWS or IB Gateway (or `hv gateway`) and check the port"
             )

@@ -38,11 +38,10 @@ class ClockEvents:
 
     def tick(self) -> None:
         """Write one event now, and pass the session the message counts since the last one."""
-        wall, now = self._clock.wall(), self._clock.now()
         self._inbox.put_clock()
         self._session.received(self._inbox.take_counts(), self._inbox.take_ticks())
         if isinstance(self._clock, MachineClock):  # other clocks have no separate wall clock
-            self._check_wall(wall - now)
+            self._check_wall(self._clock.wall() - self._clock.now())
 
     def _check_wall(self, offset: int) -> None:
         before, self._wall_offset = self._wall_offset, offset
