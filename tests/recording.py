@@ -158,13 +158,13 @@ def check_nothing_lost(recorded: Recorded, day: Day) -> int:
     for kind in SUMMED:
         sent = recorded.report["sent"].get(kind.value, {})
         assert set(mine.get(kind.value, {})) == set(sent), kind
-        for symbol, told in sent.items():
+        for symbol, expected in sent.items():
             found = mine[kind.value][symbol]
-            assert found["rows"] == told["rows"], (kind, symbol)
-            compared += told["rows"]
-            for column, total in told["sums"].items():
+            assert found["rows"] == expected["rows"], (kind, symbol)
+            compared += expected["rows"]
+            for column, total in expected["sums"].items():
                 assert found["sums"][column] == total, (kind, symbol, column)
-            assert found.get("texts") == told.get("texts"), (kind, symbol)
+            assert found.get("texts") == expected.get("texts"), (kind, symbol)
     for kind in (Kind.NOTICE, Kind.END, Kind.CONTRACT):
         sent_rows = sum(entry["rows"] for entry in recorded.report["sent"].get(kind.value, {}).values())
         rows = [row for row in day.table(kind).to_pylist() if row["msg"] is not None]

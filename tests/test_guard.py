@@ -343,7 +343,7 @@ def test_ib_async_keeps_nothing_of_the_data() -> None:
     asyncio.run(scenario())
 
 
-def test_a_failing_tap_is_told_and_reads_no_further() -> None:
+def test_a_failing_tap_is_reported_and_reads_no_further() -> None:
     """An exception inside the tap reaches the listener, not ib_async's log, and the socket is closed."""
 
     async def scenario() -> None:

@@ -40,8 +40,8 @@ def busiest(stamps: list[int], span_ns: int) -> int:
 def granted(day: Day, *streams: Stream) -> set[tuple[str, str]]:
     """(symbol, stream) of subscriptions of which rows arrived."""
     names = {row["req_id"]: (row["symbol"], row["stream"]) for row in requests(day) if row["action"] == "subscribe"}
-    told = [n["req_id"] for n in day.table(Kind.NOTICE).to_pylist() if n["code"] == Own.STREAM_GRANTED]
-    return {names[req_id] for req_id in told if names[req_id][1] in streams}
+    ids = [n["req_id"] for n in day.table(Kind.NOTICE).to_pylist() if n["code"] == Own.STREAM_GRANTED]
+    return {names[req_id] for req_id in ids if names[req_id][1] in streams}
 
 
 def test_forty_symbols_within_ibs_limits(tmp_path: Path) -> None:
@@ -162,6 +162,6 @@ def test_a_new_date_describes_its_instruments_itself(tmp_path: Path) -> None:
     for trading_date in dates:
         day = recorded.day(trading_date.isoformat())
         assert set(day.frame(Kind.CONTRACT)["symbol"].to_list()) == {"ACME", "BOLT"}
-        told = {n["req_id"]: n["value"] for n in day.table(Kind.NOTICE).to_pylist() if n["msg"] == 58}
-        assert told
+        types = {n["req_id"]: n["value"] for n in day.table(Kind.NOTICE).to_pylist() if n["msg"] == 58}
+        assert types
     assert DATE in dates

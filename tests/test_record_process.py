@@ -180,9 +180,9 @@ def test_the_fastest_market_over_processes_loses_nothing(tmp_path: Path) -> None
             recorder.send_signal(signal.SIGTERM)
             out, err = await asyncio.wait_for(recorder.communicate(), 60)
             assert recorder.returncode == 0, err.decode()
-        told = json.loads(out.splitlines()[-1])
+        summary = json.loads(out.splitlines()[-1])
         day = open_day(DATE, home)
-        assert told["runs"][0]["last_seq"] == day.last_seq
+        assert summary["runs"][0]["last_seq"] == day.last_seq
         assert check_nothing_lost(Recorded(home, None, served.report), day) > 1000  # type: ignore[arg-type]
         assert check_live_equals_replay(day) >= 1
 
@@ -329,11 +329,11 @@ def test_a_served_day_is_not_recorded_onto_itself(tmp_path: Path) -> None:
     served = subprocess.Popen([*python(), "-m", "cli.app", *words], env=environment, stdout=subprocess.PIPE)
     assert served.stdout is not None
     try:
-        told = json.loads(served.stdout.readline())
-        assert told["source"] == f"day {DATE}"
+        facts = json.loads(served.stdout.readline())
+        assert facts["source"] == f"day {DATE}"
         before = tree(home.temp)
         for clock in ("auto", str(home.gateway_file)):
-            options = ["record", "--port", str(told["port"]), "--clock", clock, "--symbols", "ACME"]
+            options = ["record", "--port", str(facts["port"]), "--clock", clock, "--symbols", "ACME"]
             done = subprocess.run([*command(), *options], env=environment, capture_output=True, text=True, check=False)
             assert done.returncode == 2, done.stderr
             assert f"replays {DATE} from the log under {home.root}" in done.stderr
@@ -375,7 +375,7 @@ def test_the_port_of_the_homes_own_gateway_is_named(tmp_path: Path, options: lis
     asyncio.run(scenario())
 
 
-def test_a_signal_is_told_above_the_live_screen() -> None:
+def test_a_signal_is_shown_above_the_live_screen() -> None:
     """The line is written through the screen's stderr; otherwise the next drawing would start a line too low."""
     terminal = io.StringIO()
     with Live("headline", console=Console(file=terminal, force_terminal=True, width=80), auto_refresh=False):

@@ -66,8 +66,8 @@ def test_a_dead_depth_stream_is_contradicted_and_requested_again(tmp_path: Path)
     """
     day = sound(run(lockstep(one(), Home(tmp_path), minutes=7, faults="+240 ACME:depth dead")))
     first, second = subscribed(day, Stream.DEPTH)
-    told = notices(day, Own.STREAM_SILENT)
-    assert [(n["req_id"], n["text"]) for n in told] == [
+    silences = notices(day, Own.STREAM_SILENT)
+    assert [(n["req_id"], n["text"]) for n in silences] == [
         (first["req_id"], "depth of ACME is contradicted by the quote in force")
     ]
     buckets, health, digests = folded(day)

@@ -169,7 +169,7 @@ def test_the_first_connection_closed_at_once_is_a_gateway_error(tmp_path: Path) 
     assert caught.value.exit_code == 6
 
 
-def test_a_line_lost_while_contracts_are_looked_up_is_made_anew(tmp_path: Path) -> None:
+def test_a_line_lost_while_contracts_are_looked_up_continues_on_the_next(tmp_path: Path) -> None:
     """The look-up is repeated on the next connection."""
     stranger = Stranger()
     stranger.details = lambda c, req_id, symbol: c.close() if c.number == 1 else stranger.describe(c, req_id, symbol)
@@ -215,7 +215,7 @@ def test_a_quiet_market_answers_the_heartbeat(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("behind", "by", "told_s"),
+    ("behind", "by", "behind_s"),
     [
         ({"time_behind_s": 7 * 86_400}, "current time", 7 * 86_400),
         ({"time_behind_s": -3600, "rows_behind_s": -3600}, "current time", -3600),
@@ -224,21 +224,23 @@ def test_a_quiet_market_answers_the_heartbeat(tmp_path: Path) -> None:
     ],
     ids=["its clock", "ahead", "its rows", "within two minutes"],
 )
-def test_a_gateway_in_another_time_is_told_of(tmp_path: Path, behind: dict[str, int], by: str, told_s: int) -> None:
+def test_a_gateway_in_another_time_is_noted(tmp_path: Path, behind: dict[str, int], by: str, behind_s: int) -> None:
     """One notice in the run, with the difference, which `hv status` repeats; none for two minutes or less.
 
     The log line for a difference of more than a day says how to follow a simulated gateway's clock.
     """
     with structlog.testing.capture_logs() as lines:
         found = played(Stranger(**behind), tmp_path, subscribed_on(1), more_s=3.0)
-    told = [line for line in lines if line["event"].startswith("clocks differ")]
-    assert ["--clock PATH/gateway.json" in line.get("hint", "") for line in told] == ([told_s > 86_400] if by else [])
+    logged = [line for line in lines if line["event"].startswith("clocks differ")]
+    assert ["--clock PATH/gateway.json" in line.get("hint", "") for line in logged] == (
+        [behind_s > 86_400] if by else []
+    )
     notices = [n for n in found.notices if n["code"] == Own.CLOCKS_DIFFER]
     assert [by in n["text"] for n in notices] == ([True] if by else [])
-    assert [n["value"] / 1e9 for n in notices] == ([pytest.approx(-told_s, abs=3)] if by else [])
-    assert status(Home(tmp_path).on(found.day.trading_date)).ahead_s == pytest.approx(-told_s, abs=3)
+    assert [n["value"] / 1e9 for n in notices] == ([pytest.approx(-behind_s, abs=3)] if by else [])
+    assert status(Home(tmp_path).on(found.day.trading_date)).ahead_s == pytest.approx(-behind_s, abs=3)
     said = CliRunner().invoke(app, ["status", "--home", str(tmp_path)]).output
-    assert ("the gateway's clock is 7 days behind this machine's" in said) is (told_s > 3600)
+    assert ("the gateway's clock is 7 days behind this machine's" in said) is (behind_s > 3600)
 
 
 def test_a_gateway_whose_clock_no_number_of_ours_holds(tmp_path: Path) -> None:
@@ -590,7 +592,7 @@ def test_a_symbol_refused_late_does_not_hide_the_day(tmp_path: Path, monkeypatch
     assert "r003 ended before it subscribed to a stream; streams of r002, the run before it:" in said
 
 
-def test_an_outage_is_told_in_lines_that_do_not_grow_with_its_attempts(tmp_path: Path) -> None:
+def test_an_outage_logs_lines_that_do_not_grow_with_its_attempts(tmp_path: Path) -> None:
     """A port closed for many attempts is one log line with the reason, and a last one with the attempts."""
 
     async def script(client: Client) -> None:

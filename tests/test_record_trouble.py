@@ -93,7 +93,7 @@ def test_after_1101_everything_is_asked_for_again(tmp_path: Path) -> None:
     assert late[-1] == subscribed(day, Stream.DEPTH)[1]["req_id"]
 
 
-def test_after_1102_depth_is_asked_for_anew(tmp_path: Path) -> None:
+def test_after_1102_depth_is_requested_again(tmp_path: Path) -> None:
     """After 1102 depth is cancelled and requested under a new id; streams that continue are not touched."""
     day = sound(run(lockstep(one(), Home(tmp_path), minutes=6, faults="+240 * error 1100\n+250 * error 1102")))
     depth = [r["req_id"] for r in subscribed(day, Stream.DEPTH)]
@@ -151,7 +151,7 @@ def test_garbage_frames_are_kept_as_they_came(tmp_path: Path, what: str) -> None
 
 
 @pytest.mark.parametrize("what", ["length", "noise"])
-def test_a_stream_without_frames_is_left_and_begun_anew(tmp_path: Path, what: str) -> None:
+def test_a_stream_without_frames_is_left_and_replaced(tmp_path: Path, what: str) -> None:
     """An impossible length is detected at once; the bytes are kept as text, and the recorder reconnects."""
     day = sound(run(lockstep(one(), Home(tmp_path), minutes=4, faults=f"+60 * garbage {what}")))
     if what == "length":
