@@ -33,7 +33,7 @@ def test_an_outage_is_a_pair_with_a_length() -> None:
 
 
 def test_requests_end_an_announced_outage_and_a_silence_only_in_the_next_run() -> None:
-    """A subscription ends an outage that 1100 announced, though the feed fell silent in it; a silence needs a new run."""
+    """A subscription ends an outage announced by 1100, even if the feed is silent too; a silence needs a new run."""
     log = Log().run_start().subscribe(1, "l1", at=0)
     log.notice(int(Own.OUTAGE_BEGIN), at=1, detail=SILENCE_DETAIL)
     log.subscribe(2, "l1", at=2)
