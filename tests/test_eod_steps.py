@@ -19,6 +19,7 @@ from harvester.endofday.datasets import episodes_of
 from harvester.endofday.eod import STEPS, EodOptions, eod, rebuild_memory
 from harvester.errors import CannotRun, DamagedLog, HarvesterError, LockHeld, LogWriteFailed, Mismatch, NoLog
 from harvester.eventlog.closed_runs import list_path
+from harvester.eventlog.compact import compact_day
 from harvester.eventlog.deletion import carry_out, found_in, list_files, read_list, write_list
 from harvester.eventlog.lock import DateLock
 from harvester.eventlog.reader import open_day
@@ -163,6 +164,20 @@ def finished(master, tmp_path_factory):
     return made
 
 
+def killed(paths, step, before=0, **options):
+    """`hv eod`, killed when a step begins, or when it has begun `before` times before."""
+    begun = []
+
+    def at(name):
+        if name == step:
+            if len(begun) == before:
+                raise Killed
+            begun.append(name)
+
+    with pytest.raises(Killed):
+        eod(paths, EodOptions(at=at, **options))
+
+
 @pytest.mark.parametrize("archive", [False, True], ids=["plain", "archive"])
 @pytest.mark.parametrize("step", ["lock", *(name for name, _ in STEPS), "delete", "done"])
 def test_killed_before_any_step(home, finished, step, archive):
@@ -170,35 +185,36 @@ def test_killed_before_any_step(home, finished, step, archive):
     if step == "archive" and not archive:
         pytest.skip("there is no such step without --archive")
 
-    def at(name):
-        if name == step:
-            raise Killed
-
-    wishes = EodOptions(parquet=True, delete_temp=True, archive=archive)
-    with pytest.raises(Killed):
-        eod(home.on(NEXT), EodOptions(parquet=True, delete_temp=True, archive=archive, at=at))
-    eod(home.on(NEXT), wishes)
+    options = {"parquet": True, "delete_temp": True, "archive": archive}
+    killed(home.on(NEXT), step, **options)
+    eod(home.on(NEXT), EodOptions(**options))
     assert tree(home) == finished[archive]
 
 
 @pytest.mark.parametrize("many", range(0, 15, 3))
 def test_killed_while_deleting(home, finished, many):
     """After a kill in the middle of the deletion, the next run deletes the rest and counts nothing twice."""
-    told = []
-
-    def at(name):
-        if name == "delete":
-            told.append(name)
-            if len(told) > many:
-                raise Killed
-
-    with pytest.raises(Killed):
-        eod(home.on(NEXT), EodOptions(parquet=True, delete_temp=True, at=at))
+    killed(home.on(NEXT), "delete", many, parquet=True, delete_temp=True)
     if many:
         with pytest.raises(CannotRun, match="is partly deleted; finish with --delete-temp"):
             eod(home.on(NEXT))
     eod(home.on(NEXT), EodOptions(parquet=True, delete_temp=True))
     assert tree(home) == finished[False]
+
+
+@pytest.mark.parametrize("change", ["an episode is gone", "compacted"])
+def test_a_deletion_that_has_not_begun_is_not_continued(home, change):
+    """Killed after the list was written, before the first file was deleted: the date is folded and confirmed again."""
+    paths = home.on(NEXT)
+    killed(paths, "delete", delete_temp=True)
+    if change == "compacted":
+        compact_day(paths)
+    else:
+        min(paths.episodes.rglob("*.json")).unlink()
+    assert eod(paths).episodes
+    confirmed = []
+    report = eod(paths, EodOptions(delete_temp=True, confirm=lambda listed: not confirmed.append(listed)))
+    assert (report.stopped, len(confirmed), paths.log.exists()) == ("", 1, False)
 
 
 def calls_until(call, fails_at=None):

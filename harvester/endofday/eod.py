@@ -39,7 +39,7 @@ from harvester.rebuild.project import fold_day
 from harvester.units import SECOND_NS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
     import pyarrow as pa
@@ -434,10 +434,10 @@ def _finished_before(paths: DatePaths, options: EodOptions, report: EodReport) -
     closed = read_closed(paths)
     if listed is None or closed is None or listed.content_hash != closed.content_hash:
         return False
-    gone = [doomed for doomed in listed.files if not (paths.home.root / doomed.path).exists()]
-    if not gone:
-        return False
-    if listed.done or _recorded_on(paths, listed):
+    files = [paths.home.root / one.path for one in listed.files]
+    if all(path.exists() for path in files if path.is_relative_to(paths.log)):
+        return False  # episodes and snapshots may also be gone for other reasons
+    if listed.done or _written_since(paths, files):
         return _nothing_left(paths, closed, report)
     _prove_kept(paths, closed)
     if not options.delete_temp:
@@ -448,11 +448,13 @@ def _finished_before(paths: DatePaths, options: EodOptions, report: EodReport) -
     return True
 
 
-def _recorded_on(paths: DatePaths, listed: deletion.DeletionList) -> bool:
-    """Whether a run began after the list was written. Then every listed run is gone, even if `done` was lost."""
-    return any(
-        run.relative_to(paths.home.root).as_posix() not in listed.folders for run in archiving.runs_in(paths.log)
-    )
+def _written_since(paths: DatePaths, listed: Sequence[Path]) -> bool:
+    """Whether the log has files of a run that began, or was compacted, after the list was written.
+
+    Neither happens to a run that is partly deleted: it is damaged.
+    """
+    files = [path for run in archiving.runs_in(paths.log) for path in run.iterdir() if path.name in _LOG_FILES]
+    return not set(files) <= set(listed)
 
 
 def _nothing_left(paths: DatePaths, closed: EodMark, report: EodReport) -> bool:
