@@ -167,15 +167,14 @@ def verify(*, date: DateOption = None, home: HomeOption = None, as_json: JsonOpt
 
     Example: hv log verify --date 2025-07-17
     """
+    from cli.progress_bar import ProgressBar
     from harvester.eventlog.lock import DateLock
     from harvester.eventlog.verify_log import verify_day
 
     root = _home(home)
     trading_date = date_of(date, root)
-    if sys.stderr.isatty() and not as_json:
-        report = _verify_with_bar(root.on(trading_date))
-    else:
-        report = verify_day(root.on(trading_date))
+    with ProgressBar(f"verifying {trading_date}", quiet=as_json) as bar:
+        report = verify_day(root.on(trading_date), bar.update)
     if as_json:
         _lines([_report_json(report)])
     else:
@@ -371,20 +370,6 @@ def _shown(value: Any) -> str:
         value = f"{value[:longest]}… ({len(value):,} characters)"
     # The text comes from outside: control characters must not reach a terminal.
     return "".join(c if c.isprintable() else f"\\u{ord(c):04x}" for c in json.dumps(value, ensure_ascii=False))
-
-
-def _verify_with_bar(paths: DatePaths) -> LogReport:
-    from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn
-
-    from harvester.eventlog.runs_of_day import read_runs
-    from harvester.eventlog.verify_log import verify_day
-
-    total = 2 * sum(end for run in read_runs(paths) for end in run.ends.values())
-    columns = ("verifying", BarColumn(), DownloadColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("verify", total=total)
-        return verify_day(paths, lambda n: bar.advance(task, n))
 
 
 def _compact_with_bar(paths: DatePaths) -> list[Compaction]:

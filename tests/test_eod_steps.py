@@ -14,8 +14,9 @@ from trading_log import DATE, SYMBOLS, days, record, run_params
 from typer.testing import CliRunner
 
 from cli.app import app
+from harvester.artefacts import table_files
 from harvester.artefacts.episode_files import WAY_OUT
-from harvester.endofday.datasets import episodes_of
+from harvester.endofday.datasets import EPISODES_FILE, episodes_of
 from harvester.endofday.eod import STEPS, EodOptions, eod, rebuild_memory
 from harvester.errors import CannotRun, DamagedLog, HarvesterError, LockHeld, LogWriteFailed, Mismatch, NoLog
 from harvester.eventlog.closed_runs import list_path
@@ -87,17 +88,15 @@ def test_fold_and_fold_again(home):
     assert (home.root / report.version).read_bytes() == home.memory_latest.read_bytes()
 
 
-def test_progress_stays_within_its_total(home):
-    """Each step that reads the log reports growing numbers, none of them beyond the total."""
+def test_progress_ends_at_its_total(home):
+    """Each step that reads the log, and the deletion, reports numbers that grow to their total."""
     seen: dict[str, list[tuple[int, int]]] = {}
     options = EodOptions(delete_temp=True, progress=lambda step, *counts: seen.setdefault(step, []).append(counts))
     report = eod(home.on(NEXT), options)
     assert list(seen) == ["verify", "project", "delete"]
     for counts in seen.values():
         assert [done for done, _ in counts] == sorted(done for done, _ in counts)
-        assert counts[-1][1] == counts[0][1] >= counts[-1][0]
-    for step in ("project", "delete"):
-        assert seen[step][-1][0] == seen[step][-1][1]
+        assert counts[-1][0] == counts[-1][1] == counts[0][1]
     assert seen["delete"][0][0] == 1
     assert seen["delete"][-1][0] == report.deleted
 
@@ -266,9 +265,12 @@ def test_a_file_the_system_keeps(home, finished):
                 raise PermissionError(13, "in use")
             super().remove(path)
 
+    before = set(home.temp.rglob("*"))
     report = eod(home.on(NEXT), EodOptions(parquet=True, delete_temp=True, disk=Busy()))
     assert report.stopped.endswith("notice.arrows: in use")
-    assert any(path.suffix == ".arrows" for path in home.on(NEXT).log.rglob("*"))
+    left = set(home.temp.rglob("*"))
+    assert report.deleted == len(before - left)
+    assert any(path.suffix == ".arrows" for path in left)
     eod(home.on(NEXT), EodOptions(parquet=True, delete_temp=True))
     assert tree(home) == finished[False]
 
@@ -281,12 +283,21 @@ def test_nothing_is_deleted_without_being_asked(home):
 
 
 def test_large_tables_are_kept_on_demand(home):
-    """Buckets and series are among the kept files with --parquet only; P&L is reported in cents."""
-    report = eod(home.on(NEXT))
+    """Buckets and series are among the kept files with --parquet only."""
+    eod(home.on(NEXT))
     plain = {path.name for path in home.on(NEXT).dataset.iterdir()}
-    assert report.pnl_usd == round(report.pnl_usd, 2) != 0
     eod(home.on(NEXT), EodOptions(parquet=True))
     assert {path.name for path in home.on(NEXT).dataset.iterdir()} > plain
+
+
+def test_profit_is_reported_in_cents(tmp_path):
+    """Commissions give a P&L with a third decimal; the report rounds it."""
+    home = Home(tmp_path).prepare()
+    costs = {"name": "odd", "per_share": 0.0007, "minimum": 0.0, "maximum_fraction": 1.0}
+    record(home, seconds=SECONDS, params=msgspec.structs.replace(run_params(), costs=costs))
+    report = eod(home.on(DATE))
+    exact = sum(row["pnl_usd"] for row in table_files.read_parquet(home.on(DATE).dataset / EPISODES_FILE).to_pylist())
+    assert report.pnl_usd == round(exact, 2) != round(exact, 3)
 
 
 def test_not_confirmed(home):

@@ -71,14 +71,16 @@ def record(
     runs: int = 1,
     data_type: int = 1,
     reason: str = "end of recording",
+    params: RunParams | None = None,
     **kwargs: Any,
 ) -> None:
     """Write the day, cut into runs of equal length; no later run is subscribed before its start."""
+    text = (params or run_params(day)).text()
     rows = market(day, **kwargs)
     size = len(rows) // runs + 1
     for part in (rows[i : i + size] for i in range(0, len(rows), size)):
         ts = part[0][1]["ts_recv"]
-        with LogWriter.open(home.on(day), run_start_row={"params": run_params(day).text()}, reopen=True) as writer:
+        with LogWriter.open(home.on(day), run_start_row={"params": text}, reopen=True) as writer:
             writer.begin(ts)
             events = [*subscriptions(ts, data_type), *part]
             last = events[-1][1]["ts_recv"]

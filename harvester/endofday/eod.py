@@ -113,7 +113,6 @@ class Folding:
     """The state of folding one date: each step reads the results of the earlier ones.
 
     Attributes:
-        log_bytes: size of the log, for progress.
         day, result: the log, and the result of its fold.
         episodes, datasets, journal: the kept episodes; bytes of the files that replace the log, by path.
         before, memory: memory without and with the date.
@@ -124,7 +123,6 @@ class Folding:
     paths: DatePaths
     options: EodOptions
     report: EodReport
-    log_bytes: int
     day: Day = field(init=False)
     result: ProjectResult = field(init=False)
     episodes: pa.Table = field(init=False)
@@ -159,7 +157,8 @@ def eod(paths: DatePaths, options: EodOptions | None = None) -> EodReport:
         _settle(paths, options.disk)
         if _finished_before(paths, options, report):
             return report
-        folding = Folding(paths, options, report, _admit(paths, options))
+        _admit(paths, options)
+        folding = Folding(paths, options, report)
         skipped = {"archive": not options.archive, "list": not options.delete_temp}
         for name, step in STEPS:
             if not skipped.get(name):
@@ -182,14 +181,13 @@ def _settle(paths: DatePaths, disk: Disk) -> None:
                 disk.sync_folder(folder)
 
 
-def _admit(paths: DatePaths, options: EodOptions) -> int:
-    """Check that the date may be folded; returns the size of its log in bytes. The next step compares checksums."""
+def _admit(paths: DatePaths, options: EodOptions) -> None:
+    """Check that the date may be folded, by its journals; the next step compares checksums."""
     day = open_day(paths.trading_date, paths.home, check=False)
     if not options.replace_closed:
         _must_hold_what_was_closed(paths, day)
     if not options.unfinished:
         must_be_over(day)
-    return sum(run.n_bytes for run in day.runs)
 
 
 def _must_hold_what_was_closed(paths: DatePaths, day: Day) -> None:
@@ -205,16 +203,9 @@ def _must_hold_what_was_closed(paths: DatePaths, day: Day) -> None:
 
 
 def _verify(folding: Folding) -> None:
-    done = 0
-
-    def step(n_bytes: int) -> None:
-        nonlocal done
-        done += n_bytes
-        folding.options.progress("verify", done, 2 * folding.log_bytes)
-
-    report = verify_day(folding.paths, step, with_mark=False)
-    if not report.clean:
-        raise damaged_log(report.problems, report.good)
+    report = verify_day(
+        folding.paths, lambda done, total: folding.options.progress("verify", done, total), with_mark=False
+    )
     folding.day = report.day()
 
 
@@ -410,12 +401,16 @@ def _delete(folding: Folding) -> None:
 
 
 def _carry_out(paths: DatePaths, listed: deletion.DeletionList, options: EodOptions, report: EodReport) -> None:
+    total, done = len(listed.files) + len(listed.folders), 0
+
     def progress(_: str) -> None:
+        nonlocal done
         options.at("delete")
-        report.deleted += 1
-        options.progress("delete", report.deleted, len(listed.files) + len(listed.folders))
+        done += 1
+        options.progress("delete", done, total)
 
     report.stays = deletion.carry_out(paths.home.root, listed, options.disk, doomed_folders(paths), progress)
+    report.deleted = done - len(report.stays)
     if report.stays:
         report.stopped = report.stays[0]
         return

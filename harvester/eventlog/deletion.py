@@ -201,7 +201,7 @@ def carry_out(
         listed: a list that is on disk.
         disk: the file layer.
         allowed: files, and folders with all they contain, that a list may name.
-        progress: called with each path before it is deleted.
+        progress: called with each path that is there, before it is deleted or stays.
 
     Returns:
         What stays, with the reason; empty when everything is gone.
@@ -240,9 +240,9 @@ def _delete_folder(root: Path, name: str, disk: Disk, allowed: list[Path], progr
     path = _allowed(root, name, allowed)
     if not path.is_dir():
         return ""
+    progress(name)
     if any(path.iterdir()):
         return f"{name} contains a file that was not listed"
-    progress(name)
     refused = _refused(disk.remove_folder, path)
     return refused and f"{name}: {refused}"
 
