@@ -14,8 +14,7 @@ from typer.testing import CliRunner
 from cli.app import app
 from harvester.endofday.eod import EodOptions, eod
 from harvester.errors import DamagedLog, HarvesterError, NoLog
-from harvester.eventlog.closed_runs import list_path
-from harvester.eventlog.eod_mark import EodMark, closed_path, read_closed, write_closed
+from harvester.eventlog.eod_mark import EodMark, closed_path, list_path, read_closed, write_closed
 from harvester.eventlog.quarantine import NOTES, QuarantineNote, add_note
 from harvester.eventlog.reader import open_day
 from harvester.eventlog.verify_log import verify_day
@@ -114,10 +113,9 @@ def test_a_closed_date_that_changed_is_damage_and_does_not_shrink(home: Home, pa
     assert code == 1
     assert "--replace-closed" in text
     assert memory_of(home) == before
-    if harm != "last two":
-        return
     eod(paths, EodOptions(unfinished=True, replace_closed=True))
-    assert [run.run for run in (read_closed(paths) or EodMark("", 0, "")).runs] == ["r001"]
+    kept = {run.run for run in (read_closed(paths) or EodMark("", 0, "")).runs if not run.deleted}
+    assert kept == {path.name for path in paths.log.glob("r*")}
     assert hv(home, "log", "verify")[0] == 0
 
 
@@ -148,6 +146,21 @@ def test_what_was_deleted_on_purpose_is_no_damage(home: Home, paths: DatePaths) 
     shutil.rmtree(paths.archive)
     with pytest.raises(DamagedLog, match=r"r004.*promises"):
         verify_day(paths)
+
+
+def test_what_an_early_version_deleted_is_settled_once(home: Home, paths: DatePaths) -> None:
+    """A mark of 0.1.0 does not say what was deleted before the archive: reported once, then `--replace-closed`."""
+    eod(paths, GONE)
+    write_run(home, (10,), reopen=True)
+    eod(paths, KEPT)
+    closed = read_closed(paths)
+    assert closed is not None
+    runs = [msgspec.structs.replace(run, deleted=False) for run in closed.runs]
+    write_closed(home, msgspec.structs.replace(closed, runs=runs), DATE)
+    with pytest.raises(DamagedLog, match="--replace-closed"):
+        eod(paths, EARLY)
+    eod(paths, EodOptions(unfinished=True, replace_closed=True))
+    assert (read_closed(paths), verify_day(paths).clean) == (closed, True)
 
 
 def test_a_lost_archive_is_damage(home: Home, paths: DatePaths) -> None:
@@ -221,11 +234,13 @@ def test_a_file_that_is_not_utf_8_is_damage_in_our_words(home: Home, paths: Date
         file.write_bytes(whole)
 
 
-@pytest.mark.parametrize("command", ["verify", "eod"])
+@pytest.mark.parametrize("command", ["verify", "eod", "eod of a deleted date"])
 def test_every_flipped_bit_of_a_memory_version_is_noticed(home: Home, paths: DatePaths, command: str) -> None:
     """The file a damaged memory is restored from: `hv verify` and `hv eod` end with 1 and name it."""
     (version,) = home.memory_versions.glob("memory_*.json")
-    words = {"verify": ("verify",), "eod": ("eod", "--unfinished")}[command]
+    words = ("verify",) if command == "verify" else ("eod", "--unfinished")
+    if command == "eod of a deleted date":
+        eod(paths, GONE)
     whole = version.read_bytes()
     assert hv(home, *words)[0] == 0
     for at, bit in ((0, 1), (len(whole) // 2, 128), (len(whole) - 3, 4)):

@@ -19,9 +19,9 @@ from harvester.artefacts.episode_files import WAY_OUT
 from harvester.endofday.datasets import EPISODES_FILE, episodes_of
 from harvester.endofday.eod import STEPS, EodOptions, eod, rebuild_memory
 from harvester.errors import CannotRun, DamagedLog, HarvesterError, LockHeld, LogWriteFailed, Mismatch, NoLog
-from harvester.eventlog.closed_runs import list_path
 from harvester.eventlog.compact import compact_day
 from harvester.eventlog.deletion import carry_out, found_in, list_files, read_list, write_list
+from harvester.eventlog.eod_mark import list_path
 from harvester.eventlog.lock import DateLock
 from harvester.eventlog.reader import open_day
 from harvester.eventlog.verify_log import verify_day

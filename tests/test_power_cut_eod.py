@@ -24,9 +24,8 @@ from trading_log import DATE, days, record, run_params
 from harvester.artefacts import table_files
 from harvester.endofday.eod import EodOptions, eod
 from harvester.errors import HarvesterError, Mismatch
-from harvester.eventlog.closed_runs import list_path
 from harvester.eventlog.deletion import read_list
-from harvester.eventlog.eod_mark import read_closed
+from harvester.eventlog.eod_mark import list_path, read_closed
 from harvester.eventlog.reader import open_day
 from harvester.eventlog.storage import parquet_files
 from harvester.eventlog.verify_log import verify_day

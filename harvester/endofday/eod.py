@@ -23,9 +23,9 @@ from harvester.endofday.finished import must_be_over
 from harvester.errors import CannotRun, DamagedLog, HarvesterError, Mismatch, NoLog
 from harvester.eventlog import archive as archiving
 from harvester.eventlog import deletion
-from harvester.eventlog.closed_runs import differences_from_mark, list_path
+from harvester.eventlog.closed_runs import differences_from_mark
 from harvester.eventlog.compact import CANDIDATE
-from harvester.eventlog.eod_mark import ClosedRun, EodMark, closed_path, read_closed, write_closed
+from harvester.eventlog.eod_mark import ClosedRun, EodMark, closed_path, list_path, read_closed, write_closed
 from harvester.eventlog.lock import DateLock
 from harvester.eventlog.quarantine import NOTES, read_quarantine_notes
 from harvester.eventlog.reader import open_day
@@ -155,15 +155,14 @@ def eod(paths: DatePaths, options: EodOptions | None = None) -> EodReport:
     options.at("lock")
     with DateLock(paths, "eod"):
         _settle(paths, options.disk)
-        if _finished_before(paths, options, report):
-            return report
-        _admit(paths, options)
-        folding = Folding(paths, options, report)
-        skipped = {"archive": not options.archive, "list": not options.delete_temp}
-        for name, step in STEPS:
-            if not skipped.get(name):
-                options.at(name)
-                step(folding)
+        if not _finished_before(paths, options, report):
+            _admit(paths, options)
+            folding = Folding(paths, options, report)
+            skipped = {"archive": not options.archive, "list": not options.delete_temp}
+            for name, step in STEPS:
+                if not skipped.get(name):
+                    options.at(name)
+                    step(folding)
         report.damaged = [str(damaged) for damaged in memory_fold.damaged_versions(paths.home)]
         options.at("done")
     return report
