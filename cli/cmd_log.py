@@ -13,7 +13,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cli.options import DateOption, HomeOption, JsonOption, NamedDateOption, date_of
+from cli.options import (
+    DateOption,
+    HomeOption,
+    JsonOption,
+    NamedDateOption,
+    YesOption,
+    check_can_ask,
+    confirm_deletion,
+    date_of,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -254,9 +263,7 @@ def compact(*, date: NamedDateOption, home: HomeOption = None, as_json: JsonOpti
 def remove(
     *,
     date: NamedDateOption,
-    yes: Annotated[
-        bool, typer.Option("--yes", help="Delete without asking (required with --json or without a terminal).")
-    ] = False,
+    yes: YesOption = False,
     home: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -269,18 +276,12 @@ def remove(
     Example: hv log remove --date 2025-07-19
     """
     from harvester.endofday.remove import remove as run
-    from harvester.errors import BadSetting
     from harvester.home import parse_date
 
-    if not yes and (as_json or not sys.stdin.isatty()):
-        why = "--json cannot ask" if as_json else "there is no terminal"
-        raise BadSetting(f"hv log remove asks before it deletes, but {why}; give --yes to delete without asking")
+    check_can_ask("hv log remove", yes=yes, as_json=as_json)
 
     def confirm(listed: DeletionList) -> bool:
-        size = sum(file.bytes for file in listed.files)
-        if not as_json:
-            typer.echo(f"to delete: {len(listed.files)} files, {size:,} bytes below temp/; {date} has no market event")
-        return yes or typer.confirm("delete them?")
+        return confirm_deletion(listed, f"{date} has no market event", yes=yes, as_json=as_json)
 
     deleted = run(_home(home).on(parse_date(date)), confirm)
     if as_json:

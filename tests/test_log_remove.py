@@ -66,7 +66,7 @@ def test_a_date_of_nothing_is_removed(home: Home) -> None:
 
 
 def test_what_holds_more_is_refused(home: Home) -> None:
-    """A market event of any kind, a folded date, foreign files, a date that is held: nothing is changed."""
+    """A market event, a folded or archived date, torn bytes, foreign files, a date that is held: nothing is deleted."""
     with pytest.raises(CannotRun, match=r"has \d+ market events"):
         remove(home.on(DATE))
     stranger = home.on(NEXT).log / "notes.txt"
@@ -77,6 +77,15 @@ def test_what_holds_more_is_refused(home: Home) -> None:
     with DateLock(home.on(NEXT)), pytest.raises(LockHeld):
         remove(home.on(NEXT))
     assert remove(home.on(NEXT), confirm=lambda _: False) is None
+    archived = shutil.copytree(home.on(NEXT).log / "r001", home.on(NEXT).archive / "r001")
+    with pytest.raises(CannotRun, match="is an archive"):
+        remove(home.on(NEXT))
+    shutil.rmtree(archived.parent)
+    writer = LogWriter.open(home.on(NEXT))
+    writer.abandon()
+    (writer.folder / "commits.jsonl").write_bytes(b"torn")
+    with pytest.raises(CannotRun, match="quarantine holds bytes that are kept nowhere else"):
+        remove(home.on(NEXT))
     eod(home.on(NEXT), EodOptions(unfinished=True))
     with pytest.raises(CannotRun, match="folded into memory"):
         remove(home.on(NEXT))
