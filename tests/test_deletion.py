@@ -109,7 +109,7 @@ def test_a_compaction_begun_before_is_finished_by_its_old_list(tmp_path):
 
 
 def test_an_altered_byte_of_a_list_is_damage(run):
-    """Whichever byte of a list is altered, it is refused, or still says the same; only space between words may."""
+    """A list with an altered byte is refused; an altered space between words may leave the list the same."""
     path = run / DELETION
     listed = listed_in(run)
     write_list(path, listed, Disk())

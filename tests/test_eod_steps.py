@@ -10,7 +10,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from trading_log import DATE, SYMBOLS, days, record, run_params
+from trading_log import DATE, SYMBOLS, days, killed_run, record, run_params
 from typer.testing import CliRunner
 
 from cli.app import app
@@ -25,7 +25,6 @@ from harvester.eventlog.eod_mark import list_path
 from harvester.eventlog.lock import DateLock
 from harvester.eventlog.reader import open_day
 from harvester.eventlog.verify_log import verify_day
-from harvester.eventlog.writer import LogWriter
 from harvester.files import Disk
 from harvester.home import Home
 from harvester.memory import fold_days
@@ -481,11 +480,7 @@ def test_what_nothing_replaces_stays(home):
 
 def test_damaged_log_touches_nothing(home):
     """A flipped byte in the log ends the run before anything is written, the torn end of a killed run included."""
-    with LogWriter.open(home.on(NEXT), run_start_row={"params": run_params(NEXT).text()}, reopen=True) as writer:
-        writer.begin(0)
-        with (writer.folder / "commits.jsonl").open("ab") as file:
-            file.write(b'{"commit": 99')
-        writer.abandon()
+    killed_run(home, NEXT, "commits.jsonl", b'{"commit": 99')
     path = home.on(NEXT).log / "r001" / "quote.arrows"
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
@@ -623,12 +618,7 @@ def test_delayed_data_are_not_learned_from(tmp_path):
 def test_killed_recorder_is_recovered_first(home):
     """A run that was killed in the middle of a write is recovered before it is folded."""
     before = eod(home.on(NEXT)).through_seq
-    with LogWriter.open(home.on(NEXT), run_start_row={"params": run_params(NEXT).text()}, reopen=True) as writer:
-        writer.begin(0)
-        run = writer.folder
-        writer.abandon()
-    with (run / "commits.jsonl").open("ab") as file:
-        file.write(b'{"commit": 99')
+    killed_run(home, NEXT, "commits.jsonl", b'{"commit": 99')
     report = eod(home.on(NEXT), EodOptions(unfinished=True))
     assert report.through_seq == before + 1
     assert "13 bytes of commits.jsonl" in report.notes[0]

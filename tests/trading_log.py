@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from datetime import date, timedelta
+from pathlib import Path
 from typing import Any
 
 from harvester.calendar import session
@@ -88,6 +89,16 @@ def record(
             events.append((Kind.REQUEST, end))
             for i in range(0, len(events), 500):
                 writer.commit(Batch.of(events[i : i + 500], writer.next_seq))
+
+
+def killed_run(home: Home, day: date, file: str, torn: bytes) -> Path:
+    """Continue a date by a run of one event that was killed while it wrote `torn` to a file; returns its folder."""
+    with LogWriter.open(home.on(day), run_start_row={"params": run_params(day).text()}, reopen=True) as writer:
+        writer.begin(0)
+        writer.abandon()
+    with (writer.folder / file).open("ab") as written:
+        written.write(torn)
+    return writer.folder
 
 
 def days(count: int) -> list[date]:
