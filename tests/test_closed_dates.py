@@ -182,7 +182,7 @@ def test_a_lost_archive_is_damage(home: Home, paths: DatePaths) -> None:
 
 
 def test_a_log_that_vanished_without_a_deletion_list_is_damage(home: Home, paths: DatePaths) -> None:
-    """Nothing says that the log was deleted: it is lost."""
+    """Without a list the log was not deleted by `hv eod`: it is lost."""
     shutil.rmtree(paths.log)
     with pytest.raises(DamagedLog, match="r001 through seq 20"):
         open_day(DATE, home)
@@ -207,14 +207,14 @@ def test_memory_of_a_replaced_date_is_that_of_the_new_log(home: Home, paths: Dat
 
 
 def flipped(path: Path, at: int) -> None:
-    """Set the top bit of a byte: what was ASCII is no UTF-8 then."""
+    """Set the top bit of a byte: ASCII text is then not UTF-8."""
     data = bytearray(path.read_bytes())
     data[at] ^= 0x80
     path.write_bytes(data)
 
 
 @pytest.mark.parametrize("name", ["memory_latest", "deletion", "closed", "notes"])
-def test_a_file_that_is_not_utf_8_is_damage_in_our_words(home: Home, paths: DatePaths, name: str) -> None:
+def test_a_file_that_is_not_utf_8_is_damage(home: Home, paths: DatePaths, name: str) -> None:
     """The top bit of any byte set, in each file beside the log: exit code 1 and a line that names the file."""
     eod(paths, KEPT)
     file = {

@@ -139,6 +139,15 @@ def test_a_list_without_its_seal_is_damage(run):
         read_list(path)
 
 
+@pytest.mark.parametrize("changes", [{"schema_version": 3}, {"schema": "harvester.other"}])
+def test_a_list_of_another_form_is_not_carried_out(run, changes):
+    """A sealed list of a later version, or another document under its name, is refused."""
+    path = run / DELETION
+    path.write_bytes(seal(msgspec.json.encode(listed_in(run, **changes))))
+    with pytest.raises(DamagedFile, match="not a deletion list"):
+        read_list(path)
+
+
 def test_a_list_that_was_not_replaced_is_noticed(run):
     """A disk that keeps an earlier list, whole in itself, instead of the new one ends the deletion before it begins."""
 

@@ -421,7 +421,7 @@ def test_several_differing_files_are_counted(home):
 @pytest.mark.parametrize(
     "toggles", [{"epoch_ms": True}, {"series_jsonl": True}, {"epoch_ms": True, "series_jsonl": True}]
 )
-def test_files_of_other_toggles_are_no_differences(home, toggles):
+def test_files_of_other_toggles_are_not_differences(home, toggles):
     """Episode files as another setting of the toggles writes them are equal in content, and stop nothing."""
     paths = home.on(NEXT)
     shutil.rmtree(paths.episodes)

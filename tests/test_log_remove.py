@@ -1,4 +1,4 @@
-"""`hv log remove` takes away a date of nothing, and nothing else; `hv record` does not begin one."""
+"""`hv log remove` removes only dates without market events; `hv record` does not begin such a date."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def record(home: Home, day: date, rows: int, kinds: tuple[Kind, ...] = tuple(Kin
 
 @pytest.fixture
 def home(tmp_path: Path) -> Home:
-    """A date with data, and after it a date of nothing: two runs of clocks, notices and requests."""
+    """A date with data, and after it a date without: two runs of clocks, notices and requests."""
     home = Home(tmp_path / "home").prepare()
     record(home, DATE, 20)
     record(home, NEXT, 20, OWN)
@@ -54,7 +54,7 @@ def home(tmp_path: Path) -> Home:
 
 
 def test_a_date_of_nothing_is_removed(home: Home) -> None:
-    """Afterwards the newest date is the one with data, and nothing of the other is left, the list included."""
+    """Afterwards the newest date is the one with data, and no file of the other is left, its list included."""
     assert newest_date(home) == NEXT
     done = CliRunner().invoke(app, ["log", "remove", "--date", str(NEXT), "--home", str(home.root), "--yes"])
     assert (done.exit_code, done.stdout.count("has no market event")) == (0, 1), done.output
@@ -94,7 +94,7 @@ def test_what_holds_more_is_refused(home: Home) -> None:
 
 @pytest.mark.parametrize("kind", [Kind.TICK, Kind.TRADE, Kind.QUOTE, Kind.DEPTH, Kind.BAR, Kind.SCAN])
 def test_one_market_event_is_enough(tmp_path: Path, kind: Kind) -> None:
-    """A single row of what a market sends keeps a date."""
+    """A date with a single market event is refused."""
     home = Home(tmp_path)
     record(home, DATE, 5, OWN)
     record(home, DATE, 1, (kind,))

@@ -309,7 +309,7 @@ def _change_lines(folder, change) -> None:
 
 
 def test_missing_and_broken_lines_are_counted_once(home):
-    """A line lost is found at the next one; lines around a broken one that fit are kept without a word."""
+    """A line lost is found at the next one; lines around a broken one that fit are kept."""
     folder = _live(home).folder
     good = (folder / JOURNAL).read_bytes()
     ends = [0]
@@ -1097,8 +1097,8 @@ def test_the_archive_holds_a_date_or_not(home):
     assert holds(paths), "only what is in `temp/` too is compared"
 
 
-def test_what_is_not_said_is_the_harmless_case(tmp_path):
-    """Damage is a present loss, a scan has found no torn byte, a deletion list is not done, unless it is said."""
+def test_defaults_are_the_harmless_case(tmp_path):
+    """By default damage was not set aside, a scan has no torn byte, a deletion list is not done."""
     assert not Damage(tmp_path / "file", 0, "altered").set_aside
     (tmp_path / "lines").write_bytes(seal(b'{"a":1}'))
     assert (scan(tmp_path / "lines").torn_bytes, scan(tmp_path / "absent").torn_bytes) == (0, 0)

@@ -51,7 +51,7 @@ _EOD = tuple(
         "test_deleted_date_is_done",
         "test_differing_episode_files_stop_deletion",
         "test_several_differing_files_are_counted",
-        "test_files_of_other_toggles_are_no_differences",
+        "test_files_of_other_toggles_are_not_differences",
         "test_what_nothing_replaces_stays",
         "test_file_that_appears_after_the_list_stays",
         "test_links_are_never_followed",

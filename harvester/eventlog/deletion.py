@@ -14,7 +14,7 @@ from __future__ import annotations
 import os
 import stat
 from hashlib import blake2b
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
 import msgspec
 
@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 
     from harvester.files import Disk
 
-SCHEMA, SCHEMA_VERSION = "harvester.deletion", 2
+SCHEMA: Final = "harvester.deletion"
+SCHEMA_VERSION: Final = 2
 _UNSEALED_VERSION = 1
 _CHUNK = 1 << 20
 
@@ -50,8 +51,8 @@ class DeletionList(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         done: everything listed is gone.
     """
 
-    schema: str
-    schema_version: int
+    schema: Literal["harvester.deletion"]
+    schema_version: Literal[1, 2]
     trading_date: str
     content_hash: str
     log_kept: str | None
