@@ -23,7 +23,9 @@ What = Annotated[
 Port = Annotated[
     int, typer.Option(help="Listen on this TCP port (`hv record` uses 7496 by default); 0 = any free port.")
 ]
-Speed = Annotated[str, typer.Option(help="Set the speed: 1 is real time, 100, or max (as fast as clients read).")]
+Speed = Annotated[
+    str, typer.Option(help="Set the speed: 1 = real time, 60 = a minute per second, or max (as fast as clients read).")
+]
 Start = Annotated[
     str | None, typer.Option(help="Start the market at 9:30 (New York), +1:00:00 (after its start), or an ISO time.")
 ]

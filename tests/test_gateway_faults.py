@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import re
+from pathlib import Path
 
 import pytest
 from gateway_support import ACME, Client, running, small_market
@@ -293,7 +295,15 @@ def test_garbage():
 
     report = troubled("+2 * garbage zero\n+2 * garbage text\n+4 * garbage length\n+5 * garbage noise", story)
     assert report["raw_bytes"] > 0
-    assert all(len(meaning) for _, _, meaning in ACTIONS.values())
+
+
+def test_every_action_is_documented():
+    """The table of docs/gateway.md has the actions of the fault script, and no others."""
+    text = (Path(__file__).parent.parent / "docs" / "gateway.md").read_text(encoding="utf-8")
+    table = text.partition("| action | effect |")[2]
+    listed = [set(re.findall(r"`(\w+)", cell)) for cell in re.findall(r"^\|([^|]*)\|", table, re.MULTILINE)[1:]]
+    assert all(len(names & set(ACTIONS)) == 1 for names in listed), listed
+    assert set.union(*listed) & set(ACTIONS) == set(ACTIONS)
 
 
 def test_refusals_advice_and_silence_for_a_number_of_requests():
@@ -328,16 +338,23 @@ def test_refusals_advice_and_silence_for_a_number_of_requests():
 
 
 def test_an_outage_swallows_look_ups_and_histories():
-    """Between 1100 and 1102 a look-up gets no answer, the time does; afterwards both do."""
+    """Between 1100 and 1102 contracts, bars, ticks and head timestamps get no answer, the time does; then all do."""
+
+    def ask(client, last):
+        client.send(9, 8, 40 + last, *ACME, 0, "", "", "")
+        client.send(20, 50 + last, *ACME, 0, "", "1 min", "2 D", 1, "TRADES", 2, 0, "")
+        client.send(96, 60 + last, *ACME, 0, "", "20990101 00:00:00 UTC", 5, "BID_ASK", 0, 0, "")
+        client.send(87, 70 + last, *ACME, 0, 0, "TRADES", 2)
 
     async def story(client, _gateway):
         await client.until(lambda c: 1100 in c.errors())
-        client.send(9, 8, 40, *ACME, 0, "", "", "")
+        ask(client, 0)
         client.send(49, 1)
         await client.until(lambda c: c.of("49") and 1102 in c.errors())
-        client.send(9, 8, 41, *ACME, 0, "", "", "")
-        await client.until(lambda c: c.of("52", 41))
-        assert not client.of("52", 40)
+        ask(client, 1)
+        await client.until(lambda c: c.of("52", 41) and c.of("17", 51) and c.of("97", 61, at=1) and c.of("88", 71))
+        unanswered = {"40", "50", "60", "70"}
+        assert not [m for m in client.got if m[0] in {"4", "10", "17", "52", "88", "97"} and unanswered & {*m[1:3]}]
 
     troubled("+5 * error 1100\n+30 * error 1102", story)
 
@@ -356,6 +373,20 @@ def test_a_held_stream_flows_beside_its_successor_until_it_is_cancelled():
         assert client.of("50")[-1][2] == "6"
 
     troubled("+20 ACME:bars_5s error 10225", story, rate=20000)
+
+
+def test_a_port_that_moves_while_it_is_closed():
+    """The new port serves at once, and the end of the time for which the old one was closed changes nothing."""
+
+    async def story(client, gateway):
+        await client.until(lambda c: c.closed)
+        again = await Client.connect(gateway.port)
+        await _until_fault(again, gateway, 3)
+        await again.close()
+        assert gateway._reopening.get_name() == "move the port"
+        await gateway._reopening
+
+    troubled("+5 * closed 20\n+10 * port\n+30 * error 2103", story)
 
 
 def test_a_port_that_moves():

@@ -10,6 +10,7 @@ import platform
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -225,6 +226,17 @@ def test_an_intact_cache_that_cannot_be_written_is_used(
     """A read-only install whose cache is complete loads from it: nothing is compiled, nothing printed."""
     start()
     monkeypatch.setattr(kernel_cache, "writable", lambda _: False)
+    assert start() == (42, [])
+
+
+def test_an_intact_cache_is_used_without_room_for_temporary_files(
+    start: Callable[[], tuple[int, list[str]]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where no temporary folder can be made, the cache is read in place, and stays intact."""
+    start()
+    with monkeypatch.context() as disk:
+        disk.setattr(tempfile, "mkdtemp", full)
+        assert start() == (42, [])
     assert start() == (42, [])
 
 

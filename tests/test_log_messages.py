@@ -125,6 +125,13 @@ def test_cut_or_shifted_metadata_has_no_layout():
         for value in (0, 1, 4, 0x7F, 0xFF):
             altered = layout_of(whole[:at] + bytes([value]) + whole[at + 1 :], _COLUMNS, _BUFFERS)
             assert altered is None or len(altered.mask) * 8 == len(whole), "never an exception"
+    for vector, count in ((layout.nodes, _COLUMNS), (layout.buffers, _BUFFERS)):
+        moved = bytearray(whole + bytes(4) + struct.pack("<I", count))  # its count is the last number: no room follows
+        for at in range(8, len(whole), 4):
+            if at + struct.unpack_from("<I", whole, at)[0] == 8 * vector - 4:
+                struct.pack_into("<I", moved, at, len(moved) - 4 - at)
+        assert bytes(moved[: len(whole)]) != whole
+        assert layout_of(bytes(moved), _COLUMNS, _BUFFERS) is None
     message = 8 + struct.unpack_from("<I", whole, 8)[0]
     body = message - struct.unpack_from("<i", whole, message)[0] + 4 + 2 * 3
     shifted = bytearray(whole)

@@ -6,6 +6,7 @@ import errno
 import os
 import random
 import shutil
+from contextlib import nullcontext
 from datetime import date
 from types import SimpleNamespace
 
@@ -19,7 +20,7 @@ from harvester.disk_space import MARGIN_BYTES
 from harvester.errors import CannotRun, DamagedFile, DamagedLog, HarvesterError, LogWriteFailed, Mismatch, NoLog
 from harvester.eventlog import lock as locks
 from harvester.eventlog.archive import archive, holds, runs_in
-from harvester.eventlog.compact import compact_run
+from harvester.eventlog.compact import CANDIDATE, compact_run
 from harvester.eventlog.deletion import DeletionList
 from harvester.eventlog.eod_mark import (
     ClosedRun,
@@ -30,14 +31,14 @@ from harvester.eventlog.eod_mark import (
     read_closed,
     write_closed,
 )
-from harvester.eventlog.fold_reader import fold_batches, run_batches
+from harvester.eventlog.fold_reader import _File, fold_batches, run_batches
 from harvester.eventlog.follow import Follower
 from harvester.eventlog.lock import LockHolder
 from harvester.eventlog.quarantine import QuarantineNote, add_note, covered, read_quarantine_notes
 from harvester.eventlog.reader import day_identity, run_spans, run_view
 from harvester.eventlog.rebatch import rebatch
 from harvester.eventlog.recover import RecoveredDay, Recovery, recover_day, set_aside_day
-from harvester.eventlog.rewrite import RewriteTarget, commit_rows, rewrite
+from harvester.eventlog.rewrite import RewriteTarget, commit_rows, prove, rewrite
 from harvester.eventlog.run import KindParts, RunLog
 from harvester.eventlog.runs_of_day import between_runs, good_ranges, newest_date, recorded_dates, run_folders
 from harvester.eventlog.storage.content_hash import ContentHash, combined
@@ -1095,6 +1096,141 @@ def test_the_archive_holds_a_date_or_not(home):
     assert holds(paths)
     _flip(paths.archive / "r001" / MANIFEST, 9)
     assert holds(paths), "only what is in `temp/` too is compared"
+
+
+def test_a_run_without_events_is_archived_without_events(home):
+    """An archived run that holds events is no copy of one without, although both begin with the same seq."""
+    paths, other = home.on(DATE), Home(home.root / "other")
+    LogWriter.open(paths).close()
+    archive(paths, Disk())
+    assert holds(paths)
+    write_run(other, (3,), kinds=FEW)
+    shutil.rmtree(paths.archive / "r001")
+    shutil.copytree(other.on(DATE).log / "r001", paths.archive / "r001")
+    assert not holds(paths)
+
+
+def test_a_refresh_reads_on(home):
+    """A refresh of a run that is being written keeps the commits it has read."""
+    with LogWriter.open(home.on(DATE)) as writer:
+        whole = batch(6, kinds=FEW)
+        writer.commit(whole.slice(1, 3))
+        log = _run(home)
+        (first,) = log.commits
+        writer.commit(whole.slice(4, 6))
+        assert log.refresh() == 1
+        assert (log.commits[0] is first, log.last_seq) == (True, 6)
+
+
+@pytest.mark.parametrize("prev", ["0" * 32, "f" * 32])
+def test_a_digest_line_that_follows_another_line_is_noticed(home, prev):
+    """A live digest whose `prev` is the hash of another line, lower or higher, is damage."""
+    write_run(home, (3, 3, 3, 3), kinds=FEW)
+    path = home.on(DATE).log / "r001" / DIGESTS
+    first, second = path.read_bytes().splitlines(keepends=True)
+    line = msgspec.json.decode(second)
+    del line["hash"]
+    line["prev"] = prev
+    path.write_bytes(first + seal(msgspec.json.encode(line)))
+    assert _run(home).damages[0].what == "line 2 does not follow line 1"
+
+
+def test_progress_of_a_check_is_every_byte(home, monkeypatch):
+    """The bytes of all steps of a check are the bytes that the journal names, however the files are read."""
+    write_run(home, (30, 30, 30), kinds=FEW)
+    monkeypatch.setattr("harvester.eventlog.storage.checked_reads.READ_BYTES", 1)
+    log, steps = _run(home), []
+    log.check_bodies(steps.append)
+    assert len(steps) >= 3 * len(log.ends)
+    assert sum(steps) == sum(log.ends.values())
+
+
+def test_damage_met_while_folding_costs_what_was_read_together(home, monkeypatch):
+    """A kind's commits that are read together and hold wrong places are named from the first to the last."""
+    write_run(home, (3, 3, 3), kinds=(Kind.TRADE,))
+    files = _File(_run(home, check=True), Kind.TRADE, range(2))
+
+    def wrong(*_):
+        raise ValueError("wrong places")
+
+    monkeypatch.setattr("harvester.eventlog.fold_reader.check_places", wrong)
+    with pytest.raises(BadBytes) as met:
+        files.rows(0, 3)
+    assert (met.value.damage.first_seq, met.value.damage.last_seq, met.value.damage.what) == (1, 9, "wrong places")
+
+
+class _Kept(Disk):
+    """A disk that keeps the files it created, and the names of those it synced."""
+
+    def __init__(self) -> None:
+        self.created, self.synced = [], []
+
+    def create(self, path):
+        self.created.append(super().create(path))
+        return self.created[-1]
+
+    def fsync(self, file):
+        self.synced.append(file.name)
+        super().fsync(file)
+
+
+def test_every_file_is_closed(home, tmp_path, monkeypatch):
+    """An ended run, an abandoned one, a rewritten one and one whose rewriting failed leave no file open."""
+    disk = _Kept()
+    for end in ("close", "abandon"):
+        writer = LogWriter.open(home.on(DATE), disk=disk)
+        writer.commit(batch(5, writer.next_seq, kinds=FEW, start_ns=max(START_NS, writer.last_ts)))
+        getattr(writer, end)()
+        assert [file.closed for file in disk.created] == [True] * len(disk.created), end
+    source = _run(home)
+    for name in ("whole", "failed"):
+        (tmp_path / name).mkdir()
+        kept = _Kept()
+        if name == "failed":
+            monkeypatch.setattr(kept, "fsync", _no_sync)
+        with nullcontext() if name == "whole" else pytest.raises(LogWriteFailed):
+            rewrite(source, RewriteTarget(tmp_path / name, "compacted", kept))
+        assert kept.created
+        assert [file.closed for file in kept.created] == [True] * len(kept.created), name
+        if name == "whole":
+            assert set(kept.synced) >= {file.name for file in kept.created}
+
+
+def _no_sync(file):
+    raise OSError(errno.EIO, "Input/output error")
+
+
+def test_a_copy_is_refused_by_its_first_damage(home, tmp_path):
+    """Of several damaged commits of a copy the one that was found first is named."""
+    write_run(home, (4200,), kinds=FEW)
+    folder = tmp_path / DATE.isoformat() / "copy"
+    folder.mkdir(parents=True)
+    rewrite(_run(home), RewriteTarget(folder, "compacted", Disk(), CANDIDATE))
+    copy = RunLog(folder, "r001", CANDIDATE)
+    copy.refresh()
+    (first, second), parts = copy.commits, copy.parts_of(Kind.TRADE).parts
+    for part in parts:
+        _flip(copy.path_of(Kind.TRADE), part.end - 1)
+    with pytest.raises(Mismatch, match=f"seq 1-{first.last_seq}") as raised:
+        prove(_run(home), copy)
+    assert len(copy.damages) == 2
+    assert str(second.last_seq) not in str(raised.value)
+
+
+def test_what_a_failed_write_says_of_the_disk(home):
+    """The space left is named; a disk that cannot say it is not called full."""
+    disk = _Failing()
+    writer = LogWriter.open(home.on(DATE), disk=disk)
+    disk.bad = JOURNAL
+    with pytest.raises(LogWriteFailed, match=r"Input/output error; [0-9.,]+ .?B free; everything up to seq 0 is safe"):
+        writer.commit(batch(5, kinds=FEW))
+    writer.abandon()
+    disk.bad = ""
+    writer = LogWriter.open(home.on(DATE), disk=disk)
+    disk.free_bytes = _no_sync
+    with pytest.raises(LogWriteFailed, match=r"Input/output error; everything up to seq 0 is safe"):
+        writer.commit(batch(5, kinds=FEW))
+    writer.abandon()
 
 
 def test_defaults_are_the_harmless_case(tmp_path):

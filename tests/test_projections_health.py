@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from harvester.events.batch import Batch
-from harvester.events.kinds import Kind, Own
+from harvester.events.kinds import SILENCE_DETAIL, Kind, Own
 from harvester.projections.interval import OccurrenceKind
 from harvester.projections.market.health import HEALTH
 from tests.market_log import START, Log
@@ -30,6 +30,21 @@ def test_an_outage_is_a_pair_with_a_length() -> None:
     assert (measures(log, 0)["outages"], measures(log, 0)["outage_seconds"]) == (2, 2.5 + 7)
     assert measures(log, 0)["runs"] == 2
     assert log.engine.health_summary().outages == 2
+
+
+def test_requests_end_an_announced_outage_and_a_silence_only_in_the_next_run() -> None:
+    """A subscription ends an outage announced by 1100, even if the feed is silent too; a silence needs a new run."""
+    log = Log().run_start().subscribe(1, "l1", at=0)
+    log.notice(int(Own.OUTAGE_BEGIN), at=1, detail=SILENCE_DETAIL)
+    log.subscribe(2, "l1", at=2)
+    log.run_start(at=5).subscribe(1, "l1", at=6)
+    log.fold()
+    assert (measures(log, 0)["outages"], measures(log, 0)["outage_seconds"]) == (1, 5)
+    log.notice(1100, at=7)
+    log.notice(int(Own.OUTAGE_BEGIN), at=8, detail=SILENCE_DETAIL)
+    log.subscribe(2, "l1", at=9)
+    log.fold()
+    assert (measures(log, 0)["outages"], measures(log, 0)["outage_seconds"]) == (2, 7)
 
 
 def test_happenings_name_what_trading_has_to_know() -> None:

@@ -27,7 +27,8 @@ NOTES = {
 print nearer to the ask is a buy, nearer to the bid a sell. At the midpoint, under a crossed quote (ask < bid), or
 without both sides, the tick rule decides: a print above the last price-forming one is a buy, below it a sell, at the
 same price it has the direction of the last change of price; before any change it is unknown. Past-limit and
-unreported prints are always unknown, and they move neither `mark` nor the tick rule.
+unreported prints are always unknown, and they move neither `mark` nor the tick rule. A print without readable
+attributes counts as neither past-limit nor unreported.
 
 **A print with price or size 0**, or without one of them (null, -1, IB's markers), is not a print of the tape: it
 enters no volume, no `trade_count`, no `mark` and no tick rule. It is in the log as sent, and counts as a row of its

@@ -104,8 +104,9 @@ def set_aside_day(paths: DatePaths, disk: Disk | None = None) -> list[Quarantine
             remaining, notes = read_runs(paths), read_quarantine_notes(paths)
             for gap in between_runs(remaining, read_closed(paths), day, notes):
                 if not gap.set_aside and gap.last_seq >= gap.first_seq > 0:
-                    quarantined.append(QuarantineNote("", gap.first_seq, gap.last_seq, 0, gap.what, ""))
-                    add_note(day, quarantined[-1], disk)
+                    note = QuarantineNote("", gap.first_seq, gap.last_seq, 0, gap.what, "")
+                    add_note(day, note, disk)
+                    quarantined.append(note)
         except OSError as error:
             raise LogWriteFailed(f"cannot quarantine runs of {day}: {error.strerror or error}; try again") from error
     return quarantined

@@ -327,11 +327,11 @@ class LogWriter:
             raise HarvesterError(f"run {self.run_id} is closed")
 
     def _fail(self, where: str, error: OSError) -> None:
-        free = -1
+        free = ""
         with suppress(OSError):
-            free = self._disk.free_bytes(self.folder)
+            free = f"{size_text(self._disk.free_bytes(self.folder))} free; "
         self._failure = LogWriteFailed(
-            f"cannot write {self.folder}: {where}: {error.strerror or error}; {size_text(max(free, 0))} free; "
+            f"cannot write {self.folder}: {where}: {error.strerror or error}; {free}"
             f"everything up to seq {self.next_seq - 1} is safe; free space or change the disk, then start again"
         )
         raise self._failure from error

@@ -16,11 +16,10 @@ from __future__ import annotations
 
 UNSET_INT = 2147483647
 UNSET_LONG = 9223372036854775807
-UNSET_DECIMAL = 170141183460469231731687303715884105727
 UNSET_DOUBLE = 1.7976931348623157e308
 
 ABSENT_FROM = 2.0**63
-"""Numbers of this size are markers, and so is `UNSET_INT`."""
+"""Numbers of this size, of either sign, are markers, and so is `UNSET_INT`; NaN is not."""
 
 LOSSY_MARKERS: dict[str, float] = {
     "9223372036854775807": 2.0**63,
@@ -37,11 +36,6 @@ TEXT_OF_MARKER: dict[float, str] = {
     2.0**127: "170141183460469231731687303715884105727",
 }
 """The text recorded as that float64 without a copy of its message."""
-
-
-def is_unset(x: float) -> bool:
-    """Whether a number is one of IB's markers; NaN is not."""
-    return x == UNSET_INT or abs(x) >= ABSENT_FROM
 
 
 def is_price(x: float | None) -> bool:

@@ -11,7 +11,7 @@ import structlog
 from harvester.events import codes
 from harvester.events.kinds import Stream
 from harvester.events.unset import LOSSY_MARKERS, UNSET_DOUBLE, UNSET_INT
-from harvester.simgateway.fault_script import AT_ONCE, TEXTS, Fault
+from harvester.simgateway.fault_script import LATER_REQUESTS, SUBSCRIPTIONS, TEXTS, Fault
 from harvester.simgateway.ib_time_text import parse_seconds
 from harvester.simgateway.limits import Refusal, ScriptedError
 from harvester.simgateway.markets.market_source import DEPTH_STREAMS
@@ -71,10 +71,10 @@ class FaultActions:
         self._random = random.Random(state.settings.seed)  # noqa: S311 - test noise, reproducible by seed
 
     def arm(self, start_ns: int) -> None:
-        """Schedule all faults. What is about later requests is in force at once when its time has come."""
+        """Schedule all faults; those about later requests that begin with the market take effect at once."""
         for fault in self._state.settings.faults.faults:
             at_ns = fault.at_ns(start_ns)
-            if fault.action in AT_ONCE and at_ns <= start_ns:
+            if fault.action in LATER_REQUESTS and at_ns <= start_ns:
                 self._action(fault)(at_ns)
             else:
                 self._timers.at(at_ns, self._action(fault))
@@ -96,7 +96,7 @@ class FaultActions:
         if fault.action == "history":
             self._state.bad_history = fault.args[0]
             return 1
-        if fault.action in AT_ONCE:
+        if fault.action in LATER_REQUESTS:
             return self._later_requests(fault)
         if fault.action == "port":
             return self._port(fault)
@@ -110,7 +110,7 @@ class FaultActions:
             "unset": self._unset,
             "tick": self._tick,
         }
-        if fault.action in on_subs and (fault.symbol is not None or fault.action in {"depth", *_SUBS_ALWAYS}):
+        if fault.action in on_subs and (fault.symbol is not None or fault.action in SUBSCRIPTIONS):
             subs = self._subs(fault)
             for sub in subs:
                 on_subs[fault.action](fault, sub)
@@ -257,9 +257,6 @@ class FaultActions:
     def _unset(self, _fault: Fault, sub: ClientSubscription) -> None:
         for fields in _UNSET[sub.stream](sub.req_id) if sub.stream in _UNSET else ():
             sub.session.send(fields, sub.symbol)
-
-
-_SUBS_ALWAYS = frozenset({"dead", "impossible", "unset", "tick"})
 
 
 def _code_text(fault: Fault) -> tuple[int, str]:

@@ -73,16 +73,16 @@ TEXTS: dict[int, str] = {
 
 ACTIONS: dict[str, tuple[int, int, str]] = {
     "error": (1, 99, "CODE [TEXT]: send an error or status; 316 ends depth, 317 resets it, 1100 to 1102 act as at IB"),
-    "refuse": (1, 99, "CODE[:COUNT] [TEXT]: answer all later requests, or so many, with that error; code 0 ends this"),
+    "refuse": (1, 99, "CODE[:COUNT] [TEXT]: answer all later requests, or COUNT of them, with that error; 0 ends this"),
     "advise": (
         2,
         99,
-        "before | after CODE[:COUNT] [TEXT]: grant later requests, or so many, with that error around the data type",
+        "before | after CODE[:COUNT] [TEXT]: send that error with later subscriptions, or COUNT of them; 0 ends this",
     ),
     "swallow": (
         1,
         1,
-        "COUNT: do not answer the next look-ups, histories and questions for the time; 0 ends this",
+        "COUNT: do not answer the next COUNT look-ups, histories and questions for the time; 0 ends this",
     ),
     "port": (0, 1, "[PORT]: move to another port, or to a free one: announce it (1300) and close every connection"),
     "drop": (0, 0, "close the connection"),
@@ -103,8 +103,10 @@ ACTIONS: dict[str, tuple[int, int, str]] = {
 """Action → minimum and maximum number of arguments, and its help text."""
 
 BAD_HISTORIES = ("markers", "text", "short", "good")
-AT_ONCE = frozenset({"refuse", "advise", "swallow"})
+LATER_REQUESTS = frozenset({"refuse", "advise", "swallow"})
 """Actions about later requests: at `+0` they are in force before the first client connects."""
+SUBSCRIPTIONS = frozenset({"dead", "depth", "impossible", "unset", "tick"})
+"""Actions on subscriptions: for a symbol, or `*` for all."""
 
 _GARBAGE = ("length", "zero", "text", "noise")
 
@@ -203,10 +205,9 @@ def _fault(number: int, words: Sequence[str]) -> Fault:
 def _check_who(fault: Fault) -> None:
     if fault.who.startswith("client=") and not re.fullmatch(r"client=\d{1,9}", fault.who):
         raise ValueError(f"{fault.who!r} is not a client; use client=9960")
-    needs_symbol = fault.action in {"dead", "depth", "impossible", "unset", "tick"}
     if fault.action == "history" and fault.who != "*":
         raise ValueError("history applies to all later answers: give *")
-    if needs_symbol and fault.symbol is None and fault.who != "*":
+    if fault.action in SUBSCRIPTIONS and fault.symbol is None and fault.who != "*":
         raise ValueError(f"{fault.action} applies to subscriptions: give a symbol or *")
 
 

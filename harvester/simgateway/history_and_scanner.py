@@ -1,4 +1,4 @@
-"""Serve historical bars (optionally kept up to date), head timestamps and scanner lists."""
+"""Serve historical bars (optionally kept up to date), historical ticks, head timestamps and scanner lists."""
 
 from __future__ import annotations
 
@@ -90,24 +90,36 @@ def _ticks_query(request: HistoricalTicksRequest, instrument: Instrument) -> Tic
 
 
 class HistoryAndScanner:
-    """Handles requests whose answer is a list: historical bars and scanner lists."""
+    """Handles requests whose answer is a list: historical bars and ticks, scanner lists; and head timestamps."""
 
     def __init__(self, state: GatewayState) -> None:
         self._state, self._streams = state, StreamRequests(state)
+
+    # ---- common to bars, ticks and head timestamps ----
+
+    def _instrument(
+        self, session: ClientSession, request: HistoricalDataRequest | HistoricalTicksRequest | HeadTimestampRequest
+    ) -> Instrument | None:
+        """The instrument of a request, or None when it gets an error or no answer."""
+        found = self._streams.instrument(session, request.req_id, request.contract, Stream.HISTORY)
+        return None if found is None or self._state.swallows(session, found.symbol, Stream.HISTORY) else found
+
+    def _paced(
+        self, session: ClientSession, request: HistoricalDataRequest | HistoricalTicksRequest, instrument: Instrument
+    ) -> bool:
+        """Whether IB's pacing allows the request; if not, sends the error."""
+        identical = (instrument.con_id, *request.fields[13:], session.client_id)
+        refused = self._state.pacing.historical(instrument.con_id, request.what, identical)
+        if refused is not None:
+            session.error(request.req_id, *refused)
+        return refused is None
 
     # ---- historical bars ----
 
     def historical(self, session: ClientSession, request: HistoricalDataRequest) -> None:
         """Send message 17, and with keepUpToDate the current bar every 5 s of market time (message 90)."""
-        instrument = self._streams.instrument(session, request.req_id, request.contract, Stream.HISTORY)
-        if instrument is None:
-            return
-        if self._state.swallows(session, instrument.symbol, Stream.HISTORY):
-            return
-        identical = (instrument.con_id, *request.fields[13:], session.client_id)
-        refused = self._state.pacing.historical(instrument.con_id, request.what, identical)
-        if refused is not None:
-            session.error(request.req_id, *refused)
+        instrument = self._instrument(session, request)
+        if instrument is None or not self._paced(session, request, instrument):
             return
         try:
             query = self._query(request, instrument)
@@ -188,13 +200,8 @@ class HistoryAndScanner:
 
     def ticks(self, session: ClientSession, request: HistoricalTicksRequest) -> None:
         """Send message 96, 97 or 98, or error 162 when there are no ticks, 321 for an invalid request."""
-        instrument = self._streams.instrument(session, request.req_id, request.contract, Stream.HISTORY)
-        if instrument is None:
-            return
-        identical = (instrument.con_id, *request.fields[13:], session.client_id)
-        refused = self._state.pacing.historical(instrument.con_id, request.what, identical)
-        if refused is not None:
-            session.error(request.req_id, *refused)
+        instrument = self._instrument(session, request)
+        if instrument is None or not self._paced(session, request, instrument):
             return
         try:
             found = self._state.market.ticks(_ticks_query(request, instrument))
@@ -210,7 +217,7 @@ class HistoryAndScanner:
 
     def head_timestamp(self, session: ClientSession, request: HeadTimestampRequest) -> None:
         """Send message 88: the start of the market is the earliest data of every source."""
-        instrument = self._streams.instrument(session, request.req_id, request.contract, Stream.HISTORY)
+        instrument = self._instrument(session, request)
         if instrument is None:
             return
         start = self._state.market.start_ns

@@ -149,7 +149,8 @@ class SimGateway:
         self.state.timeline.after(seconds, self._reopen)
 
     def _reopen(self, _now: int) -> None:
-        self._reopening = asyncio.create_task(self._listen(self.port), name="reopen the port")
+        if self._server is None:  # else the port has moved meanwhile
+            self._reopening = asyncio.create_task(self._listen(self.port), name="reopen the port")
 
     def _move_port(self, port: int) -> int:
         """Listen on another port, 0 for a free one; returns it. A port in use ends the market with an error."""

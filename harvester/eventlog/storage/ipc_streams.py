@@ -48,7 +48,7 @@ def header_length(data: bytes | memoryview) -> int:
     Raises:
         ValueError: `data` does not begin with a schema message.
     """
-    length = PREFIX_BYTES + int.from_bytes(data[4:8], "little", signed=True)
+    length = PREFIX_BYTES + int.from_bytes(data[4:8], "little")
     if not bytes(data[:4]).startswith(CONTINUATION) or not PREFIX_BYTES < length <= min(len(data), HEADER_BYTES_MAX):
         raise ValueError("the stream does not begin with a schema")
     return length

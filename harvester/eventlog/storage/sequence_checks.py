@@ -94,9 +94,8 @@ def _fast_ends(tables: Mapping[Kind, pa.RecordBatch], first_seq: int) -> tuple[i
         if len(s) and (s[0] < first_seq or s[-1] >= first_seq + n or (s[1:] <= s[:-1]).any() or (t[1:] < t[:-1]).any()):
             return None
     # `at`: the number of frequent rows before each of the few, if the seqs are dense. One wrong position disproves it.
+    # They are within 0 and len(seq), in order, because the few are unique, ascending and within the range.
     at = (few_seq - np.uint64(first_seq)).astype(np.int64) - np.arange(len(few_seq))
-    if len(at) and (at[0] < 0 or at[-1] > len(seq) or (at[1:] < at[:-1]).any()):
-        return None
     before, after = at > 0, at < len(seq)
     if (seq[at[after]] <= few_seq[after]).any() or (seq[at[before] - 1] >= few_seq[before]).any():
         return None

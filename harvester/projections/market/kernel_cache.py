@@ -18,7 +18,7 @@ import platform
 import shutil
 import sys
 import tempfile
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -117,18 +117,18 @@ def intact(folder: Path) -> bool:
         return False
 
 
-def _publish(made: Path, folder: Path) -> None:
-    """Make `made` the cache folder, unless another process was faster.
+def _publish(scratch: Path, folder: Path) -> None:
+    """Rename a complete folder to the cache folder, unless another process was faster.
 
     Raises:
         OSError: it cannot be written.
     """
-    (made / CHECKSUMS).write_bytes(_digests(made).encode())
+    (scratch / CHECKSUMS).write_bytes(_digests(scratch).encode())
     if intact(folder):
         return
     shutil.rmtree(folder, ignore_errors=True)
     try:
-        made.rename(folder)
+        scratch.rename(folder)
     except OSError:
         if not intact(folder):
             raise
@@ -156,38 +156,38 @@ class Kernel(NamedTuple):
 
 def _load(kernel: Kernel, folder: Path) -> Any:
     """The function from an intact cache folder, or None when Numba cannot use it."""
-    with tempfile.TemporaryDirectory(prefix="hv-kernels-", ignore_cleanup_errors=True) as scratch:
-        copy = Path(scratch) / "cache"  # Numba reads only where it may write, and saves there what it did not find
-        try:
-            shutil.copytree(folder, copy)
-        except OSError:  # a full disk
+    with ExitStack() as stack:
+        try:  # from a copy: Numba reads only where it may write, and saves there what it did not find
+            scratch = tempfile.TemporaryDirectory(prefix="hv-kernels-", ignore_cleanup_errors=True)
+            copy = shutil.copytree(folder, Path(stack.enter_context(scratch)) / "cache")
+        except OSError:  # a full disk, or no folder for temporary files
             copy = folder
-        made = kernel.dispatcher(copy)
-        made.compile(kernel.signature)
-        return made if made.stats.cache_hits else None
+        dispatcher = kernel.dispatcher(copy)
+        dispatcher.compile(kernel.signature)
+        return dispatcher if dispatcher.stats.cache_hits else None
 
 
 def _compile(kernel: Kernel, folder: Path | None) -> Any:
     """Compile the function and save it; what cannot be saved is used from memory."""
     if folder is None:
-        made = kernel.dispatcher(None)
-        made.compile(kernel.signature)
-        return made
+        dispatcher = kernel.dispatcher(None)
+        dispatcher.compile(kernel.signature)
+        return dispatcher
     scratch = folder.with_name(f"{folder.name}.{os.getpid()}.new")
-    made = None
+    dispatcher = None
     try:
         shutil.rmtree(scratch, ignore_errors=True)
         scratch.mkdir()
-        made = kernel.dispatcher(scratch)
-        made.compile(kernel.signature)
+        dispatcher = kernel.dispatcher(scratch)
+        dispatcher.compile(kernel.signature)
         _publish(scratch, folder)
     except OSError as error:
         report(f"cannot save {kernel.what} compiled in {folder}: {error.strerror or error}; free or change that folder")
-        if made is None or not made.signatures:
+        if dispatcher is None or not dispatcher.signatures:
             return _compile(kernel, None)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
-    return made
+    return dispatcher
 
 
 def _why_compile(what: str, source_folder: Path, folder: Path | None) -> str:
@@ -195,23 +195,22 @@ def _why_compile(what: str, source_folder: Path, folder: Path | None) -> str:
         places = " or ".join(map(str, bases(source_folder)))
         return f"compiling {what} in memory, at each start {HALF_A_MINUTE}: cannot write to {places}"
     if any(path.is_file() for path in folder.rglob("*")):
-        found = f"{what} compiled in {folder} are damaged or of another machine"
-        return f"{found}: compiling them again, {HALF_A_MINUTE}"
+        return f"{what} in {folder} are damaged or of another machine: compiling them again, {HALF_A_MINUTE}"
     return f"compiling {what}, once for this version and machine: {HALF_A_MINUTE}"
 
 
 def _load_or_compile(kernel: Kernel, source_folder: Path, name: str) -> Any:
     for base in bases(source_folder):
-        found = base / f"kernels-{name}"
-        if intact(found):
-            with suppress(Exception):  # whatever Numba or pickle raise on such files: they are no use
-                if (made := _load(kernel, found)) is not None:
-                    return made
+        folder = base / f"kernels-{name}"
+        if intact(folder):
+            with suppress(Exception):  # Numba or pickle may raise anything on files they cannot use
+                if (loaded := _load(kernel, folder)) is not None:
+                    return loaded
             with suppress(OSError):
-                (found / CHECKSUMS).unlink()
-    folder = choose(source_folder, name)
-    report(_why_compile(kernel.what, source_folder, folder))
-    return _compile(kernel, folder)
+                (folder / CHECKSUMS).unlink()
+    chosen = choose(source_folder, name)
+    report(_why_compile(kernel.what, source_folder, chosen))
+    return _compile(kernel, chosen)
 
 
 def cached(source: str, kernel: Kernel, sources: Sequence[str] = SOURCES) -> Any:
@@ -230,9 +229,10 @@ def cached(source: str, kernel: Kernel, sources: Sequence[str] = SOURCES) -> Any
     place, stamp = file.parents[1], file.stat()
     parts = [(place.parent / name).read_bytes() for name in sources]
     parts.append(f"{file} {stamp.st_mtime_ns} {stamp.st_size}".encode())  # Numba's files are tied to them
-    made = _load_or_compile(kernel, place, key(numba.__version__, processor, str(numba.config.BOUNDSCHECK), parts))
-    made.disable_compile()
-    return made
+    name = key(numba.__version__, processor, str(numba.config.BOUNDSCHECK), parts)
+    dispatcher = _load_or_compile(kernel, place, name)
+    dispatcher.disable_compile()
+    return dispatcher
 
 
 def decorator(numba: Any, source: str, *signature: Any, apart: bool = False) -> Any:

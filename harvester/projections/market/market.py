@@ -343,7 +343,7 @@ class Market:
         self._choose(control, slots, keep=keep)
 
     def _drop_kept(self, control: Control) -> None:
-        """Whatever feed a renewed stream was of is gone: nothing that was kept stays in force."""
+        """End the last quotes that are kept for streams being renewed: their feed is gone."""
         for inst in range(len(self.symbols)):
             for role in (Role.BID_ASK, Role.L1):
                 if self._keeps(inst, role):

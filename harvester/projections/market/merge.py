@@ -69,8 +69,8 @@ def odd_values(batch: Batch) -> dict[tuple[int, str], int]:
     if Kind.RAW in batch.tables:
         raw = batch.tables[Kind.RAW]
         for con_id, reason in zip(raw.column("con_id").to_pylist(), raw.column("reason").to_pylist(), strict=True):
-            if reason in _ODD:
-                found[con_id, _ODD[reason]] += 1
+            if reason in (UNDECODABLE, PARTIAL):
+                found[con_id, reason] += 1
     if Kind.BAR in batch.tables:
         bars = batch.tables[Kind.BAR]
         con_ids = bars.column("con_id").to_pylist()
@@ -81,9 +81,6 @@ def odd_values(batch: Batch) -> dict[tuple[int, str], int]:
             for row in unset.tolist():
                 found[con_ids[row], "unset_bar_values"] += 1
     return dict(found)
-
-
-_ODD = {UNDECODABLE: "undecodable", PARTIAL: "partial"}
 
 
 def frame_of(batch: Batch, controls: Sequence[Control], makers: Makers) -> Frame:
