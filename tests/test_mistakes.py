@@ -100,4 +100,4 @@ def test_the_sample_names_files_that_exist() -> None:
         for test in tried_by(f"harvester/{name}.py", wide=True):
             file, _, function = test.partition("::")
             assert (PROJECT / file).is_file(), test
-            assert not function or function in functions_in(file), test
+            assert not function or function.partition("[")[0] in functions_in(file), test
