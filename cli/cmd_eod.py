@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json as json_text
-import sys
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cli.options import HomeOption, JsonOption, NamedDateOption
+from cli.options import HomeOption, JsonOption, NamedDateOption, YesOption, check_can_ask, confirm_deletion
 
 if TYPE_CHECKING:
     from harvester.endofday.eod import EodReport
@@ -26,9 +25,7 @@ def eod(
     allow_not_live: Annotated[
         bool, typer.Option("--allow-not-live", help="Learn from delayed and frozen data too.")
     ] = False,
-    yes: Annotated[
-        bool, typer.Option("--yes", help="Delete without asking (required with --json or without a terminal).")
-    ] = False,
+    yes: YesOption = False,
     unfinished: Annotated[
         bool, typer.Option("--unfinished", help="Fold a date whose recording stopped before the end of its session.")
     ] = False,
@@ -59,17 +56,19 @@ def eod(
     from harvester.artefacts.episode_files import WAY_OUT
     from harvester.endofday.eod import NOT_CONFIRMED, EodOptions
     from harvester.endofday.eod import eod as run
-    from harvester.errors import BadSetting, HarvesterError, Mismatch
+    from harvester.errors import HarvesterError, Mismatch
     from harvester.home import Home, parse_date
 
-    if delete_temp and not yes and (as_json or not sys.stdin.isatty()):
-        why = "--json cannot ask" if as_json else "there is no terminal"
-        raise BadSetting(f"--delete-temp asks before it deletes, but {why}; give --yes to delete without asking")
+    if delete_temp:
+        check_can_ask("--delete-temp", yes=yes, as_json=as_json)
     with ProgressBar(f"folding {date}", quiet=as_json) as bar:
 
         def confirm(listed: DeletionList) -> bool:
             bar.pause()
-            return _confirmed(listed, ask=not yes, quiet=as_json)
+            kept = f"the log is kept under {listed.log_kept}" if listed.log_kept else ""
+            return confirm_deletion(
+                listed, kept or "the log of this date is deleted for good", yes=yes, as_json=as_json
+            )
 
         wishes = EodOptions(
             parquet=parquet,
@@ -97,14 +96,6 @@ def eod(
         )
     if report.stopped and report.stopped != NOT_CONFIRMED:
         raise Mismatch(f"deletion of {date} stopped: {report.stopped}; check it, then run this again")
-
-
-def _confirmed(listed: DeletionList, *, ask: bool, quiet: bool) -> bool:
-    size = sum(file.bytes for file in listed.files)
-    log = f"the log is kept under {listed.log_kept}" if listed.log_kept else "the log of this date is deleted for good"
-    if not quiet:
-        typer.echo(f"to delete: {len(listed.files)} files, {size:,} bytes below temp/; {log}")
-    return typer.confirm("delete them?") if ask else True
 
 
 def _show(report: EodReport) -> None:

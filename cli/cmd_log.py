@@ -13,7 +13,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cli.options import DateOption, HomeOption, JsonOption, NamedDateOption, date_of
+from cli.options import (
+    DateOption,
+    HomeOption,
+    JsonOption,
+    NamedDateOption,
+    YesOption,
+    check_can_ask,
+    confirm_deletion,
+    date_of,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -167,15 +176,14 @@ def verify(*, date: DateOption = None, home: HomeOption = None, as_json: JsonOpt
 
     Example: hv log verify --date 2025-07-17
     """
+    from cli.progress_bar import ProgressBar
     from harvester.eventlog.lock import DateLock
     from harvester.eventlog.verify_log import verify_day
 
     root = _home(home)
     trading_date = date_of(date, root)
-    if sys.stderr.isatty() and not as_json:
-        report = _verify_with_bar(root.on(trading_date))
-    else:
-        report = verify_day(root.on(trading_date))
+    with ProgressBar(f"verifying {trading_date}", quiet=as_json) as bar:
+        report = verify_day(root.on(trading_date), bar.update)
     if as_json:
         _lines([_report_json(report)])
     else:
@@ -255,9 +263,7 @@ def compact(*, date: NamedDateOption, home: HomeOption = None, as_json: JsonOpti
 def remove(
     *,
     date: NamedDateOption,
-    yes: Annotated[
-        bool, typer.Option("--yes", help="Delete without asking (required with --json or without a terminal).")
-    ] = False,
+    yes: YesOption = False,
     home: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -270,18 +276,12 @@ def remove(
     Example: hv log remove --date 2025-07-19
     """
     from harvester.endofday.remove import remove as run
-    from harvester.errors import BadSetting
     from harvester.home import parse_date
 
-    if not yes and (as_json or not sys.stdin.isatty()):
-        why = "--json cannot ask" if as_json else "there is no terminal"
-        raise BadSetting(f"hv log remove asks before it deletes, but {why}; give --yes to delete without asking")
+    check_can_ask("hv log remove", yes=yes, as_json=as_json)
 
     def confirm(listed: DeletionList) -> bool:
-        size = sum(file.bytes for file in listed.files)
-        if not as_json:
-            typer.echo(f"to delete: {len(listed.files)} files, {size:,} bytes below temp/; {date} has no market event")
-        return yes or typer.confirm("delete them?")
+        return confirm_deletion(listed, f"{date} has no market event", yes=yes, as_json=as_json)
 
     deleted = run(_home(home).on(parse_date(date)), confirm)
     if as_json:
@@ -371,20 +371,6 @@ def _shown(value: Any) -> str:
         value = f"{value[:longest]}… ({len(value):,} characters)"
     # The text comes from outside: control characters must not reach a terminal.
     return "".join(c if c.isprintable() else f"\\u{ord(c):04x}" for c in json.dumps(value, ensure_ascii=False))
-
-
-def _verify_with_bar(paths: DatePaths) -> LogReport:
-    from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn
-
-    from harvester.eventlog.runs_of_day import read_runs
-    from harvester.eventlog.verify_log import verify_day
-
-    total = 2 * sum(end for run in read_runs(paths) for end in run.ends.values())
-    columns = ("verifying", BarColumn(), DownloadColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("verify", total=total)
-        return verify_day(paths, lambda n: bar.advance(task, n))
 
 
 def _compact_with_bar(paths: DatePaths) -> list[Compaction]:

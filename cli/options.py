@@ -1,4 +1,4 @@
-"""The options that commands share, and how a date and a list of symbols are read.
+"""The options that commands share, how a date and a list of symbols are read, and the question before a deletion.
 
 Every command takes `--home`, `--json`, `--date`, `--symbol`, `--symbols`, `--at`, `--from` and `--to` from this module,
 so that each means the same everywhere (a test checks it). A date is yyyy-MM-dd. A time is a time of day in New York
@@ -7,6 +7,7 @@ so that each means the same everywhere (a test checks it). A date is yyyy-MM-dd.
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,6 +16,7 @@ import typer
 if TYPE_CHECKING:
     import datetime as dt
 
+    from harvester.eventlog.deletion import DeletionList
     from harvester.home import Home
 
 HomeOption = Annotated[
@@ -24,6 +26,9 @@ DemoHomeOption = Annotated[
     Path, typer.Option("--home", help="Use this data root; demo days already there are replaced.")
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, one object per line.")]
+YesOption = Annotated[
+    bool, typer.Option("--yes", help="Delete without asking (required with --json or without a terminal).")
+]
 
 DateOption = Annotated[
     str | None, typer.Option("--date", help="Select a trading date, yyyy-MM-dd (default: the newest recorded one).")
@@ -69,3 +74,24 @@ def date_of(given: str | None, home: Home) -> dt.date:
 def words_of(text: str | None) -> list[str]:
     """The words of a comma-separated list without the spaces around them; empty words are left out."""
     return [word.strip(" ") for word in (text or "").split(",") if word.strip(" ")]
+
+
+def check_can_ask(what: str, *, yes: bool, as_json: bool) -> None:
+    """Check that `confirm_deletion` can ask, or need not.
+
+    Raises:
+        BadSetting: it cannot, and `yes` is false; `what` is the option or command that asks.
+    """
+    from harvester.errors import BadSetting
+
+    if not yes and (as_json or not sys.stdin.isatty()):
+        why = "--json cannot ask" if as_json else "there is no terminal"
+        raise BadSetting(f"{what} asks before it deletes, but {why}; give --yes to delete without asking")
+
+
+def confirm_deletion(listed: DeletionList, consequence: str, *, yes: bool, as_json: bool) -> bool:
+    """Print what will be deleted, with the consequence, and ask unless `yes` is true."""
+    size = sum(file.bytes for file in listed.files)
+    if not as_json:
+        typer.echo(f"to delete: {len(listed.files)} files, {size:,} bytes below temp/; {consequence}")
+    return yes or typer.confirm("delete them?")

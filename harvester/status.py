@@ -14,6 +14,7 @@ from harvester.eventlog.reader import open_day
 from harvester.events.codes import UNKNOWN_CONTRACT
 from harvester.events.kinds import Action, Kind, Own, Stream
 from harvester.projections.run_params import RunParams
+from harvester.recorder.contracts import WantedContract
 from harvester.recorder.subscriptions import WANTED, SubscriptionPlan
 from harvester.units import SECOND_NS
 
@@ -26,18 +27,18 @@ if TYPE_CHECKING:
     from harvester.home import DatePaths
 
 WANTED_NAMES = tuple(map(str, WANTED))
-_OF_THE_PLAN = ("focus_size", "tick_by_tick_lines", "depth_lines", "five_second_bars")
+_OF_THE_PLAN = ("symbols", "focus_size", "tick_by_tick_lines", "depth_lines", "five_second_bars")
 _STREAMED = (Kind.TICK, Kind.TRADE, Kind.QUOTE, Kind.DEPTH, Kind.BAR)
-
 
 NOT_ASKED = "not requested: no market data line free, or still queued"  # IB limits lines and paces requests
 NO_DATA = "no data yet"
 NOTHING_ASKED = "not requested: contracts were still being looked up"
 UNKNOWN = f"not requested: symbol unknown to the gateway ({UNKNOWN_CONTRACT})"
+CANCELLED = "cancelled, not requested again"
 
 
 class _Named(NamedTuple):
-    """A symbol in the place of a contract: the plan of subscriptions needs no more."""
+    """A symbol instead of a contract: the plan of subscriptions needs no more."""
 
     symbol: str
 
@@ -78,7 +79,7 @@ class RecordingStatus(msgspec.Struct, frozen=True):
     ahead_s: float = 0.0
 
     def wrong(self) -> list[str]:
-        """What a watch over a recording should report; empty while all that was asked for is recorded.
+        """The faults of a recording that is watched; empty while all that was asked for is recorded.
 
         A stream of trades without a row yet is not wrong: nobody may have traded.
         """
@@ -156,17 +157,28 @@ def _streams(table: Any, first_seq: int, last_seq: int) -> Iterable[tuple[int, i
 
 
 def _planned(asked: list[dict[str, Any]], first_seq: int) -> tuple[dict[str, list[str]], bool]:
-    """The streams that a run's recorded settings ask for, by symbol, and whether its depth lines take turns."""
+    """The streams that a run's recorded settings ask for, by symbol in upper case; whether its depth lines take turns.
+
+    Symbols are in upper case because `hv record` looks up an unknown one in upper case too.
+    """
     start = next((row for row in asked if row["seq"] == first_seq and row["action"] == Action.RUN_START), None)
     config = RunParams.parse(start["params"] if start else None, first_seq).config
-    known = {name: config[name] for name in _OF_THE_PLAN if name in config}
-    plan = SubscriptionPlan(Settings.load(known), cast("Any", [_Named(symbol) for symbol in config.get("symbols", ())]))
+    settings = Settings.load({name: config[name] for name in _OF_THE_PLAN if name in config})
+    targets = [_Named(WantedContract.of(text).symbol.upper()) for text in settings.symbols]
+    plan = SubscriptionPlan(settings, cast("Any", targets))
     wanted: dict[str, list[str]] = {target.symbol: [] for target in plan.targets}
-    for stream, target in (*plan.first(), *((Stream.BID_ASK, t) for t in plan.bid_ask())):
+    for stream, target in (
+        *plan.first(),
+        *((Stream.BID_ASK, target) for target in plan.bid_ask()),
+        *((Stream.BARS_5S, target) for target in plan.bars()),
+    ):
         wanted[target.symbol].append(stream.value)
-    for target in plan.bars():
-        wanted[target.symbol].append(Stream.BARS_5S.value)
-    return wanted, len(plan.depth_pool) > plan.settings.depth_lines
+    return wanted, len(plan.depth_pool) > settings.depth_lines
+
+
+def _key(row: dict[str, Any]) -> tuple[int, int]:
+    """What a request and the rows and notices about it have in common."""
+    return row["epoch"], row["req_id"]
 
 
 def _lacking(
@@ -177,31 +189,28 @@ def _lacking(
     turns: bool,
 ) -> tuple[list[str], dict[str, dict[str, str]]]:
     refusals = [n for n in notices if n["code"] == Own.STREAM_REFUSED]
-    # Rows after the refusal take it back.
-    refused = {
-        key: n["value"] for n in refusals if (key := (n["epoch"], n["req_id"])) and flowing.get(key, 0) < n["seq"]
-    }
-    unknown = {(n["epoch"], n["req_id"]) for n in notices if n["code"] == UNKNOWN_CONTRACT}
+    refused = {_key(n): n["value"] for n in refusals if flowing.get(_key(n), 0) < n["seq"]}  # no row since
+    unknown = {_key(n) for n in notices if n["code"] == UNKNOWN_CONTRACT}
     state: dict[str, dict[str, str]] = {}
-    between_turns = "" if turns else "cancelled, not requested again"
+
+    def streams_of(symbol: str, why: str) -> dict[str, str]:
+        return state.setdefault(symbol, dict.fromkeys(planned.get(symbol.upper(), WANTED_NAMES), why))
+
     none_asked = all(row["action"] != Action.SUBSCRIBE for row in requests)
     for row in requests:
-        if row["action"] == Action.ASK and row["stream"] == Stream.CONTRACT:
-            why = UNKNOWN if (row["epoch"], row["req_id"]) in unknown else NOTHING_ASKED if none_asked else NOT_ASKED
-            state.setdefault(row["symbol"], dict.fromkeys(planned.get(row["symbol"], WANTED_NAMES), why))
-        elif row["action"] == Action.SUBSCRIBE and row["symbol"]:
-            streams = state.setdefault(
-                row["symbol"], dict.fromkeys(planned.get(row["symbol"], WANTED_NAMES), NOT_ASKED)
-            )
-            key = (row["epoch"], row["req_id"])
-            stream = Stream.DEPTH.value if row["stream"] == Stream.SMART_DEPTH else row["stream"]
-            streams[stream] = f"refused {refused[key]}" if key in refused else "" if key in flowing else NO_DATA
-        elif row["action"] == Action.CANCEL and row["symbol"] in state:
-            stream = Stream.DEPTH.value if row["stream"] == Stream.SMART_DEPTH else row["stream"]
-            depth = stream == Stream.DEPTH.value
-            state[row["symbol"]][stream] = between_turns if depth else "cancelled, not requested again"
-    lacking = {symbol: {s: why for s, why in streams.items() if why} for symbol, streams in state.items()}
-    return sorted(state), {symbol: streams for symbol, streams in sorted(lacking.items()) if streams}
+        symbol, key = row["symbol"], _key(row)
+        stream = Stream.DEPTH.value if row["stream"] == Stream.SMART_DEPTH else row["stream"]
+        if row["action"] == Action.ASK and stream == Stream.CONTRACT:
+            streams_of(symbol, UNKNOWN if key in unknown else NOTHING_ASKED if none_asked else NOT_ASKED)
+        elif row["action"] == Action.SUBSCRIBE and symbol:
+            why = f"refused {refused[key]}" if key in refused else "" if key in flowing else NO_DATA
+            streams_of(symbol, NOT_ASKED)[stream] = why
+        elif row["action"] == Action.CANCEL and symbol in state:
+            state[symbol][stream] = "" if turns and stream == Stream.DEPTH else CANCELLED
+    # A symbol in lower case that was then looked up in upper case is the same one.
+    symbols = sorted(symbol for symbol in state if symbol == symbol.upper() or symbol.upper() not in state)
+    lacking = {symbol: {s: why for s, why in state[symbol].items() if why} for symbol in symbols}
+    return symbols, {symbol: streams for symbol, streams in lacking.items() if streams}
 
 
 def _outage(notices: list[dict[str, Any]]) -> bool:

@@ -14,8 +14,7 @@ from typer.testing import CliRunner
 from cli.app import app
 from harvester.endofday.eod import EodOptions, eod
 from harvester.errors import DamagedLog, HarvesterError, NoLog
-from harvester.eventlog.closed_runs import list_path
-from harvester.eventlog.eod_mark import EodMark, closed_path, read_closed, write_closed
+from harvester.eventlog.eod_mark import EodMark, closed_path, list_path, read_closed, write_closed
 from harvester.eventlog.quarantine import NOTES, QuarantineNote, add_note
 from harvester.eventlog.reader import open_day
 from harvester.eventlog.verify_log import verify_day
@@ -114,10 +113,9 @@ def test_a_closed_date_that_changed_is_damage_and_does_not_shrink(home: Home, pa
     assert code == 1
     assert "--replace-closed" in text
     assert memory_of(home) == before
-    if harm != "last two":
-        return
     eod(paths, EodOptions(unfinished=True, replace_closed=True))
-    assert [run.run for run in (read_closed(paths) or EodMark("", 0, "")).runs] == ["r001"]
+    kept = {run.run for run in (read_closed(paths) or EodMark("", 0, "")).runs if not run.deleted}
+    assert kept == {path.name for path in paths.log.glob("r*")}
     assert hv(home, "log", "verify")[0] == 0
 
 
@@ -150,6 +148,21 @@ def test_what_was_deleted_on_purpose_is_no_damage(home: Home, paths: DatePaths) 
         verify_day(paths)
 
 
+def test_what_an_early_version_deleted_is_settled_once(home: Home, paths: DatePaths) -> None:
+    """A mark of 0.1.0 does not say what was deleted before the archive: reported once, then `--replace-closed`."""
+    eod(paths, GONE)
+    write_run(home, (10,), reopen=True)
+    eod(paths, KEPT)
+    closed = read_closed(paths)
+    assert closed is not None
+    runs = [msgspec.structs.replace(run, deleted=False) for run in closed.runs]
+    write_closed(home, msgspec.structs.replace(closed, runs=runs), DATE)
+    with pytest.raises(DamagedLog, match="--replace-closed"):
+        eod(paths, EARLY)
+    eod(paths, EodOptions(unfinished=True, replace_closed=True))
+    assert (read_closed(paths), verify_day(paths).clean) == (closed, True)
+
+
 def test_a_lost_archive_is_damage(home: Home, paths: DatePaths) -> None:
     """The deletion list promises an archive that is gone, in part or whole: exit code 1, never "deleted on purpose"."""
     eod(paths, KEPT)
@@ -169,7 +182,7 @@ def test_a_lost_archive_is_damage(home: Home, paths: DatePaths) -> None:
 
 
 def test_a_log_that_vanished_without_a_deletion_list_is_damage(home: Home, paths: DatePaths) -> None:
-    """Nothing says that the log was deleted: it is lost."""
+    """Without a list the log was not deleted by `hv eod`: it is lost."""
     shutil.rmtree(paths.log)
     with pytest.raises(DamagedLog, match="r001 through seq 20"):
         open_day(DATE, home)
@@ -194,14 +207,14 @@ def test_memory_of_a_replaced_date_is_that_of_the_new_log(home: Home, paths: Dat
 
 
 def flipped(path: Path, at: int) -> None:
-    """Set the top bit of a byte: what was ASCII is no UTF-8 then."""
+    """Set the top bit of a byte: ASCII text is then not UTF-8."""
     data = bytearray(path.read_bytes())
     data[at] ^= 0x80
     path.write_bytes(data)
 
 
 @pytest.mark.parametrize("name", ["memory_latest", "deletion", "closed", "notes"])
-def test_a_file_that_is_not_utf_8_is_damage_in_our_words(home: Home, paths: DatePaths, name: str) -> None:
+def test_a_file_that_is_not_utf_8_is_damage(home: Home, paths: DatePaths, name: str) -> None:
     """The top bit of any byte set, in each file beside the log: exit code 1 and a line that names the file."""
     eod(paths, KEPT)
     file = {
@@ -221,11 +234,13 @@ def test_a_file_that_is_not_utf_8_is_damage_in_our_words(home: Home, paths: Date
         file.write_bytes(whole)
 
 
-@pytest.mark.parametrize("command", ["verify", "eod"])
+@pytest.mark.parametrize("command", ["verify", "eod", "eod of a deleted date"])
 def test_every_flipped_bit_of_a_memory_version_is_noticed(home: Home, paths: DatePaths, command: str) -> None:
     """The file a damaged memory is restored from: `hv verify` and `hv eod` end with 1 and name it."""
     (version,) = home.memory_versions.glob("memory_*.json")
-    words = {"verify": ("verify",), "eod": ("eod", "--unfinished")}[command]
+    words = ("verify",) if command == "verify" else ("eod", "--unfinished")
+    if command == "eod of a deleted date":
+        eod(paths, GONE)
     whole = version.read_bytes()
     assert hv(home, *words)[0] == 0
     for at, bit in ((0, 1), (len(whole) // 2, 128), (len(whole) - 3, 4)):

@@ -109,7 +109,7 @@ def test_a_compaction_begun_before_is_finished_by_its_old_list(tmp_path):
 
 
 def test_an_altered_byte_of_a_list_is_damage(run):
-    """Whichever byte of a list is altered, it is refused, or still says the same; only space between words may."""
+    """A list with an altered byte is refused; an altered space between words may leave the list the same."""
     path = run / DELETION
     listed = listed_in(run)
     write_list(path, listed, Disk())
@@ -136,6 +136,15 @@ def test_a_list_without_its_seal_is_damage(run):
     path = run / DELETION
     path.write_bytes(msgspec.json.encode(listed_in(run)))
     with pytest.raises(DamagedFile, match="does not match its hash"):
+        read_list(path)
+
+
+@pytest.mark.parametrize("changes", [{"schema_version": 3}, {"schema": "harvester.other"}])
+def test_a_list_of_another_form_is_not_carried_out(run, changes):
+    """A sealed list of a later version, or another document under its name, is refused."""
+    path = run / DELETION
+    path.write_bytes(seal(msgspec.json.encode(listed_in(run, **changes))))
+    with pytest.raises(DamagedFile, match="not a deletion list"):
         read_list(path)
 
 

@@ -10,20 +10,21 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from trading_log import DATE, SYMBOLS, days, record, run_params
+from trading_log import DATE, SYMBOLS, days, killed_run, record, run_params
 from typer.testing import CliRunner
 
 from cli.app import app
+from harvester.artefacts import table_files
 from harvester.artefacts.episode_files import WAY_OUT
-from harvester.endofday.datasets import episodes_of
+from harvester.endofday.datasets import EPISODES_FILE, episodes_of
 from harvester.endofday.eod import STEPS, EodOptions, eod, rebuild_memory
 from harvester.errors import CannotRun, DamagedLog, HarvesterError, LockHeld, LogWriteFailed, Mismatch, NoLog
-from harvester.eventlog.closed_runs import list_path
+from harvester.eventlog.compact import compact_day
 from harvester.eventlog.deletion import carry_out, found_in, list_files, read_list, write_list
+from harvester.eventlog.eod_mark import list_path
 from harvester.eventlog.lock import DateLock
 from harvester.eventlog.reader import open_day
 from harvester.eventlog.verify_log import verify_day
-from harvester.eventlog.writer import LogWriter
 from harvester.files import Disk
 from harvester.home import Home
 from harvester.memory import fold_days
@@ -86,17 +87,15 @@ def test_fold_and_fold_again(home):
     assert (home.root / report.version).read_bytes() == home.memory_latest.read_bytes()
 
 
-def test_progress_stays_within_its_total(home):
-    """Each step that reads the log reports growing numbers, none of them beyond the total."""
+def test_progress_ends_at_its_total(home):
+    """Each step that reads the log, and the deletion, reports numbers that grow to their total."""
     seen: dict[str, list[tuple[int, int]]] = {}
     options = EodOptions(delete_temp=True, progress=lambda step, *counts: seen.setdefault(step, []).append(counts))
     report = eod(home.on(NEXT), options)
     assert list(seen) == ["verify", "project", "delete"]
     for counts in seen.values():
         assert [done for done, _ in counts] == sorted(done for done, _ in counts)
-        assert counts[-1][1] == counts[0][1] >= counts[-1][0]
-    for step in ("project", "delete"):
-        assert seen[step][-1][0] == seen[step][-1][1]
+        assert counts[-1][0] == counts[-1][1] == counts[0][1]
     assert seen["delete"][0][0] == 1
     assert seen["delete"][-1][0] == report.deleted
 
@@ -163,6 +162,20 @@ def finished(master, tmp_path_factory):
     return made
 
 
+def killed(paths, step, before=0, **options):
+    """`hv eod`, killed when a step begins, or when it has begun `before` times before."""
+    begun = []
+
+    def at(name):
+        if name == step:
+            if len(begun) == before:
+                raise Killed
+            begun.append(name)
+
+    with pytest.raises(Killed):
+        eod(paths, EodOptions(at=at, **options))
+
+
 @pytest.mark.parametrize("archive", [False, True], ids=["plain", "archive"])
 @pytest.mark.parametrize("step", ["lock", *(name for name, _ in STEPS), "delete", "done"])
 def test_killed_before_any_step(home, finished, step, archive):
@@ -170,35 +183,36 @@ def test_killed_before_any_step(home, finished, step, archive):
     if step == "archive" and not archive:
         pytest.skip("there is no such step without --archive")
 
-    def at(name):
-        if name == step:
-            raise Killed
-
-    wishes = EodOptions(parquet=True, delete_temp=True, archive=archive)
-    with pytest.raises(Killed):
-        eod(home.on(NEXT), EodOptions(parquet=True, delete_temp=True, archive=archive, at=at))
-    eod(home.on(NEXT), wishes)
+    options = {"parquet": True, "delete_temp": True, "archive": archive}
+    killed(home.on(NEXT), step, **options)
+    eod(home.on(NEXT), EodOptions(**options))
     assert tree(home) == finished[archive]
 
 
 @pytest.mark.parametrize("many", range(0, 15, 3))
 def test_killed_while_deleting(home, finished, many):
     """After a kill in the middle of the deletion, the next run deletes the rest and counts nothing twice."""
-    told = []
-
-    def at(name):
-        if name == "delete":
-            told.append(name)
-            if len(told) > many:
-                raise Killed
-
-    with pytest.raises(Killed):
-        eod(home.on(NEXT), EodOptions(parquet=True, delete_temp=True, at=at))
+    killed(home.on(NEXT), "delete", many, parquet=True, delete_temp=True)
     if many:
         with pytest.raises(CannotRun, match="is partly deleted; finish with --delete-temp"):
             eod(home.on(NEXT))
     eod(home.on(NEXT), EodOptions(parquet=True, delete_temp=True))
     assert tree(home) == finished[False]
+
+
+@pytest.mark.parametrize("change", ["an episode is gone", "compacted"])
+def test_a_deletion_that_has_not_begun_is_not_continued(home, change):
+    """Killed after the list was written, before the first file was deleted: the date is folded and confirmed again."""
+    paths = home.on(NEXT)
+    killed(paths, "delete", delete_temp=True)
+    if change == "compacted":
+        compact_day(paths)
+    else:
+        min(paths.episodes.rglob("*.json")).unlink()
+    assert eod(paths).episodes
+    confirmed = []
+    report = eod(paths, EodOptions(delete_temp=True, confirm=lambda listed: not confirmed.append(listed)))
+    assert (report.stopped, len(confirmed), paths.log.exists()) == ("", 1, False)
 
 
 def calls_until(call, fails_at=None):
@@ -250,9 +264,12 @@ def test_a_file_the_system_keeps(home, finished):
                 raise PermissionError(13, "in use")
             super().remove(path)
 
+    before = set(home.temp.rglob("*"))
     report = eod(home.on(NEXT), EodOptions(parquet=True, delete_temp=True, disk=Busy()))
     assert report.stopped.endswith("notice.arrows: in use")
-    assert any(path.suffix == ".arrows" for path in home.on(NEXT).log.rglob("*"))
+    left = set(home.temp.rglob("*"))
+    assert report.deleted == len(before - left)
+    assert any(path.suffix == ".arrows" for path in left)
     eod(home.on(NEXT), EodOptions(parquet=True, delete_temp=True))
     assert tree(home) == finished[False]
 
@@ -265,12 +282,21 @@ def test_nothing_is_deleted_without_being_asked(home):
 
 
 def test_large_tables_are_kept_on_demand(home):
-    """Buckets and series are among the kept files with --parquet only; P&L is reported in cents."""
-    report = eod(home.on(NEXT))
+    """Buckets and series are among the kept files with --parquet only."""
+    eod(home.on(NEXT))
     plain = {path.name for path in home.on(NEXT).dataset.iterdir()}
-    assert report.pnl_usd == round(report.pnl_usd, 2) != 0
     eod(home.on(NEXT), EodOptions(parquet=True))
     assert {path.name for path in home.on(NEXT).dataset.iterdir()} > plain
+
+
+def test_profit_is_reported_in_cents(tmp_path):
+    """Commissions give a P&L with a third decimal; the report rounds it."""
+    home = Home(tmp_path).prepare()
+    costs = {"name": "odd", "per_share": 0.0007, "minimum": 0.0, "maximum_fraction": 1.0}
+    record(home, seconds=SECONDS, params=msgspec.structs.replace(run_params(), costs=costs))
+    report = eod(home.on(DATE))
+    exact = sum(row["pnl_usd"] for row in table_files.read_parquet(home.on(DATE).dataset / EPISODES_FILE).to_pylist())
+    assert report.pnl_usd == round(exact, 2) != round(exact, 3)
 
 
 def test_not_confirmed(home):
@@ -395,7 +421,7 @@ def test_several_differing_files_are_counted(home):
 @pytest.mark.parametrize(
     "toggles", [{"epoch_ms": True}, {"series_jsonl": True}, {"epoch_ms": True, "series_jsonl": True}]
 )
-def test_files_of_other_toggles_are_no_differences(home, toggles):
+def test_files_of_other_toggles_are_not_differences(home, toggles):
     """Episode files as another setting of the toggles writes them are equal in content, and stop nothing."""
     paths = home.on(NEXT)
     shutil.rmtree(paths.episodes)
@@ -454,11 +480,7 @@ def test_what_nothing_replaces_stays(home):
 
 def test_damaged_log_touches_nothing(home):
     """A flipped byte in the log ends the run before anything is written, the torn end of a killed run included."""
-    with LogWriter.open(home.on(NEXT), run_start_row={"params": run_params(NEXT).text()}, reopen=True) as writer:
-        writer.begin(0)
-        with (writer.folder / "commits.jsonl").open("ab") as file:
-            file.write(b'{"commit": 99')
-        writer.abandon()
+    killed_run(home, NEXT, "commits.jsonl", b'{"commit": 99')
     path = home.on(NEXT).log / "r001" / "quote.arrows"
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
@@ -596,12 +618,7 @@ def test_delayed_data_are_not_learned_from(tmp_path):
 def test_killed_recorder_is_recovered_first(home):
     """A run that was killed in the middle of a write is recovered before it is folded."""
     before = eod(home.on(NEXT)).through_seq
-    with LogWriter.open(home.on(NEXT), run_start_row={"params": run_params(NEXT).text()}, reopen=True) as writer:
-        writer.begin(0)
-        run = writer.folder
-        writer.abandon()
-    with (run / "commits.jsonl").open("ab") as file:
-        file.write(b'{"commit": 99')
+    killed_run(home, NEXT, "commits.jsonl", b'{"commit": 99')
     report = eod(home.on(NEXT), EodOptions(unfinished=True))
     assert report.through_seq == before + 1
     assert "13 bytes of commits.jsonl" in report.notes[0]

@@ -81,7 +81,7 @@ def test_names_are_synced_up_to_the_root(disk, tmp_path):
 
 
 def test_files_are_cut_copied_and_synced_unbuffered(disk, tmp_path):
-    """A cut keeps the bytes before it; a copy begins where it is told to; pieces of a copy have 8 MiB."""
+    """A cut keeps the bytes before it; a copy begins at the given offset; pieces of a copy have 8 MiB."""
     old, new = tmp_path / "old", tmp_path / "new"
     old.write_bytes(b"0123456789")
     disk.truncate(old, 7)

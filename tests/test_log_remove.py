@@ -1,4 +1,4 @@
-"""`hv log remove` takes away a date of nothing, and nothing else; `hv record` does not begin one."""
+"""`hv log remove` removes only dates without market events; `hv record` does not begin such a date."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def record(home: Home, day: date, rows: int, kinds: tuple[Kind, ...] = tuple(Kin
 
 @pytest.fixture
 def home(tmp_path: Path) -> Home:
-    """A date with data, and after it a date of nothing: two runs of clocks, notices and requests."""
+    """A date with data, and after it a date without: two runs of clocks, notices and requests."""
     home = Home(tmp_path / "home").prepare()
     record(home, DATE, 20)
     record(home, NEXT, 20, OWN)
@@ -59,7 +59,7 @@ def home(tmp_path: Path) -> Home:
 
 
 def test_a_date_of_nothing_is_removed(home: Home) -> None:
-    """Afterwards the newest date is the one with data, and nothing of the other is left, the list included."""
+    """Afterwards the newest date is the one with data, and no file of the other is left, its list included."""
     assert newest_date(home) == NEXT
     done = CliRunner().invoke(app, ["log", "remove", "--date", str(NEXT), "--home", str(home.root), "--yes"])
     assert (done.exit_code, done.stdout.count("has no market event")) == (0, 1), done.output
@@ -71,7 +71,7 @@ def test_a_date_of_nothing_is_removed(home: Home) -> None:
 
 
 def test_what_holds_more_is_refused(home: Home) -> None:
-    """A market event of any kind, a folded date, foreign files, a date that is held: nothing is changed."""
+    """A market event, a folded or archived date, torn bytes, foreign files, a date that is held: nothing is deleted."""
     with pytest.raises(CannotRun, match=r"has \d+ market events"):
         remove(home.on(DATE))
     stranger = home.on(NEXT).log / "notes.txt"
@@ -82,6 +82,15 @@ def test_what_holds_more_is_refused(home: Home) -> None:
     with DateLock(home.on(NEXT)), pytest.raises(LockHeld):
         remove(home.on(NEXT))
     assert remove(home.on(NEXT), confirm=lambda _: False) is None
+    archived = shutil.copytree(home.on(NEXT).log / "r001", home.on(NEXT).archive / "r001")
+    with pytest.raises(CannotRun, match="is an archive"):
+        remove(home.on(NEXT))
+    shutil.rmtree(archived.parent)
+    writer = LogWriter.open(home.on(NEXT))
+    writer.abandon()
+    (writer.folder / "commits.jsonl").write_bytes(b"torn")
+    with pytest.raises(CannotRun, match="quarantine holds bytes that are kept nowhere else"):
+        remove(home.on(NEXT))
     eod(home.on(NEXT), EodOptions(unfinished=True))
     with pytest.raises(CannotRun, match="folded into memory"):
         remove(home.on(NEXT))
@@ -90,7 +99,7 @@ def test_what_holds_more_is_refused(home: Home) -> None:
 
 @pytest.mark.parametrize("kind", [Kind.TICK, Kind.TRADE, Kind.QUOTE, Kind.DEPTH, Kind.BAR, Kind.SCAN])
 def test_one_market_event_is_enough(tmp_path: Path, kind: Kind) -> None:
-    """A single row of what a market sends keeps a date."""
+    """A date with a single market event is refused."""
     home = Home(tmp_path)
     record(home, DATE, 5, OWN)
     record(home, DATE, 1, (kind,))

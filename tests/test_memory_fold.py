@@ -243,7 +243,7 @@ GOLDEN = Path(__file__).resolve().parent.parent / "golden" / "memory" / "three_d
 
 
 def test_golden_memory():
-    """The file of a memory of three days, byte by byte: both modes, every reason to be left out, all structures."""
+    """The file of a memory of three days, byte by byte: both modes, every reason for leaving out, all structures."""
     days = []
     for n, date in enumerate(DATES[:3]):
         rows = [
@@ -262,7 +262,7 @@ def test_golden_memory():
     assert made == GOLDEN.read_bytes()
 
 
-def test_a_structure_nobody_traded_counts_nought():
+def test_a_structure_without_a_trade_counts_zero():
     """All three structures are named, those without a trade with 0."""
     memory = fold(None, day(rows=[episode(1, move=0.01)]))
     expected = {"UPTREND": 1, "DOWNTREND": 0, "RANGE": 0}
@@ -375,7 +375,7 @@ def test_recommendations_at_the_thresholds():
 
 
 def test_money_is_rounded_to_nine_digits():
-    """Sums of USD keep nine digits, means too, and no file says minus nought."""
+    """Sums of USD keep nine digits, means too, and no file has a negative zero."""
     memory = fold(None, day(rows=[with_values(episode(), pnl_usd=0.123456789, mae=0.123456789)]))
     assert memory["symbol_profiles"][0]["pnl_usd"] == memory["symbol_profiles"][0]["avg_mae"] == 0.123456789
     memory = fold(None, day(rows=[with_values(episode(), pnl_usd=-1e-12, mae=-1e-12)]))
@@ -447,7 +447,7 @@ def test_altered_memory_is_refused(change, what):
     "data", [b"", b"{", b"[]", b'{"schema_version": 1}', b"\xff\xfe", b'{"schema_version": 1, "hash": ""}']
 )
 def test_no_memory_is_refused(data):
-    """A file that is no memory at all is refused in one sentence that names it."""
+    """A file that is not a memory is refused in one sentence that names it."""
     with pytest.raises(
         HarvesterError, match=r"^here (is damaged|does not have schema version 1); copy the newest file"
     ):

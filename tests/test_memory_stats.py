@@ -27,7 +27,7 @@ def test_incomplete_beta(x, a, b, value):
 
 
 def test_incomplete_beta_at_its_ends():
-    """Nothing lies below 0 and all of it below 1."""
+    """The distribution is 0 up to 0 and 1 from 1 on."""
     assert [beta_cdf(x, 2, 3) for x in (-0.5, 0, 1, 1.5)] == [0.0, 0.0, 1.0, 1.0]
 
 

@@ -422,7 +422,7 @@ def test_the_mark_of_a_closed_date(medium):
 
 
 def test_removing_a_date(medium):
-    """Whatever a cut leaves of a removal, another one finishes it, and once it has returned nothing comes back."""
+    """After a cut at any point of a removal the next one finishes it; once it has returned, nothing comes back."""
     home = Home(medium.with_name("home")).prepare()
     with LogWriter.open(home.on(DATE), disk=QuickDisk(), margin_bytes=0) as writer:
         writer.commit(batch(6, 1, kinds=(Kind.CLOCK, Kind.NOTICE)))

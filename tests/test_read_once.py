@@ -7,13 +7,12 @@ from hashlib import blake2b
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from trading_log import DATE, record, run_params
+from trading_log import DATE, killed_run, record
 
 from harvester.endofday.eod import EodOptions, eod
 from harvester.errors import DamagedLog
 from harvester.eventlog.reader import open_day
 from harvester.eventlog.storage import checked_reads
-from harvester.eventlog.writer import LogWriter
 from harvester.home import Home
 from harvester.projections.engine import Engine
 from harvester.rebuild.project import project
@@ -93,12 +92,7 @@ def test_the_end_of_a_day_reads_it_once(home, monkeypatch):
 
 def test_a_recovered_date_is_read_once(home, monkeypatch):
     """Recovery of a killed run makes `hv eod` compare again only the files it cut."""
-    with LogWriter.open(home.on(DATE), run_start_row={"params": run_params(DATE).text()}, reopen=True) as writer:
-        writer.begin(0)
-        folder = writer.folder
-        writer.abandon()
-    with (folder / "request.arrows").open("ab") as file:
-        file.write(b"torn")
+    folder = killed_run(home, DATE, "request.arrows", b"torn")
     log, events = home.on(DATE).log, open_day(DATE, home).rows
     once = size_of(log, "*.arrows") + size_of(log, "request.arrows") - 2 * 4
     counts = Counts(monkeypatch)

@@ -479,10 +479,13 @@ def hv_status(home: Home, *words: str) -> tuple[int, str]:
 def test_status_lacks_only_what_was_asked_for(tmp_path: Path) -> None:
     """Five symbols use all five tick-by-tick lines for AllLast: no BidAsk is planned, and none is called missing.
 
-    Depth lines that take turns are not missing between their turns either; a refused stream is.
+    Depth lines that take turns are not missing between their turns either; a refused stream is. Symbols are those of
+    the contracts, also if they were given in lower case or with a con_id.
     """
     market = model(symbols=("ACME", "BOLT", "CRUX", "DYNE", "EMBR"))
-    given = {"depth_rotation_minutes": 1, "minutes": 3.5}
+    con_id = next(one.con_id for one in market.instruments if one.symbol == "EMBR")
+    symbols = ["acme", "BOLT", "CRUX", "DYNE", f"EMBR@{con_id}"]
+    given = {"depth_rotation_minutes": 1, "minutes": 3.5, "symbols": symbols}
     recorded = run(lockstep(market, Home(tmp_path), faults="+60 BOLT:l1 refuse 354\n+61 BOLT:l1 error 354", **given))
     found = status(recorded.home.on(DATE))
     assert found.symbols == ["ACME", "BOLT", "CRUX", "DYNE", "EMBR"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from datetime import date, timedelta
+from pathlib import Path
 from typing import Any
 
 from harvester.calendar import session
@@ -71,14 +72,16 @@ def record(
     runs: int = 1,
     data_type: int = 1,
     reason: str = "end of recording",
+    params: RunParams | None = None,
     **kwargs: Any,
 ) -> None:
     """Write the day, cut into runs of equal length; no later run is subscribed before its start."""
+    text = (params or run_params(day)).text()
     rows = market(day, **kwargs)
     size = len(rows) // runs + 1
     for part in (rows[i : i + size] for i in range(0, len(rows), size)):
         ts = part[0][1]["ts_recv"]
-        with LogWriter.open(home.on(day), run_start_row={"params": run_params(day).text()}, reopen=True) as writer:
+        with LogWriter.open(home.on(day), run_start_row={"params": text}, reopen=True) as writer:
             writer.begin(ts)
             events = [*subscriptions(ts, data_type), *part]
             last = events[-1][1]["ts_recv"]
@@ -86,6 +89,16 @@ def record(
             events.append((Kind.REQUEST, end))
             for i in range(0, len(events), 500):
                 writer.commit(Batch.of(events[i : i + 500], writer.next_seq))
+
+
+def killed_run(home: Home, day: date, file: str, torn: bytes) -> Path:
+    """Continue a date by a run of one event that was killed while it wrote `torn` to a file; returns its folder."""
+    with LogWriter.open(home.on(day), run_start_row={"params": run_params(day).text()}, reopen=True) as writer:
+        writer.begin(0)
+        writer.abandon()
+    with (writer.folder / file).open("ab") as written:
+        written.write(torn)
+    return writer.folder
 
 
 def days(count: int) -> list[date]:

@@ -40,8 +40,9 @@ _EOD = tuple(
     f"test_eod_steps::{name}"
     for name in (
         "test_fold_and_fold_again",
-        "test_progress_stays_within_its_total",
+        "test_progress_ends_at_its_total",
         "test_large_tables_are_kept_on_demand",
+        "test_profit_is_reported_in_cents",
         "test_a_version_is_named_by_its_last_second",
         "test_only_a_reopened_date_keeps_earlier_episodes",
         "test_nothing_is_deleted_without_being_asked",
@@ -50,7 +51,7 @@ _EOD = tuple(
         "test_deleted_date_is_done",
         "test_differing_episode_files_stop_deletion",
         "test_several_differing_files_are_counted",
-        "test_files_of_other_toggles_are_no_differences",
+        "test_files_of_other_toggles_are_not_differences",
         "test_what_nothing_replaces_stays",
         "test_file_that_appears_after_the_list_stays",
         "test_links_are_never_followed",

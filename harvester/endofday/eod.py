@@ -23,9 +23,9 @@ from harvester.endofday.finished import must_be_over
 from harvester.errors import CannotRun, DamagedLog, HarvesterError, Mismatch, NoLog
 from harvester.eventlog import archive as archiving
 from harvester.eventlog import deletion
-from harvester.eventlog.closed_runs import differences_from_mark, list_path
+from harvester.eventlog.closed_runs import differences_from_mark
 from harvester.eventlog.compact import CANDIDATE
-from harvester.eventlog.eod_mark import ClosedRun, EodMark, closed_path, read_closed, write_closed
+from harvester.eventlog.eod_mark import ClosedRun, EodMark, closed_path, list_path, read_closed, write_closed
 from harvester.eventlog.lock import DateLock
 from harvester.eventlog.quarantine import NOTES, read_quarantine_notes
 from harvester.eventlog.reader import open_day
@@ -39,7 +39,7 @@ from harvester.rebuild.project import fold_day
 from harvester.units import SECOND_NS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
     import pyarrow as pa
@@ -113,7 +113,6 @@ class Folding:
     """The state of folding one date: each step reads the results of the earlier ones.
 
     Attributes:
-        log_bytes: size of the log, for progress.
         day, result: the log, and the result of its fold.
         episodes, datasets, journal: the kept episodes; bytes of the files that replace the log, by path.
         before, memory: memory without and with the date.
@@ -124,7 +123,6 @@ class Folding:
     paths: DatePaths
     options: EodOptions
     report: EodReport
-    log_bytes: int
     day: Day = field(init=False)
     result: ProjectResult = field(init=False)
     episodes: pa.Table = field(init=False)
@@ -157,14 +155,14 @@ def eod(paths: DatePaths, options: EodOptions | None = None) -> EodReport:
     options.at("lock")
     with DateLock(paths, "eod"):
         _settle(paths, options.disk)
-        if _finished_before(paths, options, report):
-            return report
-        folding = Folding(paths, options, report, _admit(paths, options))
-        skipped = {"archive": not options.archive, "list": not options.delete_temp}
-        for name, step in STEPS:
-            if not skipped.get(name):
-                options.at(name)
-                step(folding)
+        if not _finished_before(paths, options, report):
+            _admit(paths, options)
+            folding = Folding(paths, options, report)
+            skipped = {"archive": not options.archive, "list": not options.delete_temp}
+            for name, step in STEPS:
+                if not skipped.get(name):
+                    options.at(name)
+                    step(folding)
         report.damaged = [str(damaged) for damaged in memory_fold.damaged_versions(paths.home)]
         options.at("done")
     return report
@@ -182,14 +180,13 @@ def _settle(paths: DatePaths, disk: Disk) -> None:
                 disk.sync_folder(folder)
 
 
-def _admit(paths: DatePaths, options: EodOptions) -> int:
-    """Check that the date may be folded; returns the size of its log in bytes. The next step compares checksums."""
+def _admit(paths: DatePaths, options: EodOptions) -> None:
+    """Check that the date may be folded, by its journals; the next step compares checksums."""
     day = open_day(paths.trading_date, paths.home, check=False)
     if not options.replace_closed:
         _must_hold_what_was_closed(paths, day)
     if not options.unfinished:
         must_be_over(day)
-    return sum(run.n_bytes for run in day.runs)
 
 
 def _must_hold_what_was_closed(paths: DatePaths, day: Day) -> None:
@@ -205,16 +202,9 @@ def _must_hold_what_was_closed(paths: DatePaths, day: Day) -> None:
 
 
 def _verify(folding: Folding) -> None:
-    done = 0
-
-    def step(n_bytes: int) -> None:
-        nonlocal done
-        done += n_bytes
-        folding.options.progress("verify", done, 2 * folding.log_bytes)
-
-    report = verify_day(folding.paths, step, with_mark=False)
-    if not report.clean:
-        raise damaged_log(report.problems, report.good)
+    report = verify_day(
+        folding.paths, lambda done, total: folding.options.progress("verify", done, total), with_mark=False
+    )
     folding.day = report.day()
 
 
@@ -410,12 +400,16 @@ def _delete(folding: Folding) -> None:
 
 
 def _carry_out(paths: DatePaths, listed: deletion.DeletionList, options: EodOptions, report: EodReport) -> None:
+    total, done = len(listed.files) + len(listed.folders), 0
+
     def progress(_: str) -> None:
+        nonlocal done
         options.at("delete")
-        report.deleted += 1
-        options.progress("delete", report.deleted, len(listed.files) + len(listed.folders))
+        done += 1
+        options.progress("delete", done, total)
 
     report.stays = deletion.carry_out(paths.home.root, listed, options.disk, doomed_folders(paths), progress)
+    report.deleted = done - len(report.stays)
     if report.stays:
         report.stopped = report.stays[0]
         return
@@ -434,10 +428,10 @@ def _finished_before(paths: DatePaths, options: EodOptions, report: EodReport) -
     closed = read_closed(paths)
     if listed is None or closed is None or listed.content_hash != closed.content_hash:
         return False
-    gone = [doomed for doomed in listed.files if not (paths.home.root / doomed.path).exists()]
-    if not gone:
-        return False
-    if listed.done or _recorded_on(paths, listed):
+    files = [paths.home.root / one.path for one in listed.files]
+    if all(path.exists() for path in files if path.is_relative_to(paths.log)):
+        return False  # episodes and snapshots may also be gone for other reasons
+    if listed.done or _written_since(paths, files):
         return _nothing_left(paths, closed, report)
     _prove_kept(paths, closed)
     if not options.delete_temp:
@@ -448,11 +442,13 @@ def _finished_before(paths: DatePaths, options: EodOptions, report: EodReport) -
     return True
 
 
-def _recorded_on(paths: DatePaths, listed: deletion.DeletionList) -> bool:
-    """Whether a run began after the list was written. Then every listed run is gone, even if `done` was lost."""
-    return any(
-        run.relative_to(paths.home.root).as_posix() not in listed.folders for run in archiving.runs_in(paths.log)
-    )
+def _written_since(paths: DatePaths, listed: Sequence[Path]) -> bool:
+    """Whether the log has files of a run that began, or was compacted, after the list was written.
+
+    Neither happens to a run that is partly deleted: it is damaged.
+    """
+    files = [path for run in archiving.runs_in(paths.log) for path in run.iterdir() if path.name in _LOG_FILES]
+    return not set(files) <= set(listed)
 
 
 def _nothing_left(paths: DatePaths, closed: EodMark, report: EodReport) -> bool:

@@ -1,7 +1,8 @@
 """Remove the log of a date without market events, such as a recording that was started after the market had ended.
 
-It deletes as `hv eod --delete-temp` does: by a list that is durable before the first file goes, and only files that are
-as listed. The list is beside the date's folder until everything is gone; a removal that was stopped goes on from it.
+It deletes as `hv eod --delete-temp` does: by a list that is durable before the first file is deleted, and only files
+that are as listed. The list is next to the date's folder until everything is deleted; an interrupted removal continues
+from it.
 """
 
 from __future__ import annotations
@@ -11,11 +12,11 @@ from typing import TYPE_CHECKING
 from harvester.endofday.eod import doomed_folders, strangers
 from harvester.errors import CannotRun, Mismatch
 from harvester.eventlog import deletion
+from harvester.eventlog.archive import runs_in
 from harvester.eventlog.eod_mark import closed_path, read_closed
 from harvester.eventlog.lock import DateLock
 from harvester.eventlog.reader import open_day
 from harvester.eventlog.recover import recover_held
-from harvester.eventlog.runs_of_day import run_folders
 from harvester.eventlog.storage.format import QUARANTINE
 from harvester.events.kinds import Kind
 from harvester.files import Disk, naming
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
     from harvester.home import DatePaths
 
-MARKET = (Kind.TICK, Kind.TRADE, Kind.QUOTE, Kind.DEPTH, Kind.BAR, Kind.SCAN)
+_MARKET = (Kind.TICK, Kind.TRADE, Kind.QUOTE, Kind.DEPTH, Kind.BAR, Kind.SCAN)
 """Kinds of events that a market sends: a date with one of them is not removed."""
 
 
@@ -51,54 +52,56 @@ def remove(
     Raises:
         LockHeld: another process holds the date.
         NoLog: there is nothing to remove.
-        CannotRun: the date has market events, is closed, archived or has quarantined bytes; nothing is changed.
-        DamagedLog: its log is damaged, so it is unknown what it held; nothing is changed.
+        CannotRun: the date has market events, is closed, archived or has quarantined bytes; nothing is deleted.
+        DamagedLog: its log is damaged, so it is unknown what it held; nothing is deleted.
         Mismatch: a file is not part of the log, or changed after it was listed, and stays.
         LogWriteFailed: the disk is failing.
     """
-    disk = disk or Disk()
+    disk, path = disk or Disk(), removal_list_path(paths)
     with DateLock(paths, "remove"):
         listed = _begun(paths)
         if listed is None:
             recover_held(paths, disk)
-            _must_hold_nothing(paths)
-            found = deletion.found_in(paths.home.root, doomed_folders(paths))
-            identity = open_day(paths.trading_date, paths.home).identity()
-            with naming(paths.log):
-                listed = deletion.list_files(paths.home.root, found, str(paths.trading_date), identity, None)
+            listed = _listed(paths, _must_hold_nothing(paths))
             if not confirm(listed):
                 return None
-            with naming(removal_list_path(paths)):
-                deletion.write_list(removal_list_path(paths), listed, disk)
+            with naming(path):
+                deletion.write_list(path, listed, disk)
         if left := deletion.carry_out(paths.home.root, listed, disk, doomed_folders(paths)):
             raise Mismatch(f"removing {paths.trading_date} stopped: {left[0]}; check it, then run this again")
-        with naming(removal_list_path(paths)):
-            disk.remove(removal_list_path(paths))
-            disk.sync_folder(removal_list_path(paths).parent)
+        with naming(path):
+            disk.remove(path)
+            disk.sync_folder(path.parent)
         return len(listed.files)
 
 
+def _listed(paths: DatePaths, identity: str) -> deletion.DeletionList:
+    """Everything of the date below `temp/` as it is now."""
+    found = deletion.found_in(paths.home.root, doomed_folders(paths))
+    with naming(paths.log):
+        return deletion.list_files(paths.home.root, found, str(paths.trading_date), identity, None)
+
+
 def _begun(paths: DatePaths) -> deletion.DeletionList | None:
-    """The list of a removal that was stopped, if all that is there now is on it; what was recorded since is not."""
+    """The list of an interrupted removal, unless the date has other files now: it was recorded again."""
     listed = deletion.read_list(removal_list_path(paths))
-    if listed is None:
+    if listed is None or not set(_listed(paths, "").files) <= set(listed.files):
         return None
-    root = paths.home.root
-    now = deletion.list_files(root, deletion.found_in(root, doomed_folders(paths)), listed.trading_date, "", None)
-    return listed if set(now.files) <= set(listed.files) else None
+    return listed
 
 
-def _must_hold_nothing(paths: DatePaths) -> None:
-    """Reject a date that holds more than the traces of a recording without data."""
+def _must_hold_nothing(paths: DatePaths) -> str:
+    """Reject a date that has market events, or files that are kept nowhere else; returns its content hash."""
     day = open_day(paths.trading_date, paths.home)
     name = f"{paths.trading_date} is not removed"
-    if market := sum(day.table(kind).num_rows for kind in MARKET):
+    if market := sum(day.table(kind).num_rows for kind in _MARKET):
         raise CannotRun(f"{name}: it has {market:,} market events; hv eod --delete-temp deletes what it has kept")
     if read_closed(paths) is not None:
         raise CannotRun(f"{name}: {closed_path(paths)} says that it was folded into memory")
-    if archived := [folder for folder in run_folders(paths) if folder.parent == paths.archive]:
+    if archived := runs_in(paths.archive):
         raise CannotRun(f"{name}: {archived[0]} is an archive")
     if (paths.log / QUARANTINE).exists():
         raise CannotRun(f"{name}: {paths.log / QUARANTINE} holds bytes that are kept nowhere else; move it away first")
     if others := strangers(paths):
         raise Mismatch(f"{name}: {others[0]} is not part of the log; move it away first")
+    return day.identity()

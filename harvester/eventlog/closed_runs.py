@@ -10,25 +10,19 @@ from typing import TYPE_CHECKING
 
 from harvester.errors import DamagedFile
 from harvester.eventlog.deletion import read_list
-from harvester.eventlog.eod_mark import closed_path
+from harvester.eventlog.eod_mark import closed_path, list_path
 from harvester.eventlog.storage.content_hash import combined
 from harvester.eventlog.storage.damage import Damage
 from harvester.eventlog.storage.format import DELETION, run_number
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from pathlib import Path
 
     from harvester.eventlog.deletion import DeletionList
     from harvester.eventlog.eod_mark import ClosedRun, EodMark
     from harvester.eventlog.quarantine import QuarantineNote
     from harvester.eventlog.run import RunLog
     from harvester.home import DatePaths
-
-
-def list_path(paths: DatePaths) -> Path:
-    """Where a date's deletion list is stored: with what replaces the deleted files."""
-    return paths.dataset / DELETION
 
 
 def differences_from_mark(
@@ -60,7 +54,7 @@ def _by_run(
     found, before = list[Damage](), 0
     for one in closed.runs:
         log, first, before = present.get(one.run), before + 1, one.last_seq
-        if log is None and one.run not in quarantined and not deleted_for_good(paths, one, listed):
+        if log is None and one.run not in quarantined and not _deleted_for_good(paths, one, listed):
             lost = f"in {listed.log_kept}/{one.run}, as {DELETION} promises, " if listed and listed.log_kept else ""
             what = f"the date was closed with {one.run} through seq {one.last_seq}, and {lost}that run is missing"
             found.append(Damage(closed_path(paths), 0, what, first, one.last_seq))
@@ -97,7 +91,7 @@ def _content(log: RunLog) -> str:
     return log.commits[-1].content if log.commits else ""
 
 
-def deleted_for_good(paths: DatePaths, run: ClosedRun, listed: DeletionList | None) -> bool:
+def _deleted_for_good(paths: DatePaths, run: ClosedRun, listed: DeletionList | None) -> bool:
     """Whether `hv eod` deleted a run without an archive: by this list, or by one that a later deletion replaced."""
     if run.deleted:
         return True

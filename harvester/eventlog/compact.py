@@ -135,7 +135,6 @@ def _delete(folder: Path, listed: DeletionList, disk: Disk) -> list[str]:
     """Delete what the list names and is unchanged, then the list. What stays, with the reason."""
     left = carry_out(folder, listed, disk, _stream_files(folder))
     if not left:
-        disk.remove(
-            folder / DELETION
-        )  # not synced: if the list reappears after a crash, the next call finds nothing left to delete
+        # Not synced: if the list reappears after a crash, the next call finds nothing left to delete.
+        disk.remove(folder / DELETION)
     return left

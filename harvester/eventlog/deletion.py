@@ -14,7 +14,7 @@ from __future__ import annotations
 import os
 import stat
 from hashlib import blake2b
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
 import msgspec
 
@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 
     from harvester.files import Disk
 
-SCHEMA, SCHEMA_VERSION = "harvester.deletion", 2
+SCHEMA: Final = "harvester.deletion"
+SCHEMA_VERSION: Final = 2
 _UNSEALED_VERSION = 1
 _CHUNK = 1 << 20
 
@@ -50,8 +51,8 @@ class DeletionList(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         done: everything listed is gone.
     """
 
-    schema: str
-    schema_version: int
+    schema: Literal["harvester.deletion"]
+    schema_version: Literal[1, 2]
     trading_date: str
     content_hash: str
     log_kept: str | None
@@ -201,7 +202,7 @@ def carry_out(
         listed: a list that is on disk.
         disk: the file layer.
         allowed: files, and folders with all they contain, that a list may name.
-        progress: called with each path before it is deleted.
+        progress: called with each path that is there, before it is deleted or stays.
 
     Returns:
         What stays, with the reason; empty when everything is gone.
@@ -240,9 +241,9 @@ def _delete_folder(root: Path, name: str, disk: Disk, allowed: list[Path], progr
     path = _allowed(root, name, allowed)
     if not path.is_dir():
         return ""
+    progress(name)
     if any(path.iterdir()):
         return f"{name} contains a file that was not listed"
-    progress(name)
     refused = _refused(disk.remove_folder, path)
     return refused and f"{name}: {refused}"
 

@@ -52,6 +52,11 @@ def closed_path(paths: DatePaths) -> Path:
     return paths.dataset / "closed.json"
 
 
+def list_path(paths: DatePaths) -> Path:
+    """Where a date's deletion list is stored: with what replaces the deleted files."""
+    return paths.dataset / DELETION
+
+
 def read_closed(paths: DatePaths) -> EodMark | None:
     """Read the mark; None while the date is open.
 
@@ -82,13 +87,13 @@ def closed_dates(home: Home) -> list[str]:
 
 def gone_text(home: Home, closed: EodMark) -> str:
     """The error text for a folded date without a log: when the log was deleted, and what is kept where."""
-    kept = home.on(date.fromisoformat(closed.trading_date)).dataset
+    paths = home.on(date.fromisoformat(closed.trading_date))
     when = ""
-    if (listed := kept / DELETION).is_file():
+    if (listed := list_path(paths)).is_file():
         when = f" on {iso(listed.stat().st_mtime_ns // SECOND_NS * SECOND_NS)}"
     return (
         f"hv eod folded {closed.trading_date} through seq {closed.last_seq}, and its log and episode files were deleted"
-        f"{when}; its episodes and decisions are kept in {kept}, its trades and fills in {home.journal}, its "
+        f"{when}; its episodes and decisions are kept in {paths.dataset}, its trades and fills in {home.journal}, its "
         f"statistics in {home.memory_latest.name}"
     )
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 BATCH_BYTES = 64 * 1024 * 1024
 """Bytes from which a joined batch is passed on, and a larger one is split between rows: Arrow's strings use 31-bit byte
-offsets, and whoever reads the log needs room for several batches."""
+offsets, and a reader holds several batches in memory."""
 
 
 def rebatch(batches: Iterable[Batch], rows_max: int | None, cuts: Sequence[int]) -> Iterator[Batch]:

@@ -68,12 +68,14 @@ class LogReport(NamedTuple):
         return 0 if self.clean else 1
 
 
-def verify_day(paths: DatePaths, progress: Callable[[int], None] | None = None, *, with_mark: bool = True) -> LogReport:
+def verify_day(
+    paths: DatePaths, progress: Callable[[int, int], None] = lambda *_: None, *, with_mark: bool = True
+) -> LogReport:
     """Verify a date.
 
     Args:
         paths: the date.
-        progress: called with the bytes of each step, in total twice the log's size.
+        progress: called with (bytes done, total) after each step; the events' bytes count twice: checked, and decoded.
         with_mark: compare a closed date with its end-of-day mark: its runs must be those it was closed with.
 
     Raises:
@@ -88,10 +90,17 @@ def verify_day(paths: DatePaths, progress: Callable[[int], None] | None = None, 
     except OSError as error:
         raise CannotRun(f"cannot read the log of {paths.trading_date}: {error}") from error
     notes: list[str] = []
-    rows = 0
+    rows = done = 0
+    total = 2 * sum(end for log in logs for end in log.ends.values())
+
+    def step(n_bytes: int) -> None:
+        nonlocal done
+        done += n_bytes
+        progress(done, total)
+
     for log in logs:
-        log.check_bodies(progress)
-        rows += verify_rows(log, progress)
+        log.check_bodies(step)
+        rows += verify_rows(log, step)
         notes += _loose_bytes(log)
     problems = [damage for log in logs for damage in log.damages] + marks
     problems += between_runs(logs, closed, paths.log, asides)

@@ -89,7 +89,7 @@ class VerifyResult(msgspec.Struct, kw_only=True):
     exit_code: int = 0
 
 
-def verify(paths: DatePaths, progress: Callable[[str, int, int], None] | None = None) -> VerifyResult:
+def verify(paths: DatePaths, progress: Callable[[str, int, int], None] = lambda *_: None) -> VerifyResult:
     """Check a date; `progress` is called with (step, done, total).
 
     Raises:
@@ -97,7 +97,7 @@ def verify(paths: DatePaths, progress: Callable[[str, int, int], None] | None = 
         FutureFormat: a newer Harvester wrote it.
     """
     held = recorder_holds(paths)
-    report = verify_day(paths, (lambda n: progress("log", n, 0)) if progress else None)
+    report = verify_day(paths, lambda done, total: progress("log", done, total))
     log = LogPart(
         events=report.rows,
         bytes=report.n_bytes,
@@ -113,7 +113,7 @@ def verify(paths: DatePaths, progress: Callable[[str, int, int], None] | None = 
         found.files.note = found.exports.note = "not compared: the log is damaged"
         return found
     day = report.day()
-    made = _replay(day, found, (lambda done, total: progress("replay", done, total)) if progress else None)
+    made = _replay(day, found, lambda done, total: progress("replay", done, total))
     found.digests = made.digests
     if held or recorder_holds(paths):
         found.files.note = found.exports.note = "not compared: the day is being recorded"
@@ -130,7 +130,7 @@ def verify(paths: DatePaths, progress: Callable[[str, int, int], None] | None = 
     return found
 
 
-def _replay(day: Day, found: VerifyResult, progress: Callable[[int, int], None] | None) -> ProjectResult:
+def _replay(day: Day, found: VerifyResult, progress: Callable[[int, int], None]) -> ProjectResult:
     """Fold the date once; compare the live digests and the streams on the way."""
     lines, live = day.live_digests(), found.live
     code, mine = _code_of_runs(day), package_digest()

@@ -11,6 +11,7 @@ Text has the same hash as string, large string or string view.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any
 
@@ -38,7 +39,7 @@ def _present(array: pa.Array) -> np.ndarray[Any, np.dtype[np.bool_]]:
     return present
 
 
-class _Column:
+class _Column(ABC):
     """The streams of one column. Subclasses add what their type needs."""
 
     def __init__(self, name: str, *, nullable: bool) -> None:
@@ -63,11 +64,13 @@ class _Column:
             out.update(part)
         return bytes(out.digest())
 
+    @abstractmethod
     def _values(self, array: pa.Array) -> None:
-        raise NotImplementedError
+        """Add the array's values to the streams."""
 
+    @abstractmethod
     def _parts(self) -> Iterable[bytes]:
-        raise NotImplementedError
+        """The parts of the digest besides name and validity."""
 
 
 class _Fixed(_Column):
@@ -158,11 +161,10 @@ class _Struct(_Column):
         return (b"struct", *(member.digest() for member in self._members))
 
 
-class _Decoded(_Column):
-    """A dictionary column is hashed as the values it stands for."""
+class _Decoded:
+    """A dictionary column, hashed as the values it stands for."""
 
     def __init__(self, field: pa.Field) -> None:
-        super().__init__(field.name, nullable=False)
         self._plain = _column(pa.field(field.name, field.type.value_type, field.nullable))
 
     def update(self, array: pa.Array) -> None:
@@ -172,7 +174,7 @@ class _Decoded(_Column):
         return self._plain.digest()
 
 
-def _column(field: pa.Field) -> _Column:
+def _column(field: pa.Field) -> _Column | _Decoded:
     kind, name, nullable = field.type, field.name, field.nullable
     if pa.types.is_dictionary(kind):
         return _Decoded(field)
