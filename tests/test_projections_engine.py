@@ -239,10 +239,11 @@ def test_run_params_of_an_earlier_version_are_read_whole() -> None:
     assert engine.digests() == today.digests()
 
 
-def test_unreadable_run_params_are_damage() -> None:
-    """The error for a run start with invalid JSON parameters names its seq."""
+@pytest.mark.parametrize("text", ["{", "[]", '{"memory":' + '{"a":' * 100_000, '{"memory":{"a":"\\ud800"}}'])
+def test_unreadable_run_params_are_damage(text: str) -> None:
+    """The error for a run start with parameters that are not JSON, or nested too deeply, names its seq."""
     with pytest.raises(DamagedLog, match="run_start at seq 17"):
-        RunParams.parse("{", 17)
+        RunParams.parse(text, 17)
 
 
 @pytest.fixture

@@ -22,6 +22,7 @@ from harvester.gateway.data_requests import RequestTarget
 from harvester.projections.run_params import RunParams, calendar_of
 from harvester.recorder import subscriptions as subs
 from harvester.recorder.back_pressure import BackPressure
+from harvester.recorder.contracts import WantedContract
 from harvester.recorder.feed_silence import FeedSilence, Pace
 from harvester.recorder.inbox import Inbox
 from harvester.recorder.link import number
@@ -1015,3 +1016,18 @@ def test_closed_days_are_compared_too() -> None:
     assert "are closed by the gateway" in hours_difference("20250717:CLOSED", "", DAY, "XNYS")
     assert "New York is assumed" in hours_difference("20250717:CLOSED", "", DAY, "XNYS")
     assert hours_difference("20250704:CLOSED", "US/Eastern", date(2025, 7, 4), "XNYS") == ""
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        ("AAPL", ("AAPL", "", 0)),
+        ("BAC@nyse", ("BAC", "NYSE", 0)),
+        ("BAC@10098", ("BAC", "", 10098)),
+        ("BAC@" + "9" * 5000, ("BAC", "9" * 5000, 0)),
+        ("BAC@\u0661", ("BAC", "\u0661", 0)),
+    ],
+)
+def test_symbols_as_they_are_typed(text: str, wanted: tuple[str, str, int]) -> None:
+    """A symbol, its listing exchange, or its con_id; too many digits for a con_id are not an error."""
+    assert WantedContract.of(text) == wanted

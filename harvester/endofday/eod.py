@@ -321,7 +321,7 @@ def _close(folding: Folding) -> None:
     paths, day, result, report = folding.paths, folding.day, folding.result, folding.report
     runs = [ClosedRun(run.run, run.last_seq, run.content_hash) for run in day.runs if run.rows]
     earlier = read_closed(paths)
-    if earlier is not None and day.first_seq > 1:
+    if earlier is not None:
         gone = [run for run in earlier.runs if run.last_seq < day.first_seq]
         runs = [msgspec.structs.replace(run, deleted=True) for run in gone] + runs
     closed = EodMark(report.trading_date, result.last_seq, result.identity, result.last_ts, runs)

@@ -43,7 +43,7 @@ class WantedContract(NamedTuple):
     def of(cls, text: str) -> WantedContract:
         """Read one symbol of `--symbols`."""
         symbol, _, place = text.rpartition("@") if "@" in text else (text, "", "")
-        if place.isdigit() and place.isascii():
+        if place.isdigit() and place.isascii() and len(place) < 12:
             return cls(symbol, "", int(place))
         return cls(symbol, place.upper())
 
