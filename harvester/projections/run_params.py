@@ -15,7 +15,6 @@ import msgspec
 
 from harvester.calendar import ExchangeSession, day_bounds, session, sessions_before
 from harvester.errors import DamagedFile
-from harvester.files import json_value
 from harvester.version import __version__
 
 if TYPE_CHECKING:
@@ -110,8 +109,8 @@ class RunParams(msgspec.Struct, frozen=True, kw_only=True):
             DamagedFile: the text is not a JSON object with these parameters.
         """
         try:
-            return json_value(text or "{}", cls)
-        except msgspec.DecodeError as error:
+            return msgspec.json.decode(text or "{}", type=cls)
+        except (msgspec.DecodeError, RecursionError) as error:  # a log is an untrusted file
             what = f"run_start at seq {seq} has unreadable parameters: {error}"
             raise DamagedFile("request", what, f"inspect it with hv log show --from-seq {seq} --limit 1") from None
 
