@@ -17,10 +17,32 @@ import numpy.typing as npt
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from harvester.projections.trading.position import EntryPlan
+    from harvester.projections.trading.plan import Change, EntryPlan
     from harvester.projections.trading.simulated_exchange import ShownQuote
 
 Array = npt.NDArray[Any]
+
+
+class Holding(NamedTuple):
+    """A strategy's position in a symbol and its orders, as it knows them at the clock.
+
+    Attributes:
+        long: direction of the entry.
+        open: shares held; `entered`: shares filled by the entry; `working`: shares the entry still waits for.
+        entry_ts, entry_price: first fill (ns UTC) and average price (USD); None before it.
+        stop, target: prices of the protective orders, USD; None without one.
+        leaving: an exit has been sent.
+    """
+
+    long: bool
+    open: int
+    entered: int
+    working: int
+    entry_ts: int | None
+    entry_price: float | None
+    stop: float | None
+    target: float | None
+    leaving: bool
 
 
 class View(NamedTuple):
@@ -34,6 +56,8 @@ class View(NamedTuple):
         session: open and close of the exchange session, ns UTC, or None when there is none on the date.
         holding: a position or a working entry exists.
         outage: the symbol's feed is interrupted.
+        halted: trading in the symbol is halted.
+        position: what is held or working, None = nothing.
     """
 
     seq: int
@@ -45,19 +69,22 @@ class View(NamedTuple):
     session: tuple[int, int] | None
     holding: bool
     outage: bool
+    halted: bool = False
+    position: Holding | None = None
 
 
 class Verdict(NamedTuple):
-    """The gates that refuse (empty = allowed), and the plan, None = do nothing."""
+    """The gates that refuse (empty = allowed), the plan, None = do nothing, and changes of the position held."""
 
     gates: tuple[str, ...]
     plan: EntryPlan | None = None
+    changes: tuple[Change, ...] = ()
 
     def only_aligned(self, way: int) -> Verdict:
         """The verdict, refused with `MTF_ALIGNMENT` unless its plan has the direction of the signal: 1 up, -1 down."""
         if self.plan is None or way == (1 if self.plan.long else -1):
             return self
-        return Verdict((*self.gates, "MTF_ALIGNMENT"))
+        return Verdict((*self.gates, "MTF_ALIGNMENT"), changes=self.changes)
 
 
 class Strategy(Protocol):
