@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 import tomllib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
@@ -65,6 +65,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     strategy: str = "imbalance_breakout"
     cost_table: str = "ibkr_fixed"
     latency_ms: float = 250.0
+    participation: float = 1.0  # of the size shown or printed, at most so much in one fill
+    stop_trigger: Literal["quote", "last"] = "quote"
+    flat_before_close_seconds: float = 60.0
     origins: dict[str, str] = {}
 
     def origin(self, name: str) -> str:
@@ -169,4 +172,6 @@ _RANGES: tuple[tuple[str, float, float], ...] = (
     ("digest_seconds", 1, 86_400),
     ("silence_seconds", 1, 86_400),
     ("latency_ms", 0, 60_000),
+    ("participation", 0, 1),
+    ("flat_before_close_seconds", 0, 86_400),
 )

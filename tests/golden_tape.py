@@ -46,7 +46,7 @@ from harvester.projections.engine import Engine
 from harvester.projections.reconcile_streams import reconcile
 from harvester.projections.run_params import RunParams, StrategyRef, calendar_of
 from harvester.projections.trading.costs import cost_table
-from harvester.projections.trading.position import EntryPlan
+from harvester.projections.trading.plan import EntryPlan
 from tests.market_log import SECOND, Log, Written
 
 if TYPE_CHECKING:

@@ -19,7 +19,7 @@ from harvester.projections.engine import Engine
 from harvester.projections.trading import simulated_exchange
 from harvester.projections.trading.costs import cost_table
 from harvester.projections.trading.episodes import BUCKET_FIELDS
-from harvester.projections.trading.position import EntryPlan
+from harvester.projections.trading.plan import EntryPlan
 from tests.budget import budget
 from tests.reference import trading as plain
 from tests.reference.breakout import Breakout

@@ -27,7 +27,7 @@ from harvester.projections.trading.costs import cost_table
 from harvester.projections.trading.episodes import BUCKET_FIELDS
 from harvester.projections.trading.fast.bucket_columns import BucketColumns, records
 from harvester.projections.trading.fast.observations import Observations
-from harvester.projections.trading.position import EntryPlan
+from harvester.projections.trading.plan import EntryPlan
 from harvester.projections.trading.strategy import Verdict, View
 from harvester.projections.trading.trading import Trading
 

@@ -103,7 +103,14 @@ LABELS = record(
     | _all("time_to_mae time_to_mfe", or_null(NUMBER))
     | {"hold_seconds": NUMBER, "exit_reason": TEXT, "win_loss": WIN_LOSS}
 )
-RISK = record(_all("initial_stop initial_risk_usd target hold_seconds_max", NUMBER) | {"quantity_planned": COUNT})
+RISK = record(
+    _all("initial_stop initial_risk_usd target hold_seconds_max", or_null(NUMBER))
+    | {"quantity_planned": COUNT, "order": one_of("market", "limit", "stop", "stop_limit", "trail")}
+)
+QUALITY = record(
+    _all("unseen_seconds outages halts bad_book_seconds", COUNT)
+    | {"data_type": or_null(INTEGER), "learned_from": FLAG, "why_not": listed(TEXT)}
+)
 TRACE = record(
     {
         "entry_reason": TEXT,
@@ -123,7 +130,7 @@ def _moment(*, price: bool) -> Schema:
 EPISODE = record(
     {
         "schema": {"const": "harvester.episode"},
-        "schema_version": {"const": 1},
+        "schema_version": {"const": 2},
         "trading_date": DATE,
         "run": TEXT,
         "through_seq": COUNT,
@@ -142,7 +149,10 @@ EPISODE = record(
         "fills": listed(record(FILL)),
         "labels": LABELS,
         "decision_trace": TRACE,
-        "versions": record({"strategy": TEXT, "strategy_digest": HASH, "cost_model": TEXT, "memory": or_null(HASH)}),
+        "quality": QUALITY,
+        "versions": record(
+            {"strategy": TEXT, "strategy_digest": HASH, "cost_model": TEXT, "memory": or_null(HASH), "rules": COUNT}
+        ),
     }
 )
 EPISODE_SERIES = record(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from harvester.projections.trading.position import EntryPlan
+from harvester.projections.trading.plan import EntryPlan
 from tests.reference.market import SECOND
 
 

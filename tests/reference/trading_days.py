@@ -19,7 +19,7 @@ from harvester.events.kinds import Kind
 from harvester.projections.run_params import Calendar, RunParams, StrategyRef
 from harvester.projections.trading import strategies
 from harvester.projections.trading.costs import cost_table
-from harvester.projections.trading.position import EntryPlan
+from harvester.projections.trading.plan import EntryPlan
 from harvester.projections.trading.strategy import Verdict, View
 
 SECOND = 1_000_000_000

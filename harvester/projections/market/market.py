@@ -516,5 +516,5 @@ def _join(parts: list[Array], dtype: Any) -> Array:
 def _as(rows: Array, dtype: Any) -> Array:
     out = np.empty(len(rows), dtype)
     for name in dtype.names:
-        out[name] = rows[name]
+        out[name] = rows["forms_price" if name == "triggers" else name]
     return out

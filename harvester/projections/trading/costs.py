@@ -34,6 +34,10 @@ class CostTable(msgspec.Struct, frozen=True):
             return 0.0
         return min(max(self.per_share * shares, self.minimum), self.maximum_fraction * value)
 
+    def round_trip(self, price: float, quantity: int) -> float:
+        """USD a share for buying and selling this many shares at `price`."""
+        return 2 * self.commission(quantity, price * quantity) / quantity if quantity else 0.0
+
 
 TABLES: dict[str, CostTable] = {
     table.name: table

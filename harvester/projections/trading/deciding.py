@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 
     from harvester.projections.trading.fast.bucket_columns import Array
     from harvester.projections.trading.fast.market_now import MarketNow
-    from harvester.projections.trading.position import EntryPlan, Position
+    from harvester.projections.trading.plan import Change, EntryPlan
+    from harvester.projections.trading.position import Position
     from harvester.projections.trading.strategy import Screen, Strategy, Verdict, View
 
 SCREENED_MIN = 8  # for fewer seconds of a symbol, a screen costs more than it saves
@@ -49,6 +50,8 @@ class Floor(Protocol):
     def allowed(self, con_id: int, verdict: Verdict) -> Verdict: ...
 
     def enter(self, view: View, seat: Seat, plan: EntryPlan) -> None: ...
+
+    def change(self, view: View, seat: Seat, changes: Sequence[Change]) -> None: ...
 
 
 class StrategyDesk:
@@ -236,6 +239,8 @@ class StrategyDesk:
             if verdict.plan is not None and not verdict.gates:
                 self._floor.enter(view, seat, verdict.plan)
                 self._entered.append(slot * len(self.seats) + s)
+            if verdict.changes:
+                self._floor.change(view, seat, verdict.changes)
         self._asking = 0
         self._now.slot = slot + 1
         self._find_next()

@@ -14,16 +14,18 @@ import msgspec
 import numpy.typing as npt
 
 from harvester.projections.trading.costs import CostTable  # noqa: TC001 - msgspec resolves the fields when it decodes
+from harvester.projections.trading.live_quotes import Dark
 from harvester.projections.trading.position import DATA_END, Position
 from harvester.projections.trading.simulated_exchange import DIGITS
 from harvester.units import SECOND_NS
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
 Array = npt.NDArray[Any]
 SCHEMA = "harvester.episode"
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+RULES = 2  # version of docs/trading.md; episodes of different rules are never pooled
 MODE_EVENT = "event"
 PRE_FAR_S, PRE_NEAR_S, PRE_COUNT = 120, 30, 120
 FLAT_USD = 0.005  # |pnl| up to here is BREAKEVEN
@@ -53,10 +55,19 @@ class SymbolHealth(msgspec.Struct):
     data_type: int | None = None
 
 
+class Unseen(msgspec.Struct, frozen=True):
+    """What a trade did not see (docs/trading.md, rule 17)."""
+
+    seconds: int = 0
+    outages: int = 0
+    halts: int = 0
+
+
 class Tracked(msgspec.Struct):
     """A position with the data of its episode: cost table, buckets before and during it.
 
     Attributes:
+        bad_book: seconds of the series in which the book was bad.
         pre, series: columns by name, none when there are no rows; absent numbers are NaN.
     """
 
@@ -71,6 +82,8 @@ class Tracked(msgspec.Struct):
     exit_ts: int = 0
     exit_seq: int = 0
     exit_price: float | None = None
+    bad_book: int = 0
+    unseen: Unseen = Unseen()
 
     def ended(self, trade_id: str, end: tuple[int, int, float | None] | None = None) -> None:
         """Set the exit: the last fill, or `end` (ts, seq, price) when the data ended before it."""
@@ -83,6 +96,33 @@ class Tracked(msgspec.Struct):
         else:
             self.exit_ts, self.exit_seq, self.exit_price = end
             position.exit_reason = DATA_END
+
+
+def unseen(tracked: Tracked, dark: Sequence[tuple[int, int, int]], gaps: Sequence[tuple[int, int]]) -> Unseen:
+    """What a finished trade did not see.
+
+    Args:
+        tracked: its exit is known.
+        dark: (begin, end, why) of its symbol, ns UTC and bits of `live_quotes.Dark`, in order of time.
+        gaps: (begin, end) of seconds without a clock.
+    """
+    begin, end = tracked.position.fills[0].ts, tracked.exit_ts
+    seconds: set[int] = set()
+    spans = [(since, until, why) for since, until, why in dark if since <= end and until > begin]
+    for since, until in [*((span[0], span[1]) for span in spans), *gaps]:
+        first, last = max(since, begin), min(until - 1, end)
+        seconds.update(range(first // SECOND_NS, last // SECOND_NS + 1))
+    return Unseen(len(seconds), _counted(spans, Dark.OUTAGE), _counted(spans, Dark.HALT))
+
+
+def _counted(spans: Sequence[tuple[int, int, int]], why: Dark) -> int:
+    """How many times it was dark for this reason: spans that touch are one."""
+    count, ended = 0, -1
+    for since, until, reasons in spans:
+        if reasons & why:
+            count += since != ended
+            ended = until
+    return count
 
 
 def window_before(newest: Array, decision_ts: int) -> tuple[str, Array]:
@@ -134,7 +174,7 @@ def labels(tracked: Tracked) -> dict[str, Any]:
     moves = position.excursion
     return {
         "pnl_usd": pnl,
-        "r_multiple": pnl / risk if risk > 0 else None,
+        "r_multiple": pnl / risk if risk else None,
         "mae": moves.mae,
         "mfe": moves.mfe,
         "time_to_mae": _seconds(moves.mae_ts, entry_ts),
@@ -154,9 +194,26 @@ def entry_price(position: Position) -> float:
     return round(position.entry_value / position.entered, DIGITS)
 
 
-def initial_risk(position: Position) -> float:
-    """|entry - first stop| * quantity, USD."""
-    return round(abs(position.entry_value - position.plan.stop * position.entered), DIGITS)
+def initial_risk(position: Position) -> float | None:
+    """Risk a share as fixed at the decision, times the shares entered, USD; None when it is not known."""
+    return None if position.risk is None else round(position.risk * position.entered, DIGITS)
+
+
+def quality(tracked: Tracked, data_type: int | None) -> dict[str, Any]:
+    """What this trade rests on, and whether it is learned from."""
+    why = [code for code, applies in (
+        ("DATA_END", tracked.position.exit_reason == DATA_END),
+        ("UNSEEN", tracked.unseen.seconds > 0),
+    ) if applies]  # fmt: skip
+    return {
+        "unseen_seconds": tracked.unseen.seconds,
+        "outages": tracked.unseen.outages,
+        "halts": tracked.unseen.halts,
+        "bad_book_seconds": tracked.bad_book,
+        "data_type": data_type,
+        "learned_from": not why,
+        "why_not": why,
+    }
 
 
 def document(tracked: Tracked, health: SymbolHealth, through_seq: int) -> dict[str, Any]:
@@ -187,11 +244,13 @@ def document(tracked: Tracked, health: SymbolHealth, through_seq: int) -> dict[s
         "fills": [msgspec.to_builtins(fill) for fill in position.fills],
         "labels": labels(tracked),
         "decision_trace": _trace(position),
+        "quality": quality(tracked, health.data_type),
         "versions": {
             "strategy": position.strategy,
             "strategy_digest": position.strategy_digest,
             "cost_model": tracked.costs.name,
             "memory": tracked.memory,
+            "rules": RULES,
         },
     }
 
@@ -207,6 +266,7 @@ def _trace(position: Position) -> dict[str, Any]:
             "target": plan.target,
             "quantity_planned": plan.quantity,
             "hold_seconds_max": plan.hold_seconds_max,
+            "order": plan.type.value,
         },
         "gate_codes": position.gate_codes,
         "features": plan.features,
@@ -245,5 +305,8 @@ def episode_row(tracked: Tracked, health: SymbolHealth, through_seq: int) -> tup
         labelled["hold_seconds"],
         labelled["win_loss"],
         health.data_type,
+        made["quality"]["unseen_seconds"],
+        made["quality"]["learned_from"],
+        RULES,
         msgspec.json.encode(made).decode(),
     )

@@ -1,11 +1,7 @@
-"""One simulated trade from decision to flat: its orders, its fills, its worst and best open profit.
+"""One simulated trade from decision to flat: its messages on the way, orders, fills, worst and best open profit.
 
-A position is plain data. `step` moves it at each observation of its symbol; the clock may call `cancel_entry` and
-`leave`.
-
-Stop and target work at the exchange from the event after the entry's first fill, without latency, and always for the
-whole open quantity: later fills of the entry and sales of the target count at once. The order that fills last gives the
-reason of the exit.
+A position is plain data. `step` moves it at each moment of its symbol, `arrive` when a message reaches the exchange;
+the trading fold cancels its entry at outages, halts and the end of a run. The rules are in docs/trading.md.
 """
 
 from __future__ import annotations
@@ -14,46 +10,25 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from harvester.projections.trading.plan import Change, ChangeKind, EntryPlan, OrderType
 from harvester.projections.trading.simulated_exchange import (
     DIGITS,
     Fill,
-    Observation,
+    Moment,
     Order,
-    OrderType,
     ShownQuote,
     execute,
+    on_step,
 )
 
 if TYPE_CHECKING:
     from harvester.projections.trading.costs import CostTable
 
-STOP, TARGET = "STOP", "TARGET"
+STOP, STOP_THROUGH, TARGET = "STOP", "STOP_THROUGH", "TARGET"
 TIME_STOP, SESSION_END = "TIME_STOP", "SESSION_END"
-RUN_CHANGE, DATA_END = "RUN_CHANGE", "DATA_END"
-
-
-class EntryPlan(msgspec.Struct, frozen=True):
-    """A strategy's order: an entry at the market with a bracket.
-
-    Attributes:
-        long: buy to open, else sell to open.
-        quantity: whole shares.
-        stop: price at which the loss is cut, USD.
-        target: price of the resting profit order, USD.
-        valid_seconds: how long the entry may wait for its fill, from its arrival (decision time + latency).
-        hold_seconds_max: time stop, from the first fill; the first clock at or after it acts.
-        reason: entry reason in the episode.
-        features: inputs of the decision.
-    """
-
-    long: bool
-    quantity: int
-    stop: float
-    target: float
-    valid_seconds: float
-    hold_seconds_max: float
-    reason: str
-    features: dict[str, float | None] = {}
+RUN_CHANGE, RUN_END, DATA_END = "RUN_CHANGE", "RUN_END", "DATA_END"
+OUTAGE, HALTED, NOT_LIVE, SESSION_CLOSED = "OUTAGE", "HALTED", "NOT_LIVE", "SESSION_CLOSED"
+EXPIRED, IMMEDIATE, CANCELLED, RIVAL = "EXPIRED", "IOC", "CANCELLED", "OCO"
 
 
 class Excursion(msgspec.Struct):
@@ -71,8 +46,25 @@ class Excursion(msgspec.Struct):
             self.mfe, self.mfe_ts = profit, ts
 
 
+class Sent(msgspec.Struct, frozen=True):
+    """A message on its way: sent at clock `seq`, at the exchange at `arrives` (ns UTC); no change = the entry itself."""
+
+    seq: int
+    arrives: int
+    change: Change | None = None
+    reference_price: float | None = None
+
+
 class Position(msgspec.Struct):
-    """A decision and its orders and fills. Identity: (date, symbol, strategy_digest, mode, decision_seq)."""
+    """A decision and its orders and fills. Identity: (date, symbol, strategy_digest, mode, decision_seq).
+
+    Attributes:
+        entry: the order of the entry; it works from its arrival (`placed`) on.
+        expires: from when on the entry no longer fills, ns UTC; None before its arrival. `expires_for`: the reason.
+        ended: why the entry was cancelled, empty while it has not been.
+        sent: messages on their way.
+        step: smallest price step, USD; `risk`: initial risk a share, USD, None = unknown.
+    """
 
     con_id: int
     symbol: str
@@ -84,6 +76,13 @@ class Position(msgspec.Struct):
     gate_codes: list[str]
     plan: EntryPlan
     entry: Order
+    sent: list[Sent]
+    tick: float
+    risk: float | None
+    placed: bool = False
+    expires: int | None = None
+    expires_for: str = EXPIRED
+    ended: str = ""
     stop: Order | None = None
     target: Order | None = None
     exit: Order | None = None
@@ -101,22 +100,44 @@ class Position(msgspec.Struct):
         return self.entered - self.exited
 
     @property
+    def working(self) -> int:
+        """Shares the entry waits for, on its way or at the exchange."""
+        return self.entry.left
+
+    @property
     def closed(self) -> bool:
         """Flat again after having held something."""
         return self.entered > 0 and self.open == 0 and self.entry.left == 0
 
     @property
     def at_rest(self) -> bool:
-        """Whether only the bracket works, so that only a price that reaches it can move this position."""
-        stop, target = self.stop, self.target
-        if stop is None or target is None or self.exit is not None or self.entry.left or not self.open:
+        """Whether only a stop and a target with fixed prices work: only a price that reaches one can move this."""
+        if self.exit is not None or not self.open or (self.placed and self.entry.left):
             return False
-        return stop.left == target.left == self.open and target.resting and not stop.triggered
+        stop, target = self.stop, self.target
+        return (stop is None or (not stop.triggered and stop.trail is None)) and (target is None or target.resting)
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing works at the exchange and nothing is held, so that no observation can move this."""
+        return not self.open and not (self.placed and self.entry.left)
+
+    @property
+    def bracket(self) -> tuple[bool, float | None, float | None]:
+        """Direction, stop and target price at rest."""
+        stop, target = self.stop, self.target
+        return self.plan.long, stop.trigger if stop else None, target.limit if target else None
 
     @property
     def never_filled(self) -> bool:
         """Whether the entry ended without a fill."""
         return self.entered == 0 and self.entry.left == 0
+
+    @property
+    def leaving(self) -> bool:
+        """Whether an exit was sent or works, or the stop has triggered."""
+        sent = any(m.change is not None and m.change.kind is ChangeKind.EXIT for m in self.sent)
+        return sent or self.exit is not None or (self.stop is not None and self.stop.triggered)
 
     @property
     def sign(self) -> int:
@@ -126,21 +147,24 @@ class Position(msgspec.Struct):
         """USD before commission, with the open quantity valued at `price`."""
         return round(self.sign * (self.exit_value + price * self.open - self.entry_value), DIGITS) + 0.0
 
-    def step(self, seen: Observation, shown: ShownQuote, costs: CostTable) -> list[tuple[str, Fill]]:
-        """Match the working orders against one observation: the entry first, then the stop before the target.
+    # moments
+
+    def step(self, now: Moment, shown: ShownQuote, costs: CostTable) -> list[tuple[str, Fill]]:
+        """Match the working orders at one moment: the entry, then the stop, then the target, or the exit.
 
         Returns:
             (role, fill) pairs, role one of entry, stop, target, exit.
         """
         made: list[tuple[str, Fill]] = []
-        if fill := execute(self.entry, seen, shown, costs):
+        in_time = self.placed and (self.expires is None or now.ts < self.expires)
+        if in_time and (fill := execute(self.entry, now, shown, costs)):
             made.append(("entry", fill))
             self._entered(fill)
         for role, order in self._exits():
             if self.open == 0:
                 break
             order.quantity = order.filled + self.open
-            if fill := execute(order, seen, shown, costs):
+            if fill := execute(order, now, shown, costs):
                 made.append((role, fill))
                 self._exited(role, fill)
             if order.triggered:
@@ -148,7 +172,7 @@ class Position(msgspec.Struct):
                 self.cancel_entry()
                 break
         if self.entered and shown.good and (self.open or made):
-            self.excursion.look(self.profit(shown.price(buy=not self.plan.long)), seen.ts)
+            self.excursion.look(self.profit(shown.price(buy=not self.plan.long)), now.ts)
         return made
 
     def _exits(self) -> list[tuple[str, Order]]:
@@ -157,56 +181,180 @@ class Position(msgspec.Struct):
         return [(role, order) for role, order in (("stop", self.stop), ("target", self.target)) if order is not None]
 
     def _entered(self, fill: Fill) -> None:
+        first = not self.fills
         self.fills.append(fill)
         self.entered += fill.quantity
         self.entry_value += fill.price * fill.quantity
-        if self.exit is not None:
-            return
-        if self.stop is None:
-            self.stop = self._bracket(OrderType.STOP, self.plan.stop, "stop_price", fill)
-            self.target = self._bracket(OrderType.LIMIT, self.plan.target, "limit_price", fill)
-            self.target.resting = True  # it works at the exchange from the entry's fill on
+        if first and self.exit is None:
+            self._protect(fill)
 
-    def _bracket(self, kind: OrderType, price: float, reference: str, fill: Fill) -> Order:
-        return Order(
-            type=kind,
+    def _protect(self, fill: Fill) -> None:
+        """Place the protective orders (rule 13)."""
+        plan = self.plan
+        if plan.stop is not None or plan.stop_trail is not None:
+            through = plan.stop is not None and self.sign * (fill.price - self._stop_price(plan.stop)) <= 0
+            self._place_stop(plan.stop, STOP_THROUGH if through else STOP)
+            if through and self.stop is not None:
+                self.stop.triggered = True
+        if plan.target is not None:
+            self._place_target(plan.target)
+
+    def _stop_price(self, price: float) -> float:
+        return on_step(price, self.tick, up=not self.plan.long)
+
+    def _place_stop(self, price: float | None, reason: str = STOP) -> None:
+        trigger = None if price is None else self._stop_price(price)
+        if self.stop is not None:
+            self.stop.trigger = self.stop.reference_price = trigger
+            return
+        self.exit_reason = reason
+        self.stop = Order(
+            type=OrderType.STOP if self.plan.stop_trail is None else OrderType.TRAIL,
             buy=not self.plan.long,
-            quantity=fill.quantity,
-            price=price,
-            after_seq=fill.seq,
-            not_before=fill.ts,
-            reference=reference,
-            reference_price=price,
+            quantity=self.open,
+            reference="stop_price",
+            reference_price=trigger,
+            trigger=trigger,
+            trail=self.plan.stop_trail,
+            share_max=self.entry.share_max,
+            last_only=self.entry.last_only,
+        )
+
+    def _place_target(self, price: float) -> None:
+        limit = on_step(price, self.tick, up=self.plan.long)
+        if self.target is not None:
+            self.target.limit = self.target.reference_price = limit
+            self.target.resting = False
+            return
+        self.target = Order(
+            type=OrderType.LIMIT,
+            buy=not self.plan.long,
+            quantity=self.open,
+            reference="limit_price",
+            reference_price=limit,
+            limit=limit,
+            share_max=self.entry.share_max,
         )
 
     def _exited(self, role: str, fill: Fill) -> None:
         self.fills.append(fill)
         self.exited += fill.quantity
         self.exit_value += fill.price * fill.quantity
-        if role != "exit":
-            self.exit_reason = STOP if role == "stop" else TARGET
+        if role == "target":
+            self.exit_reason = TARGET
+        elif role == "stop" and self.exit_reason != STOP_THROUGH:
+            self.exit_reason = STOP
         if self.open == 0:
             self.cancel_entry()
 
-    def cancel_entry(self) -> None:
-        """Cancel the unfilled part of the entry."""
-        self.entry.quantity = self.entry.filled
+    def cancel_entry(self, reason: str = CANCELLED) -> None:
+        """Cancel the unfilled part of the entry, on its way or at the exchange."""
+        if self.entry.left:
+            self.entry.quantity = self.entry.filled
+            self.ended = reason
+            self.sent = [m for m in self.sent if m.change is not None]
 
-    def leave(self, reason: str, after_seq: int, not_before: int, shown: ShownQuote) -> bool:
-        """Close at the market instead of by the bracket; False when an exit already works."""
+    # messages
+
+    def arrive(self, message: Sent, now: Moment, shown: ShownQuote, costs: CostTable) -> list[tuple[str, Fill]]:
+        """A message reaches the exchange; the fills it makes at this moment, as `step` gives them."""
+        self.sent.remove(message)
+        change = message.change
+        if change is None:
+            self.placed = True
+        elif not self._apply(change, message):
+            return []
+        made = self.step(now, shown, costs)
+        if change is None and self.plan.immediate:
+            self.cancel_entry(IMMEDIATE)
+        return made
+
+    def _apply(self, change: Change, message: Sent) -> bool:
+        """Apply a change; False when it comes too late or has nothing to act on."""
+        price = change.price
+        stopped = self.exit is not None or (self.stop is not None and self.stop.triggered)
+        if change.kind is ChangeKind.EXIT:
+            self.leave(change.reason, message.reference_price)
+        elif change.kind is ChangeKind.CANCEL:
+            self.cancel_entry()
+        elif change.kind is ChangeKind.ENTRY and price is not None and self.placed and self.entry.left:
+            self._move_entry(price)
+        elif change.kind is ChangeKind.STOP and price is not None and self.open and not stopped:
+            self._place_stop(price)
+        elif change.kind is ChangeKind.TARGET and price is not None and self.open and not stopped:
+            self._place_target(price)
+        else:
+            return False
+        return True
+
+    def _move_entry(self, price: float) -> None:
+        entry = self.entry
+        if entry.limit is not None and not entry.waits_for_trigger:
+            entry.limit = entry.reference_price = on_step(price, self.tick, up=not entry.buy)
+            entry.resting = False
+        elif entry.waits_for_trigger:
+            entry.trigger = entry.reference_price = on_step(price, self.tick, up=entry.buy)
+
+    def leave(self, reason: str, reference_price: float | None) -> None:
+        """An exit arrives: close at the market instead of by stop and target (rule 14)."""
         self.cancel_entry()
         if self.open == 0 or self.exit is not None or (self.stop is not None and self.stop.triggered):
-            return False
+            return
         self.stop = self.target = None
         self.exit_reason = reason
-        closing_buy = not self.plan.long
         self.exit = Order(
             type=OrderType.MARKET,
-            buy=closing_buy,
+            buy=not self.plan.long,
             quantity=self.open,
-            after_seq=after_seq,
-            not_before=not_before,
             reference="quote_at_decision",
-            reference_price=shown.price(buy=closing_buy) if shown.good else None,
+            reference_price=reference_price,
+            share_max=self.entry.share_max,
         )
-        return True
+
+
+def opening_order(plan: EntryPlan, tick: float, asked: float | None, *, share_max: float, last_only: bool) -> Order:
+    """The entry's order; `asked`: the live opposite quote at the decision, USD, None without one."""
+    buy = plan.long
+    limit = None if plan.limit is None else on_step(plan.limit, tick, up=not buy)
+    trigger = None if plan.trigger is None else on_step(plan.trigger, tick, up=buy)
+    reference, price = "quote_at_decision", asked
+    if plan.type in (OrderType.LIMIT, OrderType.STOP_LIMIT):
+        reference, price = "limit_price", limit
+    elif plan.type is OrderType.STOP:
+        reference, price = "stop_price", trigger
+    return Order(
+        type=plan.type,
+        buy=buy,
+        quantity=plan.quantity,
+        reference=reference,
+        reference_price=price,
+        limit=limit,
+        trigger=trigger,
+        trail=plan.trail,
+        share_max=share_max,
+        last_only=last_only,
+    )
+
+
+def risk_per_share(plan: EntryPlan, order: Order, tick: float, asked: float | None, costs: CostTable) -> float | None:
+    """Initial risk a share, USD, fixed at the decision (rule 16); None without a stop or a reference."""
+    if plan.type in (OrderType.LIMIT, OrderType.STOP_LIMIT):
+        reference = order.limit
+    elif plan.type is OrderType.STOP:
+        reference = order.trigger
+    elif plan.type is OrderType.TRAIL and asked is not None and plan.trail is not None:
+        reference = asked + plan.trail if plan.long else asked - plan.trail
+    else:
+        reference = asked
+    stop = protective_price(plan, tick, reference)
+    if reference is None or stop is None:
+        return None
+    return round(max(abs(reference - stop), tick + costs.round_trip(reference, plan.quantity)), DIGITS)
+
+
+def protective_price(plan: EntryPlan, tick: float, reference: float | None) -> float | None:
+    """Price of the first stop, USD: the better of a fixed and a trailing one; None without one."""
+    prices = [] if plan.stop is None else [on_step(plan.stop, tick, up=not plan.long)]
+    if plan.stop_trail is not None and reference is not None:
+        prices.append(reference - plan.stop_trail if plan.long else reference + plan.stop_trail)
+    return (max if plan.long else min)(prices, default=None)

@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from harvester.projections.trading.costs import CostTable
-from harvester.units import MILLI_NS
+from harvester.units import MILLI_NS, SECOND_NS
 
 if TYPE_CHECKING:
     from harvester.projections.run_params import RunParams
+
+FLAT_BEFORE_S = 60.0  # of runs recorded before the setting existed
 
 
 class RunTerms(msgspec.Struct, frozen=True):
@@ -19,6 +21,9 @@ class RunTerms(msgspec.Struct, frozen=True):
     Attributes:
         strategies: (name, recorded digest, settings).
         aligned_only: enter only in the direction of the symbol's signal.
+        flat_before_ns: positions are closed so long before the session's close.
+        share_max: fraction of the size shown or printed that one fill may take.
+        last_only: stops are triggered by prints alone.
     """
 
     run: str
@@ -29,6 +34,14 @@ class RunTerms(msgspec.Struct, frozen=True):
     memory: str | None
     strategies: tuple[tuple[str, str, dict[str, Any]], ...]
     aligned_only: bool = False
+    flat_before_ns: int = 60 * SECOND_NS
+    share_max: float = 1.0
+    last_only: bool = False
+
+    @property
+    def flat_at(self) -> int | None:
+        """When positions are closed, ns UTC; None on a date without a session."""
+        return None if self.session is None else self.session[1] - self.flat_before_ns
 
     @classmethod
     def of(cls, params: RunParams, run: str) -> RunTerms:
@@ -45,4 +58,7 @@ class RunTerms(msgspec.Struct, frozen=True):
             memory=memory,
             strategies=tuple((ref.name, ref.digest, dict(ref.settings)) for ref in params.strategies),
             aligned_only=bool(params.config.get("require_mtf_alignment")),
+            flat_before_ns=round(float(params.config.get("flat_before_close_seconds", FLAT_BEFORE_S)) * SECOND_NS),
+            share_max=float(params.config.get("participation", 1.0)),
+            last_only=params.config.get("stop_trigger", "quote") == "last",
         )

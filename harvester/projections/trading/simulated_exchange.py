@@ -1,18 +1,7 @@
-"""The simulated exchange: matches one order against one observation. Pure rules, no bookkeeping of positions.
+"""The simulated exchange: matches one order at one moment. Pure rules, no bookkeeping of positions.
 
-1. An observation is a change of the quote in force or a print. It can fill an order only when its seq is above the
-   order's `after_seq` and its `ts` at or after the order's `not_before` (decision time + latency).
-2. Without a good quote in force there is no fill and no trigger. An outage or a run start makes it unknown until its
-   next change. A change during the outage counts: it proves the feed works.
-3. Market orders and triggered stops buy at the ask and sell at the bid in force, at most the size shown. Shares we took
-   stay taken until that side shows another price, so one displayed lot never fills us twice. Bad quotes,
-   outages and run starts in between do not reset this.
-4. A limit that is marketable on arrival trades at the opposite quote. A resting limit fills at its own price: when the
-   other side's quote reaches it (at most the size shown), or else when a price-forming print goes through it (at most
-   the print's size, for all our orders together). While the quote reaches the limit, prints add no size: they may be
-   the shares shown. A print exactly at the limit fills nothing: other orders are ahead of us in the queue.
-5. A stop triggers when the opposite quote or a price-forming print touches it.
-6. A fill's source is the observation that caused it: `print` even if the shares are the quote's.
+The rules, by number, are in docs/trading.md. A moment is an observation (a change of the live quote, or a print) or the
+arrival of an order. Nothing is filled or triggered without a live quote.
 
 Commission is computed per order: each fill carries the rise in its order's total.
 """
@@ -20,45 +9,66 @@ Commission is computed per order: each fill carries the rise in its order's tota
 from __future__ import annotations
 
 import math
-from enum import StrEnum
 from typing import TYPE_CHECKING
 
 import msgspec
+
+from harvester.projections.trading.plan import OrderType
+from harvester.units import SECOND_NS
 
 if TYPE_CHECKING:
     from harvester.projections.trading.costs import CostTable
 
 DIGITS = 9  # derived USD amounts are rounded to 1e-9: smaller digits are floating-point noise
-
-
-class OrderType(StrEnum):
-    MARKET = "market"
-    LIMIT = "limit"
-    STOP = "stop"
+REFRESH_NS = SECOND_NS  # after so long a level that stands, or was away, no longer remembers what we took (rule 5)
+_ON_TICK = 1e-6  # a price this close to a step, as a fraction of it, is on the step
 
 
 class Order(msgspec.Struct):
-    """One working order. `price` is the limit or the stop; times are ns UTC, quantities whole shares, money USD."""
+    """One order at the exchange; it works from its arrival on. Quantities in whole shares, money in USD.
+
+    Attributes:
+        limit: limit price, of limit and stop-limit orders.
+        trigger: stop price, of stop, stop-limit and trailing orders; None = a trailing order without a quote so far.
+        trail: distance at which the trigger follows the opposite quote; None = it does not.
+        share_max: fraction of the size shown or printed that one fill may take.
+        last_only: quotes do not trigger it, only prints.
+        resting: it has arrived and its limit was not reached, or it was placed to rest.
+        taken, added: shares filled that removed liquidity, and that rested.
+        value: trade value of all fills; commission: charged so far.
+    """
 
     type: OrderType
     buy: bool
     quantity: int
-    after_seq: int
-    not_before: int
     reference: str
     reference_price: float | None
-    price: float = 0.0
-    expires: int | None = None
+    limit: float | None = None
+    trigger: float | None = None
+    trail: float | None = None
+    share_max: float = 1.0
+    last_only: bool = False
     resting: bool = False
     triggered: bool = False
-    filled: int = 0
+    taken: int = 0
+    added: int = 0
     value: float = 0.0
     commission: float = 0.0
 
     @property
+    def filled(self) -> int:
+        """Shares filled."""
+        return self.taken + self.added
+
+    @property
     def left(self) -> int:
         """Shares still to fill."""
-        return self.quantity - self.filled
+        return self.quantity - self.taken - self.added
+
+    @property
+    def waits_for_trigger(self) -> bool:
+        """Whether it is a stop that has not triggered."""
+        return not self.triggered and self.type in (OrderType.STOP, OrderType.STOP_LIMIT, OrderType.TRAIL)
 
 
 class Fill(msgspec.Struct, frozen=True):
@@ -76,116 +86,180 @@ class Fill(msgspec.Struct, frozen=True):
     reference: str
 
 
-class Observation(msgspec.Struct):
-    """A change of the quote in force (`price` None) or a print; `size` is what our orders may still take, in shares."""
+class Moment(msgspec.Struct):
+    """A change of the live quote or an arrival (`price` None), or a print.
+
+    Attributes:
+        size: of a print, what our orders may still take, in shares.
+        forms_price: of a print; `triggers`: it forms the price and is not an odd lot.
+    """
 
     seq: int
     ts: int
     price: float | None = None
     size: float = 0.0
     forms_price: bool = False
+    triggers: bool = False
+
+
+class Level(msgspec.Struct):
+    """A price at which our orders took shares. Sizes in shares, times ns UTC.
+
+    Attributes:
+        showed: size it showed when we first took from it.
+        since: when we last took from it, or when it came back.
+        away: since when the side shows another price; None = it stands.
+    """
+
+    price: float
+    showed: float
+    taken: float
+    since: int
+    away: int | None = None
 
 
 class ShownQuote(msgspec.Struct):
-    """The quote in force of one symbol and how much of each side our orders have taken. Prices USD, sizes shares."""
+    """The quote in force of one symbol and what our orders have taken. Prices USD, sizes shares; `good` means live."""
 
     good: bool = False
     bid: float = 0.0
     ask: float = 0.0
     bid_size: float = 0.0
     ask_size: float = 0.0
-    bid_taken: float = 0.0
-    ask_taken: float = 0.0
+    bid_levels: list[Level] = []
+    ask_levels: list[Level] = []
 
-    def update(self, bid: float, ask: float, bid_size: float, ask_size: float, good: bool) -> None:
-        """Set a new quote in force; a bad one keeps the last prices."""
-        self.good = good and bid > 0 and ask > 0 and math.isfinite(bid) and math.isfinite(ask)
-        if not self.good:
+    def update(self, ts: int, bid: float, ask: float, bid_size: float, ask_size: float, *, good: bool) -> None:
+        """Set a new quote in force; one that is not live keeps the last prices."""
+        self.good = good
+        if not good:
             return
-        if bid != self.bid:
-            self.bid_taken = 0.0
-        if ask != self.ask:
-            self.ask_taken = 0.0
-        self.bid, self.ask, self.bid_size, self.ask_size = bid, ask, _size(bid_size), _size(ask_size)
+        self.bid, self.ask, self.bid_size, self.ask_size = bid, ask, bid_size, ask_size
+        if self.bid_levels:
+            self.bid_levels = _remembered(self.bid_levels, bid, bid_size, ts)
+        if self.ask_levels:
+            self.ask_levels = _remembered(self.ask_levels, ask, ask_size, ts)
 
-    def lose(self) -> None:
-        """Mark the quote unknown (not zero): the feed is interrupted."""
-        self.good = False
+    @property
+    def remembers(self) -> bool:
+        """Whether a size is reduced by what we took."""
+        return bool(self.bid_levels or self.ask_levels)
 
     def price(self, *, buy: bool) -> float:
         """The price of a market order."""
         return self.ask if buy else self.bid
 
-    def available(self, *, buy: bool) -> int:
-        """Whole shares left at that price."""
-        left = self.ask_size - self.ask_taken if buy else self.bid_size - self.bid_taken
-        return max(0, math.floor(left))
+    def available(self, ts: int, *, buy: bool, share: float = 1.0) -> int:
+        """Whole shares an order may take at that price, at most this share of the size shown."""
+        size = self.ask_size if buy else self.bid_size
+        if (level := self._level(ts, buy=buy)) is not None:
+            return max(0, min(math.floor(min(size, level.showed) - level.taken), math.floor(size * share)))
+        return math.floor(size * share)
 
-    def take(self, shares: int, *, buy: bool) -> None:
+    def take(self, shares: int, ts: int, *, buy: bool) -> None:
         """Count the shares of a fill as taken."""
+        if (level := self._level(ts, buy=buy)) is not None:
+            level.taken += shares
+            level.since = ts
+            return
+        price, size = (self.ask, self.ask_size) if buy else (self.bid, self.bid_size)
+        levels = self.ask_levels if buy else self.bid_levels
+        kept = [*(level for level in levels if level.price != price), Level(price, size, shares, ts)]
         if buy:
-            self.ask_taken += shares
+            self.ask_levels = kept
         else:
-            self.bid_taken += shares
+            self.bid_levels = kept
+
+    def _level(self, ts: int, *, buy: bool) -> Level | None:
+        price, levels = (self.ask, self.ask_levels) if buy else (self.bid, self.bid_levels)
+        return next((lv for lv in levels if lv.price == price and ts - lv.since < REFRESH_NS), None)
 
 
-def _size(size: float) -> float:
-    return size if math.isfinite(size) and size > 0 else 0.0
+def _remembered(levels: list[Level], price: float, size: float, ts: int) -> list[Level]:
+    """The levels that still remember what we took, when their side shows `size` at `price`."""
+    kept = []
+    for level in levels:
+        stands = level.price == price
+        began = level.away if level.away is not None else level.since if stands else ts
+        if ts - began >= REFRESH_NS or (stands and size > level.showed):
+            continue
+        if stands and level.away is not None:
+            level.since, level.away = ts, None
+        elif not stands and level.away is None:
+            level.away = ts
+        kept.append(level)
+    return kept
 
 
-def execute(order: Order, seen: Observation, shown: ShownQuote, costs: CostTable) -> Fill | None:
-    """Match one order against one observation; updates the order and the size left.
-
-    Returns:
-        The fill, or None. A stop that only triggers (nothing shown to trade with) returns None with `triggered` set.
-    """
-    if not shown.good or order.left <= 0 or not _in_time(order, seen):
+def execute(order: Order, now: Moment, shown: ShownQuote, costs: CostTable) -> Fill | None:
+    """The fill of a working order at this moment, or None. Updates the order, what we took, and the print's rest."""
+    if not shown.good or order.left <= 0:
         return None
-    if order.type is OrderType.STOP and not order.triggered:
-        order.triggered = _touches(order, seen, shown)
-    if order.type is OrderType.LIMIT:
-        price, shares, from_quote = _limit(order, seen, shown)
-    elif order.type is OrderType.MARKET or order.triggered:
-        price, shares, from_quote = shown.price(buy=order.buy), shown.available(buy=order.buy), True
+    if order.waits_for_trigger:
+        _trigger(order, now, shown)
+        if not order.triggered:
+            return None
+    if order.limit is not None:
+        price, shares, rested = _limit(order, now, shown)
     else:
-        return None
+        price = shown.price(buy=order.buy)
+        shares, rested = shown.available(now.ts, buy=order.buy, share=order.share_max), False
     shares = min(shares, order.left)
     if shares <= 0:
         return None
-    if from_quote:
-        shown.take(shares, buy=order.buy)
+    if rested and not _reached(order.limit or 0.0, shown.price(buy=order.buy), buy=order.buy):
+        now.size -= shares  # filled by the print
     else:
-        seen.size -= shares
-    return _fill(order, seen, price, shares, costs)
+        shown.take(shares, now.ts, buy=order.buy)
+    return _fill(order, now, price, shares, costs, rested=rested)
 
 
-def _in_time(order: Order, seen: Observation) -> bool:
-    if seen.seq <= order.after_seq or seen.ts < order.not_before:
-        return False
-    return order.expires is None or seen.ts < order.expires
-
-
-def _touches(order: Order, seen: Observation, shown: ShownQuote) -> bool:
-    prices = [shown.price(buy=order.buy)]
-    if seen.price is not None and seen.forms_price:
-        prices.append(seen.price)
-    return any(p >= order.price if order.buy else p <= order.price for p in prices)
-
-
-def _limit(order: Order, seen: Observation, shown: ShownQuote) -> tuple[float, int, bool]:
-    """Price, shares, and whether they are taken from the displayed quote."""
-    arriving, order.resting = not order.resting, True
+def _trigger(order: Order, now: Moment, shown: ShownQuote) -> None:
+    """Move a trailing trigger, then see whether the stop triggers (rule 8)."""
     opposite = shown.price(buy=order.buy)
-    if opposite <= order.price if order.buy else opposite >= order.price:
-        return (opposite if arriving else order.price), shown.available(buy=order.buy), True
-    if seen.price is None or not seen.forms_price or arriving:
-        return order.price, 0, False
-    through = seen.price < order.price if order.buy else seen.price > order.price
-    return order.price, math.floor(_size(seen.size)) if through else 0, False
+    if order.trail is not None:
+        order.trigger = trailed(order.trigger, opposite, order.trail, buy=order.buy)
+    if order.trigger is None:
+        return
+    touches = [] if order.last_only else [opposite]
+    if now.price is not None and now.triggers:
+        touches.append(now.price)
+    order.triggered = any(p >= order.trigger if order.buy else p <= order.trigger for p in touches)
+    if order.triggered and order.trail is not None:
+        order.reference_price = order.trigger
 
 
-def _fill(order: Order, seen: Observation, price: float, shares: int, costs: CostTable) -> Fill:
-    order.filled += shares
+def trailed(trigger: float | None, opposite: float, trail: float, *, buy: bool) -> float:
+    """The trigger of a trailing stop after the opposite quote: it only moves in the direction of profit."""
+    near = round(opposite + trail if buy else opposite - trail, DIGITS)
+    if trigger is None:
+        return near
+    return min(trigger, near) if buy else max(trigger, near)
+
+
+def _reached(limit: float, opposite: float, *, buy: bool) -> bool:
+    return opposite <= limit if buy else opposite >= limit
+
+
+def _limit(order: Order, now: Moment, shown: ShownQuote) -> tuple[float, int, bool]:
+    """Price, shares, and whether the order rested (rule 7)."""
+    assert order.limit is not None, "a limit order has a limit"
+    rested, order.resting = order.resting, True
+    opposite = shown.price(buy=order.buy)
+    if _reached(order.limit, opposite, buy=order.buy):
+        shares = shown.available(now.ts, buy=order.buy, share=order.share_max)
+        return (order.limit if rested else opposite), shares, rested
+    if now.price is None or not now.forms_price or not rested:
+        return order.limit, 0, rested
+    through = now.price < order.limit if order.buy else now.price > order.limit
+    return order.limit, math.floor(now.size * order.share_max) if through and now.size > 0 else 0, rested
+
+
+def _fill(order: Order, now: Moment, price: float, shares: int, costs: CostTable, *, rested: bool) -> Fill:
+    if rested:
+        order.added += shares
+    else:
+        order.taken += shares
     order.value += price * shares
     total = round(costs.commission(order.filled, order.value), DIGITS)
     charged, order.commission = round(total - order.commission, DIGITS), total
@@ -193,14 +267,28 @@ def _fill(order: Order, seen: Observation, price: float, shares: int, costs: Cos
     if order.reference_price is not None:
         worse = round((price - order.reference_price) * (1 if order.buy else -1), DIGITS) + 0.0
     return Fill(
-        ts=seen.ts,
-        seq=seen.seq,
+        ts=now.ts,
+        seq=now.seq,
         price=price,
         quantity=shares,
         side="BUY" if order.buy else "SELL",
-        source="quote" if seen.price is None else "print",
+        source="quote" if now.price is None else "print",
         reference_price=order.reference_price,
         slippage=worse,
         commission=charged,
         reference=order.reference,
     )
+
+
+def on_step(price: float, step: float, *, up: bool) -> float:
+    """The price on a whole multiple of `step` USD, not below (`up`) or not above it (rule 10)."""
+    steps = price / step
+    whole = round(steps)
+    if abs(steps - whole) > _ON_TICK:
+        whole = math.ceil(steps) if up else math.floor(steps)
+    return round(whole * step, DIGITS)
+
+
+def price_step(price: float, recorded: float | None) -> float:
+    """Smallest price step at this price, USD: the contract's as recorded, else that of Regulation NMS rule 612."""
+    return recorded or (0.01 if price >= 1 else 0.0001)

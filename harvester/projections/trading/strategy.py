@@ -101,12 +101,6 @@ class Strategy(Protocol):
     def finished(self, con_id: int, ts: int) -> None:
         """Note that a position of this symbol is flat, or its entry was never filled (`ts` ns UTC)."""
 
-    def flat_by(self, session: tuple[int, int] | None) -> int | None:
-        """When open positions are closed at the market, ns UTC; None = never.
-
-        An entry that has not filled by then keeps waiting: the strategy itself must not enter so late.
-        """
-
     def snapshot(self) -> Any:
         """The state as builtins."""
 
@@ -121,9 +115,9 @@ class Ahead(NamedTuple):
         con_id: the symbol.
         rows: its closed buckets, dtype `bucket_columns.SECONDS`, shape (seconds,).
         ts: of the clock that closed each, ns UTC, int64.
-        shown: whether the quote in force at that clock is good, bool.
+        shown: whether the quote in force at that clock is live, bool.
         session: as in `View`.
-        outage: the symbol's feed is interrupted throughout.
+        outage: the symbol's feed is interrupted throughout; `halted`: trading in it is halted throughout.
     """
 
     con_id: int
@@ -132,6 +126,7 @@ class Ahead(NamedTuple):
     shown: Array
     session: tuple[int, int] | None
     outage: bool
+    halted: bool = False
 
 
 class Screen(Protocol):

@@ -1,12 +1,12 @@
-"""The trading fold: market intervals in, decisions, fills and episodes out.
+"""The trading fold: market intervals in, decisions, fills and episodes out. The rules are in docs/trading.md.
 
-At each clock, in this order: working orders are matched against the interval's observations in seq order, run starts
-and outages among them; expired orders are cancelled; strategies take in the closed buckets and decide (`desk`);
-episodes whose last second has closed are handed out. Orders placed at a clock can fill from the next interval on. At
+At each clock, in this order: orders at the exchange are matched against the interval's observations in seq order, with
+run starts, outages, halts and arriving messages at their places among them; entries whose time is over are cancelled;
+strategies take in the closed buckets and decide (`desk`); episodes whose last second has closed are handed out. At
 the end of the date, events after the last clock are ignored, except run starts.
 
-A trade keeps the cost table of the run that decided it; an exit, a run change included, has the latency of the current
-or starting run. Trades are numbered within their symbol as they end; those open at the end of the date by decision.
+A trade keeps the cost table of the run that decided it; an exit has the latency of the current or starting run. Trades
+are numbered within their symbol as they end; those open at the end of the date by decision.
 
 Intervals come in stretches, and most of them change nothing. Some state is updated only when it is read: quotes in
 force (`MarketNow`), open profits and series (`PositionWatch`), decisions to do nothing (`_write_passed`).
@@ -25,22 +25,39 @@ from harvester.projections.trading.deciding import Seat, StrategyDesk
 from harvester.projections.trading.episodes import SymbolHealth, Tracked
 from harvester.projections.trading.fast.market_now import MarketNow
 from harvester.projections.trading.fast.position_watch import PositionWatch, next_seq
-from harvester.projections.trading.position import DATA_END, RUN_CHANGE, SESSION_END, TIME_STOP, Position
+from harvester.projections.trading.plan import Change, ChangeKind
+from harvester.projections.trading.position import (
+    EXPIRED,
+    HALTED,
+    NOT_LIVE,
+    OUTAGE,
+    RIVAL,
+    RUN_CHANGE,
+    RUN_END,
+    SESSION_CLOSED,
+    SESSION_END,
+    TIME_STOP,
+    Position,
+    Sent,
+    opening_order,
+    risk_per_share,
+)
 from harvester.projections.trading.run_terms import RunTerms
-from harvester.projections.trading.simulated_exchange import Order, OrderType
-from harvester.projections.trading.strategy import View
+from harvester.projections.trading.simulated_exchange import DIGITS, Moment, price_step
+from harvester.projections.trading.strategy import Holding, View
 from harvester.projections.trading.trade_rows import TradeRows
 from harvester.projections.trading.trading_state import TradingState
 from harvester.units import NEVER, SECOND_NS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     import pyarrow as pa
 
     from harvester.projections.interval import Interval, Occurrence
     from harvester.projections.run_params import RunParams
-    from harvester.projections.trading.position import EntryPlan
+    from harvester.projections.trading.plan import EntryPlan
+    from harvester.projections.trading.simulated_exchange import Fill
     from harvester.projections.trading.strategy import Verdict
 
 
@@ -74,14 +91,18 @@ class Trading:
         if interval.tape is not self._now.tape:
             self._follow(interval)
         self._now.advance(interval)
-        if interval.happenings or state.starting:
-            self._apply_facts(interval)
+        if state.active:
+            self._mark_gap(interval.ts)
+        due = bool(state.active) and interval.ts >= self._due
+        if due or interval.happenings or state.starting:
+            self._apply_facts(interval, due=due)
         self._advance(interval.seq)
-        if state.active and interval.ts >= self._due:
+        if due:
             self._expire(interval.seq, interval.ts)
         self._desk.decide()
         if state.ending:
             self._release(interval.seq, interval.ts)
+        state.clock = interval.seq, interval.ts
 
     def finish(self, seq: int, ts: int) -> None:
         """End the date: open positions become episodes `DATA_END`, unfilled entries are recorded as unfilled."""
@@ -89,9 +110,9 @@ class Trading:
         self._start_runs(seq)
         for tracked in list(self._state.active):
             position = tracked.position
-            position.cancel_entry()
+            position.cancel_entry(RUN_END)
             if position.never_filled:
-                self._unfilled(tracked, DATA_END, seq, ts)
+                self._unfilled(tracked, seq, ts)
                 continue
             last = self._now.shown(position.con_id).price(buy=not position.plan.long)
             self._end(self._watch(tracked), (ts, seq, last or None))
@@ -187,6 +208,26 @@ class Trading:
             session=now.session(),
             holding=self.holding(con_id, name),
             outage=now.outage(con_id),
+            halted=con_id in self._state.halted,
+            position=self._held(con_id, name),
+        )
+
+    def _held(self, con_id: int, name: str) -> Holding | None:
+        mine = [t.position for t in self._state.active if (t.position.con_id, t.position.strategy) == (con_id, name)]
+        if not mine:
+            return None
+        position = next((p for p in mine if p.fills), mine[0])
+        _, stop, target = position.bracket
+        return Holding(
+            long=position.plan.long,
+            open=position.open,
+            entered=position.entered,
+            working=position.working,
+            entry_ts=position.fills[0].ts if position.fills else None,
+            entry_price=episodes.entry_price(position) if position.fills else None,
+            stop=stop,
+            target=target,
+            leaving=position.leaving,
         )
 
     def allowed(self, con_id: int, verdict: Verdict) -> Verdict:
@@ -197,33 +238,68 @@ class Trading:
         return verdict
 
     def enter(self, view: View, seat: Seat, plan: EntryPlan) -> None:
-        """Take a position."""
-        terms, history = self._state.terms, self._now.history(view.con_id)
+        """Send an entry, and its rival."""
+        terms = self._state.terms
         assert terms is not None, "a strategy decided before the first run start"
-        reference = view.shown.price(buy=plan.long) if view.shown.good else None
-        not_before = view.ts + terms.latency_ns
-        entry = Order(
-            type=OrderType.MARKET,
-            buy=plan.long,
-            quantity=plan.quantity,
-            after_seq=view.seq,
-            not_before=not_before,
-            expires=not_before + int(plan.valid_seconds * SECOND_NS),
-            reference="quote_at_decision",
-            reference_price=reference,
+        for one in (plan, plan.rival):
+            if one is not None:
+                self._open(view, seat, one, terms)
+
+    def _open(self, view: View, seat: Seat, plan: EntryPlan, terms: RunTerms) -> None:
+        history = self._now.history(view.con_id)
+        asked = view.shown.price(buy=plan.long) if view.shown.good else None
+        near = asked or plan.limit or plan.trigger or 1.0
+        tick = price_step(near, self._state.ticks.get(view.con_id))
+        entry = opening_order(plan, tick, asked, share_max=terms.share_max, last_only=terms.last_only)
+        position = Position(
+            con_id=view.con_id,
+            symbol=view.symbol,
+            strategy=seat.strategy.name,
+            strategy_digest=seat.code,
+            run=terms.run,
+            decision_seq=view.seq,
+            decision_ts=view.ts,
+            gate_codes=[],
+            plan=plan,
+            entry=entry,
+            sent=[Sent(view.seq, view.ts + terms.latency_ns)],
+            tick=tick,
+            risk=risk_per_share(plan, entry, tick, asked, terms.costs),
         )
-        name, code = seat.strategy.name, seat.code
-        position = Position(view.con_id, view.symbol, name, code, terms.run, view.seq, view.ts, [], plan, entry)
         window, before = episodes.window_before(self._now.newest(view.con_id), view.ts)
         tracked = Tracked(position, terms.costs, terms.memory, terms.trading_date, window, {})
         self._state.active.append(tracked)
-        watch = PositionWatch(tracked, self._now.seen(view.con_id)[0], history.upto(self._now.closed))
+        watch = PositionWatch(tracked, self._now.seen(view.con_id)[0], history.upto(self._now.closed), NEVER)
         watch.before = before
         self._watches.append(watch)
-        self._follow_closely(watch)
         at, bucket_ts = (view.seq, view.ts), view.bucket["ts"]
-        self._decided(position, "enter", plan.reason, at=at, bucket_ts=bucket_ts, price=reference)
+        self._decided(position, "enter", plan.reason, at=at, bucket_ts=bucket_ts, price=entry.reference_price)
         self._changed(view.con_id)
+
+    def change(self, view: View, seat: Seat, changes: Sequence[Change]) -> None:
+        """Send changes of the strategy's position in the symbol."""
+        terms = self._state.terms
+        assert terms is not None, "a strategy decided before the first run start"
+        mine = (view.con_id, seat.strategy.name)
+        for tracked in [t for t in self._state.active if (t.position.con_id, t.position.strategy) == mine]:
+            for change in changes:
+                self._send(tracked, change, (view.seq, view.ts), terms.latency_ns)
+
+    def _send(self, tracked: Tracked, change: Change, at: tuple[int, int], latency_ns: int) -> None:
+        """Send a message about a position; a second exit is not sent."""
+        position = tracked.position
+        shown = self._now.shown(position.con_id)
+        leaving = change.kind is ChangeKind.EXIT
+        price = change.price
+        if leaving:
+            if position.leaving or not position.open:
+                return
+            price = shown.price(buy=not position.plan.long) if shown.good else None
+        position.sent.append(Sent(at[0], at[1] + latency_ns, change, price if leaving else None))
+        newest = self._newest(position.con_id)
+        action, reason = ("exit", change.reason) if leaving else ("change", change.kind.value)
+        self._decided(position, action, reason, at=at, bucket_ts=newest, price=price)
+        self._changed(position.con_id)
 
     def _changed(self, con_id: int) -> None:
         """React to an order placed, filled or cancelled."""
@@ -232,17 +308,95 @@ class Trading:
 
     # the observations of an interval, in seq order
 
-    def _apply_facts(self, interval: Interval) -> None:
-        """Apply run starts and happenings at their place among the observations."""
+    def _apply_facts(self, interval: Interval, *, due: bool) -> None:
+        """Apply run starts, happenings and arriving messages at their place among the observations."""
         self._now.count()
         self._now.register_symbols()
-        facts: list[tuple[int, Callable[[Any], None], Any]] = [
-            (h.seq, self._on_happening, h) for h in interval.happenings
+        facts: list[tuple[int, int, Callable[[Any], None], Any]] = [
+            (h.seq, 0, self._on_happening, h) for h in interval.happenings
         ]
-        facts += [(s[0], self._on_run, s) for s in self._state.starting]
-        for seq, take, row in sorted(facts, key=_seq_of):
+        facts += [(s[0], 0, self._on_run, s) for s in self._state.starting]
+        if due:
+            times = [*((h.seq, h.ts) for h in interval.happenings), *((s[0], s[1]) for s in self._state.starting)]
+            facts += [(m[0], 1, self._on_arrival, m) for m in self._arriving(interval, times)]
+        for seq, _, take, row in sorted(facts, key=_place_of):
             self._advance(seq)
             take(row)
+
+    def _arriving(self, interval: Interval, times: list[tuple[int, int]]) -> list[tuple[int, Tracked, Sent]]:
+        """Messages that are settled at this clock, with the seq after which each arrives (rule 1)."""
+        begun = min((seq for seq, *_ in self._state.starting), default=NEVER)
+        found = []
+        for tracked in self._state.active:
+            position = tracked.position
+            for message in position.sent:
+                if message.arrives > interval.ts or message.seq < begun < NEVER:
+                    continue  # a run start settles what was sent before it
+                line = self._now.line(position.con_id)
+                before = (seq for seq, ts in times if ts <= message.arrives)
+                newest = line.newest(message.arrives, interval.place)
+                found.append((max(message.seq, self._state.clock[0], newest, *before), tracked, message))
+        return found
+
+    def _on_arrival(self, row: tuple[int, Tracked, Sent]) -> None:
+        seq, tracked, message = row
+        position = tracked.position
+        if message not in position.sent:
+            return  # cancelled since
+        moment, shown = Moment(seq, message.arrives), self._now.shown(position.con_id)
+        if message.change is None:
+            refused = self._refused(position, moment.ts)
+            if refused:
+                position.cancel_entry(refused)
+                self._unfilled(tracked, seq, moment.ts)
+                return
+        watch = self._watch(tracked)
+        quotes, trades = self._now.seen(position.con_id)
+        watch.look(self._now.tape, quotes)
+        self._made(watch, position.arrive(message, moment, shown, tracked.costs))
+        self._moved(watch, moment, quotes, trades)
+
+    def _refused(self, position: Position, ts: int) -> str:
+        """Why an entry is cancelled on its arrival (rule 11); sets when one that is not ends."""
+        state, terms = self._state, self._state.terms
+        if terms is None or terms.session is None or terms.flat_at is None or ts < terms.session[0]:
+            return SESSION_CLOSED
+        if ts >= terms.flat_at:
+            return SESSION_END
+        if not self._now.shown(position.con_id).good:
+            if self._now.outage(position.con_id):
+                return OUTAGE
+            return HALTED if position.con_id in state.halted else NOT_LIVE
+        position.expires, position.expires_for = terms.flat_at, SESSION_END
+        if (valid := position.plan.valid_seconds) is not None and ts + int(valid * SECOND_NS) < terms.flat_at:
+            position.expires, position.expires_for = ts + int(valid * SECOND_NS), EXPIRED
+        return ""
+
+    def _made(self, watch: PositionWatch, fills: list[tuple[str, Fill]]) -> None:
+        """Write the fills of a position; the first one of an entry cancels its rival."""
+        position = watch.tracked.position
+        if fills and len(position.fills) == len(fills):
+            self._extend_series(watch)  # closed seconds are before the first fill
+            for rival in self._rivals(watch.tracked):
+                rival.position.cancel_entry(RIVAL)
+                self._unfilled(rival, fills[0][1].seq, fills[0][1].ts)
+        for role, fill in fills:
+            self._blotter.filled(position, role, fill)
+            self._due = 0
+
+    def _rivals(self, tracked: Tracked) -> list[Tracked]:
+        of = _identity(tracked.position)
+        return [t for t in self._state.active if t is not tracked and _identity(t.position) == of]
+
+    def _moved(self, watch: PositionWatch, now: Moment, quotes: int, trades: int) -> None:
+        """Follow up on a position that may have changed."""
+        tracked = watch.tracked
+        if tracked.position.closed:
+            self._end(watch)
+        elif tracked.position.never_filled:
+            self._unfilled(tracked, now.seq, now.ts)
+        else:
+            watch.plan(self._now.tape, self._now.shown(tracked.position.con_id), quotes, trades)
 
     def _advance(self, through: int) -> None:
         """Apply the observations up to and including seq `through`."""
@@ -255,108 +409,136 @@ class Trading:
         self._now.until = through
 
     def _match(self, con_id: int) -> None:
-        """Match every position of the symbol against the current observation."""
+        """Match every position of the symbol at the current observation."""
         now = self._now
-        seen, shown = now.line(con_id).observation(now.until), now.shown(con_id)
+        moment, shown = now.line(con_id).observation(now.until), now.shown(con_id)
         quotes, trades = now.seen(con_id)
         for watch in [w for w in self._watches if w.tracked.position.con_id == con_id and not w.tracked.trade_id]:
-            watch.look(now.tape, quotes - (seen.price is None))
+            if watch not in self._watches:
+                continue  # its rival was filled
+            watch.look(now.tape, quotes - (moment.price is None))
             watch.looked = quotes  # `step` below takes this one in
             tracked = watch.tracked
-            if not tracked.position.fills:
-                self._extend_series(watch)  # closed seconds are before the first fill
-            for role, fill in tracked.position.step(seen, shown, tracked.costs):
-                self._blotter.filled(tracked.position, role, fill)
-                self._due = 0
-            if tracked.position.closed:
-                self._end(watch)
-            else:
-                watch.plan(now.tape, shown, quotes, trades)
+            self._made(watch, tracked.position.step(moment, shown, tracked.costs))
+            self._moved(watch, moment, quotes, trades)
 
     def _on_happening(self, row: Occurrence) -> None:
         state = self._state
-        health = state.health.setdefault(row.con_id, SymbolHealth())
-        if row.what is OccurrenceKind.OUTAGE_BEGIN:
-            health.outages += 1
+        what = row.what
+        if what is OccurrenceKind.OUTAGE_BEGIN:
+            self._health_of(row.con_id).outages += 1
             if row.con_id not in state.outages:
                 state.outages.append(row.con_id)
-            for con_id in [c for c in state.shown if row.con_id in (0, c)]:
-                self._now.shown(con_id).lose()
-        elif row.what is OccurrenceKind.OUTAGE_END:
+            self._cancel_entries(row, OUTAGE)
+        elif what is OccurrenceKind.OUTAGE_END:
             state.outages = [c for c in state.outages if c != row.con_id]
-        elif row.what is OccurrenceKind.REFUSED:
-            health.refused += 1
-        elif row.what is OccurrenceKind.DATA_TYPE:
-            health.data_type = row.value
-        elif row.what is OccurrenceKind.ALIGNED:
+        elif what is OccurrenceKind.HALT:
+            state.halted = [c for c in state.halted if c != row.con_id] + ([row.con_id] if row.value else [])
+            if row.value:
+                self._cancel_entries(row, HALTED)
+        elif what is OccurrenceKind.DARK:
+            self._mark_dark(row)
+        elif what is OccurrenceKind.REFUSED:
+            self._health_of(row.con_id).refused += 1
+        elif what is OccurrenceKind.DATA_TYPE:
+            self._health_of(row.con_id).data_type = row.value
+        elif what is OccurrenceKind.ALIGNED:
             state.aligned[row.con_id] = row.value
-        if row.what in (OccurrenceKind.OUTAGE_BEGIN, OccurrenceKind.OUTAGE_END):
+        elif what is OccurrenceKind.MIN_TICK:
+            state.ticks[row.con_id] = row.value / 10**DIGITS
+        if what in _CHANGES_INPUTS:
             self._desk.changed(row.con_id, rebuild=True)
+
+    def _health_of(self, con_id: int) -> SymbolHealth:
+        return self._state.health.setdefault(con_id, SymbolHealth())
+
+    def _cancel_entries(self, row: Occurrence, reason: str) -> None:
+        """Cancel entries that work at the exchange (rule 12)."""
+        for tracked in [t for t in self._state.active if row.con_id in (0, t.position.con_id)]:
+            position = tracked.position
+            if position.placed and position.working:
+                position.cancel_entry(reason)
+                if position.never_filled:
+                    self._unfilled(tracked, row.seq, row.ts)
+
+    def _mark_dark(self, row: Occurrence) -> None:
+        spans = self._state.dark.setdefault(row.con_id, [])
+        if not self._state.active:
+            spans[:] = spans[-1:]
+        if spans and spans[-1][1] == NEVER:
+            spans[-1] = (spans[-1][0], row.ts, spans[-1][2])
+        if row.value:
+            spans.append((row.ts, NEVER, row.value))
+
+    def _mark_gap(self, ts: int) -> None:
+        """Note seconds without a clock, while a position is followed."""
+        second, last = ts // SECOND_NS, self._state.clock[1] // SECOND_NS
+        if second - last > 1 and self._state.clock[0]:
+            self._state.gaps.append(((last + 1) * SECOND_NS, second * SECOND_NS))
 
     def _on_run(self, row: tuple[int, int, RunTerms]) -> None:
         self._start_runs(row[0])
 
     def _start_runs(self, through_seq: int) -> None:
-        """Start the runs up to a seq: quotes become unknown, positions of changed strategies are closed."""
+        """Start the runs up to a seq: entries are cancelled, positions of changed strategies are closed."""
         state = self._state
         while state.starting and state.starting[0][0] <= through_seq:
             self._settle()
             seq, ts, terms = state.starting.pop(0)
-            for con_id in list(state.shown):
-                self._now.shown(con_id).lose()
-            state.outages = []
+            state.outages, state.halted = [], []
+            self._end_run(seq, ts)
             kept = {(seat.strategy.name, seat.recorded): seat for seat in self._desk.seats}
             still = [(name, was) for name, was, _ in terms.strategies]
             gone = [name for name, was in kept if (name, was) not in still]
             for tracked in [t for t in state.active if t.position.strategy in gone]:
-                self._leave(tracked, RUN_CHANGE, (seq, ts), terms.latency_ns)
+                self._send(tracked, Change(ChangeKind.EXIT, reason=RUN_CHANGE), (seq, ts), terms.latency_ns)
             state.terms = terms
             self._desk.seat([kept.get(ref[:2]) or Seat.of(*ref) for ref in terms.strategies])
             self._now.expect_symbols(decided=bool(terms.strategies))
             self._due = 0
 
+    def _end_run(self, seq: int, ts: int) -> None:
+        """Settle what the run before left: entries are cancelled, exits arrive, other messages are lost (rule 3)."""
+        for tracked in list(self._state.active):
+            position = tracked.position
+            position.cancel_entry(RUN_END)
+            if position.never_filled:
+                self._unfilled(tracked, seq, ts)
+                continue
+            for message in list(position.sent):
+                if message.change is not None and message.change.kind is ChangeKind.EXIT:
+                    position.leave(message.change.reason, message.reference_price)
+            position.sent = []
+            self._follow_closely(self._watch(tracked))
+
     # at the clock
 
     def _expire(self, seq: int, ts: int) -> None:
-        """Cancel expired entries and close positions whose time is over."""
+        """Cancel entries whose time is over and close positions whose time is over."""
         terms = self._state.terms
         for tracked in list(self._state.active):
             position = tracked.position
-            if position.entry.expires is not None and ts >= position.entry.expires:
-                position.cancel_entry()
+            if position.expires is not None and ts >= position.expires and position.working:
+                position.cancel_entry(position.expires_for)
                 if position.never_filled:
-                    self._unfilled(tracked, "EXPIRED", seq, ts)
-            if position.open == 0 or terms is None:
+                    self._unfilled(tracked, seq, ts)
+            if position.open == 0 or terms is None or position.leaving:
                 continue
-            flat_by = self._flat_by(position.strategy)
-            if flat_by is not None and ts >= flat_by:
-                self._leave(tracked, SESSION_END, (seq, ts), terms.latency_ns)
+            if terms.flat_at is not None and ts >= terms.flat_at:
+                self._send(tracked, Change(ChangeKind.EXIT, reason=SESSION_END), (seq, ts), terms.latency_ns)
             elif ts >= _hold_until(position):
-                self._leave(tracked, TIME_STOP, (seq, ts), terms.latency_ns)
+                self._send(tracked, Change(ChangeKind.EXIT, reason=TIME_STOP), (seq, ts), terms.latency_ns)
         self._due = min((self._due_of(tracked.position) for tracked in self._state.active), default=NEVER)
 
     def _due_of(self, position: Position) -> int:
-        """Next time at which a position must be checked if nothing happens before, ns UTC."""
-        times = [position.entry.expires] if position.entry.left and position.entry.expires is not None else []
-        if position.open and position.exit is None:
-            flat_by = self._flat_by(position.strategy)
-            times += [_hold_until(position), *([] if flat_by is None else [flat_by])]
+        """Next time at which a position must be looked at if nothing happens before, ns UTC."""
+        times = [message.arrives for message in position.sent]
+        if position.expires is not None and position.working:
+            times.append(position.expires)
+        if position.open and not position.leaving:
+            flat_at = self._state.terms.flat_at if self._state.terms else None
+            times += [_hold_until(position), NEVER if flat_at is None else flat_at]
         return min(times, default=NEVER)
-
-    def _flat_by(self, name: str) -> int | None:
-        session = self._now.session()
-        return next((s.strategy.flat_by(session) for s in self._desk.seats if s.strategy.name == name), None)
-
-    def _leave(self, tracked: Tracked, reason: str, at: tuple[int, int], latency_ns: int) -> None:
-        position = tracked.position
-        self._follow_closely(self._watch(tracked))
-        leaving = position.leave(reason, at[0], at[1] + latency_ns, self._now.shown(position.con_id))
-        if position.never_filled:
-            self._unfilled(tracked, reason, *at)
-        elif leaving and position.exit is not None:
-            price = position.exit.reference_price
-            newest = self._newest(position.con_id)
-            self._decided(position, "exit", reason, at=at, bucket_ts=newest, price=price)
 
     def _watch(self, tracked: Tracked) -> PositionWatch:
         return next(watch for watch in self._watches if watch.tracked is tracked)
@@ -366,14 +548,15 @@ class Trading:
         con_id = watch.tracked.position.con_id
         watch.next_seq = self._now.line(con_id).next_seq(*self._now.seen(con_id))
 
-    def _unfilled(self, tracked: Tracked, reason: str, seq: int, ts: int) -> None:
+    def _unfilled(self, tracked: Tracked, seq: int, ts: int) -> None:
         position = tracked.position
         self._state.active.remove(tracked)
         self._watches.remove(self._watch(tracked))
         price = position.entry.reference_price
         newest = self._newest(position.con_id)
-        self._decided(position, "unfilled", reason, at=(seq, ts), bucket_ts=newest, price=price)
+        self._decided(position, "unfilled", position.ended, at=(seq, ts), bucket_ts=newest, price=price)
         self._cool_down(position, ts)
+        self._forget_seconds()
 
     def _newest(self, con_id: int) -> int | None:
         rows = self._now.newest(con_id)
@@ -394,7 +577,16 @@ class Trading:
         number = state.trades_of[position.symbol] = state.trades_of.get(position.symbol, 0) + 1
         ts = position.fills[-1].ts if end is None else end[0]
         tracked.ended(f"T{_time_of_day(ts)}_{number:03d}", end)
+        tracked.unseen = episodes.unseen(tracked, state.dark.get(position.con_id, ()), state.gaps)
         self._cool_down(position, ts)
+        self._forget_seconds()
+
+    def _forget_seconds(self) -> None:
+        """Forget what was unseen before now when no position needs it."""
+        state = self._state
+        if not state.active:
+            state.gaps = []
+            state.dark = {c: spans[-1:] for c, spans in state.dark.items() if spans[-1][1] == NEVER}
 
     def _release(self, seq: int, ts: int) -> None:
         """Hand out the episodes whose last second is closed at `ts`."""
@@ -420,12 +612,20 @@ class Trading:
         )
 
 
-def _seq_of(fact: tuple[int, Any, Any]) -> int:
-    return fact[0]
+_CHANGES_INPUTS = frozenset((OccurrenceKind.OUTAGE_BEGIN, OccurrenceKind.OUTAGE_END, OccurrenceKind.HALT))
+
+
+def _place_of(fact: tuple[int, int, Any, Any]) -> tuple[int, int]:
+    return fact[:2]
+
+
+def _identity(position: Position) -> tuple[int, str, str, int]:
+    return position.con_id, position.strategy, position.strategy_digest, position.decision_seq
 
 
 def _hold_until(position: Position) -> int:
-    return position.fills[0].ts + int(position.plan.hold_seconds_max * SECOND_NS)
+    most = position.plan.hold_seconds_max
+    return NEVER if most is None else position.fills[0].ts + int(most * SECOND_NS)
 
 
 def _time_of_day(ts: int) -> str:

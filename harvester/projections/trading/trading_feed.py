@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -12,6 +13,7 @@ from harvester.projections.interval import QUOTES, TRADES, Interval, Occurrence,
 from harvester.projections.step import NOTHING_DERIVED, Derived
 from harvester.projections.trading.fast.bucket_columns import BucketColumns, seconds_of
 from harvester.projections.trading.fast.observations import Observations
+from harvester.projections.trading.live_quotes import LiveQuotes
 from harvester.units import NEVER
 
 if TYPE_CHECKING:
@@ -43,11 +45,13 @@ class TradingFeed(Projection):
         self._quotes: Array = np.empty(0, QUOTES)
         self._trades: Array = np.empty(0, TRADES)
         self._happenings: list[Occurrence] = []
+        self._live = LiveQuotes()
 
     def fold(self, step: Step) -> Derived:
-        self._quotes = np.concatenate([self._quotes, step.quotes]) if len(self._quotes) else step.quotes
+        quotes, dark = self._live.fold(step.quotes, step.happenings, step.runs)
+        self._quotes = np.concatenate([self._quotes, quotes]) if len(self._quotes) else quotes
         self._trades = np.concatenate([self._trades, step.trades]) if len(self._trades) else step.trades
-        self._happenings += step.happenings
+        self._happenings += sorted((*step.happenings, *dark), key=attrgetter("seq")) if dark else step.happenings
         runs = list(step.runs)
         for first in range(0, len(step.clocks), CLOCKS_MAX):
             self._stretch(step, slice(first, first + CLOCKS_MAX), runs)
@@ -94,13 +98,15 @@ class TradingFeed(Projection):
 
     def snapshot(self) -> bytes:
         waiting = [(h.seq, h.ts, h.con_id, str(h.what), h.value) for h in self._happenings]
-        parts: list[Any] = [self._quotes.tobytes(), self._trades.tobytes(), waiting, self.trading.snapshot()]
+        live = self._live.snapshot()
+        parts: list[Any] = [self._quotes.tobytes(), self._trades.tobytes(), waiting, live, self.trading.snapshot()]
         return msgspec.msgpack.encode(parts)
 
     def restore(self, data: bytes) -> None:
-        quotes, trades, waiting, inner = msgspec.msgpack.decode(data)
+        quotes, trades, waiting, live, inner = msgspec.msgpack.decode(data)
         self._quotes, self._trades = np.frombuffer(quotes, QUOTES).copy(), np.frombuffer(trades, TRADES).copy()
         self._happenings = [
             Occurrence(seq, ts, con_id, OccurrenceKind(what), value) for seq, ts, con_id, what, value in waiting
         ]
+        self._live.restore(live)
         self.trading.restore(inner)

@@ -111,7 +111,8 @@ class MarketNow:
         places = np.searchsorted(self.seconds.ends, history.at[since - history.before :], "right")
         shown = self.shown(con_id) if con_id in self._state.shown else ShownQuote()
         good, ts = self.line(con_id).good_at(places, shown), self.seconds.clocks[places, 1]
-        return Ahead(con_id, history.rows[since:], ts, good, self.session(), self.outage(con_id))
+        halted = con_id in self._state.halted
+        return Ahead(con_id, history.rows[since:], ts, good, self.session(), self.outage(con_id), halted)
 
     def shown(self, con_id: int) -> ShownQuote:
         """The quote in force of a symbol."""

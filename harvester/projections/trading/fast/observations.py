@@ -8,13 +8,14 @@ order.
 
 from __future__ import annotations
 
+import math
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from harvester.projections.trading.simulated_exchange import Observation
+from harvester.projections.trading.simulated_exchange import Moment
 from harvester.units import NEVER
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ Part = tuple[dict[str, Array], slice]  # columns, and the rows of one symbol in 
 
 
 class SymbolObservations:
-    """Quotes and prints of one symbol, both in seq order; quote `i` is good when a market order could trade on it.
+    """Quotes and prints of one symbol, both in seq order; quote `i` is good when it is live.
 
     Attributes:
         seq, ts, bid, ask, bid_size, ask_size, good: columns of the quotes.
@@ -40,6 +41,7 @@ class SymbolObservations:
         self._trades = trades
         self.trade_seq = self._of_trades("seq")
         self._before: Array | None = None  # by print: quotes before it
+        self._clocks = clocks
         self._ends = self.seq.searchsorted(clocks)
         self._newest_good: Array | None = None  # by quote: the newest good one up to it, -1 = none
         self._shown = 0  # quotes `show` has taken over
@@ -62,15 +64,17 @@ class SymbolObservations:
         if upto <= since:
             return
         self._shown = upto
+        while shown.remembers and since < upto:  # what we took depends on every quote, until it is forgotten
+            shown.update(self.ts.item(since), *self._row(since), good=self.good.item(since))
+            since += 1
+        if since == upto:
+            return
         if (at := self._good_until(upto - 1)) >= since:
-            seen = slice(since, at + 1)
-            if shown.bid_taken and (self.bid[seen][self.good[seen]] != shown.bid).any():
-                shown.bid_taken = 0.0
-            if shown.ask_taken and (self.ask[seen][self.good[seen]] != shown.ask).any():
-                shown.ask_taken = 0.0
-            sizes = self.bid_size.item(at), self.ask_size.item(at)
-            shown.update(self.bid.item(at), self.ask.item(at), *sizes, good=True)
+            shown.update(self.ts.item(at), *self._row(at), good=True)
         shown.good = self.good.item(upto - 1)
+
+    def _row(self, quote: int) -> tuple[float, float, float, float]:
+        return self.bid.item(quote), self.ask.item(quote), self.bid_size.item(quote), self.ask_size.item(quote)
 
     def _good_until(self, quote: int) -> int:
         """The newest good quote up to this one, -1 = none."""
@@ -87,13 +91,24 @@ class SymbolObservations:
             return np.full(len(upto), shown.good)
         return np.where(upto > self._shown, self.good[np.maximum(upto, 1) - 1], shown.good)
 
-    def observation(self, seq: int) -> Observation:
+    def observation(self, seq: int) -> Moment:
         """The quote or print with this `seq`."""
         quotes, trades = self.place(seq)
         if quotes and self.seq[quotes - 1] == seq:
-            return Observation(seq, self.ts.item(quotes - 1))
-        ts, price, size, forms = (self._of_trades(name).item(trades - 1) for name in _PRINT)
-        return Observation(seq, ts, price, size, forms)
+            return Moment(seq, self.ts.item(quotes - 1))
+        ts, price, size, forms, triggers = (self._of_trades(name).item(trades - 1) for name in _PRINT)
+        return Moment(seq, ts, price, size if size > 0 else 0.0, forms, triggers)
+
+    def newest(self, ts: int, place: int) -> int:
+        """Seq of the newest quote or print with a time up to `ts` in the interval that this clock ends, 0 = none."""
+        seq = int(self._clocks[place - 1]) if place else 0
+        found = 0
+        for seqs, times in ((self.seq, self.ts), (self.trade_seq, self._of_trades("ts"))):
+            begin, end = int(seqs.searchsorted(seq)), int(seqs.searchsorted(self._clocks[place]))
+            at = begin + int(times[begin:end].searchsorted(ts, "right"))
+            if at > begin:
+                found = max(found, int(seqs[at - 1]))
+        return found
 
     def next_seq(self, quotes: int, trades: int) -> int:
         """Seq of the observation after the first `quotes` quotes and `trades` prints, `NEVER` when there is none."""
@@ -101,13 +116,16 @@ class SymbolObservations:
         trade = self.trade_seq.item(trades) if trades < len(self.trade_seq) else NEVER
         return min(quote, trade)
 
-    def reaches(self, quotes: int, trades: int, shown: ShownQuote, bracket: tuple[bool, float, float]) -> int:
+    def reaches(
+        self, quotes: int, trades: int, shown: ShownQuote, bracket: tuple[bool, float | None, float | None]
+    ) -> int:
         """Seq of the next observation that reaches a bracket (long, stop, target) at rest; `NEVER` when there is none.
 
         `shown` is the quote in force after the first `quotes` quotes.
         """
         long, stop, target = bracket
         low, high = (stop, target) if long else (target, stop)
+        low, high = -math.inf if low is None else low, math.inf if high is None else high
         close = shown.price(buy=not long)
         if shown.good and (close <= low or close >= high):
             return self.next_seq(quotes, trades)
@@ -153,8 +171,9 @@ class Observations:
         self.clocks = clocks
         self._at = np.array(clocks, np.int64)
         (self._quotes, of_quotes), (self._trades, self._of_trades) = _by_symbol(quotes), _by_symbol(trades)
-        known = np.isfinite(self._quotes["bid"]) & np.isfinite(self._quotes["ask"])
-        self._quotes["good"] = self._quotes["good"] & known & (self._quotes["bid"] > 0) & (self._quotes["ask"] > 0)
+        for name in ("bid", "ask", "bid_size", "ask_size"):  # an absent number is NaN; the markets' infinities are not
+            column = self._quotes[name]
+            self._quotes["good"] = self._quotes["good"] & (column > 0) & (column < np.inf)
         self._of_quotes = of_quotes
         self._lines: dict[int, SymbolObservations] = {}
         self.first_quotes = sorted((int(self._quotes["seq"][rows.start]), c) for c, rows in of_quotes.items())
@@ -169,7 +188,7 @@ class Observations:
 
 
 _NONE = slice(0, 0)
-_PRINT = ("ts", "price", "size", "forms_price")
+_PRINT = ("ts", "price", "size", "forms_price", "triggers")
 
 
 def _by_symbol(rows: Array) -> tuple[dict[str, Array], dict[int, slice]]:

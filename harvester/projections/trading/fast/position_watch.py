@@ -8,7 +8,7 @@ import numpy as np
 
 from harvester.projections.trading.episodes import BUCKET_FIELDS, GATES, SERIES_FIELDS
 from harvester.projections.trading.fast.bucket_columns import columns_of
-from harvester.units import SECOND_NS
+from harvester.units import NEVER, SECOND_NS
 
 if TYPE_CHECKING:
     from harvester.projections.trading.deciding import StrategyDesk
@@ -43,9 +43,10 @@ class PositionWatch:
     def plan(self, tape: Observations, shown: ShownQuote, quotes: int, trades: int) -> None:
         """Find the next observation after the first `quotes` quotes and `trades` prints."""
         position, line = self.tracked.position, tape.line(self.tracked.position.con_id)
-        if position.at_rest:
-            bracket = (position.plan.long, position.plan.stop, position.plan.target)
-            self.next_seq = line.reaches(quotes, trades, shown, bracket)
+        if position.idle:
+            self.next_seq = NEVER
+        elif position.at_rest:
+            self.next_seq = line.reaches(quotes, trades, shown, position.bracket)
         else:
             self.next_seq = line.next_seq(quotes, trades)
 
@@ -66,7 +67,9 @@ class PositionWatch:
         slots = history.slots[begin - history.before : upto - history.before]
         if first < last:
             slots = slots[first:last]
-            columns = columns_of(history.rows[begin + first : begin + last], SERIES_FIELDS)
+            rows = history.rows[begin + first : begin + last]
+            tracked.bad_book += int((rows["book_good"] == 0).sum())
+            columns = columns_of(rows, SERIES_FIELDS)
             for name, values in zip((*SERIES_FIELDS, GATES), (*columns, [None] * len(slots)), strict=True):
                 tracked.series.setdefault(name, []).extend(values)
         elif not tracked.series or tracked.series[GATES][-1] is not None:

@@ -27,8 +27,8 @@ class BreakoutScreen:
     codes: tuple[str, ...] = (
         "SESSION",
         "OUTAGE",
-        "NO_QUOTE",
-        "STALE",
+        "HALTED",
+        "NOT_LIVE",
         "BOOK_BAD",
         "SPREAD",
         "WARMUP",
@@ -49,8 +49,8 @@ class BreakoutScreen:
         refused = (
             self._out_of_session(ahead),
             np.full(len(rows), ahead.outage),
+            np.full(len(rows), ahead.halted),
             ~ahead.shown | ~quoted[len(known) :],
-            rows["stale"] != 0,
             rows["book_good"] == 0,
             np.isfinite(spread) & ~((spread > 0) & (spread <= s.spread_bps_max)),
             cold,

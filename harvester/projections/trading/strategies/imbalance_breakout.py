@@ -3,7 +3,7 @@
 Entry: the newest mid lies above (below) every mid of the `lookback_seconds` before it, has moved at least
 `momentum_bps_min` over `momentum_seconds`, and the imbalance is at least `imbalance_min` in that direction. Market
 order. Exit: stop and target at `stop_ranges` and `target_ranges` times the range of those mids from the quote at the
-decision, a time stop, and everything at the market shortly before the session's close.
+decision, and a time stop.
 Size: `risk_usd` divided by the distance to the stop, at most `notional_usd_max`.
 Nothing here claims an edge: it is the smallest strategy that uses the quote, the sizes and the clock.
 """
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from harvester.errors import BadSetting
-from harvester.projections.trading.position import EntryPlan
+from harvester.projections.trading.plan import EntryPlan
 from harvester.projections.trading.strategy import Verdict
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from harvester.projections.trading.strategy import View
 
 SECOND_NS = 1_000_000_000
+_OF_THE_RUN = frozenset({"flat_before_close_seconds"})  # in runs recorded before it became a setting of the run
 
 
 class BreakoutSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -45,7 +46,6 @@ class BreakoutSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     cooldown_seconds: float = 60.0
     open_wait_seconds: float = 60.0
     close_wait_seconds: float = 900.0
-    flat_before_close_seconds: float = 60.0
 
 
 class ImbalanceBreakout:
@@ -55,7 +55,8 @@ class ImbalanceBreakout:
 
     def __init__(self, settings: Mapping[str, Any]) -> None:
         try:
-            self.settings = msgspec.convert(dict(settings), BreakoutSettings)
+            known = {name: value for name, value in settings.items() if name not in _OF_THE_RUN}
+            self.settings = msgspec.convert(known, BreakoutSettings)
         except msgspec.ValidationError as error:
             raise BadSetting(f"strategy {self.name}: {error}") from None
         self._mids: dict[int, list[float]] = {}
@@ -78,9 +79,6 @@ class ImbalanceBreakout:
     def finished(self, con_id: int, ts: int) -> None:
         self._rest_until[con_id] = ts + int(self.settings.cooldown_seconds * SECOND_NS)
 
-    def flat_by(self, session: tuple[int, int] | None) -> int | None:
-        return session[1] - int(self.settings.flat_before_close_seconds * SECOND_NS) if session else None
-
     def snapshot(self) -> Any:
         return {"mids": sorted(self._mids.items()), "rest_until": sorted(self._rest_until.items())}
 
@@ -95,8 +93,8 @@ class ImbalanceBreakout:
         refused = (
             ("SESSION", not in_session),
             ("OUTAGE", view.outage),
-            ("NO_QUOTE", not view.shown.good or row["mid"] is None),
-            ("STALE", bool(row["stale"])),
+            ("HALTED", view.halted),
+            ("NOT_LIVE", not view.shown.good or row["mid"] is None),
             ("BOOK_BAD", row["book_good"] is False),
             ("SPREAD", row["spread_bps"] is not None and not 0 < row["spread_bps"] <= s.spread_bps_max),
             ("WARMUP", len(self._mids.get(view.con_id, ())) <= s.lookback_seconds),
