@@ -2,10 +2,16 @@
 
     0.0  run                                   a run starts
     0.5  quote 10.00 10.02 500 500 [bad]       bid, ask, sizes
-    0.7  print 10.01 100 [odd]                 a trade; `odd` does not form the price
+    0.7  print 10.01 100 [odd | lot]           a trade; `odd` does not form the price, `lot` is an odd lot
     1    clock                                 closes the second and lets strategies decide
-    1    long 100 9.90 10.20 [valid hold]      what the scripted strategy wants at the clock of that second (before it)
+    1    long 100 9.90 10.20 [valid hold] [type=limit limit=9.99 …]
+                                               what the scripted strategy wants at the clock of that second (before it):
+                                               quantity, stop, target (- for none), then fields of `EntryPlan`
+    1    rival short 100 10.30 9.80 …          a second entry of the same decision
+    3    change stop 9.95                      a change at the clock of that second (before it): kind and price or reason
     2    outage | back                         the feed is gone, and again there
+    2    halt | resume | lost                  trading is halted, goes on; the quote's stream is found dead
+    2    tick 0.05                             the contract's smallest price step
     9    end                                   the date is over
 
 seq is the number of the line. All for one symbol, TEST, con_id 7; the date is 2025-07-17, second 0 is 10:00 in New
@@ -22,12 +28,14 @@ import numpy as np
 from harvester.calendar import ExchangeSession
 from harvester.projections.interval import QUOTES, TRADES, Interval, Occurrence, OccurrenceKind
 from harvester.projections.run_params import Calendar, RunParams, StrategyRef
+from harvester.projections.step import RunStart
 from harvester.projections.trading import strategies
 from harvester.projections.trading.costs import cost_table
 from harvester.projections.trading.episodes import BUCKET_FIELDS
 from harvester.projections.trading.fast.bucket_columns import BucketColumns, records
 from harvester.projections.trading.fast.observations import Observations
-from harvester.projections.trading.plan import EntryPlan
+from harvester.projections.trading.live_quotes import LiveQuotes
+from harvester.projections.trading.plan import Change, ChangeKind, EntryPlan, OrderType
 from harvester.projections.trading.strategy import Verdict, View
 from harvester.projections.trading.trading import Trading
 
@@ -42,6 +50,7 @@ def at(seconds: float) -> int:
 
 class ScriptSettings(msgspec.Struct, frozen=True):
     plans: tuple[tuple[int, EntryPlan], ...] = ()
+    changes: tuple[tuple[int, Change], ...] = ()
     version: int = 1
 
 
@@ -59,13 +68,10 @@ class Scripted:
 
     def decide(self, view: View) -> Verdict:
         if view.holding:
-            return Verdict(("HOLDING",))
+            return Verdict(("HOLDING",), changes=tuple(c for ts, c in self.settings.changes if ts == view.ts))
         return Verdict((), next((plan for ts, plan in self.settings.plans if ts == view.ts), None))
 
     def finished(self, con_id: int, ts: int) -> None: ...
-
-    def flat_by(self, session: tuple[int, int] | None) -> int | None:
-        return session[1] if session else None
 
     def snapshot(self) -> Any:
         return self.observed
@@ -78,14 +84,15 @@ strategies.STRATEGIES["scripted"] = Scripted  # type: ignore[assignment]
 
 
 def params(
-    plans: list[tuple[int, EntryPlan]], version: int = 1, latency_ms: float = 100.0, costs: str = "none"
+    script: Script, version: int = 1, latency_ms: float = 100.0, costs: str = "none", **config: Any
 ) -> RunParams:
-    """A run's parameters around a script."""
-    settings = msgspec.to_builtins({"plans": plans, "version": version})
-    session = ExchangeSession(at(-1800), at(6 * 3600), at(-6 * 3600), at(10 * 3600), False)
+    """A run's parameters around a script; `config`: further settings, and `closes`, seconds after the start."""
+    settings = msgspec.to_builtins({"plans": script.plans, "changes": script.changes, "version": version})
+    closes = at(config.pop("closes", 6 * 3600))
+    session = ExchangeSession(at(-1800), closes, at(-6 * 3600), at(10 * 3600), False)
     calendar = Calendar("XNYS", "America/New_York", "2025-07-17", at(-10 * 3600), at(14 * 3600), session)
     return RunParams(
-        config={"latency_ms": latency_ms},
+        config={"latency_ms": latency_ms} | config,
         calendar=calendar,
         costs=msgspec.to_builtins(cost_table(costs)),
         strategies=(StrategyRef("scripted", f"recorded-{version}", settings),),
@@ -98,6 +105,13 @@ def bucket(second: int, **values: Any) -> dict[str, Any]:
     return neutral | {"ts": at(second)} | values
 
 
+class Script(msgspec.Struct):
+    """What the scripted strategy does, by time (ns UTC)."""
+
+    plans: list[tuple[int, EntryPlan]] = []
+    changes: list[tuple[int, Change]] = []
+
+
 class Step(msgspec.Struct):
     """One call of the trading fold."""
 
@@ -107,14 +121,25 @@ class Step(msgspec.Struct):
     interval: Any = None
 
 
-def steps(table: str) -> tuple[list[Step], list[tuple[int, EntryPlan]]]:
+FACTS = {
+    "outage": (OccurrenceKind.OUTAGE_BEGIN, 0),
+    "back": (OccurrenceKind.OUTAGE_END, 0),
+    "halt": (OccurrenceKind.HALT, 2),
+    "resume": (OccurrenceKind.HALT, 0),
+    "lost": (OccurrenceKind.QUOTE_LOST, 0),
+}
+
+
+def steps(table: str) -> tuple[list[Step], Script]:
     """Parse a scenario into the calls the engine would make, and the script."""
     lines = [line.split("#")[0].split() for line in table.strip().splitlines()]
     calls: list[Step] = []
-    plans: list[tuple[int, EntryPlan]] = []
+    script = Script()
+    live = LiveQuotes()
     quotes: list[Any] = []
     trades: list[Any] = []
     happenings: list[Occurrence] = []
+    runs: list[RunStart] = []
     mid: float | None = None
     closed = 0
     for seq, (when, what, *args) in enumerate((line for line in lines if line), start=1):
@@ -125,48 +150,80 @@ def steps(table: str) -> tuple[list[Step], list[tuple[int, EntryPlan]]]:
             quotes.append((seq, ts, CON_ID, bid, ask, *sizes, good))
             mid = (bid + ask) / 2 if good else None
         elif what == "print":
-            trades.append((seq, ts, CON_ID, float(args[0]), float(args[1]), "odd" not in args))
-        elif what in ("outage", "back"):
-            happenings.append(
-                Occurrence(seq, ts, 0, OccurrenceKind.OUTAGE_BEGIN if what == "outage" else OccurrenceKind.OUTAGE_END)
-            )
+            forms = "odd" not in args
+            trades.append((seq, ts, CON_ID, float(args[0]), float(args[1]), forms, forms and "lot" not in args))
+        elif what in FACTS:
+            kind, value = FACTS[what]
+            feed = what in ("outage", "back")
+            happenings.append(Occurrence(seq, ts, 0 if feed else CON_ID, kind, value))
+        elif what == "tick":
+            value = round(float(args[0]) * 1e9)
+            happenings.append(Occurrence(seq, ts, CON_ID, OccurrenceKind.MIN_TICK, value))
         elif what in ("long", "short"):
-            plans.append((ts, _plan(what == "long", args)))
+            script.plans.append((ts, _plan(what == "long", args)))
+        elif what == "rival":
+            when_, plan = script.plans[-1]
+            script.plans[-1] = when_, msgspec.structs.replace(plan, rival=_plan(args[0] == "long", args[1:]))
+        elif what == "change":
+            kind_, *rest = args
+            price = float(rest[0]) if rest and kind_ != "exit" else None
+            script.changes.append((ts, Change(ChangeKind(kind_), price, rest[0] if kind_ == "exit" else "")))
         elif what == "clock":
+            seen = np.array(quotes, QUOTES)
+            shown, dark = live.fold(seen, happenings, runs)
+            facts = sorted([*happenings, *dark], key=lambda fact: fact.seq)
             rows = [bucket(s, mid=mid, mark=mid, stale=not quotes) for s in range(closed, int(float(when)))]
             closed = int(float(when))
-            calls.append(Step("clock", seq, ts, interval(seq, ts, rows, (quotes, trades), happenings)))
-            quotes, trades, happenings = [], [], []
+            calls.append(Step("clock", seq, ts, interval(seq, ts, rows, (shown, trades), facts)))
+            quotes, trades, happenings, runs = [], [], [], []
         else:
+            if what == "run":
+                runs.append(RunStart(seq, ts, RunParams()))
             calls.append(Step(what if what != "run" else " ".join(["run", *args]), seq, ts))
-    return calls, plans
+    return calls, script
 
 
 def interval(
-    seq: int, ts: int, buckets: list[Any], observed: tuple[list[Any], list[Any]], happenings: list[Occurrence]
+    seq: int, ts: int, buckets: list[Any], observed: tuple[Any, list[Any]], happenings: list[Occurrence]
 ) -> Interval:
     """One interval that is a stretch by itself; `observed` are quotes and prints."""
-    seen = np.array(observed[0], QUOTES), np.array(observed[1], TRADES)
+    seen = observed[0], np.array(observed[1], TRADES)
     con_ids = np.full(len(buckets), CON_ID)
     seconds = BucketColumns(np.array([[seq, ts]]), records(buckets), con_ids, [len(buckets)], {CON_ID: SYMBOL})
     return Interval(seq, ts, happenings, Observations(*seen, [seq]), seconds, 0)
 
 
 def _plan(long: bool, args: list[str]) -> EntryPlan:
-    quantity, stop, target, *times = args
+    plain = [arg for arg in args if "=" not in arg]
+    fields: dict[str, Any] = {
+        name: value if name == "type" else float(value) for name, value in (a.split("=") for a in args if "=" in a)
+    }
+    if "immediate" in fields:
+        fields["immediate"] = bool(fields["immediate"])
+    quantity, stop, target, *times = plain
     valid, hold = (float(t) for t in (times + ["5", "300"][len(times) :]))
-    return EntryPlan(long, int(quantity), float(stop), float(target), valid, hold, "SCRIPT", {"x": 1.0})
+    return EntryPlan(
+        long=long,
+        quantity=int(quantity),
+        stop=None if stop == "-" else float(stop),
+        target=None if target == "-" else float(target),
+        valid_seconds=valid,
+        hold_seconds_max=hold,
+        reason="SCRIPT",
+        features={"x": 1.0},
+        **{name: OrderType(value) if name == "type" else value for name, value in fields.items()},
+    )
 
 
 def play(table: str, *, through_snapshots: bool = False, **terms: Any) -> dict[str, list[dict[str, Any]]]:
     """Run a scenario; returns the rows of every table. `through_snapshots` saves and restores after every call."""
-    calls, plans = steps(table)
+    calls, script = steps(table)
     trading = Trading()
     rows: dict[str, list[dict[str, Any]]] = {"decisions": [], "fills": [], "episodes": []}
     for call in calls:
         if call.what.startswith("run"):
             version = int(call.what.split()[1]) if " " in call.what else 1
-            trading.on_run_start(params(plans, version, **terms), call.seq, call.ts)
+            trading.on_run_start(params(script, version, **terms), call.seq, call.ts)
         elif call.what == "clock":
             trading.on_interval(call.interval)
         else:
