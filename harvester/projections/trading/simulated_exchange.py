@@ -113,7 +113,7 @@ class Level(msgspec.Struct):
 
     price: float
     showed: float
-    taken: float
+    taken: int
     since: int
     away: int | None = None
 

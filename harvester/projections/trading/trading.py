@@ -15,7 +15,7 @@ force (`MarketNow`), open profits and series (`PositionWatch`), decisions to do 
 from __future__ import annotations
 
 import hashlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
@@ -312,16 +312,21 @@ class Trading:
         """Apply run starts, happenings and arriving messages at their place among the observations."""
         self._now.count()
         self._now.register_symbols()
-        facts: list[tuple[int, int, Callable[[Any], None], Any]] = [
-            (h.seq, 0, self._on_happening, h) for h in interval.happenings
-        ]
-        facts += [(s[0], 0, self._on_run, s) for s in self._state.starting]
+        starting = self._state.starting
+        times = [*((h.seq, h.ts) for h in interval.happenings), *((seq, ts) for seq, ts, _ in starting)]
+        facts: list[_Fact] = [_Fact(h.seq, 0, self._on_happening, h) for h in interval.happenings]
+        facts += [_Fact(start[0], 0, self._on_run, start) for start in starting]
         if due:
-            times = [*((h.seq, h.ts) for h in interval.happenings), *((s[0], s[1]) for s in self._state.starting)]
-            facts += [(m[0], 1, self._on_arrival, m) for m in self._arriving(interval, times)]
-        for seq, _, take, row in sorted(facts, key=_place_of):
-            self._advance(seq)
-            take(row)
+            facts += [_Fact(message[0], 1, self._on_arrival, message) for message in self._arriving(interval, times)]
+        facts.sort(key=_place_of)
+        while facts:
+            fact = facts.pop(0)
+            self._advance(fact.seq)
+            fact.apply(fact.row)
+            if fact.apply == self._on_run:  # the exits it sent may arrive before this clock
+                sent = [message for message in self._arriving(interval, times) if message[2].seq >= fact.seq]
+                facts += [_Fact(message[0], 1, self._on_arrival, message) for message in sent]
+                facts.sort(key=_place_of)
 
     def _arriving(self, interval: Interval, times: list[tuple[int, int]]) -> list[tuple[int, Tracked, Sent]]:
         """Messages that are settled at this clock, with the seq after which each arrives (rule 1)."""
@@ -615,7 +620,16 @@ class Trading:
 _CHANGES_INPUTS = frozenset((OccurrenceKind.OUTAGE_BEGIN, OccurrenceKind.OUTAGE_END, OccurrenceKind.HALT))
 
 
-def _place_of(fact: tuple[int, int, Any, Any]) -> tuple[int, int]:
+class _Fact(NamedTuple):
+    """Something that happens in an interval: after the event `seq`, `tie`: facts before arrivals."""
+
+    seq: int
+    tie: int
+    apply: Callable[[Any], None]
+    row: Any
+
+
+def _place_of(fact: _Fact) -> tuple[int, int]:
     return fact[:2]
 
 
