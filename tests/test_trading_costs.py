@@ -18,6 +18,7 @@ from harvester.projections.run_params import RunParams
 from harvester.projections.trading.cost_rates import FINRA_TAF, READ_ON, SEC_FEE
 from harvester.projections.trading.costs import TABLES, CostTable, cost_table
 from harvester.projections.trading.run_terms import RunTerms
+from tests.reference import costs as reference
 
 PROJECT = Path(__file__).resolve().parent.parent
 EXAMPLES = date(2023, 6, 1)  # IBKR's examples use an SEC fee of 8.00 per million and a TAF of at most 7.27
@@ -204,6 +205,16 @@ def test_more_taken_never_costs_less(table: CostTable, fills: list[tuple[int, fl
         assert now >= table.charged(sell=False, taken=taken, added=0, value=value) - 1e-9
         assert now >= table.charged(sell=sell, taken=0, added=taken, value=value) - 1e-9
         before = now
+
+
+@given(TABLE, st.integers(0, 5_000_000), st.integers(0, 5_000_000), st.floats(0.01, 500.0), st.booleans())
+def test_costs_are_those_of_the_reference(table: CostTable, taken: int, added: int, price: float, sell: bool) -> None:
+    """Any table, date, tier and mix of taken and added shares."""
+    value = price * (taken + added)
+    expected = reference.charged(msgspec.to_builtins(table), sell=sell, taken=taken, added=added, value=value)
+    assert table.charged(sell=sell, taken=taken, added=added, value=value) == pytest.approx(
+        expected, rel=1e-9, abs=1e-9
+    )
 
 
 @given(TABLE, st.integers(1, 5_000), st.floats(0.01, 500.0))
