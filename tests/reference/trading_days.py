@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
+from datetime import date
 from typing import Any
 
 import msgspec
@@ -146,7 +147,7 @@ class TradingDay:
         params = RunParams(
             config={"latency_ms": self.latency},
             calendar=Calendar("XNYS", "America/New_York", "2025-07-17", START - SECOND, self.end + SECOND, session),
-            costs=msgspec.to_builtins(cost_table(self.costs)),
+            costs=msgspec.to_builtins(cost_table(self.costs, trading_date=date(2025, 7, 17))),
             strategies=tuple(self.refs()),
         )
         self.add(Kind.REQUEST, action="run_start", stream="run", params=params.text())
