@@ -107,10 +107,6 @@ class CostTable(msgspec.Struct, frozen=True):
             low, rate = bound, beyond
         return total
 
-    def round_trip(self, price: float, quantity: int) -> float:
-        """USD a share for buying and selling this many shares at `price`."""
-        return 2 * self.commission(quantity, price * quantity) / quantity if quantity else 0.0
-
 
 TABLES: dict[str, CostTable] = {
     table.name: table
