@@ -92,6 +92,7 @@ class Step:
         happenings: what the projections before this one derived, in seq order.
         candles: completed candles, dtype `candles.CANDLE`; None before `Candles` has folded the step.
         bars: backfilled bars that stand for a timeframe, in seq order.
+        scans: rows of scanner snapshots, in seq order.
         odd: counts of messages and numbers a fold cannot use, by con_id and measure of `Health`.
     """
 
@@ -108,6 +109,7 @@ class Step:
     happenings: Sequence[Occurrence] = ()
     candles: npt.NDArray[Any] | None = None
     bars: Sequence[Mapping[str, Any]] = ()
+    scans: Sequence[Mapping[str, Any]] = ()
     odd: Mapping[tuple[int, str], int] = field(default_factory=dict)
 
     def with_derived(self, derived: Derived) -> Step:
