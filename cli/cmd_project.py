@@ -62,8 +62,8 @@ def project(
     and the losses. These files are not artefacts of the date; `hv verify` and `hv eod` ignore them.
 
     With --strategy these strategies trade every run of the date, whatever was recorded, and the files go below
-    exports/strategies/NAME-DIGEST/; `hv verify` and `hv eod` ignore them. Without it the recorded strategies trade: shipped
-    ones as they are today, users' from their copies in memory/strategies/. See docs/strategies.md.
+    exports/strategies/NAME-DIGEST/; `hv verify` and `hv eod` ignore them. Without it the recorded strategies trade:
+    shipped ones as they are today, users' from their copies in memory/strategies/. See docs/strategies.md.
 
     Example: hv project --date 2025-07-17
     """

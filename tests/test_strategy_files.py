@@ -204,7 +204,8 @@ def test_project_names_a_dropped_strategy(home, tmp_path):
     """A strategy that fails is one line with its name, seq and second, and the date is projected."""
     path = tmp_path / "late.py"
     path.write_text(
-        "import harvester\nclass Late(harvester.Strategy):\n  def on_second(self, now):\n    return self.buy(float('nan'))"
+        "import harvester\nclass Late(harvester.Strategy):\n"
+        "  def on_second(self, now):\n    return self.buy(float('nan'))"
     )
     done = hv("project", "--home", str(home.root), "--strategy", f"{path}:Late")
     assert done.exit_code == 0

@@ -60,7 +60,9 @@ def test_ten_lines_trade(folded):
     """A ten-line strategy sends orders and its trades become episodes with its reasons, stops and features."""
     decisions, episodes, engine, _ = folded
     entered = [row for row in decisions if row["action"] == "enter"]
-    assert entered and episodes and failures(engine) == []
+    assert entered
+    assert episodes
+    assert failures(engine) == []
     assert {row["strategy"] for row in entered} == {"fade"}
     document = msgspec.json.decode(episodes[0]["document"])
     assert document["decision_trace"]["entry_reason"] == "FADE"
@@ -104,11 +106,13 @@ def test_seen_is_the_market(home):
     assert seen
     for now in seen:
         assert now.second < now.ts
-        assert now.live and now.bid < now.ask
+        assert now.live
+        assert now.bid < now.ask
         assert (now.bid, now.ask) == (now.bucket_bid, now.bucket_ask)  # the log's quotes come before the second ends
         assert now.seconds_since_open > 0
     minutes = [now.candle("1m") for now in seen if now.candle("1m")]
-    assert minutes and all(candle.end <= now.ts for now in seen for _, candle in now.candles)
+    assert minutes
+    assert all(candle.end <= now.ts for now in seen for _, candle in now.candles)
 
 
 def fold_as(home, kind):
@@ -181,7 +185,8 @@ def test_bad_answer_drops_the_strategy(home, what):
     assert line.startswith("strategy fade dropped at seq ")
     failed = engine[harvester.projections.trading.trading_feed.TradingFeed].trading.failures[0]
     after = [row for row in decisions if row["seq"] > failed.seq]
-    assert after and all(row["gate_codes"] == "STRATEGY_ERROR" and row["action"] == "none" for row in after)
+    assert after
+    assert all(row["gate_codes"] == "STRATEGY_ERROR" and row["action"] == "none" for row in after)
     assert fold_as(home, Late)[0] == decisions
 
 
@@ -287,9 +292,9 @@ def test_parameters():
     """Parameters are typed fields: converted, with defaults, and an unknown or wrong one is named."""
     assert Fade({"lookback": "30"}).lookback == 30
     assert Fade({}).parameters == {"lookback": 20, "spread_bps_max": 5.0}
-    with pytest.raises(BadSetting, match="strategy fade: .*lookback"):
+    with pytest.raises(BadSetting, match=r"strategy fade: .*lookback"):
         Fade({"lookback": "many"})
-    with pytest.raises(BadSetting, match="leverage.*its parameters: lookback, spread_bps_max"):
+    with pytest.raises(BadSetting, match=r"leverage.*its parameters: lookback, spread_bps_max"):
         Fade({"leverage": 2})
 
 

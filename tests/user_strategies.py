@@ -48,7 +48,7 @@ def fold(home, *kinds: type[Strategy], cuts=None, day=DATE):
 def keep(tables, outputs) -> None:
     for name, rows in tables.items():
         if name in outputs.tables:
-            rows += outputs.tables[name].to_pylist()
+            rows.extend(outputs.tables[name].to_pylist())
 
 
 def failures(engine: Engine) -> list[str]:

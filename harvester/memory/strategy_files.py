@@ -386,3 +386,25 @@ class ShippedAlone(Library):
         for name in [ref[0] for ref in terms.strategies if ref[0] not in STRATEGIES]:
             self.note(f"strategy {name} is a user's and is left out here; hv project folds it")
         return msgspec.structs.replace(terms, strategies=kept)
+
+
+# ---- lists ---------------------------------------------------------------------------------------------------------
+
+
+def shipped() -> list[dict[str, Any]]:
+    """The shipped strategies with their digests and default settings."""
+    return [describe(name) | {"source": "shipped"} for name in STRATEGIES]
+
+
+def kept(home: Home) -> list[dict[str, Any]]:
+    """The copies below `memory/strategies/`, by digest; a damaged one says so. No code of theirs is run."""
+    rows = []
+    for folder in sorted(path for path in home.strategies.glob("*") if path.is_dir()):
+        found = read_copy(home, folder.name)
+        if found is None:
+            rows.append({"name": "?", "digest": folder.name, "settings": {}, "source": f"damaged copy: {folder}"})
+        else:
+            sources, settings = found
+            where = f"copy of {sources.entry}:{sources.name}"
+            rows.append({"name": sources.name, "digest": folder.name, "settings": settings, "source": where})
+    return rows
