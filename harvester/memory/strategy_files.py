@@ -68,7 +68,7 @@ class Sources(NamedTuple):
         return total.hexdigest()
 
 
-class Found(NamedTuple):
+class LoadedStrategy(NamedTuple):
     """A strategy to fold with; `sources` is None for a shipped one."""
 
     ref: StrategyRef
@@ -87,7 +87,7 @@ class CopyManifest(msgspec.Struct, frozen=True):
 # ---- from the command line -----------------------------------------------------------------------------------------
 
 
-def load(wanted: str, settings: Mapping[str, Any] | None = None) -> Found:
+def load(wanted: str, settings: Mapping[str, Any] | None = None) -> LoadedStrategy:
     """A strategy by `path/to/file.py:Class`, `package.module:Class` or the name of a shipped one.
 
     Raises:
@@ -96,7 +96,7 @@ def load(wanted: str, settings: Mapping[str, Any] | None = None) -> Found:
     if ":" not in wanted:
         if wanted.endswith(".py"):
             raise BadSetting(f"--strategy {wanted}: name the class too: {wanted}:CLASS")
-        return Found(StrategyRef(**describe(wanted, settings)), None)
+        return LoadedStrategy(StrategyRef(**describe(wanted, settings)), None)
     where, _, name = wanted.rpartition(":")
     if not name.isidentifier():
         raise BadSetting(f"--strategy {wanted}: {name!r} is not a class name; use path/to/file.py:CLASS")
@@ -106,16 +106,18 @@ def load(wanted: str, settings: Mapping[str, Any] | None = None) -> Found:
     if called in STRATEGIES:
         raise BadSetting(f"strategy {called} of {where} has the name of a shipped one; set another: name = {'...'!r}")
     values = kind(settings or {}).parameters
-    return Found(StrategyRef(called, sources.digest(values), values), sources)
+    return LoadedStrategy(StrategyRef(called, sources.digest(values), values), sources)
 
 
-def load_all(wanted: Sequence[str], settings: Mapping[str, Mapping[str, Any]], values: Sequence[str]) -> list[Found]:
+def load_all(
+    wanted: Sequence[str], settings: Mapping[str, Mapping[str, Any]], values: Sequence[str]
+) -> list[LoadedStrategy]:
     """Several strategies with their settings: `settings` by name, then `--set` values, which win.
 
     Raises:
         BadSetting: as `load`; a name twice; a value that belongs to no strategy.
     """
-    found: dict[str, Found] = {}
+    found: dict[str, LoadedStrategy] = {}
     plain = [_called(one) for one in wanted]
     given = {name: dict(settings.get(name, {})) for name in plain}
     for text in values:
@@ -311,7 +313,7 @@ class _Importer:
 # ---- copies --------------------------------------------------------------------------------------------------------
 
 
-def keep_copy(found: Found, home: Home, disk: Disk | None = None) -> Path | None:
+def keep_copy(found: LoadedStrategy, home: Home, disk: Disk | None = None) -> Path | None:
     """Write the sources to `memory/strategies/<digest>/`; returns the folder, None for a shipped strategy."""
     if found.sources is None:
         return None
@@ -364,7 +366,7 @@ class KeptStrategies(Library):
 class GivenStrategies(Library):
     """These strategies fold every run, whatever it recorded."""
 
-    def __init__(self, found: Sequence[Found]) -> None:
+    def __init__(self, found: Sequence[LoadedStrategy]) -> None:
         super().__init__()
         self._found = {one.ref.name: one for one in found}
 

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from harvester.eventlog.reader import Day
-    from harvester.memory.strategy_files import Found
+    from harvester.memory.strategy_files import LoadedStrategy
 
 ROWS = 100_000
 SHIFT_S = 86_400 * 400 + 12_345  # the clock of the second process is wrong by so much
@@ -151,7 +151,7 @@ def _check(task: CheckTask, answer: CheckAnswer) -> None:
                 break
 
 
-def fold(day: Day, found: Sequence[Found], cuts: Sequence[int] = ()) -> tuple[pa.Table, list[str]]:
+def fold(day: Day, found: Sequence[LoadedStrategy], cuts: Sequence[int] = ()) -> tuple[pa.Table, list[str]]:
     """The decisions of the date, batches ending at these seqs too, and the strategies that failed."""
     engine, parts = Engine(library=GivenStrategies(found)), []
     for batch in fold_batches(day, COLUMNS, ROWS, cuts):
@@ -162,7 +162,7 @@ def fold(day: Day, found: Sequence[Found], cuts: Sequence[int] = ()) -> tuple[pa
     return joined(parts, DECISIONS), failures
 
 
-def fold_with_noise(day: Day, found: Sequence[Found], seq: int) -> pa.Table:
+def fold_with_noise(day: Day, found: Sequence[LoadedStrategy], seq: int) -> pa.Table:
     """The decisions up to a seq, when every price after it is another; both are in one batch."""
     engine, parts = Engine(library=GivenStrategies(found)), []
     last = min(seq + NOISE_SPAN, day.last_seq)

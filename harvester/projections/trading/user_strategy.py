@@ -152,7 +152,7 @@ STATIC = Now._fields[:STATIC_COUNT]
 assert len(STATIC) == len(BUCKET_FIELDS) + 8, "a bucket field is missing in Now"
 
 
-class Refusal(NamedTuple):
+class GateRefusal(NamedTuple):
     """Gate codes that say why the strategy does not trade in this second."""
 
     codes: tuple[str, ...]
@@ -220,9 +220,9 @@ class Strategy:
         """Open a short position; see `buy`."""
         return _plan(False, quantity, order)
 
-    def refuse(self, *codes: str) -> Refusal:
+    def refuse(self, *codes: str) -> GateRefusal:
         """Do nothing, for these reasons: capital letters, digits and underscores."""
-        return Refusal(codes)
+        return GateRefusal(codes)
 
     def exit(self, reason: str = "EXIT") -> Change:
         """Close the position at the market and cancel the rest of its entry."""
@@ -314,7 +314,7 @@ def checked(answer: Any, now: Now) -> Wanted:
     changes: list[Change] = []
     parts = answer if type(answer) in (list, tuple) else (answer,)
     for part in parts:
-        if isinstance(part, Refusal):
+        if isinstance(part, GateRefusal):
             codes += [_code(code, "gate code") for code in part.codes]
         elif isinstance(part, EntryPlan):
             plans.append(_checked_plan(part, now))
