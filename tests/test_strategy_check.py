@@ -118,6 +118,7 @@ def differences(home, wanted: str) -> list[str]:
     return [cut, next((one for one in noise if one), "")]
 
 
+COUNTER = "import sys, itertools\nsys.cheat = getattr(sys, 'cheat', itertools.count())"
 STATIC_IMPORT = "from harvester.projections.trading.user_strategy import STATIC"
 PEEK = """
 import sys
@@ -133,7 +134,7 @@ later = rows[min(frame.f_locals["slot"] + 20, len(rows) - 1)]
     ("body", "head"),
     [
         (BUY.format("random.random() < 0.1"), "import random"),
-        (BUY.format("next(sys.cheat) % 7 == 0"), "import sys, itertools\nsys.cheat = getattr(sys, 'cheat', itertools.count())"),
+        (BUY.format("next(sys.cheat) % 7 == 0"), COUNTER),
         (PEEK.strip() + "\n" + BUY.format("later[STATIC.index('mid')] > now.mid"), STATIC_IMPORT),
     ],
     ids=["randomness", "state of the process", "peeking through the frames"],

@@ -83,6 +83,7 @@ class StrategyDesk:
 
     Attributes:
         seats: the run's strategies.
+        has_users: whether a user's class is among them.
     """
 
     def __init__(self, now: MarketNow, floor: Floor) -> None:
@@ -106,6 +107,7 @@ class StrategyDesk:
         """Replace the seats from the next slot on; the previous ones must be settled."""
         self.seats = list(seats)
         self._users = [seat.user for seat in seats]
+        self.has_users = any(user is not None for user in self._users)
         self._eager = [s for s, seat in enumerate(seats) if seat.screen is None and self._users[s] is None]
         self._sheet = np.zeros((len(self._seconds.slots), len(seats)), np.int64)
         self._asking = 0  # the seat that is deciding the slot
@@ -218,7 +220,11 @@ class StrategyDesk:
         self._find_next()
 
     def _find_next(self) -> None:
-        found = self._calls.find(1, self._now.slot * len(self.seats))
+        at = self._now.slot * len(self.seats)
+        if at < len(self._calls) and self._calls[at]:
+            self._next = self._now.slot
+            return
+        found = self._calls.find(1, at)
         self._next = NEVER if found < 0 else found // len(self.seats)
 
     def _look(self, con_id: int, s: int, *, rebuild: bool) -> None:

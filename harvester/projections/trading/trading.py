@@ -232,7 +232,7 @@ class Trading:
     @property
     def wants_news(self) -> bool:
         """Whether a strategy may read `Interval.news`."""
-        return bool(self._state.starting) or any(seat.user for seat in self._desk.seats)
+        return self._desk.has_users or bool(self._state.starting)
 
     def aligned(self, con_id: int) -> int:
         """1 when all timeframes of the symbol closed up, -1 all down, 0 neither."""

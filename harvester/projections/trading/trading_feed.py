@@ -56,6 +56,7 @@ class TradingFeed(Projection):
         self._live = LiveQuotes()
         self._bars: list[Mapping[str, Any]] = []
         self._scans: list[Mapping[str, Any]] = []
+        self._formed: tuple[Step | None, dict[int, list[tuple[int, str, tuple[Any, ...]]]]] = (None, {})
 
     def use(self, library: Library) -> None:
         """Take strategies from this library; before the first fold."""
@@ -101,12 +102,7 @@ class TradingFeed(Projection):
             self._scans = self._scans[len(scans) :]
         if not getattr(self.trading, "wants_news", False):
             return None
-        candles: list[tuple[int, str, tuple[Any, ...]]] = []
-        if step.candles is not None and len(step.candles):
-            begin, end = step.candles["decision_seq"].searchsorted([seq, seq + 1])
-            for row in step.candles[begin:end]:
-                values = tuple(row[name].item() for name in _CANDLE)
-                candles.append((int(row["con_id"]), TIMEFRAMES[row["timeframe"]][0], values))
+        candles = self._candles(step).get(seq, [])
         if not candles and not bars and not scans:
             return None
         return News(
@@ -114,6 +110,17 @@ class TradingFeed(Projection):
             [(row["con_id"], tuple(row[name] for name in _BAR)) for row in bars],
             [(row["snapshot"] or 0, row["scan_code"] or "", row["rank"], row["symbol"]) for row in scans],
         )
+
+    def _candles(self, step: Step) -> dict[int, list[tuple[int, str, tuple[Any, ...]]]]:
+        """The completed candles of a step, by the clock that completed them."""
+        if self._formed[0] is not step:
+            by_clock: dict[int, list[tuple[int, str, tuple[Any, ...]]]] = {}
+            if step.candles is not None and len(step.candles):
+                columns = [step.candles[name].tolist() for name in ("decision_seq", "con_id", "timeframe", *_CANDLE)]
+                for clock, con_id, timeframe, *values in zip(*columns, strict=True):
+                    by_clock.setdefault(clock, []).append((con_id, TIMEFRAMES[timeframe][0], tuple(values)))
+            self._formed = step, by_clock
+        return self._formed[1]
 
     def _start(self, runs: list[RunStart], before: int = NEVER) -> None:
         while runs and runs[0].seq < before:

@@ -60,7 +60,7 @@ class Failure(NamedTuple):
 class SymbolState:
     """What the framework keeps for one symbol of a strategy."""
 
-    __slots__ = ("bars", "candles", "flat_since", "overlays", "user")
+    __slots__ = ("bars", "candles", "flat_since", "overlays", "shown", "user")
 
     def __init__(self, overlays: int) -> None:
         self.user = SimpleNamespace()
@@ -68,6 +68,7 @@ class SymbolState:
         self.flat_since: int | None = None
         self.candles: dict[str, Candle] = {}
         self.bars: tuple[Bar, ...] = ()
+        self.shown: tuple[tuple[str, Candle], ...] = ()  # the candles as `Now` has them
 
 
 class UserDecider:
@@ -104,6 +105,9 @@ class UserDecider:
         """Take in completed candles, backfilled bars and scanner rows."""
         for con_id, timeframe, values in news.candles:
             self._facts(con_id)[0][timeframe] = Candle(*values)
+        for con_id in {one[0]: None for one in news.candles}:
+            if (known := self._symbols.get(con_id)) is not None:
+                known.shown = tuple(known.candles.items())
         for con_id, bar in news.bars:
             candles, bars = self._facts(con_id)
             self._keep(con_id, candles, (*bars, Bar(*bar))[-BARS_MAX:])
@@ -158,7 +162,7 @@ class UserDecider:
                 closes,
                 held,
                 alignment,
-                tuple(known.candles.items()),
+                known.shown,
                 known.bars,
                 self._candidates,
                 known.flat_since,
@@ -183,6 +187,7 @@ class UserDecider:
         known = self._symbols[con_id] = SymbolState(len(self._overlays))
         if con_id in self._waiting:
             known.candles, known.bars = self._waiting.pop(con_id)
+            known.shown = tuple(known.candles.items())
         self._own["state"] = known.user
         self.strategy.on_symbol(symbol)
         return known
@@ -246,6 +251,7 @@ class UserDecider:
             known.overlays = [SimpleNamespace(**unplain(one)) for one in overlays]
             known.candles = {name: Candle(*candle) for name, candle in unplain(candles).items()}
             known.bars = tuple(Bar(*bar) for bar in bars)
+            known.shown = tuple(known.candles.items())
         for con_id, candles, bars in waiting:
             found = {name: Candle(*candle) for name, candle in unplain(candles).items()}
             self._waiting[con_id] = found, tuple(Bar(*bar) for bar in bars)
