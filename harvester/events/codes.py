@@ -19,6 +19,7 @@ NO_MORE_MARKET_DATA = 101  # market data lines in use
 HISTORY_ERROR = 162  # no data, a pacing violation, or a scanner without rows: the text says which
 UNKNOWN_CONTRACT = 200
 NO_MORE_DEPTH = 309  # market depth lines in use
+HALTED_SECURITY = 154  # "Orders cannot be transmitted for a halted security": the symbol itself, not a feed
 DEPTH_HALTED = 316
 DEPTH_RESET = 317  # the book is empty; new rows follow
 BAD_REQUEST = 321

@@ -33,9 +33,18 @@ QUOTES = np.dtype(
 numbers are then NaN or the last ones)."""
 
 TRADES = np.dtype(
-    [("seq", "<u8"), ("ts", "<i8"), ("con_id", "<i8"), ("price", "<f8"), ("size", "<f8"), ("forms_price", "?")]
+    [
+        ("seq", "<u8"),
+        ("ts", "<i8"),
+        ("con_id", "<i8"),
+        ("price", "<f8"),
+        ("size", "<f8"),
+        ("forms_price", "?"),
+        ("triggers", "?"),
+    ]
 )
-"""Reported prints: price in USD, size in shares, `forms_price` false for past-limit and unreported ones."""
+"""Reported prints: price in USD, size in shares, `forms_price` false for past-limit and unreported ones; `triggers`: it
+forms the price and is not an odd lot, see `state_arrays.ROUND_LOT`."""
 
 
 class OccurrenceKind(StrEnum):
@@ -46,6 +55,10 @@ class OccurrenceKind(StrEnum):
     REFUSED = "refused"  # a subscription was refused; value: IB's code
     ALIGNED = "aligned"  # value: 1 all timeframes closed up, -1 all closed down, 0 neither any more
     DATA_TYPE = "data_type"  # message 58; value: 1 live, 2 frozen, 3 delayed, 4 delayed frozen
+    HALT = "halt"  # trading in con_id; value: 0 not halted, 1 general, 2 volatility
+    QUOTE_LOST = "quote_lost"  # the stream of the quote in force of con_id is silent, refused or cancelled
+    MIN_TICK = "min_tick"  # smallest price step of con_id; value: in units of 1e-9 USD
+    RUN_END = "run_end"  # a run ended; con_id 0
 
 
 class Occurrence(NamedTuple):
@@ -64,7 +77,7 @@ class Interval(NamedTuple):
     Attributes:
         seq: of the clock that ends the interval: the `decision_seq` of what is decided on it.
         ts: `ts_recv` of that clock, ns UTC.
-        happenings: outages, refusals, data types and alignments, in seq order.
+        happenings: outages, halts, lost quotes, refusals, data types, min ticks, run ends and alignments, in seq order.
         tape: observations by symbol of a stretch: this and neighbouring intervals.
         seconds: the buckets that the clocks of the stretch closed.
         place: index of the clock that ends this interval.

@@ -13,7 +13,8 @@ PRICES = (9.98, 9.99, 10.0, 10.01, 10.02, 10.03)
 ODD = (None, -1.0, 0.0, 1.7976931348623157e308, 2147483647.0, 2.0**63, -(2.0**63), 2.0**127)
 SIZES = (100.0, 200.0, 300.0, 1.0, 700.0)
 CON_IDS = (30, 7, 11)
-NOTICES = (317, 317, 317, 316, 1100, 1101, 1102, -2, 354, 2104, -7, -8, 10197)
+NOTICES = (317, 317, 317, 316, 1100, 1101, 1102, -2, 354, 2104, -7, -8, 10197, -4, -4, 154)
+CONDITIONS = (None, None, None, "", "   I", " F I", " F", " 4")
 
 
 class Stream:
@@ -89,6 +90,10 @@ class Stream:
         getattr(self, f"row_{stream}")(key)
 
     def row_l1(self, key: dict[str, int]) -> None:
+        if self.chance.random() < 0.06:
+            value = self.chance.choice((0.0, 0.0, 1.0, 2.0, -1.0, None, 0.5))
+            self.add(Kind.TICK, msg=45, field=self.chance.choice((49, 49, 90)), value=value, **key)
+            return
         field = self.chance.choice((1, 2, 0, 3, 1, 2, 0, 3, 4, 8, 48, 77, 66, 67, 69, 70, 21))
         if field in (48, 77):
             text = f"{self.chance.choice(PRICES)};{self.chance.choice(SIZES)};1759752000123;9000;10.0;true"
@@ -167,7 +172,7 @@ class Stream:
         past, unreported = self.chance.choice(((False, False),) * 3 + ((True, False), (False, True), (None, None)))
         self.add(
             Kind.TRADE, stream=2, price=self.number((*PRICES, 10.005)), size=self.number(SIZES),
-            past_limit=past, unreported=unreported, **key,
+            past_limit=past, unreported=unreported, conditions=self.chance.choice(CONDITIONS), **key,
         )  # fmt: skip
 
     row_all_last = row_last
@@ -216,6 +221,8 @@ class Stream:
         elif what < 0.97:
             self.add(Kind.NOTICE, msg=58, value=self.chance.choice((1, 3)), req_id=self.req)
             self.add(Kind.RAW, msg=81, fields="81\x001", reason="untyped")
+            step = self.chance.choice((0.01, 0.005, 0.0001, None, 0.0, 1e300))
+            self.add(Kind.CONTRACT, msg=self.chance.choice((10, 10, 18)), con_id=self.chance.choice((7, 30, 0)), min_tick=step)
         else:
             if self.chance.random() < 0.5:
                 self.add(Kind.REQUEST, action="run_end", stream="run", params="{}")
