@@ -125,7 +125,7 @@ def steps(table: str) -> tuple[list[Step], list[tuple[int, EntryPlan]]]:
             quotes.append((seq, ts, CON_ID, bid, ask, *sizes, good))
             mid = (bid + ask) / 2 if good else None
         elif what == "print":
-            trades.append((seq, ts, CON_ID, float(args[0]), float(args[1]), "odd" not in args))
+            trades.append((seq, ts, CON_ID, float(args[0]), float(args[1]), *["odd" not in args] * 2))
         elif what in ("outage", "back"):
             happenings.append(
                 Occurrence(seq, ts, 0, OccurrenceKind.OUTAGE_BEGIN if what == "outage" else OccurrenceKind.OUTAGE_END)

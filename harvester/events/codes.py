@@ -127,6 +127,11 @@ MEANINGS: tuple[Meaning, ...] = (
         HISTORY_ERROR, _NO_PERMISSION, Effect.NOW_AND_THEN, "… No market data permissions for NYSE STK", "", _UNITS
     ),
     Meaning(HISTORY_ERROR, "", Effect.FOR_NOW, "… any other text, such as a lost HMDS connection", "", _UNITS),
+    Meaning(
+        HALTED_SECURITY, "", Effect.ADVICE, "Orders cannot be transmitted for a halted security",
+        "The symbol counts as halted until a tick 49 says otherwise.",
+        ("tests/test_projections_halts.py::test_an_error_about_a_halted_security_halts_the_symbol",),
+    ),
     Meaning(165, "", Effect.ADVICE, "Historical Market Data Service query message", "", _UNITS),
     Meaning(
         UNKNOWN_CONTRACT, "", Effect.NOW_AND_THEN, "No security definition has been found for the request",

@@ -192,6 +192,31 @@ class Stream:
     def row_bars_5s(self, key: dict[str, int]) -> None:
         self.add(Kind.BAR, msg=50, open=10.0, high=10.0, low=10.0, close=10.0, **key)
 
+    def doubt(self) -> None:
+        """A quoting stream is found silent or cancelled; it, or its successor, may say the same again."""
+        quoting = [a for a in self.asked[-6:] if a[1] == self.epoch and a[3] in ("l1", "bid_ask", "smart_depth")]
+        if not quoting:
+            return
+        con_id, epoch, req, stream = self.chance.choice(quoting)
+        if self.chance.random() < 0.7:
+            self.add(Kind.NOTICE, code=-4, con_id=con_id, req_id=req, epoch=epoch, text="")
+        old = req
+        if self.chance.random() < 0.6:
+            params = self.chance.choice(("{}", '{"renewed":true}', '{"renewed":true}'))
+            self.add(
+                Kind.REQUEST, action="cancel", stream=stream, con_id=con_id, req_id=req, epoch=epoch, params=params
+            )
+            self.subscribe(con_id, stream)
+            req = self.req
+        if self.chance.random() < 0.8:
+            said = [
+                (kind, row)
+                for kind, row in self.events
+                if kind in (Kind.TICK, Kind.QUOTE, Kind.DEPTH) and (row["epoch"], row.get("req_id")) == (epoch, old)
+            ]
+            for kind, row in said[-2:]:
+                self.events.append((kind, row | {"ts_recv": self.now, "req_id": req}))
+
     def control(self) -> None:
         what = self.chance.random()
         if what < 0.4:
@@ -222,7 +247,12 @@ class Stream:
             self.add(Kind.NOTICE, msg=58, value=self.chance.choice((1, 3)), req_id=self.req)
             self.add(Kind.RAW, msg=81, fields="81\x001", reason="untyped")
             step = self.chance.choice((0.01, 0.005, 0.0001, None, 0.0, 1e300))
-            self.add(Kind.CONTRACT, msg=self.chance.choice((10, 10, 18)), con_id=self.chance.choice((7, 30, 0)), min_tick=step)
+            self.add(
+                Kind.CONTRACT,
+                msg=self.chance.choice((10, 10, 18)),
+                con_id=self.chance.choice((7, 30, 0)),
+                min_tick=step,
+            )
         else:
             if self.chance.random() < 0.5:
                 self.add(Kind.REQUEST, action="run_end", stream="run", params="{}")
@@ -238,6 +268,8 @@ def stream(seed: int, length: int, start_ns: int, updaters: float = 0.3) -> list
         made.pass_time()
         if made.chance.random() < 0.06:
             made.control()
+        if made.chance.random() < 0.04:
+            made.doubt()
         for _ in range(made.chance.randint(1, 6)):
             made.hot()
     for seq, (_, row) in enumerate(made.events, 1):

@@ -456,6 +456,13 @@ def _show(s: MarketState, q: Any, seq: int, ts: int) -> None:
         g[_QUOTES] += 1
 
 
+@_cached
+def _spoke(s: MarketState, q: Any, source: int, seq: int, ts: int) -> None:
+    """Note a row of a source's stream: a lost quote is in force again, even unchanged."""
+    if q.lost == source:
+        _show(s, q, seq, ts)
+
+
 # ---- prints ------------------------------------------------------------------------------------------------------
 
 
@@ -723,8 +730,7 @@ def _on_tick(s: MarketState, f: Frame, j: int) -> None:
     if size == size:  # price messages of old servers have no size
         feed[2 + side] = _price(size)
     _requote(s, i, f.tick_seq[j], f.tick_ts[j])
-    if q.lost == _S_L1:
-        _show(s, q, f.tick_seq[j], f.tick_ts[j])
+    _spoke(s, q, _S_L1, f.tick_seq[j], f.tick_ts[j])
 
 
 @_cached
@@ -760,8 +766,7 @@ def _on_quote(s: MarketState, f: Frame, j: int) -> None:
     s.heard[_at(i), _S_BID_ASK - 1, 0] = s.heard[_at(i), _S_BID_ASK - 1, 1] = 1
     s.inst[_at(i)].kept = 0
     _requote(s, i, f.quote_seq[j], f.quote_ts[j])
-    if s.inst[_at(i)].lost == _S_BID_ASK:
-        _show(s, s.inst[_at(i)], f.quote_seq[j], f.quote_ts[j])
+    _spoke(s, s.inst[_at(i)], _S_BID_ASK, f.quote_seq[j], f.quote_ts[j])
 
 
 @_cached
@@ -787,8 +792,7 @@ def _on_depth(s: MarketState, f: Frame, j: int, ts: int) -> None:
         _requote_side(s, i, f.depth_seq[j], ts, b, side)
     elif q.source == _S_SMART or q.source == _S_NONE:
         _requote(s, i, f.depth_seq[j], ts)
-    if q.lost == _S_SMART:
-        _show(s, q, f.depth_seq[j], ts)
+    _spoke(s, q, _S_SMART, f.depth_seq[j], ts)
 
 
 @_cached

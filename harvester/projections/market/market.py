@@ -534,7 +534,7 @@ class Market:
         )
         self.state.rows[: len(waiting)] = waiting
         makers, self.symbols, self.runs, self._epoch, self._slots, stretches, ticks = names
-        self._min_ticks = {con_id: value for con_id, value in ticks}
+        self._min_ticks = dict(ticks)
         self._stretches = [[Stretch(*stretch) for stretch in of_one] for of_one in stretches]
         self.makers = Makers(makers)
         self._instrument = {int(self.state.inst[k]["con_id"]): k for k in range(len(self.symbols))}

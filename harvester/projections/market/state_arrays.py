@@ -358,7 +358,7 @@ _COLUMNS: tuple[tuple[str, pa.DataType, str, str], ...] = (  # name, type, unit,
         ),
     ),
     ("stale!", _B, "", "no row of any live stream of the instrument arrived within the second"),
-    ("halted!", _B, "", "trading was halted at any moment of the second: the last tick 49 or 90 of 0, 1 or 2 was not 0"),
+    ("halted!", _B, "", "trading was halted at any moment of the second: the last tick 49 or 90 was 1 or 2, not 0"),
 )
 BUCKETS: pa.Schema = pa.schema([
     pa.field(name.rstrip("!"), kind, nullable=not name.endswith("!"), metadata={"unit": unit, "formula": formula})
