@@ -69,7 +69,8 @@ def _show(report: RecordingStatus) -> None:
     for symbol in report.symbols:
         lacks = ", ".join(f"{stream} ({why})" for stream, why in report.lacking.get(symbol, {}).items())
         whole = "complete until then" if report.outage else "complete"
-        typer.echo(f"  {symbol}: " + (f"lacks {lacks}" if lacks else whole))
+        halt = f"; halted: {report.halted[symbol]}" if symbol in report.halted else ""
+        typer.echo(f"  {symbol}: " + (f"lacks {lacks}" if lacks else whole) + halt)
 
 
 def _local(time: str) -> str:

@@ -69,7 +69,8 @@ BUCKET = (
     | _all("tape_buy tape_sell tape_unknown", NUMBER)
     | _all("trade_count quote_count depth_count", COUNT)
     | _all("volatility_proxy realised_variance", or_null(NUMBER))
-    | {"quote_source": or_null(one_of("bid_ask", "l1", "smart_depth")), "book_good": or_null(FLAG), "stale": FLAG}
+    | {"quote_source": or_null(one_of("bid_ask", "l1", "smart_depth")), "book_good": or_null(FLAG)}
+    | {"stale": FLAG, "halted": FLAG}
 )
 GATES = listed(TEXT)
 FILL = {

@@ -19,6 +19,7 @@ NO_MORE_MARKET_DATA = 101  # market data lines in use
 HISTORY_ERROR = 162  # no data, a pacing violation, or a scanner without rows: the text says which
 UNKNOWN_CONTRACT = 200
 NO_MORE_DEPTH = 309  # market depth lines in use
+HALTED_SECURITY = 154  # "Orders cannot be transmitted for a halted security": the symbol itself, not a feed
 DEPTH_HALTED = 316
 DEPTH_RESET = 317  # the book is empty; new rows follow
 BAD_REQUEST = 321
@@ -126,6 +127,11 @@ MEANINGS: tuple[Meaning, ...] = (
         HISTORY_ERROR, _NO_PERMISSION, Effect.NOW_AND_THEN, "… No market data permissions for NYSE STK", "", _UNITS
     ),
     Meaning(HISTORY_ERROR, "", Effect.FOR_NOW, "… any other text, such as a lost HMDS connection", "", _UNITS),
+    Meaning(
+        HALTED_SECURITY, "", Effect.ADVICE, "Orders cannot be transmitted for a halted security",
+        "The symbol counts as halted until a tick 49 says otherwise.",
+        ("tests/test_projections_halts.py::test_an_error_about_a_halted_security_halts_the_symbol",),
+    ),
     Meaning(165, "", Effect.ADVICE, "Historical Market Data Service query message", "", _UNITS),
     Meaning(
         UNKNOWN_CONTRACT, "", Effect.NOW_AND_THEN, "No security definition has been found for the request",

@@ -43,7 +43,8 @@ TRADES = np.dtype(
         ("triggers", "?"),
     ]
 )
-"""Reported prints: price in USD, size in shares, `forms_price` false for past-limit and unreported ones."""
+"""Reported prints: price in USD, size in shares, `forms_price` false for past-limit and unreported ones; `triggers`: it
+forms the price and is not an odd lot, see `state_arrays.ROUND_LOT`."""
 
 
 class OccurrenceKind(StrEnum):
@@ -77,7 +78,7 @@ class Interval(NamedTuple):
     Attributes:
         seq: of the clock that ends the interval: the `decision_seq` of what is decided on it.
         ts: `ts_recv` of that clock, ns UTC.
-        happenings: outages, refusals, data types and alignments, in seq order.
+        happenings: outages, halts, lost quotes, refusals, data types, min ticks, run ends and alignments, in seq order.
         tape: observations by symbol of a stretch: this and neighbouring intervals.
         seconds: the buckets that the clocks of the stretch closed.
         place: index of the clock that ends this interval.

@@ -89,7 +89,8 @@ class Step:
         clocks: shape (n, 2) int64: seq and ts of each clock event.
         closed: bucket rows handed out, dtype `state_arrays.ROW`; `decision_seq` is the clock that closed them.
         quotes, trades: dtypes `interval.QUOTES` and `interval.TRADES`.
-        happenings: what the projections before this one derived, in seq order.
+        happenings: halts, lost quotes, min ticks and run ends of the market, and what the projections before this one
+            derived, in seq order.
         candles: completed candles, dtype `candles.CANDLE`; None before `Candles` has folded the step.
         bars: backfilled bars that stand for a timeframe, in seq order.
         odd: counts of messages and numbers a fold cannot use, by con_id and measure of `Health`.

@@ -49,6 +49,8 @@ SYMBOL = {  # measures of a symbol: field of `state_arrays.INSTRUMENT` or of `vo
     "depth_seconds": ("depth_seconds", "s with a book subscribed"),
     "bad_book_seconds": ("bad_book_seconds", "s in which it ended bad or unknown"),
     "contradicted_seconds": ("contradicted_seconds", "of these, the quote in force contradicted it for too long"),
+    "halts": ("halts", "halts of trading"),
+    "halted_seconds": ("halted_seconds", "s with trading halted at any moment"),
     "crossed_seconds": ("crossed_seconds", "s that ended with ask < bid"),
     "quote_source_changes": ("source_changes", "changes"),
     "dead_rows": ("dead", "rows under a dead key"),

@@ -34,7 +34,7 @@ BUCKET_FIELDS = (
     "ts", "mark", "bid", "ask", "spread", "spread_bps", "spread_twa", "mid", "microprice", "imbalance",
     "bid_size_top_n", "ask_size_top_n", "bid_top_size", "ask_top_size", "ofi", "tape_buy", "tape_sell",
     "tape_unknown", "trade_count", "quote_count", "depth_count", "volatility_proxy", "realised_variance",
-    "quote_source", "book_good", "stale",
+    "quote_source", "book_good", "stale", "halted",
 )  # fmt: skip
 SERIES_FIELDS = (
     "ts", "mark", "bid", "ask", "mid", "spread", "imbalance", "tape_buy", "tape_sell", "volatility_proxy",
