@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from operator import itemgetter
 from typing import TYPE_CHECKING, NamedTuple, cast
 
 import msgspec
+import numpy as np
 
 from harvester.calendar import iso
 from harvester.config import Settings
@@ -13,6 +15,8 @@ from harvester.eventlog.lock import DateLock
 from harvester.eventlog.reader import open_day
 from harvester.events.codes import UNKNOWN_CONTRACT
 from harvester.events.kinds import Action, Kind, Own, Stream
+from harvester.projections.market.pace import Pace, pace_text
+from harvester.projections.market.provenance import Provenance
 from harvester.projections.run_params import RunParams
 from harvester.recorder.contracts import WantedContract
 from harvester.recorder.subscriptions import WANTED, SubscriptionPlan
@@ -23,7 +27,7 @@ if TYPE_CHECKING:
     from pathlib import Path
     from typing import Any
 
-    from harvester.eventlog.reader import RunView
+    from harvester.eventlog.reader import Day, RunView
     from harvester.home import DatePaths
 
 WANTED_NAMES = tuple(map(str, WANTED))
@@ -58,6 +62,8 @@ class RecordingStatus(msgspec.Struct, frozen=True):
         outage: whether the feed is down according to the last notice in the log.
         closed: whether `hv eod` folded the date into memory, and nothing was recorded since.
         archived: folder of the log below the home, when `hv eod` archived it and deleted it from temp/.
+        kind: where the data come from, a `SourceKind`.
+        starved: the pace of a recording that did not keep up with market time, in words; empty for another one.
         ahead_s: seconds by which the gateway's clock is ahead of the latest run's ts_recv, 0 if below two minutes.
     """
 
@@ -77,6 +83,8 @@ class RecordingStatus(msgspec.Struct, frozen=True):
     closed: bool = False
     archived: str = ""
     ahead_s: float = 0.0
+    kind: str = "unknown"
+    starved: str = ""
 
     def wrong(self) -> list[str]:
         """The faults of a recording that is watched; empty while all that was asked for is recorded.
@@ -132,7 +140,26 @@ def status(paths: DatePaths) -> RecordingStatus:
         closed=closed is not None and closed.last_seq == day.last_seq,
         archived=_archived(paths, run.folder),
         ahead_s=next((n["value"] / SECOND_NS for n in ours if n["code"] == Own.CLOCKS_DIFFER), 0.0),
+        kind=_kind(asked, notices),
+        starved=_starved(day),
     )
+
+
+def _kind(asked: list[dict[str, Any]], notices: list[dict[str, Any]]) -> str:
+    provenance = Provenance()
+    for row in sorted((*asked, *notices), key=itemgetter("seq")):
+        provenance.look(row)
+    return provenance.kind.value
+
+
+def _starved(day: Day) -> str:
+    pace, clocks = Pace(), day.table(Kind.CLOCK)
+    seqs, times = clocks.column("seq").to_numpy(), clocks.column("ts_recv").to_numpy()
+    for run in day.runs:
+        pace.run_start()
+        first, last = np.searchsorted(seqs, [run.first_seq, run.last_seq + 1])
+        pace.clocks(times[first:last])
+    return pace_text(pace.per_second, pace.lag_p99_s) if pace.starved else ""
 
 
 def _archived(paths: DatePaths, run: Path) -> str:

@@ -1,7 +1,8 @@
 """One day in memory: counts and sums per (mode, symbol) and per (mode, setup), from its kept episodes.
 
 Only episodes that were taken, are closed, are not DATA_END and use data the gateway announced as live (with
-`allow_not_live`: any data) count in P&L; data of unknown type counts as not live.
+`allow_not_live`: any data) count in P&L; data of unknown type counts as not live. Nothing of a starved
+day counts: its recording did not keep up with market time.
 Vetoed ones (`taken` false) count only as training samples. An identity (date, symbol, strategy digest, mode, decision)
 counts once. Sums are exactly rounded (`math.fsum`), so the order of rows changes nothing.
 """
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
 LIVE = 1
+STARVED = "STARVED"
 TREND = 0.0015  # a move of more than 0.15 % from entry to exit
 STRUCTURES = ("UPTREND", "DOWNTREND", "RANGE")
 
@@ -83,10 +85,12 @@ def digest_day(
     episodes: Iterable[Mapping[str, Any]],
     *,
     allow_not_live: bool = False,
+    starved: bool = False,
 ) -> DaySummary:
     """Summarise a day. `episodes` are rows of `episodes.parquet`; `allow_not_live` takes data of every type.
 
-    Reasons in `left_out`: DATA_END, NOT_LIVE, DATA_TYPE_UNKNOWN (never announced), NOT_TAKEN.
+    Reasons in `left_out`: STARVED (every episode of a day that is `starved`), DATA_END, NOT_LIVE, DATA_TYPE_UNKNOWN
+    (never announced), NOT_TAKEN.
     """
     rows = sorted({_identity(row): row for row in episodes}.items())
     made = DaySummary(
@@ -98,7 +102,7 @@ def digest_day(
     )
     trades: list[_Trade] = []
     for _, row in rows:
-        if reason := _refused(row, allow_not_live=allow_not_live):
+        if reason := STARVED if starved else _refused(row, allow_not_live=allow_not_live):
             _count(made.left_out, reason)
             continue
         trade = _trade(row)

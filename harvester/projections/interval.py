@@ -46,6 +46,7 @@ class OccurrenceKind(StrEnum):
     REFUSED = "refused"  # a subscription was refused; value: IB's code
     ALIGNED = "aligned"  # value: 1 all timeframes closed up, -1 all closed down, 0 neither any more
     DATA_TYPE = "data_type"  # message 58; value: 1 live, 2 frozen, 3 delayed, 4 delayed frozen
+    SOURCE = "source"  # the kind of the date changed; con_id 0, value: index of `provenance.KINDS`
 
 
 class Occurrence(NamedTuple):
