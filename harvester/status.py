@@ -15,7 +15,7 @@ from harvester.eventlog.lock import DateLock
 from harvester.eventlog.reader import open_day
 from harvester.events.codes import UNKNOWN_CONTRACT
 from harvester.events.kinds import Action, Kind, Own, Stream
-from harvester.projections.market.pace import Pace, pace_text
+from harvester.projections.market.pace import RecordingPace, behind_ib, pace_text
 from harvester.projections.market.provenance import Provenance
 from harvester.projections.run_params import RunParams
 from harvester.recorder.contracts import WantedContract
@@ -153,12 +153,13 @@ def _kind(asked: list[dict[str, Any]], notices: list[dict[str, Any]]) -> str:
 
 
 def _starved(day: Day) -> str:
-    pace, clocks = Pace(), day.table(Kind.CLOCK)
+    pace, clocks = RecordingPace(), day.table(Kind.CLOCK)
     seqs, times = clocks.column("seq").to_numpy(), clocks.column("ts_recv").to_numpy()
     for run in day.runs:
         pace.run_start()
         first, last = np.searchsorted(seqs, [run.first_seq, run.last_seq + 1])
         pace.clocks(times[first:last])
+    pace.rows(behind_ib({kind: day.table(kind) for kind in (Kind.QUOTE, Kind.TRADE)}))
     return pace_text(pace.per_second, pace.lag_p99_s) if pace.starved else ""
 
 

@@ -17,7 +17,7 @@ from harvester.events.kinds import Action, Own
 from harvester.projections.base import Projection
 from harvester.projections.interval import Occurrence, OccurrenceKind
 from harvester.projections.market.market import MARKET_STREAMS, STREAMS
-from harvester.projections.market.pace import Pace
+from harvester.projections.market.pace import RecordingPace
 from harvester.projections.market.provenance import KINDS, Provenance
 from harvester.projections.market.state_arrays import BOOK, INSTRUMENT, Glob
 from harvester.projections.market.volume import checked
@@ -46,7 +46,7 @@ DAY = {  # measures of the whole date: unit
     "notices": "notices",
     "dead_rows": "rows under a request id nobody held",
     "clocks_per_second": "clock events per market second while a run lived; starved below 0.95",
-    "stamp_lag_p99": "s, by which 99 in 100 clock events are stamped at most too late; starved above 1",
+    "stamp_lag_p99": "s, by which 99 in 100 events are stamped too late at most; starved above 1",
     "starved": "1 = the recording did not keep up with market time",
 }
 SYMBOL = {  # measures of a symbol: field of `state_arrays.INSTRUMENT` or of `volume.checked`, unit
@@ -126,7 +126,7 @@ class Health(Projection):
         self._silences: dict[str, int] = {}  # "con_id stream" → times
         self._partial: dict[str, int] = {}  # "con_id" → outages of that symbol alone
         self._odd: dict[str, int] = {}  # "con_id measure" → count, see `ODD`
-        self._provenance, self._pace = Provenance(), Pace()
+        self._provenance, self._pace = Provenance(), RecordingPace()
         self._finished: pa.RecordBatch | None = None
 
     # ---- the fold --------------------------------------------------------------------------------------------------
@@ -160,6 +160,7 @@ class Health(Projection):
             self._pace.run_start()
             start = stop
         self._pace.clocks(step.clocks[start:, 1])
+        self._pace.rows(step.behind)
 
     def _look(self, control: Control) -> list[Occurrence]:
         if control.action:
@@ -347,7 +348,7 @@ class Health(Projection):
         own, (kinds, stated), pace = msgspec.msgpack.decode(data)
         for name, value in zip(self._STATE, own, strict=True):
             setattr(self, name, value)
-        self._provenance, self._pace = Provenance(kinds, stated=stated), msgspec.convert(pace, Pace)
+        self._provenance, self._pace = Provenance(kinds, stated=stated), msgspec.convert(pace, RecordingPace)
         self._refusals = [(seq, con, req, code, text) for seq, con, req, code, text in self._refusals]
         self._finished = None
 

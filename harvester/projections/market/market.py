@@ -26,6 +26,7 @@ from harvester.projections.market.merge import (
     last_of,
     odd_values,
 )
+from harvester.projections.market.pace import behind_ib
 from harvester.projections.market.state_arrays import (
     BOOK,
     FIRST_ORDER,
@@ -127,7 +128,7 @@ class Market:
         self._run(frame, cursor, at, len(frame.which))
         closed, quotes, trades = self._drained()
         step = Step(len(batch), first, last, ts, controls, runs, clocks_of(frame), closed, quotes, trades)
-        return replace(step, odd=odd_values(batch))
+        return replace(step, odd=odd_values(batch), behind=behind_ib(batch.tables))
 
     def _run(self, frame: Frame, cursor: Array, start: int, stop: int) -> int:
         if start >= stop and not self._changes:

@@ -123,7 +123,7 @@ _PLACES: dict[Kind, list[tuple[str, str]]] = {
     for kind, _ in _HOT
 }
 COLUMNS: dict[Kind, tuple[str, ...]] = {
-    kind: tuple(of for _, of in _PLACES[kind]) for kind in (Kind.TRADE, Kind.QUOTE)
+    kind: (*(of for _, of in _PLACES[kind]), "ts_event") for kind in (Kind.TRADE, Kind.QUOTE)
 } | {
     Kind.TICK: (*(of for _, of in _PLACES[Kind.TICK]), "text"),
     Kind.DEPTH: (*(of for _, of in _PLACES[Kind.DEPTH]), "market_maker"),
