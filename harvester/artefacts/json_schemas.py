@@ -146,6 +146,7 @@ EPISODE = record(
         "labels": LABELS,
         "decision_trace": TRACE,
         "versions": record({"strategy": TEXT, "strategy_digest": HASH, "cost_model": TEXT, "memory": or_null(HASH)}),
+        "kind": KIND,
     }
 )
 EPISODE_SERIES = record(

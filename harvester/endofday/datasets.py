@@ -13,6 +13,7 @@ from harvester.artefacts.episode_files import series_rows
 from harvester.artefacts.json_files import envelope, json_file, times
 from harvester.calendar import iso
 from harvester.errors import DamagedFile
+from harvester.events.kinds import SourceKind
 from harvester.home import parse_date
 from harvester.memory.day_summary import DaySummary, digest_day
 from harvester.projections.market.pace import pace_text
@@ -55,7 +56,7 @@ def episodes_of(made: ProjectResult, home: Home, first_seq: int) -> pa.Table:
     path = home.on(made.trading_date).dataset / EPISODES_FILE
     if first_seq > 1 and path.exists():
         known = {tuple(row[name] for name in IDENTITY) for row in rows}
-        earlier = table_files.read_parquet(path).to_pylist()
+        earlier = [{"kind": SourceKind.UNKNOWN.value} | row for row in table_files.read_parquet(path).to_pylist()]
         rows = [row for row in earlier if tuple(row[name] for name in IDENTITY) not in known] + rows
     rows.sort(key=lambda row: (row["exit_seq"], row["symbol"], row["strategy"]))
     return pa.Table.from_pylist(rows, schema=EPISODES)

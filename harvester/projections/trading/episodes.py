@@ -159,8 +159,8 @@ def initial_risk(position: Position) -> float:
     return round(abs(position.entry_value - position.plan.stop * position.entered), DIGITS)
 
 
-def document(tracked: Tracked, health: SymbolHealth, through_seq: int) -> dict[str, Any]:
-    """The whole episode, keys in the order of the episode files, times int ns UTC."""
+def document(tracked: Tracked, health: SymbolHealth, through_seq: int, kind: str) -> dict[str, Any]:
+    """The whole episode, keys in the order of the episode files, times int ns UTC; `kind` is a `SourceKind`."""
     position = tracked.position
     return {
         "schema": SCHEMA,
@@ -193,6 +193,7 @@ def document(tracked: Tracked, health: SymbolHealth, through_seq: int) -> dict[s
             "cost_model": tracked.costs.name,
             "memory": tracked.memory,
         },
+        "kind": kind,
     }
 
 
@@ -214,9 +215,9 @@ def _trace(position: Position) -> dict[str, Any]:
     }
 
 
-def episode_row(tracked: Tracked, health: SymbolHealth, through_seq: int) -> tuple[Any, ...]:
+def episode_row(tracked: Tracked, health: SymbolHealth, through_seq: int, kind: str) -> tuple[Any, ...]:
     """One row of `trade_rows.EPISODES`."""
-    made = document(tracked, health, through_seq)
+    made = document(tracked, health, through_seq, kind)
     labelled, position = made["labels"], tracked.position
     return (
         made["trading_date"],
@@ -245,5 +246,6 @@ def episode_row(tracked: Tracked, health: SymbolHealth, through_seq: int) -> tup
         labelled["hold_seconds"],
         labelled["win_loss"],
         health.data_type,
+        kind,
         msgspec.json.encode(made).decode(),
     )

@@ -71,6 +71,7 @@ EPISODES = _schema(
         "",
         "of the market data it rests on: 1 live, 2 frozen, 3 delayed, 4 delayed frozen; null: never told",
     ),
+    ("kind!", _TEXT, "", "of the data it rests on: unknown, live, paper, model, tape, served or mixed"),
     ("document!", _TEXT, "", "the whole episode as JSON, times int ns UTC"),
 )
 

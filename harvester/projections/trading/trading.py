@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from harvester.events.kinds import SourceKind
 from harvester.projections.interval import OccurrenceKind
 from harvester.projections.trading import episodes
 from harvester.projections.trading.deciding import Seat, StrategyDesk
@@ -290,6 +291,8 @@ class Trading:
             health.data_type = row.value
         elif row.what is OccurrenceKind.ALIGNED:
             state.aligned[row.con_id] = row.value
+        elif row.what is OccurrenceKind.SOURCE:
+            state.kind = tuple(SourceKind)[row.value].value
         if row.what in (OccurrenceKind.OUTAGE_BEGIN, OccurrenceKind.OUTAGE_END):
             self._desk.changed(row.con_id, rebuild=True)
 
@@ -407,7 +410,7 @@ class Trading:
                 watch.write_pre()
                 self._watches.remove(watch)
                 health = self._health(tracked.position.con_id)
-                self._blotter.finished(episodes.episode_row(tracked, health, seq))
+                self._blotter.finished(episodes.episode_row(tracked, health, seq, state.kind))
 
     def _health(self, con_id: int) -> SymbolHealth:
         self._now.count()

@@ -21,6 +21,7 @@ class TradingState(msgspec.Struct):
         trades_of: number of episodes, by symbol.
         outages: con_ids whose feed is interrupted, 0 = all.
         depth_ts: start of the last second with depth rows, by con_id.
+        kind: where the data of the date come from so far, a `SourceKind`.
         aligned: 1 all timeframes closed up, -1 all down, 0 neither, by con_id.
     """
 
@@ -37,5 +38,6 @@ class TradingState(msgspec.Struct):
     outages: list[int] = []
     depth_ts: dict[int, int] = {}
     aligned: dict[int, int] = {}
+    kind: str = "unknown"
     chains: tuple[bytes, bytes] = (b"", b"")
     strategies: list[Any] = []
