@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shutil
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -19,10 +20,10 @@ from trading_log import subscriptions as trading_subscriptions
 from typer.testing import CliRunner
 
 from cli.app import app
-from harvester.artefacts.table_files import about, read_parquet
+from harvester.artefacts.table_files import about, parquet_file, read_parquet
 from harvester.clock import MachineClock, real_monotonic_ns, real_wall_ns
 from harvester.config import Settings
-from harvester.endofday.datasets import EPISODES_FILE
+from harvester.endofday.datasets import EPISODES_FILE, episodes_of, kept_day
 from harvester.endofday.eod import EodOptions, eod, rebuild_memory
 from harvester.eventlog.reader import open_day
 from harvester.eventlog.writer import LogWriter
@@ -456,6 +457,22 @@ def test_nothing_is_learned_from_a_starved_day(starved: Home, tmp_path: Path) ->
     assert learned.learned == learned.episodes
     assert learned.pnl_usd != 0
     assert fold_days.encode(rebuild_memory(starved)) == starved.memory_latest.read_bytes()
+
+
+def test_kept_episodes_of_0_1_say_nothing_of_kind_and_pace(starved: Home, tmp_path: Path) -> None:
+    """Episodes kept without a kind, by a version without a measure of pace, read back: unknown, and learned from."""
+    home = Home(tmp_path / "home")
+    shutil.copytree(starved.root, home.root)
+    eod(home.on(DATE))
+    path = home.on(DATE).dataset / EPISODES_FILE
+    table = read_parquet(path)
+    before = {name: value for name, value in about(table).items() if name not in ("kind", "starved")}
+    path.write_bytes(parquet_file(table.drop_columns(["kind"]), before))
+    learned = kept_day(home.on(DATE))
+    assert (sum(learned.samples.values()), learned.left_out) == (table.num_rows, {})
+    made = fold_day(open_day(DATE, home))
+    made.tables["episodes"] = table.slice(0, 0)
+    assert set(episodes_of(made, home, 2)["kind"].to_pylist()) == {"unknown"}
 
 
 def test_the_commands_show_a_starved_day(starved: Home) -> None:
