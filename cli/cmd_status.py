@@ -55,7 +55,9 @@ def _show(report: RecordingStatus) -> None:
 
     typer.echo(f"{report.trading_date} is {_doing(report)}")
     typer.echo(f"run {report.run} since {_local(report.since)}, last commit {_local(report.last_commit)}, in New York")
-    typer.echo(f"seq {report.last_seq:,}, {report.events:,} events")
+    typer.echo(f"seq {report.last_seq:,}, {report.events:,} events, source {report.kind}")
+    if report.starved:
+        typer.echo(f"starved: {report.starved}; hv eod learns nothing from it")
     if report.archived:
         typer.echo(f"its log is archived in {report.archived} and deleted from temp/")
     if report.outage:

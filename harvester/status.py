@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from operator import itemgetter
 from typing import TYPE_CHECKING, NamedTuple, cast
 
 import msgspec
+import numpy as np
 
 from harvester.calendar import iso
 from harvester.config import Settings
@@ -14,6 +16,8 @@ from harvester.eventlog.reader import open_day
 from harvester.events.codes import UNKNOWN_CONTRACT
 from harvester.events.kinds import Action, Kind, Own, Stream
 from harvester.projections.market.merge import HALT_FIELDS
+from harvester.projections.market.pace import RecordingPace, behind_ib, pace_text
+from harvester.projections.market.provenance import Provenance
 from harvester.projections.market.quotes import HALTS
 from harvester.projections.run_params import RunParams
 from harvester.recorder.contracts import WantedContract
@@ -25,7 +29,7 @@ if TYPE_CHECKING:
     from pathlib import Path
     from typing import Any
 
-    from harvester.eventlog.reader import RunView
+    from harvester.eventlog.reader import Day, RunView
     from harvester.home import DatePaths
 
 WANTED_NAMES = tuple(map(str, WANTED))
@@ -61,6 +65,8 @@ class RecordingStatus(msgspec.Struct, frozen=True):
         halted: symbol → `general halt` or `volatility halt`, by the last halt tick of the latest run.
         closed: whether `hv eod` folded the date into memory, and nothing was recorded since.
         archived: folder of the log below the home, when `hv eod` archived it and deleted it from temp/.
+        kind: where the data come from, a `SourceKind`.
+        starved: the pace of a recording that did not keep up with market time, in words; empty for another one.
         ahead_s: seconds by which the gateway's clock is ahead of the latest run's ts_recv, 0 if below two minutes.
     """
 
@@ -81,6 +87,8 @@ class RecordingStatus(msgspec.Struct, frozen=True):
     archived: str = ""
     ahead_s: float = 0.0
     halted: dict[str, str] = {}
+    kind: str = "unknown"
+    starved: str = ""
 
     def wrong(self) -> list[str]:
         """The faults of a recording that is watched; empty while all that was asked for is recorded.
@@ -137,7 +145,27 @@ def status(paths: DatePaths) -> RecordingStatus:
         archived=_archived(paths, run.folder),
         halted=_halted(day.table(Kind.TICK), requests),
         ahead_s=next((n["value"] / SECOND_NS for n in ours if n["code"] == Own.CLOCKS_DIFFER), 0.0),
+        kind=_kind(asked, notices),
+        starved=_starved(day),
     )
+
+
+def _kind(asked: list[dict[str, Any]], notices: list[dict[str, Any]]) -> str:
+    provenance = Provenance()
+    for row in sorted((*asked, *notices), key=itemgetter("seq")):
+        provenance.look(row)
+    return provenance.kind.value
+
+
+def _starved(day: Day) -> str:
+    pace, clocks = RecordingPace(), day.table(Kind.CLOCK)
+    seqs, times = clocks.column("seq").to_numpy(), clocks.column("ts_recv").to_numpy()
+    for run in day.runs:
+        pace.run_start()
+        first, last = np.searchsorted(seqs, [run.first_seq, run.last_seq + 1])
+        pace.clocks(times[first:last])
+    pace.rows(behind_ib({kind: day.table(kind) for kind in (Kind.QUOTE, Kind.TRADE)}))
+    return pace_text(pace.per_second, pace.lag_p99_s) if pace.starved else ""
 
 
 def _archived(paths: DatePaths, run: Path) -> str:

@@ -51,7 +51,10 @@ def _all(names: str, schema: Schema) -> dict[str, Schema]:
     return dict.fromkeys(names.split(), schema)
 
 
-HEALTH = record({**_all("outages bad_book_seconds refused", COUNT), "data_type": or_null(COUNT)})
+KIND = one_of("unknown", "live", "paper", "model", "tape", "served", "mixed")
+_QUALITY = {**_all("outages bad_book_seconds refused", COUNT), "data_type": or_null(COUNT)}
+HEALTH = record(_QUALITY | {"kind": KIND})
+EPISODE_HEALTH = record(_QUALITY)
 
 
 def enveloped(name: str, row: Schema, *, symbol: bool = False) -> Schema:
@@ -135,7 +138,7 @@ EPISODE = record(
         "trading_date": DATE,
         "run": TEXT,
         "through_seq": COUNT,
-        "health": HEALTH,
+        "health": EPISODE_HEALTH,
         "trade_id": {"type": "string", "pattern": r"^T\d{6}_\d{3,}$"},
         "symbol": TEXT,
         "side": SIDE,
@@ -154,6 +157,7 @@ EPISODE = record(
         "versions": record(
             {"strategy": TEXT, "strategy_digest": HASH, "cost_model": TEXT, "memory": or_null(HASH), "rules": COUNT}
         ),
+        "kind": KIND,
     }
 )
 EPISODE_SERIES = record(

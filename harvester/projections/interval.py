@@ -60,6 +60,7 @@ class OccurrenceKind(StrEnum):
     MIN_TICK = "min_tick"  # smallest price step of con_id; value: in units of 1e-9 USD
     RUN_END = "run_end"  # a run ended; con_id 0
     DARK = "dark"  # derived by `LiveQuotes`; value: why con_id is unseen from here on, bits of `Dark`, 0 = it is seen
+    SOURCE = "source"  # the kind of the date changed; con_id 0, value: index of `provenance.KINDS`
 
 
 class Occurrence(NamedTuple):

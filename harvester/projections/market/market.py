@@ -30,6 +30,7 @@ from harvester.projections.market.merge import (
     min_ticks,
     odd_values,
 )
+from harvester.projections.market.pace import behind_ib
 from harvester.projections.market.state_arrays import (
     BOOK,
     FIRST_ORDER,
@@ -153,7 +154,7 @@ class Market:
         closed, quotes, trades = self._drained()
         step = Step(len(batch), first, last, ts, controls, runs, clocks_of(frame), closed, quotes, trades)
         happenings = sorted([*self._happenings, *min_ticks(batch, self._min_ticks)], key=attrgetter("seq"))
-        return replace(step, odd=odd_values(batch), happenings=happenings)
+        return replace(step, odd=odd_values(batch), happenings=happenings, behind=behind_ib(batch.tables))
 
     def _run(self, frame: Frame, cursor: Array, start: int, stop: int) -> int:
         if start >= stop and not self._changes:
@@ -600,5 +601,5 @@ def _join(parts: list[Array], dtype: Any) -> Array:
 def _as(rows: Array, dtype: Any) -> Array:
     out = np.empty(len(rows), dtype)
     for name in dtype.names:
-        out[name] = rows["forms_price" if name == "triggers" else name]
+        out[name] = rows[name]
     return out

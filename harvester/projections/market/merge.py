@@ -186,8 +186,8 @@ _PLACES: dict[Kind, list[tuple[str, str]]] = {
     for kind, _ in _HOT
 }
 COLUMNS: dict[Kind, tuple[str, ...]] = {
-    Kind.QUOTE: tuple(of for _, of in _PLACES[Kind.QUOTE]),
-    Kind.TRADE: (*(of for _, of in _PLACES[Kind.TRADE]), "conditions"),
+    Kind.QUOTE: (*(of for _, of in _PLACES[Kind.QUOTE]), "ts_event"),
+    Kind.TRADE: (*(of for _, of in _PLACES[Kind.TRADE]), "ts_event", "conditions"),
     Kind.TICK: (*(of for _, of in _PLACES[Kind.TICK]), "value", "text"),
     Kind.DEPTH: (*(of for _, of in _PLACES[Kind.DEPTH]), "market_maker"),
     Kind.RAW: ("con_id", "req_id", "epoch", "msg", "reason"),

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
+from harvester.events.kinds import SourceKind
 from harvester.projections.interval import OccurrenceKind
 from harvester.projections.trading import episodes
 from harvester.projections.trading.deciding import Seat, StrategyDesk
@@ -449,7 +450,15 @@ class Trading:
                 self._cancel_entries(row, HALTED)
         elif what is OccurrenceKind.DARK:
             self._mark_dark(row)
-        elif what is OccurrenceKind.REFUSED:
+        else:
+            self._note(row)
+        if what in _CHANGES_INPUTS:
+            self._desk.changed(row.con_id, rebuild=True)
+
+    def _note(self, row: Occurrence) -> None:
+        """Note what changes no order."""
+        state, what = self._state, row.what
+        if what is OccurrenceKind.REFUSED:
             self._health_of(row.con_id).refused += 1
         elif what is OccurrenceKind.DATA_TYPE:
             self._health_of(row.con_id).data_type = row.value
@@ -457,8 +466,8 @@ class Trading:
             state.aligned[row.con_id] = row.value
         elif what is OccurrenceKind.MIN_TICK:
             state.ticks[row.con_id] = row.value / 10**DIGITS
-        if what in _CHANGES_INPUTS:
-            self._desk.changed(row.con_id, rebuild=True)
+        elif what is OccurrenceKind.SOURCE:
+            state.kind = tuple(SourceKind)[row.value].value
 
     def _health_of(self, con_id: int) -> SymbolHealth:
         return self._state.health.setdefault(con_id, SymbolHealth())
@@ -616,7 +625,7 @@ class Trading:
                 watch.write_pre()
                 self._watches.remove(watch)
                 health = self._health(tracked.position.con_id)
-                self._blotter.finished(episodes.episode_row(tracked, health, seq))
+                self._blotter.finished(episodes.episode_row(tracked, health, seq, state.kind))
 
     def _health(self, con_id: int) -> SymbolHealth:
         self._now.count()

@@ -27,6 +27,7 @@ class TradingState(msgspec.Struct):
         dark: by con_id, (begin, end, why) where it was unseen, ns UTC and bits of `darkness.Dark`; `NEVER`: it
             still is.
         gaps: (begin, end) of seconds without a clock. Both since the oldest position followed.
+        kind: where the data of the date come from so far, a `SourceKind`.
         aligned: 1 all timeframes closed up, -1 all down, 0 neither, by con_id.
     """
 
@@ -49,5 +50,6 @@ class TradingState(msgspec.Struct):
     gaps: list[tuple[int, int]] = []
     depth_ts: dict[int, int] = {}
     aligned: dict[int, int] = {}
+    kind: str = "unknown"
     chains: tuple[bytes, bytes] = (b"", b"")
     strategies: list[Any] = []
