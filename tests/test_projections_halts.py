@@ -217,4 +217,3 @@ def test_a_snapshot_keeps_halts_lost_quotes_and_min_ticks() -> None:
     step = log.step()
     assert happened(step, *OccurrenceKind) == [(HALT, 7, 0, 3)]
     assert len(step.quotes) == 1
-

@@ -53,7 +53,7 @@ class Quotes(Projection):
         numbers = [float(q[name]) for name in ("bid", "ask", "bid_size", "ask_size", "last_price")]
         present = [None if math.isnan(x) else x for x in numbers]
         source, halt = SOURCE_NAMES[int(q["source"])], int(q["halt"])
-        return Quote(self._market.symbols[k], int(q["con_id"]), source, *present, halt=halt)
+        return Quote(self._market.symbols[k], int(q["con_id"]), source, *present)._replace(halt=halt)
 
     def check(self) -> None:
         """Assert that no absent marker is in force and that every quote has a source."""
