@@ -10,6 +10,7 @@ from harvester.events.batch import Batch
 from harvester.events.kinds import Kind, Own
 from harvester.projections.engine import Engine
 from harvester.projections.interval import OccurrenceKind
+from harvester.status import _halted
 from tests.market_log import START, Log
 from tests.test_projections_reference import Seen
 
@@ -217,3 +218,17 @@ def test_a_snapshot_keeps_halts_lost_quotes_and_min_ticks() -> None:
     step = log.step()
     assert happened(step, *OccurrenceKind) == [(HALT, 7, 0, 3)]
     assert len(step.quotes) == 1
+
+
+def test_status_names_halted_symbols_by_their_last_word() -> None:
+    """The newest halt tick of a symbol's own request decides; unknown values, and requests of nobody, say nothing."""
+    fields = [(1, 49, 2.0), (2, 49, 1.0), (1, 49, -1.0), (2, 49, 0.0), (3, 49, 1.0), (1, 8, 0.0)]
+    rows = [
+        (Kind.TICK, {"ts_recv": START, "epoch": 1, "req_id": req, "field": field, "value": value})
+        for req, field, value in fields
+    ]
+    asked = [
+        {"seq": 0, "epoch": 1, "req_id": req, "action": "subscribe", "stream": "l1", "symbol": f"S{req}"}
+        for req in (1, 2)
+    ]
+    assert _halted(Batch.of(rows, 1).tables[Kind.TICK], asked) == {"S1": "volatility halt"}
