@@ -227,7 +227,15 @@ def repeated(words: list[str]) -> Iterator[list[str]]:
 def plan(words: list[str]) -> EntryPlan:
     side, quantity, stop, target, *times = words
     valid, hold = (float(t) for t in (times + ["5", "300"][len(times) :]))
-    return EntryPlan(side == "long", int(quantity), float(stop), float(target), valid, hold, "SCRIPT", {})
+    return EntryPlan(
+        long=side == "long",
+        quantity=int(quantity),
+        stop=float(stop),
+        target=float(target),
+        valid_seconds=valid,
+        hold_seconds_max=hold,
+        reason="SCRIPT",
+    )
 
 
 def batches(tape: Tape) -> Iterator[tuple[Batch, str]]:

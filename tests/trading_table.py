@@ -8,7 +8,7 @@
                                                what the scripted strategy wants at the clock of that second (before it):
                                                quantity, stop, target (- for none), then fields of `EntryPlan`
     1    rival short 100 10.30 9.80 …          a second entry of the same decision
-    3    change stop 9.95                      a change at the clock of that second (before it): kind and price or reason
+    3    change stop 9.95                      a change at the clock of that second (before it): kind, price or reason
     2    outage | back                         the feed is gone, and again there
     2    halt | resume | lost                  trading is halted, goes on; the quote's stream is found dead
     2    tick 0.05                             the contract's smallest price step

@@ -14,7 +14,7 @@ import msgspec
 import numpy.typing as npt
 
 from harvester.projections.trading.costs import CostTable  # noqa: TC001 - msgspec resolves the fields when it decodes
-from harvester.projections.trading.live_quotes import Dark
+from harvester.projections.trading.darkness import Dark
 from harvester.projections.trading.position import DATA_END, Position
 from harvester.projections.trading.simulated_exchange import DIGITS
 from harvester.units import SECOND_NS
@@ -103,7 +103,7 @@ def unseen(tracked: Tracked, dark: Sequence[tuple[int, int, int]], gaps: Sequenc
 
     Args:
         tracked: its exit is known.
-        dark: (begin, end, why) of its symbol, ns UTC and bits of `live_quotes.Dark`, in order of time.
+        dark: (begin, end, why) of its symbol, ns UTC and bits of `darkness.Dark`, in order of time.
         gaps: (begin, end) of seconds without a clock.
     """
     begin, end = tracked.position.fills[0].ts, tracked.exit_ts

@@ -6,26 +6,18 @@ quotes at its own seq, so that the exchange has nothing to ask but whether the n
 
 from __future__ import annotations
 
-from enum import IntFlag
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from harvester.projections.interval import QUOTES, Occurrence, OccurrenceKind
+from harvester.projections.trading.darkness import Dark
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from harvester.projections.market.state_arrays import Array
     from harvester.projections.step import RunStart
-
-
-class Dark(IntFlag):
-    """Why a symbol is unseen."""
-
-    OUTAGE = 1
-    HALT = 2
-    LOST = 4  # its quote is unknown since an outage, a run start or the death of its stream
 
 
 class Fact(NamedTuple):

@@ -47,7 +47,7 @@ class Excursion(msgspec.Struct):
 
 
 class Sent(msgspec.Struct, frozen=True):
-    """A message on its way: sent at clock `seq`, at the exchange at `arrives` (ns UTC); no change = the entry itself."""
+    """A message sent at clock `seq`, at the exchange at `arrives` (ns UTC); no change = the entry itself."""
 
     seq: int
     arrives: int

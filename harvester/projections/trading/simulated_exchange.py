@@ -102,7 +102,7 @@ class Moment(msgspec.Struct):
     triggers: bool = False
 
 
-class Level(msgspec.Struct):
+class TakenLevel(msgspec.Struct):
     """A price at which our orders took shares. Sizes in shares, times ns UTC.
 
     Attributes:
@@ -126,8 +126,8 @@ class ShownQuote(msgspec.Struct):
     ask: float = 0.0
     bid_size: float = 0.0
     ask_size: float = 0.0
-    bid_levels: list[Level] = []
-    ask_levels: list[Level] = []
+    bid_levels: list[TakenLevel] = []
+    ask_levels: list[TakenLevel] = []
 
     def update(self, ts: int, bid: float, ask: float, bid_size: float, ask_size: float, *, good: bool) -> None:
         """Set a new quote in force; one that is not live keeps the last prices."""
@@ -164,18 +164,18 @@ class ShownQuote(msgspec.Struct):
             return
         price, size = (self.ask, self.ask_size) if buy else (self.bid, self.bid_size)
         levels = self.ask_levels if buy else self.bid_levels
-        kept = [*(level for level in levels if level.price != price), Level(price, size, shares, ts)]
+        kept = [*(level for level in levels if level.price != price), TakenLevel(price, size, shares, ts)]
         if buy:
             self.ask_levels = kept
         else:
             self.bid_levels = kept
 
-    def _level(self, ts: int, *, buy: bool) -> Level | None:
+    def _level(self, ts: int, *, buy: bool) -> TakenLevel | None:
         price, levels = (self.ask, self.ask_levels) if buy else (self.bid, self.bid_levels)
         return next((lv for lv in levels if lv.price == price and ts - lv.since < REFRESH_NS), None)
 
 
-def _remembered(levels: list[Level], price: float, size: float, ts: int) -> list[Level]:
+def _remembered(levels: list[TakenLevel], price: float, size: float, ts: int) -> list[TakenLevel]:
     """The levels that still remember what we took, when their side shows `size` at `price`."""
     kept = []
     for level in levels:

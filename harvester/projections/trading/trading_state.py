@@ -23,7 +23,7 @@ class TradingState(msgspec.Struct):
         depth_ts: start of the last second with depth rows, by con_id.
         clock: seq and ts (ns UTC) of the last clock.
         halted: con_ids that are halted; `ticks`: their smallest price steps, USD.
-        dark: by con_id, (begin, end, why) where it was unseen, ns UTC and bits of `live_quotes.Dark`; `NEVER`: it
+        dark: by con_id, (begin, end, why) where it was unseen, ns UTC and bits of `darkness.Dark`; `NEVER`: it
             still is.
         gaps: (begin, end) of seconds without a clock. Both since the oldest position followed.
         aligned: 1 all timeframes closed up, -1 all down, 0 neither, by con_id.
