@@ -36,6 +36,7 @@ class Trade:
     stop_price: float | None = None
     target_price: float | None = None
     leaving: bool = False  # an exit has been sent
+    ending: str = ""  # why the entry ends at its `expires`
     reason: str = ""
     fills: list[dict[str, Any]] = field(default_factory=list)
     worst: tuple[float, int | None] = (0.0, None)  # USD, ns UTC
@@ -53,13 +54,14 @@ class Trade:
             trigger = rounded(trigger, self.tick, up=up)
         self.judged_by = limit if "limit" in kind else self.asked if kind == "market" else trigger
         name = "limit_price" if "limit" in kind else "quote_at_decision" if kind == "market" else "stop_price"
-        self.entry = Order(
+        self.entry = self.order = Order(
             "entry", up, kind, name, self.judged_by, limit, None if kind == "trail" else trigger,
             plan.trail if kind == "trail" else None, plan.quantity,
         )  # fmt: skip
 
-    @property
-    def risk(self):
+        self.risk = self.risk_at_the_decision()
+
+    def risk_at_the_decision(self):
         """USD a share, fixed at the decision; None without a stop or a reference."""
         price, plan = self.judged_by, self.plan
         if price is None or (plan.stop is None and plan.stop_trail is None):
@@ -142,10 +144,8 @@ class Trade:
     def change_entry(self, price, tick):
         """A new limit, or trigger price of a stop; it arrives like a new order."""
         order, up = self.entry, self.plan.long
-        if order.kind in ("stop", "stop_limit") and not order.triggered:
-            order.stop = rounded(price, tick, up=up)
-            if order.kind == "stop":
-                order.reference_price = order.stop
+        if order.kind == "stop" and not order.triggered:
+            order.stop = order.reference_price = rounded(price, tick, up=up)
         elif order.kind in ("limit", "stop_limit"):
             order.limit = order.reference_price = rounded(price, tick, up=not up)
             order.resting = False

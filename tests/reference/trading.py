@@ -30,7 +30,7 @@ class Message:
     number: int
     seq: int  # of the decision
     what: str  # entry, exit, stop, target, cancel or change
-    trades: list[Trade]
+    trade: Trade
     price: float | None = None
     reason: str = ""
     asked: float | None = None
@@ -259,7 +259,7 @@ class Trading:
             trade.place_target()
         if trade.stop and first:
             follow(trade.stop, quote, tick)
-        if trade.stop and not trade.stopped and trade.through_own_stop(filled["price"]):
+        if first and trade.stop and trade.through_own_stop(filled["price"]):
             trade.stop.triggered, trade.reason = True, "STOP_THROUGH"
 
     def fill(self, trade, filled):
@@ -279,19 +279,19 @@ class Trading:
     def config(self, name, default):
         return self.params["config"].get(name, default)
 
-    def send(self, what, trades, seq, ts, **more):
+    def send(self, what, trade, seq, ts, **more):
         self.sent += 1
-        self.messages.append(Message(ts + self.latency, self.sent, seq, what, trades, **more))
+        self.messages.append(Message(ts + self.latency, self.sent, seq, what, trade, **more))
 
     def settle(self, until):
         """1, 2: the messages that arrive up to a time, by time and then in the order of decisions."""
         for message in sorted(self.messages, key=lambda m: (m.at, m.number)):
             if message.at <= until:
                 self.messages.remove(message)
-                for trade in message.trades:
-                    if trade in self.trades:
-                        seq = max(message.seq, self.newest[0], self.newest.get(trade.con_id, 0))
-                        getattr(self, f"arrive_{message.what}")(trade, message, seq)
+                trade = message.trade
+                if trade in self.trades:
+                    seq = max(message.seq, self.newest[0], self.newest.get(trade.con_id, 0))
+                    getattr(self, f"arrive_{message.what}")(trade, message, seq)
 
     def arrive_entry(self, trade, message, seq):
         order, plan, ts = trade.entry, trade.plan, message.at
@@ -301,8 +301,9 @@ class Trading:
             self.unfilled(trade, reason, seq, ts)
             return
         order.working = True
-        if plan.valid_seconds is not None:  # 9
-            order.expires = ts + round(plan.valid_seconds * SECOND)
+        order.expires, trade.ending = self.flat_from, "SESSION_END"  # 12
+        if plan.valid_seconds is not None and ts + round(plan.valid_seconds * SECOND) < order.expires:  # 9
+            order.expires, trade.ending = ts + round(plan.valid_seconds * SECOND), "EXPIRED"
         self.arrival(trade, seq, ts)
         if plan.immediate and trade in self.trades and trade.entry:
             trade.entry = None
@@ -347,31 +348,22 @@ class Trading:
             self.unfilled(trade, "CANCELLED", seq, message.at)
 
     def arrive_stop(self, trade, message, seq):
-        if not trade.stopped and not trade.exit:
+        if trade.bought and not trade.stopped and not trade.exit:
             trade.change(message.what, message.price, self.ticks.get(trade.con_id))
             self.arrival(trade, seq, message.at)
 
     arrive_target = arrive_stop
 
     def arrive_change(self, trade, message, seq):
-        """A new price of an entry that works arrives like a new order (11)."""
+        """A new price of an entry that works."""
         if not trade.entry:
-            return
-        reason = self.refused(trade, message.at)
-        if reason:
-            trade.entry = None
-            if not trade.bought:
-                self.unfilled(trade, reason, seq, message.at)
             return
         trade.change_entry(message.price, self.ticks.get(trade.con_id))
         self.arrival(trade, seq, message.at)
 
     def arrival(self, trade, seq, ts):
-        """A moment at which orders are matched; limit orders rest from then on."""
+        """A moment at which the orders of the message's trade are matched."""
         self.match(trade, Moment(seq, ts))
-        for order in (trade.entry, trade.target):
-            if order and order.working and order.kind == "limit":
-                order.resting = True
 
     # ---- runs and clocks -----------------------------------------------------------------------------------------
 
@@ -397,9 +389,9 @@ class Trading:
         refs = {(ref["name"], ref["digest"]): ref["settings"] for ref in params["strategies"]}
         messages, self.messages = self.messages, []
         for message in messages:  # 3: an exit works as if it had arrived; other messages are lost
-            for trade in message.trades if message.what == "exit" else ():
-                if trade in self.trades and not trade.stopped and not trade.exit:
-                    self.let_out(trade, message)
+            trade = message.trade
+            if message.what == "exit" and trade in self.trades and not trade.stopped and not trade.exit:
+                self.let_out(trade, message)
         for trade in list(self.trades):
             if (trade.strategy, trade.digest) not in refs:
                 self.leave(trade, "RUN_CHANGE", seq, ts)
@@ -446,13 +438,10 @@ class Trading:
         """12, 15: what is over at this clock."""
         order, flat_from = trade.entry, self.flat_from
         ends = flat_from is not None and ts >= flat_from
-        if order and order.working:
-            expired = order.expires is not None and ts >= order.expires
-            if ends or expired:
-                early = expired and not (ends and flat_from <= order.expires)
-                trade.entry = None
-                if not trade.bought:
-                    self.unfilled(trade, "EXPIRED" if early else "SESSION_END", seq, ts)
+        if order and order.working and ts >= order.expires:
+            trade.entry = None
+            if not trade.bought:
+                self.unfilled(trade, trade.ending, seq, ts)
         if not trade.bought:
             return
         hold = trade.plan.hold_seconds_max
@@ -467,7 +456,7 @@ class Trading:
             trade.leaving = True
             buy = not trade.plan.long
             price = self.price(trade.con_id, buy=buy)
-            self.send("exit", [trade], seq, ts, reason=reason, asked=price)
+            self.send("exit", trade, seq, ts, reason=reason, asked=price)
             self.decided(trade, "exit", reason, seq, ts, buy=buy, quantity=trade.open, price=price)
 
     def price(self, con_id, *, buy):
@@ -484,6 +473,9 @@ class Trading:
         }  # fmt: skip
         gates, plan, changes = self.seats[who].decide(view)
         self.gates[seq, con_id, name] = gates
+        for trade in mine:
+            for change in changes:
+                self.send_change(change, trade, seq, ts)
         if plan is None:
             self.decisions.append({
                 "seq": seq, "ts": ts, "con_id": con_id, "symbol": symbol, "strategy": name, "strategy_digest": digest,
@@ -491,8 +483,6 @@ class Trading:
             })  # fmt: skip
         else:
             self.enter(plan, con_id, (symbol, name, digest, seq, ts))
-        for change in changes:
-            self.send_change(change, mine, seq, ts)
 
     def enter(self, plan, con_id, who):
         costs = self.params["costs"] or {"per_share": 0, "minimum": 0, "maximum_fraction": 0}
@@ -510,15 +500,16 @@ class Trading:
             self.trades.append(trade)
             buy, quantity = trade.plan.long, trade.plan.quantity
             self.decided(trade, "enter", trade.plan.reason, seq, ts, buy=buy, quantity=quantity, price=trade.judged_by)
-            self.send("entry", [trade], seq, ts)
+            self.send("entry", trade, seq, ts)
 
-    def send_change(self, change, trades, seq, ts):
+    def send_change(self, change, trade, seq, ts):
         kind = str(change.kind)
         if kind == "exit":
-            for trade in trades:
-                self.leave(trade, change.reason, seq, ts)
+            self.leave(trade, change.reason, seq, ts)
         else:
-            self.send("change" if kind == "entry" else kind, trades, seq, ts, price=change.price)
+            buy, quantity = trade.plan.long, trade.plan.quantity
+            self.decided(trade, "change", kind, seq, ts, buy=buy, quantity=quantity, price=change.price)
+            self.send("change" if kind == "entry" else kind, trade, seq, ts, price=change.price)
 
     def newest_bucket(self, con_id):
         """Start of the newest closed bucket of a symbol."""
@@ -527,7 +518,7 @@ class Trading:
     def unfilled(self, trade, reason, seq, ts):
         self.trades.remove(trade)
         plan = trade.plan
-        self.decided(trade, "unfilled", reason, seq, ts, buy=plan.long, quantity=plan.quantity, price=trade.judged_by)
+        self.decided(trade, "unfilled", reason, seq, ts, buy=plan.long, quantity=plan.quantity, price=trade.order.reference_price)
         self.tell(trade, ts)
 
     def tell(self, trade, ts):

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 SECOND = 1_000_000_000
+GRIDS = (0.01, 0.01, 0.01, 0.005)
+TYPES = list(OrderType)
+TRAILS = (None, None, 0.01, 0.035)
 CHANGES = (*ChangeKind, ChangeKind.EXIT, ChangeKind.STOP, ChangeKind.STOP, ChangeKind.TARGET)
 CALM_CHANGES = tuple(kind for kind in CHANGES if kind != ChangeKind.ENTRY)
 
@@ -65,8 +68,8 @@ class PlanDraw:
     def __init__(self, chance: random.Random, start: int, seconds: int, con_ids: list[int]) -> None:
         self.chance, self.start, self.seconds, self.con_ids = chance, start, seconds, con_ids
         self.rivals = chance.random() < 0.3  # on such days no entry is changed: which of the two is open
-        self.types = list(OrderType) if chance.random() < 0.7 else [chance.choice(list(OrderType))]
-        self.grid = chance.choice((0.01, 0.01, 0.01, 0.005))  # of the prices a strategy wants
+        self.types = TYPES if chance.random() < 0.7 else [chance.choice(TYPES)]
+        self.grid = chance.choice(GRIDS)  # of the prices a strategy wants
 
     def plans(self) -> Iterator[tuple[str, EntryPlan]]:
         often = self.chance.choice((0.1, 0.5))
@@ -93,7 +96,7 @@ class PlanDraw:
             immediate=chance.random() < 0.3,
             valid_seconds=chance.choice((None, 0.0, 0.5, 2.0, 9.0)),
             stop=chance.choice((None, *3 * (self.price(middle - way * chance.randint(0, 6)),))),
-            stop_trail=chance.choice((None, None, 0.01, 0.035)),
+            stop_trail=chance.choice(TRAILS),
             target=chance.choice((None, *3 * (self.price(middle + way * chance.randint(-1, 6)),))),
             hold_seconds_max=chance.choice((None, 0.5, 3.0, 20.0)),
             features={"second": float(second)},
