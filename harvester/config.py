@@ -64,6 +64,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     # simulated trading
     strategy: str = "imbalance_breakout"
     cost_table: str = "ibkr_fixed"
+    monthly_shares: int = 0  # traded this month before the run; they choose the tier of ibkr_tiered
     latency_ms: float = 250.0
     participation: float = 1.0  # of the size shown or printed, at most so much in one fill
     stop_trigger: Literal["quote", "last"] = "quote"
@@ -171,6 +172,7 @@ _RANGES: tuple[tuple[str, float, float], ...] = (
     ("commit_events", 1, 1_000_000),
     ("digest_seconds", 1, 86_400),
     ("silence_seconds", 1, 86_400),
+    ("monthly_shares", 0, 1_000_000_000_000),
     ("latency_ms", 0, 60_000),
     ("participation", 0, 1),
     ("flat_before_close_seconds", 0, 86_400),

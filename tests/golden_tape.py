@@ -120,7 +120,7 @@ class Reader:
             "latency_ms": float(given.pop("latency_ms", "100")),
             "require_mtf_alignment": given.pop("aligned", "0") == "1",
         }
-        costs = cost_table(given.pop("costs", "none"))
+        costs = cost_table(given.pop("costs", "none"), trading_date=self.day)
         settings = {name: msgspec.json.decode(value) for name, value in given.items()}
         if name == "scripted":
             settings = msgspec.to_builtins({"plans": self.plans, "version": version})

@@ -17,6 +17,8 @@ from harvester.config import Settings
 from harvester.errors import GatewayError
 from harvester.events.kinds import Action, Kind, Own, Stream
 from harvester.home import Home
+from harvester.projections.run_params import RunParams
+from harvester.projections.trading import costs
 from harvester.recorder import record as recording
 from harvester.recorder import session
 from harvester.recorder.record import record
@@ -146,6 +148,17 @@ def test_recording_is_printed_when_something_is(tmp_path: Path) -> None:
     events = [line["event"] for line in lines]
     assert "run begins" in events
     assert "recording" not in events
+
+
+def test_unknown_rates_of_the_date_are_one_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run on a date after the last known SEC fee begins with a line that says so, and stores it."""
+    monkeypatch.setattr(costs, "SEC_FEE", costs.SEC_FEE._replace(known_to="2026-04-04"))
+    with structlog.testing.capture_logs() as lines:
+        outcome = played(Stranger(), tmp_path, subscribed_on(1))
+    (warned,) = [line for line in lines if line["event"] == "costs of simulated trades"]
+    assert warned["note"].startswith("SEC fee known to 2026-04-04: the last rate is used")
+    (start,) = [row for row in outcome.day.table(Kind.REQUEST).to_pylist() if row["action"] == Action.RUN_START]
+    assert RunParams.parse(start["params"], 1).costs["note"] == warned["note"]
 
 
 # requests that are lost while the socket lives

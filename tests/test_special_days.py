@@ -124,10 +124,13 @@ def fold(batch: Batch, edges: list[int]) -> tuple[dict[str, pa.Table], dict[str,
 def open_places(name: str) -> tuple[int, ...]:
     """The number of market rows after which a position is open."""
     found: set[int] = set()
-    for text in fold(events(name), [])[0]["episodes"]["document"].to_pylist():
+    batch = events(name)
+    clocks = batch.tables[Kind.CLOCK]["seq"].to_numpy()
+    for text in fold(batch, [])[0]["episodes"]["document"].to_pylist():
         made = msgspec.json.decode(text)
         before = 1 + 3 * len(SYMBOLS)  # the run's start and its subscriptions
-        found.update(range(made["entry"]["seq"] - before + 1, made["exit"]["seq"] - before))
+        settled = int(clocks[clocks.searchsorted(made["entry"]["seq"], "right")])  # an entry is settled at a clock
+        found.update(range(settled - before + 1, made["exit"]["seq"] - before))
     return tuple(sorted(place for place in found if place < len(rows_of(name)) - 200))
 
 

@@ -147,7 +147,7 @@ def test_ibkr_fixed(shares, price, usd):
 
 def test_unknown_table():
     """The error for an unknown cost table lists the valid ones."""
-    with pytest.raises(BadSetting, match="'bribes'; use one of ibkr_fixed, none"):
+    with pytest.raises(BadSetting, match="'bribes'; use one of ibkr_fixed, ibkr_tiered, none"):
         cost_table("bribes")
 
 

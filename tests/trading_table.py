@@ -20,6 +20,7 @@ York.
 
 from __future__ import annotations
 
+from datetime import date
 from typing import Any
 
 import msgspec
@@ -94,7 +95,7 @@ def params(
     return RunParams(
         config={"latency_ms": latency_ms} | config,
         calendar=calendar,
-        costs=msgspec.to_builtins(cost_table(costs)),
+        costs=msgspec.to_builtins(cost_table(costs, trading_date=date(2025, 7, 17))),
         strategies=(StrategyRef("scripted", f"recorded-{version}", settings),),
     )
 

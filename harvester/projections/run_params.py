@@ -85,12 +85,12 @@ class RunParams(msgspec.Struct, frozen=True, kw_only=True):
         strategies: Sequence[StrategyRef] = (),
         costs: dict[str, Any] | None = None,
     ) -> RunParams:
-        """The parameters of a run that starts now; `costs` defaults to the table the settings name."""
+        """The parameters of a run that starts now; `costs` defaults to the settings' table with the date's rates."""
         params = cls(
             config=settings.canonical(),
             toggles={name: bool(getattr(settings, name)) for name in TOGGLES},
             calendar=calendar_of(trading_date, settings),
-            costs=_cost_table(settings.cost_table) if costs is None else costs,
+            costs=_cost_table(settings, trading_date) if costs is None else costs,
             memory=memory,
             strategies=tuple(strategies),
             package={"version": __version__, "digest": package_digest()},
@@ -131,11 +131,12 @@ def calendar_of(trading_date: date, settings: Settings) -> Calendar:
     )
 
 
-def _cost_table(name: str) -> dict[str, Any]:
+def _cost_table(settings: Settings, trading_date: date) -> dict[str, Any]:
     from harvester.projections.trading.costs import cost_table
 
-    table: dict[str, Any] = msgspec.to_builtins(cost_table(name))
-    return table
+    table = cost_table(settings.cost_table, trading_date=trading_date, monthly_shares=settings.monthly_shares)
+    costs: dict[str, Any] = msgspec.to_builtins(table)
+    return costs
 
 
 FOLD = ("events", "projections", "calendar.py", "units.py")

@@ -89,6 +89,8 @@ class Committer:
             self._inbox.notice(Own.CLOCK_STEP, "market time is behind the log's last event", value=-behind)
             logger.warning("clock is behind the log", seconds=behind / SECOND_NS)
         logger.info("run begins", date=str(day), run=self.run.writer.run_id, first_seq=self.run.writer.next_seq)
+        if self.run.cost_note:
+            logger.warning("costs of simulated trades", table=self._settings.cost_table, note=self.run.cost_note)
 
     def _open_run(self, day: date) -> RecordingRun:
         return RecordingRun.open(self._home.on(day), self._settings, reopen=self._reopen, disk=self._disk)

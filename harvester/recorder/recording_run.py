@@ -65,7 +65,7 @@ class RunTotals:
 
 
 class RecordingRun:
-    """The module docstring gives the order of the calls."""
+    """The module docstring gives the order of the calls. `cost_note` is that of the cost table, else empty."""
 
     def __init__(
         self, writer: LogWriter, trading_date: date, home: Home, settings: Settings, disk: Disk | None = None
@@ -73,6 +73,7 @@ class RecordingRun:
         self.writer, self.engine, self.trading_date = writer, Engine(), trading_date
         self._episodes_folder, self._disk = home.on(trading_date).episodes, disk
         self._toggles = {"epoch_ms": settings.episode_epoch_ms, "series_jsonl": settings.episode_series_jsonl}
+        self.cost_note = ""
         self.totals = RunTotals()
         self.projection_failure: Exception | None = None
         self.artefact_failure: OSError | None = None
@@ -100,6 +101,7 @@ class RecordingRun:
         )
         try:
             run = cls(writer, paths.trading_date, paths.home, settings, disk)
+            run.cost_note = str(params.costs.get("note", ""))
             run._catch_up(paths.home)
         except BaseException:
             writer.close()

@@ -145,10 +145,12 @@ class Trading:
         quote.dark = bool({0, con_id} & self.outages)
         return quote
 
-    def lose(self, con_id):
+    def lose(self, con_id, ts):
+        """Not live, and unseen, until the next change of the quote."""
         for known, quote in self.quotes.items():
             if con_id in (0, known):
                 quote.lost = True
+                self.begin("dead", known, ts)
 
     def begin(self, what, con_id, ts):
         self.spans.append(Span(what, con_id, ts))
@@ -175,13 +177,13 @@ class Trading:
         if con_id not in self.outages:
             self.begin("outage", con_id, ts)
         self.outages.add(con_id)
-        self.lose(con_id)
+        self.lose(con_id, ts)
         self.cancel_entries(seq, ts, con_id, "OUTAGE")  # 12
 
     def outage_ends(self, ts, con_id):
         if con_id in self.outages:
             self.outages.remove(con_id)
-            self.lose(con_id)
+            self.lose(con_id, ts)
             for span in self.spans:
                 if span.end is None and span.what == "outage" and span.con_id == con_id:
                     span.end = ts
@@ -196,8 +198,7 @@ class Trading:
         quote.halted = halted or (quote.halted and value != 0)
 
     def die(self, seq, ts, con_id):  # noqa: ARG002 as every happening
-        self.quote(con_id).lost = True
-        self.begin("dead", con_id, ts)
+        self.lose(con_id, ts)
 
     def tick(self, seq, ts, con_id, tick):  # noqa: ARG002 as every happening
         self.ticks[con_id] = tick
@@ -205,7 +206,8 @@ class Trading:
     def see_quote(self, seq, ts, con_id, *shown):
         self.newest[con_id] = seq
         self.quote(con_id).show(ts, *shown)
-        self.end("dead", con_id, ts)
+        if self.quote(con_id).good:
+            self.end("dead", con_id, ts)
         self.moment(con_id, Moment(seq, ts))
 
     def see_print(self, seq, ts, con_id, price, size, forms, triggers):
@@ -379,7 +381,7 @@ class Trading:
         """Start a run: the feed counts as interrupted since the previous run, until a subscription."""
         self.end_entries(seq, ts)
         self.dark = self.params is not None
-        self.lose(0)
+        self.lose(0, ts)
         self.outages = set()
         for quote in self.quotes.values():
             quote.halted = False

@@ -9,6 +9,7 @@ clocks that are missing; sessions that begin and end; and the plans of `trading_
 from __future__ import annotations
 
 import random
+from datetime import date
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -101,7 +102,7 @@ class TradingDay:
         params = RunParams(
             config=self.config,
             calendar=Calendar("XNYS", "America/New_York", "2025-07-17", START - SECOND, self.end + SECOND, session),
-            costs=msgspec.to_builtins(cost_table(self.costs)),
+            costs=msgspec.to_builtins(cost_table(self.costs, trading_date=date(2025, 7, 17))),
             strategies=tuple(self.refs()),
         )
         self.add(Kind.REQUEST, action="run_start", stream="run", params=params.text())

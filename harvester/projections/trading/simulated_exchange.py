@@ -3,7 +3,7 @@
 The rules, by number, are in docs/trading.md. A moment is an observation (a change of the live quote, or a print) or the
 arrival of an order. Nothing is filled or triggered without a live quote.
 
-Commission is computed per order: each fill carries the rise in its order's total.
+Costs are computed per order: each fill carries the rise in its order's total, which a rebate can make negative.
 """
 
 from __future__ import annotations
@@ -261,7 +261,8 @@ def _fill(order: Order, now: Moment, price: float, shares: int, costs: CostTable
     else:
         order.taken += shares
     order.value += price * shares
-    total = round(costs.commission(order.filled, order.value), DIGITS)
+    sell = not order.buy
+    total = round(costs.charged(sell=sell, taken=order.taken, added=order.added, value=order.value), DIGITS)
     charged, order.commission = round(total - order.commission, DIGITS), total
     worse = None
     if order.reference_price is not None:
