@@ -31,12 +31,28 @@ def rounded(price, tick, *, up):
     return float(steps * step)
 
 
-def charged(costs, *, sell, taken, added, value):  # noqa: ARG001 one signature for every table
-    """USD for everything one order has filled so far; nothing until it has filled."""
+def charged(costs, *, sell, taken, added, value):
+    """USD for everything one order has filled so far (docs/costs.md); nothing until it has filled."""
     shares = taken + added
     if not shares:
         return 0.0
-    return min(max(shares * costs["per_share"], costs["minimum"]), costs["maximum_fraction"] * value)
+    rate = {name: costs.get(name, 0.0) for name in RATES}
+    commission = sum(per_share(costs, number) for number in range(shares))
+    commission = min(max(commission, costs["minimum"]), costs["maximum_fraction"] * value)
+    out = commission + commission * rate["pass_through_fraction"] + shares * rate["clearing_fee"]
+    if value / shares >= 1:
+        out += taken * rate["remove_fee"] - added * rate["add_rebate"]
+    else:
+        out += value / shares * taken * rate["remove_fraction"]
+    if sell:
+        out += value * rate["sec_fraction"] + min(shares * rate["taf_per_share"], rate["taf_maximum"])
+    return out
+
+
+def per_share(costs, number):
+    """Commission of the order's share with that number, from 0: tiers go by the month's shares, share by share."""
+    rates = [rate for above, rate in costs.get("tiers", ()) if costs["monthly_shares"] + number >= above]
+    return rates[-1] if rates else costs["per_share"]
 
 
 def round_trip(costs, price, quantity):
@@ -44,6 +60,11 @@ def round_trip(costs, price, quantity):
     both = sum(charged(costs, sell=sell, taken=quantity, added=0, value=quantity * price) for sell in (False, True))
     return both / quantity
 
+
+RATES = (
+    "pass_through_fraction", "clearing_fee", "remove_fee", "remove_fraction", "add_rebate", "sec_fraction",
+    "taf_per_share", "taf_maximum",
+)  # fmt: skip
 
 # ---- the quote -------------------------------------------------------------------------------------------------------
 
@@ -250,5 +271,5 @@ def fill(order, wanted, moment, quote, terms):
     if order.reference_price is not None:
         worse = price - order.reference_price
         row["slippage"] = money(worse if order.buy else -worse)
-    order.charged = charge
+    order.charged = money(charge)
     return row

@@ -88,7 +88,7 @@ class TradingDay:
 
     def other_terms(self) -> None:
         chance = self.chance
-        self.costs = chance.choice(("none", "ibkr_fixed"))
+        self.costs = chance.choice(("none", "ibkr_fixed", "ibkr_tiered"))
         self.config = {
             "latency_ms": chance.choice(LATENCIES), "participation": chance.choice((1.0, 1.0, 0.3)),
             "stop_trigger": chance.choice(("quote", "quote", "last")),
@@ -102,7 +102,7 @@ class TradingDay:
         params = RunParams(
             config=self.config,
             calendar=Calendar("XNYS", "America/New_York", "2025-07-17", START - SECOND, self.end + SECOND, session),
-            costs=msgspec.to_builtins(cost_table(self.costs, trading_date=date(2025, 7, 17))),
+            costs=msgspec.to_builtins(cost_table(self.costs, trading_date=date(2025, 5, 2), monthly_shares=299_950)),
             strategies=tuple(self.refs()),
         )
         self.add(Kind.REQUEST, action="run_start", stream="run", params=params.text())
