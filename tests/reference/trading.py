@@ -294,6 +294,10 @@ class Trading:
                 if trade in self.trades:
                     seq = max(message.seq, self.newest[0], self.newest.get(trade.con_id, 0))
                     getattr(self, f"arrive_{message.what}")(trade, message, seq)
+                    if trade in self.trades:
+                        self.match(trade, Moment(seq, message.at))
+                    if message.what == "entry":
+                        self.cancel_the_rest(trade, seq, message.at)
 
     def arrive_entry(self, trade, message, seq):
         order, plan, ts = trade.entry, trade.plan, message.at
@@ -306,8 +310,10 @@ class Trading:
         order.expires, trade.ending = self.flat_from, "SESSION_END"  # 12
         if plan.valid_seconds is not None and ts + round(plan.valid_seconds * SECOND) < order.expires:  # 9
             order.expires, trade.ending = ts + round(plan.valid_seconds * SECOND), "EXPIRED"
-        self.arrival(trade, seq, ts)
-        if plan.immediate and trade in self.trades and trade.entry:
+
+    def cancel_the_rest(self, trade, seq, ts):
+        """9: of an IOC entry."""
+        if trade.plan.immediate and trade in self.trades and trade.entry:
             trade.entry = None
             if not trade.bought:
                 self.unfilled(trade, "NO_SIZE", seq, ts)
@@ -337,7 +343,6 @@ class Trading:
             self.unfilled(trade, "CANCELLED", seq, message.at)
             return
         self.let_out(trade, message)
-        self.arrival(trade, seq, message.at)
 
     def let_out(self, trade, message):
         trade.stop = trade.target = None
@@ -352,20 +357,13 @@ class Trading:
     def arrive_stop(self, trade, message, seq):
         if trade.bought and not trade.stopped and not trade.exit:
             trade.change(message.what, message.price, self.ticks.get(trade.con_id))
-            self.arrival(trade, seq, message.at)
 
     arrive_target = arrive_stop
 
     def arrive_change(self, trade, message, seq):
         """A new price of an entry that works."""
-        if not trade.entry:
-            return
-        trade.change_entry(message.price, self.ticks.get(trade.con_id))
-        self.arrival(trade, seq, message.at)
-
-    def arrival(self, trade, seq, ts):
-        """A moment at which the orders of the message's trade are matched."""
-        self.match(trade, Moment(seq, ts))
+        if trade.entry:
+            trade.change_entry(message.price, self.ticks.get(trade.con_id))
 
     # ---- runs and clocks -----------------------------------------------------------------------------------------
 
@@ -574,15 +572,16 @@ class Trading:
                 }
                 for b in mine
             ]  # fmt: skip
-            row["quality"] = self.quality(trade.con_id, range(begin, end + 1, SECOND), mine)
+            row["quality"] = self.quality(trade.con_id, range(begin, end + 1, SECOND), row["exit_ts"], mine)
             self.episodes.append(row | {"through_seq": seq})
 
-    def quality(self, con_id, seconds, buckets):
+    def quality(self, con_id, seconds, exit_ts, buckets):
         """17."""
-        spans = [span for span in self.spans if span.con_id in (0, con_id)]
+        spans = [span for span in self.spans if span.con_id in (0, con_id) and span.begin <= exit_ts]
         touching = [span for span in spans if any(span.touches(second) for second in seconds)]
+        unclosed = {second for second in seconds if second not in self.closed and second + SECOND <= exit_ts}
         return {
-            "unseen_seconds": sum(s not in self.closed or any(span.touches(s) for span in spans) for s in seconds),
+            "unseen_seconds": sum(s in unclosed or any(span.touches(s) for span in spans) for s in seconds),
             "outages": sum(span.what == "outage" for span in touching),
             "halts": sum(span.what == "halt" for span in touching),
             "bad_book_seconds": sum(bucket["book_good"] is False for bucket in buckets),
