@@ -19,6 +19,7 @@ from harvester.projections.trading.simulated_exchange import (
     ShownQuote,
     execute,
     on_step,
+    trailed,
 )
 
 if TYPE_CHECKING:
@@ -63,7 +64,8 @@ class Position(msgspec.Struct):
         expires: from when on the entry no longer fills, ns UTC; None before its arrival. `expires_for`: the reason.
         ended: why the entry was cancelled, empty while it has not been.
         sent: messages on their way.
-        step: smallest price step, USD; `risk`: initial risk a share, USD, None = unknown.
+        tick: smallest price step, USD; `risk`: initial risk a share, USD, None = unknown.
+        stop_at, target_at: prices the protective orders are placed with, USD.
     """
 
     con_id: int
@@ -79,6 +81,8 @@ class Position(msgspec.Struct):
     sent: list[Sent]
     tick: float
     risk: float | None
+    stop_at: float | None = None
+    target_at: float | None = None
     placed: bool = False
     expires: int | None = None
     expires_for: str = EXPIRED
@@ -190,24 +194,23 @@ class Position(msgspec.Struct):
 
     def _protect(self, fill: Fill) -> None:
         """Place the protective orders (rule 13)."""
-        plan = self.plan
-        if plan.stop is not None or plan.stop_trail is not None:
-            through = plan.stop is not None and self.sign * (fill.price - self._stop_price(plan.stop)) <= 0
-            self._place_stop(plan.stop, STOP_THROUGH if through else STOP)
-            if through and self.stop is not None:
-                self.stop.triggered = True
-        if plan.target is not None:
-            self._place_target(plan.target)
+        if self.stop_at is not None or self.plan.stop_trail is not None:
+            stop = self._place_stop(self.stop_at)
+            if self.stop_at is not None and self.sign * (fill.price - self._stop_price(self.stop_at)) <= 0:
+                self.exit_reason = STOP_THROUGH
+                stop.triggered = True
+        if self.target_at is not None:
+            self._place_target(self.target_at)
 
     def _stop_price(self, price: float) -> float:
         return on_step(price, self.tick, up=not self.plan.long)
 
-    def _place_stop(self, price: float | None, reason: str = STOP) -> None:
+    def _place_stop(self, price: float | None) -> Order:
+        """Place the stop, or move it."""
         trigger = None if price is None else self._stop_price(price)
         if self.stop is not None:
             self.stop.trigger = self.stop.reference_price = trigger
-            return
-        self.exit_reason = reason
+            return self.stop
         self.stop = Order(
             type=OrderType.STOP if self.plan.stop_trail is None else OrderType.TRAIL,
             buy=not self.plan.long,
@@ -216,9 +219,11 @@ class Position(msgspec.Struct):
             reference_price=trigger,
             trigger=trigger,
             trail=self.plan.stop_trail,
+            tick=self.tick,
             share_max=self.entry.share_max,
             last_only=self.entry.last_only,
         )
+        return self.stop
 
     def _place_target(self, price: float) -> None:
         limit = on_step(price, self.tick, up=self.plan.long)
@@ -279,10 +284,14 @@ class Position(msgspec.Struct):
             self.cancel_entry()
         elif change.kind is ChangeKind.ENTRY and price is not None and self.placed and self.entry.left:
             self._move_entry(price)
-        elif change.kind is ChangeKind.STOP and price is not None and self.open and not stopped:
-            self._place_stop(price)
-        elif change.kind is ChangeKind.TARGET and price is not None and self.open and not stopped:
-            self._place_target(price)
+        elif change.kind is ChangeKind.STOP and price is not None and not stopped:
+            self.stop_at = price
+            if self.open:
+                self._place_stop(price)
+        elif change.kind is ChangeKind.TARGET and price is not None and not stopped:
+            self.target_at = price
+            if self.open:
+                self._place_target(price)
         else:
             return False
         return True
@@ -322,6 +331,9 @@ def opening_order(plan: EntryPlan, tick: float, asked: float | None, *, share_ma
         reference, price = "limit_price", limit
     elif plan.type is OrderType.STOP:
         reference, price = "stop_price", trigger
+    elif plan.type is OrderType.TRAIL and plan.trail is not None:
+        near = None if asked is None else trailed(None, asked, plan.trail, tick, buy=buy)
+        reference, price = "stop_price", near
     return Order(
         type=plan.type,
         buy=buy,
@@ -331,21 +343,14 @@ def opening_order(plan: EntryPlan, tick: float, asked: float | None, *, share_ma
         limit=limit,
         trigger=trigger,
         trail=plan.trail,
+        tick=tick,
         share_max=share_max,
         last_only=last_only,
     )
 
 
-def risk_per_share(plan: EntryPlan, order: Order, tick: float, asked: float | None, costs: CostTable) -> float | None:
+def risk_per_share(plan: EntryPlan, reference: float | None, tick: float, costs: CostTable) -> float | None:
     """Initial risk a share, USD, fixed at the decision (rule 16); None without a stop or a reference."""
-    if plan.type in (OrderType.LIMIT, OrderType.STOP_LIMIT):
-        reference = order.limit
-    elif plan.type is OrderType.STOP:
-        reference = order.trigger
-    elif plan.type is OrderType.TRAIL and asked is not None and plan.trail is not None:
-        reference = asked + plan.trail if plan.long else asked - plan.trail
-    else:
-        reference = asked
     stop = protective_price(plan, tick, reference)
     if reference is None or stop is None:
         return None
@@ -356,5 +361,5 @@ def protective_price(plan: EntryPlan, tick: float, reference: float | None) -> f
     """Price of the first stop, USD: the better of a fixed and a trailing one; None without one."""
     prices = [] if plan.stop is None else [on_step(plan.stop, tick, up=not plan.long)]
     if plan.stop_trail is not None and reference is not None:
-        prices.append(reference - plan.stop_trail if plan.long else reference + plan.stop_trail)
+        prices.append(trailed(None, reference, plan.stop_trail, tick, buy=not plan.long))
     return (max if plan.long else min)(prices, default=None)

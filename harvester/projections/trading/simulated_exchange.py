@@ -31,6 +31,7 @@ class Order(msgspec.Struct):
         limit: limit price, of limit and stop-limit orders.
         trigger: stop price, of stop, stop-limit and trailing orders; None = a trailing order without a quote so far.
         trail: distance at which the trigger follows the opposite quote; None = it does not.
+        tick: smallest price step, USD.
         share_max: fraction of the size shown or printed that one fill may take.
         last_only: quotes do not trigger it, only prints.
         resting: it has arrived and its limit was not reached, or it was placed to rest.
@@ -46,6 +47,7 @@ class Order(msgspec.Struct):
     limit: float | None = None
     trigger: float | None = None
     trail: float | None = None
+    tick: float = 0.01
     share_max: float = 1.0
     last_only: bool = False
     resting: bool = False
@@ -180,7 +182,7 @@ def _remembered(levels: list[TakenLevel], price: float, size: float, ts: int) ->
     kept = []
     for level in levels:
         stands = level.price == price
-        began = level.away if level.away is not None else level.since if stands else ts
+        began = level.since if level.away is None else level.away
         if ts - began >= REFRESH_NS or (stands and size > level.showed):
             continue
         if stands and level.away is not None:
@@ -218,7 +220,7 @@ def _trigger(order: Order, now: Moment, shown: ShownQuote) -> None:
     """Move a trailing trigger, then see whether the stop triggers (rule 8)."""
     opposite = shown.price(buy=order.buy)
     if order.trail is not None:
-        order.trigger = trailed(order.trigger, opposite, order.trail, buy=order.buy)
+        order.trigger = trailed(order.trigger, opposite, order.trail, order.tick, buy=order.buy)
     if order.trigger is None:
         return
     touches = [] if order.last_only else [opposite]
@@ -229,9 +231,9 @@ def _trigger(order: Order, now: Moment, shown: ShownQuote) -> None:
         order.reference_price = order.trigger
 
 
-def trailed(trigger: float | None, opposite: float, trail: float, *, buy: bool) -> float:
+def trailed(trigger: float | None, opposite: float, trail: float, tick: float, *, buy: bool) -> float:
     """The trigger of a trailing stop after the opposite quote: it only moves in the direction of profit."""
-    near = round(opposite + trail if buy else opposite - trail, DIGITS)
+    near = on_step(opposite + trail if buy else opposite - trail, tick, up=buy)
     if trigger is None:
         return near
     return min(trigger, near) if buy else max(trigger, near)

@@ -97,7 +97,7 @@ class Trading:
         if due or interval.happenings or state.starting:
             self._apply_facts(interval, due=due)
         self._advance(interval.seq)
-        if due:
+        if state.active and interval.ts >= self._due:
             self._expire(interval.seq, interval.ts)
         self._desk.decide()
         if state.ending:
@@ -264,7 +264,9 @@ class Trading:
             entry=entry,
             sent=[Sent(view.seq, view.ts + terms.latency_ns)],
             tick=tick,
-            risk=risk_per_share(plan, entry, tick, asked, terms.costs),
+            stop_at=plan.stop,
+            target_at=plan.target,
+            risk=risk_per_share(plan, entry.reference_price, tick, terms.costs),
         )
         window, before = episodes.window_before(self._now.newest(view.con_id), view.ts)
         tracked = Tracked(position, terms.costs, terms.memory, terms.trading_date, window, {})
@@ -292,7 +294,7 @@ class Trading:
         leaving = change.kind is ChangeKind.EXIT
         price = change.price
         if leaving:
-            if position.leaving or not position.open:
+            if position.leaving:
                 return
             price = shown.price(buy=not position.plan.long) if shown.good else None
         position.sent.append(Sent(at[0], at[1] + latency_ns, change, price if leaving else None))
@@ -317,18 +319,17 @@ class Trading:
         facts: list[_Fact] = [_Fact(h.seq, 0, self._on_happening, h) for h in interval.happenings]
         facts += [_Fact(start[0], 0, self._on_run, start) for start in starting]
         if due:
-            facts += [_Fact(message[0], 1, self._on_arrival, message) for message in self._arriving(interval, times)]
+            facts += self._arriving(interval, times)
         facts.sort(key=_place_of)
         while facts:
             fact = facts.pop(0)
             self._advance(fact.seq)
             fact.apply(fact.row)
             if fact.apply == self._on_run:  # the exits it sent may arrive before this clock
-                sent = [message for message in self._arriving(interval, times) if message[2].seq >= fact.seq]
-                facts += [_Fact(message[0], 1, self._on_arrival, message) for message in sent]
+                facts += [one for one in self._arriving(interval, times) if one.row.message.seq >= fact.seq]
                 facts.sort(key=_place_of)
 
-    def _arriving(self, interval: Interval, times: list[tuple[int, int]]) -> list[tuple[int, Tracked, Sent]]:
+    def _arriving(self, interval: Interval, times: list[tuple[int, int]]) -> list[_Fact]:
         """Messages that are settled at this clock, with the seq after which each arrives (rule 1)."""
         begun = min((seq for seq, *_ in self._state.starting), default=NEVER)
         found = []
@@ -337,17 +338,17 @@ class Trading:
             for message in position.sent:
                 if message.arrives > interval.ts or message.seq < begun < NEVER:
                     continue  # a run start settles what was sent before it
-                line = self._now.line(position.con_id)
-                before = (seq for seq, ts in times if ts <= message.arrives)
-                newest = line.newest(message.arrives, interval.place)
-                found.append((max(message.seq, self._state.clock[0], newest, *before), tracked, message))
+                newest = self._now.line(position.con_id).newest(message.arrives, interval.place)
+                seq = max(message.seq, self._state.clock[0], newest)
+                place = max((fact for fact, ts in times if ts <= message.arrives), default=0)
+                found.append(_Fact(max(seq, place), 1, self._on_arrival, _Arrival(seq, tracked, message)))
         return found
 
-    def _on_arrival(self, row: tuple[int, Tracked, Sent]) -> None:
+    def _on_arrival(self, row: _Arrival) -> None:
         seq, tracked, message = row
         position = tracked.position
-        if message not in position.sent:
-            return  # cancelled since
+        if not self._is_active(tracked) or message not in position.sent:
+            return  # it is over, or was cancelled since
         moment, shown = Moment(seq, message.arrives), self._now.shown(position.con_id)
         if message.change is None:
             refused = self._refused(position, moment.ts)
@@ -434,7 +435,8 @@ class Trading:
             self._health_of(row.con_id).outages += 1
             if row.con_id not in state.outages:
                 state.outages.append(row.con_id)
-            self._cancel_entries(row, OUTAGE)
+            if not any(start[0] == row.seq for start in state.starting):  # else the end of its run cancels them
+                self._cancel_entries(row, OUTAGE)
         elif what is OccurrenceKind.OUTAGE_END:
             state.outages = [c for c in state.outages if c != row.con_id]
         elif what is OccurrenceKind.HALT:
@@ -555,13 +557,19 @@ class Trading:
 
     def _unfilled(self, tracked: Tracked, seq: int, ts: int) -> None:
         position = tracked.position
-        self._state.active.remove(tracked)
+        self._drop(tracked)
         self._watches.remove(self._watch(tracked))
         price = position.entry.reference_price
         newest = self._newest(position.con_id)
         self._decided(position, "unfilled", position.ended, at=(seq, ts), bucket_ts=newest, price=price)
         self._cool_down(position, ts)
         self._forget_seconds()
+
+    def _is_active(self, tracked: Tracked) -> bool:
+        return any(one is tracked for one in self._state.active)
+
+    def _drop(self, tracked: Tracked) -> None:
+        self._state.active = [one for one in self._state.active if one is not tracked]
 
     def _newest(self, con_id: int) -> int | None:
         rows = self._now.newest(con_id)
@@ -577,7 +585,7 @@ class Trading:
         state, tracked, position = self._state, watch.tracked, watch.tracked.position
         self._extend_series(watch)
         watch.next_seq = NEVER
-        state.active.remove(tracked)
+        self._drop(tracked)
         state.ending.append(tracked)
         number = state.trades_of[position.symbol] = state.trades_of.get(position.symbol, 0) + 1
         ts = position.fills[-1].ts if end is None else end[0]
@@ -598,7 +606,7 @@ class Trading:
         state = self._state
         for tracked in list(state.ending):
             if ts >= (tracked.exit_ts // SECOND_NS + 1) * SECOND_NS:
-                state.ending.remove(tracked)
+                state.ending = [one for one in state.ending if one is not tracked]
                 watch = self._watch(tracked)
                 self._extend_series(watch)
                 watch.write_pre()
@@ -618,6 +626,14 @@ class Trading:
 
 
 _CHANGES_INPUTS = frozenset((OccurrenceKind.OUTAGE_BEGIN, OccurrenceKind.OUTAGE_END, OccurrenceKind.HALT))
+
+
+class _Arrival(NamedTuple):
+    """A message that arrives, and the newest event of its symbol that is counted."""
+
+    seq: int
+    tracked: Tracked
+    message: Sent
 
 
 class _Fact(NamedTuple):
