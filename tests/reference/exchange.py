@@ -218,7 +218,7 @@ def follow(order, quote, tick):
     price = quote.against(buy=order.buy).price
     wanted = rounded(price + order.trail if order.buy else price - order.trail, tick, up=order.buy)
     if order.stop is None or beyond(order, wanted, order.stop):
-        order.stop = order.reference_price = wanted
+        order.stop = wanted
 
 
 def trigger(order, moment, quote, terms):
@@ -227,6 +227,8 @@ def trigger(order, moment, quote, terms):
     prices += [moment.price] if moment.triggers else []
     if any(price >= order.stop if order.buy else price <= order.stop for price in prices):
         order.triggered = True
+        if order.kind != "stop_limit":
+            order.reference_price = order.stop
     return order.triggered
 
 

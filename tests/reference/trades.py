@@ -63,11 +63,14 @@ class Trade:
 
     def risk_at_the_decision(self):
         """USD a share, fixed at the decision; None without a stop or a reference."""
-        price, plan = self.judged_by, self.plan
-        if price is None or (plan.stop is None and plan.stop_trail is None):
+        price, plan, up = self.judged_by, self.plan, self.plan.long
+        stops = [] if self.stop_price is None else [self.stop_price]
+        if plan.stop_trail is not None and price is not None:
+            stops.append(rounded(price - plan.stop_trail if up else price + plan.stop_trail, self.tick, up=not up))
+        if price is None or not stops:
             return None
-        distance = plan.stop_trail if self.stop_price is None else abs(price - self.stop_price)
-        return max(distance, tick_of(price, self.tick) + round_trip(self.terms.costs, price, plan.quantity))
+        distance = abs(price - (max(stops) if up else min(stops)))
+        return money(max(distance, tick_of(price, self.tick) + round_trip(self.terms.costs, price, plan.quantity)))
 
     def sum(self, roles, of=lambda fill: fill["quantity"]):
         return total(of(fill) for fill in self.fills if fill["role"] in roles)
@@ -152,10 +155,10 @@ class Trade:
 
     # ---- the episode ---------------------------------------------------------------------------------------------
 
-    def through_own_stop(self, price):
-        """Whether an entry at this price is at or beyond its stop."""
-        stop = self.stop and self.stop.stop
-        return stop is not None and (price <= stop if self.plan.long else price >= stop)
+    def through_own_stop(self):
+        """Whether the first fill of the entry is at or beyond its stop."""
+        price, stop = self.fills[0]["price"], self.stop.stop
+        return price <= stop if self.plan.long else price >= stop
 
     def episode(self, nth, seq, ts, price):
         """The row, without what later seconds say; `price` is the closing quote when the data ended before the trade."""

@@ -79,7 +79,7 @@ class Trading:
         self.outages = set()  # con_ids whose feed is gone, 0 = all
         self.ticks = {}  # con_id → smallest price step
         self.spans = []  # of outages, halts and dead quotes
-        self.closed = set()  # seconds that a clock closed
+        self.clocked = set()  # seconds that a clock fell into
         self.waiting = []  # what happened since the last clock, in order: (seq, ts, function, arguments)
         self.newest = {}  # con_id → seq of the newest quote or print counted; 0: of the newest clock
         self.last = (0, 0)
@@ -195,6 +195,8 @@ class Trading:
             self.cancel_entries(seq, ts, con_id, "HALTED")  # 12
         elif quote.halted and not halted and value == 0:
             self.end("halt", con_id, ts)
+            quote.halted = False
+            self.moment(con_id, Moment(seq, ts))
         quote.halted = halted or (quote.halted and value != 0)
 
     def die(self, seq, ts, con_id):  # noqa: ARG002 as every happening
@@ -220,37 +222,44 @@ class Trading:
             if trade in self.trades:
                 self.match(trade, moment)
 
-    def match(self, trade, moment):
+    def match(self, trade, moment, arriving=None):
+        """Its orders, in the order of `step`; at an arrival that order alone."""
         if self.quote(trade.con_id).live:  # 4
-            self.step(trade, moment)
+            self.step(trade, moment, arriving)
         if trade.flat:
             last = trade.fills[-1]
             self.over(trade, last["seq"], last["ts"], None)
 
-    def step(self, trade, moment):
+    def step(self, trade, moment, arriving):
         """The entry first, then the stop before the target, then an exit."""
         quote, tick = self.quote(trade.con_id), self.ticks.get(trade.con_id)
-        if trade.entry and trade.entry.working:
+        before = trade.bought
+        if trade.entry and trade.entry.working and arriving in (None, "entry"):
             follow(trade.entry, quote, tick)
             if filled := fill(trade.entry, trade.entry.quantity - trade.entry.filled, moment, quote, trade.terms):
-                self.entered(trade, filled, quote, tick)
-        if trade.stop:
+                self.entered(trade, filled)
+        placed = trade.bought and not before
+        if trade.stop and (placed or arriving in (None, "stop")):
             follow(trade.stop, quote, tick)
+            if placed and trade.through_own_stop():
+                trade.stop.triggered, trade.reason = True, "STOP_THROUGH"
             stopped = fill(trade.stop, trade.open, moment, quote, trade.terms)
             if trade.stopped:  # 13
                 trade.reason, trade.entry, trade.target = trade.reason or "STOP", None, None
             if stopped:
                 self.fill(trade, stopped)
-        if trade.target and (filled := fill(trade.target, trade.open, moment, quote, trade.terms)):
+        target = trade.target if placed or arriving in (None, "target") else None
+        if target and (filled := fill(target, trade.open, moment, quote, trade.terms)):
             self.fill(trade, filled)
             if trade.flat:
                 trade.reason = "TARGET"
-        if trade.exit and (filled := fill(trade.exit, trade.open, moment, quote, trade.terms)):
+        leaving = trade.exit if arriving in (None, "exit") else None
+        if leaving and (filled := fill(leaving, trade.open, moment, quote, trade.terms)):
             self.fill(trade, filled)
         if trade.bought:
             trade.look(quote.against(buy=not trade.plan.long).price, moment.ts)
 
-    def entered(self, trade, filled, quote, tick):
+    def entered(self, trade, filled):
         """13: the first fill places the protective orders, the stop first; it cancels the rival."""
         first = not trade.bought
         self.fill(trade, filled)
@@ -259,10 +268,6 @@ class Trading:
                 self.unfilled(trade.rival, "OCO", filled["seq"], filled["ts"])
             trade.place_stop()
             trade.place_target()
-        if trade.stop and first:
-            follow(trade.stop, quote, tick)
-        if first and trade.stop and trade.through_own_stop(filled["price"]):
-            trade.stop.triggered, trade.reason = True, "STOP_THROUGH"
 
     def fill(self, trade, filled):
         trade.fills.append(filled)
@@ -294,8 +299,8 @@ class Trading:
                 if trade in self.trades:
                     seq = max(message.seq, self.newest[0], self.newest.get(trade.con_id, 0))
                     getattr(self, f"arrive_{message.what}")(trade, message, seq)
-                    if trade in self.trades:
-                        self.match(trade, Moment(seq, message.at))
+                    if trade in self.trades and message.what != "cancel":
+                        self.match(trade, Moment(seq, message.at), {"change": "entry"}.get(message.what, message.what))
                     if message.what == "entry":
                         self.cancel_the_rest(trade, seq, message.at)
 
@@ -316,7 +321,7 @@ class Trading:
         if trade.plan.immediate and trade in self.trades and trade.entry:
             trade.entry = None
             if not trade.bought:
-                self.unfilled(trade, "NO_SIZE", seq, ts)
+                self.unfilled(trade, "IOC", seq, ts)
 
     def refused(self, trade, ts):
         """11."""
@@ -355,7 +360,7 @@ class Trading:
             self.unfilled(trade, "CANCELLED", seq, message.at)
 
     def arrive_stop(self, trade, message, seq):
-        if trade.bought and not trade.stopped and not trade.exit:
+        if not trade.stopped and not trade.exit:
             trade.change(message.what, message.price, self.ticks.get(trade.con_id))
 
     arrive_target = arrive_stop
@@ -411,7 +416,7 @@ class Trading:
     def clock(self, seq, ts, closed):
         self.settle(ts)
         self.newest[0] = seq
-        self.closed.add(ts // SECOND * SECOND - SECOND)
+        self.clocked.add(ts // SECOND * SECOND)
         for trade in list(self.trades):
             self.look_at_the_time(trade, seq, ts)
         closed = [self.judged(row) for row in closed]
@@ -572,16 +577,15 @@ class Trading:
                 }
                 for b in mine
             ]  # fmt: skip
-            row["quality"] = self.quality(trade.con_id, range(begin, end + 1, SECOND), row["exit_ts"], mine)
+            row["quality"] = self.quality(trade.con_id, range(begin, end + 1, SECOND), mine)
             self.episodes.append(row | {"through_seq": seq})
 
-    def quality(self, con_id, seconds, exit_ts, buckets):
+    def quality(self, con_id, seconds, buckets):
         """17."""
-        spans = [span for span in self.spans if span.con_id in (0, con_id) and span.begin <= exit_ts]
+        spans = [span for span in self.spans if span.con_id in (0, con_id)]
         touching = [span for span in spans if any(span.touches(second) for second in seconds)]
-        unclosed = {second for second in seconds if second not in self.closed and second + SECOND <= exit_ts}
         return {
-            "unseen_seconds": sum(s in unclosed or any(span.touches(s) for span in spans) for s in seconds),
+            "unseen_seconds": sum(s not in self.clocked or any(span.touches(s) for span in spans) for s in seconds),
             "outages": sum(span.what == "outage" for span in touching),
             "halts": sum(span.what == "halt" for span in touching),
             "bad_book_seconds": sum(bucket["book_good"] is False for bucket in buckets),
