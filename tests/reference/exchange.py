@@ -100,7 +100,7 @@ class Side:
                 self.levels[self.price].away = ts
             if price in self.levels:
                 self.levels[price].away, self.levels[price].since = None, ts
-        self.price, self.size = price, size or 0.0
+        self.price, self.size = price, size
         if price in self.levels and self.size > self.levels[price].shown:
             del self.levels[price]
 
@@ -119,25 +119,30 @@ class Side:
 
 @dataclass
 class Quote:
-    """The quote in force for trading: an unknown or crossed one is not good, and does not change the sides."""
+    """The quote in force, and what orders see of it: the sides are those of the last live one."""
 
-    good: bool = False
+    shown: tuple = (None, None, None, None)  # bid, ask, bid size, ask size
+    good: bool = False  # known and not crossed
     lost: bool = True  # by an outage, a run start, the end of its stream; until its next change
     dark: bool = False  # the feed of the symbol, or the whole feed, is gone
     halted: bool = False
     bid: Side = field(default_factory=Side)
     ask: Side = field(default_factory=Side)
 
-    def show(self, ts, bid, ask, bid_size, ask_size, good):
-        self.good, self.lost = good, False
-        if good:
+    def change(self, ts, *shown, good):
+        self.shown, self.good, self.lost = shown, good, False
+        self.show(ts)
+
+    def show(self, ts):
+        if self.live:
+            bid, ask, bid_size, ask_size = self.shown
             self.bid.show(bid, bid_size, ts)
             self.ask.show(ask, ask_size, ts)
 
     @property
     def live(self):
-        sizes = self.bid.size > 0 and self.ask.size > 0
-        return self.good and sizes and not self.lost and not self.dark and not self.halted
+        good = self.good and all(size is not None and size > 0 for size in self.shown[2:])
+        return good and not self.lost and not self.dark and not self.halted
 
     @property
     def why_not(self):

@@ -147,7 +147,7 @@ class Trade:
     def change_entry(self, price, tick):
         """A new limit, or trigger price of a stop; it arrives like a new order."""
         order, up = self.entry, self.plan.long
-        if order.kind == "stop" and not order.triggered:
+        if order.kind in ("stop", "trail") and not order.triggered:
             order.stop = order.reference_price = rounded(price, tick, up=up)
         elif order.kind in ("limit", "stop_limit"):
             order.limit = order.reference_price = rounded(price, tick, up=not up)

@@ -196,6 +196,7 @@ class Trading:
         elif quote.halted and not halted and value == 0:
             self.end("halt", con_id, ts)
             quote.halted = False
+            quote.show(ts)
             self.moment(con_id, Moment(seq, ts))
         quote.halted = halted or (quote.halted and value != 0)
 
@@ -207,7 +208,7 @@ class Trading:
 
     def see_quote(self, seq, ts, con_id, *shown):
         self.newest[con_id] = seq
-        self.quote(con_id).show(ts, *shown)
+        self.quote(con_id).change(ts, *shown[:4], good=shown[4])
         if self.quote(con_id).good:
             self.end("dead", con_id, ts)
         self.moment(con_id, Moment(seq, ts))
