@@ -145,6 +145,11 @@ class Quote:
         return good and not self.lost and not self.dark and not self.halted
 
     @property
+    def seen(self):
+        """What can change: the live quote, or none."""
+        return self.shown if self.live else None
+
+    @property
     def why_not(self):
         return "OUTAGE" if self.dark else "HALTED" if self.halted else "NOT_LIVE"
 

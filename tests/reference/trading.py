@@ -81,7 +81,8 @@ class Trading:
         self.spans = []  # of outages, halts and dead quotes
         self.clocked = set()  # seconds that a clock fell into
         self.waiting = []  # what happened since the last clock, in order: (seq, ts, function, arguments)
-        self.newest = {}  # con_id → seq of the newest quote or print counted; 0: of the newest clock
+        self.newest = {}  # con_id → seq of the newest change of the live quote or print; 0: of the newest clock
+        self.seen = {}  # con_id → the live quote
         self.last = (0, 0)
 
     # ---- events --------------------------------------------------------------------------------------------------
@@ -137,6 +138,10 @@ class Trading:
             if not any(later[2] in (self.run_start, self.run_end) for later in waiting[place:]):
                 self.settle(ts - 1)
             function(seq, ts, *what)
+            for con_id in self.quotes:
+                seen = self.quote(con_id).seen
+                if seen != self.seen.get(con_id):
+                    self.seen[con_id], self.newest[con_id] = seen, seq
 
     # ---- what happens --------------------------------------------------------------------------------------------
 
