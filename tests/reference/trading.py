@@ -304,23 +304,26 @@ class Trading:
                 trade = message.trade
                 if trade in self.trades:
                     seq = max(message.seq, self.newest[0], self.newest.get(trade.con_id, 0))
-                    getattr(self, f"arrive_{message.what}")(trade, message, seq)
-                    if trade in self.trades and message.what != "cancel":
-                        self.match(trade, Moment(seq, message.at), {"change": "entry"}.get(message.what, message.what))
+                    arriving = getattr(self, f"arrive_{message.what}")(trade, message, seq)
+                    if arriving:
+                        self.match(trade, Moment(seq, message.at), arriving)
                     if message.what == "entry":
                         self.cancel_the_rest(trade, seq, message.at)
+
+    # each returns the role of the order that arrives, if any
 
     def arrive_entry(self, trade, message, seq):
         order, plan, ts = trade.entry, trade.plan, message.at
         if order is None:
-            return
+            return None
         if reason := self.refused(trade, ts):
             self.unfilled(trade, reason, seq, ts)
-            return
+            return None
         order.working = True
         order.expires, trade.ending = self.flat_from, "SESSION_END"  # 12
         if plan.valid_seconds is not None and ts + round(plan.valid_seconds * SECOND) < order.expires:  # 9
             order.expires, trade.ending = ts + round(plan.valid_seconds * SECOND), "EXPIRED"
+        return "entry"
 
     def cancel_the_rest(self, trade, seq, ts):
         """9: of an IOC entry."""
@@ -348,12 +351,13 @@ class Trading:
     def arrive_exit(self, trade, message, seq):
         """14: it cancels stop, target and the rest of the entry, unless the stop was triggered before."""
         if trade.stopped or trade.exit:
-            return
+            return None
         trade.entry = None
         if not trade.bought:
             self.unfilled(trade, "CANCELLED", seq, message.at)
-            return
+            return None
         self.let_out(trade, message)
+        return "exit"
 
     def let_out(self, trade, message):
         trade.stop = trade.target = None
@@ -365,16 +369,20 @@ class Trading:
         if not trade.bought:
             self.unfilled(trade, "CANCELLED", seq, message.at)
 
-    def arrive_stop(self, trade, message, seq):
-        if not trade.stopped and not trade.exit:
-            trade.change(message.what, message.price, self.ticks.get(trade.con_id))
+    def arrive_stop(self, trade, message, seq):  # noqa: ARG002 as every arrival
+        if trade.stopped or trade.exit:
+            return None
+        trade.change(message.what, message.price, self.ticks.get(trade.con_id))
+        return message.what
 
     arrive_target = arrive_stop
 
-    def arrive_change(self, trade, message, seq):
+    def arrive_change(self, trade, message, seq):  # noqa: ARG002 as every arrival
         """A new price of an entry that works."""
-        if trade.entry:
-            trade.change_entry(message.price, self.ticks.get(trade.con_id))
+        if not trade.entry:
+            return None
+        trade.change_entry(message.price, self.ticks.get(trade.con_id))
+        return "entry"
 
     # ---- runs and clocks -----------------------------------------------------------------------------------------
 
