@@ -158,7 +158,7 @@ class Trade:
     def through_own_stop(self):
         """Whether the first fill of the entry is at or beyond its stop."""
         price, stop = self.fills[0]["price"], self.stop.stop
-        return price <= stop if self.plan.long else price >= stop
+        return stop is not None and (price <= stop if self.plan.long else price >= stop)
 
     def episode(self, nth, seq, ts, price):
         """The row, without what later seconds say; `price` is the closing quote when the data ended before the trade."""

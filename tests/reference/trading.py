@@ -246,9 +246,9 @@ class Trading:
                 self.entered(trade, filled)
         placed = trade.bought and not before
         if trade.stop and (placed or arriving in (None, "stop")):
-            follow(trade.stop, quote, tick)
             if placed and trade.through_own_stop():
                 trade.stop.triggered, trade.reason = True, "STOP_THROUGH"
+            follow(trade.stop, quote, tick)
             stopped = fill(trade.stop, trade.open, moment, quote, trade.terms)
             if trade.stopped:  # 13
                 trade.reason, trade.entry, trade.target = trade.reason or "STOP", None, None
