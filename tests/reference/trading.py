@@ -45,11 +45,9 @@ class Span:
     begin: int
     end: int | None = None
 
-    def touches(self, second):
-        """It touches its first second, and every one it reaches into."""
-        return self.begin < second + SECOND and (
-            self.end is None or self.end > second or self.begin // SECOND * SECOND == second
-        )
+    def touches(self, begin, end):
+        """Whether it was there in this time, `end` included."""
+        return self.begin <= end and (self.end is None or self.end > begin or self.end == self.begin >= begin)
 
 
 class Trading:
@@ -79,11 +77,12 @@ class Trading:
         self.outages = set()  # con_ids whose feed is gone, 0 = all
         self.ticks = {}  # con_id → smallest price step
         self.spans = []  # of outages, halts and dead quotes
-        self.clocked = set()  # seconds that a clock fell into
+        self.clocks = []  # seconds that a clock fell into
         self.waiting = []  # what happened since the last clock, in order: (seq, ts, function, arguments)
         self.newest = {}  # con_id → seq of the newest change of the live quote or print; 0: of the newest clock
         self.seen = {}  # con_id → the live quote
         self.last = (0, 0)
+        self.before = 0  # ts of what happened before
 
     # ---- events --------------------------------------------------------------------------------------------------
 
@@ -138,6 +137,7 @@ class Trading:
             if not any(later[2] in (self.run_start, self.run_end) for later in waiting[place:]):
                 self.settle(ts - 1)
             function(seq, ts, *what)
+            self.before = ts
             for con_id in self.quotes:
                 seen = self.quote(con_id).seen
                 if seen != self.seen.get(con_id):
@@ -165,6 +165,11 @@ class Trading:
             if span.end is None and span.what == what and con_id in (0, span.con_id):
                 span.end = ts
 
+    def end_span(self, what, con_id, ts):
+        for span in self.spans:
+            if span.end is None and span.what == what and span.con_id == con_id:
+                span.end = ts
+
     def outage(self, seq, ts, code, con_id):
         """A feed outage counts once until the feed is back; afterwards a quote is not live until its next change."""
         if code == BEGINS and con_id:
@@ -176,6 +181,8 @@ class Trading:
             self.dark = True
         elif code in (*BACK, ENDS):
             self.outage_ends(ts, 0)
+            if self.dark:
+                self.end_span("outage", 0, ts)
             self.dark = False
 
     def outage_begins(self, seq, ts, con_id):
@@ -189,9 +196,7 @@ class Trading:
         if con_id in self.outages:
             self.outages.remove(con_id)
             self.lose(con_id, ts)
-            for span in self.spans:
-                if span.end is None and span.what == "outage" and span.con_id == con_id:
-                    span.end = ts
+            self.end_span("outage", con_id, ts)
 
     def halt(self, seq, ts, con_id, value):
         quote, halted = self.quote(con_id), value in (1, 2)
@@ -398,12 +403,14 @@ class Trading:
         """Start a run: the feed counts as interrupted since the previous run, until a subscription."""
         self.end_entries(seq, ts)
         self.dark = self.params is not None
-        self.lose(0, ts)
-        self.outages = set()
         for quote in self.quotes.values():
             quote.halted = False
         for what in ("outage", "halt"):
-            self.end(what, 0, ts)
+            self.end(what, 0, self.before)
+        if self.dark:
+            self.begin("outage", 0, self.before)
+        self.lose(0, self.before)
+        self.outages = set()
         self.params = params
         refs = {(ref["name"], ref["digest"]): ref["settings"] for ref in params["strategies"]}
         messages, self.messages = self.messages, []
@@ -429,8 +436,8 @@ class Trading:
 
     def clock(self, seq, ts, closed):
         self.settle(ts)
-        self.newest[0] = seq
-        self.clocked.add(ts // SECOND * SECOND)
+        self.newest[0], self.before = seq, ts
+        self.clocks.append(ts // SECOND * SECOND)
         for trade in list(self.trades):
             self.look_at_the_time(trade, seq, ts)
         closed = [self.judged(row) for row in closed]
@@ -591,15 +598,20 @@ class Trading:
                 }
                 for b in mine
             ]  # fmt: skip
-            row["quality"] = self.quality(trade.con_id, range(begin, end + 1, SECOND), mine)
+            row["quality"] = self.quality(trade.con_id, row["entry_ts"], row["exit_ts"], mine)
             self.episodes.append(row | {"through_seq": seq})
 
-    def quality(self, con_id, seconds, buckets):
+    def quality(self, con_id, begin, end, buckets):
         """17."""
         spans = [span for span in self.spans if span.con_id in (0, con_id)]
-        touching = [span for span in spans if any(span.touches(second) for second in seconds)]
+        touching = [span for span in spans if span.touches(begin, end)]
+        unseen = 0
+        for second in range(begin // SECOND * SECOND, end + 1, SECOND):
+            part = max(begin, second), min(end, second + SECOND - 1)
+            between = any(clock < second for clock in self.clocks) and any(clock > second for clock in self.clocks)
+            unseen += (between and second not in self.clocks) or any(span.touches(*part) for span in spans)
         return {
-            "unseen_seconds": sum(s not in self.clocked or any(span.touches(s) for span in spans) for s in seconds),
+            "unseen_seconds": unseen,
             "outages": sum(span.what == "outage" for span in touching),
             "halts": sum(span.what == "halt" for span in touching),
             "bad_book_seconds": sum(bucket["book_good"] is False for bucket in buckets),
