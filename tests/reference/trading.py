@@ -43,6 +43,7 @@ class Span:
     what: str  # outage, halt or dead
     con_id: int
     begin: int
+    seq: int
     end: int | None = None
 
     def touches(self, begin, end):
@@ -83,6 +84,7 @@ class Trading:
         self.seen = {}  # con_id → the live quote
         self.last = (0, 0)
         self.before = 0  # ts of what happened before
+        self.at = 0  # seq of what happens
 
     # ---- events --------------------------------------------------------------------------------------------------
 
@@ -134,6 +136,7 @@ class Trading:
     def go_through(self, waiting):
         """Everything since the last clock in order, and (1, 2) arrivals after the events of their time."""
         for place, (seq, ts, function, what) in enumerate(waiting):
+            self.at = seq
             if not any(later[2] in (self.run_start, self.run_end) for later in waiting[place:]):
                 self.settle(ts - 1)
             function(seq, ts, *what)
@@ -158,7 +161,7 @@ class Trading:
                 self.begin("dead", known, ts)
 
     def begin(self, what, con_id, ts):
-        self.spans.append(Span(what, con_id, ts))
+        self.spans.append(Span(what, con_id, ts, self.at))
 
     def end(self, what, con_id, ts):
         for span in self.spans:
@@ -219,7 +222,7 @@ class Trading:
     def see_quote(self, seq, ts, con_id, *shown):
         self.newest[con_id] = seq
         self.quote(con_id).change(ts, *shown[:4], good=shown[4])
-        if self.quote(con_id).good:
+        if None not in shown[:2]:
             self.end("dead", con_id, ts)
         self.moment(con_id, Moment(seq, ts))
 
@@ -598,12 +601,12 @@ class Trading:
                 }
                 for b in mine
             ]  # fmt: skip
-            row["quality"] = self.quality(trade.con_id, row["entry_ts"], row["exit_ts"], mine)
+            row["quality"] = self.quality(trade.con_id, row["entry_ts"], row["exit_ts"], row["exit_seq"], mine)
             self.episodes.append(row | {"through_seq": seq})
 
-    def quality(self, con_id, begin, end, buckets):
+    def quality(self, con_id, begin, end, end_seq, buckets):
         """17."""
-        spans = [span for span in self.spans if span.con_id in (0, con_id)]
+        spans = [s for s in self.spans if s.con_id in (0, con_id) and (s.begin < end or s.seq <= end_seq)]
         touching = [span for span in spans if span.touches(begin, end)]
         unseen = 0
         for second in range(begin // SECOND * SECOND, end + 1, SECOND):
