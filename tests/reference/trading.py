@@ -222,7 +222,7 @@ class Trading:
     def see_quote(self, seq, ts, con_id, *shown):
         self.newest[con_id] = seq
         self.quote(con_id).change(ts, *shown[:4], good=shown[4])
-        if None not in shown[:2]:
+        if shown[:2] != (None, None):
             self.end("dead", con_id, ts)
         self.moment(con_id, Moment(seq, ts))
 
@@ -615,10 +615,19 @@ class Trading:
             unseen += (between and second not in self.clocks) or any(span.touches(*part) for span in spans)
         return {
             "unseen_seconds": unseen,
-            "outages": sum(span.what == "outage" for span in touching),
+            "outages": at_once([span for span in touching if span.what == "outage"]),
             "halts": sum(span.what == "halt" for span in touching),
             "bad_book_seconds": sum(bucket["book_good"] is False for bucket in buckets),
         }
+
+
+def at_once(spans):
+    """How many there were, where those that overlap are one."""
+    count, until = 0, -1
+    for span in sorted(spans, key=lambda span: (span.begin, span.seq)):
+        count += span.begin > until
+        until = max(until, 2**63 if span.end is None else span.end)
+    return count
 
 
 def odd_lot(row, size):
