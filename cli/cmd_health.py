@@ -46,10 +46,17 @@ def health(
     if symbol is not None:
         result = _of(result, symbol)
     if as_json:
-        body = {"trading_date": day.isoformat(), "health": result.health, "reconciliation": check_rows(result.checks)}
+        body = {
+            "trading_date": day.isoformat(),
+            "kind": result.kind,
+            "health": result.health,
+            "reconciliation": check_rows(result.checks),
+        }
         typer.echo(json.dumps(body, allow_nan=False))
         return
     typer.echo(_summary(day, result))
+    if starved := _starved(result):
+        typer.echo(starved)
     _show_health(result.health)
     _show_checks(result)
 
@@ -67,9 +74,21 @@ def _summary(day: dt.date, result: Reconciled) -> str:
     counted = ", ".join(f"{n:,} {word}{'s' * (n != 1)}" for n, word in counts)
     away = f" ({of_date['outage_seconds']:,} s)" if of_date["outages"] else ""
     return (
-        f"{day}  {counted}{away}, "
+        f"{day}  source {result.kind}, {counted}{away}, "
         f"{of_date['refused']:,} refused, {of_date['missing_seqs']:,} seqs missing; "
         f"{len(result.outside()):,} of {len(result.measured()):,} comparisons outside tolerance; times in New York"
+    )
+
+
+def _starved(result: Reconciled) -> str:
+    """The line of a date whose recording did not keep up with market time; empty for another date."""
+    from harvester.projections.market.pace import pace_text
+
+    of_date = {row["measure"]: row["value"] for row in result.health if row["symbol"] is None}
+    if not of_date["starved"]:
+        return ""
+    return (
+        f"starved: {pace_text(of_date['clocks_per_second'], of_date['stamp_lag_p99'])}; hv eod learns nothing from it"
     )
 
 

@@ -55,7 +55,9 @@ def _show(report: RecordingStatus) -> None:
 
     typer.echo(f"{report.trading_date} is {_doing(report)}")
     typer.echo(f"run {report.run} since {_local(report.since)}, last commit {_local(report.last_commit)}, in New York")
-    typer.echo(f"seq {report.last_seq:,}, {report.events:,} events")
+    typer.echo(f"seq {report.last_seq:,}, {report.events:,} events, source {report.kind}")
+    if report.starved:
+        typer.echo(f"starved: {report.starved}; hv eod learns nothing from it")
     if report.archived:
         typer.echo(f"its log is archived in {report.archived} and deleted from temp/")
     if report.outage:
@@ -69,7 +71,8 @@ def _show(report: RecordingStatus) -> None:
     for symbol in report.symbols:
         lacks = ", ".join(f"{stream} ({why})" for stream, why in report.lacking.get(symbol, {}).items())
         whole = "complete until then" if report.outage else "complete"
-        typer.echo(f"  {symbol}: " + (f"lacks {lacks}" if lacks else whole))
+        halt = f"; halted: {report.halted[symbol]}" if symbol in report.halted else ""
+        typer.echo(f"  {symbol}: " + (f"lacks {lacks}" if lacks else whole) + halt)
 
 
 def _local(time: str) -> str:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from operator import itemgetter
 from typing import TYPE_CHECKING, NamedTuple, cast
 
 import msgspec
+import numpy as np
 
 from harvester.calendar import iso
 from harvester.config import Settings
@@ -13,6 +15,10 @@ from harvester.eventlog.lock import DateLock
 from harvester.eventlog.reader import open_day
 from harvester.events.codes import UNKNOWN_CONTRACT
 from harvester.events.kinds import Action, Kind, Own, Stream
+from harvester.projections.market.merge import HALT_FIELDS
+from harvester.projections.market.pace import RecordingPace, behind_ib, pace_text
+from harvester.projections.market.provenance import Provenance
+from harvester.projections.market.quotes import HALTS
 from harvester.projections.run_params import RunParams
 from harvester.recorder.contracts import WantedContract
 from harvester.recorder.subscriptions import WANTED, SubscriptionPlan
@@ -23,7 +29,7 @@ if TYPE_CHECKING:
     from pathlib import Path
     from typing import Any
 
-    from harvester.eventlog.reader import RunView
+    from harvester.eventlog.reader import Day, RunView
     from harvester.home import DatePaths
 
 WANTED_NAMES = tuple(map(str, WANTED))
@@ -56,8 +62,11 @@ class RecordingStatus(msgspec.Struct, frozen=True):
         lacking: symbol → missing streams, each with the reason (`refused 309`, `no data yet`, `not requested`). What
             the settings of the run do not ask for is not missing: BidAsk without lines left, depth between turns.
         outage: whether the feed is down according to the last notice in the log.
+        halted: symbol → `general halt` or `volatility halt`, by the last halt tick of the latest run.
         closed: whether `hv eod` folded the date into memory, and nothing was recorded since.
         archived: folder of the log below the home, when `hv eod` archived it and deleted it from temp/.
+        kind: where the data come from, a `SourceKind`.
+        starved: the pace of a recording that did not keep up with market time, in words; empty for another one.
         ahead_s: seconds by which the gateway's clock is ahead of the latest run's ts_recv, 0 if below two minutes.
     """
 
@@ -77,6 +86,9 @@ class RecordingStatus(msgspec.Struct, frozen=True):
     closed: bool = False
     archived: str = ""
     ahead_s: float = 0.0
+    halted: dict[str, str] = {}
+    kind: str = "unknown"
+    starved: str = ""
 
     def wrong(self) -> list[str]:
         """The faults of a recording that is watched; empty while all that was asked for is recorded.
@@ -131,8 +143,29 @@ def status(paths: DatePaths) -> RecordingStatus:
         outage=_outage(notices),
         closed=closed is not None and closed.last_seq == day.last_seq,
         archived=_archived(paths, run.folder),
+        halted=_halted(day.table(Kind.TICK), requests),
         ahead_s=next((n["value"] / SECOND_NS for n in ours if n["code"] == Own.CLOCKS_DIFFER), 0.0),
+        kind=_kind(asked, notices),
+        starved=_starved(day),
     )
+
+
+def _kind(asked: list[dict[str, Any]], notices: list[dict[str, Any]]) -> str:
+    provenance = Provenance()
+    for row in sorted((*asked, *notices), key=itemgetter("seq")):
+        provenance.look(row)
+    return provenance.kind.value
+
+
+def _starved(day: Day) -> str:
+    pace, clocks = RecordingPace(), day.table(Kind.CLOCK)
+    seqs, times = clocks.column("seq").to_numpy(), clocks.column("ts_recv").to_numpy()
+    for run in day.runs:
+        pace.run_start()
+        first, last = np.searchsorted(seqs, [run.first_seq, run.last_seq + 1])
+        pace.clocks(times[first:last])
+    pace.rows(behind_ib({kind: day.table(kind) for kind in (Kind.QUOTE, Kind.TRADE)}))
+    return pace_text(pace.per_second, pace.lag_p99_s) if pace.starved else ""
 
 
 def _archived(paths: DatePaths, run: Path) -> str:
@@ -211,6 +244,25 @@ def _lacking(
     symbols = sorted(symbol for symbol in state if symbol == symbol.upper() or symbol.upper() not in state)
     lacking = {symbol: {s: why for s, why in state[symbol].items() if why} for symbol in symbols}
     return symbols, {symbol: streams for symbol, streams in lacking.items() if streams}
+
+
+def _halted(ticks: Any, requests: list[dict[str, Any]]) -> dict[str, str]:
+    """The symbols whose newest halt tick under a request of the run is a halt."""
+    import polars as pl
+
+    frame = pl.from_arrow(ticks.select(["seq", "epoch", "req_id", "field", "value"]))
+    assert isinstance(frame, pl.DataFrame)
+    said = frame.filter(pl.col("field").is_in(HALT_FIELDS) & pl.col("value").is_in([0.0, 1.0, 2.0]))
+    symbols: dict[tuple[int, int], list[tuple[int, str]]] = {}
+    for row in requests:
+        if row["action"] == Action.SUBSCRIBE and row["stream"] == Stream.L1:
+            symbols.setdefault(_key(row), []).append((row["seq"], row["symbol"]))
+    halts: dict[str, int] = {}
+    for seq, epoch, req_id, _, value in said.sort("seq").rows():
+        named = [symbol for asked, symbol in symbols.get((epoch, req_id), ()) if asked < seq]
+        if named:
+            halts[named[-1]] = int(value)
+    return {symbol: HALTS[halt] for symbol, halt in sorted(halts.items()) if halt}
 
 
 def _outage(notices: list[dict[str, Any]]) -> bool:

@@ -204,7 +204,9 @@ def test_health_begins_with_the_whole_of_it(home):
     measured = streams["measured"]
     assert measured < streams["checks"]
     assert re.match(
-        rf"{DATE}  2 symbols, 2 runs, \d+ outages?.*, 0 refused, 0 seqs missing; 0 of {measured} comparisons", first
+        rf"{DATE}  source unknown, 2 symbols, 2 runs, \d+ outages?.*, 0 refused, 0 seqs missing; "
+        rf"0 of {measured} comparisons",
+        first,
     )
     assert last == f"0 of {measured} outside tolerance"
 

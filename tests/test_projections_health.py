@@ -56,7 +56,7 @@ def test_happenings_name_what_trading_has_to_know() -> None:
     log.notice(int(Own.CONNECTED), at=2)
     step = log.engine.market.fold(Batch.of(log.pending, 1))
     happenings = log.engine.health.fold(step).happenings
-    assert step.happenings == ()
+    assert not step.happenings
     assert [(h.what, h.con_id, h.value, h.ts - START) for h in happenings] == [
         (OccurrenceKind.DATA_TYPE, 7, 3, 0),
         (OccurrenceKind.REFUSED, 7, 354, 0),
@@ -146,4 +146,5 @@ def test_the_health_table_comes_when_the_date_ends() -> None:
     out = log.engine.finish()
     assert out["health"].schema == HEALTH
     assert out.rows("health") == len(log.engine.health.rows())
-    assert log.engine.health_summary()._asdict() == {"outages": 0, "bad_book_seconds": 0, "refused": 0, "data_type": 0}
+    nothing = {"outages": 0, "bad_book_seconds": 0, "refused": 0, "data_type": 0, "kind": "unknown"}
+    assert log.engine.health_summary()._asdict() == nothing

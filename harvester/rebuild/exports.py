@@ -146,6 +146,7 @@ def _about(projection: ProjectResult) -> dict[str, str]:
         "content_hash": projection.identity,
         "through_seq": str(projection.last_seq),
         "run": projection.run,
+        "kind": projection.health["kind"],
     }
 
 

@@ -12,6 +12,7 @@ import structlog
 from harvester.clock import clocks_apart, real_monotonic_ns
 from harvester.disk_space import disk_forecast
 from harvester.eventlog.typed_times import local, of_day
+from harvester.projections.market.quotes import HALTS
 from harvester.recorder.subscriptions import WANTED, coverage
 from harvester.units import MILLI_NS, SECOND_NS
 
@@ -123,7 +124,9 @@ def _head(recorder: Recorder, bytes_per_second: float) -> Text:
     )
     outages = recorder.session.line.outages
     down = (f"\nno feed since {of_day(outages.since_ns)[:8]}: {outages.cause}", "red") if outages.under_way else ""
-    return Text.assemble(("hv record", "bold"), "\n".join(lines), apart, down, no_wrap=True, overflow="ellipsis")
+    halted = ", ".join(f"{quote.symbol} ({HALTS[quote.halt]})" for quote in recorder.committer.quotes if quote.halt)
+    halts = (f"\nhalted: {halted}", "red") if halted else ""
+    return Text.assemble(("hv record", "bold"), "\n".join(lines), apart, down, halts, no_wrap=True, overflow="ellipsis")
 
 
 def _kinds(recorder: Recorder, rows_per_second: dict[str, float]) -> Columns:

@@ -127,6 +127,7 @@ class RecorderSession:
 
     def restate(self) -> None:
         """A new run begins on the same connection: repeat the subscriptions in its log, and renew depth."""
+        self.line.restate_source()
         for sub in self.registry.live.values():
             self._subscriber.restate(sub)
             self._data_types.restate(sub.req_id, sub.target.con_id)

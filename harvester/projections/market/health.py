@@ -9,6 +9,7 @@ import hashlib
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
+import numpy as np
 import pyarrow as pa
 
 from harvester.events.codes import CONNECTION_LOST, REFUSALS, RESTORED_DATA_KEPT, RESTORED_DATA_LOST
@@ -16,6 +17,8 @@ from harvester.events.kinds import Action, Own
 from harvester.projections.base import Projection
 from harvester.projections.interval import Occurrence, OccurrenceKind
 from harvester.projections.market.market import MARKET_STREAMS, STREAMS
+from harvester.projections.market.pace import RecordingPace
+from harvester.projections.market.provenance import KINDS, Provenance
 from harvester.projections.market.state_arrays import BOOK, INSTRUMENT, Glob
 from harvester.projections.market.volume import checked
 from harvester.projections.step import NOTHING_DERIVED, Derived
@@ -42,6 +45,9 @@ DAY = {  # measures of the whole date: unit
     "refused": "subscriptions refused",
     "notices": "notices",
     "dead_rows": "rows under a request id nobody held",
+    "clocks_per_second": "clock events per market second while a run lived; starved below 0.95",
+    "stamp_lag_p99": "s, by which 99 in 100 events are stamped too late at most; starved above 1",
+    "starved": "1 = the recording did not keep up with market time",
 }
 SYMBOL = {  # measures of a symbol: field of `state_arrays.INSTRUMENT` or of `volume.checked`, unit
     "seconds": ("seconds", "s subscribed"),
@@ -49,6 +55,8 @@ SYMBOL = {  # measures of a symbol: field of `state_arrays.INSTRUMENT` or of `vo
     "depth_seconds": ("depth_seconds", "s with a book subscribed"),
     "bad_book_seconds": ("bad_book_seconds", "s in which it ended bad or unknown"),
     "contradicted_seconds": ("contradicted_seconds", "of these, the quote in force contradicted it for too long"),
+    "halts": ("halts", "halts of trading"),
+    "halted_seconds": ("halted_seconds", "s with trading halted at any moment"),
     "crossed_seconds": ("crossed_seconds", "s that ended with ask < bid"),
     "quote_source_changes": ("source_changes", "changes"),
     "dead_rows": ("dead", "rows under a dead key"),
@@ -91,12 +99,16 @@ _BOOK_PARTS = ("impossible", "placed", "resets")
 
 
 class HealthSummary(NamedTuple):
-    """Quality of the data an artefact is made from. `data_type` is the worst seen, 0 = never sent."""
+    """Quality of the data an artefact is made from.
+
+    `data_type` is the worst seen, 0 = never sent. `kind` is where the data of the date come from, a `SourceKind`.
+    """
 
     outages: int
     bad_book_seconds: int
     refused: int
     data_type: int
+    kind: str
 
 
 class Health(Projection):
@@ -116,6 +128,7 @@ class Health(Projection):
         self._silences: dict[str, int] = {}  # "con_id stream" → times
         self._partial: dict[str, int] = {}  # "con_id" → outages of that symbol alone
         self._odd: dict[str, int] = {}  # "con_id measure" → count, see `ODD`
+        self._provenance, self._pace = Provenance(), RecordingPace()
         self._finished: pa.RecordBatch | None = None
 
     # ---- the fold --------------------------------------------------------------------------------------------------
@@ -134,8 +147,22 @@ class Health(Projection):
             if ended.get(control.seq):  # nothing was recorded since the run before ended
                 happenings += self._dark(control.seq, ended[control.seq])
             happenings += self._look(control)
+            if self._provenance.look(control.row):
+                value = KINDS.index(self._provenance.kind)
+                happenings.append(Occurrence(control.seq, control.ts, 0, OccurrenceKind.SOURCE, value))
         self._last_ts = step.last_ts
+        self._keep_pace(step)
         return Derived(happenings)
+
+    def _keep_pace(self, step: Step) -> None:
+        start = 0
+        for run in step.runs:
+            stop = int(np.searchsorted(step.clocks[:, 0], run.seq))
+            self._pace.clocks(step.clocks[start:stop, 1])
+            self._pace.run_start()
+            start = stop
+        self._pace.clocks(step.clocks[start:, 1])
+        self._pace.rows(step.behind)
 
     def _look(self, control: Control) -> list[Occurrence]:
         if control.action:
@@ -214,6 +241,7 @@ class Health(Projection):
             bad_book_seconds=sum(r["bad_book_seconds"] for r in rows),
             refused=sum(1 for refusal in self._refusals if con_id in (None, refusal[1])),
             data_type=max((r["data_type"] for r in rows), default=0),
+            kind=self._provenance.kind.value,
         )
 
     def _instruments(self) -> list[dict[str, Any]]:
@@ -253,6 +281,7 @@ class Health(Projection):
             "refused": counts["refused"],
             "notices": counts["notices"],
             "dead_rows": int(self._market.state.glob[Glob.DEAD]),
+            **self._pace.measures(),
         }
 
     def _odd_values(self) -> dict[int, dict[str, float]]:
@@ -304,7 +333,8 @@ class Health(Projection):
 
     def digest(self) -> str:
         """Hash of the health table up to now."""
-        return hashlib.blake2b(msgspec.json.encode([self.rows(), self._refusals]), digest_size=16).hexdigest()
+        state = [self.rows(), self._refusals, self._provenance.kinds]
+        return hashlib.blake2b(msgspec.json.encode(state), digest_size=16).hexdigest()
 
     _STATE = (
         "_counts", "_next_seq", "_last_ts", "_dark_since", "_mute", "_refusals", "_refused", "_silences", "_partial",
@@ -312,11 +342,15 @@ class Health(Projection):
     )  # fmt: skip
 
     def snapshot(self) -> bytes:
-        return msgspec.msgpack.encode([getattr(self, name) for name in self._STATE])
+        own = [getattr(self, name) for name in self._STATE]
+        source = [self._provenance.kinds, self._provenance.stated]
+        return msgspec.msgpack.encode([own, source, self._pace.snapshot()])
 
     def restore(self, data: bytes) -> None:
-        for name, value in zip(self._STATE, msgspec.msgpack.decode(data), strict=True):
+        own, (kinds, stated), pace = msgspec.msgpack.decode(data)
+        for name, value in zip(self._STATE, own, strict=True):
             setattr(self, name, value)
+        self._provenance, self._pace = Provenance(kinds, stated=stated), msgspec.convert(pace, RecordingPace)
         self._refusals = [(seq, con, req, code, text) for seq, con, req, code, text in self._refusals]
         self._finished = None
 
