@@ -12,14 +12,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from tests.reference.exchange import Moment, Quote, Terms, fill, follow
-from tests.reference.market import MARKET_STREAMS, REFUSED, SECOND, Market
+from tests.reference.market import MARKET_STREAMS, SECOND, Market
 from tests.reference.trades import SERIES, Trade
 
 LOST, BACK = (1100, -2), (1101, 1102, -1)  # of the whole feed, from IB and the connection
-BEGINS, ENDS, SILENT = -7, -8, -4  # Harvester's own notices: outages of the feed or of one symbol, a silent stream
-HALTED = 49  # IB's tick type
+BEGINS, ENDS = -7, -8  # Harvester's own notices of an outage, of the whole feed or of one symbol
 MINUTE = 60 * SECOND
-ODD_LOTS = False
 
 
 @dataclass(eq=False)
@@ -69,7 +67,7 @@ class Trading:
         self.sent = 0
         self.fills, self.decisions, self.episodes = [], [], []
         self.counts = {}
-        self.read = [0, 0, 0]  # counts of the market's quotes, prints and buckets already processed
+        self.read = [0, 0, 0, 0]  # counts of the market's quotes, prints, buckets and happenings already processed
         self.buckets = []  # closed ones, as strategies see them
         self.depth_ts = {}  # start of the last second with a depth row
         self.gates = {}  # (clock's seq, con_id, strategy) → gates
@@ -89,26 +87,20 @@ class Trading:
     # ---- events --------------------------------------------------------------------------------------------------
 
     def on(self, kind, row):
-        shown = {con_id: (inst.source, inst.used.get(inst.source)) for con_id, inst in self.market.instruments.items()}
         self.market.on(kind, row)
         seq, ts = self.last = row["seq"], row["ts_recv"]
-        if kind == "request" and row["action"] == "run_end":
-            self.happened(seq, ts, self.run_end)
         if kind == "request" and row["action"] == "run_start":
             self.happened(seq, ts, self.run_start, json.loads(row["params"]))
         if kind == "request" and row["action"] == "subscribe" and row["stream"] in MARKET_STREAMS:
             self.happened(seq, ts, self.outage, BACK[0], 0)
         if kind == "notice":
             self.happened(seq, ts, self.outage, row["code"], row["con_id"])
-        if kind == "contract" and row["con_id"] and row["min_tick"]:
-            self.happened(seq, ts, self.tick, row["con_id"], row["min_tick"])
-        if kind == "tick" and row["field"] == HALTED and self.market.held(row):
-            self.happened(seq, ts, self.halt, row["con_id"], row["value"])
-        self.look_for_death(kind, row, shown)
+        for _, _, con_id, what, value in self.news(3, self.market.happenings):
+            self.happened(seq, ts, getattr(self, f"on_{what}"), con_id, value)
         for change in self.news(0, self.market.quotes):
             self.happened(seq, ts, self.see_quote, *change[2:])
         for made in self.news(1, self.market.prints):
-            self.happened(seq, ts, self.see_print, *made[2:6], made[5] and not (ODD_LOTS and odd_lot(row, made[4])))
+            self.happened(seq, ts, self.see_print, *made[2:])
         if kind == "clock":
             waiting, self.waiting = self.waiting, []
             self.go_through(waiting)
@@ -122,22 +114,11 @@ class Trading:
         self.read[which] = len(rows)
         return new
 
-    def look_for_death(self, kind, row, shown):
-        """The stream of the quote in force ended, or was found silent, and the quote is still in force."""
-        silent = kind == "notice" and row["code"] == SILENT
-        gone = (kind == "notice" and row["code"] in REFUSED) or (kind == "request" and row["action"] == "cancel")
-        for con_id, (source, sub) in shown.items():
-            inst = self.market.instruments[con_id]
-            if source is None or inst.source != source or not hasattr(sub, "req_id"):
-                continue
-            if (silent or gone) and (sub.epoch, sub.req_id) == (row["epoch"], row["req_id"]):
-                self.happened(row["seq"], row["ts_recv"], self.die, con_id)
-
     def go_through(self, waiting):
         """Everything since the last clock in order, and (1, 2) arrivals after the events of their time."""
         for place, (seq, ts, function, what) in enumerate(waiting):
             self.at = seq
-            if not any(later[2] in (self.run_start, self.run_end) for later in waiting[place:]):
+            if not any(later[2] in (self.run_start, self.on_run_end) for later in waiting[place:]):
                 self.settle(ts - 1)
             function(seq, ts, *what)
             self.before = ts
@@ -201,23 +182,23 @@ class Trading:
             self.lose(con_id, ts)
             self.end_span("outage", con_id, ts)
 
-    def halt(self, seq, ts, con_id, value):
-        quote, halted = self.quote(con_id), value in (1, 2)
-        if halted and not quote.halted:
+    def on_halt(self, seq, ts, con_id, value):
+        """The end of a halt is a moment; its quote goes on."""
+        quote, was = self.quote(con_id), self.quote(con_id).halted
+        quote.halted = value != 0
+        if value and not was:
             self.begin("halt", con_id, ts)
             self.cancel_entries(seq, ts, con_id, "HALTED")  # 12
-        elif quote.halted and not halted and value == 0:
+        elif was and not value:
             self.end("halt", con_id, ts)
-            quote.halted = False
             quote.show(ts)
             self.moment(con_id, Moment(seq, ts))
-        quote.halted = halted or (quote.halted and value != 0)
 
-    def die(self, seq, ts, con_id):  # noqa: ARG002 as every happening
+    def on_quote_lost(self, seq, ts, con_id, value):
         self.lose(con_id, ts)
 
-    def tick(self, seq, ts, con_id, tick):  # noqa: ARG002 as every happening
-        self.ticks[con_id] = tick
+    def on_min_tick(self, seq, ts, con_id, value):
+        self.ticks[con_id] = value / 10**9
 
     def see_quote(self, seq, ts, con_id, *shown):
         self.newest[con_id] = seq
@@ -394,7 +375,7 @@ class Trading:
 
     # ---- runs and clocks -----------------------------------------------------------------------------------------
 
-    def run_end(self, seq, ts):  # noqa: ARG002 as every happening
+    def on_run_end(self, seq, ts, con_id, value):
         """12: entries work no longer; 3: it is recorded at the next run's start."""
         for trade in self.trades:
             if trade.bought:
@@ -569,7 +550,7 @@ class Trading:
     def finish(self):
         """End the date; observations after the last clock are ignored, the starts and ends of runs are not."""
         for seq, ts, function, what in self.waiting:
-            if function in (self.run_start, self.run_end):
+            if function in (self.run_start, self.on_run_end):
                 function(seq, ts, *what)
         seq, ts = self.last
         self.end_entries(seq, ts)
@@ -628,9 +609,3 @@ def at_once(spans):
         count += span.begin > until
         until = max(until, 2**63 if span.end is None else span.end)
     return count
-
-
-def odd_lot(row, size):
-    """By the print's conditions, or without any by its size."""
-    conditions = row.get("conditions")
-    return "I" in conditions if conditions else size < 100

@@ -33,7 +33,7 @@ PRINTED = (0.5, 1.0, 10.0, 40.0, 99.5, 300.0)
 LIVELY = (0.5, (1, 1, 1, 2, 2, 4, 9, 0, -1))  # how often a price moves, and the spread in cents
 STILL = (0.02, (1, 1, -1))
 LATENCIES = (0.0, 0.0, 100.0, 250.5, 1500.0, 3500.0)
-MARKET_SIDE = False  # halts, silences, renewals, ends of runs and price steps reach the trading side
+MARKET_SIDE = True  # halts, silences, renewals, ends of runs and price steps reach the trading side
 
 
 class Stock:
