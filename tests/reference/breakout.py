@@ -72,7 +72,6 @@ class Breakout:
         shares = distance and math.floor(min(given["risk_usd"] / distance, given["notional_usd_max"] / entry))
         if not shares or min(stop, target) <= 0:
             return None
-        features = {"range": width, "momentum_bps": moved, "imbalance": lean, "mid": now}
         return EntryPlan(
             long=up, quantity=shares, stop=stop, target=target, valid_seconds=given["valid_seconds"],
             hold_seconds_max=given["hold_seconds_max"], reason="BREAKOUT_UP" if up else "BREAKOUT_DOWN",

@@ -161,7 +161,7 @@ class Trade:
         return stop is not None and (price <= stop if self.plan.long else price >= stop)
 
     def episode(self, nth, seq, ts, price):
-        """The row, without what later seconds say; `price` is the closing quote when the data ended before the trade."""
+        """The row, without what later seconds say; `price` is the closing quote when the data ended."""
         entered = self.sum(("entry",), lambda fill: fill["price"] * fill["quantity"])
         left = self.sum(OUT, lambda fill: fill["price"] * fill["quantity"])
         worth = left + self.open * (price or 0.0)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from typing import Any
 
 from tests.reference.exchange import Moment, Quote, Terms, fill, follow
 from tests.reference.market import MARKET_STREAMS, SECOND, Market
@@ -358,7 +357,7 @@ class Trading:
         if not trade.bought:
             self.unfilled(trade, "CANCELLED", seq, message.at)
 
-    def arrive_stop(self, trade, message, seq):  # noqa: ARG002 as every arrival
+    def arrive_stop(self, trade, message, seq):
         if trade.stopped or trade.exit:
             return None
         trade.change(message.what, message.price, self.ticks.get(trade.con_id))
@@ -366,7 +365,7 @@ class Trading:
 
     arrive_target = arrive_stop
 
-    def arrive_change(self, trade, message, seq):  # noqa: ARG002 as every arrival
+    def arrive_change(self, trade, message, seq):
         """A new price of an entry that works."""
         if not trade.entry:
             return None
@@ -528,7 +527,9 @@ class Trading:
     def unfilled(self, trade, reason, seq, ts):
         self.trades.remove(trade)
         plan = trade.plan
-        self.decided(trade, "unfilled", reason, seq, ts, buy=plan.long, quantity=plan.quantity, price=trade.order.reference_price)
+        self.decided(
+            trade, "unfilled", reason, seq, ts, buy=plan.long, quantity=plan.quantity, price=trade.order.reference_price
+        )
         self.tell(trade, ts)
 
     def tell(self, trade, ts):
