@@ -206,9 +206,9 @@ class Trading:
             self.end("dead", con_id, ts)
         self.moment(con_id, Moment(seq, ts))
 
-    def see_print(self, seq, ts, con_id, price, size, forms, triggers):
+    def see_print(self, seq, ts, con_id, *printed):
         self.newest[con_id] = seq
-        self.moment(con_id, Moment(seq, ts, price, size, forms, triggers, int(size)))
+        self.moment(con_id, Moment(seq, ts, *printed, left=int(printed[1])))
 
     def moment(self, con_id, moment):
         """Every trade of the symbol, in the order of their decisions."""
