@@ -37,10 +37,12 @@ from harvester.projections.market.pace import ROWS_MIN, RecordingPace
 from harvester.rebuild.exports import day_exports
 from harvester.rebuild.project import fold_day
 from harvester.rebuild.verify_day import verify
+from harvester.recorder import link
 from harvester.recorder.record import record
 from harvester.recorder.start_checks import find_clock
 from harvester.simgateway.gateway_settings import GatewaySettings
 from harvester.simgateway.limits import Limits
+from harvester.simgateway.markets.market_source import drain
 from harvester.simgateway.markets.open_market import open_market
 from harvester.simgateway.server import SimGateway
 from harvester.status import status
@@ -50,6 +52,7 @@ from tests.recording import QuickDisk, Recorded, lockstep, model, run
 from tests.stranger import SYMBOL, Client, Stranger
 from tests.test_log_golden import FORMATS, KNOWN
 from tests.test_market_tape import write_tape
+from tests.test_record_stranger import played
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -176,6 +179,27 @@ async def _listen(home: Home, account: str, says: str, *, follows: bool) -> Any:
         return summary.runs[0].trading_date
 
 
+def test_each_connection_speaks_for_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A gateway that announced a simulation and comes back without one is judged by its account: the date is mixed."""
+    monkeypatch.setattr(link, "BACK_OFF_S", (0.05, 0.1))
+
+    def hello(client: Client) -> None:
+        if client.number == 1:
+            client.error(-1, SIMULATED, announcement(SourceKind.TAPE, "ab12"))
+        stranger.greet(client)
+
+    async def leave(client: Client) -> None:
+        while client.number == 1 and not client.closed:
+            await asyncio.sleep(0.05)
+            if client.subscribed:
+                client.close()
+
+    stranger = Stranger(accounts="U7654321", hello=hello, script=leave)
+    outcome = played(stranger, tmp_path, lambda s: len(s.clients) > 1 and bool(s.clients[1].subscribed))
+    assert sources(outcome.day) == [(SourceKind.TAPE, "ab12"), (SourceKind.LIVE, "live account")]
+    assert kind_of(outcome.day) == "mixed"
+
+
 def test_ib_async_survives_the_announcement_on_every_connection() -> None:
     """ib_async reports it once a connection, before anything else of the market, and its requests are answered."""
 
@@ -281,6 +305,66 @@ def test_a_notice_of_the_gateway_with_our_code_says_nothing() -> None:
 def test_days_recorded_before_are_of_unknown_kind(version: str) -> None:
     """The kept logs of every format, which have no such notice."""
     assert fold_day(open_day("2025-07-17", Home(FORMATS / version))).health["kind"] == "unknown"
+
+
+def trading_day(home: Home, *, changes: float = 0.9, without: Sequence[int] = ()) -> Home:
+    """A day on which the first strategy trades: of a tape, of a model after `changes` of its rows.
+
+    `without`: clock events that are missing.
+    """
+    rows = trading_market(seconds=200)
+    clocks = [n for n, (kind, _) in enumerate(rows) if kind == Kind.CLOCK]
+    gone = {clocks[n] for n in without}
+    first, middle = (rows[n][1]["ts_recv"] for n in (0, int(len(rows) * changes)))
+    events = [_said(first, "tape"), *trading_subscriptions(first)]
+    for n, (kind, row) in enumerate(rows):
+        if row["ts_recv"] == middle:
+            announced = {"msg": 4, "code": SIMULATED, "text": announcement(SourceKind.MODEL, "cd34"), "epoch": 1}
+            events += [(Kind.NOTICE, announced | {"ts_recv": middle}), _said(middle, "model")]
+        events += [(kind, row)] if n not in gone else []
+    end = {"action": "run_end", "stream": "run", "params": '{"reason":"end of recording"}'}
+    events.append((Kind.REQUEST, end | {"ts_recv": events[-1][1]["ts_recv"]}))
+    with LogWriter.open(home.on(DATE), run_start_row={"params": run_params().text()}) as writer:
+        writer.begin(first)
+        for i in range(0, len(events), 500):
+            writer.commit(Batch.of(events[i : i + 500], writer.next_seq))
+    return home
+
+
+def _said(ts: int, kind: str) -> tuple[Kind, dict[str, Any]]:
+    detail = json.dumps({"kind": kind})
+    return Kind.NOTICE, {"ts_recv": ts, "epoch": 1, "code": int(Own.SOURCE), "text": "ab12", "detail": detail}
+
+
+@pytest.fixture(scope="module")
+def mixed(tmp_path_factory: pytest.TempPathFactory) -> Home:
+    return trading_day(Home(tmp_path_factory.mktemp("mixed")).prepare())
+
+
+@pytest.mark.parametrize(("changes", "kinds"), [(0.9, {"tape"}), (0.1, {"mixed"})])
+def test_an_episode_has_the_kind_of_the_date_so_far(tmp_path: Path, changes: float, kinds: set[str]) -> None:
+    """Column and document; what ended before the second source keeps its kind. In any batches the same."""
+    day = open_day(DATE, trading_day(Home(tmp_path).prepare(), changes=changes))
+    rows = fold_day(day).tables["episodes"].to_pylist()
+    documents = [json.loads(row["document"]) for row in rows]
+    assert {list(found)[-1] for found in documents} == {"kind"}
+    assert {row["kind"] for row in rows} == kinds
+    assert [found["kind"] for found in documents] == [row["kind"] for row in rows]
+    for size in (97, 5000):
+        engine, made = Engine(), []
+        for batch in day.batches(rows_max=size):
+            outputs = engine.fold(batch)
+            made += outputs["episodes"].to_pylist() if outputs.rows("episodes") else []
+        outputs = engine.finish()
+        made += outputs["episodes"].to_pylist() if outputs.rows("episodes") else []
+        assert made == rows
+
+
+def test_a_recorded_day_does_not_repeat_an_announcement(mixed: Home) -> None:
+    """A recording of a served day is `served`, not what was served when the day was recorded."""
+    events = list(drain(open_market("day", [mixed.root], trading_date=DATE)))
+    assert events
+    assert not [fields for event in events for fields in event.fields if fields[:1] == ["4"]]
 
 
 # ---- pace ----------------------------------------------------------------------------------------------------------
@@ -432,18 +516,8 @@ async def at_speed(market: MarketSource, home: Home, speed: float, minutes: floa
 
 @pytest.fixture(scope="module")
 def starved(tmp_path_factory: pytest.TempPathFactory) -> Home:
-    """A day on which the first strategy trades, without every eighth clock event."""
-    home = Home(tmp_path_factory.mktemp("starved")).prepare()
-    rows = trading_market(seconds=200)
-    clocks = [n for n, (kind, _) in enumerate(rows) if kind == Kind.CLOCK]
-    gone = set(clocks[3::8])
-    ts = rows[0][1]["ts_recv"]
-    with LogWriter.open(home.on(DATE), run_start_row={"params": run_params().text()}) as writer:
-        writer.begin(ts)
-        events = [*trading_subscriptions(ts), *(row for n, row in enumerate(rows) if n not in gone)]
-        end = {"action": "run_end", "stream": "run", "params": '{"reason":"end of recording"}'}
-        writer.commit(Batch.of([*events, (Kind.REQUEST, end | {"ts_recv": events[-1][1]["ts_recv"]})], 2))
-    return home
+    """A day of trades without every eighth clock event."""
+    return trading_day(Home(tmp_path_factory.mktemp("starved")).prepare(), without=range(3, 200, 8))
 
 
 def test_nothing_is_learned_from_a_starved_day(starved: Home, tmp_path: Path) -> None:
@@ -481,9 +555,9 @@ def test_the_commands_show_a_starved_day(starved: Home) -> None:
     for words in ("health", "status"):
         said = CliRunner().invoke(app, [words, "--date", str(DATE), "--home", str(starved.root)]).output
         assert f"{pace}; hv eod learns nothing from it" in said.splitlines()
-        assert "source unknown" in said
+        assert "source mixed" in said
         told = CliRunner().invoke(app, [words, "--date", str(DATE), "--home", str(starved.root), "--json"]).output
-        assert json.loads(told)["kind"] == "unknown"
+        assert json.loads(told)["kind"] == "mixed"
     said = CliRunner().invoke(app, ["eod", "--date", str(DATE), "--home", str(starved.root)]).output
     assert f"  {pace}; nothing was learned (--learn-starved)" in said.splitlines()
     words = ["eod", "--date", str(DATE), "--home", str(starved.root), "--learn-starved"]
