@@ -67,6 +67,9 @@ def remove(
                 return None
             with naming(path):
                 deletion.write_list(path, listed, disk)
+        else:
+            with naming(path):
+                disk.sync_folder(path.parent)  # a killed removal may have renamed the list without a sync
         if left := deletion.carry_out(paths.home.root, listed, disk, doomed_folders(paths)):
             raise Mismatch(f"removing {paths.trading_date} stopped: {left[0]}; check it, then run this again")
         with naming(path):
