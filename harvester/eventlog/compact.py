@@ -96,6 +96,8 @@ def compact_run(folder: Path, disk: Disk, progress: Callable[[str, int], None] =
             _switch(log, disk, progress)
             log = RunLog(folder)
             log.refresh()
+        else:
+            disk.sync_folder(folder)  # a killed compaction may have replaced the manifest without a sync
         listed = read_list(folder / DELETION)
         if listed is None:
             return None
@@ -123,6 +125,7 @@ def _switch(log: RunLog, disk: Disk, progress: Callable[[str, int], None]) -> No
     listed = list_files(folder, old, folder.parent.name, log.content_hash, log_kept=".")
     write_list(folder / DELETION, listed, disk)
     disk.replace(folder / CANDIDATE, folder / MANIFEST)
+    disk.sync_folder(folder)
 
 
 def _stream_files(folder: Path) -> list[Path]:
@@ -131,7 +134,6 @@ def _stream_files(folder: Path) -> list[Path]:
 
 def _delete(folder: Path, listed: DeletionList, disk: Disk) -> list[str]:
     """Delete what the list names and is unchanged, then the list. What stays, with the reason."""
-    disk.sync_folder(folder)  # a killed compaction may have replaced the manifest without a sync
     left = carry_out(folder, listed, disk, _stream_files(folder))
     if not left:
         # Not synced: if the list reappears after a crash, the next call finds nothing left to delete.
