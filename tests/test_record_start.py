@@ -16,11 +16,13 @@ from harvester.clock import MachineClock
 from harvester.config import Settings
 from harvester.errors import CannotRun, GatewayError
 from harvester.events.kinds import Action, Kind, Own, Stream
+from harvester.gateway.data_requests import RequestTarget
 from harvester.home import Home
-from harvester.recorder import gateway_wait, session
+from harvester.recorder import gateway_wait, session, subscriptions
 from harvester.recorder import record as recording
 from harvester.recorder.gateway_wait import GatewayWait
 from harvester.recorder.record import record
+from harvester.recorder.subscriptions import StreamSubscription, SubscriptionRegistry, coverage
 from tests.recording import QuickDisk
 from tests.stranger import SYMBOL, Client, Stranger
 from tests.test_record_stranger import Outcome, compiled, on, played, quick, subscribed_on
@@ -256,8 +258,13 @@ def test_a_look_up_lost_in_an_outage_is_repeated(tmp_path: Path, monkeypatch: py
     assert Own.REQUEST_TIMEOUT not in found.codes()
 
 
-def test_advice_without_any_row_is_a_refusal_after_all(tmp_path: Path) -> None:
-    """10089 for L1, and no row follows: after the silence the stream counts as refused with that code."""
+def test_advice_without_any_row_is_a_refusal_after_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """10089 for L1, and no row follows: after the silence the stream counts as refused with that code.
+
+    The log does not say that it goes on, and repeats of the refusal are short. While it is requested again, the stream
+    is still shown as refused.
+    """
+    monkeypatch.setattr(subscriptions, "NOW_AND_THEN_S", (0.1,))
 
     def granted(client: Client, req_id: str, stream: str) -> bool:
         if stream == "l1":
@@ -266,9 +273,30 @@ def test_advice_without_any_row_is_a_refusal_after_all(tmp_path: Path) -> None:
 
     stranger = Stranger(granted=granted)
     stranger.dead.add("l1")
-    found = played(stranger, tmp_path, subscribed_on(1), more_s=3.5, silence_seconds=1)
+    with structlog.testing.capture_logs() as lines:
+        found = played(stranger, tmp_path, subscribed_on(1), more_s=6.5, silence_seconds=1)
+    logged = [line["event"] for line in lines if line.get("code") == 10089]
+    assert logged[:3] == ["advice, waiting for rows", "stream refused", "stream refused again"]
+    assert set(logged[2:]) == {"stream refused again"}
     assert found.summary.coverage[SYMBOL]["l1"] == "refused 10089"
     assert found.summary.coverage[SYMBOL]["all_last"] == "granted"
+
+
+def test_a_stream_requested_again_is_shown_as_refused_until_it_has_rows() -> None:
+    """L1 refused for a permission: refused in every retry without rows. For pacing, or of prints: asked."""
+    target = RequestTarget(SYMBOL, 1)
+
+    def after(stream: Stream, *, lasting: bool, rows: int = 0) -> str:
+        registry = SubscriptionRegistry()
+        registry.add(StreamSubscription(1, target, stream, {}, 0))
+        registry.live[1].lasting = lasting
+        registry.refuse(1, 10089)
+        registry.add(StreamSubscription(2, target, stream, {}, 0, rows=rows))
+        return coverage(registry, [SYMBOL])[SYMBOL][stream]
+
+    assert after(Stream.L1, lasting=True) == "refused 10089"
+    assert after(Stream.L1, lasting=True, rows=1) == "granted"
+    assert after(Stream.L1, lasting=False) == after(Stream.ALL_LAST, lasting=True) == "asked"
 
 
 def test_the_question_for_the_time_is_repeated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
