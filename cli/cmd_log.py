@@ -354,6 +354,9 @@ def _names(day: Day) -> dict[int, str]:
     return {row["con_id"]: row["symbol"] for row in contracts if row["symbol"]}
 
 
+_WIDTHS = (8, 30, 8, 6, 9)  # on a terminal, of seq, time, kind, symbol and request id
+
+
 def _print_event(row: dict[str, Any], names: dict[int, str], *, as_json: bool) -> None:
     if as_json:
         _lines([row])
@@ -364,7 +367,11 @@ def _print_event(row: dict[str, Any], names: dict[int, str], *, as_json: bool) -
         row = row | {"ts_event": _iso(row["ts_event"])}
     shown = {"seq", "ts_recv", "kind", "con_id", "req_id"}
     rest = [f"{name}={_shown(value)}" for name, value in row.items() if name not in shown and value is not None]
-    typer.echo("\t".join([*head, *rest]))
+    if sys.stdout.isatty():
+        aligned = (f"{text:<{width}}" for text, width in zip(head, _WIDTHS, strict=True))
+        typer.echo("  ".join([*aligned, *rest]))
+    else:
+        typer.echo("\t".join([*head, *rest]))
 
 
 def _shown(value: Any) -> str:

@@ -123,7 +123,8 @@ def record(
         str,
         typer.Option(
             help="Set the market clock: machine, the path of a gateway.json to follow, or auto (the data root's "
-            "gateway.json, if that gateway is running and is the one connected to).",
+            "gateway.json, if that gateway is running and is the one connected to). Unless machine is given, a gateway "
+            "more than five minutes away from it is refused.",
             rich_help_panel=_WHEN,
         ),
     ] = "auto",

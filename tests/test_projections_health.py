@@ -146,6 +146,7 @@ def test_a_gap_goes_on_while_a_stream_is_wanted() -> None:
     log.tick(5, 1, 10, 100, at=1001)
     log.fold()
     assert measures(log, stream="l1")["gap_seconds_max"] == 109
+    log.notice(int(Own.DISCONNECTED), at=1002)
     log.run_start(at=3000).subscribe(1, "l1", at=3001)
     log.tick(1, 1, 10, 100, at=3002)
     log.fold()

@@ -228,7 +228,8 @@ class RecorderSession:
             if self._errors.stopped(sub):
                 continue
             seconds = quiet_ns // SECOND_NS
-            logger.warning("stream silent", stream=str(sub.stream), symbol=sub.target.symbol, seconds=seconds)
+            named = {"stream": str(sub.stream), "symbol": sub.target.symbol}
+            logger.warning("stream silent", **named, seconds=seconds, next="requested again")
             self.line.tasks.spawn(self._subscriber.revive(sub))
         if dead := self._silence.dead(self._inbox.last_ts):
             self._renew(dead)
