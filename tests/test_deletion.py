@@ -13,7 +13,7 @@ from log_samples import DATE, write_run
 from harvester.artefacts import json_schemas
 from harvester.errors import DamagedFile, LogWriteFailed, Mismatch
 from harvester.eventlog.compact import compact_day
-from harvester.eventlog.deletion import Found, carry_out, list_files, read_list, write_list
+from harvester.eventlog.deletion import Found, carry_out, found_in, list_files, read_list, write_list
 from harvester.eventlog.storage.format import DELETION
 from harvester.eventlog.storage.sealed_lines import seal
 from harvester.eventlog.verify_log import verify_day
@@ -103,7 +103,7 @@ def test_a_compaction_begun_before_is_finished_by_its_old_list(tmp_path):
     files = [{"name": one.path, "bytes": one.bytes, "blake2b": one.blake2b} for one in now.files]
     path.write_bytes(seal(msgspec.json.encode({"run": "r001", "content_hash": now.content_hash, "files": files})))
     (done,) = compact_day(home.on(DATE))
-    assert done.left == []
+    assert (done.left, done.bytes_before) == ([], done.bytes_after)
     assert not [one for one in path.parent.iterdir() if one.name in {DELETION, "end.arrows", "trade.arrows"}]
     assert verify_day(home.on(DATE)).clean
 
@@ -170,6 +170,13 @@ def test_a_list_of_a_compaction_names_only_files_it_replaces(run, name):
     with pytest.raises(Mismatch):
         carry_out(run, listed_in(run, files=[one]), Disk(), [run / "trade.arrows"])
     assert (run / "manifest.json").exists()
+
+
+def test_folders_are_listed_below_the_root_only(run, tmp_path):
+    """An absent folder is left out and those after it are listed; a folder outside the root is refused."""
+    assert found_in(tmp_path, [tmp_path / "absent", run]) == Found([run / "trade.arrows"], [run])
+    with pytest.raises(Mismatch, match=r"r001 is outside .*other; only files below it are deleted"):
+        found_in(tmp_path / "other", [run])
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="pipes and devices of POSIX")

@@ -132,6 +132,8 @@ def test_cut_or_shifted_metadata_has_no_layout():
                 struct.pack_into("<I", moved, at, len(moved) - 4 - at)
         assert bytes(moved[: len(whole)]) != whole
         assert layout_of(bytes(moved), _COLUMNS, _BUFFERS) is None
+    longer = layout_of(whole + bytes(8 * len(whole)), _COLUMNS, _BUFFERS)
+    assert (longer.mask[len(whole) // 8 :] == 2**64 - 1).all(), "what follows the numbers is compared"
     message = 8 + struct.unpack_from("<I", whole, 8)[0]
     body = message - struct.unpack_from("<i", whole, message)[0] + 4 + 2 * 3
     shifted = bytearray(whole)
@@ -358,6 +360,13 @@ def test_text_that_is_not_utf8_is_refused():
         data, places = _placed(messages, [1] * len(messages))
         with pytest.raises(ValueError, match=r"^not rows of trade: .*[Ii]nvalid UTF.?8"):
             rows_in(Kind.TRADE, Messages.of(Kind.TRADE, data, places), [_EXCHANGE])
+    column = _column(["ab"], "exchange")
+    texts = pa.Array.from_buffers(
+        pa.string(), 1, [None, pa.py_buffer(np.array([0, 1], np.int32)), pa.py_buffer(b"\xff")]
+    )
+    compressed = encode(column.set_column(_EXCHANGE, "exchange", texts), "lz4")
+    with pytest.raises(ValueError, match=r"^not an Arrow stream: .*[Ii]nvalid UTF.?8"):
+        decode(Kind.TRADE, HEADERS[Kind.TRADE] + compressed, 1, [_EXCHANGE])
 
 
 def test_wrong_rows_are_refused_by_every_reader():

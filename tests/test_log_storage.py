@@ -760,6 +760,26 @@ def test_wrong_row_groups_are_refused(archived, tmp_path):
     assert problem.startswith("not a Parquet file of depth: Parquet magic bytes not found")
 
 
+def test_parquet_pages_and_texts_are_checked(archived, tmp_path):
+    """Without the journal's checksums an altered page fails its own; a text that is not UTF-8 is refused."""
+    path, _, parts, tail = archived
+    data, page = bytearray(path.read_bytes()), pq.read_metadata(path).row_group(0).column(9)
+    data[page.dictionary_page_offset + page.total_compressed_size - 1] ^= 1
+    (tmp_path / "altered").write_bytes(data)
+    groups = Groups(tmp_path / "altered", Kind.DEPTH, tail, check=False)
+    assert "CRC checksum verification failed" in _text_of(groups.read, parts[:1], check=False, error=OSError)
+    rows = batch(1, 1, kinds=(Kind.TRADE,)).tables[Kind.TRADE]
+    place, begin_end = rows.schema.get_field_index("exchange"), pa.array([0, 1], pa.int32()).buffers()[1]
+    texts = pa.Array.from_buffers(pa.string(), 1, [None, begin_end, pa.py_buffer(b"\xff")])
+    bodies = ParquetBodies(tmp_path, Disk())
+    bodies.add(Batch({Kind.TRADE: rows.set_column(place, rows.schema.field(place), texts)}))
+    ((part,),), (tail,) = bodies.finish()
+    groups = Groups(tmp_path / "trade.parquet", Kind.TRADE, tail, check=True)
+    problem = _text_of(groups.read, [part], check=True)
+    assert problem.startswith("not a Parquet file of trade: ")
+    assert "nvalid UTF" in problem
+
+
 def test_a_footer_must_fit_the_journal(archived, tmp_path):
     """Its place, its rows, its checksum, its columns, its row groups: the sentence for each that differs."""
     path, _, parts, tail = archived

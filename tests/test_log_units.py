@@ -43,7 +43,7 @@ from harvester.eventlog.run import KindParts, RunLog
 from harvester.eventlog.runs_of_day import between_runs, good_ranges, newest_date, recorded_dates, run_folders
 from harvester.eventlog.storage.content_hash import ContentHash, combined
 from harvester.eventlog.storage.damage import BadBytes, Damage
-from harvester.eventlog.storage.format import DELETION, DIGESTS, JOURNAL, MANIFEST
+from harvester.eventlog.storage.format import DELETION, DIGESTS, JOURNAL, MANIFEST, DigestLine
 from harvester.eventlog.storage.ipc_streams import HEADERS
 from harvester.eventlog.storage.parquet_files import ParquetBodies
 from harvester.eventlog.storage.sealed_lines import checksum, scan, seal
@@ -131,6 +131,14 @@ def test_a_joined_batch_has_a_limit_in_bytes(monkeypatch):
     assert next(iter(rebatch(parts, 100, ()))).last_seq > 2
     monkeypatch.setattr("harvester.eventlog.rebatch.BATCH_BYTES", n_bytes - 1)
     assert _ranges(rebatch(parts, 100, ()))[0] == (1, 2)
+
+
+def test_a_batch_with_long_texts_is_split_between_rows(monkeypatch):
+    """A batch ends before the row whose text passes another multiple of the limit; a single row is never split."""
+    texts = [40, 0, 60, 99, 1, 250, 10]
+    source = Batch.of([(Kind.NOTICE, {"ts_recv": i, "text": "x" * n}) for i, n in enumerate(texts)], 1)
+    monkeypatch.setattr("harvester.eventlog.rebatch.BATCH_BYTES", 100)
+    assert _ranges(rebatch([source], 100, ())) == [(1, 2), (3, 4), (5, 5), (6, 7)]
 
 
 def _lines(*spans: tuple[int, int], bad=(), sizes=None, run="r001", ts=0) -> SimpleNamespace:
@@ -408,7 +416,7 @@ def test_the_end_of_a_run_is_compared(home):
     """Lines that a finished run lost at its end, of either journal, are named with both numbers."""
     write_run(home, (3, 3, 3, 3), kinds=FEW)
     folder = home.on(DATE).log / "r001"
-    journal, digests = ((folder / name).read_bytes() for name in (JOURNAL, DIGESTS))
+    journal, digests, manifest = ((folder / name).read_bytes() for name in (JOURNAL, DIGESTS, MANIFEST))
     _change_lines(folder, lambda lines: lines.pop())
     damage, other = _run(home).damages
     assert other.what == "the content hash differs from the journal's"
@@ -420,6 +428,10 @@ def test_the_end_of_a_run_is_compared(home):
     assert damage.what == "the file ends with line 1, the manifest says 2"
     assert (damage.file.name, damage.offset) == (DIGESTS, len(digests.splitlines(keepends=True)[0]))
     (folder / DIGESTS).write_bytes(digests)
+    for changes, said in (({"digests": 1}, 1), ({"digests": 2, "digests_chain": "0" * 32}, 2)):
+        forge(folder, lambda lines, manifest, changes=changes: manifest["final"].update(changes))
+        assert [one.what for one in _run(home).damages] == [f"the file ends with line 2, the manifest says {said}"]
+    (folder / MANIFEST).write_bytes(manifest)
     forge(folder, lambda lines, manifest: manifest["final"].update(content_hash="0" * 64))
     (damage,) = _run(home).damages
     assert (damage.what, damage.offset) == ("the content hash differs from the journal's", 0)
@@ -554,6 +566,15 @@ def test_verify_sums_up(home):
     assert (report.exit_code, report.identity) == (1, "")
     with pytest.raises(DamagedLog, match="5 bytes follow"):
         report.day()
+
+
+def test_a_date_is_compared_with_its_mark(home):
+    """A run that differs from what the date was closed with is damage; `hv eod`, which replaces it, leaves that out."""
+    write_run(home, (3,), kinds=FEW)
+    write_closed(home, EodMark(DATE.isoformat(), 3, "", 0, [ClosedRun("r001", 3, "0" * 64)]), DATE)
+    (damage,) = verify_day(home.on(DATE)).problems
+    assert damage.what.startswith("the date was closed with r001 through seq 3, content 000000000000; ")
+    assert verify_day(home.on(DATE), with_mark=False).problems == []
 
 
 def test_a_fold_names_every_damage(home):
@@ -810,6 +831,18 @@ def test_times_of_the_journal_are_those_of_the_rows(home, key, step):
     forge(log.folder, change)
     with pytest.raises(BadBytes, match="ts_recv"):
         _run(home).load(0, 1)
+
+
+def test_a_wrong_time_is_named_at_the_first_file_of_its_commit(home):
+    """Damage of a whole commit names the first of its files, and that file's offset."""
+    write_run(home, (30, 30), kinds=(Kind.TRADE, Kind.TICK))
+    forge(home.on(DATE).log / "r001", lambda lines, manifest: lines[1].update(last_ts=lines[1]["last_ts"] + 1))
+    log = _run(home)
+    first, second = log.commits[1].files
+    assert first.offset != second.offset
+    with pytest.raises(BadBytes) as met:
+        log.load(1, 2)
+    assert (met.value.damage.file, met.value.damage.offset) == (log.path_of(first.kind), first.offset)
 
 
 def test_identity_of_a_date_whose_log_was_deleted():
@@ -1215,6 +1248,57 @@ def test_a_copy_is_refused_by_its_first_damage(home, tmp_path):
         prove(_run(home), copy)
     assert len(copy.damages) == 2
     assert str(second.last_seq) not in str(raised.value)
+
+
+def _copied(**changes) -> SimpleNamespace:
+    """What `prove` reads of a run, as if its rows and its content hash agreed."""
+    line = SimpleNamespace(rows=3, first_ts=5, last_ts=9)
+    values = {
+        "folder": "x",
+        "refresh": lambda: None,
+        "check_bodies": lambda _: None,
+        "damages": [],
+        "finished": True,
+        "first_seq": 2,
+        "last_seq": 4,
+        "content_hash": "cc",
+        "commits": [line],
+        "digests": [DigestLine(1, 3, {"book": "b"}, "")],
+        "torn": {"trade.arrows": 0},
+    }
+    return SimpleNamespace(**{**values, **changes})
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"finished": False},
+        {"first_seq": 1},
+        {"first_seq": 3},
+        {"last_seq": 3},
+        {"last_seq": 5},
+        {"content_hash": "cb"},
+        {"content_hash": "cd"},
+        {"commits": [SimpleNamespace(rows=3, first_ts=4, last_ts=9)]},
+        {"commits": [SimpleNamespace(rows=3, first_ts=6, last_ts=9)]},
+        {"commits": [SimpleNamespace(rows=3, first_ts=5, last_ts=8)]},
+        {"commits": [SimpleNamespace(rows=3, first_ts=5, last_ts=10)]},
+        {"digests": []},
+        {"digests": [DigestLine(1, 2, {"book": "b"}, "")]},
+        {"digests": [DigestLine(1, 3, {"book": "c"}, "")]},
+        {"torn": {"trade.arrows": 1}},
+    ],
+    ids=str,
+)
+def test_a_copy_is_compared_value_by_value(monkeypatch, changes):
+    """Each value of a copy is compared on its own, lower or higher, whatever the content hash covers."""
+    monkeypatch.setattr("harvester.eventlog.rewrite.verify_rows", lambda log, _: 3)
+    prove(_copied(), _copied())
+    with pytest.raises(Mismatch, match=r"^x is not equal to x: 3 rows up to seq \d read back differ"):
+        prove(_copied(), _copied(**changes))
+    monkeypatch.setattr("harvester.eventlog.rewrite.verify_rows", lambda log, _: 2)
+    with pytest.raises(Mismatch, match="2 rows"):
+        prove(_copied(), _copied())
 
 
 def test_what_a_failed_write_says_of_the_disk(home):

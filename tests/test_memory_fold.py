@@ -1,15 +1,20 @@
 from __future__ import annotations
 
+import datetime as dt
 import json
 import math
 import os
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harvester.errors import HarvesterError
+from harvester.artefacts.table_files import parquet_file
+from harvester.endofday.datasets import EPISODES_FILE, kept_day
+from harvester.errors import DamagedFile, HarvesterError
+from harvester.home import Home
 from harvester.memory.day_summary import digest_day, structure
 from harvester.memory.fold_days import decode, encode, fold, rebuild
 from tests.budget import budget
@@ -65,6 +70,37 @@ def episode(
 def day(date: str = "2025-07-17", rows=None, content: str = "", **kwargs):
     rows = [episode(date=date)] if rows is None else rows
     return digest_day(date, content or f"hash of {date}", f"{date}T20:00:00Z", rows, **kwargs)
+
+
+def test_what_a_kept_date_allowed_is_kept(tmp_path):
+    """Delayed data is learned from a kept date only if the file says that it was allowed."""
+    for allowed, left_out in (("true", {}), ("false", {"NOT_LIVE": 1}), ("yes", {"NOT_LIVE": 1})):
+        assert kept_day(_kept(tmp_path, [episode(data_type=3)], allow_not_live=allowed)).left_out == left_out
+
+
+@pytest.mark.parametrize(
+    ("rows", "about", "what"),
+    [
+        ([episode(), episode(symbol=None)], {}, "not the episodes of a date: '<' not supported between"),
+        ([{"trading_date": "2025-07-17"}], {}, "lacks its symbol"),
+        ([episode()], {"last_ts": None}, "lacks its last_ts"),
+    ],
+    ids=["identity", "column", "figure"],
+)
+def test_a_kept_file_of_another_form_is_damage(tmp_path, rows, about, what):
+    """Episodes without an identity, a column or the date's figures are refused with what is wrong."""
+    with pytest.raises(DamagedFile, match=what):
+        kept_day(_kept(tmp_path, rows, **about))
+
+
+def _kept(root, rows, **changes):
+    """The paths of a date whose kept episodes are `rows`; `changes` are of what the file says about the date."""
+    about = {"trading_date": "2025-07-17", "content_hash": "c", "last_ts": "t", "allow_not_live": "false"} | changes
+    paths = Home(root).on(dt.date(2025, 7, 17))
+    paths.dataset.mkdir(parents=True, exist_ok=True)
+    said = {name: value for name, value in about.items() if value is not None}
+    (paths.dataset / EPISODES_FILE).write_bytes(parquet_file(pa.Table.from_pylist(rows), said))
+    return paths
 
 
 DATES = [f"2025-07-{n:02d}" for n in range(7, 12)]

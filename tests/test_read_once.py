@@ -88,6 +88,10 @@ def test_the_end_of_a_day_reads_it_once(home, monkeypatch):
     assert not log.exists()
     assert counts.n_bytes == once + 2 * size_of(home.on(DATE).archive, "*.parquet")
     assert counts.events == events
+    counts = Counts(monkeypatch)
+    eod(home.on(DATE))
+    kept = home.on(DATE).archive
+    assert counts.n_bytes == size_of(kept, "*.parquet") + size_of(kept, "request.parquet"), "folded from the archive"
 
 
 def test_a_recovered_date_is_read_once(home, monkeypatch):

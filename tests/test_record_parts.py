@@ -912,7 +912,7 @@ def test_a_date_without_a_session_is_over_at_its_end(reason: str | None) -> None
     saturday = date(2025, 7, 19)
     end = day_bounds(saturday)[1]
     must_be_over(recorded(saturday, end, reason))
-    with pytest.raises(CannotRun, match="2025-07-19 is not over"):
+    with pytest.raises(CannotRun, match="2025-07-19 is not over: last event 2025-07-20T03:59:59Z "):
         must_be_over(recorded(saturday, end - 1, reason))
 
 

@@ -120,7 +120,12 @@ TESTS: dict[str, tuple[str, ...]] = {
     "memory/stats": ("test_memory_stats", "test_memory_fold"),
     "endofday/finished": ("test_record_parts",),
     "endofday/eod": (*_EOD, "test_read_once", *_READ_BACK),
-    "endofday/datasets": ("test_eod_steps::test_fold_and_fold_again", *_EOD),
+    "endofday/datasets": (
+        "test_memory_fold::test_what_a_kept_date_allowed_is_kept",
+        "test_memory_fold::test_a_kept_file_of_another_form_is_damage",
+        "test_eod_steps::test_fold_and_fold_again",
+        *_EOD,
+    ),
 }
 """Per source module, below `harvester/`: test files or tests; a survivor costs about ten CPU seconds at most."""
 

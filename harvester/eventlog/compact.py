@@ -90,10 +90,9 @@ def compact_run(folder: Path, disk: Disk, progress: Callable[[str, int], None] =
         raise damaged_log([damage], good_ranges([log]))
     if not log.finished or not log.commits:
         return None
-    before = 0
+    before = _bytes(log)
     try:
         if log.storage == "stream":
-            before = _bytes(log)
             _switch(log, disk, progress)
             log = RunLog(folder)
             log.refresh()
@@ -104,7 +103,7 @@ def compact_run(folder: Path, disk: Disk, progress: Callable[[str, int], None] =
     except OSError as error:
         raise LogWriteFailed(f"cannot compact {folder}: {error.strerror or error}; the run is whole") from error
     rows = sum(line.rows for line in log.commits)
-    return Compaction(log.run, rows, before or _bytes(log), _bytes(log), log.content_hash, left)
+    return Compaction(log.run, rows, before, _bytes(log), log.content_hash, left)
 
 
 def _bytes(log: RunLog) -> int:

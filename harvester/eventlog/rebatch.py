@@ -85,7 +85,7 @@ def _text_ends(batch: Batch) -> list[int]:
         lengths = np.zeros(rows.num_rows, np.int64)
         for column in rows.columns:
             if column.type == pa.string():
-                lengths += pc.fill_null(pc.binary_length(column), 0).to_numpy(zero_copy_only=False)
+                lengths += pc.fill_null(pc.binary_length(column), 0).to_numpy()
         found.append(seqs(rows))
         sizes.append(lengths)
     seq = np.concatenate(found)

@@ -187,7 +187,7 @@ class Messages:
     def _bits_of(self, i: int, buffer: int) -> Array:
         """The same for one message."""
         begin, rows = int(self._begins[i, buffer]), int(self._rows[i])
-        return np.unpackbits(self._bytes[begin : begin + (rows + 7) // 8], count=rows, bitorder="little")
+        return np.unpackbits(self._bytes[begin:], count=rows, bitorder="little")
 
     def _text(self, buffer: int, validity: pa.Buffer | None) -> pa.Array | None:
         texts = self._texts_sliced(buffer) if self._sliced else self._texts(buffer)
