@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from harvester.artefacts.json_files import VERSION
 from harvester.errors import BadSetting
 
 Schema = dict[str, Any]
@@ -59,7 +60,7 @@ EPISODE_HEALTH = record(_QUALITY)
 
 def enveloped(name: str, row: Schema, *, symbol: bool = False) -> Schema:
     """The schema of an artefact that is an object with header fields and `rows`."""
-    head: dict[str, Schema] = {"schema": {"const": name}, "schema_version": {"const": 1}, "trading_date": DATE}
+    head: dict[str, Schema] = {"schema": {"const": name}, "schema_version": {"const": VERSION}, "trading_date": DATE}
     if symbol:
         head["symbol"] = TEXT
     return record(head | {"run": TEXT, "through_seq": COUNT, "health": HEALTH, "rows": listed(row)})
