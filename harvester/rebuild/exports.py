@@ -147,6 +147,7 @@ def _about(projection: ProjectResult) -> dict[str, str]:
         "through_seq": str(projection.last_seq),
         "run": projection.run,
         "kind": projection.health["kind"],
+        "schema_version": str(VERSION),
     }
 
 
