@@ -20,6 +20,7 @@ from harvester.projections.trading.plan import Change, EntryPlan
 from tests.budget import budget
 from tests.reference import trading as plain
 from tests.reference.breakout import Breakout
+from tests.reference.trades import window
 from tests.reference.trading_days import BreakoutDay, TradingDay
 
 Events = list[tuple[Kind, dict[str, Any]]]
@@ -140,7 +141,7 @@ def test_the_first_strategy_decides_as_the_reference_says(seed: int, marks: list
     check(BreakoutDay(seed, 90), marks, restored)
 
 
-@settings(max_examples=budget(10, 30), derandomize=True)
+@settings(max_examples=budget(6, 30), derandomize=True)
 @given(seeds, st.booleans())
 def test_a_decision_rests_on_the_log_cut_there(seed: int, breakout: bool) -> None:
     """A decision's row, and the features of its episode, equal those of a log that ends at `decision_seq`."""
@@ -155,7 +156,7 @@ def test_a_decision_rests_on_the_log_cut_there(seed: int, breakout: bool) -> Non
         buckets = [judge.judged(bucket) for bucket in cut["buckets"]]
         mine = [bucket for bucket in buckets if bucket["con_id"] == row["con_id"]]
         features = stored.get((row["seq"], row["con_id"], row["strategy"]))
-        expected = [{name: b[name] for name in BUCKET_FIELDS} for b in plain.window(mine, row["ts"])]
+        expected = [{name: b[name] for name in BUCKET_FIELDS} for b in window(mine, row["ts"])]
         assert features in (None, expected)
 
 
@@ -170,9 +171,9 @@ WANTED = (
 
 
 def test_the_days_reach_what_they_are_for() -> None:
-    """Over 60 days, or three that suffice: every reason to end, and rare cases that are easily wrong."""
+    """Over 150 days, or six that suffice: every reason to end, and rare cases that are easily wrong."""
     seen: Counter[str] = Counter()
-    for seed in budget(range(12), range(60)):
+    for seed in budget((5, 7, 17, 30, 48, 133), range(150)):
         day = TradingDay(seed)
         tables, reference = check(day, [])
         seen.update(what for row in tables["decisions"] for what in of_decision(row))
