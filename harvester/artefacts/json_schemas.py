@@ -192,7 +192,14 @@ GROUP = record(
 )
 DAY = record(
     {"date": DATE, "content_hash": HASH, "episode_count": COUNT, "episodes_hash": HASH, "last_ts": TIME}
-    | {"parse_failures": COUNT, "samples": COUNTS, "sample_wins": COUNTS, "outcomes": COUNTS, "left_out": COUNTS}
+    | {
+        "parse_failures": COUNT,
+        "samples": COUNTS,
+        "sample_wins": COUNTS,
+        "outcomes": COUNTS,
+        "left_out": COUNTS,
+        "rules": COUNT,
+    }
     | {"symbols": listed(GROUP), "setups": listed(GROUP)}
 )
 MODEL = record(
