@@ -13,9 +13,13 @@ from tests.budget import budget
 
 PRICES = st.integers(990, 1010).map(lambda cents: cents / 100)
 LINE = st.one_of(
-    st.tuples(st.just("quote"), PRICES, st.integers(1, 5), st.sampled_from([30, 500]), st.sampled_from([True, True, False])),
+    st.tuples(
+        st.just("quote"), PRICES, st.integers(1, 5), st.sampled_from([30, 500]), st.sampled_from([True, True, False])
+    ),
     st.tuples(st.just("print"), PRICES, st.sampled_from([10, 100]), st.sampled_from(["", "odd", "lot"])),
-    st.sampled_from([("clock",), ("clock",), ("run 1",), ("run 2",), ("outage",), ("back",), ("halt",), ("resume",), ("lost",)]),
+    st.sampled_from(
+        [("clock",), ("clock",), ("run 1",), ("run 2",), ("outage",), ("back",), ("halt",), ("resume",), ("lost",)]
+    ),
 )
 ENTRIES = (
     "long 100 9.95 10.05 2 4",

@@ -32,8 +32,12 @@ PRICES = st.integers(990, 1010).map(lambda cents: cents / 100)
 NEAR = st.sampled_from([9.99, 10.0, 10.01])
 SIZES = st.sampled_from([1.0, 40.0, 40.5, 100.0, 1000.0])
 PAUSES = st.sampled_from([0, SECOND // 10, SECOND // 2, SECOND])
-QUOTE = st.tuples(st.just("quote"), PAUSES, NEAR | PRICES, st.integers(1, 3), SIZES, SIZES, st.booleans() | st.just(True))
-PRINT = st.tuples(st.just("print"), PAUSES, PRICES, SIZES, st.sampled_from([(True, True), (True, False), (False, False)]))
+QUOTE = st.tuples(
+    st.just("quote"), PAUSES, NEAR | PRICES, st.integers(1, 3), SIZES, SIZES, st.booleans() | st.just(True)
+)
+PRINT = st.tuples(
+    st.just("print"), PAUSES, PRICES, SIZES, st.sampled_from([(True, True), (True, False), (False, False)])
+)
 TAPE = st.lists(st.one_of(QUOTE, QUOTE, PRINT), max_size=40)
 
 
@@ -211,9 +215,7 @@ def test_mirror(order, tape):
 )
 def test_rounding_is_never_in_our_favour(price, step, buy):
     """Limits go away from the market, stops too, by less than a step, onto a whole number of steps."""
-    plan = EntryPlan(
-        long=buy, quantity=1, reason="", type=OrderType.STOP_LIMIT, limit=price, trigger=price, trail=None
-    )
+    plan = EntryPlan(long=buy, quantity=1, reason="", type=OrderType.STOP_LIMIT, limit=price, trigger=price, trail=None)
     order = opening_order(plan, step, None, share_max=1.0, last_only=False)
     slack = 1e-6 * step + 1e-9
     for made, up in ((order.limit, not buy), (order.trigger, buy)):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from textwrap import dedent
-
 import pytest
 from trading_table import outcome, play
 
@@ -93,7 +91,9 @@ def test_immediate_that_fills_nothing(order):
 
 def test_without_a_validity_it_works_on():
     """A DAY order without validity still fills after an hour; one of 5 seconds does not."""
-    events = "0 run\n0.1 quote 10.00 10.02 500 500\n1 long 100 9.5 11 {} type=limit limit=9.99\n1 clock\n2 clock\n7 clock\n"
+    events = (
+        "0 run\n0.1 quote 10.00 10.02 500 500\n1 long 100 9.5 11 {} type=limit limit=9.99\n1 clock\n2 clock\n7 clock\n"
+    )
     events += "3600 quote 9.97 9.99 500 500\n3601 clock\n3700 end"
     assert outcome(events.format("- -")).startswith("7 3600 entry BUY 9.99 100 quote limit_price 9.99 0")
     assert outcome(events.format("5 -")) == "6 7 unfilled EXPIRED BUY 100"

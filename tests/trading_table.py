@@ -87,7 +87,7 @@ strategies.STRATEGIES["scripted"] = Scripted  # type: ignore[assignment]
 def params(
     script: Script, version: int = 1, latency_ms: float = 100.0, costs: str = "none", **config: Any
 ) -> RunParams:
-    """A run's parameters around a script; `config`: further settings, and `opens`, `closes`, seconds after the start."""
+    """A run around a script; `config`: further settings, and `opens`, `closes`, seconds after the start."""
     settings = msgspec.to_builtins({"plans": script.plans, "changes": script.changes, "version": version})
     opens, closes = at(config.pop("opens", -1800)), at(config.pop("closes", 6 * 3600))
     session = ExchangeSession(opens, closes, at(-6 * 3600), at(10 * 3600), False)
