@@ -282,7 +282,7 @@ def test_entry_over_the_close(terms, expected):
 
 
 def test_the_last_moment_before_the_close_and_the_way_out():
-    """Just before the time of closing it fills; the first clock after that closes the position, before the time stop."""
+    """Just before the time of closing it fills; the first clock after that closes it, before the time stop."""
     events = """
         0    run
         0.1  quote 10.00 10.02 500 500

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 from typing import Any
 
 import msgspec
@@ -53,7 +54,7 @@ def told(events: list[Event], cuts: list[int] = (), *, restored: bool = False) -
     """Rows and spells of darkness of events numbered from 1, cut behind these seqs."""
     live, rows, dark = LiveQuotes(), [], []
     edges = [0, *sorted({cut for cut in cuts if cut < len(events)}), len(events)]
-    for begin, end in zip(edges, edges[1:], strict=False):
+    for begin, end in pairwise(edges):
         quotes, facts, runs = [], [], []
         for seq, (what, *rest) in enumerate(events[begin:end], start=begin + 1):
             if what == "run":

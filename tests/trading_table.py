@@ -161,10 +161,10 @@ def steps(table: str) -> tuple[list[Step], Script]:
             value = round(float(args[0]) * 1e9)
             happenings.append(Occurrence(seq, ts, CON_ID, OccurrenceKind.MIN_TICK, value))
         elif what in ("long", "short"):
-            script.plans.append((ts, _plan(what == "long", args)))
+            script.plans.append((ts, plan_of(what == "long", args)))
         elif what == "rival":
             when_, plan = script.plans[-1]
-            script.plans[-1] = when_, msgspec.structs.replace(plan, rival=_plan(args[0] == "long", args[1:]))
+            script.plans[-1] = when_, msgspec.structs.replace(plan, rival=plan_of(args[0] == "long", args[1:]))
         elif what == "change":
             kind_, *rest = args
             price = float(rest[0]) if rest and kind_ != "exit" else None
@@ -194,7 +194,7 @@ def interval(
     return Interval(seq, ts, happenings, Observations(*seen, [seq]), seconds, 0)
 
 
-def _plan(long: bool, args: list[str]) -> EntryPlan:
+def plan_of(long: bool, args: list[str]) -> EntryPlan:
     plain = [arg for arg in args if "=" not in arg]
     fields: dict[str, Any] = {
         name: value if name == "type" else float(value) for name, value in (a.split("=") for a in args if "=" in a)
