@@ -25,6 +25,10 @@ def eod(
     allow_not_live: Annotated[
         bool, typer.Option("--allow-not-live", help="Learn from delayed and frozen data too.")
     ] = False,
+    learn_starved: Annotated[
+        bool,
+        typer.Option("--learn-starved", help="Learn from a date whose recording did not keep up with market time."),
+    ] = False,
     yes: YesOption = False,
     unfinished: Annotated[
         bool, typer.Option("--unfinished", help="Fold a date whose recording stopped before the end of its session.")
@@ -47,6 +51,9 @@ def eod(
 
     A closed date that lost a run, or holds another recording than it was closed with, is refused with exit code 1: what
     is kept of it would shrink. --replace-closed folds what is there.
+
+    Nothing is learned from a starved date, whose recording did not keep up with market time (`hv health`), unless
+    --learn-starved is given.
 
     Memory learns from the log only. Episode files that differ from the log prevent deletion: exit code 11.
 
@@ -75,6 +82,7 @@ def eod(
             delete_temp=delete_temp,
             archive=archive,
             allow_not_live=allow_not_live,
+            learn_starved=learn_starved,
             unfinished=unfinished,
             replace_closed=replace_closed,
             progress=bar.step,
@@ -109,6 +117,9 @@ def _show(report: EodReport) -> None:
         typer.echo(
             f"  {report.episodes} episodes, {report.learned} learned from" + (f" ({left_out})" if left_out else "")
         )
+        if report.starved:
+            what = "nothing was learned (--learn-starved)" if "STARVED" in report.left_out else "learned from"
+            typer.echo(f"  starved: {report.starved}; {what}")
         typer.echo(f"  pnl {report.pnl_usd:.2f} USD after costs, simulated")
         typer.echo(f"  memory {report.memory_hash}: {report.version}")
         typer.echo(f"  model: {report.verdict}")

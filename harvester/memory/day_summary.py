@@ -1,9 +1,10 @@
 """One day in memory: counts and sums per (mode, symbol) and per (mode, setup), from its kept episodes.
 
-Only episodes that were taken, are closed, are not DATA_END and use data the gateway announced as live (with
-`allow_not_live`: any data) count in P&L; data of unknown type counts as not live.
-Vetoed ones (`taken` false) count only as training samples. An identity (date, symbol, strategy digest, mode, decision)
-counts once. Sums are exactly rounded (`math.fsum`), so the order of rows changes nothing.
+Only episodes that were taken, are closed, are not DATA_END, saw every second of their trade and use data the gateway
+announced as live (with `allow_not_live`: any data) count in P&L; data of unknown type counts as not live. Nothing of a
+starved day counts: its recording did not keep up with market time. R is winsorised at `R_BOUNDS` in sums. Vetoed ones
+(`taken` false) count only as training samples. An identity (date, symbol, strategy digest, mode, decision) counts once.
+Sums are exactly rounded (`math.fsum`), so the order of rows changes nothing.
 """
 
 from __future__ import annotations
@@ -14,12 +15,15 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from harvester.projections.trading.episodes import RULES
 from harvester.projections.trading.position import DATA_END
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
 LIVE = 1
+R_BOUNDS = (-5.0, 5.0)  # one trade must not be the mean of its setup; the episode keeps its R
+STARVED = "STARVED"
 TREND = 0.0015  # a move of more than 0.15 % from entry to exit
 STRUCTURES = ("UPTREND", "DOWNTREND", "RANGE")
 
@@ -60,6 +64,7 @@ class DaySummary(msgspec.Struct, kw_only=True):
         last_ts: of its last event, ISO-8601.
         samples, sample_wins: closed episodes fit for training, per mode.
         left_out: episodes not learned from, by reason.
+        rules: version of the rules of simulated trading; days of different rules are never pooled.
     """
 
     date: str
@@ -72,6 +77,7 @@ class DaySummary(msgspec.Struct, kw_only=True):
     sample_wins: dict[str, int] = {}
     outcomes: dict[str, int] = {}
     left_out: dict[str, int] = {}
+    rules: int = 1
     symbols: list[TradeGroup] = []
     setups: list[TradeGroup] = []
 
@@ -83,10 +89,12 @@ def digest_day(
     episodes: Iterable[Mapping[str, Any]],
     *,
     allow_not_live: bool = False,
+    starved: bool = False,
 ) -> DaySummary:
     """Summarise a day. `episodes` are rows of `episodes.parquet`; `allow_not_live` takes data of every type.
 
-    Reasons in `left_out`: DATA_END, NOT_LIVE, DATA_TYPE_UNKNOWN (never announced), NOT_TAKEN.
+    Reasons in `left_out`: STARVED (every episode of a day that is `starved`), DATA_END, UNSEEN, RULES (older than the
+    day's others), NOT_LIVE, DATA_TYPE_UNKNOWN (never announced), NOT_TAKEN.
     """
     rows = sorted({_identity(row): row for row in episodes}.items())
     made = DaySummary(
@@ -95,10 +103,11 @@ def digest_day(
         episode_count=len(rows),
         episodes_hash=_hash([[key, row["document"]] for key, row in rows]),
         last_ts=last_ts,
+        rules=max((row.get("rules") or 1 for _, row in rows), default=RULES),
     )
     trades: list[_Trade] = []
     for _, row in rows:
-        if reason := _refused(row, allow_not_live=allow_not_live):
+        if reason := STARVED if starved else _refused(row, made.rules, allow_not_live=allow_not_live):
             _count(made.left_out, reason)
             continue
         trade = _trade(row)
@@ -175,9 +184,13 @@ def structure(entry: float, exit_: float) -> str:
     return "UPTREND" if move > TREND else "DOWNTREND" if move < -TREND else "RANGE"
 
 
-def _refused(row: Mapping[str, Any], *, allow_not_live: bool) -> str:
+def _refused(row: Mapping[str, Any], rules: int, *, allow_not_live: bool) -> str:
     if row["exit_reason"] == DATA_END:
         return DATA_END
+    if row.get("unseen_seconds"):
+        return "UNSEEN"
+    if (row.get("rules") or 1) != rules:
+        return "RULES"
     if not allow_not_live and row["data_type"] != LIVE:
         return "DATA_TYPE_UNKNOWN" if row["data_type"] is None else "NOT_LIVE"
     return ""
@@ -193,7 +206,8 @@ def _groups(trades: Sequence[_Trade], by: str) -> list[TradeGroup]:
 
 
 def _group(mode: str, name: str, trades: Sequence[_Trade]) -> TradeGroup:
-    multiples = [t.r_multiple for t in trades if t.r_multiple is not None]
+    low, high = R_BOUNDS
+    multiples = [min(max(t.r_multiple, low), high) for t in trades if t.r_multiple is not None]
     imbalances = [t.imbalance for t in trades if t.imbalance is not None]
     spreads = [t.spread for t in trades if t.spread is not None]
     made = TradeGroup(

@@ -109,12 +109,14 @@ def _hash(memory: Mapping[str, Any]) -> str:
     return hashlib.blake2b(msgspec.json.encode(body), digest_size=16).hexdigest()
 
 
-def _derived(days: list[DaySummary], parent: str | None) -> Memory:
+def _derived(known: list[DaySummary], parent: str | None) -> Memory:
+    newest = known[-1].rules
+    days = [day for day in known if day.rules == newest]  # days of other rules are listed, never pooled
     symbols, setups = _over_days(days, "symbols"), _over_days(days, "setups")
     memory: Memory = {
         "schema_version": SCHEMA_VERSION,
         "date": days[-1].date,
-        "days": [msgspec.to_builtins(day) for day in days],
+        "days": [msgspec.to_builtins(day) for day in known],
         "training": {
             "episodes": sum(sum(day.samples.values()) for day in days),
             "parse_failures": sum(day.parse_failures for day in days),

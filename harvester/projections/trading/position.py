@@ -48,10 +48,11 @@ class Excursion(msgspec.Struct):
 
 
 class Sent(msgspec.Struct, frozen=True):
-    """A message sent at clock `seq`, at the exchange at `arrives` (ns UTC); no change = the entry itself."""
+    """A message sent at clock `seq` as the `number`-th, there at `arrives` (ns UTC); no change = the entry itself."""
 
     seq: int
     arrives: int
+    number: int
     change: Change | None = None
     reference_price: float | None = None
 
@@ -153,20 +154,31 @@ class Position(msgspec.Struct):
 
     # moments
 
-    def step(self, now: Moment, shown: ShownQuote, costs: CostTable) -> list[tuple[str, Fill]]:
+    def step(
+        self, now: Moment, shown: ShownQuote, costs: CostTable, arriving: Order | None = None
+    ) -> list[tuple[str, Fill]]:
         """Match the working orders at one moment: the entry, then the stop, then the target, or the exit.
+
+        `arriving`: only this order, and those placed at this moment by its fill.
 
         Returns:
             (role, fill) pairs, role one of entry, stop, target, exit.
         """
         made: list[tuple[str, Fill]] = []
+        working = [order for _, order in self._exits()]
         in_time = self.placed and (self.expires is None or now.ts < self.expires)
-        if in_time and (fill := execute(self.entry, now, shown, costs)):
+        if (
+            in_time
+            and (arriving is None or arriving is self.entry)
+            and (fill := execute(self.entry, now, shown, costs))
+        ):
             made.append(("entry", fill))
             self._entered(fill)
         for role, order in self._exits():
             if self.open == 0:
                 break
+            if arriving is not None and order is not arriving and any(order is one for one in working):
+                continue
             order.quantity = order.filled + self.open
             if fill := execute(order, now, shown, costs):
                 made.append((role, fill))
@@ -225,12 +237,12 @@ class Position(msgspec.Struct):
         )
         return self.stop
 
-    def _place_target(self, price: float) -> None:
+    def _place_target(self, price: float) -> Order:
         limit = on_step(price, self.tick, up=self.plan.long)
         if self.target is not None:
             self.target.limit = self.target.reference_price = limit
             self.target.resting = False
-            return
+            return self.target
         self.target = Order(
             type=OrderType.LIMIT,
             buy=not self.plan.long,
@@ -240,6 +252,7 @@ class Position(msgspec.Struct):
             limit=limit,
             share_max=self.entry.share_max,
         )
+        return self.target
 
     def _exited(self, role: str, fill: Fill) -> None:
         self.fills.append(fill)
@@ -267,48 +280,48 @@ class Position(msgspec.Struct):
         change = message.change
         if change is None:
             self.placed = True
-        elif not self._apply(change, message):
+            order: Order | None = self.entry
+        else:
+            order = self._apply(change, message)
+        if order is None:
             return []
-        made = self.step(now, shown, costs)
+        made = self.step(now, shown, costs, arriving=order)
         if change is None and self.plan.immediate:
             self.cancel_entry(IMMEDIATE)
         return made
 
-    def _apply(self, change: Change, message: Sent) -> bool:
-        """Apply a change; False when it comes too late or has nothing to act on."""
+    def _apply(self, change: Change, message: Sent) -> Order | None:
+        """Apply a change; the order that arrives by it, None when there is none."""
         price = change.price
-        stopped = self.exit is not None or (self.stop is not None and self.stop.triggered)
         if change.kind is ChangeKind.EXIT:
-            self.leave(change.reason, message.reference_price)
-        elif change.kind is ChangeKind.CANCEL:
+            return self.leave(change.reason, message.reference_price)
+        if change.kind is ChangeKind.CANCEL or price is None:
             self.cancel_entry()
-        elif change.kind is ChangeKind.ENTRY and price is not None and self.placed and self.entry.left:
-            self._move_entry(price)
-        elif change.kind is ChangeKind.STOP and price is not None and not stopped:
+            return None
+        if change.kind is ChangeKind.ENTRY:
+            return self._move_entry(price) if self.placed and self.entry.left else None
+        if self.exit is not None or (self.stop is not None and self.stop.triggered):
+            return None
+        if change.kind is ChangeKind.STOP:
             self.stop_at = price
-            if self.open:
-                self._place_stop(price)
-        elif change.kind is ChangeKind.TARGET and price is not None and not stopped:
-            self.target_at = price
-            if self.open:
-                self._place_target(price)
-        else:
-            return False
-        return True
+            return self._place_stop(price) if self.open else None
+        self.target_at = price
+        return self._place_target(price) if self.open else None
 
-    def _move_entry(self, price: float) -> None:
+    def _move_entry(self, price: float) -> Order:
         entry = self.entry
-        if entry.limit is not None and not entry.waits_for_trigger:
+        if entry.limit is not None:
             entry.limit = entry.reference_price = on_step(price, self.tick, up=not entry.buy)
             entry.resting = False
         elif entry.waits_for_trigger:
             entry.trigger = entry.reference_price = on_step(price, self.tick, up=entry.buy)
+        return entry
 
-    def leave(self, reason: str, reference_price: float | None) -> None:
-        """An exit arrives: close at the market instead of by stop and target (rule 14)."""
+    def leave(self, reason: str, reference_price: float | None) -> Order | None:
+        """An exit arrives: close at the market instead of by stop and target (rule 14); None when nothing is open."""
         self.cancel_entry()
         if self.open == 0 or self.exit is not None or (self.stop is not None and self.stop.triggered):
-            return
+            return None
         self.stop = self.target = None
         self.exit_reason = reason
         self.exit = Order(
@@ -319,6 +332,7 @@ class Position(msgspec.Struct):
             reference_price=reference_price,
             share_max=self.entry.share_max,
         )
+        return self.exit
 
 
 def opening_order(plan: EntryPlan, tick: float, asked: float | None, *, share_max: float, last_only: bool) -> Order:

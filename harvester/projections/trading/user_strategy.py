@@ -108,6 +108,7 @@ class Now(NamedTuple):
     quote_source: Any
     book_good: Any
     stale: Any
+    halted: Any
     seq: int
     ts: int
     con_id: int
