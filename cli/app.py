@@ -43,7 +43,7 @@ gc.set_threshold(100_000, 20, 20)
 """A fold makes hundreds of thousands of rows and tuples without cycles: at Python's default threshold of 700 the search
 for cycles took a fifth of its time."""
 
-READERS = frozenset(("status", "project", "buckets", "book", "replay", "health", "verify", "log", "strategy", "schema"))
+READERS = frozenset(("status", "project", "buckets", "book", "replay", "health", "verify", "log", "schema"))
 """Commands that read recorded data. They do not need pandas, but pyarrow imports it, a third of a second, the first
 time it converts from or to Python or NumPy. docs/decisions/0015 says why an import hook prevents that."""
 
@@ -56,7 +56,8 @@ class App(typer.Typer):
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         debug = "--debug" in sys.argv or bool(os.environ.get("HV_DEBUG"))
         sys.argv = [word for word in sys.argv if word != "--debug"]
-        if sys.argv[1:] and sys.argv[1] in READERS:
+        own_strategy = any(word.split("=")[0] == "--strategy" for word in sys.argv)  # it may use pandas
+        if sys.argv[1:] and sys.argv[1] in READERS and not own_strategy:
             sys.meta_path.insert(0, _NoPandas)
         try:
             return super().__call__(*args, **kwargs)

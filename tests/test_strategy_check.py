@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import time
 from pathlib import Path
 
 import pytest
@@ -170,7 +171,7 @@ def test_noise_replaces_the_future(home):
 
 def test_clock_disk_and_socket_are_named(home, tmp_path):
     """A strategy that trades by the clock, reads a file and opens a socket is named by `check`, with exit code 11."""
-    body = "open(FILE).read()\nsocket.socket().close()\n" + BUY.format("int(time.time()) // 100 % 2")
+    body = "open(FILE).read()\nsocket.socket().close()\n" + BUY.format(f"time.time() > {time.time() + 1e6}")
     wanted = cheat(tmp_path, body, f"import socket, time\nFILE = {str(tmp_path / 'cheat.py.txt')!r}")
     (tmp_path / "cheat.py.txt").write_text("")
     done = hv("strategy", "check", wanted, "--home", str(home.root), "--date", str(DATE))
