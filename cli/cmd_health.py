@@ -14,6 +14,13 @@ if TYPE_CHECKING:
     from harvester.projections.reconcile_streams import Check, Reconciled
 
 
+_BAD = frozenset({
+    "outages", "refused", "missing_seqs", "dead_rows", "bad_book_seconds", "contradicted_seconds", "silences",
+    "impossible", "partial", "undecodable", "volume_falls", "starved",
+})  # fmt: skip
+"""Measures of faults: a value other than 0 is marked."""
+
+
 def health(
     *,
     date: DateOption = None,
@@ -24,7 +31,7 @@ def health(
     """Show gaps, outages, refusals and bad books of a date, and compare its streams by symbol and hour.
 
     It compares tape with IB's cumulative volume, the top of the book with the quote in force, and 5-second bars with
-    the tape. A difference outside its tolerance is information, not an error: the exit code is 0.
+    the tape. A difference outside its tolerance is information, not an error: the exit code is 0. A "!" marks faults.
 
     Example: hv health --date 2025-07-17
     """
@@ -101,8 +108,9 @@ def _show_health(rows: list[dict[str, Any]]) -> None:
         if of != where:
             typer.echo(of)
             where = of
-        value = "" if row["value"] is None else f"{row['value']:,.10g}"
-        typer.echo(f"  {row['measure']:<22}{value:>16}  {row['unit']}")
+        value = "" if row["value"] is None else f"{row['value']:,.3f}".rstrip("0").rstrip(".")
+        mark = "!" if row["value"] and row["measure"] in _BAD else " "
+        typer.echo(f"{mark} {row['measure']:<22}{value:>16}  {row['unit']}")
 
 
 def _show_checks(result: Reconciled) -> None:

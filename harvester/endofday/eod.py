@@ -178,7 +178,8 @@ def _settle(paths: DatePaths, disk: Disk) -> None:
 
     Files that are already right are not rewritten, so nothing else would sync their names before the log is deleted.
     """
-    kept_in = (paths.archive, paths.dataset, paths.home.journal, paths.home.memory_versions)
+    home = paths.home
+    kept_in = (paths.archive, paths.dataset, home.journal, home.memory_versions, home.memory_latest.parent)
     for folder in kept_in:
         if folder.is_dir():
             with naming(folder):

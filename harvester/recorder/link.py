@@ -105,7 +105,7 @@ class GatewayLink:
         self.up = False
         self._back.clear()
         self.inbox.notice(Own.DISCONNECTED, reason or "the gateway closed the connection")
-        self.outages.begin("socket")
+        self.outages.begin("connection lost")
         self._listener.line_lost()
         if self._reconnecting is None or self._reconnecting.done():
             self._reconnecting = self.tasks.spawn(self._reconnect())
@@ -237,7 +237,7 @@ class GatewayLink:
                 if isinstance(error, BadSetting):  # a later login may bring the account: treat as an outage
                     self.give_up(logged)
         logger.info("reconnected", epoch=self.inbox.epoch, attempts=tried)
-        self.outages.end("socket")
+        self.outages.end("connected again")
         self._back.set()
         self._listener.line_back()
 

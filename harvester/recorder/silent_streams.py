@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from harvester.events.kinds import Stream
 from harvester.recorder.feed_silence import Pace
-from harvester.recorder.subscriptions import DEPTHS, STEADY_NS
+from harvester.recorder.subscriptions import ANSWERED_AT_ONCE, DEPTHS, STEADY_NS
 from harvester.units import SECOND_NS
 
 if TYPE_CHECKING:
@@ -31,7 +31,6 @@ _PRINT_FIELDS = frozenset({4, 5, 48, 68, 71, 77})
 _HALTED = 49
 _PRINTS = (Stream.ALL_LAST, Stream.LAST)
 _TICK_BY_TICK = (*_PRINTS, Stream.BID_ASK, Stream.MID_POINT)
-_ANSWERS = (Stream.L1, Stream.BID_ASK, Stream.MID_POINT, *DEPTHS)  # their first value comes with the subscription
 
 
 class _Record:
@@ -133,7 +132,7 @@ class SilenceWatch:
 
     def _seems_gone(self, sub: StreamSubscription, newest: int, *, in_session: bool) -> bool:
         """Whether it is gone, not just quiet: paused by the gateway, never answered, or related streams have rows."""
-        if sub.paused or (not sub.rows and sub.stream in _ANSWERS):
+        if sub.paused or (not sub.rows and sub.stream in ANSWERED_AT_ONCE):
             return True
         record = self._record(sub, newest)
         least = _WITNESSES_DEPTH if sub.stream in DEPTHS else _WITNESSES

@@ -8,6 +8,7 @@ what becomes subscribed, dead or unknown, and passes the kernels a list of chang
 from __future__ import annotations
 
 from dataclasses import replace
+from enum import Enum
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -73,6 +74,12 @@ _SMALL, _LARGE = 4096, 65_536
 _ROWS_AHEAD = 131_072  # maximum room for bucket rows before they are handed out
 
 
+class Ending(Enum):
+    """How a subscription ended: not yet, cancelled for good, cancelled to be requested again, or lost with its feed."""
+
+    NONE, GIVEN_UP, RENEWED, LOST = range(4)
+
+
 class Market:
     """Arrays and the names that belong to them."""
 
@@ -84,6 +91,7 @@ class Market:
         self.runs = 0
         self._epoch = 0
         self._slots = 0
+        self._endings: list[int] = []  # of each slot, see `Ending`
         self._row_room = 0
         self._until = 0  # ts_recv of the last event of the batch, ns UTC
         self._live: dict[tuple[int, int], int] = {}  # (epoch, request id) → slot, oldest first
@@ -203,8 +211,14 @@ class Market:
         if action == Action.SUBSCRIBE:
             self._subscribe(control)
         elif action == Action.CANCEL:
-            self._kill(control, self._held(control), keep=_params(control).get("renewed") is True)
-        elif action == Action.RUN_END or code in (RESTORED_DATA_LOST, Own.DISCONNECTED):
+            params = _params(control)
+            keep = params.get("renewed") is True
+            ending = Ending.RENEWED if keep or params.get("again") is True else Ending.GIVEN_UP
+            self._kill(control, self._held(control), ending, keep=keep)
+        elif action == Action.RUN_END:
+            self._kill(control, self.live(), Ending.GIVEN_UP)
+            self._drop_kept(control)
+        elif code in (RESTORED_DATA_LOST, Own.DISCONNECTED):
             self._kill(control, self.live())
             self._drop_kept(control)
         elif code == CONNECTION_LOST or control.silence:
@@ -230,7 +244,9 @@ class Market:
 
     def _start_run(self, control: Control) -> None:
         """Kill every key of the previous run before time moves on to the new run's start."""
-        self._kill(control, self.live())
+        self._kill(control, self.live(), Ending.GIVEN_UP)
+        for k in {(slot["con_id"], slot["stream"]): k for k, slot in enumerate(self.subscriptions())}.values():
+            self._endings[k] = Ending.GIVEN_UP.value  # what the next run subscribes continues nothing
         self._drop_kept(control)
         self.runs += 1
         self._epoch = 0
@@ -276,6 +292,7 @@ class Market:
     def _new_slot(self, control: Control, inst: int, stream: Stream) -> int:
         k = self._slots
         self._slots += 1
+        self._endings.append(Ending.NONE.value)
         self.state = with_room(self.state, slots=self._slots)
         params = _params(control)
         slot = self.state.slots[k]
@@ -327,11 +344,12 @@ class Market:
 
     # ---- what is dead, what is unknown -----------------------------------------------------------------------------
 
-    def _kill(self, control: Control, slots: list[int], *, keep: bool = False) -> None:
+    def _kill(self, control: Control, slots: list[int], ending: Ending | None = None, *, keep: bool = False) -> None:
         """End subscriptions; `keep`: their last quotes stay in force until the renewed streams speak."""
         for k in slots:
             slot = self.state.slots[k]
             slot["alive"], slot["closed"] = 0, control.ts
+            self._endings[k] = (ending or Ending.LOST).value
             held_by = int(slot["epoch"]), int(slot["req_id"])
             del self._live[held_by]
             at = self._place_of(_key(*held_by))
@@ -445,7 +463,7 @@ class Market:
         s = self.state._replace(quotes=self.state.quotes[:0], trades=self.state.trades[:0])
         s = s._replace(rows=s.rows[: s.glob[Glob.ROWS]])
         arrays = [(array.shape, np.ascontiguousarray(array).tobytes()) for array in s]
-        names = (self.makers.names, self.symbols, self.runs, self._epoch, self._slots, self._stretches)
+        names = (self.makers.names, self.symbols, self.runs, self._epoch, self._slots, self._stretches, self._endings)
         return msgspec.msgpack.encode((arrays, names, self._changes))
 
     def restore(self, data: bytes) -> None:
@@ -461,7 +479,7 @@ class Market:
             rows=np.zeros(max(256, 2 * len(waiting)), ROW), quotes=fresh.quotes, trades=fresh.trades
         )
         self.state.rows[: len(waiting)] = waiting
-        makers, self.symbols, self.runs, self._epoch, self._slots, stretches = names
+        makers, self.symbols, self.runs, self._epoch, self._slots, stretches, self._endings = names
         self._stretches = [[Stretch(*stretch) for stretch in of_one] for of_one in stretches]
         self.makers = Makers(makers)
         self._instrument = {int(self.state.inst[k]["con_id"]): k for k in range(len(self.symbols))}
@@ -473,9 +491,9 @@ class Market:
                 self._alive[slot["inst"]].append(k)
 
     def subscriptions(self) -> list[dict[str, int]]:
-        """Every subscription of the date, in the order of requests."""
-        rows = self.state.slots[: self._slots]
-        return [dict(zip(rows.dtype.names or (), row, strict=True)) for row in rows.tolist()]
+        """Every subscription of the date, in the order of requests; `ending` is a value of `Ending`."""
+        rows, fields = self.state.slots[: self._slots].tolist(), (*(self.state.slots.dtype.names or ()), "ending")
+        return [dict(zip(fields, (*row, end), strict=True)) for row, end in zip(rows, self._endings, strict=True)]
 
     def instrument(self, con_id: int) -> int | None:
         """Index of an instrument, None when it was never subscribed."""
