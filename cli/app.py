@@ -35,6 +35,7 @@ COMMANDS: tuple[tuple[str, str], ...] = (
     ("verify", "cli.cmd_verify"),
     ("eod", "cli.cmd_eod"),
     ("log", "cli.cmd_log"),
+    ("strategy", "cli.cmd_strategy"),
     ("schema", "cli.cmd_schema"),
 )
 
@@ -42,7 +43,7 @@ gc.set_threshold(100_000, 20, 20)
 """A fold makes hundreds of thousands of rows and tuples without cycles: at Python's default threshold of 700 the search
 for cycles took a fifth of its time."""
 
-READERS = frozenset(("status", "project", "buckets", "book", "replay", "health", "verify", "log", "schema"))
+READERS = frozenset(("status", "project", "buckets", "book", "replay", "health", "verify", "log", "strategy", "schema"))
 """Commands that read recorded data. They do not need pandas, but pyarrow imports it, a third of a second, the first
 time it converts from or to Python or NumPy. docs/decisions/0015 says why an import hook prevents that."""
 

@@ -52,6 +52,7 @@ def buckets(
     from harvester.eventlog.typed_times import check_meets, span
     from harvester.files import must_take_file, put
     from harvester.home import Home
+    from harvester.memory.strategy_files import KeptStrategies
     from harvester.rebuild.project import bucket_artefact, fold_day
 
     root = Home.find(home)
@@ -65,7 +66,7 @@ def buckets(
     check_meets(begin, end, log)
     symbol = symbol_named(symbol, subscribed(log), day)
     with ProgressBar(f"folding {day}", quiet=as_json) as bar:
-        folded = fold_day(log, bar.update)
+        folded = fold_day(log, bar.update, library=KeptStrategies(root))
     body = bucket_artefact(folded, symbol, begin, end)
     every = body["rows"]
     rows = every if end is not None else _quoted(every)

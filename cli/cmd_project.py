@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json as json_text
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -37,6 +37,17 @@ def project(
     salvage: Annotated[
         bool, typer.Option("--salvage", help="Fold the good part of a damaged date into salvaged/ below the folder.")
     ] = False,
+    strategy: Annotated[
+        list[str] | None,
+        typer.Option("--strategy", help="Trade by FILE.py:CLASS, MODULE:CLASS or a shipped strategy; repeatable."),
+    ] = None,
+    values: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="Set a parameter of the strategy: NAME=VALUE or STRATEGY.NAME=VALUE; repeatable."),
+    ] = None,
+    config: Annotated[
+        Path | None, typer.Option("--config", help="Read [strategy.NAME] tables from this TOML file.")
+    ] = None,
     home: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -50,11 +61,18 @@ def project(
     books and positions continue across the holes as if nothing had happened in them, and the output lists the good seqs
     and the losses. These files are not artefacts of the date; `hv verify` and `hv eod` ignore them.
 
+    With --strategy these strategies trade every run of the date, whatever was recorded, and the files go below
+    exports/strategies/NAME-DIGEST/; `hv verify` and `hv eod` ignore them. Without it the recorded strategies trade:
+    shipped ones as they are today, users' from their copies in memory/strategies/. See docs/strategies.md.
+
     Example: hv project --date 2025-07-17
     """
     from cli.progress_bar import ProgressBar
+    from harvester.config import strategy_tables
+    from harvester.errors import BadSetting
     from harvester.files import must_take_folder
     from harvester.home import Home
+    from harvester.memory.strategy_files import load_all
     from harvester.rebuild.parallel import ParallelTask, TaskFailure, dates_of, project_dates
 
     root = Home.find(home)
@@ -62,10 +80,15 @@ def project(
     if not date and first is None and last is None:
         date = [date_of(None, root).isoformat()]
     days = [day.isoformat() for day in dates_of(root, date or (), first, last)]
+    if (values or config is not None) and not strategy:
+        raise BadSetting("--set and --config are for --strategy; give one")
+    tables = () if config is None else tuple(strategy_tables(config).items())
+    load_all(strategy or (), dict(tables), values or ())  # a mistake shows before the fold
     target = None if out is None else str(out.resolve())
     if out is not None:
         must_take_folder(out.resolve())  # before the fold, not after it
-    tasks = [ParallelTask(str(root.root), day, target, chosen, force, salvage) for day in days]
+    given: dict[str, Any] = {"strategies": tuple(strategy or ()), "values": tuple(values or ()), "settings": tables}
+    tasks = [ParallelTask(str(root.root), day, target, chosen, force, salvage, **given) for day in days]
     failures = []
     title = f"folding {days[0]}" if len(days) == 1 else f"folding {len(days)} dates"
     with ProgressBar(title, quiet=as_json) as bar:
@@ -98,6 +121,10 @@ def _show(summary: ProjectedSummary) -> None:
     typer.echo(f"{summary.trading_date}  {through}, content {summary.content_hash}")
     for lost in summary.lost:
         typer.echo(f"  SALVAGED, not artefacts of the date; lost: {lost}")
+    for given in summary.strategies:
+        typer.echo(f"  strategy {given}")
+    for note in summary.notes:
+        typer.echo(f"  {note}")
     for name, digest in summary.digests.items():
         note = (
             "  no book is live at the end; `hv verify` compares the books during the day" if digest == NO_BOOKS else ""

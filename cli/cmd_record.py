@@ -162,6 +162,14 @@ def record(
             rich_help_panel=_ARTEFACTS,
         ),
     ] = None,
+    strategy: Annotated[
+        str | None,
+        typer.Option(
+            "--strategy",
+            help="Trade by this shipped strategy; see `hv strategy list` (default: imbalance_breakout).",
+            rich_help_panel=_ARTEFACTS,
+        ),
+    ] = None,
     reopen: Annotated[
         bool, typer.Option("--reopen", help="Continue a date that `hv eod` has closed.", rich_help_panel=_LOG)
     ] = False,
@@ -215,6 +223,7 @@ def record(
         "digest_seconds": digest_seconds,
         "episode_epoch_ms": episode_epoch_ms,
         "episode_series_jsonl": episode_series_jsonl,
+        "strategy": strategy,
         "symbols": None if symbols is None else words_of(symbols),
     }
     settings = Settings.load(flags, env=os.environ, file=config)

@@ -93,7 +93,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         """
         merged: dict[str, Any] = {}
         origins: dict[str, str] = {}
-        sources = [(f"file {file}", _from_file(file))] if file else []
+        sources = [(f"file {file}", _settings_of(file))] if file else []
         sources += [(f"env {name}", {key: value}) for key, name, value in _from_env(env or {})]
         sources.append(("flag", {k: v for k, v in flags.items() if v is not None}))
         for origin, values in sources:
@@ -102,6 +102,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         return _convert(merged, origins)
 
 
+STRATEGY_TABLES = "[strategy]"  # never the name of a setting
 _NOT_OF_THE_DATA = frozenset({
     "origins", "gateway_host", "port", "client_id", "account", "timeout_seconds", "commit_seconds", "commit_events",
     "compression", "compact", "digest_seconds", "disk_margin_bytes",
@@ -127,7 +128,27 @@ def _from_file(path: Path) -> dict[str, Any]:
         raise BadSetting(f"settings file {path} cannot be read: {error.strerror or error}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise BadSetting(f"settings file {path} is not valid TOML: {error}") from None
-    return {key.replace("-", "_"): value for key, value in values.items()}
+    found = {key.replace("-", "_"): value for key, value in values.items()}
+    if isinstance(found.get("strategy"), dict):  # [strategy.NAME]: parameters of strategies, not the setting
+        found[STRATEGY_TABLES] = found.pop("strategy")
+    return found
+
+
+def _settings_of(path: Path) -> dict[str, Any]:
+    return {name: value for name, value in _from_file(path).items() if name != STRATEGY_TABLES}
+
+
+def strategy_tables(path: Path) -> dict[str, dict[str, Any]]:
+    """The tables `[strategy.NAME]` of a settings file, by name.
+
+    Raises:
+        BadSetting: the file cannot be read, or one of them is not a table.
+    """
+    tables = _from_file(path).get(STRATEGY_TABLES, {})
+    for name, table in tables.items():
+        if not isinstance(table, dict):
+            raise BadSetting(f"file {path}: strategy.{name} is not a table; write [strategy.{name}]")
+    return dict(tables)
 
 
 def _convert(values: dict[str, Any], origins: dict[str, str]) -> Settings:

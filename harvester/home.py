@@ -107,6 +107,11 @@ class Home:
         return self.memory / "versions"
 
     @property
+    def strategies(self) -> Path:
+        """Copies of users' strategies, one folder per digest inside."""
+        return self.memory / "strategies"
+
+    @property
     def journal(self) -> Path:
         return self.memory / "journal"
 

@@ -35,6 +35,7 @@ from harvester.eventlog.storage.format import DELETION, MANIFEST, QUARANTINE, na
 from harvester.eventlog.verify_log import verify_day
 from harvester.files import Disk, naming, put
 from harvester.memory import fold_days as memory_fold
+from harvester.memory.strategy_files import KeptStrategies
 from harvester.rebuild.project import fold_day
 from harvester.units import SECOND_NS
 
@@ -224,7 +225,11 @@ def _recover(folding: Folding) -> None:
 
 
 def _project(folding: Folding) -> None:
-    folding.result = fold_day(folding.day, lambda done, total: folding.options.progress("project", done, total))
+    folding.result = fold_day(
+        folding.day,
+        lambda done, total: folding.options.progress("project", done, total),
+        library=KeptStrategies(folding.paths.home),
+    )
 
 
 def _versions(made: ProjectResult) -> list[dict[str, bytes]]:

@@ -22,7 +22,7 @@ from harvester.projections.market.candles import Candles
 from harvester.projections.market.health import Health
 from harvester.projections.market.market import Market
 from harvester.projections.market.quotes import Quotes
-from harvester.projections.market.signals import Signals, bars_of
+from harvester.projections.market.signals import Signals, bars_of, scans_of
 from harvester.projections.trading.trading_feed import TradingFeed
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from harvester.events.batch import Batch
     from harvester.projections.base import TradingSide
     from harvester.projections.market.health import HealthSummary
+    from harvester.projections.trading.strategies import Library
 
 PROJECTIONS: tuple[type[Projection], ...] = (
     Book,  # rows of the order books
@@ -52,6 +53,7 @@ class Engine:
     Args:
         market_only: leave out the projections that read quotes and trades; faster.
         trading: replaces the simulated trading.
+        library: where strategies come from; None = shipped ones alone.
 
     Attributes:
         market: arrays and names that projections read.
@@ -59,12 +61,16 @@ class Engine:
         book, quotes, health: read by screens and commands.
     """
 
-    def __init__(self, *, market_only: bool = False, trading: TradingSide | None = None) -> None:
+    def __init__(
+        self, *, market_only: bool = False, trading: TradingSide | None = None, library: Library | None = None
+    ) -> None:
         self.market = Market(emit=not market_only)
         self.projections = [of(self.market) for of in PROJECTIONS if of.market_only or not market_only]
         self.book, self.quotes, self.health = self[Book], self[Quotes], self[Health]
         if trading is not None:
             self[TradingFeed].trading = trading
+        elif library is not None:
+            self[TradingFeed].use(library)
         self.through_seq = 0
         self.through_ts = 0
 
@@ -81,7 +87,7 @@ class Engine:
 
     def fold(self, batch: Batch) -> Outputs:
         """Fold the next events; returns the rows they finished. Batches come in seq order, each event once."""
-        step = replace(self.market.fold(batch), bars=bars_of(batch))
+        step = replace(self.market.fold(batch), bars=bars_of(batch), scans=scans_of(batch))
         if step.last_seq:
             assert step.first_seq > self.through_seq, f"seq {step.first_seq} again after {self.through_seq}"
             self.through_seq, self.through_ts = step.last_seq, step.last_ts

@@ -7,7 +7,7 @@ The order within a second, as `Trading.on_interval` applies it: working orders a
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -73,6 +73,20 @@ class Occurrence(NamedTuple):
     value: int = 0
 
 
+class News(NamedTuple):
+    """What only users' strategies read, since the previous clock.
+
+    Attributes:
+        candles: completed by this clock, as (con_id, timeframe, (start, end, open, high, low, close, samples)).
+        bars: backfilled, as (con_id, (bar size, time, open, high, low, close, volume)), in seq order.
+        scans: rows of scanner snapshots, as (snapshot, scan code, rank, symbol), in seq order.
+    """
+
+    candles: Sequence[tuple[int, str, tuple[Any, ...]]] = ()
+    bars: Sequence[tuple[int, tuple[Any, ...]]] = ()
+    scans: Sequence[tuple[int, str, int, str]] = ()
+
+
 class Interval(NamedTuple):
     """Everything since the previous clock.
 
@@ -83,6 +97,7 @@ class Interval(NamedTuple):
         tape: observations by symbol of a stretch: this and neighbouring intervals.
         seconds: the buckets that the clocks of the stretch closed.
         place: index of the clock that ends this interval.
+        news: None when no strategy reads it or there is none.
     """
 
     seq: int
@@ -91,3 +106,4 @@ class Interval(NamedTuple):
     tape: Observations
     seconds: BucketColumns
     place: int
+    news: News | None = None

@@ -94,6 +94,7 @@ class Step:
             derived, in seq order.
         candles: completed candles, dtype `candles.CANDLE`; None before `Candles` has folded the step.
         bars: backfilled bars that stand for a timeframe, in seq order.
+        scans: rows of scanner snapshots, in seq order.
         behind: by how much tick-by-tick rows are stamped after IB's time, see `pace.behind_ib`.
         odd: counts of messages and numbers a fold cannot use, by con_id and measure of `Health`.
     """
@@ -111,6 +112,7 @@ class Step:
     happenings: Sequence[Occurrence] = ()
     candles: npt.NDArray[Any] | None = None
     bars: Sequence[Mapping[str, Any]] = ()
+    scans: Sequence[Mapping[str, Any]] = ()
     behind: Mapping[Kind, npt.NDArray[np.int64]] = field(default_factory=dict)
     odd: Mapping[tuple[int, str], int] = field(default_factory=dict)
 

@@ -14,6 +14,7 @@ from harvester.eventlog.reader import open_day
 from harvester.eventlog.runs_of_day import recorded_dates
 from harvester.eventlog.storage.damage import damaged_log
 from harvester.home import Home, parse_date
+from harvester.memory.strategy_files import GivenStrategies, KeptStrategies, load_all
 from harvester.rebuild.project import being_recorded, fold_day, recorder_holds, write_artefacts
 from harvester.rebuild.project_memo import ProjectedSummary, ProjectMemo, summary_of
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
     from harvester.eventlog.reader import Day
     from harvester.files import Disk
+    from harvester.projections.trading.strategies import Library
 
     Progress = Callable[[int, int], None]
 
@@ -33,7 +35,11 @@ _progress_queue: Any = None  # of a worker process: (date, events folded, total 
 
 @dataclass(frozen=True)
 class ParallelTask:
-    """One date to project; plain values, so that it can be handed to another process."""
+    """One date to project; plain values, so that it can be handed to another process.
+
+    Attributes:
+        strategies: `--strategy`, `values`: `--set`, `settings`: tables of the settings file, by strategy.
+    """
 
     root: str
     trading_date: str
@@ -41,6 +47,9 @@ class ParallelTask:
     symbols: tuple[str, ...] | None
     force: bool
     salvage: bool = False
+    strategies: tuple[str, ...] = ()
+    values: tuple[str, ...] = ()
+    settings: tuple[tuple[str, dict[str, Any]], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -80,20 +89,28 @@ def project_date(task: ParallelTask, progress: Progress | None = None, disk: Dis
     """Project one date, unless its log, the code, the options and the files are unchanged since the last time."""
     home, day = Home(Path(task.root)), parse_date(task.trading_date)
     out = None if task.out is None else Path(task.out)
+    library: Library = KeptStrategies(home)
+    given: list[str] = []
+    if task.strategies:
+        found = load_all(task.strategies, dict(task.settings), task.values)
+        library = GivenStrategies(found)
+        given = [f"{one.ref.name} {one.ref.digest}" for one in found]
+        out = out or home.exports() / "strategies" / "+".join(f"{one.ref.name}-{one.ref.digest[:8]}" for one in found)
     # Without --salvage the fold compares checksums while it reads, in other threads.
     log = open_day(day, home, check=task.salvage, salvage=task.salvage)
     if log.damages:
-        return _salvaged(log, home, out, task.symbols, progress, disk=disk)
+        return _salvaged(log, home, out, task.symbols, progress, library=library, disk=disk)
     live = being_recorded(home, log)
-    memo = ProjectMemo(home, log, out, task.symbols, live=live, disk=disk)
+    memo = ProjectMemo(home, log, out, task.symbols, live=live, strategies=given, disk=disk)
     if not task.force and (before := memo.unchanged()) is not None:
         try:
             log.check()  # nothing else reads the log: compare every byte here
         except DamagedLog:
             open_day(day, home)  # raises the same error, unless the log was compacted meanwhile
         return before
-    made = fold_day(log, progress)
+    made = fold_day(log, progress, library=library)
     summary = summary_of(made, write_artefacts(made, home, out, task.symbols, disk, live=live))
+    summary.strategies = given
     memo.keep(summary)
     return summary
 
@@ -105,12 +122,13 @@ def _salvaged(
     symbols: Sequence[str] | None,
     progress: Progress | None,
     *,
+    library: Library,
     disk: Disk | None,
 ) -> ProjectedSummary:
     """Project the good part of a damaged date into a separate folder, apart from the date's artefacts."""
     if not log.good:
         raise damaged_log(log.damages, log.good)
-    made = fold_day(log, progress)
+    made = fold_day(log, progress, library=library)
     folder = (out or home.exports()) / SALVAGED
     live = recorder_holds(home.on(log.trading_date))
     summary = summary_of(made, write_artefacts(made, home, folder, symbols, disk, live=live))

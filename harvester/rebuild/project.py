@@ -19,6 +19,7 @@ from harvester.eventlog.lock import DateLock
 from harvester.eventlog.reader import open_day
 from harvester.events.kinds import Action, Kind
 from harvester.files import Disk, put_all
+from harvester.memory.strategy_files import KeptStrategies
 from harvester.projections.engine import Engine
 from harvester.projections.market.candles import CANDLES
 from harvester.projections.market.health import HEALTH
@@ -26,7 +27,10 @@ from harvester.projections.market.merge import COLUMNS
 from harvester.projections.market.signals import SIGNALS
 from harvester.projections.market.state_arrays import BUCKETS
 from harvester.projections.run_params import RunParams
+from harvester.projections.trading.strategies import Library
 from harvester.projections.trading.trade_rows import TABLES
+from harvester.projections.trading.trading import Trading
+from harvester.projections.trading.trading_feed import TradingFeed
 from harvester.rebuild.exports import check_symbols, exports_of, part_of, tables_of
 from harvester.rebuild.project_result import ProjectResult, open_at_end
 
@@ -37,6 +41,7 @@ if TYPE_CHECKING:
     from harvester.eventlog.reader import Day
     from harvester.files import Content
     from harvester.home import DatePaths, Home
+    from harvester.projections.trading.user_decider import Failure
 
 SCHEMAS: dict[str, pa.Schema] = {
     "buckets": BUCKETS,
@@ -54,6 +59,8 @@ def fold_day(
     cuts: Sequence[int] = (),
     at_cut: Callable[[int, Engine], None] | None = None,
     at_end: Callable[[Engine], None] | None = None,
+    *,
+    library: Library | None = None,
 ) -> ProjectResult:
     """Fold a whole date.
 
@@ -63,11 +70,14 @@ def fold_day(
         cuts: seqs at which a batch ends, ascending.
         at_cut: called with (seq, engine) at each cut.
         at_end: called with the engine when all events are folded, before it finishes the date.
+        library: where strategies come from; None = shipped ones alone.
 
     Raises:
         DamagedLog: the log is damaged.
+        CodeChanged: a strategy of the user is not at hand.
     """
-    engine = Engine()
+    library = library or Library()
+    engine = Engine(library=library)
     parts: dict[str, list[pa.RecordBatch]] = {name: [] for name in SCHEMAS}
     total, done = day.rows, 0
     wanted = set(cuts)
@@ -95,7 +105,13 @@ def fold_day(
         health=dict(engine.health_summary()._asdict()),
         toggles=_toggles(day),
         runs=_spans(day),
+        notes=[*library.notes, *(failure.line() for failure in _failures(engine))],
     )
+
+
+def _failures(engine: Engine) -> list[Failure]:
+    trading = engine[TradingFeed].trading
+    return trading.failures if isinstance(trading, Trading) else []
 
 
 def _keep(parts: dict[str, list[pa.RecordBatch]], tables: dict[str, pa.RecordBatch]) -> None:
@@ -223,7 +239,7 @@ def project(
     """
     day = open_day(paths.trading_date, paths.home)
     live = being_recorded(paths.home, day)
-    made = fold_day(day, progress)
+    made = fold_day(day, progress, library=KeptStrategies(paths.home))
     return made, write_artefacts(made, paths.home, out, symbols, disk, live=live)
 
 

@@ -41,6 +41,7 @@ class ProjectedSummary(msgspec.Struct, kw_only=True):
         skipped: whether nothing had changed, so that nothing was folded.
         good: of a salvaged date, the ranges of seq that were folded.
         lost: of a salvaged date, its damage; empty for an undamaged one.
+        notes: about its strategies; `strategies`: those given by the command, name and digest.
     """
 
     trading_date: str
@@ -57,6 +58,8 @@ class ProjectedSummary(msgspec.Struct, kw_only=True):
     skipped: bool = False
     good: list[tuple[int, int]] = []
     lost: list[str] = []
+    notes: list[str] = []
+    strategies: list[str] = []
 
 
 class MemoEntry(msgspec.Struct):
@@ -86,6 +89,7 @@ def summary_of(made: ProjectResult, written: WrittenArtefacts) -> ProjectedSumma
         superseded=[str(path) for path in written.superseded],
         differences=[{"path": str(d.path), "what": d.what} for d in written.differences],
         open=written.open,
+        notes=list(made.notes),
     )
 
 
@@ -95,6 +99,7 @@ class ProjectMemo:
     Args:
         out, symbols: as for `project`; each combination is a separate target.
         live: whether the day is being recorded; the same log gives more episodes when it is over.
+        strategies: those given by the command, name and digest.
         disk: the file layer.
     """
 
@@ -106,6 +111,7 @@ class ProjectMemo:
         symbols: Sequence[str] | None,
         *,
         live: bool = False,
+        strategies: Sequence[str] = (),
         disk: Disk | None = None,
     ) -> None:
         self._disk = disk or Disk()
@@ -115,7 +121,8 @@ class ProjectMemo:
         target = _hash(msgspec.json.encode((str(folder), str(self._episodes), symbols)))[:12]
         self._path = home.cache / "projected" / f"{_name(day)}-{target}.json"
         libraries = [f"{name} {version(name)}" for name in _LIBRARIES]
-        parts = (day.identity(), package_digest(_CODE), platform.python_version(), libraries, target, live)
+        code = (package_digest(_CODE), platform.python_version(), libraries, strategies, _copies(home))
+        parts = (day.identity(), *code, target, live)
         self._key = _hash(msgspec.json.encode(parts))
 
     def unchanged(self) -> ProjectedSummary | None:
@@ -144,6 +151,10 @@ class ProjectMemo:
         """Path and hash of every file written, and of every other file among the date's episodes."""
         found = {str(path) for path in self._episodes.rglob("*") if path.is_file()}
         return [(name, _file_hash(name)) for name in sorted(found | set(summary.files))]
+
+
+def _copies(home: Home) -> list[str]:
+    return sorted(path.name for path in home.strategies.glob("*/")) if home.strategies.is_dir() else []
 
 
 def _name(day: Day) -> str:

@@ -31,6 +31,7 @@ class ProjectResult:
         health: the health summary that every artefact contains.
         toggles: the toggles recorded with the last run.
         runs: the date's runs, in order.
+        notes: about its strategies, for the user: dropped ones, and another version than recorded.
     """
 
     trading_date: date
@@ -44,6 +45,7 @@ class ProjectResult:
     health: dict[str, Any]
     toggles: dict[str, bool]
     runs: tuple[RunSpan, ...] = ()
+    notes: Sequence[str] = ()
 
     @property
     def documents(self) -> list[str]:

@@ -12,6 +12,7 @@ from harvester.errors import CodeChanged, DamagedLog, Mismatch
 from harvester.eventlog.verify_log import verify_day
 from harvester.events.kinds import Action, Kind
 from harvester.memory.fold_days import damaged_versions
+from harvester.memory.strategy_files import KeptStrategies
 from harvester.projections.market.book import NO_BOOKS
 from harvester.projections.reconcile_streams import Reconciler, check_rows
 from harvester.projections.run_params import RunParams, package_digest
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from harvester.home import DatePaths, Home
     from harvester.projections.engine import Engine
     from harvester.projections.reconcile_streams import Reconciled
+    from harvester.projections.trading.strategies import Library
     from harvester.rebuild.project_result import ProjectResult
 
 
@@ -95,6 +97,7 @@ def verify(paths: DatePaths, progress: Callable[[str, int, int], None] = lambda 
     Raises:
         NoLog: nothing was recorded on that date.
         FutureFormat: a newer Harvester wrote it.
+        CodeChanged: a strategy of the user has no copy.
     """
     held = recorder_holds(paths)
     report = verify_day(paths, lambda done, total: progress("log", done, total))
@@ -113,7 +116,7 @@ def verify(paths: DatePaths, progress: Callable[[str, int, int], None] = lambda 
         found.files.note = found.exports.note = "not compared: the log is damaged"
         return found
     day = report.day()
-    made = _replay(day, found, lambda done, total: progress("replay", done, total))
+    made = _replay(day, found, lambda done, total: progress("replay", done, total), KeptStrategies(paths.home))
     found.digests = made.digests
     if held or recorder_holds(paths):
         found.files.note = found.exports.note = "not compared: the day is being recorded"
@@ -130,7 +133,7 @@ def verify(paths: DatePaths, progress: Callable[[str, int, int], None] = lambda 
     return found
 
 
-def _replay(day: Day, found: VerifyResult, progress: Callable[[int, int], None]) -> ProjectResult:
+def _replay(day: Day, found: VerifyResult, progress: Callable[[int, int], None], library: Library) -> ProjectResult:
     """Fold the date once; compare the live digests and the streams on the way."""
     lines, live = day.live_digests(), found.live
     code, mine = _code_of_runs(day), package_digest()
@@ -145,7 +148,7 @@ def _replay(day: Day, found: VerifyResult, progress: Callable[[int, int], None])
     def at_end(engine: Engine) -> None:
         found.streams = _streams(reconciler.result(engine))
 
-    made = fold_day(day, progress, sorted(compared.union(reconciler.cuts)), at_cut, at_end)
+    made = fold_day(day, progress, sorted(compared.union(reconciler.cuts)), at_cut, at_end, library=library)
     for run, seq, digests in lines:
         live.points += 1
         if code.get(run) != mine:

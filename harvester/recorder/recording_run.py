@@ -23,6 +23,7 @@ from harvester.eventlog.reader import open_day
 from harvester.eventlog.writer import LogWriter
 from harvester.events.kinds import Kind
 from harvester.memory.fold_days import memory_given
+from harvester.memory.strategy_files import ShippedAlone
 from harvester.projections.engine import Engine
 from harvester.projections.run_params import RunParams, StrategyRef
 from harvester.projections.trading.strategies import describe
@@ -70,7 +71,7 @@ class RecordingRun:
     def __init__(
         self, writer: LogWriter, trading_date: date, home: Home, settings: Settings, disk: Disk | None = None
     ) -> None:
-        self.writer, self.engine, self.trading_date = writer, Engine(), trading_date
+        self.writer, self.engine, self.trading_date = writer, Engine(library=ShippedAlone()), trading_date
         self._episodes_folder, self._disk = home.on(trading_date).episodes, disk
         self._toggles = {"epoch_ms": settings.episode_epoch_ms, "series_jsonl": settings.episode_series_jsonl}
         self.cost_note = ""

@@ -64,6 +64,11 @@ def check_values(settings: Settings) -> None:
         check_symbol(WantedContract.of(symbol).symbol)
     check_exchange(settings.exchange_calendar)
     cost_table(settings.cost_table)
+    if ":" in settings.strategy or settings.strategy.endswith(".py"):
+        raise BadSetting(
+            f"--strategy {settings.strategy}: a strategy of your own cannot run while recording; record without it, "
+            f"then fold the date with it: hv project --strategy {settings.strategy}"
+        )
     if settings.strategy:
         describe(settings.strategy)
 

@@ -23,6 +23,7 @@ import numpy as np
 from harvester.errors import CannotRun
 from harvester.events.batch import seqs
 from harvester.events.kinds import Kind
+from harvester.memory.strategy_files import ShippedAlone
 from harvester.projections.engine import Engine
 from harvester.projections.run_params import package_digest
 from harvester.replay.snapshots import Snapshots
@@ -116,7 +117,7 @@ class Seeker:
         while (place := self.snapshots.before(seq, ts)) is not None:
             state = self.snapshots.load(place)
             if state is not None:
-                engine = Engine(market_only=self._market_only)
+                engine = self._fresh()
                 try:
                     engine.restore(state)
                 except (msgspec.MsgspecError, ValueError, TypeError, KeyError, AssertionError):
@@ -125,7 +126,10 @@ class Seeker:
                     if (engine.through_seq, engine.through_ts) == (place.seq, place.ts):
                         return engine
                     self.snapshots.forget(place)
-        return Engine(market_only=self._market_only)
+        return self._fresh()
+
+    def _fresh(self) -> Engine:
+        return Engine(market_only=self._market_only, library=None if self._market_only else ShippedAlone())
 
     def _pieces(self, batch: Batch, since: int) -> Iterator[Batch]:
         """Split a batch where a snapshot is due: after the first clock event past the interval."""

@@ -103,6 +103,14 @@ def bars_of(batch: Batch) -> list[Mapping[str, Any]]:
     return found
 
 
+def scans_of(batch: Batch) -> list[Mapping[str, Any]]:
+    """The scanner rows of a batch with a rank and a symbol, in seq order."""
+    rows = batch.tables.get(Kind.SCAN)
+    if rows is None:
+        return []
+    return [row for row in rows.to_pylist() if row["rank"] is not None and row["symbol"]]
+
+
 class Signals(Projection):
     """Reads completed candles and backfilled bars; must come after `Candles` in the list."""
 

@@ -10,34 +10,50 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 
-from harvester.projections.trading.strategies import SCREENS, digest, make
+from harvester.projections.trading.strategies import SCREENS, SHIPPED
 from harvester.projections.trading.trade_rows import Kind, Watched
+from harvester.projections.trading.user_decider import UserDecider
+from harvester.projections.trading.user_strategy import STATIC
 from harvester.units import NEVER
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from harvester.projections.interval import News
     from harvester.projections.trading.fast.bucket_columns import Array
     from harvester.projections.trading.fast.market_now import MarketNow
     from harvester.projections.trading.plan import Change, EntryPlan
     from harvester.projections.trading.position import Position
-    from harvester.projections.trading.strategy import Screen, Strategy, Verdict, View
+    from harvester.projections.trading.strategies import Library
+    from harvester.projections.trading.strategy import Decider, Holding, Screen, Verdict, View
+    from harvester.projections.trading.user_decider import Failure
 
+_CON_ID, _BID = STATIC.index("con_id"), STATIC.index("bid")
 SCREENED_MIN = 8  # for fewer seconds of a symbol, a screen costs more than it saves
 
 
 class Seat(NamedTuple):
     """A running strategy, its recorded digest and that of the running code."""
 
-    strategy: Strategy
+    strategy: Decider
     recorded: str
     code: str
     screen: type[Screen] | None = None
 
     @classmethod
-    def of(cls, name: str, recorded: str, settings: Mapping[str, Any]) -> Seat:
-        """A fresh strategy."""
-        return cls(make(name, settings), recorded, digest(name, settings), SCREENS.get(name))
+    def of(cls, name: str, recorded: str, settings: Mapping[str, Any], library: Library = SHIPPED) -> Seat:
+        """A fresh strategy.
+
+        Raises:
+            CodeChanged: the library does not have it.
+        """
+        strategy, code = library.make(name, recorded, settings)
+        return cls(strategy, recorded, code, SCREENS.get(name))
+
+    @property
+    def user(self) -> UserDecider | None:
+        """The strategy, when it is a user's class."""
+        return self.strategy if isinstance(self.strategy, UserDecider) else None
 
 
 class Floor(Protocol):
@@ -53,12 +69,21 @@ class Floor(Protocol):
 
     def change(self, view: View, seat: Seat, changes: Sequence[Change]) -> None: ...
 
+    def held(self, con_id: int, name: str) -> Holding | None: ...
+
+    def aligned(self, con_id: int) -> int: ...
+
+    def halted(self, con_id: int) -> bool: ...
+
+    def dropped(self, failure: Failure) -> None: ...
+
 
 class StrategyDesk:
     """The seats, and a sheet of gates by slot and seat for the current stretch.
 
     Attributes:
         seats: the run's strategies.
+        has_users: whether a user's class is among them.
     """
 
     def __init__(self, now: MarketNow, floor: Floor) -> None:
@@ -81,7 +106,9 @@ class StrategyDesk:
     def seat(self, seats: Sequence[Seat]) -> None:
         """Replace the seats from the next slot on; the previous ones must be settled."""
         self.seats = list(seats)
-        self._eager = [s for s, seat in enumerate(seats) if seat.screen is None]
+        self._users = [seat.user for seat in seats]
+        self.has_users = any(user is not None for user in self._users)
+        self._eager = [s for s, seat in enumerate(seats) if seat.screen is None and self._users[s] is None]
         self._sheet = np.zeros((len(self._seconds.slots), len(seats)), np.int64)
         self._asking = 0  # the seat that is deciding the slot
         self._reported = self._now.slot * len(seats)
@@ -117,6 +144,12 @@ class StrategyDesk:
                 break
             self._ask(self._next)
         self._now.slot = upto
+
+    def learn(self, news: News) -> None:
+        """Hand users' strategies what only they read."""
+        for user in self._users:
+            if user is not None:
+                user.learn(news)
 
     def finished(self, position: Position, ts: int) -> None:
         """Report to the strategy that a position is flat or was never filled (`ts` ns UTC)."""
@@ -187,7 +220,11 @@ class StrategyDesk:
         self._find_next()
 
     def _find_next(self) -> None:
-        found = self._calls.find(1, self._now.slot * len(self.seats))
+        at = self._now.slot * len(self.seats)
+        if at < len(self._calls) and self._calls[at]:
+            self._next = self._now.slot
+            return
+        found = self._calls.find(1, at)
         self._next = NEVER if found < 0 else found // len(self.seats)
 
     def _look(self, con_id: int, s: int, *, rebuild: bool) -> None:
@@ -224,28 +261,59 @@ class StrategyDesk:
 
     def _ask(self, slot: int) -> None:
         self._now.slot = slot
-        row = int(self._seconds.slots[slot])
-        con_id = int(self._seconds.con_ids[row])
-        history = self._now.history(con_id)
-        upto = history.upto(row + 1)
-        for s, seat in enumerate(self.seats):
-            if not self._asks[slot, s]:
-                continue
-            self._asking = s
-            self._observe(con_id, s, upto)
-            view = self._floor.view(con_id, seat.strategy.name, history.row(upto - 1))
-            verdict = self._floor.allowed(con_id, seat.strategy.decide(view))
-            self._sheet[slot, s] = self._numbered(verdict.gates)
-            if verdict.plan is not None and not verdict.gates:
-                self._floor.enter(view, seat, verdict.plan)
-                self._entered.append(slot * len(self.seats) + s)
-            if verdict.changes:
-                self._floor.change(view, seat, verdict.changes)
+        for s, user in enumerate(self._users):
+            if self._asks[slot, s]:
+                self._asking = s
+                if user is None:
+                    self._ask_shipped(slot, s)
+                else:
+                    self._ask_user(slot, s, user)
         self._asking = 0
         self._now.slot = slot + 1
         self._find_next()
 
+    def _ask_shipped(self, slot: int, s: int) -> None:
+        row = int(self._seconds.slots[slot])
+        con_id, seat = int(self._seconds.con_ids[row]), self.seats[s]
+        history = self._now.history(con_id)
+        upto = history.upto(row + 1)
+        self._observe(con_id, s, upto)
+        view = self._floor.view(con_id, seat.strategy.name, history.row(upto - 1))
+        self._act(slot, s, view, self._floor.allowed(con_id, seat.strategy.decide(view)))
+
+    def _ask_user(self, slot: int, s: int, user: UserDecider) -> None:
+        static = self._now.static_rows()[slot]
+        con_id, floor, failed = static[_CON_ID], self._floor, user.failure
+        why = "" if static[_BID] is not None else self._why_not_live(con_id)
+        held = floor.held(con_id, user.name)
+        verdict = user.decide_now(static, why, self._now.session(), held, floor.aligned(con_id))
+        if user.failure is not failed and user.failure is not None:
+            floor.dropped(user.failure)
+        if verdict.plan is None and not verdict.changes:
+            self._sheet[slot, s] = self._numbered(verdict.gates)
+            return
+        row = int(self._seconds.slots[slot])
+        history = self._now.history(con_id)
+        view = floor.view(con_id, user.name, history.row(history.upto(row + 1) - 1))
+        self._act(slot, s, view, floor.allowed(con_id, verdict))
+
+    def _why_not_live(self, con_id: int) -> str:
+        if self._now.outage(con_id):
+            return "OUTAGE"
+        return "HALTED" if self._floor.halted(con_id) else "NOT_LIVE"
+
+    def _act(self, slot: int, s: int, view: View, verdict: Verdict) -> None:
+        """Note the gates, and send what the strategy wants."""
+        self._sheet[slot, s] = self._numbered(verdict.gates)
+        if verdict.plan is not None and not verdict.gates:
+            self._floor.enter(view, self.seats[s], verdict.plan)
+            self._entered.append(slot * len(self.seats) + s)
+        if verdict.changes:
+            self._floor.change(view, self.seats[s], verdict.changes)
+
     def _observe(self, con_id: int, s: int, upto: int) -> None:
+        if self._users[s] is not None:
+            return
         seat, history = self.seats[s], self._now.history(con_id)
         begin = self._observed.get((con_id, s))
         if begin is None:

@@ -203,6 +203,7 @@ def quality(tracked: Tracked, data_type: int | None) -> dict[str, Any]:
     """What this trade rests on, and whether it is learned from."""
     why = [code for code, applies in (
         ("DATA_END", tracked.position.exit_reason == DATA_END),
+        ("STRATEGY_ERROR", tracked.position.exit_reason == "STRATEGY_ERROR"),
         ("UNSEEN", tracked.unseen.seconds > 0),
     ) if applies]  # fmt: skip
     return {

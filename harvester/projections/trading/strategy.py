@@ -87,8 +87,8 @@ class Verdict(NamedTuple):
         return Verdict((*self.gates, "MTF_ALIGNMENT"), changes=self.changes)
 
 
-class Strategy(Protocol):
-    """The surface the trading fold calls; the state is plain data, for snapshots."""
+class Decider(Protocol):
+    """What the trading fold calls; the state is plain data. `user_decider` makes one of a user's class."""
 
     name: str
 

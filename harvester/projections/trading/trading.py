@@ -45,9 +45,11 @@ from harvester.projections.trading.position import (
 )
 from harvester.projections.trading.run_terms import RunTerms
 from harvester.projections.trading.simulated_exchange import DIGITS, Moment, price_step
+from harvester.projections.trading.strategies import SHIPPED
 from harvester.projections.trading.strategy import Holding, View
 from harvester.projections.trading.trade_rows import TradeRows
 from harvester.projections.trading.trading_state import TradingState
+from harvester.projections.trading.user_decider import STRATEGY_ERROR
 from harvester.units import NEVER, SECOND_NS
 
 if TYPE_CHECKING:
@@ -59,15 +61,26 @@ if TYPE_CHECKING:
     from harvester.projections.run_params import RunParams
     from harvester.projections.trading.plan import EntryPlan
     from harvester.projections.trading.simulated_exchange import Fill
+    from harvester.projections.trading.strategies import Library
     from harvester.projections.trading.strategy import Verdict
+    from harvester.projections.trading.user_decider import Failure
 
 
 class Trading:
-    """Strategies and the simulated exchange; implements `projections.base.TradingSide`."""
+    """Strategies and the simulated exchange; implements `projections.base.TradingSide`.
+
+    Args:
+        library: where strategies come from.
+
+    Attributes:
+        failures: users' strategies that were dropped, in order.
+    """
 
     name = "trading"
 
-    def __init__(self) -> None:
+    def __init__(self, library: Library = SHIPPED) -> None:
+        self._library = library
+        self.failures: list[Failure] = []
         self._begin(TradingState())
 
     def _begin(self, state: TradingState) -> None:
@@ -82,7 +95,8 @@ class Trading:
         """Start a run, at its place among the observations of its interval."""
         state = self._state
         state.runs += 1
-        state.starting.append((seq, ts, RunTerms.of(params, f"r{state.runs:03d}")))
+        terms = RunTerms.of(params, f"r{state.runs:03d}")
+        state.starting.append((seq, ts, self._library.chosen(terms)))
         if state.terms is None:
             self._start_runs(seq)
 
@@ -100,6 +114,8 @@ class Trading:
         self._advance(interval.seq)
         if state.active and interval.ts >= self._due:
             self._expire(interval.seq, interval.ts)
+        if interval.news is not None:
+            self._desk.learn(interval.news)
         self._desk.decide()
         if state.ending:
             self._release(interval.seq, interval.ts)
@@ -141,9 +157,10 @@ class Trading:
         """The inverse of `snapshot`."""
         state = msgspec.msgpack.decode(data, type=TradingState)
         self._begin(state)
-        self._desk.seat([Seat.of(*ref) for ref in state.terms.strategies] if state.terms else [])
+        self._desk.seat([Seat.of(*ref, self._library) for ref in state.terms.strategies] if state.terms else [])
         for seat, saved in zip(self._desk.seats, state.strategies, strict=True):
             seat.strategy.restore(saved)
+        self.failures = [seat.user.failure for seat in self._desk.seats if seat.user and seat.user.failure]
         self._watch_all()
 
     # state that is updated only when it is read
@@ -210,10 +227,35 @@ class Trading:
             holding=self.holding(con_id, name),
             outage=now.outage(con_id),
             halted=con_id in self._state.halted,
-            position=self._held(con_id, name),
+            position=self.held(con_id, name),
         )
 
-    def _held(self, con_id: int, name: str) -> Holding | None:
+    @property
+    def wants_news(self) -> bool:
+        """Whether a strategy may read `Interval.news`."""
+        return self._desk.has_users or bool(self._state.starting)
+
+    def aligned(self, con_id: int) -> int:
+        """1 when all timeframes of the symbol closed up, -1 all down, 0 neither."""
+        return self._state.aligned.get(con_id, 0)
+
+    def halted(self, con_id: int) -> bool:
+        """Whether trading in the symbol is halted."""
+        return con_id in self._state.halted
+
+    def dropped(self, failure: Failure) -> None:
+        """Close the positions of a user's strategy that has failed, and cancel its entries."""
+        self.failures.append(failure)
+        terms = self._state.terms
+        assert terms is not None, "a strategy decided before the first run start"
+        for tracked in [t for t in self._state.active if t.position.strategy == failure.strategy]:
+            change = Change(ChangeKind.EXIT, reason=STRATEGY_ERROR)
+            self._send(tracked, change, (failure.seq, failure.ts), terms.latency_ns)
+
+    def held(self, con_id: int, name: str) -> Holding | None:
+        """What the strategy holds or has working in the symbol; None = nothing."""
+        if not self._state.active:
+            return None
         mine = [t.position for t in self._state.active if (t.position.con_id, t.position.strategy) == (con_id, name)]
         if not mine:
             return None
@@ -513,7 +555,7 @@ class Trading:
             for tracked in [t for t in state.active if t.position.strategy in gone]:
                 self._send(tracked, Change(ChangeKind.EXIT, reason=RUN_CHANGE), (seq, ts), terms.latency_ns)
             state.terms = terms
-            self._desk.seat([kept.get(ref[:2]) or Seat.of(*ref) for ref in terms.strategies])
+            self._desk.seat([kept.get(ref[:2]) or Seat.of(*ref, self._library) for ref in terms.strategies])
             self._now.expect_symbols(decided=bool(terms.strategies))
             self._due = 0
 

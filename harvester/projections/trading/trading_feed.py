@@ -9,7 +9,8 @@ import msgspec
 import numpy as np
 
 from harvester.projections.base import Projection
-from harvester.projections.interval import QUOTES, TRADES, Interval, Occurrence, OccurrenceKind
+from harvester.projections.interval import QUOTES, TRADES, Interval, News, Occurrence, OccurrenceKind
+from harvester.projections.market.candles import TIMEFRAMES
 from harvester.projections.step import NOTHING_DERIVED, Derived
 from harvester.projections.trading.fast.bucket_columns import BucketColumns, seconds_of
 from harvester.projections.trading.fast.observations import Observations
@@ -17,13 +18,20 @@ from harvester.projections.trading.live_quotes import LiveQuotes
 from harvester.units import NEVER
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     import pyarrow as pa
 
     from harvester.projections.base import TradingSide
     from harvester.projections.market.market import Market
     from harvester.projections.market.state_arrays import Array
     from harvester.projections.step import RunStart, Step
+    from harvester.projections.trading.strategies import Library
 
+_CANDLE = ("start", "end", "open", "high", "low", "close", "samples")
+_BAR = ("bar_size", "time", "open", "high", "low", "close", "volume")
+_BAR_KEPT = ("seq", "con_id", *_BAR)
+_SCAN_KEPT = ("seq", "snapshot", "scan_code", "rank", "symbol")
 CLOCKS_MAX = 512  # in a stretch: strategies screen a stretch at once, and again after each fill
 
 
@@ -46,12 +54,23 @@ class TradingFeed(Projection):
         self._trades: Array = np.empty(0, TRADES)
         self._happenings: list[Occurrence] = []
         self._live = LiveQuotes()
+        self._bars: list[Mapping[str, Any]] = []
+        self._scans: list[Mapping[str, Any]] = []
+        self._formed: tuple[Step | None, dict[int, list[tuple[int, str, tuple[Any, ...]]]]] = (None, {})
+
+    def use(self, library: Library) -> None:
+        """Take strategies from this library; before the first fold."""
+        from harvester.projections.trading.trading import Trading
+
+        self.trading = Trading(library)
 
     def fold(self, step: Step) -> Derived:
         quotes, dark = self._live.fold(step.quotes, step.happenings, step.runs)
         self._quotes = np.concatenate([self._quotes, quotes]) if len(self._quotes) else quotes
         self._trades = np.concatenate([self._trades, step.trades]) if len(self._trades) else step.trades
         self._happenings += sorted((*step.happenings, *dark), key=attrgetter("seq")) if dark else step.happenings
+        self._bars += step.bars
+        self._scans += step.scans
         runs = list(step.runs)
         for first in range(0, len(step.clocks), CLOCKS_MAX):
             self._stretch(step, slice(first, first + CLOCKS_MAX), runs)
@@ -68,8 +87,40 @@ class TradingFeed(Projection):
             self._start(runs, seq)
             happened = [h for h in self._happenings if h.seq <= seq] if self._happenings else []
             self._happenings = self._happenings[len(happened) :]
-            self.trading.on_interval(Interval(seq, ts, happened, tape, seconds, place))
+            news = self._news(step, seq)
+            self.trading.on_interval(Interval(seq, ts, happened, tape, seconds, place, news))
         self._quotes, self._trades = self._quotes[len(quotes) :], self._trades[len(trades) :]
+
+    def _news(self, step: Step, seq: int) -> News | None:
+        """What happened up to this clock that only users' strategies read."""
+        bars, scans = self._bars, self._scans
+        if bars:
+            bars = [row for row in bars if row["seq"] <= seq]
+            self._bars = self._bars[len(bars) :]
+        if scans:
+            scans = [row for row in scans if row["seq"] <= seq]
+            self._scans = self._scans[len(scans) :]
+        if not getattr(self.trading, "wants_news", False):
+            return None
+        candles = self._candles(step).get(seq, [])
+        if not candles and not bars and not scans:
+            return None
+        return News(
+            candles,
+            [(row["con_id"], tuple(row[name] for name in _BAR)) for row in bars],
+            [(row["snapshot"] or 0, row["scan_code"] or "", row["rank"], row["symbol"]) for row in scans],
+        )
+
+    def _candles(self, step: Step) -> dict[int, list[tuple[int, str, tuple[Any, ...]]]]:
+        """The completed candles of a step, by the clock that completed them."""
+        if self._formed[0] is not step:
+            by_clock: dict[int, list[tuple[int, str, tuple[Any, ...]]]] = {}
+            if step.candles is not None and len(step.candles):
+                columns = [step.candles[name].tolist() for name in ("decision_seq", "con_id", "timeframe", *_CANDLE)]
+                for clock, con_id, timeframe, *values in zip(*columns, strict=True):
+                    by_clock.setdefault(clock, []).append((con_id, TIMEFRAMES[timeframe][0], tuple(values)))
+            self._formed = step, by_clock
+        return self._formed[1]
 
     def _start(self, runs: list[RunStart], before: int = NEVER) -> None:
         while runs and runs[0].seq < before:
@@ -99,14 +150,19 @@ class TradingFeed(Projection):
     def snapshot(self) -> bytes:
         waiting = [(h.seq, h.ts, h.con_id, str(h.what), h.value) for h in self._happenings]
         live = self._live.snapshot()
-        parts: list[Any] = [self._quotes.tobytes(), self._trades.tobytes(), waiting, live, self.trading.snapshot()]
+        pairs = (self._bars, _BAR_KEPT), (self._scans, _SCAN_KEPT)
+        rows = [[[row[name] for name in names] for row in kept] for kept, names in pairs]
+        own = self._quotes.tobytes(), self._trades.tobytes(), waiting, live, rows
+        parts: list[Any] = [*own, self.trading.snapshot()]
         return msgspec.msgpack.encode(parts)
 
     def restore(self, data: bytes) -> None:
-        quotes, trades, waiting, live, inner = msgspec.msgpack.decode(data)
+        quotes, trades, waiting, live, rows, inner = msgspec.msgpack.decode(data)
         self._quotes, self._trades = np.frombuffer(quotes, QUOTES).copy(), np.frombuffer(trades, TRADES).copy()
         self._happenings = [
             Occurrence(seq, ts, con_id, OccurrenceKind(what), value) for seq, ts, con_id, what, value in waiting
         ]
         self._live.restore(live)
+        for kept, part, names in zip((self._bars, self._scans), rows, (_BAR_KEPT, _SCAN_KEPT), strict=True):
+            kept[:] = [dict(zip(names, row, strict=True)) for row in part]
         self.trading.restore(inner)

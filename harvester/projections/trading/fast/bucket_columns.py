@@ -20,12 +20,12 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 Array = npt.NDArray[Any]
-_WHOLE = ("ts", "trade_count", "quote_count", "depth_count", "quote_source", "book_good", "stale", "halted")
-SECONDS = np.dtype([(name, "<i8" if name in _WHOLE else "<f8") for name in BUCKET_FIELDS])
+WHOLE = ("ts", "trade_count", "quote_count", "depth_count", "quote_source", "book_good", "stale", "halted")
+SECONDS = np.dtype([(name, "<i8" if name in WHOLE else "<f8") for name in BUCKET_FIELDS])
 """Fields of a bucket: absent numbers are NaN, `quote_source` an index into `SOURCE_NAMES`, flags 0 or 1, and -1 for a
 `book_good` that is None."""
 _FLAGS = (False, True, None)
-_FLOATS = dict.fromkeys(at for at, name in enumerate(BUCKET_FIELDS) if name not in _WHOLE)
+_FLOATS = dict.fromkeys(at for at, name in enumerate(BUCKET_FIELDS) if name not in WHOLE)
 _SOURCE = BUCKET_FIELDS.index("quote_source")
 _BOOLEANS = tuple(BUCKET_FIELDS.index(name) for name in ("book_good", "stale", "halted"))
 
@@ -69,7 +69,7 @@ def rows_of(rows: Array, names: Sequence[str] = BUCKET_FIELDS) -> list[dict[str,
     """Many rows as strategies see them, of these fields."""
     columns, known = columns_of(rows, names), math.isfinite
     for k, name in enumerate(names):
-        if name not in _WHOLE:
+        if name not in WHOLE:
             columns[k] = [value if known(value) else None for value in columns[k]]
     return [dict(zip(names, values, strict=True)) for values in zip(*columns, strict=True)]
 
@@ -87,7 +87,7 @@ def _number(name: str, value: Any) -> Any:
         return SOURCE_NAMES.index(value)
     if name == "book_good" and value is None:
         return -1
-    return (0 if name in _WHOLE else math.nan) if value is None else value
+    return (0 if name in WHOLE else math.nan) if value is None else value
 
 
 class Newest:

@@ -91,6 +91,16 @@ class SymbolObservations:
             return np.full(len(upto), shown.good)
         return np.where(upto > self._shown, self.good[np.maximum(upto, 1) - 1], shown.good)
 
+    def quotes_at(self, places: Array, shown: ShownQuote) -> list[Array]:
+        """Whether the quote in force is live at each of these clocks, bid, ask and their sizes; see `good_at`."""
+        upto = self._ends[places]
+        values = shown.good, shown.bid, shown.ask, shown.bid_size, shown.ask_size
+        if not len(self.good):
+            return [np.full(len(upto), value) for value in values]
+        at, moved = np.maximum(upto, 1) - 1, upto > self._shown
+        columns = self.good, self.bid, self.ask, self.bid_size, self.ask_size
+        return [np.where(moved, column[at], value) for column, value in zip(columns, values, strict=True)]
+
     def observation(self, seq: int) -> Moment:
         """The quote or print with this `seq`."""
         quotes, trades = self.place(seq)

@@ -1,0 +1,311 @@
+"""Runs a user's `Strategy` in the trading fold: checks what it returns, keeps its state, and drops it when it fails.
+
+From the second in which it fails it decides nothing more. The failure is the same in every fold of the log.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import deque
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from harvester.calendar import iso
+from harvester.errors import CannotRun
+from harvester.projections.trading.strategy import Verdict
+from harvester.projections.trading.user_strategy import (
+    NOTHING_WANTED,
+    Bar,
+    Candidate,
+    Candle,
+    Now,
+    Wanted,
+    checked,
+    name_of,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from harvester.projections.interval import News
+    from harvester.projections.trading.plan import EntryPlan
+    from harvester.projections.trading.strategy import Holding, View
+    from harvester.projections.trading.user_strategy import Strategy
+
+STRATEGY_ERROR = "STRATEGY_ERROR"
+BARS_MAX = 100
+_PASS = Verdict(())
+_FAILED = Verdict((STRATEGY_ERROR,))
+_HOLDING = "HOLDING"
+_ADDRESS = re.compile(r"0x[0-9a-fA-F]+")
+_TEXT_MAX = 200
+_new = tuple.__new__
+
+
+class Failure(NamedTuple):
+    """A strategy that was dropped: at which clock (seq, ts ns UTC), in which symbol, and why."""
+
+    strategy: str
+    digest: str
+    seq: int
+    ts: int
+    symbol: str
+    why: str
+
+    def line(self) -> str:
+        """One line for the user."""
+        return f"strategy {self.strategy} dropped at seq {self.seq}, {iso(self.ts)[:19]}Z, {self.symbol}: {self.why}"
+
+
+class SymbolState:
+    """What the framework keeps for one symbol of a strategy."""
+
+    __slots__ = ("bars", "candles", "flat_since", "overlays", "shown", "user")
+
+    def __init__(self, overlays: int) -> None:
+        self.user = SimpleNamespace()
+        self.overlays = [SimpleNamespace() for _ in range(overlays)]
+        self.flat_since: int | None = None
+        self.candles: dict[str, Candle] = {}
+        self.bars: tuple[Bar, ...] = ()
+        self.shown: tuple[tuple[str, Candle], ...] = ()  # the candles as `Now` has them
+
+
+class UserDecider:
+    """A `strategy.Decider` around a user's strategy.
+
+    Attributes:
+        failure: why it was dropped; None while it runs.
+    """
+
+    def __init__(self, strategy: Strategy, digest: str) -> None:
+        self.name, self.strategy, self.digest = name_of(type(strategy)), strategy, digest
+        self.failure: Failure | None = None
+        self._live_only = bool(strategy.live_only)
+        self._overlays = tuple(strategy.exits())
+        self._symbols: dict[int, SymbolState] = {}
+        self._waiting: dict[int, tuple[dict[str, Candle], tuple[Bar, ...]]] = {}
+        self._scans: dict[str, tuple[int, tuple[Candidate, ...]]] = {}
+        self._candidates: tuple[Candidate, ...] = ()
+        self._own = strategy.__dict__
+        self._on_second = strategy.on_second
+
+    # ---- the calls of the desk -----------------------------------------------------------------------------------
+
+    def observe(self, con_id: int, bucket: Mapping[str, Any]) -> None:
+        """Nothing: a user's strategy sees a second when it decides on it."""
+
+    def finished(self, con_id: int, ts: int) -> None:
+        """Note that a position is flat, or was never filled."""
+        if (known := self._symbols.get(con_id)) is not None:
+            known.flat_since = ts
+            known.overlays = [SimpleNamespace() for _ in self._overlays]
+
+    def learn(self, news: News) -> None:
+        """Take in completed candles, backfilled bars and scanner rows."""
+        for con_id, timeframe, values in news.candles:
+            self._facts(con_id)[0][timeframe] = Candle(*values)
+        for con_id in {one[0]: None for one in news.candles}:
+            if (known := self._symbols.get(con_id)) is not None:
+                known.shown = tuple(known.candles.items())
+        for con_id, bar in news.bars:
+            candles, bars = self._facts(con_id)
+            self._keep(con_id, candles, (*bars, Bar(*bar))[-BARS_MAX:])
+        for snapshot, scan_code, rank, symbol in news.scans:
+            was, rows = self._scans.get(scan_code, (snapshot, ()))
+            rows = (*(rows if was == snapshot else ()), Candidate(scan_code, rank, symbol))
+            self._scans[scan_code] = snapshot, rows
+        if news.scans:
+            self._candidates = tuple(row for _, rows in self._scans.values() for row in rows)
+
+    def _facts(self, con_id: int) -> tuple[dict[str, Candle], tuple[Bar, ...]]:
+        if (known := self._symbols.get(con_id)) is not None:
+            return known.candles, known.bars
+        return self._waiting.setdefault(con_id, ({}, ()))
+
+    def _keep(self, con_id: int, candles: dict[str, Candle], bars: tuple[Bar, ...]) -> None:
+        if (known := self._symbols.get(con_id)) is not None:
+            known.bars = bars
+        else:
+            self._waiting[con_id] = candles, bars
+
+    def decide(self, view: View) -> Verdict:
+        """Not used: the desk calls `decide_now`.
+
+        Raises:
+            NotImplementedError: always.
+        """
+        raise NotImplementedError
+
+    def decide_now(
+        self,
+        static: tuple[Any, ...],
+        why_not_live: str,
+        session: tuple[int, int] | None,
+        held: Holding | None,
+        alignment: int,
+    ) -> Verdict:
+        """Decide on one second. `static`: the fields `user_strategy.STATIC`."""
+        if self.failure is not None:
+            return _FAILED
+        if self._live_only and (why_not_live or static[_MID] is None):
+            return Verdict((why_not_live or "NOT_LIVE",))
+        con_id = static[_CON_ID]
+        try:
+            known = self._symbols.get(con_id)
+            if known is None:
+                known = self._begin(con_id, static[_SYMBOL])
+            opens, closes = session or (None, None)
+            facts = (
+                why_not_live,
+                opens,
+                closes,
+                held,
+                alignment,
+                known.shown,
+                known.bars,
+                self._candidates,
+                known.flat_since,
+            )
+            now = _new(Now, static + facts)
+            self._own["state"] = known.user
+            answer = self._on_second(now)
+            if held is None:
+                if answer is None:
+                    return _PASS
+                wanted = checked(self._protected(answer, now) if self._overlays else answer, now)
+            else:
+                wanted = self._followed(held, now, known) if self._overlays and held.open else NOTHING_WANTED
+                if not wanted.changes:
+                    wanted = checked(answer, now)
+            return self._verdict(wanted, held)
+        except (Exception, SystemExit, GeneratorExit) as error:  # noqa: BLE001 - a user's code may raise anything
+            self._fail(static, error)
+            return _FAILED
+
+    def _begin(self, con_id: int, symbol: str) -> SymbolState:
+        known = self._symbols[con_id] = SymbolState(len(self._overlays))
+        if con_id in self._waiting:
+            known.candles, known.bars = self._waiting.pop(con_id)
+            known.shown = tuple(known.candles.items())
+        self._own["state"] = known.user
+        self.strategy.on_symbol(symbol)
+        return known
+
+    def _protected(self, answer: Any, now: Now) -> Any:
+        parts = answer if type(answer) in (list, tuple) else (answer,)
+        return [self._protect(part, now) if hasattr(part, "rival") else part for part in parts]
+
+    def _protect(self, order: EntryPlan, now: Now) -> EntryPlan:
+        for overlay in self._overlays:
+            order = overlay.protect(order, now)
+        return order
+
+    def _followed(self, held: Holding, now: Now, known: SymbolState) -> Wanted:
+        if not now.live or held.leaving:
+            return NOTHING_WANTED
+        pairs = zip(self._overlays, known.overlays, strict=True)
+        changes = [change for overlay, state in pairs if (change := overlay.follow(held, now, state)) is not None]
+        leaving = [change for change in changes if change.kind == "exit"]
+        return checked(leaving[:1] or changes, now)
+
+    @staticmethod
+    def _verdict(wanted: Wanted, held: Holding | None) -> Verdict:
+        if wanted.plan is not None and held is not None:
+            return Verdict((*wanted.codes, _HOLDING), changes=wanted.changes)
+        return Verdict(wanted.codes, wanted.plan, wanted.changes)
+
+    def _fail(self, static: tuple[Any, ...], error: BaseException) -> None:
+        try:
+            text = " ".join(str(error).split())
+        except Exception:  # noqa: BLE001 - the user's __str__
+            text = "(its message cannot be read)"
+        why = f"{type(error).__name__}: {text}" if text else type(error).__name__
+        why = _ADDRESS.sub("0x…", "".join(c if c.isprintable() else "?" for c in why))[:_TEXT_MAX]
+        seq, ts, symbol = static[_SEQ], static[_TS], static[_SYMBOL]
+        self.failure = Failure(self.name, self.digest, seq, ts, symbol, why)
+
+    # ---- snapshots -----------------------------------------------------------------------------------------------
+
+    def snapshot(self) -> Any:
+        """The state as builtins; a value of another type is stored by the name of its type alone."""
+        symbols = [
+            [c, s.flat_since, plain(vars(s.user)), [plain(vars(o)) for o in s.overlays], plain(s.candles), list(s.bars)]
+            for c, s in sorted(self._symbols.items())
+        ]
+        waiting = [[c, plain(candles), list(bars)] for c, (candles, bars) in sorted(self._waiting.items())]
+        return [self.failure, symbols, waiting, [[code, *kept] for code, kept in self._scans.items()]]
+
+    def restore(self, state: Any) -> None:
+        """The inverse of `snapshot`.
+
+        Raises:
+            CannotRun: a value has a type that cannot be stored.
+        """
+        failure, symbols, waiting, scans = state
+        self.failure = None if failure is None else Failure(*failure)
+        for con_id, flat_since, user, overlays, candles, bars in symbols:
+            known = self._symbols[con_id] = SymbolState(0)
+            known.flat_since = flat_since
+            known.user = SimpleNamespace(**unplain(user))
+            known.overlays = [SimpleNamespace(**unplain(one)) for one in overlays]
+            known.candles = {name: Candle(*candle) for name, candle in unplain(candles).items()}
+            known.bars = tuple(Bar(*bar) for bar in bars)
+            known.shown = tuple(known.candles.items())
+        for con_id, candles, bars in waiting:
+            found = {name: Candle(*candle) for name, candle in unplain(candles).items()}
+            self._waiting[con_id] = found, tuple(Bar(*bar) for bar in bars)
+        self._scans = {code: (was, tuple(Candidate(*row) for row in rows)) for code, was, rows in scans}
+        self._candidates = tuple(row for _, rows in self._scans.values() for row in rows)
+
+
+def _places() -> tuple[int, ...]:
+    from harvester.projections.trading.user_strategy import STATIC
+
+    return tuple(STATIC.index(name) for name in ("seq", "ts", "con_id", "symbol", "mid"))
+
+
+_SEQ, _TS, _CON_ID, _SYMBOL, _MID = _places()
+_SCALARS = (type(None), bool, int, float, str, bytes)
+_INT_MAX = 2**63 - 1
+
+
+def plain(value: Any) -> Any:  # noqa: PLR0911 - one line a type
+    """A value as [tag, content] of builtins; a type without a tag is stored by its name, and `unplain` refuses it."""
+    kind = type(value)
+    if kind is int and not -_INT_MAX <= value <= _INT_MAX:
+        return ["int", str(value)]
+    if kind in _SCALARS:
+        return ["", value]
+    if kind is dict:
+        return ["dict", [[plain(k), plain(v)] for k, v in value.items()]]
+    if kind is deque:
+        return ["deque", [value.maxlen, [plain(v) for v in value]]]
+    if kind is list or isinstance(value, tuple):
+        return ["list" if kind is list else "tuple", [plain(v) for v in value]]
+    if kind in (set, frozenset):
+        return [kind.__name__, sorted((plain(v) for v in value), key=repr)]
+    if kind is SimpleNamespace:
+        return ["namespace", plain(vars(value))]
+    return ["?", f"{kind.__module__}.{kind.__qualname__}"]
+
+
+def unplain(stored: Any) -> Any:
+    """The inverse of `plain`; named tuples come back as tuples.
+
+    Raises:
+        CannotRun: the type was not stored.
+    """
+    tag, content = stored
+    if tag == "?":
+        raise CannotRun(f"a strategy keeps a {content} in self.state, which cannot be restored; fold the whole date")
+    if tag == "int":
+        return int(content)
+    if tag == "dict":
+        return {unplain(k): unplain(v) for k, v in content}
+    if tag == "deque":
+        return deque((unplain(v) for v in content[1]), content[0])
+    if tag == "namespace":
+        return SimpleNamespace(**unplain(content))
+    kinds: dict[str, Any] = {"list": list, "tuple": tuple, "set": set, "frozenset": frozenset}
+    return kinds[tag](unplain(v) for v in content) if tag else content

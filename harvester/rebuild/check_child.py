@@ -1,0 +1,275 @@
+"""One of the two processes of `hv strategy check`: folds a date in several ways and compares the decisions.
+
+    python -m harvester.rebuild.check_child TASK.json
+
+The task and the result are JSON files; the decisions of the plain fold are an Arrow file that the parent compares with
+those of the other process. Everything outside the strategy is the code that `hv project` runs.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from harvester.artefacts.table_files import joined
+from harvester.errors import HarvesterError
+from harvester.eventlog.fold_reader import fold_batches
+from harvester.eventlog.reader import open_day
+from harvester.events.batch import Batch
+from harvester.events.kinds import Kind
+from harvester.files import Disk
+from harvester.home import Home
+from harvester.memory.strategy_files import GivenStrategies, load_all
+from harvester.projections.engine import Engine
+from harvester.projections.market.merge import COLUMNS
+from harvester.projections.trading.trade_rows import DECISIONS
+from harvester.projections.trading.trading import Trading
+from harvester.projections.trading.trading_feed import TradingFeed
+from harvester.projections.trading.user_decider import UserDecider
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from harvester.eventlog.reader import Day
+    from harvester.memory.strategy_files import LoadedStrategy
+
+ROWS = 100_000
+SHIFT_S = 86_400 * 400 + 12_345  # the clock of the second process is wrong by so much
+CUT_COUNT, PREFIX_COUNT, NOISE_COUNT = 250, 50, 4
+NOISE_SPAN = 20_000  # events after the decision that are replaced
+PRICES: dict[Kind, tuple[str, ...]] = {
+    Kind.TICK: ("price",),
+    Kind.TRADE: ("price",),
+    Kind.QUOTE: ("bid", "ask"),
+    Kind.DEPTH: ("price",),
+}
+
+
+class CheckTask(msgspec.Struct):
+    """What a child does. `tests`: of `cuts`, `prefix`, `noise`; `shifted`: the machine's clock is wrong."""
+
+    root: str
+    trading_date: str
+    strategies: list[str]
+    values: list[str]
+    settings: dict[str, dict[str, Any]]
+    tests: list[str]
+    shifted: bool
+    table: str
+    result: str
+
+
+class CheckAnswer(msgspec.Struct):
+    """What a child found: by test the first difference, empty = none; files, sockets and processes used; failures."""
+
+    moved: dict[str, str] = {}
+    used: list[str] = []
+    failures: list[str] = []
+    decisions: int = 0
+    acts: int = 0
+    error: str = ""
+
+
+class Watch:
+    """Notes files, sockets and processes that are opened while a strategy decides."""
+
+    def __init__(self) -> None:
+        self.used: list[str] = []
+        self._deciding = False
+        sys.addaudithook(self._hear)
+
+    def around(self) -> None:
+        """Watch every decision of a user's strategy."""
+        decide_now = UserDecider.decide_now
+
+        def watched(*args: Any) -> Any:
+            self._deciding = True
+            try:
+                return decide_now(*args)
+            finally:
+                self._deciding = False
+
+        UserDecider.decide_now = watched  # type: ignore[method-assign,assignment]
+
+    def _hear(self, event: str, args: tuple[Any, ...]) -> None:
+        if not self._deciding or not event.startswith(_WATCHED):
+            return
+        what = str(args[0]) if event == "open" and args else event
+        if what.endswith((".py", ".pyc", ".so", ".pyd")) or len(self.used) >= 10:
+            return
+        if what not in self.used:
+            self.used.append(what)
+
+
+_WATCHED = ("open", "socket.", "subprocess.", "os.system", "os.exec", "os.posix_spawn", "os.spawn", "os.fork")
+
+
+def main(task_file: str) -> None:
+    """Do the task of the file."""
+    task = msgspec.json.decode(Path(task_file).read_bytes(), type=CheckTask)
+    watch, answer = Watch(), CheckAnswer()
+    if task.shifted:
+        shift_clock(SHIFT_S)
+    try:
+        watch.around()
+        _check(task, answer)
+    except HarvesterError as error:
+        answer.error = str(error)
+    answer.used = watch.used
+    Disk().write_atomic(Path(task.result), msgspec.json.encode(answer))
+
+
+def _check(task: CheckTask, answer: CheckAnswer) -> None:
+    found = load_all(task.strategies, task.settings, task.values)
+    day = open_day(task.trading_date, Home(Path(task.root)))
+    plain, failures = fold(day, found)
+    answer.failures = failures
+    answer.decisions = plain.num_rows
+    acts = plain.filter(pc.not_equal(plain["action"], "none"))
+    answer.acts = acts.num_rows
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_file(sink, plain.schema) as writer:
+        writer.write_table(plain)
+    Disk().write_atomic(Path(task.table), sink.getvalue().to_pybytes())
+    if "cuts" in task.tests:
+        answer.moved["cuts"] = moved(plain, fold(day, found, odd_cuts(day.first_seq, day.last_seq))[0])
+    if "prefix" in task.tests:
+        answer.moved["prefix"] = moved(plain, fold(day, found, sample(plain, acts, PREFIX_COUNT))[0])
+    if "noise" in task.tests:
+        answer.moved["noise"] = ""
+        for seq in sample(plain, acts, NOISE_COUNT):
+            noisy = fold_with_noise(day, found, seq)
+            difference = moved(upto(plain, seq), upto(noisy, seq))
+            if difference:
+                answer.moved["noise"] = f"{difference} (prices after seq {seq} replaced)"
+                break
+
+
+def fold(day: Day, found: Sequence[LoadedStrategy], cuts: Sequence[int] = ()) -> tuple[pa.Table, list[str]]:
+    """The decisions of the date, batches ending at these seqs too, and the strategies that failed."""
+    engine, parts = Engine(library=GivenStrategies(found)), []
+    for batch in fold_batches(day, COLUMNS, ROWS, cuts):
+        parts += _decisions(engine.fold(batch).tables)
+    parts += _decisions(engine.finish().tables)
+    trading = engine[TradingFeed].trading
+    failures = [failure.line() for failure in trading.failures] if isinstance(trading, Trading) else []
+    return joined(parts, DECISIONS), failures
+
+
+def fold_with_noise(day: Day, found: Sequence[LoadedStrategy], seq: int) -> pa.Table:
+    """The decisions up to a seq, when every price after it is another; both are in one batch."""
+    engine, parts = Engine(library=GivenStrategies(found)), []
+    last = min(seq + NOISE_SPAN, day.last_seq)
+    cuts = [s for s in (max(seq - NOISE_SPAN, day.first_seq), last) if s]
+    for batch in fold_batches(day, COLUMNS, ROWS, cuts):
+        parts += _decisions(engine.fold(with_noise(batch, seq)).tables)
+        if batch.last_seq >= last:
+            break
+    return joined(parts, DECISIONS)
+
+
+def _decisions(tables: dict[str, pa.RecordBatch]) -> list[pa.RecordBatch]:
+    return [tables["decisions"]] if "decisions" in tables else []
+
+
+def with_noise(batch: Batch, seq: int) -> Batch:
+    """The batch with every price after a seq replaced by noise, the same in every process."""
+    if batch.last_seq <= seq:
+        return batch
+    tables = dict(batch.tables)
+    for kind, names in PRICES.items():
+        if kind not in tables:
+            continue
+        rows = tables[kind]
+        seqs = rows.column("seq").to_numpy()
+        factor = np.where(seqs > seq, 0.8 + (seqs * np.uint64(2_654_435_761) % np.uint64(4_001)) / 10_000, 1.0)
+        for name in names:
+            if name in rows.schema.names:
+                place = rows.schema.get_field_index(name)
+                priced = pc.round(pc.multiply(rows.column(name), pa.array(factor)), 2)
+                priced = pc.if_else(pa.array(seqs > seq), priced, rows.column(name))
+                rows = rows.set_column(place, rows.schema.field(name), priced)
+        tables[kind] = rows
+    return Batch(tables)
+
+
+def odd_cuts(first: int, last: int) -> list[int]:
+    """Ends of batches of many sizes, one event among them."""
+    step = max(1, (last - first) // CUT_COUNT)
+    cuts = {first, first + 1, first + 8}
+    cuts |= {min(last, first + k * step + k * k % 97) for k in range(CUT_COUNT)}
+    return sorted(cuts)
+
+
+def sample(plain: pa.Table, acts: pa.Table, count: int) -> list[int]:
+    """Seqs of decisions spread over the date, half of them decisions to act where there are enough."""
+    found: set[int] = set()
+    for table, wanted in ((acts, count // 2), (plain, count - count // 2)):
+        seqs = sorted(set(table["seq"].to_pylist()))
+        found |= {seqs[len(seqs) * k // wanted] for k in range(wanted)} if seqs else set()
+    return sorted(found)
+
+
+def upto(table: pa.Table, seq: int) -> pa.Table:
+    """The rows up to a seq."""
+    return table.filter(pc.less_equal(table["seq"], pa.scalar(seq, pa.uint64())))
+
+
+def moved(one: pa.Table, other: pa.Table) -> str:
+    """The first row and field in which two tables of decisions differ, in one line; empty = they are equal."""
+    if one.equals(other):
+        return ""
+    rows = min(one.num_rows, other.num_rows)
+    first = rows
+    for name in one.schema.names:
+        a, b = one[name].slice(0, rows).combine_chunks(), other[name].slice(0, rows).combine_chunks()
+        same = pc.fill_null(pc.equal(a, b), False)
+        both_null = pc.and_(pc.is_null(a), pc.is_null(b))
+        at = pc.index(pc.or_(same, both_null), False).as_py()
+        first = min(first, at) if at >= 0 else first
+    if first == rows:
+        if one.num_rows == other.num_rows:
+            return ""
+        longer, change = (one, "is gone") if one.num_rows > other.num_rows else (other, "is new")
+        row = longer.slice(rows, 1).to_pylist()[0]
+        return f"decision {row['action']} at seq {row['seq']}, {row['strategy']} {row['symbol']}, {change}"
+    was, now = one.slice(first, 1).to_pylist()[0], other.slice(first, 1).to_pylist()[0]
+    name = next(name for name in one.schema.names if was[name] != now[name])
+    where = f"seq {was['seq']}, {was['strategy']} {was['symbol']}"
+    return f"{where}: {name} {was[name]!r} became {now[name]!r}"
+
+
+def shift_clock(seconds: int) -> None:
+    """Make every clock of `time` and `datetime` that a module reads from now on wrong by so much."""
+    import datetime as dt
+    import time
+
+    for name, function in list(vars(time).items()):
+        if name.startswith("_") or name in ("sleep", "tzset") or not callable(function):
+            continue
+        try:
+            value = function()
+        except TypeError:
+            continue
+        if isinstance(value, int | float):
+            extra = seconds * 1_000_000_000 if isinstance(value, int) else seconds
+            setattr(time, name, lambda function=function, extra=extra: function() + extra)
+    moment, day, wrong = dt.datetime, dt.date, dt.timedelta(seconds=seconds)
+    now = {"now": classmethod(lambda _, tz=None: moment.now(tz) + wrong), "today": classmethod(lambda _: now_of())}
+
+    def now_of() -> dt.datetime:
+        return moment.now() + wrong
+
+    today = {"today": classmethod(lambda _: day.today() + wrong)}
+    setattr(dt, "datetime", type("datetime", (moment,), now))  # noqa: B010 - the module is patched on purpose
+    setattr(dt, "date", type("date", (day,), today))  # noqa: B010 - the module is patched on purpose
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

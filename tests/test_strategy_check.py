@@ -1,0 +1,195 @@
+"""`hv strategy`, the examples of docs/strategies.md, and a pack of cheats: each is harmless or named by `check`."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from cli.app import app
+from harvester.eventlog.reader import open_day
+from harvester.home import Home
+from harvester.memory.strategy_files import keep_copy, load, load_all
+from harvester.projections.trading.strategies import STRATEGIES
+from harvester.rebuild.check_child import fold, fold_with_noise, moved, odd_cuts, sample, upto
+from harvester.rebuild.strategy_check import check
+from tests.trading_log import DATE, record
+
+DOCS = Path(__file__).resolve().parent.parent / "docs/strategies.md"
+EXAMPLES = re.findall(r"```python\n(.*?)```", DOCS.read_text(encoding="utf-8"), re.DOTALL)
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    root = Home(tmp_path_factory.mktemp("home")).prepare()
+    record(root, seconds=240)
+    return root
+
+
+def hv(*words: str):
+    return CliRunner().invoke(app, list(words))
+
+
+def cheat(tmp_path, body: str, head: str = "", name: str = "Cheat") -> str:
+    """A file with a strategy that runs `body` every second, then buys on some of them."""
+    text = f"from harvester import Strategy\n{head}\n\nclass {name}(Strategy):\n    def on_second(self, now):\n"
+    text += "".join(f"        {line}\n" for line in body.splitlines())
+    path = tmp_path / f"{name.lower()}.py"
+    path.write_text(text)
+    return f"{path}:{name}"
+
+
+BUY = "return self.buy(10, valid_seconds=1) if {} and not now.position else self.exit()"
+
+
+@pytest.mark.parametrize("text", EXAMPLES, ids=["fade", "dip", "ride"])
+def test_examples_of_the_docs(home, tmp_path, text):
+    """Each example of docs/strategies.md runs over a date without a failure, and sends orders."""
+    path = tmp_path / "example.py"
+    path.write_text(text)
+    name = re.search(r"class (\w+)\(", text)[1]
+    settings = {"drop_bps": 0.5} if name == "Fade" else {"offset_bps": 0.5} if name == "Dip" else {}
+    decisions, failures = fold(open_day(DATE, home), [load(f"{path}:{name}", settings)])
+    assert failures == []
+    assert "enter" in decisions["action"].to_pylist()
+
+
+def test_the_docs_name_every_shipped_strategy():
+    """docs/strategies.md describes every shipped strategy, and has three examples."""
+    assert len(EXAMPLES) == 3
+    assert all(f"`{name}`" in DOCS.read_text(encoding="utf-8") for name in STRATEGIES)
+
+
+def test_new(home, tmp_path, monkeypatch):
+    """`hv strategy new` writes an example that folds without a failure; it never overwrites a file."""
+    monkeypatch.chdir(tmp_path)
+    assert hv("strategy", "new", "my_fade").exit_code == 0
+    _, failures = fold(open_day(DATE, home), [load("my_fade.py:MyFade")])
+    assert failures == []
+    assert "exists" in str(hv("strategy", "new", "my_fade").exception)
+    assert "is invalid" in str(hv("strategy", "new", "My-Fade").exception)
+
+
+def test_list(tmp_path, monkeypatch):
+    """`hv strategy list` shows shipped strategies, copies, and damaged copies."""
+    monkeypatch.chdir(tmp_path)
+    hv("strategy", "new", "mine")
+    root = Home(tmp_path / "home").prepare()
+    copy = keep_copy(load("mine.py:Mine"), root)
+    shown = hv("strategy", "list", "--home", str(root.root)).stdout
+    assert all(name in shown for name in STRATEGIES)
+    assert "copy of mine:Mine" in shown
+    (copy / "mine.py").write_text("")
+    assert "damaged copy" in hv("strategy", "list", "--home", str(root.root)).stdout
+
+
+def test_recording_refuses_a_file(tmp_path):
+    """`hv record --strategy FILE:CLASS` is refused before anything is connected, with the command that folds it."""
+    done = hv("record", "--home", str(tmp_path), "--symbols", "AAA", "--strategy", "mine.py:Mine", "--port", "1")
+    assert "hv project --strategy mine.py:Mine" in str(done.exception)
+    assert done.exception.exit_code == 2
+    assert not (tmp_path / "temp/events").exists()
+
+
+# ---- no false alarm ------------------------------------------------------------------------------------------------
+
+
+def test_shipped_strategies_pass(home):
+    """Every shipped strategy passes every test of `check`, in two processes."""
+    settings = {"random_entry": {"per_hour": 600.0}, "scanner_entry": {"offset_bps": 0.0}}
+    report = check(home, DATE, list(STRATEGIES), settings)
+    assert [line.difference for line in report.lines] == [""] * 6
+    assert report.acts > 10
+
+
+# ---- cheats --------------------------------------------------------------------------------------------------------
+
+
+def differences(home, wanted: str) -> list[str]:
+    """The first difference by cuts, and by noise after decisions."""
+    day, found = open_day(DATE, home), load_all([wanted], {}, [])
+    plain, _ = fold(day, found)
+    assert plain.num_rows > 0
+    cut = moved(plain, fold(day, found, odd_cuts(day.first_seq, day.last_seq))[0])
+    noise = [moved(upto(plain, s), upto(fold_with_noise(day, found, s), s)) for s in sample(plain, plain, 4)]
+    return [cut, next((one for one in noise if one), "")]
+
+
+COUNTER = "import sys, itertools\nsys.cheat = getattr(sys, 'cheat', itertools.count())"
+STATIC_IMPORT = "from harvester.projections.trading.user_strategy import STATIC"
+PEEK = """
+import sys
+frame = sys._getframe(1)
+while "slot" not in frame.f_locals:
+    frame = frame.f_back
+rows = frame.f_locals["self"]._now.static_rows()
+later = rows[min(frame.f_locals["slot"] + 20, len(rows) - 1)]
+"""
+
+
+@pytest.mark.parametrize(
+    ("body", "head"),
+    [
+        (BUY.format("random.random() < 0.1"), "import random"),
+        (BUY.format("next(sys.cheat) % 7 == 0"), COUNTER),
+        (PEEK.strip() + "\n" + BUY.format("later[STATIC.index('mid')] > now.mid"), STATIC_IMPORT),
+    ],
+    ids=["randomness", "state of the process", "peeking through the frames"],
+)  # fmt: skip
+def test_cheats_that_move_decisions(home, tmp_path, body, head):
+    """Randomness, state kept beyond a fold, and the future read out of the framework's frames move decisions."""
+    assert any(differences(home, cheat(tmp_path, body, head)))
+
+
+@pytest.mark.parametrize(
+    ("body", "head"),
+    [
+        ("SEEN.append(now)\n" + BUY.format("len(SEEN) % 5 == 0"), "SEEN = []"),
+        ("self.state.kept = getattr(self.state, 'kept', now)\n" + BUY.format("self.state.kept.mid < now.mid"), ""),
+        ("Strategy.count = getattr(Strategy, 'own', 0)\n" + BUY.format("now.second % 7 == 0"), ""),
+    ],
+    ids=["globals of the module", "kept views", "attributes of the base class"],
+)  # fmt: skip
+def test_cheats_that_are_harmless(home, tmp_path, body, head):
+    """Globals begin fresh with every fold, and a kept view is only a tuple of old values."""
+    assert differences(home, cheat(tmp_path, body, head)) == ["", ""]
+
+
+def test_noise_replaces_the_future(home):
+    """The noise test changes later decisions: what it proves is not empty."""
+    day, found = open_day(DATE, home), load_all(["random_entry"], {"random_entry": {"per_hour": 600.0}}, [])
+    plain, _ = fold(day, found)
+    seq = plain["seq"].to_pylist()[plain.num_rows // 2]
+    noisy = fold_with_noise(day, found, seq)
+    assert moved(upto(plain, seq), upto(noisy, seq)) == ""
+    assert moved(plain, noisy)
+
+
+def test_clock_disk_and_socket_are_named(home, tmp_path):
+    """A strategy that trades by the clock, reads a file and opens a socket is named by `check`, with exit code 11."""
+    body = "open(FILE).read()\nsocket.socket().close()\n" + BUY.format("int(time.time()) // 100 % 2")
+    wanted = cheat(tmp_path, body, f"import socket, time\nFILE = {str(tmp_path / 'cheat.py.txt')!r}")
+    (tmp_path / "cheat.py.txt").write_text("")
+    done = hv("strategy", "check", wanted, "--home", str(home.root), "--date", str(DATE))
+    assert re.search(r"FAILED +two processes.* seq \d+, cheat AAA: ", done.output), done.output
+    assert re.search(r"FAILED +no file, socket or process.*cheat.py.txt.*socket", done.output), done.output
+    assert done.exception.exit_code == 11
+
+
+@pytest.mark.parametrize(
+    ("body", "why"),
+    [
+        ("import os; os._exit(3)", "ended with code 3"),
+        ("import ctypes; ctypes.string_at(0)", "ended with code"),
+        ("while True: pass", "did not finish within 5 s"),
+    ],
+    ids=["exit", "segfault", "endless loop"],
+)
+@pytest.mark.skipif(os.name == "nt", reason="the codes of POSIX")
+def test_ends_of_the_process(home, tmp_path, body, why):
+    """A strategy that ends or occupies its process fails the check, and nothing of it is left running."""
+    report = check(home, DATE, [cheat(tmp_path, body)], timeout_s=5)
+    assert why in report.lines[0].difference

@@ -1,0 +1,232 @@
+"""Strategies from files: found, digested, folded from their copies, given to `hv project`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import msgspec
+import pytest
+from typer.testing import CliRunner
+
+from cli.app import app
+from harvester.config import Settings
+from harvester.errors import BadSetting, CodeChanged
+from harvester.eventlog.reader import open_day
+from harvester.home import Home
+from harvester.memory.strategy_files import KeptStrategies, class_of, keep_copy, load, load_all, read_copy
+from harvester.projections.run_params import RunParams
+from harvester.rebuild.project import fold_day
+from tests.trading_log import DATE, record
+
+MINE = """
+from __future__ import annotations
+from dataclasses import dataclass
+from harvester import Strategy
+import helper
+from lib.sizes import shares
+
+
+@dataclass
+class Note:
+    price: float
+
+
+class Mine(Strategy):
+    every: int = 30
+
+    def on_second(self, now):
+        if now.position:
+            return self.exit("DONE") if now.position.open else None
+        if now.second // 1_000_000_000 % self.every:
+            return None
+        return self.buy(shares(Note(now.ask).price), stop=now.bid - helper.DISTANCE, reason="EVERY")
+"""
+FILES = {
+    "mine.py": MINE,
+    "helper.py": "DISTANCE = 0.5\n",
+    "lib/__init__.py": "",
+    "lib/sizes.py": "from . import caps\n\n\ndef shares(price):\n    return min(100, caps.MOST)\n",
+    "lib/caps.py": "MOST = 50\n",
+    "other.py": "X = 1\n",
+}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for name, text in FILES.items():
+        path = tmp_path / "code" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    return tmp_path / "code"
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    root = Home(tmp_path_factory.mktemp("home")).prepare()
+    record(root, seconds=200)
+    return root
+
+
+def hv(*words: str):
+    return CliRunner().invoke(app, list(words))
+
+
+def test_digest_covers_what_is_imported(folder):
+    """The digest changes with the file, each module it imports and the parameters; not with others or line ends."""
+    wanted = f"{folder / 'mine.py'}:Mine"
+    found = load(wanted)
+    assert found.ref.name == "mine"
+    assert [name for name, _, _ in found.sources.modules] == ["helper", "lib", "lib.caps", "lib.sizes", "mine"]
+    assert load(wanted, {"every": 31}).ref.digest != found.ref.digest
+    assert load(wanted, {"every": 30}).ref == found.ref
+    for name in FILES:
+        path = folder / name
+        source = path.read_bytes()
+        path.write_bytes(source.replace(b"\n", b"\r\n"))
+        assert load(wanted).ref.digest == found.ref.digest
+        path.write_bytes(source + b"# changed\n")
+        assert (load(wanted).ref.digest != found.ref.digest) == (name != "other.py")
+        path.write_bytes(source)
+
+
+def test_module_on_the_path(folder, monkeypatch):
+    """`package.module:Class` finds a module on the Python path, with the same digest of its sources."""
+    (folder / "pack").mkdir()
+    (folder / "pack/__init__.py").write_text("")
+    (folder / "pack/inner.py").write_text(MINE)
+    monkeypatch.syspath_prepend(str(folder))
+    found = load("pack.inner:Mine")
+    assert [n for n, _, _ in found.sources.modules] == ["helper", "lib", "lib.caps", "lib.sizes", "pack", "pack.inner"]
+    assert found.ref.name == "mine"
+
+
+def test_modules_are_private_and_fresh(folder):
+    """Loading changes no module of the process, and every load executes the modules again."""
+    (folder / "json.py").write_text("raise RuntimeError")
+    (folder / "mine.py").write_text(MINE + "\nimport json\nSEEN = []\n")
+    found = load(f"{folder / 'mine.py'}:Mine")
+    before = set(sys.modules)
+    first, second = class_of(found.sources), class_of(found.sources)
+    assert first is not second
+    added = set(sys.modules) - before
+    assert all(name.startswith("_hv_strategy_") for name in added)
+    assert "helper" not in sys.modules
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "match"),
+    [
+        (None, "Mine", "there is no file"),
+        ("def f(:", "Mine", "is not valid Python"),
+        ("import nothing_here", "Mine", "cannot be imported: ModuleNotFoundError"),
+        ("raise SystemExit(4)", "Mine", "cannot be imported: SystemExit: 4"),
+        ("class Mine: ...", "Mine", r"no class Mine derived from harvester.Strategy \(classes: none\)"),
+        ("import harvester\nclass Own(harvester.Strategy): ...", "Mine", r"\(classes: Own\)"),
+        ("import harvester\nclass Mine(harvester.Strategy):\n  name = 'random_entry'", "Mine", "name of a shipped one"),
+        ("import harvester\nclass Mine(harvester.Strategy):\n  x: 'Nope' = 1", "Mine", "annotations cannot be read"),
+        ("import harvester\nclass Mine(harvester.Strategy): ...", "not a name", "is not a class name"),
+    ],
+)
+def test_what_cannot_be_loaded(tmp_path, text, name, match):
+    """Each mistake is one line that names the file, the class or the parameter."""
+    path = tmp_path / "mine.py"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(BadSetting, match=match):
+        load(f"{path}:{name}")
+
+
+def test_set(folder):
+    """`--set` wins over the settings file, and names its strategy when there are several."""
+    mine = f"{folder / 'mine.py'}:Mine"
+    (one,) = load_all([mine], {"mine": {"every": 5}}, ["every = 7"])
+    assert one.ref.settings == {"every": 7}
+    both = load_all([mine, "random_entry"], {"random_entry": {"seed": 3}}, ["mine.every=7"])
+    assert [(f.ref.name, f.ref.settings.get("seed")) for f in both] == [("mine", None), ("random_entry", 3)]
+    with pytest.raises(BadSetting, match=r"name the strategy too, for example mine.every=7"):
+        load_all([mine, "random_entry"], {}, ["every=7"])
+    with pytest.raises(BadSetting, match="no strategy 'yours' is given"):
+        load_all([mine], {}, ["yours.every=7"])
+    with pytest.raises(BadSetting, match="is not NAME=VALUE"):
+        load_all([mine], {}, ["every"])
+    with pytest.raises(BadSetting, match="given twice"):
+        load_all([mine, mine], {}, [])
+
+
+def test_fold_from_the_copy(folder, tmp_path):
+    """A date recorded with a user's strategy folds with the kept copy; the file itself is not needed."""
+    root = Home(tmp_path / "home").prepare()
+    found = load(f"{folder / 'mine.py'}:Mine")
+    record(root, params=RunParams.build(Settings(), DATE, strategies=[found.ref]), seconds=200)
+    with pytest.raises(CodeChanged, match=f"strategy mine .{found.ref.digest}. has no intact copy in .*--strategy"):
+        fold_day(open_day(DATE, root), library=KeptStrategies(root))
+    assert hv("project", "--home", str(root.root)).exit_code != 0
+    copy = keep_copy(found, root)
+    for path in folder.rglob("*.py"):
+        path.unlink()
+    made = fold_day(open_day(DATE, root), library=KeptStrategies(root))
+    assert set(made.tables["decisions"]["strategy"].to_pylist()) == {"mine"}
+    assert made.tables["episodes"].num_rows > 0
+    assert list(made.notes) == []
+    (copy / "helper.py").write_text("DISTANCE = 0.4\n")
+    assert read_copy(root, found.ref.digest) is None
+    with pytest.raises(CodeChanged):
+        fold_day(open_day(DATE, root), library=KeptStrategies(root))
+
+
+def test_digest_of_a_log_names_no_other_folder(tmp_path):
+    """A digest in a log is untrusted: one that is not 16 hex digits names no folder."""
+    root = Home(tmp_path)
+    for digest in ("../../../etc", "", "A" * 16, "0" * 15, "/" * 16):
+        assert read_copy(root, digest) is None
+
+
+def test_project_with_a_file(folder, home, tmp_path):
+    """`hv project --strategy FILE:CLASS --set` trades the date by the file and leaves the date's artefacts alone."""
+    config = tmp_path / "s.toml"
+    config.write_text("[strategy.mine]\nevery = 20\n")
+    mine = f"{folder / 'mine.py'}:Mine"
+    done = hv("project", "--home", str(home.root), "--strategy", mine, "--config", str(config), "--json")
+    assert done.exit_code == 0, done.output
+    summary = msgspec.json.decode(done.stdout.splitlines()[-1])
+    assert summary["strategies"][0].startswith("mine ")
+    assert all("exports/strategies/mine-" in Path(name).as_posix() for name in summary["files"])
+    again = hv("project", "--home", str(home.root), "--strategy", mine, "--set", "every=40", "--json")
+    fewer = msgspec.json.decode(again.stdout.splitlines()[-1])
+    assert 0 < fewer["rows"]["episodes"] < summary["rows"]["episodes"]
+    assert not (home.on(DATE).episodes).exists()
+    same = hv("project", "--home", str(home.root), "--strategy", mine, "--set", "every=40", "--json")
+    assert msgspec.json.decode(same.stdout.splitlines()[-1])["skipped"]
+
+
+def test_project_names_a_dropped_strategy(home, tmp_path):
+    """A strategy that fails is one line with its name, seq and second, and the date is projected."""
+    path = tmp_path / "late.py"
+    path.write_text(
+        "import harvester\nclass Late(harvester.Strategy):\n"
+        "  def on_second(self, now):\n    return self.buy(float('nan'))"
+    )
+    done = hv("project", "--home", str(home.root), "--strategy", f"{path}:Late")
+    assert done.exit_code == 0
+    assert "strategy late dropped at seq " in done.output
+
+
+def test_set_without_strategy(home):
+    """`--set` alone is an error: it would change nothing."""
+    done = hv("project", "--home", str(home.root), "--set", "a=1")
+    assert done.exit_code != 0
+
+
+def test_another_version_of_a_shipped_strategy(tmp_path):
+    """A shipped strategy folds with today's version, with one note when the recorded digest is another."""
+    from harvester.projections.run_params import StrategyRef
+    from harvester.projections.trading.strategies import describe
+
+    root = Home(tmp_path).prepare()
+    was = describe("random_entry")
+    ref = StrategyRef("random_entry", "0" * 16, was["settings"])
+    record(root, params=RunParams.build(Settings(), DATE, strategies=[ref]), seconds=60, runs=2)
+    made = fold_day(open_day(DATE, root), library=KeptStrategies(root))
+    (note,) = made.notes
+    assert note == f"strategy random_entry folds with today's version {was['digest']}, recorded with {'0' * 16}"
