@@ -99,8 +99,6 @@ class RecordingStatus(msgspec.Struct, frozen=True):
     outage_why: str = ""
     last_row: str = ""
     earlier: dict[str, list[str]] = {}
-    kind: str = "unknown"
-    starved: str = ""
 
     def feed(self) -> str:
         """An outage that is under way at the end of the log, or the silence there, in words; else empty."""
