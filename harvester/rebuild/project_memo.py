@@ -19,7 +19,7 @@ from harvester.files import Disk, json_value
 from harvester.projections.run_params import FOLD, package_digest
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from datetime import date
     from pathlib import Path
 
@@ -94,6 +94,7 @@ class ProjectMemo:
 
     Args:
         out, symbols: as for `project`; each combination is a separate target.
+        toggles: those given to the command, by setting name.
         live: whether the day is being recorded; the same log gives more episodes when it is over.
         disk: the file layer.
     """
@@ -105,6 +106,7 @@ class ProjectMemo:
         out: Path | None,
         symbols: Sequence[str] | None,
         *,
+        toggles: Mapping[str, bool] | None = None,
         live: bool = False,
         disk: Disk | None = None,
     ) -> None:
@@ -115,7 +117,15 @@ class ProjectMemo:
         target = _hash(msgspec.json.encode((str(folder), str(self._episodes), symbols)))[:12]
         self._path = home.cache / "projected" / f"{_name(day)}-{target}.json"
         libraries = [f"{name} {version(name)}" for name in _LIBRARIES]
-        parts = (day.identity(), package_digest(_CODE), platform.python_version(), libraries, target, live)
+        parts = (
+            day.identity(),
+            package_digest(_CODE),
+            platform.python_version(),
+            libraries,
+            target,
+            live,
+            sorted((toggles or {}).items()),
+        )
         self._key = _hash(msgspec.json.encode(parts))
 
     def unchanged(self) -> ProjectedSummary | None:
