@@ -96,6 +96,7 @@ READING = (
     ("book", "--symbol", "AAA"),
     ("replay",),
     ("health",),
+    ("episodes",),
     ("verify",),
     ("project",),
     ("log", "show"),
