@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json as json_text
 import sys
+from shlex import quote
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -21,7 +22,7 @@ _UNFILLED = 4  # unfilled entries listed
 
 def episodes(
     *,
-    symbols: Annotated[
+    names: Annotated[
         list[str] | None, typer.Argument(metavar="[SYMBOL]...", help="Show only these symbols (default: all).")
     ] = None,
     date: DateOption = None,
@@ -51,7 +52,7 @@ def episodes(
     day = date_of(date, root)
     with ProgressBar(f"folding {day}", quiet=as_json or as_csv) as bar:
         trades = trades_of(root.on(day), bar.update)
-    chosen = set(symbols_named(symbols, trades.symbols, day)) if symbols else None
+    chosen = set(symbols_named(names, trades.symbols, day)) if names else None
     rows, unfilled = trades.listed(chosen), trades.unfilled(chosen)
     of_all = totals(rows, unfilled)
     if as_json:
@@ -153,12 +154,16 @@ def _summary(
     if unfilled:
         reasons = ", ".join(f"{n} {reason}" for reason, n in of_all.unfilled.items())
         lines.append(f"{len(unfilled)} entries were not filled ({reasons})")
-        lines += [f"  hv explain --seq {row['decision_seq']}  {_plain(row['symbol'])}" for row in unfilled[:_UNFILLED]]
+        lines += [
+            f"  hv explain --seq {row['decision_seq']} --symbol {quote(_plain(row['symbol']))}"
+            for row in unfilled[:_UNFILLED]
+        ]
         if len(unfilled) > _UNFILLED:
             lines.append(f"  {len(unfilled) - _UNFILLED} more (--json lists all)")
     if rows:
         last = rows[-1]
-        lines.append(f"hv explain '{_plain(last['symbol'])}/{last['trade_id']}' shows the last one, by its exit in UTC")
+        name = quote(f"{_plain(last['symbol'])}/{last['trade_id']}")
+        lines.append(f"hv explain {name} shows the last one (an id has the exit's time in UTC)")
     return lines
 
 

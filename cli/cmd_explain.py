@@ -80,8 +80,8 @@ def _lines(story: dict[str, Any]) -> list[str]:
     parts += [("saw", line) for line in _saw(story)]
     parts += [("orders", line) for order in story["orders"] for line in _order(order)]
     parts += [("fills", line) for fill in story.get("fills", ()) for line in _fill(fill, story["source"] == "log")]
-    if story.get("at_arrival"):
-        parts += [("quote", line) for line in _behind(story["at_arrival"])]
+    if story.get("at_end"):
+        parts += [("quote", line) for line in _behind(story["at_end"])]
     if "quality" in story:
         parts += [("unseen", _pairs(story["quality"]) or "not recorded with episodes of this version")]
         parts += [("rules", _pairs(story["versions"]))]

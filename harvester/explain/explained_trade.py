@@ -151,13 +151,13 @@ def explain_trade(trades: DayTrades, home: Home, row: dict[str, Any]) -> dict[st
 
 
 def explain_entry(trades: DayTrades, home: Home, entry: dict[str, Any]) -> dict[str, Any]:
-    """An entry without a trade: `decision`, `saw`, `risk`, `orders` and `at_arrival`, the state when it arrived."""
+    """An entry without a trade: `decision`, `saw`, `risk`, `orders` and `at_end`, the quote when it ended."""
     mine = [one for one in trades.decisions if _same(one, entry) and one["side"] == entry["side"]]
     orders = [_entry_order(trades, entry, mine, [])]
     last = orders[0]["end"] or {}
-    at_arrival = None
+    at_end = None
     if trades.day is not None and last.get("seq"):
-        at_arrival = EventsBehind(home, trades.day).at(entry["con_id"], last["seq"])
+        at_end = EventsBehind(home, trades.day).at(entry["con_id"], last["seq"])
     return _head(trades, entry) | {
         "side": "LONG" if entry["side"] == "BUY" else "SHORT",
         "quantity": 0,
@@ -165,7 +165,7 @@ def explain_entry(trades: DayTrades, home: Home, entry: dict[str, Any]) -> dict[
         "saw": _saw(trades, entry),
         "risk": {"initial_stop": entry["stop"], "target": entry["target"], "quantity_planned": entry["quantity"]},
         "orders": orders,
-        "at_arrival": at_arrival,
+        "at_end": at_end,
     }
 
 
