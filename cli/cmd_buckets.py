@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 SHOWN = (
     "ts", "bid", "ask", "spread_bps", "mid", "microprice", "imbalance", "ofi", "tape_buy", "tape_sell", "trade_count",
-    "quote_count", "depth_count", "volatility_proxy", "stale", "gate_codes",
+    "quote_count", "depth_count", "volatility_proxy", "stale", "halted", "gate_codes",
 )  # fmt: skip
 
 

@@ -35,6 +35,10 @@ def eod(
     allow_not_live: Annotated[
         bool, typer.Option("--allow-not-live", help="Learn from delayed and frozen data too.")
     ] = False,
+    learn_starved: Annotated[
+        bool,
+        typer.Option("--learn-starved", help="Learn from a date whose recording did not keep up with market time."),
+    ] = False,
     yes: YesOption = False,
     unfinished: Annotated[
         bool, typer.Option("--unfinished", help="Fold a date whose recording stopped before the end of its session.")
@@ -63,6 +67,9 @@ def eod(
     Times, and series beside episodes, are as recorded, unless an option or the environment says otherwise: then the
     journal and the date's episode files are written so. Without either, episode files may have any setting of both.
 
+    Nothing is learned from a starved date, whose recording did not keep up with market time (`hv health`), unless
+    --learn-starved is given.
+
     Memory learns from the log only. Episode files that differ from the log prevent deletion: exit code 11.
 
     Example: hv eod --date 2025-07-17 --archive --delete-temp
@@ -90,6 +97,7 @@ def eod(
             delete_temp=delete_temp,
             archive=archive,
             allow_not_live=allow_not_live,
+            learn_starved=learn_starved,
             unfinished=unfinished,
             replace_closed=replace_closed,
             toggles=toggles_of(episode_epoch_ms, episode_series_jsonl),
@@ -125,6 +133,9 @@ def _show(report: EodReport) -> None:
         typer.echo(
             f"  {report.episodes} episodes, {report.learned} learned from" + (f" ({left_out})" if left_out else "")
         )
+        if report.starved:
+            what = "nothing was learned (--learn-starved)" if "STARVED" in report.left_out else "learned from"
+            typer.echo(f"  starved: {report.starved}; {what}")
         typer.echo(f"  pnl {report.pnl_usd:.2f} USD after costs, simulated")
         typer.echo(f"  memory {report.memory_hash}: {report.version}")
         typer.echo(f"  model: {report.verdict}")

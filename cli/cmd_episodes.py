@@ -23,7 +23,7 @@ _UNFILLED = 4  # unfilled entries listed
 def episodes(
     *,
     names: Annotated[
-        list[str] | None, typer.Argument(metavar="[SYMBOL]...", help="Show only these symbols (default: all).")
+        list[str] | None, typer.Argument(metavar="SYMBOL", help="Show only these symbols (default: all).")
     ] = None,
     date: DateOption = None,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV: a header, and one line a trade.")] = False,
@@ -82,9 +82,8 @@ def _print_csv(rows: list[dict[str, Any]]) -> None:
     from harvester.artefacts.table_files import csv_file
     from harvester.explain.day_trades import LISTED
 
-    columns = (*LISTED, "commission", "learned_from", "why_not")
-    texts = [row | {"why_not": "|".join(row["why_not"])} for row in times(rows)]
-    typer.echo(csv_file(texts, columns).decode().replace("\r\n", "\n"), nl=False)
+    columns = (*LISTED, "commission", "left_out")
+    typer.echo(csv_file(times(rows), columns).decode().replace("\r\n", "\n"), nl=False)
 
 
 def _show(trades: DayTrades, rows: list[dict[str, Any]], unfilled: list[dict[str, Any]], of_all: Totals) -> None:
@@ -126,7 +125,7 @@ def _table(rows: Sequence[dict[str, Any]], *, ids: bool) -> Any:
             "R": "-" if row["r_multiple"] is None else f"{row['r_multiple']:.2f}",
             "why in": _plain(row["entry_reason"]),
             "reason": _plain(row["exit_reason"]),
-            "learned": _learned(row),
+            "learned": row["left_out"] or "yes",
         }
         style = {"WIN": "green", "LOSS": "red"}.get(row["win_loss"], "")
         table.add_row(*(Text(cells[name], style if name in ("P&L", "R") else "") for name in names))
@@ -145,7 +144,7 @@ def _summary(
         )
     ]
     mean = "no R" if of_all.r_mean is None else f"mean R {of_all.r_mean:.2f} of {of_all.r_trades}"
-    left_out = ", ".join(f"{n} {reason}" for reason, n in of_all.not_learned.items())
+    left_out = ", ".join(f"{n} {reason}" for reason, n in of_all.left_out.items())
     lines.append(f"{mean}; {of_all.learned} to be learned from" + (f", not {left_out}" if left_out else ""))
     if vetoed := len(rows) - of_all.trades:
         lines.append(f"{vetoed} vetoed trades are listed, and in no total")
@@ -171,12 +170,6 @@ def _exit_time(row: dict[str, Any]) -> str:
     from harvester.eventlog.typed_times import of_day
 
     return of_day(row["exit_ts"])[:8]
-
-
-def _learned(row: dict[str, Any]) -> str:
-    if not row["taken"]:
-        return "vetoed"
-    return {True: "yes", False: "|".join(row["why_not"]) or "no"}.get(row["learned_from"], "-")
 
 
 def _hold(seconds: float) -> str:

@@ -20,7 +20,7 @@ def explain(
     trade_id: Annotated[
         str | None,
         typer.Argument(
-            metavar="[TRADE_ID]", help="Select a trade: T133427_001, or its exit time in New York; or SYMBOL/either."
+            metavar="TRADE_ID", help="Select a trade: T133427_001, or its exit time in New York; or SYMBOL/either."
         ),
     ] = None,
     date: DateOption = None,
@@ -83,7 +83,8 @@ def _lines(story: dict[str, Any]) -> list[str]:
     if story.get("at_end"):
         parts += [("quote", line) for line in _behind(story["at_end"])]
     if "quality" in story:
-        parts += [("unseen", _pairs(story["quality"]) or "not recorded with episodes of this version")]
+        unseen = {name: value for name, value in story["quality"].items() if name not in ("learned_from", "why_not")}
+        parts += [("unseen", _pairs(unseen) or "not recorded with episodes of this version")]
         parts += [("rules", _pairs(story["versions"]))]
     width, before, out = min(max(shutil.get_terminal_size((100, 24)).columns, _WIDTHS[0]), _WIDTHS[1]), "", []
     for title, text in parts:
@@ -109,7 +110,10 @@ def _result(story: dict[str, Any]) -> list[str]:
     risk = "no R" if made["r_multiple"] is None else f"{made['r_multiple']:+.2f} R"
     enter, leave = made["entry"], made["exit"]
     return [
-        f"{made['pnl_usd']:+.2f} USD, {risk}, {made['win_loss']} by {_plain(made['exit_reason'])}",
+        (
+            f"{made['pnl_usd']:+.2f} USD, {risk}, {made['win_loss']} by {_plain(made['exit_reason'])}; "
+            f"{'not learned from: ' + story['left_out'] if story['left_out'] else 'learned from'}"
+        ),
         (
             f"in at {_n(enter['price'])} at {_at(enter)}, out at {_n(leave['price'])} at {_at(leave)}, "
             f"held {_n(made['hold_seconds'])} s"

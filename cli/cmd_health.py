@@ -14,6 +14,13 @@ if TYPE_CHECKING:
     from harvester.projections.reconcile_streams import Check, Reconciled
 
 
+_BAD = frozenset({
+    "outages", "refused", "missing_seqs", "dead_rows", "bad_book_seconds", "contradicted_seconds", "silences",
+    "impossible", "partial", "undecodable", "volume_falls",
+})  # fmt: skip
+"""Measures of faults: a value other than 0 is marked."""
+
+
 def health(
     *,
     date: DateOption = None,
@@ -24,7 +31,7 @@ def health(
     """Show gaps, outages, refusals and bad books of a date, and compare its streams by symbol and hour.
 
     It compares tape with IB's cumulative volume, the top of the book with the quote in force, and 5-second bars with
-    the tape. A difference outside its tolerance is information, not an error: the exit code is 0.
+    the tape. A difference outside its tolerance is information, not an error: the exit code is 0. A "!" marks faults.
 
     Example: hv health --date 2025-07-17
     """
@@ -46,10 +53,17 @@ def health(
     if symbol is not None:
         result = _of(result, symbol)
     if as_json:
-        body = {"trading_date": day.isoformat(), "health": result.health, "reconciliation": check_rows(result.checks)}
+        body = {
+            "trading_date": day.isoformat(),
+            "kind": result.kind,
+            "health": result.health,
+            "reconciliation": check_rows(result.checks),
+        }
         typer.echo(json.dumps(body, allow_nan=False))
         return
     typer.echo(_summary(day, result))
+    if starved := _starved(result):
+        typer.echo(starved)
     _show_health(result.health)
     _show_checks(result)
 
@@ -67,9 +81,21 @@ def _summary(day: dt.date, result: Reconciled) -> str:
     counted = ", ".join(f"{n:,} {word}{'s' * (n != 1)}" for n, word in counts)
     away = f" ({of_date['outage_seconds']:,} s)" if of_date["outages"] else ""
     return (
-        f"{day}  {counted}{away}, "
+        f"{day}  source {result.kind}, {counted}{away}, "
         f"{of_date['refused']:,} refused, {of_date['missing_seqs']:,} seqs missing; "
         f"{len(result.outside()):,} of {len(result.measured()):,} comparisons outside tolerance; times in New York"
+    )
+
+
+def _starved(result: Reconciled) -> str:
+    """The line of a date whose recording did not keep up with market time; empty for another date."""
+    from harvester.projections.market.pace import pace_text
+
+    of_date = {row["measure"]: row["value"] for row in result.health if row["symbol"] is None}
+    if not of_date["starved"]:
+        return ""
+    return (
+        f"starved: {pace_text(of_date['clocks_per_second'], of_date['stamp_lag_p99'])}; hv eod learns nothing from it"
     )
 
 
@@ -82,8 +108,9 @@ def _show_health(rows: list[dict[str, Any]]) -> None:
         if of != where:
             typer.echo(of)
             where = of
-        value = "" if row["value"] is None else f"{row['value']:,.10g}"
-        typer.echo(f"  {row['measure']:<22}{value:>16}  {row['unit']}")
+        value = "" if row["value"] is None else f"{row['value']:,.3f}".rstrip("0").rstrip(".")
+        mark = "!" if row["value"] and row["measure"] in _BAD else " "
+        typer.echo(f"{mark} {row['measure']:<22}{value:>16}  {row['unit']}")
 
 
 def _show_checks(result: Reconciled) -> None:

@@ -263,27 +263,31 @@ def compact(*, date: NamedDateOption, home: HomeOption = None, as_json: JsonOpti
 def remove(
     *,
     date: NamedDateOption,
+    discard: Annotated[bool, typer.Option("--discard", help="Remove a date with market events too, for good.")] = False,
     yes: YesOption = False,
     home: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Remove a date without market events: a recording that was started when the market had ended.
+    """Remove a date without market events, or with --discard any date that is not closed, such as a trial.
 
-    A date with a single tick, trade, quote, book row, bar or scanner row is refused (exit code 2), and so is a closed,
-    archived or damaged one. It deletes as `hv eod --delete-temp` does: by a list, and only files that are as listed. If
-    it is interrupted, run it again: it continues where it stopped.
+    Without --discard a date with a single tick, trade, quote, book row, bar or scanner row is refused (exit code 2). A
+    recording that began when the market had ended may hold such rows: histories, and the last quote. With --discard the
+    date must be typed again. A closed, archived or damaged date is always refused.
+
+    It deletes as `hv eod --delete-temp` does: by a list, and only files that are as listed. If it is interrupted, run
+    it again: it continues where it stopped.
 
     Example: hv log remove --date 2025-07-19
     """
     from harvester.endofday.remove import remove as run
     from harvester.home import parse_date
 
-    check_can_ask("hv log remove", yes=yes, as_json=as_json)
+    def confirm(listed: DeletionList, events: int) -> bool:
+        check_can_ask("hv log remove", yes=yes, as_json=as_json)
+        held = f"{date} has {events:,} market events, deleted for good" if events else f"{date} has no market event"
+        return confirm_deletion(listed, held, yes=yes, as_json=as_json, typed=date if events else "")
 
-    def confirm(listed: DeletionList) -> bool:
-        return confirm_deletion(listed, f"{date} has no market event", yes=yes, as_json=as_json)
-
-    deleted = run(_home(home).on(parse_date(date)), confirm)
+    deleted = run(_home(home).on(parse_date(date)), confirm, discard=discard)
     if as_json:
         _lines([{"trading_date": date, "deleted": deleted or 0}])
     else:
@@ -350,6 +354,9 @@ def _names(day: Day) -> dict[int, str]:
     return {row["con_id"]: row["symbol"] for row in contracts if row["symbol"]}
 
 
+_WIDTHS = (8, 30, 8, 6, 9)  # on a terminal, of seq, time, kind, symbol and request id
+
+
 def _print_event(row: dict[str, Any], names: dict[int, str], *, as_json: bool) -> None:
     if as_json:
         _lines([row])
@@ -360,7 +367,11 @@ def _print_event(row: dict[str, Any], names: dict[int, str], *, as_json: bool) -
         row = row | {"ts_event": _iso(row["ts_event"])}
     shown = {"seq", "ts_recv", "kind", "con_id", "req_id"}
     rest = [f"{name}={_shown(value)}" for name, value in row.items() if name not in shown and value is not None]
-    typer.echo("\t".join([*head, *rest]))
+    if sys.stdout.isatty():
+        aligned = (f"{text:<{width}}" for text, width in zip(head, _WIDTHS, strict=True))
+        typer.echo("  ".join([*aligned, *rest]))
+    else:
+        typer.echo("\t".join([*head, *rest]))
 
 
 def _shown(value: Any) -> str:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from harvester.clock import Clock
     from harvester.config import Settings
     from harvester.home import Home
+    from harvester.recorder.gateway_wait import GatewayWait
     from harvester.recorder.summary import RecordingSummary
 
 _GATEWAY, _WHAT, _WHEN, _LOG = "Gateway", "Data", "Time", "Log"
@@ -122,7 +123,8 @@ def record(
         str,
         typer.Option(
             help="Set the market clock: machine, the path of a gateway.json to follow, or auto (the data root's "
-            "gateway.json, if that gateway is running and is the one connected to).",
+            "gateway.json, if that gateway is running and is the one connected to). Unless machine is given, a gateway "
+            "more than five minutes away from it is refused.",
             rich_help_panel=_WHEN,
         ),
     ] = "auto",
@@ -248,19 +250,20 @@ async def _record(
     import asyncio
 
     from cli.logging_setup import to_stderr
+    from harvester.recorder.gateway_wait import GatewayWait
     from harvester.recorder.record import record as run
-    from harvester.recorder.start_checks import check_settings, find_clock, with_symbols
-    from harvester.recorder.stopping import closed_until, end_of_recording, parse_duration, stop_on_signals
+    from harvester.recorder.start_checks import check_settings, check_values, find_clock, with_symbols
+    from harvester.recorder.stopping import (
+        closed_until,
+        end_of_recording,
+        parse_duration,
+        stop_on_signals,
+        unless_stopped,
+    )
 
     to_stderr()
-    settings = with_symbols(settings, home)
-    check_settings(settings, home)
-    clock: Clock = find_clock(clock_choice, settings, home)
     duration_ns = None if duration is None else parse_duration(duration)
-    wait_ns = 0 if wait is None else parse_duration(wait, "--wait")
-    until_ns = None if duration and until is None else end_of_recording(until, clock.now(), settings)
-    if opens := closed_until(clock.now(), settings):
-        typer.echo(f"the market is closed until {opens}; what the gateway sends is recorded anyway", err=True)
+    waiting = None if wait is None else GatewayWait(settings, home, parse_duration(wait, "--wait"))
     stop, screens = asyncio.Event(), []
 
     def watch(recorder: Any) -> None:
@@ -268,6 +271,16 @@ async def _record(
 
     with stop_on_signals(stop, _print_signal, last_act=True):
         try:
+            if waiting is not None:
+                check_values(settings)
+                await unless_stopped(_wait(waiting), stop, settings)
+            # A simulated gateway decides all of these: they are chosen once it answers.
+            settings = with_symbols(settings, home)
+            check_settings(settings, home)
+            clock: Clock = find_clock(clock_choice, settings, home)
+            until_ns = None if duration and until is None else end_of_recording(until, clock.now(), settings)
+            if opens := closed_until(clock.now(), settings):
+                typer.echo(f"the market is closed until {opens}; what the gateway sends is recorded anyway", err=True)
             return await run(
                 settings,
                 home,
@@ -276,11 +289,26 @@ async def _record(
                 until_ns=until_ns,
                 duration_ns=duration_ns,
                 reopen=reopen,
-                wait_ns=wait_ns,
+                wait_ns=0 if waiting is None else waiting.left_ns,
+                clock_must_agree=clock_choice != "machine",
                 watch=watch,
             )
         finally:
             await _cancel(screens)
+
+
+async def _wait(waiting: GatewayWait) -> None:
+    """Wait for an answer of the gateway, shown on a terminal."""
+    import asyncio
+    import sys
+
+    from harvester.recorder.live_screen import draw_wait
+
+    screens = [asyncio.ensure_future(draw_wait(waiting))] if sys.stdout.isatty() else []
+    try:
+        await waiting.until_answer()
+    finally:
+        await _cancel(screens)
 
 
 def _print_signal(name: str) -> None:

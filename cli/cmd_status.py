@@ -55,21 +55,27 @@ def _show(report: RecordingStatus) -> None:
 
     typer.echo(f"{report.trading_date} is {_doing(report)}")
     typer.echo(f"run {report.run} since {_local(report.since)}, last commit {_local(report.last_commit)}, in New York")
-    typer.echo(f"seq {report.last_seq:,}, {report.events:,} events")
+    typer.echo(f"seq {report.last_seq:,}, {report.events:,} events, source {report.kind}")
+    if report.starved:
+        typer.echo(f"starved: {report.starved}; hv eod learns nothing from it")
     if report.archived:
         typer.echo(f"its log is archived in {report.archived} and deleted from temp/")
-    if report.outage:
-        typer.echo("the feed is down" if report.recording else "the feed was down when recording ended")
+    if feed := report.feed():
+        typer.echo(feed)
     if report.ahead_s:
         typer.echo(clocks_apart(round(report.ahead_s * SECOND_NS)))
     if report.streams_of != report.run:
         typer.echo(
             f"{report.run} ended before it subscribed to a stream; streams of {report.streams_of}, the run before it:"
         )
+    if report.earlier:
+        before = "; ".join(f"{run} {', '.join(names)}" for run, names in report.earlier.items())
+        typer.echo(f"earlier runs of the date with other symbols: {before}")
     for symbol in report.symbols:
         lacks = ", ".join(f"{stream} ({why})" for stream, why in report.lacking.get(symbol, {}).items())
         whole = "complete until then" if report.outage else "complete"
-        typer.echo(f"  {symbol}: " + (f"lacks {lacks}" if lacks else whole))
+        halt = f"; halted: {report.halted[symbol]}" if symbol in report.halted else ""
+        typer.echo(f"  {symbol}: " + (f"lacks {lacks}" if lacks else whole) + halt)
 
 
 def _local(time: str) -> str:

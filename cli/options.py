@@ -119,9 +119,11 @@ def check_can_ask(what: str, *, yes: bool, as_json: bool) -> None:
         raise BadSetting(f"{what} asks before it deletes, but {why}; give --yes to delete without asking")
 
 
-def confirm_deletion(listed: DeletionList, consequence: str, *, yes: bool, as_json: bool) -> bool:
-    """Print what will be deleted, with the consequence, and ask unless `yes` is true."""
+def confirm_deletion(listed: DeletionList, consequence: str, *, yes: bool, as_json: bool, typed: str = "") -> bool:
+    """Print what will be deleted, with the consequence, and ask unless `yes` is true; `typed` is then the answer."""
     size = sum(file.bytes for file in listed.files)
     if not as_json:
         typer.echo(f"to delete: {len(listed.files)} files, {size:,} bytes below temp/; {consequence}")
-    return yes or typer.confirm("delete them?")
+    if yes or not typed:
+        return yes or typer.confirm("delete them?")
+    return str(typer.prompt(f"type {typed} to delete them", default="", show_default=False)).strip() == typed

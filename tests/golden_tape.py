@@ -22,7 +22,8 @@
     0.6  bar 1h -3600 10.00 10.50           a backfilled bar of the hour that began then: open, close [TRADES]
     0.6  bar 1D 20250716 10.00 10.50
     0.6  bar 5s 10 90000                    a 5-second bar that began then: its volume
-    1    long 100 9.90 10.20 5 60           at this clock the scripted strategy wants: shares, stop, target, valid, hold
+    1    long 100 9.90 10.20 5 60           at this clock the scripted strategy wants: shares, stop, target, valid, hold,
+                                            then other fields of its plan, `type=limit limit=9.95`; `-` is none
     2    connect                            another connection: the epoch rises
     2    end                                the run ends; the date is over after the last line
 
@@ -36,7 +37,7 @@ from datetime import date, datetime, time
 from typing import TYPE_CHECKING, Any
 
 import msgspec
-from trading_table import Scripted  # noqa: F401 - registers the scripted strategy
+from trading_table import plan_of
 
 from harvester.calendar import iso, to_ns, zone
 from harvester.config import Settings
@@ -46,7 +47,6 @@ from harvester.projections.engine import Engine
 from harvester.projections.reconcile_streams import reconcile
 from harvester.projections.run_params import RunParams, StrategyRef, calendar_of
 from harvester.projections.trading.costs import cost_table
-from harvester.projections.trading.plan import EntryPlan
 from tests.market_log import SECOND, Log, Written
 
 if TYPE_CHECKING:
@@ -94,7 +94,11 @@ class Reader:
                 self.tape.utc = True
         self.tape.start = to_ns(datetime.combine(self.day, clock, zone("America/New_York")))
         self.events = sorted((one for line in lines for one in repeated(line)), key=lambda words: float(words[0]))
-        self.plans = [(self.at(words[0]), plan(words[1:])) for words in self.events if words[1] in ("long", "short")]
+        self.plans = [
+            (self.at(words[0]), plan_of(words[1] == "long", words[2:]))
+            for words in self.events
+            if words[1] in ("long", "short")
+        ]
 
     def at(self, seconds: str) -> int:
         return self.tape.start + round(float(seconds) * SECOND)
@@ -222,20 +226,6 @@ def repeated(words: list[str]) -> Iterator[list[str]]:
             f"{float(words[0]) + i * float(words[3]):.9f}",
             *(repr(round(float(step[0]) + i * float(step[1]), 9)) if len(step) == 2 else step[0] for step in steps),
         ]
-
-
-def plan(words: list[str]) -> EntryPlan:
-    side, quantity, stop, target, *times = words
-    valid, hold = (float(t) for t in (times + ["5", "300"][len(times) :]))
-    return EntryPlan(
-        long=side == "long",
-        quantity=int(quantity),
-        stop=float(stop),
-        target=float(target),
-        valid_seconds=valid,
-        hold_seconds_max=hold,
-        reason="SCRIPT",
-    )
 
 
 def batches(tape: Tape) -> Iterator[tuple[Batch, str]]:

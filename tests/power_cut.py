@@ -396,6 +396,10 @@ class PowerCut(Disk):
         """The last operations before a cut, for a failure's message."""
         return "; ".join(f"{at + 1} {self._log[at].text}" for at in range(max(n - 4, 0), n))
 
+    def last(self, n: int) -> str:
+        """Operation `n`, as in `text`."""
+        return f"{n} {self._log[n - 1].text}"
+
     def trees(self, n: int, names_max: int = 1000) -> Iterator[tuple[str, Tree]]:
         """Every different tree of `Cut.choices`, with its description."""
         cut, seen = self.at(n), set[int]()

@@ -10,7 +10,7 @@ from tests.tools import PROJECT, tool
 WANTED = (  # one second of one symbol, in this order; `con_id` and `decision_seq` join tables and stay out of JSON
     "ts symbol mark bid ask spread spread_bps spread_twa mid microprice imbalance bid_size_top_n ask_size_top_n "
     "bid_top_size ask_top_size ofi tape_buy tape_sell tape_unknown trade_count quote_count depth_count "
-    "volatility_proxy realised_variance quote_source book_good stale"
+    "volatility_proxy realised_variance quote_source book_good stale halted"
 )
 
 

@@ -125,7 +125,7 @@ def test_json_and_csv_have_the_same_rows(home):
         assert row["commission"] == pytest.approx(sum(fill["commission"] for fill in document["fills"]))
         assert line["exit_ts"] == row["exit_ts"]
         assert row["exit_ts"].endswith("Z")
-        assert (line["why_not"] or []) == "|".join(row["why_not"]) or row["why_not"] == []
+        assert line["left_out"] == row["left_out"]
     assert made["totals"]["pnl_usd"] == pytest.approx(sum(d["labels"]["pnl_usd"] for d in documents))
     with pytest.raises(BadSetting, match="--csv and --json were both given"):
         hv(home, "episodes", "--csv", "--json")
@@ -263,6 +263,21 @@ def test_a_date_whose_log_is_gone(home, tmp_path):
     assert story(copy, "--seq", "22", "--symbol", "S7")["orders"][0]["end"]["why"] == "EXPIRED"
     with pytest.raises(NoLog):
         hv(Home(tmp_path / "none").prepare(), "episodes")
+
+
+def test_what_memory_leaves_out_is_as_it_says(home, tmp_path):
+    """The reasons are those of `hv eod`, with the options it was given; before it, with its defaults."""
+    made = Home(tmp_path).prepare()
+    record(made, seconds=260, data_type=3)
+    assert set(json.loads(hv(made, "episodes", "--json"))["totals"]["left_out"]) == {"NOT_LIVE"}
+    for more in ([], ["--delete-temp", "--yes"]):
+        report = json.loads(hv(made, "eod", "--unfinished", "--allow-not-live", "--json", *more))
+        sums = json.loads(hv(made, "episodes", "--json"))["totals"]
+        assert (sums["learned"], sums["left_out"]) == (report["learned"], report["left_out"])
+        assert sums["learned"] > 0
+    told = story(home, "T133030_003")
+    assert told["left_out"] == "DATA_END"
+    assert "not learned from: DATA_END" in hv(home, "explain", "T133030_003")
 
 
 def test_an_open_trade_is_no_episode_yet(home, tmp_path):

@@ -1,4 +1,4 @@
-"""`hv log remove` removes only dates without market events; `hv record` does not begin such a date."""
+"""`hv log remove` removes dates without market events, others on request; `hv record` does not begin such a date."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 from datetime import date
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from typer.testing import CliRunner
@@ -17,7 +17,7 @@ from harvester.clock import FileClock, MachineClock
 from harvester.config import Settings
 from harvester.endofday.eod import EodOptions, eod
 from harvester.endofday.remove import removal_list_path, remove
-from harvester.errors import CannotRun, LockHeld, Mismatch, NoLog
+from harvester.errors import BadSetting, CannotRun, LockHeld, Mismatch, NoLog
 from harvester.eventlog.lock import DateLock
 from harvester.eventlog.reader import open_day
 from harvester.eventlog.runs_of_day import newest_date
@@ -81,7 +81,7 @@ def test_what_holds_more_is_refused(home: Home) -> None:
     stranger.unlink()
     with DateLock(home.on(NEXT)), pytest.raises(LockHeld):
         remove(home.on(NEXT))
-    assert remove(home.on(NEXT), confirm=lambda _: False) is None
+    assert remove(home.on(NEXT), confirm=lambda *_: False) is None
     archived = shutil.copytree(home.on(NEXT).log / "r001", home.on(NEXT).archive / "r001")
     with pytest.raises(CannotRun, match="is an archive"):
         remove(home.on(NEXT))
@@ -107,11 +107,37 @@ def test_one_market_event_is_enough(tmp_path: Path, kind: Kind) -> None:
         remove(home.on(DATE))
 
 
+def removing(home: Home, *options: str) -> Any:
+    """The outcome of `hv log remove` without a terminal."""
+    return CliRunner().invoke(app, ["log", "remove", "--home", str(home.root), *options])
+
+
 def test_without_a_terminal_it_needs_yes(home: Home) -> None:
-    """Where it cannot ask, `--yes` is required: exit code 2."""
-    done = CliRunner().invoke(app, ["log", "remove", "--date", str(NEXT), "--home", str(home.root)])
-    assert isinstance(done.exception, CannotRun)
+    """Where it cannot ask, `--yes` is required (2), but first it says that a date is missing (3) or refused (2)."""
+    done = removing(home, "--date", str(NEXT))
+    assert isinstance(done.exception, BadSetting)
     assert home.on(NEXT).log.exists()
+    assert isinstance(removing(home, "--date", "2031-01-02").exception, NoLog)
+    assert "market events; hv log remove --discard" in str(removing(home, "--date", str(DATE)).exception)
+
+
+def test_discard_removes_market_events_of_a_date_that_is_not_closed(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The number of events is printed, and the date must be typed again; a closed date is refused all the same."""
+    given = ["log", "remove", "--home", str(home.root), "--date", str(DATE), "--discard"]
+    assert isinstance(CliRunner().invoke(app, given).exception, BadSetting), "no terminal and no --yes"
+    monkeypatch.setattr("cli.cmd_log.check_can_ask", lambda *_args, **_kwargs: None)
+    for answer in ("y", str(NEXT), ""):
+        refused = CliRunner().invoke(app, given, input=f"{answer}\n")
+        assert (refused.exit_code, "nothing was deleted" in refused.stdout) == (0, True), refused.output
+        assert open_day(DATE, home).rows == 20
+    done = CliRunner().invoke(app, given, input=f"{DATE}\n")
+    assert (done.exit_code, "market events, deleted for good" in done.stdout) == (0, True), done.output
+    assert sorted(path.name for path in home.events.iterdir()) == [NEXT.isoformat()]
+    eod(home.on(NEXT), EodOptions(unfinished=True))
+    with pytest.raises(CannotRun, match="folded into memory"):
+        remove(home.on(NEXT), discard=True)
 
 
 class Dying(Disk):
@@ -140,7 +166,7 @@ def test_a_removal_that_was_stopped_goes_on(home: Home, at: int) -> None:
             remove(home.on(NEXT))
         return
     assert removal_list_path(home.on(NEXT)).exists()
-    remove(home.on(NEXT), confirm=lambda _: pytest.fail("asked twice"))
+    remove(home.on(NEXT), confirm=lambda *_: pytest.fail("asked twice"))
     assert sorted(path.name for path in home.events.iterdir()) == [DATE.isoformat()]
 
 

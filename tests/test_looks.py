@@ -19,8 +19,10 @@ from rich.console import Console
 from trading_log import DATE, record
 from typer.testing import CliRunner
 
+from cli import cmd_health, cmd_log
 from cli.app import app
 from harvester.artefacts.json_schemas import SCHEMAS
+from harvester.config import Settings
 from harvester.errors import BadSetting, NoLog, UnknownSymbol
 from harvester.eventlog.symbols import symbol_named
 from harvester.eventlog.writer import LogWriter
@@ -28,6 +30,8 @@ from harvester.events.batch import Batch
 from harvester.events.kinds import Kind
 from harvester.home import Home
 from harvester.recorder import live_screen
+from harvester.recorder.committer import Committer
+from harvester.recorder.gateway_wait import GatewayWait
 from harvester.recorder.record import Recorder
 from tests.market_log import Log
 from tests.processes import PYTHON
@@ -205,7 +209,9 @@ def test_health_begins_with_the_whole_of_it(home):
     measured = streams["measured"]
     assert measured < streams["checks"]
     assert re.match(
-        rf"{DATE}  2 symbols, 2 runs, \d+ outages?.*, 0 refused, 0 seqs missing; 0 of {measured} comparisons", first
+        rf"{DATE}  source unknown, 2 symbols, 2 runs, \d+ outages?.*, 0 refused, 0 seqs missing; "
+        rf"0 of {measured} comparisons",
+        first,
     )
     assert last == f"0 of {measured} outside tolerance"
 
@@ -251,8 +257,49 @@ def test_buckets_on_a_terminal_are_in_new_york(home, ended):
     assert "seconds, the last with a quote from 09:31:00 to 09:31:59 New York" in "\n".join(shown_lines(seen))
 
 
+def test_the_waiting_screen_counts_down_and_cuts_nothing(tmp_path):
+    """On 60 columns a long reason wraps, and what is left of the wait is shown in minutes and seconds."""
+    wait = GatewayWait(Settings.load({"symbols": ["ACME"], "port": 1}), Home(tmp_path), 3_909 * 10**9)
+    wait.why = "cannot connect to 127.0.0.1:1: " + "a reason that is long " * 8 + "END"
+    console = Console(file=io.StringIO(), width=60)
+    console.print(live_screen.waiting_text(wait))
+    lines = console.file.getvalue().splitlines()
+    assert max(map(len, lines)) <= 60
+    assert lines[0] == "hv record waiting for the gateway, 1:05:09 left"
+    assert lines[-1].endswith("END")
+
+
+def test_events_on_a_terminal_are_aligned(monkeypatch, capsys):
+    """On a terminal the columns of `hv log show` begin at the same place; in a pipe they are separated by tabs."""
+    row = {"seq": 7, "ts_recv": 10**18, "kind": "trade", "con_id": 0, "req_id": 5, "price": 1.5}
+    other = {**row, "seq": 123_456, "kind": "quote", "req_id": 12}
+    cmd_log._print_event(row, {}, as_json=False)
+    assert capsys.readouterr().out.count("\t") == 5
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    for one in (row, other):
+        cmd_log._print_event(one, {}, as_json=False)
+    first, second = capsys.readouterr().out.splitlines()
+    assert first.index("price=") == second.index("price=")
+
+
+def test_health_marks_faults_and_rounds(capsys):
+    """Measures of faults have a mark unless they are 0; numbers have three decimals at most."""
+    rows = [("outages", 2.0), ("refused", 0.0), ("seconds", 1234.56789), ("rows", 1_200_000.0)]
+    cmd_health._show_health([{"symbol": None, "stream": None, "measure": m, "value": v, "unit": "u"} for m, v in rows])
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()[1:]]
+    assert lines == [
+        ["!", "outages", "2", "u"],
+        ["refused", "0", "u"],
+        ["seconds", "1,234.568", "u"],
+        ["rows", "1,200,000", "u"],
+    ]
+
+
 def test_the_live_screen_of_a_narrow_terminal(tmp_path):
-    """At 60 columns no line wraps: kinds continue on more rows, words that do not fit are truncated."""
+    """At 60 columns no line wraps: kinds continue on more rows, words that do not fit are truncated.
+
+    The last frame of a recording that ends has its last quotes.
+    """
     drawn: dict[int, list[str]] = {}
 
     def look(recorder: Recorder) -> None:
@@ -264,9 +311,12 @@ def test_the_live_screen_of_a_narrow_terminal(tmp_path):
                     console.print(live_screen.picture(recorder, {}, 0.0))
                     drawn[width] = console.file.getvalue().splitlines()
 
+        recorder.committer.samples_quotes = True
+        committers.append(recorder.committer)
         tasks.append(asyncio.ensure_future(draw()))
 
     tasks: list[asyncio.Task[None]] = []
+    committers: list[Committer] = []
 
     async def scenario() -> None:
         await lockstep(model(), Home(tmp_path).prepare(), minutes=2, watch=look)
@@ -274,6 +324,7 @@ def test_the_live_screen_of_a_narrow_terminal(tmp_path):
             task.cancel()
 
     asyncio.run(scenario())
+    assert [quote.bid is not None for quote in committers[0].quotes] == [True] * 3
     narrow = drawn[60]
     assert max(map(len, narrow)) <= 60
     assert "New York" in narrow[0]

@@ -11,6 +11,7 @@ from ib_async import IB, Contract, Stock
 
 from harvester.errors import HarvesterError, NoLog
 from harvester.eventlog.writer import LogWriter
+from harvester.events.codes import SIMULATED
 from harvester.events.kinds import Action, Kind, Stream
 from harvester.home import Home
 from harvester.simgateway.markets.market_source import HistoryQuery, MarketRefusal
@@ -237,7 +238,7 @@ def test_a_contract_has_the_exchange_that_was_asked_for(tmp_path, source):
                 ticker = ib.reqMktDepth(found, numRows=5)
                 await soon(lambda ticker=ticker: ticker.domBids)
                 ib.cancelMktDepth(found)
-            assert {code for code, _ in ib.said} <= {2104, 2106, 2158}
+            assert {code for code, _ in ib.said} <= {2104, 2106, 2158, SIMULATED}
 
     asyncio.run(story())
 

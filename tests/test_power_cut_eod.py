@@ -24,7 +24,7 @@ from trading_log import DATE, days, record, run_params
 from harvester.artefacts import table_files
 from harvester.endofday.eod import EodOptions, eod
 from harvester.errors import HarvesterError, Mismatch
-from harvester.eventlog.deletion import read_list
+from harvester.eventlog.deletion import read_list, write_list
 from harvester.eventlog.eod_mark import list_path, read_closed
 from harvester.eventlog.reader import open_day
 from harvester.eventlog.storage import parquet_files
@@ -181,13 +181,34 @@ def all_cuts(story: Story, disk: PowerCut, first: Tree, start: int = 0, how: Any
     return list(seen.values())
 
 
+def end_after(story: Story, tree: Tree, folder: Path) -> Tree:
+    """The files after a run that began with `tree`: those of an uninterrupted run, but for one file.
+
+    Names of different folders reach the disk independently, so a cut may keep the removal of an episode file and lose
+    the removal of every log file. As long as the whole log is there, no deletion has begun, because episodes and
+    snapshots may be missing for other reasons (see test_a_deletion_that_has_not_begun_is_not_continued): the run
+    writes a new deletion list, of the files and folders that are there.
+    """
+    if story.listed() not in story.end:
+        return story.end
+    path = folder / ".expected.json"
+    path.write_bytes(story.end[story.listed()] or b"")
+    listed = read_list(path)
+    assert listed is not None
+    if {one.path for one in listed.files if one.path.startswith("temp/events/")} <= tree.keys():
+        files = [one for one in listed.files if one.path in tree]
+        folders = [name for name in listed.folders if name in tree]
+        write_list(path, msgspec.structs.replace(listed, files=files, folders=folders), Disk())
+    return {**story.end, story.listed(): path.read_bytes()}
+
+
 def again(story: Story, tree: Tree, folder: Path, *, second_cuts: bool) -> None:
     """Run `hv eod` again after a cut: it completes with the same bytes, also with a second cut in it."""
     write(tree, folder)
     home = Home(folder)
     disk = disk_of(home)
     run_eod(home, story.day, story.wishes, disk)
-    assert at_rest(read(home.root)) == story.end
+    assert at_rest(read(home.root)) == end_after(story, tree, folder)
     if second_cuts:
         all_cuts(story, disk, at_rest(tree))
     shutil.rmtree(folder)
@@ -267,13 +288,15 @@ def test_end_of_day(story, tmp_path):
 def test_what_a_killed_run_left_in_the_cache(story, tmp_path):
     """A run is killed before a sync; the next one syncs the files it finds before it relies on them.
 
-    The second run does not rewrite files that are right, so without that sync a cut would lose them.
+    The second run does not rewrite files that are right, so without that sync a cut would lose them. A short run takes
+    the last name of each step: no later name of the step syncs the folder for it.
     """
     home = copied(story.base, tmp_path / "undisturbed")
     disk = disk_of(home)
     run_eod(home, story.day, story.wishes, disk)
-    renamed = [n for n in disk.cuts()[1:] if disk.text(n).rpartition("; ")[2].split()[1] in ("rename", "mkdir")]
-    for n in spread(renamed, 8):
+    made = [n for n in disk.cuts()[1:] if disk.last(n).split()[1] in ("rename", "mkdir")]
+    last = {max((n for n in made if n <= at), default=made[0]) for at, _ in disk.reported()}
+    for n in made if LONG else sorted(last):
         shutil.rmtree(home.root)
         home = copied(story.base, home.root)
         disk = disk_of(home)

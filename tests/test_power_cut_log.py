@@ -21,7 +21,7 @@ from recording import QuickDisk
 
 import harvester
 from harvester.endofday.remove import removal_list_path, remove
-from harvester.errors import DamagedLog
+from harvester.errors import DamagedLog, NoLog
 from harvester.eventlog.archive import archive
 from harvester.eventlog.compact import compact_day
 from harvester.eventlog.eod_mark import EodMark, read_closed, write_closed
@@ -331,7 +331,8 @@ def test_compaction_stopped_and_finished(medium):
 
     counted = begin(medium.with_name("counted"))
     compact_day(counted.home.on(DATE), counted.disk)
-    for at in range(1, counted.disk.operations + 1, 1 if LONG else 9):
+    renamed = {at for at in counted.disk.cuts()[1:] if " rename " in counted.disk.last(at)}
+    for at in sorted({*range(1, counted.disk.operations + 1, 1 if LONG else 9), *(at + 1 for at in renamed)}):
         recorder = begin(medium.with_name("home"))
         recorder.disk.dies_at(at)
         with pytest.raises(Killed):
@@ -339,7 +340,7 @@ def test_compaction_stopped_and_finished(medium):
         recorder.disk.restart()
         since = recorder.disk.operations
         compact_day(recorder.home.on(DATE), recorder.disk)
-        cuts = recorder.disk.cuts()[since :: 1 if LONG else 5]
+        cuts = recorder.disk.cuts()[since:] if LONG else recorder.disk.cuts()[since + 2 :: 5]
         assert recorder.every_cut(medium, cuts, lambda home: _compacted(home, identity)) > 0
 
 
@@ -444,6 +445,41 @@ def test_removing_a_date(medium):
             assert not left.log.exists(), called
             assert not removal_list_path(left).exists(), called
     assert seen == {False, True}
+
+
+def test_removing_a_date_goes_on_from_a_durable_list(medium):
+    """A removal is killed at any operation, the next one finishes, then power fails: a third finishes what is left."""
+    first = Home(medium.with_name("first")).prepare()
+    with LogWriter.open(first.on(DATE), disk=QuickDisk(), margin_bytes=0) as writer:
+        writer.commit(batch(6, 1, kinds=(Kind.CLOCK,)))
+    tree = read(first.root)
+
+    def begin() -> tuple[Home, PowerCut]:
+        home = Home(medium.with_name("home"))
+        write(tree, home.root)
+        return home, PowerCut(home.root, [home.temp / "locks"])
+
+    home, counted = begin()
+    remove(home.on(DATE), disk=counted)
+    for at in range(1, counted.operations + 1):
+        home, disk = begin()
+        disk.dies_at(at)
+        with pytest.raises(Killed):
+            remove(home.on(DATE), disk=disk)
+        disk.restart()
+        since = disk.operations
+        with suppress(NoLog):  # killed before the last sync, when nothing was left
+            remove(home.on(DATE), disk=disk)
+        for n in disk.cuts()[since:]:
+            for called, left in disk.trees(n, NAMES_MAX if LONG else 1):
+                write(left, medium)
+                paths = Home(medium).on(DATE)
+                try:
+                    if paths.log.exists():
+                        remove(paths, disk=QuickDisk())
+                except Exception as error:
+                    raise AssertionError(f"{called}: {error!r}") from error
+                assert not paths.log.exists(), called
 
 
 def test_folders_left_by_a_dead_process(medium):

@@ -95,8 +95,9 @@ def test_a_new_projection_is_one_entry(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engine_module, "PROJECTIONS", (Early, *PROJECTIONS, Late))
     engine, tables = run(parts)
     early, late = engine[Early], engine[Late]
-    assert (early.happenings, early.candles) == ([], 0)
-    assert late.happenings == [DAY.last_seq + 1, DAY.last_seq + 2]
+    of_the_market = [happening.seq for happening in Market().fold(DAY).happenings]
+    assert (early.happenings, early.candles) == (of_the_market, 0)
+    assert late.happenings == [*of_the_market, DAY.last_seq + 1, DAY.last_seq + 2]
     assert late.candles == len(tables["candles"]) > 0
     assert engine.digests() == {"early": early.digest(), **before.digests(), "late": late.digest()}
     assert tables == rows

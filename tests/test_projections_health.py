@@ -56,7 +56,7 @@ def test_happenings_name_what_trading_has_to_know() -> None:
     log.notice(int(Own.CONNECTED), at=2)
     step = log.engine.market.fold(Batch.of(log.pending, 1))
     happenings = log.engine.health.fold(step).happenings
-    assert step.happenings == ()
+    assert not step.happenings
     assert [(h.what, h.con_id, h.value, h.ts - START) for h in happenings] == [
         (OccurrenceKind.DATA_TYPE, 7, 3, 0),
         (OccurrenceKind.REFUSED, 7, 354, 0),
@@ -124,6 +124,52 @@ def test_coverage_gaps_and_silences_per_stream() -> None:
     assert (got["rows"], got["gap_seconds_max"], got["covered_seconds"], got["silences"]) == (4, 5, 9, 1)
 
 
+def test_a_gap_goes_on_while_a_stream_is_wanted() -> None:
+    """Over renewed and lost subscriptions a gap goes on, and the dead time is not covered; a rotated line has none."""
+    log = Log().run_start().subscribe(1, "l1", at=0)
+    log.tick(1, 1, 10, 100, at=1)
+    log.cancel(1, at=41, params='{"again":true}')
+    log.subscribe(2, "l1", at=42)
+    log.cancel(2, at=70, params='{"again":true}')
+    log.subscribe(3, "l1", at=71)
+    log.tick(3, 1, 10, 100, at=93)
+    log.notice(int(Own.DISCONNECTED), at=100)
+    log.notice(int(Own.CONNECTED), at=200)
+    log.subscribe(4, "l1", at=201)
+    log.tick(4, 1, 10, 100, at=202)
+    log.clock(203)
+    log.fold()
+    got = measures(log, stream="l1")
+    assert (got["gap_seconds_max"], got["covered_seconds"]) == (109, 1 + 7 + 1)
+    log.cancel(4, at=204)
+    log.subscribe(5, "l1", at=1000)
+    log.tick(5, 1, 10, 100, at=1001)
+    log.fold()
+    assert measures(log, stream="l1")["gap_seconds_max"] == 109
+    log.notice(int(Own.DISCONNECTED), at=1002)
+    log.run_start(at=3000).subscribe(1, "l1", at=3001)
+    log.tick(1, 1, 10, 100, at=3002)
+    log.fold()
+    assert measures(log, stream="l1")["gap_seconds_max"] == 109
+
+
+def test_an_outage_by_silence_is_measured_from_the_last_row() -> None:
+    """The notice holds when the last row came; without it, as in older logs, the outage begins with the notice."""
+    log = Log().run_start().subscribe(1, "l1", at=0)
+    log.tick(1, 1, 10, 100, at=5)
+    log.notice(int(Own.OUTAGE_BEGIN), at=65, detail=SILENCE_DETAIL, value=START + 5 * 10**9)
+    log.notice(int(Own.OUTAGE_END), at=905)
+    log.tick(1, 1, 10, 100, at=906)
+    log.fold()
+    assert (measures(log, 0)["outages"], measures(log, 0)["outage_seconds"]) == (1, 900)
+    got = measures(log, stream="l1")
+    assert (got["gap_seconds_max"], got["covered_seconds"]) == (901, 6)
+    log.notice(int(Own.OUTAGE_BEGIN), at=1000, detail=SILENCE_DETAIL, value=1)
+    log.notice(int(Own.OUTAGE_END), at=1001)
+    log.fold()
+    assert measures(log, 0)["outage_seconds"] == 900 + 1000 - 905 + 1, "never before the end of the one before"
+
+
 def test_missing_seqs_are_counted() -> None:
     """A hole between two batches, or inside one, is a gap: three events that nobody folded."""
     log = Log().run_start().subscribe(1, "l1", at=0)
@@ -146,4 +192,5 @@ def test_the_health_table_comes_when_the_date_ends() -> None:
     out = log.engine.finish()
     assert out["health"].schema == HEALTH
     assert out.rows("health") == len(log.engine.health.rows())
-    assert log.engine.health_summary()._asdict() == {"outages": 0, "bad_book_seconds": 0, "refused": 0, "data_type": 0}
+    nothing = {"outages": 0, "bad_book_seconds": 0, "refused": 0, "data_type": 0, "kind": "unknown"}
+    assert log.engine.health_summary()._asdict() == nothing

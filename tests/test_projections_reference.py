@@ -15,6 +15,7 @@ from harvester.calendar import to_ns
 from harvester.events.batch import Batch
 from harvester.events.kinds import Kind, Side
 from harvester.projections.engine import Engine
+from harvester.projections.interval import OccurrenceKind
 from tests import intervals
 from tests.budget import budget
 from tests.reference.market import Market
@@ -35,6 +36,11 @@ seeds = st.integers(0, 2**32)
 lengths = st.integers(1, 260)
 starts = st.sampled_from(STARTS)
 quick = settings(deadline=None, max_examples=budget(20, 60), suppress_health_check=[HealthCheck.too_slow])
+
+
+OF_THE_MARKET = (
+    OccurrenceKind.HALT, OccurrenceKind.QUOTE_LOST, OccurrenceKind.RUN_END, OccurrenceKind.MIN_TICK,
+)  # fmt: skip
 
 
 class Seen:
@@ -116,6 +122,8 @@ def test_kernels_say_what_the_reference_says(seed: int, length: int, start: int)
         assert mine == theirs
     prints = [t for told in seen.told if told[0] == "interval" for t in told[5]]
     assert prints == [t for t in reference.prints if t[0] < last_clock]
+    happened = [tuple(h) for told in seen.told if told[0] == "interval" for h in told[6] if h.what in OF_THE_MARKET]
+    assert happened == [h for h in reference.happenings if h[0] <= last_clock]
 
 
 def complete(kind: Kind, row: dict[str, Any]) -> dict[str, Any]:

@@ -314,9 +314,12 @@ def test_a_feed_is_not_judged_outside_the_session_or_by_our_own_pauses() -> None
 
 
 def test_a_new_connection_has_five_real_seconds_to_answer(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A minute of a fast market without a row is an outage after five real seconds, those before it not counted."""
+    """A minute of a fast market without a row is an outage after five real seconds, those before it not counted.
 
-    async def scenario() -> list[bool]:
+    It begins when the rows were requested.
+    """
+
+    async def scenario() -> tuple[list[bool], int]:
         line, real = Line(), [0]
         feed, outages = line.session._feed, line.session.line.outages
         monkeypatch.setattr(line.session.line.pace, "patience", lambda: real[0] * SECOND)
@@ -329,9 +332,9 @@ def test_a_new_connection_has_five_real_seconds_to_answer(monkeypatch: pytest.Mo
             found.append(outages.under_way)
             if not line.session.registry.live:
                 line.session.registry.add(StreamSubscription(1, ACME, Stream.L1, {}, OPEN))
-        return found
+        return found, outages.since_ns
 
-    assert asyncio.run(scenario()) == [True, False, False, True]
+    assert asyncio.run(scenario()) == ([True, False, False, True], OPEN)
 
 
 def test_what_died_with_a_connection_is_found_five_seconds_later() -> None:

@@ -344,6 +344,45 @@ def test_a_served_day_is_not_recorded_onto_itself(tmp_path: Path) -> None:
         served.communicate(timeout=60)
 
 
+def test_clock_date_and_symbols_are_chosen_when_the_gateway_answers(tmp_path: Path) -> None:
+    """`hv record --wait` started before `hv gateway`: recorded are the gateway's symbols, on its clock and date.
+
+    Another home has no gateway.json to take a clock from: it is refused with 2 and records nothing.
+    """
+
+    async def scenario() -> None:
+        async with Served(Home(tmp_path / "other"), 60.0) as served:
+            port = served.port
+            early = Served(Home(tmp_path / "home"), 60.0)
+            early.port = port
+            refused = await early.recorder("--duration", "20s")
+            _, err = await asyncio.wait_for(refused.communicate(), 60)
+            assert refused.returncode == 2, err.decode()
+            assert b"days behind this machine's" in err
+        environment = {**os.environ, "PYTHONPATH": str(PROJECT), "HV_HOME": str(early.home.root)}
+        words = ["record", "--port", str(port), "--wait", "50s", "--duration", "20s"]
+        recorder = await asyncio.create_subprocess_exec(
+            *command(), *words, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        )
+        assert recorder.stderr is not None
+        said = b""
+        while b"waiting for the gateway" not in said:
+            said += await recorder.stderr.readline()
+        settings = GatewaySettings(port=port, speed=60.0, grace_s=0.2, gateway_file=early.home.gateway_file)
+        gateway = SimGateway(model(), settings)
+        await gateway.start()
+        try:
+            _, err = await asyncio.wait_for(recorder.communicate(), 60)
+        finally:
+            await gateway.stop()
+        assert recorder.returncode == 0, (said + err).decode()
+        assert b"closed until" not in said + err
+
+    asyncio.run(scenario())
+    assert [path.parent.name for path in tmp_path.rglob("r001")] == [str(DATE)]
+    assert len(set(open_day(DATE, Home(tmp_path / "home")).table(Kind.CONTRACT)["symbol"].to_pylist())) == 3
+
+
 def tree(folder: Path) -> dict[str, bytes]:
     """Every file below a folder."""
     return {str(path): path.read_bytes() for path in folder.rglob("*") if path.is_file()}

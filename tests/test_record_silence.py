@@ -30,13 +30,13 @@ def notices(day: Day, code: int) -> list[dict[str, Any]]:
 
 
 def folded(day: Day, rows_max: int | None = None) -> tuple[list[dict[str, Any]], dict[str, float], dict[str, str]]:
-    """Buckets, measures of health without a stream, and digests, of a fold in batches of that many rows."""
+    """Buckets, measures of health (`depth gap_seconds_max`), and digests, of a fold in batches of that many rows."""
     engine, buckets = Engine(), []
     for batch in day.batches(rows_max=rows_max):
         found = engine.fold(batch)
         if found.rows("buckets"):
             buckets += found["buckets"].to_pylist()
-    health = {row["measure"]: row["value"] for row in engine.health.rows() if row["stream"] is None}
+    health = {f"{row['stream'] or ''} {row['measure']}".strip(): row["value"] for row in engine.health.rows()}
     return buckets, health, engine.digests()
 
 
@@ -75,6 +75,12 @@ def test_a_dead_depth_stream_is_contradicted_and_requested_again(tmp_path: Path)
     bad = [row["ts"] for row in buckets if row["quote_source"] and row["depth_count"] == 0 and not row["book_good"]]
     assert 0 < health["contradicted_seconds"] == len(bad)
     assert max(bad) < second["ts_recv"]
+    rows = day.table(Kind.DEPTH).select(["req_id", "ts_recv"]).to_pylist()
+    last = max(row["ts_recv"] for row in rows if row["req_id"] == first["req_id"])
+    begin = min(row["ts_recv"] for row in rows if row["req_id"] == second["req_id"])
+    assert health["depth gap_seconds_max"] >= (begin - last) / SECOND
+    asked = health["l1 covered_seconds"]  # from the start to the end
+    assert health["depth covered_seconds"] == pytest.approx(asked - (begin - last) / SECOND, abs=2)
     assert all(row["book_good"] for row in buckets if row["ts"] > second["ts_recv"])
     assert all(row["imbalance"] is None for row in buckets if not row["book_good"])
 
@@ -144,8 +150,11 @@ def test_a_feed_that_dies_with_the_socket_up_is_an_outage(tmp_path: Path, faults
         assert any(r["ts_recv"] >= begin[0]["ts_recv"] for r in subscribed(day, stream)), stream
     buckets, health, digests = folded(day)
     assert folded(day, rows_max=37)[2] == digests
-    lasted = end[0]["ts_recv"] - begin[0]["ts_recv"]
+    lasted = end[0]["ts_recv"] - begin[0]["value"]
     assert health["outage_seconds"] == pytest.approx(lasted / SECOND)
+    if "dead" in faults:
+        assert begin[0]["value"] - one().start_ns == pytest.approx(300 * SECOND, abs=5 * SECOND)
+        assert health["l1 gap_seconds_max"] >= lasted / SECOND - 3
     assert health["top_seconds"] + health["stale_seconds"] <= health["seconds"]
     dark = [row for row in buckets if begin[0]["ts_recv"] <= row["ts"] < end[0]["ts_recv"] - SECOND]
     assert all(row["mid"] is None and not row["book_good"] for row in dark)

@@ -14,14 +14,17 @@ from typer.testing import CliRunner
 from cli.app import app
 from harvester.clock import MachineClock
 from harvester.config import Settings
-from harvester.errors import GatewayError
+from harvester.errors import CannotRun, GatewayError
 from harvester.events.kinds import Action, Kind, Own, Stream
+from harvester.gateway.data_requests import RequestTarget
 from harvester.home import Home
 from harvester.projections.run_params import RunParams
 from harvester.projections.trading import costs
+from harvester.recorder import gateway_wait, session, subscriptions
 from harvester.recorder import record as recording
-from harvester.recorder import session
+from harvester.recorder.gateway_wait import GatewayWait
 from harvester.recorder.record import record
+from harvester.recorder.subscriptions import StreamSubscription, SubscriptionRegistry, coverage
 from tests.recording import QuickDisk
 from tests.stranger import SYMBOL, Client, Stranger
 from tests.test_record_stranger import Outcome, compiled, on, played, quick, subscribed_on
@@ -82,6 +85,11 @@ async def hang_up(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -
     writer.close()
 
 
+async def read_and_hang_up(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    await reader.read(99)  # a connection closed with unread bytes is reset
+    writer.close()
+
+
 async def reset(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     await reader.read(1)
     writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
@@ -95,7 +103,7 @@ REASONS = {"refused": "refused", "hung up": "disconnected before it was ready", 
 @pytest.mark.parametrize("trouble", REASONS)
 def test_wait_keeps_trying_the_first_connection(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trouble: str) -> None:
     """Refused, hung up or reset: with --wait tried again, the reason shown once, until the gateway is ready."""
-    monkeypatch.setattr(recording, "BACK_OFF_S", (0.1, 0.1, 0.1, 0.1, 0.1))
+    monkeypatch.setattr(gateway_wait, "PAUSES_S", (0.1,))
     found, lines = asyncio.run(beside(tmp_path, trouble, wait_s=20))
     assert found.summary.coverage[SYMBOL]["l1"] == "granted"
     waits = [line["why"] for line in lines if line["event"] == "waiting for the gateway"]
@@ -116,7 +124,7 @@ def test_without_wait_the_first_connection_ends_with_its_reason(tmp_path: Path, 
 
 def test_waiting_has_an_end_and_ends_for_what_will_not_change(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """After --wait the last reason is the error; a gateway that is too old is not waited for."""
-    monkeypatch.setattr(recording, "BACK_OFF_S", (0.1, 0.1, 0.1, 0.1, 0.1))
+    monkeypatch.setattr(gateway_wait, "PAUSES_S", (0.1,))
     with pytest.raises(GatewayError, match="refused"):
         asyncio.run(beside(tmp_path, "refused", wait_s=0.3, ready=False))
 
@@ -129,6 +137,66 @@ def test_waiting_has_an_end_and_ends_for_what_will_not_change(tmp_path: Path, mo
             return asyncio.get_running_loop().time() - began
 
     assert asyncio.run(old()) < 5
+
+
+def test_the_wait_before_a_choice_ends_with_the_first_byte(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Refused, then reset, then hung up: waited for, each reason once; a greeting ends the wait, before its time."""
+    monkeypatch.setattr(gateway_wait, "PAUSES_S", (0.05,))
+
+    async def scenario() -> tuple[GatewayWait, list[str]]:
+        port = free_port()
+        wait = GatewayWait(Settings.load({"symbols": [SYMBOL], "port": port}), Home(tmp_path), 20 * 10**9)
+        with structlog.testing.capture_logs() as lines:
+            work = asyncio.ensure_future(wait.until_answer())
+            for trouble in ("reset", "hung up"):
+                act = reset if trouble == "reset" else read_and_hang_up
+                async with await asyncio.start_server(act, "127.0.0.1", port), asyncio.timeout(10):
+                    while REASONS[trouble] not in wait.why:
+                        await asyncio.sleep(0.01)
+            stranger = Stranger()
+            stranger.port = port
+            async with stranger:
+                await work
+        assert not [fields for _, _, fields in stranger.asked], "the wait has no client id"
+        return wait, [line["why"] for line in lines]
+
+    wait, whys = asyncio.run(scenario())
+    assert wait.left_s > 10
+    assert not wait.why
+    assert sum(REASONS["reset"] in why for why in whys) == sum(REASONS["hung up"] in why for why in whys) == 1
+
+
+def test_a_wait_over_ends_with_the_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing listens until the wait is over: exit code 6 with the reason."""
+    monkeypatch.setattr(gateway_wait, "PAUSES_S", (0.05,))
+    wait = GatewayWait(Settings.load({"symbols": [SYMBOL], "port": free_port()}), Home(tmp_path), 10**8)
+    with pytest.raises(GatewayError, match="refused"):
+        asyncio.run(wait.until_answer())
+
+
+@pytest.mark.parametrize("behind_s", [7 * 86_400, -3600, 200])
+def test_a_gateway_in_another_time_is_refused_before_anything_is_recorded(tmp_path: Path, behind_s: int) -> None:
+    """More than five minutes before or behind the clock in use: exit code 2, and no date begins. Less: recorded."""
+
+    async def scenario() -> None:
+        async with Stranger(time_behind_s=behind_s) as stranger:
+            given = {"symbols": [SYMBOL], "port": stranger.port, "disk_margin_bytes": 1}
+            work = record(
+                Settings.load(given | {"skip_historical_backfill": True}),
+                Home(tmp_path),
+                MachineClock(),
+                disk=QuickDisk(),
+                duration_ns=10**9,
+                clock_must_agree=True,
+            )
+            if abs(behind_s) < 300:
+                await work
+                return
+            with pytest.raises(CannotRun, match=r"the gateway's clock is .*--clock PATH/gateway\.json"):
+                await work
+
+    asyncio.run(scenario())
+    assert list(tmp_path.rglob("r001")) == [] or abs(behind_s) < 300
 
 
 def test_a_wait_that_is_no_duration_is_refused(tmp_path: Path) -> None:
@@ -203,8 +271,13 @@ def test_a_look_up_lost_in_an_outage_is_repeated(tmp_path: Path, monkeypatch: py
     assert Own.REQUEST_TIMEOUT not in found.codes()
 
 
-def test_advice_without_any_row_is_a_refusal_after_all(tmp_path: Path) -> None:
-    """10089 for L1, and no row follows: after the silence the stream counts as refused with that code."""
+def test_advice_without_any_row_is_a_refusal_after_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """10089 for L1, and no row follows: after the silence the stream counts as refused with that code.
+
+    The log does not say that it goes on, and repeats of the refusal are short. While it is requested again, the stream
+    is still shown as refused.
+    """
+    monkeypatch.setattr(subscriptions, "NOW_AND_THEN_S", (0.1,))
 
     def granted(client: Client, req_id: str, stream: str) -> bool:
         if stream == "l1":
@@ -213,9 +286,30 @@ def test_advice_without_any_row_is_a_refusal_after_all(tmp_path: Path) -> None:
 
     stranger = Stranger(granted=granted)
     stranger.dead.add("l1")
-    found = played(stranger, tmp_path, subscribed_on(1), more_s=3.5, silence_seconds=1)
+    with structlog.testing.capture_logs() as lines:
+        found = played(stranger, tmp_path, subscribed_on(1), more_s=6.5, silence_seconds=1)
+    logged = [line["event"] for line in lines if line.get("code") == 10089]
+    assert logged[:3] == ["advice, waiting for rows", "stream refused", "stream refused again"]
+    assert set(logged[2:]) == {"stream refused again"}
     assert found.summary.coverage[SYMBOL]["l1"] == "refused 10089"
     assert found.summary.coverage[SYMBOL]["all_last"] == "granted"
+
+
+def test_a_stream_requested_again_is_shown_as_refused_until_it_has_rows() -> None:
+    """L1 refused for a permission: refused in every retry without rows. For pacing, or of prints: asked."""
+    target = RequestTarget(SYMBOL, 1)
+
+    def after(stream: Stream, *, lasting: bool, rows: int = 0) -> str:
+        registry = SubscriptionRegistry()
+        registry.add(StreamSubscription(1, target, stream, {}, 0))
+        registry.live[1].lasting = lasting
+        registry.refuse(1, 10089)
+        registry.add(StreamSubscription(2, target, stream, {}, 0, rows=rows))
+        return coverage(registry, [SYMBOL])[SYMBOL][stream]
+
+    assert after(Stream.L1, lasting=True) == "refused 10089"
+    assert after(Stream.L1, lasting=True, rows=1) == "granted"
+    assert after(Stream.L1, lasting=False) == after(Stream.ALL_LAST, lasting=True) == "asked"
 
 
 def test_the_question_for_the_time_is_repeated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

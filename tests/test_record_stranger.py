@@ -641,6 +641,7 @@ PINK_FIRST = listing(("ACME", 11, "PINK"), ("ACME", 12, "NYSE"), ("BRK B", 13, "
         ("ACME@99", r"'ACME@99' is none of the gateway's contracts"),
         ("BRK.B", r"no US stock 'BRK.B' .*IB writes classes of shares with a space: 'BRK B'"),
         ("brk/b", r"IB writes classes of shares with a space: 'BRK B'"),
+        ("ACME BOLT", r"several symbols are separated by commas: --symbols ACME,BOLT"),
         ("NOSUCH", r"no US stock 'NOSUCH' .*check --symbols$"),
         ("ACME@NYSE,acme@pink", r"'ACME' is given for two contracts, 12 on NYSE and 11 on PINK: record one of them"),
     ],
@@ -672,6 +673,13 @@ def test_exchange_con_id_and_letters_of_a_symbol(
     assert set(found.summary.coverage) == ({"ACME"} if len(con_ids) == 1 else {"ACME", "BRK B"})
     chosen = [line["candidates"] for line in lines if line["event"] == "contract chosen"]
     assert set(chosen) == {"ACME@11 on PINK, ACME@12 on NYSE"}, "never silently"
+
+
+def test_a_symbol_given_twice_is_looked_up_once(tmp_path: Path) -> None:
+    """`ACME,acme` is one symbol."""
+    found = played(Stranger(), tmp_path, subscribed_on(1), symbols=["ACME", "acme"], more_s=0.3)
+    asked = [row for row in found.day.table(Kind.REQUEST).to_pylist() if row["stream"] == "contract"]
+    assert [row["symbol"] for row in asked] == ["ACME"]
 
 
 def test_a_symbol_has_the_letters_of_the_gateway(tmp_path: Path) -> None:

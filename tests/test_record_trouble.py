@@ -26,6 +26,7 @@ from harvester.errors import (
 )
 from harvester.eventlog.lock import DateLock
 from harvester.eventlog.reader import open_day
+from harvester.eventlog.typed_times import of_day, read_iso
 from harvester.eventlog.verify_log import verify_day
 from harvester.events.kinds import Action, Kind, Own, Stream
 from harvester.files import Disk
@@ -129,9 +130,38 @@ def test_a_feed_that_was_down_at_the_end(tmp_path: Path) -> None:
     recorded = run(lockstep(one(), Home(tmp_path), minutes=3, faults="+150 * drop\n+150 * closed 600"))
     assert status(recorded.home.on(DATE)).outage
     said = CliRunner().invoke(app, ["status", "--date", str(DATE), "--home", str(tmp_path)]).output
-    assert "the feed was down when recording ended" in said
+    found = status(recorded.home.on(DATE))
+    notices = open_day(DATE, recorded.home).table(Kind.NOTICE).to_pylist()
+    begun = next(n for n in notices if n["code"] == Own.OUTAGE_BEGIN)
+    assert (found.outage_since, found.outage_why) == (iso(begun["ts_recv"]), "connection lost")
+    at = of_day(begun["ts_recv"])[:8]
+    assert f"the feed was down when recording ended, since {at}: connection lost" in said
+    at_work = msgspec.structs.replace(found, recording=True)
+    assert at_work.wrong()[0] == at_work.feed() == f"the feed is down since {at}: connection lost"
     assert "the feed is down" not in said
     assert "ACME: complete until then" in said
+
+
+def test_status_of_a_silent_feed_and_of_earlier_runs(tmp_path: Path) -> None:
+    """A silent feed: since when, and since when each stream has no data. Of earlier runs their other symbols.
+
+    Before it is an outage, status says how long ago the last row came.
+    """
+    home = Home(tmp_path)
+    first = run(lockstep(model(), home, minutes=1))
+    start = first.day().last_ts + 20 * 10**9
+    faults = "+360 * silence 900"
+    recorded = run(lockstep(model(), home, minutes=12, start_ns=start, symbols=["ACME"], faults=faults))
+    found = status(home.on(DATE))
+    assert found.outage
+    assert read_iso(found.outage_since) < read_iso(found.last_row) + 2 * 10**9
+    assert {why.rpartition(" ")[0] for why in found.lacking["ACME"].values()} == {"no data since"}
+    assert found.earlier == {"r001": ["ACME", "BOLT", "CRUX"]}
+    assert "earlier runs of the date with other symbols: r001 ACME, BOLT, CRUX" in hv_status(recorded.home)[1]
+    quiet = msgspec.structs.replace(found, recording=True, outage=False)
+    seconds = (read_iso(found.last_commit) - read_iso(found.last_row)) // 10**9
+    assert quiet.feed() == f"the last row came {seconds:,} s before the last commit"
+    assert not msgspec.structs.replace(quiet, last_row=found.last_commit).feed()
 
 
 def test_a_silent_stream_is_noticed_while_others_flow(tmp_path: Path) -> None:

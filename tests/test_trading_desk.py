@@ -111,7 +111,7 @@ def test_who_is_asked_changes_nothing(
     assert len(rows["episodes"]) > 8
     assert {"RUN_CHANGE"} < {row["exit_reason"] for row in rows["episodes"]}
     gates = {code for row in rows["decisions"] for code in row["gate_codes"].split("|")}
-    assert gates >= {"WARMUP", "HOLDING", "COOLDOWN", "OUTAGE", "NO_QUOTE", "STALE", "BOOK_BAD", ""}
+    assert gates >= {"WARMUP", "HOLDING", "COOLDOWN", "OUTAGE", "NOT_LIVE", "BOOK_BAD", ""}
 
 
 def test_few_are_asked(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,200 +1,258 @@
+"""Properties of the exchange's matching over random tapes. The rules, by number, are in docs/trading.md."""
+
 from __future__ import annotations
 
 import math
+from typing import Any, NamedTuple
 
 import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from trading_table import play
 
 from harvester.errors import BadSetting
-from harvester.projections.trading.costs import CostTable, cost_table
-from harvester.projections.trading.simulated_exchange import Observation, Order, OrderType, ShownQuote, execute
+from harvester.projections.trading.costs import cost_table
+from harvester.projections.trading.plan import EntryPlan, OrderType
+from harvester.projections.trading.position import opening_order
+from harvester.projections.trading.simulated_exchange import (
+    Fill,
+    Moment,
+    Order,
+    ShownQuote,
+    execute,
+    on_step,
+    price_step,
+)
 from tests.budget import budget
 
 FREE = cost_table("none")
+SECOND = 1_000_000_000
+STOPS = (OrderType.STOP, OrderType.STOP_LIMIT, OrderType.TRAIL)
 PRICES = st.integers(990, 1010).map(lambda cents: cents / 100)
-SIZES = st.sampled_from([0.0, 1.0, 40.0, 100.0, 1000.0, math.nan, -1.0])
-QUOTE = st.tuples(st.just("quote"), PRICES, PRICES, SIZES, SIZES, st.booleans())
-PRINT = st.tuples(st.just("print"), PRICES, SIZES, st.booleans())
-TAPE = st.lists(st.one_of(QUOTE, PRINT), max_size=40)
+NEAR = st.sampled_from([9.99, 10.0, 10.01])
+SIZES = st.sampled_from([1.0, 40.0, 40.5, 100.0, 1000.0])
+PAUSES = st.sampled_from([0, SECOND // 10, SECOND // 2, SECOND])
+QUOTE = st.tuples(
+    st.just("quote"), PAUSES, NEAR | PRICES, st.integers(1, 3), SIZES, SIZES, st.booleans() | st.just(True)
+)
+PRINT = st.tuples(
+    st.just("print"), PAUSES, PRICES, SIZES, st.sampled_from([(True, True), (True, False), (False, False)])
+)
+TAPE = st.lists(st.one_of(QUOTE, QUOTE, PRINT), max_size=40)
 
 
 @st.composite
-def orders(draw):
+def orders(draw, types=tuple(OrderType)):
+    kind = draw(st.sampled_from(types))
     return Order(
-        type=draw(st.sampled_from(list(OrderType))),
+        type=kind,
         buy=draw(st.booleans()),
         quantity=draw(st.integers(1, 300)),
-        price=draw(PRICES),
-        after_seq=draw(st.integers(0, 5)),
-        not_before=draw(st.integers(0, 20)),
-        expires=draw(st.none() | st.integers(0, 40)),
         reference="test",
         reference_price=draw(st.none() | PRICES),
+        limit=draw(PRICES) if kind in (OrderType.LIMIT, OrderType.STOP_LIMIT) else None,
+        trigger=draw(PRICES) if kind in (OrderType.STOP, OrderType.STOP_LIMIT) else None,
+        trail=draw(st.sampled_from([0.01, 0.03, 0.10])) if kind is OrderType.TRAIL else None,
+        share_max=draw(st.sampled_from([1.0, 0.5, 0.1])),
+        last_only=draw(st.booleans()),
     )
 
 
-def walk(order: Order, tape: list, costs: CostTable = FREE):
-    """Every observation with the quote then in force, the order's state before, and the fill if there was one."""
-    shown = ShownQuote()
+class Seen(NamedTuple):
+    """One moment: the order before it and after it, the quote, and the fill if there was one."""
+
+    now: Moment
+    before: Order
+    after: Order
+    quote: ShownQuote
+    fill: Fill | None
+
+
+def walk(order: Order, tape: list[Any], costs: Any = FREE) -> list[Seen]:
+    """Match the order at each moment of the tape."""
+    shown, ts, made = ShownQuote(), 0, []
     for seq, item in enumerate(tape, start=1):
+        ts += item[1]
         if item[0] == "quote":
-            low, high = min(item[1:3]), max(item[1:3]) + 0.01
-            shown.update(low, high, item[3], item[4], item[5])
-            seen = Observation(seq, seq)
+            _, _, bid, width, bid_size, ask_size, good = item
+            shown.update(ts, bid, round(bid + width / 100, 2), bid_size, ask_size, good=good)
+            now = Moment(seq, ts)
         else:
-            seen = Observation(seq, seq, *item[1:])
+            _, _, price, size, (forms, triggers) = item
+            now = Moment(seq, ts, price, size, forms, triggers)
         before, quote = msgspec.structs.replace(order), msgspec.structs.replace(shown)
-        yield seen, before, quote, execute(order, msgspec.structs.replace(seen), shown, costs), shown
+        fill = execute(order, msgspec.structs.replace(now), shown, costs)
+        made.append(Seen(now, before, msgspec.structs.replace(order), quote, fill))
+    return made
 
 
-@settings(max_examples=budget(80, 300), deadline=None)
+@settings(max_examples=budget(150, 600), deadline=None)
 @given(orders(), TAPE)
 def test_fill_rules(order, tape):
-    """No fill is too early, without a good quote, worse than the rules allow, or larger than the size shown."""
-    for seen, before, quote, fill, _ in walk(order, tape):
+    """No fill without a live quote, worse than its limit, or off the quote; none above the size or its fraction."""
+    filled = 0
+    for now, before, after, quote, fill in walk(order, tape):
         if fill is None:
             continue
         assert quote.good
-        assert fill.seq > order.after_seq
-        assert fill.ts >= order.not_before
-        assert order.expires is None or fill.ts < order.expires
+        assert (fill.seq, fill.ts) == (now.seq, now.ts)
         opposite, size = (quote.ask, quote.ask_size) if order.buy else (quote.bid, quote.bid_size)
-        if order.type is not OrderType.LIMIT:
+        if before.limit is None:
             assert fill.price == opposite
-            assert fill.quantity <= size
         else:
-            assert fill.price <= order.price if order.buy else fill.price >= order.price
-            reached = opposite <= order.price if order.buy else opposite >= order.price
-            assert reached or seen.forms_price
-            assert fill.quantity <= (size if reached else seen.size)
-        assert fill.quantity <= before.left
-    assert 0 <= order.filled <= order.quantity
+            assert fill.price <= before.limit if order.buy else fill.price >= before.limit
+            reached = opposite <= before.limit if order.buy else opposite >= before.limit
+            through = now.price is not None and (now.price < before.limit if order.buy else now.price > before.limit)
+            assert fill.price == (before.limit if before.resting else opposite)
+            assert reached or (through and now.forms_price and before.resting)
+            size = size if reached else now.size
+        assert 0 < fill.quantity <= min(before.left, math.floor(size * order.share_max))
+        assert order.type not in STOPS or after.triggered
+        filled += fill.quantity
+    assert filled == order.filled <= order.quantity
+
+
+@settings(max_examples=budget(150, 600), deadline=None)
+@given(orders(types=STOPS), TAPE)
+def test_stops_trigger_exactly_by_the_rule(order, tape):
+    """A stop triggers at the first live moment at which the quote or a print that may reaches it, not before."""
+    wanted = order.trigger
+    triggered = False
+    for now, before, after, quote, _ in walk(order, tape):
+        if quote.good and not triggered:
+            opposite = quote.ask if order.buy else quote.bid
+            if order.trail is not None:
+                near = round(opposite + order.trail if order.buy else opposite - order.trail, 2)
+                wanted = near if wanted is None else (min if order.buy else max)(wanted, near)
+            touches = [now.price] if now.price is not None and now.triggers else []
+            touches += [] if order.last_only else [opposite]
+            triggered = any(p >= wanted if order.buy else p <= wanted for p in touches)
+        assert after.triggered == triggered
+        assert after.trigger == wanted
+        if order.trail is not None and before.trigger is not None:  # only in the direction of profit
+            assert after.trigger <= before.trigger if order.buy else after.trigger >= before.trigger
+
+
+class Levels:
+    """Rule 5 as it is written, for one side: prices at which we took, with what they showed then."""
+
+    def __init__(self) -> None:
+        self.taken: dict[float, list[Any]] = {}  # price: [showed, taken, newest take or return, away since]
+
+    def shows(self, ts: int, price: float, size: float) -> None:
+        for level, (showed, _, since, away) in list(self.taken.items()):
+            over = ts - (since if away is None else away) >= SECOND
+            if over or (level == price and size > showed):
+                del self.taken[level]
+            elif level == price and away is not None:
+                self.taken[level][2:] = [ts, None]
+            elif level != price and away is None:
+                self.taken[level][3] = ts
+
+    def free(self, ts: int, price: float, size: float) -> int:
+        showed, taken, since, _ = self.taken.get(price, (size, 0, ts, None))
+        if ts - since >= SECOND:
+            return math.floor(size)
+        return max(0, math.floor(min(size, showed) - taken))
+
+    def take(self, ts: int, price: float, size: float, shares: int) -> None:
+        if price not in self.taken or ts - self.taken[price][2] >= SECOND:
+            self.taken[price] = [size, 0, ts, None]
+        self.taken[price][1] += shares
+        assert self.taken[price][1] <= self.taken[price][0]
+        self.taken[price][2] = ts
+
+
+@settings(max_examples=budget(150, 600), deadline=None)
+@given(st.booleans(), st.sampled_from([1.0, 0.5]), TAPE)
+def test_a_level_gives_what_it_shows_less_what_we_took(buy, share, tape):
+    """A hungry market order takes at each moment exactly what its level still has by rule 5."""
+    order = Order(OrderType.MARKET, buy, 1_000_000, "test", None, share_max=share)
+    levels = Levels()
+    for now, _, _, quote, fill in walk(order, tape):
+        if not quote.good:
+            assert fill is None
+            continue
+        price, size = (quote.ask, quote.ask_size) if buy else (quote.bid, quote.bid_size)
+        if now.price is None:
+            levels.shows(now.ts, price, size)
+        expected = min(levels.free(now.ts, price, size), math.floor(size * share))
+        assert (fill.quantity if fill else 0) == expected
+        if fill:
+            levels.take(now.ts, price, size, fill.quantity)
 
 
 @settings(max_examples=budget(80, 300), deadline=None)
-@given(st.booleans(), TAPE)
-def test_never_more_than_shown(buy, tape):
-    """While one side's price is unchanged, all fills together take at most the largest size it showed."""
-    order = Order(OrderType.MARKET, buy, 10_000, 0, 0, "test", None)
-    price, taken, most = None, 0, 0.0
-    for _, _, _, fill, shown in walk(order, tape):
-        if shown.good and shown.price(buy=buy) != price:
-            price, taken, most = shown.price(buy=buy), 0, 0.0
-        if shown.good:
-            most = max(most, shown.ask_size if buy else shown.bid_size)
-        taken += fill.quantity if fill else 0
-        assert taken <= most
-
-
-@settings(max_examples=budget(60, 200), deadline=None)
 @given(orders(), TAPE)
 def test_mirror(order, tape):
     """Buying in a market and selling in its mirror image are the same: no side is favoured."""
 
-    def turned(price: float) -> float:
-        return round(20 - price, 2)
+    def turned(price: float | None) -> float | None:
+        return None if price is None else round(20 - price, 2)
 
-    flipped = msgspec.structs.replace(order, buy=not order.buy, price=turned(order.price), reference_price=None)
     plain = msgspec.structs.replace(order, reference_price=None)
-    shown, mirrored = ShownQuote(), ShownQuote()
-    for seq, item in enumerate(tape, start=1):
-        seen = other = Observation(seq, seq)
+    flipped = msgspec.structs.replace(
+        plain, buy=not order.buy, limit=turned(order.limit), trigger=turned(order.trigger)
+    )
+    mirror = []
+    for item in tape:
         if item[0] == "quote":
-            low, high = min(item[1:3]), round(max(item[1:3]) + 0.01, 2)
-            shown.update(low, high, item[3], item[4], item[5])
-            mirrored.update(turned(high), turned(low), item[4], item[3], item[5])
+            what, pause, bid, width, bid_size, ask_size, good = item
+            mirror.append((what, pause, turned(round(bid + width / 100, 2)), width, ask_size, bid_size, good))
         else:
-            seen, other = Observation(seq, seq, *item[1:]), Observation(seq, seq, turned(item[1]), *item[2:])
-        one, two = execute(plain, seen, shown, FREE), execute(flipped, other, mirrored, FREE)
-        assert (one is None) == (two is None)
-        if one and two:
-            assert (one.quantity, one.price) == (two.quantity, turned(two.price))
+            mirror.append((*item[:2], turned(item[2]), *item[3:]))
+    for one, two in zip(walk(plain, tape), walk(flipped, mirror), strict=True):
+        assert (one.fill is None) == (two.fill is None)
+        assert one.after.triggered == two.after.triggered
+        if one.fill and two.fill:
+            assert (one.fill.quantity, one.fill.price) == (two.fill.quantity, turned(two.fill.price))
+
+
+@given(
+    st.floats(0.5, 500),
+    st.sampled_from([0.0001, 0.005, 0.01, 0.05]),
+    st.booleans(),
+)
+def test_rounding_is_never_in_our_favour(price, step, buy):
+    """Limits go away from the market, stops too, by less than a step, onto a whole number of steps."""
+    plan = EntryPlan(long=buy, quantity=1, reason="", type=OrderType.STOP_LIMIT, limit=price, trigger=price, trail=None)
+    order = opening_order(plan, step, None, share_max=1.0, last_only=False)
+    slack = 1e-6 * step + 1e-9
+    for made, up in ((order.limit, not buy), (order.trigger, buy)):
+        assert abs(made / step - round(made / step)) < 1e-4
+        assert -slack <= (made - price if up else price - made) < step + slack
+    assert on_step(round(price / step) * step, step, up=True) == on_step(round(price / step) * step, step, up=False)
+
+
+def test_steps_without_a_contract():
+    """Without a recorded step it is a cent, a hundredth of one below a dollar."""
+    assert [price_step(price, None) for price in (1.0, 250.0, 0.9999)] == [0.01, 0.01, 0.0001]
+    assert price_step(0.5, 0.005) == 0.005
 
 
 def test_a_print_fills_our_orders_no_more_than_once():
     """Two limits a print goes through share its 50 shares: 40 for the first, 10 for the second."""
-    shown, seen = ShownQuote(), Observation(2, 2, 10.06, 50.0, forms_price=True)
-    shown.update(10.0, 10.02, 500, 500, good=True)
-    orders = [Order(OrderType.LIMIT, False, 40, 0, 0, "test", None, price=10.05, resting=True) for _ in range(2)]
-    assert [execute(order, seen, shown, FREE).quantity for order in orders] == [40, 10]
+    shown, now = ShownQuote(), Moment(2, 2, 10.06, 50.0, forms_price=True)
+    shown.update(1, 10.0, 10.02, 500, 500, good=True)
+    made = [Order(OrderType.LIMIT, False, 40, "test", None, limit=10.05, resting=True) for _ in range(2)]
+    assert [execute(order, now, shown, FREE).quantity for order in made] == [40, 10]
 
 
+@pytest.mark.parametrize("buy", [True, False])
 @given(st.lists(st.tuples(st.integers(1, 500), PRICES), min_size=1, max_size=10))
-def test_commission_is_by_the_order(parts):
+def test_commission_is_by_the_order(buy, parts):
     """For any split into fills, commissions add up to the table's price of the whole order."""
     table = cost_table("ibkr_fixed")
-    order = Order(OrderType.MARKET, True, sum(n for n, _ in parts), 0, 0, "test", None)
+    order = Order(OrderType.MARKET, buy, sum(n for n, _ in parts), "test", None)
     total = 0.0
     for seq, (shares, price) in enumerate(parts, start=1):
         shown = ShownQuote()
-        shown.update(price - 0.01, price, 0, shares, True)
-        fill = execute(order, Observation(seq, seq), shown, table)
-        total += fill.commission
-    assert total == pytest.approx(table.commission(order.filled, order.value))
-
-
-@pytest.mark.parametrize(
-    ("shares", "price", "usd"),
-    [(100, 25.0, 1.0), (1000, 25.0, 5.0), (1000, 0.25, 2.5), (10, 0.2, 0.02), (0, 25.0, 0.0)],
-)
-def test_ibkr_fixed(shares, price, usd):
-    """The published examples: at least a dollar, half a cent a share, at most one percent of the value."""
-    assert cost_table("ibkr_fixed").commission(shares, shares * price) == pytest.approx(usd)
+        shown.update(seq, price, price, shares, shares, good=True)
+        total += execute(order, Moment(seq, seq), shown, table).commission
+    assert total == pytest.approx(table.charged(sell=not buy, taken=order.filled, added=0, value=order.value))
 
 
 def test_unknown_table():
     """The error for an unknown cost table lists the valid ones."""
     with pytest.raises(BadSetting, match="'bribes'; use one of ibkr_fixed, ibkr_tiered, none"):
         cost_table("bribes")
-
-
-LINE = st.one_of(
-    st.tuples(st.just("quote"), PRICES, st.integers(1, 5), st.sampled_from([0, 30, 500]), st.booleans()),
-    st.tuples(st.just("print"), PRICES, st.sampled_from([10, 100]), st.booleans()),
-    st.sampled_from([("clock",), ("run 1",), ("run 2",), ("outage",), ("back",)]),
-)
-
-
-def written(lines: list) -> str:
-    """A random scenario as a table; a decision long or short at every third clock."""
-    table, now, clocks = ["0 run 1"], 0.0, 0
-    for line in lines:
-        if line[0] == "clock":
-            now, clocks = math.floor(now) + 1.0, clocks + 1
-            if clocks % 3 == 1:
-                table.append(f"{now} {'long 100 9.95 10.05' if clocks % 2 else 'short 100 10.05 9.95'} 2 4")
-        else:
-            now += 0.2
-        if line[0] == "quote":
-            _, bid, width, size, good = line
-            table.append(f"{now} quote {bid} {bid + width / 100:.2f} {size} {size} {'' if good else 'bad'}")
-        elif line[0] == "print":
-            table.append(f"{now} print {line[1]} {line[2]} {'' if line[3] else 'odd'}")
-        else:
-            table.append(f"{now} {line[0]}")
-    return "\n".join([*table, f"{now + 1} end"])
-
-
-@settings(max_examples=budget(40, 150), deadline=None)
-@given(st.lists(LINE, max_size=60))
-def test_books_balance(lines):
-    """In any scenario every decision ends, money adds up, MAE ≤ 0 ≤ MFE, and state restores."""
-    rows = play(written(lines), costs="ibkr_fixed")
-    assert rows == play(written(lines), costs="ibkr_fixed", through_snapshots=True)
-    entered = {row["decision_seq"] for row in rows["decisions"] if row["action"] == "enter"}
-    unfilled = [row["decision_seq"] for row in rows["decisions"] if row["action"] == "unfilled"]
-    done = [row["decision_seq"] for row in rows["episodes"]]
-    assert sorted([*unfilled, *done]) == sorted(entered)
-    assert len({row["trade_id"] for row in rows["episodes"]}) == len(done)
-    for row in rows["episodes"]:
-        fills = [f for f in rows["fills"] if f["decision_seq"] == row["decision_seq"]]
-        assert all(f["seq"] > row["decision_seq"] for f in fills)
-        cash = sum((1 if f["side"] == "SELL" else -1) * f["price"] * f["quantity"] - f["commission"] for f in fills)
-        left = sum((1 if f["side"] == "BUY" else -1) * f["quantity"] for f in fills)
-        assert (left == 0) == (row["exit_reason"] != "DATA_END")
-        assert row["pnl_usd"] == pytest.approx(cash + left * row["exit_price"])
-        assert row["mae"] <= 0 <= row["mfe"]
-        assert row["hold_seconds"] >= 0

@@ -76,8 +76,8 @@ def test_no_signal(mids, lean):
         ({"ts": CLOSE - 899_000_000_000}, "SESSION"),
         ({"session": None}, "SESSION"),
         ({"outage": True}, "OUTAGE"),
-        ({"shown": ShownQuote(False, 50.0, 50.02, 1.0, 1.0)}, "NO_QUOTE"),
-        ({"row": {"stale": True}}, "STALE"),
+        ({"shown": ShownQuote(False, 50.0, 50.02, 1.0, 1.0)}, "NOT_LIVE"),
+        ({"halted": True}, "HALTED"),
         ({"row": {"book_good": False}}, "BOOK_BAD"),
         ({"settings": {"spread_bps_max": 1.5}}, "SPREAD"),
         ({"holding": True}, "HOLDING"),
@@ -88,6 +88,13 @@ def test_gates(change, code):
     _, verdict = seen(UP, **change)
     assert verdict.gates == (code,)
     assert verdict.plan is None
+
+
+def test_a_second_without_rows_is_no_reason():
+    """The stream may be silent while the quote holds: a stale second closes no gate."""
+    _, verdict = seen(UP, row={"stale": True})
+    assert verdict.gates == ()
+    assert verdict.plan is not None
 
 
 def test_no_book_is_not_a_bad_book():

@@ -6,7 +6,7 @@
     1    clock                                 closes the second and lets strategies decide
     1    long 100 9.90 10.20 [valid hold] [type=limit limit=9.99 …]
                                                what the scripted strategy wants at the clock of that second (before it):
-                                               quantity, stop, target (- for none), then fields of `EntryPlan`
+                                               quantity, stop, target, seconds (- for none), then fields of `EntryPlan`
     1    rival short 100 10.30 9.80 …          a second entry of the same decision
     3    change stop 9.95                      a change at the clock of that second (before it): kind, price or reason
     2    outage | back                         the feed is gone, and again there
@@ -87,10 +87,10 @@ strategies.STRATEGIES["scripted"] = Scripted  # type: ignore[assignment]
 def params(
     script: Script, version: int = 1, latency_ms: float = 100.0, costs: str = "none", **config: Any
 ) -> RunParams:
-    """A run's parameters around a script; `config`: further settings, and `closes`, seconds after the start."""
+    """A run around a script; `config`: further settings, and `opens`, `closes`, seconds after the start."""
     settings = msgspec.to_builtins({"plans": script.plans, "changes": script.changes, "version": version})
-    closes = at(config.pop("closes", 6 * 3600))
-    session = ExchangeSession(at(-1800), closes, at(-6 * 3600), at(10 * 3600), False)
+    opens, closes = at(config.pop("opens", -1800)), at(config.pop("closes", 6 * 3600))
+    session = ExchangeSession(opens, closes, at(-6 * 3600), at(10 * 3600), False)
     calendar = Calendar("XNYS", "America/New_York", "2025-07-17", at(-10 * 3600), at(14 * 3600), session)
     return RunParams(
         config={"latency_ms": latency_ms} | config,
@@ -161,10 +161,10 @@ def steps(table: str) -> tuple[list[Step], Script]:
             value = round(float(args[0]) * 1e9)
             happenings.append(Occurrence(seq, ts, CON_ID, OccurrenceKind.MIN_TICK, value))
         elif what in ("long", "short"):
-            script.plans.append((ts, _plan(what == "long", args)))
+            script.plans.append((ts, plan_of(what == "long", args)))
         elif what == "rival":
             when_, plan = script.plans[-1]
-            script.plans[-1] = when_, msgspec.structs.replace(plan, rival=_plan(args[0] == "long", args[1:]))
+            script.plans[-1] = when_, msgspec.structs.replace(plan, rival=plan_of(args[0] == "long", args[1:]))
         elif what == "change":
             kind_, *rest = args
             price = float(rest[0]) if rest and kind_ != "exit" else None
@@ -194,7 +194,7 @@ def interval(
     return Interval(seq, ts, happenings, Observations(*seen, [seq]), seconds, 0)
 
 
-def _plan(long: bool, args: list[str]) -> EntryPlan:
+def plan_of(long: bool, args: list[str]) -> EntryPlan:
     plain = [arg for arg in args if "=" not in arg]
     fields: dict[str, Any] = {
         name: value if name == "type" else float(value) for name, value in (a.split("=") for a in args if "=" in a)
@@ -202,7 +202,7 @@ def _plan(long: bool, args: list[str]) -> EntryPlan:
     if "immediate" in fields:
         fields["immediate"] = bool(fields["immediate"])
     quantity, stop, target, *times = plain
-    valid, hold = (float(t) for t in (times + ["5", "300"][len(times) :]))
+    valid, hold = (None if t == "-" else float(t) for t in (times + ["5", "300"][len(times) :]))
     return EntryPlan(
         long=long,
         quantity=int(quantity),
@@ -248,6 +248,23 @@ def shown(rows: list[dict[str, Any]], columns: str) -> str:
             values.append(f"{(value - START) / SECOND:g}" if name == "ts" or name.endswith("_ts") else _text(value))
         picked.append(" ".join(values))
     return "\n".join(picked)
+
+
+FILLS = "seq ts role side price quantity source reference reference_price slippage"
+EPISODES = "trade_id side quantity entry_ts entry_price exit_ts exit_price exit_reason pnl_usd mae mfe win_loss"
+
+
+def outcome(table: str, **terms: Any) -> str:
+    """What a scenario gives: its fills, its unfilled entries (`unfilled`), its episodes. The same through snapshots."""
+    rows = play(table, **terms)
+    assert play(table, through_snapshots=True, **terms) == rows
+    unfilled = [row for row in rows["decisions"] if row["action"] == "unfilled"]
+    parts = [
+        shown(rows["fills"], FILLS),
+        shown(unfilled, "seq ts action reason side quantity"),
+        shown(rows["episodes"], EPISODES),
+    ]
+    return "\n".join(part for part in parts if part)
 
 
 def _text(value: Any) -> str:

@@ -10,6 +10,7 @@ import msgspec
 from harvester.artefacts.json_files import json_lines, times, times_file
 from harvester.files import json_value, put_all
 from harvester.home import file_name
+from harvester.projections.trading.episodes import SCHEMA_VERSION
 from harvester.projections.trading.position import DATA_END
 
 if TYPE_CHECKING:
@@ -120,9 +121,10 @@ def compare_day(folder: Path, *versions: Mapping[str, bytes]) -> list[Difference
 
 
 def superseded(differences: Iterable[Difference], documents: Iterable[str]) -> list[Path]:
-    """The files that a projection of the unfinished day left, for trades that have since ended differently.
+    """The files that an earlier projection left, for trades that have since ended differently.
 
-    Such a file has the exit DATA_END, and its decision is in the new projection under another name.
+    Such a file has the exit DATA_END, and its decision is in the new projection under another name; or it was made by
+    an older version of the rules of simulated trading.
     """
     unexpected = [d.path for d in differences if d.what == "unexpected" and not d.path.is_symlink()]
     if not unexpected:
@@ -132,7 +134,8 @@ def superseded(differences: Iterable[Difference], documents: Iterable[str]) -> l
     for path in unexpected:
         episode = path.with_name(path.name.removesuffix(SERIES_SUFFIX).removesuffix(".json") + ".json")
         made = _read(episode)
-        if made and made["labels"]["exit_reason"] == DATA_END and _decision(made) in decisions:
+        open_then = made and made["labels"]["exit_reason"] == DATA_END and _decision(made) in decisions
+        if open_then or _is_older(made):
             stale.append(path)
     return stale
 
@@ -145,6 +148,15 @@ def unwanted_series(differences: Iterable[Difference], folder: Path, documents: 
     versions = [day_files(documents, epoch_ms=epoch_ms, series_jsonl=True) for epoch_ms in (False, True)]
     other = {difference.path for difference in compare_day(folder, *versions)}
     return [path for path in found if path not in other]
+
+
+def made_by_older_rules(path: Path) -> bool:
+    """Whether an episode file was made by an older version of the rules of simulated trading."""
+    return not path.is_symlink() and _is_older(_read(path.with_name(path.name.replace(SERIES_SUFFIX, ".json"))))
+
+
+def _is_older(made: Mapping[str, Any] | None) -> bool:
+    return made is not None and made.get("schema_version") in range(1, SCHEMA_VERSION)
 
 
 def _decision(made: Mapping[str, Any]) -> tuple[Any, ...]:

@@ -81,6 +81,9 @@ def json_lines(rows: list[dict[str, Any]]) -> bytes:
     return b"".join(msgspec.json.encode(row) + b"\n" for row in rows)
 
 
+VERSION = 2  # of the artefacts of a date: 2 has the kind of the data and the rules 2 of simulated trading
+
+
 def envelope(
     schema: str,
     rows: list[dict[str, Any]],
@@ -90,7 +93,7 @@ def envelope(
     through_seq: int,
     health: dict[str, Any],
     symbol: str | None = None,
-    version: int = 1,
+    version: int = VERSION,
 ) -> dict[str, Any]:
     """The object around the rows of every JSON artefact."""
     head: dict[str, Any] = {"schema": schema, "schema_version": version, "trading_date": trading_date}

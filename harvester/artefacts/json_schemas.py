@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from harvester.artefacts.json_files import VERSION
 from harvester.errors import BadSetting
 
 Schema = dict[str, Any]
@@ -51,12 +52,15 @@ def _all(names: str, schema: Schema) -> dict[str, Schema]:
     return dict.fromkeys(names.split(), schema)
 
 
-HEALTH = record({**_all("outages bad_book_seconds refused", COUNT), "data_type": or_null(COUNT)})
+KIND = one_of("unknown", "live", "paper", "model", "tape", "served", "mixed")
+_QUALITY = {**_all("outages bad_book_seconds refused", COUNT), "data_type": or_null(COUNT)}
+HEALTH = record(_QUALITY | {"kind": KIND})
+EPISODE_HEALTH = record(_QUALITY)
 
 
 def enveloped(name: str, row: Schema, *, symbol: bool = False) -> Schema:
     """The schema of an artefact that is an object with header fields and `rows`."""
-    head: dict[str, Schema] = {"schema": {"const": name}, "schema_version": {"const": 1}, "trading_date": DATE}
+    head: dict[str, Schema] = {"schema": {"const": name}, "schema_version": {"const": VERSION}, "trading_date": DATE}
     if symbol:
         head["symbol"] = TEXT
     return record(head | {"run": TEXT, "through_seq": COUNT, "health": HEALTH, "rows": listed(row)})
@@ -69,7 +73,8 @@ BUCKET = (
     | _all("tape_buy tape_sell tape_unknown", NUMBER)
     | _all("trade_count quote_count depth_count", COUNT)
     | _all("volatility_proxy realised_variance", or_null(NUMBER))
-    | {"quote_source": or_null(one_of("bid_ask", "l1", "smart_depth")), "book_good": or_null(FLAG), "stale": FLAG}
+    | {"quote_source": or_null(one_of("bid_ask", "l1", "smart_depth")), "book_good": or_null(FLAG)}
+    | {"stale": FLAG, "halted": FLAG}
 )
 GATES = listed(TEXT)
 FILL = {
@@ -134,7 +139,7 @@ EPISODE = record(
         "trading_date": DATE,
         "run": TEXT,
         "through_seq": COUNT,
-        "health": HEALTH,
+        "health": EPISODE_HEALTH,
         "trade_id": {"type": "string", "pattern": r"^T\d{6}_\d{3,}$"},
         "symbol": TEXT,
         "side": SIDE,
@@ -153,6 +158,7 @@ EPISODE = record(
         "versions": record(
             {"strategy": TEXT, "strategy_digest": HASH, "cost_model": TEXT, "memory": or_null(HASH), "rules": COUNT}
         ),
+        "kind": KIND,
     }
 )
 EPISODE_SERIES = record(

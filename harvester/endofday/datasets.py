@@ -13,8 +13,10 @@ from harvester.artefacts.episode_files import series_rows
 from harvester.artefacts.json_files import envelope, json_file, times
 from harvester.calendar import iso
 from harvester.errors import DamagedFile
+from harvester.events.kinds import SourceKind
 from harvester.home import parse_date
 from harvester.memory.day_summary import DaySummary, digest_day
+from harvester.projections.market.pace import pace_text
 from harvester.projections.trading.trade_rows import EPISODES
 
 if TYPE_CHECKING:
@@ -54,14 +56,21 @@ def episodes_of(made: ProjectResult, home: Home, first_seq: int) -> pa.Table:
     path = home.on(made.trading_date).dataset / EPISODES_FILE
     if first_seq > 1 and path.exists():
         known = {tuple(row[name] for name in IDENTITY) for row in rows}
-        earlier = table_files.read_parquet(path).to_pylist()
+        earlier = [{"kind": SourceKind.UNKNOWN.value} | row for row in table_files.read_parquet(path).to_pylist()]
         rows = [row for row in earlier if tuple(row[name] for name in IDENTITY) not in known] + rows
     rows.sort(key=lambda row: (row["exit_seq"], row["symbol"], row["strategy"]))
     return pa.Table.from_pylist(rows, schema=EPISODES)
 
 
 def dataset_files(
-    made: ProjectResult, home: Home, episodes: pa.Table, first_seq: int, *, parquet: bool, allow_not_live: bool
+    made: ProjectResult,
+    home: Home,
+    episodes: pa.Table,
+    first_seq: int,
+    *,
+    parquet: bool,
+    allow_not_live: bool,
+    learn_starved: bool,
 ) -> dict[Path, bytes]:
     """Files of `memory/datasets/<date>/`; `parquet` adds buckets and series."""
     folder = home.on(made.trading_date).dataset
@@ -71,6 +80,8 @@ def dataset_files(
         "through_seq": str(made.last_seq),
         "last_ts": iso(made.last_ts),
         "allow_not_live": str(allow_not_live).lower(),
+        "kind": made.health["kind"],
+        "starved": str(starved(made) and not learn_starved).lower(),
     }
     decisions = made.tables["decisions"]
     acted = decisions.filter(pa.compute.not_equal(decisions["action"], "none"))
@@ -86,6 +97,22 @@ def dataset_files(
         files[folder / "series.parquet"] = table_files.parquet_file(series, about)
         files[folder / f"buckets{part}.parquet"] = table_files.parquet_file(buckets, about)
     return files
+
+
+def starved(made: ProjectResult) -> bool:
+    """Whether the date's recording did not keep up with market time, see `projections.market.pace`."""
+    return _of_date(made, "starved") == 1
+
+
+def pace(made: ProjectResult) -> str:
+    """The pace of the date's recording, in words."""
+    clocks, lag_s = _of_date(made, "clocks_per_second"), _of_date(made, "stamp_lag_p99")
+    return pace_text(clocks, lag_s)
+
+
+def _of_date(made: ProjectResult, measure: str) -> float | None:
+    rows = made.tables["health"].to_pylist()
+    return next((row["value"] for row in rows if row["symbol"] is None and row["measure"] == measure), None)
 
 
 def journal_files(made: ProjectResult, home: Home, episodes: pa.Table) -> dict[Path, bytes]:
@@ -125,6 +152,7 @@ def day_of(episodes: pa.Table, about: dict[str, str]) -> DaySummary:
         about["last_ts"],
         episodes.to_pylist(),
         allow_not_live=about["allow_not_live"] == "true",
+        starved=about.get("starved") == "true",  # absent from files of 0.1
     )
 
 

@@ -57,6 +57,7 @@ class EodOptions:
     """The options of `hv eod`, and its observers.
 
     Attributes:
+        learn_starved: learn from a date whose recording did not keep up with market time.
         unfinished: fold a date whose last run ended before the end of the session.
         replace_closed: fold a closed date again although runs it was closed with are missing or differ.
         toggles: the artefact toggles given to the command, by setting name; the others are as recorded.
@@ -69,6 +70,7 @@ class EodOptions:
     delete_temp: bool = False
     archive: bool = False
     allow_not_live: bool = False
+    learn_starved: bool = False
     unfinished: bool = False
     replace_closed: bool = False
     toggles: Mapping[str, bool] = field(default_factory=dict)
@@ -82,6 +84,7 @@ class EodOptions:
 class EodReport:
     """The result of `hv eod`.
 
+    `kind` is where the data come from; `starved` is the pace of a date that did not keep up, empty for another one;
     `stopped` is why a requested deletion did not happen; `damaged` lists damaged files of memory/versions.
     """
 
@@ -90,6 +93,8 @@ class EodReport:
     through_seq: int = 0
     episodes: int = 0
     learned: int = 0
+    kind: str = ""
+    starved: str = ""
     left_out: dict[str, int] = field(default_factory=dict)
     pnl_usd: float = 0.0
     memory_hash: str = ""
@@ -175,7 +180,8 @@ def _settle(paths: DatePaths, disk: Disk) -> None:
 
     Files that are already right are not rewritten, so nothing else would sync their names before the log is deleted.
     """
-    kept_in = (paths.archive, paths.dataset, paths.home.journal, paths.home.memory_versions)
+    home = paths.home
+    kept_in = (paths.archive, paths.dataset, home.journal, home.memory_versions, home.memory_latest.parent)
     for folder in kept_in:
         if folder.is_dir():
             with naming(folder):
@@ -263,8 +269,17 @@ def _put_datasets(folding: Folding) -> None:
     home, result, first_seq, options = folding.paths.home, folding.result, folding.day.first_seq, folding.options
     folding.episodes = kept.episodes_of(result, home, first_seq)
     folding.datasets = kept.dataset_files(
-        result, home, folding.episodes, first_seq, parquet=options.parquet, allow_not_live=options.allow_not_live
+        result,
+        home,
+        folding.episodes,
+        first_seq,
+        parquet=options.parquet,
+        allow_not_live=options.allow_not_live,
+        learn_starved=options.learn_starved,
     )
+    folding.report.kind = result.health["kind"]
+    if kept.starved(result):
+        folding.report.starved = kept.pace(result)
     folding.before = _latest(folding.paths)
     folding.put(folding.datasets)
 

@@ -1,4 +1,4 @@
-"""Remove the log of a date without market events, such as a recording that was started after the market had ended.
+"""Remove the log of a date without market events, or on request of any date that is not closed, such as a trial.
 
 It deletes as `hv eod --delete-temp` does: by a list that is durable before the first file is deleted, and only files
 that are as listed. The list is next to the date's folder until everything is deleted; an interrupted removal continues
@@ -37,14 +37,20 @@ def removal_list_path(paths: DatePaths) -> Path:
 
 
 def remove(
-    paths: DatePaths, confirm: Callable[[deletion.DeletionList], bool] = lambda _: True, disk: Disk | None = None
+    paths: DatePaths,
+    confirm: Callable[[deletion.DeletionList, int], bool] = lambda _listed, _events: True,
+    disk: Disk | None = None,
+    *,
+    discard: bool = False,
 ) -> int | None:
     """Delete everything of the date below `temp/`.
 
     Args:
         paths: the date.
-        confirm: called with the list before it is written; False leaves everything in place.
+        confirm: called with the list, and the number of market events in it, before it is written; False leaves
+            everything in place.
         disk: the file layer.
+        discard: remove market events too.
 
     Returns:
         How many files were deleted; None when it was not confirmed.
@@ -52,7 +58,8 @@ def remove(
     Raises:
         LockHeld: another process holds the date.
         NoLog: there is nothing to remove.
-        CannotRun: the date has market events, is closed, archived or has quarantined bytes; nothing is deleted.
+        CannotRun: the date has market events without `discard`, is closed, archived or has quarantined bytes; nothing
+            is deleted.
         DamagedLog: its log is damaged, so it is unknown what it held; nothing is deleted.
         Mismatch: a file is not part of the log, or changed after it was listed, and stays.
         LogWriteFailed: the disk is failing.
@@ -62,11 +69,17 @@ def remove(
         listed = _begun(paths)
         if listed is None:
             recover_held(paths, disk)
-            listed = _listed(paths, _must_hold_nothing(paths))
-            if not confirm(listed):
+            day = open_day(paths.trading_date, paths.home)
+            events = sum(day.table(kind).num_rows for kind in _MARKET)
+            _check_removable(paths, 0 if discard else events)
+            listed = _listed(paths, day.identity())
+            if not confirm(listed, events):
                 return None
             with naming(path):
                 deletion.write_list(path, listed, disk)
+        else:
+            with naming(path):
+                disk.sync_folder(path.parent)  # a killed removal may have renamed the list without a sync
         if left := deletion.carry_out(paths.home.root, listed, disk, doomed_folders(paths)):
             raise Mismatch(f"removing {paths.trading_date} stopped: {left[0]}; check it, then run this again")
         with naming(path):
@@ -90,12 +103,14 @@ def _begun(paths: DatePaths) -> deletion.DeletionList | None:
     return listed
 
 
-def _must_hold_nothing(paths: DatePaths) -> str:
-    """Reject a date that has market events, or files that are kept nowhere else; returns its content hash."""
-    day = open_day(paths.trading_date, paths.home)
+def _check_removable(paths: DatePaths, events: int) -> None:
+    """Reject a date that has market events, or files that are kept nowhere else."""
     name = f"{paths.trading_date} is not removed"
-    if market := sum(day.table(kind).num_rows for kind in _MARKET):
-        raise CannotRun(f"{name}: it has {market:,} market events; hv eod --delete-temp deletes what it has kept")
+    if events:
+        raise CannotRun(
+            f"{name}: it has {events:,} market events; hv log remove --discard deletes them for good, "
+            "hv eod --delete-temp what it has kept"
+        )
     if read_closed(paths) is not None:
         raise CannotRun(f"{name}: {closed_path(paths)} says that it was folded into memory")
     if archived := runs_in(paths.archive):
@@ -104,4 +119,3 @@ def _must_hold_nothing(paths: DatePaths) -> str:
         raise CannotRun(f"{name}: {paths.log / QUARANTINE} holds bytes that are kept nowhere else; move it away first")
     if others := strangers(paths):
         raise Mismatch(f"{name}: {others[0]} is not part of the log; move it away first")
-    return day.identity()

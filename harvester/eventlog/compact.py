@@ -96,6 +96,8 @@ def compact_run(folder: Path, disk: Disk, progress: Callable[[str, int], None] =
             _switch(log, disk, progress)
             log = RunLog(folder)
             log.refresh()
+        else:
+            disk.sync_folder(folder)  # a killed compaction may have replaced the manifest without a sync
         listed = read_list(folder / DELETION)
         if listed is None:
             return None

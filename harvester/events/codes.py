@@ -14,11 +14,14 @@ import re
 from enum import StrEnum
 from typing import NamedTuple
 
+from harvester.events.kinds import SourceKind
+
 TOO_FAST = 100  # more than 50 messages a second
 NO_MORE_MARKET_DATA = 101  # market data lines in use
 HISTORY_ERROR = 162  # no data, a pacing violation, or a scanner without rows: the text says which
 UNKNOWN_CONTRACT = 200
 NO_MORE_DEPTH = 309  # market depth lines in use
+HALTED_SECURITY = 154  # "Orders cannot be transmitted for a halted security": the symbol itself, not a feed
 DEPTH_HALTED = 316
 DEPTH_RESET = 317  # the book is empty; new rows follow
 BAD_REQUEST = 321
@@ -40,6 +43,7 @@ LIVE_UPDATES_FAILED = 10182
 NO_TICK_BY_TICK = 10189
 NO_MORE_TICK_BY_TICK = 10190
 COMPETING_SESSION = 10197
+SIMULATED = 29001  # of `hv gateway` alone, beyond IB's codes: the first message of every connection, see `simulated`
 RESUBSCRIBE = 10225  # "Bust event occurred, current subscription is deactivated. Please resubscribe …"
 
 REFUSALS = frozenset((
@@ -126,6 +130,11 @@ MEANINGS: tuple[Meaning, ...] = (
         HISTORY_ERROR, _NO_PERMISSION, Effect.NOW_AND_THEN, "… No market data permissions for NYSE STK", "", _UNITS
     ),
     Meaning(HISTORY_ERROR, "", Effect.FOR_NOW, "… any other text, such as a lost HMDS connection", "", _UNITS),
+    Meaning(
+        HALTED_SECURITY, "", Effect.ADVICE, "Orders cannot be transmitted for a halted security",
+        "The symbol counts as halted until a tick 49 says otherwise.",
+        ("tests/test_projections_halts.py::test_an_error_about_a_halted_security_halts_the_symbol",),
+    ),
     Meaning(165, "", Effect.ADVICE, "Historical Market Data Service query message", "", _UNITS),
     Meaning(
         UNKNOWN_CONTRACT, "", Effect.NOW_AND_THEN, "No security definition has been found for the request",
@@ -273,6 +282,11 @@ MEANINGS: tuple[Meaning, ...] = (
         RESUBSCRIBE, "", Effect.NEW_ID, "Bust event occurred, current subscription is deactivated. Please resubscribe",
         "", ("tests/test_record_refusals.py::test_what_the_gateway_may_hold_is_cancelled_first",), held=True,
     ),
+    Meaning(
+        SIMULATED, "", Effect.STATUS, "Harvester simulated gateway: model, tape or served, and a digest",
+        "Not IB's. The recording is marked as one of that market.",
+        ("tests/test_provenance.py::test_every_kind_is_recorded_from_a_real_connection",),
+    ),
 )  # fmt: skip
 """Of the rows of one code the first whose pattern is found in the text applies."""
 
@@ -281,6 +295,7 @@ _BY_CODE: dict[int, tuple[Meaning, ...]] = {
 }
 _SYSTEM_MESSAGES = range(2100, 2200)  # warnings about farms and settings, never about one subscription
 _SYSTEM = Meaning(0, "", Effect.ADVICE, "")
+_ANNOUNCED = "Harvester simulated gateway: "
 _READ_CHARACTERS = 1000  # of a text; IB's are shorter, and a gateway may send 16 MB
 
 
@@ -297,6 +312,17 @@ def meaning(code: int, text: str) -> Meaning:
     if code in _SYSTEM_MESSAGES:
         return _SYSTEM
     return UNKNOWN._replace(effect=Effect.PACING) if re.search(_PACING, text, re.IGNORECASE) else UNKNOWN
+
+
+def announcement(kind: SourceKind, digest: str) -> str:
+    """The text of `SIMULATED`: a market and the digest of its source."""
+    return f"{_ANNOUNCED}{kind} {digest}"
+
+
+def simulated(text: str) -> tuple[SourceKind, str]:
+    """Read the text of a `SIMULATED`: kind and digest of the market; (unknown, "") for any other text."""
+    found = re.fullmatch(rf"{_ANNOUNCED}(model|tape|served) ([0-9a-f]{{1,64}})", text[:_READ_CHARACTERS])
+    return (SourceKind.UNKNOWN, "") if found is None else (SourceKind(found[1]), found[2])
 
 
 class NewPort(NamedTuple):

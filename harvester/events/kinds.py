@@ -72,11 +72,24 @@ class Own(IntEnum):
     REQUEST_TIMEOUT = -12
     HOURS_DIFFER = -13  # a contract's liquid hours are not the calendar's session, or cannot be compared with it
     CLOCKS_DIFFER = -14  # value: ns by which the gateway's time is ahead of the stamps
+    SOURCE = -15  # where the market comes from; detail: {"kind": a `SourceKind`}; text: digest or class of account
     ANSWER_UNREADABLE = -20  # a history arrived whose bars cannot be read; text: why
 
 
 SILENCE_DETAIL = '{"cause":"silence"}'
 """`notice.detail` of an `OUTAGE_BEGIN` that no code of the gateway announced: the whole feed fell silent."""
+
+
+class SourceKind(StrEnum):
+    """Where recorded data come from: a market, or which simulation."""
+
+    UNKNOWN = "unknown"  # recorded before 0.2, or by a connection that does not say
+    LIVE = "live"
+    PAPER = "paper"  # IB's simulated trading account; its market data are the live ones
+    MODEL = "model"
+    TAPE = "tape"
+    SERVED = "served"  # a recorded day, replayed
+    MIXED = "mixed"  # of a date or an episode: two of these
 
 
 class Action(StrEnum):

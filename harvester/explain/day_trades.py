@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from harvester.artefacts.table_files import read_parquet
-from harvester.endofday.datasets import EPISODES_FILE, episodes_of
+from harvester.artefacts.table_files import about, read_parquet
+from harvester.endofday.datasets import EPISODES_FILE, episodes_of, starved
 from harvester.errors import NoLog
 from harvester.eventlog.reader import open_day
 from harvester.eventlog.symbols import subscribed
+from harvester.memory.day_summary import why_left_out
 from harvester.projections.trading.position import DATA_END
 from harvester.rebuild.project import being_recorded, fold_day
 
@@ -31,7 +32,14 @@ LISTED = (
     "entry_price", "exit_ts", "exit_price", "hold_seconds", "pnl_usd", "r_multiple", "mae", "mfe", "entry_reason",
     "exit_reason", "win_loss", "unseen_seconds", "rules",
 )  # fmt: skip
-"""Columns of a row of `DayTrades.listed`; `commission`, `learned_from` and `why_not` follow."""
+"""Columns of a row of `DayTrades.listed`; `commission` and `left_out` follow."""
+
+
+class EodAbout(NamedTuple):
+    """The options of `hv eod` that decide which trades are learned from."""
+
+    allow_not_live: bool = False
+    starved: bool = False
 
 
 @dataclass
@@ -43,6 +51,7 @@ class DayTrades:
         episodes: rows of `trade_rows.EPISODES`, in order of their exit.
         decisions: rows of `trade_rows.DECISIONS` with an action, in order of seq.
         symbols: recorded, or traded when the log is gone.
+        options: they decide which trades memory leaves out: as `hv eod` folded the date, else its defaults.
         open: trades still open on a date that is being recorded; they are not episodes yet.
         day, result: the log and its fold; None when the log is gone.
     """
@@ -52,13 +61,28 @@ class DayTrades:
     episodes: list[dict[str, Any]]
     decisions: list[dict[str, Any]]
     symbols: list[str]
+    options: EodAbout
     open: int = 0
     day: Day | None = None
     result: ProjectResult | None = None
 
     def listed(self, symbols: Collection[str] | None = None) -> list[dict[str, Any]]:
         """One row a trade of these symbols (None: all), times int ns UTC; values an old date lacks are None."""
-        return [_listed(row) for row in self.episodes if symbols is None or row["symbol"] in symbols]
+        return [self._listed(row) for row in self.episodes if symbols is None or row["symbol"] in symbols]
+
+    def left_out(self, row: dict[str, Any]) -> str:
+        """Why memory leaves out the trade of an episode row; "" when it learns from it."""
+        rules = max((one.get("rules") or 1 for one in self.episodes), default=1)
+        why = why_left_out(row, rules, allow_not_live=self.options.allow_not_live, starved=self.options.starved)
+        return why or ("" if row["taken"] else NOT_TAKEN)
+
+    def _listed(self, row: dict[str, Any]) -> dict[str, Any]:
+        fills = _decode(row["document"]).fills
+        return {
+            **{name: row.get(name) for name in LISTED},
+            "commission": round(sum(fill.commission for fill in fills), 6),
+            "left_out": self.left_out(row),
+        }
 
     def unfilled(self, symbols: Collection[str] | None = None) -> list[dict[str, Any]]:
         """One row an entry that ended without a fill: symbol, strategy, decision, when and why it ended."""
@@ -67,38 +91,22 @@ class DayTrades:
         return [{n: row[n] for n in names} for row in ended if symbols is None or row["symbol"] in symbols]
 
 
+NOT_TAKEN = "NOT_TAKEN"
+
+
 class _Charged(msgspec.Struct):
     """A fill's commission."""
 
     commission: float = 0.0
 
 
-class _Judged(msgspec.Struct):
-    """Whether memory learns from an episode; None in episodes of version 1."""
-
-    learned_from: bool | None = None
-    why_not: list[str] = []
-
-
 class _Document(msgspec.Struct):
-    """The parts of an episode that its row lacks."""
+    """The part of an episode that its row lacks."""
 
     fills: list[_Charged]
-    quality: _Judged = msgspec.field(default_factory=_Judged)
 
 
 _decode = msgspec.json.Decoder(_Document).decode
-
-
-def _listed(row: dict[str, Any]) -> dict[str, Any]:
-    document = _decode(row["document"])
-    quality = document.quality
-    return {
-        **{name: row.get(name) for name in LISTED},
-        "commission": round(sum(fill.commission for fill in document.fills), 6),
-        "learned_from": quality.learned_from,
-        "why_not": quality.why_not,
-    }
 
 
 @dataclass
@@ -108,7 +116,7 @@ class Totals:
     Attributes:
         pnl_usd: after costs; `commission`: the costs, USD.
         r_mean: over the `r_trades` with an initial risk; None without one.
-        not_learned: trades by the first reason why memory leaves them out.
+        left_out: trades that memory does not learn from, by reason.
         unfilled: entries that ended without a fill, by reason.
     """
 
@@ -120,7 +128,7 @@ class Totals:
     r_mean: float | None = None
     r_trades: int = 0
     learned: int = 0
-    not_learned: dict[str, int] = field(default_factory=dict)
+    left_out: dict[str, int] = field(default_factory=dict)
     unfilled: dict[str, int] = field(default_factory=dict)
 
 
@@ -128,7 +136,6 @@ def totals(rows: Sequence[dict[str, Any]], unfilled: Sequence[dict[str, Any]]) -
     """Add up `DayTrades.listed` and `DayTrades.unfilled`."""
     taken = [row for row in rows if row["taken"]]
     measured = [row["r_multiple"] for row in taken if row["r_multiple"] is not None]
-    left_out = [row for row in taken if row["learned_from"] is False]
     return Totals(
         trades=len(taken),
         wins=sum(row["win_loss"] == "WIN" for row in taken),
@@ -137,8 +144,8 @@ def totals(rows: Sequence[dict[str, Any]], unfilled: Sequence[dict[str, Any]]) -
         commission=round(sum(row["commission"] for row in taken), 6),
         r_mean=sum(measured) / len(measured) if measured else None,
         r_trades=len(measured),
-        learned=sum(row["learned_from"] is True for row in taken),
-        not_learned=dict(Counter((row["why_not"] or ["-"])[0] for row in left_out)),
+        learned=sum(not row["left_out"] for row in taken),
+        left_out=dict(Counter(row["left_out"] for row in taken if row["left_out"])),
         unfilled=dict(Counter(row["reason"] for row in unfilled)),
     )
 
@@ -168,6 +175,7 @@ def trades_of(paths: DatePaths, progress: Callable[[int, int], None] | None = No
         episodes=sorted(ended, key=_place),
         decisions=_acted(made.tables["decisions"]),
         symbols=list(subscribed(day)),
+        options=_options(paths) or EodAbout(starved=starved(made)),
         open=len(rows) - len(ended),
         day=day,
         result=made,
@@ -184,7 +192,17 @@ def _kept(paths: DatePaths) -> DayTrades:
         episodes=sorted(episodes, key=_place),
         decisions=sorted(decisions, key=lambda row: row["seq"]),
         symbols=sorted({row["symbol"] for row in (*episodes, *decisions)}),
+        options=_options(paths) or EodAbout(),
     )
+
+
+def _options(paths: DatePaths) -> EodAbout | None:
+    """How `hv eod` folded the date; None when it has not."""
+    path = paths.dataset / EPISODES_FILE
+    if not path.exists():
+        return None
+    notes = about(read_parquet(path))
+    return EodAbout(*(notes.get(name) == "true" for name in ("allow_not_live", "starved")))
 
 
 def _place(row: dict[str, Any]) -> tuple[int, str, int]:

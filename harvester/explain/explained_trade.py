@@ -109,7 +109,8 @@ def explain_trade(trades: DayTrades, home: Home, row: dict[str, Any]) -> dict[st
 
     Returns:
         Its identity, `decision`, `saw` (the last seconds before it), `risk`, `orders`, `fills` (each with `behind`),
-        `outcome`, `costs`, `quality` and `versions`; `source` as in `DayTrades`.
+        `outcome`, `costs`, `quality`, `versions` and `left_out` (why memory does not learn from it, "" when it does);
+        `source` as in `DayTrades`.
     """
     document = msgspec.json.decode(row["document"])
     trace, outcome = document["decision_trace"], document["labels"]
@@ -146,6 +147,7 @@ def explain_trade(trades: DayTrades, home: Home, row: dict[str, Any]) -> dict[st
             "slippage_usd": round(sum(slipped), 6),
         },
         "quality": document.get("quality", {}),
+        "left_out": trades.left_out(row),
         "versions": document["versions"],
     }
 

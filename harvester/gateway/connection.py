@@ -178,27 +178,14 @@ class Connection:
         if isinstance(outcome, TimeoutError):
             return GatewayNotReady(f"{where} {self._not_ready(timeout_s)}")
         if isinstance(outcome, OSError):
-            # The text of asyncio names the address instead of the reason; the number of a gaierror is not an errno.
-            number = None if isinstance(outcome, socket.gaierror) else outcome.errno
-            reason = os.strerror(number) if number else outcome.strerror or str(outcome) or type(outcome).__name__
-            return GatewayNotReady(
-                f"cannot connect to {where}: {reason}; start TWS or IB Gateway (or `hv gateway`) and check the port"
-            )
+            return GatewayNotReady(not_reached(where, outcome))
         if self._tap.handshake.version:
             why = (
                 f"reported version {self._tap.handshake.version} and disconnected "
                 f"{'as soon as' if outcome is None else 'before'} it was ready; check its window and log"
             )
-        elif self._end:
-            why = (
-                f"reset the connection before it was ready ({self._end}): TWS / IB Gateway may still be starting "
-                "(--wait 10m keeps trying), or does not accept this machine (trusted IPs in its API settings)"
-            )
         else:
-            why = (
-                "disconnected before it was ready: TWS / IB Gateway may still be starting (--wait 10m keeps trying), "
-                "does not trust this machine (trusted IPs in its API settings), or is not what listens there"
-            )
+            why = disconnected_early(self._end)
         return GatewayNotReady(f"{where} {why}")
 
     def _not_ready(self, timeout_s: float) -> str:
@@ -208,11 +195,7 @@ class Connection:
                 f"reported version {version} but was not ready within {timeout_s:g} s: "
                 "it sent no order id and accounts; check in its window that it is logged in"
             )
-        sent = f"sent {self.bytes_received} bytes, not a TWS handshake," if self.bytes_received else "sent nothing"
-        return (
-            f"accepts connections but {sent} within {timeout_s:g} s: it is not TWS / IB Gateway, or "
-            "its API is not enabled; check the port (7496 TWS, 4001 IB Gateway, 7497 and 4002 paper)"
-        )
+        return sent_nothing(self.bytes_received, timeout_s)
 
     def _counted(self, send: Callable[[bytes], None]) -> Callable[[bytes], None]:
         def write(data: bytes) -> None:
@@ -262,3 +245,33 @@ class Connection:
         if self._closed is not None and not self._closed.done():
             self._closed.set_result(None)
         self._listener.lost(reason)
+
+
+def not_reached(where: str, error: OSError) -> str:
+    """Why no connection was made, and the next move, as text."""
+    # The text of asyncio names the address instead of the reason; the number of a gaierror is not an errno.
+    number = None if isinstance(error, socket.gaierror) else error.errno
+    reason = os.strerror(number) if number else error.strerror or str(error) or type(error).__name__
+    return f"cannot connect to {where}: {reason}; start TWS or IB Gateway (or `hv gateway`) and check the port"
+
+
+def disconnected_early(reset: str) -> str:
+    """What a peer did that closed a connection before its first byte; `reset`: the reason of a reset, else empty."""
+    if reset:
+        return (
+            f"reset the connection before it was ready ({reset}): TWS / IB Gateway may still be starting "
+            "(--wait 10m keeps trying), or does not accept this machine (trusted IPs in its API settings)"
+        )
+    return (
+        "disconnected before it was ready: TWS / IB Gateway may still be starting (--wait 10m keeps trying), "
+        "does not trust this machine (trusted IPs in its API settings), or is not what listens there"
+    )
+
+
+def sent_nothing(n_bytes: int, timeout_s: float) -> str:
+    """What a peer did that accepted a connection and sent `n_bytes`, no handshake, within `timeout_s` seconds."""
+    sent = f"sent {n_bytes} bytes, not a TWS handshake," if n_bytes else "sent nothing"
+    return (
+        f"accepts connections but {sent} within {timeout_s:g} s: it is not TWS / IB Gateway, or "
+        "its API is not enabled; check the port (7496 TWS, 4001 IB Gateway, 7497 and 4002 paper)"
+    )

@@ -146,11 +146,19 @@ class Requester:
         return lambda: client.reqTickByTickData(req_id, contract, tick_type, 0, False)
 
     def cancel(
-        self, stream: Stream, target: RequestTarget, req_id: int, params: Mapping[str, Any], *, renewed: bool = False
+        self,
+        stream: Stream,
+        target: RequestTarget,
+        req_id: int,
+        params: Mapping[str, Any],
+        *,
+        renewed: bool = False,
+        again: bool = False,
     ) -> None:
         """End a subscription; `params` as in its `subscribe` (a wrong SMART depth flag gives error 310).
 
         `renewed`: the same is requested again at once, so for the folds its last quote stays in force.
+        `again`: the same is requested again, so for the folds what is missing in between is a gap.
         """
         client = self._client
         if stream is Stream.L1:
@@ -161,7 +169,7 @@ class Requester:
             send = lambda: client.cancelRealTimeBars(req_id)  # noqa: E731 - one of four alike
         else:
             send = lambda: client.cancelTickByTickData(req_id)  # noqa: E731 - one of four alike
-        logged = {**params, "renewed": True} if renewed else params
+        logged = {**params, ("renewed" if renewed else "again"): True} if renewed or again else params
         self._send(Action.CANCEL, stream, target, req_id, logged, send)
 
 

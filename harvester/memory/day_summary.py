@@ -1,10 +1,10 @@
 """One day in memory: counts and sums per (mode, symbol) and per (mode, setup), from its kept episodes.
 
-Only episodes that were taken, are closed, are not DATA_END and use data the gateway announced as live (with
-`allow_not_live`: any data) count in P&L; data of unknown type counts as not live.
-Trades that were held through unseen seconds (docs/trading.md) are left out. R is winsorised at `R_BOUNDS` in sums.
-Vetoed ones (`taken` false) count only as training samples. An identity (date, symbol, strategy digest, mode, decision)
-counts once. Sums are exactly rounded (`math.fsum`), so the order of rows changes nothing.
+Only episodes that were taken, are closed, are not DATA_END, saw every second of their trade and use data the gateway
+announced as live (with `allow_not_live`: any data) count in P&L; data of unknown type counts as not live. Nothing of a
+starved day counts: its recording did not keep up with market time. R is winsorised at `R_BOUNDS` in sums. Vetoed ones
+(`taken` false) count only as training samples. An identity (date, symbol, strategy digest, mode, decision) counts once.
+Sums are exactly rounded (`math.fsum`), so the order of rows changes nothing.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 LIVE = 1
 R_BOUNDS = (-5.0, 5.0)  # one trade must not be the mean of its setup; the episode keeps its R
+STARVED = "STARVED"
 TREND = 0.0015  # a move of more than 0.15 % from entry to exit
 STRUCTURES = ("UPTREND", "DOWNTREND", "RANGE")
 
@@ -88,11 +89,12 @@ def digest_day(
     episodes: Iterable[Mapping[str, Any]],
     *,
     allow_not_live: bool = False,
+    starved: bool = False,
 ) -> DaySummary:
     """Summarise a day. `episodes` are rows of `episodes.parquet`; `allow_not_live` takes data of every type.
 
-    Reasons in `left_out`: DATA_END, UNSEEN, RULES (older than the day's others), NOT_LIVE, DATA_TYPE_UNKNOWN (never
-    announced), NOT_TAKEN.
+    Reasons in `left_out`: STARVED (every episode of a day that is `starved`), DATA_END, UNSEEN, RULES (older than the
+    day's others), NOT_LIVE, DATA_TYPE_UNKNOWN (never announced), NOT_TAKEN.
     """
     rows = sorted({_identity(row): row for row in episodes}.items())
     made = DaySummary(
@@ -105,7 +107,7 @@ def digest_day(
     )
     trades: list[_Trade] = []
     for _, row in rows:
-        if reason := _refused(row, made.rules, allow_not_live=allow_not_live):
+        if reason := why_left_out(row, made.rules, allow_not_live=allow_not_live, starved=starved):
             _count(made.left_out, reason)
             continue
         trade = _trade(row)
@@ -182,7 +184,10 @@ def structure(entry: float, exit_: float) -> str:
     return "UPTREND" if move > TREND else "DOWNTREND" if move < -TREND else "RANGE"
 
 
-def _refused(row: Mapping[str, Any], rules: int, *, allow_not_live: bool) -> str:
+def why_left_out(row: Mapping[str, Any], rules: int, *, allow_not_live: bool, starved: bool) -> str:
+    """Why memory leaves an episode out, as in `digest_day`; "" when it learns from it. `rules`: those of the day."""
+    if starved:
+        return STARVED
     if row["exit_reason"] == DATA_END:
         return DATA_END
     if row.get("unseen_seconds"):

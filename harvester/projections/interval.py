@@ -43,7 +43,8 @@ TRADES = np.dtype(
         ("triggers", "?"),
     ]
 )
-"""Reported prints: price in USD, size in shares, `forms_price` false for past-limit and unreported ones."""
+"""Reported prints: price in USD, size in shares, `forms_price` false for past-limit and unreported ones; `triggers`: it
+forms the price and is not an odd lot, see `state_arrays.ROUND_LOT`."""
 
 
 class OccurrenceKind(StrEnum):
@@ -59,6 +60,7 @@ class OccurrenceKind(StrEnum):
     MIN_TICK = "min_tick"  # smallest price step of con_id; value: in units of 1e-9 USD
     RUN_END = "run_end"  # a run ended; con_id 0
     DARK = "dark"  # derived by `LiveQuotes`; value: why con_id is unseen from here on, bits of `Dark`, 0 = it is seen
+    SOURCE = "source"  # the kind of the date changed; con_id 0, value: index of `provenance.KINDS`
 
 
 class Occurrence(NamedTuple):
@@ -77,7 +79,7 @@ class Interval(NamedTuple):
     Attributes:
         seq: of the clock that ends the interval: the `decision_seq` of what is decided on it.
         ts: `ts_recv` of that clock, ns UTC.
-        happenings: outages, refusals, data types and alignments, in seq order.
+        happenings: outages, halts, lost quotes, refusals, data types, min ticks, run ends and alignments, in seq order.
         tape: observations by symbol of a stretch: this and neighbouring intervals.
         seconds: the buckets that the clocks of the stretch closed.
         place: index of the clock that ends this interval.

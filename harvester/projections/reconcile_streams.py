@@ -20,7 +20,7 @@ import numpy as np
 import polars as pl
 
 from harvester.calendar import iso
-from harvester.events.kinds import Kind, TickStream
+from harvester.events.kinds import Kind, SourceKind, TickStream
 from harvester.events.unset import ABSENT_FROM, UNSET_INT
 from harvester.projections.engine import Engine
 from harvester.projections.market.state_arrays import INSTRUMENT
@@ -85,10 +85,11 @@ class Check(NamedTuple):
 
 
 class Reconciled(NamedTuple):
-    """Every check of a date, by symbol, hour and check; and the health table of the same fold."""
+    """Every check of a date, by symbol, hour and check; the health table and the kind of the date, of the same fold."""
 
     checks: list[Check]
     health: list[dict[str, Any]]
+    kind: str = SourceKind.UNKNOWN
 
     def measured(self) -> list[Check]:
         """The checks with data to compare."""
@@ -129,7 +130,7 @@ class Reconciler:
         """Every check of the date; the engine has folded all its events."""
         checks = [*self._checks, *_volumes(engine.market, self._looks), *_bars(self._day, engine.market)]
         checks.sort(key=lambda check: (check.symbol, check.con_id, check.hour, check.check))
-        return Reconciled(checks, engine.health.rows())
+        return Reconciled(checks, engine.health.rows(), engine.health_summary().kind)
 
 
 def reconcile(day: Day, progress: Callable[[int, int], None] | None = None) -> Reconciled:

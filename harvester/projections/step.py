@@ -16,6 +16,7 @@ from harvester.projections.interval import QUOTES, TRADES
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from harvester.events.kinds import Kind
     from harvester.projections.interval import Occurrence
     from harvester.projections.run_params import RunParams
 
@@ -89,9 +90,11 @@ class Step:
         clocks: shape (n, 2) int64: seq and ts of each clock event.
         closed: bucket rows handed out, dtype `state_arrays.ROW`; `decision_seq` is the clock that closed them.
         quotes, trades: dtypes `interval.QUOTES` and `interval.TRADES`.
-        happenings: what the projections before this one derived, in seq order.
+        happenings: halts, lost quotes, min ticks and run ends of the market, and what the projections before this one
+            derived, in seq order.
         candles: completed candles, dtype `candles.CANDLE`; None before `Candles` has folded the step.
         bars: backfilled bars that stand for a timeframe, in seq order.
+        behind: by how much tick-by-tick rows are stamped after IB's time, see `pace.behind_ib`.
         odd: counts of messages and numbers a fold cannot use, by con_id and measure of `Health`.
     """
 
@@ -108,6 +111,7 @@ class Step:
     happenings: Sequence[Occurrence] = ()
     candles: npt.NDArray[Any] | None = None
     bars: Sequence[Mapping[str, Any]] = ()
+    behind: Mapping[Kind, npt.NDArray[np.int64]] = field(default_factory=dict)
     odd: Mapping[tuple[int, str], int] = field(default_factory=dict)
 
     def with_derived(self, derived: Derived) -> Step:

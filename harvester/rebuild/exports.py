@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 from harvester.artefacts.bucket_files import of_symbols, with_gate_codes
 from harvester.artefacts.candle_files import candle_files
 from harvester.artefacts.day_picture import day_picture, panels_of
-from harvester.artefacts.json_files import envelope, json_file, times
+from harvester.artefacts.json_files import VERSION, envelope, json_file, times
 from harvester.artefacts.table_files import about as about_of
 from harvester.artefacts.table_files import parquet_file, parquet_table
 from harvester.errors import CannotRun, DamagedLog, UnknownSymbol
@@ -146,6 +146,8 @@ def _about(projection: ProjectResult) -> dict[str, str]:
         "content_hash": projection.identity,
         "through_seq": str(projection.last_seq),
         "run": projection.run,
+        "kind": projection.health["kind"],
+        "schema_version": str(VERSION),
     }
 
 
@@ -208,6 +210,9 @@ def _compare(result: FilesPart, path: Path, wanted: bytes, other: Callable[[], b
         return
     if actual.same(expected):
         return
+    if actual.version < expected.version:
+        result.early.append(f"{name}: made by an older Harvester, version {actual.version}; `hv project` rewrites it")
+        return
     through = actual.through_seq
     versions = [expected] if path.suffix == ".parquet" else [expected, _parse(other(), path.suffix)]
     if actual.same(versions[-1]):
@@ -224,11 +229,13 @@ class _ReadFile(NamedTuple):
     """The parts of an export file that are compared.
 
     Attributes:
+        version: `schema_version`.
         content: its bytes; for Parquet the table, because another version of Arrow may encode it differently.
         health: the health of a JSON file, which `content` then leaves out.
     """
 
     through_seq: int
+    version: int
     content: Any
     health: Any = None
 
@@ -242,13 +249,17 @@ class _ReadFile(NamedTuple):
 def _parse(data: bytes, suffix: str) -> _ReadFile:
     if suffix == ".parquet":
         table = parquet_table(data)
-        return _ReadFile(int(about_of(table).get("through_seq", 0)), table)
+        about = about_of(table)
+        return _ReadFile(int(about.get("through_seq", 0)), int(about.get("schema_version", 1)), table)
     head = json_value(data, _Head)
-    return _ReadFile(head.through_seq, data.replace(bytes(head.health), b"", 1), bytes(head.health))
+    return _ReadFile(
+        head.through_seq, head.schema_version, data.replace(bytes(head.health), b"", 1), bytes(head.health)
+    )
 
 
 class _Head(msgspec.Struct):
     """The header fields of a JSON export."""
 
+    schema_version: int
     through_seq: int
     health: msgspec.Raw

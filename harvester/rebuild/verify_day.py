@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from harvester.artefacts.episode_files import compare_day, superseded
+from harvester.artefacts.episode_files import compare_day, made_by_older_rules, superseded
 from harvester.calendar import iso
 from harvester.errors import CodeChanged, DamagedLog, Mismatch
 from harvester.eventlog.verify_log import verify_day
@@ -216,9 +216,14 @@ def _episodes(home: Home, made: ProjectResult, left: _Remaining | None) -> Files
     gone = superseded(different, made.documents)
     open_at_end = set(made.files(made.open_at_end))
     found = FilesPart(checked=len(files))
+    older = any(d.what != "missing" and made_by_older_rules(d.path) for d in different)
     for path, what in ((d.path, d.what) for d in different):
         name, said = path.relative_to(folder).as_posix(), path.relative_to(home.root).as_posix()
-        if path in gone:
+        if older and (what == "missing" or made_by_older_rules(path)):
+            early = "made by an older Harvester; `hv project` replaces it"
+            if what == "missing":
+                early = "not written by the older Harvester that wrote the others; `hv project` writes it"
+        elif path in gone:
             early = "of an earlier export of the unfinished day; `hv project` deletes it"
         elif what == "missing" and name in open_at_end:
             early = "open when the run broke off" if left else "open when the day ended; `hv project` writes it"

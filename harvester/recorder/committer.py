@@ -134,6 +134,7 @@ class Committer:
         Raises:
             LogWriteFailed: the run needs recovery; its lock is released.
         """
+        self.samples_quotes = False  # the end of a run leaves no quote: the screen keeps the last ones
         try:
             if self._committing is not None:
                 await self._committing

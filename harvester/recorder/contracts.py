@@ -189,7 +189,8 @@ class Contracts:
                     await line.set_data_type()
                 for symbol in dict.fromkeys(symbols):
                     if symbol not in targets:
-                        targets[symbol] = await self._look_up(symbol)
+                        same = (found for text, found in targets.items() if text.upper() == symbol.upper())
+                        targets[symbol] = next(same, None) or await self._look_up(symbol)
             except ConnectionLost:
                 left = (until - line.pace.patience()) / SECOND_NS
                 if left <= 0 or not await line.wait_until_back(left):
@@ -222,6 +223,8 @@ class Contracts:
             if code == codes.UNKNOWN_CONTRACT:
                 hint = wanted.symbol.upper().replace(".", " ").replace("/", " ")
                 meant = f"; IB writes classes of shares with a space: {hint!r}" if hint != wanted.symbol else ""
+                if " " in wanted.symbol:
+                    meant = f"; several symbols are separated by commas: --symbols {','.join(wanted.symbol.split())}"
                 raise UnknownSymbol(
                     f"the gateway has no US stock {wanted.symbol!r} ({code}: {text}); check --symbols{meant}"
                 )

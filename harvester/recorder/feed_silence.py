@@ -201,7 +201,8 @@ class FeedWatch:
         quiet = quiet or self._unanswered(now)
         if quiet:
             self._silent, self._bars_too, self._tries = True, not self._bars_flow(now), 0
-            outages.begin(f"nothing received for {quiet} s although the connection lives", silent=True)
+            since_ns = (now // SECOND_NS - quiet) * SECOND_NS
+            outages.begin(f"nothing received for {quiet} s although the connection lives", silent_since_ns=since_ns)
             self._request_all()
 
     def _unanswered(self, now_ns: int) -> int:

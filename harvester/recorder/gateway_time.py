@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING
 
 import structlog
@@ -26,7 +27,8 @@ SIMULATED = "for a simulated gateway use --clock PATH/gateway.json"
 class GatewayTime:
     """`ahead_ns` is by how much the gateway's clock is ahead of ours, as reported: 0 while the two agree.
 
-    `unanswered`: the gateway was asked for its time and has not answered.
+    `unanswered`: the gateway was asked for its time and has not answered. `first_answer` is set with its first answer,
+    and `measured_ns` is then by how much its clock is ahead of ours.
     Only this machine's clock can differ from the gateway's; every other clock is the gateway's own.
     """
 
@@ -35,6 +37,7 @@ class GatewayTime:
         self.ahead_ns = 0
         self._rows_apart = 0
         self.unanswered = False
+        self.first_answer, self.measured_ns = asyncio.Event(), 0
 
     async def ask(self) -> None:
         """Ask the gateway for its time."""
@@ -52,7 +55,11 @@ class GatewayTime:
         """Compare with the gateway's time, Unix seconds."""
         self.unanswered = False
         if 0 < seconds != UNSET_INT:
-            self._compare(seconds * SECOND_NS - self._line.inbox.last_ts, "current time")
+            ahead_ns = seconds * SECOND_NS - self._line.inbox.last_ts
+            if not self.first_answer.is_set():
+                self.measured_ns = ahead_ns
+                self.first_answer.set()
+            self._compare(ahead_ns, "current time")
 
     def compare_event_times(self, rows: int, ahead_ns: int) -> None:
         """Compare with committed rows that hold a time of the gateway; the nearest is `ahead_ns` after its stamp."""

@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Protocol
 
 import structlog
 
+from harvester.clock import MachineClock
 from harvester.errors import BadSetting, ClientIdInUse, GatewayError
 from harvester.events import codes
-from harvester.events.kinds import Kind, Own
+from harvester.events.kinds import Kind, Own, SourceKind
 from harvester.gateway.connection import Connection
 from harvester.gateway.data_requests import Requester
 from harvester.recorder.outages import Outages
@@ -23,6 +24,8 @@ from harvester.recorder.request_limits import RequestLimits
 from harvester.units import SECOND_NS
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from harvester.config import Settings
     from harvester.recorder.inbox import Inbox
     from harvester.recorder.pacing import Timing
@@ -70,11 +73,17 @@ class GatewayLink:
         self._closing = self.up = False
         self.port = settings.port  # of the connection: another one after a 1300
         self._announced: int | None = None  # a port to be tried once
+        self._simulation: tuple[SourceKind, str] | None = None  # what the gateway of this connection says it simulates
+        self._source: tuple[SourceKind, str] | None = None  # as recorded
 
     # called by the connection
 
     def heard(self, fields: list[str]) -> None:
         """A control message; it is in the inbox already."""
+        if fields[0] == "4" and len(fields) > 4 and fields[3] == str(codes.SIMULATED):
+            self._simulation = codes.simulated(fields[4])
+            if self.up:
+                self._put_source(self._simulation)
         self._listener.message(fields)
 
     def sending(self, text: str) -> None:
@@ -96,7 +105,7 @@ class GatewayLink:
         self.up = False
         self._back.clear()
         self.inbox.notice(Own.DISCONNECTED, reason or "the gateway closed the connection")
-        self.outages.begin("socket")
+        self.outages.begin("connection lost")
         self._listener.line_lost()
         if self._reconnecting is None or self._reconnecting.done():
             self._reconnecting = self.tasks.spawn(self._reconnect())
@@ -171,12 +180,14 @@ class GatewayLink:
         settings = self.settings
         patience = min(settings.timeout_seconds, CONNECT_S_MAX)
         self.inbox.expect_connection()
+        self._simulation = None
         port, self._announced = self._announced or self.port, None
         hello = await self.connection.connect(settings.gateway_host, port, settings.client_id, patience)
         self.up, self._up_since = True, self.pace.now()
         detail = {"accounts": len(hello.accounts), "connection_time": hello.connection_time}
         text = f"server version {hello.server_version}, {hello.connection_time}"
         self.inbox.notice(Own.CONNECTED, text, detail, value=hello.server_version)
+        self._put_source(self._simulation or self._source_of(hello.accounts))
         if settings.account and settings.account not in hello.accounts:
             managed = ", ".join(hello.accounts) or "none"
             raise BadSetting(
@@ -184,6 +195,28 @@ class GatewayLink:
                 f"it manages {managed}; correct --account"
             )
         self.port = port
+
+    def _source_of(self, accounts: Sequence[str]) -> tuple[SourceKind, str]:
+        """Kind and class of account of a gateway that announces no simulation; the account's name is not part of it.
+
+        Names of paper accounts begin with D (DU, of advisors DF), those of others do not.
+        """
+        if not isinstance(self.pace.clock, MachineClock):
+            return SourceKind.UNKNOWN, "a gateway with a market clock of its own that does not announce itself"
+        if not accounts:
+            return SourceKind.UNKNOWN, "no account"
+        if any(account[:1] == "D" for account in accounts):
+            return SourceKind.PAPER, "paper account"
+        return SourceKind.LIVE, "live account"
+
+    def _put_source(self, source: tuple[SourceKind, str]) -> None:
+        self._source = source
+        self.inbox.notice(Own.SOURCE, source[1], {"kind": source[0].value})
+
+    def restate_source(self) -> None:
+        """Repeat in a new run's log where the data of the present connection come from."""
+        if self._source is not None and self.up:
+            self._put_source(self._source)
 
     async def _reconnect(self) -> None:
         """Try with back-off until the line is up and the data type is set."""
@@ -204,7 +237,7 @@ class GatewayLink:
                 if isinstance(error, BadSetting):  # a later login may bring the account: treat as an outage
                     self.give_up(logged)
         logger.info("reconnected", epoch=self.inbox.epoch, attempts=tried)
-        self.outages.end("socket")
+        self.outages.end("connected again")
         self._back.set()
         self._listener.line_back()
 

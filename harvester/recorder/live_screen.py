@@ -12,6 +12,7 @@ import structlog
 from harvester.clock import clocks_apart, real_monotonic_ns
 from harvester.disk_space import disk_forecast
 from harvester.eventlog.typed_times import local, of_day
+from harvester.projections.market.quotes import HALTS
 from harvester.recorder.subscriptions import WANTED, coverage
 from harvester.units import MILLI_NS, SECOND_NS
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from rich.text import Text
 
     from harvester.projections.market.quotes import Quote
+    from harvester.recorder.gateway_wait import GatewayWait
     from harvester.recorder.record import Recorder
 
 logger = structlog.get_logger()
@@ -100,7 +102,35 @@ def picture(recorder: Recorder, rows_per_second: dict[str, float], bytes_per_sec
     """The whole screen as one rich renderable."""
     from rich.console import Group
 
+    if recorder.wait is not None and recorder.wait.why:
+        return Group(waiting_text(recorder.wait))
     return Group(_head(recorder, bytes_per_second), _kinds(recorder, rows_per_second), _symbols(recorder))
+
+
+async def draw_wait(wait: GatewayWait) -> None:
+    """Draw the screen of a wait until cancelled."""
+    from rich.live import Live
+
+    with Live(refresh_per_second=4, transient=True) as live:
+        while True:
+            await asyncio.sleep(DRAW_S)
+            if wait.why:
+                live.update(waiting_text(wait))
+
+
+def waiting_text(wait: GatewayWait) -> Text:
+    """What is waited for, how long it may still take, and why, uncut."""
+    from rich.text import Text
+
+    head = f" waiting for the gateway, {of_seconds(wait.left_s)} left\n"
+    return Text.assemble(("hv record", "bold"), head, wait.why)
+
+
+def of_seconds(seconds: float) -> str:
+    """A duration as `1:05:09` or `5:09`."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
 def _head(recorder: Recorder, bytes_per_second: float) -> Text:
@@ -108,8 +138,6 @@ def _head(recorder: Recorder, bytes_per_second: float) -> Text:
 
     run, commit = recorder.committer.run, recorder.committer.last_commit
     name = f"{run.trading_date} {run.writer.run_id}" if run else "connecting"
-    if recorder.waiting_for:
-        name = f"waiting for the gateway: {recorder.waiting_for}"
     where = f"seq {commit.last_seq:,} at {of_day(commit.last_ts)[:8]}" if commit else "nothing committed yet"
     lines = (
         f" {name}  {local(recorder.clock.now())[:19]} New York",
@@ -123,7 +151,9 @@ def _head(recorder: Recorder, bytes_per_second: float) -> Text:
     )
     outages = recorder.session.line.outages
     down = (f"\nno feed since {of_day(outages.since_ns)[:8]}: {outages.cause}", "red") if outages.under_way else ""
-    return Text.assemble(("hv record", "bold"), "\n".join(lines), apart, down, no_wrap=True, overflow="ellipsis")
+    halted = ", ".join(f"{quote.symbol} ({HALTS[quote.halt]})" for quote in recorder.committer.quotes if quote.halt)
+    halts = (f"\nhalted: {halted}", "red") if halted else ""
+    return Text.assemble(("hv record", "bold"), "\n".join(lines), apart, down, halts, no_wrap=True, overflow="ellipsis")
 
 
 def _kinds(recorder: Recorder, rows_per_second: dict[str, float]) -> Columns:

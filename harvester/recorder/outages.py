@@ -32,14 +32,22 @@ class Outages:
         """Whether the feed is down."""
         return self._under_way
 
-    def begin(self, cause: str, *, silent: bool = False) -> None:
-        """Begin an outage. `silent`: no code announced it, and requests do not end it for the folds."""
+    def begin(self, cause: str, *, silent_since_ns: int = 0) -> None:
+        """Begin an outage.
+
+        `silent_since_ns`: time of the last row, ns UTC, of a feed that fell silent: no code announced it, and requests
+        do not end it for the folds.
+        """
         if not self._under_way:
-            self._under_way, self.cause, self.since_ns = True, cause, self._clock.now()
+            self._under_way, self.cause, self.since_ns = True, cause, silent_since_ns or self._clock.now()
             self.count += 1
             planned = planned_outage(self._clock.now(), self._settings.daily_restart, self._settings.time_zone)
             text = f"no feed: {cause}" + (f"; planned: {planned}" if planned else "")
-            self._inbox.notice(Own.OUTAGE_BEGIN, text, msgspec.json.decode(SILENCE_DETAIL) if silent else None)
+            if silent_since_ns:
+                detail = msgspec.json.decode(SILENCE_DETAIL)
+                self._inbox.notice(Own.OUTAGE_BEGIN, text, detail, value=silent_since_ns)
+            else:
+                self._inbox.notice(Own.OUTAGE_BEGIN, text)
             logger.warning("outage begins", cause=cause, planned=planned or "no")
 
     def end(self, cause: str) -> None:

@@ -12,35 +12,36 @@ screen       live_screen.py     shows the recording
 from __future__ import annotations
 
 import asyncio
-from itertools import chain, repeat
 from typing import TYPE_CHECKING, Any
 
 import structlog
 
-from harvester.clock import real_monotonic_ns
 from harvester.errors import ClientIdInUse, GatewayError, UnknownSymbol
 from harvester.eventlog.lock import DateLock
-from harvester.gateway.connection import GatewayNotReady
 from harvester.recorder.back_pressure import BackPressure
 from harvester.recorder.clock_events import ClockEvents
 from harvester.recorder.committer import Committer
 from harvester.recorder.compact_after_run import compact_recorded
 from harvester.recorder.contracts import WantedContract
 from harvester.recorder.ending import Ending
+from harvester.recorder.gateway_wait import GatewayWait
 from harvester.recorder.inbox import Inbox
-from harvester.recorder.link import BACK_OFF_S
 from harvester.recorder.load_kernels import load_kernels
 from harvester.recorder.pacing import Timing
 from harvester.recorder.session import RecorderSession
-from harvester.recorder.start_checks import check_day, check_settings, other_port_hint
+from harvester.recorder.start_checks import (
+    check_day,
+    check_gateway_clock,
+    check_settings,
+)
+from harvester.recorder.stopping import unless_stopped
 from harvester.recorder.subscriptions import coverage
 from harvester.recorder.summary import RecordingSummary
 from harvester.recorder.tasks import BackgroundTasks
 from harvester.recorder.watchdogs import run_watchdogs
-from harvester.units import SECOND_NS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine
+    from collections.abc import Callable
 
     from harvester.clock import Clock
     from harvester.config import Settings
@@ -56,9 +57,17 @@ class Recorder:
     """Connects the parts of one recording; screens read its attributes."""
 
     def __init__(
-        self, settings: Settings, home: Home, clock: Clock, *, disk: Disk | None = None, reopen: bool = False
+        self,
+        settings: Settings,
+        home: Home,
+        clock: Clock,
+        *,
+        disk: Disk | None = None,
+        reopen: bool = False,
+        clock_must_agree: bool = False,
     ) -> None:
         check_settings(settings, home)
+        self._clock_must_agree = clock_must_agree
         self.settings, self.home, self.clock, self._disk = settings, home, clock, disk
         self.inbox, self.tasks = Inbox(clock, settings.commit_events), BackgroundTasks()
         self.session = RecorderSession(settings, self.inbox, Timing(clock), self.tasks)
@@ -68,7 +77,7 @@ class Recorder:
         self._clock_events = ClockEvents(self.session, self._pressure)
         self._ending = Ending(clock, connection, self._pressure)
         self._summary = RecordingSummary(self.committer.runs)
-        self.waiting_for = ""  # why the first connection is tried again
+        self.wait: GatewayWait | None = None  # while the first connection is tried
         self._early: list[asyncio.Future[None]] = []  # started before the run: clock events, look-ups
         self._date = self.committer.date_now()
         check_day(settings, home, clock, self._date)
@@ -85,8 +94,10 @@ class Recorder:
             # Two recorders of one date: the second fails before it disturbs the gateway.
             DateLock(self.home.on(self._date)).acquire().release()
             self.home.prepare(self._disk)
-            await self._unless_stopped(load_kernels(), stop)
-            await self._unless_stopped(self._open(wait_ns), stop)
+            await unless_stopped(load_kernels(), stop, self.settings)
+            await unless_stopped(self._open(wait_ns), stop, self.settings)
+            if self._clock_must_agree:
+                await unless_stopped(self._compare_clocks(), stop, self.settings)
             looking_up = await self._look_up(stop)
             await self.committer.begin(self._date)
             ends = [until_ns, None if duration_ns is None else self.clock.now() + duration_ns]
@@ -105,44 +116,27 @@ class Recorder:
             )
         return self._summary
 
-    async def _unless_stopped(self, opening: Coroutine[Any, Any, None], stop: asyncio.Event) -> None:
-        """Await `opening`; GatewayError if `stop` is set first: nothing has been recorded yet."""
-        work, stopped = asyncio.ensure_future(opening), asyncio.ensure_future(stop.wait())
-        try:
-            await asyncio.wait({work, stopped}, return_when=asyncio.FIRST_COMPLETED)
-            if not work.done():
-                where = f"{self.settings.gateway_host}:{self.settings.port}"
-                raise GatewayError(f"stopped before {where} was ready; nothing was recorded")
-            work.result()
-        finally:
-            work.cancel()
-            stopped.cancel()
-            await asyncio.gather(work, stopped, return_exceptions=True)
-
     async def _open(self, wait_ns: int) -> None:
         """Connect. A gateway that is not ready is tried again for `wait_ns` of real time, with the reason shown."""
-        until = real_monotonic_ns() + wait_ns
-        pauses = chain(BACK_OFF_S[:4], repeat(BACK_OFF_S[4]))
+        self.wait = GatewayWait(self.settings, self.home, wait_ns)
         while True:
             try:
                 await self.session.line.open()
+                break
             except ClientIdInUse:
                 raise
             except GatewayError as error:
-                left_s = (until - real_monotonic_ns()) / SECOND_NS
-                if not isinstance(error, GatewayNotReady) or left_s <= 0:
-                    raise GatewayError(f"{error}{other_port_hint(self.settings, self.home)}") from None
-                self._show_wait(str(error), left_s)
-                await asyncio.sleep(min(next(pauses), left_s))
-            else:
-                self.waiting_for = ""
-                self._date = self.committer.date_now()
-                return
+                await self.wait.again(error)
+        self.wait = None
+        self._date = self.committer.date_now()
 
-    def _show_wait(self, why: str, left_s: float) -> None:
-        if why != self.waiting_for:
-            logger.warning("waiting for the gateway", seconds_left=round(left_s), why=why)
-        self.waiting_for = why
+    async def _compare_clocks(self) -> None:
+        """Refuse a gateway in another time before anything is recorded; one that does not answer is compared later."""
+        gateway_time = self.session.gateway_time
+        await gateway_time.ask()
+        if gateway_time.unanswered:
+            await self.session.line.pace.within(gateway_time.first_answer, LOOK_UP_S)
+        check_gateway_clock(gateway_time.measured_ns, self._date)
 
     async def _look_up(self, stop: asyncio.Event) -> asyncio.Future[None]:
         """Start the contract look-ups, and wait `LOOK_UP_S` at most for their answers before the run begins.
@@ -190,7 +184,8 @@ class Recorder:
     async def _subscribe(self, looking_up: asyncio.Future[None]) -> None:
         await looking_up
         self.session.start()
-        await self.session.gateway_time.ask()
+        if not self.session.gateway_time.first_answer.is_set():
+            await self.session.gateway_time.ask()
 
     def names(self) -> list[str]:
         """The symbols recorded, once they have been looked up as their contracts have them."""
@@ -225,6 +220,7 @@ async def record(
     disk: Disk | None = None,
     reopen: bool = False,
     wait_ns: int = 0,
+    clock_must_agree: bool = False,
     watch: Callable[[Recorder], None] | None = None,
 ) -> RecordingSummary:
     """Record until `stop` is set, `until_ns` or `duration_ns` (market time) is reached, or something fails.
@@ -239,12 +235,13 @@ async def record(
         disk: the log's file layer, for tests.
         reopen: record a date that `hv eod` has closed.
         wait_ns: real time in which a first connection that is refused, reset or closed is tried again.
+        clock_must_agree: refuse a gateway whose clock is more than five minutes from `clock`; else only note it.
         watch: called once with the recorder before it starts, for a screen.
 
     Raises:
         HarvesterError: the documented failures, each with its exit code; the log is complete up to the last commit.
     """
-    recorder = Recorder(settings, home, clock, disk=disk, reopen=reopen)
+    recorder = Recorder(settings, home, clock, disk=disk, reopen=reopen, clock_must_agree=clock_must_agree)
     if watch is not None:
         watch(recorder)
     summary = await recorder.record(stop or asyncio.Event(), until_ns, duration_ns, wait_ns)

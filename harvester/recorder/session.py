@@ -127,6 +127,7 @@ class RecorderSession:
 
     def restate(self) -> None:
         """A new run begins on the same connection: repeat the subscriptions in its log, and renew depth."""
+        self.line.restate_source()
         for sub in self.registry.live.values():
             self._subscriber.restate(sub)
             self._data_types.restate(sub.req_id, sub.target.con_id)
@@ -165,15 +166,15 @@ class RecorderSession:
             if self._dropping is None or self._dropping.done():
                 self._dropping = self.line.tasks.spawn(self._ask_dropped())
         elif code == codes.CONNECTION_LOST:
-            self.line.outages.begin("1100")
+            self.line.outages.begin("the gateway lost its connection to IB (1100)")
         elif code == codes.RESTORED_DATA_LOST:
-            self.line.outages.end("1101")
+            self.line.outages.end("the gateway is connected to IB again (1101)")
             self.registry.forget_all()
             self._feed.farm_back()
             self.start()
             self._back()
         elif code == codes.RESTORED_DATA_KEPT:
-            self.line.outages.end("1102")
+            self.line.outages.end("the gateway is connected to IB again (1102)")
             self._silence.suspect(self._inbox.last_ts, broken=self._feed.farm_broken)
             self._feed.farm_back()
             self._renew(self.registry.of(*subs.DEPTHS))
@@ -228,7 +229,8 @@ class RecorderSession:
             if self._errors.stopped(sub):
                 continue
             seconds = quiet_ns // SECOND_NS
-            logger.warning("stream silent", stream=str(sub.stream), symbol=sub.target.symbol, seconds=seconds)
+            named = {"stream": str(sub.stream), "symbol": sub.target.symbol}
+            logger.warning("stream silent", **named, seconds=seconds, next="requested again")
             self.line.tasks.spawn(self._subscriber.revive(sub))
         if dead := self._silence.dead(self._inbox.last_ts):
             self._renew(dead)

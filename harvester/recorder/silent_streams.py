@@ -9,8 +9,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from harvester.events.kinds import Stream
+from harvester.projections.market.merge import HALT_FIELDS
 from harvester.recorder.feed_silence import Pace
-from harvester.recorder.subscriptions import DEPTHS, STEADY_NS
+from harvester.recorder.subscriptions import ANSWERED_AT_ONCE, DEPTHS, STEADY_NS
 from harvester.units import SECOND_NS
 
 if TYPE_CHECKING:
@@ -28,10 +29,8 @@ _TIMES = 4  # … and this many times what it has missed before and was alive
 _NOTICE_EVERY_NS = 3600 * SECOND_NS
 _QUOTE_FIELDS = frozenset({0, 1, 2, 3, 66, 67, 69, 70})
 _PRINT_FIELDS = frozenset({4, 5, 48, 68, 71, 77})
-_HALTED = 49
 _PRINTS = (Stream.ALL_LAST, Stream.LAST)
 _TICK_BY_TICK = (*_PRINTS, Stream.BID_ASK, Stream.MID_POINT)
-_ANSWERS = (Stream.L1, Stream.BID_ASK, Stream.MID_POINT, *DEPTHS)  # their first value comes with the subscription
 
 
 class _Record:
@@ -87,7 +86,7 @@ class SilenceWatch:
                 quotes.add(con_id)
             elif field in _PRINT_FIELDS:
                 prints.add(con_id)
-            elif field == _HALTED:
+            elif field in HALT_FIELDS:
                 (self._halted.add if value[:1] in {"1", "2"} else self._halted.discard)(con_id)
         rows = [live[req_id] for req_id in counts if req_id in live]
         tape, bid_ask, tick_by_tick = (
@@ -133,7 +132,7 @@ class SilenceWatch:
 
     def _seems_gone(self, sub: StreamSubscription, newest: int, *, in_session: bool) -> bool:
         """Whether it is gone, not just quiet: paused by the gateway, never answered, or related streams have rows."""
-        if sub.paused or (not sub.rows and sub.stream in _ANSWERS):
+        if sub.paused or (not sub.rows and sub.stream in ANSWERED_AT_ONCE):
             return True
         record = self._record(sub, newest)
         least = _WITNESSES_DEPTH if sub.stream in DEPTHS else _WITNESSES

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from harvester.calendar import check_exchange, iso
-from harvester.clock import FileClock, MachineClock
+from harvester.clock import FileClock, MachineClock, clocks_apart
 from harvester.errors import BadSetting, CannotRun, NoLog
 from harvester.eventlog.runs_of_day import read_runs
 from harvester.files import json_value
@@ -42,25 +42,30 @@ def check_settings(settings: Settings, home: Home) -> None:
         BadSetting: client id 0, no symbol, a symbol that fits no message or file name, an unknown exchange calendar,
             strategy or cost table, no account on the port of a real gateway.
     """
-    if settings.client_id == 0:
-        raise BadSetting("client id 0 is refused: it binds to orders placed by hand; use another, such as 9960")
     if not settings.symbols:
         raise BadSetting(
             f"no symbols given, and no `hv gateway` on port {settings.port} runs with {home.root} as its --home to "
             f"take them from; use for example --symbols AAPL,MSFT{other_port_hint(settings, home)}"
         )
-    for symbol in settings.symbols:
-        check_symbol(WantedContract.of(symbol).symbol)
-    check_exchange(settings.exchange_calendar)
-    cost_table(settings.cost_table)
-    if settings.strategy:
-        describe(settings.strategy)
+    check_values(settings)
     if settings.port in REAL_PORTS and not settings.account and simulated_gateway(settings, home) is None:
         raise BadSetting(
             f"no account given for port {settings.port}, a port of TWS or IB Gateway: use --account, or set "
             "HARVESTER_IB_ACCOUNT or IBKR_ACCOUNT. If `hv gateway` runs there, use its --home: it has no "
             f"gateway.json in {home.root}{other_port_hint(settings, home)}"
         )
+
+
+def check_values(settings: Settings) -> None:
+    """Refuse settings that no gateway makes valid, see `check_settings`."""
+    if settings.client_id == 0:
+        raise BadSetting("client id 0 is refused: it binds to orders placed by hand; use another, such as 9960")
+    for symbol in settings.symbols:
+        check_symbol(WantedContract.of(symbol).symbol)
+    check_exchange(settings.exchange_calendar)
+    cost_table(settings.cost_table)
+    if settings.strategy:
+        describe(settings.strategy)
 
 
 def with_symbols(settings: Settings, home: Home) -> Settings:
@@ -119,6 +124,20 @@ def check_day(settings: Settings, home: Home, clock: Clock, trading_date: date) 
         raise CannotRun(
             f"market time is {iso(now)[:19]}Z, but the log of {trading_date} reaches to {iso(last)[:19]}Z, "
             f"{(last - now) // SECOND_NS:,} s later; correct the clock, or record into another --home"
+        )
+
+
+def check_gateway_clock(ahead_ns: int, trading_date: date) -> None:
+    """Refuse a gateway whose clock is `ahead_ns` ahead of this machine's, which stamps the events.
+
+    Raises:
+        CannotRun: the difference is more than `BEHIND_S_MAX`: times would be wrong, perhaps the date.
+    """
+    if abs(ahead_ns) > BEHIND_S_MAX * SECOND_NS:
+        raise CannotRun(
+            f"{clocks_apart(ahead_ns)}, which would stamp the events and record them under {trading_date}: correct "
+            "this machine's clock; for a simulated gateway use its --home, or --clock PATH/gateway.json; --clock "
+            "machine records it all the same"
         )
 
 

@@ -10,12 +10,12 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from harvester.calendar import day_bounds, session, trading_date, zone
-from harvester.errors import BadSetting
+from harvester.errors import BadSetting, GatewayError
 from harvester.eventlog.typed_times import moment
 from harvester.units import SECOND_NS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Coroutine, Iterator
 
     from harvester.config import Settings
 
@@ -82,6 +82,25 @@ def closed_until(now_ns: int, settings: Settings) -> str:
         return ""
     opens = datetime.fromtimestamp(hours.extended_open_ns // SECOND_NS, tz)
     return f"{opens:%a %Y-%m-%d %H:%M} {settings.time_zone.rpartition('/')[2].replace('_', ' ')}"
+
+
+async def unless_stopped(opening: Coroutine[Any, Any, None], stop: asyncio.Event, settings: Settings) -> None:
+    """Await `opening`.
+
+    Raises:
+        GatewayError: `stop` is set first: nothing has been recorded yet.
+    """
+    work, stopped = asyncio.ensure_future(opening), asyncio.ensure_future(stop.wait())
+    try:
+        await asyncio.wait({work, stopped}, return_when=asyncio.FIRST_COMPLETED)
+        if not work.done():
+            where = f"{settings.gateway_host}:{settings.port}"
+            raise GatewayError(f"stopped before {where} was ready; nothing was recorded")
+        work.result()
+    finally:
+        work.cancel()
+        stopped.cancel()
+        await asyncio.gather(work, stopped, return_exceptions=True)
 
 
 @contextmanager

@@ -28,12 +28,15 @@ if TYPE_CHECKING:
 
 logger = structlog.get_logger()
 
+_LASTING = {Effect.FINAL, Effect.NOW_AND_THEN, Effect.DOUBTFUL, Effect.ADVICE}
+
 
 class StreamErrors:
     """Errors (message 4) that hold the request id of a live subscription."""
 
     def __init__(self, line: GatewayLink, registry: SubscriptionRegistry, subscriber: Subscriber) -> None:
         self._line, self._registry, self._subscriber = line, registry, subscriber
+        self._logged: dict[tuple[int, Stream], int] = {}  # code of the last refusal of a stream without rows since
 
     def react(self, sub: StreamSubscription, code: int, text: str) -> None:
         """An error about `sub`, the last message in the inbox."""
@@ -60,16 +63,24 @@ class StreamErrors:
     def _advised(self, sub: StreamSubscription, code: int, text: str, *, may_end: bool) -> None:
         if not may_end:
             return
-        if sub.doubt is None or sub.doubt.code != code:
-            logger.warning("advice, the stream goes on", **_named(sub), code=code, text=text)
+        if sub.rows:
+            self._logged.pop(sub.key, None)
+        if (sub.doubt is None or sub.doubt.code != code) and self._logged.get(sub.key) != code:
+            what = "advice, the stream goes on" if sub.rows else "advice, waiting for rows"
+            logger.warning(what, **_named(sub), code=code, text=text)
         sub.doubt = Doubt(code, text, self._line.inbox.last_ts)
 
     def _refused(self, sub: StreamSubscription, code: int, text: str) -> None:
+        sub.lasting = codes.meaning(code, text).effect in _LASTING
         self._registry.refuse(sub.req_id, code)
         stream_notice(self._line.inbox, sub, Own.STREAM_REFUSED, f": {text}", value=code)
         meaning = codes.meaning(code, text)
         again = self._next_move(sub, meaning, text)
-        logger.warning("stream refused", **_named(sub), code=code, text=text, next=again)
+        if not sub.rows and self._logged.get(sub.key) == code:
+            logger.info("stream refused again", **_named(sub), code=code, next=again)
+        else:
+            logger.warning("stream refused", **_named(sub), code=code, text=text, next=again)
+        self._logged[sub.key] = code
 
     def _next_move(self, sub: StreamSubscription, meaning: codes.Meaning, text: str) -> str:
         """Start what follows a refusal; returns it in words."""

@@ -104,12 +104,13 @@ class Subscriber:
             if sub.req_id not in self._registry.live:
                 continue
             await self._line.limits.subscription(sub.stream, sub.target.con_id)
-            if await self._cancel(sub, renewed=bool(sub.rows) and sub.stream in (Stream.L1, Stream.BID_ASK)):
+            quoted = bool(sub.rows) and sub.stream in (Stream.L1, Stream.BID_ASK)
+            if await self._cancel(sub, renewed=quoted, again=True):
                 self._ask(sub.stream, sub.target, sub.params)
 
     async def renew_later(self, sub: StreamSubscription, pauses: Sequence[float]) -> None:
         """Cancel a subscription, and request the same after a pause that grows with every try in a row."""
-        if await self._cancel(sub):
+        if await self._cancel(sub, again=True):
             await self.ask_again(sub, self.pause_before(sub, pauses))
 
     async def ask_again(
@@ -143,7 +144,7 @@ class Subscriber:
         sub.cancelled = True
         await self._line.limits.message()
         if self._line.connected:
-            self._line.requester.cancel(sub.stream, sub.target, sub.req_id, sub.params)
+            self._line.requester.cancel(sub.stream, sub.target, sub.req_id, sub.params, again=True)
 
     async def revive(self, sub: StreamSubscription) -> None:
         """Renew a silent stream after such a pause, unless rows arrive meanwhile."""
@@ -194,10 +195,10 @@ class Subscriber:
         self._registry.add(StreamSubscription(req_id, target, stream, params, line.inbox.last_ts, line.pace.now()))
         line.requester.subscribe(stream, target, req_id, params)
 
-    async def _cancel(self, sub: StreamSubscription, *, renewed: bool = False) -> bool:
-        """End a subscription; False when it had ended already. `renewed`: the same is requested again at once."""
+    async def _cancel(self, sub: StreamSubscription, *, renewed: bool = False, again: bool = False) -> bool:
+        """End a subscription; False when it had ended already. `renewed` and `again`: see `Requester.cancel`."""
         await self._line.limits.message()
         if self._registry.live.pop(sub.req_id, None) is None or not self._line.connected:
             return False
-        self._line.requester.cancel(sub.stream, sub.target, sub.req_id, sub.params, renewed=renewed)
+        self._line.requester.cancel(sub.stream, sub.target, sub.req_id, sub.params, renewed=renewed, again=again)
         return True

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 TICK_BY_TICK = (Stream.LAST, Stream.ALL_LAST, Stream.BID_ASK, Stream.MID_POINT)
 DEPTHS = (Stream.DEPTH, Stream.SMART_DEPTH)
+ANSWERED_AT_ONCE = (Stream.L1, Stream.BID_ASK, Stream.MID_POINT, *DEPTHS)
+"""Streams that begin with the last state; the others begin with the next event."""
 
 NOT_LIVE = {
     codes.DELAYED_DATA: "delayed data instead of live",
@@ -47,6 +49,7 @@ class StreamSubscription:
     """One subscription. `first_ts`, `last_ts`: when rows were noted first and last, ns UTC to the second; 0 = never.
 
     `cancelled`: refused, and cancelled since: later rows under its id belong to no stream.
+    `refused_before`: code of the refusal after which it was requested again, if rows alone disprove it; else 0.
     """
 
     req_id: int
@@ -59,6 +62,8 @@ class StreamSubscription:
     last_ts: int = 0
     rows: int = 0
     refused: int = 0
+    lasting: bool = False  # the refusal passes with a permission or a login, not by itself
+    refused_before: int = 0
     silent: bool = False
     paused: bool = False  # the gateway has announced a pause of the data
     cancelled: bool = False
@@ -85,6 +90,9 @@ class SubscriptionRegistry:
     def add(self, subscription: StreamSubscription) -> None:
         """Add a subscription that is being requested; forget an earlier refusal of the same."""
         asked = (subscription.target, subscription.stream)
+        if subscription.stream in ANSWERED_AT_ONCE:
+            before = [sub for sub in self.refusals if (sub.target, sub.stream) == asked and sub.lasting]
+            subscription.refused_before = before[-1].refused if before else 0
         self.refusals = [sub for sub in self.refusals if (sub.target, sub.stream) != asked]
         self.live[subscription.req_id] = subscription
 
@@ -192,7 +200,8 @@ def coverage(registry: SubscriptionRegistry, symbols: Sequence[str]) -> dict[str
     table: dict[str, dict[str, str]] = {symbol: dict.fromkeys(WANTED, "-") for symbol in symbols}
     for sub in [*registry.refusals, *registry.live.values()]:
         state = "silent" if sub.silent else "granted" if sub.rows else "asked"
-        state = f"refused {sub.refused}" if sub.refused else state
+        refused = sub.refused or (sub.refused_before if not sub.rows else 0)
+        state = f"refused {refused}" if refused else state
         stream = Stream.DEPTH if sub.stream is Stream.SMART_DEPTH else sub.stream
         table.setdefault(sub.target.symbol, {})[stream] = state
     return table

@@ -44,7 +44,7 @@ class GatewayState:
         self, market: MarketSource, settings: GatewaySettings, clock: Clock, report: GatewayReport, timeline: Timeline
     ) -> None:
         self.market, self.settings, self.clock, self.report = market, settings, clock, report
-        self.timeline = timeline
+        self.timeline, self.source = timeline, market.source()
         # A recorded day has scanner lists, bar updates, tick parameters and data types as events of its own.
         self.recorded = market.pushes_scans
         self.registry = ClientSubscriptions()

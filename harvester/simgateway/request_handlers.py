@@ -60,6 +60,7 @@ def _start_api(state: GatewayState, session: ClientSession, request: PlainReques
         return
     session.client_id = client_id
     state.sessions.append(session)
+    session.error(-1, codes.SIMULATED, codes.announcement(*state.source))  # before the client is ready for requests
     session.send(encode_messages.managed_accounts(state.settings.accounts))
     session.send(encode_messages.next_valid_id(1))
     for code in codes.FARM_OK:

@@ -16,11 +16,6 @@ class Breakout:
         self.mids = {}  # con_id → mids of consecutive seconds
         self.rests = {}  # con_id → until when, ns UTC
 
-    @property
-    def flat_before(self):
-        """Time before the session's close from which it holds no position, ns."""
-        return int(self.settings["flat_before_close_seconds"] * SECOND)
-
     def observe(self, bucket):
         mids = self.mids.setdefault(bucket["con_id"], [])
         if bucket["mid"] is None:
@@ -33,7 +28,7 @@ class Breakout:
 
     def decide(self, view):
         gates = [code for code, refused in self.refused(view).items() if refused]
-        return gates, None if gates else self.plan(view)
+        return gates, None if gates else self.plan(view), ()
 
     def refused(self, view):
         given, bucket, session = self.settings, view["bucket"], view["session"]
@@ -43,8 +38,8 @@ class Breakout:
         return {
             "SESSION": not opens <= view["ts"] < closes,
             "OUTAGE": view["outage"],
-            "NO_QUOTE": not view["quote"].good or bucket["mid"] is None,
-            "STALE": bucket["stale"],
+            "HALTED": view["halted"],
+            "NOT_LIVE": not view["quote"].live or bucket["mid"] is None,
             "BOOK_BAD": bucket["book_good"] is False,
             "SPREAD": spread is not None and (spread <= 0 or spread > given["spread_bps_max"]),
             "WARMUP": len(self.mids[bucket["con_id"]]) < given["lookback_seconds"] + 1,
@@ -77,10 +72,10 @@ class Breakout:
         shares = distance and math.floor(min(given["risk_usd"] / distance, given["notional_usd_max"] / entry))
         if not shares or min(stop, target) <= 0:
             return None
-        features = {"range": width, "momentum_bps": moved, "imbalance": lean, "mid": now}
         return EntryPlan(
-            up, shares, stop, target, given["valid_seconds"], given["hold_seconds_max"],
-            "BREAKOUT_UP" if up else "BREAKOUT_DOWN", features,
+            long=up, quantity=shares, stop=stop, target=target, valid_seconds=given["valid_seconds"],
+            hold_seconds_max=given["hold_seconds_max"], reason="BREAKOUT_UP" if up else "BREAKOUT_DOWN",
+            features={"range": width, "momentum_bps": moved, "imbalance": lean, "mid": now},
         )  # fmt: skip
 
 

@@ -124,6 +124,7 @@ class Second:
     volatility: float = 0.0
     variance: float = 0.0
     mid_seen: bool = False
+    halted: bool = False
 
 
 @dataclass
@@ -138,6 +139,8 @@ class Instrument:
     spread_since: int = 0
     last_price: float | None = None
     last_move: int = 0
+    halt: int = 0  # 1 general, 2 volatility
+    lost: str | None = None  # the source in force, while its stream is silent or cancelled
     now: Second = field(default_factory=Second)
 
     @property
@@ -166,6 +169,8 @@ class Market:
         self.rows = []
         self.quotes = []
         self.prints = []
+        self.happenings = []  # seq, ts, con_id, what, value
+        self.min_ticks = {}
         self.epoch = 0
         self.last_ts = 0
 
@@ -184,23 +189,38 @@ class Market:
             self.on_request(row)
         elif kind == "notice":
             self.on_notice(row)
+        elif kind == "contract":
+            self.on_contract(row)
+
+    def on_contract(self, row):
+        step, con_id = row["min_tick"], row["con_id"]
+        if row["msg"] == 10 and con_id and step is not None and 0 < step < 10**9:
+            value = round(step * 10**9)
+            if value and self.min_ticks.get(con_id) != value:
+                self.min_ticks[con_id] = value
+                self.happenings.append((row["seq"], row["ts_recv"], con_id, "min_tick", value))
 
     def on_request(self, row):
         action = row["action"]
         if action == "run_start":
             self.kill(row["seq"], self.last_ts, list(self.live))
             self.drop_kept(row["seq"], self.last_ts)
+            for _, inst in sorted(self.instruments.items()):
+                self.set_halt(inst, row, 0)
             self.epoch = 0
         if action not in ("run_start", "run_end", "subscribe", "cancel"):
             return
         self.pass_time(row["ts_recv"])
         self.last_ts = row["ts_recv"]
         if action == "run_end":
+            self.happenings.append((row["seq"], row["ts_recv"], 0, "run_end", 0))
             self.kill(row["seq"], row["ts_recv"], list(self.live))
             self.drop_kept(row["seq"], row["ts_recv"])
         elif action == "cancel":
             renewed = json.loads(row["params"] or "{}").get("renewed") is True
+            quoting = self.quoting(row)
             self.kill(row["seq"], row["ts_recv"], self.held(row), renewed=renewed)
+            self.lose(quoting, row)
         elif action == "subscribe":
             self.subscribe(row)
 
@@ -208,7 +228,7 @@ class Market:
         code = row.get("code") or 0
         if code == -7 and row.get("detail") == '{"cause":"silence"}' and not row.get("con_id"):
             code = 1100  # the whole feed is gone, though no code said so
-        if code not in {317, 1100, 1101, -2, -6} | REFUSED and row.get("msg") != 58:
+        if code not in {317, 1100, 1101, -2, -6, -4, 154} | REFUSED and row.get("msg") != 58:
             return
         self.pass_time(row["ts_recv"])
         self.last_ts = row["ts_recv"]
@@ -225,7 +245,43 @@ class Market:
                     self.instruments[sub.con_id].now.touched = True
                     self.requote(self.instruments[sub.con_id], row["seq"], row["ts_recv"])
         elif code in REFUSED or code == -6:
+            quoting = self.quoting(row)
             self.kill(row["seq"], row["ts_recv"], self.held(row))
+            self.lose(quoting, row)
+        elif code == -4:
+            self.lose(self.quoting(row), row)
+        elif code == 154:
+            for sub in self.held(row):
+                self.set_halt(self.instruments[sub.con_id], row, 1)
+
+    # ---- halts and lost quotes -----------------------------------------------------------------------------------
+
+    def set_halt(self, inst, row, value):
+        if value != inst.halt:
+            inst.halt = value
+            inst.now.halted = inst.now.halted or value != 0
+            self.happenings.append((row["seq"], row["ts_recv"], inst.con_id, "halt", value))
+
+    def quoting(self, row):
+        """The instrument whose quote in force comes from the stream the row is about."""
+        for sub in self.held(row):
+            inst = self.instruments[sub.con_id]
+            role = "smart" if sub.stream == "smart_depth" else sub.stream
+            if inst.source == sub.stream and inst.used.get(role) is sub and inst.lost is None:
+                return inst, inst.source
+        return None
+
+    def lose(self, quoting, row):
+        """The quote is lost when it stays in force without its stream, or nothing replaces it."""
+        if quoting and quoting[0].source in (None, quoting[1]):
+            inst = quoting[0]
+            inst.lost = inst.source
+            self.happenings.append((row["seq"], row["ts_recv"], inst.con_id, "quote_lost", 0))
+
+    def spoken(self, inst, source, row):
+        """A row of a stream: if it was lost, its quote is in force again, even unchanged."""
+        if inst.lost == source:
+            self.show(inst, row["seq"], row["ts_recv"])
 
     # ---- subscriptions -------------------------------------------------------------------------------------------
 
@@ -330,6 +386,7 @@ class Market:
         )
         if inst.used.get("smart") is sub:
             self.requote(inst, row["seq"], row["ts_recv"])
+            self.spoken(inst, "smart_depth", row)
 
     def on_quote(self, sub, inst, row):
         if sub.stream != "bid_ask" or row["stream"] != 3:
@@ -343,6 +400,7 @@ class Market:
             "ask": (present(row["ask"]), present(row["ask_size"])),
         }
         self.requote(inst, row["seq"], row["ts_recv"])
+        self.spoken(inst, "bid_ask", row)
 
     def on_tick(self, sub, inst, row):
         if sub.stream != "l1":
@@ -353,9 +411,11 @@ class Market:
                     price, size = (float(x) for x in row["text"].split(";")[:2])
                 except (AttributeError, ValueError):
                     return
-                self.on_print(inst, row, price, size, forms=True)
+                self.on_print(inst, row, price, size, forms=True, odd=size < 100)
             sub.warm = True
             return
+        if row["field"] in (49, 90) and row["value"] in (0, 1, 2):
+            self.set_halt(inst, row, int(row["value"]))
         names = {1: "bid", 66: "bid", 0: "bid", 69: "bid", 2: "ask", 67: "ask", 3: "ask", 70: "ask"}
         if row["field"] not in names:
             return
@@ -375,13 +435,16 @@ class Market:
         elif side in feed:
             feed[side] = (price, size)
         self.requote(inst, row["seq"], row["ts_recv"])
+        self.spoken(inst, "l1", row)
 
     def on_trade(self, sub, inst, row):
         if inst.used.get("tape") is sub and sub.stream != "l1":
             forms = not (row["past_limit"] or row["unreported"])
-            self.on_print(inst, row, row["price"], row["size"], forms=forms)
+            said, size = row["conditions"], row["size"]
+            odd = "I" in said if said is not None else size is not None and size < 100
+            self.on_print(inst, row, row["price"], size, forms=forms, odd=odd)
 
-    def on_print(self, inst, row, price, size, *, forms):
+    def on_print(self, inst, row, price, size, *, forms, odd):
         price, size = present(price), present(size)
         if price is None or size is None:
             return
@@ -398,7 +461,7 @@ class Market:
             now.sell += size
         else:
             now.unknown += size
-        self.prints.append((row["seq"], row["ts_recv"], inst.con_id, price, size, forms))
+        self.prints.append((row["seq"], row["ts_recv"], inst.con_id, price, size, forms, forms and not odd))
 
     @staticmethod
     def aggressor(inst, price):
@@ -441,8 +504,13 @@ class Market:
             inst.now.volatility = max(inst.now.volatility, abs(step))
             inst.now.variance += step * step
         inst.now.mid_seen |= inst.mid is not None
-        good = quote[0] is not None and quote[1] is not None and quote[0] <= quote[1]
-        self.quotes.append((seq, ts, inst.con_id, *quote, good))
+        self.show(inst, seq, ts)
+
+    def show(self, inst, seq, ts):
+        bid, ask = inst.quote[:2]
+        good = bid is not None and ask is not None and bid <= ask
+        self.quotes.append((seq, ts, inst.con_id, *inst.quote, good))
+        inst.lost = None
 
     @staticmethod
     def spread_until(inst, ts):
@@ -492,9 +560,10 @@ class Market:
             "realised_variance": now.variance if now.mid_seen else None,
             "quote_source": inst.source,
             "stale": now.rows == 0,
+            "halted": now.halted,
             **self.book_columns(inst),
         }
-        inst.now = Second(mid_seen=mid is not None)
+        inst.now = Second(mid_seen=mid is not None, halted=inst.halt != 0)
         return row
 
     @staticmethod

@@ -13,7 +13,8 @@ PRICES = (9.98, 9.99, 10.0, 10.01, 10.02, 10.03)
 ODD = (None, -1.0, 0.0, 1.7976931348623157e308, 2147483647.0, 2.0**63, -(2.0**63), 2.0**127)
 SIZES = (100.0, 200.0, 300.0, 1.0, 700.0)
 CON_IDS = (30, 7, 11)
-NOTICES = (317, 317, 317, 316, 1100, 1101, 1102, -2, 354, 2104, -7, -8, 10197)
+NOTICES = (317, 317, 317, 316, 1100, 1101, 1102, -2, 354, 2104, -7, -8, 10197, -4, -4, 154)
+CONDITIONS = (None, None, None, "", "   I", " F I", " F", " 4")
 
 
 class Stream:
@@ -89,6 +90,10 @@ class Stream:
         getattr(self, f"row_{stream}")(key)
 
     def row_l1(self, key: dict[str, int]) -> None:
+        if self.chance.random() < 0.06:
+            value = self.chance.choice((0.0, 0.0, 1.0, 2.0, -1.0, None, 0.5))
+            self.add(Kind.TICK, msg=45, field=self.chance.choice((49, 49, 90)), value=value, **key)
+            return
         field = self.chance.choice((1, 2, 0, 3, 1, 2, 0, 3, 4, 8, 48, 77, 66, 67, 69, 70, 21))
         if field in (48, 77):
             text = f"{self.chance.choice(PRICES)};{self.chance.choice(SIZES)};1759752000123;9000;10.0;true"
@@ -167,7 +172,7 @@ class Stream:
         past, unreported = self.chance.choice(((False, False),) * 3 + ((True, False), (False, True), (None, None)))
         self.add(
             Kind.TRADE, stream=2, price=self.number((*PRICES, 10.005)), size=self.number(SIZES),
-            past_limit=past, unreported=unreported, **key,
+            past_limit=past, unreported=unreported, conditions=self.chance.choice(CONDITIONS), **key,
         )  # fmt: skip
 
     row_all_last = row_last
@@ -186,6 +191,31 @@ class Stream:
 
     def row_bars_5s(self, key: dict[str, int]) -> None:
         self.add(Kind.BAR, msg=50, open=10.0, high=10.0, low=10.0, close=10.0, **key)
+
+    def doubt(self) -> None:
+        """A quoting stream is found silent or cancelled; it, or its successor, may say the same again."""
+        quoting = [a for a in self.asked[-6:] if a[1] == self.epoch and a[3] in ("l1", "bid_ask", "smart_depth")]
+        if not quoting:
+            return
+        con_id, epoch, req, stream = self.chance.choice(quoting)
+        if self.chance.random() < 0.7:
+            self.add(Kind.NOTICE, code=-4, con_id=con_id, req_id=req, epoch=epoch, text="")
+        old = req
+        if self.chance.random() < 0.6:
+            params = self.chance.choice(("{}", '{"renewed":true}', '{"renewed":true}'))
+            self.add(
+                Kind.REQUEST, action="cancel", stream=stream, con_id=con_id, req_id=req, epoch=epoch, params=params
+            )
+            self.subscribe(con_id, stream)
+            req = self.req
+        if self.chance.random() < 0.8:
+            said = [
+                (kind, row)
+                for kind, row in self.events
+                if kind in (Kind.TICK, Kind.QUOTE, Kind.DEPTH) and (row["epoch"], row.get("req_id")) == (epoch, old)
+            ]
+            for kind, row in said[-2:]:
+                self.events.append((kind, row | {"ts_recv": self.now, "req_id": req}))
 
     def control(self) -> None:
         what = self.chance.random()
@@ -216,6 +246,13 @@ class Stream:
         elif what < 0.97:
             self.add(Kind.NOTICE, msg=58, value=self.chance.choice((1, 3)), req_id=self.req)
             self.add(Kind.RAW, msg=81, fields="81\x001", reason="untyped")
+            step = self.chance.choice((0.01, 0.005, 0.0001, None, 0.0, 1e300))
+            self.add(
+                Kind.CONTRACT,
+                msg=self.chance.choice((10, 10, 18)),
+                con_id=self.chance.choice((7, 30, 0)),
+                min_tick=step,
+            )
         else:
             if self.chance.random() < 0.5:
                 self.add(Kind.REQUEST, action="run_end", stream="run", params="{}")
@@ -231,6 +268,8 @@ def stream(seed: int, length: int, start_ns: int, updaters: float = 0.3) -> list
         made.pass_time()
         if made.chance.random() < 0.06:
             made.control()
+        if made.chance.random() < 0.04:
+            made.doubt()
         for _ in range(made.chance.randint(1, 6)):
             made.hot()
     for seq, (_, row) in enumerate(made.events, 1):

@@ -1,221 +1,58 @@
-"""Simulated trading in plain Python, one event at a time: an order is a small record, a trade a list of fills.
+"""Simulated trading in plain Python, one event at a time, by the rules of docs/trading.md.
 
 It shares no code with `harvester.projections`: it reads the day's events, takes the quote in force and the prints from
-the plain market of `market`, and applies every one to every position. Nothing is skipped, looked up ahead or stored in
-columns. Money is float with nine decimals, as specified, so results compare as numbers.
+the plain market of `market`, and applies every one to every trade. Nothing is skipped, looked up ahead or stored in
+columns. The numbers in the comments are those of the rules.
 """
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from typing import Any
+from dataclasses import dataclass
 
-from tests.reference.market import MARKET_STREAMS, SECOND, Market, total
+from tests.reference.exchange import Moment, Quote, Terms, fill, follow
+from tests.reference.market import MARKET_STREAMS, SECOND, Market
+from tests.reference.trades import SERIES, Trade
 
 LOST, BACK = (1100, -2), (1101, 1102, -1)  # of the whole feed, from IB and the connection
 BEGINS, ENDS = -7, -8  # Harvester's own notices of an outage, of the whole feed or of one symbol
-SERIES = ("ts", "mark", "bid", "ask", "mid", "spread", "imbalance", "tape_buy", "tape_sell", "volatility_proxy")
 MINUTE = 60 * SECOND
 
 
-def money(number):
-    return round(number, 9)
+@dataclass(eq=False)
+class Message:
+    """What is on its way to the exchange; `number` is its place among the decisions."""
 
-
-@dataclass
-class Order:
-    """An order; `limit` None is a market order, and so is a stop once `triggered`."""
-
-    buy: bool
-    quantity: int
-    after: int  # seq
-    not_before: int  # ns UTC
-    reference: str
-    reference_price: float | None
-    limit: float | None = None
-    stop: float | None = None
-    expires: int | None = None  # ns UTC, exclusive
-    triggered: bool = False
-    resting: bool = False
-    filled: int = 0
-    value: float = 0.0
-    charged: float = 0.0
-
-    @property
-    def left(self):
-        return self.quantity - self.filled
-
-
-@dataclass
-class Side:
-    """One side of the quote in force: price, size shown, and the size we have taken at that price."""
-
+    at: int  # ns UTC
+    number: int
+    seq: int  # of the decision
+    what: str  # entry, exit, stop, target, cancel or change
+    trade: Trade
     price: float | None = None
-    size: float = 0.0
-    taken: int = 0
-
-    def show(self, price, size):
-        if price != self.price:
-            self.taken = 0
-        self.price, self.size = price, size or 0.0
-
-    @property
-    def left(self):
-        return max(0, int(self.size - self.taken))
-
-
-@dataclass
-class Quote:
-    """The quote in force for trading: an unknown or crossed one is not good, and does not change the sides."""
-
-    good: bool = False
-    bid: Side = field(default_factory=Side)
-    ask: Side = field(default_factory=Side)
-
-    def show(self, bid, ask, bid_size, ask_size, good):
-        self.good = good
-        if good:
-            self.bid.show(bid, bid_size)
-            self.ask.show(ask, ask_size)
-
-    def against(self, *, buy):
-        return self.ask if buy else self.bid
-
-
-@dataclass
-class Seen:
-    """The current observation: a quote (`price` None) or a print; `size` is what our orders may still take."""
-
-    seq: int
-    ts: int
-    price: float | None = None
-    size: float = 0.0
-    forms: bool = False
-
-
-@dataclass
-class Trade:
-    """A decision with its orders, fills and results."""
-
-    con_id: int
-    symbol: str
-    strategy: str
-    digest: str
-    seq: int
-    ts: int
-    plan: Any
-    costs: dict[str, Any]
-    entry: Order | None
-    before: list[dict[str, Any]]  # the symbol's closed buckets at the decision
-    stop: Order | None = None
-    target: Order | None = None
-    exit: Order | None = None
     reason: str = ""
-    fills: list[dict[str, Any]] = field(default_factory=list)
-    worst: tuple[float, int | None] = (0.0, None)  # USD, ns UTC
-    best: tuple[float, int | None] = (0.0, None)
-    asked: float | None = None  # quote in force at the decision
-
-    def sum(self, roles, of=lambda fill: fill["quantity"]):
-        return total(of(fill) for fill in self.fills if fill["role"] in roles)
-
-    @property
-    def bought(self):
-        """Shares of the entry, long or short."""
-        return int(self.sum(("entry",)))
-
-    @property
-    def open(self):
-        return self.bought - int(self.sum(("stop", "target", "exit")))
-
-    @property
-    def flat(self):
-        return self.bought > 0 and self.open == 0
-
-    def profit(self, price):
-        """USD before commission, with the open quantity at `price`."""
-        sign = 1 if self.plan.long else -1
-        paid = self.sum(("entry",), lambda fill: fill["price"] * fill["quantity"])
-        got = self.sum(("stop", "target", "exit"), lambda fill: fill["price"] * fill["quantity"])
-        return money(sign * (got + self.open * price - paid))
+    asked: float | None = None
 
 
-class Exchange:
-    """Match one order against one observation."""
+@dataclass(eq=False)
+class Span:
+    """When something was wrong with a symbol (con_id 0: with all of them), ns UTC; `end` None: it still is."""
 
-    def __init__(self, quote, seen, costs):
-        self.quote, self.seen, self.costs = quote, seen, costs
+    what: str  # outage, halt or dead
+    con_id: int
+    begin: int
+    seq: int
+    end: int | None = None
 
-    def match(self, order):
-        """(price, shares, quote or print), or None."""
-        seen, quote = self.seen, self.quote
-        if not quote.good or seen.seq <= order.after or seen.ts < order.not_before or not order.left:
-            return None
-        if order.expires is not None and seen.ts >= order.expires:
-            return None
-        against = quote.against(buy=order.buy)
-        source = "quote" if seen.price is None else "print"
-        if order.limit is not None:
-            return self.match_limit(order, against, source)
-        if order.stop is not None and not order.triggered:
-            prices = [against.price] + ([seen.price] if seen.forms else [])
-            order.triggered = any(p >= order.stop if order.buy else p <= order.stop for p in prices)
-            if not order.triggered:
-                return None
-        shares = min(order.left, against.left)
-        against.taken += shares
-        return (against.price, shares, source) if shares else None
-
-    def match_limit(self, order, against, source):
-        def beyond(a, b):
-            return a < b if order.buy else a > b
-
-        arrives, order.resting = not order.resting, True
-        if beyond(against.price, order.limit) or against.price == order.limit:
-            shares = min(order.left, against.left)
-            against.taken += shares
-            price = against.price if arrives else order.limit
-            return (price, shares, source) if shares else None
-        if self.seen.forms and not arrives and beyond(self.seen.price, order.limit):
-            shares = min(order.left, int(self.seen.size))
-            self.seen.size -= shares
-            return (order.limit, shares, source) if shares else None
-        return None
-
-    def fill(self, order, role):
-        matched = self.match(order)
-        if matched is None:
-            return None
-        price, shares, source = matched
-        order.filled += shares
-        order.value += price * shares
-        charge = commission(self.costs, order.filled, order.value)
-        fill = {
-            "seq": self.seen.seq, "ts": self.seen.ts, "role": role, "side": "BUY" if order.buy else "SELL",
-            "price": price, "quantity": shares, "source": source, "reference": order.reference,
-            "reference_price": order.reference_price, "slippage": None, "commission": money(charge - order.charged),
-        }  # fmt: skip
-        if order.reference_price is not None:
-            worse = price - order.reference_price
-            fill["slippage"] = money(worse if order.buy else -worse)
-        order.charged = charge
-        return fill
-
-
-def commission(table, shares, value):
-    """USD for a whole order; nothing until it has filled."""
-    if not shares:
-        return 0.0
-    return min(max(shares * table["per_share"], table["minimum"]), table["maximum_fraction"] * value)
+    def touches(self, begin, end):
+        """Whether it was there in this time, `end` included."""
+        return self.begin <= end and (self.end is None or self.end > begin or self.end == self.begin >= begin)
 
 
 class Trading:
     """Feed it a day with `on`, then `finish`; read `fills`, `decisions` and `episodes`, rows by column.
 
-    `strategies` creates them by name from their settings. They observe closed buckets, return gates and a plan, are
-    called when a trade is over, and give the time before the session's close from which they hold no position.
+    `strategies` creates them by name from their settings. They observe closed buckets, return gates, a plan and
+    changes, and are called when a trade is over.
     """
 
     def __init__(self, strategies):
@@ -223,19 +60,28 @@ class Trading:
         self.seats = {}  # (name, digest) → strategy
         self.market = Market()
         self.quotes = {}
-        self.terms = None
-        self.trades = []  # open trades, oldest first
+        self.params = None
+        self.trades = []  # open trades, in the order of their decisions
+        self.messages = []
+        self.sent = 0
         self.fills, self.decisions, self.episodes = [], [], []
         self.counts = {}
-        self.read = [0, 0, 0]  # counts of the market's quotes, prints and buckets already processed
+        self.read = [0, 0, 0, 0]  # counts of the market's quotes, prints, buckets and happenings already processed
         self.buckets = []  # closed ones, as strategies see them
         self.depth_ts = {}  # start of the last second with a depth row
         self.gates = {}  # (clock's seq, con_id, strategy) → gates
         self.ended = []  # trades whose last second is not closed yet, with their episodes so far
-        self.dark = False  # the whole feed is gone
+        self.dark = False  # the whole feed is gone, or no subscription followed a run's start yet
         self.outages = set()  # con_ids whose feed is gone, 0 = all
-        self.waiting = []  # observations since the last clock, in order
+        self.ticks = {}  # con_id → smallest price step
+        self.spans = []  # of outages, halts and dead quotes
+        self.clocks = []  # seconds that a clock fell into
+        self.waiting = []  # what happened since the last clock, in order: (seq, ts, function, arguments)
+        self.newest = {}  # con_id → seq of the newest change of the live quote or print; 0: of the newest clock
+        self.seen = {}  # con_id → the live quote
         self.last = (0, 0)
+        self.before = 0  # ts of what happened before
+        self.at = 0  # seq of what happens
 
     # ---- events --------------------------------------------------------------------------------------------------
 
@@ -243,145 +89,338 @@ class Trading:
         self.market.on(kind, row)
         seq, ts = self.last = row["seq"], row["ts_recv"]
         if kind == "request" and row["action"] == "run_start":
-            self.waiting.append((self.run_start, (seq, ts, json.loads(row["params"]))))
+            self.happened(seq, ts, self.run_start, json.loads(row["params"]))
         if kind == "request" and row["action"] == "subscribe" and row["stream"] in MARKET_STREAMS:
-            self.waiting.append((self.outage, (BACK[0], 0)))
+            self.happened(seq, ts, self.outage, BACK[0], 0)
         if kind == "notice":
-            self.waiting.append((self.outage, (row["code"], row["con_id"])))
-        self.waiting += [(self.see_quote, change) for change in self.news(0, self.market.quotes)]
-        self.waiting += [(self.see_print, made) for made in self.news(1, self.market.prints)]
+            self.happened(seq, ts, self.outage, row["code"], row["con_id"])
+        for _, _, con_id, what, value in self.news(3, self.market.happenings):
+            self.happened(seq, ts, getattr(self, f"on_{what}"), con_id, value)
+        for change in self.news(0, self.market.quotes):
+            self.happened(seq, ts, self.see_quote, *change[2:])
+        for made in self.news(1, self.market.prints):
+            self.happened(seq, ts, self.see_print, *made[2:])
         if kind == "clock":
             waiting, self.waiting = self.waiting, []
-            for happen, what in waiting:
-                happen(*what)
+            self.go_through(waiting)
             self.clock(seq, ts, self.news(2, self.market.rows))
+
+    def happened(self, seq, ts, function, *what):
+        self.waiting.append((seq, ts, function, what))
 
     def news(self, which, rows):
         new = rows[self.read[which] :]
         self.read[which] = len(rows)
         return new
 
-    def outage(self, code, con_id):
-        """Mark the quote unknown until its next change; a feed outage counts once until the feed is back."""
-        if code == BEGINS and con_id:
-            self.lose(con_id)
-            self.outages.add(con_id)
-        elif code == ENDS and con_id:
-            self.outages.discard(con_id)
-        elif code in (*LOST, BEGINS) and not self.dark:
-            self.lose(0)
-            self.outages.add(0)
-            self.dark = True
-        elif code in (*BACK, ENDS):
-            self.outages.discard(0)
-            self.dark = False
-
-    def finish(self):
-        """End the date; observations after the last clock are ignored."""
-        seq, ts = self.last
-        for happen, what in self.waiting:
-            if happen == self.run_start:
-                happen(*what)
-        for trade in list(self.trades):
-            if trade.bought:
-                side = self.quote(trade.con_id).against(buy=not trade.plan.long)
-                trade.reason = "DATA_END"
-                self.over(trade, seq, ts, side.price)
-            else:
-                self.unfilled(trade, "DATA_END", seq, ts)
-        self.hand_out(seq, ts + SECOND)
+    def go_through(self, waiting):
+        """Everything since the last clock in order, and (1, 2) arrivals after the events of their time."""
+        for place, (seq, ts, function, what) in enumerate(waiting):
+            self.at = seq
+            if not any(later[2] in (self.run_start, self.on_run_end) for later in waiting[place:]):
+                self.settle(ts - 1)
+            function(seq, ts, *what)
+            self.before = ts
+            for con_id in self.quotes:
+                seen = self.quote(con_id).seen
+                if seen != self.seen.get(con_id):
+                    self.seen[con_id], self.newest[con_id] = seen, seq
 
     # ---- what happens --------------------------------------------------------------------------------------------
 
     def quote(self, con_id):
-        return self.quotes.setdefault(con_id, Quote())
+        quote = self.quotes.setdefault(con_id, Quote())
+        quote.dark = bool({0, con_id} & self.outages)
+        return quote
 
-    def lose(self, con_id):
+    def lose(self, con_id, ts):
+        """Not live, and unseen, until the next change of the quote."""
         for known, quote in self.quotes.items():
             if con_id in (0, known):
-                quote.good = False
+                quote.lost = True
+                self.begin("dead", known, ts)
+
+    def begin(self, what, con_id, ts):
+        self.spans.append(Span(what, con_id, ts, self.at))
+
+    def end(self, what, con_id, ts):
+        for span in self.spans:
+            if span.end is None and span.what == what and con_id in (0, span.con_id):
+                span.end = ts
+
+    def end_span(self, what, con_id, ts):
+        for span in self.spans:
+            if span.end is None and span.what == what and span.con_id == con_id:
+                span.end = ts
+
+    def outage(self, seq, ts, code, con_id):
+        """A feed outage counts once until the feed is back; afterwards a quote is not live until its next change."""
+        if code == BEGINS and con_id:
+            self.outage_begins(seq, ts, con_id)
+        elif code == ENDS and con_id:
+            self.outage_ends(ts, con_id)
+        elif code in (*LOST, BEGINS) and not self.dark:
+            self.outage_begins(seq, ts, 0)
+            self.dark = True
+        elif code in (*BACK, ENDS):
+            self.outage_ends(ts, 0)
+            if self.dark:
+                self.end_span("outage", 0, ts)
+            self.dark = False
+
+    def outage_begins(self, seq, ts, con_id):
+        if con_id not in self.outages:
+            self.begin("outage", con_id, ts)
+        self.outages.add(con_id)
+        self.lose(con_id, ts)
+        self.cancel_entries(seq, ts, con_id, "OUTAGE")  # 12
+
+    def outage_ends(self, ts, con_id):
+        if con_id in self.outages:
+            self.outages.remove(con_id)
+            self.lose(con_id, ts)
+            self.end_span("outage", con_id, ts)
+
+    def on_halt(self, seq, ts, con_id, value):
+        """The end of a halt is a moment; its quote goes on."""
+        quote, was = self.quote(con_id), self.quote(con_id).halted
+        quote.halted = value != 0
+        if value and not was:
+            self.begin("halt", con_id, ts)
+            self.cancel_entries(seq, ts, con_id, "HALTED")  # 12
+        elif was and not value:
+            self.end("halt", con_id, ts)
+            quote.show(ts)
+            self.moment(con_id, Moment(seq, ts))
+
+    def on_quote_lost(self, seq, ts, con_id, value):
+        self.lose(con_id, ts)
+
+    def on_min_tick(self, seq, ts, con_id, value):
+        self.ticks[con_id] = value / 10**9
 
     def see_quote(self, seq, ts, con_id, *shown):
-        self.quote(con_id).show(*shown)
-        self.see(con_id, Seen(seq, ts))
+        self.newest[con_id] = seq
+        self.quote(con_id).change(ts, *shown[:4], good=shown[4])
+        if shown[:2] != (None, None):
+            self.end("dead", con_id, ts)
+        self.moment(con_id, Moment(seq, ts))
 
     def see_print(self, seq, ts, con_id, *printed):
-        self.see(con_id, Seen(seq, ts, *printed))
+        self.newest[con_id] = seq
+        self.moment(con_id, Moment(seq, ts, *printed, left=int(printed[1])))
 
-    def see(self, con_id, seen):
+    def moment(self, con_id, moment):
+        """Every trade of the symbol, in the order of their decisions."""
         for trade in [trade for trade in self.trades if trade.con_id == con_id]:
-            self.step(trade, seen)
-            if trade.flat:
-                last = trade.fills[-1]
-                self.over(trade, last["seq"], last["ts"], None)
+            if trade in self.trades:
+                self.match(trade, moment)
 
-    def step(self, trade, seen):
-        """The entry first, then the stop before the target."""
-        quote = self.quote(trade.con_id)
-        exchange = Exchange(quote, seen, trade.costs)
-        if trade.entry and (fill := exchange.fill(trade.entry, "entry")):
-            self.fill(trade, fill)
-            self.lay_bracket(trade, fill)
-        if trade.exit:
-            if fill := exchange.fill(trade.exit, "exit"):
-                self.fill(trade, fill)
-        elif trade.stop:
-            stopped = exchange.fill(trade.stop, "stop")
-            if trade.stop.triggered:
-                trade.reason, trade.entry, trade.target = "STOP", None, None
+    def match(self, trade, moment, arriving=None):
+        """Its orders, in the order of `step`; at an arrival that order alone."""
+        if self.quote(trade.con_id).live:  # 4
+            self.step(trade, moment, arriving)
+        if trade.flat:
+            last = trade.fills[-1]
+            self.over(trade, last["seq"], last["ts"], None)
+
+    def step(self, trade, moment, arriving):
+        """The entry first, then the stop before the target, then an exit."""
+        quote, tick = self.quote(trade.con_id), self.ticks.get(trade.con_id)
+        before = trade.bought
+        if trade.entry and trade.entry.working and arriving in (None, "entry"):
+            follow(trade.entry, quote, tick)
+            if filled := fill(trade.entry, trade.entry.quantity - trade.entry.filled, moment, quote, trade.terms):
+                self.entered(trade, filled)
+        placed = trade.bought and not before
+        if trade.stop and (placed or arriving in (None, "stop")):
+            if placed and trade.through_own_stop():
+                trade.stop.triggered, trade.reason = True, "STOP_THROUGH"
+            follow(trade.stop, quote, tick)
+            stopped = fill(trade.stop, trade.open, moment, quote, trade.terms)
+            if trade.stopped:  # 13
+                trade.reason, trade.entry, trade.target = trade.reason or "STOP", None, None
             if stopped:
                 self.fill(trade, stopped)
-            if trade.target and (fill := exchange.fill(trade.target, "target")):
-                self.fill(trade, fill)
-                trade.stop.quantity = trade.bought - int(trade.sum(("target",)))
-                if trade.flat:
-                    trade.reason = "TARGET"
-        if trade.bought and quote.good:
-            self.look(trade, quote.against(buy=not trade.plan.long).price, seen.ts)
+        target = trade.target if placed or arriving in (None, "target") else None
+        if target and (filled := fill(target, trade.open, moment, quote, trade.terms)):
+            self.fill(trade, filled)
+            if trade.flat:
+                trade.reason = "TARGET"
+        leaving = trade.exit if arriving in (None, "exit") else None
+        if leaving and (filled := fill(leaving, trade.open, moment, quote, trade.terms)):
+            self.fill(trade, filled)
+        if trade.bought:
+            trade.look(quote.against(buy=not trade.plan.long).price, moment.ts)
 
-    def look(self, trade, price, ts):
-        profit = trade.profit(price)
-        if profit < trade.worst[0]:
-            trade.worst = (profit, ts)
-        if profit > trade.best[0]:
-            trade.best = (profit, ts)
+    def entered(self, trade, filled):
+        """13: the first fill places the protective orders, the stop first; it cancels the rival."""
+        first = not trade.bought
+        self.fill(trade, filled)
+        if first:
+            if trade.rival in self.trades:
+                self.unfilled(trade.rival, "OCO", filled["seq"], filled["ts"])
+            trade.place_stop()
+            trade.place_target()
 
-    def lay_bracket(self, trade, fill):
-        """Stop and target for the whole position, from the next event on."""
-        plan = trade.plan
-        if trade.stop is None:
-            terms = {"buy": not plan.long, "quantity": 0, "after": fill["seq"], "not_before": 0}
-            trade.stop = Order(**terms, reference="stop_price", reference_price=plan.stop, stop=plan.stop)
-            trade.target = Order(
-                **terms, reference="limit_price", reference_price=plan.target, limit=plan.target, resting=True
-            )
-        trade.stop.quantity = trade.bought - int(trade.sum(("target",)))
-        trade.target.quantity = trade.bought
-
-    def fill(self, trade, fill):
-        trade.fills.append(fill)
+    def fill(self, trade, filled):
+        trade.fills.append(filled)
         who = {
             "con_id": trade.con_id, "symbol": trade.symbol, "strategy": trade.strategy,
             "strategy_digest": trade.digest, "decision_seq": trade.seq,
         }  # fmt: skip
-        self.fills.append(fill | who)
+        self.fills.append(filled | who)
+
+    # ---- arrivals ------------------------------------------------------------------------------------------------
+
+    @property
+    def latency(self):
+        return round(self.config("latency_ms", 0) * 1_000_000)
+
+    def config(self, name, default):
+        return self.params["config"].get(name, default)
+
+    def send(self, what, trade, seq, ts, **more):
+        self.sent += 1
+        self.messages.append(Message(ts + self.latency, self.sent, seq, what, trade, **more))
+
+    def settle(self, until):
+        """1, 2: the messages that arrive up to a time, by time and then in the order of decisions."""
+        for message in sorted(self.messages, key=lambda m: (m.at, m.number)):
+            if message.at <= until:
+                self.messages.remove(message)
+                trade = message.trade
+                if trade in self.trades:
+                    seq = max(message.seq, self.newest[0], self.newest.get(trade.con_id, 0))
+                    arriving = getattr(self, f"arrive_{message.what}")(trade, message, seq)
+                    if arriving:
+                        self.match(trade, Moment(seq, message.at), arriving)
+                    if message.what == "entry":
+                        self.cancel_the_rest(trade, seq, message.at)
+
+    # each returns the role of the order that arrives, if any
+
+    def arrive_entry(self, trade, message, seq):
+        order, plan, ts = trade.entry, trade.plan, message.at
+        if order is None:
+            return None
+        if reason := self.refused(trade, ts):
+            self.unfilled(trade, reason, seq, ts)
+            return None
+        order.working = True
+        order.expires, trade.ending = self.flat_from, "SESSION_END"  # 12
+        if plan.valid_seconds is not None and ts + round(plan.valid_seconds * SECOND) < order.expires:  # 9
+            order.expires, trade.ending = ts + round(plan.valid_seconds * SECOND), "EXPIRED"
+        return "entry"
+
+    def cancel_the_rest(self, trade, seq, ts):
+        """9: of an IOC entry."""
+        if trade.plan.immediate and trade in self.trades and trade.entry:
+            trade.entry = None
+            if not trade.bought:
+                self.unfilled(trade, "IOC", seq, ts)
+
+    def refused(self, trade, ts):
+        """11."""
+        quote, session = self.quote(trade.con_id), self.params["calendar"]["session"]
+        if session is None or ts < session["open_ns"]:
+            return "SESSION_CLOSED"
+        if ts >= self.flat_from:
+            return "SESSION_END"
+        return "" if quote.live else quote.why_not
+
+    @property
+    def flat_from(self):
+        """15: when positions are closed, ns UTC."""
+        session = self.params["calendar"]["session"]
+        before = round(self.config("flat_before_close_seconds", 60) * SECOND)
+        return None if session is None else session["close_ns"] - before
+
+    def arrive_exit(self, trade, message, seq):
+        """14: it cancels stop, target and the rest of the entry, unless the stop was triggered before."""
+        if trade.stopped or trade.exit:
+            return None
+        trade.entry = None
+        if not trade.bought:
+            self.unfilled(trade, "CANCELLED", seq, message.at)
+            return None
+        self.let_out(trade, message)
+        return "exit"
+
+    def let_out(self, trade, message):
+        trade.stop = trade.target = None
+        trade.reason = message.reason
+        trade.exit = trade.exit_of(message.asked)
+
+    def arrive_cancel(self, trade, message, seq):
+        trade.entry = None
+        if not trade.bought:
+            self.unfilled(trade, "CANCELLED", seq, message.at)
+
+    def arrive_stop(self, trade, message, seq):
+        if trade.stopped or trade.exit:
+            return None
+        trade.change(message.what, message.price, self.ticks.get(trade.con_id))
+        return message.what
+
+    arrive_target = arrive_stop
+
+    def arrive_change(self, trade, message, seq):
+        """A new price of an entry that works."""
+        if not trade.entry:
+            return None
+        trade.change_entry(message.price, self.ticks.get(trade.con_id))
+        return "entry"
 
     # ---- runs and clocks -----------------------------------------------------------------------------------------
 
+    def on_run_end(self, seq, ts, con_id, value):
+        """12: entries work no longer; 3: it is recorded at the next run's start."""
+        for trade in self.trades:
+            if trade.bought:
+                trade.entry = None
+            elif trade.entry:
+                trade.entry.working = False
+
     def run_start(self, seq, ts, params):
         """Start a run: the feed counts as interrupted since the previous run, until a subscription."""
-        self.dark = self.terms is not None
-        self.lose(0)
+        self.end_entries(seq, ts)
+        self.dark = self.params is not None
+        for quote in self.quotes.values():
+            quote.halted = False
+        for what in ("outage", "halt"):
+            self.end(what, 0, self.before)
+        if self.dark:
+            self.begin("outage", 0, self.before)
+        self.lose(0, self.before)
         self.outages = set()
-        self.terms = params
+        self.params = params
         refs = {(ref["name"], ref["digest"]): ref["settings"] for ref in params["strategies"]}
+        messages, self.messages = self.messages, []
+        for message in messages:  # 3: an exit works as if it had arrived; other messages are lost
+            trade = message.trade
+            if message.what == "exit" and trade in self.trades and not trade.stopped and not trade.exit:
+                self.let_out(trade, message)
         for trade in list(self.trades):
             if (trade.strategy, trade.digest) not in refs:
                 self.leave(trade, "RUN_CHANGE", seq, ts)
         fresh = {who: self.strategies[who[0]](given) for who, given in refs.items() if who not in self.seats}
         self.seats = {who: (self.seats | fresh)[who] for who in refs}
 
+    def end_entries(self, seq, ts):
+        self.cancel_entries(seq, ts, 0, "RUN_END", pending=True)
+
+    def cancel_entries(self, seq, ts, con_id, reason, *, pending=False):
+        for trade in list(self.trades):
+            if con_id in (0, trade.con_id) and trade.entry and (pending or trade.entry.working):
+                trade.entry = None
+                if not trade.bought:
+                    self.unfilled(trade, reason, seq, ts)
+
     def clock(self, seq, ts, closed):
+        self.settle(ts)
+        self.newest[0], self.before = seq, ts
+        self.clocks.append(ts // SECOND * SECOND)
         for trade in list(self.trades):
             self.look_at_the_time(trade, seq, ts)
         closed = [self.judged(row) for row in closed]
@@ -405,74 +444,92 @@ class Trading:
         return bucket
 
     def look_at_the_time(self, trade, seq, ts):
-        if trade.entry and ts >= trade.entry.expires:
+        """12, 15: what is over at this clock."""
+        order, flat_from = trade.entry, self.flat_from
+        ends = flat_from is not None and ts >= flat_from
+        if order and order.working and ts >= order.expires:
             trade.entry = None
             if not trade.bought:
-                self.unfilled(trade, "EXPIRED", seq, ts)
+                self.unfilled(trade, trade.ending, seq, ts)
         if not trade.bought:
             return
-        session = self.terms["calendar"]["session"]
-        flat_before = [seat.flat_before for (name, _), seat in self.seats.items() if name == trade.strategy]
-        if flat_before and ts >= session["close_ns"] - flat_before[0]:
+        hold = trade.plan.hold_seconds_max
+        if ends:
             self.leave(trade, "SESSION_END", seq, ts)
-        elif ts >= trade.fills[0]["ts"] + int(trade.plan.hold_seconds_max * SECOND):
+        elif hold is not None and ts >= trade.fills[0]["ts"] + round(hold * SECOND):
             self.leave(trade, "TIME_STOP", seq, ts)
 
     def leave(self, trade, reason, seq, ts):
-        """Exit at the market instead of by the bracket, unless an exit already works."""
-        trade.entry = None
-        if not trade.bought:
-            self.unfilled(trade, reason, seq, ts)
-        elif not trade.exit and not (trade.stop and trade.stop.triggered):
-            trade.reason = reason
+        """14: send an exit, unless one was sent or the stop was triggered."""
+        if not trade.leaving and not trade.stopped:
+            trade.leaving = True
             buy = not trade.plan.long
             price = self.price(trade.con_id, buy=buy)
-            trade.exit = Order(buy, trade.open, seq, ts + self.latency, "quote_at_decision", price)
+            self.send("exit", trade, seq, ts, reason=reason, asked=price)
             self.decided(trade, "exit", reason, seq, ts, buy=buy, quantity=trade.open, price=price)
-
-    @property
-    def latency(self):
-        return round(self.terms["config"].get("latency_ms", 0) * 1_000_000)
 
     def price(self, con_id, *, buy):
         quote = self.quote(con_id)
-        return quote.against(buy=buy).price if quote.good else None
+        return quote.against(buy=buy).price if quote.live else None
 
     def ask(self, who, bucket, seq, ts):
         (name, digest), con_id, symbol = who, bucket["con_id"], bucket["symbol"]
+        mine = [t for t in self.trades if (t.con_id, t.strategy) == (con_id, name)]
+        quote = self.quote(con_id)
         view = {
-            "seq": seq, "ts": ts, "bucket": bucket, "quote": self.quote(con_id),
-            "session": self.terms["calendar"]["session"], "outage": bool({0, con_id} & self.outages),
-            "holding": any((t.con_id, t.strategy) == (con_id, name) for t in self.trades),
+            "seq": seq, "ts": ts, "bucket": bucket, "quote": quote, "session": self.params["calendar"]["session"],
+            "outage": quote.dark, "halted": quote.halted, "holding": bool(mine),
         }  # fmt: skip
-        gates, plan = self.seats[who].decide(view)
+        gates, plan, changes = self.seats[who].decide(view)
         self.gates[seq, con_id, name] = gates
+        for trade in mine:
+            for change in changes:
+                self.send_change(change, trade, seq, ts)
         if plan is None:
             self.decisions.append({
                 "seq": seq, "ts": ts, "con_id": con_id, "symbol": symbol, "strategy": name, "strategy_digest": digest,
-                "action": "none", "gate_codes": "|".join(gates), "bucket_ts": self.newest(con_id),
+                "action": "none", "gate_codes": "|".join(gates), "bucket_ts": self.newest_bucket(con_id),
             })  # fmt: skip
-            return
-        price, arrives = self.price(con_id, buy=plan.long), ts + self.latency
-        entry = Order(
-            plan.long, plan.quantity, seq, arrives, "quote_at_decision", price,
-            expires=arrives + int(plan.valid_seconds * SECOND),
-        )  # fmt: skip
-        before = [bucket for bucket in self.buckets if bucket["con_id"] == con_id]
-        costs = self.terms["costs"] or {"per_share": 0, "minimum": 0, "maximum_fraction": 0}
-        trade = Trade(con_id, symbol, name, digest, seq, ts, plan, costs, entry, before)
-        trade.asked = price
-        self.trades.append(trade)
-        self.decided(trade, "enter", plan.reason, seq, ts, buy=plan.long, quantity=plan.quantity, price=price)
+        else:
+            self.enter(plan, con_id, (symbol, name, digest, seq, ts))
 
-    def newest(self, con_id):
+    def enter(self, plan, con_id, who):
+        costs = self.params["costs"] or {"per_share": 0, "minimum": 0, "maximum_fraction": 0}
+        terms = Terms(costs, self.config("participation", 1.0), self.config("stop_trigger", "quote"))
+        before = [bucket for bucket in self.buckets if bucket["con_id"] == con_id]
+        seq, ts = who[3:]
+        pair = [
+            Trade(con_id, *who, one, terms, self.ticks.get(con_id), self.price(con_id, buy=one.long), before)
+            for one in (plan, plan.rival)
+            if one is not None
+        ]
+        if len(pair) > 1:
+            pair[0].rival, pair[1].rival = pair[1], pair[0]
+        for trade in pair:
+            self.trades.append(trade)
+            buy, quantity = trade.plan.long, trade.plan.quantity
+            self.decided(trade, "enter", trade.plan.reason, seq, ts, buy=buy, quantity=quantity, price=trade.judged_by)
+            self.send("entry", trade, seq, ts)
+
+    def send_change(self, change, trade, seq, ts):
+        kind = str(change.kind)
+        if kind == "exit":
+            self.leave(trade, change.reason, seq, ts)
+        else:
+            buy, quantity = trade.plan.long, trade.plan.quantity
+            self.decided(trade, "change", kind, seq, ts, buy=buy, quantity=quantity, price=change.price)
+            self.send("change" if kind == "entry" else kind, trade, seq, ts, price=change.price)
+
+    def newest_bucket(self, con_id):
         """Start of the newest closed bucket of a symbol."""
         return max((bucket["ts"] for bucket in self.buckets if bucket["con_id"] == con_id), default=None)
 
     def unfilled(self, trade, reason, seq, ts):
         self.trades.remove(trade)
         plan = trade.plan
-        self.decided(trade, "unfilled", reason, seq, ts, buy=plan.long, quantity=plan.quantity, price=trade.asked)
+        self.decided(
+            trade, "unfilled", reason, seq, ts, buy=plan.long, quantity=plan.quantity, price=trade.order.reference_price
+        )
         self.tell(trade, ts)
 
     def tell(self, trade, ts):
@@ -484,43 +541,30 @@ class Trading:
         self.decisions.append({
             "seq": seq, "ts": ts, "con_id": trade.con_id, "symbol": trade.symbol, "strategy": trade.strategy,
             "strategy_digest": trade.digest, "action": action, "gate_codes": "", "reason": reason,
-            "decision_seq": trade.seq, "bucket_ts": self.newest(trade.con_id),
+            "decision_seq": trade.seq, "bucket_ts": self.newest_bucket(trade.con_id),
             "side": "BUY" if buy else "SELL", "quantity": quantity, "reference_price": price,
             "stop": trade.plan.stop, "target": trade.plan.target, "features": trade.plan.features,
         })  # fmt: skip
 
     # ---- episodes ------------------------------------------------------------------------------------------------
 
+    def finish(self):
+        """End the date; observations after the last clock are ignored, the starts and ends of runs are not."""
+        for seq, ts, function, what in self.waiting:
+            if function in (self.run_start, self.on_run_end):
+                function(seq, ts, *what)
+        seq, ts = self.last
+        self.end_entries(seq, ts)
+        for trade in list(self.trades):
+            trade.reason = "DATA_END"  # 15
+            self.over(trade, seq, ts, self.quote(trade.con_id).against(buy=not trade.plan.long).price)
+        self.hand_out(seq, ts + SECOND)
+
     def over(self, trade, seq, ts, price):
         """An episode; `price` is the closing quote when the data ended before the trade."""
         self.trades.remove(trade)
         nth = self.counts[trade.symbol] = self.counts.get(trade.symbol, 0) + 1
-        entered = trade.sum(("entry",), lambda fill: fill["price"] * fill["quantity"])
-        out = ("stop", "target", "exit")
-        left = trade.sum(out, lambda fill: fill["price"] * fill["quantity"])
-        entry_price = entered / trade.bought
-        worth = left + trade.open * (price or 0.0)
-        sign = 1 if trade.plan.long else -1
-        pnl = money(sign * (worth - entered) - total(fill["commission"] for fill in trade.fills))
-        risk = money(abs(entry_price - trade.plan.stop) * trade.bought)
-        when = trade.fills[0]["ts"]
-        row = {
-            "con_id": trade.con_id, "symbol": trade.symbol, "strategy": trade.strategy,
-            "strategy_digest": trade.digest, "decision_seq": trade.seq, "decision_ts": trade.ts,
-            "trade_id": f"T{datetime.fromtimestamp(ts // SECOND, UTC):%H%M%S}_{nth:03}",
-            "side": "LONG" if trade.plan.long else "SHORT", "quantity": trade.bought, "taken": True, "mode": "event",
-            "entry_ts": when, "entry_price": entry_price, "exit_ts": ts, "exit_seq": seq,
-            "exit_price": left / trade.bought if price is None else price,
-            "entry_reason": trade.plan.reason, "exit_reason": trade.reason, "pnl_usd": pnl,
-            "r_multiple": pnl / risk if risk else None, "mae": trade.worst[0], "mfe": trade.best[0],
-            "hold_seconds": (ts - when) / SECOND,
-            "win_loss": "WIN" if pnl > 0.005 else "LOSS" if pnl < -0.005 else "BREAKEVEN",
-            "time_to_mae": None if trade.worst[1] is None else (trade.worst[1] - when) / SECOND,
-            "time_to_mfe": None if trade.best[1] is None else (trade.best[1] - when) / SECOND,
-            "initial_risk_usd": risk, "target": trade.plan.target, "fills": trade.fills,
-            "features_pre": window(trade.before, trade.ts),
-        }  # fmt: skip
-        self.ended.append((trade, row))
+        self.ended.append((trade, trade.episode(nth, seq, ts, price)))
         self.tell(trade, ts)
 
     def hand_out(self, seq, ts):
@@ -539,10 +583,30 @@ class Trading:
                 }
                 for b in mine
             ]  # fmt: skip
+            row["quality"] = self.quality(trade.con_id, row["entry_ts"], row["exit_ts"], row["exit_seq"], mine)
             self.episodes.append(row | {"through_seq": seq})
 
+    def quality(self, con_id, begin, end, end_seq, buckets):
+        """17."""
+        spans = [s for s in self.spans if s.con_id in (0, con_id) and (s.begin < end or s.seq <= end_seq)]
+        touching = [span for span in spans if span.touches(begin, end)]
+        unseen = 0
+        for second in range(begin // SECOND * SECOND, end + 1, SECOND):
+            part = max(begin, second), min(end, second + SECOND - 1)
+            between = any(clock < second for clock in self.clocks) and any(clock > second for clock in self.clocks)
+            unseen += (between and second not in self.clocks) or any(span.touches(*part) for span in spans)
+        return {
+            "unseen_seconds": unseen,
+            "outages": at_once([span for span in touching if span.what == "outage"]),
+            "halts": sum(span.what == "halt" for span in touching),
+            "bad_book_seconds": sum(bucket["book_good"] is False for bucket in buckets),
+        }
 
-def window(before, ts):
-    """The buckets from 120 s to 30 s before a decision; when there are none the last 120 before it."""
-    far = [b for b in before if ts - 120 * SECOND <= b["ts"] and b["ts"] + SECOND <= ts - 30 * SECOND]
-    return far or [b for b in before if b["ts"] + SECOND <= ts][-120:]
+
+def at_once(spans):
+    """How many there were, where those that overlap are one."""
+    count, until = 0, -1
+    for span in sorted(spans, key=lambda span: (span.begin, span.seq)):
+        count += span.begin > until
+        until = max(until, 2**63 if span.end is None else span.end)
+    return count

@@ -1,17 +1,16 @@
 """Random small days for the simulated trading, from one seed: thin markets around the brackets of the plans.
 
-Books that show nothing or a few shares; quotes that lock, cross and lose a side; absent numbers; prints at, in
-and beyond the quote that form the price or do not; sources that come and go; outages of the feed and of one symbol;
-gaps; restarts with the same and with other strategies, costs and latencies; clocks that are missing; sessions that end;
-and plans whose stop and target are within a few cents.
+Books that show nothing or a few shares; quotes that lock, cross, flicker and lose a side; absent numbers; prints at, in
+and beyond the quote that form the price or do not, odd lots among them; sources that come and go; halts; silent
+streams; outages of the feed and of one symbol; gaps; restarts, kills, other strategies, costs, latencies and triggers;
+clocks that are missing; sessions that begin and end; and the plans of `trading_plans`.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
 from datetime import date
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -20,10 +19,12 @@ from harvester.events.kinds import Kind
 from harvester.projections.run_params import Calendar, RunParams, StrategyRef
 from harvester.projections.trading import strategies
 from harvester.projections.trading.costs import cost_table
-from harvester.projections.trading.plan import EntryPlan
-from harvester.projections.trading.strategy import Verdict, View
+from tests.reference.trading_plans import SECOND, PlanDraw
 
-SECOND = 1_000_000_000
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
 START = 1_752_760_800 * SECOND  # 2025-07-17 14:00:00 UTC
 UNSET = 1.7976931348623157e308
 ODD = (None, -1.0, 0.0, UNSET)
@@ -31,48 +32,8 @@ SIZES = (0.0, 1.0, 7.0, 30.0, 40.5, 100.0, 100.0, 500.0)
 PRINTED = (0.5, 1.0, 10.0, 40.0, 99.5, 300.0)
 LIVELY = (0.5, (1, 1, 1, 2, 2, 4, 9, 0, -1))  # how often a price moves, and the spread in cents
 STILL = (0.02, (1, 1, -1))
-LATENCIES = (0.0, 0.0, 100.0, 250.5, 1500.0)
-
-
-class DrawnSettings(msgspec.Struct, frozen=True):
-    plans: dict[str, EntryPlan] = {}
-    version: int = 1
-
-
-class Drawn:
-    """Enters at drawn clocks, independent of the market: its plans are by clock (ns UTC) and symbol."""
-
-    name = "drawn"
-
-    def __init__(self, settings: Any) -> None:
-        self.settings = msgspec.convert(dict(settings), DrawnSettings)
-
-    def observe(self, con_id: int, bucket: Any) -> None: ...
-
-    def decide(self, view: View) -> Verdict:
-        if view.holding:
-            return Verdict(("HOLDING",))
-        return Verdict((), self.settings.plans.get(f"{view.ts} {view.con_id}"))
-
-    def finished(self, con_id: int, ts: int) -> None: ...
-
-    def flat_by(self, session: tuple[int, int] | None) -> int | None:
-        return session[1] if session else None
-
-    def snapshot(self) -> Any:
-        return None
-
-    def restore(self, state: Any) -> None: ...
-
-
-class DrawnBeside(Drawn):
-    """Another such strategy in the same symbols."""
-
-    name = "drawn_beside"
-
-
-for one in (Drawn, DrawnBeside):
-    strategies.STRATEGIES[one.name] = one  # type: ignore[assignment]
+LATENCIES = (0.0, 0.0, 100.0, 250.5, 1500.0, 3500.0)
+MARKET_SIDE = True  # halts, silences, renewals, ends of runs and price steps reach the trading side
 
 
 class Stock:
@@ -98,11 +59,15 @@ class TradingDay:
         self.names = chance.choice((["drawn"], ["drawn"], ["drawn", "drawn_beside"]))
         self.busy = chance.choice(self.BUSY)
         self.restless, self.widths = chance.choice((LIVELY, LIVELY, STILL))
-        self.plans = {name: dict(self.draw(seconds)) for name in self.names}
+        self.flicker = chance.choice((0.0, 0.3))
+        draws = {name: PlanDraw(chance, START, seconds, [s.con_id for s in self.stocks]) for name in self.names}
+        self.plans = {name: (dict(draw.plans()), dict(draw.changes())) for name, draw in draws.items()}
         if chance.random() < 0.5:  # both strategies enter
             self.plans = dict.fromkeys(self.names, self.plans["drawn"])
+        self.opens = START + chance.choice((-SECOND, -SECOND, -SECOND, 5 * SECOND))
         self.closes = START + chance.choice((seconds // 2, seconds * 3, seconds * 3)) * SECOND
-        self.version, self.costs, self.latency = 1, "none", 100.0
+        self.session = chance.random() < 0.97
+        self.version, self.costs, self.config = 1, "none", {}
         self.other_terms()
         self.run_start()
         while self.now < self.end:
@@ -110,23 +75,6 @@ class TradingDay:
         for _ in range(chance.choice((0, 0, 3))):  # after the last clock
             self.now += chance.choice((1, SECOND // 10))
             self.market()
-
-    # ---- what is wanted ------------------------------------------------------------------------------------------
-
-    def draw(self, seconds: int) -> Iterator[tuple[str, EntryPlan]]:
-        """Plans around 10.00 dollars, where the prices stay."""
-        chance = self.chance
-        often = chance.choice((0.1, 0.5))
-        for second in range(1, seconds):
-            for stock in self.stocks:
-                if chance.random() < often:
-                    long, middle = chance.random() < 0.5, chance.randint(996, 1004)
-                    low, high = (middle - chance.randint(0, 6)) / 100, (middle + chance.randint(1, 6)) / 100
-                    stop, target = (low, high) if long else (high, low)
-                    yield f"{START + second * SECOND} {stock.con_id}", EntryPlan(
-                        long, chance.choice((1, 30, 100, 300)), stop, target, chance.choice((0.0, 0.5, 2.0, 9.0)),
-                        chance.choice((0.5, 3.0, 20.0, 60.0)), f"DRAWN {second}", {"second": float(second)},
-                    )  # fmt: skip
 
     # ---- rows ----------------------------------------------------------------------------------------------------
 
@@ -139,15 +87,22 @@ class TradingDay:
         return [(kind, row | {"seq": seq}) for seq, (kind, row) in enumerate(self.rows, 1)]
 
     def other_terms(self) -> None:
-        self.costs, self.latency = self.chance.choice(("none", "ibkr_fixed")), self.chance.choice(LATENCIES)
+        chance = self.chance
+        self.costs = chance.choice(("none", "ibkr_fixed", "ibkr_tiered"))
+        self.config = {
+            "latency_ms": chance.choice(LATENCIES), "participation": chance.choice((1.0, 1.0, 0.3)),
+            "stop_trigger": chance.choice(("quote", "quote", "last")),
+            "flat_before_close_seconds": chance.choice((0.0, 3.5, 9.0)),
+        }  # fmt: skip
 
     def run_start(self) -> None:
         self.epoch, self.req = 1, 0
-        session = ExchangeSession(START - SECOND, self.closes, START - SECOND, self.closes, half_day=False)
+        hours = ExchangeSession(self.opens, self.closes, self.opens, self.closes, half_day=False)
+        session = hours if self.session else None
         params = RunParams(
-            config={"latency_ms": self.latency},
+            config=self.config,
             calendar=Calendar("XNYS", "America/New_York", "2025-07-17", START - SECOND, self.end + SECOND, session),
-            costs=msgspec.to_builtins(cost_table(self.costs, trading_date=date(2025, 7, 17))),
+            costs=msgspec.to_builtins(cost_table(self.costs, trading_date=date(2025, 5, 2), monthly_shares=299_950)),
             strategies=tuple(self.refs()),
         )
         self.add(Kind.REQUEST, action="run_start", stream="run", params=params.text())
@@ -155,7 +110,8 @@ class TradingDay:
 
     def refs(self) -> Iterator[StrategyRef]:
         for name in self.names:
-            settings = msgspec.to_builtins({"plans": self.plans[name], "version": self.version})
+            settings = msgspec.to_builtins(dict(zip(("plans", "changes"), self.plans[name], strict=True)))
+            settings["version"] = self.version
             yield StrategyRef(name, strategies.digest(name, settings), settings)
 
     def connect(self) -> None:
@@ -179,7 +135,7 @@ class TradingDay:
     def second(self) -> None:
         end = self.now + SECOND
         for part in sorted(self.chance.randrange(1, SECOND) for _ in range(self.chance.randint(0, self.busy))):
-            self.now = end - SECOND + part
+            self.now = max(self.now, end - SECOND + part)
             self.market()
         if self.chance.random() < self.trouble:
             self.happen()
@@ -210,16 +166,24 @@ class TradingDay:
 
     def row_bid_ask(self, cents: int, key: dict[str, int]) -> None:
         bid, ask = self.sides(cents)
-        self.add(
-            Kind.QUOTE, stream=3, bid=self.number(bid), ask=self.number(ask),
-            bid_size=self.number(self.chance.choice(SIZES)), ask_size=self.number(self.chance.choice(SIZES)), **key,
-        )  # fmt: skip
+        sizes = self.chance.choice(SIZES), self.chance.choice(SIZES)
+        self.quote(bid, ask, sizes, key)
+        if self.chance.random() < self.flicker:
+            for shift in (self.chance.choice((-0.01, 0.01)), 0):
+                self.now += self.chance.choice((1, SECOND // 10, SECOND // 10, SECOND))
+                self.quote(round(bid + shift, 2), round(ask + shift, 2), sizes, key)
+
+    def quote(self, bid: float, ask: float, sizes: tuple[float, float], key: dict[str, int]) -> None:
+        bid_size, ask_size = map(self.number, sizes)
+        prices = {"bid": self.number(bid), "ask": self.number(ask)}
+        self.add(Kind.QUOTE, stream=3, bid_size=bid_size, ask_size=ask_size, **prices, **key)
 
     def row_all_last(self, cents: int, key: dict[str, int]) -> None:
         past, unreported = self.chance.choice(((False, False),) * 4 + ((True, False), (False, True), (None, None)))
         self.add(
             Kind.TRADE, stream=2, price=self.number((cents + self.chance.randint(-4, 4)) / 100),
-            size=self.number(self.chance.choice(PRINTED)), past_limit=past, unreported=unreported, **key,
+            size=self.number(self.chance.choice(PRINTED)), past_limit=past, unreported=unreported,
+            conditions=self.chance.choice((None, None, " ", "@ I", "I", "@F")) if MARKET_SIDE else None, **key,
         )  # fmt: skip
 
     def row_l1(self, cents: int, key: dict[str, int]) -> None:
@@ -244,7 +208,8 @@ class TradingDay:
     # ---- trouble -------------------------------------------------------------------------------------------------
 
     def happen(self) -> None:
-        what = ("lost", "symbol_lost", "source", "source", "restart", "restart", "connection", "refused", "emptied")
+        what = ["lost", "symbol_lost", "source", "source", "restart", "restart", "connection", "refused", "emptied"]
+        what += ["halt", "halt", "silent", "renewed", "price_step"] if MARKET_SIDE else []
         getattr(self, f"on_{self.chance.choice(what)}")()
 
     def notice(self, code: int, con_id: int = 0, req_id: int = -1) -> None:
@@ -291,7 +256,7 @@ class TradingDay:
         self.connect()
 
     def on_restart(self) -> None:
-        if self.chance.random() < 0.5:
+        if MARKET_SIDE and self.chance.random() < 0.5:
             self.add(Kind.REQUEST, action="run_end", stream="run", params="{}")
         self.now += self.chance.choice((0, 1, 40 * SECOND // 10))
         self.version = self.chance.choice((self.version, self.version, 1, 2, 3))
@@ -301,6 +266,37 @@ class TradingDay:
         self.run_start()
         for _ in range(self.chance.choice((0, 2))):
             self.market()
+
+    def on_halt(self) -> None:
+        """Tick 49; mostly ended a few events later."""
+        stock = self.chance.choice(self.stocks)
+        if "l1" not in stock.requests:
+            self.subscribe(stock, "l1")
+        for value in (self.chance.choice((1.0, 2.0)), self.chance.choice((0.0, 0.0, -1.0, 2.0))):
+            key = {"con_id": stock.con_id, "req_id": stock.requests["l1"]}
+            self.add(Kind.TICK, msg=45, field=49, value=value, **key)
+            for _ in range(self.chance.choice((0, 1, 3))):
+                self.now += self.chance.choice((1, SECOND // 3))
+                self.market()
+
+    def on_silent(self) -> None:
+        """A stream is found silent; nothing else follows from it."""
+        stock = self.chance.choice(self.stocks)
+        if stock.requests:
+            self.notice(-4, stock.con_id, stock.requests[self.chance.choice(sorted(stock.requests))])
+
+    def on_renewed(self) -> None:
+        stock = self.chance.choice(self.stocks)
+        if stock.requests:
+            stream = self.chance.choice(sorted(stock.requests))
+            ids = {"con_id": stock.con_id, "req_id": stock.requests[stream]}
+            self.add(Kind.REQUEST, action="cancel", stream=stream, params='{"renewed":true}', **ids)
+            self.now += self.chance.choice((0, 1, SECOND // 2))
+            self.subscribe(stock, stream)
+
+    def on_price_step(self) -> None:
+        stock = self.chance.choice(self.stocks)
+        self.add(Kind.CONTRACT, msg=10, con_id=stock.con_id, req_id=1, min_tick=self.chance.choice((0.01, 0.05, 0.005)))
 
     def on_emptied(self) -> None:
         """317: the book is empty."""
@@ -320,7 +316,7 @@ class BreakoutDay(TradingDay):
             "lookback_seconds": 3, "momentum_seconds": 1, "momentum_bps_min": chance.choice((0.0, 5.0)),
             "imbalance_min": chance.choice((-1.0, 0.2)), "range_spreads_min": chance.choice((0.0, 1.0)),
             "spread_bps_max": 60.0, "open_wait_seconds": 3.0, "close_wait_seconds": 9.0,
-            "flat_before_close_seconds": 3.0, "cooldown_seconds": 1.0, "valid_seconds": 2.0,
+            "cooldown_seconds": 1.0, "valid_seconds": 2.0,
             "hold_seconds_max": 6.0 * self.version, "risk_usd": chance.choice((0.5, 5.0, 100.0)),
             "target_ranges": 0.5,
         }  # fmt: skip

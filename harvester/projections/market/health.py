@@ -9,19 +9,24 @@ import hashlib
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
+import numpy as np
 import pyarrow as pa
 
 from harvester.events.codes import CONNECTION_LOST, REFUSALS, RESTORED_DATA_KEPT, RESTORED_DATA_LOST
 from harvester.events.kinds import Action, Own
 from harvester.projections.base import Projection
 from harvester.projections.interval import Occurrence, OccurrenceKind
-from harvester.projections.market.market import MARKET_STREAMS, STREAMS
+from harvester.projections.market.market import MARKET_STREAMS, STREAMS, Ending
+from harvester.projections.market.pace import RecordingPace
+from harvester.projections.market.provenance import KINDS, Provenance
 from harvester.projections.market.state_arrays import BOOK, INSTRUMENT, Glob
 from harvester.projections.market.volume import checked
 from harvester.projections.step import NOTHING_DERIVED, Derived
 from harvester.units import SECOND_NS
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     from harvester.projections.market.market import Market
     from harvester.projections.step import Control, Step
 
@@ -42,6 +47,9 @@ DAY = {  # measures of the whole date: unit
     "refused": "subscriptions refused",
     "notices": "notices",
     "dead_rows": "rows under a request id nobody held",
+    "clocks_per_second": "clock events per market second while a run lived; starved below 0.95",
+    "stamp_lag_p99": "s, by which 99 in 100 events are stamped too late at most; starved above 1",
+    "starved": "1 = the recording did not keep up with market time",
 }
 SYMBOL = {  # measures of a symbol: field of `state_arrays.INSTRUMENT` or of `volume.checked`, unit
     "seconds": ("seconds", "s subscribed"),
@@ -49,6 +57,8 @@ SYMBOL = {  # measures of a symbol: field of `state_arrays.INSTRUMENT` or of `vo
     "depth_seconds": ("depth_seconds", "s with a book subscribed"),
     "bad_book_seconds": ("bad_book_seconds", "s in which it ended bad or unknown"),
     "contradicted_seconds": ("contradicted_seconds", "of these, the quote in force contradicted it for too long"),
+    "halts": ("halts", "halts of trading"),
+    "halted_seconds": ("halted_seconds", "s with trading halted at any moment"),
     "crossed_seconds": ("crossed_seconds", "s that ended with ask < bid"),
     "quote_source_changes": ("source_changes", "changes"),
     "dead_rows": ("dead", "rows under a dead key"),
@@ -80,9 +90,9 @@ STREAM = {  # measures of a symbol's stream: unit
     "refused": "requests",
     "rows": "rows",
     "dead_rows": "rows after the end of the subscription",
-    "gap_seconds_max": "s between two rows",
+    "gap_seconds_max": "s between two rows, over subscriptions while it was wanted",
     "silences": "times it was found silent",
-    "covered_seconds": "s between asking and the end",
+    "covered_seconds": "s subscribed, without outages and without the time it was dead before it was renewed",
     "impossible": "depth rows no book can follow",
     "placed": "updates past the end, kept at their position",
     "resets": "times the book was emptied",
@@ -91,12 +101,16 @@ _BOOK_PARTS = ("impossible", "placed", "resets")
 
 
 class HealthSummary(NamedTuple):
-    """Quality of the data an artefact is made from. `data_type` is the worst seen, 0 = never sent."""
+    """Quality of the data an artefact is made from.
+
+    `data_type` is the worst seen, 0 = never sent. `kind` is where the data of the date come from, a `SourceKind`.
+    """
 
     outages: int
     bad_book_seconds: int
     refused: int
     data_type: int
+    kind: str
 
 
 class Health(Projection):
@@ -110,12 +124,14 @@ class Health(Projection):
         self._next_seq = 0
         self._last_ts = 0
         self._dark_since = 0  # ns UTC; 0 = the feed is up
+        self._outages: list[tuple[int, int]] = []  # begin and end of those that have ended, ns UTC
         self._mute = False  # it is dark because it fell silent: a request proves nothing then
         self._refusals: list[tuple[int, int, int, int, str]] = []  # seq, con_id, request id, code, text
         self._refused: list[str] = []  # "epoch request-id" of the run under way
         self._silences: dict[str, int] = {}  # "con_id stream" → times
         self._partial: dict[str, int] = {}  # "con_id" → outages of that symbol alone
         self._odd: dict[str, int] = {}  # "con_id measure" → count, see `ODD`
+        self._provenance, self._pace = Provenance(), RecordingPace()
         self._finished: pa.RecordBatch | None = None
 
     # ---- the fold --------------------------------------------------------------------------------------------------
@@ -134,8 +150,22 @@ class Health(Projection):
             if ended.get(control.seq):  # nothing was recorded since the run before ended
                 happenings += self._dark(control.seq, ended[control.seq])
             happenings += self._look(control)
+            if self._provenance.look(control.row):
+                value = KINDS.index(self._provenance.kind)
+                happenings.append(Occurrence(control.seq, control.ts, 0, OccurrenceKind.SOURCE, value))
         self._last_ts = step.last_ts
+        self._keep_pace(step)
         return Derived(happenings)
+
+    def _keep_pace(self, step: Step) -> None:
+        start = 0
+        for run in step.runs:
+            stop = int(np.searchsorted(step.clocks[:, 0], run.seq))
+            self._pace.clocks(step.clocks[start:stop, 1])
+            self._pace.run_start()
+            start = stop
+        self._pace.clocks(step.clocks[start:, 1])
+        self._pace.rows(step.behind)
 
     def _look(self, control: Control) -> list[Occurrence]:
         if control.action:
@@ -157,7 +187,7 @@ class Health(Projection):
         whole = control.con_id == 0
         if code in (CONNECTION_LOST, Own.DISCONNECTED) or (code == Own.OUTAGE_BEGIN and whole):
             self._mute = self._mute if self._dark_since else control.silence
-            return self._dark(control.seq, control.ts)
+            return self._dark(control.seq, control.ts, _last_row(control))
         if code in (RESTORED_DATA_KEPT, RESTORED_DATA_LOST, Own.CONNECTED) or (code == Own.OUTAGE_END and whole):
             return self._light(control)
         if code in (Own.OUTAGE_BEGIN, Own.OUTAGE_END):
@@ -171,10 +201,12 @@ class Health(Projection):
             return self._light(control)
         return []
 
-    def _dark(self, seq: int, ts: int) -> list[Occurrence]:
+    def _dark(self, seq: int, ts: int, since: int = 0) -> list[Occurrence]:
+        """An outage begins; it is measured from `since`, ns UTC, if the feed was silent before it was noticed."""
         if self._dark_since:
             return []
-        self._dark_since = ts
+        before = self._outages[-1][1] if self._outages else 0
+        self._dark_since = min(max(since, before), ts) if since > 0 else ts
         self._counts["outages"] += 1
         return [Occurrence(seq, ts, 0, OccurrenceKind.OUTAGE_BEGIN)]
 
@@ -182,6 +214,7 @@ class Health(Projection):
         if not self._dark_since:
             return []
         self._counts["outage_ns"] += control.ts - self._dark_since
+        self._outages.append((self._dark_since, control.ts))
         self._dark_since, self._mute = 0, False
         return [Occurrence(control.seq, control.ts, 0, OccurrenceKind.OUTAGE_END)]
 
@@ -214,6 +247,7 @@ class Health(Projection):
             bad_book_seconds=sum(r["bad_book_seconds"] for r in rows),
             refused=sum(1 for refusal in self._refusals if con_id in (None, refusal[1])),
             data_type=max((r["data_type"] for r in rows), default=0),
+            kind=self._provenance.kind.value,
         )
 
     def _instruments(self) -> list[dict[str, Any]]:
@@ -253,6 +287,7 @@ class Health(Projection):
             "refused": counts["refused"],
             "notices": counts["notices"],
             "dead_rows": int(self._market.state.glob[Glob.DEAD]),
+            **self._pace.measures(),
         }
 
     def _odd_values(self) -> dict[int, dict[str, float]]:
@@ -279,14 +314,16 @@ class Health(Projection):
 
     def _stream(self, con_id: int, stream: str, slots: list[dict[str, int]]) -> dict[str, float]:
         requests = {slot["req_id"] for slot in slots}
+        dark = [*self._outages, (self._dark_since or self._last_ts, self._last_ts)]
+        gap_ns, covered_ns = _coverage(slots, dark, self._last_ts)
         return {
             "subscriptions": len(slots),
             "refused": sum(1 for _, con, req, _, _ in self._refusals if con == con_id and req in requests),
             "rows": sum(slot["rows"] for slot in slots),
             "dead_rows": sum(slot["dead"] for slot in slots),
-            "gap_seconds_max": max(slot["gap_max"] for slot in slots) / SECOND_NS,
+            "gap_seconds_max": gap_ns / SECOND_NS,
             "silences": self._silences.get(f"{con_id} {stream}", 0),
-            "covered_seconds": sum((slot["closed"] or self._last_ts) - slot["opened"] for slot in slots) / SECOND_NS,
+            "covered_seconds": covered_ns / SECOND_NS,
             "impossible": sum(slot["impossible"] for slot in slots),
             "placed": sum(slot["placed"] for slot in slots),
             "resets": sum(slot["resets"] for slot in slots),
@@ -304,21 +341,56 @@ class Health(Projection):
 
     def digest(self) -> str:
         """Hash of the health table up to now."""
-        return hashlib.blake2b(msgspec.json.encode([self.rows(), self._refusals]), digest_size=16).hexdigest()
+        state = [self.rows(), self._refusals, self._provenance.kinds]
+        return hashlib.blake2b(msgspec.json.encode(state), digest_size=16).hexdigest()
 
     _STATE = (
         "_counts", "_next_seq", "_last_ts", "_dark_since", "_mute", "_refusals", "_refused", "_silences", "_partial",
-        "_odd",
+        "_odd", "_outages",
     )  # fmt: skip
 
     def snapshot(self) -> bytes:
-        return msgspec.msgpack.encode([getattr(self, name) for name in self._STATE])
+        own = [getattr(self, name) for name in self._STATE]
+        source = [self._provenance.kinds, self._provenance.stated]
+        return msgspec.msgpack.encode([own, source, self._pace.snapshot()])
 
     def restore(self, data: bytes) -> None:
-        for name, value in zip(self._STATE, msgspec.msgpack.decode(data), strict=True):
+        own, (kinds, stated), pace = msgspec.msgpack.decode(data)
+        for name, value in zip(self._STATE, own, strict=True):
             setattr(self, name, value)
+        self._provenance, self._pace = Provenance(kinds, stated=stated), msgspec.convert(pace, RecordingPace)
         self._refusals = [(seq, con, req, code, text) for seq, con, req, code, text in self._refusals]
+        self._outages = [(begin, end) for begin, end in self._outages]
         self._finished = None
+
+
+def _last_row(control: Control) -> int:
+    """When the last row of a silent feed came, ns UTC; 0 for another outage, and in logs that do not hold it."""
+    return int(control.row.get("value") or 0) if control.silence else 0
+
+
+def _coverage(slots: Sequence[Mapping[str, int]], dark: Sequence[tuple[int, int]], last_ts: int) -> tuple[int, int]:
+    """Longest gap and time covered, ns, of one stream.
+
+    A gap goes on from a subscription to the next while the stream is wanted: it was lost, or cancelled to be requested
+    again. What was cancelled to be requested again was dead from its last row on.
+
+    Args:
+        slots: its subscriptions, in order, see `Market.subscriptions`.
+        dark: begin and end of each outage, ns UTC.
+        last_ts: the end of what has been folded, ns UTC.
+    """
+    gap, since, spans = 0, 0, list[tuple[int, int]]()  # since: the last row of a stream that is requested again
+    for slot in slots:
+        closed = slot["closed"] or last_ts
+        first = slot["first_ts"] if slot["rows"] else closed
+        gap = max(gap, slot["gap_max"], first - since if since else 0)
+        upto = slot["last_ts"] if slot["rows"] else since or slot["opened"]
+        dead = slot["ending"] == Ending.RENEWED.value
+        spans.append((first if since else slot["opened"], upto if dead else closed))
+        since = upto if slot["ending"] in (Ending.RENEWED.value, Ending.LOST.value) else 0
+    away = sum(max(min(e, end) - max(b, begin), 0) for b, e in spans for begin, end in dark)
+    return gap, sum(max(e - b, 0) for b, e in spans) - away
 
 
 def _row(

@@ -31,6 +31,7 @@ from harvester.projections.market.state_arrays import (
     KEPT_SECONDS,
     NARROW,
     QUOTE_OUT,
+    ROUND_LOT,
     ROW,
     SIDE,
     SLOT,
@@ -440,12 +441,26 @@ def _quote(
     if mid == mid:
         q.mid_seen = 1
     q.source, q.bid, q.ask, q.bid_size, q.ask_size = source, bid, ask, bid_size, ask_size
+    _show(s, q, seq, ts)
+
+
+@_cached
+def _show(s: MarketState, q: Any, seq: int, ts: int) -> None:
+    """Write the quote in force for the trading side: its stream has spoken, or another one has replaced it."""
+    q.lost = 0
     g = s.glob
     if g[_EMIT] == 1:
         out = s.quotes[_at(g[_QUOTES])]
-        out.seq, out.ts, out.con_id, out.good = seq, ts, q.con_id, np.int64(bid <= ask)
-        out.bid, out.ask, out.bid_size, out.ask_size = bid, ask, bid_size, ask_size
+        out.seq, out.ts, out.con_id, out.good = seq, ts, q.con_id, np.int64(q.bid <= q.ask)
+        out.bid, out.ask, out.bid_size, out.ask_size = q.bid, q.ask, q.bid_size, q.ask_size
         g[_QUOTES] += 1
+
+
+@_cached
+def _spoke(s: MarketState, q: Any, source: int, seq: int, ts: int) -> None:
+    """Note a row of a source's stream: a lost quote is in force again, even unchanged."""
+    if q.lost == source:
+        _show(s, q, seq, ts)
 
 
 # ---- prints ------------------------------------------------------------------------------------------------------
@@ -478,8 +493,8 @@ def _check_print(q: Any, price: float) -> None:
 
 
 @_cached
-def _print(s: MarketState, k: int, seq: int, ts: int, price: float, size: float, forms: bool) -> None:
-    """Take in one print of the tape in use; `forms`: it is price-forming."""
+def _print(s: MarketState, k: int, seq: int, ts: int, price: float, size: float, forms: bool, odd: bool) -> None:
+    """Take in one print of the tape in use; `forms`: it is price-forming, `odd`: an odd lot."""
     q = s.inst[_at(k)]
     price, size = _price(price), _price(size)
     if price != price or size != size:
@@ -505,6 +520,7 @@ def _print(s: MarketState, k: int, seq: int, ts: int, price: float, size: float,
     if g[_EMIT] == 1:
         out = s.trades[_at(g[_TRADES])]
         out.seq, out.ts, out.con_id, out.forms_price = seq, ts, q.con_id, np.int64(forms)
+        out.triggers = np.int64(forms and not odd)
         out.aggressor, out.inferred, out.price, out.size = side, rule, price, size
         g[_TRADES] += 1
 
@@ -625,8 +641,10 @@ def _close(s: MarketState, k: int, start: int) -> None:
     row.tape_buy, row.tape_sell, row.tape_unknown = q.tape_buy, q.tape_sell, q.tape_unknown
     row.trade_count, row.quote_count, row.depth_count = q.trade_count, q.quote_count, q.depth_count
     row.quote_source, row.stale = q.source, np.int64(q.events == 0 and q.depth_count == 0)
+    row.halted = q.halted
     q.seconds += 1
     q.stale_seconds += row.stale
+    q.halted_seconds += row.halted
     q.crossed_seconds += spread < 0.0
     _begin(q)
 
@@ -637,6 +655,7 @@ def _begin(q: Any) -> None:
     q.mark = NAN
     q.spread_sum = q.ofi = q.tape_buy = q.tape_sell = q.tape_unknown = q.volatility = q.variance = 0.0
     q.mid_seen = np.int64(q.bid == q.bid and q.ask == q.ask)
+    q.halted = np.int64(q.halt != 0)
 
 
 @_apart
@@ -682,7 +701,7 @@ def _on_tick(s: MarketState, f: Frame, j: int) -> None:
         return
     if field == slot.rt_field and field != 0:
         if s.current[_at(i), _R_TAPE] == k and slot.warm == 1:
-            _print(s, i, f.tick_seq[j], f.tick_ts[j], price, size, True)
+            _print(s, i, f.tick_seq[j], f.tick_ts[j], price, size, True, size < ROUND_LOT)
         slot.warm = 1  # the first row repeats the last print before the subscription
         return
     if field == 8 or field == 74:
@@ -711,6 +730,7 @@ def _on_tick(s: MarketState, f: Frame, j: int) -> None:
     if size == size:  # price messages of old servers have no size
         feed[2 + side] = _price(size)
     _requote(s, i, f.tick_seq[j], f.tick_ts[j])
+    _spoke(s, q, _S_L1, f.tick_seq[j], f.tick_ts[j])
 
 
 @_cached
@@ -722,7 +742,8 @@ def _on_trade(s: MarketState, f: Frame, j: int) -> None:
     _count_unset(s.inst[_at(slot.inst)], f.trade_price[j], f.trade_size[j])
     if (slot.stream == _ST_ALL_LAST or slot.stream == _ST_LAST) and s.current[_at(slot.inst), _R_TAPE] == k:
         forms = not (f.trade_past[j] or f.trade_unreported[j])
-        _print(s, slot.inst, f.trade_seq[j], f.trade_ts[j], f.trade_price[j], f.trade_size[j], forms)
+        price, size = f.trade_price[j], f.trade_size[j]
+        _print(s, slot.inst, f.trade_seq[j], f.trade_ts[j], price, size, forms, f.trade_odd[j])
 
 
 @_cached
@@ -745,6 +766,7 @@ def _on_quote(s: MarketState, f: Frame, j: int) -> None:
     s.heard[_at(i), _S_BID_ASK - 1, 0] = s.heard[_at(i), _S_BID_ASK - 1, 1] = 1
     s.inst[_at(i)].kept = 0
     _requote(s, i, f.quote_seq[j], f.quote_ts[j])
+    _spoke(s, s.inst[_at(i)], _S_BID_ASK, f.quote_seq[j], f.quote_ts[j])
 
 
 @_cached
@@ -761,7 +783,8 @@ def _on_depth(s: MarketState, f: Frame, j: int, ts: int) -> None:
         return
     q.depth_count += 1
     side, position, operation = np.int64(f.depth_side[j]), np.int64(f.depth_position[j]), np.int64(f.depth_operation[j])
-    if _apply(s, b, position, operation, side, f.depth_price[j], f.depth_size[j], f.depth_maker[j]):
+    same = _apply(s, b, position, operation, side, f.depth_price[j], f.depth_size[j], f.depth_maker[j])
+    if same and q.lost == 0:
         return
     if s.current[_at(i), _R_SMART] != k:
         return
@@ -769,6 +792,7 @@ def _on_depth(s: MarketState, f: Frame, j: int, ts: int) -> None:
         _requote_side(s, i, f.depth_seq[j], ts, b, side)
     elif q.source == _S_SMART or q.source == _S_NONE:
         _requote(s, i, f.depth_seq[j], ts)
+    _spoke(s, q, _S_SMART, f.depth_seq[j], ts)
 
 
 @_cached
@@ -876,7 +900,7 @@ def _run(s: MarketState, f: Frame, cursor: Array, start: int, stop: int, ops: Ar
 def _kind_of(name: str) -> Any:
     if name == "which":
         return types.uint8
-    if name in ("trade_past", "trade_unreported"):
+    if name in ("trade_past", "trade_unreported", "trade_odd"):
         return types.boolean
     last = name.split("_", 1)[1]
     if last == "epoch":

@@ -8,24 +8,30 @@ what becomes subscribed, dead or unknown, and passes the kernels a list of chang
 from __future__ import annotations
 
 from dataclasses import replace
+from enum import Enum
+from operator import attrgetter, itemgetter
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 import numpy as np
 
 from harvester.errors import KernelFault
-from harvester.events.codes import CONNECTION_LOST, DEPTH_RESET, REFUSALS, RESTORED_DATA_LOST
+from harvester.events.codes import CONNECTION_LOST, DEPTH_RESET, HALTED_SECURITY, REFUSALS, RESTORED_DATA_LOST
 from harvester.events.kinds import Action, Own, Stream
-from harvester.projections.interval import QUOTES, TRADES
+from harvester.projections.interval import QUOTES, TRADES, Occurrence, OccurrenceKind
 from harvester.projections.market.merge import (
     DEPTH_MESSAGES,
+    HaltTick,
     Makers,
     clocks_of,
     controls_of,
     frame_of,
+    halt_ticks,
     last_of,
+    min_ticks,
     odd_values,
 )
+from harvester.projections.market.pace import behind_ib
 from harvester.projections.market.state_arrays import (
     BOOK,
     FIRST_ORDER,
@@ -40,6 +46,7 @@ from harvester.projections.market.state_arrays import (
     Hot,
     MarketState,
     Role,
+    Source,
     held,
     joined,
     new_state,
@@ -51,6 +58,8 @@ from harvester.projections.step import Control, RunStart, Step
 from harvester.units import SECOND_NS
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
     from harvester.events.batch import Batch
     from harvester.projections.market.state_arrays import Array
 
@@ -66,10 +75,22 @@ ROLE_STREAMS: dict[Role, tuple[Stream, ...]] = {  # earlier streams take precede
     Role.SMART: (Stream.SMART_DEPTH,),
     Role.TAPE: (Stream.ALL_LAST, Stream.LAST, Stream.L1),
 }
+SOURCE_STREAMS = {
+    Stream.BID_ASK: (Source.BID_ASK, Role.BID_ASK),
+    Stream.L1: (Source.L1, Role.L1),
+    Stream.SMART_DEPTH: (Source.SMART_DEPTH, Role.SMART),
+}
+"""Streams that give quotes: the source of the quote, and the role of the subscription that gives it."""
 TS_MAX = 2**62  # ns UTC, the year 2116: sums with it do not overflow
 _NO_CHANGES = np.empty((0, 6), np.int64)
 _SMALL, _LARGE = 4096, 65_536
 _ROWS_AHEAD = 131_072  # maximum room for bucket rows before they are handed out
+
+
+class Ending(Enum):
+    """How a subscription ended: not yet, cancelled for good, cancelled to be requested again, or lost with its feed."""
+
+    NONE, GIVEN_UP, RENEWED, LOST = range(4)
 
 
 class Market:
@@ -83,6 +104,7 @@ class Market:
         self.runs = 0
         self._epoch = 0
         self._slots = 0
+        self._endings: list[int] = []  # of each slot, see `Ending`
         self._row_room = 0
         self._until = 0  # ts_recv of the last event of the batch, ns UTC
         self._live: dict[tuple[int, int], int] = {}  # (epoch, request id) → slot, oldest first
@@ -90,6 +112,8 @@ class Market:
         self._instrument: dict[int, int] = {}  # con_id → instrument
         self._stretches: list[list[Stretch]] = []  # finished ones of tick 8 and tape, by instrument
         self._changes: list[tuple[int, int, int, int, int, int]] = []
+        self._min_ticks: dict[int, int] = {}  # by con_id, units of 1e-9 USD
+        self._happenings: list[Occurrence] = []  # of the batch
         self._quotes: list[Array] = []
         self._trades: list[Array] = []
         self._closed: list[Array] = []
@@ -110,8 +134,14 @@ class Market:
         acting = [control for control in controls if self._acts(control)]
         frame = frame_of(batch, acting, self.makers)
         runs: list[RunStart] = []
+        self._happenings = []
         at, cursor = 0, np.zeros(len(Hot), np.int64)
-        for control, stop in zip(acting, np.flatnonzero(frame.which == Hot.CONTROL).tolist(), strict=True):
+        stops = np.flatnonzero(frame.which == Hot.CONTROL).tolist()
+        for control, stop in _in_order(zip(acting, stops, strict=True), halt_ticks(batch, frame)):
+            if isinstance(control, HaltTick):
+                at = self._run(frame, cursor, at, stop + 1)
+                self._on_halt_tick(control)
+                continue
             held = self._held(control)
             if held and control.con_id == 0:  # an error names only the request
                 con_id = int(self.state.slots[held[0]]["con_id"])
@@ -123,11 +153,16 @@ class Market:
                 runs.append(RunStart(control.seq, control.ts, params, int(self.state.glob[Glob.LAST_TS])))
                 self._start_run(control)
             at = self._run(frame, cursor, at, stop + 1)
+            quoting = self._quoting(control)
             self._apply(control)
+            if quoting:
+                self._run(frame, cursor, at, at)  # puts the quotes in force that the control row leaves
+                self._lose_quote(control, *quoting)
         self._run(frame, cursor, at, len(frame.which))
         closed, quotes, trades = self._drained()
         step = Step(len(batch), first, last, ts, controls, runs, clocks_of(frame), closed, quotes, trades)
-        return replace(step, odd=odd_values(batch))
+        happenings = sorted([*self._happenings, *min_ticks(batch, self._min_ticks)], key=attrgetter("seq"))
+        return replace(step, odd=odd_values(batch), happenings=happenings, behind=behind_ib(batch.tables))
 
     def _run(self, frame: Frame, cursor: Array, start: int, stop: int) -> int:
         if start >= stop and not self._changes:
@@ -202,8 +237,15 @@ class Market:
         if action == Action.SUBSCRIBE:
             self._subscribe(control)
         elif action == Action.CANCEL:
-            self._kill(control, self._held(control), keep=_params(control).get("renewed") is True)
-        elif action == Action.RUN_END or code in (RESTORED_DATA_LOST, Own.DISCONNECTED):
+            params = _params(control)
+            keep = params.get("renewed") is True
+            ending = Ending.RENEWED if keep or params.get("again") is True else Ending.GIVEN_UP
+            self._kill(control, self._held(control), ending, keep=keep)
+        elif action == Action.RUN_END:
+            self._kill(control, self.live(), Ending.GIVEN_UP)
+            self._drop_kept(control)
+            self._happenings.append(Occurrence(control.seq, control.ts, 0, OccurrenceKind.RUN_END))
+        elif code in (RESTORED_DATA_LOST, Own.DISCONNECTED):
             self._kill(control, self.live())
             self._drop_kept(control)
         elif code == CONNECTION_LOST or control.silence:
@@ -213,6 +255,9 @@ class Market:
             self._reset_book(control)
         elif code in REFUSALS or code == Own.STREAM_REFUSED:
             self._kill(control, self._held(control))
+        elif code == HALTED_SECURITY:
+            for k in self._held(control):
+                self._halt(int(self.state.slots[k]["inst"]), control.seq, control.ts, 1)
         elif control.row.get("msg") in DEPTH_MESSAGES:
             self._lose_track(control)
         elif control.row.get("msg") == 58:
@@ -229,8 +274,12 @@ class Market:
 
     def _start_run(self, control: Control) -> None:
         """Kill every key of the previous run before time moves on to the new run's start."""
-        self._kill(control, self.live())
+        self._kill(control, self.live(), Ending.GIVEN_UP)
+        for k in {(slot["con_id"], slot["stream"]): k for k, slot in enumerate(self.subscriptions())}.values():
+            self._endings[k] = Ending.GIVEN_UP.value  # what the next run subscribes continues nothing
         self._drop_kept(control)
+        for inst in self.state.order[: len(self.symbols)].tolist():
+            self._halt(inst, control.seq, control.ts, 0)
         self.runs += 1
         self._epoch = 0
         self.state.keys[:] = -1
@@ -275,6 +324,7 @@ class Market:
     def _new_slot(self, control: Control, inst: int, stream: Stream) -> int:
         k = self._slots
         self._slots += 1
+        self._endings.append(Ending.NONE.value)
         self.state = with_room(self.state, slots=self._slots)
         params = _params(control)
         slot = self.state.slots[k]
@@ -324,13 +374,53 @@ class Market:
         keys[at] = key
         return at
 
+    # ---- halts and lost quotes ------------------------------------------------------------------------------------
+
+    def _on_halt_tick(self, tick: HaltTick) -> None:
+        """Take in a halt tick of a live L1 stream; the kernels have counted its row."""
+        slot = self._live.get((tick.epoch, tick.req_id))
+        if slot is not None and self.state.slots[slot]["stream"] == STREAMS.index(Stream.L1):
+            self._halt(int(self.state.slots[slot]["inst"]), tick.seq, tick.ts, tick.value)
+
+    def _halt(self, inst: int, seq: int, ts: int, value: int) -> None:
+        """Set whether an instrument is halted: 0 no, 1 general, 2 volatility."""
+        now = self.state.inst[inst]
+        before = int(now["halt"])
+        if value == before:
+            return
+        now["halt"] = value
+        now["halted"] |= value != 0
+        now["halts"] += before == 0
+        self._happenings.append(Occurrence(seq, ts, int(now["con_id"]), OccurrenceKind.HALT, value))
+
+    def _quoting(self, control: Control) -> tuple[int, Source] | None:
+        """The instrument and the source of its quote in force, if the control row ends or doubts the stream of it."""
+        doubts = control.action == Action.CANCEL or control.code in REFUSALS or control.code in _STREAM_ENDS
+        for k in self._held(control) if doubts else ():
+            slot = self.state.slots[k]
+            source, role = SOURCE_STREAMS.get(STREAMS[slot["stream"]], (Source.NONE, Role.BOOK))
+            inst = int(slot["inst"])
+            in_use = source and self.state.inst[inst]["source"] == source and self.state.current[inst, role] == k
+            if in_use and not self.state.inst[inst]["lost"]:
+                return inst, source
+        return None
+
+    def _lose_quote(self, control: Control, inst: int, source: Source) -> None:
+        """Note that the quote in force is not live, unless another source has taken over."""
+        now = self.state.inst[inst]
+        if now["source"] not in (Source.NONE, source):
+            return
+        now["lost"] = now["source"]
+        self._happenings.append(Occurrence(control.seq, control.ts, int(now["con_id"]), OccurrenceKind.QUOTE_LOST))
+
     # ---- what is dead, what is unknown -----------------------------------------------------------------------------
 
-    def _kill(self, control: Control, slots: list[int], *, keep: bool = False) -> None:
+    def _kill(self, control: Control, slots: list[int], ending: Ending | None = None, *, keep: bool = False) -> None:
         """End subscriptions; `keep`: their last quotes stay in force until the renewed streams speak."""
         for k in slots:
             slot = self.state.slots[k]
             slot["alive"], slot["closed"] = 0, control.ts
+            self._endings[k] = (ending or Ending.LOST).value
             held_by = int(slot["epoch"]), int(slot["req_id"])
             del self._live[held_by]
             at = self._place_of(_key(*held_by))
@@ -444,8 +534,10 @@ class Market:
         s = self.state._replace(quotes=self.state.quotes[:0], trades=self.state.trades[:0])
         s = s._replace(rows=s.rows[: s.glob[Glob.ROWS]])
         arrays = [(array.shape, np.ascontiguousarray(array).tobytes()) for array in s]
+        ticks = sorted(self._min_ticks.items())
         names = (self.makers.names, self.symbols, self.runs, self._epoch, self._slots, self._stretches)
-        return msgspec.msgpack.encode((arrays, names, self._changes))
+        own = (*names, ticks, self._endings)
+        return msgspec.msgpack.encode((arrays, own, self._changes))
 
     def restore(self, data: bytes) -> None:
         """Replace the state by that of a snapshot."""
@@ -460,7 +552,8 @@ class Market:
             rows=np.zeros(max(256, 2 * len(waiting)), ROW), quotes=fresh.quotes, trades=fresh.trades
         )
         self.state.rows[: len(waiting)] = waiting
-        makers, self.symbols, self.runs, self._epoch, self._slots, stretches = names
+        makers, self.symbols, self.runs, self._epoch, self._slots, stretches, ticks, self._endings = names
+        self._min_ticks = dict(ticks)
         self._stretches = [[Stretch(*stretch) for stretch in of_one] for of_one in stretches]
         self.makers = Makers(makers)
         self._instrument = {int(self.state.inst[k]["con_id"]): k for k in range(len(self.symbols))}
@@ -472,9 +565,9 @@ class Market:
                 self._alive[slot["inst"]].append(k)
 
     def subscriptions(self) -> list[dict[str, int]]:
-        """Every subscription of the date, in the order of requests."""
-        rows = self.state.slots[: self._slots]
-        return [dict(zip(rows.dtype.names or (), row, strict=True)) for row in rows.tolist()]
+        """Every subscription of the date, in the order of requests; `ending` is a value of `Ending`."""
+        rows, fields = self.state.slots[: self._slots].tolist(), (*(self.state.slots.dtype.names or ()), "ending")
+        return [dict(zip(fields, (*row, end), strict=True)) for row, end in zip(rows, self._endings, strict=True)]
 
     def instrument(self, con_id: int) -> int | None:
         """Index of an instrument, None when it was never subscribed."""
@@ -485,7 +578,17 @@ class Market:
         return list(self._live.values())
 
 
-_NOTICES = frozenset((DEPTH_RESET, CONNECTION_LOST, RESTORED_DATA_LOST, int(Own.DISCONNECTED), int(Own.STREAM_REFUSED)))
+_STREAM_ENDS = frozenset((int(Own.STREAM_SILENT), int(Own.STREAM_REFUSED)))
+_NOTICES = _STREAM_ENDS | {DEPTH_RESET, CONNECTION_LOST, RESTORED_DATA_LOST, HALTED_SECURITY, int(Own.DISCONNECTED)}
+
+
+def _in_order(
+    controls: Iterable[tuple[Control, int]], halts: Sequence[HaltTick]
+) -> Iterable[tuple[Control | HaltTick, int]]:
+    """Control rows and halt ticks with their places in a frame, in order of place."""
+    if not halts:
+        return controls
+    return sorted([*controls, *((tick, tick.place) for tick in halts)], key=itemgetter(1))
 
 
 def _seq_at(frame: Frame, cursor: Array) -> int:
@@ -516,5 +619,5 @@ def _join(parts: list[Array], dtype: Any) -> Array:
 def _as(rows: Array, dtype: Any) -> Array:
     out = np.empty(len(rows), dtype)
     for name in dtype.names:
-        out[name] = rows["forms_price" if name == "triggers" else name]
+        out[name] = rows[name]
     return out

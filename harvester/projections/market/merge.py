@@ -7,7 +7,7 @@ become `Control` tuples. Other kinds do not move the market and are left out.
 from __future__ import annotations
 
 from collections import Counter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -15,7 +15,8 @@ import pyarrow.compute as pc
 
 from harvester.events.kinds import SCHEMAS, Kind
 from harvester.events.unset import ABSENT_FROM, UNSET_INT
-from harvester.projections.market.state_arrays import Frame, Hot
+from harvester.projections.interval import Occurrence, OccurrenceKind
+from harvester.projections.market.state_arrays import ROUND_LOT, Frame, Hot
 from harvester.projections.step import Control
 
 if TYPE_CHECKING:
@@ -41,6 +42,24 @@ NULL_INT = -(2**31)  # a null integer: no operation, side or position has this v
 
 
 DEPTH_MESSAGES = (12, 13)
+HALT_FIELDS = (49, 90)
+"""Tick types Halted and, for delayed data, DelayedHalted (TWS API reference, "Available Tick Types"): -1 not available,
+0 not halted, 1 general halt (regulatory), 2 volatility halt (by the exchange)."""
+_HALT_VALUES = (0.0, 1.0, 2.0)
+_ODD_LOT = "I"  # among the letters of `trade.conditions`, where only an odd lot has it (CTA and UTP specifications)
+_TICK_UNIT = 1e9  # min ticks per USD of `OccurrenceKind.MIN_TICK`
+_CONTRACT_DETAILS = 10
+
+
+class HaltTick(NamedTuple):
+    """A tick that says whether a symbol is halted; `value` 0, 1 or 2; `place`: its index in `Frame.which`."""
+
+    seq: int
+    ts: int
+    epoch: int
+    req_id: int
+    value: int
+    place: int
 
 
 def controls_of(batch: Batch) -> list[Control]:
@@ -93,12 +112,56 @@ def frame_of(batch: Batch, controls: Sequence[Control], makers: Makers) -> Frame
         columns["tick_price"], columns["tick_size"] = _tick_numbers(batch.tables[Kind.TICK], columns)
     if Kind.DEPTH in batch.tables:
         columns["depth_maker"] = makers.codes(batch.tables[Kind.DEPTH].column("market_maker"))
+    if Kind.TRADE in batch.tables:
+        columns["trade_odd"] = _odd_lots(batch.tables[Kind.TRADE].column("conditions"), columns["trade_size"])
     columns["control_ts"] = np.array([c.ts for c in controls], np.int64)
     seqs = [(columns[f"{kind}_seq"], hot) for kind, hot in _HOT]
     columns["which"] = _order([*seqs, (np.array([c.seq for c in controls], np.int64), Hot.CONTROL)])
     for column in columns.values():
         column.flags.writeable = False  # events are facts; and the kernels are compiled for read-only columns
     return Frame(**columns)
+
+
+def halt_ticks(batch: Batch, frame: Frame) -> list[HaltTick]:
+    """The ticks that say halted or not halted, in seq order; those of unknown state are left out."""
+    field = frame.tick_field
+    rows = np.flatnonzero((field == HALT_FIELDS[0]) | (field == HALT_FIELDS[1]))
+    if not len(rows):
+        return []
+    values = _column(batch.tables[Kind.TICK], "value")
+    rows = rows[np.isin(values[rows], _HALT_VALUES)]
+    places = np.flatnonzero(frame.which == Hot.TICK)[rows]
+    columns = (frame.tick_seq[rows], frame.tick_ts[rows], frame.tick_epoch[rows], frame.tick_req[rows], values[rows])
+    return [
+        HaltTick(seq, ts, epoch, req_id, int(value), place)
+        for seq, ts, epoch, req_id, value, place in zip(*(c.tolist() for c in (*columns, places)), strict=True)
+    ]
+
+
+def min_ticks(batch: Batch, known: dict[int, int]) -> list[Occurrence]:
+    """Changes of the smallest price steps in a batch's contract details; `known` by con_id is updated."""
+    found: list[Occurrence] = []
+    if Kind.CONTRACT not in batch.tables:
+        return found
+    for row in batch.tables[Kind.CONTRACT].to_pylist():
+        step, con_id = row["min_tick"], row["con_id"]
+        if row["msg"] != _CONTRACT_DETAILS or not con_id or step is None or not 0.0 < step < _TICK_UNIT:
+            continue
+        value = round(step * _TICK_UNIT)
+        if value and known.get(con_id) != value:
+            known[con_id] = value
+            found.append(Occurrence(row["seq"], row["ts_recv"], con_id, OccurrenceKind.MIN_TICK, value))
+    return found
+
+
+def _odd_lots(conditions: pa.Array, size: Array) -> Array:
+    """Which prints are odd lots: by the recorded conditions, where there are none by size."""
+    small: Array = size < ROUND_LOT
+    if conditions.null_count == len(conditions):
+        return small
+    odd = pc.coalesce(pc.match_substring(conditions, _ODD_LOT), pa.array(small))
+    marked: Array = odd.to_numpy(zero_copy_only=False)
+    return marked
 
 
 def _column(table: pa.RecordBatch, name: str) -> Array:
@@ -113,7 +176,7 @@ def _column(table: pa.RecordBatch, name: str) -> Array:
 
 
 _NAMES = {"ts": "ts_recv", "req": "req_id", "past": "past_limit"}
-_MADE = ("which", "control_ts", "depth_maker")  # not a column of a table, or converted from one
+_MADE = ("which", "control_ts", "depth_maker", "trade_odd")  # not a column of a table, or converted from one
 _PLACES: dict[Kind, list[tuple[str, str]]] = {
     kind: [
         (name, _NAMES.get(last := name.removeprefix(f"{kind}_"), last))
@@ -123,9 +186,9 @@ _PLACES: dict[Kind, list[tuple[str, str]]] = {
     for kind, _ in _HOT
 }
 COLUMNS: dict[Kind, tuple[str, ...]] = {
-    kind: tuple(of for _, of in _PLACES[kind]) for kind in (Kind.TRADE, Kind.QUOTE)
-} | {
-    Kind.TICK: (*(of for _, of in _PLACES[Kind.TICK]), "text"),
+    Kind.QUOTE: (*(of for _, of in _PLACES[Kind.QUOTE]), "ts_event"),
+    Kind.TRADE: (*(of for _, of in _PLACES[Kind.TRADE]), "ts_event", "conditions"),
+    Kind.TICK: (*(of for _, of in _PLACES[Kind.TICK]), "value", "text"),
     Kind.DEPTH: (*(of for _, of in _PLACES[Kind.DEPTH]), "market_maker"),
     Kind.RAW: ("con_id", "req_id", "epoch", "msg", "reason"),
 }
@@ -134,7 +197,7 @@ _NO_ROWS: dict[str, Array] = {
     name: _column(pa.RecordBatch.from_pylist([], schema=SCHEMAS[kind]), of)
     for kind, _ in _HOT
     for name, of in _PLACES[kind]
-} | {"depth_maker": np.empty(0, np.int64)}
+} | {"depth_maker": np.empty(0, np.int64), "trade_odd": np.empty(0, np.bool_)}
 
 
 def _order(seqs: Sequence[tuple[Array, Hot]]) -> Array:

@@ -26,8 +26,11 @@ class Quote(NamedTuple):
     bid_size: float | None
     ask_size: float | None
     last: float | None
+    halt: int = 0  # 1 general, 2 volatility
 
 
+HALTS = ("", "general halt", "volatility halt")
+"""Words for `Quote.halt`."""
 _FOLDED = ("con_id", "source", "source_changes", "bid", "ask", "bid_size", "ask_size", "last_price", "tick_rule")
 
 
@@ -48,8 +51,9 @@ class Quotes(Projection):
     def _at(self, k: int) -> Quote:
         q = self._market.state.inst[k]
         numbers = [float(q[name]) for name in ("bid", "ask", "bid_size", "ask_size", "last_price")]
-        present = [None if math.isnan(x) else x for x in numbers]
-        return Quote(self._market.symbols[k], int(q["con_id"]), SOURCE_NAMES[int(q["source"])], *present)
+        bid, ask, bid_size, ask_size, last = (None if math.isnan(x) else x for x in numbers)
+        source, halt = SOURCE_NAMES[int(q["source"])], int(q["halt"])
+        return Quote(self._market.symbols[k], int(q["con_id"]), source, bid, ask, bid_size, ask_size, last, halt)
 
     def check(self) -> None:
         """Assert that no absent marker is in force and that every quote has a source."""

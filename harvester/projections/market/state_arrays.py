@@ -29,6 +29,9 @@ REFILL_SECONDS = 15
 """A book without rows on both sides this long after a 317 is requested again."""
 KEPT_SECONDS = 10
 """The last BidAsk quote of a stream that is being renewed yields to L1 ticks that come later than this."""
+ROUND_LOT = 100.0
+"""Shares: a print without recorded conditions is an odd lot below this. Conditions say it by the letter I, CTA and UTP
+alike; since 2025 the round lot of a dear stock is smaller (SEC Rule 600(b)(93)), which only conditions show."""
 BLANK_SECONDS_MAX = 86_400  # a longer time without any event is a recording gap, not silence
 
 Array = npt.NDArray[Any]
@@ -84,6 +87,11 @@ INSTRUMENT = _record(
     "prints prints_outside prints_quoted unset "
     # the current stretch of tick 8 and tape, see `volume.Stretch`
     "rises print_first tick_first falls "
+    # halts: 0 not halted, 1 general, 2 volatility; whether it was halted in the current second; for health, since the
+    # date began
+    "halt halted halts halted_seconds "
+    # source of the quote in force if its stream was found silent or cancelled and has not spoken since, else 0
+    "lost "
     # since when (ns UTC) BidAsk holds the last quote of a stream that is being renewed, 0 = it does not
     "kept",
     # quote in force
@@ -121,12 +129,12 @@ CELL = np.dtype([("price", "<f8"), ("size", "<f8"), ("maker", "<i8")], align=Tru
 """One row of a book; price NaN = no such row, or a hole. `maker` is an index into the market makers."""
 NO_ROW = np.array((np.nan, np.nan, 0), CELL)
 ROW = _record(
-    "ts con_id inst decision_seq trade_count quote_count depth_count quote_source book_good stale",
+    "ts con_id inst decision_seq trade_count quote_count depth_count quote_source book_good stale halted",
     "mark bid ask spread spread_bps spread_twa mid microprice imbalance bid_size_top_n ask_size_top_n bid_top_size "
     "ask_top_size ofi tape_buy tape_sell tape_unknown volatility_proxy realised_variance",
 )
 QUOTE_OUT = _record("seq ts con_id good", "bid ask bid_size ask_size")
-TRADE_OUT = _record("seq ts con_id forms_price aggressor inferred", "price size")
+TRADE_OUT = _record("seq ts con_id forms_price triggers aggressor inferred", "price size")
 
 
 class MarketState(NamedTuple):
@@ -171,6 +179,7 @@ class Frame(NamedTuple):
     trade_size: Array
     trade_past: Array
     trade_unreported: Array
+    trade_odd: Array  # an odd lot
     quote_ts: Array
     quote_epoch: Array
     quote_req: Array
@@ -349,6 +358,7 @@ _COLUMNS: tuple[tuple[str, pa.DataType, str, str], ...] = (  # name, type, unit,
         ),
     ),
     ("stale!", _B, "", "no row of any live stream of the instrument arrived within the second"),
+    ("halted!", _B, "", "trading was halted at any moment of the second: the last tick 49 or 90 was 1 or 2, not 0"),
 )
 BUCKETS: pa.Schema = pa.schema([
     pa.field(name.rstrip("!"), kind, nullable=not name.endswith("!"), metadata={"unit": unit, "formula": formula})

@@ -34,7 +34,7 @@ BUCKET_FIELDS = (
     "ts", "mark", "bid", "ask", "spread", "spread_bps", "spread_twa", "mid", "microprice", "imbalance",
     "bid_size_top_n", "ask_size_top_n", "bid_top_size", "ask_top_size", "ofi", "tape_buy", "tape_sell",
     "tape_unknown", "trade_count", "quote_count", "depth_count", "volatility_proxy", "realised_variance",
-    "quote_source", "book_good", "stale",
+    "quote_source", "book_good", "stale", "halted",
 )  # fmt: skip
 SERIES_FIELDS = (
     "ts", "mark", "bid", "ask", "mid", "spread", "imbalance", "tape_buy", "tape_sell", "volatility_proxy",
@@ -216,8 +216,8 @@ def quality(tracked: Tracked, data_type: int | None) -> dict[str, Any]:
     }
 
 
-def document(tracked: Tracked, health: SymbolHealth, through_seq: int) -> dict[str, Any]:
-    """The whole episode, keys in the order of the episode files, times int ns UTC."""
+def document(tracked: Tracked, health: SymbolHealth, through_seq: int, kind: str) -> dict[str, Any]:
+    """The whole episode, keys in the order of the episode files, times int ns UTC; `kind` is a `SourceKind`."""
     position = tracked.position
     return {
         "schema": SCHEMA,
@@ -252,6 +252,7 @@ def document(tracked: Tracked, health: SymbolHealth, through_seq: int) -> dict[s
             "memory": tracked.memory,
             "rules": RULES,
         },
+        "kind": kind,
     }
 
 
@@ -274,9 +275,9 @@ def _trace(position: Position) -> dict[str, Any]:
     }
 
 
-def episode_row(tracked: Tracked, health: SymbolHealth, through_seq: int) -> tuple[Any, ...]:
+def episode_row(tracked: Tracked, health: SymbolHealth, through_seq: int, kind: str) -> tuple[Any, ...]:
     """One row of `trade_rows.EPISODES`."""
-    made = document(tracked, health, through_seq)
+    made = document(tracked, health, through_seq, kind)
     labelled, position = made["labels"], tracked.position
     return (
         made["trading_date"],
@@ -308,5 +309,6 @@ def episode_row(tracked: Tracked, health: SymbolHealth, through_seq: int) -> tup
         made["quality"]["unseen_seconds"],
         made["quality"]["learned_from"],
         RULES,
+        kind,
         msgspec.json.encode(made).decode(),
     )

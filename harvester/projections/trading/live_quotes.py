@@ -122,7 +122,8 @@ class LiveQuotes:
         """Take in a symbol's newest quote; `speaks`: it or one before it proves that the stream is alive."""
         if speaks:
             self._lost.discard(con_id)
-        self._newest[con_id] = row.copy()
+        if speaks or con_id in self._newest:
+            self._newest[con_id] = row.copy()
 
     def newest(self, con_id: int) -> Array | None:
         """A symbol's newest quote, shape (1,)."""

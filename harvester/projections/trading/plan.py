@@ -64,7 +64,7 @@ class ChangeKind(StrEnum):
     EXIT = "exit"  # close at the market; the rest of the entry is cancelled
     STOP = "stop"  # a new stop price; places a stop where there was none
     TARGET = "target"  # a new target price; places a target where there was none
-    ENTRY = "entry"  # a new limit price of a limit entry, trigger price of a stop entry; it arrives like a new order
+    ENTRY = "entry"  # a new limit price, of a stop entry without a limit a new trigger price
     CANCEL = "cancel"  # cancel the rest of the entry
 
 

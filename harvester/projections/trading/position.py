@@ -48,10 +48,11 @@ class Excursion(msgspec.Struct):
 
 
 class Sent(msgspec.Struct, frozen=True):
-    """A message sent at clock `seq`, at the exchange at `arrives` (ns UTC); no change = the entry itself."""
+    """A message sent at clock `seq` as the `number`-th, there at `arrives` (ns UTC); no change = the entry itself."""
 
     seq: int
     arrives: int
+    number: int
     change: Change | None = None
     reference_price: float | None = None
 
@@ -309,7 +310,7 @@ class Position(msgspec.Struct):
 
     def _move_entry(self, price: float) -> Order:
         entry = self.entry
-        if entry.limit is not None and not entry.waits_for_trigger:
+        if entry.limit is not None:
             entry.limit = entry.reference_price = on_step(price, self.tick, up=not entry.buy)
             entry.resting = False
         elif entry.waits_for_trigger:

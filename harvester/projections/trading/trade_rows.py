@@ -74,6 +74,7 @@ EPISODES = _schema(
     ("unseen_seconds!", _I64, "s", "of the trade, without a clock, or dark: outage, halt, dead stream"),
     ("learned_from!", _BOOL, "", "false: memory leaves it out; the document says why"),
     ("rules!", _I64, "version", "version of the rules of simulated trading"),
+    ("kind!", _TEXT, "", "of the data it rests on: unknown, live, paper, model, tape, served or mixed"),
     ("document!", _TEXT, "", "the whole episode as JSON, times int ns UTC"),
 )
 

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
+from harvester.events.kinds import SourceKind
 from harvester.projections.interval import OccurrenceKind
 from harvester.projections.trading import episodes
 from harvester.projections.trading.deciding import Seat, StrategyDesk
@@ -262,7 +263,7 @@ class Trading:
             gate_codes=[],
             plan=plan,
             entry=entry,
-            sent=[Sent(view.seq, view.ts + terms.latency_ns)],
+            sent=[Sent(view.seq, view.ts + terms.latency_ns, self._next_number())],
             tick=tick,
             stop_at=plan.stop,
             target_at=plan.target,
@@ -297,11 +298,15 @@ class Trading:
             if position.leaving:
                 return
             price = shown.price(buy=not position.plan.long) if shown.good else None
-        position.sent.append(Sent(at[0], at[1] + latency_ns, change, price if leaving else None))
+        position.sent.append(Sent(at[0], at[1] + latency_ns, self._next_number(), change, price if leaving else None))
         newest = self._newest(position.con_id)
         action, reason = ("exit", change.reason) if leaving else ("change", change.kind.value)
         self._decided(position, action, reason, at=at, bucket_ts=newest, price=price)
         self._changed(position.con_id)
+
+    def _next_number(self) -> int:
+        self._state.sent += 1
+        return self._state.sent
 
     def _changed(self, con_id: int) -> None:
         """React to an order placed, filled or cancelled."""
@@ -316,7 +321,7 @@ class Trading:
         self._now.register_symbols()
         starting = self._state.starting
         times = [*((h.seq, h.ts) for h in interval.happenings), *((seq, ts) for seq, ts, _ in starting)]
-        facts: list[_Fact] = [_Fact(h.seq, 0, self._on_happening, h) for h in interval.happenings]
+        facts: list[_Fact] = [_Fact(_seq_before(h), 0, self._on_happening, h) for h in interval.happenings]
         facts += [_Fact(start[0], 0, self._on_run, start) for start in starting]
         if due:
             facts += self._arriving(interval, times)
@@ -445,7 +450,15 @@ class Trading:
                 self._cancel_entries(row, HALTED)
         elif what is OccurrenceKind.DARK:
             self._mark_dark(row)
-        elif what is OccurrenceKind.REFUSED:
+        else:
+            self._note(row)
+        if what in _CHANGES_INPUTS:
+            self._desk.changed(row.con_id, rebuild=True)
+
+    def _note(self, row: Occurrence) -> None:
+        """Note what changes no order."""
+        state, what = self._state, row.what
+        if what is OccurrenceKind.REFUSED:
             self._health_of(row.con_id).refused += 1
         elif what is OccurrenceKind.DATA_TYPE:
             self._health_of(row.con_id).data_type = row.value
@@ -453,8 +466,8 @@ class Trading:
             state.aligned[row.con_id] = row.value
         elif what is OccurrenceKind.MIN_TICK:
             state.ticks[row.con_id] = row.value / 10**DIGITS
-        if what in _CHANGES_INPUTS:
-            self._desk.changed(row.con_id, rebuild=True)
+        elif what is OccurrenceKind.SOURCE:
+            state.kind = tuple(SourceKind)[row.value].value
 
     def _health_of(self, con_id: int) -> SymbolHealth:
         return self._state.health.setdefault(con_id, SymbolHealth())
@@ -612,7 +625,7 @@ class Trading:
                 watch.write_pre()
                 self._watches.remove(watch)
                 health = self._health(tracked.position.con_id)
-                self._blotter.finished(episodes.episode_row(tracked, health, seq))
+                self._blotter.finished(episodes.episode_row(tracked, health, seq, state.kind))
 
     def _health(self, con_id: int) -> SymbolHealth:
         self._now.count()
@@ -626,6 +639,11 @@ class Trading:
 
 
 _CHANGES_INPUTS = frozenset((OccurrenceKind.OUTAGE_BEGIN, OccurrenceKind.OUTAGE_END, OccurrenceKind.HALT))
+
+
+def _seq_before(row: Occurrence) -> int:
+    """The seq after which a happening applies: darkness ends with the quote of its seq, before it is matched."""
+    return row.seq - 1 if row.what is OccurrenceKind.DARK else row.seq
 
 
 class _Arrival(NamedTuple):
@@ -645,8 +663,8 @@ class _Fact(NamedTuple):
     row: Any
 
 
-def _place_of(fact: _Fact) -> tuple[int, int]:
-    return fact[:2]
+def _place_of(fact: _Fact) -> tuple[int, int, int]:
+    return fact.seq, fact.tie, fact.row.message.number if fact.tie else 0
 
 
 def _identity(position: Position) -> tuple[int, str, str, int]:

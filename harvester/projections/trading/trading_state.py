@@ -21,11 +21,13 @@ class TradingState(msgspec.Struct):
         trades_of: number of episodes, by symbol.
         outages: con_ids whose feed is interrupted, 0 = all.
         depth_ts: start of the last second with depth rows, by con_id.
+        sent: number of messages sent to the exchange.
         clock: seq and ts (ns UTC) of the last clock.
         halted: con_ids that are halted; `ticks`: their smallest price steps, USD.
         dark: by con_id, (begin, end, why) where it was unseen, ns UTC and bits of `darkness.Dark`; `NEVER`: it
             still is.
         gaps: (begin, end) of seconds without a clock. Both since the oldest position followed.
+        kind: where the data of the date come from so far, a `SourceKind`.
         aligned: 1 all timeframes closed up, -1 all down, 0 neither, by con_id.
     """
 
@@ -40,6 +42,7 @@ class TradingState(msgspec.Struct):
     trades_of: dict[str, int] = {}
     health: dict[int, SymbolHealth] = {}
     outages: list[int] = []
+    sent: int = 0
     clock: tuple[int, int] = (0, 0)
     halted: list[int] = []
     ticks: dict[int, float] = {}
@@ -47,5 +50,6 @@ class TradingState(msgspec.Struct):
     gaps: list[tuple[int, int]] = []
     depth_ts: dict[int, int] = {}
     aligned: dict[int, int] = {}
+    kind: str = "unknown"
     chains: tuple[bytes, bytes] = (b"", b"")
     strategies: list[Any] = []

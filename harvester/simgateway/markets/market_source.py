@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from harvester.errors import HarvesterError
 from harvester.events.codes import HISTORY_ERROR
-from harvester.events.kinds import Stream
+from harvester.events.kinds import SourceKind, Stream
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -71,6 +71,13 @@ class Instrument:
     has_depth: bool = False
     has_smart_depth: bool = False
     tick_by_tick: tuple[Stream, ...] = (Stream.LAST, Stream.ALL_LAST, Stream.BID_ASK, Stream.MID_POINT)
+
+
+class DataSource(NamedTuple):
+    """What a market is made of: its kind, and a digest (hexadecimal) of the content or the parameters."""
+
+    kind: SourceKind
+    digest: str
 
 
 class MarketEvent(NamedTuple):
@@ -196,6 +203,10 @@ class MarketSource(Protocol):
         If so, `scan` returns the current list, [] before the first one (then nothing is sent). Tick parameters (81) and
         data type (58) of L1 also come as events, and the gateway sends none of its own.
         """
+        ...
+
+    def source(self) -> DataSource:
+        """What the market is made of; equal content gives an equal digest on any machine."""
         ...
 
     def next_ts(self) -> int | None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import zlib
 from dataclasses import dataclass
 from datetime import date
+from hashlib import blake2b
 from math import isqrt
 from typing import TYPE_CHECKING
 
@@ -17,10 +18,11 @@ import numpy as np
 
 from harvester.calendar import session
 from harvester.errors import BadSetting
+from harvester.events.kinds import SourceKind
 from harvester.simgateway.markets import order_flow as flow
 from harvester.simgateway.markets.base_rows import PriceUnits, Row, RowKind
 from harvester.simgateway.markets.hours_text import hours_text
-from harvester.simgateway.markets.market_source import Instrument
+from harvester.simgateway.markets.market_source import DataSource, Instrument
 from harvester.simgateway.markets.model_history import ModelHistory, mixed_seed
 from harvester.simgateway.markets.row_market import RowMarket, RowMarketInputs
 from harvester.units import MINUTE_NS, SECOND_NS
@@ -116,8 +118,16 @@ def open_model(settings: ModelSettings | None = None) -> RowMarket:
             sample_ns=settings.sample_ms * 1_000_000,
             past=past,
             chunks=_chunks(flows, start, end, settings.rate),
+            source=lambda: _source(settings, day, symbols),
         )
     )
+
+
+def _source(settings: ModelSettings, day: date, symbols: Sequence[str]) -> DataSource:
+    """The parameters of the model, as they are in effect."""
+    text = "\0".join(map(str, (settings.seed, day, settings.rate, settings.extended_minutes, settings.depth_rows,
+                               settings.sample_ms, *symbols)))  # fmt: skip
+    return DataSource(SourceKind.MODEL, blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest())
 
 
 def _price(symbol: str) -> int:

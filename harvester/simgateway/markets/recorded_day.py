@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 from harvester.eventlog.reader import open_day
 from harvester.events import codes
-from harvester.events.kinds import Action, Kind, Operation, Stream
+from harvester.events.kinds import Action, Kind, Operation, SourceKind, Stream
 from harvester.simgateway.markets.market_source import (
+    DataSource,
     HistoricalBars,
     HistoryQuery,
     MarketEvent,
@@ -116,6 +117,7 @@ class RecordedDay:
     pushes_scans = True
 
     def __init__(self, day: Day) -> None:
+        self._day = day
         self._requests = RecordedRequests(day)
         self._texts, self._histories = contract_texts(day), RecordedHistory(day, self._requests)
         self.instruments = tuple(instruments(day, self._requests, self._texts))
@@ -135,6 +137,9 @@ class RecordedDay:
     def _in_order(self, day: Day) -> Iterator[tuple[Kind, Row]]:
         for batch in day.batches(rows_max=_ROWS):
             yield from _events(batch)
+
+    def source(self) -> DataSource:
+        return DataSource(SourceKind.SERVED, self._day.identity())
 
     def next_ts(self) -> int | None:
         return None if self._next is None else int(self._next[1]["ts_recv"])
@@ -206,7 +211,7 @@ class RecordedDay:
     def _status(self, row: Row) -> MarketEvent | None:
         """A status without a request, for all clients; None if it belongs to the handshake of a connection."""
         first = self._requests.first_subscription.get(self._requests.connection_of(row))
-        if first is None or row["seq"] < first:
+        if first is None or row["seq"] < first or row["code"] == codes.SIMULATED:
             return None
         fields = encode_messages.answer_of(Kind.NOTICE, row, _PLACEHOLDER_ID)
         return None if fields is None else MarketEvent(row["ts_recv"], 0, Stream.OTHER, [fields])

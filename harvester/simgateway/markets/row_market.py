@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
     from harvester.simgateway.markets.base_rows import Row
     from harvester.simgateway.markets.historical_bars import MinuteHistory
+    from harvester.simgateway.markets.market_source import DataSource
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ class RowMarketInputs:
     """The inputs of a `RowMarket` market.
 
     `prior_closes` are in the source's units, one per instrument, 0 if unknown; `open_ns` is the session's open.
-    `chunks` yields the base rows in time order.
+    `chunks` yields the base rows in time order; `source` says what they are made of.
     """
 
     instruments: Sequence[Instrument]
@@ -49,6 +50,7 @@ class RowMarketInputs:
     sample_ns: int
     past: MinuteHistory
     chunks: Iterator[list[Row]]
+    source: Callable[[], DataSource]
 
 
 class RowMarket:
@@ -71,6 +73,9 @@ class RowMarket:
         units, texts = self._cast.units, self._cast.units.texts()
         level1 = Level1(units, texts, PriceUnits(1).texts(), prior_close, self._cast.open_ns)
         return InstrumentStreams(instrument, units, level1, self.depth_rows, texts)
+
+    def source(self) -> DataSource:
+        return self._cast.source()
 
     def next_ts(self) -> int | None:
         queue, timer = self._queue, self._renderer.next_timer

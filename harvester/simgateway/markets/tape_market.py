@@ -23,9 +23,11 @@ import numpy as np
 
 from harvester.calendar import day_bounds, session, trading_date
 from harvester.errors import BadSetting
+from harvester.eventlog.storage.content_hash import TableHash, combined
+from harvester.events.kinds import SourceKind
 from harvester.simgateway.markets.base_rows import PAST_LIMIT, PriceUnits, Row, RowKind
 from harvester.simgateway.markets.hours_text import hours_text
-from harvester.simgateway.markets.market_source import Instrument
+from harvester.simgateway.markets.market_source import DataSource, Instrument
 from harvester.simgateway.markets.row_market import RowMarket, RowMarketInputs
 from harvester.simgateway.markets.sale_conditions import EXCHANGE_OF_LETTER, condition_attribs, condition_text
 from harvester.simgateway.markets.second_bars import BarSeries
@@ -187,8 +189,24 @@ def open_tape(paths: Sequence[Path], *, sample_ms: int = 0, depth_rows: int = 10
             sample_ns=sample_ms * 1_000_000,
             past=past,
             chunks=_chunks(folders, list(con_ids)),
+            source=lambda: _source(folders),
         )
     )
+
+
+def _source(folders: Sequence[TapeFolder]) -> DataSource:
+    """The rows of the tape, whatever the encoding of its files; its historical minutes are not part of it."""
+    parts = []
+    for folder in folders:
+        parts += [folder.symbol, folder.day.isoformat()]
+        for table in (folder.quotes, folder.trades, folder.depth):
+            parts.append("none" if table is None else _hash_of(table))
+    return DataSource(SourceKind.TAPE, combined(parts)[:32])
+
+
+def _hash_of(table: pl.DataFrame) -> str:
+    rows = table.to_arrow()
+    return TableHash(rows.schema).update(rows).digest()
 
 
 def _instrument(symbol: str, con_id: int, folders: Sequence[TapeFolder]) -> Instrument:

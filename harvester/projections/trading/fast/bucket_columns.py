@@ -20,13 +20,14 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 Array = npt.NDArray[Any]
-_WHOLE = ("ts", "trade_count", "quote_count", "depth_count", "quote_source", "book_good", "stale")
+_WHOLE = ("ts", "trade_count", "quote_count", "depth_count", "quote_source", "book_good", "stale", "halted")
 SECONDS = np.dtype([(name, "<i8" if name in _WHOLE else "<f8") for name in BUCKET_FIELDS])
 """Fields of a bucket: absent numbers are NaN, `quote_source` an index into `SOURCE_NAMES`, flags 0 or 1, and -1 for a
 `book_good` that is None."""
 _FLAGS = (False, True, None)
 _FLOATS = dict.fromkeys(at for at, name in enumerate(BUCKET_FIELDS) if name not in _WHOLE)
-_SOURCE, _GOOD, _STALE = (BUCKET_FIELDS.index(name) for name in ("quote_source", "book_good", "stale"))
+_SOURCE = BUCKET_FIELDS.index("quote_source")
+_BOOLEANS = tuple(BUCKET_FIELDS.index(name) for name in ("book_good", "stale", "halted"))
 
 
 def seconds_of(closed: Array) -> Array:
@@ -44,7 +45,8 @@ def row_of(rows: Array, at: int) -> dict[str, Any]:
         if not known(values[k]):
             values[k] = None
     values[_SOURCE] = SOURCE_NAMES[values[_SOURCE]]
-    values[_GOOD], values[_STALE] = _FLAGS[values[_GOOD]], _FLAGS[values[_STALE]]
+    for k in _BOOLEANS:
+        values[k] = _FLAGS[values[k]]
     return dict(zip(BUCKET_FIELDS, values, strict=True))
 
 
@@ -56,7 +58,7 @@ def columns_of(rows: Array, names: Sequence[str] = BUCKET_FIELDS) -> list[list[A
     for k, place in enumerate(places):
         if place not in _FLOATS:
             columns[k] = numbers[k].tolist()
-        if place in (_GOOD, _STALE):
+        if place in _BOOLEANS:
             columns[k] = [_FLAGS[flag] for flag in columns[k]]
         elif place == _SOURCE:
             columns[k] = [SOURCE_NAMES[source] for source in columns[k]]
