@@ -94,11 +94,7 @@ class Reader:
                 self.tape.utc = True
         self.tape.start = to_ns(datetime.combine(self.day, clock, zone("America/New_York")))
         self.events = sorted((one for line in lines for one in repeated(line)), key=lambda words: float(words[0]))
-        self.plans = [
-            (self.at(words[0]), plan_of(words[1] == "long", words[2:]))
-            for words in self.events
-            if words[1] in ("long", "short")
-        ]
+        self.plans = [(self.at(words[0]), plan_of(words[1] == "long", words[2:])) for words in self.events if words[1] in ("long", "short")]
 
     def at(self, seconds: str) -> int:
         return self.tape.start + round(float(seconds) * SECOND)
