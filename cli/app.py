@@ -31,6 +31,8 @@ COMMANDS: tuple[tuple[str, str], ...] = (
     ("buckets", "cli.cmd_buckets"),
     ("book", "cli.cmd_book"),
     ("replay", "cli.cmd_replay"),
+    ("episodes", "cli.cmd_episodes"),
+    ("explain", "cli.cmd_explain"),
     ("health", "cli.cmd_health"),
     ("verify", "cli.cmd_verify"),
     ("eod", "cli.cmd_eod"),
@@ -43,7 +45,9 @@ gc.set_threshold(100_000, 20, 20)
 """A fold makes hundreds of thousands of rows and tuples without cycles: at Python's default threshold of 700 the search
 for cycles took a fifth of its time."""
 
-READERS = frozenset(("status", "project", "buckets", "book", "replay", "health", "verify", "log", "schema"))
+READERS = frozenset((
+    "status", "project", "buckets", "book", "replay", "episodes", "explain", "health", "verify", "log", "schema",
+))  # fmt: skip
 """Commands that read recorded data. They do not need pandas, but pyarrow imports it, a third of a second, the first
 time it converts from or to Python or NumPy. docs/decisions/0015 says why an import hook prevents that."""
 

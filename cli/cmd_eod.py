@@ -7,7 +7,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cli.options import HomeOption, JsonOption, NamedDateOption, YesOption, check_can_ask, confirm_deletion
+from cli.options import (
+    EpochMsOption,
+    HomeOption,
+    JsonOption,
+    NamedDateOption,
+    SeriesJsonlOption,
+    YesOption,
+    check_can_ask,
+    confirm_deletion,
+    toggles_of,
+)
 
 if TYPE_CHECKING:
     from harvester.endofday.eod import EodReport
@@ -37,6 +47,8 @@ def eod(
         bool,
         typer.Option("--replace-closed", help="Fold a closed date again although it lost runs or holds other ones."),
     ] = False,
+    episode_epoch_ms: EpochMsOption = None,
+    episode_series_jsonl: SeriesJsonlOption = None,
     home: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -51,6 +63,9 @@ def eod(
 
     A closed date that lost a run, or holds another recording than it was closed with, is refused with exit code 1: what
     is kept of it would shrink. --replace-closed folds what is there.
+
+    Times, and series beside episodes, are as recorded, unless an option or the environment says otherwise: then the
+    journal and the date's episode files are written so. Without either, episode files may have any setting of both.
 
     Nothing is learned from a starved date, whose recording did not keep up with market time (`hv health`), unless
     --learn-starved is given.
@@ -85,6 +100,7 @@ def eod(
             learn_starved=learn_starved,
             unfinished=unfinished,
             replace_closed=replace_closed,
+            toggles=toggles_of(episode_epoch_ms, episode_series_jsonl),
             progress=bar.step,
             confirm=confirm,
         )

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 _BAD = frozenset({
     "outages", "refused", "missing_seqs", "dead_rows", "bad_book_seconds", "contradicted_seconds", "silences",
-    "impossible", "partial", "undecodable", "volume_falls",
+    "impossible", "partial", "undecodable", "volume_falls", "starved",
 })  # fmt: skip
 """Measures of faults: a value other than 0 is marked."""
 

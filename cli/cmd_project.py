@@ -10,12 +10,15 @@ import typer
 
 from cli.options import (
     DatesOption,
+    EpochMsOption,
     FromDateOption,
     HomeOption,
     JsonOption,
+    SeriesJsonlOption,
     SymbolsOption,
     ToDateOption,
     date_of,
+    toggles_of,
     words_of,
 )
 
@@ -48,6 +51,8 @@ def project(
     config: Annotated[
         Path | None, typer.Option("--config", help="Read [strategy.NAME] tables from this TOML file.")
     ] = None,
+    episode_epoch_ms: EpochMsOption = None,
+    episode_series_jsonl: SeriesJsonlOption = None,
     home: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -56,6 +61,9 @@ def project(
     The same log and the same code give the same bytes, for any number of runs and --jobs. A date is skipped when its
     log, the code, the options and the files have not changed since last time. While a date is being recorded, an open
     position is not an episode yet. With --symbols the files have the symbols in their names.
+
+    Times, and series beside episodes, are as recorded, unless an option or the environment says otherwise. Series that
+    are no longer written are deleted.
 
     A damaged date is refused. With --salvage its good events are folded into exports/salvaged/ (or OUT/salvaged/):
     books and positions continue across the holes as if nothing had happened in them, and the output lists the good seqs
@@ -75,7 +83,7 @@ def project(
     from harvester.memory.strategy_files import load_all
     from harvester.rebuild.parallel import ParallelTask, TaskFailure, dates_of, project_dates
 
-    root = Home.find(home)
+    root, toggles = Home.find(home), toggles_of(episode_epoch_ms, episode_series_jsonl)
     chosen = None if symbols is None else tuple(words_of(symbols))
     if not date and first is None and last is None:
         date = [date_of(None, root).isoformat()]
@@ -88,6 +96,7 @@ def project(
     if out is not None:
         must_take_folder(out.resolve())  # before the fold, not after it
     given: dict[str, Any] = {"strategies": tuple(strategy or ()), "values": tuple(values or ()), "settings": tables}
+    given["toggles"] = toggles
     tasks = [ParallelTask(str(root.root), day, target, chosen, force, salvage, **given) for day in days]
     failures = []
     title = f"folding {days[0]}" if len(days) == 1 else f"folding {len(days)} dates"

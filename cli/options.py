@@ -53,6 +53,36 @@ ToTimeOption = Annotated[str | None, typer.Option("--to", help="End before this 
 FromDateOption = Annotated[str | None, typer.Option("--from", help="Select every recorded date from this one on.")]
 ToDateOption = Annotated[str | None, typer.Option("--to", help="Select every recorded date up to this one.")]
 
+EpochMsOption = Annotated[
+    bool | None,
+    typer.Option(
+        "--episode-epoch-ms/--no-episode-epoch-ms",
+        help="Write times as Unix milliseconds (default: HARVESTER_EPISODE_EPOCH_MS, else as recorded).",
+    ),
+]
+SeriesJsonlOption = Annotated[
+    bool | None,
+    typer.Option(
+        "--episode-series-jsonl/--no-episode-series-jsonl",
+        help="Write a file of seconds beside each episode (default: HARVESTER_EPISODE_SERIES_JSONL, else as recorded).",
+    ),
+]
+
+
+def toggles_of(epoch_ms: bool | None, series_jsonl: bool | None) -> dict[str, bool]:
+    """The artefact toggles given by an option or the environment, by setting name; the run decides the others.
+
+    Raises:
+        BadSetting: a variable holds neither true nor false.
+    """
+    import os
+
+    from harvester.config import Settings
+    from harvester.projections.run_params import TOGGLES
+
+    settings = Settings.load({"episode_epoch_ms": epoch_ms, "episode_series_jsonl": series_jsonl}, os.environ)
+    return {name: getattr(settings, name) for name in TOGGLES if settings.origin(name) != "default"}
+
 
 def date_of(given: str | None, home: Home) -> dt.date:
     """The trading date given with `--date`, else the newest recorded one, which is then named on stderr.

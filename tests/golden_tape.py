@@ -22,8 +22,9 @@
     0.6  bar 1h -3600 10.00 10.50           a backfilled bar of the hour that began then: open, close [TRADES]
     0.6  bar 1D 20250716 10.00 10.50
     0.6  bar 5s 10 90000                    a 5-second bar that began then: its volume
-    1    long 100 9.90 10.20 5 60           at this clock the scripted strategy wants: shares, stop, target, valid, hold,
-                                            then other fields of its plan, `type=limit limit=9.95`; `-` is none
+    0.2  halted 1 2                         tick 49 of a request: 0 none, 1 general, 2 volatility
+    1    long 100 9.90 10.20 5 60           the scripted strategy wants at this clock: shares, stop, target, valid,
+                                            hold, then other fields of its plan, `type=limit limit=9.95`; `-`: none
     2    connect                            another connection: the epoch rises
     2    end                                the run ends; the date is over after the last line
 
@@ -185,6 +186,9 @@ class Reader:
             price, size = words if len(words) == 2 else ("-", *words)
             row = {"price": number(price)} if len(words) == 2 else {}
             self.log.hot(Kind.TICK, int(req), msg=3 - len(words), field=_TICKS[name], size=number(size), **row)
+
+    def on_halted(self, req: str, value: str) -> None:
+        self.log.hot(Kind.TICK, int(req), msg=45, field=49, value=float(value))
 
     def on_print(self, req: str, price: str, size: str, *flags: str) -> None:
         marks = {_FLAGS[flag]: True for flag in flags}

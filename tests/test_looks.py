@@ -100,6 +100,7 @@ READING = (
     ("book", "--symbol", "AAA"),
     ("replay",),
     ("health",),
+    ("episodes",),
     ("verify",),
     ("project",),
     ("log", "show"),

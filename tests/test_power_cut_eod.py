@@ -264,6 +264,7 @@ def story(request):
     return found
 
 
+@pytest.mark.timeout(1800)  # every state at full size takes longer than five minutes on a busy machine
 @pytest.mark.parametrize("story", STORIES, indirect=True)
 def test_end_of_day(story, tmp_path):
     """A cut anywhere in `hv eod` keeps what was reported durable, and no file without a durable replacement is deleted.

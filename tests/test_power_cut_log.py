@@ -316,6 +316,7 @@ def test_compaction(recorder, medium):
     assert recorder.every_cut(medium, claim=lambda home: _compacted(home, identity)) > 50
 
 
+@pytest.mark.timeout(1800)  # every state at full size takes longer than five minutes on a busy machine
 def test_compaction_stopped_and_finished(medium):
     """A compaction is killed at any operation, the next one finishes, then power fails: the runs are whole."""
     first = Recorder.at(medium.with_name("first"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
 import json
 import shutil
 from typing import TYPE_CHECKING, Any
@@ -61,6 +62,12 @@ if TYPE_CHECKING:
     from harvester.clock import Clock
     from harvester.eventlog.reader import Day
     from harvester.simgateway.markets.market_source import MarketSource
+
+
+@pytest.fixture(autouse=True, scope="module")
+def compiled() -> None:
+    """The kernels are compiled before a recording is timed."""
+    importlib.import_module("harvester.projections.market.kernels")
 
 
 def sources(day: Day) -> list[tuple[str, str]]:

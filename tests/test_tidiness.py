@@ -34,7 +34,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("artefacts", "memory"),
     ("gateway", "simgateway"),
     ("recorder", "rebuild", "endofday", "replay"),
-    ("status", "demo"),
+    ("status", "demo", "explain"),
 )
 """Allowed imports: a layer imports only those above it in this list; modules of the first layer also each other."""
 SIBLINGS = {("endofday", "rebuild")}  # the end of a day starts from the day's projection

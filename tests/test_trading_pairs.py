@@ -126,6 +126,7 @@ def events(folder: Path, opens: int, closes: int) -> list[tuple[Kind, dict[str, 
 
 
 @pytest.mark.parametrize("tape", ["IBM-2013-10-07", "BAC-2013-10-07"])
+@pytest.mark.slow
 @pytest.mark.usefixtures("pairs")
 def test_pairs_on_a_recorded_tape(tape: str, shared_data: Path) -> None:
     """At least 500 pairs of 100 shares (held 300 seconds in the long run) lose exactly both spreads, by the quotes."""

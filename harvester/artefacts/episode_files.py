@@ -14,7 +14,7 @@ from harvester.projections.trading.episodes import SCHEMA_VERSION
 from harvester.projections.trading.position import DATA_END
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from harvester.files import Disk
@@ -36,6 +36,9 @@ class Difference:
     what: str
 
 
+SERIES_SUFFIX = ".series.jsonl"
+
+
 class _Name(msgspec.Struct):
     """The parts of a document that name its files."""
 
@@ -50,7 +53,7 @@ def episode_files(document: str, *, epoch_ms: bool = False, series_jsonl: bool =
     files = {f"{base}.json": times_file(document, _TIMES, epoch_ms=epoch_ms)}
     if series_jsonl:
         rows = series_rows(msgspec.json.decode(document))
-        files[f"{base}.series.jsonl"] = json_lines([times(row, epoch_ms=epoch_ms) for row in rows])
+        files[f"{base}{SERIES_SUFFIX}"] = json_lines([times(row, epoch_ms=epoch_ms) for row in rows])
     return files
 
 
@@ -129,7 +132,7 @@ def superseded(differences: Iterable[Difference], documents: Iterable[str]) -> l
     decisions = {_decision(msgspec.json.decode(text)) for text in documents}
     stale: list[Path] = []
     for path in unexpected:
-        episode = path.with_name(path.name.removesuffix(".series.jsonl").removesuffix(".json") + ".json")
+        episode = path.with_name(path.name.removesuffix(SERIES_SUFFIX).removesuffix(".json") + ".json")
         made = _read(episode)
         open_then = made and made["labels"]["exit_reason"] == DATA_END and _decision(made) in decisions
         if open_then or _is_older(made):
@@ -137,9 +140,19 @@ def superseded(differences: Iterable[Difference], documents: Iterable[str]) -> l
     return stale
 
 
+def unwanted_series(differences: Iterable[Difference], folder: Path, documents: Sequence[str]) -> list[Path]:
+    """The series files that a projection with other toggles left: those whose bytes this one can write again."""
+    found = [d.path for d in differences if d.what == "unexpected" and d.path.name.endswith(SERIES_SUFFIX)]
+    if not found:
+        return []
+    versions = [day_files(documents, epoch_ms=epoch_ms, series_jsonl=True) for epoch_ms in (False, True)]
+    other = {difference.path for difference in compare_day(folder, *versions)}
+    return [path for path in found if path not in other]
+
+
 def made_by_older_rules(path: Path) -> bool:
     """Whether an episode file was made by an older version of the rules of simulated trading."""
-    return not path.is_symlink() and _is_older(_read(path.with_name(path.name.replace(".series.jsonl", ".json"))))
+    return not path.is_symlink() and _is_older(_read(path.with_name(path.name.replace(SERIES_SUFFIX, ".json"))))
 
 
 def _is_older(made: Mapping[str, Any] | None) -> bool:

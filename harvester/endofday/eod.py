@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from harvester.artefacts.episode_files import Difference, compare_day, superseded
+from harvester.artefacts.episode_files import Difference, compare_day, superseded, unwanted_series, write_day
 from harvester.artefacts.table_files import about as about_of
 from harvester.artefacts.table_files import read_parquet
 from harvester.calendar import iso
@@ -61,6 +61,7 @@ class EodOptions:
         learn_starved: learn from a date whose recording did not keep up with market time.
         unfinished: fold a date whose last run ended before the end of the session.
         replace_closed: fold a closed date again although runs it was closed with are missing or differ.
+        toggles: the artefact toggles given to the command, by setting name; the others are as recorded.
         at: called with the name of each step before it begins, `lock`, `delete` (each file) and `done` among them.
         progress: called with (step, done, total) while a step reads the log.
         confirm: called with the deletion list; False leaves everything in place.
@@ -73,6 +74,7 @@ class EodOptions:
     learn_starved: bool = False
     unfinished: bool = False
     replace_closed: bool = False
+    toggles: Mapping[str, bool] = field(default_factory=dict)
     disk: Disk = field(default_factory=Disk)
     at: Callable[[str], None] = lambda _: None
     progress: Callable[[str, int, int], None] = lambda *_: None
@@ -225,26 +227,44 @@ def _recover(folding: Folding) -> None:
 
 
 def _project(folding: Folding) -> None:
-    folding.result = fold_day(
+    made = fold_day(
         folding.day,
         lambda done, total: folding.options.progress("project", done, total),
         library=KeptStrategies(folding.paths.home),
     )
-
-
-def _versions(made: ProjectResult) -> list[dict[str, bytes]]:
-    """The episode files with the recorded toggles, then with every other setting of the toggles."""
-    others = [made.files(epoch_ms=ms, series_jsonl=True) for ms in (False, True)]
-    return [made.files(), *others]
+    folding.result = made.with_toggles(folding.options.toggles)
 
 
 def _compare(folding: Folding) -> None:
-    folding.report.differences = episode_differences(folding.paths, folding.result)
+    report = folding.report
+    report.differences = episode_differences(folding.paths, folding.result)
+    if folding.options.toggles and not folding.options.delete_temp and not _wrong(report):
+        _rewrite_episodes(folding)
+
+
+def _rewrite_episodes(folding: Folding) -> None:
+    """Write the episode files with the toggles given to the command, if the date has any."""
+    folder, result, disk = folding.paths.episodes, folding.result, folding.options.disk
+    if not folder.is_dir():
+        return
+    files = result.files()
+    write_day(folder, files, disk)
+    found = compare_day(folder, files)
+    unwanted = unwanted_series(found, folder, result.documents)
+    for path in unwanted:
+        disk.remove(path)
+        disk.sync_folder(path.parent)
+    folding.report.differences = episode_differences(folding.paths, result)
+
+
+def _wrong(report: EodReport) -> list[Difference]:
+    """Episode files that the projection does not explain; a missing one is not wrong."""
+    return [difference for difference in report.differences if difference.what != "missing"]
 
 
 def episode_differences(paths: DatePaths, result: ProjectResult) -> list[Difference]:
     """Episode files that differ from the projection, except files written while the day was unfinished."""
-    versions = _versions(result)
+    versions = result.versions(paths.episodes)
     found = compare_day(paths.episodes, *versions)
     early = superseded(compare_day(paths.episodes, versions[0]) if found else [], result.documents)
     return [d for d in found if d.path not in early]
@@ -396,8 +416,7 @@ def _to_delete(paths: DatePaths, report: EodReport) -> list[Path]:
 def _delete(folding: Folding) -> None:
     """Write the deletion list, then delete the listed files."""
     paths, options, report = folding.paths, folding.options, folding.report
-    wrong = [d for d in report.differences if d.what != "missing"]
-    if wrong:
+    if wrong := _wrong(report):
         report.stopped = f"{wrong[0].path} is {wrong[0].what}" + (f", {len(wrong) - 1} more" if len(wrong) > 1 else "")
         return
     where = paths.archive if archiving.holds(paths) else None

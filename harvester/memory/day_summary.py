@@ -107,7 +107,7 @@ def digest_day(
     )
     trades: list[_Trade] = []
     for _, row in rows:
-        if reason := STARVED if starved else _refused(row, made.rules, allow_not_live=allow_not_live):
+        if reason := why_left_out(row, made.rules, allow_not_live=allow_not_live, starved=starved):
             _count(made.left_out, reason)
             continue
         trade = _trade(row)
@@ -184,7 +184,10 @@ def structure(entry: float, exit_: float) -> str:
     return "UPTREND" if move > TREND else "DOWNTREND" if move < -TREND else "RANGE"
 
 
-def _refused(row: Mapping[str, Any], rules: int, *, allow_not_live: bool) -> str:
+def why_left_out(row: Mapping[str, Any], rules: int, *, allow_not_live: bool, starved: bool) -> str:
+    """Why memory leaves an episode out, as in `digest_day`; "" when it learns from it. `rules`: those of the day."""
+    if starved:
+        return STARVED
     if row["exit_reason"] == DATA_END:
         return DATA_END
     if row.get("unseen_seconds"):

@@ -175,7 +175,7 @@ def compare_exports(home: Home, projection: ProjectResult) -> FilesPart:
         path = home.exports() / name
         if path.is_file():
             result.checked += 1
-            _compare(result, path, wanted)
+            _compare(result, path, wanted, partial(_other_times, projection, name))
         else:
             missing.append(name)
     if result.early:
@@ -189,8 +189,19 @@ def compare_exports(home: Home, projection: ProjectResult) -> FilesPart:
     return result.judged()
 
 
-def _compare(result: FilesPart, path: Path, wanted: bytes) -> None:
-    """Compare one file. Files of the whole date come first: their seq shows whether the export is an earlier one."""
+def _other_times(projection: ProjectResult, name: str) -> bytes:
+    """A file as an export with the other setting of `episode_epoch_ms` writes it."""
+    epoch_ms = projection.toggles.get("episode_epoch_ms", False)
+    other = projection.with_toggles({"episode_epoch_ms": not epoch_ms})
+    tables = _exports(other, other.tables, "")
+    return tables[name]() if name in tables else _candles(other, other.tables)[name]
+
+
+def _compare(result: FilesPart, path: Path, wanted: bytes, other: Callable[[], bytes]) -> None:
+    """Compare one file with the projection, then with `other`, the same with other times.
+
+    Files of the whole date come first: their seq shows whether the export is an earlier one.
+    """
     name = f"exports/{path.name}"
     try:
         actual, expected = _parse(path.read_bytes(), path.suffix), _parse(wanted, path.suffix)
@@ -203,8 +214,12 @@ def _compare(result: FilesPart, path: Path, wanted: bytes) -> None:
         result.early.append(f"{name}: made by an older Harvester, version {actual.version}; `hv project` rewrites it")
         return
     through = actual.through_seq
+    versions = [expected] if path.suffix == ".parquet" else [expected, _parse(other(), path.suffix)]
+    if actual.same(versions[-1]):
+        return
     # A run's candle files contain the health of the date, which continued after the run.
-    if through < expected.through_seq or (result.early and actual.same(expected._replace(health=actual.health))):
+    late_health = result.early and any(actual.same(one._replace(health=actual.health)) for one in versions)
+    if through < expected.through_seq or late_health:
         result.early.append(f"{name}: of an earlier export, through seq {through}; `hv project` rewrites it")
     else:
         result.differences.append(f"{name}: different")

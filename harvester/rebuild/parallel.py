@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -39,6 +39,7 @@ class ParallelTask:
 
     Attributes:
         strategies: `--strategy`, `values`: `--set`, `settings`: tables of the settings file, by strategy.
+        toggles: the artefact toggles given to the command, by setting name; the others are as recorded.
     """
 
     root: str
@@ -50,6 +51,7 @@ class ParallelTask:
     strategies: tuple[str, ...] = ()
     values: tuple[str, ...] = ()
     settings: tuple[tuple[str, dict[str, Any]], ...] = ()
+    toggles: dict[str, bool] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -99,16 +101,16 @@ def project_date(task: ParallelTask, progress: Progress | None = None, disk: Dis
     # Without --salvage the fold compares checksums while it reads, in other threads.
     log = open_day(day, home, check=task.salvage, salvage=task.salvage)
     if log.damages:
-        return _salvaged(log, home, out, task.symbols, progress, library=library, disk=disk)
+        return _salvaged(log, home, out, task, progress, library=library, disk=disk)
     live = being_recorded(home, log)
-    memo = ProjectMemo(home, log, out, task.symbols, live=live, strategies=given, disk=disk)
+    memo = ProjectMemo(home, log, out, task.symbols, toggles=task.toggles, live=live, strategies=given, disk=disk)
     if not task.force and (before := memo.unchanged()) is not None:
         try:
             log.check()  # nothing else reads the log: compare every byte here
         except DamagedLog:
             open_day(day, home)  # raises the same error, unless the log was compacted meanwhile
         return before
-    made = fold_day(log, progress, library=library)
+    made = fold_day(log, progress, library=library).with_toggles(task.toggles)
     summary = summary_of(made, write_artefacts(made, home, out, task.symbols, disk, live=live))
     summary.strategies = given
     memo.keep(summary)
@@ -119,7 +121,7 @@ def _salvaged(
     log: Day,
     home: Home,
     out: Path | None,
-    symbols: Sequence[str] | None,
+    task: ParallelTask,
     progress: Progress | None,
     *,
     library: Library,
@@ -128,10 +130,10 @@ def _salvaged(
     """Project the good part of a damaged date into a separate folder, apart from the date's artefacts."""
     if not log.good:
         raise damaged_log(log.damages, log.good)
-    made = fold_day(log, progress, library=library)
+    made = fold_day(log, progress, library=library).with_toggles(task.toggles)
     folder = (out or home.exports()) / SALVAGED
     live = recorder_holds(home.on(log.trading_date))
-    summary = summary_of(made, write_artefacts(made, home, folder, symbols, disk, live=live))
+    summary = summary_of(made, write_artefacts(made, home, folder, task.symbols, disk, live=live))
     summary.good, summary.lost = list(log.good), [str(damage) for damage in log.damages]
     return summary
 

@@ -140,7 +140,7 @@ class WrittenArtefacts:
 
     Attributes:
         rows: number of rows written, by table.
-        superseded: files of the unfinished day that were deleted.
+        superseded: files of the unfinished day, and series that are no longer written, that were deleted.
         open: positions still open on a day that is being recorded; they have no episode yet.
     """
 
@@ -190,7 +190,7 @@ def write_artefacts(
     put_all(each(), disk)
     written.files += [below / name for name in sorted(files)]
     if symbols is None:
-        _supersede(below, files, made, disk, written)
+        _supersede(below, files, made, disk, written, live=live)
         if live:  # the recorder goes on writing files: judge only those written here
             written.differences = [d for d in written.differences if d.what != "unexpected"]
     return written
@@ -208,11 +208,15 @@ def recorder_holds(paths: DatePaths) -> bool:
 
 
 def _supersede(
-    below: Path, files: dict[str, bytes], made: ProjectResult, disk: Disk, written: WrittenArtefacts
+    below: Path, files: dict[str, bytes], made: ProjectResult, disk: Disk, written: WrittenArtefacts, *, live: bool
 ) -> None:
-    """Delete files of an earlier projection of the unfinished day, once their replacements are proven on disk."""
+    """Delete files of an earlier projection, once their replacements are proven on disk.
+
+    They are of the unfinished day, or series without their toggle; a recorder (`live`) may still write those.
+    """
     found = episode_files.compare_day(below, files)
     stale = episode_files.superseded(found, made.documents)
+    stale += [] if live else episode_files.unwanted_series(found, below, made.documents)
     if not any(difference.path.relative_to(below).as_posix() in files for difference in found):
         for path in stale:
             disk.remove(path)

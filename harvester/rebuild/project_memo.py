@@ -19,7 +19,7 @@ from harvester.files import Disk, json_value
 from harvester.projections.run_params import FOLD, package_digest
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from datetime import date
     from pathlib import Path
 
@@ -98,6 +98,7 @@ class ProjectMemo:
 
     Args:
         out, symbols: as for `project`; each combination is a separate target.
+        toggles: those given to the command, by setting name.
         live: whether the day is being recorded; the same log gives more episodes when it is over.
         strategies: those given by the command, name and digest.
         disk: the file layer.
@@ -110,6 +111,7 @@ class ProjectMemo:
         out: Path | None,
         symbols: Sequence[str] | None,
         *,
+        toggles: Mapping[str, bool] | None = None,
         live: bool = False,
         strategies: Sequence[str] = (),
         disk: Disk | None = None,
@@ -122,7 +124,7 @@ class ProjectMemo:
         self._path = home.cache / "projected" / f"{_name(day)}-{target}.json"
         libraries = [f"{name} {version(name)}" for name in _LIBRARIES]
         code = (package_digest(_CODE), platform.python_version(), libraries, strategies, _copies(home))
-        parts = (day.identity(), *code, target, live)
+        parts = (day.identity(), *code, target, live, sorted((toggles or {}).items()))
         self._key = _hash(msgspec.json.encode(parts))
 
     def unchanged(self) -> ProjectedSummary | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -12,8 +12,9 @@ from harvester.artefacts import episode_files
 from harvester.projections.trading.position import DATA_END
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from datetime import date
+    from pathlib import Path
 
     from harvester.artefacts.candle_files import RunSpan
 
@@ -29,7 +30,7 @@ class ProjectResult:
         digests: one per projection, after the last event and before `finish`, like the recorder's last ones.
         tables: every finished row, by table name.
         health: the health summary that every artefact contains.
-        toggles: the toggles recorded with the last run.
+        toggles: the toggles recorded with the last run, or given to the command.
         runs: the date's runs, in order.
         notes: about its strategies, for the user: dropped ones, and another version than recorded.
     """
@@ -60,6 +61,10 @@ class ProjectResult:
         texts: list[str] = table.filter(open_at_end(table))["document"].to_pylist()
         return texts
 
+    def with_toggles(self, given: Mapping[str, bool]) -> ProjectResult:
+        """The same result for files written with these toggles (by setting name); the others are as recorded."""
+        return replace(self, toggles=self.toggles | dict(given))
+
     def files(self, documents: Sequence[str] | None = None, **toggles: bool) -> dict[str, bytes]:
         """The episode files of all or some documents; `toggles` override the recorded ones."""
         return dict(self.each_file(self.documents if documents is None else documents, **toggles))
@@ -72,6 +77,16 @@ class ProjectResult:
             epoch_ms=chosen.get("episode_epoch_ms", False),
             series_jsonl=chosen.get("episode_series_jsonl", False),
         )
+
+    def versions(self, folder: Path) -> list[dict[str, bytes]]:
+        """The episode files with these toggles, then with other times, for a comparison with those in `folder`.
+
+        A later `hv project` may have been given other toggles, which only its files show: the series count as wanted
+        if the folder holds any.
+        """
+        series = next(folder.rglob(f"*{episode_files.SERIES_SUFFIX}"), None) is not None
+        wanted, epoch_ms = self.files(series_jsonl=series), self.toggles.get("episode_epoch_ms", False)
+        return [wanted, self.files(epoch_ms=not epoch_ms, series_jsonl=series)]
 
 
 def open_at_end(episodes: pa.Table) -> pa.ChunkedArray:

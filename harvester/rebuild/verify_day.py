@@ -214,8 +214,8 @@ def _episodes(home: Home, made: ProjectResult, left: _Remaining | None) -> Files
     folder = home.on(made.trading_date).episodes
     if not folder.is_dir() and made.documents:
         return FilesPart(note=f"not compared: no files; `hv project` writes the {len(made.documents)} episodes")
-    files = made.files()
-    different = compare_day(folder, files)
+    files, other = made.versions(folder)
+    different = compare_day(folder, files, other)
     gone = superseded(different, made.documents)
     open_at_end = set(made.files(made.open_at_end))
     found = FilesPart(checked=len(files))

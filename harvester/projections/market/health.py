@@ -16,7 +16,7 @@ from harvester.events.codes import CONNECTION_LOST, REFUSALS, RESTORED_DATA_KEPT
 from harvester.events.kinds import Action, Own
 from harvester.projections.base import Projection
 from harvester.projections.interval import Occurrence, OccurrenceKind
-from harvester.projections.market.market import MARKET_STREAMS, STREAMS, Ending
+from harvester.projections.market.market import MARKET_STREAMS, STREAMS, StreamEnd
 from harvester.projections.market.pace import RecordingPace
 from harvester.projections.market.provenance import KINDS, Provenance
 from harvester.projections.market.state_arrays import BOOK, INSTRUMENT, Glob
@@ -386,9 +386,9 @@ def _coverage(slots: Sequence[Mapping[str, int]], dark: Sequence[tuple[int, int]
         first = slot["first_ts"] if slot["rows"] else closed
         gap = max(gap, slot["gap_max"], first - since if since else 0)
         upto = slot["last_ts"] if slot["rows"] else since or slot["opened"]
-        dead = slot["ending"] == Ending.RENEWED.value
+        dead = slot["ending"] == StreamEnd.RENEWED.value
         spans.append((first if since else slot["opened"], upto if dead else closed))
-        since = upto if slot["ending"] in (Ending.RENEWED.value, Ending.LOST.value) else 0
+        since = upto if slot["ending"] in (StreamEnd.RENEWED.value, StreamEnd.LOST.value) else 0
     away = sum(max(min(e, end) - max(b, begin), 0) for b, e in spans for begin, end in dark)
     return gap, sum(max(e - b, 0) for b, e in spans) - away
 

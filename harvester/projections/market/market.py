@@ -87,7 +87,7 @@ _SMALL, _LARGE = 4096, 65_536
 _ROWS_AHEAD = 131_072  # maximum room for bucket rows before they are handed out
 
 
-class Ending(Enum):
+class StreamEnd(Enum):
     """How a subscription ended: not yet, cancelled for good, cancelled to be requested again, or lost with its feed."""
 
     NONE, GIVEN_UP, RENEWED, LOST = range(4)
@@ -104,7 +104,7 @@ class Market:
         self.runs = 0
         self._epoch = 0
         self._slots = 0
-        self._endings: list[int] = []  # of each slot, see `Ending`
+        self._endings: list[int] = []  # of each slot, see `StreamEnd`
         self._row_room = 0
         self._until = 0  # ts_recv of the last event of the batch, ns UTC
         self._live: dict[tuple[int, int], int] = {}  # (epoch, request id) → slot, oldest first
@@ -239,10 +239,10 @@ class Market:
         elif action == Action.CANCEL:
             params = _params(control)
             keep = params.get("renewed") is True
-            ending = Ending.RENEWED if keep or params.get("again") is True else Ending.GIVEN_UP
+            ending = StreamEnd.RENEWED if keep or params.get("again") is True else StreamEnd.GIVEN_UP
             self._kill(control, self._held(control), ending, keep=keep)
         elif action == Action.RUN_END:
-            self._kill(control, self.live(), Ending.GIVEN_UP)
+            self._kill(control, self.live(), StreamEnd.GIVEN_UP)
             self._drop_kept(control)
             self._happenings.append(Occurrence(control.seq, control.ts, 0, OccurrenceKind.RUN_END))
         elif code in (RESTORED_DATA_LOST, Own.DISCONNECTED):
@@ -274,9 +274,9 @@ class Market:
 
     def _start_run(self, control: Control) -> None:
         """Kill every key of the previous run before time moves on to the new run's start."""
-        self._kill(control, self.live(), Ending.GIVEN_UP)
+        self._kill(control, self.live(), StreamEnd.GIVEN_UP)
         for k in {(slot["con_id"], slot["stream"]): k for k, slot in enumerate(self.subscriptions())}.values():
-            self._endings[k] = Ending.GIVEN_UP.value  # what the next run subscribes continues nothing
+            self._endings[k] = StreamEnd.GIVEN_UP.value  # what the next run subscribes continues nothing
         self._drop_kept(control)
         for inst in self.state.order[: len(self.symbols)].tolist():
             self._halt(inst, control.seq, control.ts, 0)
@@ -324,7 +324,7 @@ class Market:
     def _new_slot(self, control: Control, inst: int, stream: Stream) -> int:
         k = self._slots
         self._slots += 1
-        self._endings.append(Ending.NONE.value)
+        self._endings.append(StreamEnd.NONE.value)
         self.state = with_room(self.state, slots=self._slots)
         params = _params(control)
         slot = self.state.slots[k]
@@ -415,12 +415,12 @@ class Market:
 
     # ---- what is dead, what is unknown -----------------------------------------------------------------------------
 
-    def _kill(self, control: Control, slots: list[int], ending: Ending | None = None, *, keep: bool = False) -> None:
+    def _kill(self, control: Control, slots: list[int], ending: StreamEnd | None = None, *, keep: bool = False) -> None:
         """End subscriptions; `keep`: their last quotes stay in force until the renewed streams speak."""
         for k in slots:
             slot = self.state.slots[k]
             slot["alive"], slot["closed"] = 0, control.ts
-            self._endings[k] = (ending or Ending.LOST).value
+            self._endings[k] = (ending or StreamEnd.LOST).value
             held_by = int(slot["epoch"]), int(slot["req_id"])
             del self._live[held_by]
             at = self._place_of(_key(*held_by))
@@ -565,7 +565,7 @@ class Market:
                 self._alive[slot["inst"]].append(k)
 
     def subscriptions(self) -> list[dict[str, int]]:
-        """Every subscription of the date, in the order of requests; `ending` is a value of `Ending`."""
+        """Every subscription of the date, in the order of requests; `ending` is a value of `StreamEnd`."""
         rows, fields = self.state.slots[: self._slots].tolist(), (*(self.state.slots.dtype.names or ()), "ending")
         return [dict(zip(fields, (*row, end), strict=True)) for row, end in zip(rows, self._endings, strict=True)]
 

@@ -1,0 +1,187 @@
+"""`hv episodes`: the simulated trades of a date."""
+
+from __future__ import annotations
+
+import json as json_text
+import sys
+from shlex import quote
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from cli.options import DateOption, HomeOption, JsonOption, date_of
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from harvester.explain.day_trades import DayTrades, Totals
+
+_WIDE = 110  # columns from which on the table has the trade ids, and the entry's reason beside the exit's
+_UNFILLED = 4  # unfilled entries listed
+
+
+def episodes(
+    *,
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="SYMBOL", help="Show only these symbols (default: all).")
+    ] = None,
+    date: DateOption = None,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV: a header, and one line a trade.")] = False,
+    home: HomeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show the simulated trades of a date by the time of their exit, rebuilt from the log.
+
+    R is the P&L after costs in units of the risk fixed at the decision. The last column says whether memory learns from
+    the trade, or why not. When the log is gone, the trades that `hv eod` kept are shown, and the output says so. Times
+    are in New York, in --json and --csv UTC.
+
+    Example: hv episodes --date 2025-07-17 ACME BOLT
+
+    `hv explain SYMBOL/TRADE_ID` shows one trade; an exit time of the table is as good as an id.
+    """
+    from cli.progress_bar import ProgressBar
+    from harvester.errors import BadSetting
+    from harvester.eventlog.symbols import symbols_named
+    from harvester.explain.day_trades import totals, trades_of
+    from harvester.home import Home
+
+    if as_csv and as_json:
+        raise BadSetting("--csv and --json were both given; give only one")
+    root = Home.find(home)
+    day = date_of(date, root)
+    with ProgressBar(f"folding {day}", quiet=as_json or as_csv) as bar:
+        trades = trades_of(root.on(day), bar.update)
+    chosen = set(symbols_named(names, trades.symbols, day)) if names else None
+    rows, unfilled = trades.listed(chosen), trades.unfilled(chosen)
+    of_all = totals(rows, unfilled)
+    if as_json:
+        typer.echo(_as_json(trades, rows, unfilled, of_all))
+    elif as_csv:
+        _print_csv(rows)
+    else:
+        _show(trades, rows, unfilled, of_all)
+
+
+def _as_json(trades: DayTrades, rows: list[dict[str, Any]], unfilled: list[dict[str, Any]], of_all: Totals) -> str:
+    from harvester.artefacts.json_files import times
+
+    body = {
+        "trading_date": trades.trading_date.isoformat(),
+        "source": trades.source,
+        "open": trades.open,
+        "totals": vars(of_all),
+        "unfilled": unfilled,
+        "rows": rows,
+    }
+    return json_text.dumps(times(body), allow_nan=False)
+
+
+def _print_csv(rows: list[dict[str, Any]]) -> None:
+    from harvester.artefacts.json_files import times
+    from harvester.artefacts.table_files import csv_file
+    from harvester.explain.day_trades import LISTED
+
+    columns = (*LISTED, "commission", "left_out")
+    typer.echo(csv_file(times(rows), columns).decode().replace("\r\n", "\n"), nl=False)
+
+
+def _show(trades: DayTrades, rows: list[dict[str, Any]], unfilled: list[dict[str, Any]], of_all: Totals) -> None:
+    from rich.console import Console
+    from rich.markup import escape
+
+    wide = sys.stdout.isatty()
+    console = Console(width=None if wide else 140, highlight=False, soft_wrap=False)
+    if trades.source != "log":
+        console.print(f"the log of {trades.trading_date} is gone; these are the trades kept in {trades.source}")
+    if rows:
+        console.print(_table(rows, ids=console.width >= _WIDE))
+    console.print(escape("\n".join(_summary(trades, rows, unfilled, of_all))))
+
+
+def _table(rows: Sequence[dict[str, Any]], *, ids: bool) -> Any:
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
+    left = ("time", "trade", "symbol", "side", "why in", "reason", "learned")
+    names = [
+        "time", *(["trade"] if ids else []), "symbol", "side", "shares", "entry", "exit", "hold", "P&L", "R",
+        *(["why in"] if ids else []), "reason", "learned",
+    ]  # fmt: skip
+    for name in names:
+        table.add_column(name, justify="left" if name in left else "right", no_wrap=True)
+    for row in rows:
+        cells = {
+            "time": _exit_time(row),
+            "trade": row["trade_id"],
+            "symbol": _plain(row["symbol"]),
+            "side": row["side"],
+            "shares": str(row["quantity"]),
+            "entry": _price(row["entry_price"]),
+            "exit": _price(row["exit_price"]),
+            "hold": _hold(row["hold_seconds"]),
+            "P&L": f"{row['pnl_usd']:.2f}",
+            "R": "-" if row["r_multiple"] is None else f"{row['r_multiple']:.2f}",
+            "why in": _plain(row["entry_reason"]),
+            "reason": _plain(row["exit_reason"]),
+            "learned": row["left_out"] or "yes",
+        }
+        style = {"WIN": "green", "LOSS": "red"}.get(row["win_loss"], "")
+        table.add_row(*(Text(cells[name], style if name in ("P&L", "R") else "") for name in names))
+    return table
+
+
+def _summary(
+    trades: DayTrades, rows: list[dict[str, Any]], unfilled: list[dict[str, Any]], of_all: Totals
+) -> list[str]:
+    """The lines below the table."""
+    even = of_all.trades - of_all.wins - of_all.losses
+    lines = [
+        (
+            f"{of_all.trades} trades: {of_all.wins} won, {of_all.losses} lost, {even} even; "
+            f"P&L {of_all.pnl_usd:.2f} USD after costs of {of_all.commission:.2f}"
+        )
+    ]
+    mean = "no R" if of_all.r_mean is None else f"mean R {of_all.r_mean:.2f} of {of_all.r_trades}"
+    left_out = ", ".join(f"{n} {reason}" for reason, n in of_all.left_out.items())
+    lines.append(f"{mean}; {of_all.learned} to be learned from" + (f", not {left_out}" if left_out else ""))
+    if vetoed := len(rows) - of_all.trades:
+        lines.append(f"{vetoed} vetoed trades are listed, and in no total")
+    if trades.open:
+        lines.append(f"{trades.open} still open: not episodes yet, the date is being recorded")
+    if unfilled:
+        reasons = ", ".join(f"{n} {reason}" for reason, n in of_all.unfilled.items())
+        lines.append(f"{len(unfilled)} entries were not filled ({reasons})")
+        lines += [
+            f"  hv explain --seq {row['decision_seq']} --symbol {quote(_plain(row['symbol']))}"
+            for row in unfilled[:_UNFILLED]
+        ]
+        if len(unfilled) > _UNFILLED:
+            lines.append(f"  {len(unfilled) - _UNFILLED} more (--json lists all)")
+    if rows:
+        last = rows[-1]
+        name = quote(f"{_plain(last['symbol'])}/{last['trade_id']}")
+        lines.append(f"hv explain {name} shows the last one (an id has the exit's time in UTC)")
+    return lines
+
+
+def _exit_time(row: dict[str, Any]) -> str:
+    from harvester.eventlog.typed_times import of_day
+
+    return of_day(row["exit_ts"])[:8]
+
+
+def _hold(seconds: float) -> str:
+    """Minutes and seconds, as `5:00`; with hours `1:05:00`."""
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+def _price(price: float | None) -> str:
+    return "-" if price is None else f"{price:.2f}" if round(price, 2) == price else f"{price:.6g}"
+
+
+def _plain(text: str) -> str:
+    return "".join(c if c.isprintable() else "?" for c in text)

@@ -1,0 +1,214 @@
+"""The simulated trades of a date, folded from its log, or as kept under `memory/datasets/` when the log is gone."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import msgspec
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from harvester.artefacts.table_files import about, read_parquet
+from harvester.endofday.datasets import EPISODES_FILE, episodes_of, starved
+from harvester.errors import NoLog
+from harvester.eventlog.reader import open_day
+from harvester.eventlog.symbols import subscribed
+from harvester.memory.day_summary import why_left_out
+from harvester.projections.trading.position import DATA_END
+from harvester.rebuild.project import being_recorded, fold_day
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Sequence
+    from datetime import date
+
+    from harvester.eventlog.reader import Day
+    from harvester.home import DatePaths
+    from harvester.rebuild.project_result import ProjectResult
+
+LISTED = (
+    "trade_id", "symbol", "side", "quantity", "mode", "taken", "strategy", "decision_seq", "decision_ts", "entry_ts",
+    "entry_price", "exit_ts", "exit_price", "hold_seconds", "pnl_usd", "r_multiple", "mae", "mfe", "entry_reason",
+    "exit_reason", "win_loss", "unseen_seconds", "rules",
+)  # fmt: skip
+"""Columns of a row of `DayTrades.listed`; `commission` and `left_out` follow."""
+
+
+class EodAbout(NamedTuple):
+    """The options of `hv eod` that decide which trades are learned from."""
+
+    allow_not_live: bool = False
+    starved: bool = False
+
+
+@dataclass
+class DayTrades:
+    """The trades of a date.
+
+    Attributes:
+        source: `log`, or the folder below the data root that holds the kept trades.
+        episodes: rows of `trade_rows.EPISODES`, in order of their exit.
+        decisions: rows of `trade_rows.DECISIONS` with an action, in order of seq.
+        symbols: recorded, or traded when the log is gone.
+        options: they decide which trades memory leaves out: as `hv eod` folded the date, else its defaults.
+        open: trades still open on a date that is being recorded; they are not episodes yet.
+        day, result: the log and its fold; None when the log is gone.
+    """
+
+    trading_date: date
+    source: str
+    episodes: list[dict[str, Any]]
+    decisions: list[dict[str, Any]]
+    symbols: list[str]
+    options: EodAbout
+    open: int = 0
+    day: Day | None = None
+    result: ProjectResult | None = None
+
+    def listed(self, symbols: Collection[str] | None = None) -> list[dict[str, Any]]:
+        """One row a trade of these symbols (None: all), times int ns UTC; values an old date lacks are None."""
+        return [self._listed(row) for row in self.episodes if symbols is None or row["symbol"] in symbols]
+
+    def left_out(self, row: dict[str, Any]) -> str:
+        """Why memory leaves out the trade of an episode row; "" when it learns from it."""
+        rules = max((one.get("rules") or 1 for one in self.episodes), default=1)
+        why = why_left_out(row, rules, allow_not_live=self.options.allow_not_live, starved=self.options.starved)
+        return why or ("" if row["taken"] else NOT_TAKEN)
+
+    def _listed(self, row: dict[str, Any]) -> dict[str, Any]:
+        fills = _decode(row["document"]).fills
+        return {
+            **{name: row.get(name) for name in LISTED},
+            "commission": round(sum(fill.commission for fill in fills), 6),
+            "left_out": self.left_out(row),
+        }
+
+    def unfilled(self, symbols: Collection[str] | None = None) -> list[dict[str, Any]]:
+        """One row an entry that ended without a fill: symbol, strategy, decision, when and why it ended."""
+        names = ("symbol", "strategy", "decision_seq", "side", "quantity", "reason", "ts", "seq")
+        ended = [row for row in self.decisions if row["action"] == "unfilled"]
+        return [{n: row[n] for n in names} for row in ended if symbols is None or row["symbol"] in symbols]
+
+
+NOT_TAKEN = "NOT_TAKEN"
+
+
+class _Charged(msgspec.Struct):
+    """A fill's commission."""
+
+    commission: float = 0.0
+
+
+class _Document(msgspec.Struct):
+    """The part of an episode that its row lacks."""
+
+    fills: list[_Charged]
+
+
+_decode = msgspec.json.Decoder(_Document).decode
+
+
+@dataclass
+class Totals:
+    """Sums over the listed trades; vetoed ones (`taken` false) are in none.
+
+    Attributes:
+        pnl_usd: after costs; `commission`: the costs, USD.
+        r_mean: over the `r_trades` with an initial risk; None without one.
+        left_out: trades that memory does not learn from, by reason.
+        unfilled: entries that ended without a fill, by reason.
+    """
+
+    trades: int = 0
+    wins: int = 0
+    losses: int = 0
+    pnl_usd: float = 0.0
+    commission: float = 0.0
+    r_mean: float | None = None
+    r_trades: int = 0
+    learned: int = 0
+    left_out: dict[str, int] = field(default_factory=dict)
+    unfilled: dict[str, int] = field(default_factory=dict)
+
+
+def totals(rows: Sequence[dict[str, Any]], unfilled: Sequence[dict[str, Any]]) -> Totals:
+    """Add up `DayTrades.listed` and `DayTrades.unfilled`."""
+    taken = [row for row in rows if row["taken"]]
+    measured = [row["r_multiple"] for row in taken if row["r_multiple"] is not None]
+    return Totals(
+        trades=len(taken),
+        wins=sum(row["win_loss"] == "WIN" for row in taken),
+        losses=sum(row["win_loss"] == "LOSS" for row in taken),
+        pnl_usd=round(sum(row["pnl_usd"] for row in taken), 6),
+        commission=round(sum(row["commission"] for row in taken), 6),
+        r_mean=sum(measured) / len(measured) if measured else None,
+        r_trades=len(measured),
+        learned=sum(not row["left_out"] for row in taken),
+        left_out=dict(Counter(row["left_out"] for row in taken if row["left_out"])),
+        unfilled=dict(Counter(row["reason"] for row in unfilled)),
+    )
+
+
+def trades_of(paths: DatePaths, progress: Callable[[int, int], None] | None = None) -> DayTrades:
+    """The trades of a date.
+
+    Raises:
+        NoLog: nothing is recorded or kept of that date.
+        DamagedLog: its log is damaged.
+        DamagedFile: the log is gone, and what is kept cannot be read.
+    """
+    try:
+        day = open_day(paths.trading_date, paths.home, check=False)
+    except NoLog:
+        if not (paths.dataset / EPISODES_FILE).exists():
+            raise
+        return _kept(paths)
+    made = fold_day(day, progress)
+    rows = episodes_of(made, paths.home, day.first_seq).to_pylist()
+    ended = rows
+    if being_recorded(paths.home, day):
+        ended = [row for row in rows if row["exit_reason"] != DATA_END]
+    return DayTrades(
+        trading_date=paths.trading_date,
+        source="log",
+        episodes=sorted(ended, key=_place),
+        decisions=_acted(made.tables["decisions"]),
+        symbols=list(subscribed(day)),
+        options=_options(paths) or EodAbout(starved=starved(made)),
+        open=len(rows) - len(ended),
+        day=day,
+        result=made,
+    )
+
+
+def _kept(paths: DatePaths) -> DayTrades:
+    """The trades as `hv eod` kept them."""
+    episodes = read_parquet(paths.dataset / EPISODES_FILE).to_pylist()
+    decisions = [row for path in sorted(paths.dataset.glob("decisions*.parquet")) for row in _acted(read_parquet(path))]
+    return DayTrades(
+        trading_date=paths.trading_date,
+        source=paths.dataset.relative_to(paths.home.root).as_posix(),
+        episodes=sorted(episodes, key=_place),
+        decisions=sorted(decisions, key=lambda row: row["seq"]),
+        symbols=sorted({row["symbol"] for row in (*episodes, *decisions)}),
+        options=_options(paths) or EodAbout(),
+    )
+
+
+def _options(paths: DatePaths) -> EodAbout | None:
+    """How `hv eod` folded the date; None when it has not."""
+    path = paths.dataset / EPISODES_FILE
+    if not path.exists():
+        return None
+    notes = about(read_parquet(path))
+    return EodAbout(*(notes.get(name) == "true" for name in ("allow_not_live", "starved")))
+
+
+def _place(row: dict[str, Any]) -> tuple[int, str, int]:
+    return row["exit_ts"], row["symbol"], row["exit_seq"]
+
+
+def _acted(decisions: pa.Table) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = decisions.filter(pc.not_equal(decisions["action"], "none")).to_pylist()
+    return rows
