@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from threading import get_ident
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -81,7 +82,7 @@ class Watch:
 
     def __init__(self) -> None:
         self.used: list[str] = []
-        self._deciding = False
+        self._deciding = 0  # the thread that decides; others read the log ahead meanwhile
         sys.addaudithook(self._hear)
 
     def around(self) -> None:
@@ -89,16 +90,16 @@ class Watch:
         decide_now = UserDecider.decide_now
 
         def watched(*args: Any) -> Any:
-            self._deciding = True
+            self._deciding = get_ident()
             try:
                 return decide_now(*args)
             finally:
-                self._deciding = False
+                self._deciding = 0
 
         UserDecider.decide_now = watched  # type: ignore[method-assign,assignment]
 
     def _hear(self, event: str, args: tuple[Any, ...]) -> None:
-        if not self._deciding or not event.startswith(_WATCHED):
+        if self._deciding != get_ident() or not event.startswith(_WATCHED):
             return
         what = str(args[0]) if event == "open" and args else event
         if what.endswith((".py", ".pyc", ".so", ".pyd")) or len(self.used) >= 10:

@@ -17,7 +17,7 @@ import msgspec
 import pyarrow as pa
 
 from harvester.errors import BadSetting
-from harvester.files import Disk
+from harvester.files import Disk, json_value
 from harvester.memory.strategy_files import load_all
 from harvester.rebuild.check_child import NOISE_COUNT, PREFIX_COUNT, CheckAnswer, CheckTask, moved
 
@@ -122,7 +122,7 @@ def _end(child: subprocess.Popen[bytes], timeout_s: float) -> str:
 
 
 def _answer(file: Path) -> CheckAnswer | None:
-    return msgspec.json.decode(file.read_bytes(), type=CheckAnswer) if file.exists() else None
+    return json_value(file.read_bytes(), CheckAnswer) if file.exists() else None
 
 
 def _report(folder: Path, ends: Sequence[str], answers: Sequence[CheckAnswer | None]) -> CheckReport:
