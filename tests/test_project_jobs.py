@@ -270,6 +270,7 @@ def test_a_flipped_byte_of_the_log_is_told(home, known):
 READING = (
     "project --force", "health", "status", "log ls", "log verify", "verify", "book --symbol AAA --seq 100",
     "buckets --symbol AAA --from 10:01 --to 10:02", "replay --speed max", "episodes", "explain T140204_001",
+    "strategy list",
 )  # fmt: skip
 
 

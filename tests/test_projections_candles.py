@@ -323,7 +323,7 @@ def test_candle_and_signal_files_follow_their_schemas() -> None:
     _, rows = fold(aligned().batch())
     tables = [pa.Table.from_pylist(rows[n], s) for n, s in (("candles", CANDLES), ("signals", SIGNALS))]
     runs = [RunSpan("r001", 1, rows["signals"][0]["decision_seq"], START), RunSpan("r002", 10**6, 10**7, START + HOUR)]
-    health = {"outages": 0, "bad_book_seconds": 0, "refused": 0, "data_type": 1}
+    health = {"outages": 0, "bad_book_seconds": 0, "refused": 0, "data_type": 1, "kind": "tape"}
     files = candle_files(*tables, runs, trading_date="2025-07-17", health=health)
     assert list(files) == ["l2_candles_S7_20250717_133000.json", "l2_strategy_signals_S7_20250717_133000.json"]
     for name, data in files.items():

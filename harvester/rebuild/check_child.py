@@ -23,7 +23,7 @@ from harvester.eventlog.fold_reader import fold_batches
 from harvester.eventlog.reader import open_day
 from harvester.events.batch import Batch
 from harvester.events.kinds import Kind
-from harvester.files import Disk
+from harvester.files import Disk, json_value
 from harvester.home import Home
 from harvester.memory.strategy_files import GivenStrategies, load_all
 from harvester.projections.engine import Engine
@@ -112,7 +112,7 @@ _WATCHED = ("open", "socket.", "subprocess.", "os.system", "os.exec", "os.posix_
 
 def main(task_file: str) -> None:
     """Do the task of the file."""
-    task = msgspec.json.decode(Path(task_file).read_bytes(), type=CheckTask)
+    task = json_value(Path(task_file).read_bytes(), CheckTask)
     watch, answer = Watch(), CheckAnswer()
     if task.shifted:
         shift_clock(SHIFT_S)
