@@ -59,6 +59,7 @@ def home(tmp_path_factory):
         log.tick(3, field, number, size, at=0.6)
     moves = {3: lambda: log.quote(1, 10.00, 10.02, 500, 400, at=3.3)}
     moves[8] = lambda: log.quote(1, 10.00, 10.02, 500, 500, at=8.2)
+    moves[19] = lambda: log.tick(3, 3, 410, at=19.3)
     moves[20] = lambda: log.tick(3, 3, 450, at=20.3)
     moves[24] = lambda: log.hot("trade", 2, 24.2, stream=2, price=9.98, size=60.0, attribs=0, past_limit=False,
                                 unreported=False)  # fmt: skip
@@ -171,7 +172,9 @@ def test_each_fill_has_the_quote_in_force_at_its_seq(home, con_id, kind):
 def test_rows_far_back_are_found(home, monkeypatch):
     """The rows that made a quote are found at any distance, each once, also when one window holds none of them."""
     monkeypatch.setattr("harvester.explain.events_behind._WINDOW", 1)
-    found = EventsBehind(home, open_day(DATE, home)).at(8, open_day(DATE, home).last_seq - 2)
+    log = open_day(DATE, home)
+    last = log.frame("tick")["seq"].max()  # alone in the second window of eight, one of its sort is in the third
+    found = EventsBehind(home, log).at(8, last + 8)
     assert [(row["field"], row["size"]) for row in found["rows"]] == [(1, 300.0), (2, 400.0), (3, 450.0)]
 
 
@@ -223,7 +226,7 @@ def test_an_entry_that_was_not_filled(home):
     assert made["at_end"]["quote"]["ask"] == 10.02
     assert "13 cancelled: EXPIRED, seq 25" in hv(home, "explain", "--seq", "22", "--symbol", "s7")
     assert story(home, "--seq", "11", "--symbol", "S7") == story(home, "T133006_001")
-    assert story(home, "--seq", "35", "--symbol", "S8")["orders"][0]["end"]["why"] == "RUN_END"
+    assert story(home, "--seq", "36", "--symbol", "S8")["orders"][0]["end"]["why"] == "RUN_END"
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from harvester.errors import NoLog
 from harvester.eventlog.reader import open_day
 from harvester.eventlog.symbols import subscribed
 from harvester.memory.day_summary import why_left_out
+from harvester.memory.strategy_files import KeptStrategies
 from harvester.projections.trading.position import DATA_END
 from harvester.rebuild.project import being_recorded, fold_day
 
@@ -156,6 +157,7 @@ def trades_of(paths: DatePaths, progress: Callable[[int, int], None] | None = No
     Raises:
         NoLog: nothing is recorded or kept of that date.
         DamagedLog: its log is damaged.
+        CodeChanged: a strategy of the user is not at hand.
         DamagedFile: the log is gone, and what is kept cannot be read.
     """
     try:
@@ -164,7 +166,7 @@ def trades_of(paths: DatePaths, progress: Callable[[int, int], None] | None = No
         if not (paths.dataset / EPISODES_FILE).exists():
             raise
         return _kept(paths)
-    made = fold_day(day, progress)
+    made = fold_day(day, progress, library=KeptStrategies(paths.home))
     rows = episodes_of(made, paths.home, day.first_seq).to_pylist()
     ended = rows
     if being_recorded(paths.home, day):
