@@ -125,6 +125,8 @@ def _show(summary: ProjectedSummary) -> None:
             f"{summary.trading_date}  unchanged since the last projection: log, code, options and "
             f"{len(summary.files)} files; --force folds anyway"
         )
+        for note in summary.notes:
+            typer.echo(f"  {note}")
         return
     through = f"{summary.events} events through seq {summary.through_seq}"
     typer.echo(f"{summary.trading_date}  {through}, content {summary.content_hash}")

@@ -92,4 +92,6 @@ def check(
         typer.echo(f"{report.decisions:,} decisions on {day}, {report.acts} of them to act")
     if not report.passed:
         failed = [line for line in report.lines if line.difference]
-        raise Mismatch(f"{wanted} on {day}: {len(failed)} of {len(report.lines)} tests failed: {failed[0].about}")
+        raise Mismatch(
+            f'{wanted} on {day}: {len(failed)} of {len(report.lines)} tests failed; the first is "{failed[0].about}"'
+        )

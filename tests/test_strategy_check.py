@@ -74,6 +74,9 @@ def test_new(home, tmp_path, monkeypatch):
     assert failures == []
     assert "exists" in str(hv("strategy", "new", "my_fade").exception)
     assert "is invalid" in str(hv("strategy", "new", "My-Fade").exception)
+    for name in ("random", "class", "strategy"):
+        assert "would hide" in str(hv("strategy", "new", name).exception)
+    assert [path.name for path in tmp_path.glob("*.py")] == ["my_fade.py"]
 
 
 def test_list(tmp_path, monkeypatch):

@@ -201,15 +201,18 @@ def test_project_with_a_file(folder, home, tmp_path):
 
 
 def test_project_names_a_dropped_strategy(home, tmp_path):
-    """A strategy that fails is one line with its name, seq and second, and the date is projected."""
+    """A failing strategy is one line with name, seq, second and line of its file, also when nothing is folded again."""
     path = tmp_path / "late.py"
     path.write_text(
         "import harvester\nclass Late(harvester.Strategy):\n"
-        "  def on_second(self, now):\n    return self.buy(float('nan'))"
+        "  def on_second(self, now):\n    return self.buy(now.bids)"
     )
-    done = hv("project", "--home", str(home.root), "--strategy", f"{path}:Late")
-    assert done.exit_code == 0
-    assert "strategy late dropped at seq " in done.output
+    for _ in range(2):
+        done = hv("project", "--home", str(home.root), "--strategy", f"{path}:Late")
+        assert done.exit_code == 0
+        assert "strategy late dropped at seq " in done.output
+        assert ": line 4: " in done.output
+    assert "unchanged" in done.output
 
 
 def test_set_without_strategy(home):

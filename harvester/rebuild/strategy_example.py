@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import keyword
 import re
+import sys
 from typing import TYPE_CHECKING
 
 from harvester.errors import BadSetting
@@ -61,6 +63,8 @@ def write_example(name: str, folder: Path, disk: Disk | None = None) -> tuple[Pa
     """
     if not re.fullmatch(r"[a-z][a-z0-9_]{0,39}", name):
         raise BadSetting(f"strategy name {name!r} is invalid; use small letters, digits and _, at most 40")
+    if name in sys.stdlib_module_names or keyword.iskeyword(name) or name in {"strategy", "harvester"}:
+        raise BadSetting(f"{name}.py would hide a module or word of Python; use another name, as my_{name}")
     path, title = folder / f"{name}.py", "".join(part.capitalize() for part in name.split("_"))
     if path.exists():
         raise BadSetting(f"{path} exists; use another name")

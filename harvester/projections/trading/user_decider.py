@@ -6,7 +6,9 @@ From the second in which it fails it decides nothing more. The failure is the sa
 from __future__ import annotations
 
 import re
+import traceback
 from collections import deque
+from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -39,6 +41,7 @@ _FAILED = Verdict((STRATEGY_ERROR,))
 _HOLDING = "HOLDING"
 _ADDRESS = re.compile(r"0x[0-9a-fA-F]+")
 _TEXT_MAX = 200
+_PACKAGE = Path(__file__).resolve().parents[2]
 _new = tuple.__new__
 
 
@@ -221,6 +224,8 @@ class UserDecider:
         except Exception:  # noqa: BLE001 - the user's __str__
             text = "(its message cannot be read)"
         why = f"{type(error).__name__}: {text}" if text else type(error).__name__
+        if (line := _line_of(error)) is not None:
+            why = f"line {line}: {why}"
         why = _ADDRESS.sub("0x…", "".join(c if c.isprintable() else "?" for c in why))[:_TEXT_MAX]
         seq, ts, symbol = static[_SEQ], static[_TS], static[_SYMBOL]
         self.failure = Failure(self.name, self.digest, seq, ts, symbol, why)
@@ -309,3 +314,13 @@ def unplain(stored: Any) -> Any:
         return SimpleNamespace(**unplain(content))
     kinds: dict[str, Any] = {"list": list, "tuple": tuple, "set": set, "frozenset": frozenset}
     return kinds[tag](unplain(v) for v in content) if tag else content
+
+
+def _line_of(error: BaseException) -> int | None:
+    """The line of the strategy's file that the error came from; None when it came from Harvester's own checks."""
+    own = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if not _is_ours(frame.filename)]
+    return own[-1] if own else None
+
+
+def _is_ours(file: str) -> bool:
+    return Path(file).is_relative_to(_PACKAGE)
