@@ -141,6 +141,7 @@ def _show(summary: ProjectedSummary) -> None:
             "  no book is live at the end; `hv verify` compares the books during the day" if digest == NO_BOOKS else ""
         )
         typer.echo(f"  {name:<8} {digest}{note}")
+    typer.echo(f"  {summary.trades}")
     typer.echo("wrote " + ", ".join(f"{rows} {name}" for name, rows in summary.rows.items()))
     if summary.open:
         typer.echo(f"  {summary.open} still open: not episodes yet, the date is being recorded")

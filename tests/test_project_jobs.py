@@ -13,11 +13,13 @@ from typer.testing import CliRunner
 
 from cli.app import READERS, app
 from harvester.errors import BadSetting, NoLog
+from harvester.eventlog.reader import open_day
 from harvester.eventlog.run import RunLog
 from harvester.files import Disk
 from harvester.home import Home
 from harvester.rebuild import project_memo
 from harvester.rebuild.parallel import ParallelTask, TaskFailure, project_date, project_dates
+from harvester.rebuild.project import fold_day
 from tests.budget import budget
 from tests.processes import PYTHON
 
@@ -271,6 +273,18 @@ READING = (
     "project --force", "health", "status", "log ls", "log verify", "verify", "book --symbol AAA --seq 100",
     "buckets --symbol AAA --from 10:01 --to 10:02", "replay --speed max", "episodes", "explain T140204_001",
 )  # fmt: skip
+
+
+def test_the_result_of_the_trades(home):
+    """`hv project` says how many trades won and lost, and what they made, as the episodes say it; --json too."""
+    words = ["project", "--date", str(days(1)[0]), "--force", "--home", str(home.root)]
+    rows = fold_day(open_day(days(1)[0], home)).tables["episodes"].to_pylist()
+    won, pnl = sum(row["win_loss"] == "WIN" for row in rows), sum(row["pnl_usd"] for row in rows)
+    assert rows
+    assert f"{len(rows)} trades: {won} won, " in CliRunner().invoke(app, words).output
+    trades = json.loads(CliRunner().invoke(app, [*words, "--json"]).stdout)["trades"]
+    assert trades["pnl_usd"] == pytest.approx(pnl)
+    assert trades["unfilled"] == {}
 
 
 def test_every_reading_command_is_named():

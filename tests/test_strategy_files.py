@@ -204,8 +204,7 @@ def test_project_names_a_dropped_strategy(home, tmp_path):
     """A failing strategy is one line with name, seq, second and line of its file, also when nothing is folded again."""
     path = tmp_path / "late.py"
     path.write_text(
-        "import harvester\nclass Late(harvester.Strategy):\n"
-        "  def on_second(self, now):\n    return self.buy(now.bids)"
+        "import harvester\nclass Late(harvester.Strategy):\n  def on_second(self, now):\n    return self.buy(now.bids)"
     )
     for _ in range(2):
         done = hv("project", "--home", str(home.root), "--strategy", f"{path}:Late")

@@ -9,11 +9,15 @@ compared by their BLAKE2b. This is a cache: when it is missing or damaged, the d
 from __future__ import annotations
 
 import hashlib
+import math
 import platform
+from collections import Counter
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 import msgspec
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from harvester.files import Disk, json_value
 from harvester.projections.run_params import FOLD, package_digest
@@ -32,6 +36,34 @@ _CODE = (*FOLD, "artefacts", "rebuild")  # the code that folds, and the code tha
 _LIBRARIES = ("numpy", "numba", "pyarrow", "polars", "msgspec")
 
 
+class TradeTotals(msgspec.Struct, frozen=True):
+    """The simulated trades of a date: USD after costs, and entries without a fill by reason."""
+
+    won: int
+    lost: int
+    even: int
+    pnl_usd: float
+    unfilled: dict[str, int]
+
+    @classmethod
+    def of(cls, episodes: pa.Table, decisions: pa.Table) -> TradeTotals:
+        """Count them."""
+        ends = Counter(episodes["win_loss"].to_pylist())
+        acted = decisions.filter(pc.equal(decisions["action"], "unfilled"))
+        reasons = Counter(acted["reason"].to_pylist())
+        pnl = math.fsum(episodes["pnl_usd"].to_pylist())
+        return cls(ends["WIN"], ends["LOSS"], ends["BREAKEVEN"], pnl, dict(sorted(reasons.items())))
+
+    def __str__(self) -> str:
+        total = self.won + self.lost + self.even
+        ends = f"{self.won} won, {self.lost} lost, {self.even} even"
+        text = f"{total} trades: {ends}; P&L {self.pnl_usd:,.2f} USD after costs"
+        if not self.unfilled:
+            return text
+        reasons = ", ".join(f"{count} {reason}" for reason, count in self.unfilled.items())
+        return f"{text}; {sum(self.unfilled.values())} entries without a fill: {reasons}"
+
+
 class ProjectedSummary(msgspec.Struct, kw_only=True):
     """The summary of one projected date.
 
@@ -41,6 +73,7 @@ class ProjectedSummary(msgspec.Struct, kw_only=True):
         skipped: whether nothing had changed, so that nothing was folded.
         good: of a salvaged date, the ranges of seq that were folded.
         lost: of a salvaged date, its damage; empty for an undamaged one.
+        trades: the simulated trades in numbers; None in a memo of an older version.
         notes: about its strategies; `strategies`: those given by the command, name and digest.
     """
 
@@ -60,6 +93,7 @@ class ProjectedSummary(msgspec.Struct, kw_only=True):
     lost: list[str] = []
     notes: list[str] = []
     strategies: list[str] = []
+    trades: TradeTotals | None = None
 
 
 class MemoEntry(msgspec.Struct):
@@ -90,6 +124,7 @@ def summary_of(made: ProjectResult, written: WrittenArtefacts) -> ProjectedSumma
         differences=[{"path": str(d.path), "what": d.what} for d in written.differences],
         open=written.open,
         notes=list(made.notes),
+        trades=TradeTotals.of(made.tables["episodes"], made.tables["decisions"]),
     )
 
 
