@@ -107,6 +107,27 @@ SCENARIOS = {
         T140001_001 LONG 100 1.1 10.02 1.4 9.95 STOP -7 -7 0 LOSS
         """,
     ),
+    "a print touches the stop while the quote is at the target: the stop first": (
+        """
+        0    run
+        0.1  quote 10.00 10.02 500 500
+        1    long 100 9.90 10.20
+        1    clock
+        1.5  quote 10.20 10.22 40 500      # the target sells what is shown
+        2    clock
+        2.6  print 9.90 100                # the level stands for a second: target and stop could both sell
+        2.8  quote 10.19 10.22 500 500
+        3    clock
+        9    end
+        """,
+        """
+        4 1.1 entry BUY 10.02 100 quote quote_at_decision 10.02 0
+        5 1.5 target SELL 10.2 40 quote limit_price 10.2 0
+        7 2.6 stop SELL 10.2 40 print stop_price 9.9 -0.3
+        8 2.8 stop SELL 10.19 20 quote stop_price 9.9 -0.29
+        T140002_001 LONG 100 1.1 10.02 2.8 10.198 STOP 17.8 -2 18 WIN
+        """,
+    ),
     "neither an unreported print nor an odd lot stops": (
         """
         0    run
