@@ -195,6 +195,6 @@ _RANGES: tuple[tuple[str, float, float], ...] = (
     ("silence_seconds", 1, 86_400),
     ("monthly_shares", 0, 1_000_000_000_000),
     ("latency_ms", 0, 60_000),
-    ("participation", 0, 1),
+    ("participation", 0.01, 1),
     ("flat_before_close_seconds", 0, 86_400),
 )

@@ -488,3 +488,33 @@ def test_no_memory_is_refused(data):
         HarvesterError, match=r"^here (is damaged|does not have schema version 1); copy the newest file"
     ):
         decode(data, "here")
+
+
+def test_what_does_not_train_is_left_out_with_its_reason():
+    """Trades of a failed strategy, through unseen seconds, or by older rules than the day's others, do not count."""
+    rows = [
+        episode(1) | {"rules": 2},
+        episode(2, exit_reason="STRATEGY_ERROR") | {"rules": 2},
+        episode(3) | {"rules": 2, "unseen_seconds": 1},
+        episode(4) | {"rules": None},
+    ]
+    made = day(rows=rows)
+    assert made.left_out == {"RULES": 1, "STRATEGY_ERROR": 1, "UNSEEN": 1}
+    assert (made.rules, sum(made.samples.values()), made.symbols[0].trade_count) == (2, 1, 1)
+
+
+def test_r_is_winsorised_in_sums():
+    """One trade of -80 R counts as -5 R in the mean; its P&L counts whole."""
+    made = day(rows=[episode(1, pnl=-800.0), episode(2, pnl=20.0)])
+    group = made.symbols[0]
+    assert (group.r_sum, group.r_squares, group.pnl_usd) == (-5.0 + 2.0, 25.0 + 4.0, -780.0)
+
+
+def test_days_of_different_rules_are_never_pooled():
+    """After a day by newer rules the older days stay listed, and no figure rests on them."""
+    old = day("2025-07-16", [episode(date="2025-07-16")])
+    new = day("2025-07-17", [episode(pnl=-10.0) | {"rules": 2}])
+    memory = rebuild([old, new])
+    assert [d["rules"] for d in memory["days"]] == [1, 2]
+    assert [profile["pnl_usd"] for profile in memory["symbol_profiles"]] == [-10.0]
+    assert memory["training"]["episodes"] == 1

@@ -161,17 +161,16 @@ def test_a_quote_that_another_source_replaces_is_not_lost() -> None:
     assert step.quotes[-1]["ask"] == 10.02
 
 
-def test_run_ends_and_min_ticks_happen() -> None:
-    """A run end has con_id 0; contract details give the min tick when it changes."""
+def test_min_ticks_happen() -> None:
+    """Contract details give the min tick when it changes."""
     log = Day()
     log.run_start()
     given = ((0.01, 10, 7), (0.01, 10, 7), (0.005, 18, 7), (None, 10, 7), (0.0001, 10, 9), (0.05, 10, 7))
     for step, msg, con_id in given:
         log.add(Kind.CONTRACT, msg=msg, con_id=con_id, min_tick=step)
-    log.add(Kind.REQUEST, 4, action="run_end", stream="run", params="{}")
-    kinds = OccurrenceKind.MIN_TICK, OccurrenceKind.RUN_END
-    assert [(h.what, h.con_id, h.value) for h in log.step().happenings if h.what in kinds] == [
-        (kinds[0], 7, 10_000_000), (kinds[0], 9, 100_000), (kinds[0], 7, 50_000_000), (kinds[1], 0, 0),
+    assert [(h.what, h.con_id, h.value) for h in log.step().happenings] == [
+        (OccurrenceKind.MIN_TICK, 7, 10_000_000), (OccurrenceKind.MIN_TICK, 9, 100_000),
+        (OccurrenceKind.MIN_TICK, 7, 50_000_000),
     ]  # fmt: skip
 
 

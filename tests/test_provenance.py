@@ -299,7 +299,7 @@ def test_a_run_that_subscribes_to_nothing_is_of_no_kind() -> None:
 
 
 def test_a_notice_of_the_gateway_with_our_code_says_nothing() -> None:
-    """Only Harvester's own notice counts, not an error of the gateway that bears its number."""
+    """Only Harvester's own notice counts, not an error of the gateway with the same number."""
     log = Log().run_start()
     source(log, "live")
     log.subscribe(1, "l1")

@@ -63,7 +63,7 @@ days = pytest.mark.parametrize("name", DAYS)
 
 def params_of(odd: Odd) -> str:
     """A run's start on that day; its session is the exchange's if the market is within it, else the whole date."""
-    made = run_params(odd.day, close_wait_seconds=90, flat_before_close_seconds=20, cooldown_seconds=10)
+    made = run_params(odd.day, close_wait_seconds=90, cooldown_seconds=10)
     hours, begins = session(odd.day), to_ns(odd.begins)
     if hours is None or not hours.open_ns <= begins < hours.close_ns:
         start, end = day_bounds(odd.day)

@@ -5,6 +5,11 @@ from __future__ import annotations
 import pytest
 from trading_table import outcome, play
 
+from harvester.projections.trading.costs import cost_table
+from harvester.projections.trading.plan import Change, ChangeKind, EntryPlan
+from harvester.projections.trading.position import Position, Sent, opening_order
+from harvester.projections.trading.simulated_exchange import Moment, ShownQuote
+
 QUIET = "T140009_001 LONG 100 1.1 10.02 9 10 DATA_END -2 -2 0 LOSS"
 ENTRIES = {
     "limit, through the market on arrival: at the quote": (
@@ -404,3 +409,16 @@ def test_every_decision_names_its_order():
         )
     ]
     assert rows == [10.02, 9.99, 10.06, 10.07, 10.03]
+
+
+def test_a_change_without_a_price_changes_nothing():
+    """A new stop or target without a price leaves the entry working; only a cancellation ends it."""
+    entry = opening_order(PLAN, 0.01, 10.02, share_max=1.0, last_only=False)
+    for kind in (ChangeKind.STOP, ChangeKind.TARGET, ChangeKind.ENTRY, ChangeKind.CANCEL):
+        message = Sent(1, 1, 1, Change(kind))
+        position = Position(7, "TEST", "s", "d", "r001", 1, 1, [], PLAN, entry, [message], 0.01, None)
+        position.arrive(message, Moment(2, 2), ShownQuote(), cost_table("none"))
+        assert position.never_filled == (kind is ChangeKind.CANCEL), kind
+
+
+PLAN = EntryPlan(long=True, quantity=100, reason="X")

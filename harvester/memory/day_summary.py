@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from harvester.projections.trading.episodes import RULES
-from harvester.projections.trading.position import DATA_END
+from harvester.projections.trading.position import DATA_END, STRATEGY_ERROR
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -93,8 +93,8 @@ def digest_day(
 ) -> DaySummary:
     """Summarise a day. `episodes` are rows of `episodes.parquet`; `allow_not_live` takes data of every type.
 
-    Reasons in `left_out`: STARVED (every episode of a day that is `starved`), DATA_END, UNSEEN, RULES (older than the
-    day's others), NOT_LIVE, DATA_TYPE_UNKNOWN (never announced), NOT_TAKEN.
+    Reasons in `left_out`: STARVED (every episode of a day that is `starved`), DATA_END, STRATEGY_ERROR, UNSEEN, RULES
+    (older than the day's others), NOT_LIVE, DATA_TYPE_UNKNOWN (never announced), NOT_TAKEN.
     """
     rows = sorted({_identity(row): row for row in episodes}.items())
     made = DaySummary(
@@ -188,8 +188,8 @@ def why_left_out(row: Mapping[str, Any], rules: int, *, allow_not_live: bool, st
     """Why memory leaves an episode out, as in `digest_day`; "" when it learns from it. `rules`: those of the day."""
     if starved:
         return STARVED
-    if row["exit_reason"] == DATA_END:
-        return DATA_END
+    if row["exit_reason"] in (DATA_END, STRATEGY_ERROR):
+        return str(row["exit_reason"])
     if row.get("unseen_seconds"):
         return "UNSEEN"
     if (row.get("rules") or 1) != rules:

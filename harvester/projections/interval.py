@@ -58,7 +58,6 @@ class OccurrenceKind(StrEnum):
     HALT = "halt"  # trading in con_id; value: 0 not halted, 1 general, 2 volatility
     QUOTE_LOST = "quote_lost"  # the stream of the quote in force of con_id is silent, refused or cancelled
     MIN_TICK = "min_tick"  # smallest price step of con_id; value: in units of 1e-9 USD
-    RUN_END = "run_end"  # a run ended; con_id 0
     DARK = "dark"  # derived by `LiveQuotes`; value: why con_id is unseen from here on, bits of `Dark`, 0 = it is seen
     SOURCE = "source"  # the kind of the date changed; con_id 0, value: index of `provenance.KINDS`
 

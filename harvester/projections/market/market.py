@@ -244,7 +244,6 @@ class Market:
         elif action == Action.RUN_END:
             self._kill(control, self.live(), StreamEnd.GIVEN_UP)
             self._drop_kept(control)
-            self._happenings.append(Occurrence(control.seq, control.ts, 0, OccurrenceKind.RUN_END))
         elif code in (RESTORED_DATA_LOST, Own.DISCONNECTED):
             self._kill(control, self.live())
             self._drop_kept(control)

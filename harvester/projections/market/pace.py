@@ -148,7 +148,7 @@ def _count(counts: dict[int, int], values: Times) -> None:
 
 
 def _quantile(counts: Mapping[int, int], percent: int) -> int:
-    """The smallest value that so many in 100 do not exceed."""
+    """The smallest value that `percent` of 100 values do not exceed."""
     left = -(-percent * sum(counts.values()) // 100)
     for value in sorted(counts):
         left -= counts[value]

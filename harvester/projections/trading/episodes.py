@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from harvester.projections.trading.costs import CostTable  # noqa: TC001 - msgspec resolves the fields when it decodes
 from harvester.projections.trading.darkness import Dark
-from harvester.projections.trading.position import DATA_END, Position
+from harvester.projections.trading.position import DATA_END, STRATEGY_ERROR, Position
 from harvester.projections.trading.simulated_exchange import DIGITS
 from harvester.units import SECOND_NS
 
@@ -203,7 +203,7 @@ def quality(tracked: Tracked, data_type: int | None) -> dict[str, Any]:
     """What this trade rests on, and whether it is learned from."""
     why = [code for code, applies in (
         ("DATA_END", tracked.position.exit_reason == DATA_END),
-        ("STRATEGY_ERROR", tracked.position.exit_reason == "STRATEGY_ERROR"),
+        (STRATEGY_ERROR, tracked.position.exit_reason == STRATEGY_ERROR),
         ("UNSEEN", tracked.unseen.seconds > 0),
     ) if applies]  # fmt: skip
     return {

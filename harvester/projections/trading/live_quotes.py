@@ -1,7 +1,7 @@
 """From quotes in force to live quotes: outages, halts and dead streams become changes of the quote.
 
 Trading may trade only on a live quote (docs/trading.md). A fact that begins or ends darkness adds a row to the symbol's
-quotes at its own seq, so that the exchange has nothing to ask but whether the newest row is good.
+quotes at its own seq, so that the exchange only checks whether the newest row is good.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class LiveQuotes:
         self._outages: set[int] = set()  # 0 = of every symbol
         self._halted: set[int] = set()
         self._lost: set[int] = set()
-        self._told: dict[int, int] = {}  # by con_id: the darkness trading was shown; other symbols are seen
+        self._reported: dict[int, int] = {}  # by con_id: the darkness last reported to trading; other symbols are seen
 
     def fold(
         self, quotes: Array, happenings: Sequence[Occurrence], runs: Sequence[RunStart]
@@ -110,12 +110,12 @@ class LiveQuotes:
         elif con_id in self._newest:
             self._lost.add(con_id)
 
-    def tell(self, con_id: int) -> Dark | None:
-        """The darkness of a symbol when it changed since the last call; a symbol without a quote is not spoken of."""
+    def report(self, con_id: int) -> Dark | None:
+        """The darkness of a symbol when it changed since the last call; None for a symbol without a quote."""
         why = self.why(con_id)
-        if con_id not in self._newest or why == self._told.get(con_id, 0):
+        if con_id not in self._newest or why == self._reported.get(con_id, 0):
             return None
-        self._told[con_id] = int(why)
+        self._reported[con_id] = int(why)
         return why
 
     def hear(self, con_id: int, row: Array, *, speaks: bool) -> None:
@@ -132,15 +132,15 @@ class LiveQuotes:
     def snapshot(self) -> Any:
         """The state as builtins."""
         newest = [(con_id, row.tobytes()) for con_id, row in sorted(self._newest.items())]
-        told = sorted((con_id, why) for con_id, why in self._told.items() if why)
-        return [newest, sorted(self._outages), sorted(self._halted), sorted(self._lost), told]
+        reported = sorted((con_id, why) for con_id, why in self._reported.items() if why)
+        return [newest, sorted(self._outages), sorted(self._halted), sorted(self._lost), reported]
 
     def restore(self, state: Any) -> None:
         """The inverse of `snapshot`."""
-        newest, outages, halted, lost, told = state
+        newest, outages, halted, lost, reported = state
         self._newest = {con_id: np.frombuffer(raw, QUOTES).copy() for con_id, raw in newest}
         self._outages, self._halted, self._lost = set(outages), set(halted), set(lost)
-        self._told = dict(told)
+        self._reported = dict(reported)
 
 
 class _Symbol:
@@ -164,7 +164,7 @@ class _Symbol:
             begin = end
             was = self._shows()
             self._live.apply(fact, self._con_id)
-            self._tell(fact.seq, fact.ts)
+            self._report(fact.seq, fact.ts)
             row = self._live.newest(self._con_id)
             if row is not None and self._shows() != was:
                 row = row.copy()
@@ -185,12 +185,12 @@ class _Symbol:
         speaks = np.flatnonzero(self._known[begin:end])
         self._live.hear(self._con_id, self._quotes[rows[-1] : rows[-1] + 1], speaks=bool(len(speaks)))
         first = self._quotes[rows[speaks[0] if len(speaks) else 0]]
-        self._tell(int(first["seq"]), int(first["ts"]))
+        self._report(int(first["seq"]), int(first["ts"]))
         if self._live.why(self._con_id):
             self._quotes["good"][rows] = False
 
-    def _tell(self, seq: int, ts: int) -> None:
-        if (why := self._live.tell(self._con_id)) is not None:
+    def _report(self, seq: int, ts: int) -> None:
+        if (why := self._live.report(self._con_id)) is not None:
             self._dark.append(Occurrence(seq, ts, self._con_id, OccurrenceKind.DARK, int(why)))
 
 

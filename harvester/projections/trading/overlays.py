@@ -93,7 +93,7 @@ class Trailing(Overlay, frozen=True):
 
 
 class SpreadExit(Overlay, frozen=True):
-    """Leave when the spread has been wider than this for so many seconds in a row."""
+    """Leave when the spread has been wider than `spread_bps_max` for `seconds` in a row."""
 
     spread_bps_max: float = 30.0
     seconds: int = 3
@@ -106,7 +106,7 @@ class SpreadExit(Overlay, frozen=True):
 
 
 class LiquidityExit(Overlay, frozen=True):
-    """Leave when the quote has shown fewer shares on the side we leave by for so many seconds in a row."""
+    """Leave when the side an exit would take has shown fewer than `size_min` shares for `seconds` in a row."""
 
     size_min: float = 100.0
     seconds: int = 3

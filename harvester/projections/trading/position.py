@@ -30,6 +30,7 @@ TIME_STOP, SESSION_END = "TIME_STOP", "SESSION_END"
 RUN_CHANGE, RUN_END, DATA_END = "RUN_CHANGE", "RUN_END", "DATA_END"
 OUTAGE, HALTED, NOT_LIVE, SESSION_CLOSED = "OUTAGE", "HALTED", "NOT_LIVE", "SESSION_CLOSED"
 EXPIRED, IMMEDIATE, CANCELLED, RIVAL = "EXPIRED", "IOC", "CANCELLED", "OCO"
+STRATEGY_ERROR = "STRATEGY_ERROR"
 
 
 class Excursion(msgspec.Struct):
@@ -295,8 +296,9 @@ class Position(msgspec.Struct):
         price = change.price
         if change.kind is ChangeKind.EXIT:
             return self.leave(change.reason, message.reference_price)
-        if change.kind is ChangeKind.CANCEL or price is None:
+        if change.kind is ChangeKind.CANCEL:
             self.cancel_entry()
+        if price is None:
             return None
         if change.kind is ChangeKind.ENTRY:
             return self._move_entry(price) if self.placed and self.entry.left else None

@@ -37,6 +37,7 @@ from harvester.projections.trading.position import (
     RUN_END,
     SESSION_CLOSED,
     SESSION_END,
+    STRATEGY_ERROR,
     TIME_STOP,
     Position,
     Sent,
@@ -49,7 +50,6 @@ from harvester.projections.trading.strategies import SHIPPED
 from harvester.projections.trading.strategy import Holding, View
 from harvester.projections.trading.trade_rows import TradeRows
 from harvester.projections.trading.trading_state import TradingState
-from harvester.projections.trading.user_decider import STRATEGY_ERROR
 from harvester.units import NEVER, SECOND_NS
 
 if TYPE_CHECKING:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from harvester.calendar import iso
 from harvester.errors import CannotRun
+from harvester.projections.trading.position import STRATEGY_ERROR
 from harvester.projections.trading.strategy import Verdict
 from harvester.projections.trading.user_strategy import (
     NOTHING_WANTED,
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
     from harvester.projections.trading.strategy import Holding, View
     from harvester.projections.trading.user_strategy import Strategy
 
-STRATEGY_ERROR = "STRATEGY_ERROR"
 BARS_MAX = 100
 _PASS = Verdict(())
 _FAILED = Verdict((STRATEGY_ERROR,))
