@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from harvester.home import Home
+    from harvester.projections.trading.failure import Failure
     from harvester.projections.trading.run_terms import RunTerms
     from harvester.projections.trading.strategy import Decider
 
@@ -352,7 +353,13 @@ class KeptStrategies(Library):
         super().__init__()
         self._home = home
 
+    def waits_for_notice(self, name: str) -> bool:
+        return name not in STRATEGIES
+
     def make_user(self, name: str, recorded: str, settings: Mapping[str, Any]) -> tuple[Decider, str]:
+        failure = self.failures.get((name, recorded))
+        if failure is not None and not failure.seq:
+            return self.decider(_Silent(), recorded, failure, name), recorded
         kept = read_copy(self._home, recorded)
         if kept is None:
             raise CodeChanged(
@@ -360,7 +367,17 @@ class KeptStrategies(Library):
                 "or fold with its file: hv project --strategy FILE:CLASS"
             )
         sources, _ = kept
-        return UserDecider(class_of(sources)(settings), recorded), recorded
+        return self.decider(class_of(sources)(settings), recorded, failure), recorded
+
+    def decider(
+        self, strategy: Strategy, digest: str, recorded: Failure | None, name: str | None = None
+    ) -> UserDecider:
+        """What calls the strategy."""
+        return UserDecider(strategy, digest, recorded, name)
+
+
+class _Silent(Strategy):
+    """In the place of a strategy that failed before its first second: its code is not run again."""
 
 
 class GivenStrategies(Library):

@@ -27,7 +27,8 @@ from harvester.projections.market.merge import COLUMNS
 from harvester.projections.market.signals import SIGNALS
 from harvester.projections.market.state_arrays import BUCKETS
 from harvester.projections.run_params import RunParams
-from harvester.projections.trading.strategies import Library
+from harvester.projections.trading.failure import first_failures
+from harvester.projections.trading.strategies import STRATEGIES, Library
 from harvester.projections.trading.trade_rows import TABLES
 from harvester.projections.trading.trading import Trading
 from harvester.projections.trading.trading_feed import TradingFeed
@@ -41,7 +42,7 @@ if TYPE_CHECKING:
     from harvester.eventlog.reader import Day
     from harvester.files import Content
     from harvester.home import DatePaths, Home
-    from harvester.projections.trading.user_decider import Failure
+    from harvester.projections.trading.failure import Failure
 
 SCHEMAS: dict[str, pa.Schema] = {
     "buckets": BUCKETS,
@@ -77,6 +78,7 @@ def fold_day(
         CodeChanged: a strategy of the user is not at hand.
     """
     library = library or Library()
+    library.failures = first_failures(day.table(Kind.NOTICE).to_pylist()) if _has_users(day) else {}
     engine = Engine(library=library)
     parts: dict[str, list[pa.RecordBatch]] = {name: [] for name in SCHEMAS}
     total, done = day.rows, 0
@@ -122,6 +124,12 @@ def _keep(parts: dict[str, list[pa.RecordBatch]], tables: dict[str, pa.RecordBat
 
 def _starts(day: Day) -> list[dict[str, Any]]:
     return [row for row in day.table(Kind.REQUEST).to_pylist() if row["action"] == Action.RUN_START.value]
+
+
+def _has_users(day: Day) -> bool:
+    """Whether a run names a strategy that is not shipped."""
+    starts = [RunParams.parse(row["params"], row["seq"]) for row in _starts(day)]
+    return any(ref.name not in STRATEGIES for params in starts for ref in params.strategies)
 
 
 def _spans(day: Day) -> tuple[RunSpan, ...]:
