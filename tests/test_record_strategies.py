@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import msgspec
 import pytest
+from typer.testing import CliRunner
 
+from cli.app import app
 from harvester.config import Settings
 from harvester.errors import BadSetting
 from harvester.events.kinds import Kind, Own
 from harvester.home import Home
 from harvester.memory.strategy_files import KeptStrategies
 from harvester.projections.trading.failure import first_failures
-from harvester.recorder import trading_process
-from harvester.recorder.start_checks import own_strategies
 from harvester.rebuild.project import fold_day
 from harvester.rebuild.verify_day import verify
+from harvester.recorder import trading_process
+from harvester.recorder.start_checks import own_strategies
 from tests.recording import lockstep, model, run
 
 TEN_LINES = """
@@ -240,3 +241,39 @@ def test_settings_name_strategies(tmp_path):
     assert settings.strategy_tables == {"fade": {"every": 7}}
     assert "strategy_tables" not in settings.canonical()
     assert not own_strategies(Settings())
+
+
+def test_late_digests_do_not_cover_trading(tmp_path, monkeypatch):
+    """A digest of trading that comes too late is left out, which the summary and `hv verify` say."""
+    monkeypatch.setattr(trading_process.TradingProcess, "digest", lambda *_: "")
+    done, home = recorded(tmp_path, TEN_LINES, "Fade")
+    lines = done.day().live_digests()
+    assert all("trading" not in digests for _, _, digests in lines)
+    assert f"late for {len(lines)} live digests" in done.summary.notes[0]
+    shown = CliRunner().invoke(app, ["verify", "--home", str(home.root), "--date", "2025-07-17"])
+    assert shown.exit_code == 0
+    assert f"{len(lines)} of them do not cover trading" in shown.stdout
+    replayed = CliRunner().invoke(app, ["replay", "--home", str(home.root), "--show", "decisions", "--json"])
+    assert '"fade"' in replayed.stdout
+    for copy in home.strategies.iterdir():
+        (copy / "mine.py").write_text("")
+    replayed = CliRunner().invoke(app, ["replay", "--home", str(home.root), "--show", "decisions", "--json"])
+    assert '"fade"' not in replayed.stdout
+    assert "strategy fade has no intact copy" in replayed.stderr
+
+
+def test_a_second_run_of_the_date(tmp_path):
+    """A strategy that failed stays dropped in the date's next run, without a second notice; the other goes on."""
+    names = ("Late", "Fade")
+    done, home = recorded(tmp_path, CHEATS + TEN_LINES, *names)
+    start = model(extended_minutes=0).start_ns + 120_000_000_000
+    done, home = recorded(tmp_path, CHEATS + TEN_LINES, *names, start_ns=start)
+    assert [run.run for run in done.day().runs] == ["r001", "r002"]
+    notices = [r for r in done.day().table(Kind.NOTICE).to_pylist() if r["code"] == Own.STRATEGY_DROPPED]
+    assert len(notices) == 1
+    assert_live_is_replay(done, home)
+    second = done.day().runs[1].first_seq
+    rows = fold_day(done.day(), library=KeptStrategies(home)).tables["decisions"].to_pylist()
+    later = [row for row in rows if row["seq"] > second]
+    assert {row["gate_codes"] for row in later if row["strategy"] == "late"} == {"STRATEGY_ERROR"}
+    assert any(row["action"] == "enter" for row in later if row["strategy"] == "fade")

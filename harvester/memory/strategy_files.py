@@ -24,8 +24,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import msgspec
 
 from harvester.errors import BadSetting, CodeChanged
+from harvester.events.kinds import Action, Kind
 from harvester.files import Disk, json_value
-from harvester.projections.run_params import StrategyRef
+from harvester.projections.run_params import RunParams, StrategyRef
+from harvester.projections.trading.failure import first_failures
 from harvester.projections.trading.strategies import STRATEGIES, Library, describe
 from harvester.projections.trading.user_decider import UserDecider
 from harvester.projections.trading.user_strategy import Strategy, name_of
@@ -33,6 +35,7 @@ from harvester.projections.trading.user_strategy import Strategy, name_of
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
+    from harvester.eventlog.reader import Day
     from harvester.home import Home
     from harvester.projections.trading.failure import Failure
     from harvester.projections.trading.run_terms import RunTerms
@@ -398,13 +401,39 @@ class GivenStrategies(Library):
 
 
 class ShippedAlone(Library):
-    """Shipped strategies; users' are left out of the fold, with a note."""
+    """Shipped strategies; users' are left out of the fold."""
 
     def chosen(self, terms: RunTerms) -> RunTerms:
         kept = tuple(ref for ref in terms.strategies if ref[0] in STRATEGIES)
-        for name in [ref[0] for ref in terms.strategies if ref[0] not in STRATEGIES]:
-            self.note(f"strategy {name} is a user's and is left out here; hv project folds it")
         return msgspec.structs.replace(terms, strategies=kept)
+
+
+class IntactStrategies(KeptStrategies):
+    """Shipped strategies, and users' that have an intact copy; others are left out of the fold, with a note."""
+
+    def __init__(self, home: Home, day: Day) -> None:
+        super().__init__(home)
+        self.failures = recorded_failures(day)
+
+    def chosen(self, terms: RunTerms) -> RunTerms:
+        lost = [name for name, digest, _ in terms.strategies if name not in STRATEGIES and not self._has(name, digest)]
+        for name in lost:
+            self.note(f"strategy {name} has no intact copy and is left out; hv project --strategy FILE:CLASS folds it")
+        return msgspec.structs.replace(terms, strategies=tuple(ref for ref in terms.strategies if ref[0] not in lost))
+
+    def _has(self, name: str, digest: str) -> bool:
+        failure = self.failures.get((name, digest))
+        return (failure is not None and not failure.seq) or read_copy(self._home, digest) is not None
+
+
+def recorded_failures(day: Day) -> dict[tuple[str, str], Failure]:
+    """The failures of users' strategies that the log reports, by name and digest."""
+    rows = day.table(Kind.REQUEST).to_pylist()
+    starts = [row for row in rows if row["action"] == Action.RUN_START.value]
+    refs = [ref for row in starts for ref in RunParams.parse(row["params"], row["seq"]).strategies]
+    if all(ref.name in STRATEGIES for ref in refs):
+        return {}
+    return first_failures(day.table(Kind.NOTICE).to_pylist())
 
 
 # ---- lists ---------------------------------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ from harvester.eventlog.lock import DateLock
 from harvester.eventlog.reader import open_day
 from harvester.events.kinds import Action, Kind
 from harvester.files import Disk, put_all
-from harvester.memory.strategy_files import KeptStrategies
+from harvester.memory.strategy_files import KeptStrategies, recorded_failures
 from harvester.projections.engine import Engine
 from harvester.projections.market.candles import CANDLES
 from harvester.projections.market.health import HEALTH
@@ -27,8 +27,7 @@ from harvester.projections.market.merge import COLUMNS
 from harvester.projections.market.signals import SIGNALS
 from harvester.projections.market.state_arrays import BUCKETS
 from harvester.projections.run_params import RunParams
-from harvester.projections.trading.failure import first_failures
-from harvester.projections.trading.strategies import STRATEGIES, Library
+from harvester.projections.trading.strategies import Library
 from harvester.projections.trading.trade_rows import TABLES
 from harvester.projections.trading.trading import Trading
 from harvester.projections.trading.trading_feed import TradingFeed
@@ -78,7 +77,7 @@ def fold_day(
         CodeChanged: a strategy of the user is not at hand.
     """
     library = library or Library()
-    library.failures = first_failures(day.table(Kind.NOTICE).to_pylist()) if _has_users(day) else {}
+    library.failures = recorded_failures(day)
     engine = Engine(library=library)
     parts: dict[str, list[pa.RecordBatch]] = {name: [] for name in SCHEMAS}
     total, done = day.rows, 0
@@ -124,12 +123,6 @@ def _keep(parts: dict[str, list[pa.RecordBatch]], tables: dict[str, pa.RecordBat
 
 def _starts(day: Day) -> list[dict[str, Any]]:
     return [row for row in day.table(Kind.REQUEST).to_pylist() if row["action"] == Action.RUN_START.value]
-
-
-def _has_users(day: Day) -> bool:
-    """Whether a run names a strategy that is not shipped."""
-    starts = [RunParams.parse(row["params"], row["seq"]) for row in _starts(day)]
-    return any(ref.name not in STRATEGIES for params in starts for ref in params.strategies)
 
 
 def _spans(day: Day) -> tuple[RunSpan, ...]:
