@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json as json_text
 import sys
+from collections import Counter
 from shlex import quote
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -146,6 +147,7 @@ def _summary(
     mean = "no R" if of_all.r_mean is None else f"mean R {of_all.r_mean:.2f} of {of_all.r_trades}"
     left_out = ", ".join(f"{n} {reason}" for reason, n in of_all.left_out.items())
     lines.append(f"{mean}; {of_all.learned} to be learned from" + (f", not {left_out}" if left_out else ""))
+    lines += _of_rules(rows)
     if vetoed := len(rows) - of_all.trades:
         lines.append(f"{vetoed} vetoed trades are listed, and in no total")
     if trades.open:
@@ -164,6 +166,17 @@ def _summary(
         name = quote(f"{_plain(last['symbol'])}/{last['trade_id']}")
         lines.append(f"hv explain {name} shows the last one (an id has the exit's time in UTC)")
     return lines
+
+
+def _of_rules(rows: list[dict[str, Any]]) -> list[str]:
+    """How many trades older rules of simulated trading made."""
+    from harvester.projections.trading.episodes import RULES
+
+    older = Counter(row["rules"] for row in rows if row["rules"] != RULES)
+    return [
+        f"{count} made by rules {version} of simulated trading, which memory does not pool with rules {RULES}"
+        for version, count in sorted(older.items())
+    ]
 
 
 def _exit_time(row: dict[str, Any]) -> str:

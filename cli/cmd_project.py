@@ -143,6 +143,8 @@ def _show(summary: ProjectedSummary) -> None:
         typer.echo(f"  {name:<8} {digest}{note}")
     typer.echo(f"  {summary.trades}")
     typer.echo("wrote " + ", ".join(f"{rows} {name}" for name, rows in summary.rows.items()))
+    if summary.older:
+        typer.echo(f"  {summary.older} episode files were made by older rules of simulated trading, and were replaced")
     if summary.open:
         typer.echo(f"  {summary.open} still open: not episodes yet, the date is being recorded")
     folders = [Path(name).parent for name in summary.files]

@@ -15,7 +15,7 @@ from harvester.endofday.datasets import EPISODES_FILE, episodes_of, starved
 from harvester.errors import NoLog
 from harvester.eventlog.reader import open_day
 from harvester.eventlog.symbols import subscribed
-from harvester.memory.day_summary import why_left_out
+from harvester.memory.day_summary import rules_of, why_left_out
 from harvester.memory.strategy_files import KeptStrategies
 from harvester.projections.trading.position import DATA_END
 from harvester.rebuild.project import being_recorded, fold_day
@@ -73,7 +73,7 @@ class DayTrades:
 
     def left_out(self, row: dict[str, Any]) -> str:
         """Why memory leaves out the trade of an episode row; "" when it learns from it."""
-        rules = max((one.get("rules") or 1 for one in self.episodes), default=1)
+        rules = max(map(rules_of, self.episodes), default=1)
         why = why_left_out(row, rules, allow_not_live=self.options.allow_not_live, starved=self.options.starved)
         return why or ("" if row["taken"] else NOT_TAKEN)
 
@@ -81,6 +81,7 @@ class DayTrades:
         fills = _decode(row["document"]).fills
         return {
             **{name: row.get(name) for name in LISTED},
+            "rules": rules_of(row),
             "commission": round(sum(fill.commission for fill in fills), 6),
             "left_out": self.left_out(row),
         }

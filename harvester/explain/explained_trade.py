@@ -148,7 +148,7 @@ def explain_trade(trades: DayTrades, home: Home, row: dict[str, Any]) -> dict[st
         },
         "quality": document.get("quality", {}),
         "left_out": trades.left_out(row),
-        "versions": document["versions"],
+        "versions": {"rules": 1} | document["versions"],
     }
 
 

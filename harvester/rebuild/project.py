@@ -142,6 +142,7 @@ class WrittenArtefacts:
         rows: number of rows written, by table.
         superseded: files of the unfinished day, and series that are no longer written, that were deleted.
         open: positions still open on a day that is being recorded; they have no episode yet.
+        older: number of episode files there before that older rules of simulated trading had made.
     """
 
     files: list[Path] = field(default_factory=list)
@@ -149,6 +150,7 @@ class WrittenArtefacts:
     superseded: list[Path] = field(default_factory=list)
     differences: list[episode_files.Difference] = field(default_factory=list)
     open: int = 0
+    older: int = 0
 
 
 def write_artefacts(
@@ -178,6 +180,7 @@ def write_artefacts(
     folder = (out or home.exports()).resolve()
     below = home.on(made.trading_date).episodes if out is None else folder / "episodes" / made.trading_date.isoformat()
     files: dict[str, bytes] = {}
+    written.older = sum(map(episode_files.made_by_older_rules, sorted(below.rglob("*.json"))))
 
     def each() -> Iterator[tuple[Path, Content]]:
         for name, content in exports_of(made, tables, part_of(symbols)):

@@ -74,6 +74,7 @@ class ProjectedSummary(msgspec.Struct, kw_only=True):
         good: of a salvaged date, the ranges of seq that were folded.
         lost: of a salvaged date, its damage; empty for an undamaged one.
         trades: the simulated trades in numbers; None in a memo of an older version.
+        older: number of episode files replaced that older rules of simulated trading had made.
         notes: about its strategies; `strategies`: those given by the command, name and digest.
     """
 
@@ -88,6 +89,7 @@ class ProjectedSummary(msgspec.Struct, kw_only=True):
     superseded: list[str] = []
     differences: list[dict[str, str]] = []
     open: int = 0
+    older: int = 0
     skipped: bool = False
     good: list[tuple[int, int]] = []
     lost: list[str] = []
@@ -124,6 +126,7 @@ def summary_of(made: ProjectResult, written: WrittenArtefacts) -> ProjectedSumma
         differences=[{"path": str(d.path), "what": d.what} for d in written.differences],
         open=written.open,
         notes=list(made.notes),
+        older=written.older,
         trades=TradeTotals.of(made.tables["episodes"], made.tables["decisions"]),
     )
 
@@ -171,7 +174,7 @@ class ProjectMemo:
             return None
         if not same or kept.summary.differences:
             return None
-        kept.summary.skipped, kept.summary.superseded = True, []
+        kept.summary.skipped, kept.summary.superseded, kept.summary.older = True, [], 0
         return kept.summary
 
     def keep(self, summary: ProjectedSummary) -> None:
