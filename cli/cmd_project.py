@@ -148,6 +148,9 @@ def _show(summary: ProjectedSummary) -> None:
     if summary.open:
         typer.echo(f"  {summary.open} still open: not episodes yet, the date is being recorded")
     folders = [Path(name).parent for name in summary.files]
+    for path in map(Path, summary.files):
+        if path.name == "strategy.json":
+            typer.echo(f"  hv episodes --date {summary.trading_date} --strategy {path.parent.name} lists the trades")
     for folder in sorted(set(folders)):
         typer.echo(f"  {folders.count(folder):>4} files in {folder}")
     for difference in summary.differences:
