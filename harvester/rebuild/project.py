@@ -27,6 +27,7 @@ from harvester.projections.market.merge import COLUMNS
 from harvester.projections.market.signals import SIGNALS
 from harvester.projections.market.state_arrays import BUCKETS
 from harvester.projections.run_params import RunParams
+from harvester.projections.trading.message_counts import notes_of
 from harvester.projections.trading.strategies import Library
 from harvester.projections.trading.trade_rows import TABLES
 from harvester.projections.trading.trading import Trading
@@ -105,7 +106,8 @@ def fold_day(
         health=dict(engine.health_summary()._asdict()),
         toggles=_toggles(day),
         runs=_spans(day),
-        notes=[*library.notes, *(failure.line() for failure in _failures(engine))],
+        notes=[*library.notes, *notes_of(library.counts, {failure.strategy for failure in _failures(engine)})],
+        failures=_failures(engine),
     )
 
 

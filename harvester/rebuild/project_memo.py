@@ -75,6 +75,7 @@ class ProjectedSummary(msgspec.Struct, kw_only=True):
         lost: of a salvaged date, its damage; empty for an undamaged one.
         trades: the simulated trades in numbers; None in a memo of an older version.
         older: number of episode files replaced that older rules of simulated trading had made.
+        dropped: users' strategies that were dropped, as `user_decider.Failure`.
         notes: about its strategies; `strategies`: those given by the command, name and digest.
     """
 
@@ -94,6 +95,7 @@ class ProjectedSummary(msgspec.Struct, kw_only=True):
     good: list[tuple[int, int]] = []
     lost: list[str] = []
     notes: list[str] = []
+    dropped: list[dict[str, Any]] = []
     strategies: list[str] = []
     trades: TradeTotals | None = None
 
@@ -126,6 +128,7 @@ def summary_of(made: ProjectResult, written: WrittenArtefacts) -> ProjectedSumma
         differences=[{"path": str(d.path), "what": d.what} for d in written.differences],
         open=written.open,
         notes=list(made.notes),
+        dropped=[failure._asdict() for failure in made.failures],
         older=written.older,
         trades=TradeTotals.of(made.tables["episodes"], made.tables["decisions"]),
     )

@@ -12,8 +12,9 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from harvester.calendar import iso
 from harvester.errors import CannotRun
+from harvester.eventlog.typed_times import of_day
+from harvester.projections.trading.message_counts import HOLDING
 from harvester.projections.trading.position import STRATEGY_ERROR
 from harvester.projections.trading.strategy import Verdict
 from harvester.projections.trading.user_strategy import (
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from harvester.projections.interval import News
+    from harvester.projections.trading.message_counts import MessageCounts
     from harvester.projections.trading.plan import EntryPlan
     from harvester.projections.trading.strategy import Holding, View
     from harvester.projections.trading.user_strategy import Strategy
@@ -38,7 +40,6 @@ if TYPE_CHECKING:
 BARS_MAX = 100
 _PASS = Verdict(())
 _FAILED = Verdict((STRATEGY_ERROR,))
-_HOLDING = "HOLDING"
 _ADDRESS = re.compile(r"0x[0-9a-fA-F]+")
 _TEXT_MAX = 200
 _PACKAGE = Path(__file__).resolve().parents[2]
@@ -56,8 +57,9 @@ class Failure(NamedTuple):
     why: str
 
     def line(self) -> str:
-        """One line for the user."""
-        return f"strategy {self.strategy} dropped at seq {self.seq}, {iso(self.ts)[:19]}Z, {self.symbol}: {self.why}"
+        """One line for the user, the time in New York."""
+        at = f"seq {self.seq}, {of_day(self.ts)} in New York, {self.symbol}"
+        return f"strategy {self.strategy} dropped at {at}: {self.why}"
 
 
 class SymbolState:
@@ -79,6 +81,7 @@ class UserDecider:
 
     Attributes:
         failure: why it was dropped; None while it runs.
+        counts: what it built, returned and was refused.
     """
 
     def __init__(self, strategy: Strategy, digest: str) -> None:
@@ -91,6 +94,7 @@ class UserDecider:
         self._scans: dict[str, tuple[int, tuple[Candidate, ...]]] = {}
         self._candidates: tuple[Candidate, ...] = ()
         self._own = strategy.__dict__
+        self.counts: MessageCounts = self._own["_counts"]
         self._on_second = strategy.on_second
 
     # ---- the calls of the desk -----------------------------------------------------------------------------------
@@ -173,6 +177,8 @@ class UserDecider:
             now = _new(Now, static + facts)
             self._own["state"] = known.user
             answer = self._on_second(now)
+            if answer is not None:
+                self.counts.returned(answer)
             if held is None:
                 if answer is None:
                     return _PASS
@@ -212,10 +218,12 @@ class UserDecider:
         leaving = [change for change in changes if change.kind == "exit"]
         return checked(leaving[:1] or changes, now)
 
-    @staticmethod
-    def _verdict(wanted: Wanted, held: Holding | None) -> Verdict:
+    def _verdict(self, wanted: Wanted, held: Holding | None) -> Verdict:
         if wanted.plan is not None and held is not None:
-            return Verdict((*wanted.codes, _HOLDING), changes=wanted.changes)
+            self.counts.refuse((HOLDING,))
+            return Verdict((*wanted.codes, HOLDING), changes=wanted.changes)
+        if wanted.plan is not None:
+            self.counts.refuse(wanted.codes)
         return Verdict(wanted.codes, wanted.plan, wanted.changes)
 
     def _fail(self, static: tuple[Any, ...], error: BaseException) -> None:
