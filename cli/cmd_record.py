@@ -293,8 +293,8 @@ async def _record(
 
     with stop_on_signals(stop, _print_signal, last_act=True):
         try:
+            check_values(settings)
             if waiting is not None:
-                check_values(settings)
                 await unless_stopped(_wait(waiting), stop, settings)
             # A simulated gateway decides all of these: they are chosen once it answers.
             settings = with_symbols(settings, home)

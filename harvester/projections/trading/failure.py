@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
-from harvester.calendar import iso
+from harvester.eventlog.typed_times import of_day
 from harvester.events.kinds import Own
 
 if TYPE_CHECKING:
@@ -35,10 +35,11 @@ class Failure(NamedTuple):
     why: str
 
     def line(self) -> str:
-        """One line for the user."""
+        """One line for the user, the time in New York."""
         if not self.seq:
             return f"strategy {self.strategy} dropped before its first second: {self.why}"
-        return f"strategy {self.strategy} dropped at seq {self.seq}, {iso(self.ts)[:19]}Z, {self.symbol}: {self.why}"
+        at = f"seq {self.seq}, {of_day(self.ts)} in New York, {self.symbol}"
+        return f"strategy {self.strategy} dropped at {at}: {self.why}"
 
     def detail(self) -> dict[str, Any]:
         """What the notice holds."""

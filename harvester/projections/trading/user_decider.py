@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from harvester.errors import CannotRun
 from harvester.projections.trading.failure import Failure, printable
+from harvester.projections.trading.message_counts import HOLDING
 from harvester.projections.trading.position import STRATEGY_ERROR
 from harvester.projections.trading.strategy import Verdict
 from harvester.projections.trading.user_strategy import (
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from harvester.projections.interval import News
+    from harvester.projections.trading.message_counts import MessageCounts
     from harvester.projections.trading.plan import EntryPlan
     from harvester.projections.trading.strategy import Holding, View
     from harvester.projections.trading.user_strategy import Strategy
@@ -39,7 +41,6 @@ if TYPE_CHECKING:
 BARS_MAX = 100
 _PASS = Verdict(())
 _FAILED = Verdict((STRATEGY_ERROR,))
-_HOLDING = "HOLDING"
 _ADDRESS = re.compile(r"0x[0-9a-fA-F]+")
 _PACKAGE = Path(__file__).resolve().parents[2]
 _new = tuple.__new__
@@ -70,6 +71,7 @@ class UserDecider:
 
     Attributes:
         failure: why it was dropped; None while it runs.
+        counts: what it built, returned and was refused.
     """
 
     def __init__(
@@ -86,6 +88,7 @@ class UserDecider:
         self._scans: dict[str, tuple[int, tuple[Candidate, ...]]] = {}
         self._candidates: tuple[Candidate, ...] = ()
         self._own = strategy.__dict__
+        self.counts: MessageCounts = self._own["_counts"]
         self._on_second = strategy.on_second
 
     # ---- the calls of the desk -----------------------------------------------------------------------------------
@@ -172,6 +175,8 @@ class UserDecider:
             now = _new(Now, static + facts)
             self._own["state"] = known.user
             answer = self._on_second(now)
+            if answer is not None:
+                self.counts.returned(answer)
             if held is None:
                 if answer is None:
                     return _PASS
@@ -211,10 +216,12 @@ class UserDecider:
         leaving = [change for change in changes if change.kind == "exit"]
         return checked(leaving[:1] or changes, now)
 
-    @staticmethod
-    def _verdict(wanted: Wanted, held: Holding | None) -> Verdict:
+    def _verdict(self, wanted: Wanted, held: Holding | None) -> Verdict:
         if wanted.plan is not None and held is not None:
-            return Verdict((*wanted.codes, _HOLDING), changes=wanted.changes)
+            self.counts.refuse((HOLDING,))
+            return Verdict((*wanted.codes, HOLDING), changes=wanted.changes)
+        if wanted.plan is not None:
+            self.counts.refuse(wanted.codes)
         return Verdict(wanted.codes, wanted.plan, wanted.changes)
 
     def _has_ended(self, static: tuple[Any, ...]) -> bool:
