@@ -66,7 +66,7 @@ def project(
         Mode, typer.Option("--mode", help="Trade on every event, or on historical bars alone.")
     ] = Mode.EVENT,
     bar_size: Annotated[
-        str | None, typer.Option("--bar-size", help="Use bars of this size with --mode bars (default: the finest).")
+        str | None, typer.Option("--bar-size", help="Use bars of this size with --mode bars (default: as backfilled).")
     ] = None,
     spread_bps: Annotated[
         float | None, typer.Option("--spread-bps", help="Assume this spread with --mode bars (default: 5).")
@@ -186,9 +186,8 @@ def _show_bars(summary: BarsSummary) -> None:
     from harvester.calendar import iso
 
     rules = summary.rules
-    typer.echo(
-        f"{summary.trading_date}  on bars: spread {rules.spread_bps:g} bps, at most {rules.volume_share:g} of a bar's volume"
-    )
+    assumed = f"spread {rules.spread_bps:g} bps, at most {rules.volume_share:g} of a bar's volume"
+    typer.echo(f"{summary.trading_date}  on bars: {assumed}")
     for one in summary.strategies:
         typer.echo(f"  strategy {one}")
     for note in summary.notes:

@@ -65,7 +65,7 @@ class BarsAsk(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         symbols: None = every symbol with bars.
-        bar_size: None = the finest there is, symbol by symbol.
+        bar_size: None = the size that the run backfilled (`hist_bar_size`), for a symbol without it the finest.
         rules: what is assumed about bars.
     """
 
@@ -210,7 +210,7 @@ def trade_bars(batches: Iterable[Batch], library: Library, ask: BarsAsk) -> Bars
     sessions = {day.date: day.session for day in calendar.before if day.session is not None}
     own = {} if calendar.session is None else {calendar.trading_date: calendar.session}
     found = usable_bars(log.rows[Kind.BAR], sessions | own)
-    chosen = _chosen(found, log.symbols(), log.ticks(), ask)
+    chosen = _chosen(found, log.symbols(), log.ticks(), ask, str(params.config.get("hist_bar_size", "")))
     kind = log.kind()
 
     def traded(trading_date: str, session: tuple[int, int] | None, begin: int, end: int, scans: Any) -> Any:
@@ -261,10 +261,16 @@ def _within(bar: TimedBar, at: ExchangeSession) -> bool:
     return at.extended_open_ns <= bar.start < at.extended_close_ns
 
 
-def _chosen(found: BarsOfDay, names: dict[int, str], ticks: dict[int, float], ask: BarsAsk) -> list[BarSymbol]:
-    """The symbols to trade with their bars of one size, by con_id."""
-    having = {con_id: found.sizes(con_id) for con_id in sorted({key[0] for key in found.intraday})}
-    wanted = {con_id: size for con_id, sizes in having.items() if (size := ask.bar_size or sizes[0]) in sizes}
+def _chosen(
+    found: BarsOfDay, names: dict[int, str], ticks: dict[int, float], ask: BarsAsk, backfilled: str
+) -> list[BarSymbol]:
+    """The symbols to trade with their bars of one size, by con_id; `backfilled`: the size that the run requested."""
+    wanted = {}
+    for con_id in sorted({key[0] for key in found.intraday}):
+        sizes = found.sizes(con_id)
+        size = ask.bar_size or (backfilled if backfilled in sizes else sizes[0])
+        if size in sizes:
+            wanted[con_id] = size
     known = {names.get(con_id, str(con_id)): con_id for con_id in wanted}
     what = f"{ask.bar_size} bars" if ask.bar_size else "bars of one hour or less"
     if not wanted:

@@ -31,7 +31,7 @@ DAY_BAR = "1 day"
 
 
 class TimedBar(NamedTuple):
-    """A complete bar: its row's seq, start and end ns UTC, prices USD, volume in shares, number of trades, and its time as sent."""
+    """A complete bar: seq of its row, start and end ns UTC, prices USD, shares, number of trades, time as sent."""
 
     seq: int
     start: int
