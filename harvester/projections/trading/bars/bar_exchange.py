@@ -225,7 +225,7 @@ class BarMatch:
         self._made.append(("entry", fill))
         self._entered, self._inside = True, self._inside or inside
         if not held:
-            self._begun = traded
+            self._begun = min(max(traded, self._bar.low), self._bar.high)  # an ask or bid may trigger beyond the tape
         if first and position.exit is None:
             self._protect(fill, traded)
 
