@@ -3,17 +3,32 @@
 from __future__ import annotations
 
 import json
+import math
 import random
+from datetime import date
+from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
+from typer.testing import CliRunner
 
+from cli.app import app
+from harvester.artefacts import json_schemas
 from harvester.errors import BadSetting
+from harvester.eventlog.reader import open_day
+from harvester.home import Home
+from harvester.memory.strategy_files import GivenStrategies, load_all
 from harvester.projections.trading.bars.bar_exchange import BarRules
 from harvester.projections.trading.bars.bar_series import TimedBar, usable_bars
 from harvester.projections.trading.costs import cost_table
+from harvester.projections.trading.plan import EntryPlan
+from harvester.rebuild.bars_project import BarsAsk, trade_bars
+from harvester.simgateway.limits import Limits
 from tests import bars_table
 from tests.bars_table import CLOSES, MINUTE, OPENS, START, bar, ends, fills, play, trade
+from tests.recording import lockstep, model, run
+from tests.reference.bars import Reference
 
 FLAT = "10.00 10.00 10.00 10.00 10000\n"
 HALF = 0.01  # of 10 USD at 5 bps: 0.0025, rounded up to one price step
@@ -439,3 +454,130 @@ def test_long_and_short_of_one_bar_lose_the_spread() -> None:
             (row,) = trade(bars, wants).tables["episodes"].to_pylist()
             total += row["pnl_usd"]
         assert total == pytest.approx(-100 * 4 * HALF, abs=1e-9)
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_a_second_implementation_agrees(seed: int) -> None:
+    """Plain Python, written from the rules, gives the same fills and ends, from the open over the close."""
+    rng = random.Random(1000 + seed)
+    count = 120
+    begin = (OPENS - 20 * MINUTE, START, CLOSES - 90 * MINUTE)[seed % 3]
+    bars = [
+        one._replace(start=one.start + begin - START, end=one.end + begin - START) for one in random_day(rng, count)
+    ]
+    wants = random_wants(rng, bars)
+    made = trade(bars, wants)
+    other = Reference(250_000_000, CLOSES - MINUTE, (OPENS, CLOSES))
+    other.run(bars, {seq: one[0] if isinstance(one[0], EntryPlan) else None for seq, one in wants.items()})
+    rows = made.tables["fills"].to_pylist()
+    assert [(r["role"], round(r["price"] * 100, 6), r["quantity"], r["seq"]) for r in rows] == other.fills
+    assert sorted(ends(made)) == sorted(why for _, why in other.ends)
+
+
+# ---- a recorded day ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def recorded(tmp_path_factory: pytest.TempPathFactory) -> Home:
+    """Half a minute of two symbols two hours after the open, with backfilled bars; BOLT has no line for quotes."""
+    market = model(symbols=("ACME", "BOLT"))
+    home = Home(tmp_path_factory.mktemp("bars"))
+    limits = Limits(market_data_lines=1, tick_by_tick_lines=1, depth_lines=1)
+    given: dict[str, Any] = {"skip_historical_backfill": False, "focus_size": 2, "limits": limits}
+    given |= {"start_ns": market.start_ns + 120 * MINUTE, "five_second_bars": False}
+    run(lockstep(market, home, minutes=0.5, **given))
+    return home
+
+
+RANDOM = ("--strategy", "random_entry", "--set", "per_hour=40")
+
+
+def hv(home: Home, *words: str) -> Any:
+    return CliRunner().invoke(
+        app, ["project", "--mode", "bars", "--home", str(home.root), "--date", "2025-07-17", *words]
+    )
+
+
+def test_the_command_on_a_recorded_day(recorded: Home) -> None:
+    """Every fill stands on its bar in the log; the files are valid and apart; `hv verify` sees none of them."""
+    done = hv(recorded, *RANDOM, "--json")
+    assert done.exit_code == 0, done.output
+    summary = json.loads(done.stdout)
+    bars = {row["seq"]: row for row in open_day("2025-07-17", recorded).table("bar").to_pylist()}
+    assert [(s["symbol"], s["bar_size"], s["quotes"]) for s in summary["symbols"]] == [
+        ("ACME", "1 min", True),
+        ("BOLT", "1 min", False),
+    ]
+    assert {row["symbol"] for row in summary["rows"]} == {"ACME", "BOLT"}
+    folder = recorded.exports() / "bars"
+    assert all(Path(name).is_relative_to(folder.resolve()) for name in summary["files"])
+    assert not list(recorded.on(date(2025, 7, 17)).episodes.rglob("*.json"))
+    checked = 0
+    for name in map(Path, summary["files"]):
+        if "episodes" not in name.parts:
+            continue
+        episode = json.loads(name.read_text())
+        jsonschema.Draft202012Validator(json_schemas.find("episode")).validate(episode)
+        assert (episode["mode"], episode["quality"]["why_not"][0]) == ("bars", "BARS")
+        for fill in episode["fills"]:
+            bar, sign = bars[fill["seq"]], 1 if fill["side"] == "BUY" else -1
+            assert (bar["bar_size"], bar["what"]) == ("1 min", "TRADES")
+            assert bar["ts_event"] + MINUTE <= bar["ts_recv"]
+            assert fill["quantity"] <= bar["volume"] / 10
+            if fill["reference"] == "quote_at_decision":
+                half = math.ceil(round(bar["open"] * 2.5e-4 / 0.01, 9)) * 0.01
+                assert fill["price"] == pytest.approx(bar["open"] + sign * half)
+            checked += 1
+    assert checked >= 2 * len(summary["rows"]) - 2 > 6
+    (fills_file,) = folder.rglob("fills_*.json")
+    jsonschema.Draft202012Validator(json_schemas.find("fills")).validate(json.loads(fills_file.read_text()))
+    assert CliRunner().invoke(app, ["verify", "--home", str(recorded.root), "--date", "2025-07-17"]).exit_code == 0
+
+
+def test_any_cut_into_batches_gives_the_same(recorded: Home) -> None:
+    """The result is a function of the log: batches of 7 events and of all events give equal tables."""
+    day, found = open_day("2025-07-17", recorded), load_all(["random_entry"], {"random_entry": {"per_hour": 40.0}}, [])
+    made = [trade_bars(day.batches(size), GivenStrategies(found), BarsAsk()) for size in (7, None)]
+    assert made[0].tables["episodes"].num_rows > 3
+    assert made[0] == made[1]
+
+
+def test_again_with_other_rules(recorded: Home) -> None:
+    """Again: the same bytes. With a wider spread: other trades, and no file of the first call stays."""
+    first = json.loads(hv(recorded, *RANDOM, "--json").stdout)
+    before = {name: Path(name).read_bytes() for name in first["files"]}
+    hv(recorded, *RANDOM)
+    assert before == {name: Path(name).read_bytes() for name in first["files"]}
+    wide = json.loads(hv(recorded, *RANDOM, "--spread-bps", "40", "--volume-share", "0.02", "--json").stdout)
+    folder = Path(first["files"][0]).parent
+    assert sorted(str(path) for path in folder.rglob("*") if path.is_file()) == wide["files"]
+    assert wide["trades"]["pnl_usd"] < first["trades"]["pnl_usd"]
+
+
+def test_bars_of_earlier_dates_are_an_evaluation(recorded: Home) -> None:
+    """Hours of the five sessions before: rows of one file with their date, and no episode of those dates."""
+    given = ("--bar-size", "1 hour", "--strategy", "random_entry", "--set", "per_hour=1", "--symbols", "BOLT")
+    summary = json.loads(hv(recorded, *given, "--json").stdout)
+    (name,) = [name for name in summary["files"] if "evaluation" in name]
+    found = json.loads(Path(name).read_text())
+    jsonschema.Draft202012Validator(json_schemas.find("bars_evaluation")).validate(found)
+    assert len(found["rows"]) == sum(summary["evaluation"][end] for end in ("won", "lost", "even")) > 2
+    assert all(row["bar_date"] < "2025-07-17" and row["entry_ts"][:10] == row["bar_date"] for row in found["rows"])
+    assert all(row["exit_ts"][:10] == row["bar_date"] for row in found["rows"])
+
+
+def test_shown_and_refused(recorded: Home) -> None:
+    """The text names symbols with quotes; what cannot run is refused with the next move."""
+    shown = hv(recorded, "--strategy", "scanner_entry").stdout
+    assert "ACME: " in shown
+    assert "mode event is truer" in next(line for line in shown.splitlines() if "ACME: " in line)
+    assert "truer" not in next(line for line in shown.splitlines() if "BOLT: " in line)
+    for words, code, text in (
+        ((), 2, "needs the book and the tape"),
+        ((*RANDOM, "--symbols", "CRUX"), 8, "CRUX: no TRADES bars of one hour or less recorded"),
+        ((*RANDOM, "--bar-size", "1 week"), 2, "'1 week' cannot be traded on"),
+        ((*RANDOM, "--bar-size", "5 mins"), 2, "no TRADES 5 mins bars"),
+        ((*RANDOM, "--mode", "event", "--spread-bps", "3"), 2, "for --mode bars"),
+    ):
+        error = hv(recorded, *words).exception
+        assert (error.exit_code, text in str(error)) == (code, True), (words, error)
