@@ -665,7 +665,7 @@ class Trading:
         state.ending.append(tracked)
         number = state.trades_of[position.symbol] = state.trades_of.get(position.symbol, 0) + 1
         ts = position.fills[-1].ts if end is None else end[0]
-        tracked.ended(f"T{_time_of_day(ts)}_{number:03d}", end)
+        tracked.ended(f"T{episodes.time_of_day(ts)}_{number:03d}", end)
         tracked.unseen = episodes.unseen(tracked, state.dark.get(position.con_id, ()), state.gaps)
         self._cool_down(position, ts)
         self._forget_seconds()
@@ -737,8 +737,3 @@ def _identity(position: Position) -> tuple[int, str, str, int]:
 def _hold_until(position: Position) -> int:
     most = position.plan.hold_seconds_max
     return NEVER if most is None else position.fills[0].ts + int(most * SECOND_NS)
-
-
-def _time_of_day(ts: int) -> str:
-    seconds = ts // SECOND_NS % 86_400
-    return f"{seconds // 3600:02d}{seconds // 60 % 60:02d}{seconds % 60:02d}"
