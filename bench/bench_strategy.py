@@ -24,7 +24,7 @@ from harvester.projections.engine import Engine
 from harvester.projections.run_params import RunParams, StrategyRef
 from harvester.projections.trading.strategies import Library
 from harvester.projections.trading.user_decider import UserDecider
-from harvester.projections.trading.user_strategy import STATIC_COUNT, Now, Strategy
+from harvester.projections.trading.user_strategy import NUMBER_COUNT, Now, Strategy
 from tests.trading_log import DATE, record
 
 SECONDS, ROUNDS = 6_000, 7
@@ -127,7 +127,7 @@ def main() -> None:
             record(home, params=RunParams.build(Settings(), DATE, strategies=refs), seconds=SECONDS)
             homes.append(home)
         rows = rows_of(homes[0])
-        market = zip(*(row[:STATIC_COUNT] for row in rows), strict=True)
+        market = zip(*(row[:NUMBER_COUNT] for row in rows), strict=True)
         columns = [np.array(column, object if isinstance(column[0], str) else float) for column in market]
         extra, peer, loop = [], [], []
         fold(homes[0])

@@ -17,12 +17,10 @@ from harvester.errors import CannotRun
 from harvester.projections.trading.position import STRATEGY_ERROR
 from harvester.projections.trading.strategy import Verdict
 from harvester.projections.trading.user_strategy import (
-    NOTHING_WANTED,
+    NUMBERS,
     Bar,
     Candidate,
     Candle,
-    Now,
-    Wanted,
     checked,
     name_of,
 )
@@ -32,17 +30,15 @@ if TYPE_CHECKING:
 
     from harvester.projections.interval import News
     from harvester.projections.trading.plan import EntryPlan
-    from harvester.projections.trading.strategy import Holding, View
-    from harvester.projections.trading.user_strategy import Strategy
+    from harvester.projections.trading.strategy import View
+    from harvester.projections.trading.user_strategy import Now, Strategy
 
 BARS_MAX = 100
-_PASS = Verdict(())
 _FAILED = Verdict((STRATEGY_ERROR,))
 _HOLDING = "HOLDING"
 _ADDRESS = re.compile(r"0x[0-9a-fA-F]+")
 _TEXT_MAX = 200
 _PACKAGE = Path(__file__).resolve().parents[2]
-_new = tuple.__new__
 
 
 class Failure(NamedTuple):
@@ -79,19 +75,22 @@ class UserDecider:
 
     Attributes:
         failure: why it was dropped; None while it runs.
+        live_only, on_second: the strategy's; `own`: its attributes, `state` among them.
+        overlays: what protects its positions.
+        candidates: as `Now` has them.
     """
 
     def __init__(self, strategy: Strategy, digest: str) -> None:
         self.name, self.strategy, self.digest = name_of(type(strategy)), strategy, digest
         self.failure: Failure | None = None
-        self._live_only = bool(strategy.live_only)
-        self._overlays = tuple(strategy.exits())
+        self.live_only = bool(strategy.live_only)
+        self.overlays = tuple(strategy.exits())
         self._symbols: dict[int, SymbolState] = {}
         self._waiting: dict[int, tuple[dict[str, Candle], tuple[Bar, ...]]] = {}
         self._scans: dict[str, tuple[int, tuple[Candidate, ...]]] = {}
-        self._candidates: tuple[Candidate, ...] = ()
-        self._own = strategy.__dict__
-        self._on_second = strategy.on_second
+        self.candidates: tuple[Candidate, ...] = ()
+        self.own = strategy.__dict__
+        self.on_second = strategy.on_second
 
     # ---- the calls of the desk -----------------------------------------------------------------------------------
 
@@ -102,7 +101,7 @@ class UserDecider:
         """Note that a position is flat, or was never filled."""
         if (known := self._symbols.get(con_id)) is not None:
             known.flat_since = ts
-            known.overlays = [SimpleNamespace() for _ in self._overlays]
+            known.overlays = [SimpleNamespace() for _ in self.overlays]
 
     def learn(self, news: News) -> None:
         """Take in completed candles, backfilled bars and scanner rows."""
@@ -119,7 +118,7 @@ class UserDecider:
             rows = (*(rows if was == snapshot else ()), Candidate(scan_code, rank, symbol))
             self._scans[scan_code] = snapshot, rows
         if news.scans:
-            self._candidates = tuple(row for _, rows in self._scans.values() for row in rows)
+            self.candidates = tuple(row for _, rows in self._scans.values() for row in rows)
 
     def _facts(self, con_id: int) -> tuple[dict[str, Candle], tuple[Bar, ...]]:
         if (known := self._symbols.get(con_id)) is not None:
@@ -133,92 +132,49 @@ class UserDecider:
             self._waiting[con_id] = candles, bars
 
     def decide(self, view: View) -> Verdict:
-        """Not used: the desk calls `decide_now`.
+        """Not used: `user_calls` calls the strategy.
 
         Raises:
             NotImplementedError: always.
         """
         raise NotImplementedError
 
-    def decide_now(
-        self,
-        static: tuple[Any, ...],
-        why_not_live: str,
-        session: tuple[int, int] | None,
-        held: Holding | None,
-        alignment: int,
-    ) -> Verdict:
-        """Decide on one second. `static`: the fields `user_strategy.STATIC`."""
-        if self.failure is not None:
-            return _FAILED
-        if self._live_only and (why_not_live or static[_MID] is None):
-            return Verdict((why_not_live or "NOT_LIVE",))
-        con_id = static[_CON_ID]
-        try:
-            known = self._symbols.get(con_id)
-            if known is None:
-                known = self._begin(con_id, static[_SYMBOL])
-            opens, closes = session or (None, None)
-            facts = (
-                why_not_live,
-                opens,
-                closes,
-                held,
-                alignment,
-                known.shown,
-                known.bars,
-                self._candidates,
-                known.flat_since,
-            )
-            now = _new(Now, static + facts)
-            self._own["state"] = known.user
-            answer = self._on_second(now)
-            if held is None:
-                if answer is None:
-                    return _PASS
-                wanted = checked(self._protected(answer, now) if self._overlays else answer, now)
-            else:
-                wanted = self._followed(held, now, known) if self._overlays and held.open else NOTHING_WANTED
-                if not wanted.changes:
-                    wanted = checked(answer, now)
-            return self._verdict(wanted, held)
-        except (Exception, SystemExit, GeneratorExit) as error:  # noqa: BLE001 - a user's code may raise anything
-            self._fail(static, error)
-            return _FAILED
-
-    def _begin(self, con_id: int, symbol: str) -> SymbolState:
-        known = self._symbols[con_id] = SymbolState(len(self._overlays))
-        if con_id in self._waiting:
-            known.candles, known.bars = self._waiting.pop(con_id)
-            known.shown = tuple(known.candles.items())
-        self._own["state"] = known.user
-        self.strategy.on_symbol(symbol)
+    def known(self, con_id: int, symbol: str) -> SymbolState:
+        """What is kept for a symbol; the strategy prepares it the first time."""
+        known = self._symbols.get(con_id)
+        if known is None:
+            known = self._symbols[con_id] = SymbolState(len(self.overlays))
+            if con_id in self._waiting:
+                known.candles, known.bars = self._waiting.pop(con_id)
+                known.shown = tuple(known.candles.items())
+            self.own["state"] = known.user
+            self.strategy.on_symbol(symbol)
         return known
 
-    def _protected(self, answer: Any, now: Now) -> Any:
-        parts = answer if type(answer) in (list, tuple) else (answer,)
-        return [self._protect(part, now) if hasattr(part, "rival") else part for part in parts]
-
-    def _protect(self, order: EntryPlan, now: Now) -> EntryPlan:
-        for overlay in self._overlays:
-            order = overlay.protect(order, now)
-        return order
-
-    def _followed(self, held: Holding, now: Now, known: SymbolState) -> Wanted:
-        if not now.live or held.leaving:
-            return NOTHING_WANTED
-        pairs = zip(self._overlays, known.overlays, strict=True)
+    def followed(self, known: SymbolState, now: Now) -> Any:
+        """The answer while shares are held: what an overlay changes, else what the strategy wants."""
+        answer, held = self.on_second(now), now.position
+        if not now.live or held is None or held.leaving:
+            return answer
+        pairs = zip(self.overlays, known.overlays, strict=True)
         changes = [change for overlay, state in pairs if (change := overlay.follow(held, now, state)) is not None]
         leaving = [change for change in changes if change.kind == "exit"]
-        return checked(leaving[:1] or changes, now)
+        return leaving[:1] or changes or answer
 
-    @staticmethod
-    def _verdict(wanted: Wanted, held: Holding | None) -> Verdict:
+    def verdict(self, answer: Any, now: Now) -> Verdict:
+        """The checked answer.
+
+        Raises:
+            BadOrder: a wrong type, number or side.
+        """
+        held = now.position
+        wanted = checked(self._protected(answer, now) if held is None and self.overlays else answer, now)
         if wanted.plan is not None and held is not None:
             return Verdict((*wanted.codes, _HOLDING), changes=wanted.changes)
         return Verdict(wanted.codes, wanted.plan, wanted.changes)
 
-    def _fail(self, static: tuple[Any, ...], error: BaseException) -> None:
+    def fail(self, numbers: tuple[Any, ...], symbol: str, error: BaseException) -> tuple[Verdict, Failure]:
+        """Drop the strategy at a second (`user_strategy.NUMBERS`) because of an error."""
         try:
             text = " ".join(str(error).split())
         except Exception:  # noqa: BLE001 - the user's __str__
@@ -227,8 +183,17 @@ class UserDecider:
         if (line := _line_of(error)) is not None:
             why = f"line {line}: {why}"
         why = _ADDRESS.sub("0x…", "".join(c if c.isprintable() else "?" for c in why))[:_TEXT_MAX]
-        seq, ts, symbol = static[_SEQ], static[_TS], static[_SYMBOL]
-        self.failure = Failure(self.name, self.digest, seq, ts, symbol, why)
+        self.failure = Failure(self.name, self.digest, numbers[_SEQ], numbers[_TS], symbol, why)
+        return _FAILED, self.failure
+
+    def _protected(self, answer: Any, now: Now) -> Any:
+        parts = answer if type(answer) in (list, tuple) else (answer,)
+        return [self._protect(part, now) if hasattr(part, "rival") else part for part in parts]
+
+    def _protect(self, order: EntryPlan, now: Now) -> EntryPlan:
+        for overlay in self.overlays:
+            order = overlay.protect(order, now)
+        return order
 
     # ---- snapshots -----------------------------------------------------------------------------------------------
 
@@ -261,16 +226,10 @@ class UserDecider:
             found = {name: Candle(*candle) for name, candle in unplain(candles).items()}
             self._waiting[con_id] = found, tuple(Bar(*bar) for bar in bars)
         self._scans = {code: (was, tuple(Candidate(*row) for row in rows)) for code, was, rows in scans}
-        self._candidates = tuple(row for _, rows in self._scans.values() for row in rows)
+        self.candidates = tuple(row for _, rows in self._scans.values() for row in rows)
 
 
-def _places() -> tuple[int, ...]:
-    from harvester.projections.trading.user_strategy import STATIC
-
-    return tuple(STATIC.index(name) for name in ("seq", "ts", "con_id", "symbol", "mid"))
-
-
-_SEQ, _TS, _CON_ID, _SYMBOL, _MID = _places()
+_SEQ, _TS = NUMBERS.index("seq"), NUMBERS.index("ts")
 _SCALARS = (type(None), bool, int, float, str, bytes)
 _INT_MAX = 2**63 - 1
 
