@@ -124,17 +124,17 @@ class UserCalls:
     def _rest(self, user: UserDecider, key: int) -> tuple[tuple[Any, ...], Any, Callable[[Now], Any]]:
         """What a strategy sees besides the numbers, its state and what is called; valid for one `run`."""
         assert self._rows is not None
-        flags = self._rows.flags(key)
-        con_id = flags.con_id
-        why = "" if flags.live else self._sight.why_not_live(con_id)
-        if user.live_only and (why or not flags.has_mid):
+        market = self._rows.rest(key)
+        con_id = market.con_id
+        why = "" if market.live else self._sight.why_not_live(con_id)
+        if user.live_only and (why or not market.has_mid):
             refusal = GateRefusal((why or "NOT_LIVE",))
             return (), None, lambda _: refusal
-        known = user.known(con_id, flags.symbol)
+        known = user.known(con_id, market.symbol)
         opens, closes = self._now.session() or (None, None)
         held = self._sight.held(con_id, user.name)
-        market = (*flags.fields, con_id, flags.symbol, why, opens, closes)
-        tail = (*market, held, self._sight.aligned(con_id), known.shown, known.bars, user.candidates, known.flat_since)
+        tail = (*market.fields, why, opens, closes, held, self._sight.aligned(con_id))
+        tail = (*tail, known.shown, known.bars, user.candidates, known.flat_since)
         follows = held is not None and held.open and user.overlays
         call: Callable[[Now], Any] = partial(user.followed, known) if follows else user.on_second
         return tail, known.user, call
@@ -154,7 +154,7 @@ class UserCalls:
     def _fail(self, slot: int, numbers: tuple[Any, ...], caller: _Caller, error: BaseException) -> Acting:
         """Drop a strategy: from this slot on it decides nothing."""
         assert self._rows is not None
-        verdict, failure = caller.user.fail(numbers, self._rows.flags(self._rows.keys[slot]).symbol, error)
+        verdict, failure = caller.user.fail(numbers, self._rows.rest(self._rows.keys[slot]).symbol, error)
         self._sheet[slot:, caller.seat] = self._numbered(verdict.gates)
         self._callers.remove(caller)
         return Acting(slot, caller.seat, verdict, failure)

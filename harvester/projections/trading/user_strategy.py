@@ -83,11 +83,6 @@ class Now(NamedTuple):
     """
 
     second: int
-    seq: int
-    ts: int
-    trade_count: int
-    quote_count: int
-    depth_count: int
     mark: Any
     bucket_bid: Any
     bucket_ask: Any
@@ -102,8 +97,13 @@ class Now(NamedTuple):
     tape_buy: Any
     tape_sell: Any
     tape_unknown: Any
+    trade_count: int
+    quote_count: int
+    depth_count: int
     volatility_proxy: Any
     realised_variance: Any
+    seq: int
+    ts: int
     bid: Any
     ask: Any
     bid_size: Any
