@@ -182,8 +182,9 @@ class StrategyDesk:
         """The decisions to do nothing since the last call, in order; None when there are none."""
         seconds, n, begin = self._seconds, len(self.seats), self._reported
         self._reported = self._now.slot * n + self._asking
-        entered, self._entered = np.array(self._entered, np.int64), []
-        places = np.delete(np.arange(begin, self._reported), entered - begin)
+        places = np.arange(begin, self._reported)
+        if self._entered:
+            places, self._entered = np.delete(places, np.array(self._entered, np.int64) - begin), []
         self._passed += len(places)
         if not len(places):
             return None
@@ -196,11 +197,14 @@ class StrategyDesk:
     def _kinds_of(self, symbols: Array, seats: Array, numbers: Array) -> Array:
         """Kinds by symbol, seat and number of the gates."""
         shape = len(self._seconds.symbols), len(self.seats), len(self._gates)
-        found, which = np.unique(np.ravel_multi_index((symbols, seats, numbers), shape), return_inverse=True)
+        places = np.ravel_multi_index((symbols, seats, numbers), shape)
+        found = np.bincount(places).nonzero()[0]
         con_ids = list(self._seconds.symbols)
         keys = zip(*(part.tolist() for part in np.unravel_index(found, shape)), strict=True)
         kinds = [self._kind(con_ids[symbol], s, number) for symbol, s, number in keys]
-        return np.array(kinds, np.int64)[which]
+        by_place = np.zeros(found[-1] + 1, np.int64)
+        by_place[found] = kinds
+        return by_place[places]
 
     def _kind(self, con_id: int, s: int, number: int) -> int:
         strategy, code = self.seats[s].strategy.name, self.seats[s].code

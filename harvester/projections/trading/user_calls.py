@@ -16,7 +16,7 @@ from harvester.projections.trading.position import STRATEGY_ERROR
 from harvester.projections.trading.user_strategy import GateRefusal, Now
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from harvester.projections.trading.fast.bucket_columns import Array
     from harvester.projections.trading.fast.market_now import MarketNow
@@ -92,20 +92,17 @@ class UserCalls:
             self._rows = NowRows(self._now)
         for caller in callers:
             caller.rest.clear()
-        return self._run(begin, self._rows.numbers(begin, end), callers)
+        return self._run(begin, zip(self._rows.keys[begin:end], self._rows.numbers(begin, end), strict=True), callers)
 
-    def _run(self, begin: int, rows: list[tuple[Any, ...]], callers: list[_Caller]) -> Acting | None:
-        assert self._rows is not None
-        keys, sheet, slot, caller = self._rows.keys, self._sheet, begin, callers[0]
-        now = None
+    def _run(self, begin: int, rows: Iterable[tuple[int, tuple[Any, ...]]], callers: list[_Caller]) -> Acting | None:
+        sheet, slot, seat, key, numbers = self._sheet, begin, -1, 0, ()
         try:
-            for slot, numbers in enumerate(rows, begin):
-                key = keys[slot]
-                for caller in callers:
-                    seat, rest, own, user = caller
-                    if key not in rest:
-                        rest[key] = self._rest(user, key)
-                    tail, own["state"], call = rest[key]
+            for slot, (key, numbers) in enumerate(rows, begin):
+                for seat, rest, own, user in callers:
+                    try:
+                        tail, own["state"], call = rest[key]
+                    except KeyError:
+                        tail, own["state"], call = rest[key] = self._rest(user, key)
                     now = _new(Now, numbers + tail)
                     answer = call(now)
                     if answer is None:
@@ -118,7 +115,7 @@ class UserCalls:
                     if verdict.plan is not None or verdict.changes:
                         return Acting(slot, seat, verdict, None)
         except (Exception, SystemExit, GeneratorExit) as error:  # noqa: BLE001 - a user's code may raise anything
-            return self._fail(slot, rows[slot - begin], caller, error)
+            return self._fail(slot, seat, numbers, key, error)
         return None
 
     def _rest(self, user: UserDecider, key: int) -> tuple[tuple[Any, ...], Any, Callable[[Now], Any]]:
@@ -151,10 +148,11 @@ class UserCalls:
             self._numbers[gates] = self._numbered(gates)
         return self._numbers[gates]
 
-    def _fail(self, slot: int, numbers: tuple[Any, ...], caller: _Caller, error: BaseException) -> Acting:
+    def _fail(self, slot: int, seat: int, numbers: tuple[Any, ...], key: int, error: BaseException) -> Acting:
         """Drop a strategy: from this slot on it decides nothing."""
         assert self._rows is not None
-        verdict, failure = caller.user.fail(numbers, self._rows.rest(self._rows.keys[slot]).symbol, error)
-        self._sheet[slot:, caller.seat] = self._numbered(verdict.gates)
+        (caller,) = [one for one in self._callers if one.seat == seat]
+        verdict, failure = caller.user.fail(numbers, self._rows.rest(key).symbol, error)
+        self._sheet[slot:, seat] = self._numbered(verdict.gates)
         self._callers.remove(caller)
-        return Acting(slot, caller.seat, verdict, failure)
+        return Acting(slot, seat, verdict, failure)

@@ -18,6 +18,8 @@ from harvester.projections.trading.simulated_exchange import ShownQuote
 from harvester.projections.trading.user_strategy import NUMBERS
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from harvester.projections.trading.fast.market_now import MarketNow
 
 _BOOK = 3  # the numbers that are absent together without a book; the last ones of `NUMBERS`, together in a bucket too
@@ -38,6 +40,12 @@ _ROW = struct.Struct(f"={_TYPES}")
 _BOOKLESS_ROW = struct.Struct(f"={_TYPES[:-_BOOK]}{8 * _BOOK}x")
 _FULL, _BOOKLESS, _ODD = range(3)
 _GOOD = (None, False, True)
+
+
+def _without_absent(numbers: tuple[Any, ...], kind: int) -> tuple[Any, ...]:
+    if kind == _BOOKLESS:
+        return numbers[:-_BOOK]
+    return numbers if kind == _FULL else tuple([value if value - value == 0 else None for value in numbers])
 
 
 class Rest(NamedTuple):
@@ -80,10 +88,12 @@ class NowRows:
             numbers[at, _QUOTE] = np.array(quote).T
         numbers[~live, _QUOTE] = np.nan
         known = np.isfinite(numbers)  # whole numbers are finite as numbers too
-        others, book = known[:, :-_BOOK].all(axis=1), known[:, -_BOOK:]
-        kinds = np.full(len(slots), _ODD)
-        kinds[others & book.all(axis=1)] = _FULL
-        kinds[others & ~book.any(axis=1)] = _BOOKLESS
+        kinds = np.full(len(slots), _FULL)
+        if not known.all():
+            by_field = np.ascontiguousarray(known.T)
+            others, book = by_field[:-_BOOK].all(axis=0), by_field[-_BOOK:]
+            kinds[~(others & book.all(axis=0))] = _ODD
+            kinds[others & ~book.any(axis=0)] = _BOOKLESS
         self._kinds = kinds.astype(np.uint8).tobytes()
         self._bytes = memoryview(table).cast("B")
         source, good, stale, halted = buckets[:, _FLAGS_AT:].T
@@ -91,19 +101,13 @@ class NowRows:
         key = (((key * 2 + halted) * 2 + live) * 2 + known[:, _MID]) * 3 + kinds
         self.keys: list[int] = key.tolist()
 
-    def numbers(self, begin: int, end: int) -> list[tuple[Any, ...]]:
+    def numbers(self, begin: int, end: int) -> Iterator[tuple[Any, ...]]:
         """The first fields of `Now` for these slots; `rest` has the others."""
         rows, kinds = self._bytes[begin * _ROW.size : end * _ROW.size], self._kinds[begin:end]
         if kinds.count(_BOOKLESS) == len(kinds):
-            return list(_BOOKLESS_ROW.iter_unpack(rows))
-        found: list[tuple[Any, ...]] = list(_ROW.iter_unpack(rows))
-        if kinds.count(_FULL) < len(kinds):
-            for k, kind in enumerate(kinds):
-                if kind == _BOOKLESS:
-                    found[k] = found[k][:-_BOOK]
-                elif kind == _ODD:
-                    found[k] = tuple([value if value - value == 0 else None for value in found[k]])
-        return found
+            return _BOOKLESS_ROW.iter_unpack(rows)
+        found = _ROW.iter_unpack(rows)
+        return found if kinds.count(_FULL) == len(kinds) else map(_without_absent, found, kinds)
 
     def rest(self, key: int) -> Rest:
         """What the key of a slot says."""
