@@ -170,6 +170,8 @@ def project(home: Home) -> dict[str, Any]:
         command = [sys.executable, "-m", "cli.app", "project", "--date", str(DAY), "--home", str(home.root), *words]
         begin = perf_counter()
         done = subprocess.run([*command, "--json", "--force"], cwd=PROJECT, capture_output=True, text=True, check=False)
+        if done.returncode:
+            sys.exit(done.stderr)
         print(done.stderr)
         seconds = perf_counter() - begin
         shutil.rmtree(out, ignore_errors=True)
