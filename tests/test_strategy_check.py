@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 import time
 from pathlib import Path
 
@@ -199,3 +200,10 @@ def test_ends_of_the_process(home, tmp_path, body, why):
     """A strategy that ends or occupies its process fails the check, and nothing of it is left running."""
     report = check(home, DATE, [cheat(tmp_path, body)], timeout_s=5)
     assert why in report.lines[0].difference
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the limit of Linux covers all allocations")
+def test_memory_has_a_limit(home, tmp_path):
+    """A strategy that takes more memory than `check` allows fails by name; the machine's memory is not used up."""
+    report = check(home, DATE, [cheat(tmp_path, "self.state.all = bytearray(16 << 30)")])
+    assert ["MemoryError" in line.difference for line in report.lines] == [False] * 5 + [True]
