@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from harvester.projections.trading.episodes import RULES
+from harvester.projections.trading.episodes import MODE_BARS, RULES
 from harvester.projections.trading.position import DATA_END, STRATEGY_ERROR
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 LIVE = 1
 R_BOUNDS = (-5.0, 5.0)  # one trade must not be the mean of its setup; the episode keeps its R
-STARVED = "STARVED"
+STARVED, BARS = "STARVED", "BARS"
 TREND = 0.0015  # a move of more than 0.15 % from entry to exit
 STRUCTURES = ("UPTREND", "DOWNTREND", "RANGE")
 
@@ -93,8 +93,9 @@ def digest_day(
 ) -> DaySummary:
     """Summarise a day. `episodes` are rows of `episodes.parquet`; `allow_not_live` takes data of every type.
 
-    Reasons in `left_out`: STARVED (every episode of a day that is `starved`), DATA_END, STRATEGY_ERROR, UNSEEN, RULES
-    (older than the day's others), NOT_LIVE, DATA_TYPE_UNKNOWN (never announced), NOT_TAKEN.
+    Reasons in `left_out`: BARS (traded on bars alone), STARVED (every episode of a day that is `starved`), DATA_END,
+    STRATEGY_ERROR, UNSEEN, RULES (older than the day's others), NOT_LIVE, DATA_TYPE_UNKNOWN (never announced),
+    NOT_TAKEN.
     """
     rows = sorted({_identity(row): row for row in episodes}.items())
     made = DaySummary(
@@ -186,8 +187,8 @@ def structure(entry: float, exit_: float) -> str:
 
 def why_left_out(row: Mapping[str, Any], rules: int, *, allow_not_live: bool, starved: bool) -> str:
     """Why memory leaves an episode out, as in `digest_day`; "" when it learns from it. `rules`: those of the day."""
-    if starved:
-        return STARVED
+    if row["mode"] == MODE_BARS or starved:
+        return BARS if row["mode"] == MODE_BARS else STARVED
     if row["exit_reason"] in (DATA_END, STRATEGY_ERROR):
         return str(row["exit_reason"])
     if row.get("unseen_seconds"):

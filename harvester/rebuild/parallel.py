@@ -15,6 +15,7 @@ from harvester.eventlog.runs_of_day import recorded_dates
 from harvester.eventlog.storage.damage import damaged_log
 from harvester.home import Home, parse_date
 from harvester.memory.strategy_files import GivenStrategies, KeptStrategies, load_all
+from harvester.rebuild.bars_project import FOLDER, BarsAsk, project_bars
 from harvester.rebuild.project import being_recorded, fold_day, recorder_holds, write_artefacts
 from harvester.rebuild.project_memo import ProjectedSummary, ProjectMemo, summary_of
 from harvester.rebuild.strategy_folders import folder_of, write_folder
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from harvester.files import Disk
     from harvester.memory.strategy_files import LoadedStrategy
     from harvester.projections.trading.strategies import Library
+    from harvester.rebuild.bars_project import BarsSummary
 
     Progress = Callable[[int, int], None]
 
@@ -42,6 +44,7 @@ class ParallelTask:
     Attributes:
         strategies: `--strategy`, `values`: `--set`, `settings`: tables of the settings file, by strategy.
         toggles: the artefact toggles given to the command, by setting name; the others are as recorded.
+        bars: trade on bars instead of quotes; None = no.
     """
 
     root: str
@@ -54,6 +57,7 @@ class ParallelTask:
     values: tuple[str, ...] = ()
     settings: tuple[tuple[str, dict[str, Any]], ...] = ()
     toggles: dict[str, bool] = field(default_factory=dict)
+    bars: BarsAsk | None = None
 
 
 @dataclass(frozen=True)
@@ -87,6 +91,19 @@ def dates_of(home: Home, named: Sequence[str], first: str | None, last: str | No
     if not found:
         raise BadSetting("no date given; use --date, or --from and --to for a range")
     return sorted(found)
+
+
+def trade_date_on_bars(task: ParallelTask, progress: Progress | None = None) -> BarsSummary:
+    """Trade one date on its bars, as `ParallelTask.bars` says."""
+    home, day = Home(Path(task.root)), parse_date(task.trading_date)
+    assert task.bars is not None, "the task is to trade on bars"
+    log = open_day(day, home, check=False)
+    library: Library = KeptStrategies(home)
+    if task.strategies:
+        library = GivenStrategies(load_all(task.strategies, dict(task.settings), task.values))
+    folder = (home.exports() if task.out is None else Path(task.out)) / FOLDER
+    given: dict[str, Any] = {"toggles": task.toggles, "live": being_recorded(home, log), "progress": progress}
+    return project_bars(log, folder, library, task.bars, **given)
 
 
 def project_date(task: ParallelTask, progress: Progress | None = None, disk: Disk | None = None) -> ProjectedSummary:
@@ -145,7 +162,7 @@ def _salvaged(
 
 def project_dates(
     tasks: Sequence[ParallelTask], jobs: int = 1, progress: Progress | None = None
-) -> Iterator[ProjectedSummary | TaskFailure]:
+) -> Iterator[ProjectedSummary | BarsSummary | TaskFailure]:
     """Project dates, `jobs` at a time; results are in the order of the tasks. A failing date does not stop the others.
 
     `progress` is called with (events folded, total events) over all dates; a date that is skipped or fails counts as
@@ -172,7 +189,7 @@ def _events(task: ParallelTask) -> int:
 
 def _results(
     tasks: Sequence[ParallelTask], jobs: int, seen: dict[str, tuple[int, int]], progress: Progress | None
-) -> Iterator[ProjectedSummary | TaskFailure]:
+) -> Iterator[ProjectedSummary | BarsSummary | TaskFailure]:
     if jobs == 1 or len(tasks) == 1:
         for task in tasks:
             yield _attempt(task, partial(_hear, seen, progress, task.trading_date))
@@ -213,12 +230,12 @@ def _begin(queue: Any) -> None:
     _progress_queue = queue
 
 
-def _work(task: ParallelTask) -> ProjectedSummary | TaskFailure:
+def _work(task: ParallelTask) -> ProjectedSummary | BarsSummary | TaskFailure:
     return _attempt(task, lambda done, total: _progress_queue.put((task.trading_date, done, total)))
 
 
-def _attempt(task: ParallelTask, progress: Progress | None) -> ProjectedSummary | TaskFailure:
+def _attempt(task: ParallelTask, progress: Progress | None) -> ProjectedSummary | BarsSummary | TaskFailure:
     try:
-        return project_date(task, progress)
+        return trade_date_on_bars(task, progress) if task.bars else project_date(task, progress)
     except HarvesterError as error:
         return TaskFailure(task.trading_date, str(error), error.exit_code)

@@ -19,7 +19,7 @@ from harvester.eventlog.lock import DateLock
 from harvester.eventlog.reader import open_day
 from harvester.events.kinds import Action, Kind
 from harvester.files import Disk, put_all
-from harvester.memory.strategy_files import KeptStrategies
+from harvester.memory.strategy_files import KeptStrategies, recorded_failures
 from harvester.projections.engine import Engine
 from harvester.projections.market.candles import CANDLES
 from harvester.projections.market.health import HEALTH
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from harvester.eventlog.reader import Day
     from harvester.files import Content
     from harvester.home import DatePaths, Home
-    from harvester.projections.trading.user_decider import Failure
+    from harvester.projections.trading.failure import Failure
 
 SCHEMAS: dict[str, pa.Schema] = {
     "buckets": BUCKETS,
@@ -78,6 +78,7 @@ def fold_day(
         CodeChanged: a strategy of the user is not at hand.
     """
     library = library or Library()
+    library.failures = recorded_failures(day)
     engine = Engine(library=library)
     parts: dict[str, list[pa.RecordBatch]] = {name: [] for name in SCHEMAS}
     total, done = day.rows, 0

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from harvester.artefacts.candle_files import RunSpan
-    from harvester.projections.trading.user_decider import Failure
+    from harvester.projections.trading.failure import Failure
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from harvester.projections.trading.user_strategy import Strategy, wrong_paramete
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from harvester.projections.trading.failure import Failure
     from harvester.projections.trading.message_counts import MessageCounts
     from harvester.projections.trading.run_terms import RunTerms
     from harvester.projections.trading.strategy import Decider, Screen
@@ -78,11 +79,13 @@ class Library:
 
     Attributes:
         notes: what the user should read, each once.
+        failures: of users' strategies according to the log, by name and digest; set it before the first fold.
         counts: of users' classes, by name of the strategy, one each time it was made.
     """
 
     def __init__(self) -> None:
         self.notes: list[str] = []
+        self.failures: Mapping[tuple[str, str], Failure] = {}
         self.counts: list[tuple[str, MessageCounts]] = []
 
     def make(self, name: str, recorded: str, settings: Mapping[str, Any]) -> tuple[Decider, str]:
@@ -115,6 +118,11 @@ class Library:
             f"strategy {name} ({recorded}) is not shipped and its copy is not at hand: "
             "restore memory/strategies, or give the file: hv project --strategy FILE:CLASS"
         )
+
+    def waits_for_notice(self, name: str) -> bool:
+        """Whether a notice in the log closes the positions of this strategy when it fails; else its failure does."""
+        del name
+        return False
 
     def chosen(self, terms: RunTerms) -> RunTerms:
         """The terms of a run, with the strategies that fold it."""
