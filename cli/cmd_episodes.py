@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from cli.cells import price
 from cli.options import DateOption, HomeOption, JsonOption, ProjectedOption, date_of
 
 if TYPE_CHECKING:
@@ -129,8 +130,8 @@ def _table(rows: Sequence[dict[str, Any]], *, ids: bool) -> Any:
             "symbol": _plain(row["symbol"]),
             "side": row["side"],
             "shares": str(row["quantity"]),
-            "entry": _price(row["entry_price"]),
-            "exit": _price(row["exit_price"]),
+            "entry": price(row["entry_price"]),
+            "exit": price(row["exit_price"]),
             "hold": _hold(row["hold_seconds"]),
             "P&L": f"{row['pnl_usd']:.2f}",
             "R": "-" if row["r_multiple"] is None else f"{row['r_multiple']:.2f}",
@@ -200,10 +201,6 @@ def _hold(seconds: float) -> str:
     minutes, rest = divmod(int(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
-
-
-def _price(price: float | None) -> str:
-    return "-" if price is None else f"{price:.2f}" if round(price, 2) == price else f"{price:.6g}"
 
 
 def _plain(text: str) -> str:
