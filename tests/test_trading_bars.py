@@ -410,7 +410,7 @@ def _check_price(row: dict[str, Any], one: TimedBar, kind: str) -> None:
     if row["reference"] == "quote_at_decision":
         assert price == pytest.approx(opened + HALF)
     if row["role"] == "stop":
-        assert row["slippage"] >= HALF - least or row["price"] == pytest.approx(one.open - sign * -HALF)
+        assert row["slippage"] >= HALF - least or row["price"] == pytest.approx(one.open + sign * HALF)
 
 
 def _check_sums(episode: dict[str, Any]) -> None:
