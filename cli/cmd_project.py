@@ -218,13 +218,15 @@ def _show_bars(summary: BarsSummary) -> None:
 def _show(summary: ProjectedSummary) -> None:
     from harvester.artefacts.episode_files import WAY_OUT
     from harvester.projections.market.book import NO_BOOKS
+    from harvester.projections.trading.failure import Failure
 
+    notes = [*summary.notes, *(Failure(**one).line() for one in summary.dropped)]
     if summary.skipped:
         typer.echo(
             f"{summary.trading_date}  unchanged since the last projection: log, code, options and "
             f"{len(summary.files)} files; --force folds anyway"
         )
-        for note in summary.notes:
+        for note in notes:
             typer.echo(f"  {note}")
         return
     through = f"{summary.events} events through seq {summary.through_seq}"
@@ -233,7 +235,7 @@ def _show(summary: ProjectedSummary) -> None:
         typer.echo(f"  SALVAGED, not artefacts of the date; lost: {lost}")
     for given in summary.strategies:
         typer.echo(f"  strategy {given}")
-    for note in summary.notes:
+    for note in notes:
         typer.echo(f"  {note}")
     for name, digest in summary.digests.items():
         note = (
@@ -242,9 +244,14 @@ def _show(summary: ProjectedSummary) -> None:
         typer.echo(f"  {name:<8} {digest}{note}")
     typer.echo(f"  {summary.trades}")
     typer.echo("wrote " + ", ".join(f"{rows} {name}" for name, rows in summary.rows.items()))
+    if summary.older:
+        typer.echo(f"  {summary.older} episode files were made by older rules of simulated trading, and were replaced")
     if summary.open:
         typer.echo(f"  {summary.open} still open: not episodes yet, the date is being recorded")
     folders = [Path(name).parent for name in summary.files]
+    for path in map(Path, summary.files):
+        if path.name == "strategy.json":
+            typer.echo(f"  hv episodes --date {summary.trading_date} --strategy {path.parent.name} lists the trades")
     for folder in sorted(set(folders)):
         typer.echo(f"  {folders.count(folder):>4} files in {folder}")
     for difference in summary.differences:

@@ -104,7 +104,7 @@ def digest_day(
         episode_count=len(rows),
         episodes_hash=_hash([[key, row["document"]] for key, row in rows]),
         last_ts=last_ts,
-        rules=max((row.get("rules") or 1 for _, row in rows), default=RULES),
+        rules=max((rules_of(row) for _, row in rows), default=RULES),
     )
     trades: list[_Trade] = []
     for _, row in rows:
@@ -193,11 +193,16 @@ def why_left_out(row: Mapping[str, Any], rules: int, *, allow_not_live: bool, st
         return str(row["exit_reason"])
     if row.get("unseen_seconds"):
         return "UNSEEN"
-    if (row.get("rules") or 1) != rules:
+    if rules_of(row) != rules:
         return "RULES"
     if not allow_not_live and row["data_type"] != LIVE:
         return "DATA_TYPE_UNKNOWN" if row["data_type"] is None else "NOT_LIVE"
     return ""
+
+
+def rules_of(row: Mapping[str, Any]) -> int:
+    """The version of the rules an episode was made by; 1 for a row without it, which only that version wrote."""
+    return row.get("rules") or 1
 
 
 def _identity(row: Mapping[str, Any]) -> tuple[str, str, str, str, int]:

@@ -18,6 +18,7 @@ from harvester.memory.strategy_files import GivenStrategies, KeptStrategies, loa
 from harvester.rebuild.bars_project import FOLDER, BarsAsk, project_bars
 from harvester.rebuild.project import being_recorded, fold_day, recorder_holds, write_artefacts
 from harvester.rebuild.project_memo import ProjectedSummary, ProjectMemo, summary_of
+from harvester.rebuild.strategy_folders import folder_of, write_folder
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
     from harvester.eventlog.reader import Day
     from harvester.files import Disk
+    from harvester.memory.strategy_files import LoadedStrategy
     from harvester.projections.trading.strategies import Library
     from harvester.rebuild.bars_project import BarsSummary
 
@@ -109,18 +111,18 @@ def project_date(task: ParallelTask, progress: Progress | None = None, disk: Dis
     home, day = Home(Path(task.root)), parse_date(task.trading_date)
     out = None if task.out is None else Path(task.out)
     library: Library = KeptStrategies(home)
-    given: list[str] = []
+    given: list[LoadedStrategy] = []
     if task.strategies:
-        found = load_all(task.strategies, dict(task.settings), task.values)
-        library = GivenStrategies(found)
-        given = [f"{one.ref.name} {one.ref.digest}" for one in found]
-        out = out or home.exports() / "strategies" / "+".join(f"{one.ref.name}-{one.ref.digest[:8]}" for one in found)
+        given = load_all(task.strategies, dict(task.settings), task.values)
+        library = GivenStrategies(given)
+        out = out or folder_of(home, given)
     # Without --salvage the fold compares checksums while it reads, in other threads.
     log = open_day(day, home, check=task.salvage, salvage=task.salvage)
     if log.damages:
         return _salvaged(log, home, out, task, progress, library=library, disk=disk)
     live = being_recorded(home, log)
-    memo = ProjectMemo(home, log, out, task.symbols, toggles=task.toggles, live=live, strategies=given, disk=disk)
+    names = [f"{one.ref.name} {one.ref.digest}" for one in given]
+    memo = ProjectMemo(home, log, out, task.symbols, toggles=task.toggles, live=live, strategies=names, disk=disk)
     if not task.force and (before := memo.unchanged()) is not None:
         try:
             log.check()  # nothing else reads the log: compare every byte here
@@ -128,8 +130,11 @@ def project_date(task: ParallelTask, progress: Progress | None = None, disk: Dis
             open_day(day, home)  # raises the same error, unless the log was compacted meanwhile
         return before
     made = fold_day(log, progress, library=library).with_toggles(task.toggles)
-    summary = summary_of(made, write_artefacts(made, home, out, task.symbols, disk, live=live))
-    summary.strategies = given
+    written = write_artefacts(made, home, out, task.symbols, disk, live=live)
+    if given and task.out is None and task.symbols is None:
+        written.files += write_folder(home, made, given, live=live, disk=disk)
+    summary = summary_of(made, written)
+    summary.strategies = names
     memo.keep(summary)
     return summary
 

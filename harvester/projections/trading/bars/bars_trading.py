@@ -54,12 +54,12 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from harvester.projections.trading.bars.bar_series import TimedBar
+    from harvester.projections.trading.failure import Failure
     from harvester.projections.trading.plan import EntryPlan
     from harvester.projections.trading.run_terms import RunTerms
     from harvester.projections.trading.simulated_exchange import Fill
     from harvester.projections.trading.strategies import Library
     from harvester.projections.trading.strategy import Verdict
-    from harvester.projections.trading.user_decider import Failure
 
 QUOTE_SOURCE = "bars"  # of what a strategy sees as the quote
 _NO_QUOTE = ShownQuote()  # a message that arrives with it changes orders and fills nothing
