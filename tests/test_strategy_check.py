@@ -125,14 +125,14 @@ def differences(home, wanted: str) -> list[str]:
 
 
 COUNTER = "import sys, itertools\nsys.cheat = getattr(sys, 'cheat', itertools.count())"
-STATIC_IMPORT = "from harvester.projections.trading.user_strategy import STATIC"
+NUMBERS_IMPORT = "from harvester.projections.trading.user_strategy import NUMBERS"
 PEEK = """
 import sys
 frame = sys._getframe(1)
-while "slot" not in frame.f_locals:
+while "rows" not in frame.f_locals:
     frame = frame.f_back
-rows = frame.f_locals["self"]._now.static_rows()
-later = rows[min(frame.f_locals["slot"] + 20, len(rows) - 1)]
+rows, begin = frame.f_locals["rows"], frame.f_locals["begin"]
+later = rows[min(frame.f_locals["slot"] - begin + 20, len(rows) - 1)]
 """
 
 
@@ -141,7 +141,7 @@ later = rows[min(frame.f_locals["slot"] + 20, len(rows) - 1)]
     [
         (BUY.format("random.random() < 0.1"), "import random"),
         (BUY.format("next(sys.cheat) % 7 == 0"), COUNTER),
-        (PEEK.strip() + "\n" + BUY.format("later[STATIC.index('mid')] > now.mid"), STATIC_IMPORT),
+        (PEEK.strip() + "\n" + BUY.format("later[NUMBERS.index('mid')] > now.mid"), NUMBERS_IMPORT),
     ],
     ids=["randomness", "state of the process", "peeking through the frames"],
 )  # fmt: skip

@@ -91,6 +91,7 @@ class Trading:
         self._desk = StrategyDesk(self._now, self)
         self._watches: list[PositionWatch] = []
         self._due = 0  # next time at which a position must be checked, ns UTC
+        self._quiet = 0  # `Interval.quiet` of the current one
 
     def on_run_start(self, params: RunParams, seq: int, ts: int) -> None:
         """Start a run, at its place among the observations of its interval."""
@@ -107,6 +108,7 @@ class Trading:
         if interval.tape is not self._now.tape:
             self._follow(interval)
         self._now.advance(interval)
+        self._quiet = interval.quiet
         if state.active:
             self._mark_gap(interval.ts)
         due = bool(state.active) and interval.ts >= self._due
@@ -240,9 +242,20 @@ class Trading:
         """1 when all timeframes of the symbol closed up, -1 all down, 0 neither."""
         return self._state.aligned.get(con_id, 0)
 
-    def halted(self, con_id: int) -> bool:
-        """Whether trading in the symbol is halted."""
-        return con_id in self._state.halted
+    def why_not_live(self, con_id: int) -> str:
+        """Why a quote is not live now: OUTAGE, HALTED or NOT_LIVE."""
+        if self._now.outage(con_id):
+            return OUTAGE
+        return HALTED if con_id in self._state.halted else NOT_LIVE
+
+    def quiet_until(self) -> int:
+        """Index of the next clock at which something may change what a user's strategy sees, besides the market."""
+        now, clocks = self._now, self._now.seconds.clocks
+        stop = self._quiet
+        if stop > now.place and self._state.active:
+            moved = clocks[:, 0].searchsorted(min(watch.next_seq for watch in self._watches))
+            stop = min(stop, int(moved), int(clocks[:, 1].searchsorted(self._due)))
+        return max(stop, now.place + 1)
 
     def dropped(self, failure: Failure) -> None:
         """Note that a user's strategy has failed. Unless a notice in the log will do so, close its positions."""
@@ -430,15 +443,13 @@ class Trading:
 
     def _refused(self, position: Position, ts: int) -> str:
         """Why an entry is cancelled on its arrival (rule 11); sets when one that is not ends."""
-        state, terms = self._state, self._state.terms
+        terms = self._state.terms
         if terms is None or terms.session is None or terms.flat_at is None or ts < terms.session[0]:
             return SESSION_CLOSED
         if ts >= terms.flat_at:
             return SESSION_END
         if not self._now.shown(position.con_id).good:
-            if self._now.outage(position.con_id):
-                return OUTAGE
-            return HALTED if position.con_id in state.halted else NOT_LIVE
+            return self.why_not_live(position.con_id)
         position.expires, position.expires_for = terms.flat_at, SESSION_END
         if (valid := position.plan.valid_seconds) is not None and ts + int(valid * SECOND_NS) < terms.flat_at:
             position.expires, position.expires_for = ts + int(valid * SECOND_NS), EXPIRED
