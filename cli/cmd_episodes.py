@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cli.cells import price
-from cli.options import DateOption, HomeOption, JsonOption, ProjectedOption, date_of
+from cli.options import DateOption, HomeOption, JsonOption, Mode, ProjectedOption, date_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -29,6 +29,10 @@ def episodes(
     ] = None,
     date: DateOption = None,
     strategy: ProjectedOption = None,
+    mode: Annotated[
+        Mode,
+        typer.Option("--mode", help="Show trades on events, or those of `hv project --mode bars` with --strategy."),
+    ] = Mode.EVENT,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV: a header, and one line a trade.")] = False,
     home: HomeOption = None,
     as_json: JsonOption = False,
@@ -46,6 +50,8 @@ def episodes(
 
     Example: hv episodes --date 2025-07-17 --strategy random_entry
 
+    Example: hv episodes --date 2025-07-17 --strategy random_entry --mode bars
+
     `hv explain SYMBOL/TRADE_ID` shows one trade; an exit time of the table is as good as an id.
     """
     from cli.progress_bar import ProgressBar
@@ -58,8 +64,12 @@ def episodes(
         raise BadSetting("--csv and --json were both given; give only one")
     root = Home.find(home)
     day = date_of(date, root)
+    if mode is Mode.BARS and strategy is None:
+        raise BadSetting(
+            "--mode bars shows what hv project --mode bars --strategy NAME wrote; give --strategy NAME too"
+        )
     if strategy is not None:
-        trades = trades_of_strategy(root.on(day), strategy)
+        trades = trades_of_strategy(root.on(day), strategy, mode.value)
     else:
         with ProgressBar(f"folding {day}", quiet=as_json or as_csv) as bar:
             trades = trades_of(root.on(day), bar.update)
@@ -166,13 +176,17 @@ def _summary(
     if unfilled:
         reasons = ", ".join(f"{n} {reason}" for reason, n in of_all.unfilled.items())
         lines.append(f"{len(unfilled)} entries were not filled ({reasons})")
-        lines += [
-            f"  hv explain{trades.option} --seq {row['decision_seq']} --symbol {quote(_plain(row['symbol']))}"
-            for row in unfilled[:_UNFILLED]
-        ]
-        if len(unfilled) > _UNFILLED:
+        lines += (
+            []
+            if not trades.explained
+            else [
+                f"  hv explain{trades.option} --seq {row['decision_seq']} --symbol {quote(_plain(row['symbol']))}"
+                for row in unfilled[:_UNFILLED]
+            ]
+        )
+        if len(unfilled) > _UNFILLED and trades.explained:
             lines.append(f"  {len(unfilled) - _UNFILLED} more (--json lists all)")
-    if rows:
+    if rows and trades.explained:
         last = rows[-1]
         name = quote(f"{_plain(last['symbol'])}/{last['trade_id']}")
         lines.append(f"hv explain{trades.option} {name} shows the last one (an id has the exit's time in UTC)")
