@@ -4,7 +4,7 @@
 
 Prints one JSON line per recording: episodes, how it kept pace (health), and against the first lockstep recording
 
-    stamps          how much later the same row of quotes, prints and depth is stamped, s of market time: median, p99, largest
+    stamps          how much later the same quote or print is stamped, s of market time, and the share in another second
     trades          that both have (same symbol and side, entered within 2 s); only here; only in lockstep
     within          whether the number of episodes is within 10 %
     holds           within, or starved
@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from harvester.calendar import session
+from harvester.calendar import iso, session
 from harvester.eventlog.reader import Day, open_day
 from harvester.eventlog.typed_times import moment
 from harvester.events.kinds import Kind
@@ -40,8 +40,10 @@ from tests.recording import lockstep
 ROOT = Path(__file__).resolve().parent.parent
 HV = (sys.executable, "-m", "cli.app")
 LOCKSTEP = "lockstep"
-ROWS = (Kind.QUOTE, Kind.TRADE, Kind.DEPTH)
+ROWS = (Kind.QUOTE, Kind.TRADE)
+SAID = ("ts_event", "bid", "ask", "bid_size", "ask_size", "price", "size", "exchange", "conditions")
 SAME_NS = 2 * SECOND_NS  # two entries within it are the same trade
+LEAD_NS = 180 * SECOND_NS  # all streams flow before the open: a gateway spaces the requests for them
 SHARE = 0.1  # of the episodes of lockstep may be more or less
 
 
@@ -53,8 +55,9 @@ def in_lockstep(tape: Path, home: Home, start_ns: int, until_ns: int) -> Day:
     return made.day(tape.name[-10:])
 
 
-def at_speed(tape: Path, home: Home, speed: str, start: str, until: str) -> Day:
+def at_speed(tape: Path, home: Home, speed: str, start_ns: int, until_ns: int) -> Day:
     """Record a part of a tape in two processes."""
+    start, until = iso(start_ns), iso(until_ns)
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
     served = [*HV, "gateway", "--market", "tape", str(tape), "--speed", speed, "--port", "0", "--home", str(home.root)]
     window = ["--start", start, "--end", until, "--once"]
@@ -88,24 +91,34 @@ def measured(day: Day) -> dict[str, Any]:
     }
 
 
-def _stamps(day: Day, kind: Kind) -> dict[int, np.ndarray]:
-    """`ts_recv` of the rows of a kind, per instrument, in order."""
-    table = day.table(kind).select(["con_id", "ts_recv"])
-    con_ids = table.column("con_id").to_numpy()
-    times = table.column("ts_recv").to_numpy()
-    return {int(con_id): times[con_ids == con_id] for con_id in np.unique(con_ids)}
+def _stamps(day: Day, kind: Kind) -> dict[tuple[Any, ...], int]:
+    """`ts_recv` of the rows of a kind by what IB sent; equal rows of a second are numbered."""
+    table = day.table(kind)
+    said = table.select(["con_id", *(name for name in SAID if name in table.column_names)])
+    times = table.column("ts_recv").to_pylist()
+    number = Counter[tuple[Any, ...]]()
+    found = {}
+    for at, row in zip(times, zip(*(column.to_pylist() for column in said.columns), strict=True), strict=True):
+        number[row] += 1
+        found[*row, number[row]] = at
+    return found
 
 
-def later(here: dict[str, Any], there: dict[str, Any]) -> list[float] | None:
-    """By how much the rows of `here` are stamped later than the same rows of `there`, s: median, p99, largest."""
-    found = []
+def later(here: dict[str, Any], there: dict[str, Any]) -> dict[str, float]:
+    """By how much the rows of `here` are stamped later than the same rows of `there`, s, and how many differ.
+
+    `moved`: the share of rows that are stamped in another second.
+    """
+    late, moved = [], 0
     for kind in ROWS:
-        for con_id, times in here["stamps"][kind].items():
-            other = there["stamps"][kind].get(con_id, np.empty(0, np.int64))
-            common = min(len(times), len(other))
-            found.append(times[:common] - other[:common])
-    rows = np.concatenate(found) / SECOND_NS
-    return [round(float(value), 3) for value in np.percentile(rows, [50, 99, 100])] if len(rows) else None
+        for row, at in here["stamps"][kind].items():
+            if (before := there["stamps"][kind].get(row)) is not None:
+                late.append((at - before) / SECOND_NS)
+                moved += at // SECOND_NS != before // SECOND_NS
+    if not late:
+        return {}
+    median, p99, largest = np.percentile(late, [50, 99, 100]).round(3).tolist()
+    return {"median": median, "p99": p99, "max": largest, "moved": round(moved / len(late), 4)}
 
 
 def compared(here: dict[str, Any], there: dict[str, Any]) -> tuple[int, list[str], list[str]]:
@@ -152,7 +165,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("tapes", nargs="*", type=Path)
     parser.add_argument("--speeds", default="50,200,max")
-    parser.add_argument("--start", default="", help="New York; default: the session's open")
+    parser.add_argument("--start", default="", help="New York; default: 3 minutes before the session's open")
     parser.add_argument("--until", default="", help="New York; default: the session's close")
     given = parser.parse_args()
     if not given.tapes:
@@ -162,7 +175,7 @@ def main() -> None:
         day = parse_date(tape.name[-10:])
         hours = session(day)
         assert hours is not None, tape
-        start_ns = moment(given.start, day) if given.start else hours.open_ns
+        start_ns = moment(given.start, day) if given.start else hours.open_ns - LEAD_NS
         until_ns = moment(given.until, day) if given.until else hours.close_ns
         first: dict[str, Any] = {}
         for speed in [LOCKSTEP, LOCKSTEP, *given.speeds.split(",")]:
@@ -171,7 +184,7 @@ def main() -> None:
                 if speed == LOCKSTEP:
                     made = in_lockstep(tape, home, start_ns, until_ns)
                 else:
-                    made = at_speed(tape, home, speed, given.start or "9:30", given.until or "16:00")
+                    made = at_speed(tape, home, speed, start_ns, until_ns)
                 took, found = time.monotonic() - began, measured(made)
             if speed == LOCKSTEP and first and found["episodes"] != first["episodes"]:
                 raise SystemExit("two recordings in lockstep differ")

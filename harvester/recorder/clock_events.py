@@ -29,12 +29,23 @@ class ClockEvents:
         self._wall_offset: int | None = None
 
     async def run(self) -> None:
-        """Write one event at each full second until cancelled; seconds the machine could not keep up with get none."""
-        while True:
-            await self._clock.sleep_until((self._clock.now() // SECOND_NS + 1) * SECOND_NS)
-            self.tick()
-            self._pressure.apply()
-            await asyncio.sleep(0)
+        """Write one event at each full second until cancelled; seconds the machine could not keep up with get none.
+
+        A simulated gateway sends full seconds with its data: those get theirs when they are read.
+        """
+        self._inbox.on_second = lambda _at_ns: self._second()
+        try:
+            while True:
+                await self._clock.sleep_until((self._clock.now() // SECOND_NS + 1) * SECOND_NS)
+                if self._clock.now() // SECOND_NS > self._inbox.clocked:
+                    self._second()
+                await asyncio.sleep(0)
+        finally:
+            self._inbox.on_second = None
+
+    def _second(self) -> None:
+        self.tick()
+        self._pressure.apply()
 
     def tick(self) -> None:
         """Write one event now, and pass the session the message counts since the last one."""

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from harvester.clock import Clock
+    from harvester.simgateway.client_session import ClientSession
     from harvester.simgateway.gateway_settings import GatewaySettings
     from harvester.simgateway.gateway_state import GatewayState
     from harvester.simgateway.markets.market_source import MarketEvent, MarketSource
@@ -59,6 +60,8 @@ class MarketPump:
         self.timers, self._state = timers, state
         self._subscribed = asyncio.Event()
         self._last_request_ns = 0
+        self._at_ns = 0  # market time up to which everything has been sent
+        self._going_on: asyncio.Task[None] | None = None
         self.started_ns: int | None = None
         self.over = asyncio.Event()
         state.on_subscribed = self._subscribed.set
@@ -83,14 +86,47 @@ class MarketPump:
     async def run(self) -> None:
         """Wait for the first subscription and the grace period, then run the market to its end."""
         await self._wait()
-        self.started_ns = self.start_ns
+        self.started_ns = self._at_ns = self.start_ns
         while (ts := self._next()) is not None and ts <= self.end_ns:
-            await self._reach(ts)
-            self._advance(min(self._clock.now(), self.end_ns))
+            await self._to(ts)
             await self._flush_all()
         if isinstance(self._clock, GatewayClock):
             self._clock.end()
+            self._going_on = asyncio.create_task(self._go_on(), name="time after the market")
         self.over.set()
+
+    def stop(self) -> None:
+        """End the time after the market."""
+        if self._going_on is not None:
+            self._going_on.cancel()
+
+    async def _go_on(self) -> None:
+        """Send the full seconds after the market, until cancelled."""
+        while True:
+            second = (self._at_ns // SECOND_NS + 1) * SECOND_NS
+            await self._clock.sleep_until(second)
+            self._send_second(second, [session for session in self._state.sessions if session.timed])
+            await self._flush_all()
+
+    def _send_second(self, second_ns: int, timed: Iterable[ClientSession]) -> None:
+        for session in timed:
+            session.stamp(second_ns)
+        self._at_ns = second_ns
+
+    async def _to(self, ts: int) -> None:
+        """Go on to the next event; with clients that want the time, to the full second before it."""
+        timed = [session for session in self._state.sessions if session.timed]
+        second = (self._at_ns // SECOND_NS + 1) * SECOND_NS
+        if timed and second <= ts:
+            await self._reach(second)
+            self._send_second(second, timed)
+            return
+        await self._reach(ts)
+        until = min(self._clock.now(), self.end_ns)
+        if timed:
+            until = max(min(until, second - 1), ts)
+        self._advance(until)
+        self._at_ns = until
 
     async def _wait(self) -> None:
         """Wait with constant time: a lockstep clock is held, the gateway's own clock has not started."""
@@ -132,6 +168,8 @@ class MarketPump:
                 continue
             for sub in subscribers(event.con_id, event.stream):
                 if (not event.key or event.key == sub.key) and not (sub.session.may_be_muted and muted(sub)):
+                    if sub.session.timed:
+                        sub.session.stamp(event.ts)
                     sub.deliver(event.fields)
 
     def _broadcast(self, event: MarketEvent) -> None:
