@@ -192,8 +192,11 @@ class FileClock:
 
     @property
     def leaps(self) -> bool:
-        """Whether time jumps from event to event: data sent at an earlier time may still be in flight."""
-        return self._dial is not None
+        """Whether time jumps from event to event: data sent at an earlier time may still be in flight.
+
+        Time that comes with the data does not: what was sent before it has been read.
+        """
+        return self._dial is not None and not self._followed
 
     @property
     def final_ns(self) -> int:
@@ -210,20 +213,27 @@ class FileClock:
 
     @property
     def _followed(self) -> bool:
+        """Whether time comes with the data. A market slower than real time has fewer full seconds."""
         if self._sent is None:
             return False
-        slow = 1.0 if self._dial is not None else min(self._anchor.speed, 1.0)
-        return self._held or (real_monotonic_ns() - self._sent_at) * slow <= self._QUIET_NS
+        quiet_ns = real_monotonic_ns() - self._sent_at
+        if self._held or quiet_ns <= self._QUIET_NS:
+            return True
+        self._look()
+        return self._dial is None and quiet_ns * self._anchor.speed <= self._QUIET_NS
+
+    def _look(self) -> None:
+        if real_monotonic_ns() - self._looked > self._LOOK_EVERY_NS:
+            # While the gateway is gone or replaces the file, the last values stay in use.
+            with suppress(OSError, msgspec.DecodeError):
+                self._read()
 
     def now(self) -> int:
         if self._sent is not None and self._followed:
             self._last = max(self._last, self._sent)
             self.behind_ns = self._last - self._sent
             return self._last
-        if real_monotonic_ns() - self._looked > self._LOOK_EVERY_NS:
-            # While the gateway is gone or replaces the file, the last values stay in use.
-            with suppress(OSError, msgspec.DecodeError):
-                self._read()
+        self._look()
         at_ns = self._dial.now() if self._dial is not None else self._anchor.market(real_monotonic_ns())
         at_ns = min(at_ns, self._anchor.final_ns)
         self._last = max(self._last, at_ns)

@@ -144,6 +144,10 @@ class Connection:
         return GatewayInfo(handshake.version, handshake.connection_time, handshake.accounts)
 
     def disconnect(self) -> None:
+        """Hang up for good. Market time that came with the data stays: what is still logged belongs to it."""
+        self._follower, follower = None, self._follower
+        if follower is not None:
+            follower.hold(True)
         with contextlib.suppress(OSError, RuntimeError):
             self.client.disconnect()
 

@@ -31,17 +31,14 @@ class ClockEvents:
     async def run(self) -> None:
         """Write one event at each full second until cancelled; seconds the machine could not keep up with get none.
 
-        A simulated gateway sends full seconds with its data: those get theirs when they are read.
+        A simulated gateway sends full seconds with its data: those get theirs when they are read, until it hangs up.
         """
-        self._inbox.on_second = lambda _at_ns: self._second()
-        try:
-            while True:
-                await self._clock.sleep_until((self._clock.now() // SECOND_NS + 1) * SECOND_NS)
-                if self._clock.now() // SECOND_NS > self._inbox.clocked:
-                    self._second()
-                await asyncio.sleep(0)
-        finally:
-            self._inbox.on_second = None
+        self._inbox.on_second = self._second
+        while True:
+            await self._clock.sleep_until((self._clock.now() // SECOND_NS + 1) * SECOND_NS)
+            if self._clock.now() // SECOND_NS > self._inbox.clocked:
+                self._second()
+            await asyncio.sleep(0)
 
     def _second(self) -> None:
         self.tick()

@@ -60,7 +60,7 @@ class Inbox:
         last_stamp_ns: no stamp is later; None for no such limit.
         filled: set while a full commit of items waits, or a cut.
         clocked: Unix second of the last clock event.
-        on_second: called with each full second, ns UTC, that a simulated gateway sends before what follows it.
+        on_second: called at each full second that a simulated gateway sends, before what follows it.
     """
 
     def __init__(self, clock: Clock, commit_events: int, commit_bytes: int = COMMIT_BYTES) -> None:
@@ -79,7 +79,7 @@ class Inbox:
         self.last_stamp_ns: int | None = None
         self.on_boundary: Callable[[], None] | None = None
         self.clocked = 0
-        self.on_second: Callable[[int], None] | None = None
+        self.on_second: Callable[[], None] | None = None
         self.filled = asyncio.Event()
 
     def __len__(self) -> int:
@@ -123,7 +123,7 @@ class Inbox:
         """
         self._items.pop()
         if self.on_second is not None and at_ns % SECOND_NS == 0 and at_ns // SECOND_NS > self.clocked:
-            self.on_second(at_ns)
+            self.on_second()
         self._arrive()
 
     def _arrive(self) -> None:

@@ -94,9 +94,9 @@ class ClientSession:
         self.report.count(fields, symbol)
         self.queue(frame(fields))
 
-    def stamp(self, at_ns: int) -> None:
-        """Queue the market time of what follows, ns UTC, if it is another one. It is no message of the report."""
-        if at_ns != self._stamped:
+    def stamp(self, at_ns: int, *, again: bool = False) -> None:
+        """Queue the market time of what follows, ns UTC, if it is another one or `again`. It is not in the report."""
+        if again or at_ns != self._stamped:
             self._stamped = at_ns
             self._stamps += 1
             self.queue(frame([MARKET_TIME, str(at_ns)]))

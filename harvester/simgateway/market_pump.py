@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from harvester.simgateway.markets.market_source import MarketEvent, MarketSource
 
 _AT_MOST = 1000  # events between two flushes of the sockets
+_STANDING_S = 0.5  # real time between two messages of the time before the start
 
 
 class Timers:
@@ -132,12 +133,25 @@ class MarketPump:
         """Wait with constant time: a lockstep clock is held, the gateway's own clock has not started."""
         held = self._clock.hold() if isinstance(self._clock, LockstepClock) else nullcontext()
         with held:
-            await self._subscribed.wait()
-            grace_ns = int(self._settings.grace_s * SECOND_NS)
-            while (left := self._last_request_ns + grace_ns - real_monotonic_ns()) > 0:
-                await asyncio.sleep(left / SECOND_NS)
+            waiting = asyncio.create_task(self._send_standing_time())
+            try:
+                await self._subscribed.wait()
+                grace_ns = int(self._settings.grace_s * SECOND_NS)
+                while (left := self._last_request_ns + grace_ns - real_monotonic_ns()) > 0:
+                    await asyncio.sleep(left / SECOND_NS)
+            finally:
+                waiting.cancel()
             if isinstance(self._clock, GatewayClock):
                 self._clock.begin()
+
+    async def _send_standing_time(self) -> None:
+        """Repeat the constant time, so that clients follow it when the market starts; until cancelled."""
+        while True:
+            await asyncio.sleep(_STANDING_S)
+            for session in self._state.sessions:
+                if session.timed:
+                    session.stamp(self._clock.now(), again=True)
+                    session.flush()
 
     async def _reach(self, ts: int) -> None:
         """Move time to the next event: wait for it or, at speed max, set it."""
