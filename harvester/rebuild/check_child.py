@@ -32,7 +32,7 @@ from harvester.projections.market.merge import COLUMNS
 from harvester.projections.trading.trade_rows import DECISIONS
 from harvester.projections.trading.trading import Trading
 from harvester.projections.trading.trading_feed import TradingFeed
-from harvester.projections.trading.user_decider import UserDecider
+from harvester.projections.trading.user_calls import UserCalls
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -86,17 +86,17 @@ class Watch:
         sys.addaudithook(self._hear)
 
     def around(self) -> None:
-        """Watch every decision of a user's strategy."""
-        decide_now = UserDecider.decide_now
+        """Watch every call of a user's strategy."""
+        run = UserCalls.run
 
         def watched(*args: Any) -> Any:
             self._deciding = get_ident()
             try:
-                return decide_now(*args)
+                return run(*args)
             finally:
                 self._deciding = 0
 
-        UserDecider.decide_now = watched  # type: ignore[method-assign,assignment]
+        UserCalls.run = watched  # type: ignore[method-assign,assignment]
 
     def _hear(self, event: str, args: tuple[Any, ...]) -> None:
         if self._deciding != get_ident() or not event.startswith(_WATCHED):

@@ -24,6 +24,7 @@ from harvester.projections.interval import OccurrenceKind
 from harvester.projections.trading import episodes
 from harvester.projections.trading.deciding import Seat, StrategyDesk
 from harvester.projections.trading.episodes import SymbolHealth, Tracked
+from harvester.projections.trading.failure import read_failure
 from harvester.projections.trading.fast.market_now import MarketNow
 from harvester.projections.trading.fast.position_watch import PositionWatch, next_seq
 from harvester.projections.trading.plan import Change, ChangeKind
@@ -59,11 +60,11 @@ if TYPE_CHECKING:
 
     from harvester.projections.interval import Interval, Occurrence
     from harvester.projections.run_params import RunParams
+    from harvester.projections.trading.failure import Failure
     from harvester.projections.trading.plan import EntryPlan
     from harvester.projections.trading.simulated_exchange import Fill
     from harvester.projections.trading.strategies import Library
     from harvester.projections.trading.strategy import Verdict
-    from harvester.projections.trading.user_decider import Failure
 
 
 class Trading:
@@ -90,6 +91,7 @@ class Trading:
         self._desk = StrategyDesk(self._now, self)
         self._watches: list[PositionWatch] = []
         self._due = 0  # next time at which a position must be checked, ns UTC
+        self._quiet = 0  # `Interval.quiet` of the current one
 
     def on_run_start(self, params: RunParams, seq: int, ts: int) -> None:
         """Start a run, at its place among the observations of its interval."""
@@ -106,6 +108,7 @@ class Trading:
         if interval.tape is not self._now.tape:
             self._follow(interval)
         self._now.advance(interval)
+        self._quiet = interval.quiet
         if state.active:
             self._mark_gap(interval.ts)
         due = bool(state.active) and interval.ts >= self._due
@@ -239,18 +242,47 @@ class Trading:
         """1 when all timeframes of the symbol closed up, -1 all down, 0 neither."""
         return self._state.aligned.get(con_id, 0)
 
-    def halted(self, con_id: int) -> bool:
-        """Whether trading in the symbol is halted."""
-        return con_id in self._state.halted
+    def why_not_live(self, con_id: int) -> str:
+        """Why a quote is not live now: OUTAGE, HALTED or NOT_LIVE."""
+        if self._now.outage(con_id):
+            return OUTAGE
+        return HALTED if con_id in self._state.halted else NOT_LIVE
+
+    def quiet_until(self) -> int:
+        """Index of the next clock at which something may change what a user's strategy sees, besides the market."""
+        now, clocks = self._now, self._now.seconds.clocks
+        stop = self._quiet
+        if stop > now.place and self._state.active:
+            moved = clocks[:, 0].searchsorted(min(watch.next_seq for watch in self._watches))
+            stop = min(stop, int(moved), int(clocks[:, 1].searchsorted(self._due)))
+        return max(stop, now.place + 1)
 
     def dropped(self, failure: Failure) -> None:
-        """Close the positions of a user's strategy that has failed, and cancel its entries."""
+        """Note that a user's strategy has failed. Unless a notice in the log will do so, close its positions."""
         self.failures.append(failure)
+        if not self._library.waits_for_notice(failure.strategy):
+            self._leave(failure, failure.seq, failure.ts)
+
+    def _on_dropped(self, row: Occurrence) -> None:
+        """A notice in the log drops a strategy: close its positions here."""
+        failure = read_failure(row.text)
+        if failure is None or not self._library.waits_for_notice(failure.strategy):
+            return
+        for user in [seat.user for seat in self._desk.seats]:
+            if user is not None and (user.name, user.digest) == (failure.strategy, failure.digest):
+                if user.failure is None:
+                    user.drop(failure)
+                    self.failures.append(failure)
+                self._leave(failure, row.seq, row.ts)
+
+    def _leave(self, failure: Failure, seq: int, ts: int) -> None:
+        """Send exits for the positions of a failed strategy, at the market; they cancel its entries."""
         terms = self._state.terms
         assert terms is not None, "a strategy decided before the first run start"
-        for tracked in [t for t in self._state.active if t.position.strategy == failure.strategy]:
+        of = failure.strategy, failure.digest
+        for tracked in [t for t in self._state.active if (t.position.strategy, t.position.strategy_digest) == of]:
             change = Change(ChangeKind.EXIT, reason=STRATEGY_ERROR)
-            self._send(tracked, change, (failure.seq, failure.ts), terms.latency_ns)
+            self._send(tracked, change, (seq, ts), terms.latency_ns)
 
     def held(self, con_id: int, name: str) -> Holding | None:
         """What the strategy holds or has working in the symbol; None = nothing."""
@@ -411,15 +443,13 @@ class Trading:
 
     def _refused(self, position: Position, ts: int) -> str:
         """Why an entry is cancelled on its arrival (rule 11); sets when one that is not ends."""
-        state, terms = self._state, self._state.terms
+        terms = self._state.terms
         if terms is None or terms.session is None or terms.flat_at is None or ts < terms.session[0]:
             return SESSION_CLOSED
         if ts >= terms.flat_at:
             return SESSION_END
         if not self._now.shown(position.con_id).good:
-            if self._now.outage(position.con_id):
-                return OUTAGE
-            return HALTED if position.con_id in state.halted else NOT_LIVE
+            return self.why_not_live(position.con_id)
         position.expires, position.expires_for = terms.flat_at, SESSION_END
         if (valid := position.plan.valid_seconds) is not None and ts + int(valid * SECOND_NS) < terms.flat_at:
             position.expires, position.expires_for = ts + int(valid * SECOND_NS), EXPIRED
@@ -492,6 +522,8 @@ class Trading:
                 self._cancel_entries(row, HALTED)
         elif what is OccurrenceKind.DARK:
             self._mark_dark(row)
+        elif what is OccurrenceKind.STRATEGY_DROPPED:
+            self._on_dropped(row)
         else:
             self._note(row)
         if what in _CHANGES_INPUTS:
@@ -644,7 +676,7 @@ class Trading:
         state.ending.append(tracked)
         number = state.trades_of[position.symbol] = state.trades_of.get(position.symbol, 0) + 1
         ts = position.fills[-1].ts if end is None else end[0]
-        tracked.ended(f"T{_time_of_day(ts)}_{number:03d}", end)
+        tracked.ended(f"T{episodes.time_of_day(ts)}_{number:03d}", end)
         tracked.unseen = episodes.unseen(tracked, state.dark.get(position.con_id, ()), state.gaps)
         self._cool_down(position, ts)
         self._forget_seconds()
@@ -716,8 +748,3 @@ def _identity(position: Position) -> tuple[int, str, str, int]:
 def _hold_until(position: Position) -> int:
     most = position.plan.hold_seconds_max
     return NEVER if most is None else position.fills[0].ts + int(most * SECOND_NS)
-
-
-def _time_of_day(ts: int) -> str:
-    seconds = ts // SECOND_NS % 86_400
-    return f"{seconds // 3600:02d}{seconds // 60 % 60:02d}{seconds % 60:02d}"

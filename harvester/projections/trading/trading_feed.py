@@ -83,13 +83,25 @@ class TradingFeed(Projection):
         last = np.uint64(clocks[-1, 0])
         quotes, trades = (rows[: rows["seq"].searchsorted(last)] for rows in (self._quotes, self._trades))
         tape, seconds = Observations(quotes, trades, clocks[:, 0].tolist()), self._seconds(step, clocks)
+        users = bool(runs) or getattr(self.trading, "wants_news", False)
+        quiet = self._quiet(step, clocks[:, 0], runs) if users else [0] * len(clocks)
         for place, (seq, ts) in enumerate(clocks.tolist()):
             self._start(runs, seq)
             happened = [h for h in self._happenings if h.seq <= seq] if self._happenings else []
             self._happenings = self._happenings[len(happened) :]
             news = self._news(step, seq)
-            self.trading.on_interval(Interval(seq, ts, happened, tape, seconds, place, news))
+            self.trading.on_interval(Interval(seq, ts, happened, tape, seconds, place, news, quiet[place]))
         self._quotes, self._trades = self._quotes[len(quotes) :], self._trades[len(trades) :]
+
+    def _quiet(self, step: Step, clocks: Array, runs: list[RunStart]) -> list[int]:
+        """By clock the index of the next one with happenings, news or a run start in its interval."""
+        count = len(clocks)
+        seqs = [*(h.seq for h in self._happenings), *(row["seq"] for row in (*self._bars, *self._scans))]
+        seqs += [*self._candles(step), *(run.seq for run in runs)]
+        places = sorted(set(clocks.searchsorted(np.array(seqs, np.int64)).tolist()))
+        nexts = np.array([*places, count])
+        found: list[int] = nexts[np.searchsorted(places, np.arange(count), "right")].tolist()
+        return found
 
     def _news(self, step: Step, seq: int) -> News | None:
         """What happened up to this clock that only users' strategies read."""
@@ -148,7 +160,7 @@ class TradingFeed(Projection):
         return self.trading.digest()
 
     def snapshot(self) -> bytes:
-        waiting = [(h.seq, h.ts, h.con_id, str(h.what), h.value) for h in self._happenings]
+        waiting = [(h.seq, h.ts, h.con_id, str(h.what), h.value, h.text) for h in self._happenings]
         live = self._live.snapshot()
         pairs = (self._bars, _BAR_KEPT), (self._scans, _SCAN_KEPT)
         rows = [[[row[name] for name in names] for row in kept] for kept, names in pairs]
@@ -160,7 +172,8 @@ class TradingFeed(Projection):
         quotes, trades, waiting, live, rows, inner = msgspec.msgpack.decode(data)
         self._quotes, self._trades = np.frombuffer(quotes, QUOTES).copy(), np.frombuffer(trades, TRADES).copy()
         self._happenings = [
-            Occurrence(seq, ts, con_id, OccurrenceKind(what), value) for seq, ts, con_id, what, value in waiting
+            Occurrence(seq, ts, con_id, OccurrenceKind(what), value, text)
+            for seq, ts, con_id, what, value, text in waiting
         ]
         self._live.restore(live)
         for kept, part, names in zip((self._bars, self._scans), rows, (_BAR_KEPT, _SCAN_KEPT), strict=True):
