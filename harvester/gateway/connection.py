@@ -145,9 +145,9 @@ class Connection:
 
     def disconnect(self) -> None:
         """Hang up for good. Market time that came with the data stays: what is still logged belongs to it."""
-        self._follower, follower = None, self._follower
-        if follower is not None:
-            follower.hold(True)
+        if self._follower is not None:
+            self._follower.hold(True)
+            self._follower = None
         with contextlib.suppress(OSError, RuntimeError):
             self.client.disconnect()
 
