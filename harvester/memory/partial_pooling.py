@@ -1,0 +1,79 @@
+"""Partial pooling: each mean is drawn towards the mean of its kind, the more, the less its own days say.
+
+The variance between groups is Paule and Mandel's (J. Res. NBS 87, 1982; iteration of DerSimonian and Kacker, Contemp.
+Clin. Trials 28, 2007). A drawn mean has the variance of Prasad and Rao (JASA 85, 1990): what is left of its own, that
+of the pooled mean, and twice the part that comes from estimating the variance between groups. The variance of the
+pooled mean is clustered by day over all groups, so a day that moved all of them counts once.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from harvester.memory.day_clusters import Clustered
+
+    Array = NDArray[np.float64]
+
+POOLED_MIN = 4
+"""Groups below which nothing is pooled: with three or fewer, drawing towards their mean need not help (James, Stein)."""
+_ROUNDS, _ENOUGH = 200, 1e-13
+
+
+class Pooled(NamedTuple):
+    """Means drawn towards the pooled mean.
+
+    Attributes:
+        center: the pooled mean; None when there are too few groups.
+        between: variance between groups.
+        mean, variance: over groups; nan where `Clustered` has no variance.
+    """
+
+    center: float | None
+    between: float
+    mean: Array
+    variance: Array
+
+
+def pooled(means: Clustered) -> Pooled:
+    """Pool the means that have a variance above 0."""
+    use = means.variance > 0
+    if use.sum() < POOLED_MIN:
+        return Pooled(None, 0.0, np.where(use, means.mean, np.nan), np.where(use, means.variance, np.nan))
+    y, v = means.mean[use], means.variance[use]
+    between = between_groups(y, v)
+    total = v + between
+    weights = 1 / total / (1 / total).sum()
+    center = float(weights @ y)
+    drawn, kept = v / total, between / total
+    of_center = _variance_of_center(weights, between, means.parts[use], float(1 / (1 / total).sum()))
+    of_between = 2 / float((total**-2).sum())
+    mean, variance = np.full_like(means.mean, np.nan), np.full_like(means.mean, np.nan)
+    mean[use] = center + kept * (y - center)
+    variance[use] = kept * v + drawn**2 * of_center + 2 * v**2 / total**3 * of_between
+    return Pooled(center, between, mean, variance)
+
+
+def between_groups(y: Array, v: Array) -> float:
+    """Paule and Mandel's variance between the means `y` with variances `v`: the weighted squares equal groups - 1."""
+    between = 0.0
+    for _ in range(_ROUNDS):
+        weights = 1 / (v + between)
+        squares = (y - float(weights @ y / weights.sum())) ** 2
+        excess = float(weights @ squares) - (len(y) - 1)
+        if excess <= _ENOUGH * len(y):
+            break
+        between += excess / float(weights**2 @ squares)
+    return between
+
+
+def _variance_of_center(weights: Array, between: float, parts: Array, independent: float) -> float:
+    """Variance of the pooled mean by day, at least that of independent groups."""
+    per_date = weights @ parts
+    dates = int((parts != 0).any(axis=0).sum())
+    by_day = float(per_date @ per_date) * dates / max(dates - 1, 1)
+    return max(independent, by_day + between * float(weights @ weights))
