@@ -36,6 +36,7 @@ DAYS_MIN = 5
 WEIGHT_MIN = 40.0
 MODERATED_MIN = 10
 """Groups below which the weight of the prior is not estimated."""
+_COIN = 0.25  # variance of a hit or a miss at even odds
 _OUTLIER = 0.01
 _ENDLESS = 1e6  # degrees of freedom at which Student's t is the normal distribution
 _SMALLEST = 1e-6  # ratio of variances that counts as none
@@ -70,6 +71,8 @@ class Clustered(NamedTuple):
         degrees: of freedom of `variance`.
         parts: (groups, dates), the deviation of each day; a row's sum is 0.
         spread: sum of the squared shares of the days in the observations.
+        expected: variance of the mean if all groups had the same variance within days and the same between days. It
+            depends on counts alone, so a mean is not weighted by what its own observations happened to be.
     """
 
     n: Array
@@ -79,6 +82,7 @@ class Clustered(NamedTuple):
     degrees: Array
     parts: Array
     spread: Array
+    expected: Array
 
 
 def day_sums(kind: str, cells: Iterable[tuple[str, TradeGroup]]) -> list[DaySums]:
@@ -112,46 +116,59 @@ def clustered(n: Array, sums: Array) -> Clustered:
         degrees = 1 / (spread + leverage.sum(axis=1) ** 2 - (leverage**2).sum(axis=1))
     few = days < 2
     variance[few] = degrees[few] = np.nan
-    return Clustered(n.sum(axis=1), days, mean, variance, degrees, np.nan_to_num(parts), spread)
+    return Clustered(n.sum(axis=1), days, mean, variance, degrees, np.nan_to_num(parts), spread, variance * np.nan)
 
 
 def mean_r_clustered(table: DaySums) -> Clustered:
     """Mean R of the groups, with moderated variances."""
     raw = clustered(table.r_n, table.r_sum)
     enough = raw.days >= DAYS_MIN
-    if not enough.any():
-        return raw._replace(variance=raw.variance * np.nan, degrees=raw.degrees * np.nan)
-    expected = _expected_variance(table, raw, enough)
     variance, degrees = np.full_like(raw.mean, np.nan), np.full_like(raw.mean, np.nan)
-    variance[enough], degrees[enough] = _moderated(raw, expected, enough)
-    return raw._replace(variance=variance, degrees=degrees)
+    if not enough.any():
+        return raw._replace(variance=variance, degrees=degrees)
+    expected = _expected_variance(raw, table.r_n, table.r_sum, table.r_squares, R_PRIOR.scale / (R_PRIOR.shape - 1))
+    variance[enough], degrees[enough], level = _moderated(raw, expected, enough)
+    return raw._replace(variance=variance, degrees=degrees, expected=expected * level)
 
 
-def _expected_variance(table: DaySums, raw: Clustered, enough: NDArray[np.bool_]) -> Array:
-    """Variance of each mean if all groups had the same variance within days and the same between days."""
-    traded = table.r_n[enough] > 0
-    count, total = table.r_n[enough][traded], table.r_sum[enough][traded]
-    inside = max(0.0, float((table.r_squares[enough][traded] - total**2 / count).sum()))
-    usual = R_PRIOR.scale / (R_PRIOR.shape - 1)
+def hit_rate_clustered(table: DaySums) -> Clustered:
+    """Hit rates of the groups. No variance is below that of independent trades at the rate (wins + 1) / (trades + 2)."""
+    raw = clustered(table.trades, table.wins)
+    enough = raw.days >= DAYS_MIN
+    if not enough.any():
+        return raw._replace(variance=raw.variance * np.nan)
+    rate = (table.wins.sum(axis=1) + 1) / (raw.n + 2)
+    variance = np.where(enough, np.fmax(raw.variance, rate * (1 - rate) / np.maximum(raw.n, 1)), np.nan)
+    return raw._replace(
+        variance=variance, expected=_expected_variance(raw, table.trades, table.wins, table.wins, _COIN)
+    )
+
+
+def _expected_variance(raw: Clustered, n: Array, sums: Array, squares: Array, usual: float) -> Array:
+    """As `Clustered.expected`; the variance within days starts at `usual` with the weight of ten observations."""
+    enough = raw.days >= DAYS_MIN
+    traded = n[enough] > 0
+    count, total = n[enough][traded], sums[enough][traded]
+    inside = max(0.0, float((squares[enough][traded] - total**2 / count).sum()))
     within = (inside + R_PRIOR.weight * usual) / (float((count - 1).sum()) + R_PRIOR.weight)
     excess = raw.variance[enough] - within / raw.n[enough]
     between = max(0.0, float(excess.sum() / raw.spread[enough].sum()))
-    return within / raw.n + between * raw.spread
+    return np.asarray(within / np.maximum(raw.n, 1) + between * raw.spread, dtype=np.float64)
 
 
-def _moderated(raw: Clustered, expected: Array, enough: NDArray[np.bool_]) -> tuple[Array, Array]:
-    """Variances and degrees of freedom of the groups with enough days."""
+def _moderated(raw: Clustered, expected: Array, enough: NDArray[np.bool_]) -> tuple[Array, Array, float]:
+    """Variances and degrees of freedom of the groups with enough days; the mean ratio to the expected variance."""
     own, scale = raw.degrees[enough], expected[enough]
     ratio = raw.variance[enough] / scale
     level = float((own @ ratio + WEIGHT_MIN) / (own.sum() + WEIGHT_MIN))
     weight, fitted = _prior(np.maximum(ratio, _SMALLEST), own)
     if weight < WEIGHT_MIN:
         drawn = (WEIGHT_MIN * level + own * ratio) / (WEIGHT_MIN + own)
-        return np.maximum(ratio, drawn) * scale, own
+        return np.maximum(ratio, drawn) * scale, own, level
     drawn = (weight * fitted + own * ratio) / (weight + own)
     degrees = np.minimum(own + weight, np.maximum(own, _pooled_degrees(raw.parts[enough] ** 2 / scale[:, None])))
     outlier = ratio > fitted * special.fdtri(own, weight, 1 - _OUTLIER)
-    return np.where(outlier, ratio, drawn) * scale, np.where(outlier, own, degrees)
+    return np.where(outlier, ratio, drawn) * scale, np.where(outlier, own, degrees), level
 
 
 def _prior(ratio: Array, own: Array) -> tuple[float, float]:
@@ -184,13 +201,3 @@ def _pooled_degrees(squares: Array) -> float:
     dates = len(per_date)
     noise = float(per_date.var(ddof=1)) * dates
     return min(2 * float(per_date.sum()) ** 2 / noise, _ENDLESS) if noise > 0 else _ENDLESS
-
-
-def hit_rate_clustered(table: DaySums) -> Clustered:
-    """Hit rates of the groups. No variance is below that of independent trades at the rate (wins + 1) / (trades + 2)."""
-    raw = clustered(table.trades, table.wins)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        rate = (table.wins.sum(axis=1) + 1) / (raw.n + 2)
-        variance = np.maximum(raw.variance, rate * (1 - rate) / raw.n)
-    variance[raw.days < DAYS_MIN] = np.nan
-    return raw._replace(variance=variance)

@@ -3,7 +3,8 @@
 The variance between groups is Paule and Mandel's (J. Res. NBS 87, 1982; iteration of DerSimonian and Kacker, Contemp.
 Clin. Trials 28, 2007). A drawn mean has the variance of Prasad and Rao (JASA 85, 1990): what is left of its own, that
 of the pooled mean, and twice the part that comes from estimating the variance between groups. The variance of the
-pooled mean is clustered by day over all groups, so a day that moved all of them counts once.
+pooled mean is clustered by day over all groups, so a day that moved all of them counts once. The weights rest on
+the variances expected from the counts: a setup whose few trades all failed has a small variance and would weigh most.
 """
 
 from __future__ import annotations
@@ -44,14 +45,15 @@ def pooled(means: Clustered) -> Pooled:
     use = means.variance > 0
     if use.sum() < POOLED_MIN:
         return Pooled(None, 0.0, np.where(use, means.mean, np.nan), np.where(use, means.variance, np.nan))
-    y, v = means.mean[use], means.variance[use]
-    between = between_groups(y, v)
-    total = v + between
-    weights = 1 / total / (1 / total).sum()
+    y, v, expected = means.mean[use], means.variance[use], means.expected[use]
+    between = between_groups(y, expected)
+    weights = 1 / (expected + between)
+    of_center, of_between = 1 / float(weights.sum()), 2 / float((weights**2).sum())
+    weights *= of_center
     center = float(weights @ y)
+    of_center = _variance_of_center(weights, between, means.parts[use], of_center)
+    total = v + between
     drawn, kept = v / total, between / total
-    of_center = _variance_of_center(weights, between, means.parts[use], float(1 / (1 / total).sum()))
-    of_between = 2 / float((total**-2).sum())
     mean, variance = np.full_like(means.mean, np.nan), np.full_like(means.mean, np.nan)
     mean[use] = center + kept * (y - center)
     variance[use] = kept * v + drawn**2 * of_center + 2 * v**2 / total**3 * of_between

@@ -1,0 +1,179 @@
+"""Worlds with and without an edge: how often noise is shown as evidence, and how much of an edge is found.
+
+python bench/bench_learning.py [--worlds 100] [--planted 20]
+
+A world is 1,000 setups on 60 days with five trades a day, a trade's standard deviation 1.2 R, as sums per day in the
+schema of the datasets, seeded. One JSON line a kind of world: `false_worlds` is the share of the worlds without any
+edge in which something is shown, with its 95 % interval (Wilson); `found` the median of 50 planted setups found;
+`noise_shown` the mean share of noise in what is shown; `covered` the share of pooled intervals that hold the true mean.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import statistics
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from harvester.memory.day_clusters import DaySums
+from harvester.memory.evidence import evidence
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+SETUPS, DAYS, TRADES, SD, PLANTED, EDGE = 1000, 60, 5, 1.2, 50, 0.3
+
+
+class World(NamedTuple):
+    """A kind of world. `draw(generator, edge)` gives R of shape (setups, days, trades); `edge` is one mean a setup."""
+
+    name: str
+    draw: Callable[[np.random.Generator, np.ndarray], np.ndarray]
+    overlapping: bool = False
+
+
+def normal(day: float, common: float, days: int = DAYS, trades: int = TRADES):
+    """Normal trades with a day effect of `day` R, of which the share `common` of the variance is the market's."""
+
+    def draw(generator: np.random.Generator, edge: np.ndarray) -> np.ndarray:
+        own = generator.normal(0, day * math.sqrt(1 - common), (len(edge), days, 1))
+        market = generator.normal(0, day * math.sqrt(common), (1, days, 1))
+        return edge[:, None, None] + own + market + generator.normal(0, SD, (len(edge), days, trades))
+
+    return draw
+
+
+def targets(win: float, up: float, days: int):
+    """One trade a day that ends at a target of `up` R with probability `win`, else at its stop; the mean is `edge`."""
+
+    def draw(generator: np.random.Generator, edge: np.ndarray) -> np.ndarray:
+        hit = generator.random((len(edge), days, 1)) < win
+        r = np.where(hit, up, -win * up / (1 - win)) + generator.normal(0, 0.03, hit.shape)
+        return edge[:, None, None] + r
+
+    return draw
+
+
+def volatile(days: int):
+    """Five trades a day, each setup with a standard deviation of its own (log-normal, sigma 0.5)."""
+
+    def draw(generator: np.random.Generator, edge: np.ndarray) -> np.ndarray:
+        own = SD * np.exp(generator.normal(0, 0.5, (len(edge), 1, 1)))
+        return edge[:, None, None] + own * generator.normal(0, 1, (len(edge), days, TRADES))
+
+    return draw
+
+
+WORLDS = [
+    World("day effect 0.2, each setup its own", normal(0.2, 0)),
+    World("day effect 0.2, half of it the market's", normal(0.2, 0.5)),
+    World("day effect 0.2, all of it the market's", normal(0.2, 1)),
+    World("day effect 0.6, each setup its own", normal(0.6, 0)),
+    World("day effect 0.6, all of it the market's", normal(0.6, 1)),
+    World("the same trades as setups, symbols and hours, market's 0.2", normal(0.2, 1), overlapping=True),
+    World("a standard deviation for each setup", volatile(DAYS)),
+    World("target 1.5 R or stop, one trade on 10 days", targets(0.4, 1.5, 10)),
+    World("target 4 R or stop, one trade on 10 days", targets(0.2, 4, 10)),
+    World("target 0.25 R or stop, one trade on 20 days", targets(0.8, 0.25, 20)),
+]
+HELD = WORLDS[:3]
+"""The worlds of the claim; the others show where the method ends."""
+
+
+def sums(kind: str, r: np.ndarray) -> DaySums:
+    """R of shape (groups, days, trades), nan for none, as the sums of a day's groups."""
+    n = np.isfinite(r).sum(axis=2).astype(float)
+    names = tuple(f"{kind}{i:04}" for i in range(len(r)))
+    dates = tuple(f"day{i:03}" for i in range(r.shape[1]))
+    wins = (r > 0).sum(axis=2).astype(float)
+    return DaySums(kind, "event", names, dates, n, wins, n, np.nansum(r, axis=2), np.nansum(r * r, axis=2))
+
+
+def regrouped(kind: str, r: np.ndarray, labels: np.ndarray) -> DaySums:
+    """The same trades by another label, one label a trade."""
+    groups, days = int(labels.max()) + 1, r.shape[1]
+    cell = (labels * days + np.arange(days)[None, :, None]).ravel()
+    count, wins, total, squares = (
+        np.bincount(cell, weights.ravel(), groups * days).reshape(groups, days)
+        for weights in (np.ones(r.shape), (r > 0).astype(float), r, r * r)
+    )
+    names, dates = tuple(f"{kind}{i:04}" for i in range(groups)), tuple(f"day{i:03}" for i in range(days))
+    return DaySums(kind, "event", names, dates, count, wins, count, total, squares)
+
+
+def tables(world: World, seed: int, edge: np.ndarray) -> list[DaySums]:
+    generator = np.random.default_rng(seed)
+    r = world.draw(generator, edge)
+    made = [sums("setup", r)]
+    if world.overlapping:
+        made.append(regrouped("symbol", r, generator.integers(0, 100, r.shape)))
+        made.append(regrouped("hour", r, generator.integers(0, 7, r.shape)))
+    return made
+
+
+def edges(planted: int, setups: int = SETUPS) -> np.ndarray:
+    return np.where(np.arange(setups) < planted, EDGE, 0.0)
+
+
+def outcome(world: World, seed: int, planted: int, setups: int = SETUPS) -> tuple[int, int, float]:
+    """Planted setups found, noise shown, and the share of setups whose pooled interval holds their mean."""
+    edge = edges(planted, setups)
+    rows = evidence(tables(world, seed, edge))["rows"]
+    shown = [row["verdict"] == "evidence" for row in rows]
+    mine = [row for row in rows if row["kind"] == "setup"]
+    covered = [
+        row["mean_r_pooled"]["low"] <= truth <= row["mean_r_pooled"]["high"]
+        for row, truth in zip(mine, edge, strict=True)
+    ]
+    setups_shown = [hit for hit, row in zip(shown, rows, strict=True) if row["kind"] == "setup"]
+    found = sum(setups_shown[:planted])
+    # With an edge in some setups the symbols and hours that hold them have one too.
+    noise = sum(setups_shown[planted:]) if planted else sum(shown)
+    return found, noise, sum(covered) / len(covered)
+
+
+def wilson(hits: int, n: int) -> list[float]:
+    z, p = 1.96, hits / n
+    center, half = p + z * z / 2 / n, z * math.sqrt(p * (1 - p) / n + z * z / 4 / n / n)
+    return [round((center + sign * half) / (1 + z * z / n), 3) for sign in (-1, 1)]
+
+
+def measured(world: World, worlds: int, planted_worlds: int) -> dict[str, Any]:
+    began = time.process_time()
+    empty = [outcome(world, seed, 0) for seed in range(worlds)]
+    full = [outcome(world, 10_000 + seed, PLANTED) for seed in range(planted_worlds)]
+    false = sum(noise > 0 for _, noise, _ in empty)
+    return {
+        "bench": "learning",
+        "world": world.name,
+        "worlds": worlds,
+        "false_worlds": false / worlds,
+        "false_worlds_interval": wilson(false, worlds),
+        "found": statistics.median(found for found, _, _ in full),
+        "found_least": min(found for found, _, _ in full),
+        "noise_shown": round(statistics.fmean(noise / max(found + noise, 1) for found, noise, _ in full), 4),
+        "covered": round(statistics.fmean(share for *_, share in empty), 4),
+        "covered_planted": round(statistics.fmean(share for *_, share in full), 4),
+        "cpu_seconds": round(time.process_time() - began, 1),
+    }
+
+
+def main() -> None:
+    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options.add_argument("--worlds", type=int, default=100)
+    options.add_argument("--planted", type=int, default=20)
+    given = options.parse_args()
+    for world in WORLDS:
+        print(json.dumps(measured(world, given.worlds, given.planted)), flush=True)
+
+
+if __name__ == "__main__":
+    main()
