@@ -6,51 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harvester.memory.stats import beta_cdf, beta_quantile, hit_rate, mean_r, t_quantile
-
-
-@pytest.mark.parametrize(
-    ("x", "a", "b", "value"),
-    [
-        (0.5, 2, 2, 0.5),
-        (0.3, 1, 1, 0.3),
-        (0.25, 0.5, 0.5, 1 / 3),  # arcsine law: 2/π · asin(√x)
-        (0.2, 1, 5, 1 - 0.8**5),
-        (0.7, 4, 1, 0.7**4),
-        (0.4, 3, 8, sum(math.comb(10, k) * 0.4**k * 0.6 ** (10 - k) for k in range(3, 11))),
-        (0.03, 40, 1200, 1 - sum(math.comb(1239, k) * 0.03**k * 0.97 ** (1239 - k) for k in range(40))),
-    ],
-)
-def test_incomplete_beta(x, a, b, value):
-    """The incomplete beta function equals its closed forms, the binomial tail among them."""
-    assert beta_cdf(x, a, b) == pytest.approx(value, rel=1e-11)
-
-
-def test_incomplete_beta_at_its_ends():
-    """The distribution is 0 up to 0 and 1 from 1 on."""
-    assert [beta_cdf(x, 2, 3) for x in (-0.5, 0, 1, 1.5)] == [0.0, 0.0, 1.0, 1.0]
-
-
-@pytest.mark.parametrize(
-    ("p", "df", "t"),
-    # The usual printed table; df 1 and 2 in closed form.
-    [
-        (0.975, 1, math.tan(math.pi * 0.475)),
-        (0.975, 2, 0.95 * math.sqrt(2 / (1 - 0.95**2))),
-        (0.975, 10, 2.2281388519649385),
-        (0.95, 30, 1.6972608943617378),
-        (0.975, 1e6, 1.959966),
-    ],
-)
-def test_student_t(p, df, t):
-    """Student's t quantile equals closed forms and printed tables."""
-    assert t_quantile(p, df) == pytest.approx(t, rel=2e-6)
-
-
-@given(st.floats(0.001, 0.999), st.floats(0.5, 500), st.floats(0.5, 500))
-def test_quantile_inverts(p, a, b):
-    """The quantile is the inverse of the distribution."""
-    assert beta_cdf(beta_quantile(p, a, b), a, b) == pytest.approx(p, abs=1e-9)
+from harvester.memory.stats import hit_rate, mean_r
 
 
 def test_hit_rate_against_binomial_tails():

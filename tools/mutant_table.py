@@ -118,6 +118,7 @@ TESTS: dict[str, tuple[str, ...]] = {
     ),
     **dict.fromkeys(("memory/day_summary", "memory/fold_days", "memory/model"), ("test_memory_fold",)),
     "memory/stats": ("test_memory_stats", "test_memory_fold"),
+    **dict.fromkeys(("memory/day_clusters", "memory/partial_pooling", "memory/evidence"), ("test_evidence",)),
     "endofday/finished": ("test_record_parts",),
     "endofday/eod": (*_EOD, "test_read_once", *_READ_BACK),
     "endofday/datasets": (

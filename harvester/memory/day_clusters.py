@@ -6,8 +6,8 @@ for a mean: days - 1 when every day has the same number of trades, fewer otherwi
 
 A variance from few days is itself uncertain, and a setup whose few trades all ended at their stop has nearly none. So
 the variances of a kind are moderated: each is divided by its expectation from the pooled variance within days and
-between days, and these ratios are drawn towards their mean as in Smyth (SAGMB 3, 2004). The weight of the prior is
-estimated. Below `WEIGHT_MIN` days the groups differ too much for that; a variance is then at least what the fixed weight
+between days, and these ratios are drawn to their mean as in Smyth (SAGMB 3, 2004). The weight of the mean, in days,
+is estimated. An estimate below `WEIGHT_MIN` says that the groups differ: a variance is then at least what the weight
 `WEIGHT_MIN` gives, with its own degrees of freedom. A ratio above the prior's 99 % quantile is kept (after Phipson et
 al., Annals of Applied Statistics 10, 2016). Days that move all groups make the variances depend on each other; the
 degrees of freedom are at most those of the pooled variance as its sums per day show them.
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 DAYS_MIN = 5
 """Days with a trade below which a group is not tested."""
 WEIGHT_MIN = 40.0
+"""Days; see above. With 20, a mean of stops and rare targets of 4 R passed in 12 of 100 worlds without an edge."""
 MODERATED_MIN = 10
 """Groups below which the weight of the prior is not estimated."""
 _COIN = 0.25  # variance of a hit or a miss at even odds
@@ -132,7 +133,7 @@ def mean_r_clustered(table: DaySums) -> Clustered:
 
 
 def hit_rate_clustered(table: DaySums) -> Clustered:
-    """Hit rates of the groups. No variance is below that of independent trades at the rate (wins + 1) / (trades + 2)."""
+    """Hit rates of the groups; no variance is below that of independent trades, at (wins + 1) / (trades + 2)."""
     raw = clustered(table.trades, table.wins)
     enough = raw.days >= DAYS_MIN
     if not enough.any():

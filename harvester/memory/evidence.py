@@ -15,7 +15,7 @@ differ beyond that, so they are stored beside the numbers.
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import scipy
@@ -42,6 +42,15 @@ WAIT_MAX = 252
 """Trading days, a year; what takes longer is not worth waiting for."""
 EVIDENCE, NOISE, INSUFFICIENT = "evidence", "noise", "insufficient evidence"
 NOT_WORTH = "no effect worth waiting for"
+
+
+class _Tests(NamedTuple):
+    """p-values and adjusted p-values of the groups of a table; `level` is that of the next group to be shown."""
+
+    p: Array
+    q: Array
+    rate: float
+    level: float
 
 
 def libraries() -> dict[str, str]:
@@ -85,7 +94,7 @@ def evidence(tables: Iterable[DaySums], rate: float = RATE) -> dict[str, Any]:
         part = slice(len(rows), len(rows) + len(table.names))
         drawn = pooled(one)
         kinds.append({"kind": table.kind, "mode": table.mode, "groups": len(table.names)} | _center(drawn))
-        rows += _rows(table, one, drawn, p[part], q[part], rate, level)
+        rows += _rows(table, one, drawn, _Tests(p[part], q[part], rate, level))
     return {
         "rate": rate,
         "level": LEVEL,
@@ -121,20 +130,18 @@ def benjamini_hochberg(p: Array) -> Array:
     return q
 
 
-def _rows(
-    table: DaySums, means: Clustered, drawn: Pooled, p: Array, q: Array, rate: float, level: float
-) -> list[dict[str, Any]]:
+def _rows(table: DaySums, means: Clustered, drawn: Pooled, tests: _Tests) -> list[dict[str, Any]]:
     hits = hit_rate_clustered(table)
     drawn_hits = pooled(hits)
     own = _intervals(means.mean, means.variance, means.degrees)
     shrunk = _intervals(drawn.mean, drawn.variance, means.degrees)
     own_hits = np.clip(_intervals(hits.mean, hits.variance, hits.degrees), 0, 1)
     shrunk_hits = np.clip(_intervals(drawn_hits.mean, drawn_hits.variance, hits.degrees), 0, 1)
-    waits = _more_days(means, len(table.dates), level)
+    waits = _more_days(means, len(table.dates), tests.level)
     rows = []
     for i, name in enumerate(table.names):
-        shown = q[i] <= rate and not shrunk[i, 1] <= 0 <= shrunk[i, 2]
-        verdict = INSUFFICIENT if math.isnan(q[i]) else EVIDENCE if shown else NOISE
+        shown = tests.q[i] <= tests.rate and not shrunk[i, 1] <= 0 <= shrunk[i, 2]
+        verdict = INSUFFICIENT if math.isnan(tests.q[i]) else EVIDENCE if shown else NOISE
         rows.append(
             {
                 "kind": table.kind,
@@ -146,8 +153,8 @@ def _rows(
                 "hit_rate_pooled": _interval(shrunk_hits[i]),
                 "mean_r": _interval(own[i]),
                 "mean_r_pooled": _interval(shrunk[i]),
-                "p": _number(p[i]),
-                "q": _number(q[i]),
+                "p": _number(tests.p[i]),
+                "q": _number(tests.q[i]),
                 "verdict": verdict,
                 "more_days": waits[i] if verdict == NOISE else None,
             }

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     Array = NDArray[np.float64]
 
 POOLED_MIN = 4
-"""Groups below which nothing is pooled: with three or fewer, drawing towards their mean need not help (James, Stein)."""
+"""Groups below which nothing is pooled: drawing three or fewer towards their mean need not help (James and Stein)."""
 OWN_MIN = 0.05
 """The least share of a variance that is a group's own and not common to all."""
 _ROUNDS, _ENOUGH = 200, 1e-13

@@ -1,10 +1,10 @@
-"""Level 0 of learning: a hit rate and a mean R with intervals, exact and without a statistics library.
+"""Level 0 of learning: a hit rate and a mean R with intervals, trades counted as independent.
 
 Hit rate: Beta-Binomial with the uniform prior Beta(1, 1). Mean R: normal with unknown mean and variance under the
 normal-inverse-gamma prior `R_PRIOR`, which pulls the mean to 0 with the weight of ten trades and expects a spread of
 about 1.4 R; the posterior of the mean is Student's t. (Gelman et al., Bayesian Data Analysis, 3rd ed., sections 2.4,
-3.3.) Intervals are central, of probability `LEVEL`. Results are rounded to 1e-6, above any difference between
-mathematics libraries.
+3.3.) Intervals are central, of probability `LEVEL`. Results are rounded to 1e-6, above the differences between versions
+of SciPy's special functions.
 """
 
 from __future__ import annotations
@@ -12,10 +12,11 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
+from scipy import special
+
 LEVEL = 0.95
 DIGITS = 6
 HIT_PRIOR = (1.0, 1.0)
-_TINY, _ENOUGH, _ROUNDS = 1e-300, 1e-15, 10_000
 
 
 class RPrior(NamedTuple):
@@ -43,7 +44,7 @@ def hit_rate(wins: int, n: int) -> Estimate:
     """Posterior of the probability to win after `wins` in `n`."""
     a, b = HIT_PRIOR[0] + wins, HIT_PRIOR[1] + n - wins
     tail = (1 - LEVEL) / 2
-    return _rounded(n, a / (a + b), beta_quantile(tail, a, b), beta_quantile(1 - tail, a, b))
+    return _rounded(n, a / (a + b), special.betaincinv(a, b, tail), special.betaincinv(a, b, 1 - tail))
 
 
 def mean_r(n: int, total: float, squares: float) -> Estimate:
@@ -56,61 +57,10 @@ def mean_r(n: int, total: float, squares: float) -> Estimate:
         average = total / n
         within = max(0.0, squares - n * average**2)
         scale += within / 2 + prior.weight * n * (average - prior.mean) ** 2 / (2 * weight)
-    half = t_quantile(1 - (1 - LEVEL) / 2, 2 * shape) * math.sqrt(scale / (shape * weight))
+    half = special.stdtrit(2 * shape, 1 - (1 - LEVEL) / 2) * math.sqrt(scale / (shape * weight))
     return _rounded(n, mean, mean - half, mean + half)
 
 
 def _rounded(n: int, *values: float) -> Estimate:
-    mean, low, high = (round(v, DIGITS) + 0.0 for v in values)
+    mean, low, high = (round(float(v), DIGITS) + 0.0 for v in values)
     return Estimate(n, mean, low, high)
-
-
-def beta_cdf(x: float, a: float, b: float) -> float:
-    """Regularised incomplete beta function I_x(a, b), by Lentz' evaluation of its continued fraction.
-
-    (Numerical Recipes, 3rd ed., section 6.4; DLMF 8.17.22.)
-    """
-    if x <= 0:
-        return 0.0
-    if x >= 1:
-        return 1.0
-    front = math.exp(math.lgamma(a + b) - math.lgamma(a) - math.lgamma(b) + a * math.log(x) + b * math.log1p(-x))
-    if x < (a + 1) / (a + b + 2):
-        return front * _fraction(x, a, b) / a
-    return 1 - front * _fraction(1 - x, b, a) / b
-
-
-def _fraction(x: float, a: float, b: float) -> float:
-    c, d = 1.0, 1 / _away_from_zero(1 - (a + b) * x / (a + 1))
-    value = d
-    for m in range(1, _ROUNDS):
-        even = m * (b - m) * x / ((a + 2 * m - 1) * (a + 2 * m))
-        odd = -(a + m) * (a + b + m) * x / ((a + 2 * m) * (a + 2 * m + 1))
-        for term in (even, odd):
-            d = 1 / _away_from_zero(1 + term * d)
-            c = _away_from_zero(1 + term / c)
-            value *= c * d
-        if abs(c * d - 1) < _ENOUGH:
-            break
-    return value
-
-
-def _away_from_zero(x: float) -> float:
-    return x if abs(x) > _TINY else _TINY
-
-
-def beta_quantile(p: float, a: float, b: float) -> float:
-    """The x with I_x(a, b) = p, by bisection down to neighbouring floats."""
-    low, high = 0.0, 1.0
-    while low < (middle := (low + high) / 2) < high:
-        if beta_cdf(middle, a, b) < p:
-            low = middle
-        else:
-            high = middle
-    return (low + high) / 2
-
-
-def t_quantile(p: float, df: float) -> float:
-    """Student's t for p ≥ 0.5, from P(|T| > t) = I_x(df / 2, 1 / 2) at x = df / (df + t²)."""
-    x = beta_quantile(2 * (1 - p), df / 2, 0.5)
-    return math.sqrt(df * (1 / x - 1))
