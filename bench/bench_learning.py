@@ -23,7 +23,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from harvester.memory.day_clusters import DaySums
+from harvester.memory.day_clusters import GroupTable, table_of
 from harvester.memory.evidence import evidence
 
 if TYPE_CHECKING:
@@ -72,6 +72,17 @@ def volatile(days: int):
     return draw
 
 
+def uneven(day: float, most: int = 15):
+    """As `normal`, with trades on half of the days only, one to fifteen of them (geometric, mean 5)."""
+
+    def draw(generator: np.random.Generator, edge: np.ndarray) -> np.ndarray:
+        r = normal(day, 0.5, DAYS, most)(generator, edge)
+        count = np.minimum(generator.geometric(1 / 5, r.shape[:2]), most) * (generator.random(r.shape[:2]) < 0.5)
+        return np.where(np.arange(most) < count[:, :, None], r, math.nan)
+
+    return draw
+
+
 WORLDS = [
     World("day effect 0.2, each setup its own", normal(0.2, 0)),
     World("day effect 0.2, half of it the market's", normal(0.2, 0.5)),
@@ -79,6 +90,7 @@ WORLDS = [
     World("day effect 0.6, each setup its own", normal(0.6, 0)),
     World("day effect 0.6, all of it the market's", normal(0.6, 1)),
     World("the same trades as setups, symbols and hours, market's 0.2", normal(0.2, 1), overlapping=True),
+    World("one to fifteen trades on half of the days, half of 0.6 the market's", uneven(0.6)),
     World("a standard deviation for each setup", volatile(DAYS)),
     World("target 1.5 R or stop, one trade on 10 days", targets(0.4, 1.5, 10)),
     World("target 4 R or stop, one trade on 10 days", targets(0.2, 4, 10)),
@@ -88,16 +100,14 @@ HELD = WORLDS[:3]
 """The worlds of the claim; the others show where the method ends."""
 
 
-def sums(kind: str, r: np.ndarray) -> DaySums:
+def sums(kind: str, r: np.ndarray) -> GroupTable:
     """R of shape (groups, days, trades), nan for none, as the sums of a day's groups."""
-    n = np.isfinite(r).sum(axis=2).astype(float)
-    names = tuple(f"{kind}{i:04}" for i in range(len(r)))
-    dates = tuple(f"day{i:03}" for i in range(r.shape[1]))
-    wins = (r > 0).sum(axis=2).astype(float)
-    return DaySums(kind, "event", names, dates, n, wins, n, np.nansum(r, axis=2), np.nansum(r * r, axis=2))
+    n, wins = np.isfinite(r).sum(axis=2), (r > 0).sum(axis=2)
+    values = np.stack([n, wins, n, np.nansum(r, axis=2), np.nansum(r * r, axis=2)]).astype(float)
+    return table_of(kind, "event", [f"{kind}{i:04}" for i in range(len(r))], values, r.shape[1])
 
 
-def regrouped(kind: str, r: np.ndarray, labels: np.ndarray) -> DaySums:
+def regrouped(kind: str, r: np.ndarray, labels: np.ndarray) -> GroupTable:
     """The same trades by another label, one label a trade."""
     groups, days = int(labels.max()) + 1, r.shape[1]
     cell = (labels * days + np.arange(days)[None, :, None]).ravel()
@@ -105,11 +115,11 @@ def regrouped(kind: str, r: np.ndarray, labels: np.ndarray) -> DaySums:
         np.bincount(cell, weights.ravel(), groups * days).reshape(groups, days)
         for weights in (np.ones(r.shape), (r > 0).astype(float), r, r * r)
     )
-    names, dates = tuple(f"{kind}{i:04}" for i in range(groups)), tuple(f"day{i:03}" for i in range(days))
-    return DaySums(kind, "event", names, dates, count, wins, count, total, squares)
+    values = np.stack([count, wins, count, total, squares])
+    return table_of(kind, "event", [f"{kind}{i:04}" for i in range(groups)], values, days)
 
 
-def tables(world: World, seed: int, edge: np.ndarray) -> list[DaySums]:
+def tables(world: World, seed: int, edge: np.ndarray) -> list[GroupTable]:
     generator = np.random.default_rng(seed)
     r = world.draw(generator, edge)
     made = [sums("setup", r)]

@@ -14,7 +14,7 @@ import scipy.special
 import scipy.stats
 
 from harvester.errors import CodeChanged
-from harvester.memory.day_clusters import DaySums, clustered, day_sums, hit_rate_clustered, mean_r_clustered
+from harvester.memory.day_clusters import GroupTable, clustered, group_tables, hit_rate_clustered, mean_r_clustered
 from harvester.memory.day_summary import DaySummary, TradeGroup
 from harvester.memory.evidence import (
     EVIDENCE,
@@ -37,45 +37,44 @@ from bench_learning import EDGE, HELD, PLANTED, SETUPS, WORLDS, edges, normal, o
 GENERATOR = np.random.default_rng
 
 
-def one(*days: list[float], kind: str = "setup") -> DaySums:
+def one(*days: list[float], kind: str = "setup") -> GroupTable:
     """One group from its trades per day."""
     width = max(len(day) for day in days)
     r = np.array([[day + [math.nan] * (width - len(day)) for day in days]])
     return sums(kind, r)
 
 
-def test_variance_is_cr2_with_the_degrees_of_bell_and_mccaffrey():
-    """On days of unequal size the variance and its degrees of freedom equal the matrix formulas of the regression."""
+def test_variance_and_degrees_by_matrices():
+    """On days of unequal size both equal the formulas in matrices: unbiased for independent trades, and Satterthwaite's."""
     days = [[0.5, -1.0, 2.0], [0.3], [1.5, 1.0, -0.2, 0.7], [-1.0, -0.5], [0.1]]
     y = np.concatenate([np.array(day) for day in days])
-    n, x = len(y), np.ones((len(y), 1))
-    hat = x @ x.T / n
-    residual = y - hat @ y
-    start, columns, variance = 0, [], 0.0
-    for day in days:
-        part = slice(start, start := start + len(day))
-        values, vectors = np.linalg.eigh(np.eye(len(day)) - hat[part, part])
-        adjust = vectors @ np.diag(values**-0.5) @ vectors.T
-        variance += float(np.ones(len(day)) @ adjust @ residual[part]) ** 2 / n**2
-        columns.append((np.eye(n) - hat)[:, part] @ adjust @ np.ones(len(day)) / n)
-    product = np.array(columns) @ np.array(columns).T
-    degrees = np.trace(product) ** 2 / (product**2).sum()
-
-    table = one(*days)
-    made = clustered(table.r_n, table.r_sum)
+    n = len(y)
+    off_mean = np.eye(n) - 1 / n
+    which = np.repeat(np.arange(len(days)), [len(day) for day in days])
+    by_day = (which[:, None] == np.arange(len(days))).T / n @ off_mean
+    of_independent = np.trace(by_day @ by_day.T)
+    made = clustered(one(*days).r)
     assert made.mean[0] == pytest.approx(y.mean(), rel=1e-12)
-    assert made.variance[0] == pytest.approx(variance, rel=1e-12)
-    assert made.degrees[0] == pytest.approx(degrees, rel=1e-12)
+    assert made.variance[0] == pytest.approx(((by_day @ y) ** 2).sum() / of_independent / n, rel=1e-12)
+    assert made.degrees[0] == pytest.approx(of_independent**2 / ((by_day @ by_day.T) ** 2).sum(), rel=1e-12)
     assert made.degrees[0] < 4
 
 
 def test_equal_days_are_observations():
     """On days of equal size the variance is that of the day means, with days - 1 degrees of freedom."""
-    table = sums("setup", GENERATOR(1).normal(size=(3, 8, 5)))
-    made = clustered(table.r_n, table.r_sum)
-    means = table.r_sum / 5
-    assert made.variance == pytest.approx(means.var(axis=1, ddof=1) / 8)
+    r = GENERATOR(1).normal(size=(3, 8, 5))
+    made = clustered(sums("setup", r).r)
+    assert made.variance == pytest.approx(r.mean(axis=2).var(axis=1, ddof=1) / 8)
     assert made.degrees == pytest.approx([7, 7, 7])
+
+
+def test_moments_are_added_day_by_day():
+    """The moments of all days are the sums of those of each day: a memory needs no day twice."""
+    r = GENERATOR(1).normal(size=(3, 8, 5))
+    whole, parts = sums("setup", r), [sums("setup", r[:, [day]]) for day in range(8)]
+    for field in ("r", "all_r", "hits", "all_hits"):
+        added = [sum(values) for values in zip(*(getattr(part, field) for part in parts), strict=True)]
+        assert np.array(added) == pytest.approx(np.array(getattr(whole, field)))
 
 
 def test_trades_of_a_day_count_once():
@@ -126,7 +125,7 @@ def test_variances_alike_share_their_degrees_of_freedom():
     r = GENERATOR(6).normal(size=(1000, 20, 2))
     r[0] *= 2.5
     table = sums("setup", r)
-    raw, made = clustered(table.r_n, table.r_sum), mean_r_clustered(table)
+    raw, made = clustered(table.r), mean_r_clustered(table)
     assert made.variance[0] == pytest.approx(raw.variance[0])
     assert made.degrees[0] == pytest.approx(19)
     assert made.variance[1:].std() < raw.variance[1:].std() / 2
@@ -137,7 +136,7 @@ def test_variances_of_their_own_are_not_shared():
     """Where variances differ, none is drawn down, small ones are drawn up, and the degrees stay days - 1."""
     r = GENERATOR(6).normal(size=(100, 20, 2)) * np.exp(GENERATOR(7).normal(size=(100, 1, 1)))
     table = sums("setup", r)
-    raw, made = clustered(table.r_n, table.r_sum), mean_r_clustered(table)
+    raw, made = clustered(table.r), mean_r_clustered(table)
     assert made.degrees == pytest.approx(19)
     assert (made.variance >= raw.variance * (1 - 1e-12)).all()
     assert made.variance.min() > 3 * raw.variance.min()
@@ -299,8 +298,8 @@ def test_modes_are_tables_of_their_own():
     """Groups of another mode are neither added nor pooled, but belong to the same family of tests."""
     a, b = group("x", [0.5, 1.0]), group("x", [0.5, -1.0])
     b.mode = "tape"
-    made = day_sums("symbol", [(f"2025-01-0{d}", g) for d in range(1, 7) for g in (a, b)])
-    assert [(table.mode, table.r_sum.sum()) for table in made] == [("event", 9.0), ("tape", -3.0)]
+    made = group_tables("symbol", 6, [(f"2025-01-0{d}", g) for d in range(1, 7) for g in (a, b)])
+    assert [(table.mode, table.r.s.sum()) for table in made] == [("event", 9.0), ("tape", -3.0)]
     assert len(evidence(made)["rows"]) == 2
 
 

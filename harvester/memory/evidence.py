@@ -22,7 +22,7 @@ import scipy
 from scipy import special
 
 from harvester.errors import CodeChanged
-from harvester.memory.day_clusters import DAYS_MIN, DaySums, day_sums, hit_rate_clustered, mean_r_clustered
+from harvester.memory.day_clusters import DAYS_MIN, GroupTable, group_tables, hit_rate_clustered, mean_r_clustered
 from harvester.memory.partial_pooling import Pooled, pooled
 from harvester.memory.stats import DIGITS, LEVEL
 
@@ -69,13 +69,13 @@ def check_comparable(stored: Mapping[str, Any], where: str) -> None:
         raise CodeChanged(f"{where}: not comparable, computed with {was}; here {now}. Install those, or rebuild it")
 
 
-def tables_of(days: Sequence[DaySummary]) -> list[DaySums]:
+def tables_of(days: Sequence[DaySummary]) -> list[GroupTable]:
     """The setups and symbols of folded days."""
-    setups = day_sums("setup", ((day.date, group) for day in days for group in day.setups))
-    return setups + day_sums("symbol", ((day.date, group) for day in days for group in day.symbols))
+    setups = group_tables("setup", len(days), ((day.date, group) for day in days for group in day.setups))
+    return setups + group_tables("symbol", len(days), ((day.date, group) for day in days for group in day.symbols))
 
 
-def evidence(tables: Iterable[DaySums], rate: float = RATE) -> dict[str, Any]:
+def evidence(tables: Iterable[GroupTable], rate: float = RATE) -> dict[str, Any]:
     """The evidence over all groups of `tables`, JSON-ready; `rate` is the rate of false discoveries, 0 to 1.
 
     `rows` are ordered by kind, mode and name. In a row: `days` with a trade, `p` of the test, `q` its adjusted value,
@@ -130,14 +130,14 @@ def benjamini_hochberg(p: Array) -> Array:
     return q
 
 
-def _rows(table: DaySums, means: Clustered, drawn: Pooled, tests: _Tests) -> list[dict[str, Any]]:
+def _rows(table: GroupTable, means: Clustered, drawn: Pooled, tests: _Tests) -> list[dict[str, Any]]:
     hits = hit_rate_clustered(table)
     drawn_hits = pooled(hits)
     own = _intervals(means.mean, means.variance, means.degrees)
     shrunk = _intervals(drawn.mean, drawn.variance, means.degrees)
     own_hits = np.clip(_intervals(hits.mean, hits.variance, hits.degrees), 0, 1)
     shrunk_hits = np.clip(_intervals(drawn_hits.mean, drawn_hits.variance, hits.degrees), 0, 1)
-    waits = _more_days(means, len(table.dates), tests.level)
+    waits = _more_days(means, table.dates, tests.level)
     rows = []
     for i, name in enumerate(table.names):
         shown = tests.q[i] <= tests.rate and not shrunk[i, 1] <= 0 <= shrunk[i, 2]
@@ -148,7 +148,7 @@ def _rows(table: DaySums, means: Clustered, drawn: Pooled, tests: _Tests) -> lis
                 "mode": table.mode,
                 "name": name,
                 "days": int(means.days[i]),
-                "n": int(table.trades[i].sum()),
+                "n": int(table.hits.n[i]),
                 "hit_rate": _interval(own_hits[i]),
                 "hit_rate_pooled": _interval(shrunk_hits[i]),
                 "mean_r": _interval(own[i]),

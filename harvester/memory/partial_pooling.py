@@ -3,9 +3,9 @@
 The variance between groups is Paule and Mandel's (J. Res. NBS 87, 1982; iteration of DerSimonian and Kacker, Contemp.
 Clin. Trials 28, 2007). A drawn mean has the variance of Prasad and Rao (JASA 85, 1990): what is left of its own, that
 of the pooled mean, and twice the part that comes from estimating the variance between groups. A day that moved all
-groups moved their mean too: the variance they share is estimated from the days of that mean, does not count as a
-difference between groups, and stays in full in every interval. The weights rest on
-the variances expected from the counts: a setup whose few trades all failed has a small variance and would weigh most.
+groups does not make them differ: the variance they share is taken out first, and added in full to every interval. The
+weights rest on the variances expected from the counts: a setup whose few trades all failed has a small variance and
+would weigh most.
 """
 
 from __future__ import annotations
@@ -49,8 +49,7 @@ def pooled(means: Clustered) -> Pooled:
     if use.sum() < POOLED_MIN:
         return Pooled(None, 0.0, np.where(use, means.mean, np.nan), np.where(use, means.variance, np.nan))
     y, v, expected = means.mean[use], means.variance[use], means.expected[use]
-    common = _common(means.parts[use], expected)
-    v, expected = np.maximum(v - common, v * OWN_MIN), np.maximum(expected - common, expected * OWN_MIN)
+    v, expected = (np.maximum(x - means.common, x * OWN_MIN) for x in (v, expected))
     between = between_groups(y, expected)
     weights = 1 / (expected + between)
     of_center, of_between = 1 / float(weights.sum()), 2 / float((weights**2).sum())
@@ -59,17 +58,8 @@ def pooled(means: Clustered) -> Pooled:
     drawn, kept = v / total, between / total
     mean, variance = np.full_like(means.mean, np.nan), np.full_like(means.mean, np.nan)
     mean[use] = center + kept * (y - center)
-    variance[use] = kept * v + drawn**2 * of_center + 2 * v**2 / total**3 * of_between + common
+    variance[use] = kept * v + drawn**2 * of_center + 2 * v**2 / total**3 * of_between + means.common
     return Pooled(center, between, mean, variance)
-
-
-def _common(parts: Array, expected: Array) -> float:
-    """Variance that all means share, because a day moved them together: what the mean of all has beyond its own."""
-    weights = 1 / expected / float((1 / expected).sum())
-    per_date = weights @ parts
-    dates = int((parts != 0).any(axis=0).sum())
-    by_day = float(per_date @ per_date) * dates / max(dates - 1, 1)
-    return max(0.0, by_day - float(weights**2 @ expected))
 
 
 def between_groups(y: Array, v: Array) -> float:
