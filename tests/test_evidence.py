@@ -45,7 +45,7 @@ def one(*days: list[float], kind: str = "setup") -> GroupTable:
 
 
 def test_variance_and_degrees_by_matrices():
-    """On days of unequal size both equal the formulas in matrices: unbiased for independent trades, and Satterthwaite's."""
+    """On days of unequal size both equal the formulas in matrices: unbiased for independent trades, Satterthwaite."""
     days = [[0.5, -1.0, 2.0], [0.3], [1.5, 1.0, -0.2, 0.7], [-1.0, -0.5], [0.1]]
     y = np.concatenate([np.array(day) for day in days])
     n = len(y)
