@@ -1,11 +1,12 @@
 """Worlds with and without an edge: how often noise is shown as evidence, and how much of an edge is found.
 
-python bench/bench_learning.py [--worlds 100] [--planted 20]
+python bench/bench_learning.py [--worlds 100] [--planted 20] [--only TEXT]
 
 A world is 1,000 setups on 60 days with five trades a day, a trade's standard deviation 1.2 R, as sums per day in the
 schema of the datasets, seeded. One JSON line a kind of world: `false_worlds` is the share of the worlds without any
 edge in which something is shown, with its 95 % interval (Wilson); `found` the median of 50 planted setups found;
-`noise_shown` the mean share of noise in what is shown; `covered` the share of pooled intervals that hold the true mean.
+`noise_shown` the mean share of noise in what is shown; `covered` the share of pooled intervals that hold the true mean;
+`excluding` the share of the setups' own 95 % intervals that exclude 0 without any edge.
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ class World(NamedTuple):
     name: str
     draw: Callable[[np.random.Generator, np.ndarray], np.ndarray]
     overlapping: bool = False
+    setups: int = SETUPS
 
 
 def normal(day: float, common: float, days: int = DAYS, trades: int = TRADES):
@@ -90,6 +92,8 @@ WORLDS = [
     World("day effect 0.6, each setup its own", normal(0.6, 0)),
     World("day effect 0.6, all of it the market's", normal(0.6, 1)),
     World("the same trades as setups, symbols and hours, market's 0.2", normal(0.2, 1), overlapping=True),
+    World("20 symbols, day effect 0.6, 10 days, each symbol its own", normal(0.6, 0, 10), setups=20),
+    World("20 symbols, day effect 0.6, 10 days, all of it the market's", normal(0.6, 1, 10), setups=20),
     World("one to fifteen trades on half of the days, half of 0.6 the market's", uneven(0.6)),
     World("a standard deviation for each setup", volatile(DAYS)),
     World("target 1.5 R or stop, one trade on 10 days", targets(0.4, 1.5, 10)),
@@ -133,21 +137,30 @@ def edges(planted: int, setups: int = SETUPS) -> np.ndarray:
     return np.where(np.arange(setups) < planted, EDGE, 0.0)
 
 
-def outcome(world: World, seed: int, planted: int, setups: int = SETUPS) -> tuple[int, int, float]:
-    """Planted setups found, noise shown, and the share of setups whose pooled interval holds their mean."""
-    edge = edges(planted, setups)
+class Outcome(NamedTuple):
+    """Planted setups found, noise shown, and shares of the setups.
+
+    `covered`: the pooled interval holds the true mean; `excluding`: the setup's own interval does not hold it.
+    """
+
+    found: int
+    noise: int
+    covered: float
+    excluding: float
+
+
+def outcome(world: World, seed: int, planted: int, setups: int | None = None) -> Outcome:
+    edge = edges(planted, setups or world.setups)
     rows = evidence(tables(world, seed, edge))["rows"]
-    shown = [row["verdict"] == "evidence" for row in rows]
     mine = [row for row in rows if row["kind"] == "setup"]
-    covered = [
-        row["mean_r_pooled"]["low"] <= truth <= row["mean_r_pooled"]["high"]
-        for row, truth in zip(mine, edge, strict=True)
-    ]
-    setups_shown = [hit for hit, row in zip(shown, rows, strict=True) if row["kind"] == "setup"]
-    found = sum(setups_shown[:planted])
+    shown = [row["verdict"] == "evidence" for row in mine]
+    held = {
+        name: sum(row[name]["low"] <= truth <= row[name]["high"] for row, truth in zip(mine, edge, strict=True))
+        for name in ("mean_r", "mean_r_pooled")
+    }
     # With an edge in some setups the symbols and hours that hold them have one too.
-    noise = sum(setups_shown[planted:]) if planted else sum(shown)
-    return found, noise, sum(covered) / len(covered)
+    noise = sum(shown[planted:]) if planted else sum(row["verdict"] == "evidence" for row in rows)
+    return Outcome(sum(shown[:planted]), noise, held["mean_r_pooled"] / len(edge), 1 - held["mean_r"] / len(edge))
 
 
 def wilson(hits: int, n: int) -> list[float]:
@@ -159,19 +172,20 @@ def wilson(hits: int, n: int) -> list[float]:
 def measured(world: World, worlds: int, planted_worlds: int) -> dict[str, Any]:
     began = time.process_time()
     empty = [outcome(world, seed, 0) for seed in range(worlds)]
-    full = [outcome(world, 10_000 + seed, PLANTED) for seed in range(planted_worlds)]
-    false = sum(noise > 0 for _, noise, _ in empty)
+    full = [outcome(world, 10_000 + seed, PLANTED * world.setups // SETUPS) for seed in range(planted_worlds)]
+    false = sum(one.noise > 0 for one in empty)
     return {
         "bench": "learning",
         "world": world.name,
         "worlds": worlds,
         "false_worlds": false / worlds,
         "false_worlds_interval": wilson(false, worlds),
-        "found": statistics.median(found for found, _, _ in full),
-        "found_least": min(found for found, _, _ in full),
-        "noise_shown": round(statistics.fmean(noise / max(found + noise, 1) for found, noise, _ in full), 4),
-        "covered": round(statistics.fmean(share for *_, share in empty), 4),
-        "covered_planted": round(statistics.fmean(share for *_, share in full), 4),
+        "found": statistics.median(one.found for one in full),
+        "found_least": min(one.found for one in full),
+        "noise_shown": round(statistics.fmean(one.noise / max(one.found + one.noise, 1) for one in full), 4),
+        "covered": round(statistics.fmean(one.covered for one in empty), 4),
+        "covered_planted": round(statistics.fmean(one.covered for one in full), 4),
+        "excluding": round(statistics.fmean(one.excluding for one in empty), 4),
         "cpu_seconds": round(time.process_time() - began, 1),
     }
 
@@ -180,8 +194,9 @@ def main() -> None:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--worlds", type=int, default=100)
     options.add_argument("--planted", type=int, default=20)
+    options.add_argument("--only", default="", help="worlds whose name contains this text")
     given = options.parse_args()
-    for world in WORLDS:
+    for world in (world for world in WORLDS if given.only in world.name):
         print(json.dumps(measured(world, given.worlds, given.planted)), flush=True)
 
 
