@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 Array = npt.NDArray[Any]
 SCHEMA = "harvester.episode"
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 RULES = 2  # version of docs/trading.md; episodes of different rules are never pooled
 MODE_EVENT = "event"
 PRE_FAR_S, PRE_NEAR_S, PRE_COUNT = 120, 30, 120
@@ -243,6 +243,7 @@ def document(tracked: Tracked, health: SymbolHealth, through_seq: int, kind: str
         },
         "series": list(map(_Second, *tracked.series.values())) if tracked.series else [],
         "fills": [msgspec.to_builtins(fill) for fill in position.fills],
+        "rest": msgspec.to_builtins(position.rest) if position.rest else None,
         "labels": labels(tracked),
         "decision_trace": _trace(position),
         "quality": quality(tracked, health.data_type),

@@ -31,6 +31,7 @@ RUN_CHANGE, RUN_END, DATA_END = "RUN_CHANGE", "RUN_END", "DATA_END"
 OUTAGE, HALTED, NOT_LIVE, SESSION_CLOSED = "OUTAGE", "HALTED", "NOT_LIVE", "SESSION_CLOSED"
 EXPIRED, IMMEDIATE, CANCELLED, RIVAL = "EXPIRED", "IOC", "CANCELLED", "OCO"
 STRATEGY_ERROR = "STRATEGY_ERROR"
+EXIT = "EXIT"  # only in `Rest`: an exit cancelled the rest of the entry
 
 
 class Excursion(msgspec.Struct):
@@ -58,13 +59,24 @@ class Sent(msgspec.Struct, frozen=True):
     reference_price: float | None = None
 
 
+class Rest(msgspec.Struct, frozen=True):
+    """What of an entry was cancelled: shares, why (rule 12), and when (ns UTC, seq)."""
+
+    quantity: int
+    reason: str
+    ts: int
+    seq: int
+
+
 class Position(msgspec.Struct):
     """A decision and its orders and fills. Identity: (date, symbol, strategy_digest, mode, decision_seq).
 
     Attributes:
         entry: the order of the entry; it works from its arrival (`placed`) on.
         expires: from when on the entry no longer fills, ns UTC; None before its arrival. `expires_for`: the reason.
-        ended: why the entry was cancelled, empty while it has not been.
+        rest: what of the entry was cancelled, None while nothing was.
+        number: of its entry among the messages of the date.
+        triggered_ts: when its stop triggered, ns UTC.
         sent: messages on their way.
         tick: smallest price step, USD; `risk`: initial risk a share, USD, None = unknown.
         stop_at, target_at: prices the protective orders are placed with, USD.
@@ -88,7 +100,9 @@ class Position(msgspec.Struct):
     placed: bool = False
     expires: int | None = None
     expires_for: str = EXPIRED
-    ended: str = ""
+    rest: Rest | None = None
+    number: int = 0
+    triggered_ts: int | None = None
     stop: Order | None = None
     target: Order | None = None
     exit: Order | None = None
@@ -186,7 +200,9 @@ class Position(msgspec.Struct):
                 self._exited(role, fill)
             if order.triggered:
                 self.target = None  # one cancels the other: a triggered stop is never overtaken by the target
-                self.cancel_entry()
+                if self.triggered_ts is None:
+                    self.triggered_ts = now.ts
+                self.cancel_entry(STOP_THROUGH if self.exit_reason == STOP_THROUGH else STOP, now.ts, now.seq)
                 break
         if self.entered and shown.good and (self.open or made):
             self.excursion.look(self.profit(shown.price(buy=not self.plan.long)), now.ts)
@@ -264,13 +280,13 @@ class Position(msgspec.Struct):
         elif role == "stop" and self.exit_reason != STOP_THROUGH:
             self.exit_reason = STOP
         if self.open == 0:
-            self.cancel_entry()
+            self.cancel_entry(self.exit_reason, fill.ts, fill.seq)
 
-    def cancel_entry(self, reason: str = CANCELLED) -> None:
-        """Cancel the unfilled part of the entry, on its way or at the exchange."""
+    def cancel_entry(self, reason: str, ts: int, seq: int) -> None:
+        """Cancel the unfilled part of the entry, on its way or at the exchange, at `ts` (ns UTC) and `seq`."""
         if self.entry.left:
+            self.rest = Rest(self.entry.left, reason, ts, seq)
             self.entry.quantity = self.entry.filled
-            self.ended = reason
             self.sent = [m for m in self.sent if m.change is not None]
 
     # messages
@@ -283,21 +299,21 @@ class Position(msgspec.Struct):
             self.placed = True
             order: Order | None = self.entry
         else:
-            order = self._apply(change, message)
+            order = self._apply(change, message, now)
         if order is None:
             return []
         made = self.step(now, shown, costs, arriving=order)
         if change is None and self.plan.immediate:
-            self.cancel_entry(IMMEDIATE)
+            self.cancel_entry(IMMEDIATE, now.ts, now.seq)
         return made
 
-    def _apply(self, change: Change, message: Sent) -> Order | None:
+    def _apply(self, change: Change, message: Sent, now: Moment) -> Order | None:
         """Apply a change; the order that arrives by it, None when there is none."""
         price = change.price
         if change.kind is ChangeKind.EXIT:
-            return self.leave(change.reason, message.reference_price)
+            return self.leave(change.reason, message.reference_price, now.ts, now.seq)
         if change.kind is ChangeKind.CANCEL:
-            self.cancel_entry()
+            self.cancel_entry(CANCELLED, now.ts, now.seq)
         if price is None:
             return None
         if change.kind is ChangeKind.ENTRY:
@@ -319,9 +335,9 @@ class Position(msgspec.Struct):
             entry.trigger = entry.reference_price = on_step(price, self.tick, up=entry.buy)
         return entry
 
-    def leave(self, reason: str, reference_price: float | None) -> Order | None:
+    def leave(self, reason: str, reference_price: float | None, ts: int, seq: int) -> Order | None:
         """An exit arrives: close at the market instead of by stop and target (rule 14); None when nothing is open."""
-        self.cancel_entry()
+        self.cancel_entry(EXIT if self.entered else CANCELLED, ts, seq)
         if self.open == 0 or self.exit is not None or (self.stop is not None and self.stop.triggered):
             return None
         self.stop = self.target = None

@@ -127,7 +127,7 @@ class Trading:
         self._start_runs(seq)
         for tracked in list(self._state.active):
             position = tracked.position
-            position.cancel_entry(RUN_END)
+            position.cancel_entry(RUN_END, ts, seq)
             if position.never_filled:
                 self._unfilled(tracked, seq, ts)
                 continue
@@ -400,7 +400,7 @@ class Trading:
         if message.change is None:
             refused = self._refused(position, moment.ts)
             if refused:
-                position.cancel_entry(refused)
+                position.cancel_entry(refused, moment.ts, seq)
                 self._unfilled(tracked, seq, moment.ts)
                 return
         watch = self._watch(tracked)
@@ -431,8 +431,9 @@ class Trading:
         if fills and len(position.fills) == len(fills):
             self._extend_series(watch)  # closed seconds are before the first fill
             for rival in self._rivals(watch.tracked):
-                rival.position.cancel_entry(RIVAL)
-                self._unfilled(rival, fills[0][1].seq, fills[0][1].ts)
+                seq, ts = fills[0][1].seq, fills[0][1].ts
+                rival.position.cancel_entry(RIVAL, ts, seq)
+                self._unfilled(rival, seq, ts)
         for role, fill in fills:
             self._blotter.filled(position, role, fill)
             self._due = 0
@@ -519,7 +520,7 @@ class Trading:
         for tracked in [t for t in self._state.active if row.con_id in (0, t.position.con_id)]:
             position = tracked.position
             if position.placed and position.working:
-                position.cancel_entry(reason)
+                position.cancel_entry(reason, row.ts, row.seq)
                 if position.never_filled:
                     self._unfilled(tracked, row.seq, row.ts)
 
@@ -563,13 +564,13 @@ class Trading:
         """Settle what the run before left: entries are cancelled, exits arrive, other messages are lost (rule 3)."""
         for tracked in list(self._state.active):
             position = tracked.position
-            position.cancel_entry(RUN_END)
+            position.cancel_entry(RUN_END, ts, seq)
             if position.never_filled:
                 self._unfilled(tracked, seq, ts)
                 continue
             for message in list(position.sent):
                 if message.change is not None and message.change.kind is ChangeKind.EXIT:
-                    position.leave(message.change.reason, message.reference_price)
+                    position.leave(message.change.reason, message.reference_price, ts, seq)
             position.sent = []
             self._follow_closely(self._watch(tracked))
 
@@ -581,7 +582,7 @@ class Trading:
         for tracked in list(self._state.active):
             position = tracked.position
             if position.expires is not None and ts >= position.expires and position.working:
-                position.cancel_entry(position.expires_for)
+                position.cancel_entry(position.expires_for, ts, seq)
                 if position.never_filled:
                     self._unfilled(tracked, seq, ts)
             if position.open == 0 or terms is None or position.leaving:
@@ -616,7 +617,8 @@ class Trading:
         self._watches.remove(self._watch(tracked))
         price = position.entry.reference_price
         newest = self._newest(position.con_id)
-        self._decided(position, "unfilled", position.ended, at=(seq, ts), bucket_ts=newest, price=price)
+        why = position.rest.reason if position.rest else ""
+        self._decided(position, "unfilled", why, at=(seq, ts), bucket_ts=newest, price=price)
         self._cool_down(position, ts)
         self._forget_seconds()
 
