@@ -21,6 +21,7 @@ from harvester.projections.trading.simulated_exchange import (
     on_step,
     trailed,
 )
+from harvester.projections.trading.strategy import Holding
 
 if TYPE_CHECKING:
     from harvester.projections.trading.costs import CostTable
@@ -156,12 +157,37 @@ class Position(msgspec.Struct):
     @property
     def leaving(self) -> bool:
         """Whether an exit was sent or works, or the stop has triggered."""
+        return self.sent_exit or (self.stop is not None and self.stop.triggered)
+
+    @property
+    def sent_exit(self) -> bool:
+        """Whether an exit was sent, or works."""
         sent = any(m.change is not None and m.change.kind is ChangeKind.EXIT for m in self.sent)
-        return sent or self.exit is not None or (self.stop is not None and self.stop.triggered)
+        return sent or self.exit is not None
 
     @property
     def sign(self) -> int:
         return 1 if self.plan.long else -1
+
+    def known(self, until: int) -> Holding:
+        """What its strategy knows when answers up to `until` (ns UTC) have come (rule 19)."""
+        fills = [fill for fill in self.fills if fill.ts <= until]
+        entries = [fill for fill in fills if (fill.side == "BUY") == self.plan.long]
+        entered = sum(fill.quantity for fill in entries)
+        value = sum(fill.price * fill.quantity for fill in entries)
+        gone = self.rest.quantity if self.rest is not None and self.rest.ts <= until else 0
+        _, stop, target = self.bracket if fills else (True, None, None)
+        return Holding(
+            long=self.plan.long,
+            open=2 * entered - sum(fill.quantity for fill in fills),
+            entered=entered,
+            working=self.plan.quantity - entered - gone,
+            entry_ts=fills[0].ts if fills else None,
+            entry_price=round(value / entered, DIGITS) if fills else None,
+            stop=stop,
+            target=target,
+            leaving=self.sent_exit or (self.triggered_ts is not None and self.triggered_ts <= until),
+        )
 
     def profit(self, price: float) -> float:
         """USD before commission, with the open quantity valued at `price`."""
@@ -182,20 +208,17 @@ class Position(msgspec.Struct):
         made: list[tuple[str, Fill]] = []
         working = [order for _, order in self._exits()]
         in_time = self.placed and (self.expires is None or now.ts < self.expires)
-        if (
-            in_time
-            and (arriving is None or arriving is self.entry)
-            and (fill := execute(self.entry, now, shown, costs))
-        ):
-            made.append(("entry", fill))
-            self._entered(fill)
+        if in_time and (arriving is None or arriving is self.entry):
+            fills = execute(self.entry, now, shown, costs)
+            made += [("entry", fill) for fill in fills]
+            self._entered(fills)
         for role, order in self._exits():
             if self.open == 0:
                 break
             if arriving is not None and order is not arriving and any(order is one for one in working):
                 continue
             order.quantity = order.filled + self.open
-            if fill := execute(order, now, shown, costs):
+            for fill in execute(order, now, shown, costs):
                 made.append((role, fill))
                 self._exited(role, fill)
             if order.triggered:
@@ -213,13 +236,14 @@ class Position(msgspec.Struct):
             return [("exit", self.exit)]
         return [(role, order) for role, order in (("stop", self.stop), ("target", self.target)) if order is not None]
 
-    def _entered(self, fill: Fill) -> None:
+    def _entered(self, fills: list[Fill]) -> None:
         first = not self.fills
-        self.fills.append(fill)
-        self.entered += fill.quantity
-        self.entry_value += fill.price * fill.quantity
-        if first and self.exit is None:
-            self._protect(fill)
+        self.fills += fills
+        self.entered += sum(fill.quantity for fill in fills)
+        for fill in fills:
+            self.entry_value += fill.price * fill.quantity
+        if first and fills and self.exit is None:
+            self._protect(fills[0])
 
     def _protect(self, fill: Fill) -> None:
         """Place the protective orders (rule 13)."""
@@ -251,6 +275,7 @@ class Position(msgspec.Struct):
             tick=self.tick,
             share_max=self.entry.share_max,
             last_only=self.entry.last_only,
+            deep=self.entry.deep,
         )
         return self.stop
 
@@ -268,6 +293,7 @@ class Position(msgspec.Struct):
             reference_price=limit,
             limit=limit,
             share_max=self.entry.share_max,
+            deep=self.entry.deep,
         )
         return self.target
 
@@ -349,11 +375,14 @@ class Position(msgspec.Struct):
             reference="quote_at_decision",
             reference_price=reference_price,
             share_max=self.entry.share_max,
+            deep=self.entry.deep,
         )
         return self.exit
 
 
-def opening_order(plan: EntryPlan, tick: float, asked: float | None, *, share_max: float, last_only: bool) -> Order:
+def opening_order(
+    plan: EntryPlan, tick: float, asked: float | None, *, share_max: float, last_only: bool, deep: bool = False
+) -> Order:
     """The entry's order; `asked`: the live opposite quote at the decision, USD, None without one."""
     buy = plan.long
     limit = None if plan.limit is None else on_step(plan.limit, tick, up=not buy)
@@ -378,6 +407,7 @@ def opening_order(plan: EntryPlan, tick: float, asked: float | None, *, share_ma
         tick=tick,
         share_max=share_max,
         last_only=last_only,
+        deep=deep,
     )
 
 

@@ -47,7 +47,7 @@ from harvester.projections.trading.position import (
 from harvester.projections.trading.run_terms import RunTerms
 from harvester.projections.trading.simulated_exchange import DIGITS, Moment, price_step
 from harvester.projections.trading.strategies import SHIPPED
-from harvester.projections.trading.strategy import Holding, View
+from harvester.projections.trading.strategy import View
 from harvester.projections.trading.trade_rows import TradeRows
 from harvester.projections.trading.trading_state import TradingState
 from harvester.units import NEVER, SECOND_NS
@@ -62,7 +62,7 @@ if TYPE_CHECKING:
     from harvester.projections.trading.plan import EntryPlan
     from harvester.projections.trading.simulated_exchange import Fill
     from harvester.projections.trading.strategies import Library
-    from harvester.projections.trading.strategy import Verdict
+    from harvester.projections.trading.strategy import Holding, Verdict
     from harvester.projections.trading.user_decider import Failure
 
 
@@ -116,6 +116,8 @@ class Trading:
             self._expire(interval.seq, interval.ts)
         if interval.news is not None:
             self._desk.learn(interval.news)
+        if state.unknown:
+            self._answer(interval.ts)
         self._desk.decide()
         if state.ending:
             self._release(interval.seq, interval.ts)
@@ -211,7 +213,7 @@ class Trading:
 
     def holding(self, con_id: int, name: str) -> bool:
         """Whether the strategy has a position or a working entry."""
-        return any((t.position.con_id, t.position.strategy) == (con_id, name) for t in self._state.active)
+        return bool(self._known(con_id, name))
 
     def view(self, con_id: int, name: str, bucket: Mapping[str, Any]) -> View:
         """The strategy's view of the symbol."""
@@ -254,24 +256,23 @@ class Trading:
 
     def held(self, con_id: int, name: str) -> Holding | None:
         """What the strategy holds or has working in the symbol; None = nothing."""
-        if not self._state.active:
+        terms = self._state.terms
+        mine = self._known(con_id, name)
+        if not mine or terms is None:
             return None
-        mine = [t.position for t in self._state.active if (t.position.con_id, t.position.strategy) == (con_id, name)]
-        if not mine:
-            return None
-        position = next((p for p in mine if p.fills), mine[0])
-        _, stop, target = position.bracket
-        return Holding(
-            long=position.plan.long,
-            open=position.open,
-            entered=position.entered,
-            working=position.working,
-            entry_ts=position.fills[0].ts if position.fills else None,
-            entry_price=episodes.entry_price(position) if position.fills else None,
-            stop=stop,
-            target=target,
-            leaving=position.leaving,
-        )
+        known = [position.known(self._now.ts - terms.answer_ns) for position in mine]
+        return next((holding for holding in known if holding.entered), known[0])
+
+    def _known(self, con_id: int, name: str) -> list[Position]:
+        """The strategy's trades in the symbol that are not over as far as it knows, in the order of their entries."""
+        state = self._state
+        if not state.active and not state.unknown:
+            return []
+        mine = [t.position for t in state.active if (t.position.con_id, t.position.strategy) == (con_id, name)]
+        if state.unknown:
+            mine += [p for p, _ in state.unknown if (p.con_id, p.strategy) == (con_id, name)]
+            mine.sort(key=_number_of)
+        return mine
 
     def allowed(self, con_id: int, verdict: Verdict) -> Verdict:
         """The verdict after the gates of the run's terms."""
@@ -293,7 +294,7 @@ class Trading:
         asked = view.shown.price(buy=plan.long) if view.shown.good else None
         near = asked or plan.limit or plan.trigger or 1.0
         tick = price_step(near, self._state.ticks.get(view.con_id))
-        entry = opening_order(plan, tick, asked, share_max=terms.share_max, last_only=terms.last_only)
+        entry = opening_order(plan, tick, asked, share_max=terms.share_max, last_only=terms.last_only, deep=terms.deep)
         position = Position(
             con_id=view.con_id,
             symbol=view.symbol,
@@ -306,6 +307,7 @@ class Trading:
             plan=plan,
             entry=entry,
             sent=[Sent(view.seq, view.ts + terms.latency_ns, self._next_number())],
+            number=self._state.sent,
             tick=tick,
             stop_at=plan.stop,
             target_at=plan.target,
@@ -396,7 +398,8 @@ class Trading:
         position = tracked.position
         if not self._is_active(tracked) or message not in position.sent:
             return  # it is over, or was cancelled since
-        moment, shown = Moment(seq, message.arrives), self._now.shown(position.con_id)
+        shown = self._now.shown(position.con_id, message.arrives)
+        moment = Moment(seq, message.arrives, book=self._now.book(position.con_id, message.arrives))
         if message.change is None:
             refused = self._refused(position, moment.ts)
             if refused:
@@ -466,6 +469,7 @@ class Trading:
         """Match every position of the symbol at the current observation."""
         now = self._now
         moment, shown = now.line(con_id).observation(now.until), now.shown(con_id)
+        moment.book = now.book(con_id)
         quotes, trades = now.seen(con_id)
         for watch in [w for w in self._watches if w.tracked.position.con_id == con_id and not w.tracked.trade_id]:
             if watch not in self._watches:
@@ -633,8 +637,24 @@ class Trading:
         return int(rows["ts"][-1]) if len(rows) else None
 
     def _cool_down(self, position: Position, ts: int) -> None:
-        self._desk.finished(position, ts)
+        if self._state.terms is not None and self._state.terms.answer_ns:
+            self._state.unknown.append((position, ts))
+        else:
+            self._desk.finished(position, ts)
         self._changed(position.con_id)
+
+    def _answer(self, now: int) -> None:
+        """Report the ends of trades whose answer has come by `now`, ns UTC (rule 19)."""
+        state = self._state
+        assert state.terms is not None, "a trade is over before the first run start"
+        due = now - state.terms.answer_ns
+        answered, state.unknown = (
+            [one for one in state.unknown if one[1] <= due],
+            [o for o in state.unknown if o[1] > due],
+        )
+        for position, ts in answered:
+            self._desk.finished(position, ts)
+            self._desk.changed(position.con_id)
 
     # the end of a trade
 
@@ -713,6 +733,10 @@ def _place_of(fact: _Fact) -> tuple[int, int, int]:
 
 def _identity(position: Position) -> tuple[int, str, str, int]:
     return position.con_id, position.strategy, position.strategy_digest, position.decision_seq
+
+
+def _number_of(position: Position) -> int:
+    return position.number
 
 
 def _hold_until(position: Position) -> int:
