@@ -16,6 +16,7 @@ from trading_table import Script, params
 from typer.testing import CliRunner
 
 from cli.app import app
+from cli.cmd_explain import _order
 from harvester.errors import BadSetting, NoLog, UnknownSymbol
 from harvester.eventlog.reader import open_day
 from harvester.eventlog.writer import LogWriter
@@ -197,6 +198,17 @@ def test_the_life_of_each_order(home):
     assert (timed["exit"]["reason"], timed["exit"]["filled"]) == ("TIME_STOP", 100)
     (entry,) = story(home, "T133030_003")["orders"]
     assert (entry["filled"], entry["end"]["what"]) == (60, "rest open")
+    assert (entry["rest"]["quantity"], entry["rest"]["reason"]) == (40, "RUN_END")
+
+
+def test_the_rest_of_an_entry_in_words():
+    """What was cancelled of an entry filled in part has its time, reason and seq; old episodes lack them."""
+    fill = {"what": "rest cancelled", "why": None, "ts": at(1.1), "seq": 4}
+    order = {"role": "entry", "side": "BUY", "quantity": 600, "order": "market", "price": None, "sent": None}
+    order |= {"arrived": None, "changes": [], "filled": 500, "end": fill}
+    rest = {"quantity": 100, "reason": "OUTAGE", "ts": at(2.5), "seq": 1234}
+    assert "the rest of 100 cancelled: OUTAGE, seq 1,234" in _order(order | {"rest": rest})[-1]
+    assert _order(order | {"rest": None})[-1] == "  the rest was cancelled; an episode of this age does not hold when"
 
 
 def test_a_trade_in_words(home):

@@ -83,7 +83,7 @@ FILL = {
     "price": NUMBER,
     "quantity": COUNT,
     "side": one_of("BUY", "SELL"),
-    "source": one_of("quote", "print"),
+    "source": one_of("quote", "print", "book"),
     "reference_price": or_null(NUMBER),
     "slippage": or_null(NUMBER),
     "commission": NUMBER,

@@ -90,7 +90,7 @@ FILLS = _schema(
     ("side!", _TEXT, "", "BUY or SELL"),
     ("price!", _F64, "USD", "a buy at the ask, a sell at the bid; a resting limit at its price"),
     ("quantity!", _I64, "shares", "never more than was shown, or printed"),
-    ("source!", _TEXT, "", "what filled it: quote or print"),
+    ("source!", _TEXT, "", "what filled it: quote, print, or book: a price behind the quote"),
     ("reference!", _TEXT, "", "what slippage is measured against: quote_at_decision, stop_price or limit_price"),
     ("reference_price", _F64, "USD", "price of the reference; null when there was none"),
     ("slippage", _F64, "USD a share", "price - reference_price of a buy, mirrored of a sell: positive is worse"),
