@@ -29,16 +29,8 @@ import msgspec
 import numpy as np
 
 from harvester.calendar import ExchangeSession
-from harvester.projections.interval import (
-    LADDERS,
-    LEVELS,
-    QUOTES,
-    TRADES,
-    Interval,
-    Ladders,
-    Occurrence,
-    OccurrenceKind,
-)
+from harvester.projections.interval import QUOTES, TRADES, Interval, Occurrence, OccurrenceKind
+from harvester.projections.ladders import LADDERS, LEVELS, Ladders
 from harvester.projections.run_params import Calendar, RunParams, StrategyRef
 from harvester.projections.step import RunStart
 from harvester.projections.trading import strategies

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from harvester.events.kinds import Kind
-    from harvester.projections.interval import Ladders, Occurrence
+    from harvester.projections.interval import Occurrence
+    from harvester.projections.ladders import Ladders
     from harvester.projections.run_params import RunParams
 
 

@@ -18,7 +18,8 @@ import numpy as np
 from harvester.errors import KernelFault
 from harvester.events.codes import CONNECTION_LOST, DEPTH_RESET, HALTED_SECURITY, REFUSALS, RESTORED_DATA_LOST
 from harvester.events.kinds import Action, Own, Stream
-from harvester.projections.interval import LADDERS, LEVELS, QUOTES, TRADES, Ladders, Occurrence, OccurrenceKind
+from harvester.projections.interval import QUOTES, TRADES, Occurrence, OccurrenceKind
+from harvester.projections.ladders import LADDERS, LEVELS, Ladders
 from harvester.projections.market.merge import (
     DEPTH_MESSAGES,
     HaltTick,

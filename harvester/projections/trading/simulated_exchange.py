@@ -92,7 +92,7 @@ class Fill(msgspec.Struct, frozen=True):
     reference: str
 
 
-class Book(Protocol):
+class BehindQuote(Protocol):
     """A book at a moment."""
 
     def behind(self, price: float, *, buy: bool) -> dict[float, float]:
@@ -115,7 +115,7 @@ class Moment(msgspec.Struct):
     size: float = 0.0
     forms_price: bool = False
     triggers: bool = False
-    book: Book | None = None
+    book: BehindQuote | None = None
 
 
 class TakenLevel(msgspec.Struct):
@@ -154,7 +154,7 @@ class ShownQuote(msgspec.Struct):
         ask_size: float,
         *,
         good: bool,
-        book: Book | None = None,
+        book: BehindQuote | None = None,
     ) -> None:
         """Set a new quote in force; one that is not live keeps the last prices. `book`: what is shown behind it."""
         self.good = good
@@ -163,7 +163,7 @@ class ShownQuote(msgspec.Struct):
         self.bid, self.ask, self.bid_size, self.ask_size = bid, ask, bid_size, ask_size
         self.look(ts, book)
 
-    def look(self, ts: int, book: Book | None) -> None:
+    def look(self, ts: int, book: BehindQuote | None) -> None:
         """Forget what we took where the quote, or the book behind it, allows it (rule 5)."""
         if self.bid_levels:
             behind = book.behind(self.bid, buy=False) if book else {}

@@ -9,17 +9,8 @@ import msgspec
 import numpy as np
 
 from harvester.projections.base import Projection
-from harvester.projections.interval import (
-    LADDERS,
-    LEVELS,
-    QUOTES,
-    TRADES,
-    Interval,
-    Ladders,
-    News,
-    Occurrence,
-    OccurrenceKind,
-)
+from harvester.projections.interval import QUOTES, TRADES, Interval, News, Occurrence, OccurrenceKind
+from harvester.projections.ladders import LADDERS, LEVELS, Ladders
 from harvester.projections.market.candles import TIMEFRAMES
 from harvester.projections.step import NOTHING_DERIVED, Derived
 from harvester.projections.trading.fast.book_tape import BookTape

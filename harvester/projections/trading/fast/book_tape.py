@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 if TYPE_CHECKING:
-    from harvester.projections.interval import Ladders
+    from harvester.projections.ladders import Ladders
 
 Array = npt.NDArray[Any]
 
