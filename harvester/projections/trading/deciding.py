@@ -20,13 +20,13 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from harvester.projections.interval import News
+    from harvester.projections.trading.failure import Failure
     from harvester.projections.trading.fast.bucket_columns import Array
     from harvester.projections.trading.fast.market_now import MarketNow
     from harvester.projections.trading.plan import Change, EntryPlan
     from harvester.projections.trading.position import Position
     from harvester.projections.trading.strategies import Library
     from harvester.projections.trading.strategy import Decider, Holding, Screen, Verdict, View
-    from harvester.projections.trading.user_decider import Failure
 
 _CON_ID, _BID = STATIC.index("con_id"), STATIC.index("bid")
 SCREENED_MIN = 8  # for fewer seconds of a symbol, a screen costs more than it saves

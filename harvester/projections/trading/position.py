@@ -160,6 +160,11 @@ class Position(msgspec.Struct):
         return self.sent_exit or (self.stop is not None and self.stop.triggered)
 
     @property
+    def ended(self) -> str:
+        """Why the entry was cancelled, empty while it has not been."""
+        return self.rest.reason if self.rest else ""
+
+    @property
     def sent_exit(self) -> bool:
         """Whether an exit was sent, or works."""
         sent = any(m.change is not None and m.change.kind is ChangeKind.EXIT for m in self.sent)
@@ -170,7 +175,7 @@ class Position(msgspec.Struct):
         return 1 if self.plan.long else -1
 
     def known(self, until: int) -> Holding:
-        """What its strategy knows when answers up to `until` (ns UTC) have come (rule 19)."""
+        """What its strategy knows when answers up to `until` (ns UTC) have come (rule 20)."""
         fills = [fill for fill in self.fills if fill.ts <= until]
         entries = [fill for fill in fills if (fill.side == "BUY") == self.plan.long]
         entered = sum(fill.quantity for fill in entries)

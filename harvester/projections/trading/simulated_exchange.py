@@ -36,7 +36,7 @@ class Order(msgspec.Struct):
         tick: smallest price step, USD.
         share_max: fraction of the size shown or printed that one fill may take.
         last_only: quotes do not trigger it, only prints.
-        deep: it also takes from the prices behind the quote (rule 18).
+        deep: it also takes from the prices behind the quote (rule 19).
         resting: it has arrived and its limit was not reached, or it was placed to rest.
         taken, added: shares filled that removed liquidity, and that rested.
         value: trade value of all fills; commission: charged so far.
@@ -257,7 +257,7 @@ def execute(order: Order, now: Moment, shown: ShownQuote, costs: CostTable) -> l
 def _behind(
     order: Order, now: Moment, behind: Mapping[float, float], shown: ShownQuote, costs: CostTable
 ) -> list[Fill]:
-    """The fills behind the quote, best price first, up to the order's limit (rule 18)."""
+    """The fills behind the quote, best price first, up to the order's limit (rule 19)."""
     made = []
     for level in behind.items():
         if order.left <= 0 or (order.limit is not None and not _reached(order.limit, level[0], buy=order.buy)):

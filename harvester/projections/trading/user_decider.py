@@ -10,10 +10,11 @@ import traceback
 from collections import deque
 from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
-from harvester.calendar import iso
 from harvester.errors import CannotRun
+from harvester.projections.trading.failure import Failure, printable
+from harvester.projections.trading.message_counts import HOLDING
 from harvester.projections.trading.position import STRATEGY_ERROR
 from harvester.projections.trading.strategy import Verdict
 from harvester.projections.trading.user_strategy import (
@@ -26,11 +27,13 @@ from harvester.projections.trading.user_strategy import (
     checked,
     name_of,
 )
+from harvester.units import NEVER
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from harvester.projections.interval import News
+    from harvester.projections.trading.message_counts import MessageCounts
     from harvester.projections.trading.plan import EntryPlan
     from harvester.projections.trading.strategy import Holding, View
     from harvester.projections.trading.user_strategy import Strategy
@@ -38,26 +41,9 @@ if TYPE_CHECKING:
 BARS_MAX = 100
 _PASS = Verdict(())
 _FAILED = Verdict((STRATEGY_ERROR,))
-_HOLDING = "HOLDING"
 _ADDRESS = re.compile(r"0x[0-9a-fA-F]+")
-_TEXT_MAX = 200
 _PACKAGE = Path(__file__).resolve().parents[2]
 _new = tuple.__new__
-
-
-class Failure(NamedTuple):
-    """A strategy that was dropped: at which clock (seq, ts ns UTC), in which symbol, and why."""
-
-    strategy: str
-    digest: str
-    seq: int
-    ts: int
-    symbol: str
-    why: str
-
-    def line(self) -> str:
-        """One line for the user."""
-        return f"strategy {self.strategy} dropped at seq {self.seq}, {iso(self.ts)[:19]}Z, {self.symbol}: {self.why}"
 
 
 class SymbolState:
@@ -77,13 +63,24 @@ class SymbolState:
 class UserDecider:
     """A `strategy.Decider` around a user's strategy.
 
+    Args:
+        strategy: a fresh one.
+        digest: of its source and settings.
+        recorded: its failure according to the log; from there on it is not called.
+        name: None = that of its class.
+
     Attributes:
         failure: why it was dropped; None while it runs.
+        counts: what it built, returned and was refused.
     """
 
-    def __init__(self, strategy: Strategy, digest: str) -> None:
-        self.name, self.strategy, self.digest = name_of(type(strategy)), strategy, digest
+    def __init__(
+        self, strategy: Strategy, digest: str, recorded: Failure | None = None, name: str | None = None
+    ) -> None:
+        self.name, self.strategy, self.digest = name or name_of(type(strategy)), strategy, digest
         self.failure: Failure | None = None
+        self._recorded = recorded
+        self._ends = NEVER if recorded is None else recorded.seq
         self._live_only = bool(strategy.live_only)
         self._overlays = tuple(strategy.exits())
         self._symbols: dict[int, SymbolState] = {}
@@ -91,6 +88,7 @@ class UserDecider:
         self._scans: dict[str, tuple[int, tuple[Candidate, ...]]] = {}
         self._candidates: tuple[Candidate, ...] = ()
         self._own = strategy.__dict__
+        self.counts: MessageCounts = self._own["_counts"]
         self._on_second = strategy.on_second
 
     # ---- the calls of the desk -----------------------------------------------------------------------------------
@@ -106,6 +104,8 @@ class UserDecider:
 
     def learn(self, news: News) -> None:
         """Take in completed candles, backfilled bars and scanner rows."""
+        if self.failure is not None:
+            return
         for con_id, timeframe, values in news.candles:
             self._facts(con_id)[0][timeframe] = Candle(*values)
         for con_id in {one[0]: None for one in news.candles}:
@@ -151,6 +151,8 @@ class UserDecider:
         """Decide on one second. `static`: the fields `user_strategy.STATIC`."""
         if self.failure is not None:
             return _FAILED
+        if static[_SEQ] >= self._ends and self._has_ended(static):
+            return _FAILED
         if self._live_only and (why_not_live or static[_MID] is None):
             return Verdict((why_not_live or "NOT_LIVE",))
         con_id = static[_CON_ID]
@@ -173,6 +175,8 @@ class UserDecider:
             now = _new(Now, static + facts)
             self._own["state"] = known.user
             answer = self._on_second(now)
+            if answer is not None:
+                self.counts.returned(answer)
             if held is None:
                 if answer is None:
                     return _PASS
@@ -212,11 +216,27 @@ class UserDecider:
         leaving = [change for change in changes if change.kind == "exit"]
         return checked(leaving[:1] or changes, now)
 
-    @staticmethod
-    def _verdict(wanted: Wanted, held: Holding | None) -> Verdict:
+    def _verdict(self, wanted: Wanted, held: Holding | None) -> Verdict:
         if wanted.plan is not None and held is not None:
-            return Verdict((*wanted.codes, _HOLDING), changes=wanted.changes)
+            self.counts.refuse((HOLDING,))
+            return Verdict((*wanted.codes, HOLDING), changes=wanted.changes)
+        if wanted.plan is not None:
+            self.counts.refuse(wanted.codes)
         return Verdict(wanted.codes, wanted.plan, wanted.changes)
+
+    def _has_ended(self, static: tuple[Any, ...]) -> bool:
+        """Whether it has failed by this second, according to the log."""
+        assert self._recorded is not None
+        if static[_SEQ] == self._ends and static[_CON_ID] != self._recorded.con_id:
+            return False  # it failed at this clock, but a symbol later
+        self.drop(self._recorded)
+        return True
+
+    def drop(self, failure: Failure) -> None:
+        """End it: it decides nothing more, and its memory is freed."""
+        self.failure = failure
+        self._symbols, self._waiting, self._scans, self._candidates = {}, {}, {}, ()
+        self._own["state"] = SimpleNamespace()
 
     def _fail(self, static: tuple[Any, ...], error: BaseException) -> None:
         try:
@@ -226,9 +246,9 @@ class UserDecider:
         why = f"{type(error).__name__}: {text}" if text else type(error).__name__
         if (line := _line_of(error)) is not None:
             why = f"line {line}: {why}"
-        why = _ADDRESS.sub("0x…", "".join(c if c.isprintable() else "?" for c in why))[:_TEXT_MAX]
-        seq, ts, symbol = static[_SEQ], static[_TS], static[_SYMBOL]
-        self.failure = Failure(self.name, self.digest, seq, ts, symbol, why)
+        why = printable(_ADDRESS.sub("0x…", why))
+        at = static[_SEQ], static[_TS], static[_CON_ID], static[_SYMBOL]
+        self.drop(Failure(self.name, self.digest, *at, why))
 
     # ---- snapshots -----------------------------------------------------------------------------------------------
 

@@ -1,4 +1,4 @@
-"""The SMART books of a stretch by symbol: what is shown behind the quote (docs/trading.md, rule 18)."""
+"""The SMART books of a stretch by symbol: what is shown behind the quote (docs/trading.md, rule 19)."""
 
 from __future__ import annotations
 

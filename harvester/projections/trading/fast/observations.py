@@ -78,7 +78,7 @@ class SymbolObservations:
         shown.good = self.good.item(upto - 1)
 
     def show_books(self, shown: ShownQuote, upto: int, count: int) -> None:
-        """As `show`, with each of the first `count` books at its place among the quotes (rule 18)."""
+        """As `show`, with each of the first `count` books at its place among the quotes (rule 19)."""
         if self.books is None:
             return
         while shown.remembers and (self._looked < count or self._shown < upto):
