@@ -161,7 +161,7 @@ class DeepDay(TradingDay):
 
     def other_terms(self) -> None:
         super().other_terms()
-        self.config["fill_depth"] = "book"
+        self.config |= {"fill_depth": "book", "answer_latency_ms": self.chance.choice((0.0, 700.0, 2500.0))}
 
     def connect(self) -> None:
         for stock in self.stocks:
