@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from cli.options import DateOption, HomeOption, JsonOption, OneSymbolOption, date_of
+from cli.options import DateOption, HomeOption, JsonOption, OneSymbolOption, ProjectedOption, date_of
 
 _INDENT = 7
 _WIDTHS = (60, 140)  # of the text, at least and at most
@@ -28,6 +28,7 @@ def explain(
         int | None, typer.Option("--seq", help="Select the decision to enter at this seq instead, filled or not.")
     ] = None,
     symbol: OneSymbolOption = None,
+    strategy: ProjectedOption = None,
     home: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -36,7 +37,8 @@ def explain(
     The seconds shown are the last ones closed before the decision; tape is the volume bought and sold, `no book` that
     no good order book was recorded then. A fill shows the quote in force at its seq and the
     rows of the log that made it, or the print. The first call folds the day and saves snapshots in temp/cache, as
-    `hv book` does. When the log is gone, what `hv eod` kept is shown, without the log's rows.
+    `hv book` does. When the log is gone, what `hv eod` kept is shown, without the log's rows. With --strategy the trade
+    is one of those that `hv project --strategy` wrote, as for `hv episodes`.
 
     Example: hv explain ACME/T133427_001 --date 2025-07-17
 
@@ -47,7 +49,7 @@ def explain(
     from harvester.errors import BadSetting
     from harvester.eventlog.symbols import symbol_named
     from harvester.explain import explained_trade as explained
-    from harvester.explain.day_trades import trades_of
+    from harvester.explain.day_trades import trades_of, trades_of_strategy
     from harvester.home import Home
 
     if (trade_id is None) == (seq is None):
@@ -55,7 +57,8 @@ def explain(
     root = Home.find(home)
     day = date_of(date, root)
     with ProgressBar(f"folding {day}", quiet=as_json) as bar:
-        trades = trades_of(root.on(day), bar.update)
+        paths = root.on(day)
+        trades = trades_of(paths, bar.update) if strategy is None else trades_of_strategy(paths, strategy)
         named = None if symbol is None else symbol_named(symbol, trades.symbols, day)
         entry = None if seq is None else explained.find_entry(trades, seq, named)
         row = explained.find_trade(trades, trade_id or "", named) if entry is None else None
@@ -73,8 +76,7 @@ def explain(
 
 
 def _lines(story: dict[str, Any]) -> list[str]:
-    kept = [] if story["source"] == "log" else [("", f"the log is gone; as kept in {story['source']}")]
-    parts = [("", _title(story)), *kept]
+    parts = [("", _title(story)), *([("", story["note"])] if story["note"] else [])]
     parts += [("result", line) for line in _result(story)]
     parts += [("why", line) for line in _why(story)]
     parts += [("saw", line) for line in _saw(story)]

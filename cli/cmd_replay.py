@@ -87,6 +87,8 @@ def replay(
     else:
         for rows in played.stream():
             sys.stdout.write("".join(line(row) + "\n" for row in rows))
+    for note in seeker.library.notes:
+        typer.echo(f"note: {note}", err=True)
 
 
 class Pipe:

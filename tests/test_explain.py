@@ -256,9 +256,10 @@ def test_a_date_whose_log_is_gone(home, tmp_path):
     assert not copy.on(DATE).log.exists()
     after, kept = json.loads(hv(copy, "episodes", "--json")), story(copy, "T133006_001")
     where = f"memory/datasets/{DATE}"
-    assert after == before | {"source": where}
-    assert f"the log of {DATE} is gone; these are the trades kept in {where}" in hv(copy, "episodes")
-    assert f"the log is gone; as kept in {where}" in hv(copy, "explain", "T133006_001")
+    note = f"the log of {DATE} is gone; these are the trades kept in {where}"
+    assert after == before | {"source": where, "note": note}
+    assert note in hv(copy, "episodes")
+    assert note in hv(copy, "explain", "T133006_001")
     for part in ("decision", "risk", "outcome", "costs", "quality", "versions"):
         assert kept[part] == told[part]
     assert [fill["role"] for fill in kept["fills"]] == [fill["role"] for fill in told["fills"]]
@@ -309,3 +310,63 @@ def test_every_trade_of_a_recorded_day_is_explained(traded):
             quote = lookup.at(episode["con_id"], fill["seq"])["quote"]
             if fill["reference"] != "limit_price":
                 assert fill["price"] == quote["ask" if fill["side"] == "BUY" else "bid"]
+
+
+FADE = """
+from harvester import Strategy
+
+
+class Fade(Strategy):
+    hold: float = 3.0
+
+    def on_second(self, now):
+        if now.position is None and now.second // 1_000_000_000 % 60 == 0:
+            return self.buy(100, stop=now.bid - 5, hold_seconds_max=self.hold, reason="MINUTE")
+"""
+
+
+@pytest.fixture(scope="module")
+def given(traded, tmp_path_factory):
+    """The traded day projected by its own strategy, and by a file with two sets of parameters."""
+    made = Home(shutil.copytree(traded.root, tmp_path_factory.mktemp("given") / "home"))
+    file = made.root / "fade.py"
+    file.write_text(FADE, encoding="utf-8")
+    for more in (["imbalance_breakout"], [f"{file}:Fade"], [f"{file}:Fade", "--set", "hold=9"]):
+        hv(made, "project", "--strategy", *more)
+    return made
+
+
+def test_trades_of_a_projection_by_strategy(given):
+    """`--strategy` has the same trades and stories as the log folded with that strategy; memory learns from none."""
+    told = json.loads(hv(given, "episodes", "--json"))
+    made = json.loads(hv(given, "episodes", "--strategy", "imbalance_breakout", "--json"))
+    assert {row.pop("left_out") for row in made["rows"]} == {"NOT_RECORDED"}
+    assert made["rows"] == [{name: row[name] for name in row if name != "left_out"} for row in told["rows"]]
+    assert made["unfilled"] == told["unfilled"]
+    last = f"{told['rows'][-1]['symbol']}/{told['rows'][-1]['trade_id']}"
+    other = {"source": made["source"], "note": made["note"], "left_out": "NOT_RECORDED"}
+    assert story(given, last, "--strategy", "imbalance_breakout") == story(given, last) | other
+    assert "NOT_RECORDED" in hv(given, "explain", last, "--strategy", "imbalance_breakout")
+
+
+def test_which_projection_is_meant(given):
+    """By file, folder or digest; a name with two folders, or none, lists what there is, as `hv strategy list` does."""
+    listed = [json.loads(line) for line in hv(given, "strategy", "list", "--json").splitlines()]
+    names = {one["strategies"][0]["settings"].get("hold"): one["name"] for one in listed}
+    assert {name.rpartition("-")[0] for name in names.values()} == {"imbalance_breakout", "fade"}
+    rows = {hold: json.loads(hv(given, "episodes", "--strategy", names[hold], "--json"))["rows"] for hold in (3.0, 9.0)}
+    held = {hold: {row["hold_seconds"] // hold for row in found} for hold, found in rows.items()}
+    assert held == {3.0: {1.0}, 9.0: {1.0}}
+    (one,) = [one for one in listed if one["name"] == names[9.0]]
+    assert sum(one["trades"][key] for key in ("won", "lost", "even")) == len(rows[9.0]) > 0
+    assert f"    hold={9.0}" in hv(given, "strategy", "list").splitlines()
+    whole = f"fade-{one['strategies'][0]['digest']}"
+    assert json.loads(hv(given, "episodes", "--strategy", whole, "--json"))["rows"] == rows[9.0]
+    assert json.loads(hv(given, "episodes", "--strategy", f"{given.root}/fade.py:Fade", "--json"))["rows"] == rows[3.0]
+    assert f"hv explain --strategy {names[9.0]} " in hv(given, "episodes", "--strategy", names[9.0])
+    with pytest.raises(BadSetting, match=r"fade is 2 projections of 2025-07-17: fade-.* \(hold=.*; name one of them"):
+        hv(given, "episodes", "--strategy", "fade")
+    with pytest.raises(BadSetting, match=rf"no projection .* by --strategy random_entry .*; there are .*{names[9.0]}"):
+        hv(given, "explain", "T000000_001", "--strategy", "random_entry")
+    with pytest.raises(BadSetting, match=rf"`hv episodes --date {DATE} --strategy {names[9.0]}` lists the "):
+        hv(given, "explain", "T000000_001", "--strategy", names[9.0])

@@ -20,13 +20,13 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from harvester.projections.interval import News
+    from harvester.projections.trading.failure import Failure
     from harvester.projections.trading.fast.bucket_columns import Array
     from harvester.projections.trading.fast.market_now import MarketNow
     from harvester.projections.trading.plan import Change, EntryPlan
     from harvester.projections.trading.position import Position
     from harvester.projections.trading.strategies import Library
     from harvester.projections.trading.strategy import Decider, Holding, Screen, Verdict, View
-    from harvester.projections.trading.user_decider import Failure
 
 SCREENED_MIN = 8  # for fewer seconds of a symbol, a screen costs more than it saves
 
@@ -145,7 +145,7 @@ class StrategyDesk:
         while self.seats:
             if self._stale:
                 self._refresh()
-            if self._called < upto and self._acting is None:
+            while self._called < upto and self._acting is None:
                 self._call(self._called, self._seconds.slot_ends[max(place, self._floor.quiet_until() - 1)])
             slot = self._next if self._acting is None else min(self._next, self._acting.slot)
             if slot >= upto:
@@ -274,7 +274,7 @@ class StrategyDesk:
     def _call(self, begin: int, end: int, first: int = 0) -> None:
         """Call users' strategies for these slots, up to the first answer that acts."""
         self._acting = self._calls_of_users.run(begin, end, first)
-        self._called = end if self._acting is None else self._acting.slot + 1
+        self._called = self._calls_of_users.through if self._acting is None else self._acting.slot + 1
 
     def _ask(self, slot: int) -> None:
         self._now.slot = slot

@@ -24,6 +24,7 @@ from harvester.projections.interval import OccurrenceKind
 from harvester.projections.trading import episodes
 from harvester.projections.trading.deciding import Seat, StrategyDesk
 from harvester.projections.trading.episodes import SymbolHealth, Tracked
+from harvester.projections.trading.failure import read_failure
 from harvester.projections.trading.fast.market_now import MarketNow
 from harvester.projections.trading.fast.position_watch import PositionWatch, next_seq
 from harvester.projections.trading.plan import Change, ChangeKind
@@ -59,11 +60,11 @@ if TYPE_CHECKING:
 
     from harvester.projections.interval import Interval, Occurrence
     from harvester.projections.run_params import RunParams
+    from harvester.projections.trading.failure import Failure
     from harvester.projections.trading.plan import EntryPlan
     from harvester.projections.trading.simulated_exchange import Fill
     from harvester.projections.trading.strategies import Library
     from harvester.projections.trading.strategy import Verdict
-    from harvester.projections.trading.user_decider import Failure
 
 
 class Trading:
@@ -257,13 +258,31 @@ class Trading:
         return max(stop, now.place + 1)
 
     def dropped(self, failure: Failure) -> None:
-        """Close the positions of a user's strategy that has failed, and cancel its entries."""
+        """Note that a user's strategy has failed. Unless a notice in the log will do so, close its positions."""
         self.failures.append(failure)
+        if not self._library.waits_for_notice(failure.strategy):
+            self._leave(failure, failure.seq, failure.ts)
+
+    def _on_dropped(self, row: Occurrence) -> None:
+        """A notice in the log drops a strategy: close its positions here."""
+        failure = read_failure(row.text)
+        if failure is None or not self._library.waits_for_notice(failure.strategy):
+            return
+        for user in [seat.user for seat in self._desk.seats]:
+            if user is not None and (user.name, user.digest) == (failure.strategy, failure.digest):
+                if user.failure is None:
+                    user.drop(failure)
+                    self.failures.append(failure)
+                self._leave(failure, row.seq, row.ts)
+
+    def _leave(self, failure: Failure, seq: int, ts: int) -> None:
+        """Send exits for the positions of a failed strategy, at the market; they cancel its entries."""
         terms = self._state.terms
         assert terms is not None, "a strategy decided before the first run start"
-        for tracked in [t for t in self._state.active if t.position.strategy == failure.strategy]:
+        of = failure.strategy, failure.digest
+        for tracked in [t for t in self._state.active if (t.position.strategy, t.position.strategy_digest) == of]:
             change = Change(ChangeKind.EXIT, reason=STRATEGY_ERROR)
-            self._send(tracked, change, (failure.seq, failure.ts), terms.latency_ns)
+            self._send(tracked, change, (seq, ts), terms.latency_ns)
 
     def held(self, con_id: int, name: str) -> Holding | None:
         """What the strategy holds or has working in the symbol; None = nothing."""
@@ -503,6 +522,8 @@ class Trading:
                 self._cancel_entries(row, HALTED)
         elif what is OccurrenceKind.DARK:
             self._mark_dark(row)
+        elif what is OccurrenceKind.STRATEGY_DROPPED:
+            self._on_dropped(row)
         else:
             self._note(row)
         if what in _CHANGES_INPUTS:
@@ -655,7 +676,7 @@ class Trading:
         state.ending.append(tracked)
         number = state.trades_of[position.symbol] = state.trades_of.get(position.symbol, 0) + 1
         ts = position.fills[-1].ts if end is None else end[0]
-        tracked.ended(f"T{_time_of_day(ts)}_{number:03d}", end)
+        tracked.ended(f"T{episodes.time_of_day(ts)}_{number:03d}", end)
         tracked.unseen = episodes.unseen(tracked, state.dark.get(position.con_id, ()), state.gaps)
         self._cool_down(position, ts)
         self._forget_seconds()
@@ -727,8 +748,3 @@ def _identity(position: Position) -> tuple[int, str, str, int]:
 def _hold_until(position: Position) -> int:
     most = position.plan.hold_seconds_max
     return NEVER if most is None else position.fills[0].ts + int(most * SECOND_NS)
-
-
-def _time_of_day(ts: int) -> str:
-    seconds = ts // SECOND_NS % 86_400
-    return f"{seconds // 3600:02d}{seconds // 60 % 60:02d}{seconds % 60:02d}"

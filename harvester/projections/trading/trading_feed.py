@@ -159,7 +159,7 @@ class TradingFeed(Projection):
         return self.trading.digest()
 
     def snapshot(self) -> bytes:
-        waiting = [(h.seq, h.ts, h.con_id, str(h.what), h.value) for h in self._happenings]
+        waiting = [(h.seq, h.ts, h.con_id, str(h.what), h.value, h.text) for h in self._happenings]
         live = self._live.snapshot()
         pairs = (self._bars, _BAR_KEPT), (self._scans, _SCAN_KEPT)
         rows = [[[row[name] for name in names] for row in kept] for kept, names in pairs]
@@ -171,7 +171,8 @@ class TradingFeed(Projection):
         quotes, trades, waiting, live, rows, inner = msgspec.msgpack.decode(data)
         self._quotes, self._trades = np.frombuffer(quotes, QUOTES).copy(), np.frombuffer(trades, TRADES).copy()
         self._happenings = [
-            Occurrence(seq, ts, con_id, OccurrenceKind(what), value) for seq, ts, con_id, what, value in waiting
+            Occurrence(seq, ts, con_id, OccurrenceKind(what), value, text)
+            for seq, ts, con_id, what, value, text in waiting
         ]
         self._live.restore(live)
         for kept, part, names in zip((self._bars, self._scans), rows, (_BAR_KEPT, _SCAN_KEPT), strict=True):

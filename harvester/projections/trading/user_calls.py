@@ -8,22 +8,24 @@ The answers are the same as with one call a second.
 
 from __future__ import annotations
 
-from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from harvester.projections.trading.fast.now_rows import NowRows
-from harvester.projections.trading.position import STRATEGY_ERROR
-from harvester.projections.trading.user_strategy import GateRefusal, Now
+from harvester.projections.trading.user_decider import FAILED
+from harvester.projections.trading.user_strategy import NUMBERS, GateRefusal, Now
+from harvester.units import NEVER
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
+    from harvester.projections.trading.failure import Failure
     from harvester.projections.trading.fast.bucket_columns import Array
     from harvester.projections.trading.fast.market_now import MarketNow
     from harvester.projections.trading.strategy import Holding, Verdict
-    from harvester.projections.trading.user_decider import Failure, UserDecider
+    from harvester.projections.trading.user_decider import UserDecider
 
 _new = tuple.__new__
+_SEQ, _TS = NUMBERS.index("seq"), NUMBERS.index("ts")
 
 
 class Sight(Protocol):
@@ -54,12 +56,19 @@ class _Caller(NamedTuple):
     user: UserDecider
 
 
+class _Ended(Exception):  # noqa: N818 - not an error
+    """According to the log the strategy failed in this second, or before."""
+
+
 class UserCalls:
     """The calls of a stretch.
 
     Args:
         sheet: number of the gates by slot and seat; 0 = none.
         numbered: gives gates a number.
+
+    Attributes:
+        through: the slot after those of the newest `run`.
     """
 
     def __init__(
@@ -73,25 +82,35 @@ class UserCalls:
         self._now, self._sight, self._sheet, self._numbered = now, sight, sheet, numbered
         self._rows: NowRows | None = None
         self._numbers: dict[tuple[str, ...], int] = {}
-        self._callers: list[_Caller] = []
-        for seat, user in enumerate(users):
-            if user is not None and user.failure is not None:
-                self._sheet[:, seat] = numbered((STRATEGY_ERROR,))
-            elif user is not None:
-                self._callers.append(_Caller(seat, {}, user.own, user))
+        self._callers = [_Caller(seat, {}, user.own, user) for seat, user in enumerate(users) if user is not None]
+        self._ends = {self._end_of(one.user) for one in self._callers if one.user.ends < NEVER}
+        self.through = 0
+
+    def _end_of(self, user: UserDecider) -> int:
+        """The slot at which a strategy ends according to the log; the number of slots when it does not."""
+        seconds = self._now.seconds
+        place = int(seconds.clocks[:, 0].searchsorted(user.ends))
+        if place == len(seconds.clocks):
+            return len(seconds.slots)
+        begin, end = seconds.slot_ends[place - 1] if place else 0, seconds.slot_ends[place]
+        seq, con_ids = int(seconds.clocks[place, 0]), seconds.con_ids[seconds.slots[begin:end]].tolist()
+        return next((begin + k for k, con_id in enumerate(con_ids) if user.has_ended(seq, con_id)), end)
 
     def run(self, begin: int, end: int, first: int = 0) -> Acting | None:
         """Call the strategies from seat `first` on for these slots; returns the first answer that acts, None = none.
 
-        What is called after it must be called again.
+        What is called after it must be called again. The run ends earlier at a slot at which a strategy ends.
         """
-        callers = [caller for caller in self._callers if caller.seat >= first]
+        self.through = end = min([end, *(one for one in self._ends if one > begin)])
+        for one in [one for one in self._callers if one.user.failure is not None]:
+            self._leave(one, begin)
+        callers = [one for one in self._callers if one.seat >= first]
         if begin >= end or not callers:
             return None
         if self._rows is None:
             self._rows = NowRows(self._now)
-        for caller in callers:
-            caller.rest.clear()
+        for one in callers:
+            one.rest.clear()
         return self._run(begin, zip(self._rows.keys[begin:end], self._rows.numbers(begin, end), strict=True), callers)
 
     def _run(self, begin: int, rows: Iterable[tuple[int, tuple[Any, ...]]], callers: list[_Caller]) -> Acting | None:
@@ -102,7 +121,7 @@ class UserCalls:
                     try:
                         tail, own["state"], call = rest[key]
                     except KeyError:
-                        tail, own["state"], call = rest[key] = self._rest(user, key)
+                        tail, own["state"], call = rest[key] = self._rest(user, key, numbers)
                     now = _new(Now, numbers + tail)
                     answer = call(now)
                     if answer is None:
@@ -118,23 +137,23 @@ class UserCalls:
             return self._fail(slot, seat, numbers, key, error)
         return None
 
-    def _rest(self, user: UserDecider, key: int) -> tuple[tuple[Any, ...], Any, Callable[[Now], Any]]:
+    def _rest(
+        self, user: UserDecider, key: int, numbers: tuple[Any, ...]
+    ) -> tuple[tuple[Any, ...], Any, Callable[[Now], Any]]:
         """What a strategy sees besides the numbers, its state and what is called; valid for one `run`."""
         assert self._rows is not None
         market = self._rows.rest(key)
         con_id = market.con_id
+        if user.has_ended(numbers[_SEQ], con_id):
+            raise _Ended
         why = "" if market.live else self._sight.why_not_live(con_id)
         if user.live_only and (why or not market.has_mid):
             refusal = GateRefusal((why or "NOT_LIVE",))
             return (), None, lambda _: refusal
-        known = user.known(con_id, market.symbol)
-        opens, closes = self._now.session() or (None, None)
+        known = user.known(con_id, market.symbol, (numbers[_SEQ], numbers[_TS]))
         held = self._sight.held(con_id, user.name)
-        tail = (*market.fields, why, opens, closes, held, self._sight.aligned(con_id))
-        tail = (*tail, known.shown, known.bars, user.candidates, known.flat_since)
-        follows = held is not None and held.open and user.overlays
-        call: Callable[[Now], Any] = partial(user.followed, known) if follows else user.on_second
-        return tail, known.user, call
+        facts = (why, *(self._now.session() or (None, None)), held, self._sight.aligned(con_id))
+        return (*market.fields, *facts, *user.kept(known)), known.user, user.called(known, held)
 
     def _known(self, codes: Any) -> int | None:
         """The number of gates that were checked before."""
@@ -152,7 +171,14 @@ class UserCalls:
         """Drop a strategy: from this slot on it decides nothing."""
         assert self._rows is not None
         (caller,) = [one for one in self._callers if one.seat == seat]
-        verdict, failure = caller.user.fail(numbers, self._rows.rest(key).symbol, error)
-        self._sheet[slot:, seat] = self._numbered(verdict.gates)
+        user, market = caller.user, self._rows.rest(key)
+        if isinstance(error, _Ended) and user.recorded is not None:
+            user.drop(user.recorded)
+        else:
+            user.fail((numbers[_SEQ], numbers[_TS], market.con_id, market.symbol), error)
+        self._leave(caller, slot)
+        return Acting(slot, seat, FAILED, user.failure)
+
+    def _leave(self, caller: _Caller, slot: int) -> None:
+        self._sheet[slot:, caller.seat] = self._numbered(FAILED.gates)
         self._callers.remove(caller)
-        return Acting(slot, seat, verdict, failure)

@@ -5,55 +5,45 @@ From the second in which it fails it decides nothing more. The failure is the sa
 
 from __future__ import annotations
 
+import operator
 import re
 import traceback
 from collections import deque
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
-from harvester.calendar import iso
 from harvester.errors import CannotRun
+from harvester.projections.trading.failure import Failure, printable
+from harvester.projections.trading.message_counts import HOLDING
 from harvester.projections.trading.position import STRATEGY_ERROR
 from harvester.projections.trading.strategy import Verdict
 from harvester.projections.trading.user_strategy import (
-    NUMBERS,
+    STATIC,
     Bar,
     Candidate,
     Candle,
+    Now,
     checked,
     name_of,
 )
+from harvester.units import NEVER
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from harvester.projections.interval import News
+    from harvester.projections.trading.message_counts import MessageCounts
     from harvester.projections.trading.plan import EntryPlan
-    from harvester.projections.trading.strategy import View
-    from harvester.projections.trading.user_strategy import Now, Strategy
+    from harvester.projections.trading.strategy import Holding, View
+    from harvester.projections.trading.user_strategy import Strategy
 
 BARS_MAX = 100
-_FAILED = Verdict((STRATEGY_ERROR,))
-_HOLDING = "HOLDING"
+_PASS = Verdict(())
+FAILED = Verdict((STRATEGY_ERROR,))
 _ADDRESS = re.compile(r"0x[0-9a-fA-F]+")
-_TEXT_MAX = 200
 _PACKAGE = Path(__file__).resolve().parents[2]
-
-
-class Failure(NamedTuple):
-    """A strategy that was dropped: at which clock (seq, ts ns UTC), in which symbol, and why."""
-
-    strategy: str
-    digest: str
-    seq: int
-    ts: int
-    symbol: str
-    why: str
-
-    def line(self) -> str:
-        """One line for the user."""
-        return f"strategy {self.strategy} dropped at seq {self.seq}, {iso(self.ts)[:19]}Z, {self.symbol}: {self.why}"
 
 
 class SymbolState:
@@ -73,24 +63,36 @@ class SymbolState:
 class UserDecider:
     """A `strategy.Decider` around a user's strategy.
 
+    Args:
+        strategy: a fresh one.
+        digest: of its source and settings.
+        recorded: its failure according to the log; from there on it is not called.
+        name: None = that of its class.
+
     Attributes:
         failure: why it was dropped; None while it runs.
-        live_only, on_second: the strategy's; `own`: its attributes, `state` among them.
-        overlays: what protects its positions.
+        recorded: its failure according to the log; `ends`: the seq of it, `NEVER` without one.
+        counts: what it built, returned and was refused.
+        live_only: the strategy's; `own`: its attributes, `state` among them.
         candidates: as `Now` has them.
     """
 
-    def __init__(self, strategy: Strategy, digest: str) -> None:
-        self.name, self.strategy, self.digest = name_of(type(strategy)), strategy, digest
+    def __init__(
+        self, strategy: Strategy, digest: str, recorded: Failure | None = None, name: str | None = None
+    ) -> None:
+        self.name, self.strategy, self.digest = name or name_of(type(strategy)), strategy, digest
         self.failure: Failure | None = None
+        self.recorded = recorded
+        self.ends = NEVER if recorded is None else recorded.seq
         self.live_only = bool(strategy.live_only)
-        self.overlays = tuple(strategy.exits())
+        self._overlays = tuple(strategy.exits())
         self._symbols: dict[int, SymbolState] = {}
         self._waiting: dict[int, tuple[dict[str, Candle], tuple[Bar, ...]]] = {}
         self._scans: dict[str, tuple[int, tuple[Candidate, ...]]] = {}
         self.candidates: tuple[Candidate, ...] = ()
         self.own = strategy.__dict__
-        self.on_second = strategy.on_second
+        self.counts: MessageCounts = self.own["_counts"]
+        self._on_second = strategy.on_second
 
     # ---- the calls of the desk -----------------------------------------------------------------------------------
 
@@ -101,10 +103,12 @@ class UserDecider:
         """Note that a position is flat, or was never filled."""
         if (known := self._symbols.get(con_id)) is not None:
             known.flat_since = ts
-            known.overlays = [SimpleNamespace() for _ in self.overlays]
+            known.overlays = [SimpleNamespace() for _ in self._overlays]
 
     def learn(self, news: News) -> None:
         """Take in completed candles, backfilled bars and scanner rows."""
+        if self.failure is not None:
+            return
         for con_id, timeframe, values in news.candles:
             self._facts(con_id)[0][timeframe] = Candle(*values)
         for con_id in {one[0]: None for one in news.candles}:
@@ -132,18 +136,48 @@ class UserDecider:
             self._waiting[con_id] = candles, bars
 
     def decide(self, view: View) -> Verdict:
-        """Not used: `user_calls` calls the strategy.
+        """Not used: `user_calls` calls the strategy, and trading on bars calls `decide_now`.
 
         Raises:
             NotImplementedError: always.
         """
         raise NotImplementedError
 
-    def known(self, con_id: int, symbol: str) -> SymbolState:
-        """What is kept for a symbol; the strategy prepares it the first time."""
+    def decide_now(
+        self,
+        static: tuple[Any, ...],
+        why_not_live: str,
+        session: tuple[int, int] | None,
+        held: Holding | None,
+        alignment: int,
+    ) -> Verdict:
+        """Decide on one second. `static`: the fields `user_strategy.STATIC`."""
+        seq, ts, con_id, symbol, mid = _AT(static)
+        if self.failure is not None:
+            return FAILED
+        if self.has_ended(seq, con_id):
+            assert self.recorded is not None
+            self.drop(self.recorded)
+            return FAILED
+        if self.live_only and (why_not_live or mid is None):
+            return Verdict((why_not_live or "NOT_LIVE",))
+        try:
+            known = self.known(con_id, symbol, (seq, ts))
+            facts = (why_not_live, *(session or (None, None)), held, alignment)
+            now = Now._make((*_MARKET(static), *facts, *self.kept(known)))
+            self.own["state"] = known.user
+            answer = self.called(known, held)(now)
+            return _PASS if answer is None else self.verdict(answer, now)
+        except (Exception, SystemExit, GeneratorExit) as error:  # noqa: BLE001 - a user's code may raise anything
+            self.fail((seq, ts, con_id, symbol), error)
+            return FAILED
+
+    def known(self, con_id: int, symbol: str, at: tuple[int, int]) -> SymbolState:
+        """What is kept for a symbol; the strategy prepares it the first time (`at`: seq and ts of the clock)."""
+        del at
         known = self._symbols.get(con_id)
         if known is None:
-            known = self._symbols[con_id] = SymbolState(len(self.overlays))
+            known = self._symbols[con_id] = SymbolState(len(self._overlays))
             if con_id in self._waiting:
                 known.candles, known.bars = self._waiting.pop(con_id)
                 known.shown = tuple(known.candles.items())
@@ -151,12 +185,25 @@ class UserDecider:
             self.strategy.on_symbol(symbol)
         return known
 
-    def followed(self, known: SymbolState, now: Now) -> Any:
+    def kept(self, known: SymbolState) -> tuple[Any, ...]:
+        """The last fields of `Now`."""
+        return known.shown, known.bars, self.candidates, known.flat_since
+
+    def called(self, known: SymbolState, held: Holding | None) -> Callable[[Now], Any]:
+        """What gives the answer of a second."""
+        return partial(self._followed, known) if self._follows(held) else self._on_second
+
+    def _follows(self, held: Holding | None) -> bool:
+        return held is not None and bool(held.open) and bool(self._overlays)
+
+    def _followed(self, known: SymbolState, now: Now) -> Any:
         """The answer while shares are held: what an overlay changes, else what the strategy wants."""
-        answer, held = self.on_second(now), now.position
+        answer, held = self._on_second(now), now.position
+        if answer is not None:
+            self.counts.returned(answer)
         if not now.live or held is None or held.leaving:
             return answer
-        pairs = zip(self.overlays, known.overlays, strict=True)
+        pairs = zip(self._overlays, known.overlays, strict=True)
         changes = [change for overlay, state in pairs if (change := overlay.follow(held, now, state)) is not None]
         leaving = [change for change in changes if change.kind == "exit"]
         return leaving[:1] or changes or answer
@@ -168,13 +215,39 @@ class UserDecider:
             BadOrder: a wrong type, number or side.
         """
         held = now.position
-        wanted = checked(self._protected(answer, now) if held is None and self.overlays else answer, now)
+        if not self._follows(held):
+            self.counts.returned(answer)
+        wanted = checked(self._protected(answer, now) if held is None and self._overlays else answer, now)
         if wanted.plan is not None and held is not None:
-            return Verdict((*wanted.codes, _HOLDING), changes=wanted.changes)
+            self.counts.refuse((HOLDING,))
+            return Verdict((*wanted.codes, HOLDING), changes=wanted.changes)
+        if wanted.plan is not None:
+            self.counts.refuse(wanted.codes)
         return Verdict(wanted.codes, wanted.plan, wanted.changes)
 
-    def fail(self, numbers: tuple[Any, ...], symbol: str, error: BaseException) -> tuple[Verdict, Failure]:
-        """Drop the strategy at a second (`user_strategy.NUMBERS`) because of an error."""
+    def _protected(self, answer: Any, now: Now) -> Any:
+        parts = answer if type(answer) in (list, tuple) else (answer,)
+        return [self._protect(part, now) if hasattr(part, "rival") else part for part in parts]
+
+    def _protect(self, order: EntryPlan, now: Now) -> EntryPlan:
+        for overlay in self._overlays:
+            order = overlay.protect(order, now)
+        return order
+
+    def has_ended(self, seq: int, con_id: int) -> bool:
+        """Whether it has failed by this second, according to the log."""
+        if seq < self.ends or self.recorded is None:
+            return False
+        return seq > self.ends or con_id == self.recorded.con_id  # else it failed at this clock, but a symbol later
+
+    def drop(self, failure: Failure) -> None:
+        """End it: it decides nothing more, and its memory is freed."""
+        self.failure = failure
+        self._symbols, self._waiting, self._scans, self.candidates = {}, {}, {}, ()
+        self.own["state"] = SimpleNamespace()
+
+    def fail(self, at: tuple[int, int, int, str], error: BaseException) -> None:
+        """Drop it at a second (seq, ts, con_id, symbol) because of an error."""
         try:
             text = " ".join(str(error).split())
         except Exception:  # noqa: BLE001 - the user's __str__
@@ -182,18 +255,7 @@ class UserDecider:
         why = f"{type(error).__name__}: {text}" if text else type(error).__name__
         if (line := _line_of(error)) is not None:
             why = f"line {line}: {why}"
-        why = _ADDRESS.sub("0x…", "".join(c if c.isprintable() else "?" for c in why))[:_TEXT_MAX]
-        self.failure = Failure(self.name, self.digest, numbers[_SEQ], numbers[_TS], symbol, why)
-        return _FAILED, self.failure
-
-    def _protected(self, answer: Any, now: Now) -> Any:
-        parts = answer if type(answer) in (list, tuple) else (answer,)
-        return [self._protect(part, now) if hasattr(part, "rival") else part for part in parts]
-
-    def _protect(self, order: EntryPlan, now: Now) -> EntryPlan:
-        for overlay in self.overlays:
-            order = overlay.protect(order, now)
-        return order
+        self.drop(Failure(self.name, self.digest, *at, printable(_ADDRESS.sub("0x…", why))))
 
     # ---- snapshots -----------------------------------------------------------------------------------------------
 
@@ -229,7 +291,8 @@ class UserDecider:
         self.candidates = tuple(row for _, rows in self._scans.values() for row in rows)
 
 
-_SEQ, _TS = NUMBERS.index("seq"), NUMBERS.index("ts")
+_AT = operator.itemgetter(*(STATIC.index(name) for name in ("seq", "ts", "con_id", "symbol", "mid")))
+_MARKET = operator.itemgetter(*(STATIC.index(name) for name in Now._fields[: len(STATIC)]))
 _SCALARS = (type(None), bool, int, float, str, bytes)
 _INT_MAX = 2**63 - 1
 
