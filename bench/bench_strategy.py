@@ -28,6 +28,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from generator import DAY, kept
+
 from harvester.config import Settings
 from harvester.eventlog.fold_reader import fold_batches
 from harvester.eventlog.reader import open_day
@@ -45,7 +46,7 @@ if TYPE_CHECKING:
 ROUNDS, STRATEGIES = 7, 20
 PROJECT = Path(__file__).resolve().parent.parent
 MARKET_COUNT = len(STATIC)
-BODY = '''
+BODY = """
     lookback: int = 60
     spread_bps_max: float = 50.0
 
@@ -63,13 +64,13 @@ BODY = '''
         if now.imbalance is not None and mid > {factor} * state.total / len(state.mids):
             return self.buy(100, stop=now.bid - 0.1, target=now.ask + 0.1)
         return None
-'''  # a rolling mean, a spread gate and a comparison: what a small strategy does in a second
+"""  # a rolling mean, a spread gate and a comparison: what a small strategy does in a second
 
 
 def strategy() -> type[Strategy]:
     """The strategy, which never trades."""
     names: dict[str, Any] = {"Strategy": Strategy}
-    exec("class Plain(Strategy):" + BODY.format(factor=2), names)  # noqa: S102 - the text above
+    exec("class Plain(Strategy):" + BODY.format(factor=2), names)
     kind: type[Strategy] = names["Plain"]
     return kind
 
@@ -104,7 +105,9 @@ def fold(home: Home, kind: type[Strategy] | None) -> float:
 
 def loop(rows: Any) -> None:
     """The body of `on_second` over tuples."""
-    mid_at, spread_at, imbalance_at, con_at = (Now._fields.index(n) for n in ("mid", "spread_bps", "imbalance", "con_id"))
+    mid_at, spread_at, imbalance_at, con_at = (
+        Now._fields.index(n) for n in ("mid", "spread_bps", "imbalance", "con_id")
+    )
     kept_of: dict[int, list[Any]] = {}
     wanted = 0
     for row in rows:

@@ -162,7 +162,9 @@ def test_cheats_that_move_decisions(home, tmp_path, body, head):
 
 def test_a_short_look_ahead_needs_many_decisions(home, tmp_path):
     """A look 10 s ahead in 5 s of the day is missed by noise after 4 decisions, and named by noise after 50."""
-    wanted = "later[NUMBERS.index('mid')] > now.mid" + " if 80 <= now.second // 10**9 % 240 < 85 else now.second % 23 == 0"
+    wanted = (
+        "later[NUMBERS.index('mid')] > now.mid" + " if 80 <= now.second // 10**9 % 240 < 85 else now.second % 23 == 0"
+    )
     strategy = cheat(tmp_path, PEEK.strip() + "\n" + BUY.format(f"({wanted})"), NUMBERS_IMPORT)
     day, found = open_day(DATE, home), load_all([strategy], {}, [])
     plain, failures = fold(day, found)
@@ -173,7 +175,7 @@ def test_a_short_look_ahead_needs_many_decisions(home, tmp_path):
 
 
 def test_both_ways_of_noise_agree(home):
-    """Folds in copies of the process give the decisions of folds from the beginning of the date, later ones included."""
+    """Folds in copies of the process give the decisions of folds from the beginning of the date, later ones too."""
     day, found = open_day(DATE, home), load_all(["random_entry"], {"random_entry": {"per_hour": 600.0}}, [])
     plain, _ = fold(day, found)
     seqs = sample(plain, plain, 3)

@@ -56,7 +56,7 @@ class _Caller(NamedTuple):
     user: UserDecider
 
 
-class _Ended(Exception):  # noqa: N818 - not an error
+class _Ended(Exception):
     """According to the log the strategy failed in this second, or before."""
 
 
@@ -149,6 +149,7 @@ class UserCalls:
         why = "" if market.live else self._sight.why_not_live(con_id)
         if user.live_only and (why or not market.has_mid):
             refusal = GateRefusal((why or "NOT_LIVE",))
+            self._number(refusal.codes)  # so that nothing reads this `Now`, which is not complete
             return (), None, lambda _: refusal
         known = user.known(con_id, market.symbol, (numbers[_SEQ], numbers[_TS]))
         held = self._sight.held(con_id, user.name)

@@ -30,10 +30,10 @@ _FROM_BEFORE, _FROM_AFTER = slice(0, _BOOK_AT), slice(_BOOK_AT, _FLAGS_AT - _BOO
 _CLOCK, _QUOTE = slice(_FLAGS_AT - _BOOK, -4 - _BOOK), slice(-4 - _BOOK, -_BOOK)
 _MID = NUMBERS.index("mid")
 _OF_BUCKET = BUCKET_FIELDS[_BEFORE] + BUCKET_FIELDS[_AFTER]
-assert NUMBERS == (
+assert (
     "second", *({"bid": "bucket_bid", "ask": "bucket_ask"}.get(name, name) for name in _OF_BUCKET[1:]),
     "seq", "ts", "bid", "ask", "bid_size", "ask_size", *BUCKET_FIELDS[_BOOK_AT : _BOOK_AT + _BOOK],
-), "the numbers of `Now` are not in the order of a bucket"  # fmt: skip
+) == NUMBERS, "the numbers of `Now` are not in the order of a bucket"  # fmt: skip
 _WHOLE = {"second", "seq", "ts", *WHOLE}
 _TYPES = "".join("q" if name in _WHOLE else "d" for name in NUMBERS)
 _ROW = struct.Struct(f"={_TYPES}")
