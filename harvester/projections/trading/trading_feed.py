@@ -100,7 +100,8 @@ class TradingFeed(Projection):
         seqs += [*self._candles(step), *(run.seq for run in runs)]
         places = sorted(set(clocks.searchsorted(np.array(seqs, np.int64)).tolist()))
         nexts = np.array([*places, count])
-        return nexts[np.searchsorted(places, np.arange(count), "right")].tolist()
+        found: list[int] = nexts[np.searchsorted(places, np.arange(count), "right")].tolist()
+        return found
 
     def _news(self, step: Step, seq: int) -> News | None:
         """What happened up to this clock that only users' strategies read."""
