@@ -288,7 +288,8 @@ class Trading:
         """What the strategy holds or has working in the symbol; None = nothing."""
         if not self._state.active:
             return None
-        mine = [t.position for t in self._state.active if (t.position.con_id, t.position.strategy) == (con_id, name)]
+        positions = [t.position for t in self._state.active]
+        mine = [one for one in positions if one.con_id == con_id and one.strategy == name]
         if not mine:
             return None
         position = next((p for p in mine if p.fills), mine[0])
