@@ -38,14 +38,14 @@ from harvester.projections.run_params import RunParams, StrategyRef
 from harvester.projections.trading.run_terms import RunTerms
 from harvester.projections.trading.strategies import Library
 from harvester.projections.trading.user_decider import UserDecider
-from harvester.projections.trading.user_strategy import NUMBER_COUNT, STATIC, Now, Strategy
+from harvester.projections.trading.user_strategy import FLAGS, NUMBER_COUNT, Now, Strategy
 
 if TYPE_CHECKING:
     from harvester.home import Home
 
 ROUNDS, STRATEGIES = 7, 20
 PROJECT = Path(__file__).resolve().parent.parent
-MARKET_COUNT = len(STATIC)
+MARKET_COUNT = NUMBER_COUNT + len(FLAGS) + 2  # and con_id, symbol
 BODY = """
     lookback: int = 60
     spread_bps_max: float = 50.0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 import time
 from pathlib import Path
 
@@ -228,3 +229,10 @@ def test_ends_of_the_process(home, tmp_path, body, why):
     limit = 5 if "5 s" in why else 120  # a busy machine is not a strategy that hangs
     report = check(home, DATE, [cheat(tmp_path, body)], timeout_s=limit)
     assert why in report.lines[0].difference
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the limit of Linux covers all allocations")
+def test_memory_has_a_limit(home, tmp_path):
+    """A strategy that takes more memory than `check` allows fails by name; the machine's memory is not used up."""
+    report = check(home, DATE, [cheat(tmp_path, "self.state.all = bytearray(16 << 30)")])
+    assert ["MemoryError" in line.difference for line in report.lines] == [False] * 5 + [True]

@@ -45,6 +45,7 @@ if TYPE_CHECKING:
 ROWS = 100_000
 SHIFT_S = 86_400 * 400 + 12_345  # the clock of the second process is wrong by so much
 CUT_COUNT, DECISION_COUNT = 250, 50
+MEMORY_MAX = 8 << 30  # bytes of a process; the fold of a full day needs less than a quarter
 NOISE_BEFORE, NOISE_AFTER = 5_000, 20_000  # events of a decision's batch before it, and those after it with noise
 PRICES: dict[Kind, tuple[str, ...]] = {
     Kind.TICK: ("price",),
@@ -113,8 +114,20 @@ class Watch:
 _WATCHED = ("open", "socket.", "subprocess.", "os.system", "os.exec", "os.posix_spawn", "os.spawn", "os.fork")
 
 
+def limit_memory(bytes_max: int = MEMORY_MAX) -> None:
+    """Limit what this process allocates, where the system can; a strategy that needs more fails with MemoryError."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return
+    hard = resource.getrlimit(resource.RLIMIT_DATA)[1]
+    if hard == resource.RLIM_INFINITY or hard > bytes_max:
+        resource.setrlimit(resource.RLIMIT_DATA, (bytes_max, hard))
+
+
 def main(task_file: str) -> None:
     """Do the task of the file."""
+    limit_memory()
     task = json_value(Path(task_file).read_bytes(), CheckTask)
     watch, answer = Watch(), CheckAnswer()
     if task.shifted:

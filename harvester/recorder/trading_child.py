@@ -15,7 +15,7 @@ import signal
 import sys
 import threading
 import time
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from datetime import date
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -47,11 +47,10 @@ from harvester.recorder.trading_messages import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Iterator, Mapping
 
     from harvester.events.batch import Batch
-    from harvester.projections.trading.strategy import Decider, Holding, Verdict
-    from harvester.projections.trading.user_decider import SymbolState
+    from harvester.projections.trading.strategy import Decider, Verdict
     from harvester.projections.trading.user_strategy import Now, Strategy
 
 NICENESS = 5  # the recorder goes first
@@ -235,31 +234,22 @@ class WatchedDecider(UserDecider):
     def __init__(self, cell: Cell, strategy: Strategy, digest: str, recorded: Failure | None, name: str | None) -> None:
         super().__init__(strategy, digest, recorded, name)
         self._cell, self._labels = cell, (self.name.encode(), digest.encode())
+        self.on_second = self._watched
 
-    def known(self, con_id: int, symbol: str, at: tuple[int, int]) -> SymbolState:
-        with self._noted(*at, con_id, symbol):
-            return super().known(con_id, symbol, at)
+    def prepare(self, at: tuple[int, int, int], symbol: str) -> None:
+        self._cell.begin(self._labels, at, symbol)
+        super().prepare(at, symbol)
+        self._cell.end()
 
-    def called(self, known: SymbolState, held: Holding | None) -> Callable[[Now], Any]:
-        call = super().called(known, held)
+    def _watched(self, now: Now) -> Any:
+        self._cell.begin(self._labels, (now.seq, now.ts, now.con_id), now.symbol)
+        answer = self.strategy.on_second(now)
+        self._cell.end()
+        return answer
 
-        def noted(now: Now) -> Any:
-            with self._noted(now.seq, now.ts, now.con_id, now.symbol):
-                return call(now)
-
-        return noted
-
-    def verdict(self, answer: Any, now: Now) -> Verdict:
-        with self._noted(now.seq, now.ts, now.con_id, now.symbol):
-            return super().verdict(answer, now)
-
-    @contextmanager
-    def _noted(self, seq: int, ts: int, con_id: int, symbol: str) -> Iterator[None]:
-        self._cell.begin(self._labels, (seq, ts, con_id), symbol)
-        try:
-            yield
-        finally:
-            self._cell.end()
+    def fail(self, at: tuple[int, int, int, str], error: BaseException) -> tuple[Verdict, Failure]:
+        self._cell.end()
+        return super().fail(at, error)
 
 
 def refuse(event: str, _: tuple[Any, ...]) -> None:

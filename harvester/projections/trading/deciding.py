@@ -145,7 +145,7 @@ class StrategyDesk:
         while self.seats:
             if self._stale:
                 self._refresh()
-            while self._called < upto and self._acting is None:
+            if self._called < upto and self._acting is None:
                 self._call(self._called, self._seconds.slot_ends[max(place, self._floor.quiet_until() - 1)])
             slot = self._next if self._acting is None else min(self._next, self._acting.slot)
             if slot >= upto:
@@ -274,7 +274,7 @@ class StrategyDesk:
     def _call(self, begin: int, end: int, first: int = 0) -> None:
         """Call users' strategies for these slots, up to the first answer that acts."""
         self._acting = self._calls_of_users.run(begin, end, first)
-        self._called = self._calls_of_users.through if self._acting is None else self._acting.slot + 1
+        self._called = end if self._acting is None else self._acting.slot + 1
 
     def _ask(self, slot: int) -> None:
         self._now.slot = slot

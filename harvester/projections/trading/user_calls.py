@@ -8,12 +8,12 @@ The answers are the same as with one call a second.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from harvester.projections.trading.fast.now_rows import NowRows
-from harvester.projections.trading.user_decider import FAILED
+from harvester.projections.trading.position import STRATEGY_ERROR
 from harvester.projections.trading.user_strategy import NUMBERS, GateRefusal, Now
-from harvester.units import NEVER
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -56,19 +56,12 @@ class _Caller(NamedTuple):
     user: UserDecider
 
 
-class _Ended(Exception):
-    """According to the log the strategy failed in this second, or before."""
-
-
 class UserCalls:
     """The calls of a stretch.
 
     Args:
         sheet: number of the gates by slot and seat; 0 = none.
         numbered: gives gates a number.
-
-    Attributes:
-        through: the slot after those of the newest `run`.
     """
 
     def __init__(
@@ -82,35 +75,25 @@ class UserCalls:
         self._now, self._sight, self._sheet, self._numbered = now, sight, sheet, numbered
         self._rows: NowRows | None = None
         self._numbers: dict[tuple[str, ...], int] = {}
-        self._callers = [_Caller(seat, {}, user.own, user) for seat, user in enumerate(users) if user is not None]
-        self._ends = {self._end_of(one.user) for one in self._callers if one.user.ends < NEVER}
-        self.through = 0
-
-    def _end_of(self, user: UserDecider) -> int:
-        """The slot at which a strategy ends according to the log; the number of slots when it does not."""
-        seconds = self._now.seconds
-        place = int(seconds.clocks[:, 0].searchsorted(user.ends))
-        if place == len(seconds.clocks):
-            return len(seconds.slots)
-        begin, end = seconds.slot_ends[place - 1] if place else 0, seconds.slot_ends[place]
-        seq, con_ids = int(seconds.clocks[place, 0]), seconds.con_ids[seconds.slots[begin:end]].tolist()
-        return next((begin + k for k, con_id in enumerate(con_ids) if user.has_ended(seq, con_id)), end)
+        self._callers: list[_Caller] = []
+        for seat, user in enumerate(users):
+            if user is not None:
+                self._callers.append(_Caller(seat, {}, user.own, user))
 
     def run(self, begin: int, end: int, first: int = 0) -> Acting | None:
         """Call the strategies from seat `first` on for these slots; returns the first answer that acts, None = none.
 
-        What is called after it must be called again. The run ends earlier at a slot at which a strategy ends.
+        What is called after it must be called again.
         """
-        self.through = end = min([end, *(one for one in self._ends if one > begin)])
-        for one in [one for one in self._callers if one.user.failure is not None]:
-            self._leave(one, begin)
-        callers = [one for one in self._callers if one.seat >= first]
+        for caller in [one for one in self._callers if one.user.failure is not None]:
+            self._silence(caller, begin)
+        callers = [caller for caller in self._callers if caller.seat >= first]
         if begin >= end or not callers:
             return None
         if self._rows is None:
             self._rows = NowRows(self._now)
-        for one in callers:
-            one.rest.clear()
+        for caller in callers:
+            caller.rest.clear()
         return self._run(begin, zip(self._rows.keys[begin:end], self._rows.numbers(begin, end), strict=True), callers)
 
     def _run(self, begin: int, rows: Iterable[tuple[int, tuple[Any, ...]]], callers: list[_Caller]) -> Acting | None:
@@ -144,17 +127,26 @@ class UserCalls:
         assert self._rows is not None
         market = self._rows.rest(key)
         con_id = market.con_id
-        if user.has_ended(numbers[_SEQ], con_id):
-            raise _Ended
         why = "" if market.live else self._sight.why_not_live(con_id)
         if user.live_only and (why or not market.has_mid):
             refusal = GateRefusal((why or "NOT_LIVE",))
             self._number(refusal.codes)  # so that nothing reads this `Now`, which is not complete
             return (), None, lambda _: refusal
-        known = user.known(con_id, market.symbol, (numbers[_SEQ], numbers[_TS]))
+        known = user.known((numbers[_SEQ], numbers[_TS], con_id), market.symbol)
+        opens, closes = self._now.session() or (None, None)
         held = self._sight.held(con_id, user.name)
-        facts = (why, *(self._now.session() or (None, None)), held, self._sight.aligned(con_id))
-        return (*market.fields, *facts, *user.kept(known)), known.user, user.called(known, held)
+        tail = (*market.fields, why, opens, closes, held, self._sight.aligned(con_id))
+        tail = (*tail, known.shown, known.bars, user.candidates, known.flat_since)
+        follows = held is not None and held.open and user.overlays
+        call: Callable[[Now], Any] = partial(user.followed, known) if follows else user.on_second
+        if user.recorded is not None:
+            call = partial(user.until_failure, call)
+        return tail, known.user, call
+
+    def _silence(self, caller: _Caller, begin: int) -> None:
+        """A strategy that has failed decides nothing from this slot on."""
+        self._sheet[begin:, caller.seat] = self._numbered((STRATEGY_ERROR,))
+        self._callers.remove(caller)
 
     def _known(self, codes: Any) -> int | None:
         """The number of gates that were checked before."""
@@ -172,14 +164,7 @@ class UserCalls:
         """Drop a strategy: from this slot on it decides nothing."""
         assert self._rows is not None
         (caller,) = [one for one in self._callers if one.seat == seat]
-        user, market = caller.user, self._rows.rest(key)
-        if isinstance(error, _Ended) and user.recorded is not None:
-            user.drop(user.recorded)
-        else:
-            user.fail((numbers[_SEQ], numbers[_TS], market.con_id, market.symbol), error)
-        self._leave(caller, slot)
-        return Acting(slot, seat, FAILED, user.failure)
-
-    def _leave(self, caller: _Caller, slot: int) -> None:
-        self._sheet[slot:, caller.seat] = self._numbered(FAILED.gates)
-        self._callers.remove(caller)
+        rest = self._rows.rest(key)
+        verdict, failure = caller.user.fail((numbers[_SEQ], numbers[_TS], rest.con_id, rest.symbol), error)
+        self._silence(caller, slot)
+        return Acting(slot, seat, verdict, failure)

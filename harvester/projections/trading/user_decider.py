@@ -5,7 +5,6 @@ From the second in which it fails it decides nothing more. The failure is the sa
 
 from __future__ import annotations
 
-import operator
 import re
 import traceback
 from collections import deque
@@ -20,15 +19,12 @@ from harvester.projections.trading.message_counts import HOLDING
 from harvester.projections.trading.position import STRATEGY_ERROR
 from harvester.projections.trading.strategy import Verdict
 from harvester.projections.trading.user_strategy import (
-    STATIC,
     Bar,
     Candidate,
     Candle,
-    Now,
     checked,
     name_of,
 )
-from harvester.units import NEVER
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -36,14 +32,17 @@ if TYPE_CHECKING:
     from harvester.projections.interval import News
     from harvester.projections.trading.message_counts import MessageCounts
     from harvester.projections.trading.plan import EntryPlan
-    from harvester.projections.trading.strategy import Holding, View
-    from harvester.projections.trading.user_strategy import Strategy
+    from harvester.projections.trading.strategy import View
+    from harvester.projections.trading.user_strategy import Now, Strategy
 
 BARS_MAX = 100
-_PASS = Verdict(())
-FAILED = Verdict((STRATEGY_ERROR,))
+_FAILED = Verdict((STRATEGY_ERROR,))
 _ADDRESS = re.compile(r"0x[0-9a-fA-F]+")
 _PACKAGE = Path(__file__).resolve().parents[2]
+
+
+class RecordedFailure(Exception):
+    """The log says that the strategy failed here."""
 
 
 class SymbolState:
@@ -71,9 +70,9 @@ class UserDecider:
 
     Attributes:
         failure: why it was dropped; None while it runs.
-        recorded: its failure according to the log; `ends`: the seq of it, `NEVER` without one.
         counts: what it built, returned and was refused.
-        live_only: the strategy's; `own`: its attributes, `state` among them.
+        live_only, on_second: the strategy's; `own`: its attributes, `state` among them.
+        overlays: what protects its positions.
         candidates: as `Now` has them.
     """
 
@@ -83,16 +82,15 @@ class UserDecider:
         self.name, self.strategy, self.digest = name or name_of(type(strategy)), strategy, digest
         self.failure: Failure | None = None
         self.recorded = recorded
-        self.ends = NEVER if recorded is None else recorded.seq
         self.live_only = bool(strategy.live_only)
-        self._overlays = tuple(strategy.exits())
+        self.overlays = tuple(strategy.exits())
         self._symbols: dict[int, SymbolState] = {}
         self._waiting: dict[int, tuple[dict[str, Candle], tuple[Bar, ...]]] = {}
         self._scans: dict[str, tuple[int, tuple[Candidate, ...]]] = {}
         self.candidates: tuple[Candidate, ...] = ()
         self.own = strategy.__dict__
+        self.on_second = strategy.on_second
         self.counts: MessageCounts = self.own["_counts"]
-        self._on_second = strategy.on_second
 
     # ---- the calls of the desk -----------------------------------------------------------------------------------
 
@@ -103,7 +101,7 @@ class UserDecider:
         """Note that a position is flat, or was never filled."""
         if (known := self._symbols.get(con_id)) is not None:
             known.flat_since = ts
-            known.overlays = [SimpleNamespace() for _ in self._overlays]
+            known.overlays = [SimpleNamespace() for _ in self.overlays]
 
     def learn(self, news: News) -> None:
         """Take in completed candles, backfilled bars and scanner rows."""
@@ -136,76 +134,70 @@ class UserDecider:
             self._waiting[con_id] = candles, bars
 
     def decide(self, view: View) -> Verdict:
-        """Not used: `user_calls` calls the strategy, and trading on bars calls `decide_now`.
+        """Not used: `user_calls` calls the strategy.
 
         Raises:
             NotImplementedError: always.
         """
         raise NotImplementedError
 
-    def decide_now(
-        self,
-        static: tuple[Any, ...],
-        why_not_live: str,
-        session: tuple[int, int] | None,
-        held: Holding | None,
-        alignment: int,
-    ) -> Verdict:
-        """Decide on one second. `static`: the fields `user_strategy.STATIC`."""
-        seq, ts, con_id, symbol, mid = _AT(static)
-        if self.failure is not None:
-            return FAILED
-        if self.has_ended(seq, con_id):
-            assert self.recorded is not None
-            self.drop(self.recorded)
-            return FAILED
-        if self.live_only and (why_not_live or mid is None):
-            return Verdict((why_not_live or "NOT_LIVE",))
-        try:
-            known = self.known(con_id, symbol, (seq, ts))
-            facts = (why_not_live, *(session or (None, None)), held, alignment)
-            now = Now._make((*_MARKET(static), *facts, *self.kept(known)))
-            self.own["state"] = known.user
-            answer = self.called(known, held)(now)
-            return _PASS if answer is None else self.verdict(answer, now)
-        except (Exception, SystemExit, GeneratorExit) as error:  # noqa: BLE001 - a user's code may raise anything
-            self.fail((seq, ts, con_id, symbol), error)
-            return FAILED
-
-    def known(self, con_id: int, symbol: str, at: tuple[int, int]) -> SymbolState:
-        """What is kept for a symbol; the strategy prepares it the first time (`at`: seq and ts of the clock)."""
-        del at
+    def known(self, at: tuple[int, int, int], symbol: str) -> SymbolState:
+        """What is kept for a symbol; the strategy prepares it the first time, at (seq, ts, con_id)."""
+        con_id = at[2]
         known = self._symbols.get(con_id)
         if known is None:
-            known = self._symbols[con_id] = SymbolState(len(self._overlays))
+            known = self._symbols[con_id] = SymbolState(len(self.overlays))
             if con_id in self._waiting:
                 known.candles, known.bars = self._waiting.pop(con_id)
                 known.shown = tuple(known.candles.items())
             self.own["state"] = known.user
-            self.strategy.on_symbol(symbol)
+            self.prepare(at, symbol)
         return known
 
-    def kept(self, known: SymbolState) -> tuple[Any, ...]:
-        """The last fields of `Now`."""
-        return known.shown, known.bars, self.candidates, known.flat_since
+    def prepare(self, at: tuple[int, int, int], symbol: str) -> None:
+        """Let the strategy prepare the state of a symbol, at (seq, ts, con_id)."""
+        del at
+        self.strategy.on_symbol(symbol)
 
-    def called(self, known: SymbolState, held: Holding | None) -> Callable[[Now], Any]:
-        """What gives the answer of a second."""
-        return partial(self._followed, known) if self._follows(held) else self._on_second
+    def until_failure(self, call: Callable[[Now], Any], now: Now) -> Any:
+        """The answer of a strategy whose failure is recorded.
 
-    def _follows(self, held: Holding | None) -> bool:
-        return held is not None and bool(held.open) and bool(self._overlays)
+        Raises:
+            RecordedFailure: it has failed by this second; the call that failed is not made again.
+        """
+        assert self.recorded is not None
+        if now.seq > self.recorded.seq or (now.seq == self.recorded.seq and now.con_id == self.recorded.con_id):
+            raise RecordedFailure
+        return call(now)
 
-    def _followed(self, known: SymbolState, now: Now) -> Any:
+    def decide_second(self, now: Now) -> Verdict:
+        """Decide on one second; `user_calls` does the same over many. `now` lacks what is kept here."""
+        if self.failure is not None:
+            return _FAILED
+        if self.live_only and (now.why_not_live or now.mid is None):
+            return Verdict((now.why_not_live or "NOT_LIVE",))
+        try:
+            known = self.known((now.seq, now.ts, now.con_id), now.symbol)
+            now = now._replace(candles=known.shown, bars=known.bars)
+            now = now._replace(candidates=self.candidates, flat_since=known.flat_since)
+            self.own["state"] = known.user
+            follows = now.position is not None and now.position.open and self.overlays
+            call: Callable[[Now], Any] = partial(self.followed, known) if follows else self.on_second
+            answer = call(now) if self.recorded is None else self.until_failure(call, now)
+            return self.verdict(answer, now)
+        except (Exception, SystemExit, GeneratorExit) as error:  # noqa: BLE001 - a user's code may raise anything
+            return self.fail((now.seq, now.ts, now.con_id, now.symbol), error)[0]
+
+    def followed(self, known: SymbolState, now: Now) -> Any:
         """The answer while shares are held: what an overlay changes, else what the strategy wants."""
-        answer, held = self._on_second(now), now.position
-        if answer is not None:
-            self.counts.returned(answer)
+        answer, held = self.on_second(now), now.position
         if not now.live or held is None or held.leaving:
             return answer
-        pairs = zip(self._overlays, known.overlays, strict=True)
+        pairs = zip(self.overlays, known.overlays, strict=True)
         changes = [change for overlay, state in pairs if (change := overlay.follow(held, now, state)) is not None]
         leaving = [change for change in changes if change.kind == "exit"]
+        if changes:
+            self.counts.returned(answer)  # it came, and does not act
         return leaving[:1] or changes or answer
 
     def verdict(self, answer: Any, now: Now) -> Verdict:
@@ -215,9 +207,8 @@ class UserDecider:
             BadOrder: a wrong type, number or side.
         """
         held = now.position
-        if not self._follows(held):
-            self.counts.returned(answer)
-        wanted = checked(self._protected(answer, now) if held is None and self._overlays else answer, now)
+        self.counts.returned(answer)
+        wanted = checked(self._protected(answer, now) if held is None and self.overlays else answer, now)
         if wanted.plan is not None and held is not None:
             self.counts.refuse((HOLDING,))
             return Verdict((*wanted.codes, HOLDING), changes=wanted.changes)
@@ -225,29 +216,18 @@ class UserDecider:
             self.counts.refuse(wanted.codes)
         return Verdict(wanted.codes, wanted.plan, wanted.changes)
 
-    def _protected(self, answer: Any, now: Now) -> Any:
-        parts = answer if type(answer) in (list, tuple) else (answer,)
-        return [self._protect(part, now) if hasattr(part, "rival") else part for part in parts]
-
-    def _protect(self, order: EntryPlan, now: Now) -> EntryPlan:
-        for overlay in self._overlays:
-            order = overlay.protect(order, now)
-        return order
-
-    def has_ended(self, seq: int, con_id: int) -> bool:
-        """Whether it has failed by this second, according to the log."""
-        if seq < self.ends or self.recorded is None:
-            return False
-        return seq > self.ends or con_id == self.recorded.con_id  # else it failed at this clock, but a symbol later
-
     def drop(self, failure: Failure) -> None:
         """End it: it decides nothing more, and its memory is freed."""
         self.failure = failure
         self._symbols, self._waiting, self._scans, self.candidates = {}, {}, {}, ()
         self.own["state"] = SimpleNamespace()
 
-    def fail(self, at: tuple[int, int, int, str], error: BaseException) -> None:
-        """Drop it at a second (seq, ts, con_id, symbol) because of an error."""
+    def fail(self, at: tuple[int, int, int, str], error: BaseException) -> tuple[Verdict, Failure]:
+        """Drop the strategy at a second (seq, ts, con_id, symbol) because of an error."""
+        if isinstance(error, RecordedFailure):
+            assert self.recorded is not None
+            self.drop(self.recorded)
+            return _FAILED, self.recorded
         try:
             text = " ".join(str(error).split())
         except Exception:  # noqa: BLE001 - the user's __str__
@@ -255,7 +235,19 @@ class UserDecider:
         why = f"{type(error).__name__}: {text}" if text else type(error).__name__
         if (line := _line_of(error)) is not None:
             why = f"line {line}: {why}"
-        self.drop(Failure(self.name, self.digest, *at, printable(_ADDRESS.sub("0x…", why))))
+        why = printable(_ADDRESS.sub("0x…", why))
+        failure = Failure(self.name, self.digest, *at, why)
+        self.drop(failure)
+        return _FAILED, failure
+
+    def _protected(self, answer: Any, now: Now) -> Any:
+        parts = answer if type(answer) in (list, tuple) else (answer,)
+        return [self._protect(part, now) if hasattr(part, "rival") else part for part in parts]
+
+    def _protect(self, order: EntryPlan, now: Now) -> EntryPlan:
+        for overlay in self.overlays:
+            order = overlay.protect(order, now)
+        return order
 
     # ---- snapshots -----------------------------------------------------------------------------------------------
 
@@ -291,8 +283,6 @@ class UserDecider:
         self.candidates = tuple(row for _, rows in self._scans.values() for row in rows)
 
 
-_AT = operator.itemgetter(*(STATIC.index(name) for name in ("seq", "ts", "con_id", "symbol", "mid")))
-_MARKET = operator.itemgetter(*(STATIC.index(name) for name in Now._fields[: len(STATIC)]))
 _SCALARS = (type(None), bool, int, float, str, bytes)
 _INT_MAX = 2**63 - 1
 

@@ -151,13 +151,9 @@ class Now(NamedTuple):
 NUMBER_COUNT = Now._fields.index("quote_source")
 NUMBERS = Now._fields[:NUMBER_COUNT]
 """Numbers of the market; those that are absent without a book come last (see `fast.now_rows`)."""
-_NAMES = {"ts": "second", "bid": "bucket_bid", "ask": "bucket_ask"}
-STATIC = (
-    *(_NAMES.get(name, name) for name in BUCKET_FIELDS), "seq", "ts", "con_id", "symbol", "bid", "ask", "bid_size",
-    "ask_size",
-)  # fmt: skip
-"""Fields of `Now` that depend on the market alone, the first ones in the order of `episodes.BUCKET_FIELDS`."""
-assert {*STATIC} == {*Now._fields[: len(STATIC)]}, "a bucket field is missing in Now"
+FLAGS = Now._fields[NUMBER_COUNT : Now._fields.index("con_id")]
+"""Fields of the second that are not numbers."""
+assert len(NUMBERS) + len(FLAGS) == len(BUCKET_FIELDS) + 6, "a bucket field is missing in Now"
 
 
 class GateRefusal(NamedTuple):

@@ -95,7 +95,7 @@ class NowRows:
             kinds[~(others & book.all(axis=0))] = _ODD
             kinds[others & ~book.any(axis=0)] = _BOOKLESS
         self._kinds = kinds.astype(np.uint8).tobytes()
-        self._bytes = memoryview(table.tobytes())
+        self._bytes = table.data.cast("B")
         source, good, stale, halted = buckets[:, _FLAGS_AT:].T
         key = ((whose * len(SOURCE_NAMES) + source) * 3 + good + 1) * 2 + stale
         key = (((key * 2 + halted) * 2 + live) * 2 + known[:, _MID]) * 3 + kinds
