@@ -295,9 +295,14 @@ def sample(plain: pa.Table, acts: pa.Table, count: int) -> list[int]:
 
 
 def between(table: pa.Table, since: int, seq: int) -> pa.Table:
-    """The rows after one seq and up to another."""
+    """The rows after one seq and up to another, without entries that ended unfilled at the last seq.
+
+    An entry's end has the seq of the newest event counted, but may depend on quotes between it and the next clock.
+    """
     after = pc.greater(table["seq"], pa.scalar(since, pa.uint64()))
-    return table.filter(pc.and_(after, pc.less_equal(table["seq"], pa.scalar(seq, pa.uint64()))))
+    before = pc.less(table["seq"], pa.scalar(seq, pa.uint64()))
+    at = pc.and_(pc.equal(table["seq"], pa.scalar(seq, pa.uint64())), pc.not_equal(table["action"], "unfilled"))
+    return table.filter(pc.and_(after, pc.or_(before, at)))
 
 
 def moved(one: pa.Table, other: pa.Table) -> str:
