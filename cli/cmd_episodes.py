@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json as json_text
 import sys
+from collections import Counter
 from shlex import quote
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cli.options import DateOption, HomeOption, JsonOption, date_of
+from cli.cells import price
+from cli.options import DateOption, HomeOption, JsonOption, Mode, ProjectedOption, date_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -26,6 +28,11 @@ def episodes(
         list[str] | None, typer.Argument(metavar="SYMBOL", help="Show only these symbols (default: all).")
     ] = None,
     date: DateOption = None,
+    strategy: ProjectedOption = None,
+    mode: Annotated[
+        Mode,
+        typer.Option("--mode", help="Show trades on events, or those of `hv project --mode bars` with --strategy."),
+    ] = Mode.EVENT,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV: a header, and one line a trade.")] = False,
     home: HomeOption = None,
     as_json: JsonOption = False,
@@ -36,22 +43,36 @@ def episodes(
     the trade, or why not. When the log is gone, the trades that `hv eod` kept are shown, and the output says so. Times
     are in New York, in --json and --csv UTC.
 
+    With --strategy the trades are those that `hv project --strategy` wrote for the date: by the name of the strategy,
+    by the name of its folder, which `hv strategy list --date` lists, or by its file, with default parameters.
+
     Example: hv episodes --date 2025-07-17 ACME BOLT
+
+    Example: hv episodes --date 2025-07-17 --strategy random_entry
+
+    Example: hv episodes --date 2025-07-17 --strategy random_entry --mode bars
 
     `hv explain SYMBOL/TRADE_ID` shows one trade; an exit time of the table is as good as an id.
     """
     from cli.progress_bar import ProgressBar
     from harvester.errors import BadSetting
     from harvester.eventlog.symbols import symbols_named
-    from harvester.explain.day_trades import totals, trades_of
+    from harvester.explain.day_trades import totals, trades_of, trades_of_strategy
     from harvester.home import Home
 
     if as_csv and as_json:
         raise BadSetting("--csv and --json were both given; give only one")
     root = Home.find(home)
     day = date_of(date, root)
-    with ProgressBar(f"folding {day}", quiet=as_json or as_csv) as bar:
-        trades = trades_of(root.on(day), bar.update)
+    if mode is Mode.BARS and strategy is None:
+        raise BadSetting(
+            "--mode bars shows what hv project --mode bars --strategy NAME wrote; give --strategy NAME too"
+        )
+    if strategy is not None:
+        trades = trades_of_strategy(root.on(day), strategy, mode.value)
+    else:
+        with ProgressBar(f"folding {day}", quiet=as_json or as_csv) as bar:
+            trades = trades_of(root.on(day), bar.update)
     chosen = set(symbols_named(names, trades.symbols, day)) if names else None
     rows, unfilled = trades.listed(chosen), trades.unfilled(chosen)
     of_all = totals(rows, unfilled)
@@ -69,6 +90,7 @@ def _as_json(trades: DayTrades, rows: list[dict[str, Any]], unfilled: list[dict[
     body = {
         "trading_date": trades.trading_date.isoformat(),
         "source": trades.source,
+        "note": trades.note,
         "open": trades.open,
         "totals": vars(of_all),
         "unfilled": unfilled,
@@ -92,8 +114,8 @@ def _show(trades: DayTrades, rows: list[dict[str, Any]], unfilled: list[dict[str
 
     wide = sys.stdout.isatty()
     console = Console(width=None if wide else 140, highlight=False, soft_wrap=False)
-    if trades.source != "log":
-        console.print(f"the log of {trades.trading_date} is gone; these are the trades kept in {trades.source}")
+    if trades.note:
+        console.print(trades.note, soft_wrap=True, markup=False)
     if rows:
         console.print(_table(rows, ids=console.width >= _WIDE))
     console.print(escape("\n".join(_summary(trades, rows, unfilled, of_all))))
@@ -118,8 +140,8 @@ def _table(rows: Sequence[dict[str, Any]], *, ids: bool) -> Any:
             "symbol": _plain(row["symbol"]),
             "side": row["side"],
             "shares": str(row["quantity"]),
-            "entry": _price(row["entry_price"]),
-            "exit": _price(row["exit_price"]),
+            "entry": price(row["entry_price"]),
+            "exit": price(row["exit_price"]),
             "hold": _hold(row["hold_seconds"]),
             "P&L": f"{row['pnl_usd']:.2f}",
             "R": "-" if row["r_multiple"] is None else f"{row['r_multiple']:.2f}",
@@ -146,6 +168,7 @@ def _summary(
     mean = "no R" if of_all.r_mean is None else f"mean R {of_all.r_mean:.2f} of {of_all.r_trades}"
     left_out = ", ".join(f"{n} {reason}" for reason, n in of_all.left_out.items())
     lines.append(f"{mean}; {of_all.learned} to be learned from" + (f", not {left_out}" if left_out else ""))
+    lines += _of_rules(rows)
     if vetoed := len(rows) - of_all.trades:
         lines.append(f"{vetoed} vetoed trades are listed, and in no total")
     if trades.open:
@@ -153,21 +176,36 @@ def _summary(
     if unfilled:
         reasons = ", ".join(f"{n} {reason}" for reason, n in of_all.unfilled.items())
         lines.append(f"{len(unfilled)} entries were not filled ({reasons})")
-        lines += [
-            f"  hv explain --seq {row['decision_seq']} --symbol {quote(_plain(row['symbol']))}"
-            for row in unfilled[:_UNFILLED]
-        ]
-        if len(unfilled) > _UNFILLED:
+        lines += (
+            []
+            if not trades.explained
+            else [
+                f"  hv explain{trades.option} --seq {row['decision_seq']} --symbol {quote(_plain(row['symbol']))}"
+                for row in unfilled[:_UNFILLED]
+            ]
+        )
+        if len(unfilled) > _UNFILLED and trades.explained:
             lines.append(f"  {len(unfilled) - _UNFILLED} more (--json lists all)")
-    if rows:
+    if rows and trades.explained:
         last = rows[-1]
         name = quote(f"{_plain(last['symbol'])}/{last['trade_id']}")
-        lines.append(f"hv explain {name} shows the last one (an id has the exit's time in UTC)")
+        lines.append(f"hv explain{trades.option} {name} shows the last one (an id has the exit's time in UTC)")
     return lines
 
 
+def _of_rules(rows: list[dict[str, Any]]) -> list[str]:
+    """How many trades older rules of simulated trading made."""
+    from harvester.projections.trading.episodes import RULES
+
+    older = Counter(row["rules"] for row in rows if row["rules"] != RULES)
+    return [
+        f"{count} made by rules {version} of simulated trading, which memory does not pool with rules {RULES}"
+        for version, count in sorted(older.items())
+    ]
+
+
 def _exit_time(row: dict[str, Any]) -> str:
-    from harvester.eventlog.typed_times import of_day
+    from harvester.calendar import of_day
 
     return of_day(row["exit_ts"])[:8]
 
@@ -177,10 +215,6 @@ def _hold(seconds: float) -> str:
     minutes, rest = divmod(int(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
-
-
-def _price(price: float | None) -> str:
-    return "-" if price is None else f"{price:.2f}" if round(price, 2) == price else f"{price:.6g}"
 
 
 def _plain(text: str) -> str:

@@ -9,7 +9,8 @@ from typing import Annotated, Any
 
 import typer
 
-from cli.options import DateOption, HomeOption, JsonOption, OneSymbolOption, date_of
+from cli.cells import clock_time, price
+from cli.options import DateOption, HomeOption, JsonOption, OneSymbolOption, ProjectedOption, date_of
 
 _INDENT = 7
 _WIDTHS = (60, 140)  # of the text, at least and at most
@@ -28,6 +29,7 @@ def explain(
         int | None, typer.Option("--seq", help="Select the decision to enter at this seq instead, filled or not.")
     ] = None,
     symbol: OneSymbolOption = None,
+    strategy: ProjectedOption = None,
     home: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -36,7 +38,8 @@ def explain(
     The seconds shown are the last ones closed before the decision; tape is the volume bought and sold, `no book` that
     no good order book was recorded then. A fill shows the quote in force at its seq and the
     rows of the log that made it, or the print. The first call folds the day and saves snapshots in temp/cache, as
-    `hv book` does. When the log is gone, what `hv eod` kept is shown, without the log's rows.
+    `hv book` does. When the log is gone, what `hv eod` kept is shown, without the log's rows. With --strategy the trade
+    is one of those that `hv project --strategy` wrote, as for `hv episodes`.
 
     Example: hv explain ACME/T133427_001 --date 2025-07-17
 
@@ -47,7 +50,7 @@ def explain(
     from harvester.errors import BadSetting
     from harvester.eventlog.symbols import symbol_named
     from harvester.explain import explained_trade as explained
-    from harvester.explain.day_trades import trades_of
+    from harvester.explain.day_trades import trades_of, trades_of_strategy
     from harvester.home import Home
 
     if (trade_id is None) == (seq is None):
@@ -55,7 +58,8 @@ def explain(
     root = Home.find(home)
     day = date_of(date, root)
     with ProgressBar(f"folding {day}", quiet=as_json) as bar:
-        trades = trades_of(root.on(day), bar.update)
+        paths = root.on(day)
+        trades = trades_of(paths, bar.update) if strategy is None else trades_of_strategy(paths, strategy)
         named = None if symbol is None else symbol_named(symbol, trades.symbols, day)
         entry = None if seq is None else explained.find_entry(trades, seq, named)
         row = explained.find_trade(trades, trade_id or "", named) if entry is None else None
@@ -73,8 +77,7 @@ def explain(
 
 
 def _lines(story: dict[str, Any]) -> list[str]:
-    kept = [] if story["source"] == "log" else [("", f"the log is gone; as kept in {story['source']}")]
-    parts = [("", _title(story)), *kept]
+    parts = [("", _title(story)), *([("", story["note"])] if story["note"] else [])]
     parts += [("result", line) for line in _result(story)]
     parts += [("why", line) for line in _why(story)]
     parts += [("saw", line) for line in _saw(story)]
@@ -115,7 +118,7 @@ def _result(story: dict[str, Any]) -> list[str]:
             f"{'not learned from: ' + story['left_out'] if story['left_out'] else 'learned from'}"
         ),
         (
-            f"in at {_n(enter['price'])} at {_at(enter)}, out at {_n(leave['price'])} at {_at(leave)}, "
+            f"in at {price(enter['price'])} at {_at(enter)}, out at {price(leave['price'])} at {_at(leave)}, "
             f"held {_n(made['hold_seconds'])} s"
         ),
         (
@@ -123,8 +126,9 @@ def _result(story: dict[str, Any]) -> list[str]:
             "before costs"
         ),
         (
-            f"{made['gross_usd']:+.2f} before costs of {costs['commission_usd']:.2f} ({_plain(costs['cost_model'])}); "
-            f"slippage {costs['slippage_usd']:.2f} against the references, in the prices"
+            f"{made['gross_usd']:+.2f} USD before costs of {costs['commission_usd']:.2f} "
+            f"({_plain(costs['cost_model'])}); slippage {costs['slippage_usd']:.2f} USD against the references, "
+            "already in the prices"
         ),
     ]
 
@@ -143,8 +147,8 @@ def _why(story: dict[str, Any]) -> list[str]:
     fixed = f"risk {_n(usd)} USD{share}" if usd else "risk unknown: no stop, no reference, or no fill"
     most = f", at most {_n(risk['hold_seconds_max'])} s" if risk.get("hold_seconds_max") else ""
     lines.append(
-        f"{fixed}; reference {_n(made['reference_price'])}, stop {_n(risk['initial_stop'])}, "
-        f"target {_n(risk['target'])}{most}"
+        f"{fixed}; reference {price(made['reference_price'])}, stop {price(risk['initial_stop'])}, "
+        f"target {price(risk['target'])}{most}"
     )
     if story.get("prediction"):
         lines.append(f"prediction {_pairs(story['prediction'])}")
@@ -161,9 +165,9 @@ def _saw(story: dict[str, Any]) -> list[str]:
         flags = [name for name, on in (("stale", row["stale"]), ("no book", row["book_good"] is False)) if on]
         table.append((
             _at(row),
-            f"{_n(row['bid'])}x{_n(row['bid_top_size'])}",
-            f"{_n(row['ask'])}x{_n(row['ask_top_size'])}",
-            _n(row["mid"]),
+            f"{price(row['bid'])}x{_n(row['bid_top_size'])}",
+            f"{price(row['ask'])}x{_n(row['ask_top_size'])}",
+            price(row["mid"]),
             _n(row["spread"]),
             _n(row["imbalance"], 3),
             f"{_n(row['tape_buy'])}/{_n(row['tape_sell'])}",
@@ -181,17 +185,17 @@ def _aligned(line: tuple[str, ...], widths: list[int]) -> str:
 
 
 def _order(order: dict[str, Any]) -> list[str]:
-    price = "" if order["price"] is None else f" at {_n(order['price'])}"
+    at = "" if order["price"] is None else f" at {price(order['price'])}"
     reason = f" ({_plain(order['reason'])})" if order.get("reason") else ""
     kind = f" {order['order']}" if order["order"] else ""
-    lines = [f"{order['role']}: {order['side'].lower()} {order['quantity']}{kind}{price}{reason}"]
+    lines = [f"{order['role']}: {order['side'].lower()} {order['quantity']}{kind}{at}{reason}"]
     if order["sent"]:
         lines.append(f"  {_at(order['sent'])} sent at seq {order['sent']['seq']:,}")
     if order["arrived"]:
         placed = "arrived" if order["sent"] else "placed by the entry's first fill"
         lines.append(f"  {_at(order['arrived'])} {placed}")
     for change in order["changes"]:
-        to = "" if change["price"] is None else f" to {_n(change['price'])}"
+        to = "" if change["price"] is None else f" to {price(change['price'])}"
         arrived = "" if change["arrived"] is None else f", arrived {_at(change['arrived'])}"
         lines.append(f"  {_at(change['sent'])} {change['what']}{to} sent at seq {change['sent']['seq']:,}{arrived}")
     end = order["end"]
@@ -205,18 +209,21 @@ def _order(order: dict[str, Any]) -> list[str]:
         return [*lines, "  the rest still worked when the data ended"]
     if end["what"] == "rest cancelled":
         lines.append(f"  {_at(end)} last fill{where}; {order['filled']} of {order['quantity']} filled")
-        return [*lines, "  the rest was cancelled: at its arrival if IOC, else later"]
+        if (rest := order.get("rest")) is None:
+            return [*lines, "  the rest was cancelled; an episode of this age does not hold when"]
+        why = f"{rest['quantity']} cancelled: {_plain(rest['reason'])}"
+        return [*lines, f"  {_at(rest)} the rest of {why}, seq {rest['seq']:,}"]
     return [*lines, f"  {_at(end)} {end['what']}{filled}{why}{where}"]
 
 
 def _fill(fill: dict[str, Any], has_log: bool) -> list[str]:
-    slip = (
-        "" if fill["slippage"] is None else f", slippage {_n(fill['slippage'])} against {_n(fill['reference_price'])}"
-    )
+    slip = ""
+    if fill["slippage"] is not None:
+        slip = f", slippage {_n(fill['slippage'])} USD a share against {price(fill['reference_price'])}"
     lines = [
         (
-            f"{fill['role']}: {fill['side'].lower()} {fill['quantity']} at {_n(fill['price'])} at {_at(fill)}, "
-            f"seq {fill['seq']:,}, against the {fill['source']}; cost {_n(fill['commission'])}{slip}"
+            f"{fill['role']}: {fill['side'].lower()} {fill['quantity']} at {price(fill['price'])} at {_at(fill)}, "
+            f"seq {fill['seq']:,}, against the {fill['source']}; cost {_n(fill['commission'])} USD{slip}"
         )
     ]
     behind = fill["behind"]
@@ -231,7 +238,7 @@ def _behind(behind: dict[str, Any]) -> list[str]:
     quote = behind["quote"]
     if quote is None:
         return [f"after seq {behind['seq']:,} no quote was in force"]
-    bid, ask = (f"{_n(quote[f'{side}_size'])} x {_n(quote[side])}" for side in ("bid", "ask"))
+    bid, ask = (f"{price(quote[side])} x {_n(quote[f'{side}_size'])}" for side in ("bid", "ask"))
     head = f"quote after seq {behind['seq']:,}: bid {bid}, ask {ask} ({quote['source']}), made by"
     return [head, *(f"  {_row(row)}" for row in behind["rows"])]
 
@@ -261,9 +268,7 @@ def _value(value: Any) -> str:
 
 
 def _at(moment: dict[str, Any]) -> str:
-    from harvester.eventlog.typed_times import of_day
-
-    return of_day(moment["ts"])
+    return clock_time(moment["ts"])
 
 
 def _n(x: float | None, digits: int = 8) -> str:

@@ -163,10 +163,19 @@ def record(
         ),
     ] = None,
     strategy: Annotated[
-        str | None,
+        list[str] | None,
         typer.Option(
             "--strategy",
-            help="Trade by this shipped strategy; see `hv strategy list` (default: imbalance_breakout).",
+            help="Trade by FILE.py:CLASS, MODULE:CLASS or a shipped strategy, see `hv strategy list`; repeatable "
+            "(default: imbalance_breakout).",
+            rich_help_panel=_ARTEFACTS,
+        ),
+    ] = None,
+    values: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            help="Set a parameter of the strategy: NAME=VALUE or STRATEGY.NAME=VALUE; repeatable.",
             rich_help_panel=_ARTEFACTS,
         ),
     ] = None,
@@ -176,7 +185,10 @@ def record(
     home: HomeOption = None,
     config: Annotated[
         Path | None,
-        typer.Option("--config", help="Read settings from this TOML file; keys are the option names."),
+        typer.Option(
+            "--config",
+            help="Read settings from this TOML file; keys are the option names, [strategy.NAME] has parameters.",
+        ),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -223,7 +235,8 @@ def record(
         "digest_seconds": digest_seconds,
         "episode_epoch_ms": episode_epoch_ms,
         "episode_series_jsonl": episode_series_jsonl,
-        "strategy": strategy,
+        "strategy": tuple(strategy) if strategy else None,
+        "strategy_values": tuple(values) if values else None,
         "symbols": None if symbols is None else words_of(symbols),
     }
     settings = Settings.load(flags, env=os.environ, file=config)
@@ -280,8 +293,8 @@ async def _record(
 
     with stop_on_signals(stop, _print_signal, last_act=True):
         try:
+            check_values(settings)
             if waiting is not None:
-                check_values(settings)
                 await unless_stopped(_wait(waiting), stop, settings)
             # A simulated gateway decides all of these: they are chosen once it answers.
             settings = with_symbols(settings, home)
@@ -363,5 +376,13 @@ def _show(summary: RecordingSummary, *, as_json: bool) -> None:
         for run in summary.runs
     ]
     typer.echo(
-        json.dumps({"reason": summary.reason, "outages": summary.outages, "coverage": summary.coverage, "runs": runs})
+        json.dumps(
+            {
+                "reason": summary.reason,
+                "outages": summary.outages,
+                "coverage": summary.coverage,
+                "runs": runs,
+                "strategies": summary.notes,
+            }
+        )
     )

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cli.options import DateOption, HomeOption, JsonOption, date_of
+from cli.options import DateOption, HomeOption, JsonOption, ProjectedDateOption, date_of
+
+if TYPE_CHECKING:
+    import datetime as dt
+
+    from harvester.home import Home
 
 strategy = typer.Typer(
     no_args_is_help=True,
@@ -37,21 +42,52 @@ def new(
 
 
 @strategy.command(name="list")
-def list_all(*, home: HomeOption = None, as_json: JsonOption = False) -> None:
+def list_all(
+    *,
+    date: ProjectedDateOption = None,
+    home: HomeOption = None,
+    as_json: JsonOption = False,
+) -> None:
     """List the shipped strategies and the copies in memory/strategies, with their parameters.
 
+    With --date, list the folders below exports/strategies that hold trades of the date, with parameters, counts and
+    P&L; `hv episodes --strategy NAME-DIGEST` shows their trades.
+
     Example: hv strategy list
+
+    Example: hv strategy list --date 2025-07-17
     """
-    from harvester.home import Home
+    from harvester.home import Home, parse_date
     from harvester.memory.strategy_files import kept, shipped
 
-    rows = [*shipped(), *kept(Home.find(home))]
+    root = Home.find(home)
+    if date is not None:
+        _list_projected(root, parse_date(date), as_json=as_json)
+        return
+    rows = [*shipped(), *kept(root)]
     for row in rows:
         if as_json:
             typer.echo(json.dumps(row))
             continue
         typer.echo(f"{row['name']:<20} {row['digest']}  {row['source']}")
         typer.echo("    " + ", ".join(f"{name}={value}" for name, value in row["settings"].items()))
+
+
+def _list_projected(home: Home, day: dt.date, *, as_json: bool) -> None:
+    import msgspec
+
+    from harvester.rebuild.strategy_folders import settings_text, strategy_folders
+
+    folders = strategy_folders(home, day)
+    for folder in folders:
+        row = folder.row()
+        if as_json:
+            typer.echo(msgspec.json.encode(row).decode())
+            continue
+        typer.echo(f"{folder.name}  {row['trades']}")
+        typer.echo(f"    {settings_text(folder.strategies)}")
+    if not folders and not as_json:
+        typer.echo(f"hv project --strategy has written nothing for {day}")
 
 
 @strategy.command()
@@ -69,8 +105,8 @@ def check(
     """Check that a strategy decides the same in every fold of a date; one line per test, exit code 11 if one fails.
 
     The date is folded in two processes with another hash seed, working folder and clock, in odd batch cuts, with the
-    log cut at 50 decisions, and with noise for every price after 4 decisions. A failing line names the first decision
-    and field that moved. Files, sockets and processes used while deciding are named.
+    log cut at 50 decisions, and with noise for every price after each of these decisions. A failing line names the
+    first decision and field that moved. Files, sockets and processes used while deciding are named.
 
     Example: hv strategy check my_fade.py:MyFade --date 2025-07-17
     """

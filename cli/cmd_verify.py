@@ -69,6 +69,8 @@ def _lines(result: VerifyResult) -> list[str]:
     word = _word(not live.mismatches) if live.changed < live.points else "?  " if live.points else _NOT_COMPARED
     books = f", {live.books} of them with live books" if live.equal else ""
     out.append(f"live     {word}  {live.equal} of {live.points} recorded digests equal replay{books}")
+    if live.untraded:
+        out.append(f"         {live.untraded} of them do not cover trading: its process was late")
     if live.changed:
         out.append(f"         {live.changed} were recorded by other code and cannot be compared (exit code 12)")
     out += [f"         {run} at seq {seq}: {', '.join(names)} differ" for run, seq, names in live.mismatches]

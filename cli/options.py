@@ -8,6 +8,7 @@ so that each means the same everywhere (a test checks it). A date is yyyy-MM-dd.
 from __future__ import annotations
 
 import sys
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -38,6 +39,9 @@ DatesOption = Annotated[
     typer.Option("--date", help="Select a trading date, yyyy-MM-dd; repeatable (default: the newest recorded one)."),
 ]
 NamedDateOption = Annotated[str, typer.Option("--date", help="Select a trading date, yyyy-MM-dd.")]
+ProjectedDateOption = Annotated[
+    str | None, typer.Option("--date", help="List what `hv project --strategy` wrote for this date instead.")
+]
 ModelDateOption = Annotated[str | None, typer.Option("--date", help="Set the trading date of the market, yyyy-MM-dd.")]
 
 SymbolOption = Annotated[str, typer.Option("--symbol", help="Select a recorded symbol, in upper or lower case.")]
@@ -45,6 +49,14 @@ OneSymbolOption = Annotated[
     str | None, typer.Option("--symbol", help="Show only this symbol, in upper or lower case (default: all).")
 ]
 SymbolsOption = Annotated[str | None, typer.Option("--symbols", help="Use these symbols, separated by commas.")]
+
+ProjectedOption = Annotated[
+    str | None,
+    typer.Option(
+        "--strategy",
+        help="Use the trades that `hv project --strategy` made by NAME, NAME-DIGEST or FILE.py:CLASS.",
+    ),
+]
 
 _TIME = "a time in New York (10:31:05.2) or an ISO time with an offset"
 AtOption = Annotated[str | None, typer.Option("--at", help=f"Select {_TIME}.")]
@@ -67,6 +79,13 @@ SeriesJsonlOption = Annotated[
         help="Write a file of seconds beside each episode (default: HARVESTER_EPISODE_SERIES_JSONL, else as recorded).",
     ),
 ]
+
+
+class Mode(StrEnum):
+    """What a date is traded on."""
+
+    EVENT = "event"
+    BARS = "bars"
 
 
 def toggles_of(epoch_ms: bool | None, series_jsonl: bool | None) -> dict[str, bool]:

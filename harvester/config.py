@@ -62,12 +62,16 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     episode_epoch_ms: bool = False
     episode_series_jsonl: bool = False
     # simulated trading
-    strategy: str = "imbalance_breakout"
+    strategy: str | tuple[str, ...] = "imbalance_breakout"  # several decide in this order
+    strategy_values: tuple[str, ...] = ()  # NAME=VALUE or STRATEGY.NAME=VALUE; they win over strategy_tables
+    strategy_tables: dict[str, dict[str, Any]] = {}  # parameters by strategy: the tables [strategy.NAME] of a file
     cost_table: str = "ibkr_fixed"
     monthly_shares: int = 0  # traded this month before the run; they choose the tier of ibkr_tiered
     latency_ms: float = 250.0
     participation: float = 1.0  # of the size shown or printed, at most so much in one fill
     stop_trigger: Literal["quote", "last"] = "quote"
+    fill_depth: Literal["top", "book"] = "top"
+    answer_latency_ms: float = 0.0  # from a fill or cancellation until its strategy knows of it
     flat_before_close_seconds: float = 60.0
     origins: dict[str, str] = {}
 
@@ -75,11 +79,16 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         """Where a value came from: `flag`, `env NAME`, `file PATH` or `default`."""
         return self.origins.get(name, "default")
 
+    @property
+    def strategies(self) -> tuple[str, ...]:
+        """The strategies, in the order in which they decide."""
+        return tuple(one for one in ([self.strategy] if isinstance(self.strategy, str) else self.strategy) if one)
+
     def canonical(self) -> dict[str, Any]:
         """The settings stored in a run's start event, as JSON-ready builtins with sorted keys.
 
         Connection, commit and disk settings are left out: they change no fold, and two recordings of one stream must
-        have the same content hash.
+        have the same content hash. The run's start event has the parameters of its strategies elsewhere.
         """
         values = msgspec.to_builtins(self)
         return {name: values[name] for name in sorted(values) if name not in _NOT_OF_THE_DATA}
@@ -102,10 +111,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         return _convert(merged, origins)
 
 
-STRATEGY_TABLES = "[strategy]"  # never the name of a setting
 _NOT_OF_THE_DATA = frozenset({
-    "origins", "gateway_host", "port", "client_id", "account", "timeout_seconds", "commit_seconds", "commit_events",
-    "compression", "compact", "digest_seconds", "disk_margin_bytes",
+    "origins", "strategy_values", "strategy_tables", "gateway_host", "port", "client_id", "account", "timeout_seconds",
+    "commit_seconds", "commit_events", "compression", "compact", "digest_seconds", "disk_margin_bytes",
 })  # fmt: skip
 
 _ENVIRONMENT = {  # variable → setting; the first one set takes precedence
@@ -130,12 +138,15 @@ def _from_file(path: Path) -> dict[str, Any]:
         raise BadSetting(f"settings file {path} is not valid TOML: {error}") from None
     found = {key.replace("-", "_"): value for key, value in values.items()}
     if isinstance(found.get("strategy"), dict):  # [strategy.NAME]: parameters of strategies, not the setting
-        found[STRATEGY_TABLES] = found.pop("strategy")
+        found["strategy_tables"] = found.pop("strategy")
+    if "strategies" in found:  # TOML has no room for the key `strategy` beside its tables
+        found["strategy"] = found.pop("strategies")
     return found
 
 
 def _settings_of(path: Path) -> dict[str, Any]:
-    return {name: value for name, value in _from_file(path).items() if name != STRATEGY_TABLES}
+    strategy_tables(path)
+    return _from_file(path)
 
 
 def strategy_tables(path: Path) -> dict[str, dict[str, Any]]:
@@ -144,7 +155,7 @@ def strategy_tables(path: Path) -> dict[str, dict[str, Any]]:
     Raises:
         BadSetting: the file cannot be read, or one of them is not a table.
     """
-    tables = _from_file(path).get(STRATEGY_TABLES, {})
+    tables = _from_file(path).get("strategy_tables", {})
     for name, table in tables.items():
         if not isinstance(table, dict):
             raise BadSetting(f"file {path}: strategy.{name} is not a table; write [strategy.{name}]")
@@ -195,6 +206,7 @@ _RANGES: tuple[tuple[str, float, float], ...] = (
     ("silence_seconds", 1, 86_400),
     ("monthly_shares", 0, 1_000_000_000_000),
     ("latency_ms", 0, 60_000),
+    ("answer_latency_ms", 0, 10_000),
     ("participation", 0.01, 1),
     ("flat_before_close_seconds", 0, 86_400),
 )

@@ -124,6 +124,8 @@ class Reader:
         version, name = int(given.pop("version", "1")), given.pop("strategy", "scripted")
         config = {
             "latency_ms": float(given.pop("latency_ms", "100")),
+            "fill_depth": given.pop("fill_depth", "top"),
+            "answer_latency_ms": float(given.pop("answer_latency_ms", "0")),
             "require_mtf_alignment": given.pop("aligned", "0") == "1",
         }
         costs = cost_table(given.pop("costs", "none"), trading_date=self.day)

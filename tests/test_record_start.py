@@ -333,3 +333,11 @@ def test_an_unknown_symbol_in_an_outage_is_not_believed(tmp_path: Path, monkeypa
     found = played(stranger, tmp_path, subscribed_on(1), more_s=1.6)
     assert found.summary.coverage[SYMBOL]["l1"] == "granted"
     assert len(asks) == 2
+
+
+def test_mistakes_that_no_gateway_mends_come_first(tmp_path):
+    """Without symbols and gateway, what is wrong in any case is said before what a gateway would have given."""
+    done = CliRunner().invoke(app, ["record", "--client-id", "0", "--home", str(tmp_path)])
+    assert "client id 0 is refused" in str(done.exception)
+    done = CliRunner().invoke(app, ["record", "--strategy", "no_such", "--home", str(tmp_path)])
+    assert "unknown strategy 'no_such'" in str(done.exception)

@@ -14,11 +14,12 @@ from typer.testing import CliRunner
 
 from cli.app import app
 from cli.cmd_gateway import _market_time
+from harvester.calendar import of_day
 from harvester.config import Settings
 from harvester.errors import BadSetting, CannotRun, UnknownSymbol
 from harvester.eventlog.reader import open_day
 from harvester.eventlog.run import RunLog
-from harvester.eventlog.typed_times import moment, of_day
+from harvester.eventlog.typed_times import moment
 from harvester.eventlog.writer import LogWriter
 from harvester.events.batch import Batch
 from harvester.events.kinds import Kind, Side

@@ -15,8 +15,9 @@ from harvester.errors import BadSetting, CodeChanged
 from harvester.eventlog.reader import open_day
 from harvester.home import Home
 from harvester.memory.strategy_files import KeptStrategies, class_of, keep_copy, load, load_all, read_copy
-from harvester.projections.run_params import RunParams
+from harvester.projections.run_params import RunParams, StrategyRef
 from harvester.rebuild.project import fold_day
+from harvester.rebuild.strategy_folders import folder_name
 from tests.trading_log import DATE, record
 
 MINE = """
@@ -42,6 +43,7 @@ class Mine(Strategy):
             return None
         return self.buy(shares(Note(now.ask).price), stop=now.bid - helper.DISTANCE, reason="EVERY")
 """
+FIRST = "10:00:01"  # the first clock of the recorded day, in New York
 FILES = {
     "mine.py": MINE,
     "helper.py": "DISTANCE = 0.5\n",
@@ -211,7 +213,95 @@ def test_project_names_a_dropped_strategy(home, tmp_path):
         assert done.exit_code == 0
         assert "strategy late dropped at seq " in done.output
         assert ": line 4: " in done.output
+        assert f", {FIRST} in New York, " in done.output
     assert "unchanged" in done.output
+    done = hv("project", "--home", str(home.root), "--strategy", f"{path}:Late", "--json")
+    (dropped,) = msgspec.json.decode(done.stdout)["dropped"]
+    assert (dropped["strategy"], dropped["ts"]) == ("late", f"{DATE}T14:00:01Z")
+
+
+SLOPPY = """
+from harvester import Strategy
+
+
+class Sloppy(Strategy):
+    every: int = 20
+    wide: bool = False
+
+    def on_second(self, now):
+        step = now.second // 1_000_000_000 % self.every
+        if now.position:
+            if step == 5:
+                return self.sell(100)
+            if step == 8:
+                self.exit()
+        elif step == 0:
+            return self.buy(100, hold_seconds_max=10)
+        elif step in (12, 13):
+            return [self.refuse("WIDE"), self.buy(100)]
+        elif step == 14:
+            self.buy(100)
+        return None
+"""
+
+
+def test_project_says_what_a_strategy_did_in_vain(home, tmp_path):
+    """An order refused while holding or beside a gate code, and messages that were not returned, are one line each."""
+    path = tmp_path / "sloppy.py"
+    path.write_text(SLOPPY, encoding="utf-8")
+    done = hv("project", "--home", str(home.root), "--strategy", f"{path}:Sloppy")
+    held, times = "20 HOLDING (a position or entry exists; self.exit() closes it)", 200 // 20 * 2
+    refused = f"strategy sloppy: orders were refused: {held}, {times * 2} WIDE (returned with the order)"
+    assert refused in done.output
+    unreturned = f"strategy sloppy built {times} orders and {times} changes that on_second did not return"
+    assert unreturned in done.output
+    path.write_text(MINE_QUIET, encoding="utf-8")
+    done = hv("project", "--home", str(home.root), "--strategy", f"{path}:Quiet")
+    assert "strategy quiet " in done.output
+    assert not any(word in done.output for word in ("refused", "did not return")), done.output
+
+
+MINE_QUIET = """
+from harvester import Strategy, TimeStop
+
+
+class Quiet(Strategy):
+    def exits(self):
+        return (TimeStop(0.1),)
+
+    def on_second(self, now):
+        if now.position:
+            return [self.exit("OUT")] if now.ts - (now.position.entry_ts or now.ts) > 3e9 else None
+        step = now.second // 1_000_000_000 % 20
+        if step == 2:
+            self.state.order = self.buy(100, rival=self.sell(100, type="stop", trigger=now.bid - 5))
+        if step == 6 and (order := self.state.order) is not None:
+            self.state.order = None
+            return order
+
+    def on_symbol(self, symbol):
+        self.state.order = None
+"""
+"""Keeps an order for later, and its exit is returned in a second in which an overlay acts too: nothing is in vain."""
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        ("every=x", "strategy sloppy: every is 'x', not a whole number"),
+        ("every=1.5", "strategy sloppy: every is 1.5, not a whole number"),
+        ("wide=2", "strategy sloppy: wide is 2, not true or false"),
+        ("evry=3", "strategy sloppy: it has no parameter 'evry'; its parameters: every, wide"),
+    ],
+)
+def test_a_bad_parameter_in_words(tmp_path, value, said):
+    """A value of another type, and an unknown name, are said without the words of a library; of shipped ones too."""
+    path = tmp_path / "sloppy.py"
+    path.write_text(SLOPPY, encoding="utf-8")
+    with pytest.raises(BadSetting, match=f"^{said}$"):
+        load_all([f"{path}:Sloppy"], {}, [value])
+    with pytest.raises(BadSetting, match="lookback_seconds is 'x', not a whole number"):
+        load_all(["imbalance_breakout"], {}, ["lookback_seconds=x"])
 
 
 def test_set_without_strategy(home):
@@ -232,3 +322,13 @@ def test_another_version_of_a_shipped_strategy(tmp_path):
     made = fold_day(open_day(DATE, root), library=KeptStrategies(root))
     (note,) = made.notes
     assert note == f"strategy random_entry folds with today's version {was['digest']}, recorded with {'0' * 16}"
+
+
+def test_a_folder_of_many_strategies_has_a_short_name():
+    """Up to 120 characters a folder is named by all its strategies; a longer name is cut, and differs by every one."""
+    refs = [StrategyRef(f"plain_{k}", "0123abcd", {}) for k in range(20)]
+    assert folder_name(refs[:2]) == "plain_0-0123abcd+plain_1-0123abcd"
+    last = StrategyRef("plain_19", "0123abce", {})
+    names = {folder_name(refs), folder_name(refs[:19]), folder_name([*refs[:19], last])}
+    assert len(names) == 3
+    assert all(name.startswith("plain_0-0123abcd+1") and len(name) <= 40 for name in names)

@@ -178,6 +178,8 @@ PAST_THE_DISK = {
     "files.py": "it is the disk",
     "clock.py": "the dial the simulated gateway turns: shared memory, not data",
     "projections/market/kernel_cache.py": "compiled code beside the package, rebuilt when it is missing",
+    "recorder/trading_process.py": "the cell: memory shared with the trading process, not data",
+    "recorder/trading_child.py": "the same cell",
     "simgateway/gateway_report.py": "the simulated gateway's report, outside the home's data",
     "simgateway/clock_file.py": "the simulated gateway's clock, gone with its process",
 }

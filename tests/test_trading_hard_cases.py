@@ -9,6 +9,30 @@ import pytest
 from trading_table import outcome, play
 
 CASES = {
+    "an outage of a quote that was not live is not counted at an arrival": (
+        """
+        0    run
+        0.1  quote 10.00 10.02 0 500
+        1    long 100 9.90 10.20
+        1    clock
+        1.05 outage                        # nothing ends: the bid shows no size
+        2    clock
+        9    end
+        """,
+        "4 1.1 unfilled OUTAGE BUY 100",
+    ),
+    "one of a live quote is": (
+        """
+        0    run
+        0.1  quote 10.00 10.02 500 500
+        1    long 100 9.90 10.20
+        1    clock
+        1.05 outage
+        2    clock
+        9    end
+        """,
+        "5 1.1 unfilled OUTAGE BUY 100",
+    ),
     "a market order fills at the quote that stands when it arrives": (
         """
         0    run

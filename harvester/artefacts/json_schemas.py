@@ -73,7 +73,7 @@ BUCKET = (
     | _all("tape_buy tape_sell tape_unknown", NUMBER)
     | _all("trade_count quote_count depth_count", COUNT)
     | _all("volatility_proxy realised_variance", or_null(NUMBER))
-    | {"quote_source": or_null(one_of("bid_ask", "l1", "smart_depth")), "book_good": or_null(FLAG)}
+    | {"quote_source": or_null(one_of("bid_ask", "l1", "smart_depth", "bars")), "book_good": or_null(FLAG)}
     | {"stale": FLAG, "halted": FLAG}
 )
 GATES = listed(TEXT)
@@ -83,7 +83,7 @@ FILL = {
     "price": NUMBER,
     "quantity": COUNT,
     "side": one_of("BUY", "SELL"),
-    "source": one_of("quote", "print"),
+    "source": one_of("quote", "print", "book", "bar"),
     "reference_price": or_null(NUMBER),
     "slippage": or_null(NUMBER),
     "commission": NUMBER,
@@ -135,7 +135,7 @@ def _moment(*, price: bool) -> Schema:
 EPISODE = record(
     {
         "schema": {"const": "harvester.episode"},
-        "schema_version": {"const": 2},
+        "schema_version": {"const": 3},
         "trading_date": DATE,
         "run": TEXT,
         "through_seq": COUNT,
@@ -152,6 +152,7 @@ EPISODE = record(
         "features_pre": record({"window": TEXT, "buckets": listed(record(BUCKET)), "aggregates": AGGREGATES}),
         "series": listed(SERIES_ROW),
         "fills": listed(record(FILL)),
+        "rest": or_null(record({"quantity": COUNT, "reason": TEXT, "ts": TIME, "seq": COUNT})),
         "labels": LABELS,
         "decision_trace": TRACE,
         "quality": QUALITY,
@@ -183,6 +184,14 @@ TRADE_ROW = record(
     | {"entry_reason": TEXT, "exit_reason": TEXT, "pnl_usd": NUMBER, "r_multiple": or_null(NUMBER)}
     | _all("mae mfe hold_seconds", NUMBER)
     | {"win_loss": WIN_LOSS, "strategy": TEXT, "strategy_digest": HASH, "mode": MODE}
+)
+BARS_ROW = record(
+    {"bar_date": DATE, "trade_id": TEXT, "symbol": TEXT, "side": SIDE, "quantity": COUNT}
+    | {"decision_ts": TIME, "entry_ts": TIME, "entry_price": NUMBER, "exit_ts": TIME, "exit_price": NUMBER}
+    | {"entry_reason": TEXT, "exit_reason": TEXT, "pnl_usd": NUMBER, "r_multiple": or_null(NUMBER)}
+    | _all("mae mfe hold_seconds", NUMBER)
+    | {"win_loss": WIN_LOSS, "strategy": TEXT, "strategy_digest": HASH, "mode": {"const": "bars"}}
+    | {"unseen_seconds": COUNT}
 )
 ESTIMATE: dict[str, Schema] = {"n": COUNT, "mean": NUMBER, "low": NUMBER, "high": NUMBER, "level": NUMBER}
 PRIOR = ESTIMATE | {"prior": listed(NUMBER)}
@@ -282,6 +291,10 @@ SCHEMAS: dict[str, tuple[str, Schema]] = {  # name: where the file is, schema
         ),
     ),
     "fills": ("exports/fills_<date>.json", enveloped("harvester.fills", FILLS_ROW)),
+    "bars_evaluation": (
+        "exports/bars/<strategies>/bars_evaluation_<date>.json",
+        enveloped("harvester.bars_evaluation", BARS_ROW),
+    ),
     "l2_candles": (
         "exports/l2_candles_<symbol>_<stamp>.json",
         enveloped("harvester.l2_candles", CANDLE_ROW, symbol=True),

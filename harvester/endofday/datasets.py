@@ -49,6 +49,9 @@ SERIES = pa.schema(
     ]
 )
 
+_NOT_RECORDED = {"unseen_seconds": 0, "learned_from": True, "rules": 1, "kind": SourceKind.UNKNOWN.value}
+"""Columns that kept episodes of rules 1 lack."""
+
 
 def episodes_of(made: ProjectResult, home: Home, first_seq: int) -> pa.Table:
     """The date's episodes: those of the log, and those folded and deleted before the date was reopened."""
@@ -56,7 +59,7 @@ def episodes_of(made: ProjectResult, home: Home, first_seq: int) -> pa.Table:
     path = home.on(made.trading_date).dataset / EPISODES_FILE
     if first_seq > 1 and path.exists():
         known = {tuple(row[name] for name in IDENTITY) for row in rows}
-        earlier = [{"kind": SourceKind.UNKNOWN.value} | row for row in table_files.read_parquet(path).to_pylist()]
+        earlier = [_NOT_RECORDED | row for row in table_files.read_parquet(path).to_pylist()]
         rows = [row for row in earlier if tuple(row[name] for name in IDENTITY) not in known] + rows
     rows.sort(key=lambda row: (row["exit_seq"], row["symbol"], row["strategy"]))
     return pa.Table.from_pylist(rows, schema=EPISODES)

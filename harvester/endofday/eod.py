@@ -14,7 +14,14 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from harvester.artefacts.episode_files import Difference, compare_day, superseded, unwanted_series, write_day
+from harvester.artefacts.episode_files import (
+    Difference,
+    compare_day,
+    made_by_older_rules,
+    superseded,
+    unwanted_series,
+    write_day,
+)
 from harvester.artefacts.table_files import about as about_of
 from harvester.artefacts.table_files import read_parquet
 from harvester.calendar import iso
@@ -51,6 +58,7 @@ if TYPE_CHECKING:
     from harvester.rebuild.project_result import ProjectResult
 
 NOT_CONFIRMED = "not confirmed"
+_DATES_MAX = 5  # listed in a note
 
 
 @dataclass(frozen=True)
@@ -238,6 +246,9 @@ def _project(folding: Folding) -> None:
 def _compare(folding: Folding) -> None:
     report = folding.report
     report.differences = episode_differences(folding.paths, folding.result)
+    if older := sum(made_by_older_rules(path) for path in sorted(folding.paths.episodes.rglob("*.json"))):
+        more = "" if folding.options.delete_temp else "; `hv project` replaces them"
+        report.notes.append(f"{older} episode files were made by older rules of simulated trading{more}")
     if folding.options.toggles and not folding.options.delete_temp and not _wrong(report):
         _rewrite_episodes(folding)
 
@@ -263,11 +274,11 @@ def _wrong(report: EodReport) -> list[Difference]:
 
 
 def episode_differences(paths: DatePaths, result: ProjectResult) -> list[Difference]:
-    """Episode files that differ from the projection, except files written while the day was unfinished."""
+    """Episode files that differ from the projection, except those of an unfinished day and those of older rules."""
     versions = result.versions(paths.episodes)
     found = compare_day(paths.episodes, *versions)
     early = superseded(compare_day(paths.episodes, versions[0]) if found else [], result.documents)
-    return [d for d in found if d.path not in early]
+    return [d for d in found if d.path not in early and not made_by_older_rules(d.path)]
 
 
 def _put_datasets(folding: Folding) -> None:
@@ -298,9 +309,26 @@ def _put_version(folding: Folding) -> None:
     about = about_of(read_parquet(folding.paths.dataset / kept.EPISODES_FILE))
     folding.learned = kept.day_of(folding.episodes, about)
     folding.memory = memory_fold.fold(folding.before, folding.learned)
+    folding.report.notes += _of_rules(folding)
     unchanged = folding.memory is folding.before
     folding.version = _version(folding.paths.home, folding.memory, folding.result, unchanged=unchanged)
     folding.put(dict([folding.version]))
+
+
+def _of_rules(folding: Folding) -> list[str]:
+    """What the user must know when dates were made by different rules of simulated trading."""
+    now = folding.learned
+    earlier = [] if folding.before is None else memory_fold.days_of(folding.before)
+    notes = [
+        f"folded before by rules {day.rules} of simulated trading, now by rules {now.rules}"
+        for day in earlier
+        if day.date == now.date and day.rules != now.rules
+    ]
+    if others := memory_fold.not_pooled(folding.memory):
+        listed = ", ".join(f"{day.date} (rules {day.rules})" for day in others[:_DATES_MAX])
+        more = f" and {len(others) - _DATES_MAX} more" if len(others) > _DATES_MAX else ""
+        notes.append(f"memory lists and does not pool the dates of other rules: {listed}{more}")
+    return notes
 
 
 def _prove(folding: Folding) -> None:

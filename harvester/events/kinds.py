@@ -73,6 +73,7 @@ class Own(IntEnum):
     HOURS_DIFFER = -13  # a contract's liquid hours are not the calendar's session, or cannot be compared with it
     CLOCKS_DIFFER = -14  # value: ns by which the gateway's time is ahead of the stamps
     SOURCE = -15  # where the market comes from; detail: {"kind": a `SourceKind`}; text: digest or class of account
+    STRATEGY_DROPPED = -16  # a user's strategy failed; detail: `projections.trading.failure.Failure`
     ANSWER_UNREADABLE = -20  # a history arrived whose bars cannot be read; text: why
 
 

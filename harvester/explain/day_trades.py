@@ -15,10 +15,13 @@ from harvester.endofday.datasets import EPISODES_FILE, episodes_of, starved
 from harvester.errors import NoLog
 from harvester.eventlog.reader import open_day
 from harvester.eventlog.symbols import subscribed
-from harvester.memory.day_summary import why_left_out
+from harvester.memory.day_summary import rules_of, why_left_out
 from harvester.memory.strategy_files import KeptStrategies
+from harvester.projections.trading.episodes import MODE_BARS, MODE_EVENT
 from harvester.projections.trading.position import DATA_END
+from harvester.rebuild.bars_project import FOLDER as BARS_FOLDER
 from harvester.rebuild.project import being_recorded, fold_day
+from harvester.rebuild.strategy_folders import FOLDER, find_folder
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence
@@ -26,7 +29,6 @@ if TYPE_CHECKING:
 
     from harvester.eventlog.reader import Day
     from harvester.home import DatePaths
-    from harvester.rebuild.project_result import ProjectResult
 
 LISTED = (
     "trade_id", "symbol", "side", "quantity", "mode", "taken", "strategy", "decision_seq", "decision_ts", "entry_ts",
@@ -48,13 +50,18 @@ class DayTrades:
     """The trades of a date.
 
     Attributes:
-        source: `log`, or the folder below the data root that holds the kept trades.
+        source: `log`, or the folder below the data root that holds the trades.
         episodes: rows of `trade_rows.EPISODES`, in order of their exit.
         decisions: rows of `trade_rows.DECISIONS` with an action, in order of seq.
         symbols: recorded, or traded when the log is gone.
         options: they decide which trades memory leaves out: as `hv eod` folded the date, else its defaults.
         open: trades still open on a date that is being recorded; they are not episodes yet.
-        day, result: the log and its fold; None when the log is gone.
+        note: what to know of trades that are not the recorded strategies' of this log.
+        day: the log; None when it is gone.
+        table: buckets, decisions or fills by their name; None without it.
+        option: the `--strategy NAME-DIGEST` that selects them, after a space; "" for recorded strategies.
+        left_out_always: why memory learns from none of the trades; "" when it may.
+        explained: whether `hv explain` can explain them.
     """
 
     trading_date: date
@@ -64,8 +71,12 @@ class DayTrades:
     symbols: list[str]
     options: EodAbout
     open: int = 0
+    note: str = ""
     day: Day | None = None
-    result: ProjectResult | None = None
+    table: Callable[[str], pa.Table | None] = lambda _: None
+    option: str = ""
+    left_out_always: str = ""
+    explained: bool = True
 
     def listed(self, symbols: Collection[str] | None = None) -> list[dict[str, Any]]:
         """One row a trade of these symbols (None: all), times int ns UTC; values an old date lacks are None."""
@@ -73,14 +84,15 @@ class DayTrades:
 
     def left_out(self, row: dict[str, Any]) -> str:
         """Why memory leaves out the trade of an episode row; "" when it learns from it."""
-        rules = max((one.get("rules") or 1 for one in self.episodes), default=1)
+        rules = max(map(rules_of, self.episodes), default=1)
         why = why_left_out(row, rules, allow_not_live=self.options.allow_not_live, starved=self.options.starved)
-        return why or ("" if row["taken"] else NOT_TAKEN)
+        return why or ("" if row["taken"] else NOT_TAKEN) or self.left_out_always
 
     def _listed(self, row: dict[str, Any]) -> dict[str, Any]:
         fills = _decode(row["document"]).fills
         return {
             **{name: row.get(name) for name in LISTED},
+            "rules": rules_of(row),
             "commission": round(sum(fill.commission for fill in fills), 6),
             "left_out": self.left_out(row),
         }
@@ -92,7 +104,7 @@ class DayTrades:
         return [{n: row[n] for n in names} for row in ended if symbols is None or row["symbol"] in symbols]
 
 
-NOT_TAKEN = "NOT_TAKEN"
+NOT_TAKEN, NOT_RECORDED = "NOT_TAKEN", "NOT_RECORDED"
 
 
 class _Charged(msgspec.Struct):
@@ -180,7 +192,50 @@ def trades_of(paths: DatePaths, progress: Callable[[int, int], None] | None = No
         options=_options(paths) or EodAbout(starved=starved(made)),
         open=len(rows) - len(ended),
         day=day,
-        result=made,
+        table=made.tables.get,
+    )
+
+
+def trades_of_strategy(paths: DatePaths, wanted: str, mode: str = MODE_EVENT) -> DayTrades:
+    """The trades that `hv project --strategy` made on a date, as it wrote them; `wanted` as for `find_folder`.
+
+    `mode`: `bars` for those of `hv project --mode bars`.
+
+    Raises:
+        BadSetting: no projection of the date, or several, are meant.
+        DamagedFile: its files cannot be read.
+        DamagedLog: the log of the date is damaged.
+    """
+    folder = find_folder(paths.home, paths.trading_date, wanted, BARS_FOLDER if mode == MODE_BARS else FOLDER)
+    episodes, decisions = folder.table("episodes"), folder.table("decisions")
+    facts = about(episodes)
+    try:
+        day = open_day(paths.trading_date, paths.home, check=False)
+    except NoLog:
+        day = None
+    kind = "trades on bars" if mode == MODE_BARS else "trades"
+    note = f"{kind} of {folder.name}, as projected through seq {int(facts['through_seq']):,}"
+    if day is None:
+        note += "; the log is gone"
+    elif day.last_seq > int(facts["through_seq"]):
+        note += f"; the log now ends at seq {day.last_seq:,}: project again"
+    rows = episodes.to_pylist()
+    acted = _acted(decisions)
+    symbols = {row["symbol"] for row in (*rows, *acted)} if day is None else subscribed(day)
+    return DayTrades(
+        trading_date=paths.trading_date,
+        source=folder.path.relative_to(paths.home.root).as_posix(),
+        episodes=sorted(rows, key=_place),
+        decisions=acted,
+        symbols=list(symbols) if day is not None else sorted(symbols),
+        options=EodAbout(),
+        open=int(facts["open"]),
+        note=note,
+        day=day,
+        table=lambda name: None if name == "fills" else folder.table(name),
+        option=f" --strategy {folder.name}",
+        explained=mode == MODE_EVENT,
+        left_out_always=NOT_RECORDED,
     )
 
 
@@ -188,9 +243,11 @@ def _kept(paths: DatePaths) -> DayTrades:
     """The trades as `hv eod` kept them."""
     episodes = read_parquet(paths.dataset / EPISODES_FILE).to_pylist()
     decisions = [row for path in sorted(paths.dataset.glob("decisions*.parquet")) for row in _acted(read_parquet(path))]
+    source = paths.dataset.relative_to(paths.home.root).as_posix()
     return DayTrades(
         trading_date=paths.trading_date,
-        source=paths.dataset.relative_to(paths.home.root).as_posix(),
+        source=source,
+        note=f"the log of {paths.trading_date} is gone; these are the trades kept in {source}",
         episodes=sorted(episodes, key=_place),
         decisions=sorted(decisions, key=lambda row: row["seq"]),
         symbols=sorted({row["symbol"] for row in (*episodes, *decisions)}),

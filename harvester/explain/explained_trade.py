@@ -12,12 +12,12 @@ import msgspec
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from harvester.calendar import of_day
 from harvester.errors import BadSetting
-from harvester.eventlog.typed_times import of_day
 from harvester.events.kinds import Action, Kind
 from harvester.explain.events_behind import EventsBehind
 from harvester.projections.run_params import RunParams
-from harvester.projections.trading.position import DATA_END, STOP, STOP_THROUGH, TARGET
+from harvester.projections.trading.position import DATA_END, RUN_END, STOP, STOP_THROUGH, TARGET
 from harvester.units import MILLI_NS, SECOND_NS
 
 if TYPE_CHECKING:
@@ -56,9 +56,8 @@ def find_trade(trades: DayTrades, text: str, symbol: str | None = None) -> dict[
         return named[0]
     day = trades.trading_date
     if not named:
-        which = (
-            f"there are {_some(wanted)}" if wanted else f"`hv episodes --date {day}` lists the {len(trades.episodes)}"
-        )
+        lists = f"`hv episodes --date {day}{trades.option}` lists the {len(trades.episodes)}"
+        which = f"there are {_some(wanted)}" if wanted else lists
         raise BadSetting(f"no trade {text!r} on {day}; {which}")
     raise BadSetting(f"{text!r} is {len(named)} trades on {day}: {_some(named)}; name one of them")
 
@@ -131,7 +130,7 @@ def explain_trade(trades: DayTrades, home: Home, row: dict[str, Any]) -> dict[st
         "saw": _saw(trades, entry) or _saw_kept(document),
         "risk": trace["risk"],
         "prediction": trace["prediction"],
-        "orders": _orders(trades, entry, mine, fills, row=row, trace=trace),
+        "orders": _orders(trades, entry, mine, fills, row=row, document=document),
         "fills": _with_events(trades, home, row["con_id"], fills),
         "outcome": outcome
         | {
@@ -148,7 +147,7 @@ def explain_trade(trades: DayTrades, home: Home, row: dict[str, Any]) -> dict[st
         },
         "quality": document.get("quality", {}),
         "left_out": trades.left_out(row),
-        "versions": document["versions"],
+        "versions": {"rules": 1} | document["versions"],
     }
 
 
@@ -173,7 +172,8 @@ def explain_entry(trades: DayTrades, home: Home, entry: dict[str, Any]) -> dict[
 
 def _head(trades: DayTrades, entry: dict[str, Any]) -> dict[str, Any]:
     names = ("symbol", "con_id", "strategy", "strategy_digest", "decision_seq")
-    return {"trading_date": trades.trading_date.isoformat(), "source": trades.source} | {n: entry[n] for n in names}
+    about = {"trading_date": trades.trading_date.isoformat(), "source": trades.source, "note": trades.note}
+    return about | {n: entry[n] for n in names}
 
 
 def _entry_of(row: dict[str, Any], trace: dict[str, Any]) -> dict[str, Any]:
@@ -204,14 +204,15 @@ def _decision(entry: dict[str, Any]) -> dict[str, Any]:
 
 def _saw(trades: DayTrades, entry: dict[str, Any]) -> list[dict[str, Any]]:
     """The last seconds up to the bucket the decision rests on, with the gates of its strategy; none without a log."""
-    if trades.result is None or entry["bucket_ts"] is None:
+    if entry["bucket_ts"] is None or (seconds := trades.table("buckets")) is None:
         return []
     first, last = entry["bucket_ts"] - (SEEN_SECONDS - 1) * SECOND_NS, entry["bucket_ts"]
-    buckets = _between(trades.result.tables["buckets"], "ts", entry["con_id"], first, last)
-    judged = _between(trades.result.tables["decisions"], "bucket_ts", entry["con_id"], first, last)
+    buckets = _between(seconds, "ts", entry["con_id"], first, last)
+    decided = trades.table("decisions")
+    judged = None if decided is None else _between(decided, "bucket_ts", entry["con_id"], first, last)
     gates = {
         row["bucket_ts"]: row["gate_codes"].split("|") if row["gate_codes"] else []
-        for row in judged.to_pylist()
+        for row in ([] if judged is None else judged.to_pylist())
         if row["strategy"] == entry["strategy"] and row["action"] in ("none", "enter")
     }
     return [{name: row[name] for name in SEEN} | {"gate_codes": gates.get(row["ts"])} for row in buckets.to_pylist()]
@@ -230,8 +231,9 @@ def _saw_kept(document: dict[str, Any]) -> list[dict[str, Any]]:
 
 def _fills(trades: DayTrades, row: dict[str, Any], kept: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The episode's fills with their roles: as the fills table has them, else by their side and reference."""
-    table = [] if trades.result is None else trades.result.tables["fills"].to_pylist()
-    roles = {_key(fill): fill["role"] for fill in table if _same(fill, row)}
+    table = trades.table("fills")
+    filled = [] if table is None else table.to_pylist()
+    roles = {_key(fill): fill["role"] for fill in filled if _same(fill, row)}
     entering = "BUY" if row["side"] == "LONG" else "SELL"
     by_reference = {"stop_price": "stop", "limit_price": "target"}
     return [
@@ -273,12 +275,15 @@ def _orders(
     fills: list[dict[str, Any]],
     *,
     row: dict[str, Any],
-    trace: dict[str, Any],
+    document: dict[str, Any],
 ) -> list[dict[str, Any]]:
     """The orders of a trade in the order in which they were sent or placed."""
     leaving = "SELL" if row["side"] == "LONG" else "BUY"
-    rest = "rest open" if row["exit_reason"] == DATA_END else "rest cancelled"
-    orders = [_entry_order(trades, entry, mine, _of(fills, "entry"), rest) | {"order": trace["risk"].get("order")}]
+    trace, rest = document["decision_trace"], document.get("rest")  # before schema 3 the rest was not stored
+    ended_with_data = row["exit_reason"] == DATA_END and (rest is None or rest["reason"] == RUN_END)
+    what = "rest open" if ended_with_data else "rest cancelled"
+    entered = _entry_order(trades, entry, mine, _of(fills, "entry"), what)
+    orders = [entered | {"order": trace["risk"].get("order"), "rest": rest}]
     exits = [one for one in mine if one["action"] == "exit"]
     arrivals = [_arrival(trades, one) for one in exits]
     for role, price in (("stop", trace["risk"]["initial_stop"]), ("target", trace["risk"]["target"])):
@@ -326,7 +331,7 @@ def _entry_order(
 ) -> dict[str, Any]:
     """The entry's order; its `end` is None while it works, or when the log ended before.
 
-    `rest`: what became of a part that was not filled. The tables do not hold when.
+    `rest`: what became of a part that was not filled.
     """
     gone = next((one for one in mine if one["action"] == "unfilled"), None)
     end = None
@@ -351,6 +356,7 @@ def _entry_order(
         ],
         "filled": _shares(done),
         "end": end,
+        "rest": None,
     }
 
 

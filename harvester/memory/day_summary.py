@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from harvester.projections.trading.episodes import RULES
+from harvester.projections.trading.episodes import MODE_BARS, RULES
 from harvester.projections.trading.position import DATA_END, STRATEGY_ERROR
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 LIVE = 1
 R_BOUNDS = (-5.0, 5.0)  # one trade must not be the mean of its setup; the episode keeps its R
-STARVED = "STARVED"
+STARVED, BARS = "STARVED", "BARS"
 TREND = 0.0015  # a move of more than 0.15 % from entry to exit
 STRUCTURES = ("UPTREND", "DOWNTREND", "RANGE")
 
@@ -93,8 +93,9 @@ def digest_day(
 ) -> DaySummary:
     """Summarise a day. `episodes` are rows of `episodes.parquet`; `allow_not_live` takes data of every type.
 
-    Reasons in `left_out`: STARVED (every episode of a day that is `starved`), DATA_END, STRATEGY_ERROR, UNSEEN, RULES
-    (older than the day's others), NOT_LIVE, DATA_TYPE_UNKNOWN (never announced), NOT_TAKEN.
+    Reasons in `left_out`: BARS (traded on bars alone), STARVED (every episode of a day that is `starved`), DATA_END,
+    STRATEGY_ERROR, UNSEEN, RULES (older than the day's others), NOT_LIVE, DATA_TYPE_UNKNOWN (never announced),
+    NOT_TAKEN.
     """
     rows = sorted({_identity(row): row for row in episodes}.items())
     made = DaySummary(
@@ -103,7 +104,7 @@ def digest_day(
         episode_count=len(rows),
         episodes_hash=_hash([[key, row["document"]] for key, row in rows]),
         last_ts=last_ts,
-        rules=max((row.get("rules") or 1 for _, row in rows), default=RULES),
+        rules=max((rules_of(row) for _, row in rows), default=RULES),
     )
     trades: list[_Trade] = []
     for _, row in rows:
@@ -186,17 +187,22 @@ def structure(entry: float, exit_: float) -> str:
 
 def why_left_out(row: Mapping[str, Any], rules: int, *, allow_not_live: bool, starved: bool) -> str:
     """Why memory leaves an episode out, as in `digest_day`; "" when it learns from it. `rules`: those of the day."""
-    if starved:
-        return STARVED
+    if row["mode"] == MODE_BARS or starved:
+        return BARS if row["mode"] == MODE_BARS else STARVED
     if row["exit_reason"] in (DATA_END, STRATEGY_ERROR):
         return str(row["exit_reason"])
     if row.get("unseen_seconds"):
         return "UNSEEN"
-    if (row.get("rules") or 1) != rules:
+    if rules_of(row) != rules:
         return "RULES"
     if not allow_not_live and row["data_type"] != LIVE:
         return "DATA_TYPE_UNKNOWN" if row["data_type"] is None else "NOT_LIVE"
     return ""
+
+
+def rules_of(row: Mapping[str, Any]) -> int:
+    """The version of the rules an episode was made by; 1 for a row without it, which only that version wrote."""
+    return row.get("rules") or 1
 
 
 def _identity(row: Mapping[str, Any]) -> tuple[str, str, str, str, int]:

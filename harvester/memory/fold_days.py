@@ -59,6 +59,12 @@ def days_of(memory: Mapping[str, Any]) -> list[DaySummary]:
     return msgspec.convert(memory["days"], list[DaySummary])
 
 
+def not_pooled(memory: Mapping[str, Any]) -> list[DaySummary]:
+    """The days on which no figure of a memory rests: other rules of simulated trading made their episodes."""
+    days = days_of(memory)
+    return [day for day in days if day.rules != days[-1].rules]
+
+
 def encode(memory: Memory) -> bytes:
     """The bytes of its file."""
     return msgspec.json.format(msgspec.json.encode(memory), indent=2) + b"\n"

@@ -24,8 +24,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import msgspec
 
 from harvester.errors import BadSetting, CodeChanged
+from harvester.events.kinds import Action, Kind
 from harvester.files import Disk, json_value
-from harvester.projections.run_params import StrategyRef
+from harvester.projections.run_params import RunParams, StrategyRef
+from harvester.projections.trading.failure import first_failures
 from harvester.projections.trading.strategies import STRATEGIES, Library, describe
 from harvester.projections.trading.user_decider import UserDecider
 from harvester.projections.trading.user_strategy import Strategy, name_of
@@ -33,7 +35,9 @@ from harvester.projections.trading.user_strategy import Strategy, name_of
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
+    from harvester.eventlog.reader import Day
     from harvester.home import Home
+    from harvester.projections.trading.failure import Failure
     from harvester.projections.trading.run_terms import RunTerms
     from harvester.projections.trading.strategy import Decider
 
@@ -352,7 +356,13 @@ class KeptStrategies(Library):
         super().__init__()
         self._home = home
 
+    def waits_for_notice(self, name: str) -> bool:
+        return name not in STRATEGIES
+
     def make_user(self, name: str, recorded: str, settings: Mapping[str, Any]) -> tuple[Decider, str]:
+        failure = self.failures.get((name, recorded))
+        if failure is not None and not failure.seq:
+            return self.decider(_Silent(), recorded, failure, name), recorded
         kept = read_copy(self._home, recorded)
         if kept is None:
             raise CodeChanged(
@@ -360,7 +370,17 @@ class KeptStrategies(Library):
                 "or fold with its file: hv project --strategy FILE:CLASS"
             )
         sources, _ = kept
-        return UserDecider(class_of(sources)(settings), recorded), recorded
+        return self.decider(class_of(sources)(settings), recorded, failure), recorded
+
+    def decider(
+        self, strategy: Strategy, digest: str, recorded: Failure | None, name: str | None = None
+    ) -> UserDecider:
+        """What calls the strategy."""
+        return UserDecider(strategy, digest, recorded, name)
+
+
+class _Silent(Strategy):
+    """In the place of a strategy that failed before its first second: its code is not run again."""
 
 
 class GivenStrategies(Library):
@@ -381,13 +401,39 @@ class GivenStrategies(Library):
 
 
 class ShippedAlone(Library):
-    """Shipped strategies; users' are left out of the fold, with a note."""
+    """Shipped strategies; users' are left out of the fold."""
 
     def chosen(self, terms: RunTerms) -> RunTerms:
         kept = tuple(ref for ref in terms.strategies if ref[0] in STRATEGIES)
-        for name in [ref[0] for ref in terms.strategies if ref[0] not in STRATEGIES]:
-            self.note(f"strategy {name} is a user's and is left out here; hv project folds it")
         return msgspec.structs.replace(terms, strategies=kept)
+
+
+class IntactStrategies(KeptStrategies):
+    """Shipped strategies, and users' that have an intact copy; others are left out of the fold, with a note."""
+
+    def __init__(self, home: Home, day: Day) -> None:
+        super().__init__(home)
+        self.failures = recorded_failures(day)
+
+    def chosen(self, terms: RunTerms) -> RunTerms:
+        lost = [name for name, digest, _ in terms.strategies if name not in STRATEGIES and not self._has(name, digest)]
+        for name in lost:
+            self.note(f"strategy {name} has no intact copy and is left out; hv project --strategy FILE:CLASS folds it")
+        return msgspec.structs.replace(terms, strategies=tuple(ref for ref in terms.strategies if ref[0] not in lost))
+
+    def _has(self, name: str, digest: str) -> bool:
+        failure = self.failures.get((name, digest))
+        return (failure is not None and not failure.seq) or read_copy(self._home, digest) is not None
+
+
+def recorded_failures(day: Day) -> dict[tuple[str, str], Failure]:
+    """The failures of users' strategies that the log reports, by name and digest."""
+    rows = day.table(Kind.REQUEST).to_pylist()
+    starts = [row for row in rows if row["action"] == Action.RUN_START.value]
+    refs = [ref for row in starts for ref in RunParams.parse(row["params"], row["seq"]).strategies]
+    if all(ref.name in STRATEGIES for ref in refs):
+        return {}
+    return first_failures(day.table(Kind.NOTICE).to_pylist())
 
 
 # ---- lists ---------------------------------------------------------------------------------------------------------

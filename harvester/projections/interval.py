@@ -59,6 +59,7 @@ class OccurrenceKind(StrEnum):
     QUOTE_LOST = "quote_lost"  # the stream of the quote in force of con_id is silent, refused or cancelled
     MIN_TICK = "min_tick"  # smallest price step of con_id; value: in units of 1e-9 USD
     DARK = "dark"  # derived by `LiveQuotes`; value: why con_id is unseen from here on, bits of `Dark`, 0 = it is seen
+    STRATEGY_DROPPED = "strategy_dropped"  # a user's strategy failed; con_id 0, text: detail of the notice
     SOURCE = "source"  # the kind of the date changed; con_id 0, value: index of `provenance.KINDS`
 
 
@@ -70,6 +71,7 @@ class Occurrence(NamedTuple):
     con_id: int
     what: OccurrenceKind
     value: int = 0
+    text: str = ""
 
 
 class News(NamedTuple):
@@ -97,6 +99,7 @@ class Interval(NamedTuple):
         seconds: the buckets that the clocks of the stretch closed.
         place: index of the clock that ends this interval.
         news: None when no strategy reads it or there is none.
+        quiet: index of the next clock with happenings, news or a run start in its interval, 0 = not known.
     """
 
     seq: int
@@ -106,3 +109,4 @@ class Interval(NamedTuple):
     seconds: BucketColumns
     place: int
     news: News | None = None
+    quiet: int = 0

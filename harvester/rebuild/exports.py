@@ -125,11 +125,11 @@ def _exports(projection: ProjectResult, tables: dict[str, pa.Table], part: str) 
     day = f"{projection.trading_date.isoformat()}{part}"
 
     def buckets() -> bytes:
-        return parquet_file(with_gate_codes(tables["buckets"], tables["decisions"]), _about(projection))
+        return parquet_file(with_gate_codes(tables["buckets"], tables["decisions"]), about_projection(projection))
 
     return {
         f"buckets_{day}.parquet": buckets,
-        f"decisions_{day}.parquet": partial(parquet_file, tables["decisions"], _about(projection)),
+        f"decisions_{day}.parquet": partial(parquet_file, tables["decisions"], about_projection(projection)),
         f"fills_{day}.json": partial(_rows_file, "harvester.fills", projection, tables["fills"]),
         f"health_{day}.json": partial(_rows_file, "harvester.health", projection, tables["health"]),
     }
@@ -140,7 +140,8 @@ def day_exports(projection: ProjectResult, tables: dict[str, pa.Table], part: st
     return {name: make() for name, make in _exports(projection, tables, part).items()}
 
 
-def _about(projection: ProjectResult) -> dict[str, str]:
+def about_projection(projection: ProjectResult) -> dict[str, str]:
+    """The metadata of a Parquet file of a projected date."""
     return {
         "trading_date": projection.trading_date.isoformat(),
         "content_hash": projection.identity,

@@ -15,8 +15,10 @@ from harvester.eventlog.runs_of_day import recorded_dates
 from harvester.eventlog.storage.damage import damaged_log
 from harvester.home import Home, parse_date
 from harvester.memory.strategy_files import GivenStrategies, KeptStrategies, load_all
+from harvester.rebuild.bars_project import FOLDER, BarsAsk, project_bars
 from harvester.rebuild.project import being_recorded, fold_day, recorder_holds, write_artefacts
 from harvester.rebuild.project_memo import ProjectedSummary, ProjectMemo, summary_of
+from harvester.rebuild.strategy_folders import folder_of, write_folder
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -24,7 +26,9 @@ if TYPE_CHECKING:
 
     from harvester.eventlog.reader import Day
     from harvester.files import Disk
+    from harvester.memory.strategy_files import LoadedStrategy
     from harvester.projections.trading.strategies import Library
+    from harvester.rebuild.bars_project import BarsSummary
 
     Progress = Callable[[int, int], None]
 
@@ -40,6 +44,7 @@ class ParallelTask:
     Attributes:
         strategies: `--strategy`, `values`: `--set`, `settings`: tables of the settings file, by strategy.
         toggles: the artefact toggles given to the command, by setting name; the others are as recorded.
+        bars: trade on bars instead of quotes; None = no.
     """
 
     root: str
@@ -52,6 +57,7 @@ class ParallelTask:
     values: tuple[str, ...] = ()
     settings: tuple[tuple[str, dict[str, Any]], ...] = ()
     toggles: dict[str, bool] = field(default_factory=dict)
+    bars: BarsAsk | None = None
 
 
 @dataclass(frozen=True)
@@ -87,23 +93,36 @@ def dates_of(home: Home, named: Sequence[str], first: str | None, last: str | No
     return sorted(found)
 
 
+def trade_date_on_bars(task: ParallelTask, progress: Progress | None = None) -> BarsSummary:
+    """Trade one date on its bars, as `ParallelTask.bars` says."""
+    home, day = Home(Path(task.root)), parse_date(task.trading_date)
+    assert task.bars is not None, "the task is to trade on bars"
+    log = open_day(day, home, check=False)
+    library: Library = KeptStrategies(home)
+    if task.strategies:
+        library = GivenStrategies(load_all(task.strategies, dict(task.settings), task.values))
+    folder = (home.exports() if task.out is None else Path(task.out)) / FOLDER
+    given: dict[str, Any] = {"toggles": task.toggles, "live": being_recorded(home, log), "progress": progress}
+    return project_bars(log, folder, library, task.bars, **given)
+
+
 def project_date(task: ParallelTask, progress: Progress | None = None, disk: Disk | None = None) -> ProjectedSummary:
     """Project one date, unless its log, the code, the options and the files are unchanged since the last time."""
     home, day = Home(Path(task.root)), parse_date(task.trading_date)
     out = None if task.out is None else Path(task.out)
     library: Library = KeptStrategies(home)
-    given: list[str] = []
+    given: list[LoadedStrategy] = []
     if task.strategies:
-        found = load_all(task.strategies, dict(task.settings), task.values)
-        library = GivenStrategies(found)
-        given = [f"{one.ref.name} {one.ref.digest}" for one in found]
-        out = out or home.exports() / "strategies" / "+".join(f"{one.ref.name}-{one.ref.digest[:8]}" for one in found)
+        given = load_all(task.strategies, dict(task.settings), task.values)
+        library = GivenStrategies(given)
+        out = out or folder_of(home, given)
     # Without --salvage the fold compares checksums while it reads, in other threads.
     log = open_day(day, home, check=task.salvage, salvage=task.salvage)
     if log.damages:
         return _salvaged(log, home, out, task, progress, library=library, disk=disk)
     live = being_recorded(home, log)
-    memo = ProjectMemo(home, log, out, task.symbols, toggles=task.toggles, live=live, strategies=given, disk=disk)
+    names = [f"{one.ref.name} {one.ref.digest}" for one in given]
+    memo = ProjectMemo(home, log, out, task.symbols, toggles=task.toggles, live=live, strategies=names, disk=disk)
     if not task.force and (before := memo.unchanged()) is not None:
         try:
             log.check()  # nothing else reads the log: compare every byte here
@@ -111,8 +130,11 @@ def project_date(task: ParallelTask, progress: Progress | None = None, disk: Dis
             open_day(day, home)  # raises the same error, unless the log was compacted meanwhile
         return before
     made = fold_day(log, progress, library=library).with_toggles(task.toggles)
-    summary = summary_of(made, write_artefacts(made, home, out, task.symbols, disk, live=live))
-    summary.strategies = given
+    written = write_artefacts(made, home, out, task.symbols, disk, live=live)
+    if given and task.out is None and task.symbols is None:
+        written.files += write_folder(home, made, given, live=live, disk=disk)
+    summary = summary_of(made, written)
+    summary.strategies = names
     memo.keep(summary)
     return summary
 
@@ -140,7 +162,7 @@ def _salvaged(
 
 def project_dates(
     tasks: Sequence[ParallelTask], jobs: int = 1, progress: Progress | None = None
-) -> Iterator[ProjectedSummary | TaskFailure]:
+) -> Iterator[ProjectedSummary | BarsSummary | TaskFailure]:
     """Project dates, `jobs` at a time; results are in the order of the tasks. A failing date does not stop the others.
 
     `progress` is called with (events folded, total events) over all dates; a date that is skipped or fails counts as
@@ -167,7 +189,7 @@ def _events(task: ParallelTask) -> int:
 
 def _results(
     tasks: Sequence[ParallelTask], jobs: int, seen: dict[str, tuple[int, int]], progress: Progress | None
-) -> Iterator[ProjectedSummary | TaskFailure]:
+) -> Iterator[ProjectedSummary | BarsSummary | TaskFailure]:
     if jobs == 1 or len(tasks) == 1:
         for task in tasks:
             yield _attempt(task, partial(_hear, seen, progress, task.trading_date))
@@ -208,12 +230,12 @@ def _begin(queue: Any) -> None:
     _progress_queue = queue
 
 
-def _work(task: ParallelTask) -> ProjectedSummary | TaskFailure:
+def _work(task: ParallelTask) -> ProjectedSummary | BarsSummary | TaskFailure:
     return _attempt(task, lambda done, total: _progress_queue.put((task.trading_date, done, total)))
 
 
-def _attempt(task: ParallelTask, progress: Progress | None) -> ProjectedSummary | TaskFailure:
+def _attempt(task: ParallelTask, progress: Progress | None) -> ProjectedSummary | BarsSummary | TaskFailure:
     try:
-        return project_date(task, progress)
+        return trade_date_on_bars(task, progress) if task.bars else project_date(task, progress)
     except HarvesterError as error:
         return TaskFailure(task.trading_date, str(error), error.exit_code)

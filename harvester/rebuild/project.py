@@ -19,7 +19,7 @@ from harvester.eventlog.lock import DateLock
 from harvester.eventlog.reader import open_day
 from harvester.events.kinds import Action, Kind
 from harvester.files import Disk, put_all
-from harvester.memory.strategy_files import KeptStrategies
+from harvester.memory.strategy_files import KeptStrategies, recorded_failures
 from harvester.projections.engine import Engine
 from harvester.projections.market.candles import CANDLES
 from harvester.projections.market.health import HEALTH
@@ -27,6 +27,7 @@ from harvester.projections.market.merge import COLUMNS
 from harvester.projections.market.signals import SIGNALS
 from harvester.projections.market.state_arrays import BUCKETS
 from harvester.projections.run_params import RunParams
+from harvester.projections.trading.message_counts import notes_of
 from harvester.projections.trading.strategies import Library
 from harvester.projections.trading.trade_rows import TABLES
 from harvester.projections.trading.trading import Trading
@@ -41,7 +42,7 @@ if TYPE_CHECKING:
     from harvester.eventlog.reader import Day
     from harvester.files import Content
     from harvester.home import DatePaths, Home
-    from harvester.projections.trading.user_decider import Failure
+    from harvester.projections.trading.failure import Failure
 
 SCHEMAS: dict[str, pa.Schema] = {
     "buckets": BUCKETS,
@@ -77,6 +78,7 @@ def fold_day(
         CodeChanged: a strategy of the user is not at hand.
     """
     library = library or Library()
+    library.failures = recorded_failures(day)
     engine = Engine(library=library)
     parts: dict[str, list[pa.RecordBatch]] = {name: [] for name in SCHEMAS}
     total, done = day.rows, 0
@@ -105,7 +107,8 @@ def fold_day(
         health=dict(engine.health_summary()._asdict()),
         toggles=_toggles(day),
         runs=_spans(day),
-        notes=[*library.notes, *(failure.line() for failure in _failures(engine))],
+        notes=[*library.notes, *notes_of(library.counts, {failure.strategy for failure in _failures(engine)})],
+        failures=_failures(engine),
     )
 
 
@@ -142,6 +145,7 @@ class WrittenArtefacts:
         rows: number of rows written, by table.
         superseded: files of the unfinished day, and series that are no longer written, that were deleted.
         open: positions still open on a day that is being recorded; they have no episode yet.
+        older: number of episode files there before that older rules of simulated trading had made.
     """
 
     files: list[Path] = field(default_factory=list)
@@ -149,6 +153,7 @@ class WrittenArtefacts:
     superseded: list[Path] = field(default_factory=list)
     differences: list[episode_files.Difference] = field(default_factory=list)
     open: int = 0
+    older: int = 0
 
 
 def write_artefacts(
@@ -178,6 +183,7 @@ def write_artefacts(
     folder = (out or home.exports()).resolve()
     below = home.on(made.trading_date).episodes if out is None else folder / "episodes" / made.trading_date.isoformat()
     files: dict[str, bytes] = {}
+    written.older = sum(map(episode_files.made_by_older_rules, sorted(below.rglob("*.json"))))
 
     def each() -> Iterator[tuple[Path, Content]]:
         for name, content in exports_of(made, tables, part_of(symbols)):

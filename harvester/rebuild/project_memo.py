@@ -74,6 +74,8 @@ class ProjectedSummary(msgspec.Struct, kw_only=True):
         good: of a salvaged date, the ranges of seq that were folded.
         lost: of a salvaged date, its damage; empty for an undamaged one.
         trades: the simulated trades in numbers; None in a memo of an older version.
+        older: number of episode files replaced that older rules of simulated trading had made.
+        dropped: users' strategies that were dropped, as `user_decider.Failure`.
         notes: about its strategies; `strategies`: those given by the command, name and digest.
     """
 
@@ -88,10 +90,12 @@ class ProjectedSummary(msgspec.Struct, kw_only=True):
     superseded: list[str] = []
     differences: list[dict[str, str]] = []
     open: int = 0
+    older: int = 0
     skipped: bool = False
     good: list[tuple[int, int]] = []
     lost: list[str] = []
     notes: list[str] = []
+    dropped: list[dict[str, Any]] = []
     strategies: list[str] = []
     trades: TradeTotals | None = None
 
@@ -124,6 +128,8 @@ def summary_of(made: ProjectResult, written: WrittenArtefacts) -> ProjectedSumma
         differences=[{"path": str(d.path), "what": d.what} for d in written.differences],
         open=written.open,
         notes=list(made.notes),
+        dropped=[failure._asdict() for failure in made.failures],
+        older=written.older,
         trades=TradeTotals.of(made.tables["episodes"], made.tables["decisions"]),
     )
 
@@ -171,7 +177,7 @@ class ProjectMemo:
             return None
         if not same or kept.summary.differences:
             return None
-        kept.summary.skipped, kept.summary.superseded = True, []
+        kept.summary.skipped, kept.summary.superseded, kept.summary.older = True, [], 0
         return kept.summary
 
     def keep(self, summary: ProjectedSummary) -> None:

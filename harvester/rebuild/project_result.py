@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from harvester.artefacts.candle_files import RunSpan
+    from harvester.projections.trading.failure import Failure
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,8 @@ class ProjectResult:
         health: the health summary that every artefact contains.
         toggles: the toggles recorded with the last run, or given to the command.
         runs: the date's runs, in order.
-        notes: about its strategies, for the user: dropped ones, and another version than recorded.
+        notes: about its strategies, for the user: another version than recorded, refused and unreturned orders.
+        failures: users' strategies that were dropped.
     """
 
     trading_date: date
@@ -47,6 +49,7 @@ class ProjectResult:
     toggles: dict[str, bool]
     runs: tuple[RunSpan, ...] = ()
     notes: Sequence[str] = ()
+    failures: Sequence[Failure] = ()
 
     @property
     def documents(self) -> list[str]:

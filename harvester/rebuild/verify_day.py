@@ -30,6 +30,9 @@ if TYPE_CHECKING:
     from harvester.rebuild.project_result import ProjectResult
 
 
+TRADING = "trading"  # the projection that another process may have folded, too late for a digest
+
+
 class LogPart(msgspec.Struct, kw_only=True):
     """The result of re-reading every byte of the log."""
 
@@ -48,6 +51,7 @@ class LivePart(msgspec.Struct, kw_only=True):
         points: number of live digests in the log.
         equal: how many of them replay gives too.
         books: of the equal ones, how many cover live books; at the end of a day no book is live.
+        untraded: of the equal ones, how many do not cover trading: its process was late.
         changed: how many were written by different code and cannot be compared.
         mismatches: (run, seq, projections) where the same code gave another digest.
     """
@@ -55,6 +59,7 @@ class LivePart(msgspec.Struct, kw_only=True):
     points: int = 0
     equal: int = 0
     books: int = 0
+    untraded: int = 0
     changed: int = 0
     mismatches: list[tuple[str, int, list[str]]] = []
 
@@ -151,13 +156,15 @@ def _replay(day: Day, found: VerifyResult, progress: Callable[[int, int], None],
     made = fold_day(day, progress, sorted(compared.union(reconciler.cuts)), at_cut, at_end, library=library)
     for run, seq, digests in lines:
         live.points += 1
+        now = seen.get(seq, {})
+        untraded = TRADING not in digests
         if code.get(run) != mine:
             live.changed += 1
-        elif seen.get(seq) == digests:
+        elif now and digests == {name: now[name] for name in now if name != TRADING or not untraded}:
             live.equal += 1
             live.books += digests.get("book", NO_BOOKS) != NO_BOOKS
+            live.untraded += untraded
         else:
-            now = seen.get(seq, {})
             live.mismatches.append((run, seq, sorted(k for k in {*digests, *now} if digests.get(k) != now.get(k))))
     return made
 

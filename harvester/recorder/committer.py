@@ -17,21 +17,25 @@ from harvester.calendar import day_bounds, trading_date
 from harvester.clock import LockstepClock, real_monotonic_ns
 from harvester.errors import LogWriteFailed
 from harvester.events.kinds import Action, Kind, Own, Stream
-from harvester.recorder.recording_run import CommitResult, RecordingRun
+from harvester.recorder.recording_run import NOT_HERE, CommitResult, RecordingRun
 from harvester.recorder.summary import RecordedRun
+from harvester.recorder.trading_process import TradingProcess
 from harvester.units import SECOND_NS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from datetime import date
 
     from harvester.files import Disk
     from harvester.home import Home
+    from harvester.memory.strategy_files import LoadedStrategy
     from harvester.projections.market.quotes import Quote
+    from harvester.projections.trading.failure import Failure
     from harvester.recorder.back_pressure import BackPressure
     from harvester.recorder.session import RecorderSession
 
 logger = structlog.get_logger()
+TRADING_S_MAX = 120.0  # real seconds in which the trading process may catch up at the end
 _T = TypeVar("_T")
 
 
@@ -43,6 +47,8 @@ class Committer:
         runs: the runs that have ended.
         last_commit: the newest commit; `last_commit_real_ns` is when it ended, monotonic real time.
         end_ns: market time at which the recording ends, ns UTC; None for never, and before it is decided.
+        strategies: of the runs; set them before `begin`.
+        notes: what happened to strategies, one line each.
         samples_quotes: if set, each commit puts the quotes of all symbols into `quotes`, for a screen.
     """
 
@@ -61,6 +67,10 @@ class Committer:
         self.last_commit_real_ns = 0
         self.samples_quotes = False
         self.quotes: list[Quote] = []
+        self.strategies: Sequence[LoadedStrategy] = ()
+        self.notes: list[str] = []
+        self._trading: TradingProcess | None = None
+        self._digests_waiting: tuple[int, dict[str, str]] | None = None  # for the trading process to add its own
 
     def date_now(self) -> date:
         """The current trading date in market time."""
@@ -91,9 +101,14 @@ class Committer:
         logger.info("run begins", date=str(day), run=self.run.writer.run_id, first_seq=self.run.writer.next_seq)
         if self.run.cost_note:
             logger.warning("costs of simulated trades", table=self._settings.cost_table, note=self.run.cost_note)
+        if any(strategy.sources for strategy in self.strategies):
+            self._trading = TradingProcess(self._home.on(day), self.run.toggles, self._strategy_dropped)
+            self._trading.start()
+            self._trading.announce(self.run.totals.last_seq)
 
     def _open_run(self, day: date) -> RecordingRun:
-        return RecordingRun.open(self._home.on(day), self._settings, reopen=self._reopen, disk=self._disk)
+        paths = self._home.on(day)
+        return RecordingRun.open(paths, self._settings, self.strategies, reopen=self._reopen, disk=self._disk)
 
     def _boundary(self) -> None:
         """End the run here, because market time has reached the end of the trading date, and begin the next.
@@ -104,6 +119,7 @@ class Committer:
         assert end is not None
         self._inbox.put_clock(end)
         self._put_run_end("boundary", end)
+        self._mute_trading()
         self._inbox.cut()
         self._session.restate()
 
@@ -114,7 +130,13 @@ class Committer:
     async def _end_run(self, run: RecordingRun) -> None:
         content_hash = run.writer.content_hash()
         try:
-            await self._in_worker(run.end)
+            try:
+                await self._take_digests(run)
+                if self._trading is not None:
+                    await self._settle_trading(run)
+            finally:
+                await self._end_trading(run)
+                await self._in_worker(run.end)
         finally:
             self.runs.append(RecordedRun(run.trading_date, run.writer.run_id, run.totals, content_hash))
 
@@ -140,7 +162,12 @@ class Committer:
                 await self._committing
             if self.run is not None:
                 tick()
+                if self._trading is not None:  # a strategy that fails in the last seconds is dropped in this run
+                    while len(self._inbox):
+                        await self._commit()
+                    await self._caught_up()
                 self._put_run_end(reason)
+                self._mute_trading()
                 while len(self._inbox):
                     await self._commit()
                 await self._end_run(self.run)
@@ -148,6 +175,8 @@ class Committer:
             if self.run is not None:
                 self.run.writer.close()
             raise
+        finally:
+            await self._end_trading(self.run)
 
     def close(self) -> None:
         """End the worker thread."""
@@ -165,9 +194,15 @@ class Committer:
             self._session.books_unusable(done.books)
             if self.samples_quotes:
                 self.quotes = await self._in_worker(run.engine.quotes.all)
+            if self._trading is not None:
+                self._trading.announce(done.last_seq)
+                await self._write_waiting(run)
             if self._pace.patience() - self._digests_at >= self._settings.digest_seconds * SECOND_NS:
                 self._digests_at = self._pace.patience()
-                await self._in_worker(run.digests)
+                await self._take_digests(run)
+            if self._trading is not None and self._pace.lockstep:
+                await self._caught_up()
+                await self._write_waiting(run)
         self._pressure.release()
         if taken.at_cut:
             await self._end_run(run)
@@ -176,6 +211,70 @@ class Committer:
             await self.begin(day)
             self.set_boundary(day)
             self.end_before_boundary(self.end_ns)
+
+    # digests, and trading in a process of its own
+
+    async def _take_digests(self, run: RecordingRun) -> None:
+        """Write live digests, or let them wait for that of trading."""
+        point = await self._in_worker(run.digests)
+        if point is None:
+            return
+        if self._trading is None:
+            await self._in_worker(run.write_digests, *point)
+            return
+        await self._write_waiting(run, late=True)
+        self._digests_waiting = point
+        self._trading.announce(point[0], digest=True)
+
+    async def _write_waiting(self, run: RecordingRun, *, late: bool = False) -> None:
+        """Write the waiting digests once that of trading has come; `late`: without it, if it has not."""
+        if self._digests_waiting is None or self._trading is None:
+            return
+        seq, digests = self._digests_waiting
+        own = self._trading.digest(seq)
+        if not own and not late:
+            return
+        self._digests_waiting = None
+        self._trading.forget(seq)
+        self._trading.lagged += not own
+        await self._in_worker(run.write_digests, seq, digests | ({NOT_HERE: own} if own else {}))
+
+    def _strategy_dropped(self, failure: Failure) -> None:
+        self.notes.append(failure.line())
+        self._inbox.notice(Own.STRATEGY_DROPPED, failure.line(), failure.detail())
+
+    def _mute_trading(self) -> None:
+        if self._trading is not None:
+            self._trading.mute()
+
+    async def _caught_up(self) -> None:
+        """Wait for the trading process; market time of a lockstep clock stands still meanwhile."""
+        assert self._trading is not None
+        clock = self._pace.clock
+        busy = clock.busy() if isinstance(clock, LockstepClock) else contextlib.nullcontext()
+        with busy, contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._trading.caught_up(), TRADING_S_MAX)
+
+    async def _settle_trading(self, run: RecordingRun) -> None:
+        """Let trading fold the last commit, and write the last digests."""
+        await self._caught_up()
+        await self._write_waiting(run, late=True)
+
+    async def _end_trading(self, run: RecordingRun | None) -> None:
+        trading, self._trading = self._trading, None
+        if trading is None:
+            return
+        await trading.close()
+        if run is not None and trading.unwritten:
+            run.artefact_failure = OSError(trading.unwritten)
+        date = "the date" if run is None else run.trading_date
+        rebuild = f"`hv project --date {date}` rebuilds it"
+        if trading.broken:
+            self.notes.append(f"simulated trading stopped: {trading.broken}; {rebuild}")
+        elif trading.behind:
+            self.notes.append(f"simulated trading was {trading.behind:,} events behind at the end; {rebuild}")
+        if trading.lagged:
+            self.notes.append(f"simulated trading was late for {trading.lagged} live digests; they do not cover it")
 
     async def _in_worker(self, work: Callable[..., _T], *args: Any) -> _T:
         clock = self._pace.clock

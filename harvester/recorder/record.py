@@ -33,11 +33,14 @@ from harvester.recorder.start_checks import (
     check_day,
     check_gateway_clock,
     check_settings,
+    own_strategies,
+    shipped_strategies,
 )
 from harvester.recorder.stopping import unless_stopped
 from harvester.recorder.subscriptions import coverage
 from harvester.recorder.summary import RecordingSummary
 from harvester.recorder.tasks import BackgroundTasks
+from harvester.recorder.trading_process import load_in_child
 from harvester.recorder.watchdogs import run_watchdogs
 
 if TYPE_CHECKING:
@@ -76,7 +79,7 @@ class Recorder:
         self.committer = Committer(home, self.session, self._pressure, disk, reopen=reopen)
         self._clock_events = ClockEvents(self.session, self._pressure)
         self._ending = Ending(clock, connection, self._pressure)
-        self._summary = RecordingSummary(self.committer.runs)
+        self._summary = RecordingSummary(self.committer.runs, notes=self.committer.notes)
         self.wait: GatewayWait | None = None  # while the first connection is tried
         self._early: list[asyncio.Future[None]] = []  # started before the run: clock events, look-ups
         self._date = self.committer.date_now()
@@ -91,6 +94,7 @@ class Recorder:
             HarvesterError: the failure that ended the recording early; the log is complete up to the last commit.
         """
         try:
+            await unless_stopped(self._load_strategies(), stop, self.settings)
             # Two recorders of one date: the second fails before it disturbs the gateway.
             DateLock(self.home.on(self._date)).acquire().release()
             self.home.prepare(self._disk)
@@ -129,6 +133,15 @@ class Recorder:
                 await self.wait.again(error)
         self.wait = None
         self._date = self.committer.date_now()
+
+    async def _load_strategies(self) -> None:
+        """Load the strategies; users' in a process of their own, before anything is connected."""
+        if not own_strategies(self.settings):
+            self.committer.strategies = shipped_strategies(self.settings)
+            return
+        of = self.settings
+        found = await load_in_child(of.strategies, of.strategy_tables, of.strategy_values)
+        self.committer.strategies = found
 
     async def _compare_clocks(self) -> None:
         """Refuse a gateway in another time before anything is recorded; one that does not answer is compared later."""

@@ -14,6 +14,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+import msgspec
 import numpy as np
 import pyarrow.compute as pc
 
@@ -23,13 +24,14 @@ from harvester.eventlog.reader import open_day
 from harvester.eventlog.writer import LogWriter
 from harvester.events.kinds import Kind
 from harvester.memory.fold_days import memory_given
-from harvester.memory.strategy_files import ShippedAlone
+from harvester.memory.strategy_files import ShippedAlone, keep_copy
 from harvester.projections.engine import Engine
-from harvester.projections.run_params import RunParams, StrategyRef
-from harvester.projections.trading.strategies import describe
+from harvester.projections.run_params import RunParams
+from harvester.projections.trading.no_trading import NoTrading
 from harvester.wire.decode_messages import Arrivals, MessageDecoder
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from datetime import date
 
     import pyarrow as pa
@@ -38,6 +40,10 @@ if TYPE_CHECKING:
     from harvester.events.batch import Batch
     from harvester.files import Disk
     from harvester.home import DatePaths, Home
+    from harvester.memory.strategy_files import LoadedStrategy
+
+
+NOT_HERE = "trading"  # the projection that another process may fold
 
 
 @dataclass(frozen=True)
@@ -66,14 +72,26 @@ class RunTotals:
 
 
 class RecordingRun:
-    """The module docstring gives the order of the calls. `cost_note` is that of the cost table, else empty."""
+    """The module docstring gives the order of the calls. `cost_note` is that of the cost table, else empty.
+
+    Args:
+        trades: fold simulated trading; else another process does, see `trading_process`.
+    """
 
     def __init__(
-        self, writer: LogWriter, trading_date: date, home: Home, settings: Settings, disk: Disk | None = None
+        self,
+        writer: LogWriter,
+        trading_date: date,
+        home: Home,
+        settings: Settings,
+        disk: Disk | None = None,
+        *,
+        trades: bool = True,
     ) -> None:
-        self.writer, self.engine, self.trading_date = writer, Engine(library=ShippedAlone()), trading_date
+        engine = Engine(library=ShippedAlone()) if trades else Engine(trading=NoTrading())
+        self.writer, self.engine, self.trading_date, self._trades = writer, engine, trading_date, trades
         self._episodes_folder, self._disk = home.on(trading_date).episodes, disk
-        self._toggles = {"epoch_ms": settings.episode_epoch_ms, "series_jsonl": settings.episode_series_jsonl}
+        self.toggles = {"epoch_ms": settings.episode_epoch_ms, "series_jsonl": settings.episode_series_jsonl}
         self.cost_note = ""
         self.totals = RunTotals()
         self.projection_failure: Exception | None = None
@@ -82,15 +100,27 @@ class RecordingRun:
 
     @classmethod
     def open(
-        cls, paths: DatePaths, settings: Settings, *, reopen: bool = False, disk: Disk | None = None
+        cls,
+        paths: DatePaths,
+        settings: Settings,
+        strategies: Sequence[LoadedStrategy] = (),
+        *,
+        reopen: bool = False,
+        disk: Disk | None = None,
     ) -> RecordingRun:
         """Take the date's lock, recover what a killed recorder left, fold the day so far.
+
+        Sources of users' strategies are durable in `memory/strategies` before the run start that names them.
 
         Raises:
             LockHeld, DateClosed, DamagedLog, LogWriteFailed: see `LogWriter.open`.
         """
+        names = tuple(strategy.ref.name for strategy in strategies)
         params = RunParams.build(
-            settings, paths.trading_date, memory=memory_given(paths.home), strategies=_strategies(settings)
+            msgspec.structs.replace(settings, strategy=names[0] if len(names) == 1 else names or ""),
+            paths.trading_date,
+            memory=memory_given(paths.home),
+            strategies=[strategy.ref for strategy in strategies],
         )
         writer = LogWriter.open(
             paths,
@@ -101,7 +131,10 @@ class RecordingRun:
             disk=disk,
         )
         try:
-            run = cls(writer, paths.trading_date, paths.home, settings, disk)
+            for strategy in strategies:
+                keep_copy(strategy, paths.home, disk)
+            own = any(strategy.sources for strategy in strategies)
+            run = cls(writer, paths.trading_date, paths.home, settings, disk, trades=not own)
             run.cost_note = str(params.costs.get("note", ""))
             run._catch_up(paths.home)
         except BaseException:
@@ -164,23 +197,28 @@ class RecordingRun:
     def _write_episodes(self, episodes: pa.RecordBatch) -> None:
         """Write the files of finished episodes; `hv project` rewrites the same files."""
         documents = episodes.column("document").to_pylist()
-        files = day_files(documents, **self._toggles)
+        files = day_files(documents, **self.toggles)
         try:
             write_day(self._episodes_folder, files, self._disk)
         except OSError as error:
             self.artefact_failure = error
 
-    def digests(self) -> None:
-        """Write the digests of the projections so far."""
-        if self.projection_failure is None and self.totals.last_seq:
-            self.writer.live_digests(self.totals.last_seq, self.engine.digests())
+    def digests(self) -> tuple[int, dict[str, str]] | None:
+        """The digests of the projections folded here, and the seq they are of; None before the first event."""
+        if self.projection_failure is not None or not self.totals.last_seq:
+            return None
+        digests = self.engine.digests()
+        if not self._trades:
+            del digests[NOT_HERE]
+        return self.totals.last_seq, digests
+
+    def write_digests(self, seq: int, digests: dict[str, str]) -> None:
+        """Store live digests of all projections after event `seq`."""
+        self.writer.live_digests(seq, digests)
 
     def end(self) -> None:
-        """End the run: last digests, manifest."""
-        try:
-            self.digests()
-        finally:
-            self.writer.close()
+        """End the run; its last digests are written."""
+        self.writer.close()
 
     def check(self) -> None:
         """Report failures outside the log.
@@ -208,7 +246,3 @@ def _nearest(batch: Batch) -> tuple[int, int]:
     differences = np.concatenate([np.zeros(0, np.int64), *apart])
     nearest = int(differences[np.abs(differences).argmin()]) if len(differences) else 0
     return len(differences), nearest
-
-
-def _strategies(settings: Settings) -> list[StrategyRef]:
-    return [StrategyRef(**describe(settings.strategy))] if settings.strategy else []

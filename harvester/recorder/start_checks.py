@@ -13,8 +13,8 @@ from harvester.errors import BadSetting, CannotRun, NoLog
 from harvester.eventlog.runs_of_day import read_runs
 from harvester.files import json_value
 from harvester.home import file_name
+from harvester.memory.strategy_files import load_all
 from harvester.projections.trading.costs import cost_table
-from harvester.projections.trading.strategies import describe
 from harvester.recorder.contracts import WantedContract
 from harvester.units import SECOND_NS
 
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from harvester.clock import Clock
     from harvester.config import Settings
     from harvester.home import Home
+    from harvester.memory.strategy_files import LoadedStrategy
 
 REAL_PORTS = frozenset({7496, 7497, 4001, 4002})
 """Default ports of TWS and IB Gateway, live and paper."""
@@ -64,13 +65,22 @@ def check_values(settings: Settings) -> None:
         check_symbol(WantedContract.of(symbol).symbol)
     check_exchange(settings.exchange_calendar)
     cost_table(settings.cost_table)
-    if ":" in settings.strategy or settings.strategy.endswith(".py"):
-        raise BadSetting(
-            f"--strategy {settings.strategy}: a strategy of your own cannot run while recording; record without it, "
-            f"then fold the date with it: hv project --strategy {settings.strategy}"
-        )
-    if settings.strategy:
-        describe(settings.strategy)
+    if not own_strategies(settings):
+        shipped_strategies(settings)
+
+
+def own_strategies(settings: Settings) -> bool:
+    """Whether a strategy is a user's: it is loaded and run by another process."""
+    return any(":" in one or one.endswith(".py") for one in settings.strategies)
+
+
+def shipped_strategies(settings: Settings) -> list[LoadedStrategy]:
+    """The strategies of settings that name shipped ones alone.
+
+    Raises:
+        BadSetting: unknown strategy, parameter or value.
+    """
+    return load_all(settings.strategies, settings.strategy_tables, settings.strategy_values)
 
 
 def with_symbols(settings: Settings, home: Home) -> Settings:

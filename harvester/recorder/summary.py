@@ -23,12 +23,16 @@ class RecordedRun:
 
 @dataclass
 class RecordingSummary:
-    """The summary of a recording. `coverage`: state per symbol and stream; `reason`: why it ended."""
+    """The summary of a recording. `coverage`: state per symbol and stream; `reason`: why it ended.
+
+    `notes`: what happened to the strategies, one line each.
+    """
 
     runs: list[RecordedRun] = field(default_factory=list)
     coverage: dict[str, dict[str, str]] = field(default_factory=dict)
     outages: int = 0
     reason: str = ""
+    notes: list[str] = field(default_factory=list)
 
     @property
     def rows(self) -> dict[str, int]:
@@ -49,4 +53,4 @@ def describe(summary: RecordingSummary) -> str:
             f"{run.trading_date} {run.run_id}: {sum(run.totals.rows.values())} events in {run.totals.commits} commits "
             f"({counts}); run content {run.content_hash}"
         )
-    return "\n".join(lines)
+    return "\n".join([*lines, *summary.notes])

@@ -18,8 +18,6 @@ from harvester.errors import BadSetting
 from harvester.eventlog.symbols import subscribed, symbols_named
 from harvester.events.batch import Batch, seqs
 from harvester.events.kinds import Kind
-from harvester.memory.strategy_files import ShippedAlone
-from harvester.projections.engine import Engine
 from harvester.replay.seek import last_seq_at
 from harvester.units import SECOND_NS
 
@@ -81,7 +79,7 @@ class Replay:
         day = seeker.day
         self._symbols = symbols_named(symbols, subscribed(day), day.trading_date) if symbols else []
         self._seeker, self._show, self._end = seeker, show, end
-        self.engine = Engine(library=ShippedAlone()) if start is None else seeker.at_time(start - 1)
+        self.engine = seeker.fresh() if start is None else seeker.at_time(start - 1)
         self._parts = self._cut_at_clocks()
 
     @property

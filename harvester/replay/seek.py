@@ -23,9 +23,10 @@ import numpy as np
 from harvester.errors import CannotRun
 from harvester.events.batch import seqs
 from harvester.events.kinds import Kind
-from harvester.memory.strategy_files import ShippedAlone
+from harvester.memory.strategy_files import IntactStrategies
 from harvester.projections.engine import Engine
 from harvester.projections.run_params import package_digest
+from harvester.projections.trading.strategies import Library
 from harvester.replay.snapshots import Snapshots
 from harvester.units import SECOND_NS
 
@@ -63,8 +64,9 @@ class Seeker:
         every_ns: int = EVERY_NS,
         disk: Disk | None = None,
     ) -> None:
-        self.day, self._market_only = day, market_only
+        self.day, self._market_only, self._home = day, market_only, home
         self._every_events, self._every_ns = every_events, every_ns
+        self.library = Library() if market_only else IntactStrategies(home, day)
         marks = day.marks()
         self._seqs, self._times = [0, *(mark.last_seq for mark in marks)], [mark.last_ts for mark in marks]
         self._large_ends = [end for before, end in pairwise(self._seqs) if end - before > every_events]
@@ -117,19 +119,20 @@ class Seeker:
         while (place := self.snapshots.before(seq, ts)) is not None:
             state = self.snapshots.load(place)
             if state is not None:
-                engine = self._fresh()
+                engine = self.fresh()
                 try:
                     engine.restore(state)
-                except (msgspec.MsgspecError, ValueError, TypeError, KeyError, AssertionError):
+                except (msgspec.MsgspecError, ValueError, TypeError, KeyError, AssertionError, CannotRun):
                     self.snapshots.forget(place)
                 else:
                     if (engine.through_seq, engine.through_ts) == (place.seq, place.ts):
                         return engine
                     self.snapshots.forget(place)
-        return self._fresh()
+        return self.fresh()
 
-    def _fresh(self) -> Engine:
-        return Engine(market_only=self._market_only, library=None if self._market_only else ShippedAlone())
+    def fresh(self) -> Engine:
+        """An engine that has folded nothing."""
+        return Engine(market_only=self._market_only, library=None if self._market_only else self.library)
 
     def _pieces(self, batch: Batch, since: int) -> Iterator[Batch]:
         """Split a batch where a snapshot is due: after the first clock event past the interval."""

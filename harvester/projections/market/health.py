@@ -176,6 +176,9 @@ class Health(Projection):
         if control.code == Own.STREAM_SILENT:
             key = f"{control.con_id} {_stream_of(control)}"
             self._silences[key] = self._silences.get(key, 0) + 1
+        if control.code == Own.STRATEGY_DROPPED and control.row.get("msg") is None:
+            detail = control.row.get("detail") or ""
+            return [Occurrence(control.seq, control.ts, 0, OccurrenceKind.STRATEGY_DROPPED, text=detail)]
         if control.code in REFUSALS and control.con_id:  # of a subscription, not of a single question
             return self._refuse(control, control.code)
         if control.code == Own.STREAM_REFUSED:

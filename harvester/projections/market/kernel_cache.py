@@ -261,7 +261,7 @@ def decorator(numba: Any, source: str, *signature: Any, apart: bool = False) -> 
     The kernels allocate nothing and every array outlives the call, so Numba's reference counting is off (`_nrt`):
     counting fifty arrays at each inner call made the kernel ten times slower. No divisor is zero: prices are positive.
     """
-    options = {"nogil": True, "_nrt": False, "error_model": "numpy"}
+    options: dict[str, Any] = {"nogil": True, "_nrt": False, "error_model": "numpy"}
     if not signature:
         return leaf(numba, forceinline=not apart, **options)
     what = "the market kernels"

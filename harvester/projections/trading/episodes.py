@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 
 Array = npt.NDArray[Any]
 SCHEMA = "harvester.episode"
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 RULES = 2  # version of docs/trading.md; episodes of different rules are never pooled
-MODE_EVENT = "event"
+MODE_EVENT, MODE_BARS = "event", "bars"
 PRE_FAR_S, PRE_NEAR_S, PRE_COUNT = 120, 30, 120
 FLAT_USD = 0.005  # |pnl| up to here is BREAKEVEN
 
@@ -189,6 +189,12 @@ def _seconds(ts: int | None, since: int) -> float | None:
     return None if ts is None else (ts - since) / SECOND_NS
 
 
+def time_of_day(ts: int) -> str:
+    """`HHmmss` UTC of a time in ns: the first part of a trade id."""
+    seconds = ts // SECOND_NS % 86_400
+    return f"{seconds // 3600:02d}{seconds // 60 % 60:02d}{seconds % 60:02d}"
+
+
 def entry_price(position: Position) -> float:
     """Average over the entry's fills, USD."""
     return round(position.entry_value / position.entered, DIGITS)
@@ -199,9 +205,10 @@ def initial_risk(position: Position) -> float | None:
     return None if position.risk is None else round(position.risk * position.entered, DIGITS)
 
 
-def quality(tracked: Tracked, data_type: int | None) -> dict[str, Any]:
+def quality(tracked: Tracked, data_type: int | None, mode: str = MODE_EVENT) -> dict[str, Any]:
     """What this trade rests on, and whether it is learned from."""
     why = [code for code, applies in (
+        ("BARS", mode == MODE_BARS),
         ("DATA_END", tracked.position.exit_reason == DATA_END),
         (STRATEGY_ERROR, tracked.position.exit_reason == STRATEGY_ERROR),
         ("UNSEEN", tracked.unseen.seconds > 0),
@@ -217,7 +224,9 @@ def quality(tracked: Tracked, data_type: int | None) -> dict[str, Any]:
     }
 
 
-def document(tracked: Tracked, health: SymbolHealth, through_seq: int, kind: str) -> dict[str, Any]:
+def document(
+    tracked: Tracked, health: SymbolHealth, through_seq: int, kind: str, mode: str = MODE_EVENT
+) -> dict[str, Any]:
     """The whole episode, keys in the order of the episode files, times int ns UTC; `kind` is a `SourceKind`."""
     position = tracked.position
     return {
@@ -231,7 +240,7 @@ def document(tracked: Tracked, health: SymbolHealth, through_seq: int, kind: str
         "symbol": position.symbol,
         "side": "LONG" if position.plan.long else "SHORT",
         "quantity": position.entered,
-        "mode": MODE_EVENT,
+        "mode": mode,
         "taken": True,
         "decision": {"ts": position.decision_ts, "seq": position.decision_seq},
         "entry": {"ts": position.fills[0].ts, "price": entry_price(position), "seq": position.fills[0].seq},
@@ -243,9 +252,10 @@ def document(tracked: Tracked, health: SymbolHealth, through_seq: int, kind: str
         },
         "series": list(map(_Second, *tracked.series.values())) if tracked.series else [],
         "fills": [msgspec.to_builtins(fill) for fill in position.fills],
+        "rest": msgspec.to_builtins(position.rest) if position.rest else None,
         "labels": labels(tracked),
         "decision_trace": _trace(position),
-        "quality": quality(tracked, health.data_type),
+        "quality": quality(tracked, health.data_type, mode),
         "versions": {
             "strategy": position.strategy,
             "strategy_digest": position.strategy_digest,
@@ -276,9 +286,11 @@ def _trace(position: Position) -> dict[str, Any]:
     }
 
 
-def episode_row(tracked: Tracked, health: SymbolHealth, through_seq: int, kind: str) -> tuple[Any, ...]:
+def episode_row(
+    tracked: Tracked, health: SymbolHealth, through_seq: int, kind: str, mode: str = MODE_EVENT
+) -> tuple[Any, ...]:
     """One row of `trade_rows.EPISODES`."""
-    made = document(tracked, health, through_seq, kind)
+    made = document(tracked, health, through_seq, kind, mode)
     labelled, position = made["labels"], tracked.position
     return (
         made["trading_date"],

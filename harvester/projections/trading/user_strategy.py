@@ -16,6 +16,7 @@ import msgspec
 
 from harvester.errors import BadSetting
 from harvester.projections.trading.episodes import BUCKET_FIELDS
+from harvester.projections.trading.message_counts import MessageCounts
 from harvester.projections.trading.plan import Change, ChangeKind, EntryPlan, OrderType
 from harvester.units import SECOND_NS
 
@@ -91,32 +92,32 @@ class Now(NamedTuple):
     spread_twa: Any
     mid: Any
     microprice: Any
-    imbalance: Any
-    bid_size_top_n: Any
-    ask_size_top_n: Any
     bid_top_size: Any
     ask_top_size: Any
     ofi: Any
     tape_buy: Any
     tape_sell: Any
     tape_unknown: Any
-    trade_count: Any
-    quote_count: Any
-    depth_count: Any
+    trade_count: int
+    quote_count: int
+    depth_count: int
     volatility_proxy: Any
     realised_variance: Any
-    quote_source: Any
-    book_good: Any
-    stale: Any
-    halted: Any
     seq: int
     ts: int
-    con_id: int
-    symbol: str
     bid: Any
     ask: Any
     bid_size: Any
     ask_size: Any
+    imbalance: Any
+    bid_size_top_n: Any
+    ask_size_top_n: Any
+    quote_source: Any
+    book_good: Any
+    stale: Any
+    halted: Any
+    con_id: int
+    symbol: str
     why_not_live: str
     opens: int | None
     closes: int | None
@@ -147,10 +148,12 @@ class Now(NamedTuple):
         return next((candle for name, candle in self.candles if name == timeframe), None)
 
 
-STATIC_COUNT = Now._fields.index("why_not_live")
-STATIC = Now._fields[:STATIC_COUNT]
-"""Fields of `Now` that depend on the market alone; the first ones are those of `episodes.BUCKET_FIELDS`, in order."""
-assert len(STATIC) == len(BUCKET_FIELDS) + 8, "a bucket field is missing in Now"
+NUMBER_COUNT = Now._fields.index("quote_source")
+NUMBERS = Now._fields[:NUMBER_COUNT]
+"""Numbers of the market; those that are absent without a book come last (see `fast.now_rows`)."""
+FLAGS = Now._fields[NUMBER_COUNT : Now._fields.index("con_id")]
+"""Fields of the second that are not numbers."""
+assert len(NUMBERS) + len(FLAGS) == len(BUCKET_FIELDS) + 6, "a bucket field is missing in Now"
 
 
 class GateRefusal(NamedTuple):
@@ -190,14 +193,15 @@ class Strategy:
             BadSetting: unknown parameter, missing value or value of another type.
         """
         struct = parameters_of(type(self))
-        try:
-            values = msgspec.convert(dict(settings or {}), struct, strict=False)
-        except msgspec.ValidationError as error:
-            raise BadSetting(f"strategy {name_of(type(self))}: {error}; its parameters: {_list(struct)}") from None
+        given = dict(settings or {})
+        if wrong := wrong_parameters(struct, given):
+            raise BadSetting(f"strategy {name_of(type(self))}: {wrong}")
+        values = msgspec.convert(given, struct, strict=False)
         self.__dict__["parameters"] = msgspec.to_builtins(values)
         for name in struct.__struct_fields__:
             self.__dict__[name] = getattr(values, name)
         self.__dict__["state"] = SimpleNamespace()
+        self.__dict__["_counts"] = MessageCounts()
 
     def __setattr__(self, name: str, value: Any) -> None:
         raise AttributeError(f"self.{name} is read-only; keep it in self.state.{name}")
@@ -215,11 +219,11 @@ class Strategy:
 
     def buy(self, quantity: int, **order: Any) -> EntryPlan:
         """Open a long position; keywords are the fields of `EntryPlan` but `long` and `quantity`."""
-        return _plan(True, quantity, order)
+        return self._order(_plan(True, quantity, order))
 
     def sell(self, quantity: int, **order: Any) -> EntryPlan:
         """Open a short position; see `buy`."""
-        return _plan(False, quantity, order)
+        return self._order(_plan(False, quantity, order))
 
     def refuse(self, *codes: str) -> GateRefusal:
         """Do nothing, for these reasons: capital letters, digits and underscores."""
@@ -227,23 +231,31 @@ class Strategy:
 
     def exit(self, reason: str = "EXIT") -> Change:
         """Close the position at the market and cancel the rest of its entry."""
-        return Change(ChangeKind.EXIT, reason=reason)
+        return self._change(Change(ChangeKind.EXIT, reason=reason))
 
     def move_stop(self, price: float) -> Change:
         """Move or place the protective stop, USD."""
-        return Change(ChangeKind.STOP, price)
+        return self._change(Change(ChangeKind.STOP, price))
 
     def move_target(self, price: float) -> Change:
         """Move or place the target, USD."""
-        return Change(ChangeKind.TARGET, price)
+        return self._change(Change(ChangeKind.TARGET, price))
 
     def move_entry(self, price: float) -> Change:
         """Move the working entry's limit or trigger price, USD."""
-        return Change(ChangeKind.ENTRY, price)
+        return self._change(Change(ChangeKind.ENTRY, price))
 
     def cancel(self) -> Change:
         """Cancel the rest of the entry."""
-        return Change(ChangeKind.CANCEL)
+        return self._change(Change(ChangeKind.CANCEL))
+
+    def _order(self, plan: EntryPlan) -> EntryPlan:
+        self.__dict__["_counts"].orders += 1
+        return plan
+
+    def _change(self, change: Change) -> Change:
+        self.__dict__["_counts"].changes += 1
+        return change
 
 
 def name_of(kind: type[Strategy]) -> str:
@@ -284,8 +296,24 @@ def parameters_of(kind: type[Strategy]) -> type[msgspec.Struct]:
 _OWN = frozenset(("name", "live_only", "state", "parameters"))
 
 
-def _list(struct: type[msgspec.Struct]) -> str:
-    return ", ".join(struct.__struct_fields__) or "none"
+_KINDS: Mapping[Any, str] = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
+
+
+def wrong_parameters(struct: type[msgspec.Struct], given: Mapping[str, Any]) -> str:
+    """What is wrong with parameters, in words; "" for good ones."""
+    fields = {field.name: field for field in msgspec.structs.fields(struct)}
+    if unknown := [name for name in given if name not in fields]:
+        return f"it has no parameter {', '.join(map(repr, unknown))}; its parameters: {', '.join(fields) or 'none'}"
+    for name, field in fields.items():
+        if name not in given:
+            if field.required:
+                return f"{name} needs a value, such as --set {name}=..."
+            continue
+        try:
+            msgspec.convert(given[name], field.type, strict=False)
+        except msgspec.ValidationError as error:
+            return f"{name} is {given[name]!r}, not {_KINDS.get(field.type) or f'valid: {error}'}"
+    return ""
 
 
 # ---- what on_second may return --------------------------------------------------------------------------------------

@@ -15,11 +15,13 @@ from harvester.projections.trading.strategies.imbalance_breakout import Imbalanc
 from harvester.projections.trading.strategies.random_entry import RandomEntry
 from harvester.projections.trading.strategies.scanner_entry import ScannerEntry
 from harvester.projections.trading.user_decider import UserDecider
-from harvester.projections.trading.user_strategy import Strategy
+from harvester.projections.trading.user_strategy import Strategy, wrong_parameters
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from harvester.projections.trading.failure import Failure
+    from harvester.projections.trading.message_counts import MessageCounts
     from harvester.projections.trading.run_terms import RunTerms
     from harvester.projections.trading.strategy import Decider, Screen
 
@@ -48,7 +50,13 @@ def make(name: str, settings: Mapping[str, Any]) -> Decider:
 
 def describe(name: str, settings: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """`{name, digest, settings}` with every setting written out, as in a run's start event."""
-    strategy = _class(name)(settings or {})
+    try:
+        strategy = _class(name)(settings or {})
+    except BadSetting:
+        struct = getattr(_class(name)({}), "settings", None)
+        if struct is not None and (wrong := wrong_parameters(type(struct), settings or {})):
+            raise BadSetting(f"strategy {name}: {wrong}") from None
+        raise
     values = strategy.parameters if isinstance(strategy, Strategy) else msgspec.to_builtins(strategy.settings)
     return {"name": name, "digest": digest(name, values), "settings": values}
 
@@ -71,10 +79,14 @@ class Library:
 
     Attributes:
         notes: what the user should read, each once.
+        failures: of users' strategies according to the log, by name and digest; set it before the first fold.
+        counts: of users' classes, by name of the strategy, one each time it was made.
     """
 
     def __init__(self) -> None:
         self.notes: list[str] = []
+        self.failures: Mapping[tuple[str, str], Failure] = {}
+        self.counts: list[tuple[str, MessageCounts]] = []
 
     def make(self, name: str, recorded: str, settings: Mapping[str, Any]) -> tuple[Decider, str]:
         """A fresh strategy, and the digest of the code that runs.
@@ -82,6 +94,12 @@ class Library:
         Raises:
             CodeChanged: it is a user's, and its source is not at hand.
         """
+        made, code = self._make(name, recorded, settings)
+        if isinstance(made, UserDecider):
+            self.counts.append((name, made.counts))
+        return made, code
+
+    def _make(self, name: str, recorded: str, settings: Mapping[str, Any]) -> tuple[Decider, str]:
         if name not in STRATEGIES:
             return self.make_user(name, recorded, settings)
         code = digest(name, settings)
@@ -100,6 +118,11 @@ class Library:
             f"strategy {name} ({recorded}) is not shipped and its copy is not at hand: "
             "restore memory/strategies, or give the file: hv project --strategy FILE:CLASS"
         )
+
+    def waits_for_notice(self, name: str) -> bool:
+        """Whether a notice in the log closes the positions of this strategy when it fails; else its failure does."""
+        del name
+        return False
 
     def chosen(self, terms: RunTerms) -> RunTerms:
         """The terms of a run, with the strategies that fold it."""

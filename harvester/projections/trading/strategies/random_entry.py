@@ -1,7 +1,7 @@
 """Enter at random seconds in a random direction: the baseline that another strategy's results stand beside.
 
 The draws are a hash of the date, the symbol, the second and the parameters, so every fold of a day gives the same
-entries. Exits are those of `scanner_entry`.
+entries. On bars one draw stands for all seconds of the bar. Exits are those of `scanner_entry`.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from harvester.projections.trading.overlays import Bracket, BreakEven, GivebackCap, SpreadExit, TimeStop, Trailing
 from harvester.projections.trading.user_strategy import Strategy
+from harvester.units import SECOND_NS
 
 if TYPE_CHECKING:
     from harvester.projections.trading.user_strategy import Now
@@ -48,7 +49,8 @@ class RandomEntry(Strategy):
             return self.refuse("SESSION")
         text = f"{now.second}|{now.symbol}|{sorted(self.parameters.items())}"  # `second` has the date in it
         draw = int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
-        if (draw >> 1) / 2**63 >= self.per_hour / 3600:
+        seconds = (now.ts - now.second) // SECOND_NS if now.quote_source == "bars" else 1
+        if (draw >> 1) / 2**63 >= self.per_hour * seconds / 3600:
             return None
         quantity = math.floor(self.notional_usd / now.ask)
         if quantity < 1:

@@ -1,0 +1,90 @@
+"""A home made by Harvester 0.1.0, kept under golden/formats/ can still be read, folded and continued."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from trading_log import record
+from typer.testing import CliRunner
+
+from cli.app import app
+from harvester.home import Home, parse_date
+
+KEPT = Path(__file__).resolve().parent.parent / "golden" / "formats" / "home_0.1.0"
+DELETED, FOLDED, PROJECTED = "2025-07-17", "2025-07-18", "2025-07-21"
+
+
+@pytest.fixture
+def home(tmp_path):
+    """A copy."""
+    return Home(shutil.copytree(KEPT, tmp_path / "home"))
+
+
+def hv(home: Home, *words: str, code: int = 0) -> str:
+    done = CliRunner().invoke(app, [*words, "--home", str(home.root)])
+    assert done.exit_code == code, (done.output, done.exception)
+    return done.output
+
+
+def memory(home: Home) -> dict:
+    return json.loads(home.memory_latest.read_text(encoding="utf-8"))
+
+
+def test_verify_and_project(home):
+    """Log ok, digests of other code, files named as an older Harvester's; projected anew they are replaced, once."""
+    said = hv(home, "verify", "--date", PROJECTED, code=12)
+    assert "log      ok   2,528 events" in said
+    assert "2 files: made by an older Harvester; `hv project` replaces it" in said
+    assert "8 files: made by an older Harvester, version 1; `hv project` rewrites it" in said
+    was = {path: path.read_bytes() for path in home.on(parse_date(PROJECTED)).episodes.rglob("*.json")}
+    replaced = "2 episode files were made by older rules of simulated trading, and were replaced"
+    assert replaced in hv(home, "project", "--date", PROJECTED)
+    for path, before in was.items():
+        assert json.loads(path.read_bytes())["versions"]["rules"] == 2
+        assert "rules" not in json.loads(before)["versions"]
+    assert replaced not in hv(home, "project", "--date", PROJECTED)
+    assert "made by an older" not in hv(home, "verify", "--date", PROJECTED, code=12)
+
+
+def test_trades_of_a_date_whose_log_is_gone(home):
+    """Table and story come from what 0.1.0 kept, and name the rules."""
+    said = hv(home, "episodes", "--date", DELETED)
+    assert "2 made by rules 1 of simulated trading, which memory does not pool with rules 2" in said
+    made = json.loads(hv(home, "episodes", "--date", DELETED, "--json"))
+    assert [row["rules"] for row in made["rows"]] == [1, 1]
+    assert "made by rules" not in hv(home, "episodes", "--date", FOLDED)
+    told = hv(home, "explain", made["rows"][0]["trade_id"], "--date", DELETED)
+    assert "rules  rules 1, strategy imbalance_breakout" in told
+    assert "unseen not recorded with episodes of this version" in told
+
+
+def test_eod_with_files_of_older_rules(home):
+    """Episode files of older rules stop neither the fold nor the deletion, and are named."""
+    said = hv(home, "eod", "--date", PROJECTED)
+    assert "2 episode files were made by older rules of simulated trading; `hv project` replaces them" in said
+    others = f"memory lists and does not pool the dates of other rules: {DELETED} (rules 1), {FOLDED} (rules 1)"
+    assert others in said
+    kept = memory(home)
+    assert [day.get("rules", 1) for day in kept["days"]] == [1, 1, 2]
+    assert kept["training"]["episodes"] == kept["days"][-1]["samples"]["event"] == 2
+    said = hv(home, "eod", "--date", FOLDED)
+    assert "folded before by rules 1 of simulated trading, now by rules 2" in said
+    assert f"does not pool the dates of other rules: {DELETED} (rules 1)\n" in said
+    assert memory(home)["training"]["episodes"] == 4
+    assert "folded before" not in hv(home, "eod", "--date", FOLDED)
+    hv(home, "eod", "--date", PROJECTED, "--delete-temp", "--yes")
+    assert not home.on(parse_date(PROJECTED)).log.exists()
+    assert "made by rules" not in hv(home, "episodes", "--date", PROJECTED)
+
+
+def test_a_date_continued_after_its_deletion(home):
+    """What 0.1.0 kept of a date stays beside what follows; only trades of the newer rules are learned from."""
+    record(home, seconds=240, start=2100)
+    said = hv(home, "eod", "--date", DELETED)
+    assert "4 episodes, 2 learned from (2 RULES)" in said
+    assert "folded before by rules 1 of simulated trading, now by rules 2" in said
+    rows = json.loads(hv(home, "episodes", "--date", DELETED, "--json"))["rows"]
+    assert [(row["rules"], row["left_out"]) for row in rows] == [(1, "RULES"), (1, "RULES"), (2, ""), (2, "")]
