@@ -8,10 +8,12 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
 
 import hypothesis
 import pytest
+import typer.testing
 
 from tests.budget import budget
 
@@ -30,6 +32,9 @@ hypothesis.settings.register_profile(
 )  # the same examples each run
 hypothesis.settings.register_profile("long", _ANY_SPEED, max_examples=100)
 hypothesis.settings.load_profile(budget("short", "long"))
+
+# `CliRunner` builds all commands of the application at each call, 40 ms: once is enough, they hold no state.
+typer.testing._get_command = lru_cache(typer.testing._get_command)
 
 _MEMORY = Path("/dev/shm")
 _ROOM = 4 * 2**30
