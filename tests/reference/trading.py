@@ -16,6 +16,8 @@ from tests.reference.trades import SERIES, Trade
 
 LOST, BACK = (1100, -2), (1101, 1102, -1)  # of the whole feed, from IB and the connection
 BEGINS, ENDS = -7, -8  # Harvester's own notices of an outage, of the whole feed or of one symbol
+import os
+TOL = os.environ.get("TOL")
 MINUTE = 60 * SECOND
 
 
@@ -283,7 +285,7 @@ class Trading:
         self.fill(trade, filled)
         if first:
             if trade.rival in self.trades:
-                self.unfilled(trade.rival, "OCO", filled["seq"], filled["ts"])
+                self.end_entry(trade.rival, "OCO", filled["seq"], filled["ts"])
             trade.place_stop()
             trade.place_target()
 
@@ -329,7 +331,7 @@ class Trading:
         if order is None:
             return None
         if reason := self.refused(trade, ts):
-            self.unfilled(trade, reason, seq, ts)
+            self.end_entry(trade, reason, seq, ts)
             return None
         order.working = True
         order.expires, trade.ending = self.flat_from, "SESSION_END"  # 12
@@ -503,7 +505,8 @@ class Trading:
     def ask(self, who, bucket, seq, ts):
         (name, digest), con_id, symbol = who, bucket["con_id"], bucket["symbol"]
         mine = [t for t in self.trades if (t.con_id, t.strategy) == (con_id, name)]
-        held = [t for t in (*self.unknown, *mine) if (t.con_id, t.strategy) == (con_id, name)]
+        held = [t for t in (*self.trades, *self.unknown) if (t.con_id, t.strategy) == (con_id, name)]
+        held.sort(key=lambda trade: trade.number)
         quote = self.quote(con_id)
         view = {
             "seq": seq, "ts": ts, "bucket": bucket, "quote": quote, "session": self.params["calendar"]["session"],
@@ -539,6 +542,7 @@ class Trading:
         if len(pair) > 1:
             pair[0].rival, pair[1].rival = pair[1], pair[0]
         for trade in pair:
+            trade.number = self.sent
             self.trades.append(trade)
             buy, quantity = trade.plan.long, trade.plan.quantity
             self.decided(trade, "enter", trade.plan.reason, seq, ts, buy=buy, quantity=quantity, price=trade.judged_by)
@@ -563,7 +567,15 @@ class Trading:
         self.decided(
             trade, "unfilled", reason, seq, ts, buy=plan.long, quantity=plan.quantity, price=trade.order.reference_price
         )
+        self.ended_at(trade, ts)
+
+    def ended_at(self, trade, ts):
+        """20: the strategy does not know it yet."""
         trade.over_ts = ts
+        if TOL and not self.config("answer_latency_ms", 0):
+            if seat := self.seats.get((trade.strategy, trade.digest)):
+                seat.finished(trade.con_id, trade.over_ts)
+            return
         self.unknown.append(trade)
 
     def decided(self, trade, action, reason, seq, ts, *, buy, quantity, price):
@@ -594,8 +606,7 @@ class Trading:
         self.trades.remove(trade)
         nth = self.counts[trade.symbol] = self.counts.get(trade.symbol, 0) + 1
         self.ended.append((trade, trade.episode(nth, seq, ts, price)))
-        trade.over_ts = ts
-        self.unknown.append(trade)
+        self.ended_at(trade, ts)
 
     def hand_out(self, seq, ts):
         """Episodes whose last second is closed, with series from the second of the first fill to that of the exit."""
