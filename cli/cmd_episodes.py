@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cli.options import DateOption, HomeOption, JsonOption, ProjectedOption, date_of
+from cli.cells import price
+from cli.options import DateOption, HomeOption, JsonOption, Mode, ProjectedOption, date_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -28,6 +29,10 @@ def episodes(
     ] = None,
     date: DateOption = None,
     strategy: ProjectedOption = None,
+    mode: Annotated[
+        Mode,
+        typer.Option("--mode", help="Show trades on events, or those of `hv project --mode bars` with --strategy."),
+    ] = Mode.EVENT,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV: a header, and one line a trade.")] = False,
     home: HomeOption = None,
     as_json: JsonOption = False,
@@ -45,6 +50,8 @@ def episodes(
 
     Example: hv episodes --date 2025-07-17 --strategy random_entry
 
+    Example: hv episodes --date 2025-07-17 --strategy random_entry --mode bars
+
     `hv explain SYMBOL/TRADE_ID` shows one trade; an exit time of the table is as good as an id.
     """
     from cli.progress_bar import ProgressBar
@@ -57,8 +64,12 @@ def episodes(
         raise BadSetting("--csv and --json were both given; give only one")
     root = Home.find(home)
     day = date_of(date, root)
+    if mode is Mode.BARS and strategy is None:
+        raise BadSetting(
+            "--mode bars shows what hv project --mode bars --strategy NAME wrote; give --strategy NAME too"
+        )
     if strategy is not None:
-        trades = trades_of_strategy(root.on(day), strategy)
+        trades = trades_of_strategy(root.on(day), strategy, mode.value)
     else:
         with ProgressBar(f"folding {day}", quiet=as_json or as_csv) as bar:
             trades = trades_of(root.on(day), bar.update)
@@ -129,8 +140,8 @@ def _table(rows: Sequence[dict[str, Any]], *, ids: bool) -> Any:
             "symbol": _plain(row["symbol"]),
             "side": row["side"],
             "shares": str(row["quantity"]),
-            "entry": _price(row["entry_price"]),
-            "exit": _price(row["exit_price"]),
+            "entry": price(row["entry_price"]),
+            "exit": price(row["exit_price"]),
             "hold": _hold(row["hold_seconds"]),
             "P&L": f"{row['pnl_usd']:.2f}",
             "R": "-" if row["r_multiple"] is None else f"{row['r_multiple']:.2f}",
@@ -165,13 +176,17 @@ def _summary(
     if unfilled:
         reasons = ", ".join(f"{n} {reason}" for reason, n in of_all.unfilled.items())
         lines.append(f"{len(unfilled)} entries were not filled ({reasons})")
-        lines += [
-            f"  hv explain{trades.option} --seq {row['decision_seq']} --symbol {quote(_plain(row['symbol']))}"
-            for row in unfilled[:_UNFILLED]
-        ]
-        if len(unfilled) > _UNFILLED:
+        lines += (
+            []
+            if not trades.explained
+            else [
+                f"  hv explain{trades.option} --seq {row['decision_seq']} --symbol {quote(_plain(row['symbol']))}"
+                for row in unfilled[:_UNFILLED]
+            ]
+        )
+        if len(unfilled) > _UNFILLED and trades.explained:
             lines.append(f"  {len(unfilled) - _UNFILLED} more (--json lists all)")
-    if rows:
+    if rows and trades.explained:
         last = rows[-1]
         name = quote(f"{_plain(last['symbol'])}/{last['trade_id']}")
         lines.append(f"hv explain{trades.option} {name} shows the last one (an id has the exit's time in UTC)")
@@ -200,10 +215,6 @@ def _hold(seconds: float) -> str:
     minutes, rest = divmod(int(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
-
-
-def _price(price: float | None) -> str:
-    return "-" if price is None else f"{price:.2f}" if round(price, 2) == price else f"{price:.6g}"
 
 
 def _plain(text: str) -> str:

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from cli.cells import clock_time, price
 from cli.options import DateOption, HomeOption, JsonOption, OneSymbolOption, ProjectedOption, date_of
 
 _INDENT = 7
@@ -117,7 +118,7 @@ def _result(story: dict[str, Any]) -> list[str]:
             f"{'not learned from: ' + story['left_out'] if story['left_out'] else 'learned from'}"
         ),
         (
-            f"in at {_n(enter['price'])} at {_at(enter)}, out at {_n(leave['price'])} at {_at(leave)}, "
+            f"in at {price(enter['price'])} at {_at(enter)}, out at {price(leave['price'])} at {_at(leave)}, "
             f"held {_n(made['hold_seconds'])} s"
         ),
         (
@@ -125,8 +126,9 @@ def _result(story: dict[str, Any]) -> list[str]:
             "before costs"
         ),
         (
-            f"{made['gross_usd']:+.2f} before costs of {costs['commission_usd']:.2f} ({_plain(costs['cost_model'])}); "
-            f"slippage {costs['slippage_usd']:.2f} against the references, in the prices"
+            f"{made['gross_usd']:+.2f} USD before costs of {costs['commission_usd']:.2f} "
+            f"({_plain(costs['cost_model'])}); slippage {costs['slippage_usd']:.2f} USD against the references, "
+            "already in the prices"
         ),
     ]
 
@@ -145,8 +147,8 @@ def _why(story: dict[str, Any]) -> list[str]:
     fixed = f"risk {_n(usd)} USD{share}" if usd else "risk unknown: no stop, no reference, or no fill"
     most = f", at most {_n(risk['hold_seconds_max'])} s" if risk.get("hold_seconds_max") else ""
     lines.append(
-        f"{fixed}; reference {_n(made['reference_price'])}, stop {_n(risk['initial_stop'])}, "
-        f"target {_n(risk['target'])}{most}"
+        f"{fixed}; reference {price(made['reference_price'])}, stop {price(risk['initial_stop'])}, "
+        f"target {price(risk['target'])}{most}"
     )
     if story.get("prediction"):
         lines.append(f"prediction {_pairs(story['prediction'])}")
@@ -163,9 +165,9 @@ def _saw(story: dict[str, Any]) -> list[str]:
         flags = [name for name, on in (("stale", row["stale"]), ("no book", row["book_good"] is False)) if on]
         table.append((
             _at(row),
-            f"{_n(row['bid'])}x{_n(row['bid_top_size'])}",
-            f"{_n(row['ask'])}x{_n(row['ask_top_size'])}",
-            _n(row["mid"]),
+            f"{price(row['bid'])}x{_n(row['bid_top_size'])}",
+            f"{price(row['ask'])}x{_n(row['ask_top_size'])}",
+            price(row["mid"]),
             _n(row["spread"]),
             _n(row["imbalance"], 3),
             f"{_n(row['tape_buy'])}/{_n(row['tape_sell'])}",
@@ -183,17 +185,17 @@ def _aligned(line: tuple[str, ...], widths: list[int]) -> str:
 
 
 def _order(order: dict[str, Any]) -> list[str]:
-    price = "" if order["price"] is None else f" at {_n(order['price'])}"
+    at = "" if order["price"] is None else f" at {price(order['price'])}"
     reason = f" ({_plain(order['reason'])})" if order.get("reason") else ""
     kind = f" {order['order']}" if order["order"] else ""
-    lines = [f"{order['role']}: {order['side'].lower()} {order['quantity']}{kind}{price}{reason}"]
+    lines = [f"{order['role']}: {order['side'].lower()} {order['quantity']}{kind}{at}{reason}"]
     if order["sent"]:
         lines.append(f"  {_at(order['sent'])} sent at seq {order['sent']['seq']:,}")
     if order["arrived"]:
         placed = "arrived" if order["sent"] else "placed by the entry's first fill"
         lines.append(f"  {_at(order['arrived'])} {placed}")
     for change in order["changes"]:
-        to = "" if change["price"] is None else f" to {_n(change['price'])}"
+        to = "" if change["price"] is None else f" to {price(change['price'])}"
         arrived = "" if change["arrived"] is None else f", arrived {_at(change['arrived'])}"
         lines.append(f"  {_at(change['sent'])} {change['what']}{to} sent at seq {change['sent']['seq']:,}{arrived}")
     end = order["end"]
@@ -215,13 +217,13 @@ def _order(order: dict[str, Any]) -> list[str]:
 
 
 def _fill(fill: dict[str, Any], has_log: bool) -> list[str]:
-    slip = (
-        "" if fill["slippage"] is None else f", slippage {_n(fill['slippage'])} against {_n(fill['reference_price'])}"
-    )
+    slip = ""
+    if fill["slippage"] is not None:
+        slip = f", slippage {_n(fill['slippage'])} USD a share against {price(fill['reference_price'])}"
     lines = [
         (
-            f"{fill['role']}: {fill['side'].lower()} {fill['quantity']} at {_n(fill['price'])} at {_at(fill)}, "
-            f"seq {fill['seq']:,}, against the {fill['source']}; cost {_n(fill['commission'])}{slip}"
+            f"{fill['role']}: {fill['side'].lower()} {fill['quantity']} at {price(fill['price'])} at {_at(fill)}, "
+            f"seq {fill['seq']:,}, against the {fill['source']}; cost {_n(fill['commission'])} USD{slip}"
         )
     ]
     behind = fill["behind"]
@@ -236,7 +238,7 @@ def _behind(behind: dict[str, Any]) -> list[str]:
     quote = behind["quote"]
     if quote is None:
         return [f"after seq {behind['seq']:,} no quote was in force"]
-    bid, ask = (f"{_n(quote[f'{side}_size'])} x {_n(quote[side])}" for side in ("bid", "ask"))
+    bid, ask = (f"{price(quote[side])} x {_n(quote[f'{side}_size'])}" for side in ("bid", "ask"))
     head = f"quote after seq {behind['seq']:,}: bid {bid}, ask {ask} ({quote['source']}), made by"
     return [head, *(f"  {_row(row)}" for row in behind["rows"])]
 
@@ -266,9 +268,7 @@ def _value(value: Any) -> str:
 
 
 def _at(moment: dict[str, Any]) -> str:
-    from harvester.eventlog.typed_times import of_day
-
-    return of_day(moment["ts"])
+    return clock_time(moment["ts"])
 
 
 def _n(x: float | None, digits: int = 8) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json as json_text
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,6 +14,7 @@ from cli.options import (
     FromDateOption,
     HomeOption,
     JsonOption,
+    Mode,
     SeriesJsonlOption,
     SymbolsOption,
     ToDateOption,
@@ -28,13 +28,6 @@ if TYPE_CHECKING:
     from harvester.rebuild.project_memo import ProjectedSummary
 
 _TRADES = 20  # trades on bars listed
-
-
-class Mode(StrEnum):
-    """What a date is traded on."""
-
-    EVENT = "event"
-    BARS = "bars"
 
 
 def project(
@@ -208,6 +201,9 @@ def _show_bars(summary: BarsSummary) -> None:
         typer.echo(f"    {len(summary.rows) - _TRADES} more (--json lists all)")
     if summary.open:
         typer.echo(f"  {summary.open} still open: not episodes yet, the date is being recorded")
+    if any(Path(name).name == "strategy.json" for name in summary.files):
+        names = "+".join(f"{name}-{digest[:8]}" for name, digest in (one.split() for one in summary.strategies))
+        typer.echo(f"  hv episodes --mode bars --date {summary.trading_date} --strategy {names} lists the trades")
     if summary.evaluation is not None:
         typer.echo(f"  on bars of earlier dates, not episodes: {summary.evaluation}")
     folders = [Path(name).parent for name in summary.files]

@@ -8,6 +8,7 @@ so that each means the same everywhere (a test checks it). A date is yyyy-MM-dd.
 from __future__ import annotations
 
 import sys
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -78,6 +79,13 @@ SeriesJsonlOption = Annotated[
         help="Write a file of seconds beside each episode (default: HARVESTER_EPISODE_SERIES_JSONL, else as recorded).",
     ),
 ]
+
+
+class Mode(StrEnum):
+    """What a date is traded on."""
+
+    EVENT = "event"
+    BARS = "bars"
 
 
 def toggles_of(epoch_ms: bool | None, series_jsonl: bool | None) -> dict[str, bool]:

@@ -164,17 +164,23 @@ class FileClock:
 
     Both may change at any time. `now` never decreases, even when they step back.
 
+    A recorder that is connected to the gateway gets the time with the data and passes it to `follow`: then no delay of
+    either process makes a stamp late. While nothing comes for `_QUIET_NS` of real time the files count again.
+
     Attributes:
         path: the file.
         behind_ns: how far the published time was behind the last result of `now`.
     """
 
     _LOOK_EVERY_NS = SECOND_NS // 10
+    _QUIET_NS = 2 * SECOND_NS  # the gateway sends its time at each full second
 
     def __init__(self, path: Path) -> None:
         self.path, self._last, self.behind_ns = path, 0, 0
         self._dial: Dial | None = None
         self._anchor = PublishedAnchor(0, 0, 0.0)
+        self._sent: int | None = None
+        self._sent_at, self._held = 0, False
         self._read()
 
     def _read(self) -> None:
@@ -186,19 +192,48 @@ class FileClock:
 
     @property
     def leaps(self) -> bool:
-        """Whether time jumps from event to event: data sent at an earlier time may still be in flight."""
-        return self._dial is not None
+        """Whether time jumps from event to event: data sent at an earlier time may still be in flight.
+
+        Time that comes with the data does not: what was sent before it has been read.
+        """
+        return self._dial is not None and not self._followed
 
     @property
     def final_ns(self) -> int:
         """Market time at which this clock stops."""
         return self._anchor.final_ns
 
-    def now(self) -> int:
+    def follow(self, at_ns: int | None) -> None:
+        """Market time as it came with the data, ns UTC; None: the connection has ended."""
+        self._sent, self._sent_at = at_ns, real_monotonic_ns()
+
+    def hold(self, held: bool) -> None:
+        """Note that reading from the gateway has been paused or resumed: time that came with data waits for more."""
+        self._held, self._sent_at = held, real_monotonic_ns()
+
+    @property
+    def _followed(self) -> bool:
+        """Whether time comes with the data. A market slower than real time has fewer full seconds."""
+        if self._sent is None:
+            return False
+        quiet_ns = real_monotonic_ns() - self._sent_at
+        if self._held or quiet_ns <= self._QUIET_NS:
+            return True
+        self._look()
+        return self._dial is None and quiet_ns * self._anchor.speed <= self._QUIET_NS
+
+    def _look(self) -> None:
         if real_monotonic_ns() - self._looked > self._LOOK_EVERY_NS:
             # While the gateway is gone or replaces the file, the last values stay in use.
             with suppress(OSError, msgspec.DecodeError):
                 self._read()
+
+    def now(self) -> int:
+        if self._sent is not None and self._followed:
+            self._last = max(self._last, self._sent)
+            self.behind_ns = self._last - self._sent
+            return self._last
+        self._look()
         at_ns = self._dial.now() if self._dial is not None else self._anchor.market(real_monotonic_ns())
         at_ns = min(at_ns, self._anchor.final_ns)
         self._last = max(self._last, at_ns)
@@ -210,7 +245,8 @@ class FileClock:
 
     async def sleep_until(self, at_ns: int) -> None:
         while (left := at_ns - self.now()) > 0:
-            await asyncio.sleep(LOOK_S if self._dial is not None else min(left / self._anchor.speed / SECOND_NS, 0.2))
+            look = self._dial is not None or self._followed
+            await asyncio.sleep(LOOK_S if look else min(left / self._anchor.speed / SECOND_NS, 0.2))
 
 
 class LockstepClock:

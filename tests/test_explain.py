@@ -16,6 +16,7 @@ from trading_table import Script, params
 from typer.testing import CliRunner
 
 from cli.app import app
+from cli.cells import clock_time, price
 from cli.cmd_explain import _order
 from harvester.errors import BadSetting, NoLog, UnknownSymbol
 from harvester.eventlog.reader import open_day
@@ -218,16 +219,27 @@ def test_a_trade_in_words(home):
         "S7 T133006_001  LONG 300, 2025-07-17, scripted",
         "-27.05 USD, -0.75 R, LOSS by STOP",
         "worst -24.00 USD at 09:30:06.4, best 0.00 USD, before costs",
-        "-24.00 before costs of 3.05 (ibkr_fixed); slippage 3.00",
+        "-24.00 USD before costs of 3.05 (ibkr_fixed); slippage 3.00 USD against the references",
         "FIRST, decided at 09:30:02 (seq 11); refused by: none",
         "lean 1.5",
-        "risk 36 USD = 0.12 a share x 300; reference 10.02, stop 9.9, target 10.2",
-        "09:30:01 10x500 10.02x100 10.01   0.02",
+        "risk 36 USD = 0.12 a share x 300; reference 10.02, stop 9.90, target 10.20",
+        "09:30:01 10.00x500 10.02x100 10.01   0.02",
+        "entry: buy 100 at 10.02 at 09:30:02.1, seq 11, against the quote; cost 1 USD, slippage 0 USD a share against",
+        "bid 10.00 x 500, ask 10.02 x 100 (bid_ask)",
         "unseen_seconds 0",
         "cost_model ibkr_fixed",
     ):
         assert " ".join(part.split()) in " ".join(text.split())  # lines are wrapped to the terminal
-    assert "09:30:02 10x500" not in text, "the second that began with the decision was not closed"
+    assert "09:30:02 10.00x500" not in text, "the second that began with the decision was not closed"
+
+
+def test_times_and_prices_for_people():
+    """Times are cut to the millisecond, prices in cents or as fine as they are."""
+    ns = at(0)
+    shown = [clock_time(ns + more) for more in (1, 999_999, 400_000_001, 123_456_789)]
+    assert shown == ["09:30:00", "09:30:00", "09:30:00.4", "09:30:00.123"]
+    prices = (50.0, 49.9, 10.005, 50.055952, 0.12345, None)
+    assert [price(value) for value in prices] == ["50.00", "49.90", "10.005", "50.056", "0.12345", "-"]
 
 
 def test_an_entry_that_was_not_filled(home):
@@ -330,10 +342,12 @@ from harvester import Strategy
 
 class Fade(Strategy):
     hold: float = 3.0
+    longer: float = 0.0
 
     def on_second(self, now):
         if now.position is None and now.second // 1_000_000_000 % 60 == 0:
-            return self.buy(100, stop=now.bid - 5, hold_seconds_max=self.hold, reason="MINUTE")
+            hold = self.hold + (self.longer if now.symbol == "AAA" else 0)
+            return self.buy(100, stop=now.bid - 5, hold_seconds_max=hold, reason="MINUTE")
 """
 
 
@@ -343,7 +357,12 @@ def given(traded, tmp_path_factory):
     made = Home(shutil.copytree(traded.root, tmp_path_factory.mktemp("given") / "home"))
     file = made.root / "fade.py"
     file.write_text(FADE, encoding="utf-8")
-    for more in (["imbalance_breakout"], [f"{file}:Fade"], [f"{file}:Fade", "--set", "hold=9"]):
+    for more in (
+        ["imbalance_breakout"],
+        [f"{file}:Fade"],
+        [f"{file}:Fade", "--set", "hold=9"],
+        [f"{file}:Fade", "--set", "longer=90"],
+    ):
         hv(made, "project", "--strategy", *more)
     return made
 
@@ -361,9 +380,23 @@ def test_trades_of_a_projection_by_strategy(given):
     assert "NOT_RECORDED" in hv(given, "explain", last, "--strategy", "imbalance_breakout")
 
 
+def test_trades_are_in_order_of_their_exit(given):
+    """A trade that was entered first and left last comes last, by its exit, in the table too."""
+    listed = [json.loads(line) for line in hv(given, "strategy", "list", "--json").splitlines()]
+    (name,) = [one["name"] for one in listed if one["strategies"][0]["settings"].get("longer")]
+    rows = json.loads(hv(given, "episodes", "--strategy", name, "--json"))["rows"]
+    exits, entries = ([row[f"{end}_ts"] for row in rows] for end in ("exit", "entry"))
+    assert exits == sorted(exits)
+    assert entries != sorted(entries)
+    times = [line.split()[0] for line in hv(given, "episodes", "--strategy", name).splitlines() if " MINUTE " in line]
+    assert times == sorted(times)
+    assert len(times) == len(rows)
+
+
 def test_which_projection_is_meant(given):
     """By file, folder or digest; a name with two folders, or none, lists what there is, as `hv strategy list` does."""
     listed = [json.loads(line) for line in hv(given, "strategy", "list", "--json").splitlines()]
+    listed = [one for one in listed if not one["strategies"][0]["settings"].get("longer")]
     names = {one["strategies"][0]["settings"].get("hold"): one["name"] for one in listed}
     assert {name.rpartition("-")[0] for name in names.values()} == {"imbalance_breakout", "fade"}
     rows = {hold: json.loads(hv(given, "episodes", "--strategy", names[hold], "--json"))["rows"] for hold in (3.0, 9.0)}
@@ -371,12 +404,12 @@ def test_which_projection_is_meant(given):
     assert held == {3.0: {1.0}, 9.0: {1.0}}
     (one,) = [one for one in listed if one["name"] == names[9.0]]
     assert sum(one["trades"][key] for key in ("won", "lost", "even")) == len(rows[9.0]) > 0
-    assert f"    hold={9.0}" in hv(given, "strategy", "list").splitlines()
+    assert "    hold=9.0, longer=0.0" in hv(given, "strategy", "list").splitlines()
     whole = f"fade-{one['strategies'][0]['digest']}"
     assert json.loads(hv(given, "episodes", "--strategy", whole, "--json"))["rows"] == rows[9.0]
     assert json.loads(hv(given, "episodes", "--strategy", f"{given.root}/fade.py:Fade", "--json"))["rows"] == rows[3.0]
     assert f"hv explain --strategy {names[9.0]} " in hv(given, "episodes", "--strategy", names[9.0])
-    with pytest.raises(BadSetting, match=r"fade is 2 projections of 2025-07-17: fade-.* \(hold=.*; name one of them"):
+    with pytest.raises(BadSetting, match=r"fade is 3 projections of 2025-07-17: fade-.* \(hold=.*; name one of them"):
         hv(given, "episodes", "--strategy", "fade")
     with pytest.raises(BadSetting, match=rf"no projection .* by --strategy random_entry .*; there are .*{names[9.0]}"):
         hv(given, "explain", "T000000_001", "--strategy", "random_entry")

@@ -25,6 +25,7 @@ from harvester.simgateway.gateway_report import TEXTS, GatewayReport, exact_sum,
 from harvester.simgateway.limits import Limits
 from harvester.units import SECOND_NS
 from harvester.wire.decode_messages import Arrivals, MessageDecoder
+from harvester.wire.message_ids import MARKET_TIME, MARKET_TIME_OPTION
 from tests.processes import PYTHON, python
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -487,6 +488,72 @@ def test_time_goes_on_after_the_market_and_stops_with_its_date(tmp_path, monkeyp
         assert trading_date(follower.final_ns + 1) > trading_date(market.start_ns)
 
     asyncio.run(story())
+
+
+@pytest.mark.parametrize("speed", [0, 2000])
+def test_the_time_comes_with_the_data_to_clients_that_ask_for_it(speed):
+    """With the option: the time of what follows, rising, and every full second once. Without it: no such message."""
+
+    async def story():
+        market = small_market(20_000)
+        start = market.start_ns
+        async with running(market, limits=FREE, speed=speed, end_ns=start + 600 * SECOND_NS, grace_s=0.7) as gateway:
+            asking = await Client.connect(gateway.port, versions=f"v157..178 {MARKET_TIME_OPTION}")
+            plain = await Client.connect(gateway.port, client_id=2)
+            for client in (asking, plain):
+                subscribe_all(client)
+            await gateway.wait_over()
+            for client in (asking, plain):
+                client.send(49, 1)
+                await client.until(lambda c: c.of("49"), within_s=60)
+                await client.close()
+        sent = [int(fields[1]) for fields in asking.got if fields[0] == MARKET_TIME]
+        assert sent == sorted(sent)
+        assert sent.count(start) >= 2  # repeated while time is constant
+        seconds = [at for at in sent if start < at <= start + 590 * SECOND_NS and at % SECOND_NS == 0]
+        assert seconds == list(range(start + SECOND_NS, start + 591 * SECOND_NS, SECOND_NS))
+        assert [fields for fields in plain.got if fields[0] == MARKET_TIME] == []
+        now, rows = 0, 0
+        for fields in asking.got:
+            if fields[0] == MARKET_TIME:
+                now = int(fields[1])
+            elif fields[0] == "99" and now > start:  # a tick-by-tick row, at field 3 the second it is of
+                rows += 1
+                assert int(fields[3]) == now // SECOND_NS
+        assert rows > 100
+
+    asyncio.run(story())
+
+
+def test_a_follower_of_the_data_falls_back_to_the_file(tmp_path, monkeypatch):
+    """Time that came with the data stands until more comes; after two seconds without any the file counts, unless
+    reading is paused. Without a connection the file counts at once. Time never runs back."""
+    real = [100 * SECOND_NS]
+    monkeypatch.setattr("harvester.clock.real_monotonic_ns", lambda: real[0])
+    path = tmp_path / "gateway.json"
+    path.write_text(json.dumps({"market_anchor_ns": 10**18, "monotonic_anchor_ns": real[0], "speed": 50}))
+    clock = FileClock(path)
+    seen = []
+
+    def after(seconds):
+        real[0] += round(seconds * SECOND_NS)
+        seen.append(round((clock.now() - 10**18) / SECOND_NS, 1))
+
+    after(1)
+    clock.follow(10**18 + 51 * SECOND_NS)
+    after(1.9)
+    clock.hold(True)
+    after(60)
+    clock.hold(False)
+    after(1)
+    clock.follow(10**18 + 52 * SECOND_NS)
+    after(0.5)
+    after(2)
+    clock.follow(10**18 + 53 * SECOND_NS)
+    after(0.5)
+    clock.follow(None)
+    after(0.5)
+    assert seen == [50, 51, 51, 51, 52, 3320, 3320, 3370]
 
 
 def test_time_of_a_gateway_stopped_in_mid_market_stands(tmp_path):

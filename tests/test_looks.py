@@ -298,7 +298,7 @@ def test_health_marks_faults_and_rounds(capsys):
 def test_the_live_screen_of_a_narrow_terminal(tmp_path):
     """At 60 columns no line wraps: kinds continue on more rows, words that do not fit are truncated.
 
-    The last frame of a recording that ends has its last quotes.
+    The last frame of a recording that ends has its last quotes, and says what `-` in the table of streams means.
     """
     drawn: dict[int, list[str]] = {}
 
@@ -328,7 +328,9 @@ def test_the_live_screen_of_a_narrow_terminal(tmp_path):
     narrow = drawn[60]
     assert max(map(len, narrow)) <= 60
     assert "New York" in narrow[0]
-    symbols = [line.split()[0] for line in narrow[-3:]]
+    symbols = [line.split()[0] for line in narrow[-4:-1]]
     assert symbols == ["ACME", "BOLT", "CRUX"]  # one line each
+    assert " - " in narrow[-2]
+    assert narrow[-1].strip() == "- not requested: no line free, or still queued"
     text = "\n".join(narrow)
     assert all(str(kind) in text for kind in (Kind.TICK, Kind.TRADE, Kind.CLOCK, Kind.DEPTH, Kind.NOTICE))

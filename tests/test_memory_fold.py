@@ -290,6 +290,7 @@ def test_golden_memory():
             episode(5, date=date, data_type=(3, None, 2)[n]),
             episode(6, date=date, exit_reason="DATA_END"),
             episode(7, date=date) | {"document": "{"},
+            episode(8, date=date, pnl=0.0, exit_reason="TIME"),
         ]
         days.append(day(date, rows))
     made = encode(rebuild(days))
@@ -372,10 +373,14 @@ def test_base_rate_scores_by_hand():
     assert (model["sample_count"], model["mode"]) == (8, "event")
 
 
-def test_modes_stay_apart():
-    """An evaluation on bars is never mixed with trades on events."""
-    memory = fold(None, day(rows=[episode(1, pnl=10.0), episode(1, pnl=-7.0, mode="bars")]))
-    assert [(p["mode"], p["pnl_usd"]) for p in memory["symbol_profiles"]] == [("bars", -7.0), ("event", 10.0)]
+def test_trades_on_bars_are_left_out():
+    """Trades on bars alone are counted as left out, for that reason first, and are in no sum and no sample."""
+    on_bars = [episode(k, pnl=-7.0, mode="bars", **odd) for k, odd in ((1, {}), (2, {"exit_reason": "DATA_END"}))]
+    memory = fold(None, made := day(rows=[episode(1, pnl=10.0), *on_bars]))
+    assert [(p["mode"], p["pnl_usd"]) for p in memory["symbol_profiles"]] == [("event", 10.0)]
+    assert (made.left_out, made.samples, made.outcomes) == ({"BARS": 2}, {"event": 1}, {"WIN": 1})
+    starved = day(rows=[episode(1), *on_bars], starved=True)
+    assert starved.left_out == {"BARS": 2, "STARVED": 1}
 
 
 def test_unreadable_document_is_counted():

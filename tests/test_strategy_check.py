@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 import time
 from pathlib import Path
 
@@ -125,14 +126,14 @@ def differences(home, wanted: str) -> list[str]:
 
 
 COUNTER = "import sys, itertools\nsys.cheat = getattr(sys, 'cheat', itertools.count())"
-STATIC_IMPORT = "from harvester.projections.trading.user_strategy import STATIC"
+NUMBERS_IMPORT = "from harvester.projections.trading.user_strategy import NUMBERS"
 PEEK = """
 import sys
 frame = sys._getframe(1)
-while "slot" not in frame.f_locals:
+while "rows" not in frame.f_locals:
     frame = frame.f_back
-rows = frame.f_locals["self"]._now.static_rows()
-later = rows[min(frame.f_locals["slot"] + 20, len(rows) - 1)]
+rows, begin = frame.f_locals["rows"], frame.f_locals["begin"]
+later = rows[min(frame.f_locals["slot"] - begin + 20, len(rows) - 1)]
 """
 
 
@@ -141,7 +142,7 @@ later = rows[min(frame.f_locals["slot"] + 20, len(rows) - 1)]
     [
         (BUY.format("random.random() < 0.1"), "import random"),
         (BUY.format("next(sys.cheat) % 7 == 0"), COUNTER),
-        (PEEK.strip() + "\n" + BUY.format("later[STATIC.index('mid')] > now.mid"), STATIC_IMPORT),
+        (PEEK.strip() + "\n" + BUY.format("later[NUMBERS.index('mid')] > now.mid"), NUMBERS_IMPORT),
     ],
     ids=["randomness", "state of the process", "peeking through the frames"],
 )  # fmt: skip
@@ -200,3 +201,10 @@ def test_ends_of_the_process(home, tmp_path, body, why):
     limit = 5 if "5 s" in why else 120  # a busy machine is not a strategy that hangs
     report = check(home, DATE, [cheat(tmp_path, body)], timeout_s=limit)
     assert why in report.lines[0].difference
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the limit of Linux covers all allocations")
+def test_memory_has_a_limit(home, tmp_path):
+    """A strategy that takes more memory than `check` allows fails by name; the machine's memory is not used up."""
+    report = check(home, DATE, [cheat(tmp_path, "self.state.all = bytearray(16 << 30)")])
+    assert ["MemoryError" in line.difference for line in report.lines] == [False] * 5 + [True]

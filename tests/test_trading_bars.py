@@ -364,7 +364,7 @@ def random_wants(rng: random.Random, bars: list[TimedBar]) -> dict[int, list[Any
     return wants
 
 
-RANDOM_DAYS = range(12)
+RANDOM_DAYS = range(8)
 
 
 @pytest.mark.parametrize("seed", RANDOM_DAYS)
@@ -410,7 +410,7 @@ def _check_price(row: dict[str, Any], one: TimedBar, kind: str) -> None:
     if row["reference"] == "quote_at_decision":
         assert price == pytest.approx(opened + HALF)
     if row["role"] == "stop":
-        assert row["slippage"] >= HALF - least or row["price"] == pytest.approx(one.open - sign * -HALF)
+        assert row["slippage"] >= HALF - least or row["price"] == pytest.approx(one.open + sign * HALF)
 
 
 def _check_sums(episode: dict[str, Any]) -> None:
@@ -456,7 +456,7 @@ def test_long_and_short_of_one_bar_lose_the_spread() -> None:
         assert total == pytest.approx(-100 * 4 * HALF, abs=1e-9)
 
 
-@pytest.mark.parametrize("seed", range(40))
+@pytest.mark.parametrize("seed", range(24))
 def test_a_second_implementation_agrees(seed: int) -> None:
     """Plain Python, written from the rules, gives the same fills and ends, from the open over the close."""
     rng = random.Random(1000 + seed)
@@ -552,6 +552,22 @@ def test_again_with_other_rules(recorded: Home) -> None:
     folder = Path(first["files"][0]).parent
     assert sorted(str(path) for path in folder.rglob("*") if path.is_file()) == wide["files"]
     assert wide["trades"]["pnl_usd"] < first["trades"]["pnl_usd"]
+
+
+def test_hv_episodes_lists_them_apart(recorded: Home) -> None:
+    """`hv episodes --mode bars --strategy` lists what was written, each trade as `BARS`."""
+    summary = json.loads(hv(recorded, *RANDOM, "--json").stdout)
+    ask = ["episodes", "--home", str(recorded.root), "--date", "2025-07-17"]
+    listed = CliRunner().invoke(app, [*ask, "--mode", "bars", "--strategy", "random_entry", "--json"])
+    found = json.loads(listed.stdout)
+    assert sorted(row["trade_id"] for row in found["rows"]) == sorted(row["trade_id"] for row in summary["rows"])
+    assert {(row["mode"], row["left_out"]) for row in found["rows"]} == {("bars", "BARS")}
+    assert found["totals"]["learned"] == 0
+    text = CliRunner().invoke(app, [*ask, "--mode", "bars", "--strategy", "random_entry"]).output
+    assert ("trades on bars of random_entry-" in text, "hv explain" in text) == (True, False)
+    other = CliRunner().invoke(app, [*ask, "--strategy", "random_entry"]).exception
+    assert "no projection of 2025-07-17 by --strategy random_entry" in str(other)
+    assert "give --strategy NAME too" in str(CliRunner().invoke(app, [*ask, "--mode", "bars"]).exception)
 
 
 def test_bars_of_earlier_dates_are_an_evaluation(recorded: Home) -> None:

@@ -17,9 +17,11 @@ from harvester.eventlog.reader import open_day
 from harvester.eventlog.symbols import subscribed
 from harvester.memory.day_summary import rules_of, why_left_out
 from harvester.memory.strategy_files import KeptStrategies
+from harvester.projections.trading.episodes import MODE_BARS, MODE_EVENT
 from harvester.projections.trading.position import DATA_END
+from harvester.rebuild.bars_project import FOLDER as BARS_FOLDER
 from harvester.rebuild.project import being_recorded, fold_day
-from harvester.rebuild.strategy_folders import find_folder
+from harvester.rebuild.strategy_folders import FOLDER, find_folder
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence
@@ -59,6 +61,7 @@ class DayTrades:
         table: buckets, decisions or fills by their name; None without it.
         option: the `--strategy NAME-DIGEST` that selects them, after a space; "" for recorded strategies.
         left_out_always: why memory learns from none of the trades; "" when it may.
+        explained: whether `hv explain` can explain them.
     """
 
     trading_date: date
@@ -73,6 +76,7 @@ class DayTrades:
     table: Callable[[str], pa.Table | None] = lambda _: None
     option: str = ""
     left_out_always: str = ""
+    explained: bool = True
 
     def listed(self, symbols: Collection[str] | None = None) -> list[dict[str, Any]]:
         """One row a trade of these symbols (None: all), times int ns UTC; values an old date lacks are None."""
@@ -192,22 +196,25 @@ def trades_of(paths: DatePaths, progress: Callable[[int, int], None] | None = No
     )
 
 
-def trades_of_strategy(paths: DatePaths, wanted: str) -> DayTrades:
+def trades_of_strategy(paths: DatePaths, wanted: str, mode: str = MODE_EVENT) -> DayTrades:
     """The trades that `hv project --strategy` made on a date, as it wrote them; `wanted` as for `find_folder`.
+
+    `mode`: `bars` for those of `hv project --mode bars`.
 
     Raises:
         BadSetting: no projection of the date, or several, are meant.
         DamagedFile: its files cannot be read.
         DamagedLog: the log of the date is damaged.
     """
-    folder = find_folder(paths.home, paths.trading_date, wanted)
+    folder = find_folder(paths.home, paths.trading_date, wanted, BARS_FOLDER if mode == MODE_BARS else FOLDER)
     episodes, decisions = folder.table("episodes"), folder.table("decisions")
     facts = about(episodes)
     try:
         day = open_day(paths.trading_date, paths.home, check=False)
     except NoLog:
         day = None
-    note = f"trades of {folder.name}, as projected through seq {int(facts['through_seq']):,}"
+    kind = "trades on bars" if mode == MODE_BARS else "trades"
+    note = f"{kind} of {folder.name}, as projected through seq {int(facts['through_seq']):,}"
     if day is None:
         note += "; the log is gone"
     elif day.last_seq > int(facts["through_seq"]):
@@ -227,6 +234,7 @@ def trades_of_strategy(paths: DatePaths, wanted: str) -> DayTrades:
         day=day,
         table=lambda name: None if name == "fills" else folder.table(name),
         option=f" --strategy {folder.name}",
+        explained=mode == MODE_EVENT,
         left_out_always=NOT_RECORDED,
     )
 

@@ -12,11 +12,12 @@ import os
 import socket
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from harvester.clock import LockstepClock
+from harvester.clock import FileClock, LockstepClock
 from harvester.errors import BadSetting, ClientIdInUse, GatewayError
 from harvester.events.codes import CLIENT_ID_IN_USE
 from harvester.gateway.send_guard import SendGuard
 from harvester.gateway.tap import Tap
+from harvester.wire.message_ids import MARKET_TIME, MARKET_TIME_OPTION
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -82,8 +83,12 @@ class Connection:
         self._listener = listener
         self._lockstep = clock if isinstance(clock, LockstepClock) else None
         self._leaps = bool(getattr(clock, "leaps", False))
+        self._follower = clock if isinstance(clock, FileClock) else None
+        self._sink = sink
         self.ib = IB()
         self.client: Any = self.ib.client
+        if self._follower is not None:
+            self.client.setConnectOptions(MARKET_TIME_OPTION)
         self.client.MaxRequests = 0  # the recorder does the pacing, on market time
         self._tap = Tap(self.client, sink, self)
         wire: Any = self.client.conn
@@ -139,6 +144,10 @@ class Connection:
         return GatewayInfo(handshake.version, handshake.connection_time, handshake.accounts)
 
     def disconnect(self) -> None:
+        """Hang up for good. Market time that came with the data stays: what is still logged belongs to it."""
+        if self._follower is not None:
+            self._follower.hold(True)
+            self._follower = None
         with contextlib.suppress(OSError, RuntimeError):
             self.client.disconnect()
 
@@ -154,18 +163,23 @@ class Connection:
 
     def pause(self) -> None:
         """Stop reading: TCP flow control makes the gateway wait."""
-        self._tap.pause(True)
+        self._hold(True)
         transport = self.client.conn.transport
         if transport is not None:
             with contextlib.suppress(RuntimeError):
                 transport.pause_reading()
 
     def resume(self) -> None:
-        self._tap.pause(False)
+        self._hold(False)
         transport = self.client.conn.transport
         if transport is not None:
             with contextlib.suppress(RuntimeError):
                 transport.resume_reading()
+
+    def _hold(self, paused: bool) -> None:
+        self._tap.pause(paused)
+        if self._follower is not None:
+            self._follower.hold(paused)
 
     def _connect_error(self, where: str, client_id: int, timeout_s: float, outcome: BaseException | None) -> Exception:
         if self._in_use:
@@ -221,6 +235,11 @@ class Connection:
             self._lockstep.received((self._port, "down"), len(data))
 
     def tap_control(self, fields: list[str]) -> None:
+        if fields[0] == MARKET_TIME:
+            if self._follower is not None and len(fields) == 2 and fields[1].isdecimal() and len(fields[1]) < 20:
+                self._follower.follow(int(fields[1]))
+                self._sink.market_time(int(fields[1]))
+            return
         if fields[0] == "4" and len(fields) > 3 and fields[3] == str(CLIENT_ID_IN_USE):
             self._in_use = True
         self._listener.heard(fields)
@@ -240,6 +259,8 @@ class Connection:
         if self._lockstep is not None:
             self._lockstep.closed((self._port, "up"))
             self._lockstep.closed((self._port, "down"))
+        if self._follower is not None:
+            self._follower.follow(None)
         self._port = 0
         self._end = reason
         if self._closed is not None and not self._closed.done():

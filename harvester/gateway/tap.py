@@ -15,8 +15,9 @@ from typing import Any, Protocol
 
 from harvester.gateway.handshake import Handshake
 from harvester.wire.framing import FRAME_LENGTH_MAX
+from harvester.wire.message_ids import MARKET_TIME
 
-CONTROL = frozenset({"4", "9", "10", "15", "17", "49", "52", "58", "80"})
+CONTROL = frozenset({"4", "9", "10", "15", "17", "49", "52", "58", "80", MARKET_TIME})
 """Message ids that are also passed to the listener, after the message has been appended."""
 
 WHOLE_MESSAGE_S = 10.0  # real seconds within which buffered bytes must become a message
@@ -32,6 +33,10 @@ class MessageSink(Protocol):
 
     def message(self, fields: list[str]) -> None:
         """Append one message."""
+        ...
+
+    def market_time(self, at_ns: int) -> None:
+        """The last message appended was no data, but the time of what follows, ns UTC: remove it."""
         ...
 
 

@@ -99,6 +99,7 @@ class Interval(NamedTuple):
         seconds: the buckets that the clocks of the stretch closed.
         place: index of the clock that ends this interval.
         news: None when no strategy reads it or there is none.
+        quiet: index of the next clock with happenings, news or a run start in its interval, 0 = not known.
     """
 
     seq: int
@@ -108,3 +109,4 @@ class Interval(NamedTuple):
     seconds: BucketColumns
     place: int
     news: News | None = None
+    quiet: int = 0

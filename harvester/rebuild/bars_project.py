@@ -22,14 +22,15 @@ from harvester.events.kinds import Action, Kind
 from harvester.events.unset import is_price
 from harvester.files import Disk, put_all
 from harvester.projections.market.provenance import Provenance
-from harvester.projections.run_params import RunParams
+from harvester.projections.run_params import RunParams, StrategyRef
 from harvester.projections.trading.bars.bar_exchange import BarRules
 from harvester.projections.trading.bars.bar_series import BAR_SECONDS, usable_bars
 from harvester.projections.trading.bars.bars_trading import BarsTrading, BarSymbol
-from harvester.projections.trading.position import DATA_END
 from harvester.projections.trading.run_terms import RunTerms
 from harvester.rebuild.exports import part_of
 from harvester.rebuild.project_memo import TradeTotals
+from harvester.rebuild.project_result import open_at_end
+from harvester.rebuild.strategy_folders import MANIFEST, folder_name, manifest_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -189,7 +190,7 @@ class BarsResult(NamedTuple):
     evaluated: TradeTotals | None
     symbols: list[TradedSymbol]
     unused: dict[str, int]
-    strategies: list[str]
+    strategies: list[StrategyRef]
     notes: list[str]
 
 
@@ -252,7 +253,7 @@ def trade_bars(batches: Iterable[Batch], library: Library, ask: BarsAsk) -> Bars
             for one, whole in zip(part, chosen, strict=True)
         ],
         unused=found.unused,
-        strategies=[f"{name} {recorded}" for name, recorded, _ in terms.strategies],
+        strategies=[StrategyRef(*ref) for ref in terms.strategies],
         notes=[*library.notes, *notes],
     )
 
@@ -326,11 +327,9 @@ def project_bars(
     """
     made = trade_bars(_reported(day, progress), library, ask)
     disk = disk or Disk()
-    named = [one.split(" ") for one in made.strategies]
-    folder = folder.resolve() / "+".join(f"{name}-{digest[:8]}" for name, digest in named)
+    folder = folder.resolve() / folder_name(made.strategies)
     whole = made.tables["episodes"]
-    at_end = pc.fill_null(pc.equal(whole["exit_reason"], DATA_END), False)
-    episodes = whole.filter(pc.invert(at_end)) if live else whole
+    episodes = whole.filter(pc.invert(open_at_end(whole))) if live else whole
     files = dict(_files(day, made, episodes, ask, made.toggles | (toggles or {})))
     put_all([(folder / name, data) for name, data in files.items()], disk)
     if ask.symbols is None:
@@ -343,7 +342,7 @@ def project_bars(
             disk.sync_folder(difference.path.parent)
     return BarsSummary(
         trading_date=day.trading_date.isoformat(),
-        strategies=made.strategies,
+        strategies=[f"{one.name} {one.digest}" for one in made.strategies],
         rules=ask.rules,
         symbols=made.symbols,
         unused=made.unused,
@@ -390,6 +389,10 @@ def _files(
         "rules": msgspec.json.encode(ask.rules).decode(),
     }
     yield f"decisions_{part}.parquet", parquet_file(made.tables["decisions"], about)
+    if ask.symbols is None:
+        opened = str(made.tables["episodes"].num_rows - episodes.num_rows)
+        yield f"episodes_{part}.parquet", parquet_file(episodes, about | {"open": opened})
+        yield MANIFEST, manifest_file(made.strategies)
     yield f"fills_{part}.json", rows_file("harvester.fills", made.tables["fills"].to_pylist())
     if made.evaluation is not None:
         yield f"bars_evaluation_{part}.json", rows_file("harvester.bars_evaluation", made.evaluation)

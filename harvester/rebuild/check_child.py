@@ -32,7 +32,7 @@ from harvester.projections.market.merge import COLUMNS
 from harvester.projections.trading.trade_rows import DECISIONS
 from harvester.projections.trading.trading import Trading
 from harvester.projections.trading.trading_feed import TradingFeed
-from harvester.projections.trading.user_decider import UserDecider
+from harvester.projections.trading.user_calls import UserCalls
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 ROWS = 100_000
 SHIFT_S = 86_400 * 400 + 12_345  # the clock of the second process is wrong by so much
 CUT_COUNT, PREFIX_COUNT, NOISE_COUNT = 250, 50, 4
+MEMORY_MAX = 8 << 30  # bytes of a process; the fold of a full day needs less than a quarter
 NOISE_SPAN = 20_000  # events after the decision that are replaced
 PRICES: dict[Kind, tuple[str, ...]] = {
     Kind.TICK: ("price",),
@@ -86,17 +87,17 @@ class Watch:
         sys.addaudithook(self._hear)
 
     def around(self) -> None:
-        """Watch every decision of a user's strategy."""
-        decide_now = UserDecider.decide_now
+        """Watch every call of a user's strategy."""
+        run = UserCalls.run
 
         def watched(*args: Any) -> Any:
             self._deciding = get_ident()
             try:
-                return decide_now(*args)
+                return run(*args)
             finally:
                 self._deciding = 0
 
-        UserDecider.decide_now = watched  # type: ignore[method-assign,assignment]
+        UserCalls.run = watched  # type: ignore[method-assign,assignment]
 
     def _hear(self, event: str, args: tuple[Any, ...]) -> None:
         if self._deciding != get_ident() or not event.startswith(_WATCHED):
@@ -111,8 +112,20 @@ class Watch:
 _WATCHED = ("open", "socket.", "subprocess.", "os.system", "os.exec", "os.posix_spawn", "os.spawn", "os.fork")
 
 
+def limit_memory(bytes_max: int = MEMORY_MAX) -> None:
+    """Limit what this process allocates, where the system can; a strategy that needs more fails with MemoryError."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return
+    hard = resource.getrlimit(resource.RLIMIT_DATA)[1]
+    if hard == resource.RLIM_INFINITY or hard > bytes_max:
+        resource.setrlimit(resource.RLIMIT_DATA, (bytes_max, hard))
+
+
 def main(task_file: str) -> None:
     """Do the task of the file."""
+    limit_memory()
     task = json_value(Path(task_file).read_bytes(), CheckTask)
     watch, answer = Watch(), CheckAnswer()
     if task.shifted:

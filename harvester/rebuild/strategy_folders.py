@@ -4,6 +4,8 @@ Beside the usual exports a folder has, for each date, what `hv episodes` and `hv
 
     strategy.json                  the strategies: name, digest, settings
     episodes_<date>.parquet        the episodes, as `hv eod` keeps those of recorded strategies
+
+The folders of `hv project --mode bars` are the same below `exports/bars/`.
 """
 
 from __future__ import annotations
@@ -86,7 +88,12 @@ class StrategyFolder(NamedTuple):
 
 def folder_of(home: Home, given: Sequence[LoadedStrategy]) -> Path:
     """The folder of these strategies."""
-    return home.exports() / FOLDER / "+".join(_named(one.ref) for one in given)
+    return home.exports() / FOLDER / folder_name([one.ref for one in given])
+
+
+def folder_name(strategies: Sequence[StrategyRef]) -> str:
+    """The name of the folder of these strategies."""
+    return "+".join(_named(ref) for ref in strategies)
 
 
 def _named(ref: StrategyRef) -> str:
@@ -103,24 +110,28 @@ def write_folder(
     """
     folder, whole = folder_of(home, given).resolve(), made.tables["episodes"]
     ended = whole.filter(pc.invert(open_at_end(whole))) if live else whole
-    manifest = FolderManifest(tuple(one.ref for one in given))
     about = about_projection(made) | {"open": str(whole.num_rows - ended.num_rows)}
     files: dict[Path, bytes] = {
-        folder / MANIFEST: msgspec.json.format(msgspec.json.encode(manifest)) + b"\n",
+        folder / MANIFEST: manifest_file([one.ref for one in given]),
         folder / f"episodes_{made.trading_date.isoformat()}.parquet": parquet_file(ended, about),
     }
     put_all(files.items(), disk)
     return list(files)
 
 
-def strategy_folders(home: Home, day: date) -> list[StrategyFolder]:
-    """The folders with trades of a date, by name.
+def manifest_file(strategies: Sequence[StrategyRef]) -> bytes:
+    """The content of `strategy.json`."""
+    return msgspec.json.format(msgspec.json.encode(FolderManifest(tuple(strategies)))) + b"\n"
+
+
+def strategy_folders(home: Home, day: date, below: str = FOLDER) -> list[StrategyFolder]:
+    """The folders with trades of a date, by name; `below` this folder of `exports/`.
 
     Raises:
         DamagedFile: a manifest cannot be read.
     """
     found = []
-    for path in sorted((home.exports() / FOLDER).glob(f"*/episodes_{day.isoformat()}.parquet")):
+    for path in sorted((home.exports() / below).glob(f"*/episodes_{day.isoformat()}.parquet")):
         manifest = path.parent / MANIFEST
         try:
             strategies = json_value(manifest.read_bytes(), FolderManifest).strategies
@@ -130,8 +141,8 @@ def strategy_folders(home: Home, day: date) -> list[StrategyFolder]:
     return found
 
 
-def find_folder(home: Home, day: date, wanted: str) -> StrategyFolder:
-    """The folder of a strategy on a date.
+def find_folder(home: Home, day: date, wanted: str, below: str = FOLDER) -> StrategyFolder:
+    """The folder of a strategy on a date; `below` this folder of `exports/`.
 
     `wanted` is NAME, NAME-DIGEST, or FILE:CLASS with the default parameters; several strategies are joined by `+`.
 
@@ -139,14 +150,15 @@ def find_folder(home: Home, day: date, wanted: str) -> StrategyFolder:
         BadSetting: none, or several, are meant; the message lists the folders of the date.
         DamagedFile: a manifest cannot be read.
     """
-    folders = strategy_folders(home, day)
+    folders = strategy_folders(home, day, below)
     named = "+".join(_called(part) for part in wanted.split("+"))
     hits = [folder for folder in folders if _means(named.split("+"), folder)]
     if len(hits) == 1:
         return hits[0]
     if hits:
         raise BadSetting(f"--strategy {wanted} is {len(hits)} projections of {day}: {_listed(hits)}; name one of them")
-    move = f"hv project --strategy {wanted} --date {day}" if ":" in wanted else "hv project --strategy makes one"
+    project = "hv project" if below == FOLDER else f"hv project --mode {below}"
+    move = f"{project} --strategy {wanted} --date {day}" if ":" in wanted else f"{project} --strategy makes one"
     raise BadSetting(f"no projection of {day} by --strategy {named} ({move}); there are {_listed(folders) or 'none'}")
 
 

@@ -29,12 +29,20 @@ class ClockEvents:
         self._wall_offset: int | None = None
 
     async def run(self) -> None:
-        """Write one event at each full second until cancelled; seconds the machine could not keep up with get none."""
+        """Write one event at each full second until cancelled; seconds the machine could not keep up with get none.
+
+        A simulated gateway sends full seconds with its data: those get theirs when they are read, until it hangs up.
+        """
+        self._inbox.on_second = self._second
         while True:
             await self._clock.sleep_until((self._clock.now() // SECOND_NS + 1) * SECOND_NS)
-            self.tick()
-            self._pressure.apply()
+            if self._clock.now() // SECOND_NS > self._inbox.clocked:
+                self._second()
             await asyncio.sleep(0)
+
+    def _second(self) -> None:
+        self.tick()
+        self._pressure.apply()
 
     def tick(self) -> None:
         """Write one event now, and pass the session the message counts since the last one."""

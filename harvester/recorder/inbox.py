@@ -16,6 +16,7 @@ import numpy as np
 
 from harvester.clock import LockstepClock, real_monotonic_ns
 from harvester.events.kinds import Kind
+from harvester.units import SECOND_NS
 from harvester.wire.decode_messages import Arrivals
 from harvester.wire.message_ids import REQ_ID_INDEX
 
@@ -58,6 +59,8 @@ class Inbox:
         boundary_ns: market time at which the trading date ends; `on_boundary` is called before a later stamp.
         last_stamp_ns: no stamp is later; None for no such limit.
         filled: set while a full commit of items waits, or a cut.
+        clocked: Unix second of the last clock event.
+        on_second: called at each full second that a simulated gateway sends, before what follows it.
     """
 
     def __init__(self, clock: Clock, commit_events: int, commit_bytes: int = COMMIT_BYTES) -> None:
@@ -75,6 +78,8 @@ class Inbox:
         self.boundary_ns: int | None = None
         self.last_stamp_ns: int | None = None
         self.on_boundary: Callable[[], None] | None = None
+        self.clocked = 0
+        self.on_second: Callable[[], None] | None = None
         self.filled = asyncio.Event()
 
     def __len__(self) -> int:
@@ -111,6 +116,16 @@ class Inbox:
             self.epoch += 1
         self._arrive()
 
+    def market_time(self, at_ns: int) -> None:
+        """The last item is the time of what follows, ns UTC: remove it, and stamp what follows with it.
+
+        A full second gets its clock event here, before what was sent in it.
+        """
+        self._items.pop()
+        if self.on_second is not None and at_ns % SECOND_NS == 0 and at_ns // SECOND_NS > self.clocked:
+            self.on_second()
+        self._arrive()
+
     def _arrive(self) -> None:
         now = self._stamp_now()
         if self.boundary_ns is not None and now >= self.boundary_ns and self.on_boundary is not None:
@@ -141,6 +156,7 @@ class Inbox:
         """Append a clock event, stamped now or `at` (ns UTC)."""
         mono = self._clock.now() if isinstance(self._clock, LockstepClock) else real_monotonic_ns()
         self.put(Kind.CLOCK, {"wall_ns": self._clock.wall(), "mono_ns": mono}, at)
+        self.clocked = self.last_ts // SECOND_NS
 
     def notice(self, code: Own, text: str, detail: Mapping[str, Any] | None = None, **row: Any) -> None:
         """Append a notice of Harvester's own; `detail` becomes a JSON object, `row` further columns."""

@@ -174,7 +174,10 @@ def _symbols(recorder: Recorder) -> Table:
     for name in ("symbol", "bid", "ask", "size", *map(str, WANTED)):
         table.add_column(name, justify="right" if name in {"bid", "ask", "size"} else "left", no_wrap=True)
     quotes = {quote.symbol: quote for quote in recorder.committer.quotes}
-    for symbol, streams in coverage(recorder.session.registry, recorder.names()).items():
+    covered = coverage(recorder.session.registry, recorder.names())
+    if any(state == "-" for streams in covered.values() for state in streams.values()):
+        table.caption, table.caption_justify = "- not requested: no line free, or still queued", "left"
+    for symbol, streams in covered.items():
         quote = quotes.get(symbol)
         best = (_price(quote.bid), _price(quote.ask), _sizes(quote)) if quote else ("", "", "")
         table.add_row(escape(symbol), *best, *(_word(streams.get(stream, "-")) for stream in WANTED))

@@ -50,8 +50,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from harvester.events.batch import Batch
-    from harvester.projections.trading.strategy import Decider, Holding, Verdict
-    from harvester.projections.trading.user_strategy import Strategy
+    from harvester.projections.trading.strategy import Decider, Verdict
+    from harvester.projections.trading.user_strategy import Now, Strategy
 
 NICENESS = 5  # the recorder goes first
 WAIT_S, WAIT_TURNS = 0.01, 1_000  # for a commit that was announced and cannot be read yet
@@ -234,31 +234,22 @@ class WatchedDecider(UserDecider):
     def __init__(self, cell: Cell, strategy: Strategy, digest: str, recorded: Failure | None, name: str | None) -> None:
         super().__init__(strategy, digest, recorded, name)
         self._cell, self._labels = cell, (self.name.encode(), digest.encode())
+        self.on_second = self._watched
 
-    def decide_now(
-        self,
-        static: tuple[Any, ...],
-        why_not_live: str,
-        session: tuple[int, int] | None,
-        held: Holding | None,
-        alignment: int,
-    ) -> Verdict:
-        if self.failure is not None:
-            return super().decide_now(static, why_not_live, session, held, alignment)
-        self._cell.begin(self._labels, (static[_SEQ], static[_TS], static[_CON_ID]), static[_SYMBOL])
-        try:
-            return super().decide_now(static, why_not_live, session, held, alignment)
-        finally:
-            self._cell.end()
+    def prepare(self, at: tuple[int, int, int], symbol: str) -> None:
+        self._cell.begin(self._labels, at, symbol)
+        super().prepare(at, symbol)
+        self._cell.end()
 
+    def _watched(self, now: Now) -> Any:
+        self._cell.begin(self._labels, (now.seq, now.ts, now.con_id), now.symbol)
+        answer = self.strategy.on_second(now)
+        self._cell.end()
+        return answer
 
-def _places() -> tuple[int, ...]:
-    from harvester.projections.trading.user_strategy import STATIC
-
-    return tuple(STATIC.index(name) for name in ("seq", "ts", "con_id", "symbol"))
-
-
-_SEQ, _TS, _CON_ID, _SYMBOL = _places()
+    def fail(self, at: tuple[int, int, int, str], error: BaseException) -> tuple[Verdict, Failure]:
+        self._cell.end()
+        return super().fail(at, error)
 
 
 def refuse(event: str, _: tuple[Any, ...]) -> None:

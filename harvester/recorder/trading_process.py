@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 logger = structlog.get_logger()
 
 CALL_S_MAX = 30.0  # real seconds after which a call of a strategy counts as hanging
+STALL_S_MAX = 300.0  # the same without a call: the process is started again
 LOOK_S = 0.5  # between two looks at the process
 LOAD_S_MAX = 60.0
 MEMORY_MAX = 3 * 1024**3
@@ -214,16 +215,18 @@ class TradingProcess:
 
     async def _until_end(self, child: asyncio.subprocess.Process, reading: asyncio.Future[None]) -> None:
         """Wait until the process ends or a call of a strategy hangs."""
-        ended, since, call = asyncio.ensure_future(child.wait()), _now(), self._cell.read()
+        ended, since, state = asyncio.ensure_future(child.wait()), _now(), (self._cell.read(), self.through)
         try:
             while not ended.done() and not reading.done():
                 waiting: set[asyncio.Future[Any]] = {ended, reading}
                 await asyncio.wait(waiting, timeout=LOOK_S, return_when=asyncio.FIRST_COMPLETED)
                 self._report_lag()
-                if (present := self._cell.read()) != call:
-                    since, call = _now(), present
-                elif call is not None and _now() - since >= CALL_S_MAX:
+                if (present := (self._cell.read(), self.through)) != state or not self.behind:
+                    since, state = _now(), present
+                elif (call := present[0]) is not None and _now() - since >= CALL_S_MAX:
                     self._drop(_failure(call, f"no answer within {CALL_S_MAX:g} s"))
+                    return
+                elif _now() - since >= STALL_S_MAX:
                     return
         finally:
             ended.cancel()

@@ -17,7 +17,7 @@ from harvester.simgateway.limits import Window
 from harvester.wire import encode_messages
 from harvester.wire.decode_requests import BadRequest, VersionRange
 from harvester.wire.framing import HANDSHAKE, BadFrame, Deframer, frame, split
-from harvester.wire.message_ids import SERVER_VERSION_MIN
+from harvester.wire.message_ids import MARKET_TIME, MARKET_TIME_OPTION, SERVER_VERSION_MIN
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -71,6 +71,8 @@ class ClientSession:
         self.silent_until = 0
         self.split_max = self.coalesce_bytes = 0
         self.one_per_packet = False
+        self.timed = False  # the client wants the market time with its data
+        self._stamped = self._stamps = 0
         self._random = random.Random(f"{owner.settings.seed} {owner.report.requests.total()}")  # noqa: S311 - splits packets
         self._out: list[bytes] = []
         self.queue = self._out.append  # appends one framed message that has been counted
@@ -92,6 +94,13 @@ class ClientSession:
         self.report.count(fields, symbol)
         self.queue(frame(fields))
 
+    def stamp(self, at_ns: int, *, again: bool = False) -> None:
+        """Queue the market time of what follows, ns UTC, if it is another one or `again`. It is not in the report."""
+        if again or at_ns != self._stamped:
+            self._stamped = at_ns
+            self._stamps += 1
+            self.queue(frame([MARKET_TIME, str(at_ns)]))
+
     def flush(self, *, force: bool = False) -> None:
         """Write the queue to the socket, in packets as set by a fault."""
         if not self._out or self.closing:
@@ -100,7 +109,8 @@ class ClientSession:
             return
         messages = self._out[:]
         self._out.clear()
-        self.sent_messages += len(messages)
+        self.sent_messages += len(messages) - self._stamps
+        self._stamps = 0
         if self.one_per_packet:
             for message in messages:
                 self._write(message)
@@ -183,6 +193,9 @@ class ClientSession:
             raise ClientGarbage(f"the client supports v{offer.low}..{offer.high}, this gateway up to {version}")
         hello = frame(encode_messages.handshake(version, self._owner.connection_time()))
         self.queue(hello)
+        self.timed = MARKET_TIME_OPTION in offer.options.split()
+        if self.timed:
+            self.stamp(self._owner.clock.now())
         self.flush(force=True)
         self._count_received(len(head) + 4 + size)
 

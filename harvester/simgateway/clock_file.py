@@ -4,6 +4,7 @@
 
 - before the market starts: constant time, the market's start (speed 1e-9);
 - at speed N: market time = anchor + N · monotonic time since the anchor, the same formula on both sides;
+- with a connection to the gateway, at any speed: the time that comes with the data (`message_ids.MARKET_TIME`);
 - at speed max: the time of the event being sent, on a `Dial` in a mapped file beside `gateway.json`, named by its key
   `dial`. The dial is set before the first byte of an event is sent, so no client reads a time before its data. After
   the market's end, time runs at 600 times real time up to the end of that date (`final_ns`). If the gateway stops

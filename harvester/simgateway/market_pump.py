@@ -17,11 +17,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from harvester.clock import Clock
+    from harvester.simgateway.client_session import ClientSession
     from harvester.simgateway.gateway_settings import GatewaySettings
     from harvester.simgateway.gateway_state import GatewayState
     from harvester.simgateway.markets.market_source import MarketEvent, MarketSource
 
 _AT_MOST = 1000  # events between two flushes of the sockets
+_STANDING_S = 0.5  # real time between two messages of the time before the start
 
 
 class Timers:
@@ -59,6 +61,8 @@ class MarketPump:
         self.timers, self._state = timers, state
         self._subscribed = asyncio.Event()
         self._last_request_ns = 0
+        self._at_ns = 0  # market time up to which everything has been sent
+        self._going_on: asyncio.Task[None] | None = None
         self.started_ns: int | None = None
         self.over = asyncio.Event()
         state.on_subscribed = self._subscribed.set
@@ -83,25 +87,71 @@ class MarketPump:
     async def run(self) -> None:
         """Wait for the first subscription and the grace period, then run the market to its end."""
         await self._wait()
-        self.started_ns = self.start_ns
+        self.started_ns = self._at_ns = self.start_ns
         while (ts := self._next()) is not None and ts <= self.end_ns:
-            await self._reach(ts)
-            self._advance(min(self._clock.now(), self.end_ns))
+            await self._to(ts)
             await self._flush_all()
         if isinstance(self._clock, GatewayClock):
             self._clock.end()
+            self._going_on = asyncio.create_task(self._go_on(), name="time after the market")
         self.over.set()
+
+    def stop(self) -> None:
+        """End the time after the market."""
+        if self._going_on is not None:
+            self._going_on.cancel()
+
+    async def _go_on(self) -> None:
+        """Send the full seconds after the market, until cancelled."""
+        while True:
+            second = (self._at_ns // SECOND_NS + 1) * SECOND_NS
+            await self._clock.sleep_until(second)
+            self._send_second(second, [session for session in self._state.sessions if session.timed])
+            await self._flush_all()
+
+    def _send_second(self, second_ns: int, timed: Iterable[ClientSession]) -> None:
+        for session in timed:
+            session.stamp(second_ns)
+        self._at_ns = second_ns
+
+    async def _to(self, ts: int) -> None:
+        """Go on to the next event; with clients that want the time, to the full second before it."""
+        timed = [session for session in self._state.sessions if session.timed]
+        second = (self._at_ns // SECOND_NS + 1) * SECOND_NS
+        if timed and second <= ts:
+            await self._reach(second)
+            self._send_second(second, timed)
+            return
+        await self._reach(ts)
+        until = min(self._clock.now(), self.end_ns)
+        if timed:
+            until = max(min(until, second - 1), ts)
+        self._advance(until)
+        self._at_ns = until
 
     async def _wait(self) -> None:
         """Wait with constant time: a lockstep clock is held, the gateway's own clock has not started."""
         held = self._clock.hold() if isinstance(self._clock, LockstepClock) else nullcontext()
         with held:
-            await self._subscribed.wait()
-            grace_ns = int(self._settings.grace_s * SECOND_NS)
-            while (left := self._last_request_ns + grace_ns - real_monotonic_ns()) > 0:
-                await asyncio.sleep(left / SECOND_NS)
+            waiting = asyncio.create_task(self._send_standing_time())
+            try:
+                await self._subscribed.wait()
+                grace_ns = int(self._settings.grace_s * SECOND_NS)
+                while (left := self._last_request_ns + grace_ns - real_monotonic_ns()) > 0:
+                    await asyncio.sleep(left / SECOND_NS)
+            finally:
+                waiting.cancel()
             if isinstance(self._clock, GatewayClock):
                 self._clock.begin()
+
+    async def _send_standing_time(self) -> None:
+        """Repeat the constant time, so that clients follow it when the market starts; until cancelled."""
+        while True:
+            await asyncio.sleep(_STANDING_S)
+            for session in self._state.sessions:
+                if session.timed:
+                    session.stamp(self._clock.now(), again=True)
+                    session.flush()
 
     async def _reach(self, ts: int) -> None:
         """Move time to the next event: wait for it or, at speed max, set it."""
@@ -132,6 +182,8 @@ class MarketPump:
                 continue
             for sub in subscribers(event.con_id, event.stream):
                 if (not event.key or event.key == sub.key) and not (sub.session.may_be_muted and muted(sub)):
+                    if sub.session.timed:
+                        sub.session.stamp(event.ts)
                     sub.deliver(event.fields)
 
     def _broadcast(self, event: MarketEvent) -> None:

@@ -179,6 +179,7 @@ class SimGateway:
         if self._pump_task is not None:
             self._pump_task.cancel()
             await asyncio.gather(self._pump_task, return_exceptions=True)
+            self.pump.stop()
         for session in list(self._clients.values()):
             session.close()
         tasks = list(self._clients)

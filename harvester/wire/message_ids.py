@@ -10,6 +10,11 @@ from enum import IntEnum
 SERVER_VERSION_MIN, SERVER_VERSION_MAX = 176, 178
 """Server versions with the message layouts of this package; 176 is TWS 10.19."""
 
+MARKET_TIME_OPTION = "+MARKETTIME"
+"""Connect option of a recorder that follows the market clock of `hv gateway`: send the market time with the data."""
+MARKET_TIME = "29002"
+"""Message of `hv gateway` to clients with that option alone, beyond IB's ids: market time of what follows, ns UTC."""
+
 
 class In(IntEnum):
     """Messages from gateway to client."""

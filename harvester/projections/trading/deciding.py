@@ -12,8 +12,8 @@ import numpy as np
 
 from harvester.projections.trading.strategies import SCREENS, SHIPPED
 from harvester.projections.trading.trade_rows import Kind, Watched
+from harvester.projections.trading.user_calls import Acting, UserCalls
 from harvester.projections.trading.user_decider import UserDecider
-from harvester.projections.trading.user_strategy import STATIC
 from harvester.units import NEVER
 
 if TYPE_CHECKING:
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from harvester.projections.trading.strategies import Library
     from harvester.projections.trading.strategy import Decider, Holding, Screen, Verdict, View
 
-_CON_ID, _BID = STATIC.index("con_id"), STATIC.index("bid")
 SCREENED_MIN = 8  # for fewer seconds of a symbol, a screen costs more than it saves
 
 
@@ -73,7 +72,9 @@ class Floor(Protocol):
 
     def aligned(self, con_id: int) -> int: ...
 
-    def halted(self, con_id: int) -> bool: ...
+    def why_not_live(self, con_id: int) -> str: ...
+
+    def quiet_until(self) -> int: ...
 
     def dropped(self, failure: Failure) -> None: ...
 
@@ -89,8 +90,8 @@ class StrategyDesk:
     def __init__(self, now: MarketNow, floor: Floor) -> None:
         self._now, self._floor = now, floor
         self.seats: list[Seat] = []
-        self._gates: list[tuple[str, ...]] = []  # by their number on the sheet
-        self._numbers: dict[tuple[str, ...], int] = {}
+        self._gates: list[tuple[str, ...]] = [()]  # by their number on the sheet
+        self._numbers: dict[tuple[str, ...], int] = {(): 0}
         self._known: dict[tuple[str, ...], dict[int, int]] = {}  # numbers by a screen's codes and bits
         self._kind_of: dict[tuple[int, str, str, int], int] = {}  # by symbol, strategy, digest and gates
         self._kinds: list[Kind] = []  # of decisions to do nothing: see `Watched`
@@ -108,7 +109,8 @@ class StrategyDesk:
         self.seats = list(seats)
         self._users = [seat.user for seat in seats]
         self.has_users = any(user is not None for user in self._users)
-        self._eager = [s for s, seat in enumerate(seats) if seat.screen is None and self._users[s] is None]
+        self._shipped = [s for s, user in enumerate(self._users) if user is None]
+        self._eager = [s for s in self._shipped if seats[s].screen is None]
         self._sheet = np.zeros((len(self._seconds.slots), len(seats)), np.int64)
         self._asking = 0  # the seat that is deciding the slot
         self._reported = self._now.slot * len(seats)
@@ -119,6 +121,9 @@ class StrategyDesk:
         self._asks = np.frombuffer(self._calls, np.bool_).reshape(self._sheet.shape)  # the same as a table
         self._screens: dict[tuple[int, int], tuple[Screen, int]] = {}  # and the first history row it has seen
         self._next = 0  # the next slot at which `decide` must be called
+        self._calls_of_users = UserCalls(self._now, self._floor, self._users, self._sheet, self._numbered)
+        self._called = self._now.slot if self.has_users else NEVER  # slots for which users' strategies were called
+        self._acting: Acting | None = None  # the answer that waits for its slot
         self._stale: dict[int, bool] = {}  # symbols to be screened again, and whether by a new screen
         self.changed(rebuild=True)
 
@@ -140,9 +145,12 @@ class StrategyDesk:
         while self.seats:
             if self._stale:
                 self._refresh()
-            if self._next >= upto:
+            if self._called < upto and self._acting is None:
+                self._call(self._called, self._seconds.slot_ends[max(place, self._floor.quiet_until() - 1)])
+            slot = self._next if self._acting is None else min(self._next, self._acting.slot)
+            if slot >= upto:
                 break
-            self._ask(self._next)
+            self._ask(slot)
         self._now.slot = upto
 
     def learn(self, news: News) -> None:
@@ -174,8 +182,9 @@ class StrategyDesk:
         """The decisions to do nothing since the last call, in order; None when there are none."""
         seconds, n, begin = self._seconds, len(self.seats), self._reported
         self._reported = self._now.slot * n + self._asking
-        entered, self._entered = np.array(self._entered, np.int64), []
-        places = np.delete(np.arange(begin, self._reported), entered - begin)
+        places = np.arange(begin, self._reported)
+        if self._entered:
+            places, self._entered = np.delete(places, np.array(self._entered, np.int64) - begin), []
         self._passed += len(places)
         if not len(places):
             return None
@@ -188,11 +197,14 @@ class StrategyDesk:
     def _kinds_of(self, symbols: Array, seats: Array, numbers: Array) -> Array:
         """Kinds by symbol, seat and number of the gates."""
         shape = len(self._seconds.symbols), len(self.seats), len(self._gates)
-        found, which = np.unique(np.ravel_multi_index((symbols, seats, numbers), shape), return_inverse=True)
+        places = np.ravel_multi_index((symbols, seats, numbers), shape)
+        found = np.bincount(places).nonzero()[0]
         con_ids = list(self._seconds.symbols)
         keys = zip(*(part.tolist() for part in np.unravel_index(found, shape)), strict=True)
         kinds = [self._kind(con_ids[symbol], s, number) for symbol, s, number in keys]
-        return np.array(kinds, np.int64)[which]
+        by_place = np.zeros(found[-1] + 1, np.int64)
+        by_place[found] = kinds
+        return by_place[places]
 
     def _kind(self, con_id: int, s: int, number: int) -> int:
         strategy, code = self.seats[s].strategy.name, self.seats[s].code
@@ -211,10 +223,10 @@ class StrategyDesk:
 
     def _refresh(self) -> None:
         if len(self._seconds.clocks) < SCREENED_MIN:
-            self._asks[self._now.slot :] = True
+            self._asks[self._now.slot :, self._shipped] = True
         else:
             for con_id, rebuild in self._stale.items():
-                for s in range(len(self.seats)):
+                for s in self._shipped:
                     self._look(con_id, s, rebuild=rebuild)
         self._stale = {}
         self._find_next()
@@ -259,15 +271,21 @@ class StrategyDesk:
             self._gates.append(gates)
         return number
 
+    def _call(self, begin: int, end: int, first: int = 0) -> None:
+        """Call users' strategies for these slots, up to the first answer that acts."""
+        self._acting = self._calls_of_users.run(begin, end, first)
+        self._called = end if self._acting is None else self._acting.slot + 1
+
     def _ask(self, slot: int) -> None:
         self._now.slot = slot
-        for s, user in enumerate(self._users):
+        for s in range(len(self.seats)):
             if self._asks[slot, s]:
                 self._asking = s
-                if user is None:
-                    self._ask_shipped(slot, s)
-                else:
-                    self._ask_user(slot, s, user)
+                self._ask_shipped(slot, s)
+            elif (acting := self._acting) is not None and (acting.slot, acting.seat) == (slot, s):
+                self._asking = s
+                self._act_user(acting)
+                self._call(slot, slot + 1, s + 1)
         self._asking = 0
         self._now.slot = slot + 1
         self._find_next()
@@ -281,26 +299,16 @@ class StrategyDesk:
         view = self._floor.view(con_id, seat.strategy.name, history.row(upto - 1))
         self._act(slot, s, view, self._floor.allowed(con_id, seat.strategy.decide(view)))
 
-    def _ask_user(self, slot: int, s: int, user: UserDecider) -> None:
-        static = self._now.static_rows()[slot]
-        con_id, floor, failed = static[_CON_ID], self._floor, user.failure
-        why = "" if static[_BID] is not None else self._why_not_live(con_id)
-        held = floor.held(con_id, user.name)
-        verdict = user.decide_now(static, why, self._now.session(), held, floor.aligned(con_id))
-        if user.failure is not failed and user.failure is not None:
-            floor.dropped(user.failure)
-        if verdict.plan is None and not verdict.changes:
-            self._sheet[slot, s] = self._numbered(verdict.gates)
+    def _act_user(self, acting: Acting) -> None:
+        slot, s, verdict, failure = acting
+        if failure is not None:
+            self._floor.dropped(failure)
             return
         row = int(self._seconds.slots[slot])
+        con_id = int(self._seconds.con_ids[row])
         history = self._now.history(con_id)
-        view = floor.view(con_id, user.name, history.row(history.upto(row + 1) - 1))
-        self._act(slot, s, view, floor.allowed(con_id, verdict))
-
-    def _why_not_live(self, con_id: int) -> str:
-        if self._now.outage(con_id):
-            return "OUTAGE"
-        return "HALTED" if self._floor.halted(con_id) else "NOT_LIVE"
+        view = self._floor.view(con_id, self.seats[s].strategy.name, history.row(history.upto(row + 1) - 1))
+        self._act(slot, s, view, self._floor.allowed(con_id, verdict))
 
     def _act(self, slot: int, s: int, view: View, verdict: Verdict) -> None:
         """Note the gates, and send what the strategy wants."""

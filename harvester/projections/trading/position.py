@@ -32,7 +32,7 @@ RUN_CHANGE, RUN_END, DATA_END = "RUN_CHANGE", "RUN_END", "DATA_END"
 OUTAGE, HALTED, NOT_LIVE, SESSION_CLOSED = "OUTAGE", "HALTED", "NOT_LIVE", "SESSION_CLOSED"
 EXPIRED, IMMEDIATE, CANCELLED, RIVAL = "EXPIRED", "IOC", "CANCELLED", "OCO"
 STRATEGY_ERROR = "STRATEGY_ERROR"
-EXIT = "EXIT"  # only in `Rest`: an exit cancelled the rest of the entry
+EXIT = "EXIT"  # only in `CancelledRest`: an exit cancelled the rest of the entry
 
 
 class Excursion(msgspec.Struct):
@@ -60,7 +60,7 @@ class Sent(msgspec.Struct, frozen=True):
     reference_price: float | None = None
 
 
-class Rest(msgspec.Struct, frozen=True):
+class CancelledRest(msgspec.Struct, frozen=True):
     """What of an entry was cancelled: shares, why (rule 12), and when (ns UTC, seq)."""
 
     quantity: int
@@ -101,7 +101,7 @@ class Position(msgspec.Struct):
     placed: bool = False
     expires: int | None = None
     expires_for: str = EXPIRED
-    rest: Rest | None = None
+    rest: CancelledRest | None = None
     number: int = 0
     triggered_ts: int | None = None
     stop: Order | None = None
@@ -316,7 +316,7 @@ class Position(msgspec.Struct):
     def cancel_entry(self, reason: str, ts: int, seq: int) -> None:
         """Cancel the unfilled part of the entry, on its way or at the exchange, at `ts` (ns UTC) and `seq`."""
         if self.entry.left:
-            self.rest = Rest(self.entry.left, reason, ts, seq)
+            self.rest = CancelledRest(self.entry.left, reason, ts, seq)
             self.entry.quantity = self.entry.filled
             self.sent = [m for m in self.sent if m.change is not None]
 

@@ -12,6 +12,9 @@ from harvester.projections.trading.fast.market_now import MarketNow
 from harvester.projections.trading.fast.position_watch import PositionWatch
 from harvester.projections.trading.plan import Change, ChangeKind
 from harvester.projections.trading.position import (
+    HALTED,
+    NOT_LIVE,
+    OUTAGE,
     STRATEGY_ERROR,
     Position,
     Sent,
@@ -47,6 +50,7 @@ class TradeFloor:
         now, desk, blotter: the market, the strategies, and the rows written.
         watches: the positions followed in the stretch.
         due: next time at which a position must be checked, ns UTC.
+        quiet: `Interval.quiet` of the current interval.
         failures: users' strategies that were dropped, in order.
     """
 
@@ -56,7 +60,7 @@ class TradeFloor:
         self.desk = StrategyDesk(self.now, self)
         self.blotter = TradeRows(state.chains)
         self.watches: list[PositionWatch] = []
-        self.due = 0
+        self.due = self.quiet = 0
         self.failures: list[Failure] = []
 
     def holding(self, con_id: int, name: str) -> bool:
@@ -84,9 +88,22 @@ class TradeFloor:
         """1 when all timeframes of the symbol closed up, -1 all down, 0 neither."""
         return self.state.aligned.get(con_id, 0)
 
-    def halted(self, con_id: int) -> bool:
-        """Whether trading in the symbol is halted."""
-        return con_id in self.state.halted
+    def why_not_live(self, con_id: int) -> str:
+        """Why a quote is not live now: OUTAGE, HALTED or NOT_LIVE."""
+        if self.now.outage(con_id):
+            return OUTAGE
+        return HALTED if con_id in self.state.halted else NOT_LIVE
+
+    def quiet_until(self) -> int:
+        """Index of the next clock at which something may change what a user's strategy sees, besides the market."""
+        state, now, clocks = self.state, self.now, self.now.seconds.clocks
+        stop = self.quiet
+        if state.terms is not None and state.terms.answer_ns and (state.active or state.unknown):
+            return now.place + 1  # answers come between the events
+        if stop > now.place and state.active:
+            moved = clocks[:, 0].searchsorted(min(watch.next_seq for watch in self.watches))
+            stop = min(stop, int(moved), int(clocks[:, 1].searchsorted(self.due)))
+        return max(stop, now.place + 1)
 
     def dropped(self, failure: Failure) -> None:
         """Note that a user's strategy has failed. Unless a notice in the log will do so, close its positions."""

@@ -29,7 +29,6 @@ from harvester.projections.trading.plan import Change, ChangeKind
 from harvester.projections.trading.position import (
     EXPIRED,
     HALTED,
-    NOT_LIVE,
     OUTAGE,
     RIVAL,
     RUN_CHANGE,
@@ -102,6 +101,7 @@ class Trading:
         if interval.tape is not self._now.tape:
             self._follow(interval)
         self._now.advance(interval)
+        self._floor.quiet = interval.quiet
         if state.active:
             self._mark_gap(interval.ts)
         due = bool(state.active) and interval.ts >= self._floor.due
@@ -259,15 +259,13 @@ class Trading:
 
     def _refused(self, position: Position, ts: int) -> str:
         """Why an entry is cancelled on its arrival (rule 11); sets when one that is not ends."""
-        state, terms = self._state, self._state.terms
+        terms = self._state.terms
         if terms is None or terms.session is None or terms.flat_at is None or ts < terms.session[0]:
             return SESSION_CLOSED
         if ts >= terms.flat_at:
             return SESSION_END
         if not self._now.shown(position.con_id).good:
-            if self._now.outage(position.con_id):
-                return OUTAGE
-            return HALTED if position.con_id in state.halted else NOT_LIVE
+            return self._floor.why_not_live(position.con_id)
         position.expires, position.expires_for = terms.flat_at, SESSION_END
         if (valid := position.plan.valid_seconds) is not None and ts + int(valid * SECOND_NS) < terms.flat_at:
             position.expires, position.expires_for = ts + int(valid * SECOND_NS), EXPIRED

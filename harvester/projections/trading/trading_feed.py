@@ -90,12 +90,14 @@ class TradingFeed(Projection):
         quotes, trades = (rows[: rows["seq"].searchsorted(last)] for rows in (self._quotes, self._trades))
         books = self._books(int(last))
         tape, seconds = Observations(quotes, trades, clocks[:, 0].tolist(), books), self._seconds(step, clocks)
+        users = bool(runs) or getattr(self.trading, "wants_news", False)
+        quiet = self._quiet(step, clocks[:, 0], runs) if users else [0] * len(clocks)
         for place, (seq, ts) in enumerate(clocks.tolist()):
             self._start(runs, seq)
             happened = [h for h in self._happenings if h.seq <= seq] if self._happenings else []
             self._happenings = self._happenings[len(happened) :]
             news = self._news(step, seq)
-            self.trading.on_interval(Interval(seq, ts, happened, tape, seconds, place, news))
+            self.trading.on_interval(Interval(seq, ts, happened, tape, seconds, place, news, quiet[place]))
         self._quotes, self._trades = self._quotes[len(quotes) :], self._trades[len(trades) :]
 
     def _books(self, last: int) -> BookTape | None:
@@ -105,6 +107,16 @@ class TradingFeed(Projection):
         carried = self._carried
         ladders, self._ladders, self._carried = self._ladders.cut(last)
         return BookTape(ladders, carried)
+
+    def _quiet(self, step: Step, clocks: Array, runs: list[RunStart]) -> list[int]:
+        """By clock the index of the next one with happenings, news or a run start in its interval."""
+        count = len(clocks)
+        seqs = [*(h.seq for h in self._happenings), *(row["seq"] for row in (*self._bars, *self._scans))]
+        seqs += [*self._candles(step), *(run.seq for run in runs)]
+        places = sorted(set(clocks.searchsorted(np.array(seqs, np.int64)).tolist()))
+        nexts = np.array([*places, count])
+        found: list[int] = nexts[np.searchsorted(places, np.arange(count), "right")].tolist()
+        return found
 
     def _news(self, step: Step, seq: int) -> News | None:
         """What happened up to this clock that only users' strategies read."""

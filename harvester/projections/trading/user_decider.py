@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 import traceback
 from collections import deque
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -18,32 +19,30 @@ from harvester.projections.trading.message_counts import HOLDING
 from harvester.projections.trading.position import STRATEGY_ERROR
 from harvester.projections.trading.strategy import Verdict
 from harvester.projections.trading.user_strategy import (
-    NOTHING_WANTED,
     Bar,
     Candidate,
     Candle,
-    Now,
-    Wanted,
     checked,
     name_of,
 )
-from harvester.units import NEVER
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from harvester.projections.interval import News
     from harvester.projections.trading.message_counts import MessageCounts
     from harvester.projections.trading.plan import EntryPlan
-    from harvester.projections.trading.strategy import Holding, View
-    from harvester.projections.trading.user_strategy import Strategy
+    from harvester.projections.trading.strategy import View
+    from harvester.projections.trading.user_strategy import Now, Strategy
 
 BARS_MAX = 100
-_PASS = Verdict(())
 _FAILED = Verdict((STRATEGY_ERROR,))
 _ADDRESS = re.compile(r"0x[0-9a-fA-F]+")
 _PACKAGE = Path(__file__).resolve().parents[2]
-_new = tuple.__new__
+
+
+class RecordedFailure(Exception):
+    """The log says that the strategy failed here."""
 
 
 class SymbolState:
@@ -72,6 +71,9 @@ class UserDecider:
     Attributes:
         failure: why it was dropped; None while it runs.
         counts: what it built, returned and was refused.
+        live_only, on_second: the strategy's; `own`: its attributes, `state` among them.
+        overlays: what protects its positions.
+        candidates: as `Now` has them.
     """
 
     def __init__(
@@ -79,17 +81,16 @@ class UserDecider:
     ) -> None:
         self.name, self.strategy, self.digest = name or name_of(type(strategy)), strategy, digest
         self.failure: Failure | None = None
-        self._recorded = recorded
-        self._ends = NEVER if recorded is None else recorded.seq
-        self._live_only = bool(strategy.live_only)
-        self._overlays = tuple(strategy.exits())
+        self.recorded = recorded
+        self.live_only = bool(strategy.live_only)
+        self.overlays = tuple(strategy.exits())
         self._symbols: dict[int, SymbolState] = {}
         self._waiting: dict[int, tuple[dict[str, Candle], tuple[Bar, ...]]] = {}
         self._scans: dict[str, tuple[int, tuple[Candidate, ...]]] = {}
-        self._candidates: tuple[Candidate, ...] = ()
-        self._own = strategy.__dict__
-        self.counts: MessageCounts = self._own["_counts"]
-        self._on_second = strategy.on_second
+        self.candidates: tuple[Candidate, ...] = ()
+        self.own = strategy.__dict__
+        self.on_second = strategy.on_second
+        self.counts: MessageCounts = self.own["_counts"]
 
     # ---- the calls of the desk -----------------------------------------------------------------------------------
 
@@ -100,7 +101,7 @@ class UserDecider:
         """Note that a position is flat, or was never filled."""
         if (known := self._symbols.get(con_id)) is not None:
             known.flat_since = ts
-            known.overlays = [SimpleNamespace() for _ in self._overlays]
+            known.overlays = [SimpleNamespace() for _ in self.overlays]
 
     def learn(self, news: News) -> None:
         """Take in completed candles, backfilled bars and scanner rows."""
@@ -119,7 +120,7 @@ class UserDecider:
             rows = (*(rows if was == snapshot else ()), Candidate(scan_code, rank, symbol))
             self._scans[scan_code] = snapshot, rows
         if news.scans:
-            self._candidates = tuple(row for _, rows in self._scans.values() for row in rows)
+            self.candidates = tuple(row for _, rows in self._scans.values() for row in rows)
 
     def _facts(self, con_id: int) -> tuple[dict[str, Candle], tuple[Bar, ...]]:
         if (known := self._symbols.get(con_id)) is not None:
@@ -133,90 +134,81 @@ class UserDecider:
             self._waiting[con_id] = candles, bars
 
     def decide(self, view: View) -> Verdict:
-        """Not used: the desk calls `decide_now`.
+        """Not used: `user_calls` calls the strategy.
 
         Raises:
             NotImplementedError: always.
         """
         raise NotImplementedError
 
-    def decide_now(
-        self,
-        static: tuple[Any, ...],
-        why_not_live: str,
-        session: tuple[int, int] | None,
-        held: Holding | None,
-        alignment: int,
-    ) -> Verdict:
-        """Decide on one second. `static`: the fields `user_strategy.STATIC`."""
-        if self.failure is not None:
-            return _FAILED
-        if static[_SEQ] >= self._ends and self._has_ended(static):
-            return _FAILED
-        if self._live_only and (why_not_live or static[_MID] is None):
-            return Verdict((why_not_live or "NOT_LIVE",))
-        con_id = static[_CON_ID]
-        try:
-            known = self._symbols.get(con_id)
-            if known is None:
-                known = self._begin(con_id, static[_SYMBOL])
-            opens, closes = session or (None, None)
-            facts = (
-                why_not_live,
-                opens,
-                closes,
-                held,
-                alignment,
-                known.shown,
-                known.bars,
-                self._candidates,
-                known.flat_since,
-            )
-            now = _new(Now, static + facts)
-            self._own["state"] = known.user
-            answer = self._on_second(now)
-            if answer is not None:
-                self.counts.returned(answer)
-            if held is None:
-                if answer is None:
-                    return _PASS
-                wanted = checked(self._protected(answer, now) if self._overlays else answer, now)
-            else:
-                wanted = self._followed(held, now, known) if self._overlays and held.open else NOTHING_WANTED
-                if not wanted.changes:
-                    wanted = checked(answer, now)
-            return self._verdict(wanted, held)
-        except (Exception, SystemExit, GeneratorExit) as error:  # noqa: BLE001 - a user's code may raise anything
-            self._fail(static, error)
-            return _FAILED
-
-    def _begin(self, con_id: int, symbol: str) -> SymbolState:
-        known = self._symbols[con_id] = SymbolState(len(self._overlays))
-        if con_id in self._waiting:
-            known.candles, known.bars = self._waiting.pop(con_id)
-            known.shown = tuple(known.candles.items())
-        self._own["state"] = known.user
-        self.strategy.on_symbol(symbol)
+    def known(self, at: tuple[int, int, int], symbol: str) -> SymbolState:
+        """What is kept for a symbol; the strategy prepares it the first time, at (seq, ts, con_id)."""
+        con_id = at[2]
+        known = self._symbols.get(con_id)
+        if known is None:
+            known = self._symbols[con_id] = SymbolState(len(self.overlays))
+            if con_id in self._waiting:
+                known.candles, known.bars = self._waiting.pop(con_id)
+                known.shown = tuple(known.candles.items())
+            self.own["state"] = known.user
+            self.prepare(at, symbol)
         return known
 
-    def _protected(self, answer: Any, now: Now) -> Any:
-        parts = answer if type(answer) in (list, tuple) else (answer,)
-        return [self._protect(part, now) if hasattr(part, "rival") else part for part in parts]
+    def prepare(self, at: tuple[int, int, int], symbol: str) -> None:
+        """Let the strategy prepare the state of a symbol, at (seq, ts, con_id)."""
+        del at
+        self.strategy.on_symbol(symbol)
 
-    def _protect(self, order: EntryPlan, now: Now) -> EntryPlan:
-        for overlay in self._overlays:
-            order = overlay.protect(order, now)
-        return order
+    def until_failure(self, call: Callable[[Now], Any], now: Now) -> Any:
+        """The answer of a strategy whose failure is recorded.
 
-    def _followed(self, held: Holding, now: Now, known: SymbolState) -> Wanted:
-        if not now.live or held.leaving:
-            return NOTHING_WANTED
-        pairs = zip(self._overlays, known.overlays, strict=True)
+        Raises:
+            RecordedFailure: it has failed by this second; the call that failed is not made again.
+        """
+        assert self.recorded is not None
+        if now.seq > self.recorded.seq or (now.seq == self.recorded.seq and now.con_id == self.recorded.con_id):
+            raise RecordedFailure
+        return call(now)
+
+    def decide_second(self, now: Now) -> Verdict:
+        """Decide on one second; `user_calls` does the same over many. `now` lacks what is kept here."""
+        if self.failure is not None:
+            return _FAILED
+        if self.live_only and (now.why_not_live or now.mid is None):
+            return Verdict((now.why_not_live or "NOT_LIVE",))
+        try:
+            known = self.known((now.seq, now.ts, now.con_id), now.symbol)
+            now = now._replace(candles=known.shown, bars=known.bars)
+            now = now._replace(candidates=self.candidates, flat_since=known.flat_since)
+            self.own["state"] = known.user
+            follows = now.position is not None and now.position.open and self.overlays
+            call: Callable[[Now], Any] = partial(self.followed, known) if follows else self.on_second
+            answer = call(now) if self.recorded is None else self.until_failure(call, now)
+            return self.verdict(answer, now)
+        except (Exception, SystemExit, GeneratorExit) as error:  # noqa: BLE001 - a user's code may raise anything
+            return self.fail((now.seq, now.ts, now.con_id, now.symbol), error)[0]
+
+    def followed(self, known: SymbolState, now: Now) -> Any:
+        """The answer while shares are held: what an overlay changes, else what the strategy wants."""
+        answer, held = self.on_second(now), now.position
+        if not now.live or held is None or held.leaving:
+            return answer
+        pairs = zip(self.overlays, known.overlays, strict=True)
         changes = [change for overlay, state in pairs if (change := overlay.follow(held, now, state)) is not None]
         leaving = [change for change in changes if change.kind == "exit"]
-        return checked(leaving[:1] or changes, now)
+        if changes:
+            self.counts.returned(answer)  # it came, and does not act
+        return leaving[:1] or changes or answer
 
-    def _verdict(self, wanted: Wanted, held: Holding | None) -> Verdict:
+    def verdict(self, answer: Any, now: Now) -> Verdict:
+        """The checked answer.
+
+        Raises:
+            BadOrder: a wrong type, number or side.
+        """
+        held = now.position
+        self.counts.returned(answer)
+        wanted = checked(self._protected(answer, now) if held is None and self.overlays else answer, now)
         if wanted.plan is not None and held is not None:
             self.counts.refuse((HOLDING,))
             return Verdict((*wanted.codes, HOLDING), changes=wanted.changes)
@@ -224,21 +216,18 @@ class UserDecider:
             self.counts.refuse(wanted.codes)
         return Verdict(wanted.codes, wanted.plan, wanted.changes)
 
-    def _has_ended(self, static: tuple[Any, ...]) -> bool:
-        """Whether it has failed by this second, according to the log."""
-        assert self._recorded is not None
-        if static[_SEQ] == self._ends and static[_CON_ID] != self._recorded.con_id:
-            return False  # it failed at this clock, but a symbol later
-        self.drop(self._recorded)
-        return True
-
     def drop(self, failure: Failure) -> None:
         """End it: it decides nothing more, and its memory is freed."""
         self.failure = failure
-        self._symbols, self._waiting, self._scans, self._candidates = {}, {}, {}, ()
-        self._own["state"] = SimpleNamespace()
+        self._symbols, self._waiting, self._scans, self.candidates = {}, {}, {}, ()
+        self.own["state"] = SimpleNamespace()
 
-    def _fail(self, static: tuple[Any, ...], error: BaseException) -> None:
+    def fail(self, at: tuple[int, int, int, str], error: BaseException) -> tuple[Verdict, Failure]:
+        """Drop the strategy at a second (seq, ts, con_id, symbol) because of an error."""
+        if isinstance(error, RecordedFailure):
+            assert self.recorded is not None
+            self.drop(self.recorded)
+            return _FAILED, self.recorded
         try:
             text = " ".join(str(error).split())
         except Exception:  # noqa: BLE001 - the user's __str__
@@ -247,8 +236,18 @@ class UserDecider:
         if (line := _line_of(error)) is not None:
             why = f"line {line}: {why}"
         why = printable(_ADDRESS.sub("0x…", why))
-        at = static[_SEQ], static[_TS], static[_CON_ID], static[_SYMBOL]
-        self.drop(Failure(self.name, self.digest, *at, why))
+        failure = Failure(self.name, self.digest, *at, why)
+        self.drop(failure)
+        return _FAILED, failure
+
+    def _protected(self, answer: Any, now: Now) -> Any:
+        parts = answer if type(answer) in (list, tuple) else (answer,)
+        return [self._protect(part, now) if hasattr(part, "rival") else part for part in parts]
+
+    def _protect(self, order: EntryPlan, now: Now) -> EntryPlan:
+        for overlay in self.overlays:
+            order = overlay.protect(order, now)
+        return order
 
     # ---- snapshots -----------------------------------------------------------------------------------------------
 
@@ -281,16 +280,9 @@ class UserDecider:
             found = {name: Candle(*candle) for name, candle in unplain(candles).items()}
             self._waiting[con_id] = found, tuple(Bar(*bar) for bar in bars)
         self._scans = {code: (was, tuple(Candidate(*row) for row in rows)) for code, was, rows in scans}
-        self._candidates = tuple(row for _, rows in self._scans.values() for row in rows)
+        self.candidates = tuple(row for _, rows in self._scans.values() for row in rows)
 
 
-def _places() -> tuple[int, ...]:
-    from harvester.projections.trading.user_strategy import STATIC
-
-    return tuple(STATIC.index(name) for name in ("seq", "ts", "con_id", "symbol", "mid"))
-
-
-_SEQ, _TS, _CON_ID, _SYMBOL, _MID = _places()
 _SCALARS = (type(None), bool, int, float, str, bytes)
 _INT_MAX = 2**63 - 1
 

@@ -92,32 +92,32 @@ class Now(NamedTuple):
     spread_twa: Any
     mid: Any
     microprice: Any
-    imbalance: Any
-    bid_size_top_n: Any
-    ask_size_top_n: Any
     bid_top_size: Any
     ask_top_size: Any
     ofi: Any
     tape_buy: Any
     tape_sell: Any
     tape_unknown: Any
-    trade_count: Any
-    quote_count: Any
-    depth_count: Any
+    trade_count: int
+    quote_count: int
+    depth_count: int
     volatility_proxy: Any
     realised_variance: Any
-    quote_source: Any
-    book_good: Any
-    stale: Any
-    halted: Any
     seq: int
     ts: int
-    con_id: int
-    symbol: str
     bid: Any
     ask: Any
     bid_size: Any
     ask_size: Any
+    imbalance: Any
+    bid_size_top_n: Any
+    ask_size_top_n: Any
+    quote_source: Any
+    book_good: Any
+    stale: Any
+    halted: Any
+    con_id: int
+    symbol: str
     why_not_live: str
     opens: int | None
     closes: int | None
@@ -148,10 +148,12 @@ class Now(NamedTuple):
         return next((candle for name, candle in self.candles if name == timeframe), None)
 
 
-STATIC_COUNT = Now._fields.index("why_not_live")
-STATIC = Now._fields[:STATIC_COUNT]
-"""Fields of `Now` that depend on the market alone; the first ones are those of `episodes.BUCKET_FIELDS`, in order."""
-assert len(STATIC) == len(BUCKET_FIELDS) + 8, "a bucket field is missing in Now"
+NUMBER_COUNT = Now._fields.index("quote_source")
+NUMBERS = Now._fields[:NUMBER_COUNT]
+"""Numbers of the market; those that are absent without a book come last (see `fast.now_rows`)."""
+FLAGS = Now._fields[NUMBER_COUNT : Now._fields.index("con_id")]
+"""Fields of the second that are not numbers."""
+assert len(NUMBERS) + len(FLAGS) == len(BUCKET_FIELDS) + 6, "a bucket field is missing in Now"
 
 
 class GateRefusal(NamedTuple):

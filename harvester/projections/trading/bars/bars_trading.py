@@ -47,7 +47,7 @@ from harvester.projections.trading.simulated_exchange import Moment, ShownQuote,
 from harvester.projections.trading.strategy import Holding
 from harvester.projections.trading.trade_rows import TABLES
 from harvester.projections.trading.user_decider import BARS_MAX, UserDecider
-from harvester.projections.trading.user_strategy import Bar
+from harvester.projections.trading.user_strategy import Bar, Now
 from harvester.units import SECOND_NS
 
 if TYPE_CHECKING:
@@ -267,7 +267,7 @@ class BarsTrading:
             name, failed = seat.decider.name, seat.decider.failure
             why = NOT_LIVE if shown[_BID] is None else ""
             held = self._held(symbol.con_id, name)
-            verdict = seat.decider.decide_now(shown, why, self._terms.session, held, 0)
+            verdict = seat.decider.decide_second(self._now(shown, why, held))
             if self._terms.aligned_only:
                 verdict = verdict.only_aligned(0)
             if seat.decider.failure is not failed and seat.decider.failure is not None:
@@ -276,8 +276,15 @@ class BarsTrading:
             self._extend_series(symbol, name, shown, list(verdict.gates))
         self._release()
 
+    def _now(self, shown: tuple[Any, ...], why: str, held: Holding | None) -> Now:
+        opens, closes = self._terms.session or (None, None)
+        known: dict[str, Any] = dict(zip(_NOW_FIELDS, shown, strict=True))
+        known |= {"why_not_live": why, "opens": opens, "closes": closes, "position": held, "alignment": 0}
+        kept = {"candles": (), "bars": (), "candidates": (), "flat_since": None}  # the decider has them
+        return Now(**known | kept)
+
     def _shown(self, symbol: BarSymbol, bar: TimedBar) -> tuple[Any, ...]:
-        """What a strategy sees of the bar: the fields `user_strategy.STATIC` (B11)."""
+        """What a strategy sees of the bar: `_NOW_FIELDS` (B11)."""
         quote = self._quote(symbol, bar)
         bid, ask = round(bar.close - quote.half, 9), quote.price(bar.close, buy=True)
         if bid <= 0:
@@ -533,4 +540,7 @@ def _ts(scan: tuple[int, Any]) -> int:
 
 _NOT_NUMBERS = frozenset(("quote_source", "book_good", "stale", "halted"))
 _PLACE = {name: k for k, name in enumerate(BUCKET_FIELDS)}
+_OF_SECOND = {"ts": "second", "bid": "bucket_bid", "ask": "bucket_ask"}
+_QUOTE = ("bid", "ask", "bid_size", "ask_size")
+_NOW_FIELDS = (*(_OF_SECOND.get(n, n) for n in BUCKET_FIELDS), "seq", "ts", "con_id", "symbol", *_QUOTE)
 _BID = len(BUCKET_FIELDS) + 4  # in what a strategy sees, after seq, ts, con_id, symbol

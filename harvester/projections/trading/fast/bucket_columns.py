@@ -148,7 +148,8 @@ class BucketColumns:
 
     Attributes:
         clocks: seq and ts (ns UTC) of each clock, shape (clocks, 2), int64.
-        rows: dtype `SECONDS`, in closing order; `con_ids` holds the con_id of each.
+        rows: dtype `SECONDS`, in closing order; `con_ids` holds the con_id of each; `wide`: the same memory as a table
+            of 8 byte numbers.
         symbols: by con_id, in the order of their first rows; `whose` holds for each row the place of its symbol.
         ends: for each clock, the number of rows closed by then.
         slots: the row of each slot; `slot_ends`: for each clock, the number of slots by then.
@@ -156,7 +157,7 @@ class BucketColumns:
 
     def __init__(self, clocks: Array, rows: Array, con_ids: Array, ends: list[int], symbols: Mapping[int, str]) -> None:
         self.clocks, self.rows, self.con_ids, self.ends = clocks, rows, con_ids, ends
-        self._wide = _wide(rows)
+        self.wide = _wide(rows)
         self._of, self.whose = _by_symbol(con_ids)
         self.symbols = {con_id: symbols[con_id] for con_id in self._of}
         self.slots, self.slot_ends, self._slot_of = _slots(rows["ts"].tolist(), con_ids, ends)
@@ -168,7 +169,7 @@ class BucketColumns:
     def history(self, con_id: int, newest: Newest) -> SymbolBuckets:
         """Earlier rows of a symbol followed by those of the stretch; call once a symbol."""
         at = self.where(con_id)
-        return SymbolBuckets(*newest.extend(self._wide.take(at, axis=0)), at, self._slot_of.take(at))
+        return SymbolBuckets(*newest.extend(self.wide.take(at, axis=0)), at, self._slot_of.take(at))
 
     def between(self, place: int) -> range:
         """The rows that this clock of the stretch closed."""

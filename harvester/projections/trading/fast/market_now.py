@@ -6,13 +6,13 @@ state is updated only when it is read: quotes in force by `shown`, symbols and b
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from harvester.projections.interval import QUOTES, TRADES
-from harvester.projections.trading.episodes import BUCKET_FIELDS, PRE_COUNT, SymbolHealth
-from harvester.projections.trading.fast.bucket_columns import NO_SECONDS, WHOLE, Newest, columns_of, records, rows_of
+from harvester.projections.trading.episodes import PRE_COUNT, SymbolHealth
+from harvester.projections.trading.fast.bucket_columns import NO_SECONDS, Newest, records, rows_of
 from harvester.projections.trading.fast.observations import Observations
 from harvester.projections.trading.simulated_exchange import ShownQuote
 from harvester.projections.trading.strategy import Ahead
@@ -50,7 +50,6 @@ class MarketNow:
         self.tape, self.seconds = _NO_TAPE, NO_SECONDS
         self.place = self.seq = self.ts = self.until = self.closed = self.slot = self._counted = 0
         self._histories: dict[int, SymbolBuckets] = {}
-        self._static: list[tuple[Any, ...]] | None = None
         self._new_symbols: list[tuple[int, int, int]] = []  # (seq, order within it, con_id)
 
     def follow(self, interval: Interval) -> None:
@@ -111,40 +110,14 @@ class MarketNow:
         """The coming seconds of a symbol, from this row of its history on."""
         history = self.history(con_id)
         places = np.searchsorted(self.seconds.ends, history.at[since - history.before :], "right")
-        shown = self.shown(con_id) if con_id in self._state.shown else ShownQuote()
+        shown = self.shown(con_id) if self.has_shown(con_id) else ShownQuote()
         good, ts = self.line(con_id).good_at(places, shown), self.seconds.clocks[places, 1]
         halted = con_id in self._state.halted
         return Ahead(con_id, history.rows[since:], ts, good, self.session(), self.outage(con_id), halted)
 
-    def static_rows(self) -> list[tuple[Any, ...]]:
-        """By slot the fields `user_strategy.STATIC`; only the slots not yet decided are valid."""
-        if self._static is None:
-            self._static = self._static_rows()
-        return self._static
-
-    def _static_rows(self) -> list[tuple[Any, ...]]:
-        seconds = self.seconds
-        found: list[tuple[Any, ...]] = [()] * len(seconds.slots)
-        for con_id, symbol in seconds.symbols.items():
-            history = self.history(con_id)
-            newest = np.append(history.slots[1:] != history.slots[:-1], True)[: len(history.slots)]
-            slots = history.slots[newest]
-            places = np.searchsorted(seconds.slot_ends, slots, "right")
-            shown = self.shown(con_id) if con_id in self._state.shown else ShownQuote()
-            live, *quote = self.line(con_id).quotes_at(places, shown)
-            columns = columns_of(history.rows[history.before :][newest])
-            for k, name in enumerate(BUCKET_FIELDS):
-                if name not in WHOLE:
-                    columns[k] = [value if value - value == 0 else None for value in columns[k]]
-            columns += [seconds.clocks[places, 0].tolist(), seconds.clocks[places, 1].tolist()]
-            columns += [[con_id] * len(slots), [symbol] * len(slots)]
-            for part in quote:
-                priced = part.astype(object)
-                priced[~live] = None
-                columns.append(priced.tolist())
-            for slot, row in zip(slots.tolist(), zip(*columns, strict=True), strict=True):
-                found[slot] = row
-        return found
+    def has_shown(self, con_id: int) -> bool:
+        """Whether the symbol has had a quote or a decision."""
+        return con_id in self._state.shown
 
     def shown(self, con_id: int, arrived: int | None = None) -> ShownQuote:
         """The quote in force of a symbol; `arrived`: for what arrives at this time, ns UTC."""

@@ -131,6 +131,8 @@ class SymbolObservations:
             return [np.full(len(upto), value) for value in values]
         at, moved = np.maximum(upto, 1) - 1, upto > self._shown
         columns = self.good, self.bid, self.ask, self.bid_size, self.ask_size
+        if moved.all():
+            return [column[at] for column in columns]
         return [np.where(moved, column[at], value) for column, value in zip(columns, values, strict=True)]
 
     def observation(self, seq: int) -> Moment:
