@@ -10,8 +10,6 @@ from tests.reference.exchange import Order, Terms, money, round_trip, rounded, t
 from tests.reference.market import SECOND, total
 
 SERIES = ("ts", "mark", "bid", "ask", "mid", "spread", "imbalance", "tape_buy", "tape_sell", "volatility_proxy")
-import os
-TOL = os.environ.get("TOL")
 OUT = ("stop", "target", "exit")
 
 
@@ -120,7 +118,7 @@ class Trade:
             "entry_ts": entries[0]["ts"] if entries else None, "entry_price": paid / entered if entered else None,
             "stop": self.stop.stop if at_exchange and self.stop else None,
             "target": self.target.limit if at_exchange and self.target else None,
-            "leaving": (self.leaving and not (TOL and self.over_ts and not self.fills and self.rest["reason"] == "CANCELLED")) or (self.triggered_ts is not None and known(self.triggered_ts)),
+            "leaving": self.leaving or (self.triggered_ts is not None and known(self.triggered_ts)),
         }  # fmt: skip
 
     def profit(self, price):

@@ -16,8 +16,6 @@ from tests.reference.trades import SERIES, Trade
 
 LOST, BACK = (1100, -2), (1101, 1102, -1)  # of the whole feed, from IB and the connection
 BEGINS, ENDS = -7, -8  # Harvester's own notices of an outage, of the whole feed or of one symbol
-import os
-TOL = os.environ.get("TOL")
 MINUTE = 60 * SECOND
 
 
@@ -449,8 +447,7 @@ class Trading:
             self.look_at_the_time(trade, seq, ts)
         for trade in [trade for trade in self.unknown if self.known(trade.over_ts, ts)]:
             self.unknown.remove(trade)
-            if seat := self.seats.get((trade.strategy, trade.digest)):
-                seat.finished(trade.con_id, trade.over_ts)
+            self.tell(trade)
         closed = [self.judged(row) for row in closed]
         self.buckets += closed
         for strategy in self.seats.values():
@@ -570,13 +567,17 @@ class Trading:
         self.ended_at(trade, ts)
 
     def ended_at(self, trade, ts):
-        """20: the strategy does not know it yet."""
+        """20: its strategy does not know it yet, unless answers take no time in this run."""
         trade.over_ts = ts
-        if TOL and not self.config("answer_latency_ms", 0):
-            if seat := self.seats.get((trade.strategy, trade.digest)):
-                seat.finished(trade.con_id, trade.over_ts)
-            return
-        self.unknown.append(trade)
+        if self.config("answer_latency_ms", 0):
+            self.unknown.append(trade)
+        else:
+            self.tell(trade)
+
+    def tell(self, trade):
+        """Notify the strategy of the decision that its trade is over, if it still runs."""
+        if seat := self.seats.get((trade.strategy, trade.digest)):
+            seat.finished(trade.con_id, trade.over_ts)
 
     def decided(self, trade, action, reason, seq, ts, *, buy, quantity, price):
         self.decisions.append({

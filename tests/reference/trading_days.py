@@ -100,7 +100,7 @@ class TradingDay:
             "latency_ms": chance.choice(LATENCIES), "participation": chance.choice((1.0, 1.0, 0.3)),
             "stop_trigger": chance.choice(("quote", "quote", "last")),
             "flat_before_close_seconds": chance.choice((0.0, 3.5, 9.0)),
-            "fill_depth": "book" if self.deep else "top", "answer_latency_ms": chance.choice(ANSWERS),
+            "fill_depth": chance.choice(("book", "book", "top") if self.deep else ("top",)), "answer_latency_ms": chance.choice(ANSWERS),
         }  # fmt: skip
 
     def run_start(self) -> None:
