@@ -109,7 +109,10 @@ def unseen(tracked: Tracked, dark: Sequence[tuple[int, int, int]], gaps: Sequenc
     begin, end = tracked.position.fills[0].ts, tracked.exit_ts
     seconds: set[int] = set()
     spans = [(since, until, why) for since, until, why in dark if since <= end and until > begin]
-    lasting = [(since, max(until, since + 1)) for since, until, _ in spans]  # a restart without duration has its second
+    lasting, ended = [], -1
+    for since, until, _ in spans:  # one without duration has its second, unless it goes on where another ended
+        lasting.append((since, until if since == ended else max(until, since + 1)))
+        ended = until
     for since, until in (*lasting, *gaps):
         first, last = max(since, begin), min(until - 1, end)
         seconds.update(range(first // SECOND_NS, last // SECOND_NS + 1))
