@@ -110,8 +110,8 @@ def unseen(tracked: Tracked, dark: Sequence[tuple[int, int, int]], gaps: Sequenc
     seconds: set[int] = set()
     spans = [(since, until, why) for since, until, why in dark if since <= end and until > begin]
     lasting, ended = [], -1
-    for since, until, _ in spans:  # one without duration has its second, unless it goes on where another ended
-        lasting.append((since, until if since == ended else max(until, since + 1)))
+    for since, until, why in spans:  # one without duration has its second, unless it is the end of what came before
+        lasting.append((since, until if since == ended and why == Dark.LOST else max(until, since + 1)))
         ended = until
     for since, until in (*lasting, *gaps):
         first, last = max(since, begin), min(until - 1, end)
