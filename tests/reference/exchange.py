@@ -135,7 +135,7 @@ class Quote:
     lost: bool = True  # by an outage, a run start, the end of its stream; until its next change
     dark: bool = False  # the feed of the symbol, or the whole feed, is gone
     halted: bool = False
-    deep: bool = False  # the run's orders see the book behind the quote
+    deep: bool = False  # there are orders that may see the book behind the quote
     book: tuple | None = None  # of a good SMART book: bids, asks; price → size
     bid: Side = field(default_factory=Side)
     ask: Side = field(default_factory=Side)

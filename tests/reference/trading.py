@@ -63,6 +63,7 @@ class Trading:
         self.params = None
         self.trades = []  # open trades, in the order of their decisions
         self.unknown = []  # trades that are over, which their strategy does not know yet (20)
+        self.deep = False  # a run of the date had orders that see the book
         self.books = {}  # con_id → levels of its good SMART book: bids, asks
         self.messages = []
         self.sent = 0
@@ -146,7 +147,7 @@ class Trading:
     def quote(self, con_id):
         quote = self.quotes.setdefault(con_id, Quote())
         quote.dark = bool({0, con_id} & self.outages)
-        quote.deep = self.params is not None and self.config("fill_depth", "top") == "book"
+        quote.deep = self.deep
         return quote
 
     def lose(self, con_id, ts):
@@ -419,6 +420,7 @@ class Trading:
         self.lose(0, self.before)
         self.outages = set()
         self.params = params
+        self.deep = self.deep or self.config("fill_depth", "top") == "book"
         refs = {(ref["name"], ref["digest"]): ref["settings"] for ref in params["strategies"]}
         messages, self.messages = self.messages, []
         for message in messages:  # 3: an exit works as if it had arrived; other messages are lost

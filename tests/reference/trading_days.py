@@ -29,6 +29,7 @@ START = 1_752_760_800 * SECOND  # 2025-07-17 14:00:00 UTC
 UNSET = 1.7976931348623157e308
 ODD = (None, -1.0, 0.0, UNSET)
 SIZES = (0.0, 1.0, 7.0, 30.0, 40.5, 100.0, 100.0, 500.0)
+SMALL = (0.0, 1.0, 7.0, 7.0, 30.0, 30.0, 40.5, 100.0)  # orders look behind these
 PRINTED = (0.5, 1.0, 10.0, 40.0, 99.5, 300.0)
 LIVELY = (0.5, (1, 1, 1, 2, 2, 4, 9, 0, -1))  # how often a price moves, and the spread in cents
 STILL = (0.02, (1, 1, -1))
@@ -54,6 +55,7 @@ class TradingDay:
     """Draws a day second by second; `events` gives it in order, `plans` by strategy, clock and symbol."""
 
     BUSY: tuple[int, ...] = (2, 4, 9)  # most events a second
+    DEEP = 0.5  # how many days have books of use
 
     def __init__(self, seed: int, seconds: int = 60) -> None:
         self.chance = chance = random.Random(seed)
@@ -63,7 +65,7 @@ class TradingDay:
         self.trouble = chance.choice((0.0, 0.03, 0.15))  # a second
         self.stocks = [Stock(c, 1000) for c in chance.sample((7, 30, 11), chance.choice((1, 1, 2, 3)))]
         self.names = chance.choice((["drawn"], ["drawn"], ["drawn", "drawn_beside"]))
-        self.deep = chance.random() < 0.5  # books are busy, and mostly of use
+        self.deep = chance.random() < self.DEEP  # books are busy, and mostly of use
         self.busy = chance.choice(self.BUSY)
         self.restless, self.widths = chance.choice((LIVELY, LIVELY, STILL))
         self.flicker = chance.choice((0.0, 0.3))
@@ -214,7 +216,8 @@ class TradingDay:
 
     def row_bid_ask(self, cents: int, key: dict[str, int]) -> None:
         bid, ask = self.sides(cents)
-        sizes = self.chance.choice(SIZES), self.chance.choice(SIZES)
+        shown = SMALL if self.deep else SIZES
+        sizes = self.chance.choice(shown), self.chance.choice(shown)
         self.quote(bid, ask, sizes, key)
         if self.chance.random() < self.flicker:
             for shift in (self.chance.choice((-0.01, 0.01)), 0):
@@ -365,6 +368,13 @@ class TradingDay:
             self.refill()
         elif "smart_depth" in stock.requests:
             self.notice(317, stock.con_id, stock.requests["smart_depth"])
+
+
+class BookDay(TradingDay):
+    """Busy books that orders walk again and again, with quotes that are not live for moments."""
+
+    BUSY = (20, 40)
+    DEEP = 1.0
 
 
 class BreakoutDay(TradingDay):
