@@ -22,6 +22,7 @@ from tests.reference import trading as plain
 from tests.reference.breakout import Breakout
 from tests.reference.trades import window
 from tests.reference.trading_days import BreakoutDay, TradingDay
+from tests.reference.trading_plans import seen
 
 Events = list[tuple[Kind, dict[str, Any]]]
 Tables = dict[str, list[dict[str, Any]]]
@@ -59,7 +60,7 @@ class Plans:
     def decide(self, view: dict[str, Any]) -> tuple[list[str], EntryPlan | None, list[Change]]:
         key = f"{view['ts']} {view['bucket']['con_id']}"
         if view["holding"]:
-            return ["HOLDING"], None, msgspec.convert(self.changes.get(key, []), list[Change])
+            return ["HOLDING", seen(view["position"][0])], None, msgspec.convert(self.changes.get(key, []), list[Change])
         return [], msgspec.convert(self.plans.get(key), EntryPlan | None), []
 
 
@@ -106,7 +107,7 @@ def equal(got: Any, expected: Any) -> bool:
     if isinstance(expected, list):
         return len(got) == len(expected) and all(map(equal, got, expected))
     if isinstance(expected, dict):
-        return all(equal(got[name], value) for name, value in expected.items() if name in got)
+        return got is not None and all(equal(got[name], value) for name, value in expected.items() if name in got)
     if isinstance(expected, float) and got is not None:
         return math.isclose(got, expected, rel_tol=1e-7, abs_tol=1.5e-9)
     return bool(got == expected)
@@ -118,7 +119,7 @@ def whole(row: dict[str, Any]) -> dict[str, Any]:
     labels = {name: document["labels"][name] for name in ("time_to_mae", "time_to_mfe")}
     risk = {name: document["decision_trace"]["risk"][name] for name in ("initial_risk_usd", "target")}
     before = document["features_pre"]["buckets"]
-    parts = {name: document[name] for name in ("series", "fills", "through_seq", "run", "quality")}
+    parts = {name: document[name] for name in ("series", "fills", "rest", "through_seq", "run", "quality")}
     return row | labels | parts | risk | {"features_pre": before}
 
 

@@ -109,7 +109,11 @@ def unseen(tracked: Tracked, dark: Sequence[tuple[int, int, int]], gaps: Sequenc
     begin, end = tracked.position.fills[0].ts, tracked.exit_ts
     seconds: set[int] = set()
     spans = [(since, until, why) for since, until, why in dark if since <= end and until > begin]
-    for since, until in [*((span[0], span[1]) for span in spans), *gaps]:
+    lasting, ended = [], -1
+    for since, until, why in spans:  # one without duration has its second, unless it is the end of what came before
+        lasting.append((since, until if since == ended and why == Dark.LOST else max(until, since + 1)))
+        ended = until
+    for since, until in (*lasting, *gaps):
         first, last = max(since, begin), min(until - 1, end)
         seconds.update(range(first // SECOND_NS, last // SECOND_NS + 1))
     return Unseen(len(seconds), _counted(spans, Dark.OUTAGE), _counted(spans, Dark.HALT))

@@ -78,7 +78,7 @@ class Position(msgspec.Struct):
         rest: what of the entry was cancelled, None while nothing was.
         number: of its entry among the messages of the date.
         triggered_ts: when its stop triggered, ns UTC.
-        sent: messages on their way.
+        sent: messages on their way; `sent_exit`: an exit was sent, whatever became of it.
         tick: smallest price step, USD; `risk`: initial risk a share, USD, None = unknown.
         stop_at, target_at: prices the protective orders are placed with, USD.
     """
@@ -107,6 +107,7 @@ class Position(msgspec.Struct):
     stop: Order | None = None
     target: Order | None = None
     exit: Order | None = None
+    sent_exit: bool = False
     exit_reason: str = ""
     fills: list[Fill] = []
     entry_value: float = 0.0
@@ -163,12 +164,6 @@ class Position(msgspec.Struct):
     def ended(self) -> str:
         """Why the entry was cancelled, empty while it has not been."""
         return self.rest.reason if self.rest else ""
-
-    @property
-    def sent_exit(self) -> bool:
-        """Whether an exit was sent, or works."""
-        sent = any(m.change is not None and m.change.kind is ChangeKind.EXIT for m in self.sent)
-        return sent or self.exit is not None
 
     @property
     def sign(self) -> int:

@@ -104,7 +104,7 @@ class Moment(msgspec.Struct):
     """A change of the live quote or an arrival (`price` None), or a print.
 
     Attributes:
-        size: of a print, what our orders may still take, in shares.
+        size: of a print, shares; `taken`: what our orders took of it.
         forms_price: of a print; `triggers`: it forms the price and is not an odd lot.
         book: the SMART book, None = none is looked at.
     """
@@ -116,6 +116,7 @@ class Moment(msgspec.Struct):
     forms_price: bool = False
     triggers: bool = False
     book: BehindQuote | None = None
+    taken: int = 0
 
 
 class TakenLevel(msgspec.Struct):
@@ -245,7 +246,7 @@ def execute(order: Order, now: Moment, shown: ShownQuote, costs: CostTable) -> l
     made = []
     if shares > 0:
         if rested and not _reached(order.limit or 0.0, top[0], buy=order.buy):
-            now.size -= shares  # filled by the print
+            now.taken += shares  # filled by the print
         else:
             shown.take(top, shares, now.ts, buy=order.buy)
         made.append(_fill(order, now, price, shares, costs, rested=rested))
@@ -307,7 +308,8 @@ def _limit(order: Order, now: Moment, shown: ShownQuote) -> tuple[float, int, bo
     if now.price is None or not now.forms_price or not rested:
         return order.limit, 0, rested
     through = now.price < order.limit if order.buy else now.price > order.limit
-    return order.limit, math.floor(now.size * order.share_max) if through and now.size > 0 else 0, rested
+    printed = min(math.floor(now.size) - now.taken, math.floor(now.size * order.share_max))
+    return order.limit, printed if through and now.size > 0 else 0, rested
 
 
 def _fill(

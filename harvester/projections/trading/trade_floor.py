@@ -220,6 +220,7 @@ class TradeFloor:
         if leaving:
             if position.leaving:
                 return
+            position.sent_exit = True
             price = shown.price(buy=not position.plan.long) if shown.good else None
         position.sent.append(Sent(at[0], at[1] + latency_ns, self._next_number(), change, price if leaving else None))
         newest = self.newest(position.con_id)

@@ -373,6 +373,7 @@ class BarsTrading:
         if leaving:
             if position.leaving:
                 return
+            position.sent_exit = True
             pre = self._pre[position.con_id][-1]
             price = pre[_BID + (not position.plan.long)]
         number, arrives = self._next_number(), bar.end + self._terms.latency_ns
