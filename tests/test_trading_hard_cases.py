@@ -361,7 +361,7 @@ def test_what_the_trade_did_not_see():
     ("begin", "end", "unseen"), [("3", "3", 1), ("3.2", "3.2", 1), ("2.5", "3", 1), ("2.5", "3.1", 2)]
 )
 def test_an_outage_has_its_second_however_short(begin: str, end: str, unseen: int) -> None:
-    """An outage without duration counts its second also when it begins with it; one that ends with a second does not."""
+    """An outage without duration counts its second; one that ends as a second begins does not count that one."""
     events = f"""
         0.1  run
         0.2  quote 10.00 10.02 500 500

@@ -60,7 +60,7 @@ class Plans:
     def decide(self, view: dict[str, Any]) -> tuple[list[str], EntryPlan | None, list[Change]]:
         key = f"{view['ts']} {view['bucket']['con_id']}"
         if view["holding"]:
-            return ["HOLDING", seen(view["position"][0])], None, msgspec.convert(self.changes.get(key, []), list[Change])
+            return ["HOLDING", seen(view["position"])], None, msgspec.convert(self.changes.get(key, []), list[Change])
         return [], msgspec.convert(self.plans.get(key), EntryPlan | None), []
 
 
