@@ -12,8 +12,8 @@ import msgspec
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from harvester.calendar import of_day
 from harvester.errors import BadSetting
-from harvester.eventlog.typed_times import of_day
 from harvester.events.kinds import Action, Kind
 from harvester.explain.events_behind import EventsBehind
 from harvester.projections.run_params import RunParams

@@ -146,7 +146,8 @@ class TradeFloor:
         state = self.state
         if not state.active and not state.unknown:
             return []
-        mine = [t.position for t in state.active if (t.position.con_id, t.position.strategy) == (con_id, name)]
+        positions = [tracked.position for tracked in state.active]
+        mine = [one for one in positions if one.con_id == con_id and one.strategy == name]
         if state.unknown:
             mine += [p for p, _ in state.unknown if (p.con_id, p.strategy) == (con_id, name)]
             mine.sort(key=_number_of)

@@ -1,7 +1,7 @@
 """The tables of trading, and the one place that writes their rows: decisions, fills, episodes.
 
 Every row enters a chained hash, so the hash after n rows is plain data and can be part of a snapshot. Decisions to do
-nothing are by far the most frequent and have their own chain, with one link per clock.
+nothing are by far the most frequent and have their own chain, with one link for many rows.
 """
 
 from __future__ import annotations

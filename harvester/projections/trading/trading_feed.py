@@ -92,11 +92,12 @@ class TradingFeed(Projection):
         tape, seconds = Observations(quotes, trades, clocks[:, 0].tolist(), books), self._seconds(step, clocks)
         users = bool(runs) or getattr(self.trading, "wants_news", False)
         quiet = self._quiet(step, clocks[:, 0], runs) if users else [0] * len(clocks)
+        formed = self._candles(step) if users else {}
         for place, (seq, ts) in enumerate(clocks.tolist()):
             self._start(runs, seq)
             happened = [h for h in self._happenings if h.seq <= seq] if self._happenings else []
             self._happenings = self._happenings[len(happened) :]
-            news = self._news(step, seq)
+            news = self._news(step, seq) if self._bars or self._scans or seq in formed else None
             self.trading.on_interval(Interval(seq, ts, happened, tape, seconds, place, news, quiet[place]))
         self._quotes, self._trades = self._quotes[len(quotes) :], self._trades[len(trades) :]
 
