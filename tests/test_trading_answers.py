@@ -116,6 +116,23 @@ def test_a_triggered_stop_is_known_with_its_answer(watching: Any) -> None:
     assert [shown(held) for held in watching.seen] == [None, (0, 100, False), (70, 0, True)]
 
 
+def test_an_exit_that_was_sent_stays_known(watching: Any) -> None:
+    """The exit of 2 arrives at 2.1 and cancels the entry, which is known at clock 4: until then it is leaving."""
+    table = """
+        0    run
+        0.1  quote 10.00 10.02 500 500
+        1    long 100 9.90 - - - type=limit limit=9.95
+        1    clock
+        2    change exit TIRED
+        2    clock
+        3    clock
+        4    clock
+        9    end
+        """
+    play(table, answer_latency_ms=1500)
+    assert [shown(held) for held in watching.seen] == [None, (0, 100, False), (0, 100, True), None]
+
+
 RESTS = {
     "IOC": ("long 600 9.90 - immediate=1", "", "IOC 100 1.1 4"),
     "CANCELLED": ("long 600 9.90 - - -", "2 change cancel", "CANCELLED 100 2.1 6"),

@@ -239,6 +239,15 @@ def test_a_print_fills_our_orders_no_more_than_once():
     assert [fill.quantity for order in made for fill in execute(order, now, shown, FREE)] == [40, 10]
 
 
+def test_participation_in_a_print_is_of_the_size_printed():
+    """Three limits that take at most 0.4 of 99.5 shares each: 39, 39, and what is left of 99 whole shares."""
+    shown, now = ShownQuote(), Moment(2, 2, 10.06, 99.5, forms_price=True)
+    shown.update(1, 10.0, 10.02, 500, 500, good=True)
+    about = {"limit": 10.05, "resting": True, "share_max": 0.4}
+    made = [Order(OrderType.LIMIT, False, 100, "test", None, **about) for _ in range(3)]
+    assert [fill.quantity for order in made for fill in execute(order, now, shown, FREE)] == [39, 39, 21]
+
+
 @pytest.mark.parametrize("buy", [True, False])
 @given(st.lists(st.tuples(st.integers(1, 500), PRICES), min_size=1, max_size=10))
 def test_commission_is_by_the_order(buy, parts):

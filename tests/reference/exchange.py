@@ -257,7 +257,7 @@ def trigger(order, moment, quote, terms):
 
 
 def match(order, wanted, moment, quote, terms):
-    """What up to `wanted` shares get at a moment with a live quote: (price, shares, adds liquidity, source) by level."""
+    """What up to `wanted` shares get at a live quote, level by level: price, shares, adds liquidity, source."""
     if not order.working or wanted <= 0 or (order.expires is not None and moment.ts >= order.expires):
         return
     if order.kind in ("stop", "stop_limit", "trail") and not order.triggered:
@@ -288,10 +288,11 @@ def match(order, wanted, moment, quote, terms):
 
 def fill(order, wanted, moment, quote, terms):
     """Rows of `fills` without the names of their trade."""
-    return [row_of(order, moment, terms, *matched) for matched in match(order, wanted, moment, quote, terms)]
+    return [row_of(order, moment, terms, matched) for matched in match(order, wanted, moment, quote, terms)]
 
 
-def row_of(order, moment, terms, price, shares, adds, source):
+def row_of(order, moment, terms, matched):
+    price, shares, adds, source = matched
     order.added += shares if adds else 0
     order.taken += 0 if adds else shares
     order.value += price * shares

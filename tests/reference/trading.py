@@ -506,11 +506,12 @@ class Trading:
         mine = [t for t in self.trades if (t.con_id, t.strategy) == (con_id, name)]
         held = [t for t in (*self.trades, *self.unknown) if (t.con_id, t.strategy) == (con_id, name)]
         held.sort(key=lambda trade: trade.number)
+        known = [trade.holding(lambda what: self.known(what, ts)) for trade in held]
         quote = self.quote(con_id)
         view = {
             "seq": seq, "ts": ts, "bucket": bucket, "quote": quote, "session": self.params["calendar"]["session"],
             "outage": quote.dark, "halted": quote.halted, "holding": bool(held),
-            "position": [trade.holding(lambda what: self.known(what, ts)) for trade in held],
+            "position": next((one for one in known if one["entered"]), known[0] if known else None),
         }  # fmt: skip
         gates, plan, changes = self.seats[who].decide(view)
         self.gates[seq, con_id, name] = gates
@@ -649,9 +650,7 @@ class Trading:
 
 def by_price(rows):
     """Price → size of a book's side, all rows of a price together; rows without a size are none."""
-    return {
-        price: total(size for other, size, _ in rows if other == price) for price, size, _ in rows if size > 0
-    }
+    return {price: total(size for other, size, _ in rows if other == price) for price, size, _ in rows if size > 0}
 
 
 def at_once(spans):

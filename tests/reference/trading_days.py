@@ -1,9 +1,10 @@
 """Random small days for the simulated trading, from one seed: thin markets around the brackets of the plans.
 
-Books of several levels, good, bad and emptied, one venue's among them; quotes that show nothing or a few shares; quotes that lock, cross, flicker and lose a side; absent numbers; prints at, in
-and beyond the quote that form the price or do not, odd lots among them; sources that come and go; halts; silent
-streams; outages of the feed and of one symbol; gaps; restarts, kills, other strategies, costs, latencies and triggers;
-clocks that are missing; sessions that begin and end; and the plans of `trading_plans`.
+Books of several levels, good, bad and emptied, one venue's among them, that show nothing or a few shares; quotes that
+lock, cross, flicker and lose a side; absent numbers; prints at, in and beyond the quote that form the price or do not,
+odd lots among them; sources that come and go; halts; silent streams; outages of the feed and of one symbol; gaps;
+restarts, kills, other strategies, costs, latencies, answers, depths and triggers; clocks that are missing; sessions
+that begin and end; and the plans of `trading_plans`.
 """
 
 from __future__ import annotations
@@ -102,7 +103,8 @@ class TradingDay:
             "latency_ms": chance.choice(LATENCIES), "participation": chance.choice((1.0, 1.0, 0.3)),
             "stop_trigger": chance.choice(("quote", "quote", "last")),
             "flat_before_close_seconds": chance.choice((0.0, 3.5, 9.0)),
-            "fill_depth": chance.choice(("book", "book", "top") if self.deep else ("top",)), "answer_latency_ms": chance.choice(ANSWERS),
+            "fill_depth": chance.choice(("book", "book", "top") if self.deep else ("top",)),
+            "answer_latency_ms": chance.choice(ANSWERS),
         }  # fmt: skip
 
     def run_start(self) -> None:
