@@ -39,6 +39,7 @@ class Trade:
     ending: str = ""  # why the entry ends at its `expires`
     rest: dict[str, Any] | None = None  # what was cancelled of an entry
     triggered_ts: int | None = None  # when the stop was triggered, ns UTC
+    target_then: object = None  # the target that this cancelled
     over_ts: int | None = None
     number: int = 0  # in the order of decisions
     reason: str = ""
@@ -112,12 +113,14 @@ class Trade:
         paid = total(fill["price"] * fill["quantity"] for fill in entries)
         ended = self.rest and known(self.rest["ts"])
         at_exchange = bool(entries)
+        trigger_known = self.triggered_ts is None or known(self.triggered_ts)
+        target = self.target if trigger_known or self.exit else self.target_then
         return {
             "long": self.plan.long, "open": entered - sum(f["quantity"] for f in fills if f["role"] != "entry"),
             "entered": entered, "working": 0 if ended else self.plan.quantity - entered,
             "entry_ts": entries[0]["ts"] if entries else None, "entry_price": paid / entered if entered else None,
             "stop": self.stop.stop if at_exchange and self.stop else None,
-            "target": self.target.limit if at_exchange and self.target else None,
+            "target": target.limit if at_exchange and target else None,
             "leaving": self.leaving or (self.triggered_ts is not None and known(self.triggered_ts)),
         }  # fmt: skip
 

@@ -263,6 +263,7 @@ class Trading:
             follow(trade.stop, quote, tick)
             stopped = fill(trade.stop, trade.open, moment, quote, trade.terms)
             if trade.stopped and trade.triggered_ts is None:  # 13
+                trade.target_then = trade.target
                 trade.reason, trade.target, trade.triggered_ts = trade.reason or "STOP", None, moment.ts
                 trade.cancel_entry(trade.reason, moment.seq, moment.ts)
             self.fill(trade, *stopped)

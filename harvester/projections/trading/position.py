@@ -77,7 +77,7 @@ class Position(msgspec.Struct):
         expires: from when on the entry no longer fills, ns UTC; None before its arrival. `expires_for`: the reason.
         rest: what of the entry was cancelled, None while nothing was.
         number: of its entry among the messages of the date.
-        triggered_ts: when its stop triggered, ns UTC.
+        triggered_ts: when its stop triggered, ns UTC; `target_then`: price of the target that this cancelled, USD.
         sent: messages on their way; `sent_exit`: an exit was sent, whatever became of it.
         tick: smallest price step, USD; `risk`: initial risk a share, USD, None = unknown.
         stop_at, target_at: prices the protective orders are placed with, USD.
@@ -104,6 +104,7 @@ class Position(msgspec.Struct):
     rest: CancelledRest | None = None
     number: int = 0
     triggered_ts: int | None = None
+    target_then: float | None = None
     stop: Order | None = None
     target: Order | None = None
     exit: Order | None = None
@@ -177,6 +178,9 @@ class Position(msgspec.Struct):
         value = sum(fill.price * fill.quantity for fill in entries)
         gone = self.rest.quantity if self.rest is not None and self.rest.ts <= until else 0
         _, stop, target = self.bracket if fills else (True, None, None)
+        triggered = self.triggered_ts is not None and self.triggered_ts <= until
+        if fills and self.triggered_ts is not None and not triggered and self.exit is None:
+            target = self.target_then
         return Holding(
             long=self.plan.long,
             open=2 * entered - sum(fill.quantity for fill in fills),
@@ -186,7 +190,7 @@ class Position(msgspec.Struct):
             entry_price=round(value / entered, DIGITS) if fills else None,
             stop=stop,
             target=target,
-            leaving=self.sent_exit or (self.triggered_ts is not None and self.triggered_ts <= until),
+            leaving=self.sent_exit or triggered,
         )
 
     def profit(self, price: float) -> float:
@@ -222,9 +226,9 @@ class Position(msgspec.Struct):
                 made.append((role, fill))
                 self._exited(role, fill)
             if order.triggered:
-                self.target = None  # one cancels the other: a triggered stop is never overtaken by the target
                 if self.triggered_ts is None:
-                    self.triggered_ts = now.ts
+                    self.triggered_ts, self.target_then = now.ts, self.bracket[2]
+                self.target = None  # one cancels the other: a triggered stop is never overtaken by the target
                 self.cancel_entry(STOP_THROUGH if self.exit_reason == STOP_THROUGH else STOP, now.ts, now.seq)
                 break
         if self.entered and shown.good and (self.open or made):
