@@ -9,9 +9,10 @@ first, which has none. See docs/decisions/0021.
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, NamedTuple
 
-from harvester.errors import DamagedFile, HarvesterError
+from harvester.errors import BadSetting, DamagedFile, HarvesterError, NoLog
 from harvester.memory.fold_days import (
     REBUILD,
     Memory,
@@ -291,3 +292,79 @@ def memory_given(home: Home) -> dict[str, Any] | None:
     """
     latest = latest_of(home)
     return None if latest is None else given_to_strategies(latest)
+
+
+def version_named(home: Home, wanted: str | None) -> Memory:
+    """The version that a user names; None is the newest.
+
+    `wanted` is a date (the current version through that day), the first digits of a hash, or a file name.
+
+    Raises:
+        NoLog: there is no memory, or no such version.
+        BadSetting: several versions begin with these digits.
+        HarvesterError: the file is damaged.
+    """
+    latest = latest_of(home)
+    if latest is None:
+        old = "; it is of an older form, which the next `hv eod` makes again" if home.memory_latest.exists() else ""
+        raise NoLog(f"no memory in {home.memory}{old or '; fold a date with `hv eod --date`'}")
+    if wanted is None:
+        return latest
+    if wanted.endswith(".json"):
+        path = home.memory_versions / wanted.rpartition("/")[2]
+        if not path.is_file():
+            raise NoLog(f"{path} does not exist; `hv memory history` lists the versions")
+        return decode(path.read_bytes(), str(path))
+    if any(day.date == wanted for day in days_of(latest)):
+        return next(version for version in Chain(home).walk(latest) if version["date"] == wanted)
+    found = _with_hash(home, wanted) if _HEX.fullmatch(wanted) else {}
+    if not found:
+        raise NoLog(f"no version of memory is {wanted!r}; `hv memory history` lists dates, hashes and files")
+    if len(found) > 1:
+        raise BadSetting(f"{len(found)} versions begin with {wanted}: {', '.join(sorted(found))}; give more digits")
+    return next(iter(found.values()))
+
+
+_HEX = re.compile("[0-9a-f]{4,32}")
+
+
+def _with_hash(home: Home, begin: str) -> dict[str, Memory]:
+    found: dict[str, Memory] = {}
+    for path in sorted(home.memory_versions.glob(f"{_PREFIX}*.json")):
+        data = path.read_bytes()
+        value = hash_of(data)
+        if value is not None and value.startswith(begin):
+            found[value] = decode(data, str(path))
+    return found
+
+
+def differences(first: Memory, second: Memory) -> list[dict[str, Any]]:
+    """What differs between two memories: `what` is a path of keys and names, None is absent."""
+    one, other = ({name: value for name, value in m.items() if name not in _NOT_COMPARED} for m in (first, second))
+    return list(_different("", _by_name(one), _by_name(other)))
+
+
+_NOT_COMPARED = ("hash", "parent", "day_columns", "sum_columns", "pools", "symbol_sums", "setup_sums")
+
+
+def _by_name(value: Any) -> Any:
+    """Lists of rows as mappings by what names a row."""
+    if isinstance(value, dict):
+        return {name: _by_name(one) for name, one in value.items()}
+    if isinstance(value, list) and value and isinstance(value[0], list):
+        return {row[0]: row[1:] for row in value}
+    if isinstance(value, list) and value and isinstance(value[0], dict):
+        return {_row_name(row): {k: _by_name(v) for k, v in row.items()} for row in value}
+    return {} if value == [] else value
+
+
+def _row_name(row: Mapping[str, Any]) -> str:
+    return " ".join(str(row[name]) for name in ("kind", "setup", "symbol", "mode", "reason") if name in row)
+
+
+def _different(where: str, first: Any, second: Any) -> Iterator[dict[str, Any]]:
+    if isinstance(first, dict) and isinstance(second, dict):
+        for name in [*first, *(name for name in second if name not in first)]:
+            yield from _different(f"{where}.{name}" if where else name, first.get(name), second.get(name))
+    elif first != second:
+        yield {"what": where, "first": first, "second": second}
