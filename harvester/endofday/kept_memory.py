@@ -139,7 +139,7 @@ def make_again(home: Home, disk: Disk | None = None) -> MemoryChange:
         if made.memory is None:
             raise NoLog("no day is kept in memory/datasets; fold one with `hv eod --date`")
         move_old(home, disk)
-        _write(home, made, disk)
+        write(home, made, disk)
     return made
 
 
@@ -164,7 +164,7 @@ def undo(paths: DatePaths, disk: Disk | None = None, *, include: bool = False) -
             put(mark, msgspec.json.encode({"trading_date": date}) + b"\n", disk)
         made = change(home, {date: kept_day(paths)}, include=date) if include else change(home, {})
         move_old(home, disk)
-        _write(home, made, disk)
+        write(home, made, disk)
         if include:
             with naming(mark):
                 disk.remove(mark)
@@ -172,7 +172,8 @@ def undo(paths: DatePaths, disk: Disk | None = None, *, include: bool = False) -
     return made
 
 
-def _write(home: Home, made: MemoryChange, disk: Disk) -> None:
+def write(home: Home, made: MemoryChange, disk: Disk) -> None:
+    """Write the versions, read them back, then replace `memory_latest.json`; the caller holds `memory_lock`."""
     put_all(made.files.items(), disk)
     read_back(made.files)
     if made.newest is not None:
