@@ -7,10 +7,12 @@ import shutil
 from pathlib import Path
 
 import pytest
+from power_cut import PowerCut, read, write
 from trading_log import record
 from typer.testing import CliRunner
 
 from cli.app import app
+from harvester.endofday.kept_memory import make_again
 from harvester.errors import DamagedFile
 from harvester.home import Home, parse_date
 from harvester.memory.chain import Chain, latest_of, memory_given
@@ -119,3 +121,35 @@ def test_a_lost_dataset_of_an_old_memory_is_an_error(home):
     assert isinstance(done.exception, DamagedFile)
     assert f"{lost}: missing, and memory holds {DELETED}; restore it" in str(done.exception)
     assert {path: path.read_bytes() for path in home.memory.rglob("*.json")} == before
+
+
+def test_power_cut_while_it_becomes_a_chain(tmp_path):
+    """After a cut anywhere each old version exists, here or in v1, and memory is the old or the new one; it goes on."""
+    base = Home(shutil.copytree(KEPT, tmp_path / "base"))
+    old = {path.name: path.read_bytes() for path in base.memory_versions.glob("memory_*.json")}
+    home = Home(shutil.copytree(KEPT, tmp_path / "home"))
+    disk = PowerCut(home.root, leave_out=[home.temp])
+    make_again(home, disk)
+    end = tree(home)
+    known = (base.memory_latest.read_bytes(), home.memory_latest.read_bytes())
+    seen = set()
+    for n in disk.cuts():
+        for called, left in disk.trees(n):
+            key = frozenset((name, data) for name, data in left.items() if "/." not in name)
+            if key not in seen:
+                seen.add(key)
+                write(left, tmp_path / "cut")
+                cut = Home(tmp_path / "cut")
+                for name, data in old.items():
+                    places = (cut.memory_versions / "v1" / name, cut.memory_versions / name)
+                    assert data in [path.read_bytes() for path in places if path.exists()], called
+                assert cut.memory_latest.read_bytes() in known, called
+                make_again(cut)
+                assert tree(cut) == end, called
+                shutil.rmtree(cut.root)
+    assert len(seen) > 8
+
+
+def tree(home):
+    """The files of memory under their final names."""
+    return {path: data for path, data in read(home.memory).items() if data is not None and "/." not in f"/{path}"}

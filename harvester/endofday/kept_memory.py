@@ -135,10 +135,10 @@ def make_again(home: Home, disk: Disk | None = None) -> MemoryChange:
     """
     disk = disk or Disk()
     with memory_lock(home):
+        _move_old(home, all_known(home), disk)
         made = change(home, {}, anew=True)
         if made.memory is None:
             raise NoLog("no day is kept in memory/datasets; fold one with `hv eod --date`")
-        move_old(home, disk)
         write(home, made, disk)
     return made
 
@@ -162,14 +162,21 @@ def undo(paths: DatePaths, disk: Disk | None = None, *, include: bool = False) -
             raise CannotRun(f"memory does not hold {date}; `hv memory show` lists its days")
         if not include:
             put(mark, msgspec.json.encode({"trading_date": date}) + b"\n", disk)
+        _move_old(home, known_dates(home), disk)
         made = change(home, {date: kept_day(paths)}, include=date) if include else change(home, {})
-        move_old(home, disk)
         write(home, made, disk)
         if include:
             with naming(mark):
                 disk.remove(mark)
                 disk.sync_folder(mark.parent)
     return made
+
+
+def _move_old(home: Home, known: set[str], disk: Disk) -> None:
+    """Move versions of an older schema aside, which frees their names; not when a day cannot be folded again."""
+    if lost := lost_datasets(home, known):
+        raise lost[0]
+    move_old(home, disk)
 
 
 def write(home: Home, made: MemoryChange, disk: Disk) -> None:
