@@ -2,7 +2,7 @@
 
     python bench/bench_memory.py [--days 250] [--episodes 100] [--symbols 20]
 
-The days are invented: episodes of 20 symbols and 4 setups, each document with 120 seconds of series (about 40 kB). They
+The days are invented: episodes of 20 symbols and 4 setups, each document with 120 seconds twice (83 kB). They
 are written into the system's temporary folder and deleted.
 """
 

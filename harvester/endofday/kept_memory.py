@@ -6,6 +6,7 @@ they continue from.
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -31,12 +32,14 @@ from harvester.memory.fold_days import KnownDay, days_of, encode, rebuild
 from harvester.memory.old_memory import move_old
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
     from harvester.home import DatePaths, Home
     from harvester.memory.day_summary import DaySummary
     from harvester.memory.fold_days import Memory
+
+_READ_AT_ONCE = 2
 
 
 @dataclass
@@ -84,12 +87,14 @@ def change(home: Home, changed: Mapping[str, DaySummary], *, include: str = "", 
     before = {} if latest is None else {day.date: day for day in days_of(latest)}
 
     def days() -> Iterator[DaySummary]:
+        kept = _kept_days(home, [date for date in cut.dates if date not in changed])
         for date in cut.dates:
-            day = changed.get(date)
-            if day is None:
-                day = kept_day(home.on(parse_date(date)))
-                if date in before and KnownDay.of(day) != before[date]:
-                    made.notes.append(f"the dataset of {date} is not the one memory held; memory follows the dataset")
+            if date in changed:
+                yield changed[date]
+                continue
+            day = next(kept)
+            if date in before and KnownDay.of(day) != before[date]:
+                made.notes.append(f"the dataset of {date} is not the one memory held; memory follows the dataset")
             yield day
 
     for path, data, memory in new_versions(chain, cut.base, days()):
@@ -99,6 +104,12 @@ def change(home: Home, changed: Mapping[str, DaySummary], *, include: str = "", 
         path_then = chain.path_of(cut.base["date"], cut.base["hash"])
         made.memory, made.newest = cut.base, (path_then, encode(cut.base)) if path_then else None
     return made
+
+
+def _kept_days(home: Home, dates: Sequence[str]) -> Iterator[DaySummary]:
+    """Yield the days in this order; two are read at a time, as decompression and hashing run beside the interpreter."""
+    with ThreadPoolExecutor(_READ_AT_ONCE) as pool:
+        yield from pool.map(lambda date: kept_day(home.on(parse_date(date))), dates)
 
 
 def read_back(files: Mapping[Path, bytes]) -> None:
@@ -121,7 +132,7 @@ def rebuild_memory(home: Home) -> Memory:
     dates = all_known(home)
     if lost := lost_datasets(home, dates):
         raise lost[0]
-    return rebuild(kept_day(home.on(parse_date(date))) for date in dates)
+    return rebuild(_kept_days(home, sorted(dates)))
 
 
 def make_again(home: Home, disk: Disk | None = None) -> MemoryChange:

@@ -120,7 +120,7 @@ def digest_day(
         date=date,
         content_hash=content_hash,
         episode_count=len(rows),
-        episodes_hash=_hash([[key, row["document"]] for key, row in rows]),
+        episodes_hash=_hash_of((key, row["document"]) for key, row in rows),
         last_ts=last_ts,
         rules=max((rules_of(row) for _, row in rows), default=RULES),
         kind=kind if all((row.get("kind") or kind) == kind for _, row in rows) else SourceKind.MIXED.value,
@@ -316,17 +316,15 @@ def _group(mode: str, name: str, trades: Sequence[_Trade]) -> TradeGroup:
     return made
 
 
+_SUMMED = [(field.name, field.type) for field in msgspec.structs.fields(TradeGroup) if field.type is not str]
+
+
 def merged(mode: str, name: str, groups: Sequence[TradeGroup]) -> TradeGroup:
     """The groups of several days as one; all of them have this mode and name."""
     made: dict[str, Any] = {}
-    for field in msgspec.structs.fields(TradeGroup):
-        values = [getattr(group, field.name) for group in groups]
-        if field.type is float:
-            made[field.name] = math.fsum(values)
-        elif field.type is int:
-            made[field.name] = sum(values)
-        elif field.type is not str:
-            made[field.name] = added(values)
+    for field, kind in _SUMMED:
+        values = [getattr(group, field) for group in groups]
+        made[field] = math.fsum(values) if kind is float else sum(values) if kind is int else added(values)
     return TradeGroup(mode=mode, name=name, **made)
 
 
@@ -351,3 +349,8 @@ def _sort(counts: dict[str, int]) -> None:
 
 def _hash(value: Any) -> str:
     return hashlib.blake2b(msgspec.json.encode(value), digest_size=16).hexdigest()
+
+
+def _hash_of(rows: Iterable[tuple[Any, str]]) -> str:
+    """Over identities and documents. SHA-256 of a document: twice as fast as BLAKE2b where the processor has it."""
+    return _hash([[key, hashlib.sha256(document.encode()).hexdigest()] for key, document in rows])

@@ -125,4 +125,4 @@ def _rows(of: Mapping[PoolKey, Groups]) -> list[Any]:
 
 def columns() -> Iterable[str]:
     """The names of the values in a row of sums."""
-    return ["kind", "rules", *(field.name for field in msgspec.structs.fields(TradeGroup))]
+    return ["kind", "rules", *TradeGroup.__struct_fields__]
