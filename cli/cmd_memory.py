@@ -120,8 +120,8 @@ def history(*, home: HomeOption = None, as_json: JsonOption = False) -> None:
 
 @memory.command()
 def diff(
-    first: Annotated[str, typer.Argument(metavar="V1", help="Compare this version …")],
-    second: Annotated[str, typer.Argument(metavar="V2", help="… with this one.")],
+    one: Annotated[str, typer.Argument(metavar="V1", help="Compare this version …")],
+    other: Annotated[str, typer.Argument(metavar="V2", help="… with this one.")],
     *,
     home: HomeOption = None,
     as_json: JsonOption = False,
@@ -133,7 +133,7 @@ def diff(
     from harvester.memory.chain import differences
 
     root = _home(home)
-    for row in differences(_version(root, first), _version(root, second)):
+    for row in differences(_version(root, one), _version(root, other)):
         typer.echo(json.dumps(row) if as_json else f"{row['what']}: {_said(row['first'])} -> {_said(row['second'])}")
 
 

@@ -255,7 +255,16 @@ def reopened(two_days, tmp_path_factory):
     return Story.of(home, NEXT, DELETING, tmp_path_factory.mktemp("reopened"))
 
 
-STORIES = ("whole", "very_first", "reopened")
+@pytest.fixture(scope="module")
+def late(two_days, tmp_path_factory):
+    """The earlier of two dates, folded last: the version of the later one is made again."""
+    home = copied(two_days, tmp_path_factory.mktemp("late") / "home")
+    shutil.rmtree(home.memory)
+    eod(home.on(NEXT))
+    return Story.of(home, EARLIER, {}, tmp_path_factory.mktemp("late"))
+
+
+STORIES = ("whole", "very_first", "reopened", "late")
 
 
 @pytest.fixture

@@ -201,7 +201,7 @@ class _MadeBy(msgspec.Struct):
     strategy: str
 
 
-class _Document(msgspec.Struct):
+class _LearnedDocument(msgspec.Struct):
     """The parts of an episode's document that memory reads; the others are skipped without a Python object."""
 
     mode: str
@@ -216,7 +216,7 @@ class _Document(msgspec.Struct):
     versions: _MadeBy
 
 
-_document = msgspec.json.Decoder(_Document)
+_document = msgspec.json.Decoder(_LearnedDocument)
 
 
 def _trade(row: Mapping[str, Any]) -> _Trade | None:
