@@ -61,7 +61,7 @@ BODY = """
             state.total -= state.mids.pop(0)
         if now.spread_bps > self.spread_bps_max:
             return self.refuse("SPREAD")
-        if now.imbalance is not None and mid > {factor} * state.total / len(state.mids):
+        if now.imbalance is not None and mid > {factor} * state.total / len(state.mids) and now.position is None:
             return self.buy(100, stop=now.bid - 0.1, target=now.ask + 0.1)
         return None
 """  # a rolling mean, a spread gate and a comparison: what a small strategy does in a second

@@ -14,7 +14,7 @@ def price(value: float | None) -> str:
 
 def clock_time(ts: int) -> str:
     """The time of day in New York to the millisecond, the rest cut off, without trailing zeros; `ts` is ns UTC."""
-    from harvester.eventlog.typed_times import of_day
+    from harvester.calendar import of_day
     from harvester.units import MILLI_NS
 
     return of_day(ts // MILLI_NS * MILLI_NS)

@@ -107,7 +107,7 @@ def _check_subscribed(symbol: str, first: tuple[int, int], ts: int | None, seq: 
 
 
 def _of_day(ns: int) -> str:
-    from harvester.eventlog.typed_times import of_day
+    from harvester.calendar import of_day
 
     return of_day(ns)
 

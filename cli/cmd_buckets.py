@@ -109,7 +109,8 @@ def _show(what: str, rows: Sequence[dict[str, Any]], of: str) -> None:
 
 def _clock(ts: str | int) -> str:
     """The New York time of day of an artefact's time: ISO text, or Unix ms with `episode_epoch_ms`."""
-    from harvester.eventlog.typed_times import of_day, read_iso
+    from harvester.calendar import of_day
+    from harvester.eventlog.typed_times import read_iso
 
     return of_day(ts * 1_000_000 if isinstance(ts, int) else read_iso(ts))
 

@@ -205,7 +205,7 @@ def _of_rules(rows: list[dict[str, Any]]) -> list[str]:
 
 
 def _exit_time(row: dict[str, Any]) -> str:
-    from harvester.eventlog.typed_times import of_day
+    from harvester.calendar import of_day
 
     return of_day(row["exit_ts"])[:8]
 

@@ -209,7 +209,10 @@ def _order(order: dict[str, Any]) -> list[str]:
         return [*lines, "  the rest still worked when the data ended"]
     if end["what"] == "rest cancelled":
         lines.append(f"  {_at(end)} last fill{where}; {order['filled']} of {order['quantity']} filled")
-        return [*lines, "  the rest was cancelled: at its arrival if IOC, else later"]
+        if (rest := order.get("rest")) is None:
+            return [*lines, "  the rest was cancelled; an episode of this age does not hold when"]
+        why = f"{rest['quantity']} cancelled: {_plain(rest['reason'])}"
+        return [*lines, f"  {_at(rest)} the rest of {why}, seq {rest['seq']:,}"]
     return [*lines, f"  {_at(end)} {end['what']}{filled}{why}{where}"]
 
 

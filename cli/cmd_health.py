@@ -130,7 +130,7 @@ def _show_checks(result: Reconciled) -> None:
 
 
 def _line(check: Check) -> str:
-    from harvester.eventlog.typed_times import of_day
+    from harvester.calendar import of_day
 
     numbers = f"{check.ours:>14,.10g} of {check.theirs:>14,.10g} {check.unit:<6}"
     difference = f"{100 * (check.difference or 0):8.3f} % (tolerance {100 * check.tolerance:g} %"

@@ -470,7 +470,8 @@ def _text(path: Path | None) -> str | None:
 
 
 def _of_day(time: str) -> str:
-    from harvester.eventlog.typed_times import of_day, read_iso
+    from harvester.calendar import of_day
+    from harvester.eventlog.typed_times import read_iso
 
     return of_day(read_iso(time))[:8] if time.endswith("Z") else time
 

@@ -136,7 +136,7 @@ class Terminal(Pipe):
         self._put("")
 
     def moved(self, ts: int) -> None:
-        from harvester.eventlog.typed_times import of_day
+        from harvester.calendar import of_day
 
         self._put("")
         self._whole_line(f"── {of_day(ts)} New York " + "─" * 60)
@@ -147,7 +147,7 @@ class Terminal(Pipe):
         sys.stdout.write((text if len(text) <= wide else text[: wide - 1] + "…") + "\n")
 
     def state(self, ts: int, speed: float, *, paused: bool) -> None:
-        from harvester.eventlog.typed_times import of_day
+        from harvester.calendar import of_day
 
         pace = "paused" if paused else f"speed {speed:g}" if speed else "maximum speed"
         self._put(f"{of_day(ts).partition('.')[0]} New York  {pace}   {_HELP}")
@@ -215,7 +215,7 @@ _TEXT = {  # table → columns of its text line
 
 
 def _text_line(shown: ReplayFrame) -> str:
-    from harvester.eventlog.typed_times import of_day
+    from harvester.calendar import of_day
 
     cells = [f"{name} {_cell(shown.row[name])}" for name in _TEXT[shown.table] if shown.row[name] not in (None, "")]
     return f"{of_day(shown.ts):<18} {shown.table.removesuffix('s'):<8} {shown.row['symbol']:<6} {'  '.join(cells)}"

@@ -105,8 +105,8 @@ def check(
     """Check that a strategy decides the same in every fold of a date; one line per test, exit code 11 if one fails.
 
     The date is folded in two processes with another hash seed, working folder and clock, in odd batch cuts, with the
-    log cut at 50 decisions, and with noise for every price after 4 decisions. A failing line names the first decision
-    and field that moved. Files, sockets and processes used while deciding are named.
+    log cut at 50 decisions, and with noise for every price after each of these decisions. A failing line names the
+    first decision and field that moved. Files, sockets and processes used while deciding are named.
 
     Example: hv strategy check my_fade.py:MyFade --date 2025-07-17
     """

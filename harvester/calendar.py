@@ -158,3 +158,11 @@ def sessions_before(trading_date: date, count: int, exchange: str = "XNYS") -> l
         if session(day, exchange) is not None:
             found.append(day)
     return found[::-1]
+
+
+def of_day(ns: int, zone_name: str = NEW_YORK) -> str:
+    """The time of day in a zone, `10:31:05.2`, for people."""
+    local = datetime.fromisoformat("1970-01-01T00:00:00+00:00") + timedelta(seconds=ns // SECOND_NS)
+    text = local.astimezone(zone(zone_name)).strftime("%H:%M:%S")
+    fraction = iso(ns).rstrip("Z").partition(".")[2]
+    return f"{text}.{fraction}" if fraction else text

@@ -70,6 +70,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     latency_ms: float = 250.0
     participation: float = 1.0  # of the size shown or printed, at most so much in one fill
     stop_trigger: Literal["quote", "last"] = "quote"
+    fill_depth: Literal["top", "book"] = "top"
+    answer_latency_ms: float = 0.0  # from a fill or cancellation until its strategy knows of it
     flat_before_close_seconds: float = 60.0
     origins: dict[str, str] = {}
 
@@ -204,6 +206,7 @@ _RANGES: tuple[tuple[str, float, float], ...] = (
     ("silence_seconds", 1, 86_400),
     ("monthly_shares", 0, 1_000_000_000_000),
     ("latency_ms", 0, 60_000),
+    ("answer_latency_ms", 0, 10_000),
     ("participation", 0.01, 1),
     ("flat_before_close_seconds", 0, 86_400),
 )

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, NamedTuple, cast
 import msgspec
 import numpy as np
 
-from harvester.calendar import iso
+from harvester.calendar import iso, of_day
 from harvester.config import Settings
 from harvester.eventlog.eod_mark import read_closed
 from harvester.eventlog.lock import DateLock
 from harvester.eventlog.reader import open_day
-from harvester.eventlog.typed_times import of_day, read_iso
+from harvester.eventlog.typed_times import read_iso
 from harvester.events.codes import UNKNOWN_CONTRACT
 from harvester.events.kinds import Action, Kind, Own, Stream
 from harvester.projections.market.merge import HALT_FIELDS

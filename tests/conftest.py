@@ -6,11 +6,14 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
 
 import hypothesis
 import pytest
+import typer.testing
 
 from tests.budget import budget
 
@@ -29,6 +32,21 @@ hypothesis.settings.register_profile(
 )  # the same examples each run
 hypothesis.settings.register_profile("long", _ANY_SPEED, max_examples=100)
 hypothesis.settings.load_profile(budget("short", "long"))
+
+# `CliRunner` builds all commands of the application at each call, 40 ms: once is enough, they hold no state.
+typer.testing._get_command = lru_cache(typer.testing._get_command)
+
+_MEMORY = Path("/dev/shm")
+_ROOM = 4 * 2**30
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """In the short run the tests' files are in memory, where there is room: syncing a disk costs CPU, and minutes."""
+    if budget(_MEMORY.is_dir(), False) and shutil.disk_usage(_MEMORY).free > _ROOM and "TMPDIR" not in os.environ:
+        folder = _MEMORY / f"harvester-tests-{os.getuid()}"
+        folder.mkdir(exist_ok=True)
+        os.environ["TMPDIR"] = tempfile.tempdir = str(folder)
+
 
 _KERNELS = "from harvester.projections.market import kernels"
 _ORDER_FLOW = """

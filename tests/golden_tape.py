@@ -59,6 +59,7 @@ _TICKS = {
 }  # fmt: skip
 _PRINTS = {"rt": 48, "rt_trades": 77}
 _NUMBERS = {"-": None, "unset": 1.7976931348623157e308}
+_TRADED = {"decisions", "episodes", "fills"}  # a tape that shows none of them and has no plan runs no strategy
 _TIMES = ("ts", "entry_ts", "exit_ts", "bucket_start", "bucket_end", "hour")
 Rows = list[dict[str, Any]]
 
@@ -123,17 +124,20 @@ class Reader:
         version, name = int(given.pop("version", "1")), given.pop("strategy", "scripted")
         config = {
             "latency_ms": float(given.pop("latency_ms", "100")),
+            "fill_depth": given.pop("fill_depth", "top"),
+            "answer_latency_ms": float(given.pop("answer_latency_ms", "0")),
             "require_mtf_alignment": given.pop("aligned", "0") == "1",
         }
         costs = cost_table(given.pop("costs", "none"), trading_date=self.day)
         settings = {name: msgspec.json.decode(value) for name, value in given.items()}
+        strategies = [name] if name != "scripted" or self.plans or _TRADED & set(self.tape.show) else []
         if name == "scripted":
             settings = msgspec.to_builtins({"plans": self.plans, "version": version})
         params = RunParams(
             config=config,
             calendar=calendar_of(self.day, Settings()),
             costs=msgspec.to_builtins(costs),
-            strategies=(StrategyRef(name, f"recorded-{version}", settings),),
+            strategies=tuple(StrategyRef(name, f"recorded-{version}", settings) for name in strategies),
         )
         self.log.epoch = 1
         self.log.add(Kind.REQUEST, action="run_start", stream="run", params=params.text())

@@ -26,6 +26,7 @@ LOADED = (
     "cli.app", "harvester.rebuild.project", "harvester.rebuild.verify_day", "harvester.replay.replay",
     "harvester.projections.market.kernels", "harvester.recorder.record", "harvester.endofday.eod",
     "harvester.simgateway.server", "exchange_calendars",
+    "typer._adapters",  # what Typer loads at the first option
 )  # fmt: skip
 
 

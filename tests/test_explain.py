@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 
 from cli.app import app
 from cli.cells import clock_time, price
+from cli.cmd_explain import _order
 from harvester.errors import BadSetting, NoLog, UnknownSymbol
 from harvester.eventlog.reader import open_day
 from harvester.eventlog.writer import LogWriter
@@ -198,6 +199,17 @@ def test_the_life_of_each_order(home):
     assert (timed["exit"]["reason"], timed["exit"]["filled"]) == ("TIME_STOP", 100)
     (entry,) = story(home, "T133030_003")["orders"]
     assert (entry["filled"], entry["end"]["what"]) == (60, "rest open")
+    assert (entry["rest"]["quantity"], entry["rest"]["reason"]) == (40, "RUN_END")
+
+
+def test_the_rest_of_an_entry_in_words():
+    """What was cancelled of an entry filled in part has its time, reason and seq; old episodes lack them."""
+    fill = {"what": "rest cancelled", "why": None, "ts": at(1.1), "seq": 4}
+    order = {"role": "entry", "side": "BUY", "quantity": 600, "order": "market", "price": None, "sent": None}
+    order |= {"arrived": None, "changes": [], "filled": 500, "end": fill}
+    rest = {"quantity": 100, "reason": "OUTAGE", "ts": at(2.5), "seq": 1234}
+    assert "the rest of 100 cancelled: OUTAGE, seq 1,234" in _order(order | {"rest": rest})[-1]
+    assert _order(order | {"rest": None})[-1] == "  the rest was cancelled; an episode of this age does not hold when"
 
 
 def test_a_trade_in_words(home):
@@ -271,7 +283,7 @@ def test_a_date_whose_log_is_gone(home, tmp_path):
     note = f"the log of {DATE} is gone; these are the trades kept in {where}"
     assert after == before | {"source": where, "note": note}
     assert note in hv(copy, "episodes")
-    assert note in hv(copy, "explain", "T133006_001")
+    assert note in " ".join(hv(copy, "explain", "T133006_001").split())  # wrapped at the terminal's width
     for part in ("decision", "risk", "outcome", "costs", "quality", "versions"):
         assert kept[part] == told[part]
     assert [fill["role"] for fill in kept["fills"]] == [fill["role"] for fill in told["fills"]]

@@ -37,8 +37,13 @@ NEEDLESS = (
     "        _on_trade(s, f, j)\n",
     "                    _on_depth(s, f, j, ts)\n",
     "                if not _pass_time(s, now):\n                    g[_LAST_TS] = ts\n                    return at\n",
+    "        _requote(s, ops[n, 2], ops[n, 0], ops[n, 1])\n",
+    "    _spoke(s, s.inst[_at(i)], _S_BID_ASK, f.quote_seq[j], f.quote_ts[j])\n",
+    "    _count_unset(s.inst[_at(i)], f.quote_bid[j], f.quote_ask[j])\n",
+    "    _count_unset(s.inst[_at(i)], f.quote_bid_size[j], f.quote_ask_size[j])\n",
+    "        _on_clock(s, f.clock_seq[j])\n",
 )
-"""The parts of the kernels besides quotes: without them they compile in seconds."""
+"""The parts of the kernels besides the bid of a quote: without them they compile in seconds."""
 
 
 def run_time_imports(body: list[ast.stmt]) -> Iterator[str]:
@@ -94,6 +99,11 @@ def copied(place: Path) -> Path:
     for part in NEEDLESS:
         kernels = place / "harvester" / "projections" / "market" / "kernels.py"
         edit(kernels, part, " " * (len(part) - len(part.lstrip())) + "pass\n")
+    edit(
+        kernels,
+        "_requote(s, i, f.quote_seq[j], f.quote_ts[j])",
+        "s.inst[_at(i)].source, s.inst[_at(i)].bid = 1, feed[0]",
+    )
     return place / "harvester"
 
 

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from datetime import date
 
+import numba
 import numpy as np
 import pytest
 from gateway_support import true_book
@@ -341,8 +342,9 @@ def test_bytes_of_the_generator_are_those_of_splitmix64():
     from harvester.simgateway.markets.model_history import SplitMix64
 
     rng, plain = np.array([mixed_seed(5, "X")], np.uint64), SplitMix64(mixed_seed(5, "X"))
-    assert [int(flow.below(rng, 1000)) for _ in range(500)] == [plain.below(1000) for _ in range(500)]
-    assert int(flow.draw(np.zeros(1, np.uint64))) == 0xE220A8397B1DCDAF >> 33
+    below, draw = numba.njit(lambda words: flow.below(words, 1000)), numba.njit(flow.draw.py_func)
+    assert [below(rng) for _ in range(500)] == [plain.below(1000) for _ in range(500)]
+    assert draw(np.zeros(1, np.uint64)) == 0xE220A8397B1DCDAF >> 33
 
 
 def test_sampled_l1_comes_at_multiples_of_its_interval():

@@ -36,6 +36,7 @@ DATE = "2025-07-17"
 def test_a_full_disk_stops_the_recorder_loudly(tmpfs: Path, margin: int, words: str) -> None:
     """On a full disk, or at its margin: exit code 10, all commits are whole, and recording continues given space."""
     home = Home(tmpfs)
+    subprocess.run(["mount", "-o", "remount,size=700k", str(tmpfs)], check=True)
     small: dict[str, Any] = {"disk": Disk(), "disk_margin_bytes": margin, "commit_seconds": 1}
     with pytest.raises(LogWriteFailed, match=words) as caught:
         run(lockstep(model(), home, minutes=60, **small))

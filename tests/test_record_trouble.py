@@ -11,7 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from cli.app import app
-from harvester.calendar import day_bounds, iso
+from harvester.calendar import day_bounds, iso, of_day
 from harvester.clock import LockstepClock, MachineClock
 from harvester.config import Settings
 from harvester.endofday.eod import EodOptions, eod
@@ -26,7 +26,7 @@ from harvester.errors import (
 )
 from harvester.eventlog.lock import DateLock
 from harvester.eventlog.reader import open_day
-from harvester.eventlog.typed_times import of_day, read_iso
+from harvester.eventlog.typed_times import read_iso
 from harvester.eventlog.verify_log import verify_day
 from harvester.events.kinds import Action, Kind, Own, Stream
 from harvester.files import Disk

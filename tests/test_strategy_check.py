@@ -8,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 
+import pyarrow.compute as pc
 import pytest
 from typer.testing import CliRunner
 
@@ -15,7 +16,16 @@ from cli.app import app
 from harvester.eventlog.reader import open_day
 from harvester.home import Home
 from harvester.memory.strategy_files import keep_copy, load, load_all
-from harvester.rebuild.check_child import fold, fold_with_noise, moved, odd_cuts, sample, upto
+from harvester.rebuild.check_child import (
+    between,
+    first_moved,
+    fold,
+    forked_folds,
+    moved,
+    odd_cuts,
+    sample,
+    separate_folds,
+)
 from harvester.rebuild.strategy_check import check
 from tests.trading_log import DATE, record
 
@@ -121,8 +131,7 @@ def differences(home, wanted: str) -> list[str]:
     plain, _ = fold(day, found)
     assert plain.num_rows > 0
     cut = moved(plain, fold(day, found, odd_cuts(day.first_seq, day.last_seq))[0])
-    noise = [moved(upto(plain, s), upto(fold_with_noise(day, found, s), s)) for s in sample(plain, plain, 4)]
-    return [cut, next((one for one in noise if one), "")]
+    return [cut, first_moved(plain, day, found, sample(plain, plain, 4))]
 
 
 COUNTER = "import sys, itertools\nsys.cheat = getattr(sys, 'cheat', itertools.count())"
@@ -130,10 +139,11 @@ NUMBERS_IMPORT = "from harvester.projections.trading.user_strategy import NUMBER
 PEEK = """
 import sys
 frame = sys._getframe(1)
-while "rows" not in frame.f_locals:
+while "slot" not in frame.f_locals:
     frame = frame.f_back
-rows, begin = frame.f_locals["rows"], frame.f_locals["begin"]
-later = rows[min(frame.f_locals["slot"] - begin + 20, len(rows) - 1)]
+rows = frame.f_locals["self"]._rows
+at = min(frame.f_locals["slot"] + 20, len(rows.keys) - 1)
+later = next(iter(rows.numbers(at, at + 1)))
 """
 
 
@@ -151,6 +161,34 @@ def test_cheats_that_move_decisions(home, tmp_path, body, head):
     assert any(differences(home, cheat(tmp_path, body, head)))
 
 
+def test_a_short_look_ahead_needs_many_decisions(home, tmp_path):
+    """A look 10 s ahead in 5 s of the day is missed by noise after 4 decisions, and named by noise after 50."""
+    wanted = (
+        "later[NUMBERS.index('mid')] > now.mid" + " if 80 <= now.second // 10**9 % 240 < 85 else now.second % 23 == 0"
+    )
+    strategy = cheat(tmp_path, PEEK.strip() + "\n" + BUY.format(f"({wanted})"), NUMBERS_IMPORT)
+    day, found = open_day(DATE, home), load_all([strategy], {}, [])
+    plain, failures = fold(day, found)
+    assert failures == []
+    acts = plain.filter(pc.not_equal(plain["action"], "none"))
+    assert first_moved(plain, day, found, sample(plain, acts, 4)) == ""
+    assert "replaced" in first_moved(plain, day, found, sample(plain, acts, 50))
+
+
+def test_both_ways_of_noise_agree(home):
+    """Folds in copies of the process give the decisions of folds from the beginning of the date, later ones too."""
+    day, found = open_day(DATE, home), load_all(["random_entry"], {"random_entry": {"per_hour": 600.0}}, [])
+    plain, _ = fold(day, found)
+    seqs = sample(plain, plain, 3)
+    forked = list(forked_folds(day, found, seqs))
+    for (seq, since, one, ended), (_, _, other, _) in zip(forked, separate_folds(day, found, seqs), strict=True):
+        assert ended == ""
+        assert one.num_rows
+        assert moved(one, between(other, since, 2**62)) == ""
+        assert moved(between(plain, since, 2**62), between(other, since, 2**62))
+        assert seq in one["seq"].to_pylist()
+
+
 @pytest.mark.parametrize(
     ("body", "head"),
     [
@@ -163,16 +201,6 @@ def test_cheats_that_move_decisions(home, tmp_path, body, head):
 def test_cheats_that_are_harmless(home, tmp_path, body, head):
     """Globals begin fresh with every fold, and a kept view is only a tuple of old values."""
     assert differences(home, cheat(tmp_path, body, head)) == ["", ""]
-
-
-def test_noise_replaces_the_future(home):
-    """The noise test changes later decisions: what it proves is not empty."""
-    day, found = open_day(DATE, home), load_all(["random_entry"], {"random_entry": {"per_hour": 600.0}}, [])
-    plain, _ = fold(day, found)
-    seq = plain["seq"].to_pylist()[plain.num_rows // 2]
-    noisy = fold_with_noise(day, found, seq)
-    assert moved(upto(plain, seq), upto(noisy, seq)) == ""
-    assert moved(plain, noisy)
 
 
 def test_clock_disk_and_socket_are_named(home, tmp_path):

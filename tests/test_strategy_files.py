@@ -15,8 +15,9 @@ from harvester.errors import BadSetting, CodeChanged
 from harvester.eventlog.reader import open_day
 from harvester.home import Home
 from harvester.memory.strategy_files import KeptStrategies, class_of, keep_copy, load, load_all, read_copy
-from harvester.projections.run_params import RunParams
+from harvester.projections.run_params import RunParams, StrategyRef
 from harvester.rebuild.project import fold_day
+from harvester.rebuild.strategy_folders import folder_name
 from tests.trading_log import DATE, record
 
 MINE = """
@@ -321,3 +322,13 @@ def test_another_version_of_a_shipped_strategy(tmp_path):
     made = fold_day(open_day(DATE, root), library=KeptStrategies(root))
     (note,) = made.notes
     assert note == f"strategy random_entry folds with today's version {was['digest']}, recorded with {'0' * 16}"
+
+
+def test_a_folder_of_many_strategies_has_a_short_name():
+    """Up to 120 characters a folder is named by all its strategies; a longer name is cut, and differs by every one."""
+    refs = [StrategyRef(f"plain_{k}", "0123abcd", {}) for k in range(20)]
+    assert folder_name(refs[:2]) == "plain_0-0123abcd+plain_1-0123abcd"
+    last = StrategyRef("plain_19", "0123abce", {})
+    names = {folder_name(refs), folder_name(refs[:19]), folder_name([*refs[:19], last])}
+    assert len(names) == 3
+    assert all(name.startswith("plain_0-0123abcd+1") and len(name) <= 40 for name in names)

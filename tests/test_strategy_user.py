@@ -9,10 +9,12 @@ import pytest
 
 import harvester
 from harvester.errors import BadSetting
+from harvester.events.kinds import Kind
 from harvester.home import Home
 from harvester.projections.engine import Engine
 from harvester.projections.trading.user_decider import plain, unplain
 from harvester.projections.trading.user_strategy import name_of
+from tests import trading_log
 from tests.trading_log import record
 from tests.user_strategies import Given, failures, fold, params
 
@@ -113,6 +115,47 @@ def test_seen_is_the_market(home):
     minutes = [now.candle("1m") for now in seen if now.candle("1m")]
     assert minutes
     assert all(candle.end <= now.ts for now in seen for _, candle in now.candles)
+
+
+def test_calls_ahead_see_the_same(tmp_path, monkeypatch):
+    """Calls made ahead see, field by field, what they see in a fold event by event: live or not, holding or not."""
+    whole = trading_log.market
+
+    def late(*args, **kwargs):  # no quote in the first five seconds
+        rows = whole(*args, **kwargs)
+        first = rows[0][1]["ts_recv"] + 5 * trading_log.SECOND
+        return [(kind, row) for kind, row in rows if kind is not Kind.QUOTE or row["ts_recv"] > first]
+
+    monkeypatch.setattr(trading_log, "market", late)
+    seen = []
+
+    class Look(harvester.Strategy):
+        live_only = False
+
+        def on_second(self, now):
+            seen.append(now)
+            if now.why_not_live or now.ts // 10**9 % 20:
+                return self.refuse("WAIT")
+            if now.position:
+                return self.exit()
+            return self.buy(100, stop=now.bid - 0.1, target=now.ask + 0.03, hold_seconds_max=9)
+
+    root = Home(tmp_path).prepare()
+    record(root, params=params(Look), seconds=130)
+    ahead = fold(root, Look)
+    seen, once = [], seen
+    event_by_event = fold(root, Look, cuts=1)
+    assert once == seen
+    assert ahead[0] == event_by_event[0]
+    assert ahead[3] == event_by_event[3]
+    assert {now.why_not_live for now in once} == {"", "NOT_LIVE"}
+    assert any(now.position for now in once)
+    assert any(now.flat_since for now in once)
+    assert any(now.candles for now in once)
+    assert {row["gate_codes"] for row in fold(root, type("Look", (Look,), {"live_only": True}))[0]} >= {
+        "NOT_LIVE",
+        "WAIT",
+    }
 
 
 def fold_as(home, kind):

@@ -7,6 +7,7 @@ import gc
 import re
 import subprocess
 import sys
+from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
 
@@ -16,13 +17,26 @@ from typer.testing import CliRunner
 PROJECT = Path(__file__).resolve().parent.parent
 
 
-@pytest.fixture(autouse=True)
-def _parse_undisturbed():
-    """Python before 3.11.5 fails in `ast.parse` when garbage of other tests runs code meanwhile (CPython gh-106905)."""
-    gc.collect()
-    gc.disable()
+pytestmark = pytest.mark.xdist_group("tidiness")  # one process parses the sources, once
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _forget_the_trees():
     yield
-    gc.enable()
+    tree_of.cache_clear()
+
+
+@lru_cache(None)
+def tree_of(path: Path) -> ast.Module:
+    """The parsed file.
+
+    Python before 3.11.5 fails in `ast.parse` when garbage of other tests runs code meanwhile (CPython gh-106905).
+    """
+    gc.disable()
+    try:
+        return ast.parse(path.read_text(encoding="utf-8"))
+    finally:
+        gc.enable()
 
 
 LAYERS: tuple[tuple[str, ...], ...] = (
@@ -50,9 +64,10 @@ SOURCES = sorted((PROJECT / "harvester").rglob("*.py"))
 COMMANDS = sorted((PROJECT / "cli").glob("*.py"))
 
 
-def imported(tree: ast.AST) -> list[str]:
+@lru_cache(None)
+def imported(path: Path) -> list[str]:
     names: list[str] = []
-    for node in ast.walk(tree):
+    for node in ast.walk(tree_of(path)):
         if isinstance(node, ast.Import):
             names += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
@@ -70,7 +85,7 @@ def part(path: Path) -> str:
 def test_imports_point_up_the_list(path: Path) -> None:
     """A module imports only from its own folder and from layers before it, annotations included."""
     mine = part(path)
-    for name in imported(ast.parse(path.read_text(encoding="utf-8"))):
+    for name in imported(path):
         words = name.split(".")
         assert words[0] != "cli", f"{path} imports the command line"
         if words[0] == "harvester" and len(words) > 1 and words[1] in RANK and words[1] != mine:
@@ -98,7 +113,7 @@ MODULES = {module_of(path): path for path in SOURCES}
 
 def modules_imported(path: Path) -> set[str]:
     """The package's modules that a file imports, anywhere in it."""
-    names = imported(ast.parse(path.read_text(encoding="utf-8")))
+    names = imported(path)
     packages = {module_of(p) for p in SOURCES if p.name == "__init__.py"}
     return {name for name in names if name in MODULES and name not in packages}
 
@@ -119,7 +134,7 @@ def test_each_name_has_one_owner() -> None:
         where = str(path.relative_to(PROJECT))
         if path.name != "__init__.py":
             modules.setdefault(path.stem, []).append(where)
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        for node in ast.walk(tree_of(path)):
             if isinstance(node, ast.ClassDef):
                 classes.setdefault(node.name, []).append(where)
     shared = {name: owners for name, owners in (modules | classes).items() if len(owners) > 1}
@@ -134,7 +149,7 @@ def test_every_source_has_a_layer() -> None:
 def test_only_the_gateway_knows_ib_async() -> None:
     """ib_async is imported nowhere but in harvester/gateway/."""
     for path in SOURCES + COMMANDS:
-        words = {name.split(".")[0] for name in imported(ast.parse(path.read_text(encoding="utf-8")))}
+        words = {name.split(".")[0] for name in imported(path)}
         if "gateway" not in path.parts:
             assert not words & {"ib_async", "eventkit"}, path
         assert "ibapi" not in words, path
@@ -149,8 +164,8 @@ FORBIDDEN_CALLS = {"now", "utcnow", "today", "time_ns", "monotonic_ns", "perf_co
 )
 def test_the_deterministic_path_reads_no_clock_and_no_chance(path: Path) -> None:
     """Code that folds, writes or learns reads no clock, no randomness and no environment."""
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    found = {name.split(".")[0] for name in imported(tree)} & FORBIDDEN_IMPORTS
+    tree = tree_of(path)
+    found = {name.split(".")[0] for name in imported(path)} & FORBIDDEN_IMPORTS
     assert not found, f"{path.relative_to(PROJECT)} imports {found}"
     for node in ast.walk(tree):
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in FORBIDDEN_CALLS:
@@ -189,7 +204,7 @@ def changes_files(call: ast.Call) -> bool:
 @pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(PROJECT)))
 def test_files_are_changed_through_the_disk(path: Path) -> None:
     """Every create, write, sync, rename and delete goes through `Disk`, so that tests can cut its power anywhere."""
-    calls = [node for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, ast.Call)]
+    calls = [node for node in ast.walk(tree_of(path)) if isinstance(node, ast.Call)]
     found = [call.lineno for call in calls if changes_files(call)]
     name = path.relative_to(PROJECT / "harvester").as_posix()
     assert bool(found) == (name in PAST_THE_DISK), f"{name} changes files past the disk: lines {found}"
@@ -269,11 +284,11 @@ SHARED_FLAGS = ("--home", "--json", "--date", "--symbol", "--symbols", "--at", "
 
 def test_commands_share_their_options() -> None:
     """No command defines its own --home, --json, --date, --symbol(s), --at, --from or --to: cli/options.py has them."""
-    assigned = ast.walk(ast.parse((PROJECT / "cli/options.py").read_text(encoding="utf-8")))
+    assigned = ast.walk(tree_of(PROJECT / "cli/options.py"))
     options = {node.id for node in assigned if isinstance(node, ast.Name) and node.id.endswith("Option")}
     checked = 0
     for path in PROJECT.glob("cli/cmd_*.py"):
-        tree = ast.parse(path.read_text(encoding="utf-8"))
+        tree = tree_of(path)
         for node in ast.walk(tree):
             if isinstance(node, ast.Constant):
                 assert node.value not in SHARED_FLAGS, f"{path.name}:{node.lineno} defines {node.value}"

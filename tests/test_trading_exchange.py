@@ -81,8 +81,9 @@ def walk(order: Order, tape: list[Any], costs: Any = FREE) -> list[Seen]:
             _, _, price, size, (forms, triggers) = item
             now = Moment(seq, ts, price, size, forms, triggers)
         before, quote = msgspec.structs.replace(order), msgspec.structs.replace(shown)
-        fill = execute(order, msgspec.structs.replace(now), shown, costs)
-        made.append(Seen(now, before, msgspec.structs.replace(order), quote, fill))
+        fills = execute(order, msgspec.structs.replace(now), shown, costs)
+        assert len(fills) <= 1, "one level is seen"
+        made.append(Seen(now, before, msgspec.structs.replace(order), quote, fills[0] if fills else None))
     return made
 
 
@@ -235,7 +236,16 @@ def test_a_print_fills_our_orders_no_more_than_once():
     shown, now = ShownQuote(), Moment(2, 2, 10.06, 50.0, forms_price=True)
     shown.update(1, 10.0, 10.02, 500, 500, good=True)
     made = [Order(OrderType.LIMIT, False, 40, "test", None, limit=10.05, resting=True) for _ in range(2)]
-    assert [execute(order, now, shown, FREE).quantity for order in made] == [40, 10]
+    assert [fill.quantity for order in made for fill in execute(order, now, shown, FREE)] == [40, 10]
+
+
+def test_participation_in_a_print_is_of_the_size_printed():
+    """Three limits that take at most 0.4 of 99.5 shares each: 39, 39, and what is left of 99 whole shares."""
+    shown, now = ShownQuote(), Moment(2, 2, 10.06, 99.5, forms_price=True)
+    shown.update(1, 10.0, 10.02, 500, 500, good=True)
+    about = {"limit": 10.05, "resting": True, "share_max": 0.4}
+    made = [Order(OrderType.LIMIT, False, 100, "test", None, **about) for _ in range(3)]
+    assert [fill.quantity for order in made for fill in execute(order, now, shown, FREE)] == [39, 39, 21]
 
 
 @pytest.mark.parametrize("buy", [True, False])
@@ -248,7 +258,7 @@ def test_commission_is_by_the_order(buy, parts):
     for seq, (shares, price) in enumerate(parts, start=1):
         shown = ShownQuote()
         shown.update(seq, price, price, shares, shares, good=True)
-        total += execute(order, Moment(seq, seq), shown, table).commission
+        total += sum(fill.commission for fill in execute(order, Moment(seq, seq), shown, table))
     assert total == pytest.approx(table.charged(sell=not buy, taken=order.filled, added=0, value=order.value))
 
 

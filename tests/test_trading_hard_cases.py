@@ -9,6 +9,30 @@ import pytest
 from trading_table import outcome, play
 
 CASES = {
+    "an outage of a quote that was not live is not counted at an arrival": (
+        """
+        0    run
+        0.1  quote 10.00 10.02 0 500
+        1    long 100 9.90 10.20
+        1    clock
+        1.05 outage                        # nothing ends: the bid shows no size
+        2    clock
+        9    end
+        """,
+        "4 1.1 unfilled OUTAGE BUY 100",
+    ),
+    "one of a live quote is": (
+        """
+        0    run
+        0.1  quote 10.00 10.02 500 500
+        1    long 100 9.90 10.20
+        1    clock
+        1.05 outage
+        2    clock
+        9    end
+        """,
+        "5 1.1 unfilled OUTAGE BUY 100",
+    ),
     "a market order fills at the quote that stands when it arrives": (
         """
         0    run
@@ -331,3 +355,28 @@ def test_what_the_trade_did_not_see():
     events, _ = CASES["a time stop closes at the standing quote, not after the fall"]
     quality = json.loads(play(events)["episodes"][0]["document"])["quality"]
     assert (quality["learned_from"], quality["unseen_seconds"]) == (True, 0)
+
+
+@pytest.mark.parametrize(
+    ("begin", "end", "unseen"), [("3", "3", 1), ("3.2", "3.2", 1), ("2.5", "3", 1), ("2.5", "3.1", 2)]
+)
+def test_an_outage_has_its_second_however_short(begin: str, end: str, unseen: int) -> None:
+    """An outage without duration counts its second; one that ends as a second begins does not count that one."""
+    events = f"""
+        0.1  run
+        0.2  quote 10.00 10.02 500 500
+        1    long 100 9.80 10.20
+        1    clock
+        2    clock
+        {begin}  outage
+        {end}  back
+        {end}  quote 10.00 10.02 500 500
+        3.9  clock
+        4    clock
+        5    quote 10.20 10.22 500 500
+        5    clock
+        6    clock
+        9    end
+        """
+    quality = json.loads(play(events)["episodes"][0]["document"])["quality"]
+    assert (quality["outages"], quality["unseen_seconds"]) == (1, unseen)

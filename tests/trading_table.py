@@ -9,6 +9,8 @@
                                                quantity, stop, target, seconds (- for none), then fields of `EntryPlan`
     1    rival short 100 10.30 9.80 …          a second entry of the same decision
     3    change stop 9.95                      a change at the clock of that second (before it): kind, price or reason
+    0.8  book 10.00:500,9.99:300 10.02:500,10.03:200
+                                               the SMART book from here on: bids, asks, price:size (- for none)
     2    outage | back                         the feed is gone, and again there
     2    halt | resume | lost                  trading is halted, goes on; the quote's stream is found dead
     2    tick 0.05                             the contract's smallest price step
@@ -28,11 +30,13 @@ import numpy as np
 
 from harvester.calendar import ExchangeSession
 from harvester.projections.interval import QUOTES, TRADES, Interval, Occurrence, OccurrenceKind
+from harvester.projections.ladders import LADDERS, LEVELS, Ladders
 from harvester.projections.run_params import Calendar, RunParams, StrategyRef
 from harvester.projections.step import RunStart
 from harvester.projections.trading import strategies
 from harvester.projections.trading.costs import cost_table
 from harvester.projections.trading.episodes import BUCKET_FIELDS
+from harvester.projections.trading.fast.book_tape import BookTape
 from harvester.projections.trading.fast.bucket_columns import BucketColumns, records
 from harvester.projections.trading.fast.observations import Observations
 from harvester.projections.trading.live_quotes import LiveQuotes
@@ -141,6 +145,7 @@ def steps(table: str) -> tuple[list[Step], Script]:
     trades: list[Any] = []
     happenings: list[Occurrence] = []
     runs: list[RunStart] = []
+    books, carried = no_books(), 0
     mid: float | None = None
     closed = 0
     for seq, (when, what, *args) in enumerate((line for line in lines if line), start=1):
@@ -157,6 +162,8 @@ def steps(table: str) -> tuple[list[Step], Script]:
             kind, value = FACTS[what]
             feed = what in ("outage", "back")
             happenings.append(Occurrence(seq, ts, 0 if feed else CON_ID, kind, value))
+        elif what == "book":
+            books = books.joined(book_of(seq, ts, *args))
         elif what == "tick":
             value = round(float(args[0]) * 1e9)
             happenings.append(Occurrence(seq, ts, CON_ID, OccurrenceKind.MIN_TICK, value))
@@ -175,7 +182,10 @@ def steps(table: str) -> tuple[list[Step], Script]:
             facts = sorted([*happenings, *dark], key=lambda fact: fact.seq)
             rows = [bucket(s, mid=mid, mark=mid, stale=not quotes) for s in range(closed, int(float(when)))]
             closed = int(float(when))
-            calls.append(Step("clock", seq, ts, interval(seq, ts, rows, (shown, trades), facts)))
+            now, books, older = books.cut(seq)
+            tape = BookTape(now, carried) if len(now.rows) else None
+            carried = older
+            calls.append(Step("clock", seq, ts, interval(seq, ts, rows, (shown, trades), facts, books=tape)))
             quotes, trades, happenings, runs = [], [], [], []
         else:
             if what == "run":
@@ -185,13 +195,30 @@ def steps(table: str) -> tuple[list[Step], Script]:
 
 
 def interval(
-    seq: int, ts: int, buckets: list[Any], observed: tuple[Any, list[Any]], happenings: list[Occurrence]
+    seq: int,
+    ts: int,
+    buckets: list[Any],
+    observed: tuple[Any, list[Any]],
+    happenings: list[Occurrence],
+    *,
+    books: BookTape | None = None,
 ) -> Interval:
     """One interval that is a stretch by itself; `observed` are quotes and prints."""
     seen = observed[0], np.array(observed[1], TRADES)
     con_ids = np.full(len(buckets), CON_ID)
     seconds = BucketColumns(np.array([[seq, ts]]), records(buckets), con_ids, [len(buckets)], {CON_ID: SYMBOL})
-    return Interval(seq, ts, happenings, Observations(*seen, [seq]), seconds, 0)
+    return Interval(seq, ts, happenings, Observations(*seen, [seq], books), seconds, 0)
+
+
+def no_books() -> Ladders:
+    return Ladders(np.empty(0, LADDERS), np.empty(0, LEVELS))
+
+
+def book_of(seq: int, ts: int, bids: str, asks: str) -> Ladders:
+    """One book of `price:size,…` a side."""
+    sides = [[tuple(map(float, level.split(":"))) for level in side.split(",") if side != "-"] for side in (bids, asks)]
+    row = (seq, ts, CON_ID, len(sides[0]), len(sides[1]))
+    return Ladders(np.array([row], LADDERS), np.array([*sides[0], *sides[1]], LEVELS))
 
 
 def plan_of(long: bool, args: list[str]) -> EntryPlan:

@@ -88,7 +88,7 @@ FILL = {
     "price": NUMBER,
     "quantity": COUNT,
     "side": one_of("BUY", "SELL"),
-    "source": one_of("quote", "print", "bar"),
+    "source": one_of("quote", "print", "book", "bar"),
     "reference_price": or_null(NUMBER),
     "slippage": or_null(NUMBER),
     "commission": NUMBER,
@@ -140,7 +140,7 @@ def _moment(*, price: bool) -> Schema:
 EPISODE = record(
     {
         "schema": {"const": "harvester.episode"},
-        "schema_version": {"const": 2},
+        "schema_version": {"const": 3},
         "trading_date": DATE,
         "run": TEXT,
         "through_seq": COUNT,
@@ -157,6 +157,7 @@ EPISODE = record(
         "features_pre": record({"window": TEXT, "buckets": listed(record(BUCKET)), "aggregates": AGGREGATES}),
         "series": listed(SERIES_ROW),
         "fills": listed(record(FILL)),
+        "rest": or_null(record({"quantity": COUNT, "reason": TEXT, "ts": TIME, "seq": COUNT})),
         "labels": LABELS,
         "decision_trace": TRACE,
         "quality": QUALITY,

@@ -7,8 +7,9 @@ that follow, so everything it names exists.
 
 from __future__ import annotations
 
+import os
 from bisect import bisect_left, bisect_right
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import accumulate
 from operator import attrgetter
 from typing import TYPE_CHECKING, NamedTuple
@@ -307,10 +308,17 @@ class RunLog:
             )
 
     def _check_sizes(self) -> None:
+        names: set[str] | None = None  # it is gone, or may not be listed: look for every file
+        with suppress(OSError):
+            names = set(os.listdir(self.folder))  # noqa: PTH208 - pathlib would make a path of each name
+        tails = self.tails
         for kind in Kind:
-            path, end = self.path_of(kind), self.ends.get(kind, 0)
-            if kind in self.tails:
-                end = self.tails[kind].end
+            end = tails[kind].end if kind in tails else self.ends.get(kind, 0)
+            name = file_of(kind, self.storage)
+            if not end and names is not None and name not in names:
+                self.torn.pop(name, None)
+                continue
+            path = self.folder / name
             missing = "the file is missing"
             try:
                 size = regular_file_size(path)
@@ -324,7 +332,7 @@ class RunLog:
                     i
                     for i, line in enumerate(self.commits)
                     for part in line.files
-                    if part.kind is kind and (part.end > size or kind in self.tails)
+                    if part.kind is kind and (part.end > size or kind in tails)
                 ]
                 if self.bad.issuperset(lost):
                     continue

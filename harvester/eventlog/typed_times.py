@@ -6,7 +6,7 @@ import re
 from datetime import date, datetime, time, timedelta
 from typing import TYPE_CHECKING
 
-from harvester.calendar import NEW_YORK, iso, to_ns, zone
+from harvester.calendar import NEW_YORK, of_day, to_ns, zone
 from harvester.errors import BadSetting
 from harvester.units import SECOND_NS
 
@@ -106,11 +106,3 @@ def local(ns: int, zone_name: str = NEW_YORK) -> str:
     """Date and time of day in a zone, `2025-07-17 10:31:05.2`, for people."""
     local = datetime.fromisoformat("1970-01-01T00:00:00+00:00") + timedelta(seconds=ns // SECOND_NS)
     return f"{local.astimezone(zone(zone_name)).date()} {of_day(ns, zone_name)}"
-
-
-def of_day(ns: int, zone_name: str = NEW_YORK) -> str:
-    """The time of day in a zone, `10:31:05.2`, for people."""
-    local = datetime.fromisoformat("1970-01-01T00:00:00+00:00") + timedelta(seconds=ns // SECOND_NS)
-    text = local.astimezone(zone(zone_name)).strftime("%H:%M:%S")
-    fraction = iso(ns).rstrip("Z").partition(".")[2]
-    return f"{text}.{fraction}" if fraction else text

@@ -12,12 +12,12 @@ import msgspec
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from harvester.calendar import of_day
 from harvester.errors import BadSetting
-from harvester.eventlog.typed_times import of_day
 from harvester.events.kinds import Action, Kind
 from harvester.explain.events_behind import EventsBehind
 from harvester.projections.run_params import RunParams
-from harvester.projections.trading.position import DATA_END, STOP, STOP_THROUGH, TARGET
+from harvester.projections.trading.position import DATA_END, RUN_END, STOP, STOP_THROUGH, TARGET
 from harvester.units import MILLI_NS, SECOND_NS
 
 if TYPE_CHECKING:
@@ -130,7 +130,7 @@ def explain_trade(trades: DayTrades, home: Home, row: dict[str, Any]) -> dict[st
         "saw": _saw(trades, entry) or _saw_kept(document),
         "risk": trace["risk"],
         "prediction": trace["prediction"],
-        "orders": _orders(trades, entry, mine, fills, row=row, trace=trace),
+        "orders": _orders(trades, entry, mine, fills, row=row, document=document),
         "fills": _with_events(trades, home, row["con_id"], fills),
         "outcome": outcome
         | {
@@ -275,12 +275,15 @@ def _orders(
     fills: list[dict[str, Any]],
     *,
     row: dict[str, Any],
-    trace: dict[str, Any],
+    document: dict[str, Any],
 ) -> list[dict[str, Any]]:
     """The orders of a trade in the order in which they were sent or placed."""
     leaving = "SELL" if row["side"] == "LONG" else "BUY"
-    rest = "rest open" if row["exit_reason"] == DATA_END else "rest cancelled"
-    orders = [_entry_order(trades, entry, mine, _of(fills, "entry"), rest) | {"order": trace["risk"].get("order")}]
+    trace, rest = document["decision_trace"], document.get("rest")  # before schema 3 the rest was not stored
+    ended_with_data = row["exit_reason"] == DATA_END and (rest is None or rest["reason"] == RUN_END)
+    what = "rest open" if ended_with_data else "rest cancelled"
+    entered = _entry_order(trades, entry, mine, _of(fills, "entry"), what)
+    orders = [entered | {"order": trace["risk"].get("order"), "rest": rest}]
     exits = [one for one in mine if one["action"] == "exit"]
     arrivals = [_arrival(trades, one) for one in exits]
     for role, price in (("stop", trace["risk"]["initial_stop"]), ("target", trace["risk"]["target"])):
@@ -328,7 +331,7 @@ def _entry_order(
 ) -> dict[str, Any]:
     """The entry's order; its `end` is None while it works, or when the log ended before.
 
-    `rest`: what became of a part that was not filled. The tables do not hold when.
+    `rest`: what became of a part that was not filled.
     """
     gone = next((one for one in mine if one["action"] == "unfilled"), None)
     end = None
@@ -353,6 +356,7 @@ def _entry_order(
         ],
         "filled": _shares(done),
         "end": end,
+        "rest": None,
     }
 
 

@@ -107,12 +107,16 @@ class Outputs:
         return self.tables[name].num_rows if name in self.tables else 0
 
 
+LINK, BLOCK = 16, 16_384  # bytes of a link, and bytes of rows that one link covers
+
+
 def chained(chain: bytes, rows: npt.NDArray[Any]) -> bytes:
-    """The chained hash after `rows` (structured, with `decision_seq`); one link per clock, so cuts do not change it."""
-    raw = np.ascontiguousarray(rows).view(np.uint8).data
-    edges = (np.flatnonzero(np.diff(rows["decision_seq"])) + 1) * rows.dtype.itemsize
-    begin = 0
-    for end in [*edges.tolist(), len(raw)]:
-        chain = hashlib.blake2b(chain + raw[begin:end], digest_size=16).digest()
-        begin = end
-    return chain
+    """The chained hash after `rows` (structured): the newest link, and the bytes of rows it does not cover yet.
+
+    A link covers `BLOCK` bytes, however the rows came, so cuts do not change it and a snapshot can continue it.
+    """
+    link, waiting = chain[:LINK].ljust(LINK, b"\0"), chain[LINK:] + np.ascontiguousarray(rows).tobytes()
+    whole = len(waiting) // BLOCK * BLOCK
+    for begin in range(0, whole, BLOCK):
+        link = hashlib.blake2b(link + waiting[begin : begin + BLOCK], digest_size=LINK).digest()
+    return link + waiting[whole:]

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from harvester.events.kinds import Kind
     from harvester.projections.interval import Occurrence
+    from harvester.projections.ladders import Ladders
     from harvester.projections.run_params import RunParams
 
 
@@ -90,6 +91,7 @@ class Step:
         clocks: shape (n, 2) int64: seq and ts of each clock event.
         closed: bucket rows handed out, dtype `state_arrays.ROW`; `decision_seq` is the clock that closed them.
         quotes, trades: dtypes `interval.QUOTES` and `interval.TRADES`.
+        ladders: SMART books after each change, where a run of the date fills behind the quote.
         happenings: halts, lost quotes, min ticks and run ends of the market, and what the projections before this one
             derived, in seq order.
         candles: completed candles, dtype `candles.CANDLE`; None before `Candles` has folded the step.
@@ -109,6 +111,7 @@ class Step:
     closed: npt.NDArray[Any]
     quotes: npt.NDArray[Any] = field(default_factory=lambda: np.empty(0, QUOTES))
     trades: npt.NDArray[Any] = field(default_factory=lambda: np.empty(0, TRADES))
+    ladders: Ladders | None = None
     happenings: Sequence[Occurrence] = ()
     candles: npt.NDArray[Any] | None = None
     bars: Sequence[Mapping[str, Any]] = ()

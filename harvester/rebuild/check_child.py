@@ -8,10 +8,12 @@ those of the other process. Everything outside the strategy is the code that `hv
 
 from __future__ import annotations
 
+import os
 import sys
+import tempfile
 from pathlib import Path
 from threading import get_ident
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, NoReturn
 
 import msgspec
 import numpy as np
@@ -35,16 +37,16 @@ from harvester.projections.trading.trading_feed import TradingFeed
 from harvester.projections.trading.user_calls import UserCalls
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from harvester.eventlog.reader import Day
     from harvester.memory.strategy_files import LoadedStrategy
 
 ROWS = 100_000
 SHIFT_S = 86_400 * 400 + 12_345  # the clock of the second process is wrong by so much
-CUT_COUNT, PREFIX_COUNT, NOISE_COUNT = 250, 50, 4
+CUT_COUNT, DECISION_COUNT = 250, 50
 MEMORY_MAX = 8 << 30  # bytes of a process; the fold of a full day needs less than a quarter
-NOISE_SPAN = 20_000  # events after the decision that are replaced
+NOISE_BEFORE, NOISE_AFTER = 5_000, 20_000  # events of a decision's batch before it, and those after it with noise
 PRICES: dict[Kind, tuple[str, ...]] = {
     Kind.TICK: ("price",),
     Kind.TRADE: ("price",),
@@ -153,16 +155,11 @@ def _check(task: CheckTask, answer: CheckAnswer) -> None:
     Disk().write_atomic(Path(task.table), sink.getvalue().to_pybytes())
     if "cuts" in task.tests:
         answer.moved["cuts"] = moved(plain, fold(day, found, odd_cuts(day.first_seq, day.last_seq))[0])
+    seqs = sample(plain, acts, DECISION_COUNT)
     if "prefix" in task.tests:
-        answer.moved["prefix"] = moved(plain, fold(day, found, sample(plain, acts, PREFIX_COUNT))[0])
+        answer.moved["prefix"] = moved(plain, fold(day, found, seqs)[0])
     if "noise" in task.tests:
-        answer.moved["noise"] = ""
-        for seq in sample(plain, acts, NOISE_COUNT):
-            noisy = fold_with_noise(day, found, seq)
-            difference = moved(upto(plain, seq), upto(noisy, seq))
-            if difference:
-                answer.moved["noise"] = f"{difference} (prices after seq {seq} replaced)"
-                break
+        answer.moved["noise"] = first_moved(plain, day, found, seqs)
 
 
 def fold(day: Day, found: Sequence[LoadedStrategy], cuts: Sequence[int] = ()) -> tuple[pa.Table, list[str]]:
@@ -176,12 +173,79 @@ def fold(day: Day, found: Sequence[LoadedStrategy], cuts: Sequence[int] = ()) ->
     return joined(parts, DECISIONS), failures
 
 
+def first_moved(plain: pa.Table, day: Day, found: Sequence[LoadedStrategy], seqs: Sequence[int]) -> str:
+    """The first decision that moves when the prices after one of these decisions are noise; empty = none."""
+    folds = forked_folds if hasattr(os, "fork") else separate_folds
+    for seq, since, noisy, ended in folds(day, found, seqs):
+        difference = ended or moved(between(plain, since, seq), between(noisy, since, seq))
+        if difference:
+            return f"{difference} (prices after seq {seq} replaced)"
+    return ""
+
+
+NoisyFold = tuple[int, int, pa.Table, str]
+"""A seq; decisions after `since` of a fold with noise behind the seq; why its process ended, empty = as it should."""
+
+
+def forked_folds(day: Day, found: Sequence[LoadedStrategy], seqs: Sequence[int]) -> Iterator[NoisyFold]:
+    """One fold of the date; before each decision a copy of its process goes on with noise behind the decision."""
+    engine = Engine(library=GivenStrategies(found))
+    begins = {seq: max(seq - NOISE_BEFORE, day.first_seq) for seq in seqs}
+    waiting: list[tuple[int, int, int, IO[bytes]]] = []
+    left = sorted(seqs)
+    for batch in day.batches(ROWS, sorted(set(begins.values()))):
+        engine.fold(batch)
+        while left and begins[left[0]] <= batch.last_seq:
+            seq = left.pop(0)
+            if waiting:
+                yield _ended(*waiting.pop())
+            since = batch.last_seq
+            parts = list(day.batches(NOISE_BEFORE + NOISE_AFTER, (), since + 1, min(seq + NOISE_AFTER, day.last_seq)))
+            noisy, file = [with_noise(part, seq) for part in parts], tempfile.TemporaryFile()  # noqa: SIM115 - `_ended` closes it
+            process = os.fork()
+            if process == 0:
+                _go_on(engine, noisy, file)
+            waiting.append((process, seq, since, file))
+        if not left:
+            break
+    if waiting:
+        yield _ended(*waiting.pop())
+
+
+def _go_on(engine: Engine, noisy: Sequence[Batch], file: IO[bytes]) -> NoReturn:
+    """Fold these batches in the copy of the process, write the decisions, end it."""
+    code = 1
+    try:
+        found = joined([part for batch in noisy for part in _decisions(engine.fold(batch).tables)], DECISIONS)
+        with pa.ipc.new_stream(file, DECISIONS) as writer:
+            writer.write_table(found)
+        file.flush()
+        code = 0
+    finally:
+        os._exit(code)
+
+
+def _ended(process: int, seq: int, since: int, file: IO[bytes]) -> NoisyFold:
+    code = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
+    with file:
+        if code:
+            return seq, since, joined([], DECISIONS), f"its process ended with code {code}"
+        file.seek(0)
+        with pa.ipc.open_stream(file.read()) as reader:
+            return seq, since, reader.read_all(), ""
+
+
+def separate_folds(day: Day, found: Sequence[LoadedStrategy], seqs: Sequence[int]) -> Iterator[NoisyFold]:
+    """The same by one fold from the beginning of the date for each decision: slower."""
+    for seq in sorted(seqs):
+        yield seq, 0, fold_with_noise(day, found, seq), ""
+
+
 def fold_with_noise(day: Day, found: Sequence[LoadedStrategy], seq: int) -> pa.Table:
-    """The decisions up to a seq, when every price after it is another; both are in one batch."""
+    """The decisions of the date up to some events after a seq, when every price after it is another."""
     engine, parts = Engine(library=GivenStrategies(found)), []
-    last = min(seq + NOISE_SPAN, day.last_seq)
-    cuts = [s for s in (max(seq - NOISE_SPAN, day.first_seq), last) if s]
-    for batch in fold_batches(day, COLUMNS, ROWS, cuts):
+    last = min(seq + NOISE_AFTER, day.last_seq)
+    for batch in fold_batches(day, COLUMNS, ROWS, [max(seq - NOISE_BEFORE, day.first_seq), last]):
         parts += _decisions(engine.fold(with_noise(batch, seq)).tables)
         if batch.last_seq >= last:
             break
@@ -230,9 +294,15 @@ def sample(plain: pa.Table, acts: pa.Table, count: int) -> list[int]:
     return sorted(found)
 
 
-def upto(table: pa.Table, seq: int) -> pa.Table:
-    """The rows up to a seq."""
-    return table.filter(pc.less_equal(table["seq"], pa.scalar(seq, pa.uint64())))
+def between(table: pa.Table, since: int, seq: int) -> pa.Table:
+    """The rows after one seq and up to another, without entries that ended unfilled at the last seq.
+
+    An entry's end has the seq of the newest event counted, but may depend on quotes between it and the next clock.
+    """
+    after = pc.greater(table["seq"], pa.scalar(since, pa.uint64()))
+    before = pc.less(table["seq"], pa.scalar(seq, pa.uint64()))
+    at = pc.and_(pc.equal(table["seq"], pa.scalar(seq, pa.uint64())), pc.not_equal(table["action"], "unfilled"))
+    return table.filter(pc.and_(after, pc.or_(before, at)))
 
 
 def moved(one: pa.Table, other: pa.Table) -> str:

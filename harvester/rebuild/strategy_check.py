@@ -7,9 +7,11 @@ log cut at decisions; and with the prices after a decision replaced by noise. Ea
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -19,7 +21,7 @@ import pyarrow as pa
 from harvester.errors import BadSetting
 from harvester.files import Disk, json_value
 from harvester.memory.strategy_files import load_all
-from harvester.rebuild.check_child import NOISE_COUNT, PREFIX_COUNT, CheckAnswer, CheckTask, moved
+from harvester.rebuild.check_child import DECISION_COUNT, CheckAnswer, CheckTask, moved
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -31,8 +33,8 @@ TIMEOUT_S = 600.0
 LINES = {
     "processes": "two processes: hash seed, working folder, clock",
     "cuts": "odd batch cuts",
-    "prefix": f"log cut at {PREFIX_COUNT} decisions",
-    "noise": f"noise for every price after {NOISE_COUNT} decisions",
+    "prefix": f"log cut at {DECISION_COUNT} decisions",
+    "noise": f"noise for every price after {DECISION_COUNT} decisions",
     "used": "no file, socket or process used while deciding",
     "failures": "no failure",
 }
@@ -89,7 +91,7 @@ def check(
                 ends.append(_end(child, 0.0 if any(ends) else timeout_s))
         finally:
             for child in children:
-                child.kill()
+                _kill(child)
         answers = [_answer(folder / f"{k}.json") for k in range(len(plans))]
         return _report(folder, ends, answers)
 
@@ -109,7 +111,19 @@ def _start(task: CheckTask, file: Path, k: int, folder: Path) -> subprocess.Pope
     words = [sys.executable, "-m", "harvester.rebuild.check_child", str(file)]
     where = Path.cwd() if k == 0 else folder
     # The words are this interpreter, this package and a file of ours.
-    return subprocess.Popen(words, cwd=where, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # noqa: S603 - see above
+    return subprocess.Popen(  # noqa: S603 - see above
+        words, cwd=where, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+    )
+
+
+def _kill(child: subprocess.Popen[bytes]) -> None:
+    """End a child and the copies it made of itself."""
+    if os.name == "nt":
+        child.kill()
+    else:
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(child.pid, signal.SIGKILL)
+    child.wait()
 
 
 def _end(child: subprocess.Popen[bytes], timeout_s: float) -> str:

@@ -10,6 +10,7 @@ The folders of `hv project --mode bars` are the same below `exports/bars/`.
 
 from __future__ import annotations
 
+import hashlib
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
 
 FOLDER, MANIFEST = "strategies", "strategy.json"
 _SHOWN = 8  # digits of a digest in the name of a folder
+_NAME_MAX = 120  # characters in its name; file systems allow 255 bytes
 _MOVE = "run hv project --strategy again"
 
 
@@ -92,8 +94,12 @@ def folder_of(home: Home, given: Sequence[LoadedStrategy]) -> Path:
 
 
 def folder_name(strategies: Sequence[StrategyRef]) -> str:
-    """The name of the folder of these strategies."""
-    return "+".join(_named(ref) for ref in strategies)
+    """The name of the folder of these strategies; many are named by the first one and a digest of all."""
+    name = "+".join(_named(ref) for ref in strategies)
+    if len(name) <= _NAME_MAX:
+        return name
+    digest = hashlib.blake2b(name.encode(), digest_size=4).hexdigest()
+    return f"{_named(strategies[0])}+{len(strategies) - 1}-{digest}"
 
 
 def _named(ref: StrategyRef) -> str:

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 
 import structlog
 
+from harvester.calendar import of_day
 from harvester.clock import clocks_apart, real_monotonic_ns
 from harvester.disk_space import disk_forecast
-from harvester.eventlog.typed_times import local, of_day
+from harvester.eventlog.typed_times import local
 from harvester.projections.market.quotes import HALTS
 from harvester.recorder.subscriptions import WANTED, coverage
 from harvester.units import MILLI_NS, SECOND_NS

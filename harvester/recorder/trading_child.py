@@ -73,7 +73,8 @@ REFUSED = {
 def main() -> None:
     """Do the task on stdin."""
     commands, answers = _streams()
-    task = msgspec.json.decode(commands.readline(), type=Task)
+    first = commands.readline()
+    task = msgspec.json.decode(first, type=Task)
     try:
         if isinstance(task, LoadTask):
             answers.send(Loaded(tuple(load_all(task.wanted, task.settings, task.values))))

@@ -32,6 +32,7 @@ class Breakout:
 
     def refused(self, view):
         given, bucket, session = self.settings, view["bucket"], view["session"]
+        session = session or {"open_ns": view["ts"] + 1, "close_ns": 0}  # none on the date
         opens = session["open_ns"] + given["open_wait_seconds"] * SECOND
         closes = session["close_ns"] - given["close_wait_seconds"] * SECOND
         spread = bucket["spread_bps"]

@@ -81,11 +81,17 @@ class Taken:
 
 @dataclass
 class Side:
-    """One side of the quote in force: price, size shown, and by price what we took."""
+    """One side of the quote in force: price, size shown, the levels behind it, and by price what we took."""
 
     price: float | None = None
     size: float = 0.0
+    behind: list[tuple[float, float]] = field(default_factory=list)  # price, size; best first
     levels: dict[float, Taken] = field(default_factory=dict)
+
+    @property
+    def shown(self):
+        """Price → size of everything an order may see."""
+        return dict([*self.behind, (self.price, self.size)])
 
     def pass_time(self, ts):
         """Forget what stood, or was away, for a second."""
@@ -93,26 +99,29 @@ class Side:
             if ts - (level.since if level.away is None else level.away) >= SECOND:
                 del self.levels[price]
 
-    def show(self, price, size, ts):
+    def show(self, price, size, behind, ts):
         self.pass_time(ts)
-        if price != self.price:
-            if self.price in self.levels:
-                self.levels[self.price].away = ts
-            if price in self.levels:
-                self.levels[price].away, self.levels[price].since = None, ts
-        self.price, self.size = price, size
-        if price in self.levels and self.size > self.levels[price].shown:
-            del self.levels[price]
+        before = self.shown
+        self.price, self.size, self.behind = price, size, behind
+        now = self.shown
+        for level in before.keys() & self.levels.keys() - now.keys():
+            self.levels[level].away = ts
+        for level in now.keys() & self.levels.keys():
+            if level not in before:
+                self.levels[level].away, self.levels[level].since = None, ts
+            if now[level] > self.levels[level].shown:
+                del self.levels[level]
 
-    def left(self, ts):
+    def left(self, price, size, ts):
+        """Shares that a level of this size still has for us."""
         self.pass_time(ts)
-        level = self.levels.get(self.price)
-        return max(0, int(self.size - (level.shares if level else 0)))
+        level = self.levels.get(price)
+        return max(0, int(size - (level.shares if level else 0)))
 
-    def take(self, shares, ts):
+    def take(self, price, size, shares, ts):
         if not shares:
             return
-        level = self.levels.setdefault(self.price, Taken(0, self.size, ts))
+        level = self.levels.setdefault(price, Taken(0, size, ts))
         level.shares += shares
         level.since = ts
 
@@ -126,6 +135,8 @@ class Quote:
     lost: bool = True  # by an outage, a run start, the end of its stream; until its next change
     dark: bool = False  # the feed of the symbol, or the whole feed, is gone
     halted: bool = False
+    deep: bool = False  # there are orders that may see the book behind the quote
+    book: tuple | None = None  # of a good SMART book: bids, asks; price → size
     bid: Side = field(default_factory=Side)
     ask: Side = field(default_factory=Side)
 
@@ -136,8 +147,10 @@ class Quote:
     def show(self, ts):
         if self.live:
             bid, ask, bid_size, ask_size = self.shown
-            self.bid.show(bid, bid_size, ts)
-            self.ask.show(ask, ask_size, ts)
+            bids, asks = self.book if self.book and self.deep else ({}, {})
+            worse = sorted([level for level in bids.items() if level[0] < bid], reverse=True)
+            self.bid.show(bid, bid_size, worse, ts)
+            self.ask.show(ask, ask_size, sorted(level for level in asks.items() if level[0] > ask), ts)
 
     @property
     def live(self):
@@ -209,11 +222,12 @@ class Order:
 
 @dataclass
 class Terms:
-    """What holds for a run: costs, participation, what triggers stops ("quote" or "last")."""
+    """What holds for a run: costs, participation, what triggers stops ("quote" or "last"), depth ("top" or "book")."""
 
     costs: dict[str, Any]
     participation: float = 1.0
     stop_trigger: str = "quote"
+    fill_depth: str = "top"
 
 
 def beyond(order, a, b):
@@ -243,41 +257,49 @@ def trigger(order, moment, quote, terms):
 
 
 def match(order, wanted, moment, quote, terms):
-    """(price, shares, adds liquidity) of up to `wanted` shares at a moment with a live quote, or None."""
+    """What up to `wanted` shares get at a live quote, level by level: price, shares, adds liquidity, source."""
     if not order.working or wanted <= 0 or (order.expires is not None and moment.ts >= order.expires):
-        return None
+        return
     if order.kind in ("stop", "stop_limit", "trail") and not order.triggered:
         if not trigger(order, moment, quote, terms):
-            return None
+            return
         order.resting = False  # a limit order that arrives now
     side = quote.against(buy=order.buy)
     limited = order.kind in ("limit", "stop_limit")
     rested, order.resting = order.resting, True
-    if not limited or side.price == order.limit or beyond(order, side.price, order.limit):
-        shares = min(wanted, side.left(moment.ts), int(side.size * terms.participation))
-        side.take(shares, moment.ts)
-        price = order.limit if limited and rested else side.price
-        return (price, shares, limited and rested) if shares else None
-    if rested and moment.forms and beyond(order, moment.price, order.limit):
+    behind = side.behind if terms.fill_depth == "book" and not (limited and rested) else []
+    reached = False
+    for nth, (price, size) in enumerate([(side.price, side.size), *behind]):
+        if limited and price != order.limit and not beyond(order, price, order.limit):
+            break
+        reached = True
+        shares = min(wanted, side.left(price, size, moment.ts), int(size * terms.participation))
+        side.take(price, size, shares, moment.ts)
+        wanted -= shares
+        if shares:
+            adds = limited and rested
+            yield order.limit if adds else price, shares, adds, "book" if nth else moment.source
+    if not reached and rested and moment.forms and beyond(order, moment.price, order.limit):
         shares = min(wanted, moment.left, int(moment.size * terms.participation))
         moment.left -= shares
-        return (order.limit, shares, True) if shares else None
-    return None
+        if shares:
+            yield order.limit, shares, True, moment.source
 
 
 def fill(order, wanted, moment, quote, terms):
-    """A row of `fills` without the names of its trade, or None."""
-    matched = match(order, wanted, moment, quote, terms)
-    if matched is None:
-        return None
-    price, shares, adds = matched
+    """Rows of `fills` without the names of their trade."""
+    return [row_of(order, moment, terms, matched) for matched in match(order, wanted, moment, quote, terms)]
+
+
+def row_of(order, moment, terms, matched):
+    price, shares, adds, source = matched
     order.added += shares if adds else 0
     order.taken += 0 if adds else shares
     order.value += price * shares
     charge = charged(terms.costs, sell=not order.buy, taken=order.taken, added=order.added, value=order.value)
     row = {
         "seq": moment.seq, "ts": moment.ts, "role": order.role, "side": "BUY" if order.buy else "SELL",
-        "price": price, "quantity": shares, "source": moment.source, "reference": order.reference,
+        "price": price, "quantity": shares, "source": source, "reference": order.reference,
         "reference_price": order.reference_price, "slippage": None, "commission": money(charge - order.charged),
     }  # fmt: skip
     if order.reference_price is not None:

@@ -37,6 +37,11 @@ class Trade:
     target_price: float | None = None
     leaving: bool = False  # an exit has been sent
     ending: str = ""  # why the entry ends at its `expires`
+    rest: dict[str, Any] | None = None  # what was cancelled of an entry
+    triggered_ts: int | None = None  # when the stop was triggered, ns UTC
+    target_then: object = None  # the target that this cancelled
+    over_ts: int | None = None
+    number: int = 0  # in the order of decisions
     reason: str = ""
     fills: list[dict[str, Any]] = field(default_factory=list)
     worst: tuple[float, int | None] = (0.0, None)  # USD, ns UTC
@@ -91,6 +96,33 @@ class Trade:
     @property
     def stopped(self):
         return self.stop is not None and self.stop.triggered
+
+    def cancel_entry(self, reason, seq, ts):
+        """12: what is left of it."""
+        if self.entry:
+            left = self.plan.quantity - self.bought
+            self.entry = None
+            if left:
+                self.rest = {"quantity": left, "reason": reason, "ts": ts, "seq": seq}
+
+    def holding(self, known):
+        """20: what the strategy knows; `known` says of a time whether what happened then is known."""
+        fills = [fill for fill in self.fills if known(fill["ts"])]
+        entries = [fill for fill in fills if fill["role"] == "entry"]
+        entered = sum(fill["quantity"] for fill in entries)
+        paid = total(fill["price"] * fill["quantity"] for fill in entries)
+        ended = self.rest and known(self.rest["ts"])
+        at_exchange = bool(entries)
+        trigger_known = self.triggered_ts is None or known(self.triggered_ts)
+        target = self.target if trigger_known or self.exit else self.target_then
+        return {
+            "long": self.plan.long, "open": entered - sum(f["quantity"] for f in fills if f["role"] != "entry"),
+            "entered": entered, "working": 0 if ended else self.plan.quantity - entered,
+            "entry_ts": entries[0]["ts"] if entries else None, "entry_price": paid / entered if entered else None,
+            "stop": self.stop.stop if at_exchange and self.stop else None,
+            "target": target.limit if at_exchange and target else None,
+            "leaving": self.leaving or (self.triggered_ts is not None and known(self.triggered_ts)),
+        }  # fmt: skip
 
     def profit(self, price):
         """USD before commission, with the open quantity at `price`."""
@@ -183,6 +215,7 @@ class Trade:
             "time_to_mae": None if self.worst[1] is None else (self.worst[1] - when) / SECOND,
             "time_to_mfe": None if self.best[1] is None else (self.best[1] - when) / SECOND,
             "initial_risk_usd": risk, "target": self.plan.target, "fills": self.fills,
+            "rest": self.rest,
             "features_pre": window(self.before, self.ts),
         }  # fmt: skip
 

@@ -11,7 +11,7 @@ import json
 from dataclasses import dataclass
 
 from tests.reference.exchange import Moment, Quote, Terms, fill, follow
-from tests.reference.market import MARKET_STREAMS, SECOND, Market
+from tests.reference.market import MARKET_STREAMS, SECOND, Market, total
 from tests.reference.trades import SERIES, Trade
 
 LOST, BACK = (1100, -2), (1101, 1102, -1)  # of the whole feed, from IB and the connection
@@ -62,6 +62,9 @@ class Trading:
         self.quotes = {}
         self.params = None
         self.trades = []  # open trades, in the order of their decisions
+        self.unknown = []  # trades that are over, which their strategy does not know yet (20)
+        self.deep = False  # a run of the date had orders that see the book
+        self.books = {}  # con_id → levels of its good SMART book: bids, asks
         self.messages = []
         self.sent = 0
         self.fills, self.decisions, self.episodes = [], [], []
@@ -94,9 +97,12 @@ class Trading:
             self.happened(seq, ts, self.outage, BACK[0], 0)
         if kind == "notice":
             self.happened(seq, ts, self.outage, row["code"], row["con_id"])
+        changes = self.news(0, self.market.quotes)
+        for con_id, levels in self.changed_books():
+            self.happened(seq, ts, self.see_book, con_id, levels, con_id in {change[2] for change in changes})
         for _, _, con_id, what, value in self.news(3, self.market.happenings):
             self.happened(seq, ts, getattr(self, f"on_{what}"), con_id, value)
-        for change in self.news(0, self.market.quotes):
+        for change in changes:
             self.happened(seq, ts, self.see_quote, *change[2:])
         for made in self.news(1, self.market.prints):
             self.happened(seq, ts, self.see_print, *made[2:])
@@ -104,6 +110,16 @@ class Trading:
             waiting, self.waiting = self.waiting, []
             self.go_through(waiting)
             self.clock(seq, ts, self.news(2, self.market.rows))
+
+    def changed_books(self):
+        """19: symbols whose levels of a good SMART book are others than before, None: it is not good."""
+        for con_id, inst in self.market.instruments.items():
+            sub = inst.used.get("smart")
+            good = sub and sub.book.good and sub.book.against < 10
+            levels = tuple(by_price(sub.book.sides[side]) for side in (1, 0)) if good else None
+            if levels != self.books.get(con_id):
+                self.books[con_id] = levels
+                yield con_id, levels
 
     def happened(self, seq, ts, function, *what):
         self.waiting.append((seq, ts, function, what))
@@ -131,6 +147,7 @@ class Trading:
     def quote(self, con_id):
         quote = self.quotes.setdefault(con_id, Quote())
         quote.dark = bool({0, con_id} & self.outages)
+        quote.deep = self.deep
         return quote
 
     def lose(self, con_id, ts):
@@ -206,6 +223,13 @@ class Trading:
             self.end("dead", con_id, ts)
         self.moment(con_id, Moment(seq, ts))
 
+    def see_book(self, seq, ts, con_id, levels, with_quote):
+        """19: no moment; `with_quote`: the quote changes with it."""
+        quote = self.quote(con_id)
+        quote.book = levels
+        if not with_quote:
+            quote.show(ts)
+
     def see_print(self, seq, ts, con_id, *printed):
         self.newest[con_id] = seq
         self.moment(con_id, Moment(seq, ts, *printed, left=int(printed[1])))
@@ -228,9 +252,9 @@ class Trading:
         """The entry first, then the stop before the target, then an exit."""
         quote, tick = self.quote(trade.con_id), self.ticks.get(trade.con_id)
         before = trade.bought
-        if trade.entry and trade.entry.working and arriving in (None, "entry"):
-            follow(trade.entry, quote, tick)
-            if filled := fill(trade.entry, trade.entry.quantity - trade.entry.filled, moment, quote, trade.terms):
+        if (order := trade.entry) and order.working and arriving in (None, "entry"):
+            follow(order, quote, tick)
+            for filled in fill(order, order.quantity - order.filled, moment, quote, trade.terms):
                 self.entered(trade, filled)
         placed = trade.bought and not before
         if trade.stop and (placed or arriving in (None, "stop")):
@@ -238,18 +262,20 @@ class Trading:
                 trade.stop.triggered, trade.reason = True, "STOP_THROUGH"
             follow(trade.stop, quote, tick)
             stopped = fill(trade.stop, trade.open, moment, quote, trade.terms)
-            if trade.stopped:  # 13
-                trade.reason, trade.entry, trade.target = trade.reason or "STOP", None, None
-            if stopped:
-                self.fill(trade, stopped)
+            if trade.stopped and trade.triggered_ts is None:  # 13
+                trade.target_then = trade.target
+                trade.reason, trade.target, trade.triggered_ts = trade.reason or "STOP", None, moment.ts
+                trade.cancel_entry(trade.reason, moment.seq, moment.ts)
+            self.fill(trade, *stopped)
         target = trade.target if placed or arriving in (None, "target") else None
         if target and (filled := fill(target, trade.open, moment, quote, trade.terms)):
-            self.fill(trade, filled)
+            self.fill(trade, *filled)
             if trade.flat:
                 trade.reason = "TARGET"
+                trade.cancel_entry("TARGET", moment.seq, moment.ts)
         leaving = trade.exit if arriving in (None, "exit") else None
-        if leaving and (filled := fill(leaving, trade.open, moment, quote, trade.terms)):
-            self.fill(trade, filled)
+        if leaving:
+            self.fill(trade, *fill(leaving, trade.open, moment, quote, trade.terms))
         if trade.bought:
             trade.look(quote.against(buy=not trade.plan.long).price, moment.ts)
 
@@ -259,17 +285,17 @@ class Trading:
         self.fill(trade, filled)
         if first:
             if trade.rival in self.trades:
-                self.unfilled(trade.rival, "OCO", filled["seq"], filled["ts"])
+                self.end_entry(trade.rival, "OCO", filled["seq"], filled["ts"])
             trade.place_stop()
             trade.place_target()
 
-    def fill(self, trade, filled):
-        trade.fills.append(filled)
+    def fill(self, trade, *filled):
+        trade.fills += filled
         who = {
             "con_id": trade.con_id, "symbol": trade.symbol, "strategy": trade.strategy,
             "strategy_digest": trade.digest, "decision_seq": trade.seq,
         }  # fmt: skip
-        self.fills.append(filled | who)
+        self.fills += [row | who for row in filled]
 
     # ---- arrivals ------------------------------------------------------------------------------------------------
 
@@ -305,7 +331,7 @@ class Trading:
         if order is None:
             return None
         if reason := self.refused(trade, ts):
-            self.unfilled(trade, reason, seq, ts)
+            self.end_entry(trade, reason, seq, ts)
             return None
         order.working = True
         order.expires, trade.ending = self.flat_from, "SESSION_END"  # 12
@@ -316,9 +342,13 @@ class Trading:
     def cancel_the_rest(self, trade, seq, ts):
         """9: of an IOC entry."""
         if trade.plan.immediate and trade in self.trades and trade.entry:
-            trade.entry = None
-            if not trade.bought:
-                self.unfilled(trade, "IOC", seq, ts)
+            self.end_entry(trade, "IOC", seq, ts)
+
+    def end_entry(self, trade, reason, seq, ts):
+        """12: with nothing filled the trade is over."""
+        trade.cancel_entry(reason, seq, ts)
+        if not trade.bought:
+            self.unfilled(trade, reason, seq, ts)
 
     def refused(self, trade, ts):
         """11."""
@@ -340,9 +370,8 @@ class Trading:
         """14: it cancels stop, target and the rest of the entry, unless the stop was triggered before."""
         if trade.stopped or trade.exit:
             return None
-        trade.entry = None
+        self.end_entry(trade, "EXIT" if trade.bought else "CANCELLED", seq, message.at)
         if not trade.bought:
-            self.unfilled(trade, "CANCELLED", seq, message.at)
             return None
         self.let_out(trade, message)
         return "exit"
@@ -353,9 +382,8 @@ class Trading:
         trade.exit = trade.exit_of(message.asked)
 
     def arrive_cancel(self, trade, message, seq):
-        trade.entry = None
-        if not trade.bought:
-            self.unfilled(trade, "CANCELLED", seq, message.at)
+        if trade.entry:
+            self.end_entry(trade, "CANCELLED", seq, message.at)
 
     def arrive_stop(self, trade, message, seq):
         if trade.stopped or trade.exit:
@@ -375,11 +403,9 @@ class Trading:
     # ---- runs and clocks -----------------------------------------------------------------------------------------
 
     def on_run_end(self, seq, ts, con_id, value):
-        """12: entries work no longer; 3: it is recorded at the next run's start."""
+        """12: entries work no longer; it is recorded at the next run's start."""
         for trade in self.trades:
-            if trade.bought:
-                trade.entry = None
-            elif trade.entry:
+            if trade.entry:
                 trade.entry.working = False
 
     def run_start(self, seq, ts, params):
@@ -395,6 +421,7 @@ class Trading:
         self.lose(0, self.before)
         self.outages = set()
         self.params = params
+        self.deep = self.deep or self.config("fill_depth", "top") == "book"
         refs = {(ref["name"], ref["digest"]): ref["settings"] for ref in params["strategies"]}
         messages, self.messages = self.messages, []
         for message in messages:  # 3: an exit works as if it had arrived; other messages are lost
@@ -413,9 +440,7 @@ class Trading:
     def cancel_entries(self, seq, ts, con_id, reason, *, pending=False):
         for trade in list(self.trades):
             if con_id in (0, trade.con_id) and trade.entry and (pending or trade.entry.working):
-                trade.entry = None
-                if not trade.bought:
-                    self.unfilled(trade, reason, seq, ts)
+                self.end_entry(trade, reason, seq, ts)
 
     def clock(self, seq, ts, closed):
         self.settle(ts)
@@ -423,6 +448,9 @@ class Trading:
         self.clocks.append(ts // SECOND * SECOND)
         for trade in list(self.trades):
             self.look_at_the_time(trade, seq, ts)
+        for trade in [trade for trade in self.unknown if self.known(trade.over_ts, ts)]:
+            self.unknown.remove(trade)
+            self.tell(trade)
         closed = [self.judged(row) for row in closed]
         self.buckets += closed
         for strategy in self.seats.values():
@@ -433,6 +461,10 @@ class Trading:
             for who in self.seats:
                 self.ask(who, bucket, seq, ts)
         self.hand_out(seq, ts)
+
+    def known(self, what, now):
+        """20: whether a strategy knows at a clock what happened at a time."""
+        return what + round(self.config("answer_latency_ms", 0) * 1_000_000) <= now
 
     def judged(self, bucket):
         """Distinguish a bad book from none: without a depth row for a minute `book_good` is None."""
@@ -448,9 +480,7 @@ class Trading:
         order, flat_from = trade.entry, self.flat_from
         ends = flat_from is not None and ts >= flat_from
         if order and order.working and ts >= order.expires:
-            trade.entry = None
-            if not trade.bought:
-                self.unfilled(trade, trade.ending, seq, ts)
+            self.end_entry(trade, trade.ending, seq, ts)
         if not trade.bought:
             return
         hold = trade.plan.hold_seconds_max
@@ -475,10 +505,14 @@ class Trading:
     def ask(self, who, bucket, seq, ts):
         (name, digest), con_id, symbol = who, bucket["con_id"], bucket["symbol"]
         mine = [t for t in self.trades if (t.con_id, t.strategy) == (con_id, name)]
+        held = [t for t in (*self.trades, *self.unknown) if (t.con_id, t.strategy) == (con_id, name)]
+        held.sort(key=lambda trade: trade.number)
+        known = [trade.holding(lambda what: self.known(what, ts)) for trade in held]
         quote = self.quote(con_id)
         view = {
             "seq": seq, "ts": ts, "bucket": bucket, "quote": quote, "session": self.params["calendar"]["session"],
-            "outage": quote.dark, "halted": quote.halted, "holding": bool(mine),
+            "outage": quote.dark, "halted": quote.halted, "holding": bool(held),
+            "position": next((one for one in known if one["entered"]), known[0] if known else None),
         }  # fmt: skip
         gates, plan, changes = self.seats[who].decide(view)
         self.gates[seq, con_id, name] = gates
@@ -495,7 +529,10 @@ class Trading:
 
     def enter(self, plan, con_id, who):
         costs = self.params["costs"] or {"per_share": 0, "minimum": 0, "maximum_fraction": 0}
-        terms = Terms(costs, self.config("participation", 1.0), self.config("stop_trigger", "quote"))
+        terms = Terms(
+            costs, self.config("participation", 1.0), self.config("stop_trigger", "quote"),
+            self.config("fill_depth", "top"),
+        )  # fmt: skip
         before = [bucket for bucket in self.buckets if bucket["con_id"] == con_id]
         seq, ts = who[3:]
         pair = [
@@ -506,6 +543,7 @@ class Trading:
         if len(pair) > 1:
             pair[0].rival, pair[1].rival = pair[1], pair[0]
         for trade in pair:
+            trade.number = self.sent
             self.trades.append(trade)
             buy, quantity = trade.plan.long, trade.plan.quantity
             self.decided(trade, "enter", trade.plan.reason, seq, ts, buy=buy, quantity=quantity, price=trade.judged_by)
@@ -530,12 +568,20 @@ class Trading:
         self.decided(
             trade, "unfilled", reason, seq, ts, buy=plan.long, quantity=plan.quantity, price=trade.order.reference_price
         )
-        self.tell(trade, ts)
+        self.ended_at(trade, ts)
 
-    def tell(self, trade, ts):
+    def ended_at(self, trade, ts):
+        """20: its strategy does not know it yet, unless answers take no time in this run."""
+        trade.over_ts = ts
+        if self.config("answer_latency_ms", 0):
+            self.unknown.append(trade)
+        else:
+            self.tell(trade)
+
+    def tell(self, trade):
         """Notify the strategy of the decision that its trade is over, if it still runs."""
         if seat := self.seats.get((trade.strategy, trade.digest)):
-            seat.finished(trade.con_id, ts)
+            seat.finished(trade.con_id, trade.over_ts)
 
     def decided(self, trade, action, reason, seq, ts, *, buy, quantity, price):
         self.decisions.append({
@@ -565,7 +611,7 @@ class Trading:
         self.trades.remove(trade)
         nth = self.counts[trade.symbol] = self.counts.get(trade.symbol, 0) + 1
         self.ended.append((trade, trade.episode(nth, seq, ts, price)))
-        self.tell(trade, ts)
+        self.ended_at(trade, ts)
 
     def hand_out(self, seq, ts):
         """Episodes whose last second is closed, with series from the second of the first fill to that of the exit."""
@@ -601,6 +647,11 @@ class Trading:
             "halts": sum(span.what == "halt" for span in touching),
             "bad_book_seconds": sum(bucket["book_good"] is False for bucket in buckets),
         }
+
+
+def by_price(rows):
+    """Price → size of a book's side, all rows of a price together; rows without a size are none."""
+    return {price: total(size for other, size, _ in rows if other == price) for price, size, _ in rows if size > 0}
 
 
 def at_once(spans):

@@ -1,9 +1,10 @@
 """Random small days for the simulated trading, from one seed: thin markets around the brackets of the plans.
 
-Books that show nothing or a few shares; quotes that lock, cross, flicker and lose a side; absent numbers; prints at, in
-and beyond the quote that form the price or do not, odd lots among them; sources that come and go; halts; silent
-streams; outages of the feed and of one symbol; gaps; restarts, kills, other strategies, costs, latencies and triggers;
-clocks that are missing; sessions that begin and end; and the plans of `trading_plans`.
+Books of several levels, good, bad and emptied, one venue's among them, that show nothing or a few shares; quotes that
+lock, cross, flicker and lose a side; absent numbers; prints at, in and beyond the quote that form the price or do not,
+odd lots among them; sources that come and go; halts; silent streams; outages of the feed and of one symbol; gaps;
+restarts, kills, other strategies, costs, latencies, answers, depths and triggers; clocks that are missing; sessions
+that begin and end; and the plans of `trading_plans`.
 """
 
 from __future__ import annotations
@@ -29,10 +30,16 @@ START = 1_752_760_800 * SECOND  # 2025-07-17 14:00:00 UTC
 UNSET = 1.7976931348623157e308
 ODD = (None, -1.0, 0.0, UNSET)
 SIZES = (0.0, 1.0, 7.0, 30.0, 40.5, 100.0, 100.0, 500.0)
+SMALL = (0.0, 1.0, 7.0, 7.0, 30.0, 30.0, 40.5, 100.0)  # orders look behind these
 PRINTED = (0.5, 1.0, 10.0, 40.0, 99.5, 300.0)
 LIVELY = (0.5, (1, 1, 1, 2, 2, 4, 9, 0, -1))  # how often a price moves, and the spread in cents
 STILL = (0.02, (1, 1, -1))
 LATENCIES = (0.0, 0.0, 100.0, 250.5, 1500.0, 3500.0)
+ANSWERS = (0.0, 0.0, 0.0, 1.5, 1000.0, 2500.0)  # ms
+PLAIN = ((), ("l1",), ("l1", "smart_depth"))  # streams beside quotes and prints
+BOOKED = (("l1", "smart_depth"), ("smart_depth",), ("smart_depth", "depth"), ("depth",))
+BOOKS = ("smart_depth", "smart_depth", "smart_depth", "depth")
+ROWS = 5  # of a book's side
 MARKET_SIDE = True  # halts, silences, renewals, ends of runs and price steps reach the trading side
 
 
@@ -42,12 +49,14 @@ class Stock:
     def __init__(self, con_id: int, cents: int) -> None:
         self.con_id, self.cents = con_id, cents
         self.requests: dict[str, int] = {}
+        self.rows: dict[tuple[str, int], int] = {}  # of (stream, side), when all rows of the book were possible
 
 
 class TradingDay:
     """Draws a day second by second; `events` gives it in order, `plans` by strategy, clock and symbol."""
 
     BUSY: tuple[int, ...] = (2, 4, 9)  # most events a second
+    DEEP = 0.5  # how many days have books of use
 
     def __init__(self, seed: int, seconds: int = 60) -> None:
         self.chance = chance = random.Random(seed)
@@ -57,6 +66,7 @@ class TradingDay:
         self.trouble = chance.choice((0.0, 0.03, 0.15))  # a second
         self.stocks = [Stock(c, 1000) for c in chance.sample((7, 30, 11), chance.choice((1, 1, 2, 3)))]
         self.names = chance.choice((["drawn"], ["drawn"], ["drawn", "drawn_beside"]))
+        self.deep = chance.random() < self.DEEP  # books are busy, and mostly of use
         self.busy = chance.choice(self.BUSY)
         self.restless, self.widths = chance.choice((LIVELY, LIVELY, STILL))
         self.flicker = chance.choice((0.0, 0.3))
@@ -93,6 +103,8 @@ class TradingDay:
             "latency_ms": chance.choice(LATENCIES), "participation": chance.choice((1.0, 1.0, 0.3)),
             "stop_trigger": chance.choice(("quote", "quote", "last")),
             "flat_before_close_seconds": chance.choice((0.0, 3.5, 9.0)),
+            "fill_depth": chance.choice(("book", "book", "top") if self.deep else ("top",)),
+            "answer_latency_ms": chance.choice(ANSWERS),
         }  # fmt: skip
 
     def run_start(self) -> None:
@@ -117,15 +129,38 @@ class TradingDay:
     def connect(self) -> None:
         for stock in self.stocks:
             stock.requests = {}
-            for stream in ("bid_ask", "all_last", *self.chance.choice(((), ("l1",), ("l1", "smart_depth")))):
+            for stream in ("bid_ask", "all_last", *self.chance.choice(BOOKED if self.deep else PLAIN)):
                 self.subscribe(stock, stream)
 
     def subscribe(self, stock: Stock, stream: str) -> None:
         self.req += 1
         stock.requests[stream] = self.req
-        params = {"l1": '{"generic":"375"}', "smart_depth": '{"rows":5,"smart":true}'}.get(stream, "{}")
+        depth = f'{{"rows":{ROWS},"smart":{"true" if stream == "smart_depth" else "false"}}}'
+        params = {"l1": '{"generic":"375"}', "smart_depth": depth, "depth": depth}.get(stream, "{}")
         ids = {"con_id": stock.con_id, "req_id": self.req, "symbol": f"S{stock.con_id}"}
         self.add(Kind.REQUEST, action="subscribe", stream=stream, params=params, **ids)
+        stock.rows = {at: rows for at, rows in stock.rows.items() if at[0] != stream}
+        if self.deep and "depth" in stream:
+            self.fill_book(stock, stream)
+
+    def fill_book(self, stock: Stock, stream: str) -> None:
+        """Both sides of a book, several levels."""
+        for side in (0, 1):
+            for position in range(self.chance.randint(1, 4)):
+                self.insert(stock, stream, side, position)
+
+    def insert(self, stock: Stock, stream: str, side: int, position: int) -> None:
+        stock.rows[stream, side] = min(stock.rows.get((stream, side), 0) + 1, ROWS)
+        self.level(stock, stream, side, position, 0)
+
+    def level(self, stock: Stock, stream: str, side: int, position: int, operation: int) -> None:
+        """A row of a book: the price goes with the position, now and then it is another."""
+        way, off = (1 if side == 0 else -1), position + self.chance.choice((0, 0, 0, 1, -1))
+        self.add(
+            Kind.DEPTH, msg=13, position=position, operation=operation, side=side, size=self.chance.choice(SIZES),
+            price=(stock.cents + (side == 0) + way * off) / 100, market_maker=self.chance.choice(("SMART", "ARCA")),
+            con_id=stock.con_id, req_id=stock.requests[stream],
+        )  # fmt: skip
 
     def number(self, good: float) -> float | None:
         return self.chance.choice(ODD) if self.chance.random() < 0.01 else good
@@ -151,22 +186,40 @@ class TradingDay:
         stock = self.chance.choice(self.stocks)
         if not stock.requests:
             return
-        stream = self.chance.choice(("bid_ask", "bid_ask", "bid_ask", "all_last", "l1", "smart_depth"))
+        stream = self.chance.choice(("bid_ask", "bid_ask", "bid_ask", "all_last", "l1", *BOOKS[: 1 + 3 * self.deep]))
         if stream not in stock.requests:
             return
         if self.chance.random() < self.restless:
             stock.cents += self.chance.choice((-2, -1, -1, 0, 1, 1, 2)) + (stock.cents < 995) - (stock.cents > 1005)
         if self.chance.random() < 0.04 * self.restless:
             stock.cents = self.chance.randint(985, 1015)  # a gap, through stop or target
+        if self.deep and "depth" in stream and self.chance.random() < 0.98:
+            self.calm_book(stock, stream)
+            return
         key = {"con_id": stock.con_id, "req_id": stock.requests[stream]}
         getattr(self, f"row_{stream}")(stock.cents, key)
+
+    def calm_book(self, stock: Stock, stream: str) -> None:
+        """A few rows that are possible."""
+        for _ in range(self.chance.choice((1, 1, 2, 4))):
+            side = self.chance.choice((0, 1))
+            rows = stock.rows.get((stream, side), 0)
+            operation = self.chance.choice((0, 0, 1, 1, 1, 2)) if rows else 0
+            if operation == 0:
+                self.insert(stock, stream, side, self.chance.randint(0, min(rows, ROWS - 1)))
+                continue
+            position = self.chance.randrange(rows)
+            self.level(stock, stream, side, position, operation)
+            stock.rows[stream, side] -= operation == 2
+            self.now += self.chance.choice((0, 0, 1, SECOND // 5))
 
     def sides(self, cents: int) -> tuple[float, float]:
         return cents / 100, (cents + self.chance.choice(self.widths)) / 100
 
     def row_bid_ask(self, cents: int, key: dict[str, int]) -> None:
         bid, ask = self.sides(cents)
-        sizes = self.chance.choice(SIZES), self.chance.choice(SIZES)
+        shown = SMALL if self.deep else SIZES
+        sizes = self.chance.choice(shown), self.chance.choice(shown)
         self.quote(bid, ask, sizes, key)
         if self.chance.random() < self.flicker:
             for shift in (self.chance.choice((-0.01, 0.01)), 0):
@@ -205,6 +258,8 @@ class TradingDay:
             price=self.sides(cents)[1 - side], size=self.chance.choice(SIZES), market_maker="SMART", **key,
         )  # fmt: skip
 
+    row_depth = row_smart_depth
+
     # ---- trouble -------------------------------------------------------------------------------------------------
 
     def happen(self) -> None:
@@ -222,6 +277,16 @@ class TradingDay:
         self.now += self.chance.choice((0, 1, 2 * SECOND + 1))
         if self.chance.random() < 0.7:
             self.notice(self.chance.choice((1102, -8)))
+        self.refill()
+
+    def refill(self) -> None:
+        """Books that were emptied are sent again."""
+        for stock in self.stocks:
+            for stream in [stream for stream in stock.requests if "depth" in stream and self.deep]:
+                stock.rows = {at: rows for at, rows in stock.rows.items() if at[0] != stream}
+                self.notice(317, stock.con_id, stock.requests[stream])
+                if self.chance.random() < 0.8:
+                    self.fill_book(stock, stream)
 
     def on_symbol_lost(self) -> None:
         stock = self.chance.choice(self.stocks)
@@ -301,8 +366,17 @@ class TradingDay:
     def on_emptied(self) -> None:
         """317: the book is empty."""
         stock = self.chance.choice(self.stocks)
-        if "smart_depth" in stock.requests:
+        if self.deep:
+            self.refill()
+        elif "smart_depth" in stock.requests:
             self.notice(317, stock.con_id, stock.requests["smart_depth"])
+
+
+class BookDay(TradingDay):
+    """Busy books that orders walk again and again, with quotes that are not live for moments."""
+
+    BUSY = (20, 40)
+    DEEP = 1.0
 
 
 class BreakoutDay(TradingDay):

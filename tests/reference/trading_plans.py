@@ -41,7 +41,8 @@ class Drawn:
     def decide(self, view: View) -> Verdict:
         key = f"{view.ts} {view.con_id}"
         if view.holding:
-            return Verdict(("HOLDING",), None, self.settings.changes.get(key, ()))
+            changes = self.settings.changes.get(key, ())
+            return Verdict(("HOLDING", seen(view.position._asdict() if view.position else {})), None, changes)
         return Verdict((), self.settings.plans.get(key))
 
     def finished(self, con_id: int, ts: int) -> None: ...
@@ -50,6 +51,11 @@ class Drawn:
         return None
 
     def restore(self, state: Any) -> None: ...
+
+
+def seen(position: dict[str, Any]) -> str:
+    """What a strategy sees of its position, as a gate code."""
+    return " ".join(f"{k}={round(v, 6) if isinstance(v, float) else v}" for k, v in position.items())
 
 
 class DrawnBeside(Drawn):

@@ -20,7 +20,7 @@ _HASH_ROWS = 100_000  # bucket rows that may wait for their hash
 
 
 class Buckets(Projection):
-    """Closed buckets as a table; the digest is a chain with one link per clock, so that a snapshot can continue it."""
+    """Closed buckets as a table; the digest is a chain of hashes, so that a snapshot can continue it."""
 
     name = "buckets"
 

@@ -149,7 +149,7 @@ class Kernel(NamedTuple):
         before = config.CACHE_DIR
         config.CACHE_DIR = "" if cache is None else str(cache)
         try:
-            return self.numba.njit(cache=cache is not None, **self.options)(self.function)
+            return self.numba.njit(cache=cache is not None, no_cfunc_wrapper=True, **self.options)(self.function)
         finally:
             config.CACHE_DIR = before
 
@@ -235,6 +235,24 @@ def cached(source: str, kernel: Kernel, sources: Sequence[str] = SOURCES) -> Any
     return dispatcher
 
 
+def leaf(numba: Any, *, literals: bool = True, **options: Any) -> Any:
+    """A decorator for a function that only compiled code calls: Python must not, it gets no entry point for Python.
+
+    Entry points cost a third of the compiling. `literals=False`: one compiled function for all constants it is called
+    with.
+    """
+    made = numba.njit(no_cpython_wrapper=True, no_cfunc_wrapper=True, **options)
+
+    def compiled(function: Any) -> Any:
+        dispatcher = made(function)
+        if not literals:
+            template, plain = dispatcher.get_call_template, numba.types.unliteral
+            dispatcher.get_call_template = lambda args, kws: template(tuple(map(plain, args)), kws)
+        return dispatcher
+
+    return compiled
+
+
 def decorator(numba: Any, source: str, *signature: Any, apart: bool = False) -> Any:
     """`numba.njit` with our cache. Without a signature: a leaf, compiled into its callers and cached with them.
 
@@ -243,8 +261,8 @@ def decorator(numba: Any, source: str, *signature: Any, apart: bool = False) -> 
     The kernels allocate nothing and every array outlives the call, so Numba's reference counting is off (`_nrt`):
     counting fifty arrays at each inner call made the kernel ten times slower. No divisor is zero: prices are positive.
     """
-    options = {"nogil": True, "_nrt": False, "error_model": "numpy"}
+    options: dict[str, Any] = {"nogil": True, "_nrt": False, "error_model": "numpy"}
     if not signature:
-        return numba.njit(forceinline=not apart, **options)
+        return leaf(numba, forceinline=not apart, **options)
     what = "the market kernels"
     return lambda function: cached(source, Kernel(numba, function, signature[0], options, what))

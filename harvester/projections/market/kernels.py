@@ -29,6 +29,8 @@ from harvester.projections.market.state_arrays import (
     HELD_BITS,
     INSTRUMENT,
     KEPT_SECONDS,
+    LADDER_OUT,
+    LEVEL_OUT,
     NARROW,
     QUOTE_OUT,
     ROUND_LOT,
@@ -56,6 +58,7 @@ NAN = np.nan
 _CLOCK, _CONTROL, _TICK, _TRADE, _QUOTE, _DEPTH = (int(hot) for hot in Hot)
 _BUCKET_END, _ROWS, _CLOSED = int(Glob.BUCKET_END), int(Glob.ROWS), int(Glob.CLOSED)
 _QUOTES, _TRADES, _DEAD = int(Glob.QUOTES), int(Glob.TRADES), int(Glob.DEAD)
+_DEEP, _LADDERS, _LEVELS = int(Glob.DEEP), int(Glob.LADDERS), int(Glob.LEVELS)
 _EMIT, _INSTRUMENTS, _LAST_TS = int(Glob.EMIT), int(Glob.INSTRUMENTS), int(Glob.LAST_TS)
 _R_BID_ASK, _R_L1, _R_BOOK, _R_SMART, _R_TAPE = (int(role) for role in Role)
 _S_NONE, _S_BID_ASK, _S_L1, _S_SMART = (int(source) for source in Source)
@@ -354,6 +357,42 @@ def _book_of(s: MarketState, k: int, role: int) -> int:
     """The book an instrument uses for a role, -1 = none."""
     slot = s.current[_at(k), role]
     return s.slots[_at(slot)].book if slot >= 0 else np.int64(-1)
+
+
+@_cached
+def _show_book(s: MarketState, k: int, seq: int, ts: int) -> None:
+    """Write the SMART book of an instrument for the trading side; one that is not good shows nothing."""
+    g = s.glob
+    out = s.ladders[_at(g[_LADDERS])]
+    g[_LADDERS] += 1
+    out.seq, out.ts, out.con_id = seq, ts, s.inst[_at(k)].con_id
+    out.bids, out.asks = 0, 0
+    b = _book_of(s, k, _R_SMART)
+    if b < 0 or _contradicted(s, b) or not _good(s, b):
+        return
+    narrow = s.books[_at(b)].rows <= NARROW
+    for side in (1, 0):
+        half = s.side[_at(2 * b + side)]
+        count = 0
+        for i in range(half.filled):
+            cell = s.cells[_cell(half, narrow, i)]
+            if cell.size > 0.0:
+                level = s.levels[_at(g[_LEVELS])]
+                level.price, level.size = cell.price, cell.size
+                g[_LEVELS] += 1
+                count += 1
+        if side == 1:
+            out.bids = count
+        else:
+            out.asks = count
+
+
+@_cached
+def _show_books(s: MarketState, seq: int, ts: int) -> None:
+    """Write every SMART book: the end of a second may have judged it."""
+    for k in range(s.glob[_INSTRUMENTS]):
+        if _book_of(s, k, _R_SMART) >= 0:
+            _show_book(s, k, seq, ts)
 
 
 # ---- the quote in force ------------------------------------------------------------------------------------------
@@ -784,6 +823,8 @@ def _on_depth(s: MarketState, f: Frame, j: int, ts: int) -> None:
     q.depth_count += 1
     side, position, operation = np.int64(f.depth_side[j]), np.int64(f.depth_position[j]), np.int64(f.depth_operation[j])
     same = _apply(s, b, position, operation, side, f.depth_price[j], f.depth_size[j], f.depth_maker[j])
+    if s.glob[_DEEP] == 1 and s.current[_at(i), _R_SMART] == k:
+        _show_book(s, i, f.depth_seq[j], ts)
     if same and q.lost == 0:
         return
     if s.current[_at(i), _R_SMART] != k:
@@ -836,6 +877,8 @@ def _on_change(s: MarketState, ops: Array) -> None:
             q.last_price, q.tick_rule = NAN, 0
     for n in range(len(ops)):
         _requote(s, ops[n, 2], ops[n, 0], ops[n, 1])
+        if s.glob[_DEEP] == 1:
+            _show_book(s, ops[n, 2], ops[n, 0], ops[n, 1])
 
 
 @_cached
@@ -853,17 +896,42 @@ def _next_ts(f: Frame, kind: int, j: int) -> int:
     return f.depth_ts[j]
 
 
+@_cached
+def _next_seq(f: Frame, kind: int, j: int) -> int:
+    if kind == _TICK:
+        return f.tick_seq[j]
+    if kind == _TRADE:
+        return f.trade_seq[j]
+    if kind == _QUOTE:
+        return f.quote_seq[j]
+    if kind == _CLOCK:
+        return f.clock_seq[j]
+    if kind == _CONTROL:
+        return f.control_seq[j]
+    return f.depth_seq[j]
+
+
+@_cached
+def _room(s: MarketState, most: int) -> int:
+    """For how many events the outputs have room, at most `most`."""
+    g = s.glob
+    if g[_EMIT] == 1:  # an event writes at most one quote and one print
+        most = min(most, len(s.quotes) - g[_QUOTES], len(s.trades) - g[_TRADES])
+    if g[_DEEP] == 1:  # and one book; the end of a second writes them all
+        most = min(most, len(s.ladders) - g[_LADDERS] - g[_INSTRUMENTS])
+    return most
+
+
 def _run(s: MarketState, f: Frame, cursor: Array, start: int, stop: int, ops: Array) -> int:
     """Fold the changes `ops`, then events [start, stop) of a frame; returns `stop`, or where an output was full."""
     _on_change(s, ops)
     g = s.glob
     at, ts, end = start, g[_LAST_TS], g[_BUCKET_END]
+    deep = g[_DEEP] == 1
     while at < stop:
-        upto = stop
-        if g[_EMIT] == 1:  # an event writes at most one quote and one print
-            upto = min(stop, at + len(s.quotes) - g[_QUOTES], at + len(s.trades) - g[_TRADES])
-            if upto == at:
-                break
+        upto = min(stop, at + _room(s, stop))
+        if upto <= at:
+            break
         while at < upto:
             kind = f.which[_at(at)]
             j = _at(cursor[kind])
@@ -873,6 +941,9 @@ def _run(s: MarketState, f: Frame, cursor: Array, start: int, stop: int, ops: Ar
                     g[_LAST_TS] = ts
                     return at
                 end = g[_BUCKET_END]
+                if deep:
+                    _show_books(s, _next_seq(f, kind, j), now)
+                    break  # there may not be room for a book of each event to come
             ts = now
             if kind == _DEPTH:  # depth rows usually come many in a row
                 while True:
@@ -919,6 +990,8 @@ _RECORDS = {
     "rows": ROW,
     "quotes": QUOTE_OUT,
     "trades": TRADE_OUT,
+    "ladders": LADDER_OUT,
+    "levels": LEVEL_OUT,
 }
 _SHAPES = {
     "current": 2, "heard": 3, "feed": 3,

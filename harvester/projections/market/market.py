@@ -19,6 +19,7 @@ from harvester.errors import KernelFault
 from harvester.events.codes import CONNECTION_LOST, DEPTH_RESET, HALTED_SECURITY, REFUSALS, RESTORED_DATA_LOST
 from harvester.events.kinds import Action, Own, Stream
 from harvester.projections.interval import QUOTES, TRADES, Occurrence, OccurrenceKind
+from harvester.projections.ladders import LADDERS, LEVELS, Ladders
 from harvester.projections.market.merge import (
     DEPTH_MESSAGES,
     HaltTick,
@@ -35,6 +36,8 @@ from harvester.projections.market.pace import behind_ib
 from harvester.projections.market.state_arrays import (
     BOOK,
     FIRST_ORDER,
+    LADDER_OUT,
+    LEVEL_OUT,
     NO_ROW,
     QUOTE_OUT,
     ROW,
@@ -116,6 +119,8 @@ class Market:
         self._happenings: list[Occurrence] = []  # of the batch
         self._quotes: list[Array] = []
         self._trades: list[Array] = []
+        self._ladders: list[Array] = []
+        self._levels: list[Array] = []
         self._closed: list[Array] = []
 
     # ---- the fold ----------------------------------------------------------------------------------------------
@@ -151,6 +156,8 @@ class Market:
                 # The previous run ended with its last event, not when the next began.
                 params = RunParams.parse(control.row["params"], control.seq)
                 runs.append(RunStart(control.seq, control.ts, params, int(self.state.glob[Glob.LAST_TS])))
+                if params.config.get("fill_depth") == "book" and self.state.glob[Glob.EMIT]:
+                    self.state.glob[Glob.DEEP] = 1
                 self._start_run(control)
             at = self._run(frame, cursor, at, stop + 1)
             quoting = self._quoting(control)
@@ -162,6 +169,10 @@ class Market:
         closed, quotes, trades = self._drained()
         step = Step(len(batch), first, last, ts, controls, runs, clocks_of(frame), closed, quotes, trades)
         happenings = sorted([*self._happenings, *min_ticks(batch, self._min_ticks)], key=attrgetter("seq"))
+        ladders, self._ladders = _join(self._ladders, LADDER_OUT), []
+        levels, self._levels = _join(self._levels, LEVEL_OUT), []
+        if len(ladders):
+            step = replace(step, ladders=Ladders(_as(ladders, LADDERS), _as(levels, LEVELS)))
         return replace(step, odd=odd_values(batch), happenings=happenings, behind=behind_ib(batch.tables))
 
     def _run(self, frame: Frame, cursor: Array, start: int, stop: int) -> int:
@@ -188,8 +199,17 @@ class Market:
         self._row_room = min(seconds * len(self.symbols), _ROWS_AHEAD) if events > _SMALL else 0
         if len(self.state.quotes) < (n := max(n, changes)) and self.state.glob[Glob.EMIT]:
             self.state = self.state._replace(quotes=np.empty(n, QUOTE_OUT), trades=np.empty(n, TRADE_OUT))
+        if self.state.glob[Glob.DEEP]:
+            self._make_room_for_books(changes)
         if len(self.state.rows) < self._rows_wanted():
             self._renew_rows()
+
+    def _make_room_for_books(self, changes: int) -> None:
+        s = self.state
+        n = max(len(s.ladders), _SMALL, 2 * (changes + len(self.symbols) + 1))
+        levels = n * 2 * (len(s.cells) // len(s.side))
+        if len(s.ladders) < n or len(s.levels) < levels:
+            self.state = s._replace(ladders=np.empty(n, LADDER_OUT), levels=np.empty(levels, LEVEL_OUT))
 
     def _rows_wanted(self) -> int:
         return int(self.state.glob[Glob.ROWS]) + max(self._row_room, 4 * len(self.symbols))
@@ -210,7 +230,10 @@ class Market:
             self._quotes.append(s.quotes[: g[Glob.QUOTES]].copy())
         if g[Glob.TRADES]:
             self._trades.append(s.trades[: g[Glob.TRADES]].copy())
-        g[Glob.QUOTES] = g[Glob.TRADES] = 0
+        if g[Glob.LADDERS]:
+            self._ladders.append(s.ladders[: g[Glob.LADDERS]].copy())
+            self._levels.append(s.levels[: g[Glob.LEVELS]].copy())
+        g[Glob.QUOTES] = g[Glob.TRADES] = g[Glob.LADDERS] = g[Glob.LEVELS] = 0
         if closed := int(g[Glob.CLOSED]):
             self._closed.append(s.rows[:closed])  # handed out with their array, not copied
             g[Glob.CLOSED] = 0
@@ -531,7 +554,7 @@ class Market:
     def snapshot(self) -> bytes:
         """State after the last fold, as bytes; equal states are equal bytes."""
         s = self.state._replace(quotes=self.state.quotes[:0], trades=self.state.trades[:0])
-        s = s._replace(rows=s.rows[: s.glob[Glob.ROWS]])
+        s = s._replace(rows=s.rows[: s.glob[Glob.ROWS]], ladders=s.ladders[:0], levels=s.levels[:0])
         arrays = [(array.shape, np.ascontiguousarray(array).tobytes()) for array in s]
         ticks = sorted(self._min_ticks.items())
         names = (self.makers.names, self.symbols, self.runs, self._epoch, self._slots, self._stretches)

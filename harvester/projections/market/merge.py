@@ -115,6 +115,7 @@ def frame_of(batch: Batch, controls: Sequence[Control], makers: Makers) -> Frame
     if Kind.TRADE in batch.tables:
         columns["trade_odd"] = _odd_lots(batch.tables[Kind.TRADE].column("conditions"), columns["trade_size"])
     columns["control_ts"] = np.array([c.ts for c in controls], np.int64)
+    columns["control_seq"] = np.array([c.seq for c in controls], np.int64)
     seqs = [(columns[f"{kind}_seq"], hot) for kind, hot in _HOT]
     columns["which"] = _order([*seqs, (np.array([c.seq for c in controls], np.int64), Hot.CONTROL)])
     for column in columns.values():
@@ -176,7 +177,13 @@ def _column(table: pa.RecordBatch, name: str) -> Array:
 
 
 _NAMES = {"ts": "ts_recv", "req": "req_id", "past": "past_limit"}
-_MADE = ("which", "control_ts", "depth_maker", "trade_odd")  # not a column of a table, or converted from one
+_MADE = (
+    "which",
+    "control_ts",
+    "control_seq",
+    "depth_maker",
+    "trade_odd",
+)  # not a column of a table, or converted from one
 _PLACES: dict[Kind, list[tuple[str, str]]] = {
     kind: [
         (name, _NAMES.get(last := name.removeprefix(f"{kind}_"), last))

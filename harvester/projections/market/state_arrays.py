@@ -68,6 +68,9 @@ class Glob(IntEnum):
     EMIT = 6  # 1 = write quotes and trades for the trading side
     INSTRUMENTS = 7
     LAST_TS = 8  # of the last event that moved the market, ns UTC
+    DEEP = 9  # 1 = write the SMART books for the trading side
+    LADDERS = 10
+    LEVELS = 11
 
 
 def _record(ints: str, floats: str, words: str = "") -> np.dtype[Any]:
@@ -135,6 +138,8 @@ ROW = _record(
 )
 QUOTE_OUT = _record("seq ts con_id good", "bid ask bid_size ask_size")
 TRADE_OUT = _record("seq ts con_id forms_price triggers aggressor inferred", "price size")
+LADDER_OUT = _record("seq ts con_id bids asks", "")
+LEVEL_OUT = _record("", "price size")
 
 
 class MarketState(NamedTuple):
@@ -155,6 +160,8 @@ class MarketState(NamedTuple):
     rows: Array  # ROW
     quotes: Array  # QUOTE_OUT
     trades: Array  # TRADE_OUT
+    ladders: Array  # LADDER_OUT: a SMART book after a change: how many rows each side shows
+    levels: Array  # LEVEL_OUT: these rows, bids before asks
 
 
 class Frame(NamedTuple):
@@ -164,6 +171,7 @@ class Frame(NamedTuple):
     clock_seq: Array
     clock_ts: Array
     control_ts: Array
+    control_seq: Array
     tick_ts: Array
     tick_epoch: Array
     tick_req: Array
@@ -262,6 +270,8 @@ def new_state() -> MarketState:
         rows=np.zeros(256, ROW),
         quotes=np.zeros(4096, QUOTE_OUT),
         trades=np.zeros(4096, TRADE_OUT),
+        ladders=np.zeros(0, LADDER_OUT),
+        levels=np.zeros(0, LEVEL_OUT),
     )
 
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 Array = npt.NDArray[Any]
 SCHEMA = "harvester.episode"
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 RULES = 2  # version of docs/trading.md; episodes of different rules are never pooled
 MODE_EVENT, MODE_BARS = "event", "bars"
 PRE_FAR_S, PRE_NEAR_S, PRE_COUNT = 120, 30, 120
@@ -109,7 +109,11 @@ def unseen(tracked: Tracked, dark: Sequence[tuple[int, int, int]], gaps: Sequenc
     begin, end = tracked.position.fills[0].ts, tracked.exit_ts
     seconds: set[int] = set()
     spans = [(since, until, why) for since, until, why in dark if since <= end and until > begin]
-    for since, until in [*((span[0], span[1]) for span in spans), *gaps]:
+    lasting, ended = [], -1
+    for since, until, why in spans:  # one without duration has its second, unless it is the end of what came before
+        lasting.append((since, until if since == ended and why == Dark.LOST else max(until, since + 1)))
+        ended = until
+    for since, until in (*lasting, *gaps):
         first, last = max(since, begin), min(until - 1, end)
         seconds.update(range(first // SECOND_NS, last // SECOND_NS + 1))
     return Unseen(len(seconds), _counted(spans, Dark.OUTAGE), _counted(spans, Dark.HALT))
@@ -252,6 +256,7 @@ def document(
         },
         "series": list(map(_Second, *tracked.series.values())) if tracked.series else [],
         "fills": [msgspec.to_builtins(fill) for fill in position.fills],
+        "rest": msgspec.to_builtins(position.rest) if position.rest else None,
         "labels": labels(tracked),
         "decision_trace": _trace(position),
         "quality": quality(tracked, health.data_type, mode),

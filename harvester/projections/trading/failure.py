@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
-from harvester.eventlog.typed_times import of_day
+from harvester.calendar import of_day
 from harvester.events.kinds import Own
 
 if TYPE_CHECKING:

@@ -175,7 +175,7 @@ class _Symbol:
     def _shows(self) -> bool:
         """Whether the newest quote is live."""
         row = self._live.newest(self._con_id)
-        return row is not None and bool(row["good"][0]) and not self._live.why(self._con_id)
+        return row is not None and _is_priced(row) and not self._live.why(self._con_id)
 
     def _hear(self, begin: int, end: int) -> None:
         """Take in quotes between two facts: the first that says anything proves that the stream is alive."""
@@ -192,6 +192,12 @@ class _Symbol:
     def _report(self, seq: int, ts: int) -> None:
         if (why := self._live.report(self._con_id)) is not None:
             self._dark.append(Occurrence(seq, ts, self._con_id, OccurrenceKind.DARK, int(why)))
+
+
+def _is_priced(row: Array) -> bool:
+    """Whether a quote has a price and a size on both sides, and is not crossed."""
+    numbers = np.array([row[name][0] for name in ("bid", "ask", "bid_size", "ask_size")])
+    return bool(row["good"][0]) and bool(((numbers > 0) & (numbers < np.inf)).all())
 
 
 def _seq_of(fact: Fact | Occurrence) -> int:

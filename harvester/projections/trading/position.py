@@ -21,6 +21,7 @@ from harvester.projections.trading.simulated_exchange import (
     on_step,
     trailed,
 )
+from harvester.projections.trading.strategy import Holding
 
 if TYPE_CHECKING:
     from harvester.projections.trading.costs import CostTable
@@ -31,6 +32,7 @@ RUN_CHANGE, RUN_END, DATA_END = "RUN_CHANGE", "RUN_END", "DATA_END"
 OUTAGE, HALTED, NOT_LIVE, SESSION_CLOSED = "OUTAGE", "HALTED", "NOT_LIVE", "SESSION_CLOSED"
 EXPIRED, IMMEDIATE, CANCELLED, RIVAL = "EXPIRED", "IOC", "CANCELLED", "OCO"
 STRATEGY_ERROR = "STRATEGY_ERROR"
+EXIT = "EXIT"  # only in `CancelledRest`: an exit cancelled the rest of the entry
 
 
 class Excursion(msgspec.Struct):
@@ -58,14 +60,25 @@ class Sent(msgspec.Struct, frozen=True):
     reference_price: float | None = None
 
 
+class CancelledRest(msgspec.Struct, frozen=True):
+    """What of an entry was cancelled: shares, why (rule 12), and when (ns UTC, seq)."""
+
+    quantity: int
+    reason: str
+    ts: int
+    seq: int
+
+
 class Position(msgspec.Struct):
     """A decision and its orders and fills. Identity: (date, symbol, strategy_digest, mode, decision_seq).
 
     Attributes:
         entry: the order of the entry; it works from its arrival (`placed`) on.
         expires: from when on the entry no longer fills, ns UTC; None before its arrival. `expires_for`: the reason.
-        ended: why the entry was cancelled, empty while it has not been.
-        sent: messages on their way.
+        rest: what of the entry was cancelled, None while nothing was.
+        number: of its entry among the messages of the date.
+        triggered_ts: when its stop triggered, ns UTC; `target_then`: price of the target that this cancelled, USD.
+        sent: messages on their way; `sent_exit`: an exit was sent, whatever became of it.
         tick: smallest price step, USD; `risk`: initial risk a share, USD, None = unknown.
         stop_at, target_at: prices the protective orders are placed with, USD.
     """
@@ -88,10 +101,14 @@ class Position(msgspec.Struct):
     placed: bool = False
     expires: int | None = None
     expires_for: str = EXPIRED
-    ended: str = ""
+    rest: CancelledRest | None = None
+    number: int = 0
+    triggered_ts: int | None = None
+    target_then: float | None = None
     stop: Order | None = None
     target: Order | None = None
     exit: Order | None = None
+    sent_exit: bool = False
     exit_reason: str = ""
     fills: list[Fill] = []
     entry_value: float = 0.0
@@ -142,12 +159,39 @@ class Position(msgspec.Struct):
     @property
     def leaving(self) -> bool:
         """Whether an exit was sent or works, or the stop has triggered."""
-        sent = any(m.change is not None and m.change.kind is ChangeKind.EXIT for m in self.sent)
-        return sent or self.exit is not None or (self.stop is not None and self.stop.triggered)
+        return self.sent_exit or (self.stop is not None and self.stop.triggered)
+
+    @property
+    def ended(self) -> str:
+        """Why the entry was cancelled, empty while it has not been."""
+        return self.rest.reason if self.rest else ""
 
     @property
     def sign(self) -> int:
         return 1 if self.plan.long else -1
+
+    def known(self, until: int) -> Holding:
+        """What its strategy knows when answers up to `until` (ns UTC) have come (rule 20)."""
+        fills = [fill for fill in self.fills if fill.ts <= until]
+        entries = [fill for fill in fills if (fill.side == "BUY") == self.plan.long]
+        entered = sum(fill.quantity for fill in entries)
+        value = sum(fill.price * fill.quantity for fill in entries)
+        gone = self.rest.quantity if self.rest is not None and self.rest.ts <= until else 0
+        _, stop, target = self.bracket if fills else (True, None, None)
+        triggered = self.triggered_ts is not None and self.triggered_ts <= until
+        if fills and self.triggered_ts is not None and not triggered and self.exit is None:
+            target = self.target_then
+        return Holding(
+            long=self.plan.long,
+            open=2 * entered - sum(fill.quantity for fill in fills),
+            entered=entered,
+            working=self.plan.quantity - entered - gone,
+            entry_ts=fills[0].ts if fills else None,
+            entry_price=round(value / entered, DIGITS) if fills else None,
+            stop=stop,
+            target=target,
+            leaving=self.sent_exit or triggered,
+        )
 
     def profit(self, price: float) -> float:
         """USD before commission, with the open quantity valued at `price`."""
@@ -168,25 +212,24 @@ class Position(msgspec.Struct):
         made: list[tuple[str, Fill]] = []
         working = [order for _, order in self._exits()]
         in_time = self.placed and (self.expires is None or now.ts < self.expires)
-        if (
-            in_time
-            and (arriving is None or arriving is self.entry)
-            and (fill := execute(self.entry, now, shown, costs))
-        ):
-            made.append(("entry", fill))
-            self._entered(fill)
+        if in_time and (arriving is None or arriving is self.entry):
+            fills = execute(self.entry, now, shown, costs)
+            made += [("entry", fill) for fill in fills]
+            self._entered(fills)
         for role, order in self._exits():
             if self.open == 0:
                 break
             if arriving is not None and order is not arriving and any(order is one for one in working):
                 continue
             order.quantity = order.filled + self.open
-            if fill := execute(order, now, shown, costs):
+            for fill in execute(order, now, shown, costs):
                 made.append((role, fill))
                 self._exited(role, fill)
             if order.triggered:
+                if self.triggered_ts is None:
+                    self.triggered_ts, self.target_then = now.ts, self.bracket[2]
                 self.target = None  # one cancels the other: a triggered stop is never overtaken by the target
-                self.cancel_entry()
+                self.cancel_entry(STOP_THROUGH if self.exit_reason == STOP_THROUGH else STOP, now.ts, now.seq)
                 break
         if self.entered and shown.good and (self.open or made):
             self.excursion.look(self.profit(shown.price(buy=not self.plan.long)), now.ts)
@@ -197,13 +240,14 @@ class Position(msgspec.Struct):
             return [("exit", self.exit)]
         return [(role, order) for role, order in (("stop", self.stop), ("target", self.target)) if order is not None]
 
-    def _entered(self, fill: Fill) -> None:
+    def _entered(self, fills: list[Fill]) -> None:
         first = not self.fills
-        self.fills.append(fill)
-        self.entered += fill.quantity
-        self.entry_value += fill.price * fill.quantity
-        if first and self.exit is None:
-            self._protect(fill)
+        self.fills += fills
+        self.entered += sum(fill.quantity for fill in fills)
+        for fill in fills:
+            self.entry_value += fill.price * fill.quantity
+        if first and fills and self.exit is None:
+            self._protect(fills[0])
 
     def _protect(self, fill: Fill) -> None:
         """Place the protective orders (rule 13)."""
@@ -235,6 +279,7 @@ class Position(msgspec.Struct):
             tick=self.tick,
             share_max=self.entry.share_max,
             last_only=self.entry.last_only,
+            deep=self.entry.deep,
         )
         return self.stop
 
@@ -252,6 +297,7 @@ class Position(msgspec.Struct):
             reference_price=limit,
             limit=limit,
             share_max=self.entry.share_max,
+            deep=self.entry.deep,
         )
         return self.target
 
@@ -264,13 +310,13 @@ class Position(msgspec.Struct):
         elif role == "stop" and self.exit_reason != STOP_THROUGH:
             self.exit_reason = STOP
         if self.open == 0:
-            self.cancel_entry()
+            self.cancel_entry(self.exit_reason, fill.ts, fill.seq)
 
-    def cancel_entry(self, reason: str = CANCELLED) -> None:
-        """Cancel the unfilled part of the entry, on its way or at the exchange."""
+    def cancel_entry(self, reason: str, ts: int, seq: int) -> None:
+        """Cancel the unfilled part of the entry, on its way or at the exchange, at `ts` (ns UTC) and `seq`."""
         if self.entry.left:
+            self.rest = CancelledRest(self.entry.left, reason, ts, seq)
             self.entry.quantity = self.entry.filled
-            self.ended = reason
             self.sent = [m for m in self.sent if m.change is not None]
 
     # messages
@@ -283,21 +329,21 @@ class Position(msgspec.Struct):
             self.placed = True
             order: Order | None = self.entry
         else:
-            order = self._apply(change, message)
+            order = self._apply(change, message, now)
         if order is None:
             return []
         made = self.step(now, shown, costs, arriving=order)
         if change is None and self.plan.immediate:
-            self.cancel_entry(IMMEDIATE)
+            self.cancel_entry(IMMEDIATE, now.ts, now.seq)
         return made
 
-    def _apply(self, change: Change, message: Sent) -> Order | None:
+    def _apply(self, change: Change, message: Sent, now: Moment) -> Order | None:
         """Apply a change; the order that arrives by it, None when there is none."""
         price = change.price
         if change.kind is ChangeKind.EXIT:
-            return self.leave(change.reason, message.reference_price)
+            return self.leave(change.reason, message.reference_price, now.ts, now.seq)
         if change.kind is ChangeKind.CANCEL:
-            self.cancel_entry()
+            self.cancel_entry(CANCELLED, now.ts, now.seq)
         if price is None:
             return None
         if change.kind is ChangeKind.ENTRY:
@@ -319,9 +365,9 @@ class Position(msgspec.Struct):
             entry.trigger = entry.reference_price = on_step(price, self.tick, up=entry.buy)
         return entry
 
-    def leave(self, reason: str, reference_price: float | None) -> Order | None:
+    def leave(self, reason: str, reference_price: float | None, ts: int, seq: int) -> Order | None:
         """An exit arrives: close at the market instead of by stop and target (rule 14); None when nothing is open."""
-        self.cancel_entry()
+        self.cancel_entry(EXIT if self.entered else CANCELLED, ts, seq)
         if self.open == 0 or self.exit is not None or (self.stop is not None and self.stop.triggered):
             return None
         self.stop = self.target = None
@@ -333,11 +379,14 @@ class Position(msgspec.Struct):
             reference="quote_at_decision",
             reference_price=reference_price,
             share_max=self.entry.share_max,
+            deep=self.entry.deep,
         )
         return self.exit
 
 
-def opening_order(plan: EntryPlan, tick: float, asked: float | None, *, share_max: float, last_only: bool) -> Order:
+def opening_order(
+    plan: EntryPlan, tick: float, asked: float | None, *, share_max: float, last_only: bool, deep: bool = False
+) -> Order:
     """The entry's order; `asked`: the live opposite quote at the decision, USD, None without one."""
     buy = plan.long
     limit = None if plan.limit is None else on_step(plan.limit, tick, up=not buy)
@@ -362,6 +411,7 @@ def opening_order(plan: EntryPlan, tick: float, asked: float | None, *, share_ma
         tick=tick,
         share_max=share_max,
         last_only=last_only,
+        deep=deep,
     )
 
 

@@ -24,6 +24,8 @@ class RunTerms(msgspec.Struct, frozen=True):
         flat_before_ns: positions are closed so long before the session's close.
         share_max: fraction of the size shown or printed that one fill may take.
         last_only: stops are triggered by prints alone.
+        deep: orders see the prices behind the quote.
+        answer_ns: after what time a strategy knows what happened to its orders.
     """
 
     run: str
@@ -37,6 +39,8 @@ class RunTerms(msgspec.Struct, frozen=True):
     flat_before_ns: int = 60 * SECOND_NS
     share_max: float = 1.0
     last_only: bool = False
+    deep: bool = False
+    answer_ns: int = 0
 
     @property
     def flat_at(self) -> int | None:
@@ -61,4 +65,6 @@ class RunTerms(msgspec.Struct, frozen=True):
             flat_before_ns=round(float(params.config.get("flat_before_close_seconds", FLAT_BEFORE_S)) * SECOND_NS),
             share_max=float(params.config.get("participation", 1.0)),
             last_only=params.config.get("stop_trigger", "quote") == "last",
+            deep=params.config.get("fill_depth", "top") == "book",
+            answer_ns=round(float(params.config.get("answer_latency_ms", 0.0)) * MILLI_NS),
         )

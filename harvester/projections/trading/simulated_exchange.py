@@ -9,7 +9,7 @@ Costs are computed per order: each fill carries the rise in its order's total, w
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 
@@ -17,6 +17,8 @@ from harvester.projections.trading.plan import OrderType
 from harvester.units import SECOND_NS
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from harvester.projections.trading.costs import CostTable
 
 DIGITS = 9  # derived USD amounts are rounded to 1e-9: smaller digits are floating-point noise
@@ -34,6 +36,7 @@ class Order(msgspec.Struct):
         tick: smallest price step, USD.
         share_max: fraction of the size shown or printed that one fill may take.
         last_only: quotes do not trigger it, only prints.
+        deep: it also takes from the prices behind the quote (rule 19).
         resting: it has arrived and its limit was not reached, or it was placed to rest.
         taken, added: shares filled that removed liquidity, and that rested.
         value: trade value of all fills; commission: charged so far.
@@ -50,6 +53,7 @@ class Order(msgspec.Struct):
     tick: float = 0.01
     share_max: float = 1.0
     last_only: bool = False
+    deep: bool = False
     resting: bool = False
     triggered: bool = False
     taken: int = 0
@@ -88,12 +92,21 @@ class Fill(msgspec.Struct, frozen=True):
     reference: str
 
 
+class BehindQuote(Protocol):
+    """A book at a moment."""
+
+    def behind(self, price: float, *, buy: bool) -> dict[float, float]:
+        """The size shown at each price worse than `price` that an order sees behind it, best first."""
+        ...
+
+
 class Moment(msgspec.Struct):
     """A change of the live quote or an arrival (`price` None), or a print.
 
     Attributes:
-        size: of a print, what our orders may still take, in shares.
+        size: of a print, shares; `taken`: what our orders took of it.
         forms_price: of a print; `triggers`: it forms the price and is not an odd lot.
+        book: the SMART book, None = none is looked at.
     """
 
     seq: int
@@ -102,6 +115,8 @@ class Moment(msgspec.Struct):
     size: float = 0.0
     forms_price: bool = False
     triggers: bool = False
+    book: BehindQuote | None = None
+    taken: int = 0
 
 
 class TakenLevel(msgspec.Struct):
@@ -131,16 +146,32 @@ class ShownQuote(msgspec.Struct):
     bid_levels: list[TakenLevel] = []
     ask_levels: list[TakenLevel] = []
 
-    def update(self, ts: int, bid: float, ask: float, bid_size: float, ask_size: float, *, good: bool) -> None:
-        """Set a new quote in force; one that is not live keeps the last prices."""
+    def update(
+        self,
+        ts: int,
+        bid: float,
+        ask: float,
+        bid_size: float,
+        ask_size: float,
+        *,
+        good: bool,
+        book: BehindQuote | None = None,
+    ) -> None:
+        """Set a new quote in force; one that is not live keeps the last prices. `book`: what is shown behind it."""
         self.good = good
         if not good:
             return
         self.bid, self.ask, self.bid_size, self.ask_size = bid, ask, bid_size, ask_size
+        self.look(ts, book)
+
+    def look(self, ts: int, book: BehindQuote | None) -> None:
+        """Forget what we took where the quote, or the book behind it, allows it (rule 5)."""
         if self.bid_levels:
-            self.bid_levels = _remembered(self.bid_levels, bid, bid_size, ts)
+            behind = book.behind(self.bid, buy=False) if book else {}
+            self.bid_levels = _remembered(self.bid_levels, behind | {self.bid: self.bid_size}, ts)
         if self.ask_levels:
-            self.ask_levels = _remembered(self.ask_levels, ask, ask_size, ts)
+            behind = book.behind(self.ask, buy=True) if book else {}
+            self.ask_levels = _remembered(self.ask_levels, behind | {self.ask: self.ask_size}, ts)
 
     @property
     def remembers(self) -> bool:
@@ -151,20 +182,24 @@ class ShownQuote(msgspec.Struct):
         """The price of a market order."""
         return self.ask if buy else self.bid
 
-    def available(self, ts: int, *, buy: bool, share: float = 1.0) -> int:
-        """Whole shares an order may take at that price, at most this share of the size shown."""
-        size = self.ask_size if buy else self.bid_size
-        if (level := self._level(ts, buy=buy)) is not None:
+    def top(self, *, buy: bool) -> tuple[float, float]:
+        """Price and size of the opposite quote."""
+        return (self.ask, self.ask_size) if buy else (self.bid, self.bid_size)
+
+    def available(self, shown: tuple[float, float], ts: int, *, buy: bool, share: float = 1.0) -> int:
+        """Whole shares an order may take of a level (price, size), at most this share of the size."""
+        price, size = shown
+        if (level := self._level(price, ts, buy=buy)) is not None:
             return max(0, min(math.floor(min(size, level.showed) - level.taken), math.floor(size * share)))
         return math.floor(size * share)
 
-    def take(self, shares: int, ts: int, *, buy: bool) -> None:
-        """Count the shares of a fill as taken."""
-        if (level := self._level(ts, buy=buy)) is not None:
+    def take(self, shown: tuple[float, float], shares: int, ts: int, *, buy: bool) -> None:
+        """Count the shares of a fill as taken from a level (price, size)."""
+        price, size = shown
+        if (level := self._level(price, ts, buy=buy)) is not None:
             level.taken += shares
             level.since = ts
             return
-        price, size = (self.ask, self.ask_size) if buy else (self.bid, self.bid_size)
         levels = self.ask_levels if buy else self.bid_levels
         kept = [*(level for level in levels if level.price != price), TakenLevel(price, size, shares, ts)]
         if buy:
@@ -172,18 +207,18 @@ class ShownQuote(msgspec.Struct):
         else:
             self.bid_levels = kept
 
-    def _level(self, ts: int, *, buy: bool) -> TakenLevel | None:
-        price, levels = (self.ask, self.ask_levels) if buy else (self.bid, self.bid_levels)
+    def _level(self, price: float, ts: int, *, buy: bool) -> TakenLevel | None:
+        levels = self.ask_levels if buy else self.bid_levels
         return next((lv for lv in levels if lv.price == price and ts - lv.since < REFRESH_NS), None)
 
 
-def _remembered(levels: list[TakenLevel], price: float, size: float, ts: int) -> list[TakenLevel]:
-    """The levels that still remember what we took, when their side shows `size` at `price`."""
+def _remembered(levels: list[TakenLevel], shown: Mapping[float, float], ts: int) -> list[TakenLevel]:
+    """The levels that still remember what we took, when their side shows these sizes by price."""
     kept = []
     for level in levels:
-        stands = level.price == price
+        stands = level.price in shown
         began = level.since if level.away is None else level.away
-        if ts - began >= REFRESH_NS or (stands and size > level.showed):
+        if ts - began >= REFRESH_NS or (stands and shown[level.price] > level.showed):
             continue
         if stands and level.away is not None:
             level.since, level.away = ts, None
@@ -193,27 +228,46 @@ def _remembered(levels: list[TakenLevel], price: float, size: float, ts: int) ->
     return kept
 
 
-def execute(order: Order, now: Moment, shown: ShownQuote, costs: CostTable) -> Fill | None:
-    """The fill of a working order at this moment, or None. Updates the order, what we took, and the print's rest."""
+def execute(order: Order, now: Moment, shown: ShownQuote, costs: CostTable) -> list[Fill]:
+    """The fills of a working order at this moment. Updates the order, what we took, and the print's rest."""
     if not shown.good or order.left <= 0:
-        return None
+        return []
     if order.waits_for_trigger:
         _trigger(order, now, shown)
         if not order.triggered:
-            return None
+            return []
+    top = shown.top(buy=order.buy)
     if order.limit is not None:
         price, shares, rested = _limit(order, now, shown)
     else:
-        price = shown.price(buy=order.buy)
-        shares, rested = shown.available(now.ts, buy=order.buy, share=order.share_max), False
+        price, rested = top[0], False
+        shares = shown.available(top, now.ts, buy=order.buy, share=order.share_max)
     shares = min(shares, order.left)
-    if shares <= 0:
-        return None
-    if rested and not _reached(order.limit or 0.0, shown.price(buy=order.buy), buy=order.buy):
-        now.size -= shares  # filled by the print
-    else:
-        shown.take(shares, now.ts, buy=order.buy)
-    return _fill(order, now, price, shares, costs, rested=rested)
+    made = []
+    if shares > 0:
+        if rested and not _reached(order.limit or 0.0, top[0], buy=order.buy):
+            now.taken += shares  # filled by the print
+        else:
+            shown.take(top, shares, now.ts, buy=order.buy)
+        made.append(_fill(order, now, price, shares, costs, rested=rested))
+    if order.deep and now.book is not None and not rested:
+        made += _behind(order, now, now.book.behind(top[0], buy=order.buy), shown, costs)
+    return made
+
+
+def _behind(
+    order: Order, now: Moment, behind: Mapping[float, float], shown: ShownQuote, costs: CostTable
+) -> list[Fill]:
+    """The fills behind the quote, best price first, up to the order's limit (rule 19)."""
+    made = []
+    for level in behind.items():
+        if order.left <= 0 or (order.limit is not None and not _reached(order.limit, level[0], buy=order.buy)):
+            break
+        shares = min(shown.available(level, now.ts, buy=order.buy, share=order.share_max), order.left)
+        if shares > 0:
+            shown.take(level, shares, now.ts, buy=order.buy)
+            made.append(_fill(order, now, level[0], shares, costs, source="book"))
+    return made
 
 
 def _trigger(order: Order, now: Moment, shown: ShownQuote) -> None:
@@ -249,15 +303,18 @@ def _limit(order: Order, now: Moment, shown: ShownQuote) -> tuple[float, int, bo
     rested, order.resting = order.resting, True
     opposite = shown.price(buy=order.buy)
     if _reached(order.limit, opposite, buy=order.buy):
-        shares = shown.available(now.ts, buy=order.buy, share=order.share_max)
+        shares = shown.available(shown.top(buy=order.buy), now.ts, buy=order.buy, share=order.share_max)
         return (order.limit if rested else opposite), shares, rested
     if now.price is None or not now.forms_price or not rested:
         return order.limit, 0, rested
     through = now.price < order.limit if order.buy else now.price > order.limit
-    return order.limit, math.floor(now.size * order.share_max) if through and now.size > 0 else 0, rested
+    printed = min(math.floor(now.size) - now.taken, math.floor(now.size * order.share_max))
+    return order.limit, printed if through and now.size > 0 else 0, rested
 
 
-def _fill(order: Order, now: Moment, price: float, shares: int, costs: CostTable, *, rested: bool) -> Fill:
+def _fill(
+    order: Order, now: Moment, price: float, shares: int, costs: CostTable, *, rested: bool = False, source: str = ""
+) -> Fill:
     if rested:
         order.added += shares
     else:
@@ -275,7 +332,7 @@ def _fill(order: Order, now: Moment, price: float, shares: int, costs: CostTable
         price=price,
         quantity=shares,
         side="BUY" if order.buy else "SELL",
-        source="quote" if now.price is None else "print",
+        source=source or ("quote" if now.price is None else "print"),
         reference_price=order.reference_price,
         slippage=worse,
         commission=charged,

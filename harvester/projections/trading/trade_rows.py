@@ -1,7 +1,7 @@
 """The tables of trading, and the one place that writes their rows: decisions, fills, episodes.
 
 Every row enters a chained hash, so the hash after n rows is plain data and can be part of a snapshot. Decisions to do
-nothing are by far the most frequent and have their own chain, with one link per clock.
+nothing are by far the most frequent and have their own chain, with one link for many rows.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ FILLS = _schema(
     ("side!", _TEXT, "", "BUY or SELL"),
     ("price!", _F64, "USD", "a buy at the ask, a sell at the bid; a resting limit at its price"),
     ("quantity!", _I64, "shares", "never more than was shown, or printed"),
-    ("source!", _TEXT, "", "what filled it: quote or print"),
+    ("source!", _TEXT, "", "what filled it: quote, print, or book: a price behind the quote"),
     ("reference!", _TEXT, "", "what slippage is measured against: quote_at_decision, stop_price or limit_price"),
     ("reference_price", _F64, "USD", "price of the reference; null when there was none"),
     ("slippage", _F64, "USD a share", "price - reference_price of a buy, mirrored of a sell: positive is worse"),

@@ -22,49 +22,40 @@ import msgspec
 from harvester.events.kinds import SourceKind
 from harvester.projections.interval import OccurrenceKind
 from harvester.projections.trading import episodes
-from harvester.projections.trading.deciding import Seat, StrategyDesk
+from harvester.projections.trading.deciding import Seat
 from harvester.projections.trading.episodes import SymbolHealth, Tracked
-from harvester.projections.trading.failure import read_failure
-from harvester.projections.trading.fast.market_now import MarketNow
 from harvester.projections.trading.fast.position_watch import PositionWatch, next_seq
 from harvester.projections.trading.plan import Change, ChangeKind
 from harvester.projections.trading.position import (
     EXPIRED,
     HALTED,
-    NOT_LIVE,
     OUTAGE,
     RIVAL,
     RUN_CHANGE,
     RUN_END,
     SESSION_CLOSED,
     SESSION_END,
-    STRATEGY_ERROR,
     TIME_STOP,
     Position,
     Sent,
-    opening_order,
-    risk_per_share,
 )
 from harvester.projections.trading.run_terms import RunTerms
-from harvester.projections.trading.simulated_exchange import DIGITS, Moment, price_step
+from harvester.projections.trading.simulated_exchange import DIGITS, Moment
 from harvester.projections.trading.strategies import SHIPPED
-from harvester.projections.trading.strategy import Holding, View
-from harvester.projections.trading.trade_rows import TradeRows
+from harvester.projections.trading.trade_floor import TradeFloor
 from harvester.projections.trading.trading_state import TradingState
 from harvester.units import NEVER, SECOND_NS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable
 
     import pyarrow as pa
 
     from harvester.projections.interval import Interval, Occurrence
     from harvester.projections.run_params import RunParams
     from harvester.projections.trading.failure import Failure
-    from harvester.projections.trading.plan import EntryPlan
     from harvester.projections.trading.simulated_exchange import Fill
     from harvester.projections.trading.strategies import Library
-    from harvester.projections.trading.strategy import Verdict
 
 
 class Trading:
@@ -73,25 +64,27 @@ class Trading:
     Args:
         library: where strategies come from.
 
-    Attributes:
-        failures: users' strategies that were dropped, in order.
     """
 
     name = "trading"
 
     def __init__(self, library: Library = SHIPPED) -> None:
         self._library = library
-        self.failures: list[Failure] = []
         self._begin(TradingState())
 
     def _begin(self, state: TradingState) -> None:
-        self._state = state
-        self._blotter = TradeRows(state.chains)
-        self._now = MarketNow(state)
-        self._desk = StrategyDesk(self._now, self)
-        self._watches: list[PositionWatch] = []
-        self._due = 0  # next time at which a position must be checked, ns UTC
-        self._quiet = 0  # `Interval.quiet` of the current one
+        self._floor = floor = TradeFloor(state, self._library)
+        self._state, self._now, self._desk, self._blotter = state, floor.now, floor.desk, floor.blotter
+
+    @property
+    def failures(self) -> list[Failure]:
+        """Users' strategies that were dropped, in order."""
+        return self._floor.failures
+
+    @property
+    def wants_news(self) -> bool:
+        """Whether a strategy may read `Interval.news`."""
+        return self._desk.has_users or bool(self._state.starting)
 
     def on_run_start(self, params: RunParams, seq: int, ts: int) -> None:
         """Start a run, at its place among the observations of its interval."""
@@ -108,17 +101,19 @@ class Trading:
         if interval.tape is not self._now.tape:
             self._follow(interval)
         self._now.advance(interval)
-        self._quiet = interval.quiet
+        self._floor.quiet = interval.quiet
         if state.active:
             self._mark_gap(interval.ts)
-        due = bool(state.active) and interval.ts >= self._due
+        due = bool(state.active) and interval.ts >= self._floor.due
         if due or interval.happenings or state.starting:
             self._apply_facts(interval, due=due)
         self._advance(interval.seq)
-        if state.active and interval.ts >= self._due:
+        if state.active and interval.ts >= self._floor.due:
             self._expire(interval.seq, interval.ts)
         if interval.news is not None:
             self._desk.learn(interval.news)
+        if state.unknown:
+            self._floor.answer(interval.ts)
         self._desk.decide()
         if state.ending:
             self._release(interval.seq, interval.ts)
@@ -130,7 +125,7 @@ class Trading:
         self._start_runs(seq)
         for tracked in list(self._state.active):
             position = tracked.position
-            position.cancel_entry(RUN_END)
+            position.cancel_entry(RUN_END, ts, seq)
             if position.never_filled:
                 self._unfilled(tracked, seq, ts)
                 continue
@@ -163,7 +158,7 @@ class Trading:
         self._desk.seat([Seat.of(*ref, self._library) for ref in state.terms.strategies] if state.terms else [])
         for seat, saved in zip(self._desk.seats, state.strategies, strict=True):
             seat.strategy.restore(saved)
-        self.failures = [seat.user.failure for seat in self._desk.seats if seat.user and seat.user.failure]
+        self._floor.failures = [seat.user.failure for seat in self._desk.seats if seat.user and seat.user.failure]
         self._watch_all()
 
     # state that is updated only when it is read
@@ -175,8 +170,8 @@ class Trading:
         self._desk.follow()
         self._now.expect_symbols(decided=bool(self._desk.seats))
         self._watch_all()
-        self._due = 0
-        for watch in self._watches:
+        self._floor.due = 0
+        for watch in self._floor.watches:
             if not watch.tracked.trade_id:
                 con_id = watch.tracked.position.con_id
                 watch.plan(self._now.tape, self._now.shown(con_id), *self._now.seen(con_id))
@@ -184,13 +179,15 @@ class Trading:
     def _watch_all(self) -> None:
         """Watch every position from the beginning of the stretch."""
         followed = (*self._state.active, *self._state.ending)
-        self._watches = [PositionWatch(t, 0, self._now.history(t.position.con_id).before, NEVER) for t in followed]
+        self._floor.watches = [
+            PositionWatch(t, 0, self._now.history(t.position.con_id).before, NEVER) for t in followed
+        ]
 
     def _settle(self) -> None:
         """Update everything up to now."""
         self._write_passed()
         self._now.settle()
-        for watch in self._watches:
+        for watch in self._floor.watches:
             if not watch.tracked.trade_id:
                 watch.look(self._now.tape, self._now.seen(watch.tracked.position.con_id)[0])
             self._extend_series(watch)
@@ -202,190 +199,8 @@ class Trading:
         if (passed := self._desk.passed()) is not None:
             self._blotter.watched(passed)
 
-    def _decided(self, position: Position, action: str, reason: str, **about: Any) -> None:
-        """Write a decision to act, at its place among those to do nothing."""
-        after = self._desk.passed_count
-        self._blotter.decided(position, action, reason, after=after, **about)
-
     def _extend_series(self, watch: PositionWatch) -> None:
         watch.extend_series(self._now.history(watch.tracked.position.con_id), self._now.closed, self._desk)
-
-    # called by the desk
-
-    def holding(self, con_id: int, name: str) -> bool:
-        """Whether the strategy has a position or a working entry."""
-        return any((t.position.con_id, t.position.strategy) == (con_id, name) for t in self._state.active)
-
-    def view(self, con_id: int, name: str, bucket: Mapping[str, Any]) -> View:
-        """The strategy's view of the symbol."""
-        now = self._now
-        return View(
-            seq=now.seq,
-            ts=now.ts,
-            con_id=con_id,
-            symbol=now.seconds.symbols[con_id],
-            bucket=bucket,
-            shown=now.shown(con_id),
-            session=now.session(),
-            holding=self.holding(con_id, name),
-            outage=now.outage(con_id),
-            halted=con_id in self._state.halted,
-            position=self.held(con_id, name),
-        )
-
-    @property
-    def wants_news(self) -> bool:
-        """Whether a strategy may read `Interval.news`."""
-        return self._desk.has_users or bool(self._state.starting)
-
-    def aligned(self, con_id: int) -> int:
-        """1 when all timeframes of the symbol closed up, -1 all down, 0 neither."""
-        return self._state.aligned.get(con_id, 0)
-
-    def why_not_live(self, con_id: int) -> str:
-        """Why a quote is not live now: OUTAGE, HALTED or NOT_LIVE."""
-        if self._now.outage(con_id):
-            return OUTAGE
-        return HALTED if con_id in self._state.halted else NOT_LIVE
-
-    def quiet_until(self) -> int:
-        """Index of the next clock at which something may change what a user's strategy sees, besides the market."""
-        now, clocks = self._now, self._now.seconds.clocks
-        stop = self._quiet
-        if stop > now.place and self._state.active:
-            moved = clocks[:, 0].searchsorted(min(watch.next_seq for watch in self._watches))
-            stop = min(stop, int(moved), int(clocks[:, 1].searchsorted(self._due)))
-        return max(stop, now.place + 1)
-
-    def dropped(self, failure: Failure) -> None:
-        """Note that a user's strategy has failed. Unless a notice in the log will do so, close its positions."""
-        self.failures.append(failure)
-        if not self._library.waits_for_notice(failure.strategy):
-            self._leave(failure, failure.seq, failure.ts)
-
-    def _on_dropped(self, row: Occurrence) -> None:
-        """A notice in the log drops a strategy: close its positions here."""
-        failure = read_failure(row.text)
-        if failure is None or not self._library.waits_for_notice(failure.strategy):
-            return
-        for user in [seat.user for seat in self._desk.seats]:
-            if user is not None and (user.name, user.digest) == (failure.strategy, failure.digest):
-                if user.failure is None:
-                    user.drop(failure)
-                    self.failures.append(failure)
-                self._leave(failure, row.seq, row.ts)
-
-    def _leave(self, failure: Failure, seq: int, ts: int) -> None:
-        """Send exits for the positions of a failed strategy, at the market; they cancel its entries."""
-        terms = self._state.terms
-        assert terms is not None, "a strategy decided before the first run start"
-        of = failure.strategy, failure.digest
-        for tracked in [t for t in self._state.active if (t.position.strategy, t.position.strategy_digest) == of]:
-            change = Change(ChangeKind.EXIT, reason=STRATEGY_ERROR)
-            self._send(tracked, change, (seq, ts), terms.latency_ns)
-
-    def held(self, con_id: int, name: str) -> Holding | None:
-        """What the strategy holds or has working in the symbol; None = nothing."""
-        if not self._state.active:
-            return None
-        mine = [t.position for t in self._state.active if (t.position.con_id, t.position.strategy) == (con_id, name)]
-        if not mine:
-            return None
-        position = next((p for p in mine if p.fills), mine[0])
-        _, stop, target = position.bracket
-        return Holding(
-            long=position.plan.long,
-            open=position.open,
-            entered=position.entered,
-            working=position.working,
-            entry_ts=position.fills[0].ts if position.fills else None,
-            entry_price=episodes.entry_price(position) if position.fills else None,
-            stop=stop,
-            target=target,
-            leaving=position.leaving,
-        )
-
-    def allowed(self, con_id: int, verdict: Verdict) -> Verdict:
-        """The verdict after the gates of the run's terms."""
-        state = self._state
-        if state.terms is not None and state.terms.aligned_only:
-            return verdict.only_aligned(state.aligned.get(con_id, 0))
-        return verdict
-
-    def enter(self, view: View, seat: Seat, plan: EntryPlan) -> None:
-        """Send an entry, and its rival."""
-        terms = self._state.terms
-        assert terms is not None, "a strategy decided before the first run start"
-        for one in (plan, plan.rival):
-            if one is not None:
-                self._open(view, seat, one, terms)
-
-    def _open(self, view: View, seat: Seat, plan: EntryPlan, terms: RunTerms) -> None:
-        history = self._now.history(view.con_id)
-        asked = view.shown.price(buy=plan.long) if view.shown.good else None
-        near = asked or plan.limit or plan.trigger or 1.0
-        tick = price_step(near, self._state.ticks.get(view.con_id))
-        entry = opening_order(plan, tick, asked, share_max=terms.share_max, last_only=terms.last_only)
-        position = Position(
-            con_id=view.con_id,
-            symbol=view.symbol,
-            strategy=seat.strategy.name,
-            strategy_digest=seat.code,
-            run=terms.run,
-            decision_seq=view.seq,
-            decision_ts=view.ts,
-            gate_codes=[],
-            plan=plan,
-            entry=entry,
-            sent=[Sent(view.seq, view.ts + terms.latency_ns, self._next_number())],
-            tick=tick,
-            stop_at=plan.stop,
-            target_at=plan.target,
-            risk=risk_per_share(plan, entry.reference_price, tick, terms.costs),
-        )
-        window, before = episodes.window_before(self._now.newest(view.con_id), view.ts)
-        tracked = Tracked(position, terms.costs, terms.memory, terms.trading_date, window, {})
-        self._state.active.append(tracked)
-        watch = PositionWatch(tracked, self._now.seen(view.con_id)[0], history.upto(self._now.closed), NEVER)
-        watch.before = before
-        self._watches.append(watch)
-        at, bucket_ts = (view.seq, view.ts), view.bucket["ts"]
-        self._decided(position, "enter", plan.reason, at=at, bucket_ts=bucket_ts, price=entry.reference_price)
-        self._changed(view.con_id)
-
-    def change(self, view: View, seat: Seat, changes: Sequence[Change]) -> None:
-        """Send changes of the strategy's position in the symbol."""
-        terms = self._state.terms
-        assert terms is not None, "a strategy decided before the first run start"
-        mine = (view.con_id, seat.strategy.name)
-        for tracked in [t for t in self._state.active if (t.position.con_id, t.position.strategy) == mine]:
-            for change in changes:
-                self._send(tracked, change, (view.seq, view.ts), terms.latency_ns)
-
-    def _send(self, tracked: Tracked, change: Change, at: tuple[int, int], latency_ns: int) -> None:
-        """Send a message about a position; a second exit is not sent."""
-        position = tracked.position
-        shown = self._now.shown(position.con_id)
-        leaving = change.kind is ChangeKind.EXIT
-        price = change.price
-        if leaving:
-            if position.leaving:
-                return
-            price = shown.price(buy=not position.plan.long) if shown.good else None
-        position.sent.append(Sent(at[0], at[1] + latency_ns, self._next_number(), change, price if leaving else None))
-        newest = self._newest(position.con_id)
-        action, reason = ("exit", change.reason) if leaving else ("change", change.kind.value)
-        self._decided(position, action, reason, at=at, bucket_ts=newest, price=price)
-        self._changed(position.con_id)
-
-    def _next_number(self) -> int:
-        self._state.sent += 1
-        return self._state.sent
-
-    def _changed(self, con_id: int) -> None:
-        """React to an order placed, filled or cancelled."""
-        self._due = 0
-        self._desk.changed(con_id)
 
     # the observations of an interval, in seq order
 
@@ -428,11 +243,12 @@ class Trading:
         position = tracked.position
         if not self._is_active(tracked) or message not in position.sent:
             return  # it is over, or was cancelled since
-        moment, shown = Moment(seq, message.arrives), self._now.shown(position.con_id)
+        shown = self._now.shown(position.con_id, message.arrives)
+        moment = Moment(seq, message.arrives, book=self._now.book(position.con_id, message.arrives))
         if message.change is None:
             refused = self._refused(position, moment.ts)
             if refused:
-                position.cancel_entry(refused)
+                position.cancel_entry(refused, moment.ts, seq)
                 self._unfilled(tracked, seq, moment.ts)
                 return
         watch = self._watch(tracked)
@@ -449,7 +265,7 @@ class Trading:
         if ts >= terms.flat_at:
             return SESSION_END
         if not self._now.shown(position.con_id).good:
-            return self.why_not_live(position.con_id)
+            return self._floor.why_not_live(position.con_id)
         position.expires, position.expires_for = terms.flat_at, SESSION_END
         if (valid := position.plan.valid_seconds) is not None and ts + int(valid * SECOND_NS) < terms.flat_at:
             position.expires, position.expires_for = ts + int(valid * SECOND_NS), EXPIRED
@@ -461,11 +277,12 @@ class Trading:
         if fills and len(position.fills) == len(fills):
             self._extend_series(watch)  # closed seconds are before the first fill
             for rival in self._rivals(watch.tracked):
-                rival.position.cancel_entry(RIVAL)
-                self._unfilled(rival, fills[0][1].seq, fills[0][1].ts)
+                seq, ts = fills[0][1].seq, fills[0][1].ts
+                rival.position.cancel_entry(RIVAL, ts, seq)
+                self._unfilled(rival, seq, ts)
         for role, fill in fills:
             self._blotter.filled(position, role, fill)
-            self._due = 0
+            self._floor.due = 0
 
     def _rivals(self, tracked: Tracked) -> list[Tracked]:
         of = _identity(tracked.position)
@@ -483,8 +300,8 @@ class Trading:
 
     def _advance(self, through: int) -> None:
         """Apply the observations up to and including seq `through`."""
-        while self._watches:
-            first = min(self._watches, key=next_seq)
+        while self._floor.watches:
+            first = min(self._floor.watches, key=next_seq)
             if first.next_seq > through:
                 break
             self._now.until = first.next_seq
@@ -495,9 +312,10 @@ class Trading:
         """Match every position of the symbol at the current observation."""
         now = self._now
         moment, shown = now.line(con_id).observation(now.until), now.shown(con_id)
+        moment.book = now.book(con_id)
         quotes, trades = now.seen(con_id)
-        for watch in [w for w in self._watches if w.tracked.position.con_id == con_id and not w.tracked.trade_id]:
-            if watch not in self._watches:
+        for watch in [w for w in self._floor.watches if w.tracked.position.con_id == con_id and not w.tracked.trade_id]:
+            if watch not in self._floor.watches:
                 continue  # its rival was filled
             watch.look(now.tape, quotes - (moment.price is None))
             watch.looked = quotes  # `step` below takes this one in
@@ -523,7 +341,7 @@ class Trading:
         elif what is OccurrenceKind.DARK:
             self._mark_dark(row)
         elif what is OccurrenceKind.STRATEGY_DROPPED:
-            self._on_dropped(row)
+            self._floor.drop(row)
         else:
             self._note(row)
         if what in _CHANGES_INPUTS:
@@ -551,7 +369,7 @@ class Trading:
         for tracked in [t for t in self._state.active if row.con_id in (0, t.position.con_id)]:
             position = tracked.position
             if position.placed and position.working:
-                position.cancel_entry(reason)
+                position.cancel_entry(reason, row.ts, row.seq)
                 if position.never_filled:
                     self._unfilled(tracked, row.seq, row.ts)
 
@@ -585,23 +403,23 @@ class Trading:
             still = [(name, was) for name, was, _ in terms.strategies]
             gone = [name for name, was in kept if (name, was) not in still]
             for tracked in [t for t in state.active if t.position.strategy in gone]:
-                self._send(tracked, Change(ChangeKind.EXIT, reason=RUN_CHANGE), (seq, ts), terms.latency_ns)
+                self._floor.send(tracked, Change(ChangeKind.EXIT, reason=RUN_CHANGE), (seq, ts), terms.latency_ns)
             state.terms = terms
             self._desk.seat([kept.get(ref[:2]) or Seat.of(*ref, self._library) for ref in terms.strategies])
             self._now.expect_symbols(decided=bool(terms.strategies))
-            self._due = 0
+            self._floor.due = 0
 
     def _end_run(self, seq: int, ts: int) -> None:
         """Settle what the run before left: entries are cancelled, exits arrive, other messages are lost (rule 3)."""
         for tracked in list(self._state.active):
             position = tracked.position
-            position.cancel_entry(RUN_END)
+            position.cancel_entry(RUN_END, ts, seq)
             if position.never_filled:
                 self._unfilled(tracked, seq, ts)
                 continue
             for message in list(position.sent):
                 if message.change is not None and message.change.kind is ChangeKind.EXIT:
-                    position.leave(message.change.reason, message.reference_price)
+                    position.leave(message.change.reason, message.reference_price, ts, seq)
             position.sent = []
             self._follow_closely(self._watch(tracked))
 
@@ -613,16 +431,16 @@ class Trading:
         for tracked in list(self._state.active):
             position = tracked.position
             if position.expires is not None and ts >= position.expires and position.working:
-                position.cancel_entry(position.expires_for)
+                position.cancel_entry(position.expires_for, ts, seq)
                 if position.never_filled:
                     self._unfilled(tracked, seq, ts)
             if position.open == 0 or terms is None or position.leaving:
                 continue
             if terms.flat_at is not None and ts >= terms.flat_at:
-                self._send(tracked, Change(ChangeKind.EXIT, reason=SESSION_END), (seq, ts), terms.latency_ns)
+                self._floor.send(tracked, Change(ChangeKind.EXIT, reason=SESSION_END), (seq, ts), terms.latency_ns)
             elif ts >= _hold_until(position):
-                self._send(tracked, Change(ChangeKind.EXIT, reason=TIME_STOP), (seq, ts), terms.latency_ns)
-        self._due = min((self._due_of(tracked.position) for tracked in self._state.active), default=NEVER)
+                self._floor.send(tracked, Change(ChangeKind.EXIT, reason=TIME_STOP), (seq, ts), terms.latency_ns)
+        self._floor.due = min((self._due_of(tracked.position) for tracked in self._state.active), default=NEVER)
 
     def _due_of(self, position: Position) -> int:
         """Next time at which a position must be looked at if nothing happens before, ns UTC."""
@@ -635,7 +453,7 @@ class Trading:
         return min(times, default=NEVER)
 
     def _watch(self, tracked: Tracked) -> PositionWatch:
-        return next(watch for watch in self._watches if watch.tracked is tracked)
+        return next(watch for watch in self._floor.watches if watch.tracked is tracked)
 
     def _follow_closely(self, watch: PositionWatch) -> None:
         """Match every observation from here on: the position gets an order besides its bracket."""
@@ -645,11 +463,11 @@ class Trading:
     def _unfilled(self, tracked: Tracked, seq: int, ts: int) -> None:
         position = tracked.position
         self._drop(tracked)
-        self._watches.remove(self._watch(tracked))
+        self._floor.watches.remove(self._watch(tracked))
         price = position.entry.reference_price
-        newest = self._newest(position.con_id)
-        self._decided(position, "unfilled", position.ended, at=(seq, ts), bucket_ts=newest, price=price)
-        self._cool_down(position, ts)
+        newest = self._floor.newest(position.con_id)
+        self._floor.decided(position, "unfilled", position.ended, at=(seq, ts), bucket_ts=newest, price=price)
+        self._floor.cool_down(position, ts)
         self._forget_seconds()
 
     def _is_active(self, tracked: Tracked) -> bool:
@@ -657,14 +475,6 @@ class Trading:
 
     def _drop(self, tracked: Tracked) -> None:
         self._state.active = [one for one in self._state.active if one is not tracked]
-
-    def _newest(self, con_id: int) -> int | None:
-        rows = self._now.newest(con_id)
-        return int(rows["ts"][-1]) if len(rows) else None
-
-    def _cool_down(self, position: Position, ts: int) -> None:
-        self._desk.finished(position, ts)
-        self._changed(position.con_id)
 
     # the end of a trade
 
@@ -678,7 +488,7 @@ class Trading:
         ts = position.fills[-1].ts if end is None else end[0]
         tracked.ended(f"T{episodes.time_of_day(ts)}_{number:03d}", end)
         tracked.unseen = episodes.unseen(tracked, state.dark.get(position.con_id, ()), state.gaps)
-        self._cool_down(position, ts)
+        self._floor.cool_down(position, ts)
         self._forget_seconds()
 
     def _forget_seconds(self) -> None:
@@ -697,7 +507,7 @@ class Trading:
                 watch = self._watch(tracked)
                 self._extend_series(watch)
                 watch.write_pre()
-                self._watches.remove(watch)
+                self._floor.watches.remove(watch)
                 health = self._health(tracked.position.con_id)
                 self._blotter.finished(episodes.episode_row(tracked, health, seq, state.kind))
 

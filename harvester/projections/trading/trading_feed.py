@@ -10,8 +10,10 @@ import numpy as np
 
 from harvester.projections.base import Projection
 from harvester.projections.interval import QUOTES, TRADES, Interval, News, Occurrence, OccurrenceKind
+from harvester.projections.ladders import LADDERS, LEVELS, Ladders
 from harvester.projections.market.candles import TIMEFRAMES
 from harvester.projections.step import NOTHING_DERIVED, Derived
+from harvester.projections.trading.fast.book_tape import BookTape
 from harvester.projections.trading.fast.bucket_columns import BucketColumns, seconds_of
 from harvester.projections.trading.fast.observations import Observations
 from harvester.projections.trading.live_quotes import LiveQuotes
@@ -52,6 +54,8 @@ class TradingFeed(Projection):
         self.trading: TradingSide = Trading()
         self._quotes: Array = np.empty(0, QUOTES)
         self._trades: Array = np.empty(0, TRADES)
+        self._ladders: Ladders | None = None  # None until a run fills behind the quote
+        self._carried = 0  # of these, books that are older than the next stretch
         self._happenings: list[Occurrence] = []
         self._live = LiveQuotes()
         self._bars: list[Mapping[str, Any]] = []
@@ -69,6 +73,8 @@ class TradingFeed(Projection):
         self._quotes = np.concatenate([self._quotes, quotes]) if len(self._quotes) else quotes
         self._trades = np.concatenate([self._trades, step.trades]) if len(self._trades) else step.trades
         self._happenings += sorted((*step.happenings, *dark), key=attrgetter("seq")) if dark else step.happenings
+        if step.ladders is not None:
+            self._ladders = self._ladders.joined(step.ladders) if self._ladders else step.ladders
         self._bars += step.bars
         self._scans += step.scans
         runs = list(step.runs)
@@ -82,16 +88,26 @@ class TradingFeed(Projection):
         clocks = step.clocks[part]
         last = np.uint64(clocks[-1, 0])
         quotes, trades = (rows[: rows["seq"].searchsorted(last)] for rows in (self._quotes, self._trades))
-        tape, seconds = Observations(quotes, trades, clocks[:, 0].tolist()), self._seconds(step, clocks)
+        books = self._books(int(last))
+        tape, seconds = Observations(quotes, trades, clocks[:, 0].tolist(), books), self._seconds(step, clocks)
         users = bool(runs) or getattr(self.trading, "wants_news", False)
         quiet = self._quiet(step, clocks[:, 0], runs) if users else [0] * len(clocks)
+        formed = self._candles(step) if users else {}
         for place, (seq, ts) in enumerate(clocks.tolist()):
             self._start(runs, seq)
             happened = [h for h in self._happenings if h.seq <= seq] if self._happenings else []
             self._happenings = self._happenings[len(happened) :]
-            news = self._news(step, seq)
+            news = self._news(step, seq) if self._bars or self._scans or seq in formed else None
             self.trading.on_interval(Interval(seq, ts, happened, tape, seconds, place, news, quiet[place]))
         self._quotes, self._trades = self._quotes[len(quotes) :], self._trades[len(trades) :]
+
+    def _books(self, last: int) -> BookTape | None:
+        """The books of the stretch that this clock ends."""
+        if self._ladders is None:
+            return None
+        carried = self._carried
+        ladders, self._ladders, self._carried = self._ladders.cut(last)
+        return BookTape(ladders, carried)
 
     def _quiet(self, step: Step, clocks: Array, runs: list[RunStart]) -> list[int]:
         """By clock the index of the next one with happenings, news or a run start in its interval."""
@@ -164,12 +180,18 @@ class TradingFeed(Projection):
         live = self._live.snapshot()
         pairs = (self._bars, _BAR_KEPT), (self._scans, _SCAN_KEPT)
         rows = [[[row[name] for name in names] for row in kept] for kept, names in pairs]
-        own = self._quotes.tobytes(), self._trades.tobytes(), waiting, live, rows
+        books = [self._carried, *(part.tobytes() for part in self._ladders)] if self._ladders else []
+        own = self._quotes.tobytes(), self._trades.tobytes(), waiting, live, rows, books
         parts: list[Any] = [*own, self.trading.snapshot()]
         return msgspec.msgpack.encode(parts)
 
     def restore(self, data: bytes) -> None:
-        quotes, trades, waiting, live, rows, inner = msgspec.msgpack.decode(data)
+        quotes, trades, waiting, live, rows, books, inner = msgspec.msgpack.decode(data)
+        if books:
+            self._carried, *parts = books
+            self._ladders = Ladders(
+                *(np.frombuffer(p, of).copy() for p, of in zip(parts, (LADDERS, LEVELS), strict=True))
+            )
         self._quotes, self._trades = np.frombuffer(quotes, QUOTES).copy(), np.frombuffer(trades, TRADES).copy()
         self._happenings = [
             Occurrence(seq, ts, con_id, OccurrenceKind(what), value, text)

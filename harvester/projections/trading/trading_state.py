@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 
 from harvester.projections.trading.episodes import SymbolHealth, Tracked  # noqa: TC001 - msgspec resolves fields when it decodes
+from harvester.projections.trading.position import Position  # noqa: TC001 - msgspec resolves fields when it decodes
 from harvester.projections.trading.run_terms import RunTerms  # noqa: TC001 - msgspec resolves fields when it decodes
 from harvester.projections.trading.simulated_exchange import ShownQuote  # noqa: TC001 - msgspec resolves fields when it decodes
 
@@ -18,6 +19,7 @@ class TradingState(msgspec.Struct):
         history: the newest buckets, by con_id.
         starting: run starts that wait for their interval, as (seq, ts, terms).
         active: positions with a working order; `ending`: flat ones whose last second is not closed yet.
+        unknown: (position, when) of trades that are over, which their strategies do not know yet.
         trades_of: number of episodes, by symbol.
         outages: con_ids whose feed is interrupted, 0 = all.
         depth_ts: start of the last second with depth rows, by con_id.
@@ -39,6 +41,7 @@ class TradingState(msgspec.Struct):
     history: dict[int, list[dict[str, Any]]] = {}
     active: list[Tracked] = []
     ending: list[Tracked] = []
+    unknown: list[tuple[Position, int]] = []
     trades_of: dict[str, int] = {}
     health: dict[int, SymbolHealth] = {}
     outages: list[int] = []

@@ -130,6 +130,7 @@ class UserCalls:
         why = "" if market.live else self._sight.why_not_live(con_id)
         if user.live_only and (why or not market.has_mid):
             refusal = GateRefusal((why or "NOT_LIVE",))
+            self._number(refusal.codes)  # so that nothing reads this `Now`, which is not complete
             return (), None, lambda _: refusal
         known = user.known((numbers[_SEQ], numbers[_TS], con_id), market.symbol)
         opens, closes = self._now.session() or (None, None)

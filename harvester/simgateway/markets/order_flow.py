@@ -59,7 +59,7 @@ _SOURCES = ("simgateway/markets/order_flow.py", "simgateway/markets/base_rows.py
 
 def _compiled(function: F) -> F:
     """A leaf, compiled into its callers."""
-    return cast("F", numba.njit(function))
+    return cast("F", kernel_cache.leaf(numba, literals=False, _nrt=False)(function))
 
 
 @lru_cache
@@ -100,10 +100,12 @@ def _emit(s: Ints, out: Ints, what: int, a: int, b: int, c: int, d: int, e: int,
 
 @_compiled
 def _emit_level(s: Ints, out: Ints, what: int, position: int, operation: int, side: int, level: Ints) -> None:
-    price, size = level[0] * UNITS_PER_TICK, level[2]
-    if operation == _DELETE:
-        price, size = 0, 0
-    _emit(s, out, what, position, operation, side, price, size, level[1])
+    _emit(s, out, what, position, operation, side, level[0] * UNITS_PER_TICK, level[2], level[1])
+
+
+@_compiled
+def _move(rows: Ints, source: int, target: int) -> None:
+    rows[target, 0], rows[target, 1], rows[target, 2] = rows[source, 0], rows[source, 1], rows[source, 2]
 
 
 @_compiled
@@ -131,18 +133,17 @@ def _own_row(rows: Ints, n: int, place: int) -> int:
 def _remove(s: Ints, p: Ints, book: Ints, out: Ints, side: int, i: int) -> None:
     """Remove row i; a row that enters the visible depth is an insert at its last position."""
     rows, n, shown = book[side], s[N_ASK + side], p[P_ROWS]
-    gone = rows[i].copy()
-    own = _own_place(rows, i)
+    venue, own = rows[i, 1], _own_place(rows, i)
     for k in range(i, n - 1):
-        rows[k] = rows[k + 1]
+        _move(rows, k + 1, k)
     n -= 1
     s[N_ASK + side] = n
     if i < shown:
-        _emit_level(s, out, _SMART, i, _DELETE, side, gone)
+        _emit(s, out, _SMART, i, _DELETE, side, 0, 0, venue)
         if n >= shown:
             _emit_level(s, out, _SMART, shown - 1, _INSERT, side, rows[shown - 1])
-    if gone[1] == 0 and own < shown:
-        _emit_level(s, out, _DEPTH, own, _DELETE, side, gone)
+    if venue == 0 and own < shown:
+        _emit(s, out, _DEPTH, own, _DELETE, side, 0, 0, venue)
         k = _own_row(rows, n, shown - 1)
         if k >= 0:
             _emit_level(s, out, _DEPTH, shown - 1, _INSERT, side, rows[k])
@@ -178,7 +179,7 @@ def _add(s: Ints, p: Ints, book: Ints, out: Ints, side: int, price: int, venue: 
         _remove(s, p, book, out, side, n - 1)
         n -= 1
     for k in range(n, i, -1):
-        rows[k] = rows[k - 1]
+        _move(rows, k - 1, k)
     rows[i, 0], rows[i, 1], rows[i, 2] = price, venue, size
     s[N_ASK + side] = n + 1
     if i < shown:

@@ -93,7 +93,7 @@ class BarMatch:
         if self._works(self._opens):
             self._entry_at_open()
         if self._arrives is not None and position.plan.immediate:
-            position.cancel_entry(IMMEDIATE)
+            position.cancel_entry(IMMEDIATE, self._opens, bar.seq)
         if self._made or position.open:
             self._look(bar.open, self._opens)
         if self._works(bar.end - 1):
@@ -271,9 +271,9 @@ class BarMatch:
         stop.triggered = True
         stop.reference_price = stop.trigger
         position.target = None
-        position.cancel_entry()
         if position.exit_reason != STOP_THROUGH:
             position.exit_reason = STOP
+        position.cancel_entry(position.exit_reason, ts, self._bar.seq)
         self._leave("stop", stop, traded, ts)
 
     def _leave(self, role: str, order: Order, traded: float, ts: int) -> None:
@@ -291,7 +291,7 @@ class BarMatch:
         self._made.append((role, fill))
         position.excursion.look(position.profit(fill.price), fill.ts)
         if position.open == 0:
-            position.cancel_entry()
+            position.cancel_entry(TARGET, fill.ts, fill.seq)
 
     def _fill(self, order: Order, price: float, room: int, ts: int, *, rested: bool) -> Fill | None:
         """Fill at most `room` shares, and charge the rise in the order's costs; None when nothing is filled."""

@@ -192,7 +192,7 @@ class BarsTrading:
                 if not position.never_filled:
                     self._filled(tracked, BarMatch(position, bar, quote, tracked.costs, arrives).run())
                 if position.expires is not None and position.expires <= bar.end:
-                    position.cancel_entry(position.expires_for)
+                    position.cancel_entry(position.expires_for, bar.end, bar.seq)
                 self._follow_up(tracked, bar)
 
     def _arrive(self, tracked: Tracked, bar: TimedBar) -> int | None:
@@ -202,7 +202,7 @@ class BarsTrading:
             if message.change is None:
                 position.sent.remove(message)
                 if why := self._refused(position, message.arrives, bar):
-                    position.cancel_entry(why)
+                    position.cancel_entry(why, message.arrives, bar.seq)
                 else:
                     position.placed, arrived = True, message.arrives
             elif message in position.sent:
@@ -228,8 +228,8 @@ class BarsTrading:
         if self._terms.flat_at is None or bar.end <= self._terms.flat_at:
             return
         if position.placed:
-            position.cancel_entry(SESSION_END)
-        if position.open and position.leave(SESSION_END, None) is not None:
+            position.cancel_entry(SESSION_END, bar.start, bar.seq)
+        if position.open and position.leave(SESSION_END, None, bar.start, bar.seq) is not None:
             self._decided(position, "exit", SESSION_END, (bar.seq, bar.start, None), None)
 
     def _filled(self, tracked: Tracked, made: list[tuple[str, Fill]]) -> None:
@@ -237,8 +237,9 @@ class BarsTrading:
         if made and len(position.fills) == len(made):
             self._before[_identity(position)] = self._holes.get(position.symbol, 0)
             for rival in [t for t in self._of(position.con_id, position.strategy) if t is not tracked]:
-                rival.position.cancel_entry(RIVAL)
-                self._unfilled(rival, made[0][1].seq, made[0][1].ts)
+                seq, ts = made[0][1].seq, made[0][1].ts
+                rival.position.cancel_entry(RIVAL, ts, seq)
+                self._unfilled(rival, seq, ts)
         for role, fill in made:
             self._rows["fills"].append((
                 fill.seq, fill.ts, *_who(position), position.decision_seq, role, fill.side, fill.price, fill.quantity,
@@ -372,6 +373,7 @@ class BarsTrading:
         if leaving:
             if position.leaving:
                 return
+            position.sent_exit = True
             pre = self._pre[position.con_id][-1]
             price = pre[_BID + (not position.plan.long)]
         number, arrives = self._next_number(), bar.end + self._terms.latency_ns
@@ -457,7 +459,7 @@ class BarsTrading:
         quote = self._quote(symbol, last)
         for tracked in self._of(symbol.con_id):
             position = tracked.position
-            position.cancel_entry(RUN_END)
+            position.cancel_entry(RUN_END, last.end, last.seq)
             if position.never_filled:
                 self._unfilled(tracked, last.seq, last.end)
             else:

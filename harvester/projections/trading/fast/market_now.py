@@ -20,6 +20,7 @@ from harvester.units import MINUTE_NS
 
 if TYPE_CHECKING:
     from harvester.projections.interval import Interval
+    from harvester.projections.trading.fast.book_tape import ShownBook
     from harvester.projections.trading.fast.bucket_columns import Array, SymbolBuckets
     from harvester.projections.trading.fast.observations import SymbolObservations
     from harvester.projections.trading.trading_state import TradingState
@@ -118,16 +119,28 @@ class MarketNow:
         """Whether the symbol has had a quote or a decision."""
         return con_id in self._state.shown
 
-    def shown(self, con_id: int) -> ShownQuote:
-        """The quote in force of a symbol."""
+    def shown(self, con_id: int, arrived: int | None = None) -> ShownQuote:
+        """The quote in force of a symbol; `arrived`: for what arrives at this time, ns UTC."""
         shown = self._state.shown.get(con_id)
         if shown is None:
             self.register_symbols()
             shown = self._state.shown.setdefault(con_id, ShownQuote())
         line, clocks = self.line(con_id), self.tape.clocks
         at_clock = clocks and clocks[self.place] == self.until
-        line.show(shown, line.end(self.place) if at_clock else line.place(self.until)[0])
+        upto = line.end(self.place) if at_clock else line.place(self.until)[0]
+        if line.books is not None:
+            line.show_books(shown, upto, self._books(line, arrived))
+        line.show(shown, upto)
         return shown
+
+    def _books(self, line: SymbolObservations, arrived: int | None) -> int:
+        """Number of books of a symbol so far."""
+        return line.books_at(self.until, None if arrived is None else (arrived, self.place))
+
+    def book(self, con_id: int, arrived: int | None = None) -> ShownBook | None:
+        """The SMART book of a symbol, None where no order looks at it; `arrived` as in `shown`."""
+        line = self.line(con_id)
+        return None if line.books is None else line.books.at(self._books(line, arrived))
 
     # state that is updated late
 
@@ -165,6 +178,10 @@ class MarketNow:
         for _, con_id in self.tape.first_quotes:
             if con_id in self._state.shown:
                 self.shown(con_id)
+        if self.tape.books is not None:
+            for con_id, shown in self._state.shown.items():
+                if shown.remembers:
+                    self.shown(con_id)
 
     def write_history(self) -> None:
         """Put the newest buckets into the state."""

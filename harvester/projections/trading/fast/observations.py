@@ -19,6 +19,7 @@ from harvester.projections.trading.simulated_exchange import Moment
 from harvester.units import NEVER
 
 if TYPE_CHECKING:
+    from harvester.projections.trading.fast.book_tape import BookLine, BookTape
     from harvester.projections.trading.simulated_exchange import ShownQuote
 
 Array = npt.NDArray[Any]
@@ -31,9 +32,10 @@ class SymbolObservations:
     Attributes:
         seq, ts, bid, ask, bid_size, ask_size, good: columns of the quotes.
         trade_seq: seq of the prints.
+        books: SMART books, None where no order looks at them.
     """
 
-    def __init__(self, quotes: Part, trades: Part, clocks: Array) -> None:
+    def __init__(self, quotes: Part, trades: Part, clocks: Array, books: BookLine | None = None) -> None:
         columns, rows = quotes
         self.seq, self.ts, self.good = columns["seq"][rows], columns["ts"][rows], columns["good"][rows]
         self.bid, self.ask = columns["bid"][rows], columns["ask"][rows]
@@ -45,6 +47,8 @@ class SymbolObservations:
         self._ends = self.seq.searchsorted(clocks)
         self._newest_good: Array | None = None  # by quote: the newest good one up to it, -1 = none
         self._shown = 0  # quotes `show` has taken over
+        self.books = books
+        self._looked = books.carried if books else 0  # books `show` has taken over
 
     def _of_trades(self, name: str) -> Array:
         columns, rows = self._trades
@@ -72,6 +76,34 @@ class SymbolObservations:
         if (at := self._good_until(upto - 1)) >= since:
             shown.update(self.ts.item(at), *self._row(at), good=True)
         shown.good = self.good.item(upto - 1)
+
+    def show_books(self, shown: ShownQuote, upto: int, count: int) -> None:
+        """As `show`, with each of the first `count` books at its place among the quotes (rule 19)."""
+        if self.books is None:
+            return
+        while shown.remembers and (self._looked < count or self._shown < upto):
+            quote = self.seq.item(self._shown) if self._shown < upto else NEVER
+            if self._looked < count and self.books.seq.item(self._looked) <= quote:
+                self._looked += 1
+                at = self._looked - 1
+                if shown.good and self.books.seq.item(at) < quote:
+                    shown.look(self.books.ts.item(at), self.books.at(self._looked))
+                continue
+            since, self._shown = self._shown, self._shown + 1
+            book = self.books.at(self._looked)
+            shown.update(self.ts.item(since), *self._row(since), good=self.good.item(since), book=book)
+        self._looked = max(self._looked, count)
+
+    def books_at(self, seq: int, arrived: tuple[int, int] | None = None) -> int:
+        """Number of books up to `seq`, or of an arrival (ns UTC, place of its clock) those up to it."""
+        if self.books is None:
+            return 0
+        found = int(self.books.seq.searchsorted(seq, "right"))
+        if arrived is not None:
+            ts, place = arrived
+            before = int(self.books.seq.searchsorted(self._clocks[place]))
+            found = max(found, int(self.books.ts[:before].searchsorted(ts, "right")))
+        return found
 
     def _row(self, quote: int) -> tuple[float, float, float, float]:
         return self.bid.item(quote), self.ask.item(quote), self.bid_size.item(quote), self.ask_size.item(quote)
@@ -176,11 +208,13 @@ class Observations:
 
     Attributes:
         clocks: seqs of the clocks that end the intervals.
+        books: SMART books, None where no order looks at them.
         first_quotes: (seq, con_id) of each symbol's first quote, in seq order.
     """
 
-    def __init__(self, quotes: Array, trades: Array, clocks: list[int]) -> None:
+    def __init__(self, quotes: Array, trades: Array, clocks: list[int], books: BookTape | None = None) -> None:
         self.clocks = clocks
+        self.books = books
         self._at = np.array(clocks, np.int64)
         (self._quotes, of_quotes), (self._trades, self._of_trades) = _by_symbol(quotes), _by_symbol(trades)
         for name in ("bid", "ask", "bid_size", "ask_size"):  # an absent number is NaN; the markets' infinities are not
@@ -195,7 +229,9 @@ class Observations:
         found = self._lines.get(con_id)
         if found is None:
             quotes, trades = self._of_quotes.get(con_id, _NONE), self._of_trades.get(con_id, _NONE)
-            found = self._lines[con_id] = SymbolObservations((self._quotes, quotes), (self._trades, trades), self._at)
+            books = self.books.line(con_id) if self.books else None
+            parts = (self._quotes, quotes), (self._trades, trades)
+            found = self._lines[con_id] = SymbolObservations(*parts, self._at, books)
         return found
 
 
