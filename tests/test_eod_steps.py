@@ -17,7 +17,8 @@ from cli.app import app
 from harvester.artefacts import table_files
 from harvester.artefacts.episode_files import WAY_OUT
 from harvester.endofday.datasets import EPISODES_FILE, episodes_of
-from harvester.endofday.eod import STEPS, EodOptions, eod, rebuild_memory
+from harvester.endofday.eod import STEPS, EodOptions, eod
+from harvester.endofday.kept_memory import rebuild_memory
 from harvester.errors import CannotRun, DamagedLog, HarvesterError, LockHeld, LogWriteFailed, Mismatch, NoLog
 from harvester.eventlog.compact import compact_day
 from harvester.eventlog.deletion import carry_out, found_in, list_files, read_list, write_list
@@ -28,7 +29,7 @@ from harvester.eventlog.verify_log import verify_day
 from harvester.files import Disk
 from harvester.home import Home
 from harvester.memory import fold_days
-from harvester.memory.fold_days import memory_given
+from harvester.memory.chain import memory_given
 from harvester.projections.run_params import RunParams
 from harvester.projections.trading.run_terms import RunTerms
 from harvester.rebuild.project import fold_day, project
@@ -80,8 +81,8 @@ def test_fold_and_fold_again(home):
     assert not again.written
     assert tree(home) == before
     memory = fold_days.decode(home.memory_latest.read_bytes(), "")
-    assert [day["date"] for day in memory["days"]] == [DATE.isoformat(), NEXT.isoformat()]
-    assert memory["training"]["episodes"] == sum(
+    assert [day.date for day in fold_days.days_of(memory)] == [DATE.isoformat(), NEXT.isoformat()]
+    assert sum(day.learned for day in fold_days.days_of(memory)) == sum(
         fold_day(open_day(d, home)).tables["episodes"].num_rows for d in days(2)
     )
     assert (home.root / report.version).read_bytes() == home.memory_latest.read_bytes()
@@ -585,7 +586,7 @@ def test_lost_memory_comes_back(home):
     before = home.memory_latest.read_bytes()
     home.memory_latest.write_bytes(before.replace(b'"parent"', b'"parents"', 1))
     with pytest.raises(
-        HarvesterError, match=r"copy the newest file of memory/versions over it, or move it away: .*`hv eod`"
+        HarvesterError, match=r"memory_latest.json is damaged; `hv memory rebuild` makes it from memory/datasets"
     ):
         eod(home.on(NEXT))
     home.memory_latest.unlink()
