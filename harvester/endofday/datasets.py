@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 import pyarrow as pa
@@ -14,16 +14,18 @@ from harvester.artefacts.json_files import envelope, json_file, times
 from harvester.calendar import iso
 from harvester.errors import DamagedFile
 from harvester.events.kinds import SourceKind
-from harvester.memory.day_summary import DaySummary, digest_day
+from harvester.memory.day_summary import DaySummary, TradeGroup, digest_day, hours_of_day
 from harvester.projections.market.pace import pace_text
 from harvester.projections.trading.trade_rows import EPISODES
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from harvester.home import DatePaths, Home
     from harvester.rebuild.project_result import ProjectResult
 
+_T = TypeVar("_T")
 SCHEMA_OF = {"trades_summary": "harvester.trades_summary", "fills": "harvester.journal_fills"}
 EPISODES_FILE = "episodes.parquet"
 IDENTITY = ("trading_date", "symbol", "strategy_digest", "mode", "decision_seq")
@@ -163,10 +165,30 @@ def kept_day(paths: DatePaths) -> DaySummary:
     Raises:
         DamagedFile: the file cannot be read, or `hv eod` did not write it.
     """
+    return _kept(paths, day_of)
+
+
+def kept_day_and_hours(paths: DatePaths) -> tuple[DaySummary, list[TradeGroup]]:
+    """The summary of a date and its trades by hour of entry, read back as `kept_day` does, with its errors."""
+    return _kept(paths, _day_and_hours)
+
+
+def _day_and_hours(episodes: pa.Table, about: dict[str, str]) -> tuple[DaySummary, list[TradeGroup]]:
+    day = day_of(episodes, about)
+    hours = hours_of_day(
+        episodes.to_pylist(),
+        day.rules,
+        allow_not_live=about["allow_not_live"] == "true",
+        starved=about.get("starved") == "true",
+    )
+    return day, hours
+
+
+def _kept(paths: DatePaths, read: Callable[[pa.Table, dict[str, str]], _T]) -> _T:
     path = paths.dataset / EPISODES_FILE
     table = table_files.read_parquet(path)
     try:
-        return day_of(table, table_files.about(table))
+        return read(table, table_files.about(table))
     except KeyError as error:
         raise DamagedFile(str(path), f"lacks its {error.args[0]}", table_files.KEPT_MOVE) from None
     except (msgspec.MsgspecError, TypeError, ValueError) as error:

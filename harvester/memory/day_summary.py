@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from harvester.calendar import of_day
 from harvester.events.kinds import SourceKind
 from harvester.projections.trading.episodes import MODE_BARS, RULES
 from harvester.projections.trading.position import DATA_END, STRATEGY_ERROR
@@ -147,6 +148,26 @@ def digest_day(
     for counts in (made.samples, made.sample_wins, made.outcomes, made.left_out):
         _sort(counts)
     return made
+
+
+def hours_of_day(
+    episodes: Iterable[Mapping[str, Any]], rules: int, *, allow_not_live: bool = False, starved: bool = False
+) -> list[TradeGroup]:
+    """Sums per mode and hour of entry in New York (`10:00` is 10:00 to 10:59:59) of the trades in P&L.
+
+    A `DaySummary` does not hold them: memory keeps no hours. `rules` are those of the day, the rest as `digest_day`.
+
+    Raises:
+        KeyError: a row lacks its `entry_ts`.
+    """
+    by_hour: dict[tuple[str, str], list[_Trade]] = {}
+    for _, row in sorted({_identity(row): row for row in episodes}.items()):
+        if why_left_out(row, rules, allow_not_live=allow_not_live, starved=starved):
+            continue
+        trade = _trade(row)
+        if trade is not None and trade.taken:
+            by_hour.setdefault((trade.mode, f"{of_day(row['entry_ts'])[:2]}:00"), []).append(trade)
+    return [_group(mode, hour, by_hour[mode, hour]) for mode, hour in sorted(by_hour)]
 
 
 class _Trade(msgspec.Struct):
