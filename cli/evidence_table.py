@@ -1,4 +1,4 @@
-"""The table of `hv memory evidence`: 100 columns, a line a group."""
+"""The tables of `hv memory evidence`, 100 columns wide, one line for each group."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ if TYPE_CHECKING:
 
     from harvester.endofday.kept_evidence import KeptEvidence
 
-_NAME = 16
+_NAME = 11  # columns of a name that shares its line
+_WIDER = 10  # R from which on it has two digits before the point
 
 
 def lines_of(found: KeptEvidence, groups: Sequence[str]) -> Iterator[str]:
@@ -31,9 +32,22 @@ def lines_of(found: KeptEvidence, groups: Sequence[str]) -> Iterator[str]:
             for row in sorted(rows, key=_order):
                 yield from _lines(row)
     yield ""
-    if any(row["more_days"] and row["more_days"]["about"] is None for row in shown):
-        yield "noise without a number of days: no effect worth waiting for, more than a year of trading days"
-    yield f"insufficient evidence: fewer than {made['days_min']} days with a trade; gates have no outcomes to judge"
+    yield from _below(made, shown)
+
+
+def _below(made: dict[str, Any], shown: Sequence[dict[str, Any]]) -> Iterator[str]:
+    """Yield what the words in the tables mean, as far as they occur."""
+    from harvester.memory.evidence import INSUFFICIENT
+
+    waits = [row["more_days"]["about"] for row in shown if row["more_days"]]
+    if any(waits):
+        power = f"{made['power']:.0%}".replace("%", " %")
+        yield f"more days: for a power of {power} at the present effect and variance; --json has their interval"
+    if None in waits:
+        yield "noise without days: no effect worth waiting for (more than a year of trading days)"
+    if any(row["verdict"] == INSUFFICIENT for row in shown):
+        yield f"insufficient evidence: fewer than {made['days_min']} days with a trade, not tested"
+    yield "gates are not judged: an entry that a gate stopped has no outcome"
 
 
 def _first(made: dict[str, Any]) -> str:
@@ -57,11 +71,12 @@ def _lines(row: dict[str, Any]) -> Iterator[str]:
     from harvester.projections.trading.episodes import MODE_EVENT
 
     name = row["name"] if row["mode"] == MODE_EVENT else f"{row['name']} ({row['mode']})"
+    name = "".join(c if c.isprintable() else "?" for c in name)
     if len(name) > _NAME:
         yield name
         name = ""
     more = row["more_days"]
-    verdict = row["verdict"] + (f", {more['about']} more days" if more and more["about"] else "")
+    verdict = row["verdict"] + (f", about {more['about']} more days" if more and more["about"] else "")
     mean, hits, drawn = row["mean_r"], row["hit_rate"], row["mean_r_pooled"]
     yield _line(
         name,
@@ -74,7 +89,8 @@ def _lines(row: dict[str, Any]) -> Iterator[str]:
     )
 
 
-def _line(name: str, days: str, trades: str, mean: str, drawn: str, hits: str, verdict: str) -> str:
+def _line(*cells: str) -> str:
+    name, days, trades, mean, drawn, hits, verdict = cells
     return f"{name:{_NAME}} {days:>4} {trades:>6} {mean:>20} {drawn:>14} {hits:>13} {verdict}".rstrip()
 
 
@@ -83,10 +99,11 @@ def _ends(low: str, high: str) -> str:
 
 
 def _number(value: float | None) -> str:
-    """At most five characters for what an R can be."""
+    """An R with two decimals, from 10 on with one: at most five characters below 100."""
     if value is None:
         return "-"
-    return f"{value:.2f}" if abs(value) < 9.995 else f"{value:.1f}" if abs(value) < 99.95 else f"{value:.0f}"  # noqa: PLR2004 - where another digit begins
+    digits = 2 if abs(round(value, 2)) < _WIDER else 1
+    return f"{round(value, digits) + 0.0:.{digits}f}"
 
 
 def _percent(value: float | None) -> str:

@@ -67,29 +67,11 @@ def kept_evidence(home: Home, kinds: Sequence[str] = (LEARNED_KIND,)) -> KeptEvi
         Mismatch: it is not the one that memory holds.
         HarvesterError: memory_latest.json is damaged.
     """
-    known_kinds = [kind.value for kind in SourceKind]
-    for kind in kinds:
-        if kind not in known_kinds:
-            raise BadSetting(f"no kind of data is {kind!r}; kinds are {', '.join(known_kinds)}")
+    _check_kinds(kinds)
     memory = version_named(home, None)
-    left_out: dict[str, list[str]] = {}
-    wanted: list[KnownDay] = []
-    for day in days_of(memory):
-        if day.kind not in kinds:
-            left_out.setdefault(day.kind, []).append(day.date)
-        elif day.rules != RULES:
-            left_out.setdefault(f"rules {day.rules}", []).append(day.date)
-        else:
-            wanted.append(day)
-    if lost := lost_datasets(home, [day.date for day in wanted]):
-        raise lost[0]
+    wanted, left_out = _chosen(days_of(memory), kinds)
     days: list[tuple[DaySummary, list[TradeGroup]]] = []
-    for known, (day, hours) in zip(wanted, _read(home, wanted), strict=True):
-        if KnownDay.of(day) != known:
-            raise Mismatch(
-                f"the dataset of {known.date} is not the one that memory {memory['hash']} holds; "
-                "`hv memory rebuild` makes memory from the datasets"
-            )
+    for day, hours in _read(home, wanted, memory["hash"]):
         if STARVED in day.left_out:
             left_out.setdefault("starved", []).append(day.date)
         else:
@@ -104,9 +86,39 @@ def kept_evidence(home: Home, kinds: Sequence[str] = (LEARNED_KIND,)) -> KeptEvi
     return KeptEvidence(memory["hash"], sorted(set(kinds)), RULES, dates, left_out, evidence(tables))
 
 
-def _read(home: Home, days: Sequence[KnownDay]) -> list[tuple[DaySummary, list[TradeGroup]]]:
+def _check_kinds(kinds: Sequence[str]) -> None:
+    known = [kind.value for kind in SourceKind]
+    for kind in kinds:
+        if kind not in known:
+            raise BadSetting(f"no kind of data is {kind!r}; kinds are {', '.join(known)}")
+
+
+def _chosen(held: Sequence[KnownDay], kinds: Sequence[str]) -> tuple[list[KnownDay], dict[str, list[str]]]:
+    """The days of these kinds and today's rules, and the dates of the others by reason."""
+    wanted: list[KnownDay] = []
+    left_out: dict[str, list[str]] = {}
+    for day in held:
+        if day.kind in kinds and day.rules == RULES:
+            wanted.append(day)
+        else:
+            reason = f"rules {day.rules}" if day.kind in kinds else day.kind
+            left_out.setdefault(reason, []).append(day.date)
+    return wanted, left_out
+
+
+def _read(home: Home, days: Sequence[KnownDay], version: str) -> list[tuple[DaySummary, list[TradeGroup]]]:
+    """The datasets of these days, which must be those that the version holds."""
+    if lost := lost_datasets(home, [day.date for day in days]):
+        raise lost[0]
     with ThreadPoolExecutor(_READ_AT_ONCE) as pool:
-        return list(pool.map(lambda day: kept_day_and_hours(home.on(parse_date(day.date))), days))
+        found = list(pool.map(lambda day: kept_day_and_hours(home.on(parse_date(day.date))), days))
+    for known, (day, _) in zip(days, found, strict=True):
+        if KnownDay.of(day) != known:
+            raise Mismatch(
+                f"the dataset of {known.date} is not the one that memory {version} holds; "
+                "`hv memory rebuild` makes memory from the datasets"
+            )
+    return found
 
 
 def _no_days(kinds: Sequence[str], left_out: dict[str, list[str]]) -> str:
