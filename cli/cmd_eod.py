@@ -136,7 +136,7 @@ def _show(report: EodReport) -> None:
         if report.starved:
             what = "nothing was learned (--learn-starved)" if "STARVED" in report.left_out else "learned from"
             typer.echo(f"  starved: {report.starved}; {what}")
-        typer.echo(f"  pnl {report.pnl_usd:.2f} USD after costs, simulated")
+        typer.echo(f"  pnl {report.pnl_usd:.2f} USD after costs, simulated, of the {report.learned} learned from")
         typer.echo(f"  memory {report.memory_hash}: {report.version}")
         typer.echo(f"  model: {report.verdict}")
     for path in report.written:
