@@ -141,7 +141,7 @@ def _show(report: EodReport) -> None:
             typer.echo(f"  starved: {report.starved}; {what}")
         if report.kind != "live":
             typer.echo(f"  kind {report.kind}: kept apart in memory; model and recommendations rest on live days")
-        typer.echo(f"  pnl {report.pnl_usd:.2f} USD after costs, simulated")
+        typer.echo(f"  pnl {report.pnl_usd:.2f} USD after costs, simulated, of the {report.learned} learned from")
         typer.echo(f"  memory {report.memory_hash}: {report.version}")
         typer.echo(f"  model: {report.verdict}")
     for path in report.written:

@@ -126,9 +126,11 @@ def _table(rows: Sequence[dict[str, Any]], *, ids: bool) -> Any:
     from rich.text import Text
 
     table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
-    left = ("time", "trade", "symbol", "side", "why in", "reason", "learned")
+    left = ("time", "trade", "strategy", "symbol", "side", "why in", "reason", "learned")
+    several = len({row["strategy"] for row in rows}) > 1
     names = [
-        "time", *(["trade"] if ids else []), "symbol", "side", "shares", "entry", "exit", "hold", "P&L", "R",
+        "time", *(["trade"] if ids else []), *(["strategy"] if several else []), "symbol",
+        "side", "shares", "entry", "exit", "hold", "P&L", "R",
         *(["why in"] if ids else []), "reason", "learned",
     ]  # fmt: skip
     for name in names:
@@ -137,6 +139,7 @@ def _table(rows: Sequence[dict[str, Any]], *, ids: bool) -> Any:
         cells = {
             "time": _exit_time(row),
             "trade": row["trade_id"],
+            "strategy": _plain(row["strategy"]),
             "symbol": _plain(row["symbol"]),
             "side": row["side"],
             "shares": str(row["quantity"]),
@@ -165,6 +168,7 @@ def _summary(
             f"P&L {of_all.pnl_usd:.2f} USD after costs of {of_all.commission:.2f}"
         )
     ]
+    lines += _by_strategy(rows)
     mean = "no R" if of_all.r_mean is None else f"mean R {of_all.r_mean:.2f} of {of_all.r_trades}"
     left_out = ", ".join(f"{n} {reason}" for reason, n in of_all.left_out.items())
     lines.append(f"{mean}; {of_all.learned} to be learned from" + (f", not {left_out}" if left_out else ""))
@@ -219,3 +223,12 @@ def _hold(seconds: float) -> str:
 
 def _plain(text: str) -> str:
     return "".join(c if c.isprintable() else "?" for c in text)
+
+
+def _by_strategy(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """A line for each strategy, when there are several."""
+    names = sorted({row["strategy"] for row in rows})
+    if len(names) < 2:
+        return []
+    sums = {name: [row["pnl_usd"] for row in rows if row["strategy"] == name and row["taken"]] for name in names}
+    return [f"  {_plain(name)}: {len(of)} trades, P&L {sum(of):.2f}" for name, of in sums.items()]

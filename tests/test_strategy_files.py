@@ -16,6 +16,7 @@ from harvester.eventlog.reader import open_day
 from harvester.home import Home
 from harvester.memory.strategy_files import KeptStrategies, class_of, keep_copy, load, load_all, read_copy
 from harvester.projections.run_params import RunParams, StrategyRef
+from harvester.rebuild import call_watch
 from harvester.rebuild.project import fold_day
 from harvester.rebuild.strategy_folders import folder_name
 from tests.trading_log import DATE, record
@@ -212,7 +213,7 @@ def test_project_names_a_dropped_strategy(home, tmp_path):
         done = hv("project", "--home", str(home.root), "--strategy", f"{path}:Late")
         assert done.exit_code == 0
         assert "strategy late dropped at seq " in done.output
-        assert ": line 4: " in done.output
+        assert "late.py, line 4: " in done.output
         assert f", {FIRST} in New York, " in done.output
     assert "unchanged" in done.output
     done = hv("project", "--home", str(home.root), "--strategy", f"{path}:Late", "--json")
@@ -332,3 +333,19 @@ def test_a_folder_of_many_strategies_has_a_short_name():
     names = {folder_name(refs), folder_name(refs[:19]), folder_name([*refs[:19], last])}
     assert len(names) == 3
     assert all(name.startswith("plain_0-0123abcd+1") and len(name) <= 40 for name in names)
+
+
+def test_a_strategy_that_loops_is_dropped(home, tmp_path, monkeypatch):
+    """A call that does not return is ended and drops the strategy; what a strategy prints goes to stderr, labelled."""
+    monkeypatch.setattr(call_watch, "CALL_S_MAX", 1.0)
+    monkeypatch.setattr(call_watch, "LOOK_S", 0.25)
+    path = tmp_path / "loops.py"
+    path.write_text(
+        "from harvester import Strategy\n\n\nclass Loops(Strategy):\n    def on_second(self, now):\n"
+        "        print('sec')\n        while now.seconds_since_open > 5:\n            pass\n"
+    )
+    done = hv("project", "--home", str(home.root), "--strategy", f"{path}:Loops", "--jobs", "1")
+    assert done.exit_code == 0, done.output
+    assert "loops.py, line 7: NoAnswer: no answer within 1 s" in done.output.replace("line 8", "line 7")
+    assert "loops: sec" in done.stderr
+    assert "sec\n" not in done.stdout

@@ -80,12 +80,16 @@ class LoadedStrategy(NamedTuple):
 
 
 class CopyManifest(msgspec.Struct, frozen=True):
-    """`strategy.json` beside a copy: entry module, class, settings; `modules`: (dotted name, is a package)."""
+    """`strategy.json` beside a copy: entry module, class, settings; `modules`: (dotted name, is a package).
+
+    `strategy`: its name; empty in copies of early builds.
+    """
 
     entry: str
     name: str
     settings: dict[str, Any]
     modules: tuple[tuple[str, bool], ...]
+    strategy: str = ""
 
 
 # ---- from the command line -----------------------------------------------------------------------------------------
@@ -221,7 +225,7 @@ def _installed(path: Path) -> bool:
 
 def _imports(source: bytes, name: str, path: Path, *, package: bool) -> list[str]:
     try:
-        tree = ast.parse(source)
+        tree = ast.parse(source, path.name)
     except (SyntaxError, ValueError) as error:
         raise BadSetting(f"{path} is not valid Python: {error}") from None
     here = name if package else name.rpartition(".")[0]
@@ -241,14 +245,17 @@ def _imports(source: bytes, name: str, path: Path, *, package: bool) -> list[str
 # ---- importing -----------------------------------------------------------------------------------------------------
 
 
-def class_of(sources: Sources) -> type[Strategy]:
+def class_of(sources: Sources, prints: str = "") -> type[Strategy]:
     """The class, its modules executed fresh under private names.
+
+    What they print goes to stderr, each time after `prints`; without such a label nowhere: a command's output is its
+    own.
 
     Raises:
         BadSetting: a module raises an error, or the class is not a `harvester.Strategy`.
     """
     try:
-        module = _Importer(sources).module(sources.entry)
+        module = _Importer(sources, prints).module(sources.entry)
     except (Exception, SystemExit) as error:
         why = f"{type(error).__name__}: {error}"
         raise BadSetting(f"strategy module {sources.entry} cannot be imported: {why}") from error
@@ -266,11 +273,17 @@ def class_of(sources: Sources) -> type[Strategy]:
 class _Importer:
     """Imports modules of one strategy from their sources; everything else as usual."""
 
-    def __init__(self, sources: Sources) -> None:
+    def __init__(self, sources: Sources, prints: str = "") -> None:
         self._of = {name: (source, package) for name, source, package in sources.modules}
         self._prefix = f"{_PRIVATE}_{next(_numbers)}"
         self._made: dict[str, ModuleType] = {}
-        self._builtins = vars(builtins) | {"__import__": self._import}
+        self._label = prints
+        self._builtins = vars(builtins) | {"__import__": self._import, "print": self._print}
+
+    def _print(self, *values: Any, **options: Any) -> None:
+        if self._label:
+            options["file"] = options.get("file") or sys.stderr
+            builtins.print(f"{self._label}:", *values, **options)  # noqa: T201 - the user's own
 
     def module(self, name: str) -> ModuleType:
         """A module by its dotted name, executed at the first call."""
@@ -326,7 +339,8 @@ def keep_copy(found: LoadedStrategy, home: Home, disk: Disk | None = None) -> Pa
     for name, source, _ in found.sources.modules:
         disk.write_atomic(folder / f"{name}.py", source)
     modules = tuple((name, package) for name, _, package in found.sources.modules)
-    manifest = CopyManifest(found.sources.entry, found.sources.name, dict(found.ref.settings), modules)
+    sources, settings = found.sources, dict(found.ref.settings)
+    manifest = CopyManifest(sources.entry, sources.name, settings, modules, found.ref.name)
     disk.write_atomic(folder / MANIFEST, msgspec.json.format(msgspec.json.encode(manifest)))
     return folder
 
@@ -397,7 +411,7 @@ class GivenStrategies(Library):
     def make_user(self, name: str, recorded: str, settings: Mapping[str, Any]) -> tuple[Decider, str]:
         sources = self._found[name].sources
         assert sources is not None, f"{name} is a shipped strategy"
-        return UserDecider(class_of(sources)(settings), recorded), recorded
+        return UserDecider(class_of(sources, name)(settings), recorded), recorded
 
 
 class ShippedAlone(Library):
@@ -454,5 +468,6 @@ def kept(home: Home) -> list[dict[str, Any]]:
         else:
             sources, settings = found
             where = f"copy of {sources.entry}:{sources.name}"
-            rows.append({"name": sources.name, "digest": folder.name, "settings": settings, "source": where})
+            name = json_value((folder / MANIFEST).read_bytes(), CopyManifest).strategy or sources.name
+            rows.append({"name": name, "digest": folder.name, "settings": settings, "source": where})
     return rows

@@ -32,6 +32,7 @@ from harvester.projections.trading.strategies import Library
 from harvester.projections.trading.trade_rows import TABLES
 from harvester.projections.trading.trading import Trading
 from harvester.projections.trading.trading_feed import TradingFeed
+from harvester.rebuild.call_watch import CallWatch
 from harvester.rebuild.exports import check_symbols, exports_of, part_of, tables_of
 from harvester.rebuild.project_result import ProjectResult, open_at_end
 
@@ -83,13 +84,14 @@ def fold_day(
     parts: dict[str, list[pa.RecordBatch]] = {name: [] for name in SCHEMAS}
     total, done = day.rows, 0
     wanted = set(cuts)
-    for batch in fold_batches(day, COLUMNS, ROWS_A_STEP, cuts):
-        _keep(parts, engine.fold(batch).tables)
-        if at_cut and batch.last_seq in wanted:
-            at_cut(batch.last_seq, engine)
-        done += len(batch)
-        if progress:
-            progress(done, total)
+    with CallWatch():
+        for batch in fold_batches(day, COLUMNS, ROWS_A_STEP, cuts):
+            _keep(parts, engine.fold(batch).tables)
+            if at_cut and batch.last_seq in wanted:
+                at_cut(batch.last_seq, engine)
+            done += len(batch)
+            if progress:
+                progress(done, total)
     digests = engine.digests()
     if at_end:
         at_end(engine)

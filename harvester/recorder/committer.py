@@ -101,6 +101,8 @@ class Committer:
         logger.info("run begins", date=str(day), run=self.run.writer.run_id, first_seq=self.run.writer.next_seq)
         if self.run.cost_note:
             logger.warning("costs of simulated trades", table=self._settings.cost_table, note=self.run.cost_note)
+        for ref in (strategy.ref for strategy in self.strategies):
+            logger.info("strategy", name=ref.name, digest=ref.digest, set=dict(ref.settings))
         if any(strategy.sources for strategy in self.strategies):
             self._trading = TradingProcess(self._home.on(day), self.run.toggles, self._strategy_dropped)
             self._trading.start()

@@ -233,8 +233,8 @@ class UserDecider:
         except Exception:  # noqa: BLE001 - the user's __str__
             text = "(its message cannot be read)"
         why = f"{type(error).__name__}: {text}" if text else type(error).__name__
-        if (line := _line_of(error)) is not None:
-            why = f"line {line}: {why}"
+        if (place := _place_of(error)) is not None:
+            why = f"{place}: {why}"
         why = printable(_ADDRESS.sub("0x…", why))
         failure = Failure(self.name, self.digest, *at, why)
         self.drop(failure)
@@ -328,10 +328,14 @@ def unplain(stored: Any) -> Any:
     return kinds[tag](unplain(v) for v in content) if tag else content
 
 
-def _line_of(error: BaseException) -> int | None:
-    """The line of the strategy's file that the error came from; None when it came from Harvester's own checks."""
-    own = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if not _is_ours(frame.filename)]
-    return own[-1] if own else None
+def _place_of(error: BaseException) -> str | None:
+    """File and line of the strategy that the error came from; None when it came from Harvester's own checks."""
+    own = [frame for frame in traceback.extract_tb(error.__traceback__) if not _is_ours(frame.filename)]
+    if not own:
+        return None
+    file = own[-1].filename
+    name = file.removeprefix("<strategy ").removesuffix(">").rpartition(".")[2] + ".py"
+    return f"{name if file.startswith('<strategy ') else Path(file).name}, line {own[-1].lineno}"
 
 
 def _is_ours(file: str) -> bool:
