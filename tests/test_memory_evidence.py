@@ -63,10 +63,14 @@ def trades(n: int, kind: str = "live", good: float = 2.0, **more: Any) -> list[d
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Home:
-    """Twelve live days."""
+    """Twelve live days; the first also has trades that are not learned from."""
     home = Home(tmp_path_factory.mktemp("base"))
     for n in range(12):
         keep(home, day_number(n), trades(n))
+    vetoed = row(50, FIRST, GOOD, -4.0, 10) | {"document": episode(50, symbol=GOOD, pnl=-40, taken=False)["document"]}
+    unseen = row(51, FIRST, GOOD, -4.0, 10, unseen_seconds=3)
+    broken = row(52, FIRST, GOOD, -4.0, 10, document="{}")
+    keep(home, FIRST, [*trades(0), vetoed, unseen, broken])
     make_again(home)
     return home
 
@@ -209,6 +213,7 @@ def test_the_table(home: Home) -> None:
     assert re.sub(r"[\[\],]", "", lines[at + 1]).split() == wanted
     assert all("noise" in line for line in lines[at + 2 : at + 7])
     assert any(line.endswith(" more days") for line in lines)
+    assert not any("-0.00" in line for line in lines)
     assert "s/BREAKOUT_DOWN_THROUGH_THE_CLOUD" in lines  # a long name has a line of its own
     assert not any(line.startswith("symbol ") for line in hv(home, "evidence", "--by", "hour").output.splitlines())
 
