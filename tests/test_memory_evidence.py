@@ -36,7 +36,9 @@ def row(n: int, day: date, symbol: str, r: float, hour: int, **more: Any) -> dic
     """One kept episode that entered at half past `hour` in New York."""
     made = episode(n, date=day.isoformat(), symbol=symbol, pnl=10 * r, entry_reason=more.pop("reason", "BREAKOUT_UP"))
     entry = datetime(day.year, day.month, day.day, hour, 30, tzinfo=ZoneInfo("America/New_York"))
-    return made | {"entry_ts": int(entry.timestamp()) * 10**9, "rules": RULES, "kind": "live"} | more
+    return (
+        made | {"entry_ts": int(entry.timestamp()) * 10**9, "rules": RULES, "kind": "live", "unseen_seconds": 0} | more
+    )
 
 
 def keep(home: Home, day: date, rows: list[dict[str, Any]], kind: str = "live", **about: str) -> None:
