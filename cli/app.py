@@ -36,6 +36,7 @@ COMMANDS: tuple[tuple[str, str], ...] = (
     ("health", "cli.cmd_health"),
     ("verify", "cli.cmd_verify"),
     ("eod", "cli.cmd_eod"),
+    ("memory", "cli.cmd_memory"),
     ("log", "cli.cmd_log"),
     ("strategy", "cli.cmd_strategy"),
     ("schema", "cli.cmd_schema"),

@@ -70,6 +70,9 @@ def eod(
     Nothing is learned from a starved date, whose recording did not keep up with market time (`hv health`), unless
     --learn-starved is given.
 
+    Memory is a chain of versions, one per day (`hv memory history`). Model and recommendations rest on live days alone;
+    days of other kinds (paper, model, tape, served, mixed, unknown) are kept apart in it.
+
     Memory learns from the log only. Episode files that differ from the log prevent deletion: exit code 11.
 
     Example: hv eod --date 2025-07-17 --archive --delete-temp
@@ -110,7 +113,7 @@ def eod(
     else:
         _show(report)
     if report.damaged:
-        raise HarvesterError(f"{date} is folded, but a version of memory is a {report.damaged[0]}")
+        raise HarvesterError(f"{date} is folded, but memory has damage: {report.damaged[0]}")
     if wrong := [difference for difference in report.differences if difference.what != "missing"]:
         first, more = wrong[0], f", {len(wrong) - 1} more" if len(wrong) > 1 else ""
         kept = "; deletion stopped" if delete_temp else ""
@@ -136,6 +139,8 @@ def _show(report: EodReport) -> None:
         if report.starved:
             what = "nothing was learned (--learn-starved)" if "STARVED" in report.left_out else "learned from"
             typer.echo(f"  starved: {report.starved}; {what}")
+        if report.kind != "live":
+            typer.echo(f"  kind {report.kind}: kept apart in memory; model and recommendations rest on live days")
         typer.echo(f"  pnl {report.pnl_usd:.2f} USD after costs, simulated, of the {report.learned} learned from")
         typer.echo(f"  memory {report.memory_hash}: {report.version}")
         typer.echo(f"  model: {report.verdict}")

@@ -203,7 +203,7 @@ def test_memory_of_a_replaced_date_is_that_of_the_new_log(home: Home, paths: Dat
     record_again(paths)
     eod(paths, EodOptions(unfinished=True, replace_closed=True))
     memory = fold_days.decode(home.memory_latest.read_bytes(), "")
-    assert [day["content_hash"] for day in memory["days"]] == [open_day(DATE, home).identity()]
+    assert [day.content_hash for day in fold_days.days_of(memory)] == [open_day(DATE, home).identity()]
 
 
 def flipped(path: Path, at: int) -> None:

@@ -17,18 +17,20 @@ from cli.app import app
 from harvester.artefacts import table_files
 from harvester.artefacts.episode_files import WAY_OUT
 from harvester.endofday.datasets import EPISODES_FILE, episodes_of
-from harvester.endofday.eod import STEPS, EodOptions, eod, rebuild_memory
+from harvester.endofday.eod import STEPS, EodOptions, eod
+from harvester.endofday.kept_memory import rebuild_memory
 from harvester.errors import CannotRun, DamagedLog, HarvesterError, LockHeld, LogWriteFailed, Mismatch, NoLog
+from harvester.eventlog import lock
 from harvester.eventlog.compact import compact_day
 from harvester.eventlog.deletion import carry_out, found_in, list_files, read_list, write_list
 from harvester.eventlog.eod_mark import list_path
-from harvester.eventlog.lock import DateLock
+from harvester.eventlog.lock import DateLock, memory_lock
 from harvester.eventlog.reader import open_day
 from harvester.eventlog.verify_log import verify_day
 from harvester.files import Disk
 from harvester.home import Home
 from harvester.memory import fold_days
-from harvester.memory.fold_days import memory_given
+from harvester.memory.chain import memory_given
 from harvester.projections.run_params import RunParams
 from harvester.projections.trading.run_terms import RunTerms
 from harvester.rebuild.project import fold_day, project
@@ -80,8 +82,8 @@ def test_fold_and_fold_again(home):
     assert not again.written
     assert tree(home) == before
     memory = fold_days.decode(home.memory_latest.read_bytes(), "")
-    assert [day["date"] for day in memory["days"]] == [DATE.isoformat(), NEXT.isoformat()]
-    assert memory["training"]["episodes"] == sum(
+    assert [day.date for day in fold_days.days_of(memory)] == [DATE.isoformat(), NEXT.isoformat()]
+    assert sum(day.learned for day in fold_days.days_of(memory)) == sum(
         fold_day(open_day(d, home)).tables["episodes"].num_rows for d in days(2)
     )
     assert (home.root / report.version).read_bytes() == home.memory_latest.read_bytes()
@@ -478,6 +480,16 @@ def test_what_nothing_replaces_stays(home):
     assert "nothing is left to do" in eod(home.on(NEXT), EodOptions(delete_temp=True)).notes[0]
 
 
+def test_memory_changed_by_another_process(home, monkeypatch):
+    """While another process changes memory, the date stays open and memory the same; the next run folds it."""
+    monkeypatch.setattr(lock, "_MEMORY_PATIENCE_S", 0.1)
+    before = home.memory_latest.read_bytes()
+    with memory_lock(home), pytest.raises(LockHeld, match="another process is changing memory"):
+        eod(home.on(NEXT))
+    assert (home.memory_latest.read_bytes(), (home.on(NEXT).dataset / "closed.json").exists()) == (before, False)
+    assert eod(home.on(NEXT)).memory_hash
+
+
 def test_damaged_log_touches_nothing(home):
     """A flipped byte in the log ends the run before anything is written, the torn end of a killed run included."""
     killed_run(home, NEXT, "commits.jsonl", b'{"commit": 99')
@@ -585,7 +597,7 @@ def test_lost_memory_comes_back(home):
     before = home.memory_latest.read_bytes()
     home.memory_latest.write_bytes(before.replace(b'"parent"', b'"parents"', 1))
     with pytest.raises(
-        HarvesterError, match=r"copy the newest file of memory/versions over it, or move it away: .*`hv eod`"
+        HarvesterError, match=r"memory_latest.json is damaged; `hv memory rebuild` makes it from memory/datasets"
     ):
         eod(home.on(NEXT))
     home.memory_latest.unlink()

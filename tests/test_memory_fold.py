@@ -16,7 +16,17 @@ from harvester.endofday.datasets import EPISODES_FILE, kept_day
 from harvester.errors import DamagedFile, HarvesterError
 from harvester.home import Home
 from harvester.memory.day_summary import digest_day, structure
-from harvester.memory.fold_days import decode, encode, fold, rebuild
+from harvester.memory.fold_days import (
+    days_of,
+    decode,
+    encode,
+    fold,
+    given_to_strategies,
+    not_pooled,
+    rebuild,
+    versions,
+)
+from harvester.projections.trading.episodes import RULES
 from tests.budget import budget
 
 
@@ -69,7 +79,7 @@ def episode(
 
 def day(date: str = "2025-07-17", rows=None, content: str = "", **kwargs):
     rows = [episode(date=date)] if rows is None else rows
-    return digest_day(date, content or f"hash of {date}", f"{date}T20:00:00Z", rows, **kwargs)
+    return digest_day(date, content or f"hash of {date}", f"{date}T20:00:00Z", rows, **{"kind": "live"} | kwargs)
 
 
 def test_what_a_kept_date_allowed_is_kept(tmp_path):
@@ -125,15 +135,17 @@ DAYS = st.lists(st.lists(EPISODE, max_size=6), min_size=1, max_size=5).map(
 @settings(max_examples=budget(20, 60), deadline=None)
 @given(DAYS, st.randoms())
 def test_memory_is_a_function_of_its_days(days, rng):
-    """Memory has the same bytes for any order of days, and when days are folded again."""
+    """Memory has the same bytes for any order of days, and when each version is read back before the next day."""
     expected = encode(rebuild(days))
-    order = [*days, *days]
+    order = list(days)
     rng.shuffle(order)
-    memory = None
-    for one in order:
-        memory = fold(memory, one)
-    assert encode(memory) == expected
+    assert encode(rebuild(order)) == expected
     assert encode(decode(expected, "memory")) == expected
+    first, *others = days
+    read = decode(encode(fold(None, first)), "memory")
+    for one in others:
+        read = decode(encode(fold(read, one)), "memory")
+    assert encode(read) == expected
 
 
 @given(st.lists(EPISODE, max_size=8), st.randoms())
@@ -153,20 +165,46 @@ def test_fold_does_not_change_its_input():
     assert encode(memory) == before
 
 
-def test_a_revision_replaces_its_day():
-    """Another version of a day replaces the first: its trades are not counted twice."""
-    one, other = day(), day(rows=[episode(pnl=-5.0), episode(2)], content="another")
-    memory = fold(fold(fold(None, one), day("2025-07-18")), other)
-    assert [d["content_hash"] for d in memory["days"]] == ["another", "hash of 2025-07-18"]
-    assert memory["symbol_profiles"][0]["trade_count"] == 3
-    assert encode(memory) == encode(rebuild([day("2025-07-18"), other]))
+def test_only_a_later_day_is_added():
+    """A day that memory holds, or an earlier one, is an error: the versions after it are folded again."""
+    memory = fold(None, day("2025-07-18"))
+    for date in ("2025-07-17", "2025-07-18"):
+        with pytest.raises(ValueError, match=f"{date} is not later than 2025-07-18"):
+            fold(memory, day(date))
 
 
-def test_a_revision_of_the_newest_day_replaces_it():
-    """The newest day in another version is not added beside the first."""
-    memory = fold(fold(None, day()), day("2025-07-18"))
-    memory = fold(memory, day("2025-07-18", content="another"))
-    assert [d["content_hash"] for d in memory["days"]] == ["hash of 2025-07-17", "another"]
+def test_kinds_and_rules_are_never_pooled():
+    """Live days of the newest rules train; other kinds have rows of their own, and sums of older rules stay."""
+    kinds = {"2025-07-07": "live", "2025-07-08": "model", "2025-07-09": "live", "2025-07-10": "paper"}
+    rows = {date: [episode(date=date, pnl=float(n)) | {"rules": 2}] for n, date in enumerate(kinds, 1)}
+    old = day("2025-07-04", [episode(date="2025-07-04", pnl=100.0)])
+    memory = rebuild([old, *(day(date, rows[date], kind=kind) for date, kind in kinds.items())])
+    assert [(p["kind"], p["pnl_usd"]) for p in memory["symbol_profiles"]] == [
+        ("live", 1.0 + 3.0),
+        ("model", 2.0),
+        ("paper", 4.0),
+    ]
+    assert [(s["kind"], s["n"]) for s in memory["setups"]] == [("live", 2), ("model", 1), ("paper", 1)]
+    assert (memory["kind"], memory["rules"], memory["training"]["days"]) == ("live", 2, 2)
+    assert memory["model"]["sample_count"] == 2
+    pools = {(pool["kind"], pool["rules"]): pool["days"] for pool in memory["pools"]}
+    assert pools == {("live", 1): 1, ("live", 2): 2, ("model", 2): 1, ("paper", 2): 1}
+    assert [row["n"] for row in given_to_strategies(memory)["setups"]] == [2]
+
+
+def test_an_episode_of_another_kind_makes_the_day_mixed():
+    """Kinds of one date that differ are not that of either."""
+    assert day(rows=[episode(1) | {"kind": "live"}, episode(2) | {"kind": "live"}]).kind == "live"
+    assert day(rows=[episode(1) | {"kind": "live"}, episode(2) | {"kind": "model"}]).kind == "mixed"
+
+
+def test_a_version_is_small():
+    """160 bytes a day, whatever its trades: the sums grow with symbols and setups, not with days."""
+    dates = [f"2025-{month:02d}-{n:02d}" for month in (7, 8) for n in range(1, 29)]
+    many = [day(date, [episode(n, date=date, pnl=0.1 * n) for n in range(100)]) for date in dates]
+    sizes = [len(encode(memory)) for memory in versions(many)]
+    assert sizes[-1] - sizes[0] < 160 * len(dates)
+    assert sizes[0] < 10_000
 
 
 def test_parents_chain():
@@ -246,6 +284,7 @@ def test_a_profile_by_hand():
     made = fold(fold(None, day(rows=first)), day("2025-07-18", rows=second))
     (profile,) = made["symbol_profiles"]
     assert {name: value for name, value in profile.items() if not name.endswith("interval")} == {
+        "kind": "live",
         "symbol": "AAA",
         "mode": "event",
         "trade_count": 3,
@@ -267,6 +306,7 @@ def test_a_profile_by_hand():
     assert profile["avg_r_multiple_interval"]["mean"] == round(2 / 12, 6)
     assert profile["win_rate_interval"]["mean"] == 0.4
     assert made["training"] == {
+        "days": 2,
         "episodes": 3,
         "parse_failures": 0,
         "outcomes": {"LOSS": 2, "WIN": 1},
@@ -340,7 +380,7 @@ def test_other_episodes_of_the_same_log_are_another_day():
     changed = [rows[0], with_values(rows[1], tape_delta=51.0)]
     one, other = (day(rows=given, content="the log") for given in (rows, changed))
     assert one.episodes_hash != other.episodes_hash
-    assert fold(fold(None, one), other)["hash"] != fold(None, one)["hash"]
+    assert fold(None, one)["hash"] != fold(None, other)["hash"]
 
 
 def test_days_are_few_before_samples_are():
@@ -362,7 +402,7 @@ def test_base_rate_scores_by_hand():
     """Each day is predicted by the days before it, with one win and one loss added; the scores are means by episode."""
     counts = [(2, 3), (1, 4), (0, 0), (1, 1)]
     days = [
-        day(date, [episode(n, date=date, pnl=1.0 if n < wins else -1.0) for n in range(total)])
+        day(date, [episode(n, date=date, pnl=1.0 if n < wins else -1.0) | {"rules": RULES} for n in range(total)])
         for date, (wins, total) in zip(DATES, counts, strict=False)
     ]
     model = rebuild(days)["model"]
@@ -450,7 +490,10 @@ def test_level_one_says_what_it_does_not_know():
     second = fold(fold(None, day()), day("2025-07-18", [episode(pnl=-1.0)]))["model"]
     assert second["base_rate_brier"] == pytest.approx((2 / 3) ** 2)
     empty = fold(None, day(rows=[]))["model"]
-    assert (empty["days_needed"], empty["verdict"]) == (None, "insufficient evidence: no finished episode yet")
+    assert (empty["days_needed"], empty["verdict"]) == (
+        None,
+        "insufficient evidence: no finished episode of live data yet",
+    )
 
 
 @pytest.mark.parametrize(
@@ -474,8 +517,8 @@ def test_structure(exit_, name):
     ("change", "what"),
     [
         (lambda m: m | {"date": "2030-01-01"}, "is damaged"),
-        (lambda m: m | {"schema_version": 99}, "does not have schema version 1"),
-        (lambda m: {k: v for k, v in m.items() if k != "hash"}, "is damaged|does not have"),
+        (lambda m: m | {"schema_version": 99}, "does not have schema version 2"),
+        (lambda m: m | {"hash": "0" * 32}, "is damaged"),
     ],
 )
 def test_altered_memory_is_refused(change, what):
@@ -489,9 +532,7 @@ def test_altered_memory_is_refused(change, what):
 )
 def test_no_memory_is_refused(data):
     """A file that is not a memory is refused in one sentence that names it."""
-    with pytest.raises(
-        HarvesterError, match=r"^here (is damaged|does not have schema version 1); copy the newest file"
-    ):
+    with pytest.raises(HarvesterError, match=r"^here (is damaged|does not have schema version 2); `hv memory rebuild`"):
         decode(data, "here")
 
 
@@ -520,6 +561,7 @@ def test_days_of_different_rules_are_never_pooled():
     old = day("2025-07-16", [episode(date="2025-07-16")])
     new = day("2025-07-17", [episode(pnl=-10.0) | {"rules": 2}])
     memory = rebuild([old, new])
-    assert [d["rules"] for d in memory["days"]] == [1, 2]
+    assert [d.rules for d in days_of(memory)] == [1, 2]
+    assert [d.rules for d in not_pooled(memory)] == [1]
     assert [profile["pnl_usd"] for profile in memory["symbol_profiles"]] == [-10.0]
     assert memory["training"]["episodes"] == 1

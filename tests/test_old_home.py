@@ -7,11 +7,16 @@ import shutil
 from pathlib import Path
 
 import pytest
+from power_cut import PowerCut, read, write
 from trading_log import record
 from typer.testing import CliRunner
 
 from cli.app import app
+from harvester.endofday.kept_memory import make_again
+from harvester.errors import DamagedFile
 from harvester.home import Home, parse_date
+from harvester.memory.chain import Chain, latest_of, memory_given
+from harvester.memory.fold_days import days_of
 
 KEPT = Path(__file__).resolve().parent.parent / "golden" / "formats" / "home_0.1.0"
 DELETED, FOLDED, PROJECTED = "2025-07-17", "2025-07-18", "2025-07-21"
@@ -68,12 +73,16 @@ def test_eod_with_files_of_older_rules(home):
     others = f"memory lists and does not pool the dates of other rules: {DELETED} (rules 1), {FOLDED} (rules 1)"
     assert others in said
     kept = memory(home)
-    assert [day.get("rules", 1) for day in kept["days"]] == [1, 1, 2]
-    assert kept["training"]["episodes"] == kept["days"][-1]["samples"]["event"] == 2
+    days = days_of(kept)
+    assert [(day.kind, day.rules, day.learned) for day in days] == [
+        ("unknown", 1, 2),
+        ("unknown", 1, 2),
+        ("unknown", 2, 2),
+    ]
     said = hv(home, "eod", "--date", FOLDED)
     assert "folded before by rules 1 of simulated trading, now by rules 2" in said
     assert f"does not pool the dates of other rules: {DELETED} (rules 1)\n" in said
-    assert memory(home)["training"]["episodes"] == 4
+    assert [(day.rules, day.learned) for day in days_of(memory(home))] == [(1, 2), (2, 2), (2, 2)]
     assert "folded before" not in hv(home, "eod", "--date", FOLDED)
     hv(home, "eod", "--date", PROJECTED, "--delete-temp", "--yes")
     assert not home.on(parse_date(PROJECTED)).log.exists()
@@ -88,3 +97,59 @@ def test_a_date_continued_after_its_deletion(home):
     assert "folded before by rules 1 of simulated trading, now by rules 2" in said
     rows = json.loads(hv(home, "episodes", "--date", DELETED, "--json"))["rows"]
     assert [(row["rules"], row["left_out"]) for row in rows] == [(1, "RULES"), (1, "RULES"), (2, ""), (2, "")]
+
+
+def test_its_memory_becomes_a_chain(home):
+    """The first `hv eod` makes versions from the datasets and moves the old ones, byte by byte, to versions/v1."""
+    old = {path.name: path.read_bytes() for path in home.memory_versions.glob("memory_*.json")}
+    assert home.memory_latest.read_bytes() in old.values()
+    assert memory_given(home) is None
+    assert "its files are in memory/versions/v1" in hv(home, "eod", "--date", PROJECTED)
+    assert {path.name: path.read_bytes() for path in (home.memory_versions / "v1").iterdir()} == old
+    chain = list(Chain(home).walk(latest_of(home)))
+    assert [version["date"] for version in chain] == [PROJECTED, FOLDED, DELETED]
+    assert len(list(home.memory_versions.glob("*.json"))) == len(chain)
+    assert "of an older form" not in hv(home, "eod", "--date", FOLDED)
+
+
+def test_a_lost_dataset_of_an_old_memory_is_an_error(home):
+    """The day that an old memory holds is not dropped: nothing is written, and the line names the ways out."""
+    lost = home.on(parse_date(DELETED)).dataset / "episodes.parquet"
+    lost.unlink()
+    before = {path: path.read_bytes() for path in home.memory.rglob("*.json")}
+    done = CliRunner().invoke(app, ["eod", "--date", PROJECTED, "--home", str(home.root)])
+    assert isinstance(done.exception, DamagedFile)
+    assert f"{lost}: missing, and memory holds {DELETED}; restore it" in str(done.exception)
+    assert {path: path.read_bytes() for path in home.memory.rglob("*.json")} == before
+
+
+def test_power_cut_while_it_becomes_a_chain(tmp_path):
+    """After a cut anywhere each old version exists, here or in v1, and memory is the old or the new one; it goes on."""
+    base = Home(shutil.copytree(KEPT, tmp_path / "base"))
+    old = {path.name: path.read_bytes() for path in base.memory_versions.glob("memory_*.json")}
+    home = Home(shutil.copytree(KEPT, tmp_path / "home"))
+    disk = PowerCut(home.root, leave_out=[home.temp])
+    make_again(home, disk)
+    end = tree(home)
+    known = (base.memory_latest.read_bytes(), home.memory_latest.read_bytes())
+    seen = set()
+    for n in disk.cuts():
+        for called, left in disk.trees(n):
+            key = frozenset((name, data) for name, data in left.items() if "/." not in name)
+            if key not in seen:
+                seen.add(key)
+                write(left, tmp_path / "cut")
+                cut = Home(tmp_path / "cut")
+                for name, data in old.items():
+                    places = (cut.memory_versions / "v1" / name, cut.memory_versions / name)
+                    assert data in [path.read_bytes() for path in places if path.exists()], called
+                assert cut.memory_latest.read_bytes() in known, called
+                make_again(cut)
+                assert tree(cut) == end, called
+                shutil.rmtree(cut.root)
+    assert len(seen) > 8
+
+
+def tree(home):
+    """The files of memory under their final names."""
+    return {path: data for path, data in read(home.memory).items() if data is not None and "/." not in f"/{path}"}

@@ -26,7 +26,8 @@ from harvester.artefacts.table_files import about, parquet_file, read_parquet
 from harvester.clock import MachineClock, real_monotonic_ns, real_wall_ns
 from harvester.config import Settings
 from harvester.endofday.datasets import EPISODES_FILE, episodes_of, kept_day
-from harvester.endofday.eod import EodOptions, eod, rebuild_memory
+from harvester.endofday.eod import EodOptions, eod
+from harvester.endofday.kept_memory import rebuild_memory
 from harvester.eventlog.reader import open_day
 from harvester.eventlog.writer import LogWriter
 from harvester.events.batch import Batch

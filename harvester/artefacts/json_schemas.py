@@ -42,6 +42,11 @@ def listed(items: Schema) -> Schema:
     return {"type": "array", "items": items}
 
 
+def fixed(*items: Schema) -> Schema:
+    """An array of exactly these elements."""
+    return {"type": "array", "prefixItems": list(items), "minItems": len(items), "maxItems": len(items)}
+
+
 def record(fields: dict[str, Schema], optional: dict[str, Schema] | None = None) -> Schema:
     """An object with exactly these keys, and possibly the optional ones."""
     known = fields | (optional or {})
@@ -197,35 +202,31 @@ ESTIMATE: dict[str, Schema] = {"n": COUNT, "mean": NUMBER, "low": NUMBER, "high"
 PRIOR = ESTIMATE | {"prior": listed(NUMBER)}
 REASONS = listed(record({"reason": TEXT, "count": COUNT}))
 STRUCTURES = record(_all("UPTREND DOWNTREND RANGE", COUNT))
-GROUP = record(
-    {"mode": MODE, "name": TEXT}
-    | _all("trade_count wins", COUNT)
-    | {"pnl_usd": NUMBER, "volume": COUNT, "r_n": COUNT}
-    | _all("r_sum r_squares mae_sum mfe_sum hold_sum", NUMBER)
-    | {"imbalance_n": COUNT, "imbalance_sum": NUMBER, "spread_n": COUNT, "spread_sum": NUMBER}
-    | {"tape_delta_sum": NUMBER, "structures": COUNTS, "entry_reasons": COUNTS, "exit_reasons": COUNTS}
+GROUP = fixed(
+    *(KIND, COUNT, MODE, TEXT, COUNT, COUNT, NUMBER, COUNT, COUNT, *[NUMBER] * 5),
+    *(COUNT, NUMBER, COUNT, NUMBER, NUMBER, COUNTS, COUNTS, COUNTS),
 )
-DAY = record(
-    {"date": DATE, "content_hash": HASH, "episode_count": COUNT, "episodes_hash": HASH, "last_ts": TIME}
-    | {
-        "parse_failures": COUNT,
-        "samples": COUNTS,
-        "sample_wins": COUNTS,
-        "outcomes": COUNTS,
-        "left_out": COUNTS,
-        "rules": COUNT,
-    }
-    | {"symbols": listed(GROUP), "setups": listed(GROUP)}
+DAY = fixed(DATE, KIND, COUNT, COUNT, COUNT, HASH, HASH)
+POOL = record(
+    {"kind": KIND, "rules": COUNT, "days": COUNT, "parse_failures": COUNT}
+    | _all("samples sample_wins outcomes left_out", COUNTS)
+    | {"scored": COUNT, "squares": NUMBER, "logs": NUMBER}
 )
 MODEL = record(
-    {"type": one_of("none", "logistic"), "mode": MODE, "feature_names": listed(TEXT), "weights": listed(NUMBER)}
+    {
+        "type": one_of("none", "logistic"),
+        "kind": KIND,
+        "mode": MODE,
+        "feature_names": listed(TEXT),
+        "weights": listed(NUMBER),
+    }
     | {"sample_count": COUNT}
     | _all("brier log_loss base_rate_brier base_rate_log_loss walk_forward_skill", or_null(NUMBER))
     | {"walk_forward_interval": or_null(listed(NUMBER)), "in_use": FLAG, "days_needed": or_null(COUNT)}
     | {"verdict": TEXT}
 )
 PROFILE = record(
-    {"symbol": TEXT, "mode": MODE, "trade_count": COUNT, "win_rate": or_null(NUMBER)}
+    {"kind": KIND, "symbol": TEXT, "mode": MODE, "trade_count": COUNT, "win_rate": or_null(NUMBER)}
     | {"win_rate_interval": record(ESTIMATE), "pnl_usd": NUMBER, "volume": COUNT}
     | {"avg_r_multiple": or_null(NUMBER), "avg_r_multiple_interval": record(ESTIMATE)}
     | _all("avg_mae avg_mfe avg_hold_seconds", or_null(NUMBER))
@@ -237,25 +238,26 @@ RECOMMENDED = record(
     | {"win_rate_interval": record(ESTIMATE), "pnl_usd": NUMBER}
 )
 MEMORY = record(
-    {
-        "schema_version": {"const": 1},
-        "date": DATE,
-        "days": listed(DAY),
-        "training": record({"episodes": COUNT, "parse_failures": COUNT, "outcomes": COUNTS, "left_out": COUNTS}),
-        "model": MODEL,
-        "setups": listed(
-            record({"setup": TEXT, "mode": MODE, "n": COUNT, "hit_rate": record(PRIOR), "mean_r": record(PRIOR)})
-        ),
-        "symbol_profiles": listed(PROFILE),
-        "chart_structure_counts": STRUCTURES,
-        "top_entry_reasons": REASONS,
-        "top_exit_reasons": REASONS,
+    {"schema_version": {"const": 2}, "date": DATE, "parent": or_null(HASH), "kind": KIND, "rules": COUNT}
+    | {"training": record(_all("days episodes parse_failures", COUNT) | _all("outcomes left_out", COUNTS))}
+    | {"model": MODEL}
+    | {
         "recommendations": record(
-            {"basis": TEXT, "focus_symbols": listed(RECOMMENDED), "reduce_symbols": listed(RECOMMENDED)}
-        ),
-        "parent": or_null(HASH),
-        "hash": HASH,
+            {"basis": TEXT, "kind": KIND, "focus_symbols": listed(RECOMMENDED), "reduce_symbols": listed(RECOMMENDED)}
+        )
     }
+    | {"chart_structure_counts": STRUCTURES, "top_entry_reasons": REASONS, "top_exit_reasons": REASONS}
+    | {
+        "setups": listed(
+            record(
+                {"kind": KIND, "setup": TEXT, "mode": MODE, "n": COUNT}
+                | {"hit_rate": record(PRIOR), "mean_r": record(PRIOR)}
+            )
+        )
+    }
+    | {"symbol_profiles": listed(PROFILE), "day_columns": listed(TEXT), "days": listed(DAY)}
+    | {"sum_columns": listed(TEXT), "pools": listed(POOL), "symbol_sums": listed(GROUP), "setup_sums": listed(GROUP)}
+    | {"hash": HASH}
 )
 CLOSED = record(
     {"trading_date": DATE, "last_seq": COUNT, "content_hash": HASH, "last_ts": INTEGER}

@@ -14,14 +14,11 @@ from harvester.artefacts.json_files import envelope, json_file, times
 from harvester.calendar import iso
 from harvester.errors import DamagedFile
 from harvester.events.kinds import SourceKind
-from harvester.home import parse_date
 from harvester.memory.day_summary import DaySummary, digest_day
 from harvester.projections.market.pace import pace_text
 from harvester.projections.trading.trade_rows import EPISODES
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from datetime import date
     from pathlib import Path
 
     from harvester.home import DatePaths, Home
@@ -154,6 +151,7 @@ def day_of(episodes: pa.Table, about: dict[str, str]) -> DaySummary:
         about["content_hash"],
         about["last_ts"],
         episodes.to_pylist(),
+        kind=about.get("kind", SourceKind.UNKNOWN.value),
         allow_not_live=about["allow_not_live"] == "true",
         starved=about.get("starved") == "true",  # absent from files of 0.1
     )
@@ -173,10 +171,3 @@ def kept_day(paths: DatePaths) -> DaySummary:
         raise DamagedFile(str(path), f"lacks its {error.args[0]}", table_files.KEPT_MOVE) from None
     except (msgspec.MsgspecError, TypeError, ValueError) as error:
         raise DamagedFile(str(path), f"not the episodes of a date: {error}", table_files.KEPT_MOVE) from None
-
-
-def kept_dates(home: Home) -> Sequence[date]:
-    """Dates whose episodes are kept, in order."""
-    folder = home.memory / "datasets"
-    names = sorted(p.parent.name for p in folder.glob(f"*/{EPISODES_FILE}")) if folder.is_dir() else []
-    return [parse_date(name) for name in names]

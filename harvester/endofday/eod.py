@@ -9,6 +9,7 @@ function of the log and of the days before, and files that are already right are
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -24,16 +25,16 @@ from harvester.artefacts.episode_files import (
 )
 from harvester.artefacts.table_files import about as about_of
 from harvester.artefacts.table_files import read_parquet
-from harvester.calendar import iso
 from harvester.endofday import datasets as kept
 from harvester.endofday.finished import must_be_over
-from harvester.errors import CannotRun, DamagedLog, HarvesterError, Mismatch, NoLog
+from harvester.endofday.kept_memory import MemoryChange, change, holds, must_be_readable, read_back
+from harvester.errors import CannotRun, DamagedLog, Mismatch, NoLog
 from harvester.eventlog import archive as archiving
 from harvester.eventlog import deletion
 from harvester.eventlog.closed_runs import differences_from_mark
 from harvester.eventlog.compact import CANDIDATE
 from harvester.eventlog.eod_mark import ClosedRun, EodMark, closed_path, list_path, read_closed, write_closed
-from harvester.eventlog.lock import DateLock
+from harvester.eventlog.lock import DateLock, memory_lock
 from harvester.eventlog.quarantine import NOTES, read_quarantine_notes
 from harvester.eventlog.reader import open_day
 from harvester.eventlog.recover import recover_held
@@ -41,10 +42,11 @@ from harvester.eventlog.storage.damage import damaged_log
 from harvester.eventlog.storage.format import DELETION, MANIFEST, QUARANTINE, names_of
 from harvester.eventlog.verify_log import verify_day
 from harvester.files import Disk, naming, put
-from harvester.memory import fold_days as memory_fold
+from harvester.memory.chain import damage_of_memory, excluded_dates
+from harvester.memory.fold_days import days_of, decode, not_pooled
+from harvester.memory.old_memory import move_old, old_days, old_folder
 from harvester.memory.strategy_files import KeptStrategies
 from harvester.rebuild.project import fold_day
-from harvester.units import SECOND_NS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -94,7 +96,7 @@ class EodReport:
     """The result of `hv eod`.
 
     `kind` is where the data come from; `starved` is the pace of a date that did not keep up, empty for another one;
-    `stopped` is why a requested deletion did not happen; `damaged` lists damaged files of memory/versions.
+    `stopped` is why a requested deletion did not happen; `damaged` lists what of memory differs from what was written.
     """
 
     trading_date: str
@@ -131,9 +133,10 @@ class Folding:
     Attributes:
         day, result: the log, and the result of its fold.
         episodes, datasets, journal: the kept episodes; bytes of the files that replace the log, by path.
-        before, memory: memory without and with the date.
+        before: date and rules of the days of memory without the date.
         learned: the summary of the date in memory.
-        version: path and bytes of the memory's version.
+        change: what memory becomes.
+        locks: of memory, held from its reading to its replacement.
     """
 
     paths: DatePaths
@@ -144,10 +147,10 @@ class Folding:
     episodes: pa.Table = field(init=False)
     datasets: dict[Path, bytes] = field(init=False)
     journal: dict[Path, bytes] = field(init=False)
-    before: memory_fold.Memory | None = field(init=False)
-    memory: memory_fold.Memory = field(init=False)
+    before: dict[str, int] = field(init=False)
     learned: DaySummary = field(init=False)
-    version: tuple[Path, bytes] = field(init=False)
+    change: MemoryChange = field(init=False)
+    locks: ExitStack = field(default_factory=ExitStack)
 
     def put(self, files: Mapping[Path, bytes]) -> None:
         """Write files durably; files that already have these bytes are not rewritten."""
@@ -175,11 +178,12 @@ def eod(paths: DatePaths, options: EodOptions | None = None) -> EodReport:
             _admit(paths, options)
             folding = Folding(paths, options, report)
             skipped = {"archive": not options.archive, "list": not options.delete_temp}
-            for name, step in STEPS:
-                if not skipped.get(name):
-                    options.at(name)
-                    step(folding)
-        report.damaged = [str(damaged) for damaged in memory_fold.damaged_versions(paths.home)]
+            with folding.locks:
+                for name, step in STEPS:
+                    if not skipped.get(name):
+                        options.at(name)
+                        step(folding)
+        report.damaged = [str(damaged) for damaged in damage_of_memory(paths.home)]
         options.at("done")
     return report
 
@@ -190,7 +194,8 @@ def _settle(paths: DatePaths, disk: Disk) -> None:
     Files that are already right are not rewritten, so nothing else would sync their names before the log is deleted.
     """
     home = paths.home
-    kept_in = (paths.archive, paths.dataset, home.journal, home.memory_versions, home.memory_latest.parent)
+    versions = home.memory_versions
+    kept_in = (paths.archive, paths.dataset, home.journal, old_folder(home), versions, home.memory_latest.parent)
     for folder in kept_in:
         if folder.is_dir():
             with naming(folder):
@@ -204,6 +209,7 @@ def _admit(paths: DatePaths, options: EodOptions) -> None:
         _must_hold_what_was_closed(paths, day)
     if not options.unfinished:
         must_be_over(day)
+    must_be_readable(paths)
 
 
 def _must_hold_what_was_closed(paths: DatePaths, day: Day) -> None:
@@ -296,7 +302,6 @@ def _put_datasets(folding: Folding) -> None:
     folding.report.kind = result.health["kind"]
     if kept.starved(result):
         folding.report.starved = kept.pace(result)
-    folding.before = _latest(folding.paths)
     folding.put(folding.datasets)
 
 
@@ -305,26 +310,45 @@ def _put_journal(folding: Folding) -> None:
     folding.put(folding.journal)
 
 
+def _upgrade(folding: Folding) -> None:
+    """Take the lock of memory, and move files of an older schema aside."""
+    home = folding.paths.home
+    folding.locks.enter_context(memory_lock(home))
+    folding.before = _rules_by_date(home)
+    moved = move_old(home, folding.options.disk)
+    folding.report.written += [path.relative_to(home.root).as_posix() for path in moved]
+    if moved:
+        note = "memory of an older form is made again from memory/datasets; its files are in memory/versions/v1"
+        folding.report.notes.append(note)
+
+
+def _rules_by_date(home: Home) -> dict[str, int]:
+    try:
+        data = home.memory_latest.read_bytes()
+    except FileNotFoundError:
+        return {}
+    days = old_days(data) or days_of(decode(data, str(home.memory_latest)))
+    return {day.date: day.rules for day in days}
+
+
 def _put_version(folding: Folding) -> None:
     about = about_of(read_parquet(folding.paths.dataset / kept.EPISODES_FILE))
     folding.learned = kept.day_of(folding.episodes, about)
-    folding.memory = memory_fold.fold(folding.before, folding.learned)
-    folding.report.notes += _of_rules(folding)
-    unchanged = folding.memory is folding.before
-    folding.version = _version(folding.paths.home, folding.memory, folding.result, unchanged=unchanged)
-    folding.put(dict([folding.version]))
+    folding.change = change(folding.paths.home, {folding.learned.date: folding.learned})
+    folding.report.notes += folding.change.notes + _of_rules(folding)
+    folding.put(folding.change.files)
 
 
 def _of_rules(folding: Folding) -> list[str]:
-    """What the user must know when dates were made by different rules of simulated trading."""
-    now = folding.learned
-    earlier = [] if folding.before is None else memory_fold.days_of(folding.before)
-    notes = [
-        f"folded before by rules {day.rules} of simulated trading, now by rules {now.rules}"
-        for day in earlier
-        if day.date == now.date and day.rules != now.rules
-    ]
-    if others := memory_fold.not_pooled(folding.memory):
+    """What the user must know of a date that memory does not hold, or of dates made by different rules."""
+    now, memory, notes = folding.learned, folding.change.memory, list[str]()
+    if folding.before.get(now.date, now.rules) != now.rules:
+        notes.append(
+            f"folded before by rules {folding.before[now.date]} of simulated trading, now by rules {now.rules}"
+        )
+    if now.date in excluded_dates(folding.paths.home):
+        notes.append(f"{now.date} is excluded from memory; `hv memory undo {now.date} --include` takes it in again")
+    if memory is not None and (others := not_pooled(memory)):
         listed = ", ".join(f"{day.date} (rules {day.rules})" for day in others[:_DATES_MAX])
         more = f" and {len(others) - _DATES_MAX} more" if len(others) > _DATES_MAX else ""
         notes.append(f"memory lists and does not pool the dates of other rules: {listed}{more}")
@@ -333,56 +357,17 @@ def _of_rules(folding: Folding) -> list[str]:
 
 def _prove(folding: Folding) -> None:
     """Read back the files that replace the log, before memory refers to them."""
-    _read_back(folding.datasets | folding.journal | dict([folding.version]))
+    read_back(folding.datasets | folding.journal | folding.change.files)
     if kept.kept_day(folding.paths) != folding.learned:
         raise Mismatch(f"{folding.paths.dataset}: the kept episodes read back differ from those folded; check the disk")
 
 
 def _put_latest(folding: Folding) -> None:
-    latest = {folding.paths.home.memory_latest: folding.version[1]}
-    folding.put(latest)
-    _read_back(latest)
-
-
-def _read_back(files: dict[Path, bytes]) -> None:
-    for path, data in files.items():
-        if path.read_bytes() != data:
-            raise Mismatch(f"{path}: read-back differs from what was written; nothing was deleted, check the disk")
-
-
-def _latest(paths: DatePaths) -> memory_fold.Memory | None:
-    """Memory without this date; when its file is missing, rebuilt from the other kept days."""
-    try:
-        return memory_fold.decode(paths.home.memory_latest.read_bytes(), str(paths.home.memory_latest))
-    except FileNotFoundError:
-        days = [kept.kept_day(paths.home.on(day)) for day in kept.kept_dates(paths.home) if day != paths.trading_date]
-        return memory_fold.rebuild(days) if days else None
-
-
-def rebuild_memory(home: Home) -> memory_fold.Memory:
-    """Rebuild memory from every kept day.
-
-    Raises:
-        HarvesterError: no day is kept.
-    """
-    return memory_fold.rebuild(kept.kept_day(home.on(day)) for day in kept.kept_dates(home))
-
-
-def _version(home: Home, memory: memory_fold.Memory, made: ProjectResult, *, unchanged: bool) -> tuple[Path, bytes]:
-    """Path and bytes of this memory's version; a file never changes, so other content gets `_r2`, `_r3` and so on."""
-    text = memory_fold.encode(memory)
-    stamp = iso(made.last_ts // SECOND_NS * SECOND_NS).translate(str.maketrans("T", "_", "-:Z"))
-    base = f"memory_{made.trading_date.isoformat()}_{stamp}"
-    if unchanged:
-        for path in sorted(home.memory_versions.glob("memory_*.json")):
-            if path.read_bytes() == text:
-                return path, text
-    revision = 1
-    while True:
-        path = home.memory_versions / (f"{base}.json" if revision == 1 else f"{base}_r{revision}.json")
-        if not path.exists() or path.read_bytes() == text:
-            return path, text
-        revision += 1
+    if folding.change.newest is not None:
+        latest = {folding.paths.home.memory_latest: folding.change.newest[1]}
+        folding.put(latest)
+        read_back(latest)
+    folding.locks.close()
 
 
 def _close(folding: Folding) -> None:
@@ -396,11 +381,12 @@ def _close(folding: Folding) -> None:
     if closed != earlier:
         _put_mark(folding, closed)
     report.content_hash, report.through_seq = result.identity, result.last_seq
-    report.episodes, report.learned = folding.episodes.num_rows, sum(folding.learned.samples.values())
+    report.episodes, report.learned = folding.episodes.num_rows, folding.learned.learned
     report.left_out = folding.learned.left_out
     report.pnl_usd = round(sum(group.pnl_usd for group in folding.learned.symbols), 2)
-    report.memory_hash, report.version = folding.memory["hash"], str(folding.version[0])
-    report.verdict = folding.memory["model"]["verdict"]
+    if (memory := folding.change.memory) is not None and folding.change.newest is not None:
+        report.memory_hash, report.version = memory["hash"], str(folding.change.newest[0])
+        report.verdict = memory["model"]["verdict"]
 
 
 def _put_mark(folding: Folding, closed: EodMark) -> None:
@@ -535,11 +521,7 @@ def _prove_kept(paths: DatePaths, closed: EodMark) -> None:
         Mismatch: they do not.
     """
     learned = kept.kept_day(paths)
-    try:
-        memory = memory_fold.decode(paths.home.memory_latest.read_bytes(), str(paths.home.memory_latest))
-    except (OSError, HarvesterError):
-        memory = None
-    if learned.content_hash != closed.content_hash or memory is None or learned not in memory_fold.days_of(memory):
+    if learned.content_hash != closed.content_hash or not holds(paths.home, learned):
         raise Mismatch(
             f"{closed_path(paths)}, the kept episodes and {paths.home.memory_latest.name} do not agree; "
             "nothing more is deleted"
@@ -553,6 +535,7 @@ STEPS: tuple[tuple[str, Callable[[Folding], None]], ...] = (
     ("compare", _compare),
     ("datasets", _put_datasets),
     ("journal", _put_journal),
+    ("upgrade", _upgrade),
     ("version", _put_version),
     ("read_back", _prove),
     ("latest", _put_latest),

@@ -1,5 +1,7 @@
 """Allow one writer per date with an operating-system file lock, and name its holder in a note next to the lock file.
 
+Memory has such a lock too, without a note.
+
 Only the lock blocks: the system releases it when its process exits, so the note of a killed process blocks nobody.
 """
 
@@ -7,7 +9,7 @@ from __future__ import annotations
 
 import os
 import platform
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Self
 
@@ -20,13 +22,14 @@ from harvester.files import Disk, json_value
 from harvester.units import SECOND_NS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from types import TracebackType
 
-    from harvester.home import DatePaths
+    from harvester.home import DatePaths, Home
 
 _PATIENCE_S = 0.5  # longer than `held_by` holds the lock to test it
 _NOTE_BYTES_MAX = 4096
+_MEMORY_PATIENCE_S = 60.0  # a memory of a year is made from nothing in a sixth of it
 
 
 class LockHolder(msgspec.Struct, frozen=True):
@@ -119,3 +122,28 @@ class DateLock:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.release()
+
+
+@contextmanager
+def memory_lock(home: Home) -> Iterator[None]:
+    """Hold the lock of `memory_latest.json` and the versions; waits while another process changes them.
+
+    Raises:
+        LockHeld: another process holds it for longer than a minute.
+        LogWriteFailed: the disk is full or failing.
+        CannotRun: the lock file cannot be created.
+    """
+    path = home.temp / "locks" / "memory.lock"
+    lock = FileLock(str(path), thread_local=False)
+    try:
+        Disk().make_folder(path.parent)
+        lock.acquire(timeout=_MEMORY_PATIENCE_S, poll_interval=0.05)
+    except Timeout:
+        raise LockHeld("another process is changing memory; wait for it, then try again") from None
+    except OSError as error:
+        failed = LogWriteFailed if error.errno in DISK_ERRNOS else CannotRun
+        raise failed(f"cannot take the lock {path}: {error.strerror or error}") from error
+    try:
+        yield
+    finally:
+        lock.release()

@@ -2,7 +2,7 @@
 
 A model needs enough days for a walk-forward test. Until then `type` is "none", its scores are null, and the verdict
 says how many days are missing at the current rate. The scores of the base rate are real: each day is predicted from the
-days before it, with the posterior mean of the hit rate.
+days before it, with the posterior mean of the hit rate (`Pool`).
 """
 
 from __future__ import annotations
@@ -13,22 +13,20 @@ from typing import TYPE_CHECKING, Any
 from harvester.projections.trading.episodes import MODE_EVENT
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from harvester.memory.day_summary import DaySummary
+    from harvester.memory.pools import Pool
 
 DAYS_MIN, SAMPLES_MIN = 20, 200
 """With less of either, a walk-forward test by day with a few weights cannot distinguish skill from luck."""
 
 
-def level_one(days: Sequence[DaySummary]) -> dict[str, Any]:
-    """The model entry of a memory."""
-    counts = [(day.sample_wins.get(MODE_EVENT, 0), day.samples.get(MODE_EVENT, 0)) for day in days]
-    samples = sum(n for _, n in counts)
-    brier, log_loss = _base_rate_scores(counts)
-    needed = _days_needed(len(days), samples)
+def level_one(pool: Pool) -> dict[str, Any]:
+    """The model entry of a memory, from the days of one pool."""
+    samples = pool.samples.get(MODE_EVENT, 0)
+    brier, log_loss = (round(total / pool.scored, 9) if pool.scored else None for total in (pool.squares, pool.logs))
+    needed = _days_needed(pool.days, samples)
     return {
         "type": "none",
+        "kind": pool.kind,
         "mode": MODE_EVENT,
         "feature_names": [],
         "weights": [],
@@ -41,7 +39,7 @@ def level_one(days: Sequence[DaySummary]) -> dict[str, Any]:
         "walk_forward_interval": None,
         "in_use": False,
         "days_needed": needed,
-        "verdict": _verdict(samples, needed),
+        "verdict": _verdict(pool.kind, samples, needed),
     }
 
 
@@ -53,26 +51,9 @@ def _days_needed(days: int, samples: int) -> int | None:
     return max(DAYS_MIN - days, by_samples, 0)
 
 
-def _verdict(samples: int, needed: int | None) -> str:
+def _verdict(kind: str, samples: int, needed: int | None) -> str:
     if needed is None:
-        return "insufficient evidence: no finished episode yet"
+        return f"insufficient evidence: no finished episode of {kind} data yet"
     if needed:
         return f"insufficient evidence: needs about {needed} more days at this rate"
     return f"no model: {samples} episodes are enough to test one, this version trains none"
-
-
-def _base_rate_scores(counts: Sequence[tuple[int, int]]) -> tuple[float | None, float | None]:
-    """Brier score and log loss of the base rate, every day predicted from the days before it."""
-    wins = n = scored = 0
-    squares: list[float] = []
-    logs: list[float] = []
-    for day_wins, day_n in counts:
-        if n and day_n:
-            p = (wins + 1) / (n + 2)
-            squares.append(day_wins * (1 - p) ** 2 + (day_n - day_wins) * p**2)
-            logs.append(-day_wins * math.log(p) - (day_n - day_wins) * math.log(1 - p))
-            scored += day_n
-        wins, n = wins + day_wins, n + day_n
-    if not scored:
-        return None, None
-    return round(math.fsum(squares) / scored, 9), round(math.fsum(logs) / scored, 9)

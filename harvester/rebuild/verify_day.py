@@ -11,7 +11,7 @@ from harvester.calendar import iso
 from harvester.errors import CodeChanged, DamagedLog, Mismatch
 from harvester.eventlog.verify_log import verify_day
 from harvester.events.kinds import Action, Kind
-from harvester.memory.fold_days import damaged_versions
+from harvester.memory.chain import damage_of_memory
 from harvester.memory.strategy_files import KeptStrategies
 from harvester.projections.market.book import NO_BOOKS
 from harvester.projections.reconcile_streams import Reconciler, check_rows
@@ -80,8 +80,8 @@ class StreamsPart(msgspec.Struct, kw_only=True):
 class VerifyResult(msgspec.Struct, kw_only=True):
     """The whole report; `files` are the episodes; `exit_code` is 0 clean, 1 damaged, 11 not equal, 12 other code.
 
-    `memory` lists damaged files of memory/versions, of any date. `broken_off` names the last run if it was killed and
-    no recorder has continued it; its files are still compared.
+    `memory` lists what of memory differs from what was written, of any date. `broken_off` names the last run if it was
+    killed and no recorder has continued it; its files are still compared.
     """
 
     trading_date: str
@@ -115,7 +115,7 @@ def verify(paths: DatePaths, progress: Callable[[str, int, int], None] = lambda 
         notes=list(report.notes),
     )
     found = VerifyResult(trading_date=paths.trading_date.isoformat(), log=log, live=LivePart())
-    found.memory = [str(damaged) for damaged in damaged_versions(paths.home)]
+    found.memory = [str(damaged) for damaged in damage_of_memory(paths.home)]
     if not report.clean:
         found.exit_code = DamagedLog.exit_code
         found.files.note = found.exports.note = "not compared: the log is damaged"

@@ -23,7 +23,7 @@ from harvester.errors import CannotRun, DamagedLog, NoLog
 from harvester.eventlog.reader import open_day
 from harvester.eventlog.writer import LogWriter
 from harvester.events.kinds import Kind
-from harvester.memory.fold_days import memory_given
+from harvester.memory.chain import memory_given
 from harvester.memory.strategy_files import ShippedAlone, keep_copy
 from harvester.projections.engine import Engine
 from harvester.projections.run_params import RunParams
