@@ -38,26 +38,31 @@ def show(
     version: VersionArgument = None,
     *,
     kind: Annotated[
-        str | None, typer.Option("--kind", help="Show only days, setups and symbols of this kind of data.")
+        str | None, typer.Option("--kind", help="Show what days of this kind give, recommendations and model too.")
     ] = None,
     home: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Show a version: its days, the model's verdict, setups and symbols, each with its kind of data.
 
-    Recommendations rest on live days of the newest rules alone; other kinds have rows of their own.
+    Model and recommendations rest on live days of the newest rules alone, unless --kind names another kind.
 
     Example: hv memory show --kind live
     """
+    from harvester.errors import BadSetting
+    from harvester.events.kinds import SourceKind
+    from harvester.memory.fold_days import of_kind
+
+    kinds = [one.value for one in SourceKind]
+    if kind is not None and kind not in kinds:
+        raise BadSetting(f"--kind {kind!r} is not a kind of data; use one of {', '.join(kinds)}")
     found = _version(_home(home), version)
-    rows = {
-        name: [row for row in found[name] if kind in (None, row[0] if isinstance(row, list) else row["kind"])]
-        for name in ("days", "setups", "symbol_profiles")
-    }
+    if kind is not None:
+        found = of_kind(found, kind)
     if as_json:
-        typer.echo(json.dumps(found | rows))
+        typer.echo(json.dumps(found))
         return
-    _show(found | rows)
+    _show(found)
 
 
 def _show(found: Memory) -> None:
@@ -207,7 +212,7 @@ def evidence(
 
     for name in by or ():
         if name not in GROUPS:
-            raise BadSetting(f"--by {name}: no such groups; give {', '.join(GROUPS)}")
+            raise BadSetting(f"--by {name!r} is not a kind of group; use one of {', '.join(GROUPS)}")
     groups = [name for name in GROUPS if name in (by or GROUPS)]
     found = kept_evidence(_home(home), kind or [LEARNED_KIND])
     if as_json:

@@ -37,7 +37,7 @@ def verify(
 
     Of memory/ it checks every version against its hash, the chain to its beginning, and that each day has its dataset.
 
-    Exit code 0: all equal. 1: the log, or a file of memory/versions/, is damaged. 11: live and replay, or files and
+    Exit code 0: all equal. 1: the log or memory is damaged. 11: live and replay, or files and
     log, differ. 12: recorded by other code, so live and replay cannot be compared; everything else is equal.
 
     Example: hv verify --date 2025-07-17

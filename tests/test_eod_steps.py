@@ -20,10 +20,11 @@ from harvester.endofday.datasets import EPISODES_FILE, episodes_of
 from harvester.endofday.eod import STEPS, EodOptions, eod
 from harvester.endofday.kept_memory import rebuild_memory
 from harvester.errors import CannotRun, DamagedLog, HarvesterError, LockHeld, LogWriteFailed, Mismatch, NoLog
+from harvester.eventlog import lock
 from harvester.eventlog.compact import compact_day
 from harvester.eventlog.deletion import carry_out, found_in, list_files, read_list, write_list
 from harvester.eventlog.eod_mark import list_path
-from harvester.eventlog.lock import DateLock
+from harvester.eventlog.lock import DateLock, memory_lock
 from harvester.eventlog.reader import open_day
 from harvester.eventlog.verify_log import verify_day
 from harvester.files import Disk
@@ -477,6 +478,16 @@ def test_what_nothing_replaces_stays(home):
     assert all(path.exists() for path in kept)
     assert not (home.on(NEXT).log / "r001").exists()
     assert "nothing is left to do" in eod(home.on(NEXT), EodOptions(delete_temp=True)).notes[0]
+
+
+def test_memory_changed_by_another_process(home, monkeypatch):
+    """While another process changes memory, the date stays open and memory the same; the next run folds it."""
+    monkeypatch.setattr(lock, "_MEMORY_PATIENCE_S", 0.1)
+    before = home.memory_latest.read_bytes()
+    with memory_lock(home), pytest.raises(LockHeld, match="another process is changing memory"):
+        eod(home.on(NEXT))
+    assert (home.memory_latest.read_bytes(), (home.on(NEXT).dataset / "closed.json").exists()) == (before, False)
+    assert eod(home.on(NEXT)).memory_hash
 
 
 def test_damaged_log_touches_nothing(home):

@@ -296,6 +296,10 @@ def test_show_and_history(home: Home) -> None:
     assert "symbol AAA (model, event)" in said
     assert "2025-07-18  model, rules 2: 3 episodes, 3 learned from" in said
     assert "model" not in hv(home, "show", "--kind", "live").output.replace("model (live)", "")
+    other = json.loads(hv(home, "show", "--kind", "model", "--json").output)
+    assert (other["training"]["days"], other["model"]["sample_count"], len(other["days"])) == (1, 3, 1)
+    assert (other["recommendations"]["kind"], {row["kind"] for row in other["setups"]}) == ("model", {"model"})
+    assert isinstance(hv(home, "show", "--kind", "real").exception, BadSetting)
     rows = [json.loads(line) for line in hv(home, "history", "--json").output.splitlines()]
     assert [row["date"] for row in rows] == ["2025-07-18", *DATES[::-1]]
     assert [row["parent"] for row in rows[:-1]] == [row["hash"] for row in rows[1:]]

@@ -90,7 +90,7 @@ def _check_kinds(kinds: Sequence[str]) -> None:
     known = [kind.value for kind in SourceKind]
     for kind in kinds:
         if kind not in known:
-            raise BadSetting(f"no kind of data is {kind!r}; kinds are {', '.join(known)}")
+            raise BadSetting(f"--kind {kind!r} is not a kind of data; use one of {', '.join(known)}")
 
 
 def _chosen(held: Sequence[KnownDay], kinds: Sequence[str]) -> tuple[list[KnownDay], dict[str, list[str]]]:

@@ -20,7 +20,7 @@ from harvester.memory.model import level_one
 from harvester.memory.pools import Pools, columns, sorted_groups
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from harvester.memory.day_summary import DaySummary, TradeGroup
 
@@ -156,16 +156,29 @@ def decode(data: bytes, where: str) -> Memory:
 
 def _derived(known: list[KnownDay], pools: Pools, parent: str | None) -> Memory:
     rules = max(day.rules for day in known)
-    learned = pools.pool(LEARNED_KIND, rules)
     kinds = sorted(kind for kind, of_rules in pools.by_key if of_rules == rules)
     symbols = [(kind, group) for kind in kinds for group in sorted_groups(pools.symbols.get((kind, rules), {}))]
     setups = [(kind, group) for kind in kinds for group in sorted_groups(pools.setups.get((kind, rules), {}))]
-    live = [group for kind, group in symbols if kind == LEARNED_KIND]
     memory: Memory = {
         "schema_version": SCHEMA_VERSION,
         "date": known[-1].date,
         "parent": parent,
-        "kind": LEARNED_KIND,
+        **_of_kind(pools, LEARNED_KIND, rules),
+        "setups": [{"kind": kind} | _setup(group) for kind, group in setups],
+        "symbol_profiles": [{"kind": kind} | _profile(group) for kind, group in symbols],
+        "day_columns": list(KnownDay._fields),
+        "days": [list(day) for day in known],
+        "sum_columns": list(columns()),
+        **pools.rows(),
+    }
+    return memory | {"hash": _digest(_body(memory))}
+
+
+def _of_kind(pools: Pools, kind: str, rules: int) -> dict[str, Any]:
+    """The figures that rest on the days of one kind and rules."""
+    learned, symbols = pools.pool(kind, rules), sorted_groups(pools.symbols.get((kind, rules), {}))
+    return {
+        "kind": kind,
         "rules": rules,
         "training": {
             "days": learned.days,
@@ -175,18 +188,18 @@ def _derived(known: list[KnownDay], pools: Pools, parent: str | None) -> Memory:
             "left_out": learned.left_out,
         },
         "model": level_one(learned),
-        "recommendations": _recommendations(live),
-        "chart_structure_counts": _structures(added(g.structures for g in live)),
-        "top_entry_reasons": _top(added(g.entry_reasons for g in live)),
-        "top_exit_reasons": _top(added(g.exit_reasons for g in live)),
-        "setups": [{"kind": kind} | _setup(group) for kind, group in setups],
-        "symbol_profiles": [{"kind": kind} | _profile(group) for kind, group in symbols],
-        "day_columns": list(KnownDay._fields),
-        "days": [list(day) for day in known],
-        "sum_columns": list(columns()),
-        **pools.rows(),
+        "recommendations": _recommendations(kind, symbols),
+        "chart_structure_counts": _structures(added(g.structures for g in symbols)),
+        "top_entry_reasons": _top(added(g.entry_reasons for g in symbols)),
+        "top_exit_reasons": _top(added(g.exit_reasons for g in symbols)),
     }
-    return memory | {"hash": _digest(_body(memory))}
+
+
+def of_kind(memory: Memory, kind: str) -> Memory:
+    """The memory as it is shown on request for another kind of days than live ones; not a version."""
+    rows = {name: [row for row in memory[name] if row["kind"] == kind] for name in ("setups", "symbol_profiles")}
+    days = [row for row in memory["days"] if KnownDay(*row).kind == kind]
+    return memory | _of_kind(Pools.read(memory), kind, memory["rules"]) | rows | {"days": days}
 
 
 def _setup(group: TradeGroup) -> dict[str, Any]:
@@ -244,13 +257,13 @@ def _top(counts: Mapping[str, int]) -> list[dict[str, Any]]:
     return [{"reason": reason, "count": count} for reason, count in ordered[:TOP]]
 
 
-def _recommendations(symbols: list[TradeGroup]) -> dict[str, Any]:
+def _recommendations(kind: str, symbols: Sequence[TradeGroup]) -> dict[str, Any]:
     enough = [group for group in symbols if group.trade_count >= TRADES_MIN]
     focus = [g for g in enough if g.wins / g.trade_count >= FOCUS_WIN_RATE and g.pnl_usd > 0]
     reduce = [g for g in enough if g.wins / g.trade_count < REDUCE_WIN_RATE]
     return {
         "basis": "the user's thresholds, not evidence",
-        "kind": LEARNED_KIND,
+        "kind": kind,
         "focus_symbols": [_recommended(group) for group in focus],
         "reduce_symbols": [_recommended(group) for group in reduce],
     }
