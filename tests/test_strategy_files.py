@@ -346,6 +346,8 @@ def test_a_strategy_that_loops_is_dropped(home, tmp_path, monkeypatch):
     )
     done = hv("project", "--home", str(home.root), "--strategy", f"{path}:Loops", "--jobs", "1")
     assert done.exit_code == 0, done.output
-    assert "loops.py, line 7: NoAnswer: no answer within 1 s" in done.output.replace("line 8", "line 7")
+    assert "loops.py, line 7: NoAnswer: no answer within the limit for one call" in done.output.replace(
+        "line 8", "line 7"
+    )
     assert "loops: sec" in done.stderr
     assert "sec\n" not in done.stdout

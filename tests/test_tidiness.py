@@ -40,7 +40,7 @@ def tree_of(path: Path) -> ast.Module:
 
 
 LAYERS: tuple[tuple[str, ...], ...] = (
-    ("errors", "version", "units", "clock", "calendar", "config", "home", "files", "disk_space"),
+    ("errors", "version", "units", "clock", "calendar", "config", "home", "files", "disk_space", "child_process"),
     ("events",),
     ("wire",),
     ("eventlog",),

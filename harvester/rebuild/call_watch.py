@@ -4,7 +4,7 @@
         engine.fold(batch)
 
 A second thread looks at the folding thread once a second. A call of a strategy's code that has lasted `CALL_S_MAX` gets
-a `TimeoutError`, which drops the strategy like any other error. Calls that return cost nothing. Code that never comes
+a `NoAnswer`, which drops the strategy like any other error. Calls that return cost nothing. Code that never comes
 back to Python cannot be ended so.
 """
 
@@ -27,13 +27,14 @@ class NoAnswer(TimeoutError):
     """A strategy does not answer."""
 
     def __str__(self) -> str:
-        return f"no answer within {CALL_S_MAX:g} s"
+        return "no answer within the limit for one call"
 
 
 class CallWatch:
-    """Watches the thread that enters the block."""
+    """Watches the thread that enters the block. `call_s_max`: real seconds a call may last; None = `CALL_S_MAX`."""
 
-    def __init__(self) -> None:
+    def __init__(self, call_s_max: float | None = None) -> None:
+        self._call_s_max = CALL_S_MAX if call_s_max is None else call_s_max
         self._thread = threading.get_ident()
         self._over = threading.Event()
         self._watching = threading.Thread(target=self._watch, daemon=True)
@@ -53,7 +54,7 @@ class CallWatch:
             present = self._call()
             looks = looks + 1 if present is not None and present is call else 0
             call = present
-            if looks * LOOK_S >= CALL_S_MAX:
+            if looks * LOOK_S >= self._call_s_max:
                 ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(self._thread), ctypes.py_object(NoAnswer))
                 looks = 0
 

@@ -21,6 +21,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from harvester.artefacts.table_files import joined
+from harvester.child_process import end_with_parent, limit_memory
 from harvester.errors import HarvesterError
 from harvester.eventlog.fold_reader import fold_batches
 from harvester.eventlog.reader import open_day
@@ -35,6 +36,7 @@ from harvester.projections.trading.trade_rows import DECISIONS
 from harvester.projections.trading.trading import Trading
 from harvester.projections.trading.trading_feed import TradingFeed
 from harvester.projections.trading.user_calls import UserCalls
+from harvester.rebuild.call_watch import CallWatch, NoAnswer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -67,6 +69,7 @@ class CheckTask(msgspec.Struct):
     shifted: bool
     table: str
     result: str
+    call_s_max: float
 
 
 class CheckAnswer(msgspec.Struct):
@@ -114,20 +117,10 @@ class Watch:
 _WATCHED = ("open", "socket.", "subprocess.", "os.system", "os.exec", "os.posix_spawn", "os.spawn", "os.fork")
 
 
-def limit_memory(bytes_max: int = MEMORY_MAX) -> None:
-    """Limit what this process allocates, where the system can; a strategy that needs more fails with MemoryError."""
-    try:
-        import resource
-    except ImportError:  # Windows
-        return
-    hard = resource.getrlimit(resource.RLIMIT_DATA)[1]
-    if hard == resource.RLIM_INFINITY or hard > bytes_max:
-        resource.setrlimit(resource.RLIMIT_DATA, (bytes_max, hard))
-
-
 def main(task_file: str) -> None:
     """Do the task of the file."""
-    limit_memory()
+    end_with_parent()
+    limit_memory(MEMORY_MAX)
     task = json_value(Path(task_file).read_bytes(), CheckTask)
     watch, answer = Watch(), CheckAnswer()
     if task.shifted:
@@ -144,7 +137,7 @@ def main(task_file: str) -> None:
 def _check(task: CheckTask, answer: CheckAnswer) -> None:
     found = load_all(task.strategies, task.settings, task.values)
     day = open_day(task.trading_date, Home(Path(task.root)))
-    plain, failures = fold(day, found)
+    plain, failures = fold(day, found, call_s_max=task.call_s_max)
     answer.failures = failures
     answer.decisions = plain.num_rows
     acts = plain.filter(pc.not_equal(plain["action"], "none"))
@@ -153,6 +146,9 @@ def _check(task: CheckTask, answer: CheckAnswer) -> None:
     with pa.ipc.new_file(sink, plain.schema) as writer:
         writer.write_table(plain)
     Disk().write_atomic(Path(task.table), sink.getvalue().to_pybytes())
+    if any(str(NoAnswer()) in line for line in failures):  # each further fold would wait for it again
+        answer.moved = dict.fromkeys(task.tests, "not run: a strategy does not answer")
+        return
     if "cuts" in task.tests:
         answer.moved["cuts"] = moved(plain, fold(day, found, odd_cuts(day.first_seq, day.last_seq))[0])
     seqs = sample(plain, acts, DECISION_COUNT)
@@ -162,12 +158,15 @@ def _check(task: CheckTask, answer: CheckAnswer) -> None:
         answer.moved["noise"] = first_moved(plain, day, found, seqs)
 
 
-def fold(day: Day, found: Sequence[LoadedStrategy], cuts: Sequence[int] = ()) -> tuple[pa.Table, list[str]]:
+def fold(
+    day: Day, found: Sequence[LoadedStrategy], cuts: Sequence[int] = (), *, call_s_max: float | None = None
+) -> tuple[pa.Table, list[str]]:
     """The decisions of the date, batches ending at these seqs too, and the strategies that failed."""
     engine, parts = Engine(library=GivenStrategies(found)), []
-    for batch in fold_batches(day, COLUMNS, ROWS, cuts):
-        parts += _decisions(engine.fold(batch).tables)
-    parts += _decisions(engine.finish().tables)
+    with CallWatch(call_s_max):
+        for batch in fold_batches(day, COLUMNS, ROWS, cuts):
+            parts += _decisions(engine.fold(batch).tables)
+        parts += _decisions(engine.finish().tables)
     trading = engine[TradingFeed].trading
     failures = [failure.line() for failure in trading.failures] if isinstance(trading, Trading) else []
     return joined(parts, DECISIONS), failures

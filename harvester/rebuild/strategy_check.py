@@ -21,6 +21,7 @@ import pyarrow as pa
 from harvester.errors import BadSetting
 from harvester.files import Disk, json_value
 from harvester.memory.strategy_files import load_all
+from harvester.rebuild.call_watch import CALL_S_MAX
 from harvester.rebuild.check_child import DECISION_COUNT, CheckAnswer, CheckTask, moved
 
 if TYPE_CHECKING:
@@ -69,6 +70,7 @@ def check(
     *,
     values: Sequence[str] = (),
     timeout_s: float = TIMEOUT_S,
+    call_s_max: float = CALL_S_MAX,
 ) -> CheckReport:
     """Run every test.
 
@@ -84,7 +86,9 @@ def check(
         children: list[subprocess.Popen[bytes]] = []
         try:
             for k, (tests, shifted) in enumerate(plans):
-                task = CheckTask(*shared, tests, shifted, str(folder / f"{k}.arrow"), str(folder / f"{k}.json"))
+                task = CheckTask(
+                    *shared, tests, shifted, str(folder / f"{k}.arrow"), str(folder / f"{k}.json"), call_s_max
+                )
                 children.append(_start(task, folder / f"task{k}.json", k, folder))
             ends: list[str] = []
             for child in children:  # they run side by side: the second has had its time when the first is out of it

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import mmap
 import os
-import signal
 import sys
 import threading
 import time
@@ -23,6 +22,7 @@ from typing import IO, TYPE_CHECKING, Any
 import msgspec
 
 from harvester.artefacts.episode_files import day_files, write_day
+from harvester.child_process import end_with_parent, limit_memory
 from harvester.errors import HarvesterError, NoLog
 from harvester.eventlog.follow import Follower
 from harvester.eventlog.reader import open_day
@@ -128,7 +128,7 @@ class TradingChild:
         self._left: Batch | None = None
         self._reported = set(self._library.failures)
         self._unwritten = ""
-        _limit(task.memory_max)
+        _give_way(task.memory_max)
         sys.addaudithook(refuse)
 
     def follow(self, commands: IO[bytes]) -> None:
@@ -264,27 +264,12 @@ def refuse(event: str, _: tuple[Any, ...]) -> None:
             raise PermissionError(f"a strategy may not {what} while recording ({event})")
 
 
-def _limit(memory_max: int) -> None:
+def _give_way(memory_max: int) -> None:
     """Give way to the recorder: lower priority, limited memory, and an end with it."""
     with suppress(OSError, AttributeError):
         os.nice(NICENESS)
-    if sys.platform.startswith("linux"):
-        _end_with_parent()
-    try:
-        import resource
-    except ImportError:  # Windows has no such limit
-        return
-    with suppress(OSError, ValueError):
-        resource.setrlimit(resource.RLIMIT_DATA, (memory_max, memory_max))
-        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-
-
-def _end_with_parent() -> None:
-    """Ask Linux to kill this process when the recorder dies: prctl(2), PR_SET_PDEATHSIG."""
-    import ctypes
-
-    with suppress(OSError, AttributeError):
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+    end_with_parent()
+    limit_memory(memory_max)
 
 
 if __name__ == "__main__":
