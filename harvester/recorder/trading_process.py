@@ -169,14 +169,16 @@ class TradingProcess:
         """One process, from its start to its end."""
         child = self._child = await _start()
         reading = asyncio.ensure_future(self._read(child))
+        named = False
         try:
             self._begin(child)
-            await self._until_end(child, reading)
+            named = await self._until_end(child, reading)
         finally:
             self._child = None
             code = await _end(child)
             await asyncio.gather(reading, return_exceptions=True)
-        self._after_end(code)
+        if not named:
+            self._after_end(code)
 
     def _break(self, why: str) -> None:
         self.broken = why
@@ -213,8 +215,8 @@ class TradingProcess:
                     self._drop(failure)
             self._moved.set()
 
-    async def _until_end(self, child: asyncio.subprocess.Process, reading: asyncio.Future[None]) -> None:
-        """Wait until the process ends or a call of a strategy hangs."""
+    async def _until_end(self, child: asyncio.subprocess.Process, reading: asyncio.Future[None]) -> bool:
+        """Wait until the process ends or a call of a strategy hangs; returns whether a strategy was dropped for it."""
         ended, since, state = asyncio.ensure_future(child.wait()), _now(), (self._cell.read(), self.through)
         try:
             while not ended.done() and not reading.done():
@@ -224,33 +226,34 @@ class TradingProcess:
                 if (present := (self._cell.read(), self.through)) != state or not self.behind:
                     since, state = _now(), present
                 elif (call := present[0]) is not None and _now() - since >= CALL_S_MAX:
-                    self._drop(_failure(call, f"no answer within {CALL_S_MAX:g} s"))
-                    return
+                    return self._drop(_failure(call, f"no answer within {CALL_S_MAX:g} s"))
                 elif _now() - since >= STALL_S_MAX:
-                    return
+                    break
+            return False
         finally:
             ended.cancel()
             await asyncio.gather(ended, return_exceptions=True)
 
     def _after_end(self, code: int | None) -> None:
-        """Name the strategy that ended the process; without one, try a few times."""
+        """Name the strategy that ended the process; without one that is new, try a few times."""
         if self.broken:
             return
         call = self._cell.read()
-        if call is not None:
-            self._drop(_failure(call, f"{_why(code)} while it decided"))
+        if call is not None and self._drop(_failure(call, f"{_why(code)} while it decided")):
             return
         self._ends += 1
         if self._ends >= BROKEN_MAX:
             self._break(f"{_why(code)}, {self._ends} times")
 
-    def _drop(self, failure: Failure) -> None:
+    def _drop(self, failure: Failure) -> bool:
+        """Report a failure; returns whether it is the first of its strategy."""
         key = failure.strategy, failure.digest
         if key in self._failures:
-            return
+            return False
         self._failures[key] = failure
         logger.warning("strategy dropped", line=failure.line())
         self._dropped(failure)
+        return True
 
     def _report_lag(self) -> None:
         if not self.behind:
