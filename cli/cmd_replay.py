@@ -60,6 +60,7 @@ def replay(
     from harvester.eventlog.reader import open_day
     from harvester.eventlog.typed_times import check_meets, moment, span
     from harvester.home import Home
+    from harvester.rebuild.call_watch import CallWatch
     from harvester.replay.replay import Replay, ReplayPlayer
     from harvester.replay.seek import Seeker
 
@@ -69,24 +70,25 @@ def replay(
     log = open_day(day, root)
     check_meets(start, end, log)
     seeker = Seeker(root, log, market_only=False)
-    with ProgressBar(f"folding {day}"):
-        played = Replay(seeker, show=words_of(show), symbols=words_of(symbols), start=start, end=end)
-    line = _json_line if as_json else _text_line
-    if sys.stdin.isatty() and sys.stdout.isatty():
-        from cli.keyboard import Keys
+    with CallWatch():
+        with ProgressBar(f"folding {day}"):
+            played = Replay(seeker, show=words_of(show), symbols=words_of(symbols), start=start, end=end)
+        line = _json_line if as_json else _text_line
+        if sys.stdin.isatty() and sys.stdout.isatty():
+            from cli.keyboard import Keys
 
-        typer.echo(f"{day}, times in New York")
-        with Keys() as keys:
-            shown = Terminal(line, keys, lambda text: moment(text, day))
-            try:
-                ReplayPlayer(played, shown, factor).run()
-            finally:
-                shown.end()
-    elif factor:
-        ReplayPlayer(played, Pipe(line), factor).run()
-    else:
-        for rows in played.stream():
-            sys.stdout.write("".join(line(row) + "\n" for row in rows))
+            typer.echo(f"{day}, times in New York")
+            with Keys() as keys:
+                shown = Terminal(line, keys, lambda text: moment(text, day))
+                try:
+                    ReplayPlayer(played, shown, factor).run()
+                finally:
+                    shown.end()
+        elif factor:
+            ReplayPlayer(played, Pipe(line), factor).run()
+        else:
+            for rows in played.stream():
+                sys.stdout.write("".join(line(row) + "\n" for row in rows))
     for note in seeker.library.notes:
         typer.echo(f"note: {note}", err=True)
 

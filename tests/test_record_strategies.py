@@ -278,3 +278,10 @@ def test_a_second_run_of_the_date(tmp_path):
     later = [row for row in rows if row["seq"] > second]
     assert {row["gate_codes"] for row in later if row["strategy"] == "late"} == {"STRATEGY_ERROR"}
     assert any(row["action"] == "enter" for row in later if row["strategy"] == "fade")
+
+
+def test_a_strategy_that_patches_the_package(tmp_path):
+    """What a strategy changes in its process stays there: the recorder goes on, and live equals replay."""
+    done, home = recorded(tmp_path, CHEATS, "Patch")
+    assert set(names_of_failures(done.day())) == {"patch"}
+    assert_live_is_replay(done, home)

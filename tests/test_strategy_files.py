@@ -351,3 +351,21 @@ def test_a_strategy_that_loops_is_dropped(home, tmp_path, monkeypatch):
     )
     assert "loops: sec" in done.stderr
     assert "sec\n" not in done.stdout
+
+
+def test_a_recorded_strategy_that_loops_does_not_hold_up_replay(tmp_path, monkeypatch):
+    """`hv replay` ends a call that does not return, when the log has no notice of it yet."""
+    monkeypatch.setattr(call_watch, "CALL_S_MAX", 1.0)
+    monkeypatch.setattr(call_watch, "LOOK_S", 0.25)
+    path = tmp_path / "loops.py"
+    path.write_text(
+        "from harvester import Strategy\n\n\nclass Loops(Strategy):\n    def on_second(self, now):\n"
+        "        while True:\n            pass\n"
+    )
+    root = Home(tmp_path / "home").prepare()
+    found = load(f"{path}:Loops")
+    record(root, params=RunParams.build(Settings(), DATE, strategies=[found.ref]), seconds=60)
+    keep_copy(found, root)
+    shown = hv("replay", "--home", str(root.root), "--show", "decisions", "--json")
+    assert shown.exit_code == 0, shown.output
+    assert "STRATEGY_ERROR" in shown.stdout

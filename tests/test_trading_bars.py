@@ -23,6 +23,7 @@ from harvester.projections.trading.bars.bar_exchange import BarRules
 from harvester.projections.trading.bars.bar_series import TimedBar, usable_bars
 from harvester.projections.trading.costs import cost_table
 from harvester.projections.trading.plan import EntryPlan
+from harvester.rebuild import call_watch
 from harvester.rebuild.bars_project import BarsAsk, trade_bars
 from harvester.simgateway.limits import Limits
 from tests import bars_table
@@ -597,3 +598,17 @@ def test_shown_and_refused(recorded: Home) -> None:
     ):
         error = hv(recorded, *words).exception
         assert (error.exit_code, text in str(error)) == (code, True), (words, error)
+
+
+def test_a_strategy_that_loops_is_dropped(recorded: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On bars too a call that does not return is ended and drops the strategy."""
+    monkeypatch.setattr(call_watch, "CALL_S_MAX", 1.0)
+    monkeypatch.setattr(call_watch, "LOOK_S", 0.25)
+    path = tmp_path / "loops.py"
+    path.write_text(
+        "from harvester import Strategy\n\n\nclass Loops(Strategy):\n    live_only = False\n\n"
+        "    def on_second(self, now):\n        while True:\n            pass\n"
+    )
+    done = hv(recorded, "--strategy", f"{path}:Loops", "--jobs", "1")
+    assert done.exit_code == 0, done.output
+    assert "NoAnswer" in done.output

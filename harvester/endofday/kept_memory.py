@@ -59,24 +59,26 @@ class MemoryChange:
     notes: list[str] = field(default_factory=list)
 
 
-def change(home: Home, changed: Mapping[str, DaySummary], *, include: str = "", anew: bool = False) -> MemoryChange:
+def change(
+    home: Home, changed: Mapping[str, DaySummary], *, include: str = "", from_datasets: bool = False
+) -> MemoryChange:
     """Memory with these days folded, by date; the caller holds `memory_lock` and writes it.
 
     Args:
         home: the data root.
         changed: the days that are folded now; an excluded one is not taken.
         include: a date that is taken although it is marked excluded.
-        anew: make every version from the datasets, and do not read `memory_latest.json`.
+        from_datasets: make every version from the datasets, and do not read `memory_latest.json`.
 
     Raises:
         DamagedFile: the dataset of another known day is missing or damaged.
         HarvesterError: memory_latest.json is damaged.
     """
     excluded = excluded_dates(home) - {include}
-    wanted = sorted(((all_known(home) if anew else known_dates(home)) | changed.keys()) - excluded)
+    wanted = sorted(((all_known(home) if from_datasets else known_dates(home)) | changed.keys()) - excluded)
     if lost := lost_datasets(home, set(wanted) - changed.keys()):
         raise lost[0]
-    chain, latest = Chain(home), None if anew else latest_of(home)
+    chain, latest = Chain(home), None if from_datasets else latest_of(home)
     made = MemoryChange()
     rows = {date: KnownDay.of(day) for date, day in changed.items() if date not in excluded}
     cut = continuation(chain, latest, wanted, rows)
@@ -147,7 +149,7 @@ def make_again(home: Home, disk: Disk | None = None) -> MemoryChange:
     disk = disk or Disk()
     with memory_lock(home):
         _move_old(home, all_known(home), disk)
-        made = change(home, {}, anew=True)
+        made = change(home, {}, from_datasets=True)
         if made.memory is None:
             raise NoLog("no day is kept in memory/datasets; fold one with `hv eod --date`")
         write(home, made, disk)

@@ -21,13 +21,12 @@ import numpy as np
 import scipy
 from scipy import special
 
-from harvester.errors import CodeChanged
 from harvester.memory.day_clusters import DAYS_MIN, GroupTable, group_tables, hit_rate_clustered, mean_r_clustered
 from harvester.memory.partial_pooling import Pooled, pooled
 from harvester.memory.stats import DIGITS, LEVEL
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Sequence
 
     from numpy.typing import NDArray
 
@@ -56,17 +55,6 @@ class _Tests(NamedTuple):
 def libraries() -> dict[str, str]:
     """Versions of the libraries that make the numbers."""
     return {"numpy": np.__version__, "scipy": scipy.__version__}
-
-
-def check_comparable(stored: Mapping[str, Any], where: str) -> None:
-    """Check that evidence was computed with the libraries of this process.
-
-    Raises:
-        CodeChanged: other versions; the numbers are not comparable, which is no damage.
-    """
-    if stored["libraries"] != (here := libraries()):
-        was, now = (", ".join(f"{k} {v}" for k, v in sorted(one.items())) for one in (stored["libraries"], here))
-        raise CodeChanged(f"{where}: not comparable, computed with {was}; here {now}. Install those, or rebuild it")
 
 
 def tables_of(days: Sequence[DaySummary]) -> list[GroupTable]:

@@ -27,6 +27,7 @@ from harvester.projections.trading.bars.bar_exchange import BarRules
 from harvester.projections.trading.bars.bar_series import BAR_SECONDS, usable_bars
 from harvester.projections.trading.bars.bars_trading import BarsTrading, BarSymbol
 from harvester.projections.trading.run_terms import RunTerms
+from harvester.rebuild.call_watch import CallWatch
 from harvester.rebuild.exports import part_of
 from harvester.rebuild.project_memo import TradeTotals
 from harvester.rebuild.project_result import open_at_end
@@ -217,7 +218,8 @@ def trade_bars(batches: Iterable[Batch], library: Library, ask: BarsAsk) -> Bars
     def traded(trading_date: str, session: tuple[int, int] | None, begin: int, end: int, scans: Any) -> Any:
         part = [one._replace(bars=[bar for bar in one.bars if begin <= bar.start < end]) for one in chosen]
         its = msgspec.structs.replace(terms, trading_date=trading_date, session=session)
-        return BarsTrading(its, ask.rules, library, kind).run(part, scans), part
+        with CallWatch():
+            return BarsTrading(its, ask.rules, library, kind).run(part, scans), part
 
     hours = terms.session
     made, part = traded(calendar.trading_date, hours, calendar.start_ns, calendar.end_ns, log.scans())

@@ -121,7 +121,7 @@ def _start(task: CheckTask, file: Path, k: int, folder: Path) -> subprocess.Pope
 
 
 def _kill(child: subprocess.Popen[bytes]) -> None:
-    """End a child and the copies it made of itself."""
+    """End a child and its forks."""
     if os.name == "nt":
         child.kill()
     else:

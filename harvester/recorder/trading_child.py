@@ -26,11 +26,10 @@ from harvester.child_process import end_with_parent, limit_memory
 from harvester.errors import HarvesterError, NoLog
 from harvester.eventlog.follow import Follower
 from harvester.eventlog.reader import open_day
-from harvester.events.kinds import Kind
 from harvester.home import Home
-from harvester.memory.strategy_files import KeptStrategies, load_all
+from harvester.memory.strategy_files import KeptStrategies, load_all, recorded_failures
 from harvester.projections.engine import Engine
-from harvester.projections.trading.failure import Failure, first_failures
+from harvester.projections.trading.failure import Failure, printable
 from harvester.projections.trading.trading import Trading
 from harvester.projections.trading.trading_feed import TradingFeed
 from harvester.projections.trading.user_decider import UserDecider
@@ -118,13 +117,12 @@ class TradingChild:
         self._folder = paths.episodes
         with Path(task.cell).open("r+b") as file:
             self._library = WatchedStrategies(paths.home, Cell(mmap.mmap(file.fileno(), Cell.SIZE)))
+        failures = {(one.strategy, one.digest): one for one in task.failures}
         with suppress(NoLog):
-            notices = open_day(paths.trading_date, paths.home, set_aside=True).table(Kind.NOTICE).to_pylist()
-            self._library.failures = first_failures(notices)
-        given = {(one.strategy, one.digest): one for one in task.failures}
-        self._library.failures = given | dict(self._library.failures)
-        self._engine = Engine(library=self._library)
-        self._follower, self._rest = Follower(paths), iter(())  # type: tuple[Follower, Iterator[Batch]]
+            failures |= recorded_failures(open_day(paths.trading_date, paths.home, set_aside=True))
+        self._library.failures = failures
+        self._engine, self._follower = Engine(library=self._library), Follower(paths)
+        self._rest: Iterator[Batch] = iter(())
         self._left: Batch | None = None
         self._reported = set(self._library.failures)
         self._unwritten = ""
@@ -176,18 +174,17 @@ class TradingChild:
 def _lines(commands: IO[bytes]) -> Iterator[Committed]:
     """The commands, the newest of those that wait; one that asks for a digest is never skipped."""
     waiting: list[Committed] = []
-    arrived, ended = threading.Condition(), threading.Event()
+    arrived = threading.Condition()
 
     def read() -> None:
         for line in commands:
             with arrived:
                 waiting.append(msgspec.json.decode(line, type=Committed))
                 arrived.notify()
-        ended.set()
         os._exit(0)  # the recorder is gone, or has closed the pipe: also out of a strategy's endless loop
 
     threading.Thread(target=read, daemon=True).start()
-    while not ended.is_set():
+    while True:
         with arrived:
             arrived.wait_for(lambda: bool(waiting))
             asked = next((n for n, one in enumerate(waiting) if one.digest), len(waiting) - 1)
@@ -211,17 +208,16 @@ class WatchedStrategies(KeptStrategies):
     def make_user(self, name: str, recorded: str, settings: Mapping[str, Any]) -> tuple[Decider, str]:
         self._cell.begin((name.encode(), recorded.encode()))
         try:
-            decider, code = super().make_user(name, recorded, settings)
+            return super().make_user(name, recorded, settings)
         except HarvesterError:
             raise
         except (Exception, SystemExit) as error:  # noqa: BLE001 - a user's code may raise anything
-            failure = Failure(name, recorded, 0, 0, 0, "", f"{type(error).__name__}: {error}"[:200])
+            failure = Failure(name, recorded, 0, 0, 0, "", printable(f"{type(error).__name__}: {error}"))
             self.unmade.append(failure)
             self.failures = {**self.failures, (name, recorded): failure}
-            decider, code = super().make_user(name, recorded, settings)
+            return super().make_user(name, recorded, settings)
         finally:
             self._cell.end()
-        return decider, code
 
     def decider(
         self, strategy: Strategy, digest: str, recorded: Failure | None, name: str | None = None
