@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 from cli.app import app
 from harvester.artefacts.table_files import parquet_file
 from harvester.endofday.datasets import kept_day
-from harvester.endofday.kept_memory import MemoryChange, change, make_again, rebuild_memory, undo, write
+from harvester.endofday.kept_memory import MemoryChange, change, holds, make_again, rebuild_memory, undo, write
 from harvester.errors import BadSetting, CannotRun, DamagedFile, HarvesterError, LockHeld, Mismatch, NoLog
 from harvester.eventlog import lock
 from harvester.eventlog.lock import memory_lock
@@ -201,6 +201,18 @@ def test_an_older_memory_put_back_loses_no_closed_day(home: Home) -> None:
     home.memory_latest.write_bytes(min(home.memory_versions.iterdir()).read_bytes())
     fold(home, "2025-07-18", 3)
     assert len(days_of(latest_of(home) or {})) == 5
+
+
+def test_only_a_readable_memory_is_proof(home: Home) -> None:
+    """Memory holds a day when it has exactly that day; one that cannot be read, or is gone, holds none."""
+    day = kept_day(home.on(date.fromisoformat(DATES[1])))
+    assert holds(home, day)
+    keep(home, DATES[1], 7)
+    assert not holds(home, kept_day(home.on(date.fromisoformat(DATES[1]))))
+    home.memory_latest.write_bytes(home.memory_latest.read_bytes().replace(b'"days"', b'"dais"'))
+    assert not holds(home, day)
+    home.memory_latest.unlink()
+    assert not holds(home, day)
 
 
 def test_a_dataset_that_changed_is_named(home: Home) -> None:
