@@ -25,7 +25,8 @@ from harvester.eventlog import lock
 from harvester.eventlog.lock import memory_lock
 from harvester.files import Disk, put
 from harvester.home import Home
-from harvester.memory.chain import Chain, damage_of_memory, excluded_path, latest_of
+from harvester.memory import fold_days
+from harvester.memory.chain import BrokenChain, Chain, damage_of_memory, excluded_path, latest_of
 from harvester.memory.fold_days import days_of, encode, hash_of
 from harvester.projections.trading.episodes import RULES
 
@@ -201,6 +202,21 @@ def test_an_older_memory_put_back_loses_no_closed_day(home: Home) -> None:
     home.memory_latest.write_bytes(min(home.memory_versions.iterdir()).read_bytes())
     fold(home, "2025-07-18", 3)
     assert len(days_of(latest_of(home) or {})) == 5
+
+
+def test_an_ancestor_with_other_days_breaks_the_chain(home: Home, tmp_path: Path) -> None:
+    """A parent that exists, but does not hold the days before, is found by the walk."""
+    other = folded(tmp_path / "other", [(DATES[2], 4)])
+    for path in other.memory_versions.iterdir():
+        shutil.copy(path, home.memory_versions / f"{path.stem}_r9.json")
+    stranger, latest = latest_of(other), latest_of(home)
+    assert stranger is not None
+    assert latest is not None
+    altered = latest | {"parent": stranger["hash"]}
+    altered |= {"hash": fold_days._digest(fold_days._body({k: v for k, v in altered.items() if k != "hash"}))}
+    (home.memory_versions / f"memory_{DATES[3]}_altered.json").write_bytes(encode(altered))
+    with pytest.raises(BrokenChain, match="does not hold the days"):
+        list(Chain(home).walk(altered))
 
 
 def test_only_a_readable_memory_is_proof(home: Home) -> None:
