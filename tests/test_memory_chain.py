@@ -206,7 +206,7 @@ def test_an_older_memory_put_back_loses_no_closed_day(home: Home) -> None:
 
 def test_an_ancestor_with_other_days_breaks_the_chain(home: Home, tmp_path: Path) -> None:
     """A parent that exists, but does not hold the days before, is found by the walk."""
-    other = folded(tmp_path / "other", [(DATES[1], 4), (DATES[2], 4)])
+    other = folded(tmp_path / "other", [(day, 9) for day in DATES[:3]])
     for path in other.memory_versions.iterdir():
         shutil.copy(path, home.memory_versions / f"{path.stem}_r9.json")
     stranger, latest = latest_of(other), latest_of(home)
